@@ -1,0 +1,203 @@
+"""Values that the core decides on and the ledger stores.
+
+A job's states and its edges:
+
+    queued ──► running ──► succeeded | failed | expired | cancelled | dead
+      ▲          │
+      └──────────┘ retry, release; with a not-before time
+    queued ──► expired | cancelled | failed | dead
+    (insert) ──► any terminal state, for an interactive or a refused job
+"""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from schemas.api import State
+from schemas.job import Lane
+from schemas.outcome import Failure, Refused, Usage
+from schemas.units import Ms, NanoUsd
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Flow:
+    """The waiting jobs of one (model, lane, tenant): what fairness is between."""
+
+    model: str
+    lane: Lane
+    tenant: str
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Place:
+    """Where a job stands in its flow: earliest deadline first, then the order of submission."""
+
+    deadline_ms: Ms
+    job: UUID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A job as the ledger takes it in."""
+
+    id: UUID
+    tenant: str
+    key: str
+    lane: Lane
+    model: str
+    endpoint: str
+    body: bytes
+    body_hash: bytes
+    """BLAKE2b of endpoint and body, 16 bytes: the same id with the same hash is the same job."""
+    admitted_ms: Ms
+    deadline_ms: Ms
+    max_attempts: int
+    batch: UUID | None = None
+    line: int | None = None
+    custom_id: str | None = None
+    metadata: dict[str, str] | None = None
+    traceparent: str | None = None
+    refused: Refused | None = None
+    """Why it is not admitted: then it is recorded as `failed` at once, and never waits."""
+
+    @property
+    def flow(self) -> Flow:
+        return Flow(self.model, self.lane, self.tenant)
+
+    @property
+    def place(self) -> Place:
+        return Place(self.deadline_ms, self.id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter:
+    """Bytes that are no job, with where they came from."""
+
+    subject: str
+    stream: str
+    sequence: int
+    received_ms: Ms
+    reason: str
+    payload: bytes
+    headers: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A waiting job near the front of its flow, as the dispatcher sees it."""
+
+    place: Place
+    attempt: int
+    """Attempts given out so far."""
+    not_before_ms: Ms
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """The policy's choice: this job, to this deployment."""
+
+    job: UUID
+    deployment: str
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A dispatched attempt that the ledger still holds open."""
+
+    job: UUID
+    attempt: int
+    deployment: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenJob:
+    """What settle must know of a job to decide on anything but a success."""
+
+    job: UUID
+    state: State
+    attempt: int
+    uncounted: int
+    """Attempts that were put back and do not count."""
+    max_attempts: int
+    deadline_ms: Ms
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Executed:
+    """One delivery that ran, priced: a row of `executions`. Whether it was waste shows when it is recorded."""
+
+    delivery: int
+    deployment: str
+    worker: str
+    outcome: str
+    failure: str | None
+    usage: Usage
+    cost_nano_usd: NanoUsd
+    cost_source: str
+    started_ms: Ms
+    queue_ms: Ms
+    ttft_ms: Ms | None
+    run_ms: Ms
+
+
+@dataclass(frozen=True, slots=True)
+class Final:
+    """End the job, if it is open and at this attempt."""
+
+    state: State
+    body: bytes | None
+    failure: Failure | None
+
+
+@dataclass(frozen=True, slots=True)
+class Requeue:
+    """Let the job wait again, if it is running this attempt."""
+
+    not_before_ms: Ms
+    counted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ignore:
+    """The report changes nothing: only what it cost is recorded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What settle decided on one report."""
+
+    job: UUID
+    attempt: int
+    transition: Final | Requeue | Ignore
+    executed: Executed | None
+    """None: nothing ran (a verdict of the broker's own, such as an expiry in the backlog)."""
+    entry: Entry | None = None
+    """Interactive: the job itself, to be inserted unless it is known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """A job that a settlement ended."""
+
+    job: UUID
+    tenant: str
+    batch: UUID | None
+    custom_id: str | None
+    state: State
+    total_ms: Ms
+
+
+@dataclass(frozen=True, slots=True)
+class Requeued:
+    """A job that a settlement put back."""
+
+    flow: Flow
+    place: Place
+    not_before_ms: Ms
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What a group of verdicts came to."""
+
+    final: tuple[Recorded, ...]
+    requeued: tuple[Requeued, ...]

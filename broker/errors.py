@@ -1,0 +1,21 @@
+"""The exceptions that adapters raise; everything a driver throws ends as one of these."""
+
+
+class Unavailable(Exception):
+    """NATS or Postgres cannot answer now: try later. `what` says which."""
+
+    def __init__(self, what: str, why: str = "") -> None:
+        super().__init__(f"{what} is unavailable{why and ': ' + why}")
+        self.what = what
+
+
+class Conflict(Exception):
+    """Someone was first, or the same name means something else."""
+
+
+class Deposed(Exception):
+    """A dispatch carried a term that is no longer the leader's."""
+
+
+class BadData(Exception):
+    """Postgres cannot store a value of this group (such as a NUL in a text): bisect and dead-letter the culprit."""

@@ -1,0 +1,15 @@
+"""The nouns and the wire: what producers, broker and workers say to each other.
+
+Standard library and msgspec only; imports nothing of ours; anyone may import it.
+
+units      Ms, NanoUsd, Tokens
+ids        job ids: UUIDv7 made, derived, checked
+subjects   every subject, stream, consumer and bucket name; build and parse
+jetstream  the JetStream wire that nats-py has no call for: raw pulls, atomic batches
+codec      headers, content types, encode and decode
+job        Job (what a producer submits), Attempt (what a worker gets)
+outcome    Usage, Timings, Failure, Outcome, Report (what a worker says)
+worker     WorkerBeat
+catalog    Catalog: models, routes, deployments, prices
+api        the broker's API: requests, answers, errors
+"""

@@ -1,0 +1,110 @@
+"""The catalog: which models there are, and what serves them. One TOML file, applied as a numbered revision.
+
+[models.NAME]                 what producers ask for
+[[models.NAME.route]]         deployments, by weight
+[deployments.NAME]            one concrete thing that serves: engine, source, limits
+[deployments.NAME.price]      USD per million tokens
+[deployments.NAME.options]    passed to the engine as they are
+"""
+
+import tomllib
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from schemas.units import Ms
+
+CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+EMBEDDINGS = "/v1/embeddings"
+ENDPOINTS = (CHAT, COMPLETIONS, EMBEDDINGS)
+
+Name = Annotated[str, Meta(min_length=1, max_length=200)]
+
+
+class CatalogError(ValueError):
+    """A catalog that cannot be applied; the message has one line a fault."""
+
+
+class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    deployment: Name
+    weight: Annotated[int, Meta(ge=0, le=1_000_000)] = 100
+    """Share of the model's jobs, relative to the other entries'."""
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    endpoints: Annotated[tuple[str, ...], Meta(min_length=1)] = (CHAT,)
+    max_output_tokens: Annotated[int, Meta(ge=1, le=10_000_000)] = 1024
+    """What a body may ask for at most, and gets when it does not say."""
+    route: Annotated[tuple[Route, ...], Meta(min_length=1)]
+
+
+class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """USD per million tokens."""
+
+    input: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
+    output: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
+    cached_input: Annotated[float, Meta(ge=0, le=1e6)] | None = None
+    """For input tokens served from a prefix cache. None: the same as `input`."""
+
+
+class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    engine: Name
+    source: str = ""
+    """File, directory, `package:NAME/FILE` (a file inside an installed Python package), or a provider's model."""
+    context_tokens: Annotated[int, Meta(ge=1)] = 2048
+    """Prompt and output of one request together."""
+    max_concurrency: Annotated[int, Meta(ge=0, le=65536)] = 0
+    """Slots of one worker; 0: the worker's engine finds it."""
+    reserve: Annotated[int, Meta(ge=0, le=4096)] = 1
+    """Slots of one worker beyond those, kept for interactive requests."""
+    attempt_timeout_s: Annotated[float, Meta(gt=0, le=86400)] = 300.0
+    progress_timeout_s: Annotated[float, Meta(gt=0, le=86400)] = 120.0
+    """An attempt that yields nothing for this long is ended."""
+    price: Price | None = None
+    options: dict[str, Any] = {}
+    """What only this engine understands; the engine refuses what it does not know."""
+
+
+class Catalog(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    models: dict[Name, Model] = {}
+    deployments: dict[Name, Deployment] = {}
+
+
+class Revision(msgspec.Struct, frozen=True):
+    """A catalog as applied: the payload of the CATALOG bucket's active key (JSON)."""
+
+    number: int
+    applied_ms: Ms
+    catalog: Catalog
+
+
+def parse(toml: str) -> Catalog:
+    """Raises: CatalogError."""
+    try:
+        catalog = msgspec.convert(tomllib.loads(toml), Catalog)
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        raise CatalogError(str(error)) from error
+    if faults := _faults(catalog):
+        raise CatalogError("\n".join(faults))
+    return catalog
+
+
+def _faults(catalog: Catalog) -> list[str]:
+    faults = []
+    for name, model in catalog.models.items():
+        faults += [
+            f"models.{name}.route: there is no deployment {route.deployment!r}; known: "
+            f"{', '.join(sorted(catalog.deployments)) or 'none'}"
+            for route in model.route
+            if route.deployment not in catalog.deployments
+        ]
+        faults += [
+            f"models.{name}.endpoints: {endpoint!r} is not one of {', '.join(ENDPOINTS)}"
+            for endpoint in model.endpoints
+            if endpoint not in ENDPOINTS
+        ]
+        if not any(route.weight for route in model.route):
+            faults.append(f"models.{name}.route: every weight is 0, so nothing would serve it")
+    return faults

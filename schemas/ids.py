@@ -1,0 +1,50 @@
+"""Job and batch ids: UUIDv7 (RFC 9562, section 5.7), so that an id sorts by the time it was made."""
+
+import hashlib
+from uuid import UUID
+
+from schemas.units import Ms
+
+OLDEST_MS = Ms(7 * 24 * 3600 * 1000)
+"""How far behind now a submitted id may be dated: the ledger keeps its partitions open this long."""
+NEWEST_MS = Ms(3600 * 1000)
+"""How far ahead of now: room for a producer's wrong clock."""
+
+_LINE_BITS = 32
+_RANDOM_BITS = 74
+
+
+def uuid7(ms: Ms, entropy: int) -> UUID:
+    """A UUIDv7 of instant `ms`; `entropy` fills the 74 free bits, so ids of one instant sort by it."""
+    entropy &= (1 << _RANDOM_BITS) - 1
+    high, low = entropy >> 62, entropy & ((1 << 62) - 1)
+    return UUID(int=(ms << 80) | (0x7 << 76) | (high << 64) | (0b10 << 62) | low)
+
+
+def line_id(batch: UUID, line: int) -> UUID:
+    """The id of a line of a batch: the same each time it is sent, and sorted by line within the batch."""
+    digest = hashlib.blake2b(batch.bytes, digest_size=8).digest()
+    spread = int.from_bytes(digest) >> (64 - (_RANDOM_BITS - _LINE_BITS))
+    return uuid7(ms_of(batch), (line << (_RANDOM_BITS - _LINE_BITS)) | spread)
+
+
+def derived_id(stream: str, sequence: int, ms: Ms) -> UUID:
+    """The id of a job that came without one; a redelivery of the same message derives the same."""
+    digest = hashlib.blake2b(f"{stream}:{sequence}".encode(), digest_size=16).digest()
+    return uuid7(ms, int.from_bytes(digest))
+
+
+def ms_of(job: UUID) -> Ms:
+    return Ms(job.int >> 80)
+
+
+def why_not(job: UUID, now: Ms) -> str | None:
+    """What is wrong with an id that a producer chose, or None."""
+    if job.version != 7:
+        return f"is not a UUIDv7 (version {job.version})"
+    ahead = ms_of(job) - now
+    if ahead > NEWEST_MS:
+        return f"is dated {ahead // 1000} s ahead of now, the limit is {NEWEST_MS // 1000} s"
+    if -ahead > OLDEST_MS:
+        return f"is dated {-ahead // 1000} s before now, the limit is {OLDEST_MS // 1000} s"
+    return None

@@ -1,0 +1,77 @@
+"""What a producer submits, and what a worker gets."""
+
+from enum import StrEnum
+from typing import Annotated
+from uuid import UUID
+
+import msgspec
+from msgspec import Meta
+
+from schemas.units import Ms
+
+BODY_BYTES = 256 * 1024
+"""The largest request body that travels inline."""
+
+
+class Lane(StrEnum):
+    """Priority class: someone waits, soon, or by its deadline."""
+
+    INTERACTIVE = "interactive"
+    STANDARD = "standard"
+    BULK = "bulk"
+
+
+CustomId = Annotated[str, Meta(min_length=1, max_length=512)]
+Label = Annotated[str, Meta(max_length=512)]
+Metadata = Annotated[dict[Annotated[str, Meta(max_length=64)], Label], Meta(max_length=16)]
+
+
+class JobFields(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Everything of a job but its body. Tenant, key, lane and model are tokens of its subject, never fields."""
+
+    endpoint: str
+    id: UUID | None = None
+    batch: UUID | None = None
+    line: Annotated[int, Meta(ge=1, lt=2**31)] | None = None
+    custom_id: CustomId | None = None
+    deadline_ms: Annotated[int, Meta(ge=0, le=10**15)] | None = None
+    """Instant after which a result is worthless, in ms since the epoch; without one, the lane's default."""
+    max_attempts: Annotated[int, Meta(ge=1, le=20)] | None = None
+    idempotency_key: CustomId | None = None
+    metadata: Metadata | None = None
+
+
+class Job(JobFields, frozen=True, kw_only=True, omit_defaults=True):
+    """One inference request as submitted. On the wire as MessagePack, where the body is a bin that holds JSON."""
+
+    body: bytes
+
+
+class JsonJob(JobFields, frozen=True, kw_only=True, omit_defaults=True):
+    """The same as JSON, where the body is a nested object."""
+
+    body: msgspec.Raw
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One try at a job, handed to a pool: the payload of RUN and NOW."""
+
+    job: UUID
+    number: int
+    """From 1, given by the dispatcher (by the gateway for an interactive request)."""
+    tenant: str
+    lane: Lane
+    model: str
+    deployment: str
+    endpoint: str
+    body: bytes
+    admitted_ms: Ms
+    deadline_ms: Ms
+    dispatched_ms: Ms
+    reply_to: str | None = None
+    """Interactive: the gateway's inbox for chunks and the final body. None: nobody listens."""
+    key: str | None = None
+    custom_id: str | None = None
+    metadata: dict[str, str] | None = None
+    traceparent: str | None = None
+    """`reply_to` set: key, custom_id and metadata travel too, since the ledger has not seen the job yet."""

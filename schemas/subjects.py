@@ -1,0 +1,135 @@
+"""Names that cross a process, built and parsed in one place.
+
+Names of models, tenants, keys and deployments are escaped into one subject token each, so that a model called
+`a.b` or `*` cannot break out of its place; `untoken` is the inverse.
+"""
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from uuid import UUID
+
+from schemas.job import Lane
+
+SUBMIT = "INFERMQ_SUBMIT"
+RUN = "INFERMQ_RUN"
+NOW = "INFERMQ_NOW"
+OUTCOME = "INFERMQ_OUTCOME"
+ADVISORY = "INFERMQ_ADVISORY"
+WORKERS_BUCKET = "INFERMQ_WORKERS"
+CATALOG_BUCKET = "INFERMQ_CATALOG"
+ACTIVE = "active"
+"""The key of the active catalog revision in its bucket."""
+SETTLE_CONSUMER = "settle"
+INFER_ALL = "infermq.infer.*.*.*"
+CTL_WAITING = "infermq.ctl.waiting"
+"""Intake and settle tell the dispatch leader that a flow has work."""
+CTL_SETTLED = "infermq.ctl.settled"
+"""Settle tells the dispatch leader which attempts are over."""
+DEFAULT = "default"
+"""Tenant and key before keys exist."""
+
+
+class Verb(StrEnum):
+    """A call of the broker's API."""
+
+    BATCH_CREATE = "batch-create"
+    BATCH_SEAL = "batch-seal"
+    BATCH_SHOW = "batch-show"
+    BATCH_LIST = "batch-list"
+    BATCH_RESULTS = "batch-results"
+    JOB_SHOW = "job-show"
+    CATALOG_APPLY = "catalog-apply"
+    CATALOG_SHOW = "catalog-show"
+    STATUS = "status"
+
+
+def token(raw: str) -> str:
+    """One subject token for any non-empty name. Raises: ValueError for an empty one."""
+    if not raw:
+        raise ValueError("a name in a subject cannot be empty")
+    return "".join(c if c.isascii() and (c.isalnum() or c == "-") else f"_{ord(c):x}_" for c in raw)
+
+
+def untoken(escaped: str) -> str:
+    """The name behind a token. Raises: ValueError for a text that `token` cannot have made."""
+    raw = re.sub(r"_([0-9a-f]+)_", lambda m: chr(int(m.group(1), 16)), escaped)
+    if not raw or token(raw) != escaped:
+        raise ValueError(f"{escaped!r} is not an escaped name")
+    return raw
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Who submits what, as the subject pins it."""
+
+    lane: Lane
+    model: str
+    tenant: str
+    key: str
+
+
+def submit(source: Source) -> str:
+    names = f"{token(source.model)}.{token(source.tenant)}.{token(source.key)}"
+    return f"infermq.submit.{source.lane}.{names}"
+
+
+def submit_lane(lane: Lane) -> str:
+    """What the intake consumer of one lane filters on."""
+    return f"infermq.submit.{lane}.>"
+
+
+def intake_consumer(lane: Lane) -> str:
+    return f"intake-{lane}"
+
+
+def parse_submit(subject: str) -> Source:
+    """Raises: ValueError."""
+    prefix, kind, lane, *names = subject.split(".")
+    if (prefix, kind) != ("infermq", "submit") or len(names) != 3:
+        raise ValueError(f"{subject!r} is not infermq.submit.<lane>.<model>.<tenant>.<key>")
+    model, tenant, key = map(untoken, names)
+    return Source(Lane(lane), model, tenant, key)
+
+
+def infer(model: str, tenant: str, key: str) -> str:
+    return f"infermq.infer.{token(model)}.{token(tenant)}.{token(key)}"
+
+
+def parse_infer(subject: str) -> Source:
+    """Raises: ValueError."""
+    prefix, kind, *names = subject.split(".")
+    if (prefix, kind) != ("infermq", "infer") or len(names) != 3:
+        raise ValueError(f"{subject!r} is not infermq.infer.<model>.<tenant>.<key>")
+    model, tenant, key = map(untoken, names)
+    return Source(Lane.INTERACTIVE, model, tenant, key)
+
+
+def run(deployment: str) -> str:
+    return f"infermq.run.{token(deployment)}"
+
+
+def now(deployment: str) -> str:
+    return f"infermq.now.{token(deployment)}"
+
+
+def pool_consumer(deployment: str) -> str:
+    """The durable consumer, in RUN and in NOW alike, that a deployment's workers share."""
+    return token(deployment)
+
+
+def outcome(deployment: str) -> str:
+    return f"infermq.outcome.{token(deployment)}"
+
+
+def api(verb: Verb, tenant: str, key: str) -> str:
+    return f"infermq.api.{verb}.{token(tenant)}.{token(key)}"
+
+
+def result(tenant: str, batch: UUID | None) -> str:
+    return f"infermq.result.{token(tenant)}.{batch or '-'}"
+
+
+def inbox_prefix(tenant: str) -> str:
+    """Where a tenant's replies may go. Before keys exist everybody has nats-py's own default."""
+    return "_INBOX" if tenant == DEFAULT else f"_INBOX_{token(tenant)}"
