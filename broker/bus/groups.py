@@ -1,0 +1,101 @@
+"""A raw pull consumer that hands over what came, as one group.
+
+While one group is being committed the next one gathers, so a group is as large as the load makes it: one message when
+idle, thousands under load, and never a timer in between.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import Error
+
+from schemas.jetstream import ACK, Ended, Heartbeat, next_request, next_subject, pull_status
+from schemas.units import Ms
+
+_EXPIRES_MS = Ms(30_000)
+_HEARTBEAT_MS = Ms(5_000)
+_SILENCE_S = 12.0
+"""Two heartbeats and a little: then the pull is taken for lost (a reconnect, a server that came back)."""
+
+
+class Groups:
+    """The messages of one consumer. `room` bounds what is held here or on its way."""
+
+    def __init__(self, nc: Client, *, stream: str, consumer: str, room: int, group: int) -> None:
+        self._nc = nc
+        self._subject = next_subject(stream, consumer)
+        self._room = room
+        self._group = group
+        self._asked = 0
+        self._gathered: list[Msg] = []
+        self._came = asyncio.Event()
+        self._heard_at = 0.0
+        self._inbox = nc.new_inbox()
+
+    def __repr__(self) -> str:
+        return f"Groups({self._subject}, asked={self._asked}, gathered={len(self._gathered)})"
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator["Groups"]:
+        subscription = await self._nc.subscribe(
+            self._inbox, cb=self._heard, pending_msgs_limit=-1, pending_bytes_limit=-1
+        )
+        try:
+            yield self
+        finally:
+            if not self._nc.is_closed:
+                await subscription.unsubscribe()
+
+    async def next(self) -> Sequence[Msg]:
+        """At least one message, at most `group`; waits for ever."""
+        while not self._gathered:
+            await self._pull()
+            self._came.clear()
+            await self._wait()
+        group, self._gathered = self._gathered[: self._group], self._gathered[self._group :]
+        await self._pull()
+        return group
+
+    async def _wait(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(_SILENCE_S):
+                await self._came.wait()
+        except TimeoutError:
+            if loop.time() - self._heard_at > _SILENCE_S:
+                self._asked = 0
+
+    async def _pull(self) -> None:
+        wanted = self._room - self._asked - len(self._gathered)
+        if wanted < self._room // 2 or self._nc.is_reconnecting:
+            return
+        if self._asked == 0:
+            self._heard_at = asyncio.get_running_loop().time()
+        self._asked += wanted
+        request = next_request(wanted, expires_ms=_EXPIRES_MS, heartbeat_ms=_HEARTBEAT_MS)
+        try:
+            await self._nc.publish(self._subject, request, self._inbox)
+        except Error:
+            self._asked = 0
+
+    async def _heard(self, message: Msg) -> None:
+        self._heard_at = asyncio.get_running_loop().time()
+        status = pull_status(message.headers) if message.headers and not message.reply else None
+        match status:
+            case None:
+                self._asked = max(0, self._asked - 1)
+                self._gathered.append(message)
+            case Heartbeat():
+                return
+            case Ended(unused):
+                self._asked = max(0, self._asked - unused) if unused else 0
+        self._came.set()
+
+
+async def ack_all(nc: Client, messages: Sequence[Msg]) -> None:
+    """Let the messages go. Not confirmed: one that is not heard is delivered again."""
+    for message in messages:
+        await nc.publish(message.reply, ACK)

@@ -1,0 +1,173 @@
+"""Every stream, bucket and consumer of infermq, declared in one place.
+
+Declaring is idempotent: what may change is changed, the rest is refused (`Conflict`). Nothing else, FastStream least
+of all, declares anything.
+"""
+
+from dataclasses import replace
+
+from nats.aio.client import Client
+from nats.js import JetStreamContext
+from nats.js.api import (
+    AckPolicy,
+    ConsumerConfig,
+    DeliverPolicy,
+    DiscardPolicy,
+    RetentionPolicy,
+    StorageType,
+    StoreCompression,
+    StreamConfig,
+)
+from nats.js.errors import APIError, BadRequestError, NotFoundError
+
+from broker.errors import Conflict
+from schemas import subjects
+from schemas.job import Lane
+from schemas.worker import BEAT_LIFETIME_MS
+
+LEASE_S = 15.0
+"""`ack_wait` of RUN: how long a killed worker's jobs stay with it. A worker extends at a third of it."""
+LONGEST_WAIT_S = 30.0
+"""An interactive request that no worker took by then is gone; the gateway has given up on it before."""
+BACKLOG_MESSAGES = 1_000_000
+"""Jobs of one (lane, model, tenant, key) that may wait for intake; publishing more is refused by the server."""
+LARGEST_MESSAGE = 8 * 1024 * 1024
+"""Bytes. The server's max_payload must be as large: it carries a response body whole."""
+_MAX_WAITING = 8192
+"""Pulls that may wait at one consumer; it cannot be changed later, so it is high from the start."""
+_LEAST_ACK_PENDING = 4096
+_IN_USE = 10058
+_WORK_QUEUE = StreamConfig(
+    retention=RetentionPolicy.WORK_QUEUE,
+    storage=StorageType.FILE,
+    discard=DiscardPolicy.NEW,
+    duplicate_window=120,
+    max_msg_size=LARGEST_MESSAGE,
+    allow_atomic=True,
+    compression=StoreCompression.S2,
+    allow_direct=True,
+)
+
+STREAMS = (
+    replace(
+        _WORK_QUEUE,
+        name=subjects.SUBMIT,
+        subjects=["infermq.submit.>"],
+        discard_new_per_subject=True,
+        max_msgs_per_subject=BACKLOG_MESSAGES,
+    ),
+    replace(_WORK_QUEUE, name=subjects.RUN, subjects=["infermq.run.*"]),
+    replace(_WORK_QUEUE, name=subjects.OUTCOME, subjects=["infermq.outcome.*"]),
+    replace(
+        _WORK_QUEUE,
+        name=subjects.NOW,
+        subjects=["infermq.now.*"],
+        storage=StorageType.MEMORY,
+        compression=StoreCompression.NONE,
+        duplicate_window=LONGEST_WAIT_S,
+        max_age=LONGEST_WAIT_S,
+    ),
+    StreamConfig(
+        name=subjects.ADVISORY,
+        subjects=[
+            "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.>",
+            "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.>",
+        ],
+        max_msgs=100_000,
+        max_age=7 * 24 * 3600,
+        duplicate_window=120,
+    ),
+    StreamConfig(
+        name=f"KV_{subjects.WORKERS_BUCKET}",
+        subjects=[f"$KV.{subjects.WORKERS_BUCKET}.>"],
+        storage=StorageType.MEMORY,
+        max_msgs_per_subject=1,
+        max_age=BEAT_LIFETIME_MS / 1000,
+        duplicate_window=BEAT_LIFETIME_MS / 1000,
+        allow_rollup_hdrs=True,
+        allow_msg_ttl=True,
+        subject_delete_marker_ttl=BEAT_LIFETIME_MS / 1000,
+        allow_direct=True,
+        discard=DiscardPolicy.NEW,
+    ),
+    StreamConfig(
+        name=f"KV_{subjects.CATALOG_BUCKET}",
+        subjects=[f"$KV.{subjects.CATALOG_BUCKET}.>"],
+        max_msgs_per_subject=1,
+        duplicate_window=120,
+        allow_rollup_hdrs=True,
+        allow_direct=True,
+        discard=DiscardPolicy.NEW,
+    ),
+)
+
+_PULL = ConsumerConfig(
+    deliver_policy=DeliverPolicy.ALL,
+    ack_policy=AckPolicy.EXPLICIT,
+    ack_wait=60,
+    max_deliver=-1,
+    max_waiting=_MAX_WAITING,
+    max_ack_pending=20_000,
+)
+
+
+async def declare_streams(nc: Client) -> None:
+    """All streams and buckets, and the consumers of intake and settle. Raises: Conflict."""
+    js = nc.jetstream()
+    for stream in STREAMS:
+        await _declare_stream(js, stream)
+    for lane in Lane:
+        consumer = replace(
+            _PULL, durable_name=subjects.intake_consumer(lane), filter_subject=subjects.submit_lane(lane)
+        )
+        await _declare_consumer(js, subjects.SUBMIT, consumer)
+    await _declare_consumer(js, subjects.OUTCOME, replace(_PULL, durable_name=subjects.SETTLE_CONSUMER))
+    await _declare_consumer(js, subjects.ADVISORY, replace(_PULL, durable_name="broker"))
+
+
+async def declare_pool(nc: Client, deployment: str, *, slots: int) -> None:
+    """The consumers that a deployment's workers share; `slots` is what they can run in all. Raises: Conflict."""
+    js = nc.jetstream()
+    name = subjects.pool_consumer(deployment)
+    leases = replace(
+        _PULL,
+        durable_name=name,
+        filter_subject=subjects.run(deployment),
+        ack_wait=LEASE_S,
+        max_ack_pending=ack_pending(slots),
+    )
+    await _declare_consumer(js, subjects.RUN, leases)
+    live = replace(
+        _PULL, durable_name=name, filter_subject=subjects.now(deployment), ack_wait=LONGEST_WAIT_S, max_deliver=1
+    )
+    await _declare_consumer(js, subjects.NOW, live)
+
+
+def ack_pending(slots: int) -> int:
+    """Leases a pool may hold at once: twice its slots, in powers of two so that it seldom changes."""
+    return max(_LEAST_ACK_PENDING, 1 << (2 * slots).bit_length())
+
+
+async def _declare_stream(js: JetStreamContext, config: StreamConfig) -> None:
+    try:
+        await js.add_stream(config)
+    except BadRequestError as error:
+        if error.err_code != _IN_USE:
+            raise
+        await _change_stream(js, config)
+
+
+async def _change_stream(js: JetStreamContext, config: StreamConfig) -> None:
+    try:
+        await js.update_stream(config)
+    except APIError as error:
+        raise Conflict(f"stream {config.name} exists and cannot be changed: {error.description}") from error
+
+
+async def _declare_consumer(js: JetStreamContext, stream: str, config: ConsumerConfig) -> None:
+    try:
+        await js.add_consumer(stream, config)
+    except NotFoundError:
+        raise
+    except APIError as error:
+        raise Conflict(f"consumer {config.durable_name} of {stream}: {error.description}") from error
