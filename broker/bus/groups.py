@@ -17,6 +17,8 @@ from schemas.units import Ms
 
 _EXPIRES_MS = Ms(30_000)
 _HEARTBEAT_MS = Ms(5_000)
+_PAUSE_S = 0.25
+"""After the server refused a pull (no such consumer, too many pulls), before the next."""
 _SILENCE_S = 12.0
 """Two heartbeats and a little: then the pull is taken for lost (a reconnect, a server that came back)."""
 
@@ -34,6 +36,7 @@ class Groups:
         self._came = asyncio.Event()
         self._heard_at = 0.0
         self._inbox = nc.new_inbox()
+        self._refused = False
 
     def __repr__(self) -> str:
         return f"Groups({self._subject}, asked={self._asked}, gathered={len(self._gathered)})"
@@ -52,6 +55,9 @@ class Groups:
     async def next(self) -> Sequence[Msg]:
         """At least one message, at most `group`; waits for ever."""
         while not self._gathered:
+            if self._refused:
+                self._refused = False
+                await asyncio.sleep(_PAUSE_S)
             await self._pull()
             self._came.clear()
             await self._wait()
@@ -90,8 +96,9 @@ class Groups:
                 self._gathered.append(message)
             case Heartbeat():
                 return
-            case Ended(unused):
+            case Ended(unused, reason):
                 self._asked = max(0, self._asked - unused) if unused else 0
+                self._refused = not reason.startswith(("404", "408"))
         self._came.set()
 
 

@@ -1,0 +1,128 @@
+"""Attempts into RUN, verdicts of the broker's own into OUTCOME, and what both streams still hold."""
+
+import asyncio
+import itertools
+import json
+import os
+from collections.abc import Iterator, Sequence
+from functools import partial
+from uuid import UUID
+
+import msgspec
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import Error
+
+from broker.errors import Unavailable
+from broker.patience import patiently
+from schemas import subjects
+from schemas.codec import packed
+from schemas.jetstream import BATCH_BYTES, BATCH_MESSAGES, NotStored, Outgoing, publish_atomically
+from schemas.job import Attempt
+from schemas.outcome import Report
+
+_numbers = itertools.count(1)
+_PAGE = 256
+_PAGE_BYTES = 4 * 1024 * 1024
+_QUIET_S = 5.0
+
+
+def batch_name() -> str:
+    """Unique for ever: an atomic batch sent again under its name is stored once."""
+    return f"{os.getpid():x}-{os.urandom(6).hex()}-{next(_numbers):x}"
+
+
+class RunKey(msgspec.Struct, frozen=True):
+    """Of an Attempt, the fields that name it."""
+
+    job: UUID
+    number: int
+
+
+class OutcomeKey(msgspec.Struct, frozen=True):
+    """Of a Report, the fields that name its attempt."""
+
+    job: UUID
+    attempt: int
+
+
+_run_key = msgspec.msgpack.Decoder(RunKey)
+_outcome_key = msgspec.msgpack.Decoder(OutcomeKey)
+
+
+async def publish_attempts(nc: Client, attempts: Sequence[Attempt]) -> None:
+    """Into RUN, in this order, in atomic batches; waits for as long as NATS is away."""
+    await _publish(nc, [Outgoing(subjects.run(attempt.deployment), packed(attempt)) for attempt in attempts])
+
+
+async def publish_verdicts(nc: Client, reports: Sequence[Report]) -> None:
+    """Into OUTCOME: what the broker itself decides travels the way of the workers' reports."""
+    await _publish(nc, [Outgoing(subjects.outcome(report.deployment), packed(report)) for report in reports])
+
+
+async def _publish(nc: Client, messages: Sequence[Outgoing]) -> None:
+    for batch in _batches(messages):
+        store = partial(_store, nc, batch, batch_name())
+        await patiently(store)
+
+
+async def _store(nc: Client, batch: Sequence[Outgoing], name: str) -> None:
+    try:
+        await publish_atomically(nc, batch, batch_id=name)
+    except (Error, NotStored) as error:
+        raise Unavailable("NATS", str(error) or type(error).__name__) from error
+
+
+def _batches(messages: Sequence[Outgoing]) -> Iterator[Sequence[Outgoing]]:
+    batch: list[Outgoing] = []
+    size = 0
+    for message in messages:
+        if batch and (len(batch) == BATCH_MESSAGES or size + len(message.payload) > BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(message)
+        size += len(message.payload)
+    if batch:
+        yield batch
+
+
+async def in_run(nc: Client) -> set[tuple[UUID, int]]:
+    """Attempts in RUN: not yet leased, or in a worker's hands. Raises: Unavailable."""
+    keys = [_run_key.decode(payload) for payload in await _payloads(nc, subjects.RUN)]
+    return {(key.job, key.number) for key in keys}
+
+
+async def in_outcome(nc: Client) -> set[tuple[UUID, int]]:
+    """Attempts whose outcome waits to be settled. Raises: Unavailable."""
+    keys = [_outcome_key.decode(payload) for payload in await _payloads(nc, subjects.OUTCOME)]
+    return {(key.job, key.attempt) for key in keys}
+
+
+async def _payloads(nc: Client, stream: str) -> list[bytes]:
+    """Everything in a stream, by direct get, a page at a time (ADR-31); the streams are shallow."""
+    payloads: list[bytes] = []
+    sequence = 1
+    try:
+        while page := await _page(nc, stream, sequence):
+            payloads += [message.data for message in page]
+            sequence = int((page[-1].headers or {})["Nats-Sequence"]) + 1
+    except (Error, TimeoutError) as error:
+        raise Unavailable("NATS", f"{stream} could not be read: {str(error) or type(error).__name__}") from error
+    return payloads
+
+
+async def _page(nc: Client, stream: str, sequence: int) -> list[Msg]:
+    inbox = nc.new_inbox()
+    subscription = await nc.subscribe(inbox)
+    try:
+        query = {"seq": sequence, "batch": _PAGE, "max_bytes": _PAGE_BYTES}
+        await nc.publish(f"$JS.API.DIRECT.GET.{stream}", json.dumps(query).encode(), inbox)
+        page: list[Msg] = []
+        async with asyncio.timeout(_QUIET_S):
+            while True:
+                message = await subscription.next_msg(timeout=_QUIET_S)
+                if (message.headers or {}).get("Status") is not None:
+                    return page
+                page.append(message)
+    finally:
+        await subscription.unsubscribe()

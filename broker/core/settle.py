@@ -1,0 +1,191 @@
+"""The verdict on what workers report."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import assert_never
+from uuid import UUID
+
+from broker.core.body import body_hash
+from broker.core.price import price_nano_usd
+from broker.core.records import Entry, Executed, Final, Ignore, OpenJob, Requeue, Verdict
+from broker.core.retry import wait_ms
+from schemas.api import State
+from schemas.catalog import Catalog
+from schemas.job import Attempt
+from schemas.outcome import (
+    Cancelled,
+    EngineFault,
+    Expired,
+    Failed,
+    Failure,
+    Released,
+    Report,
+    Succeeded,
+    Timings,
+    WorkerLost,
+    failure_kind,
+    retryable,
+)
+from schemas.units import Ms, NanoUsd
+
+BROKER = "-"
+"""Deployment and worker of a report that the broker itself made."""
+UNPRICED = "none"
+"""Cost source of an execution whose deployment names no price."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prices:
+    """The deployments' prices, and where they are from."""
+
+    catalog: Catalog
+    source: str
+    """Kept on every execution, such as `catalog:7`."""
+
+
+def needs_look(report: Report) -> bool:
+    """Whether the verdict depends on the job's row. A success does not, nor does an interactive job: it has none."""
+    return report.live is None and not isinstance(report.outcome, Succeeded)
+
+
+def decide(
+    reports: Sequence[Report], jobs: Mapping[UUID, OpenJob], *, prices: Prices, now: Ms, unit: float
+) -> list[Verdict]:
+    """One verdict a report. Of several reports of one job the best decides, the others only cost."""
+    verdicts: dict[int, Verdict] = {}
+    for places in _by_job(reports):
+        deciding = places[0] if len(places) == 1 else min(places, key=lambda place: _rank(reports[place]))
+        for place in places:
+            report = reports[place]
+            transition = (
+                _transition(report, jobs.get(report.job), now=now, unit=unit) if place == deciding else Ignore()
+            )
+            verdicts[place] = _verdict(report, transition, prices)
+    return [verdicts[place] for place in range(len(reports))]
+
+
+def unstorable(verdict: Verdict) -> Verdict:
+    """The same report, when Postgres refused what it says (a NUL in a text): the job ends, without those words."""
+    failure = EngineFault("its outcome held text that cannot be recorded")
+    executed = verdict.executed and replace(verdict.executed, failure=failure_kind(failure), worker="?")
+    entry = verdict.entry and replace(verdict.entry, custom_id=None, metadata=None, traceparent=None)
+    return replace(verdict, transition=Final(State.FAILED, None, failure), executed=executed, entry=entry)
+
+
+def expiry(job: UUID, now: Ms) -> Report:
+    """The broker's own report on a job whose deadline passed where no worker could see it."""
+    return Report(
+        job=job,
+        attempt=0,
+        delivery=0,
+        deployment=BROKER,
+        worker=BROKER,
+        outcome=Expired(),
+        timings=Timings(started_ms=now, queue_ms=Ms(0), run_ms=Ms(0)),
+    )
+
+
+def _by_job(reports: Sequence[Report]) -> Iterable[list[int]]:
+    places: dict[UUID, list[int]] = defaultdict(list)
+    for place, report in enumerate(reports):
+        places[report.job].append(place)
+    return places.values()
+
+
+def _rank(report: Report) -> tuple[bool, int, int]:
+    """A success first, then the newest attempt's first delivery."""
+    return not isinstance(report.outcome, Succeeded), -report.attempt, report.delivery
+
+
+def _transition(report: Report, job: OpenJob | None, *, now: Ms, unit: float) -> Final | Requeue | Ignore:
+    match report.outcome:
+        case Succeeded(body):
+            return Final(State.SUCCEEDED, body, None)
+        case Failed(failure):
+            return _after_failure(report, failure, job, now=now, unit=unit)
+        case Expired():
+            return Final(State.EXPIRED, None, None)
+        case Cancelled():
+            return Final(State.CANCELLED, None, None)
+        case Released() if report.live is None:
+            return Requeue(now, counted=False)
+        case Released():
+            return Final(State.CANCELLED, None, None)
+        case _:
+            assert_never(report.outcome)
+
+
+def _after_failure(
+    report: Report, failure: Failure, job: OpenJob | None, *, now: Ms, unit: float
+) -> Final | Requeue | Ignore:
+    if report.live is not None:
+        return Final(State.FAILED, None, failure)
+    if job is None or job.attempt != report.attempt:
+        return Ignore()
+    if isinstance(failure, WorkerLost):
+        return Final(State.DEAD, None, failure)
+    if not retryable(failure):
+        return Final(State.FAILED, None, failure)
+    counted = job.attempt - job.uncounted
+    spread = (unit + (job.job.int & 0xFFFF) / 0x10000) % 1.0
+    again = Ms(now + wait_ms(failure, counted, unit=spread))
+    if counted >= job.max_attempts or again >= job.deadline_ms:
+        return Final(State.DEAD, None, failure)
+    return Requeue(again, counted=True)
+
+
+def _verdict(report: Report, transition: Final | Requeue | Ignore, prices: Prices) -> Verdict:
+    return Verdict(
+        job=report.job,
+        attempt=report.attempt,
+        transition=transition,
+        executed=_executed(report, prices) if report.delivery else None,
+        entry=None if report.live is None else entry_of(report.live),
+    )
+
+
+def _executed(report: Report, prices: Prices) -> Executed:
+    outcome = report.outcome
+    cost, source = _cost(report, prices)
+    return Executed(
+        delivery=report.delivery,
+        deployment=report.deployment,
+        worker=report.worker,
+        outcome=str(outcome.__struct_config__.tag),
+        failure=failure_kind(outcome.failure) if isinstance(outcome, Failed) else None,
+        usage=outcome.usage,
+        cost_nano_usd=cost,
+        cost_source=source,
+        started_ms=report.timings.started_ms,
+        queue_ms=report.timings.queue_ms,
+        ttft_ms=report.timings.ttft_ms,
+        run_ms=report.timings.run_ms,
+    )
+
+
+def _cost(report: Report, prices: Prices) -> tuple[NanoUsd, str]:
+    deployment = prices.catalog.deployments.get(report.deployment)
+    if deployment is None or deployment.price is None:
+        return NanoUsd(0), UNPRICED
+    return price_nano_usd(report.outcome.usage, deployment.price), prices.source
+
+
+def entry_of(attempt: Attempt) -> Entry:
+    """The job behind an interactive attempt, as the ledger would have taken it in."""
+    return Entry(
+        id=attempt.job,
+        tenant=attempt.tenant,
+        key=attempt.key or "",
+        lane=attempt.lane,
+        model=attempt.model,
+        endpoint=attempt.endpoint,
+        body=attempt.body,
+        body_hash=body_hash(attempt.endpoint, attempt.body),
+        admitted_ms=attempt.admitted_ms,
+        deadline_ms=attempt.deadline_ms,
+        max_attempts=1,
+        custom_id=attempt.custom_id,
+        metadata=attempt.metadata,
+        traceparent=attempt.traceparent,
+    )

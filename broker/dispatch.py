@@ -1,0 +1,230 @@
+"""Dispatch: the leader gives each free slot the job that the policy chooses.
+
+Round by round: read the fronts of the flows → choose (pure) → ledger commit queued → running, under the leader's
+term → publish into RUN, in order. Nobody else touches a round, so what the ledger says between two rounds is exact.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from broker.bus.heard import Beats, heard_settled, heard_waiting
+from broker.bus.runs import in_outcome, in_run, publish_attempts, publish_verdicts
+from broker.core.heads import PAGE, Fronts
+from broker.core.policy import Order, Rate, lookahead
+from broker.core.records import Flow, Head, Pick, Place, Running
+from broker.core.settle import expiry
+from broker.ledger import PgLedger
+from broker.metrics import Metrics
+from broker.patience import patiently
+from broker.ports import Clock
+from schemas import subjects
+from schemas.catalog import Revision
+from schemas.units import Ms
+
+log = logging.getLogger(__name__)
+ROUND = 1000
+"""Jobs of one commit and one atomic batch at most."""
+IDLE_S = 1.0
+"""Between rounds when nothing is heard: deadlines pass, and announcements may be lost."""
+RECOUNT_S = 5.0
+REREAD_S = 15.0
+SWEEP_S = 60.0
+OVERDUE_MS = 900_000
+"""A running job this long after its deadline has no worker: one would have ended it by its time-out."""
+
+
+@dataclass(slots=True)
+class Pool:
+    """What the leader knows of a deployment's workers."""
+
+    slots: int = 0
+    outstanding: int = 0
+    rate: Rate = field(default_factory=Rate)
+
+    def credit(self) -> int:
+        return self.slots + lookahead(self.slots, per_s=self.rate.per_s) if self.slots else 0
+
+    def room(self) -> int:
+        return max(0, self.credit() - self.outstanding)
+
+
+class Dispatch:
+    """One leadership: made when the lease is taken, thrown away with it."""
+
+    def __init__(
+        self,
+        nc: Client,
+        ledger: PgLedger,
+        *,
+        revision: Callable[[], Revision | None],
+        beats: Beats,
+        metrics: Metrics,
+        clock: Clock,
+        term: int,
+    ) -> None:
+        self._nc = nc
+        self._ledger = ledger
+        self._revision = revision
+        self._beats = beats
+        self._metrics = metrics
+        self._clock = clock
+        self._term = term
+        self._fronts = Fronts()
+        self._order = Order()
+        self._pools: dict[str, Pool] = {}
+        self._outstanding: dict[UUID, Running] = {}
+        self._announced: list[tuple[Flow, Place]] = []
+        self._wake = asyncio.Event()
+
+    async def serve(self) -> None:
+        """Until cancelled. Raises: Deposed, when another term has begun."""
+        waiting = await self._nc.subscribe(subjects.CTL_WAITING, cb=self._heard_waiting)
+        settled = await self._nc.subscribe(subjects.CTL_SETTLED, cb=self._heard_settled)
+        self._beats.changed = self._wake.set
+        try:
+            await self._rounds()
+        finally:
+            self._beats.changed = lambda: None
+            await waiting.unsubscribe()
+            await settled.unsubscribe()
+
+    async def _rounds(self) -> None:
+        loop = asyncio.get_running_loop()
+        recount = reread = sweep = loop.time()
+        while True:
+            self._wake.clear()
+            if loop.time() >= recount:
+                await self._recount()
+                recount = loop.time() + RECOUNT_S
+            if loop.time() >= sweep:
+                await self._sweep()
+                sweep = loop.time() + SWEEP_S
+            if loop.time() >= reread:
+                self._fronts.restart(await patiently(self._ledger.flows))
+                reread = loop.time() + REREAD_S
+            if not await self._round():
+                await self._pause()
+
+    async def _pause(self) -> None:
+        due = self._fronts.next_due_ms()
+        wait = IDLE_S if due is None else min(IDLE_S, max(0, due - self._clock()) / 1000)
+        try:
+            async with asyncio.timeout(wait):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+
+    async def _round(self) -> bool:
+        """Dispatch once. True if there may be more to do at once."""
+        revision = self._revision()
+        if revision is None:
+            return False
+        now = self._clock()
+        await self._read(now)
+        await self._expire(now)
+        self._measure()
+        room = {name: pool.room() for name, pool in self._pools.items() if pool.room()}
+        picks = self._order.choose(self._fronts.ready(), room=room, catalog=revision.catalog, limit=ROUND)
+        if picks:
+            await self._dispatch(picks, now)
+        return bool(picks)
+
+    async def _read(self, now: Ms) -> None:
+        """Go back to what was announced, then read ahead where a front runs low."""
+        announced, self._announced = self._announced, []
+        for flow, place in announced:
+            self._fronts.announced(flow, place)
+        for flow, front in list(self._fronts.flows.items()):
+            front.ripen(now)
+            if front.wants_page():
+                front.took_page(await self._page(flow, front.read_to), limit=PAGE, now=now)
+        self._fronts.prune()
+
+    async def _page(self, flow: Flow, after: Place | None) -> Sequence[Head]:
+        return await patiently(lambda: self._ledger.heads(flow, after=after, limit=PAGE))
+
+    async def _expire(self, now: Ms) -> None:
+        """The broker's own verdict on those whose deadline passed in the backlog; settle records it."""
+        expired = [job for front in self._fronts.flows.values() for job in front.take_expired(now)]
+        if expired:
+            await publish_verdicts(self._nc, [expiry(job, now) for job in expired])
+            self._metrics.expired.inc(len(expired))
+
+    def _measure(self) -> None:
+        alive = self._beats.slots()
+        for deployment in {*alive, *self._pools}:
+            self._pools.setdefault(deployment, Pool()).slots = alive.get(deployment, 0)
+
+    async def _dispatch(self, picks: Sequence[Pick], now: Ms) -> None:
+        attempts = await patiently(lambda: self._ledger.dispatch(picks, term=self._term, now=now))
+        self._fronts.drop({pick.job for pick in picks})
+        for attempt in attempts:
+            self._took(Running(attempt.job, attempt.number, attempt.deployment))
+        await publish_attempts(self._nc, attempts)
+        for deployment, count in Counter(attempt.deployment for attempt in attempts).items():
+            self._metrics.dispatched(deployment, count)
+
+    def _took(self, running: Running) -> None:
+        self._outstanding[running.job] = running
+        self._pools.setdefault(running.deployment, Pool()).outstanding += 1
+
+    async def _recount(self) -> None:
+        """What the ledger holds as running is outstanding, whatever was heard or missed."""
+        running = await patiently(self._ledger.running)
+        self._outstanding = {}
+        for pool in self._pools.values():
+            pool.outstanding = 0
+        for one in running:
+            self._took(one)
+        self._metrics.pools(
+            outstanding={name: pool.outstanding for name, pool in self._pools.items()},
+            credit={name: pool.credit() for name, pool in self._pools.items()},
+        )
+
+    async def _sweep(self) -> None:
+        """Publish again what runs by the ledger but is in no stream, and end what is long overdue.
+
+        The streams are read in the order in which an attempt moves, the ledger last, so that none slips through.
+        """
+        held = await patiently(lambda: in_run(self._nc))
+        held |= await patiently(lambda: in_outcome(self._nc))
+        running = await patiently(self._ledger.running)
+        strays = [one for one in running if (one.job, one.attempt) not in held]
+        if strays:
+            log.warning("strays attempts=%d", len(strays))
+            self._metrics.strays.inc(len(strays))
+            await publish_attempts(self._nc, await patiently(lambda: self._ledger.attempts_of(strays)))
+        await self._end_overdue(running)
+
+    async def _end_overdue(self, running: Sequence[Running]) -> None:
+        now = self._clock()
+        jobs = await patiently(lambda: self._ledger.open_jobs([one.job for one in running]))
+        overdue = [job.job for job in jobs.values() if job.deadline_ms + OVERDUE_MS < now]
+        if overdue:
+            log.warning("overdue attempts=%d", len(overdue))
+            await publish_verdicts(self._nc, [expiry(job, now) for job in overdue])
+
+    async def _heard_waiting(self, message: Msg) -> None:
+        self._announced += heard_waiting(message)
+        self._wake.set()
+
+    async def _heard_settled(self, message: Msg) -> None:
+        now = self._clock()
+        over: Counter[str] = Counter()
+        for job, attempt in heard_settled(message):
+            running = self._outstanding.get(job)
+            if running is not None and running.attempt == attempt:
+                del self._outstanding[job]
+                over[running.deployment] += 1
+        for deployment, count in over.items():
+            pool = self._pools[deployment]
+            pool.outstanding -= count
+            pool.rate.add(count, now)
+        self._wake.set()

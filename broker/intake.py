@@ -1,0 +1,135 @@
+"""Intake: what producers submitted comes into the ledger.
+
+A group of messages: decode → admit (pure) → ledger commit → announce → ack. Safe to repeat at every step: a job that
+is known is the same job.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from broker.bus.groups import Groups, ack_all
+from broker.bus.heard import announce_waiting
+from broker.bus.results import announce_results
+from broker.core.admit import admit
+from broker.core.records import BatchInfo, DeadLetter, Entry
+from broker.ledger import PgLedger
+from broker.metrics import Metrics
+from broker.patience import bisected, patiently
+from broker.ports import Clock
+from schemas import subjects
+from schemas.catalog import Catalog
+from schemas.codec import TRACEPARENT, Undecodable, decode_job
+from schemas.ids import derived_id
+from schemas.jetstream import Delivered, delivered
+from schemas.job import Job, Lane
+
+ROOM = 4000
+"""Messages of a lane held here or on their way: two groups, so that one gathers while the other is committed."""
+GROUP = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A message that is a job."""
+
+    message: Msg
+    job: Job
+    source: subjects.Source
+    at: Delivered
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intake:
+    """The intake of one lane."""
+
+    nc: Client
+    ledger: PgLedger
+    catalog: Callable[[], Awaitable[Catalog]]
+    clock: Clock
+    metrics: Metrics
+    lane: Lane
+
+    async def serve(self) -> None:
+        """For ever."""
+        consumer = subjects.intake_consumer(self.lane)
+        async with Groups(
+            self.nc, stream=subjects.SUBMIT, consumer=consumer, room=ROOM, group=GROUP
+        ).open() as groups:
+            while True:
+                await self.take(await groups.next())
+
+    async def take(self, messages: Sequence[Msg]) -> None:
+        """Bring a group into the ledger, announce it, then let the messages go."""
+        submitted, letters = _sorted_out(messages)
+        batches = await self._batches(submitted)
+        catalog = await self.catalog()
+        entries = [self._entry(one, catalog=catalog, batches=batches) for one in submitted]
+        letters += await self._record(entries, submitted)
+        if letters:
+            await patiently(lambda: self.ledger.bury(letters))
+            self.metrics.dead_letters.inc(len(letters))
+        await ack_all(self.nc, messages)
+
+    async def _batches(self, submitted: Sequence[Submitted]) -> dict[UUID, BatchInfo]:
+        named = {one.job.batch for one in submitted if one.job.batch is not None}
+        return await patiently(lambda: self.ledger.batches_of(named)) if named else {}
+
+    def _entry(self, one: Submitted, *, catalog: Catalog, batches: dict[UUID, BatchInfo]) -> Entry:
+        return admit(
+            one.job,
+            one.source,
+            derived=derived_id(subjects.SUBMIT, one.at.sequence, one.at.at_ms),
+            batch=batches.get(one.job.batch) if one.job.batch else None,
+            catalog=catalog,
+            now=one.at.at_ms,
+            traceparent=(one.message.headers or {}).get(TRACEPARENT),
+        )
+
+    async def _record(self, entries: Sequence[Entry], submitted: Sequence[Submitted]) -> list[DeadLetter]:
+        """Commit and announce; what the ledger cannot take becomes a dead letter."""
+        if not entries:
+            return []
+        by_id = {entry.id: one for entry, one in zip(entries, submitted, strict=True)}
+        admitted, culprits = await bisected(entries, self.ledger.admit)
+        for part in admitted:
+            self.metrics.admitted(self.lane, waiting=len(part.waiting), refused=len(part.refused))
+            await announce_waiting(self.nc, part.waiting)
+            await announce_results(self.nc, part.refused)
+        letters = [_letter(by_id[entry.id].message, why) for entry, why in culprits]
+        letters += [
+            _letter(by_id[job].message, f"id {job} is another job's already: ids are never used twice")
+            for part in admitted
+            for job in part.conflicts
+        ]
+        return letters
+
+
+def _sorted_out(messages: Sequence[Msg]) -> tuple[list[Submitted], list[DeadLetter]]:
+    submitted: list[Submitted] = []
+    letters: list[DeadLetter] = []
+    for message in messages:
+        try:
+            job = decode_job(message.data, message.headers)
+            source = subjects.parse_submit(message.subject)
+        except (Undecodable, ValueError) as error:
+            letters.append(_letter(message, str(error)))
+        else:
+            submitted.append(Submitted(message, job, source, delivered(message.reply)))
+    return submitted, letters
+
+
+def _letter(message: Msg, why: str) -> DeadLetter:
+    at = delivered(message.reply)
+    return DeadLetter(
+        subject=message.subject,
+        stream=subjects.SUBMIT,
+        sequence=at.sequence,
+        received_ms=at.at_ms,
+        reason=why,
+        payload=message.data,
+        headers=dict(message.headers or {}),
+    )

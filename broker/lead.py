@@ -1,0 +1,80 @@
+"""Leadership: one broker at a time dispatches, by a lease in the ledger and the database's clock."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from broker.errors import Deposed, Unavailable
+from broker.ledger import PgLedger
+from broker.metrics import Metrics
+from schemas.units import Ms
+
+log = logging.getLogger(__name__)
+LEASE_MS = Ms(5000)
+RENEW_S = 1.0
+_GOODBYE_S = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lead:
+    ledger: PgLedger
+    holder: str
+    metrics: Metrics
+
+    async def serve(self, work: Callable[[int], Awaitable[None]]) -> None:
+        """For ever: whenever the lease is ours, do `work(term)` until it is not."""
+        while True:
+            term = await self._term()
+            if term is None:
+                await asyncio.sleep(RENEW_S)
+                continue
+            log.info("leading term=%d", term)
+            self.metrics.leading.set(1)
+            try:
+                await self._while_leading(work, term)
+            finally:
+                self.metrics.leading.set(0)
+                await self._step_down(term)
+            log.warning("deposed term=%d", term)
+
+    async def _while_leading(self, work: Callable[[int], Awaitable[None]], term: int) -> None:
+        async with asyncio.TaskGroup() as group:
+            working = group.create_task(self._until_deposed(work, term))
+            renewing = group.create_task(self._renew(term))
+            await asyncio.wait({working, renewing}, return_when=asyncio.FIRST_COMPLETED)
+            working.cancel()
+            renewing.cancel()
+
+    async def _until_deposed(self, work: Callable[[int], Awaitable[None]], term: int) -> None:
+        with contextlib.suppress(Deposed):
+            await work(term)
+
+    async def _renew(self, term: int) -> None:
+        """Until it fails for as long as the lease lasts, or another holds it."""
+        loop = asyncio.get_running_loop()
+        good_until = loop.time() + LEASE_MS / 1000
+        while loop.time() < good_until:
+            await asyncio.sleep(RENEW_S)
+            asked = loop.time()
+            try:
+                async with asyncio.timeout(LEASE_MS / 1000):
+                    current = await self.ledger.lead(self.holder, lease_ms=LEASE_MS)
+            except (Unavailable, TimeoutError):
+                continue
+            if current != term:
+                return
+            good_until = asked + LEASE_MS / 1000
+
+    async def _term(self) -> int | None:
+        try:
+            return await self.ledger.lead(self.holder, lease_ms=LEASE_MS)
+        except Unavailable as error:
+            log.warning("no leader lease error=%s", error)
+            return None
+
+    async def _step_down(self, term: int) -> None:
+        with contextlib.suppress(Unavailable, TimeoutError):
+            async with asyncio.timeout(_GOODBYE_S):
+                await self.ledger.step_down(self.holder, term)

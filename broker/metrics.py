@@ -1,0 +1,99 @@
+"""What a broker process counts and measures: every name in one table, with its unit."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from broker.core.records import Settled
+from schemas.api import LaneBacklog
+from schemas.job import Lane
+from schemas.outcome import Report, Succeeded
+from schemas.units import Ms
+
+_SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3600.0)
+
+
+class Metrics:
+    """One registry a process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._admitted = self._counter("jobs_admitted_total", "Jobs taken into the ledger to wait.", "lane")
+        self._refused = self._counter("jobs_refused_total", "Jobs recorded as failed at intake.", "lane")
+        self.dead_letters = self._counter("dead_letters_total", "Messages that were no job or no outcome.")
+        self._dispatched = self._counter("attempts_dispatched_total", "Attempts given to a pool.", "deployment")
+        self._settled = self._counter("jobs_settled_total", "Jobs that ended.", "state")
+        self._requeued = self._counter("jobs_requeued_total", "Jobs put back to wait, for a retry or by a release.")
+        self._tokens = self._counter("tokens_total", "Tokens of settled executions.", "direction")
+        self.strays = self._counter("strays_total", "Attempts that no stream held, published again.")
+        self.expired = self._counter("jobs_expired_waiting_total", "Jobs whose deadline passed while they waited.")
+        self.advisories = self._counter("advisories_total", "Messages that JetStream gave up on.", "kind")
+        self._lag = self._gauge("settle_lag_seconds", "Age of the oldest outcome of the last settled group.")
+        self._outstanding = self._gauge("attempts_outstanding", "Dispatched and not settled.", "deployment")
+        self._credits = self._gauge("credits", "Slots of the pool's workers, plus look-ahead.", "deployment")
+        self._waiting = self._gauge("jobs_waiting", "Jobs that wait in the ledger.", "model", "lane")
+        self._oldest = self._gauge(
+            "oldest_waiting_seconds", "How long the first of them has waited.", "model", "lane"
+        )
+        self.leading = self._gauge("leading", "1 while this broker is the dispatch leader.")
+        self._group = self._histogram("group_jobs", "Jobs in one commit.", (1, 10, 100, 1000, 2000), "role")
+        self._queue = self._histogram("queue_seconds", "Admitted to leased.", _SECONDS)
+        self._first = self._histogram("ttft_seconds", "Leased to first token.", _SECONDS)
+        self._run = self._histogram("run_seconds", "Leased to outcome.", _SECONDS)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"infermq_{name}", text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"infermq_{name}", text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
+        return Histogram(f"infermq_{name}", text, labels, buckets=buckets, registry=self.registry)
+
+    def admitted(self, lane: Lane, *, waiting: int, refused: int) -> None:
+        self._admitted.labels(lane).inc(waiting)
+        self._refused.labels(lane).inc(refused)
+        self._group.labels("intake").observe(waiting + refused)
+
+    def dispatched(self, deployment: str, attempts: int) -> None:
+        self._dispatched.labels(deployment).inc(attempts)
+
+    def settled(self, settled: Settled) -> None:
+        for state, count in _counted(one.state for one in settled.final).items():
+            self._settled.labels(state).inc(count)
+        self._requeued.inc(len(settled.requeued))
+
+    def reported(self, reports: Sequence[Report], *, lag_ms: Ms) -> None:
+        """What a group of executions took. Latencies are those of successes; a sample of a large group is enough."""
+        self._lag.set(max(0, lag_ms) / 1000)
+        self._group.labels("settle").observe(len(reports))
+        self._tokens.labels("input").inc(sum(report.outcome.usage.input_tokens for report in reports))
+        self._tokens.labels("output").inc(sum(report.outcome.usage.output_tokens for report in reports))
+        for report in reports[:: max(1, len(reports) // _SAMPLE)]:
+            if isinstance(report.outcome, Succeeded):
+                self._queue.observe(report.timings.queue_ms / 1000)
+                self._run.observe(report.timings.run_ms / 1000)
+                if report.timings.ttft_ms is not None:
+                    self._first.observe(report.timings.ttft_ms / 1000)
+
+    def pools(self, *, outstanding: Mapping[str, int], credit: Mapping[str, int]) -> None:
+        for deployment in {*outstanding, *credit}:
+            self._outstanding.labels(deployment).set(outstanding.get(deployment, 0))
+            self._credits.labels(deployment).set(credit.get(deployment, 0))
+
+    def backlog(self, lanes: Sequence[LaneBacklog]) -> None:
+        self._waiting.clear()
+        self._oldest.clear()
+        for lane in lanes:
+            self._waiting.labels(lane.model, lane.lane).set(lane.waiting)
+            self._oldest.labels(lane.model, lane.lane).set(lane.oldest_ms / 1000)
+
+
+_SAMPLE = 50
+
+
+def _counted(names: Iterable[str]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for name in names:
+        counts[name] = counts.get(name, 0) + 1
+    return counts

@@ -1,0 +1,41 @@
+"""Going on when Postgres or NATS is away, and when one row spoils its group."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from broker.errors import BadData, Unavailable
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+R = TypeVar("R")
+_FIRST_S = 0.2
+_LONGEST_S = 3.0
+
+
+async def patiently(act: Callable[[], Awaitable[R]]) -> R:
+    """Repeat until what it needs is there. `act` must be safe to repeat."""
+    wait = _FIRST_S
+    while True:
+        try:
+            return await act()
+        except Unavailable as error:
+            log.warning("waiting what=%s error=%s next_s=%.1f", error.what, error, wait)
+        await asyncio.sleep(wait)
+        wait = min(_LONGEST_S, wait * 2)
+
+
+async def bisected(
+    items: Sequence[T], act: Callable[[Sequence[T]], Awaitable[R]]
+) -> tuple[list[R], list[tuple[T, str]]]:
+    """Do it for the whole group, or for as much of it as the data allows: the answers, and the culprits with why."""
+    try:
+        return [await patiently(lambda: act(items))], []
+    except BadData as error:
+        if len(items) == 1:
+            return [], [(items[0], str(error))]
+    half = len(items) // 2
+    first, first_bad = await bisected(items[:half], act)
+    second, second_bad = await bisected(items[half:], act)
+    return first + second, first_bad + second_bad

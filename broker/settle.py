@@ -1,0 +1,116 @@
+"""Settle: what workers report becomes the record.
+
+A group of outcomes → one transaction: executions, cost, states, results, batch counts → announce → ack, last.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import msgspec
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from broker.bus.groups import Groups, ack_all
+from broker.bus.heard import announce_settled, announce_waiting
+from broker.bus.results import announce_results
+from broker.core.records import DeadLetter, Settled, Verdict
+from broker.core.settle import Prices, decide, needs_look, unstorable
+from broker.ledger import PgLedger
+from broker.metrics import Metrics
+from broker.patience import bisected, patiently
+from broker.ports import Clock
+from schemas import subjects
+from schemas.catalog import Revision
+from schemas.codec import unpacker
+from schemas.jetstream import ACK, delivered
+from schemas.outcome import Report
+from schemas.units import Ms
+
+log = logging.getLogger(__name__)
+ROOM = 4000
+GROUP = 2000
+_report = unpacker(Report)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settle:
+    nc: Client
+    ledger: PgLedger
+    revision: Callable[[], Awaitable[Revision]]
+    clock: Clock
+    unit: Callable[[], float]
+    """Uniform in [0, 1), for the jitter of retries."""
+    metrics: Metrics
+
+    async def serve(self) -> None:
+        """For ever."""
+        groups = Groups(self.nc, stream=subjects.OUTCOME, consumer=subjects.SETTLE_CONSUMER, room=ROOM, group=GROUP)
+        async with groups.open():
+            while True:
+                await self.settle(await groups.next())
+
+    async def settle(self, messages: Sequence[Msg]) -> None:
+        """Record what a group of executions came to, announce it, then let the messages go. Safe to repeat."""
+        reports, letters = _sorted_out(messages)
+        if reports:
+            verdicts = await self._verdicts(reports)
+            settled, culprits = await bisected(verdicts, self._record)
+            for verdict, why in culprits:
+                log.error("outcome cannot be stored job=%s attempt=%d error=%s", verdict.job, verdict.attempt, why)
+                settled.append(await patiently(partial(self._record, [unstorable(verdict)])))
+            for part in settled:
+                await self._announce(part)
+            await announce_settled(self.nc, [(report.job, report.attempt) for report in reports])
+            await self._let_go(reports)
+        if letters:
+            await patiently(lambda: self.ledger.bury(letters))
+            self.metrics.dead_letters.inc(len(letters))
+        await ack_all(self.nc, messages)
+        self.metrics.reported(reports, lag_ms=Ms(self.clock() - delivered(messages[0].reply).at_ms))
+
+    async def _verdicts(self, reports: Sequence[Report]) -> list[Verdict]:
+        look = {report.job for report in reports if needs_look(report)}
+        jobs = await patiently(lambda: self.ledger.open_jobs(look)) if look else {}
+        revision = await self.revision()
+        prices = Prices(catalog=revision.catalog, source=f"catalog:{revision.number}")
+        return decide(reports, jobs, prices=prices, now=self.clock(), unit=self.unit())
+
+    async def _record(self, verdicts: Sequence[Verdict]) -> Settled:
+        return await self.ledger.settle(verdicts, now=self.clock())
+
+    async def _announce(self, settled: Settled) -> None:
+        self.metrics.settled(settled)
+        await announce_results(self.nc, settled.final)
+        await announce_waiting(self.nc, [(one.flow, one.place) for one in settled.requeued])
+
+    async def _let_go(self, reports: Sequence[Report]) -> None:
+        """Ack the workers' leases too, in case their own acks were lost."""
+        for report in reports:
+            if report.run_ack is not None:
+                await self.nc.publish(report.run_ack, ACK)
+
+
+def _sorted_out(messages: Sequence[Msg]) -> tuple[list[Report], list[DeadLetter]]:
+    reports: list[Report] = []
+    letters: list[DeadLetter] = []
+    for message in messages:
+        try:
+            reports.append(_report.decode(message.data))
+        except msgspec.DecodeError as error:
+            letters.append(_letter(message, str(error)))
+    return reports, letters
+
+
+def _letter(message: Msg, why: str) -> DeadLetter:
+    at = delivered(message.reply)
+    return DeadLetter(
+        subject=message.subject,
+        stream=subjects.OUTCOME,
+        sequence=at.sequence,
+        received_ms=at.at_ms,
+        reason=why,
+        payload=message.data,
+        headers=dict(message.headers or {}),
+    )
