@@ -25,7 +25,7 @@ from broker.metrics import Metrics
 from broker.patience import patiently
 from broker.ports import Clock
 from schemas import subjects
-from schemas.catalog import Revision
+from schemas.catalog import Catalog
 from schemas.units import Ms
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class Dispatch:
         nc: Client,
         ledger: PgLedger,
         *,
-        revision: Callable[[], Revision | None],
+        catalog: Callable[[], Catalog],
         beats: Beats,
         metrics: Metrics,
         clock: Clock,
@@ -71,7 +71,7 @@ class Dispatch:
     ) -> None:
         self._nc = nc
         self._ledger = ledger
-        self._revision = revision
+        self._catalog = catalog
         self._beats = beats
         self._metrics = metrics
         self._clock = clock
@@ -123,15 +123,12 @@ class Dispatch:
 
     async def _round(self) -> bool:
         """Dispatch once. True if there may be more to do at once."""
-        revision = self._revision()
-        if revision is None:
-            return False
         now = self._clock()
         await self._read(now)
         await self._expire(now)
         self._measure()
         room = {name: pool.room() for name, pool in self._pools.items() if pool.room()}
-        picks = self._order.choose(self._fronts.ready(), room=room, catalog=revision.catalog, limit=ROUND)
+        picks = self._order.choose(self._fronts.ready(), room=room, catalog=self._catalog(), limit=ROUND)
         if picks:
             await self._dispatch(picks, now)
         return bool(picks)

@@ -4,7 +4,7 @@ A group of messages: decode → admit (pure) → ledger commit → announce → 
 is known is the same job.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -19,7 +19,6 @@ from broker.core.records import BatchInfo, DeadLetter, Entry
 from broker.ledger import PgLedger
 from broker.metrics import Metrics
 from broker.patience import bisected, patiently
-from broker.ports import Clock
 from schemas import subjects
 from schemas.catalog import Catalog
 from schemas.codec import TRACEPARENT, Undecodable, decode_job
@@ -48,8 +47,7 @@ class Intake:
 
     nc: Client
     ledger: PgLedger
-    catalog: Callable[[], Awaitable[Catalog]]
-    clock: Clock
+    catalog: Callable[[], Catalog]
     metrics: Metrics
     lane: Lane
 
@@ -66,7 +64,7 @@ class Intake:
         """Bring a group into the ledger, announce it, then let the messages go."""
         submitted, letters = _sorted_out(messages)
         batches = await self._batches(submitted)
-        catalog = await self.catalog()
+        catalog = self.catalog()
         entries = [self._entry(one, catalog=catalog, batches=batches) for one in submitted]
         letters += await self._record(entries, submitted)
         if letters:

@@ -4,7 +4,7 @@ A group of outcomes → one transaction: executions, cost, states, results, batc
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -38,7 +38,7 @@ _report = unpacker(Report)
 class Settle:
     nc: Client
     ledger: PgLedger
-    revision: Callable[[], Awaitable[Revision]]
+    revision: Callable[[], Revision]
     clock: Clock
     unit: Callable[[], float]
     """Uniform in [0, 1), for the jitter of retries."""
@@ -73,7 +73,7 @@ class Settle:
     async def _verdicts(self, reports: Sequence[Report]) -> list[Verdict]:
         look = {report.job for report in reports if needs_look(report)}
         jobs = await patiently(lambda: self.ledger.open_jobs(look)) if look else {}
-        revision = await self.revision()
+        revision = self.revision()
         prices = Prices(catalog=revision.catalog, source=f"catalog:{revision.number}")
         return decide(reports, jobs, prices=prices, now=self.clock(), unit=self.unit())
 

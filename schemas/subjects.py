@@ -126,6 +126,11 @@ def api(verb: Verb, tenant: str, key: str) -> str:
     return f"infermq.api.{verb}.{token(tenant)}.{token(key)}"
 
 
+def api_pattern(verb: Verb) -> str:
+    """What a handler of FastStream listens on; the names in braces reach it as its path."""
+    return f"infermq.api.{verb}.{{tenant}}.{{key}}"
+
+
 def result(tenant: str, batch: UUID | None) -> str:
     return f"infermq.result.{token(tenant)}.{batch or '-'}"
 

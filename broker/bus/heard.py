@@ -17,8 +17,9 @@ from nats.aio.msg import Msg
 from nats.errors import Error
 
 from broker.core.records import Flow, Place
+from broker.errors import Unavailable
 from schemas import subjects
-from schemas.catalog import Revision
+from schemas.catalog import Catalog, Revision
 from schemas.codec import jsoned, packed
 from schemas.job import Lane
 from schemas.units import Ms
@@ -80,22 +81,30 @@ def _capacity(beat: WorkerBeat) -> tuple[str, int, bool]:
     return beat.deployment, beat.slots, beat.draining
 
 
+NONE = Revision(number=0, applied_ms=Ms(0), catalog=Catalog())
+"""Before the first catalog is applied: no model is known."""
+
+
 class Catalogs:
     """The active revision, as the CATALOG bucket has it."""
 
     def __init__(self, nc: Client) -> None:
         self._nc = nc
-        self.active: Revision | None = None
+        self.active = NONE
         self.changed = asyncio.Event()
 
     async def listen(self) -> None:
         await self._nc.subscribe(_ACTIVE, cb=self._put)
 
     async def publish(self, revision: Revision) -> None:
-        """Make it the one that brokers and workers use, unless a newer one is."""
+        """Make it the one that brokers and workers use, unless a newer one is. Raises: Unavailable."""
         self._take(revision)
-        if self.active is revision:
+        if self.active is not revision:
+            return
+        try:
             await self._nc.jetstream().publish(_ACTIVE, jsoned(revision))
+        except Error as error:
+            raise Unavailable("NATS", str(error) or type(error).__name__) from error
 
     async def _put(self, message: Msg) -> None:
         try:
@@ -104,7 +113,7 @@ class Catalogs:
             log.warning("catalog ignored error=%s", error)
 
     def _take(self, revision: Revision) -> None:
-        if self.active is None or revision.number > self.active.number:
+        if revision.number > self.active.number:
             self.active = revision
             self.changed.set()
 

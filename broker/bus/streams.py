@@ -33,6 +33,8 @@ BACKLOG_MESSAGES = 1_000_000
 """Jobs of one (lane, model, tenant, key) that may wait for intake; publishing more is refused by the server."""
 LARGEST_MESSAGE = 8 * 1024 * 1024
 """Bytes. The server's max_payload must be as large: it carries a response body whole."""
+ADVISED = "brokers"
+"""The consumer of the advisories, shared by all brokers."""
 _MAX_WAITING = 8192
 """Pulls that may wait at one consumer; it cannot be changed later, so it is high from the start."""
 _LEAST_ACK_PENDING = 4096
@@ -122,7 +124,7 @@ async def declare_streams(nc: Client) -> None:
         )
         await _declare_consumer(js, subjects.SUBMIT, consumer)
     await _declare_consumer(js, subjects.OUTCOME, replace(_PULL, durable_name=subjects.SETTLE_CONSUMER))
-    await _declare_consumer(js, subjects.ADVISORY, replace(_PULL, durable_name="broker"))
+    await _declare_consumer(js, subjects.ADVISORY, replace(_PULL, durable_name=ADVISED))
 
 
 async def declare_pool(nc: Client, deployment: str, *, slots: int) -> None:

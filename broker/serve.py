@@ -1,0 +1,210 @@
+"""One broker process: every role, side by side, on one connection to NATS and one pool to Postgres."""
+
+import asyncio
+import contextlib
+import importlib.metadata
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from nats.aio.client import Client
+from nats.errors import Error
+
+from broker.api import Api
+from broker.bus.connect import connected
+from broker.bus.groups import Groups, ack_all
+from broker.bus.heard import Beats, Catalogs
+from broker.bus.streams import ADVISED, ack_pending, declare_pool, declare_streams
+from broker.config import BrokerConfig
+from broker.dispatch import Dispatch
+from broker.errors import Unavailable
+from broker.gateway import Gateway
+from broker.http.app import build_app
+from broker.http.server import listening
+from broker.intake import Intake
+from broker.lead import Lead
+from broker.ledger import PgLedger
+from broker.metrics import Metrics
+from broker.patience import patiently
+from broker.settle import Settle
+from schemas import subjects
+from schemas.catalog import Catalog
+from schemas.job import Lane
+from schemas.units import Ms
+
+log = logging.getLogger(__name__)
+POOLS_S = 1.0
+GAUGES_S = 5.0
+
+
+def wall_clock() -> Ms:
+    return Ms(time.time_ns() // 1_000_000)
+
+
+def entropy() -> int:
+    return secrets.randbits(80)
+
+
+def unit() -> float:
+    return secrets.randbelow(1 << 53) / (1 << 53)
+
+
+def version() -> str:
+    return importlib.metadata.version("infermq")
+
+
+async def serve(config: BrokerConfig, *, ready: Callable[[str], None]) -> None:
+    """Until cancelled. `ready` is told the URL of /metrics and /healthz. Raises: Unavailable, Conflict."""
+    async with (
+        PgLedger.open(config.postgres_url, connections=config.database_connections) as ledger,
+        connected(config.nats_url, name=f"infermq-broker-{config.name}") as nc,
+    ):
+        await declare_streams(nc)
+        process = Process(
+            config=config, nc=nc, ledger=ledger, catalogs=Catalogs(nc), beats=Beats(nc), metrics=Metrics()
+        )
+        await process.run(ready)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """What the roles share."""
+
+    config: BrokerConfig
+    nc: Client
+    ledger: PgLedger
+    catalogs: Catalogs
+    beats: Beats
+    metrics: Metrics
+
+    async def run(self, ready: Callable[[str], None]) -> None:
+        await self.catalogs.listen()
+        await self.beats.listen()
+        await self._refresh_catalog()
+        app = build_app(self.metrics.registry, self._health)
+        async with (
+            listening(app, host=self.config.http_host, port=self.config.http_port) as url,
+            self._api(),
+            asyncio.TaskGroup() as roles,
+        ):
+            for role in self._roles():
+                roles.create_task(_kept_up(role))
+            ready(url)
+
+    def _roles(self) -> list[Callable[[], Awaitable[None]]]:
+        intakes = [
+            Intake(nc=self.nc, ledger=self.ledger, catalog=self._catalog, metrics=self.metrics, lane=lane).serve
+            for lane in Lane
+        ]
+        settle = Settle(
+            nc=self.nc,
+            ledger=self.ledger,
+            revision=lambda: self.catalogs.active,
+            clock=wall_clock,
+            unit=unit,
+            metrics=self.metrics,
+        )
+        gateway = Gateway(self.nc, catalog=self._catalog, beats=self.beats.alive, clock=wall_clock, entropy=entropy)
+        return [*intakes, settle.serve, gateway.serve, self._dispatch, self._pools, self._advisories, self._nets]
+
+    @asynccontextmanager
+    async def _api(self) -> AsyncIterator[None]:
+        app = Api(
+            name=self.config.name,
+            version=version(),
+            ledger=self.ledger,
+            catalogs=self.catalogs,
+            beats=self.beats,
+            clock=wall_clock,
+        ).on(self.config.nats_url)
+        await app.start()
+        try:
+            yield
+        finally:
+            await app.stop()
+
+    def _catalog(self) -> Catalog:
+        return self.catalogs.active.catalog
+
+    async def _dispatch(self) -> None:
+        lead = Lead(ledger=self.ledger, holder=self.config.name, metrics=self.metrics)
+        await lead.serve(self._lead)
+
+    async def _lead(self, term: int) -> None:
+        await Dispatch(
+            self.nc,
+            self.ledger,
+            catalog=self._catalog,
+            beats=self.beats,
+            metrics=self.metrics,
+            clock=wall_clock,
+            term=term,
+        ).serve()
+
+    async def _pools(self) -> None:
+        """The consumers of every deployment in the catalog, as large as its workers need them."""
+        declared: dict[str, int] = {}
+        while True:
+            slots = self.beats.slots()
+            for deployment in self._catalog().deployments:
+                wanted = ack_pending(slots.get(deployment, 0))
+                if declared.get(deployment) != wanted:
+                    await declare_pool(self.nc, deployment, slots=slots.get(deployment, 0))
+                    declared[deployment] = wanted
+            self.catalogs.changed.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(POOLS_S):
+                    await self.catalogs.changed.wait()
+
+    async def _advisories(self) -> None:
+        """Nothing is given up on in silence: count and log what JetStream says it will not deliver again."""
+        groups = Groups(self.nc, stream=subjects.ADVISORY, consumer=ADVISED, room=1000, group=1000)
+        async with groups.open():
+            while True:
+                messages = await groups.next()
+                for message in messages:
+                    kind, _, where = message.subject.removeprefix("$JS.EVENT.ADVISORY.CONSUMER.").partition(".")
+                    self.metrics.advisories.labels(kind.lower()).inc()
+                    log.warning("advisory kind=%s consumer=%s", kind.lower(), where)
+                await ack_all(self.nc, messages)
+
+    async def _nets(self) -> None:
+        """What was announced and perhaps not heard, and what is dear to measure."""
+        while True:
+            await self._refresh_catalog()
+            self.metrics.backlog(await patiently(lambda: self.ledger.backlog(wall_clock())))
+            await asyncio.sleep(GAUGES_S)
+
+    async def _refresh_catalog(self) -> None:
+        active = await patiently(self.ledger.active_catalog)
+        if active is not None and active[0].number > self.catalogs.active.number:
+            await self.catalogs.publish(active[0])
+
+    async def _health(self) -> Mapping[str, str | bool | int]:
+        return {
+            "name": self.config.name,
+            "nats": self.nc.is_connected,
+            "postgres": await self._postgres_answers(),
+            "revision": self.catalogs.active.number,
+        }
+
+    async def _postgres_answers(self) -> bool:
+        try:
+            async with asyncio.timeout(2):
+                await self.ledger.database_now()
+        except (Unavailable, TimeoutError):
+            return False
+        return True
+
+
+async def _kept_up(role: Callable[[], Awaitable[None]]) -> None:
+    """Begin a role again when NATS or Postgres failed under it; any other exception is a bug and ends the process."""
+    while True:
+        try:
+            await role()
+        except (Unavailable, Error, OSError) as error:
+            log.warning("role begins again error=%s", str(error) or type(error).__name__)
+        await asyncio.sleep(1)
