@@ -1,0 +1,126 @@
+from uuid import UUID
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.core.heads import Front, Fronts
+from broker.core.records import Flow, Head, Place
+from schemas.job import Lane
+from schemas.units import Ms
+
+NOW = Ms(1_000)
+
+
+def place(number: int) -> Place:
+    return Place(Ms(10_000), UUID(int=number))
+
+
+def head(number: int, *, not_before: int = 0) -> Head:
+    return Head(place(number), 0, Ms(not_before))
+
+
+def ready(front: Front) -> list[int]:
+    return [one.place.job.int for one in front.ready]
+
+
+def test_a_short_page_ends_the_flow() -> None:
+    front = Front()
+
+    front.took_page([head(1), head(2)], limit=5, now=NOW)
+
+    assert front.ended
+    assert not front.wants_page()
+
+
+def test_a_job_announced_behind_the_cursor_is_read_again() -> None:
+    front = Front()
+    front.took_page([head(10), head(20), head(30)], limit=3, now=NOW)
+
+    front.announced(place(15))
+
+    assert ready(front) == [10]
+    assert front.read_to == place(14)
+    assert front.wants_page()
+
+
+def test_a_job_announced_ahead_of_the_cursor_only_opens_the_flow_again() -> None:
+    front = Front()
+    front.took_page([head(10)], limit=5, now=NOW)
+
+    front.announced(place(15))
+
+    assert ready(front) == [10]
+    assert front.read_to == place(10)
+    assert front.wants_page()
+
+
+def test_a_job_waits_for_its_time_and_then_stands_in_its_place() -> None:
+    front = Front()
+    front.took_page([head(1, not_before=2_000), head(2)], limit=5, now=NOW)
+    assert ready(front) == [2]
+
+    front.ripen(Ms(2_000))
+
+    assert ready(front) == [1, 2]
+    assert not front.later
+
+
+def test_expired_jobs_leave_the_front_wherever_they_wait() -> None:
+    front = Front()
+    front.took_page([head(1), head(2, not_before=20_000), head(3)], limit=5, now=NOW)
+
+    expired = front.take_expired(Ms(10_000))
+
+    assert {job.int for job in expired} == {1, 2, 3}
+    assert not front.ready
+    assert not front.later
+
+
+def test_what_was_chosen_leaves_the_front() -> None:
+    front = Front()
+    front.took_page([head(1), head(2), head(3)], limit=5, now=NOW)
+
+    front.drop({UUID(int=1), UUID(int=2)})
+
+    assert ready(front) == [3]
+
+
+def test_flows_without_work_are_forgotten() -> None:
+    fronts = Fronts()
+    fronts.announced(Flow("m", Lane.BULK, "t"), place(1))
+    fronts.prune()
+    assert fronts.flows
+
+    next(iter(fronts.flows.values())).took_page([], limit=5, now=NOW)
+    fronts.prune()
+
+    assert not fronts.flows
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, unique=True), st.integers(1, 7), st.data())
+def test_nothing_that_waits_is_ever_missed(arrivals: list[int], limit: int, data: st.DataObject) -> None:
+    """Jobs arrive in any order, between pages of any size; reading and choosing goes through all of them."""
+    front, ledger, served = Front(), set[int](), list[int]()
+
+    def read() -> None:
+        after = front.read_to.job.int if front.read_to else 0
+        page = sorted(number for number in ledger if number > after)[:limit]
+        front.took_page([head(number) for number in page], limit=limit, now=NOW)
+
+    for number in arrivals:
+        ledger.add(number)
+        front.announced(place(number))
+        if data.draw(st.booleans()):
+            read()
+        serve = data.draw(st.booleans())
+        if serve and front.ready:
+            served.append(front.ready[0].place.job.int)
+            ledger.discard(served[-1])
+            front.drop({UUID(int=served[-1])})
+    while not front.is_idle():
+        read()
+        served += ready(front)
+        ledger -= set(ready(front))
+        front.drop({one.place.job for one in front.ready})
+
+    assert sorted(served) == sorted(arrivals)

@@ -1,0 +1,149 @@
+from collections import Counter
+from uuid import UUID
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.core.policy import WEIGHTS, Order, Rate, lookahead
+from broker.core.records import Flow, Head, Place
+from schemas.catalog import Catalog, Deployment, Model, Route
+from schemas.job import Lane
+from schemas.units import Ms
+
+
+def a_catalog(**models: dict[str, int]) -> Catalog:
+    """Models by name, each with its deployments and their weights."""
+    names = {deployment for routes in models.values() for deployment in routes}
+    return Catalog(
+        models={name: Model(route=tuple(Route(d, w) for d, w in routes.items())) for name, routes in models.items()},
+        deployments={name: Deployment(engine="simulated") for name in names},
+    )
+
+
+def heads(count: int, *, first: int = 1) -> list[Head]:
+    return [Head(Place(Ms(10**12), UUID(int=first + n)), 0, Ms(0)) for n in range(count)]
+
+
+def test_within_a_flow_the_order_of_the_ledger_is_kept() -> None:
+    waiting = {Flow("m", Lane.BULK, "t"): heads(5)}
+
+    picks = Order().choose(waiting, room={"d": 3}, catalog=a_catalog(m={"d": 1}), limit=100)
+
+    assert [pick.job.int for pick in picks] == [1, 2, 3]
+
+
+def test_no_more_is_chosen_than_there_is_room() -> None:
+    waiting = {Flow("m", Lane.BULK, tenant): heads(50, first=100 * n) for n, tenant in enumerate("abc", 1)}
+
+    picks = Order().choose(waiting, room={"d": 7, "e": 2}, catalog=a_catalog(m={"d": 1, "e": 1}), limit=100)
+
+    assert Counter(pick.deployment for pick in picks) == {"d": 7, "e": 2}
+
+
+def test_lanes_share_by_weight_and_none_starves() -> None:
+    waiting = {Flow("m", lane, "t"): heads(1000, first=10_000 * n) for n, lane in enumerate(Lane, 1)}
+    lane_of = {head.place.job: flow.lane for flow, flow_heads in waiting.items() for head in flow_heads}
+
+    picks = Order().choose(waiting, room={"d": 210}, catalog=a_catalog(m={"d": 1}), limit=1000)
+
+    served = Counter(lane_of[pick.job] for pick in picks)
+    for lane in Lane:
+        assert abs(served[lane] - 210 * WEIGHTS[lane] / sum(WEIGHTS.values())) <= 2, served
+
+
+def test_a_lane_alone_takes_everything() -> None:
+    waiting = {Flow("m", Lane.BULK, "t"): heads(100)}
+
+    picks = Order().choose(waiting, room={"d": 100}, catalog=a_catalog(m={"d": 1}), limit=1000)
+
+    assert len(picks) == 100
+
+
+def test_tenants_take_turns_however_much_one_has() -> None:
+    waiting = {Flow("m", Lane.BULK, "big"): heads(1000), Flow("m", Lane.BULK, "small"): heads(3, first=5000)}
+
+    picks = Order().choose(waiting, room={"d": 6}, catalog=a_catalog(m={"d": 1}), limit=1000)
+
+    assert sum(pick.job.int >= 5000 for pick in picks) == 3
+
+
+def test_a_tenant_that_comes_back_has_saved_up_nothing() -> None:
+    order, catalog = Order(), a_catalog(m={"d": 1})
+    busy = {Flow("m", Lane.BULK, "busy"): heads(1000)}
+    order.choose(busy | {Flow("m", Lane.BULK, "back"): heads(1, first=9000)}, room={"d": 2}, catalog=catalog, limit=9)
+    order.choose(busy, room={"d": 500}, catalog=catalog, limit=1000)
+
+    both = busy | {Flow("m", Lane.BULK, "back"): heads(500, first=9000)}
+    picks = order.choose(both, room={"d": 100}, catalog=catalog, limit=1000)
+
+    assert abs(sum(pick.job.int >= 9000 for pick in picks) - 50) <= 1
+
+
+def test_deployments_of_a_model_share_by_weight() -> None:
+    waiting = {Flow("m", Lane.BULK, "t"): heads(1000)}
+
+    picks = Order().choose(waiting, room={"d": 500, "e": 500}, catalog=a_catalog(m={"d": 95, "e": 5}), limit=200)
+
+    assert abs(Counter(pick.deployment for pick in picks)["e"] - 10) <= 1
+
+
+def test_what_one_deployment_has_no_room_for_goes_to_the_other() -> None:
+    waiting = {Flow("m", Lane.BULK, "t"): heads(100)}
+
+    picks = Order().choose(waiting, room={"d": 0, "e": 30}, catalog=a_catalog(m={"d": 95, "e": 5}), limit=200)
+
+    assert Counter(pick.deployment for pick in picks) == {"e": 30}
+
+
+def test_a_model_without_workers_does_not_hold_up_another() -> None:
+    waiting = {Flow("dead", Lane.BULK, "t"): heads(100), Flow("m", Lane.BULK, "t"): heads(10, first=500)}
+
+    picks = Order().choose(waiting, room={"d": 50}, catalog=a_catalog(m={"d": 1}, dead={"x": 1}), limit=200)
+
+    assert len(picks) == 10
+
+
+def test_a_model_that_left_the_catalog_waits() -> None:
+    waiting = {Flow("gone", Lane.BULK, "t"): heads(5)}
+
+    assert not Order().choose(waiting, room={"d": 50}, catalog=a_catalog(m={"d": 1}), limit=200)
+
+
+flows = st.builds(Flow, st.sampled_from(["m", "n"]), st.sampled_from(list(Lane)), st.sampled_from(["a", "b", "c"]))
+
+
+@given(st.dictionaries(flows, st.integers(0, 20)), st.integers(0, 30), st.integers(0, 30), st.integers(0, 60))
+def test_every_choice_is_whole(sizes: dict[Flow, int], room_d: int, room_e: int, limit: int) -> None:
+    """Nothing twice, nothing beyond room or limit, each flow from its beginning, and no slot idle beside work."""
+    waiting = {flow: heads(size, first=1000 * n) for n, (flow, size) in enumerate(sizes.items(), 1)}
+
+    picks = Order().choose(
+        waiting, room={"d": room_d, "e": room_e}, catalog=a_catalog(m={"d": 1}, n={"d": 3, "e": 1}), limit=limit
+    )
+
+    chosen = [pick.job for pick in picks]
+    used = Counter(pick.deployment for pick in picks)
+    assert len(set(chosen)) == len(chosen) <= limit
+    assert used["d"] <= room_d
+    assert used["e"] <= room_e
+    for flow_heads in waiting.values():
+        taken = [head.place.job in chosen for head in flow_heads]
+        assert taken == sorted(taken, reverse=True)
+    if len(picks) < limit and used["d"] < room_d:
+        assert len(picks) == sum(sizes.values())
+
+
+def test_lookahead_covers_half_the_slots_or_a_quarter_second_of_work() -> None:
+    assert lookahead(0, per_s=100.0) == 0
+    assert lookahead(1, per_s=0.0) == 1
+    assert lookahead(64, per_s=10.0) == 32
+    assert lookahead(64, per_s=4000.0) == 1000
+
+
+def test_a_rate_follows_what_is_counted() -> None:
+    rate = Rate()
+
+    for step in range(1, 41):
+        rate.add(100, Ms(step * 100))
+
+    assert 800 < rate.per_s < 1200
