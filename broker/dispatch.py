@@ -161,7 +161,7 @@ class Dispatch:
 
     async def _dispatch(self, picks: Sequence[Pick], now: Ms) -> None:
         attempts = await patiently(lambda: self._ledger.dispatch(picks, term=self._term, now=now))
-        self._fronts.drop({pick.job for pick in picks})
+        self._fronts.drop({pick.place.job for pick in picks})
         for attempt in attempts:
             self._took(Running(attempt.job, attempt.number, attempt.deployment))
         await publish_attempts(self._nc, attempts)

@@ -15,7 +15,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from broker.core.records import Flow, Head, Pick
+from broker.core.records import Flow, Head, Pick, Place
 from schemas.catalog import Catalog, Route
 from schemas.job import Lane
 from schemas.units import Ms
@@ -96,10 +96,14 @@ class _Round:
         self.order = order
         self.room = dict(room)
         self.catalog = catalog
-        self.heads = {flow: iter(heads) for flow, heads in waiting.items() if heads and self._has_room(flow.model)}
+        self.heads = {
+            (flow.model, flow.lane, flow.tenant): (flow, iter(heads))
+            for flow, heads in waiting.items()
+            if heads and self._has_room(flow.model)
+        }
         by_lane: dict[str, dict[Lane, list[str]]] = defaultdict(lambda: defaultdict(list))
-        for flow in self.heads:
-            by_lane[flow.model][flow.lane].append(flow.tenant)
+        for model, lane, tenant in self.heads:
+            by_lane[model][lane].append(tenant)
         self.models = Turns.of(order.models, by_lane)
         self.lanes = {model: Turns.of(order.lanes[model], lanes) for model, lanes in by_lane.items()}
         self.tenants = {
@@ -112,32 +116,32 @@ class _Round:
         picks: list[Pick] = []
         while len(picks) < limit and (model := self.models.first()) is not None:
             deployment = self._deployment(model)
-            head = self._next(model) if deployment is not None else None
-            if deployment is None or head is None:
+            chosen = self._next(model) if deployment is not None else None
+            if deployment is None or chosen is None:
                 self.models.out()
                 continue
             self.room[deployment] -= 1
             self.models.served(model, 1.0)
-            picks.append(Pick(head.place.job, deployment))
+            picks.append(Pick(*chosen, deployment))
         return picks
 
-    def _next(self, model: str) -> Head | None:
+    def _next(self, model: str) -> tuple[Flow, Place] | None:
         """The model's next job, by lane, then tenant; None when it has none left."""
         lanes = self.lanes[model]
         while (lane := lanes.first()) is not None:
-            if (head := self._next_of_lane(model, lane)) is not None:
+            if (chosen := self._next_of_lane(model, lane)) is not None:
                 lanes.served(lane, 1.0 / WEIGHTS[lane])
-                return head
+                return chosen
             lanes.out()
         return None
 
-    def _next_of_lane(self, model: str, lane: Lane) -> Head | None:
+    def _next_of_lane(self, model: str, lane: Lane) -> tuple[Flow, Place] | None:
         tenants = self.tenants[model, lane]
         while (tenant := tenants.first()) is not None:
-            head = next(self.heads[Flow(model, lane, tenant)], None)
-            if head is not None:
+            flow, heads = self.heads[model, lane, tenant]
+            if (head := next(heads, None)) is not None:
                 tenants.served(tenant, 1.0)
-                return head
+                return flow, head.place
             tenants.out()
         return None
 

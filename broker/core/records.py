@@ -81,6 +81,17 @@ class DeadLetter:
     headers: dict[str, str]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchInfo:
+    """What admission must know of a batch."""
+
+    id: UUID
+    tenant: str
+    lane: Lane
+    deadline_ms: Ms | None
+    sealed: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Head:
     """A waiting job near the front of its flow, as the dispatcher sees it."""
@@ -95,7 +106,8 @@ class Head:
 class Pick:
     """The policy's choice: this job, to this deployment."""
 
-    job: UUID
+    flow: Flow
+    place: Place
     deployment: str
 
 
@@ -201,3 +213,19 @@ class Settled:
 
     final: tuple[Recorded, ...]
     requeued: tuple[Requeued, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admitted:
+    """What a group of entries came to. Those that were known before are the same jobs, and in none of these."""
+
+    waiting: tuple[tuple[Flow, Place], ...]
+    refused: tuple[Recorded, ...]
+    conflicts: tuple[UUID, ...]
+    """Their id belongs to another job."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leadership:
+    holder: str
+    term: int

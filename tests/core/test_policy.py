@@ -29,7 +29,7 @@ def test_within_a_flow_the_order_of_the_ledger_is_kept() -> None:
 
     picks = Order().choose(waiting, room={"d": 3}, catalog=a_catalog(m={"d": 1}), limit=100)
 
-    assert [pick.job.int for pick in picks] == [1, 2, 3]
+    assert [pick.place.job.int for pick in picks] == [1, 2, 3]
 
 
 def test_no_more_is_chosen_than_there_is_room() -> None:
@@ -46,7 +46,7 @@ def test_lanes_share_by_weight_and_none_starves() -> None:
 
     picks = Order().choose(waiting, room={"d": 210}, catalog=a_catalog(m={"d": 1}), limit=1000)
 
-    served = Counter(lane_of[pick.job] for pick in picks)
+    served = Counter(lane_of[pick.place.job] for pick in picks)
     for lane in Lane:
         assert abs(served[lane] - 210 * WEIGHTS[lane] / sum(WEIGHTS.values())) <= 2, served
 
@@ -64,7 +64,7 @@ def test_tenants_take_turns_however_much_one_has() -> None:
 
     picks = Order().choose(waiting, room={"d": 6}, catalog=a_catalog(m={"d": 1}), limit=1000)
 
-    assert sum(pick.job.int >= 5000 for pick in picks) == 3
+    assert sum(pick.place.job.int >= 5000 for pick in picks) == 3
 
 
 def test_a_tenant_that_comes_back_has_saved_up_nothing() -> None:
@@ -76,7 +76,7 @@ def test_a_tenant_that_comes_back_has_saved_up_nothing() -> None:
     both = busy | {Flow("m", Lane.BULK, "back"): heads(500, first=9000)}
     picks = order.choose(both, room={"d": 100}, catalog=catalog, limit=1000)
 
-    assert abs(sum(pick.job.int >= 9000 for pick in picks) - 50) <= 1
+    assert abs(sum(pick.place.job.int >= 9000 for pick in picks) - 50) <= 1
 
 
 def test_deployments_of_a_model_share_by_weight() -> None:
@@ -121,7 +121,7 @@ def test_every_choice_is_whole(sizes: dict[Flow, int], room_d: int, room_e: int,
         waiting, room={"d": room_d, "e": room_e}, catalog=a_catalog(m={"d": 1}, n={"d": 3, "e": 1}), limit=limit
     )
 
-    chosen = [pick.job for pick in picks]
+    chosen = [pick.place.job for pick in picks]
     used = Counter(pick.deployment for pick in picks)
     assert len(set(chosen)) == len(chosen) <= limit
     assert used["d"] <= room_d

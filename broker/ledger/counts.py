@@ -1,0 +1,50 @@
+"""The counters of batches: one delta a batch a group."""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from broker.ledger.connection import Connection
+from broker.ledger.sql import query
+from schemas.api import State
+from schemas.outcome import Usage
+from schemas.units import Ms, NanoUsd
+
+_FIELDS = (
+    "admitted", "succeeded", "failed", "expired", "cancelled", "dead", "input_tokens", "output_tokens",
+    "cached_tokens", "cost_nano_usd",
+)  # fmt: skip
+
+
+@dataclass(slots=True)
+class Deltas:
+    """What a group adds to each batch; jobs without a batch are not counted."""
+
+    by_batch: dict[UUID, dict[str, int]] = field(
+        default_factory=lambda: defaultdict(lambda: dict.fromkeys(_FIELDS, 0))
+    )
+
+    def admitted(self, batch: UUID | None, count: int) -> None:
+        if batch is not None:
+            self.by_batch[batch]["admitted"] += count
+
+    def ended(self, batch: UUID | None, state: State) -> None:
+        if batch is not None:
+            self.by_batch[batch][state] += 1
+
+    def spent(self, batch: UUID | None, usage: Usage, cost: NanoUsd) -> None:
+        if batch is None:
+            return
+        delta = self.by_batch[batch]
+        delta["input_tokens"] += usage.input_tokens
+        delta["output_tokens"] += usage.output_tokens
+        delta["cached_tokens"] += usage.cached_tokens
+        delta["cost_nano_usd"] += cost
+
+    async def write(self, connection: Connection, *, now: Ms) -> None:
+        """Last in its transaction, since it locks the batches' rows."""
+        if not self.by_batch:
+            return
+        batches = sorted(self.by_batch)
+        columns = [[self.by_batch[batch][name] for batch in batches] for name in _FIELDS]
+        await connection.execute(query("count_batches"), batches, *columns, now)

@@ -1,0 +1,70 @@
+"""The backlog as the leader reads it, queued → running, and who leads."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from broker.core.records import Flow, Head, Leadership, Pick, Place, Running
+from broker.errors import Deposed
+from broker.ledger.connection import Connection
+from broker.ledger.rows import attempt_of
+from broker.ledger.sql import query
+from schemas.job import Attempt, Lane
+from schemas.units import Ms
+
+_BEGINNING = Place(Ms(-1), UUID(int=0))
+
+
+async def flows(connection: Connection) -> list[Flow]:
+    rows = await connection.fetch(query("flows"))
+    return [Flow(row["model"], Lane(row["lane"]), row["tenant"]) for row in rows]
+
+
+async def heads(connection: Connection, flow: Flow, *, after: Place | None, limit: int) -> list[Head]:
+    start = after or _BEGINNING
+    rows = await connection.fetch(
+        query("heads"), flow.model, flow.lane, flow.tenant, start.deadline_ms, start.job, limit
+    )
+    return [Head(Place(deadline, job), attempt, not_before) for deadline, job, attempt, not_before in rows]
+
+
+async def dispatch(connection: Connection, picks: Sequence[Pick], *, term: int, now: Ms) -> list[Attempt]:
+    """Raises: Deposed."""
+    async with connection.transaction():
+        if await connection.fetchval(query("term")) != term:
+            raise Deposed(f"term {term} is over")
+        rows = await connection.fetch(
+            query("dispatch"),
+            [pick.flow.model for pick in picks],
+            [pick.flow.lane for pick in picks],
+            [pick.flow.tenant for pick in picks],
+            [pick.place.deadline_ms for pick in picks],
+            [pick.place.job for pick in picks],
+            [pick.deployment for pick in picks],
+            now,
+        )
+    return [attempt_of(row) for row in rows]
+
+
+async def running(connection: Connection) -> list[Running]:
+    return [Running(*row) for row in await connection.fetch(query("running"))]
+
+
+async def attempts_of(connection: Connection, attempts: Sequence[Running]) -> list[Attempt]:
+    rows = await connection.fetch(
+        query("attempts_of"), [one.job for one in attempts], [one.attempt for one in attempts]
+    )
+    return [attempt_of(row) for row in rows]
+
+
+async def lead(connection: Connection, holder: str, *, lease_ms: int) -> int | None:
+    term: int | None = await connection.fetchval(query("lead"), holder, lease_ms)
+    return term
+
+
+async def step_down(connection: Connection, holder: str, term: int) -> None:
+    await connection.execute(query("step_down"), holder, term)
+
+
+async def leader(connection: Connection) -> Leadership | None:
+    row = await connection.fetchrow(query("leader"))
+    return None if row is None else Leadership(row["holder"], row["term"])

@@ -1,0 +1,150 @@
+"""Entries into the record."""
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from uuid import UUID
+
+import asyncpg
+
+from broker.core.records import Admitted, BatchInfo, DeadLetter, Entry, Recorded
+from broker.ledger.connection import Connection
+from broker.ledger.counts import Deltas
+from broker.ledger.days import Days
+from broker.ledger.rows import JOB_COLUMNS, job_row, json_text
+from broker.ledger.sql import query
+from schemas.api import State
+from schemas.job import Lane
+from schemas.units import Ms
+
+
+async def batches_of(connection: Connection, ids: Collection[UUID]) -> dict[UUID, BatchInfo]:
+    rows = await connection.fetch(query("batches_of"), list(ids))
+    return {
+        row["id"]: BatchInfo(
+            id=row["id"],
+            tenant=row["tenant"],
+            lane=Lane(row["lane"]),
+            deadline_ms=row["deadline_ms"],
+            sealed=row["sealed"],
+        )
+        for row in rows
+    }
+
+
+async def admit(connection: Connection, days: Days, entries: Sequence[Entry]) -> Admitted:
+    """One transaction. Most groups are all new, so they are copied in; one that is not goes row by row."""
+    await days.ensure(connection, [entry.id for entry in entries])
+    try:
+        async with connection.transaction():
+            await copy_jobs(connection, [_row(entry) for entry in entries])
+            await _follow(connection, entries)
+    except asyncpg.UniqueViolationError:
+        return await _admit_some(connection, entries)
+    return _answer(entries, [])
+
+
+async def _admit_some(connection: Connection, entries: Sequence[Entry]) -> Admitted:
+    first: dict[UUID, Entry] = {}
+    for entry in entries:
+        first.setdefault(entry.id, entry)
+    async with connection.transaction():
+        new = await insert_jobs(connection, [_row(first[job]) for job in sorted(first)])
+        fresh = [entry for job, entry in first.items() if job in new]
+        await _follow(connection, fresh)
+        known = await connection.fetch(query("identities"), list(first))
+    identities = {row["id"]: (row["tenant"], row["body_hash"]) for row in known}
+    conflicts = [entry.id for entry in entries if identities[entry.id] != (entry.tenant, entry.body_hash)]
+    return _answer(fresh, conflicts)
+
+
+async def copy_jobs(connection: Connection, rows: Sequence[tuple[object, ...]]) -> None:
+    await connection.copy_records_to_table("jobs", records=rows, columns=JOB_COLUMNS, schema_name="infermq")
+
+
+async def insert_jobs(connection: Connection, rows: Sequence[tuple[object, ...]]) -> set[UUID]:
+    """The ids that were not known."""
+    return {row["id"] for row in await connection.fetch(query("insert_jobs"), *columns(rows, len(JOB_COLUMNS)))}
+
+
+def columns(rows: Sequence[tuple[object, ...]], width: int) -> list[list[object]]:
+    """Rows turned into the arrays that unnest takes."""
+    return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(width)]
+
+
+def _row(entry: Entry) -> tuple[object, ...]:
+    if entry.refused is None:
+        return job_row(entry, state="open")
+    return job_row(entry, state=State.FAILED, settled_ms=entry.admitted_ms, failure=entry.refused)
+
+
+async def _follow(connection: Connection, fresh: Sequence[Entry]) -> None:
+    """What comes with new jobs: their bodies, their place in the backlog or their end, their batches' counts."""
+    await copy_bodies(connection, fresh)
+    waiting = [(e.model, e.lane, e.tenant, e.deadline_ms, e.id) for e in fresh if e.refused is None]
+    await connection.copy_records_to_table(
+        "waiting",
+        records=waiting,
+        columns=("model", "lane", "tenant", "deadline_ms", "job"),
+        schema_name="infermq",
+    )
+    if refused := [(entry.id, entry.batch, None) for entry in fresh if entry.refused is not None]:
+        await copy_results(connection, refused)
+    deltas = Deltas()
+    for batch, count in Counter(entry.batch for entry in fresh).items():
+        deltas.admitted(batch, count)
+    for entry in fresh:
+        if entry.refused is not None:
+            deltas.ended(entry.batch, State.FAILED)
+    latest = max((entry.admitted_ms for entry in fresh), default=Ms(0))
+    await deltas.write(connection, now=latest)
+
+
+async def copy_bodies(connection: Connection, entries: Sequence[Entry]) -> None:
+    records = [(entry.id, entry.body) for entry in entries]
+    await connection.copy_records_to_table("bodies", records=records, columns=("job", "body"), schema_name="infermq")
+
+
+async def copy_results(connection: Connection, rows: Sequence[tuple[UUID, UUID | None, bytes | None]]) -> None:
+    await connection.copy_records_to_table(
+        "results", records=rows, columns=("job", "batch", "body"), schema_name="infermq"
+    )
+
+
+def _answer(fresh: Sequence[Entry], conflicts: Sequence[UUID]) -> Admitted:
+    return Admitted(
+        waiting=tuple((entry.flow, entry.place) for entry in fresh if entry.refused is None),
+        refused=tuple(_refused(entry) for entry in fresh if entry.refused is not None),
+        conflicts=tuple(conflicts),
+    )
+
+
+def _refused(entry: Entry) -> Recorded:
+    return Recorded(
+        job=entry.id,
+        tenant=entry.tenant,
+        batch=entry.batch,
+        custom_id=entry.custom_id,
+        state=State.FAILED,
+        total_ms=Ms(0),
+    )
+
+
+async def bury(connection: Connection, letters: Sequence[DeadLetter]) -> None:
+    rows = [
+        (
+            letter.stream,
+            letter.sequence,
+            letter.received_ms,
+            _storable(letter.subject),
+            _storable(letter.reason),
+            json_text({_storable(name): _storable(value) for name, value in letter.headers.items()}),
+            letter.payload,
+        )
+        for letter in letters
+    ]
+    await connection.execute(query("bury"), *columns(rows, 7))
+
+
+def _storable(text: str) -> str:
+    """Postgres stores no NUL, and UTF-8 no lone surrogate."""
+    return text.replace("\0", "\\0").encode(errors="backslashreplace").decode()

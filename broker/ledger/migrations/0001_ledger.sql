@@ -1,0 +1,153 @@
+-- The ledger. Money in nano-USD, instants and durations in ms, ids UUIDv7.
+-- Tables that hold a row a job are partitioned by its id, so by its day; retention is dropping a day.
+
+create table infermq.jobs (
+    id              uuid    not null primary key,
+    tenant          text    not null,
+    key             text    not null,
+    lane            text    not null,
+    model           text    not null,
+    endpoint        text    not null,
+    -- `open` while the job stands in waiting or running: both are narrow, and this row is written twice in its life
+    state           text    not null check (state in ('open', 'succeeded', 'failed', 'expired', 'cancelled', 'dead')),
+    max_attempts    int     not null,
+    attempts        int     not null default 0,
+    batch           uuid,
+    line            int,
+    custom_id       text,
+    admitted_ms     bigint  not null,
+    deadline_ms     bigint  not null,
+    settled_ms      bigint,
+    input_tokens    bigint  not null default 0,
+    output_tokens   bigint  not null default 0,
+    cached_tokens   bigint  not null default 0,
+    cost_nano_usd   bigint  not null default 0,
+    failure         jsonb,
+    metadata        jsonb,
+    traceparent     text,
+    body_hash       bytea   not null
+) partition by range (id);
+
+create table infermq.bodies (
+    job     uuid    not null primary key,
+    body    bytea   not null
+) partition by range (job);
+
+create table infermq.executions (
+    job             uuid    not null,
+    attempt         int     not null,
+    delivery        int     not null,
+    deployment      text    not null,
+    worker          text    not null,
+    outcome         text    not null,
+    failure         text,
+    waste           boolean not null,
+    input_tokens    bigint  not null,
+    output_tokens   bigint  not null,
+    cached_tokens   bigint  not null,
+    cost_nano_usd   bigint  not null,
+    cost_source     text    not null,
+    started_ms      bigint  not null,
+    queue_ms        bigint  not null,
+    ttft_ms         bigint,
+    run_ms          bigint  not null,
+    primary key (job, attempt, delivery)
+) partition by range (job);
+
+-- One row a job that ended. `xid` gives the order of commits: a reader goes as far as no older transaction can follow.
+create table infermq.results (
+    job     uuid    not null primary key,
+    batch   uuid,
+    xid     xid8    not null default pg_current_xact_id(),
+    body    bytea
+) partition by range (job);
+create index results_feed on infermq.results (batch, xid, job) where batch is not null;
+
+-- The backlog in the order of dispatch: the primary key is the flow, then the place in it.
+create table infermq.waiting (
+    model           text    not null,
+    lane            text    not null,
+    tenant          text    not null,
+    deadline_ms     bigint  not null,
+    job             uuid    not null,
+    attempt         int     not null default 0,
+    uncounted       int     not null default 0,
+    not_before_ms   bigint  not null default 0,
+    primary key (model, lane, tenant, deadline_ms, job)
+) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000);
+
+create table infermq.running (
+    job             uuid    not null primary key,
+    attempt         int     not null,
+    uncounted       int     not null,
+    deployment      text    not null,
+    dispatched_ms   bigint  not null
+) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000);
+
+create table infermq.batches (
+    id              uuid    not null primary key,
+    tenant          text    not null,
+    lane            text    not null,
+    created_ms      bigint  not null,
+    deadline_ms     bigint,
+    sealed_ms       bigint,
+    completed_ms    bigint,
+    jobs            int,
+    admitted        int     not null default 0,
+    succeeded       int     not null default 0,
+    failed          int     not null default 0,
+    expired         int     not null default 0,
+    cancelled       int     not null default 0,
+    dead            int     not null default 0,
+    input_tokens    bigint  not null default 0,
+    output_tokens   bigint  not null default 0,
+    cached_tokens   bigint  not null default 0,
+    cost_nano_usd   bigint  not null default 0,
+    metadata        jsonb   not null
+) with (fillfactor = 50);
+create index batches_of_tenant on infermq.batches (tenant, id);
+
+create table infermq.dead_letters (
+    stream      text    not null,
+    sequence    bigint  not null,
+    received_ms bigint  not null,
+    subject     text    not null,
+    reason      text    not null,
+    headers     jsonb   not null,
+    payload     bytea   not null,
+    primary key (stream, sequence, received_ms)
+);
+
+create table infermq.catalog (
+    number      int     not null primary key,
+    applied_ms  bigint  not null,
+    applied_by  text    not null,
+    toml        text    not null
+);
+
+create table infermq.leader (
+    one     boolean     not null primary key default true check (one),
+    holder  text        not null,
+    term    bigint      not null,
+    until   timestamptz not null
+) with (fillfactor = 50);
+
+-- The partitions of one day, for ids from `low` to below `high`.
+create function infermq.add_day(day text, low uuid, high uuid) returns void language plpgsql as $$
+declare
+    parent text;
+begin
+    perform pg_advisory_xact_lock(hashtext('infermq.add_day'));
+    foreach parent in array array['jobs', 'bodies', 'executions', 'results'] loop
+        execute format(
+            'create table if not exists infermq.%I partition of infermq.%I for values from (%L) to (%L)',
+            parent || '_' || day, parent, low, high);
+    end loop;
+    execute format('alter table infermq.%I set (fillfactor = 85)', 'jobs_' || day);
+    begin
+        execute format('alter table infermq.%I alter column body set compression lz4', 'bodies_' || day);
+        execute format('alter table infermq.%I alter column body set compression lz4', 'results_' || day);
+    exception when feature_not_supported then
+        null;  -- a server built without lz4 compresses its own, slower way
+    end;
+end $$;

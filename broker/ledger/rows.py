@@ -1,0 +1,194 @@
+"""Columns to values and back."""
+
+from uuid import UUID
+
+import asyncpg
+import msgspec
+
+from broker.core.records import Entry, Executed, Recorded, Verdict
+from schemas.api import Batch, BatchStatus, Counts, Execution, JobShow, Result, State
+from schemas.job import Attempt, Lane
+from schemas.outcome import Failure, Usage
+from schemas.units import Ms, NanoUsd
+
+Row = asyncpg.Record
+_failure = msgspec.json.Decoder(Failure)
+_metadata = msgspec.json.Decoder(dict[str, str])
+
+
+def json_text(value: object | None) -> str | None:
+    return None if value is None else msgspec.json.encode(value).decode()
+
+
+JOB_COLUMNS = (
+    "id", "tenant", "key", "lane", "model", "endpoint", "state", "max_attempts", "attempts", "batch", "line",
+    "custom_id", "admitted_ms", "deadline_ms", "settled_ms", "input_tokens", "output_tokens", "cached_tokens",
+    "cost_nano_usd", "failure", "metadata", "traceparent", "body_hash",
+)  # fmt: skip
+
+
+def job_row(
+    entry: Entry,
+    *,
+    state: str,
+    attempts: int = 0,
+    settled_ms: Ms | None = None,
+    failure: Failure | None = None,
+    executed: Executed | None = None,
+) -> tuple[object, ...]:
+    """In the order of JOB_COLUMNS."""
+    usage = executed.usage if executed else Usage()
+    return (
+        entry.id, entry.tenant, entry.key, entry.lane, entry.model, entry.endpoint, state, entry.max_attempts,
+        attempts, entry.batch, entry.line, entry.custom_id, entry.admitted_ms, entry.deadline_ms, settled_ms,
+        usage.input_tokens, usage.output_tokens, usage.cached_tokens, executed.cost_nano_usd if executed else 0,
+        json_text(failure), json_text(entry.metadata), entry.traceparent, entry.body_hash,
+    )  # fmt: skip
+
+
+EXECUTION_COLUMNS = (
+    "job", "attempt", "delivery", "deployment", "worker", "outcome", "failure", "waste", "input_tokens",
+    "output_tokens", "cached_tokens", "cost_nano_usd", "cost_source", "started_ms", "queue_ms", "ttft_ms", "run_ms",
+)  # fmt: skip
+
+
+def execution_row(verdict: Verdict, executed: Executed, *, waste: bool) -> tuple[object, ...]:
+    """In the order of EXECUTION_COLUMNS."""
+    usage = executed.usage
+    return (
+        verdict.job, verdict.attempt, executed.delivery, executed.deployment, executed.worker, executed.outcome,
+        executed.failure, waste, usage.input_tokens, usage.output_tokens, usage.cached_tokens, executed.cost_nano_usd,
+        executed.cost_source, executed.started_ms, executed.queue_ms, executed.ttft_ms, executed.run_ms,
+    )  # fmt: skip
+
+
+def attempt_of(row: Row) -> Attempt:
+    return Attempt(
+        job=row["job"],
+        number=row["attempt"],
+        tenant=row["tenant"],
+        lane=Lane(row["lane"]),
+        model=row["model"],
+        deployment=row["deployment"],
+        endpoint=row["endpoint"],
+        body=row["body"],
+        admitted_ms=row["admitted_ms"],
+        deadline_ms=row["deadline_ms"],
+        dispatched_ms=row["dispatched_ms"],
+        traceparent=row["traceparent"],
+    )
+
+
+def recorded_of(row: Row) -> Recorded:
+    return Recorded(
+        job=row["id"],
+        tenant=row["tenant"],
+        batch=row["batch"],
+        custom_id=row["custom_id"],
+        state=State(row["state"]),
+        total_ms=_total_ms(row),
+    )
+
+
+def _total_ms(row: Row) -> Ms:
+    return Ms(max(0, row["settled_ms"] - row["admitted_ms"]))
+
+
+def usage_of(row: Row) -> Usage:
+    return Usage(row["input_tokens"], row["output_tokens"], row["cached_tokens"])
+
+
+def failure_of(row: Row) -> Failure | None:
+    return None if row["failure"] is None else _failure.decode(row["failure"])
+
+
+def metadata_of(row: Row) -> dict[str, str]:
+    return {} if row["metadata"] is None else _metadata.decode(row["metadata"])
+
+
+def batch_of(row: Row) -> Batch:
+    return Batch(
+        id=row["id"],
+        status=_status(row),
+        lane=Lane(row["lane"]),
+        created_ms=row["created_ms"],
+        sealed_ms=row["sealed_ms"],
+        completed_ms=row["completed_ms"],
+        deadline_ms=row["deadline_ms"],
+        jobs=row["jobs"],
+        counts=Counts(**{name: row[name] for name in Counts.__struct_fields__}),
+        usage=usage_of(row),
+        cost_nano_usd=NanoUsd(row["cost_nano_usd"]),
+        metadata=metadata_of(row),
+    )
+
+
+def _status(row: Row) -> BatchStatus:
+    if row["completed_ms"] is not None:
+        return BatchStatus.COMPLETED
+    return BatchStatus.OPEN if row["sealed_ms"] is None else BatchStatus.IN_PROGRESS
+
+
+def result_of(row: Row) -> Result:
+    return Result(
+        job=row["id"],
+        custom_id=row["custom_id"],
+        line=row["line"],
+        state=State(row["state"]),
+        model=row["model"],
+        body=_raw(row["body"]),
+        failure=failure_of(row),
+        usage=usage_of(row),
+        cost_nano_usd=row["cost_nano_usd"],
+        attempts=row["attempts"],
+        total_ms=_total_ms(row),
+    )
+
+
+def _raw(body: bytes | None) -> msgspec.Raw | None:
+    return None if body is None else msgspec.Raw(body)
+
+
+def execution_of(row: Row) -> Execution:
+    fields = {name: row[name] for name in Execution.__struct_fields__ if name != "usage"}
+    return Execution(usage=usage_of(row), **fields)
+
+
+def show_of(row: Row, executions: tuple[Execution, ...]) -> JobShow:
+    state, attempt = _standing(row)
+    return JobShow(
+        id=row["id"],
+        state=state,
+        lane=Lane(row["lane"]),
+        model=row["model"],
+        endpoint=row["endpoint"],
+        batch=row["batch"],
+        line=row["line"],
+        custom_id=row["custom_id"],
+        attempt=attempt,
+        max_attempts=row["max_attempts"],
+        admitted_ms=row["admitted_ms"],
+        deadline_ms=row["deadline_ms"],
+        dispatched_ms=row["dispatched_ms"],
+        settled_ms=row["settled_ms"],
+        not_before_ms=row["not_before_ms"] or None,
+        failure=failure_of(row),
+        usage=usage_of(row),
+        cost_nano_usd=row["cost_nano_usd"],
+        metadata=metadata_of(row),
+        executions=executions,
+        body=_raw(row["body"]),
+    )
+
+
+def _standing(row: Row) -> tuple[State, int]:
+    """An open job is where its narrow row is."""
+    if row["state"] != "open":
+        return State(row["state"]), row["attempts"]
+    if row["running_attempt"] is not None:
+        return State.RUNNING, row["running_attempt"]
+    return State.QUEUED, row["waiting_attempt"] or 0
+
+
+def key_of(row: Row) -> tuple[UUID, int, int]:
+    return row["job"], row["attempt"], row["delivery"]

@@ -1,0 +1,212 @@
+"""Verdicts into the record: one transaction a group, safe to repeat.
+
+Nearly all verdicts end a job that runs the very attempt, so that way is short: one statement for their ends, then the
+executions and results are copied in. What is left (a late report, an expiry in the backlog, an interactive job, a
+repeated group) takes the careful way.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import asyncpg
+
+from broker.core.records import Executed, Final, Flow, OpenJob, Place, Recorded, Requeue, Requeued, Settled, Verdict
+from broker.ledger.connection import Connection
+from broker.ledger.counts import Deltas
+from broker.ledger.days import Days
+from broker.ledger.intake import columns, copy_bodies, copy_results, insert_jobs
+from broker.ledger.rows import EXECUTION_COLUMNS, execution_row, job_row, json_text, key_of, recorded_of
+from broker.ledger.sql import query
+from schemas.api import State
+from schemas.job import Lane
+from schemas.outcome import Usage
+from schemas.units import Ms
+
+
+async def open_jobs(connection: Connection, ids: Collection[UUID]) -> dict[UUID, OpenJob]:
+    rows = await connection.fetch(query("open_jobs"), list(ids))
+    return {
+        row["id"]: OpenJob(
+            job=row["id"],
+            state=State(row["state"]),
+            attempt=row["attempt"],
+            uncounted=row["uncounted"],
+            max_attempts=row["max_attempts"],
+            deadline_ms=row["deadline_ms"],
+        )
+        for row in rows
+    }
+
+
+async def settle(connection: Connection, days: Days, verdicts: Sequence[Verdict], *, now: Ms) -> Settled:
+    await days.ensure(connection, [verdict.job for verdict in verdicts])
+    try:
+        async with connection.transaction():
+            return await _Group(connection, now).settle(verdicts, repeated=False)
+    except asyncpg.UniqueViolationError:
+        async with connection.transaction():
+            return await _Group(connection, now).settle(verdicts, repeated=True)
+
+
+@dataclass(slots=True)
+class _Group:
+    """One transaction. `won` are the verdicts that ended their jobs."""
+
+    connection: Connection
+    now: Ms
+    won: dict[int, Recorded] = field(default_factory=dict)
+    before: list[Recorded] = field(default_factory=list)
+
+    async def settle(self, verdicts: Sequence[Verdict], *, repeated: bool) -> Settled:
+        """`repeated`: some of it is recorded already, so look before each row."""
+        finals = {n: v for n, v in enumerate(verdicts) if isinstance(v.transition, Final)}
+        await self._finish({n: v for n, v in finals.items() if v.entry is None and v.executed is not None})
+        await self._insert({n: v for n, v in finals.items() if v.entry is not None})
+        left = {n: v for n, v in finals.items() if n not in self.won}
+        if left:
+            await self._finish_any(left)
+        requeued = await self._requeue([v for v in verdicts if isinstance(v.transition, Requeue)])
+        await self._record(verdicts, careful=repeated or len(self.won) < len(verdicts))
+        return Settled((*self.won.values(), *self.before), requeued)
+
+    async def _finish(self, finals: Mapping[int, Verdict]) -> None:
+        if finals:
+            rows = await self.connection.fetch(query("finish"), *_ends(finals.values()), self.now)
+            self._take(finals, rows)
+
+    async def _finish_any(self, left: Mapping[int, Verdict]) -> None:
+        rows = await self.connection.fetch(query("finish_any"), *_ends(left.values()), self.now)
+        self._take(left, rows)
+        lost = [v for n, v in left.items() if n not in self.won and v.executed is not None]
+        jobs, attempts, states = [v.job for v in lost], [v.attempt for v in lost], [_state(v) for v in lost]
+        known = await self.connection.fetch(query("settled_by"), jobs, attempts, states)
+        self.before = [recorded_of(row) for row in known]
+
+    def _take(self, finals: Mapping[int, Verdict], rows: Iterable[asyncpg.Record]) -> None:
+        by_job = {verdict.job: n for n, verdict in finals.items()}
+        for row in rows:
+            self.won[by_job[row["id"]]] = recorded_of(row)
+
+    async def _insert(self, live: Mapping[int, Verdict]) -> None:
+        """Interactive jobs: the ledger hears of them at their end."""
+        entries = {v.job: (n, v, v.entry) for n, v in live.items() if v.entry is not None}
+        if not entries:
+            return
+        rows = [
+            job_row(
+                entry,
+                state=_state(v),
+                attempts=v.attempt,
+                settled_ms=self.now,
+                failure=_final(v).failure,
+                executed=v.executed,
+            )
+            for _, (_, v, entry) in sorted(entries.items())
+        ]
+        new = await insert_jobs(self.connection, rows)
+        fresh = [entries[job] for job in new]
+        await copy_bodies(self.connection, [entry for _, _, entry in fresh])
+        for n, verdict, entry in fresh:
+            total = Ms(max(0, self.now - entry.admitted_ms))
+            self.won[n] = Recorded(
+                job=entry.id,
+                tenant=entry.tenant,
+                batch=entry.batch,
+                custom_id=entry.custom_id,
+                state=_final(verdict).state,
+                total_ms=total,
+            )
+
+    async def _requeue(self, verdicts: Sequence[Verdict]) -> tuple[Requeued, ...]:
+        moves = [(v.job, v.attempt, v.transition) for v in verdicts if isinstance(v.transition, Requeue)]
+        if not moves:
+            return ()
+        rows = await self.connection.fetch(
+            query("requeue"),
+            [job for job, _, _ in moves],
+            [attempt for _, attempt, _ in moves],
+            [move.not_before_ms for _, _, move in moves],
+            [0 if move.counted else 1 for _, _, move in moves],
+        )
+        return tuple(
+            Requeued(
+                Flow(row["model"], Lane(row["lane"]), row["tenant"]),
+                Place(row["deadline_ms"], row["job"]),
+                row["not_before_ms"],
+            )
+            for row in rows
+        )
+
+    async def _record(self, verdicts: Sequence[Verdict], *, careful: bool) -> None:
+        """Executions, results, what they cost, and the batches' counts."""
+        deltas = Deltas()
+        ran = [(n, v, v.executed) for n, v in enumerate(verdicts) if v.executed is not None]
+        rows = [execution_row(v, executed, waste=n not in self.won) for n, v, executed in ran]
+        if careful:
+            await self._charge(await self._insert_executions(ran, rows), deltas)
+        elif rows:
+            await self.connection.copy_records_to_table(
+                "executions", records=rows, columns=EXECUTION_COLUMNS, schema_name="infermq"
+            )
+        if self.won:
+            bodies = [(one.job, one.batch, _final(verdicts[n]).body) for n, one in self.won.items()]
+            await copy_results(self.connection, bodies)
+        for n, one in self.won.items():
+            deltas.ended(one.batch, one.state)
+            if (executed := verdicts[n].executed) is not None:
+                deltas.spent(one.batch, executed.usage, executed.cost_nano_usd)
+        await deltas.write(self.connection, now=self.now)
+
+    async def _insert_executions(
+        self, ran: Sequence[tuple[int, Verdict, Executed]], rows: Sequence[tuple[object, ...]]
+    ) -> list[tuple[Verdict, Executed]]:
+        """Those that are new and did not end their jobs: their cost is yet to be added."""
+        inserted = await self.connection.fetch(query("insert_executions"), *columns(rows, len(EXECUTION_COLUMNS)))
+        new = {key_of(row) for row in inserted}
+        return [(v, e) for n, v, e in ran if n not in self.won and (v.job, v.attempt, e.delivery) in new]
+
+    async def _charge(self, spent: Sequence[tuple[Verdict, Executed]], deltas: Deltas) -> None:
+        if not spent:
+            return
+        rows = await self.connection.fetch(
+            query("charge"),
+            [verdict.job for verdict, _ in spent],
+            [executed.usage.input_tokens for _, executed in spent],
+            [executed.usage.output_tokens for _, executed in spent],
+            [executed.usage.cached_tokens for _, executed in spent],
+            [executed.cost_nano_usd for _, executed in spent],
+        )
+        batches = {row["id"]: row["batch"] for row in rows}
+        for verdict, executed in spent:
+            deltas.spent(batches.get(verdict.job), executed.usage, executed.cost_nano_usd)
+
+
+def _final(verdict: Verdict) -> Final:
+    assert isinstance(verdict.transition, Final)  # noqa: S101 - the caller chose those
+    return verdict.transition
+
+
+def _state(verdict: Verdict) -> State:
+    return _final(verdict).state
+
+
+def _ends(finals: Iterable[Verdict]) -> list[list[object]]:
+    """The arrays of finish.sql, by job, so that two groups lock in one order."""
+    rows = []
+    for verdict in sorted(finals, key=lambda v: v.job):
+        final, executed = _final(verdict), verdict.executed
+        usage = executed.usage if executed else Usage()
+        rows.append(
+            (
+                verdict.job,
+                verdict.attempt if executed else None,
+                final.state,
+                json_text(final.failure),
+                usage.input_tokens,
+                usage.output_tokens,
+                usage.cached_tokens,
+                executed.cost_nano_usd if executed else 0,
+            )
+        )
+    return columns(rows, 8)

@@ -1,0 +1,1 @@
+select infermq.add_day($1, $2, $3)

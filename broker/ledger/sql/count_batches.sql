@@ -1,0 +1,20 @@
+-- One delta a batch; the batch is complete when it is sealed and all its jobs have ended.
+update infermq.batches b
+   set admitted = b.admitted + d.admitted,
+       succeeded = b.succeeded + d.succeeded,
+       failed = b.failed + d.failed,
+       expired = b.expired + d.expired,
+       cancelled = b.cancelled + d.cancelled,
+       dead = b.dead + d.dead,
+       input_tokens = b.input_tokens + d.input_tokens,
+       output_tokens = b.output_tokens + d.output_tokens,
+       cached_tokens = b.cached_tokens + d.cached_tokens,
+       cost_nano_usd = b.cost_nano_usd + d.cost_nano_usd,
+       completed_ms = coalesce(b.completed_ms, case when b.jobs <=
+           b.succeeded + b.failed + b.expired + b.cancelled + b.dead
+           + d.succeeded + d.failed + d.expired + d.cancelled + d.dead then $12::bigint end)
+  from unnest($1::uuid[], $2::int[], $3::int[], $4::int[], $5::int[], $6::int[], $7::int[], $8::bigint[], $9::bigint[],
+           $10::bigint[], $11::bigint[])
+       as d(id, admitted, succeeded, failed, expired, cancelled, dead, input_tokens, output_tokens, cached_tokens,
+           cost_nano_usd)
+ where b.id = d.id

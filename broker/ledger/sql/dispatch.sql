@@ -1,0 +1,18 @@
+-- queued → running, for those that still wait, in the order of the picks.
+with picked as (
+    delete from infermq.waiting w
+     using unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::uuid[], $6::text[]) with ordinality
+           as p(model, lane, tenant, deadline_ms, job, deployment, place)
+     where w.model = p.model and w.lane = p.lane and w.tenant = p.tenant and w.deadline_ms = p.deadline_ms
+       and w.job = p.job
+    returning w.job, w.attempt + 1 as attempt, w.uncounted, p.deployment, p.place
+), started as (
+    insert into infermq.running (job, attempt, uncounted, deployment, dispatched_ms)
+    select job, attempt, uncounted, deployment, $7 from picked
+)
+select j.id as job, p.attempt, j.tenant, j.lane, j.model, p.deployment, j.endpoint, b.body, j.admitted_ms, j.deadline_ms,
+       $7::bigint as dispatched_ms, j.traceparent
+  from picked p
+  join infermq.jobs j on j.id = p.job
+  join infermq.bodies b on b.job = p.job
+ order by p.place

@@ -1,0 +1,2 @@
+-- What makes a known job the same job.
+select id, tenant, body_hash from infermq.jobs where id = any($1::uuid[])

@@ -1,0 +1,1 @@
+select holder, term from infermq.leader where until > clock_timestamp()

@@ -1,0 +1,1 @@
+select job, attempt, deployment from infermq.running

@@ -1,0 +1,1 @@
+select term from infermq.leader

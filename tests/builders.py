@@ -1,0 +1,89 @@
+"""Valid defaults; a test overrides what it is about."""
+
+import itertools
+import time
+from typing import Any
+from uuid import UUID
+
+from broker.core.records import Entry
+from schemas.catalog import Catalog, Deployment, Model, Price, Route
+from schemas.ids import uuid7
+from schemas.job import Attempt, Job, Lane
+from schemas.outcome import Outcome, Report, Succeeded, Timings, Usage
+from schemas.units import Ms
+
+_numbers = itertools.count(1)
+CHAT = "/v1/chat/completions"
+BODY = b'{"messages":[{"role":"user","content":"Say hello."}],"max_tokens":8}'
+
+
+def now() -> Ms:
+    return Ms(time.time_ns() // 1_000_000)
+
+
+def an_id() -> UUID:
+    return uuid7(now(), next(_numbers))
+
+
+def a_job(**changes: Any) -> Job:
+    return Job(**{"endpoint": CHAT, "body": BODY, **changes})
+
+
+def an_entry(**changes: Any) -> Entry:
+    fields: dict[str, Any] = {
+        "id": an_id(),
+        "tenant": "default",
+        "key": "default",
+        "lane": Lane.BULK,
+        "model": "m",
+        "endpoint": CHAT,
+        "body": BODY,
+        "body_hash": b"0123456789abcdef",
+        "admitted_ms": now(),
+        "deadline_ms": now() + 3_600_000,
+        "max_attempts": 3,
+    }
+    return Entry(**{**fields, **changes})
+
+
+def an_attempt(**changes: Any) -> Attempt:
+    fields: dict[str, Any] = {
+        "job": an_id(),
+        "number": 1,
+        "tenant": "default",
+        "lane": Lane.BULK,
+        "model": "m",
+        "deployment": "d",
+        "endpoint": CHAT,
+        "body": BODY,
+        "admitted_ms": now(),
+        "deadline_ms": now() + 3_600_000,
+        "dispatched_ms": now(),
+    }
+    return Attempt(**{**fields, **changes})
+
+
+def a_success(**changes: Any) -> Succeeded:
+    return Succeeded(**{"body": b'{"choices":[]}', "usage": Usage(10, 5), **changes})
+
+
+def a_report(outcome: Outcome | None = None, **changes: Any) -> Report:
+    fields: dict[str, Any] = {
+        "job": an_id(),
+        "attempt": 1,
+        "delivery": 1,
+        "deployment": "d",
+        "worker": "w",
+        "outcome": outcome or a_success(),
+        "timings": Timings(started_ms=now(), queue_ms=Ms(5), run_ms=Ms(50), ttft_ms=Ms(10)),
+    }
+    return Report(**{**fields, **changes})
+
+
+def a_catalog(*, engine: str = "simulated", options: dict[str, Any] | None = None, **changes: Any) -> Catalog:
+    """One model `m` on one deployment `d`."""
+    fields: dict[str, Any] = {"engine": engine, "price": Price(input=1.0, output=2.0), "options": options or {}}
+    return Catalog(
+        models={"m": Model(endpoints=(CHAT, "/v1/completions", "/v1/embeddings"), route=(Route("d"),))},
+        deployments={"d": Deployment(**{**fields, **changes})},
+    )

@@ -1,0 +1,98 @@
+"""Real servers: one NATS and one Postgres for the whole run, a clean state for each test."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+import nats
+import pytest
+from hypothesis import settings
+from nats.aio.client import Client
+
+from broker.embedded import nats_server, postgres_server
+from broker.errors import Unavailable
+from broker.ledger import PgLedger, migrate
+
+settings.register_profile("steady", deadline=None, print_blob=True)
+settings.load_profile("steady")
+
+
+class Servers:
+    """Runs the servers' event loop in step with the tests: started once, stopped at the end."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.runner = asyncio.Runner()
+        self.stack = AsyncExitStack()
+
+    def start(self) -> tuple[str, str]:
+        return self.runner.run(self._start())
+
+    async def _start(self) -> tuple[str, str]:
+        nats_url = await self.stack.enter_async_context(nats_server(self.folder / "nats"))
+        given = os.environ.get("INFERMQ_POSTGRES_URL")
+        url = given or await self.stack.enter_async_context(postgres_server(self.folder / "pg", durable=False))
+        await migrate(url)
+        return nats_url, url
+
+    def stop(self) -> None:
+        self.runner.run(self.stack.aclose())
+        self.runner.close()
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    running = Servers(tmp_path_factory.mktemp("servers"))
+    try:
+        urls = running.start()
+    except Unavailable as error:
+        running.stop()
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
+    try:
+        yield urls
+    finally:
+        running.stop()
+
+
+@pytest.fixture
+async def nats_url(servers: tuple[str, str]) -> AsyncIterator[str]:
+    """A NATS server without streams."""
+    url = servers[0]
+    yield url
+    nc = await nats.connect(url)
+    js = nc.jetstream()
+    for stream in await js.streams_info():
+        await js.delete_stream(str(stream.config.name))
+    await nc.close()
+
+
+@pytest.fixture
+async def nc(nats_url: str) -> AsyncIterator[Client]:
+    connection = await nats.connect(nats_url)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def ledger_url(servers: tuple[str, str]) -> AsyncIterator[str]:
+    """A migrated database of the test's own."""
+    base = servers[1]
+    parts = urlsplit(base)
+    name = f"test_{os.getpid()}_{os.urandom(4).hex()}"
+    admin = await asyncpg.connect(urlunsplit(parts._replace(path="/postgres")))
+    await admin.execute(f'create database "{name}" template "{parts.path.lstrip("/")}"')
+    yield urlunsplit(parts._replace(path=f"/{name}"))
+    await admin.execute(f'drop database "{name}" with (force)')
+    await admin.close()
+
+
+@pytest.fixture
+async def ledger(ledger_url: str) -> AsyncIterator[PgLedger]:
+    async with PgLedger.open(ledger_url, connections=6) as opened:
+        yield opened
