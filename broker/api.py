@@ -138,7 +138,7 @@ class Api:
             version=self.version,
             now_ms=self.clock(),
             database_now_ms=await self.ledger.database_now(),
-            leader=leadership and leadership.holder,
+            leader=leadership.holder if leadership else None,
             term=leadership.term if leadership else 0,
             revision=self.catalogs.active.number or None,
             workers=tuple(sorted(self.beats.alive(), key=lambda beat: (beat.deployment, beat.worker))),

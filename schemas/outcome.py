@@ -111,6 +111,17 @@ def failure_kind(failure: Failure) -> str:
     return str(failure.__struct_config__.tag)
 
 
+def retryable(failure: Failure) -> bool:
+    """Whether another attempt can help. A new kind of failure is a type error here until it is decided."""
+    match failure:
+        case Throttled() | EngineFault() | EngineLost() | TimedOut():
+            return True
+        case Refused() | BadRequest() | ContextTooLong() | Filtered() | ResponseTooLarge() | WorkerLost():
+            return False
+        case _:
+            assert_never(failure)
+
+
 def public_message(failure: Failure) -> str:  # noqa: PLR0911 - one line a kind is the clearest form
     """What a producer is told: what was wrong, the limit, what to do. Never a prompt or a key."""
     match failure:

@@ -26,6 +26,8 @@ CTL_WAITING = "infermq.ctl.waiting"
 """Intake and settle tell the dispatch leader that a flow has work."""
 CTL_SETTLED = "infermq.ctl.settled"
 """Settle tells the dispatch leader which attempts are over."""
+CTL_ABORT = "infermq.ctl.abort"
+"""The gateway tells workers to end a job: 16 bytes, its id."""
 DEFAULT = "default"
 """Tenant and key before keys exist."""
 

@@ -1,0 +1,520 @@
+"""What a Python producer imports: submit jobs and batches, read results, ask and wait.
+
+    async with Client.connect("nats://127.0.0.1:4222") as client:
+        reply = await client.infer("small-chat", {"messages": [{"role": "user", "content": "Hello!"}]})
+
+Everything else is on the wire as the README states it; nothing here is needed to use infermq.
+"""
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Self, TypeVar
+from uuid import UUID
+
+import msgspec
+import nats
+from nats.aio.client import Client as Nats
+from nats.aio.msg import Msg
+from nats.errors import Error, NoRespondersError, NoServersError
+from nats.errors import TimeoutError as NatsTimeoutError
+
+from broker.errors import Unavailable
+from schemas import subjects
+from schemas.api import (
+    Batch,
+    BatchCreate,
+    Batches,
+    BatchList,
+    BatchRef,
+    BatchResults,
+    BatchSeal,
+    CatalogApply,
+    CatalogShow,
+    ErrorBody,
+    JobRef,
+    JobShow,
+    Nothing,
+    Problem,
+    Result,
+    ResultPage,
+    Status,
+)
+from schemas.catalog import CHAT
+from schemas.codec import ERROR, KIND, job_headers, jsoned, packed
+from schemas.ids import line_id, uuid7
+from schemas.jetstream import (
+    BATCH_BYTES,
+    BATCH_MESSAGES,
+    NotStored,
+    Outgoing,
+    publish_atomically,
+    publish_one,
+)
+from schemas.job import Job, Lane
+from schemas.outcome import Usage
+from schemas.subjects import DEFAULT, Source, Verb
+from schemas.units import Ms
+
+T = TypeVar("T")
+_CALL_S = 10.0
+_TRIES = 5
+_IN_FLIGHT = 4
+"""Atomic batches on their way at once; the server allows 50 a stream, for all producers."""
+_POLL_S = 2.0
+"""The net under the live feed of results."""
+_SILENCE_S = 6.0
+"""The gateway passes on a keepalive each second."""
+_FULL = frozenset({10077, 10047, 10167, 10168})
+"""The stream, or a limit of it, has no more room."""
+
+
+class Refused(Exception):
+    """The broker's no, with its reason."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.message)
+        self.problem = problem
+
+
+class NoBroker(Unavailable):
+    """NATS answers, and no broker listens there."""
+
+    def __init__(self) -> None:
+        super().__init__("infermq", "no broker listens on this NATS: start one with `infermq up` or `infermq serve`")
+
+
+class BacklogFull(Exception):
+    """The stream takes no more jobs of this kind until the broker has taken in those that wait."""
+
+
+class TimedOut(Exception):
+    """No answer in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A job and where it goes."""
+
+    model: str
+    job: Job
+    lane: Lane = Lane.BULK
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A streamed chunk: the engine's OpenAI object, and its text, if it has some."""
+
+    data: bytes
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A whole answer."""
+
+    job: UUID | None
+    body: bytes
+    """The OpenAI response."""
+
+    def text(self) -> str:
+        """What the model said in its first choice."""
+        return _text_of(self.body, "message")
+
+    def usage(self) -> Usage:
+        read = _answer.decode(self.body)
+        return Usage(read.usage.prompt_tokens, read.usage.completion_tokens)
+
+
+class _Content(msgspec.Struct):
+    content: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    message: _Content | None = None
+    delta: _Content | None = None
+    text: str | None = None
+
+
+class _Tokens(msgspec.Struct):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class _Answer(msgspec.Struct):
+    choices: list[_Choice] = []
+    usage: _Tokens = msgspec.field(default_factory=_Tokens)
+
+
+_answer = msgspec.json.Decoder(_Answer)
+
+
+def _text_of(data: bytes, part: str) -> str:
+    choices = _answer.decode(data).choices
+    if not choices:
+        return ""
+    content = getattr(choices[0], part)
+    return (content.content if content else choices[0].text) or ""
+
+
+class Client:
+    """A producer's connection. One for a process is enough; it is safe to use from many tasks."""
+
+    def __init__(self, nc: Nats, *, tenant: str, key: str) -> None:
+        self._nc = nc
+        self._tenant = tenant
+        self._key = key
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(cls, url: str, *, tenant: str = DEFAULT, key: str = DEFAULT) -> AsyncIterator[Self]:
+        """Raises: Unavailable, at once, when NATS is not there; later it is waited for."""
+        nc = await _connected(url, tenant)
+        try:
+            yield cls(nc, tenant=tenant, key=key)
+        finally:
+            await nc.close()
+
+    @property
+    def nats(self) -> Nats:
+        """The connection itself."""
+        return self._nc
+
+    # submit
+
+    async def submit(
+        self,
+        model: str,
+        body: Mapping[str, Any] | bytes,
+        *,
+        endpoint: str = CHAT,
+        lane: Lane = Lane.STANDARD,
+        custom_id: str | None = None,
+        deadline_ms: int | None = None,
+        metadata: dict[str, str] | None = None,
+    ) -> UUID:
+        """One job; its id once it is accepted. Raises: Unavailable, BacklogFull."""
+        job = Job(
+            id=new_id(),
+            endpoint=endpoint,
+            body=_body(body),
+            custom_id=custom_id,
+            deadline_ms=deadline_ms,
+            metadata=metadata,
+        )
+        await self._store([self._outgoing(Submission(model, job, lane))], str(job.id))
+        assert job.id is not None  # noqa: S101 - given above
+        return job.id
+
+    async def submit_many(
+        self, jobs: AsyncIterable[Submission] | Iterable[Submission], *, batch_id: UUID | None = None
+    ) -> int:
+        """Jobs in atomic batches of up to 1000, some in flight at once; how many were accepted.
+
+        Jobs should carry ids (`line_id` for those of a batch): then sending all of them again after an error is safe.
+        Raises: Unavailable, BacklogFull.
+        """
+        count = 0
+        room = asyncio.Semaphore(_IN_FLIGHT)
+        async with asyncio.TaskGroup() as group:
+            async for messages in _atomic(self._prepared(jobs, batch_id)):
+                await room.acquire()
+                group.create_task(self._send(messages, room))
+                count += len(messages)
+        return count
+
+    async def _prepared(
+        self, jobs: AsyncIterable[Submission] | Iterable[Submission], batch_id: UUID | None
+    ) -> AsyncIterator[Outgoing]:
+        number = 0
+        async for one in _each(jobs):
+            number += 1
+            job = one.job
+            if batch_id is not None and job.batch is None:
+                line = job.line or number
+                job = msgspec.structs.replace(job, batch=batch_id, line=line, id=job.id or line_id(batch_id, line))
+            yield self._outgoing(Submission(one.model, job, one.lane))
+
+    def _outgoing(self, one: Submission) -> Outgoing:
+        subject = _submit_subject(one.lane, one.model, self._tenant, self._key)
+        return Outgoing(subject, packed(one.job), _HEADERS)
+
+    async def _send(self, messages: list[Outgoing], room: asyncio.Semaphore) -> None:
+        try:
+            await self._store(messages, secrets.token_hex(12))
+        finally:
+            room.release()
+
+    async def _store(self, messages: list[Outgoing], name: str) -> None:
+        """Until it is stored, under one name, so that it is stored once."""
+        for attempt in range(_TRIES):
+            try:
+                if len(messages) == 1:
+                    await publish_one(self._nc, messages[0], message_id=name)
+                else:
+                    await publish_atomically(self._nc, messages, batch_id=name)
+            except NotStored as error:
+                if error.code in _FULL:
+                    raise BacklogFull(f"{error}: wait until waiting jobs are taken in, and send again") from error
+                if attempt == _TRIES - 1:
+                    raise Unavailable("NATS", str(error)) from error
+            except NoRespondersError as error:
+                raise NoBroker from error
+            except Error as error:
+                if attempt == _TRIES - 1:
+                    raise Unavailable("NATS", str(error) or type(error).__name__) from error
+            else:
+                return
+            await asyncio.sleep(0.1 * 2**attempt)
+
+    # batches, results, jobs
+
+    async def create_batch(
+        self, *, lane: Lane = Lane.BULK, deadline_ms: int | None = None, metadata: dict[str, str] | None = None
+    ) -> Batch:
+        ask = BatchCreate(id=new_id(), lane=lane, deadline_ms=deadline_ms, metadata=metadata or {})
+        return await self._call(Verb.BATCH_CREATE, ask, Batch)
+
+    async def seal(self, batch: UUID, *, jobs: int) -> Batch:
+        """No more will come: the batch is complete once so many have ended."""
+        return await self._call(Verb.BATCH_SEAL, BatchSeal(batch, jobs), Batch)
+
+    async def batch(self, batch: UUID) -> Batch:
+        return await self._call(Verb.BATCH_SHOW, BatchRef(batch), Batch)
+
+    async def batches(self, *, limit: int = 20, before: UUID | None = None) -> tuple[Batch, ...]:
+        """Newest first."""
+        return (await self._call(Verb.BATCH_LIST, BatchList(limit, before), Batches)).batches
+
+    async def results(self, batch: UUID, *, cursor: str | None = None, wait: bool = True) -> AsyncIterator[Result]:
+        """Each result once, in the order recorded, from the first or after `cursor`; ends with the batch.
+
+        `wait=False` ends with those that are there.
+        """
+        async for page in self.result_pages(batch, cursor=cursor, wait=wait):
+            for result in page.results:
+                yield result
+
+    async def result_pages(
+        self, batch: UUID, *, cursor: str | None = None, wait: bool = True
+    ) -> AsyncIterator[ResultPage]:
+        """The same by the page, each with the cursor from which another reader can go on."""
+        news = asyncio.Event()
+
+        async def heard(_: Msg) -> None:
+            news.set()
+
+        feed = await self._nc.subscribe(subjects.result(self._tenant, batch), cb=heard)
+        try:
+            while True:
+                news.clear()
+                page = await self._page(batch, cursor)
+                if page.results:
+                    yield page
+                    cursor = page.cursor
+                if page.completed or not (wait or page.results):
+                    return
+                if not page.results:
+                    await _either(news, _POLL_S)
+        finally:
+            if not self._nc.is_closed:
+                await feed.unsubscribe()
+
+    async def _page(self, batch: UUID, cursor: str | None) -> ResultPage:
+        """Through reconnects and restarts of the broker."""
+        for attempt in range(100):
+            try:
+                return await self._call(Verb.BATCH_RESULTS, BatchResults(batch, cursor), ResultPage)
+            except Unavailable:
+                if attempt == 99:
+                    raise
+            await asyncio.sleep(min(2.0, 0.1 * 2**attempt))
+        raise AssertionError("unreachable")
+
+    async def job(self, job: UUID) -> JobShow:
+        return await self._call(Verb.JOB_SHOW, JobRef(job), JobShow)
+
+    async def apply_catalog(self, toml: str) -> CatalogShow:
+        return await self._call(Verb.CATALOG_APPLY, CatalogApply(toml), CatalogShow)
+
+    async def catalog(self) -> CatalogShow:
+        return await self._call(Verb.CATALOG_SHOW, Nothing(), CatalogShow)
+
+    async def status(self) -> Status:
+        return await self._call(Verb.STATUS, Nothing(), Status)
+
+    async def _call(self, verb: Verb, ask: msgspec.Struct, answer: type[T]) -> T:
+        """Raises: Refused, NoBroker, Unavailable."""
+        subject = subjects.api(verb, self._tenant, self._key)
+        try:
+            message = await self._nc.request(subject, jsoned(ask), timeout=_CALL_S)
+        except NoRespondersError as error:
+            raise NoBroker from error
+        except NatsTimeoutError as error:
+            raise Unavailable("infermq", f"no answer to {verb} within {_CALL_S:.0f} s") from error
+        except Error as error:
+            raise Unavailable("NATS", str(error) or type(error).__name__) from error
+        if (message.headers or {}).get(KIND) == ERROR:
+            raise _refusal(message.data)
+        return msgspec.json.decode(message.data, type=answer)
+
+    # ask and wait
+
+    async def infer(
+        self, model: str, body: Mapping[str, Any] | bytes, *, endpoint: str = CHAT, timeout_s: float = 120.0
+    ) -> Reply:
+        """A whole answer. Raises: Refused, TimedOut, NoBroker, Unavailable."""
+        async with contextlib.aclosing(self._conversation(model, body, endpoint, timeout_s)) as steps:
+            async for step in steps:
+                if isinstance(step, Reply):
+                    return step
+        raise AssertionError("a conversation ends with a reply or an error")
+
+    async def infer_stream(
+        self, model: str, body: Mapping[str, Any], *, endpoint: str = CHAT, timeout_s: float = 120.0
+    ) -> AsyncIterator[Piece | Reply]:
+        """Pieces as they come, then the whole Reply, which is right even where a piece was lost.
+
+        Leaving the loop early ends the request. Raises as `infer`.
+        """
+        asked = {**body, "stream": True}
+        async with contextlib.aclosing(self._conversation(model, asked, endpoint, timeout_s)) as steps:
+            async for step in steps:
+                yield step
+
+    async def _conversation(
+        self, model: str, body: Mapping[str, Any] | bytes, endpoint: str, timeout_s: float
+    ) -> AsyncIterator[Piece | Reply]:
+        inbox = self._nc.new_inbox()
+        subscription = await self._nc.subscribe(inbox)
+        deadline = Ms(_now() + int(timeout_s * 1000))
+        job = Job(endpoint=endpoint, body=_body(body), deadline_ms=deadline)
+        try:
+            await self._nc.publish(
+                subjects.infer(model, self._tenant, self._key), packed(job), inbox, headers=_HEADERS
+            )
+            while True:
+                message = await self._next(subscription.next_msg, timeout_s)
+                step = _step(message)
+                if step is not None:
+                    yield step
+                if isinstance(step, Reply):
+                    return
+        finally:
+            if not self._nc.is_closed:
+                await subscription.unsubscribe()
+
+    async def _next(self, next_msg: Any, timeout_s: float) -> Msg:
+        try:
+            message: Msg = await next_msg(timeout=min(timeout_s + 1, _SILENCE_S + 6))
+        except NatsTimeoutError as error:
+            raise TimedOut("the broker went silent: ask again") from error
+        except Error as error:
+            raise Unavailable("NATS", str(error) or type(error).__name__) from error
+        return message
+
+
+_HEADERS = job_headers()
+
+
+def _step(message: Msg) -> Piece | Reply | None:
+    """Raises: Refused, NoBroker."""
+    headers = message.headers or {}
+    if headers.get("Status") == "503":
+        raise NoBroker
+    match headers.get(KIND):
+        case "chunk":
+            return Piece(message.data, _text_of(message.data, "delta"))
+        case "final":
+            return Reply(_job(headers), message.data)
+        case "error":
+            raise _refusal(message.data)
+        case _:
+            return None
+
+
+def _job(headers: Mapping[str, str]) -> UUID | None:
+    return UUID(headers["Infermq-Job"]) if "Infermq-Job" in headers else None
+
+
+def _refusal(data: bytes) -> Exception:
+    problem = msgspec.json.decode(data, type=ErrorBody).error
+    if problem.code == "timed_out":
+        return TimedOut(problem.message)
+    if problem.code == "unavailable":
+        return Unavailable("infermq", problem.message)
+    return Refused(problem)
+
+
+def _now() -> Ms:
+    return Ms(time.time_ns() // 1_000_000)
+
+
+def new_id() -> UUID:
+    """For a batch or a job."""
+    return uuid7(_now(), secrets.randbits(80))
+
+
+def _body(body: Mapping[str, Any] | bytes) -> bytes:
+    return body if isinstance(body, bytes) else jsoned(body)
+
+
+async def _connected(url: str, tenant: str) -> Nats:
+    async def quiet(_: Exception) -> None:
+        """Errors reach the caller where they matter."""
+
+    try:
+        async with asyncio.timeout(5):
+            first = await nats.connect(url, allow_reconnect=False, error_cb=quiet, connect_timeout=2)
+            await first.close()
+        return await nats.connect(
+            url,
+            name="infermq-client",
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=1,
+            inbox_prefix=subjects.inbox_prefix(tenant),
+            error_cb=quiet,
+            pending_size=2 * BATCH_BYTES,
+        )
+    except (OSError, NoServersError, Error, TimeoutError) as error:
+        raise Unavailable("NATS", f"{url}: {str(error) or type(error).__name__}") from error
+
+
+async def _either(event: asyncio.Event, timeout_s: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+
+
+async def _each(jobs: AsyncIterable[Submission] | Iterable[Submission]) -> AsyncIterator[Submission]:
+    if isinstance(jobs, AsyncIterable):
+        async for one in jobs:
+            yield one
+        return
+    for one in jobs:
+        yield one
+
+
+async def _atomic(messages: AsyncIterator[Outgoing]) -> AsyncIterator[list[Outgoing]]:
+    """Groups that fit into one atomic batch."""
+    group: list[Outgoing] = []
+    size = 0
+    async for message in messages:
+        if group and (len(group) == BATCH_MESSAGES or size + len(message.payload) > BATCH_BYTES):
+            yield group
+            group, size = [], 0
+        group.append(message)
+        size += len(message.payload)
+    if group:
+        yield group
+
+
+@lru_cache(maxsize=1024)
+def _submit_subject(lane: Lane, model: str, tenant: str, key: str) -> str:
+    """Escaping costs more than the rest of a submission, and a producer has few models."""
+    return subjects.submit(Source(lane, model, tenant, key))

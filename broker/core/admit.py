@@ -1,0 +1,122 @@
+"""Admission: a submitted job becomes an entry of the ledger, waiting or refused with its reason."""
+
+from collections.abc import Iterator
+from uuid import UUID
+
+from broker.core.body import body_hash, fault
+from broker.core.records import BatchInfo, Entry
+from schemas.catalog import Catalog
+from schemas.ids import why_not
+from schemas.job import Job, Lane
+from schemas.outcome import Refused
+from schemas.subjects import Source
+from schemas.units import Ms
+
+_HOUR_MS = 3_600_000
+DEFAULT_DEADLINE_MS = {
+    Lane.INTERACTIVE: Ms(120_000),
+    Lane.STANDARD: Ms(_HOUR_MS),
+    Lane.BULK: Ms(24 * _HOUR_MS),
+}
+"""From admission. Bulk has the window of OpenAI's Batch API; the others are how long a person or a service waits."""
+LONGEST_MS = Ms(7 * 24 * _HOUR_MS)
+"""As long as the ledger keeps its days open for ids."""
+MAX_ATTEMPTS = 3
+_NAMES_SHOWN = 8
+
+
+def admit(
+    job: Job,
+    source: Source,
+    *,
+    derived: UUID,
+    batch: BatchInfo | None,
+    catalog: Catalog,
+    now: Ms,
+    traceparent: str | None = None,
+) -> Entry:
+    """The entry for a job, `refused` if it must not run. `derived` is the id of a job that has none, or no valid one.
+
+    `batch` is the batch that the job names, if it is known.
+    """
+    ours = batch if batch is not None and batch.tenant == source.tenant else None
+    deadline = _deadline(job, source.lane, batch=ours, now=now)
+    refused = _refused(job, source, batch=ours, catalog=catalog, now=now, deadline=deadline)
+    return Entry(
+        id=job.id if job.id is not None and why_not(job.id, now) is None else derived,
+        tenant=_storable(source.tenant),
+        key=_storable(source.key),
+        lane=source.lane,
+        model=_storable(source.model)[:200],
+        endpoint=_storable(job.endpoint)[:200],
+        body=job.body,
+        body_hash=body_hash(job.endpoint, job.body),
+        admitted_ms=now,
+        deadline_ms=deadline,
+        max_attempts=job.max_attempts or MAX_ATTEMPTS,
+        batch=ours.id if ours else None,
+        line=job.line,
+        custom_id=None if job.custom_id is None else _storable(job.custom_id),
+        metadata=job.metadata and {_storable(name): _storable(text) for name, text in job.metadata.items()},
+        traceparent=None if traceparent is None else _storable(traceparent)[:512],
+        refused=refused,
+    )
+
+
+def _storable(text: str) -> str:
+    """Postgres keeps no NUL in a text; a job that holds one is refused, and recorded without it."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}") if "\0" in text else text
+
+
+def _deadline(job: Job, lane: Lane, *, batch: BatchInfo | None, now: Ms) -> Ms:
+    if job.deadline_ms is not None:
+        return Ms(job.deadline_ms)
+    if batch is not None and batch.deadline_ms is not None:
+        return batch.deadline_ms
+    return Ms(now + DEFAULT_DEADLINE_MS[lane])
+
+
+def _refused(
+    job: Job, source: Source, *, batch: BatchInfo | None, catalog: Catalog, now: Ms, deadline: Ms
+) -> Refused | None:
+    model = catalog.models.get(source.model)
+    if model is None:
+        return _unknown_model(source.model, catalog)
+    if job.endpoint not in model.endpoints:
+        served = ", ".join(model.endpoints)
+        return Refused("endpoint_not_served", f"{source.model} serves {served}, not {job.endpoint!r}", "endpoint")
+    return next(
+        _faults(job, source, batch=batch, now=now, deadline=deadline),
+        fault(job.body, job.endpoint, model, streams=source.lane is Lane.INTERACTIVE),
+    )
+
+
+def _unknown_model(name: str, catalog: Catalog) -> Refused:
+    known = sorted(catalog.models)
+    names = ", ".join(known[:_NAMES_SHOWN]) + (", …" if len(known) > _NAMES_SHOWN else "")
+    return Refused("unknown_model", f"there is no model {name[:200]!r}; known: {names or 'none, see apply'}", "model")
+
+
+def _faults(job: Job, source: Source, *, batch: BatchInfo | None, now: Ms, deadline: Ms) -> Iterator[Refused]:
+    if job.id is not None and (wrong := why_not(job.id, now)):
+        yield Refused("bad_id", f"the id {job.id} {wrong}", "id")
+    if job.batch is not None and batch is None:
+        yield Refused("unknown_batch", f"there is no batch {job.batch}: create it first", "batch")
+    if batch is not None and batch.lane is not source.lane:
+        yield Refused("wrong_lane", f"the batch is of lane {batch.lane}, the subject says {source.lane}", "batch")
+    if deadline <= now:
+        yield Refused("deadline_past", f"the deadline was {now - deadline} ms ago", "deadline_ms")
+    if deadline > now + LONGEST_MS:
+        days = LONGEST_MS // (24 * _HOUR_MS)
+        yield Refused("deadline_too_far", f"the deadline is more than {days} days ahead", "deadline_ms", LONGEST_MS)
+    for field, text in _texts(job):
+        if "\0" in text:
+            yield Refused("nul_character", f"{field} holds a NUL character", field)
+
+
+def _texts(job: Job) -> Iterator[tuple[str, str]]:
+    if job.custom_id is not None:
+        yield "custom_id", job.custom_id
+    for name, text in (job.metadata or {}).items():
+        yield "metadata", name
+        yield "metadata", text

@@ -1,0 +1,233 @@
+"""The gateway: interactive requests past the backlog, never past admission or the ledger.
+
+client ── infer (core request) ──► admit → a deployment with room → NOW ──► worker ── chunks, final ──► client
+
+It stays in the middle: it owns the time-out, notices that a client left (what is sent there comes back as `no
+responders`) and is the only one that writes to a client's inbox.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import Error
+
+from broker.core import gateway as core
+from broker.core.admit import admit
+from broker.core.records import Entry
+from broker.errors import Unavailable
+from broker.ports import Clock, Entropy
+from schemas import subjects
+from schemas.api import ErrorBody, Problem
+from schemas.catalog import Catalog
+from schemas.codec import ERROR, FINAL, KIND, SEQ, TRACEPARENT, Undecodable, decode_job, jsoned, packed
+from schemas.ids import uuid7
+from schemas.jetstream import NotStored, Outgoing, publish_one
+from schemas.job import Attempt
+from schemas.units import Ms
+from schemas.worker import WorkerBeat
+
+log = logging.getLogger(__name__)
+GATEWAYS = "gateways"
+JOB = "Infermq-Job"
+_TICK_S = 0.25
+_LAST_S = 10.0
+"""How long running requests may finish when the broker stops."""
+
+
+@dataclass(slots=True, eq=False)
+class Live:
+    """One request in the middle of which we are."""
+
+    entry: Entry
+    client: str
+    """Where the client listens."""
+    deployment: str
+    token: str
+    started_ms: Ms
+    heard_ms: Ms | None = None
+
+
+class Gateway:
+    def __init__(
+        self,
+        nc: Client,
+        *,
+        catalog: Callable[[], Catalog],
+        beats: Callable[[], Sequence[WorkerBeat]],
+        clock: Clock,
+        entropy: Entropy,
+    ) -> None:
+        self._nc = nc
+        self._catalog = catalog
+        self._beats = beats
+        self._clock = clock
+        self._entropy = entropy
+        self._live: dict[str, Live] = {}
+        self._outstanding: Counter[str] = Counter()
+        self._inbox = f"_INBOX.{secrets.token_hex(11)}"
+        self._idle = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"Gateway(live={len(self._live)}, outstanding={dict(self._outstanding)})"
+
+    async def serve(self) -> None:
+        """Until cancelled; then what runs may finish."""
+        answers = await self._nc.subscribe(f"{self._inbox}.*", cb=self._answered)
+        asks = await self._nc.subscribe(subjects.INFER_ALL, queue=GATEWAYS, cb=self._asked)
+        ticking = asyncio.create_task(self._tick())
+        try:
+            await ticking
+        finally:
+            if not self._nc.is_closed:
+                await asks.unsubscribe()
+                await self._finish()
+                await answers.unsubscribe()
+
+    async def _finish(self) -> None:
+        try:
+            async with asyncio.timeout(_LAST_S):
+                while self._live:
+                    self._idle.clear()
+                    await self._idle.wait()
+        except TimeoutError:
+            for live in list(self._live.values()):
+                await self._give_up(live, Problem("broker_stopped", "the broker stopped: try again"))
+
+    async def _asked(self, message: Msg) -> None:
+        """A client's request."""
+        try:
+            source = subjects.parse_infer(message.subject)
+        except ValueError as error:
+            log.warning("infer ignored error=%s", error)
+            return
+        if not message.reply or not core.may_answer(message.reply, source.tenant):
+            log.warning("infer ignored tenant=%s error=foreign or missing reply subject", source.tenant)
+            return
+        try:
+            entry = self._admitted(message, source)
+        except Undecodable as error:
+            await self._refuse(message.reply, Problem("bad_request", str(error)), None)
+            return
+        if entry.refused is not None:
+            await self._refuse(message.reply, core.problem_of(entry.refused, source.model), entry.id)
+            return
+        await self._begin(entry, message.reply)
+
+    def _admitted(self, message: Msg, source: subjects.Source) -> Entry:
+        now = self._clock()
+        headers = message.headers or {}
+        return admit(
+            decode_job(message.data, headers),
+            source,
+            derived=uuid7(now, self._entropy()),
+            batch=None,
+            catalog=self._catalog(),
+            now=now,
+            traceparent=headers.get(TRACEPARENT),
+        )
+
+    async def _begin(self, entry: Entry, client: str) -> None:
+        where = core.choose(
+            entry.model,
+            catalog=self._catalog(),
+            beats=self._beats(),
+            outstanding=self._outstanding,
+            unit=(self._entropy() % 1_000_003) / 1_000_003,
+        )
+        if not isinstance(where, str):
+            await self._refuse(client, core.problem_of(where, entry.model), entry.id)
+            return
+        live = Live(entry, client, where, secrets.token_hex(8), started_ms=self._clock())
+        self._live[live.token] = live
+        self._outstanding[where] += 1
+        attempt = Outgoing(subjects.now(where), packed(self._attempt(live)))
+        try:
+            await publish_one(self._nc, attempt, message_id=f"{entry.id}.1")
+        except (Error, NotStored) as error:
+            await self._give_up(live, Problem("unavailable", f"{Unavailable('NATS', str(error))}: try again"))
+
+    def _attempt(self, live: Live) -> Attempt:
+        entry = live.entry
+        return Attempt(
+            job=entry.id,
+            number=1,
+            tenant=entry.tenant,
+            lane=entry.lane,
+            model=entry.model,
+            deployment=live.deployment,
+            endpoint=entry.endpoint,
+            body=entry.body,
+            admitted_ms=entry.admitted_ms,
+            deadline_ms=entry.deadline_ms,
+            dispatched_ms=live.started_ms,
+            reply_to=f"{self._inbox}.{live.token}",
+            key=entry.key,
+            custom_id=entry.custom_id,
+            metadata=entry.metadata,
+            traceparent=entry.traceparent,
+        )
+
+    async def _answered(self, message: Msg) -> None:
+        """A worker's word on a request, or the server's that the client is gone."""
+        live = self._live.get(message.subject.rpartition(".")[2])
+        if live is None:
+            return
+        headers = message.headers or {}
+        if headers.get("Status") == "503":
+            await self._left(live)
+            return
+        live.heard_ms = self._clock()
+        kind = headers.get(KIND, "")
+        await self._tell(live, message.data, kind, headers.get(SEQ))
+        if kind in {FINAL, ERROR}:
+            self._over(live)
+
+    async def _left(self, live: Live) -> None:
+        log.info("client left job=%s", live.entry.id)
+        self._over(live)
+        await self._abort(live.entry.id)
+
+    async def _tell(self, live: Live, data: bytes, kind: str, sequence: str | None) -> None:
+        """To the client; the reply subject is ours, so that the server says if nobody listens there."""
+        headers = {KIND: kind, JOB: str(live.entry.id)}
+        if sequence is not None:
+            headers[SEQ] = sequence
+        await self._nc.publish(live.client, data, f"{self._inbox}.{live.token}", headers=headers)
+
+    async def _refuse(self, client: str, problem: Problem, job: UUID | None) -> None:
+        headers = {KIND: ERROR} if job is None else {KIND: ERROR, JOB: str(job)}
+        await self._nc.publish(client, jsoned(ErrorBody(problem)), headers=headers)
+
+    def _over(self, live: Live) -> None:
+        if self._live.pop(live.token, None) is not None:
+            self._outstanding[live.deployment] -= 1
+        if not self._live:
+            self._idle.set()
+
+    async def _give_up(self, live: Live, problem: Problem) -> None:
+        self._over(live)
+        await self._refuse(live.client, problem, live.entry.id)
+        await self._abort(live.entry.id)
+
+    async def _abort(self, job: UUID) -> None:
+        await self._nc.publish(subjects.CTL_ABORT, job.bytes)
+
+    async def _tick(self) -> None:
+        """Give up on what took too long."""
+        while True:
+            await asyncio.sleep(_TICK_S)
+            now = self._clock()
+            for live in list(self._live.values()):
+                why = core.overdue(
+                    started=live.started_ms, heard=live.heard_ms, deadline=live.entry.deadline_ms, now=now
+                )
+                if why is not None:
+                    log.warning("gave up job=%s code=%s", live.entry.id, why.code)
+                    await self._give_up(live, why)

@@ -1,0 +1,37 @@
+"""What a worker says of itself each second."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from nats.aio.client import Client
+from nats.errors import Error
+
+from schemas import subjects
+from schemas.codec import jsoned
+from schemas.worker import BEAT_EVERY_MS, WorkerBeat
+
+log = logging.getLogger(__name__)
+
+
+def _subject(worker: str) -> str:
+    return f"$KV.{subjects.WORKERS_BUCKET}.{subjects.token(worker)}"
+
+
+async def beat(nc: Client, now: Callable[[], WorkerBeat]) -> None:
+    """For ever. A key-value put is a publish; nobody waits for its acknowledgement."""
+    while True:
+        await say(nc, now())
+        await asyncio.sleep(BEAT_EVERY_MS / 1000)
+
+
+async def say(nc: Client, state: WorkerBeat) -> None:
+    try:
+        await nc.publish(_subject(state.worker), jsoned(state))
+    except Error as error:
+        log.warning("no beat error=%s", str(error) or type(error).__name__)
+
+
+async def leave(nc: Client, worker: str) -> None:
+    """Be forgotten at once."""
+    await nc.publish(_subject(worker), b"", headers={"KV-Operation": "DEL"})

@@ -1,0 +1,43 @@
+"""When a lease is extended, when its attempt is ended, and what a delivery means before it is run."""
+
+from schemas.job import Attempt, Lane
+from schemas.outcome import Expired, Failed, Outcome, TimedOut, WorkerLost
+from schemas.units import Ms
+
+MOST_DELIVERIES = 4
+"""An attempt that four workers took and none reported takes its workers down."""
+_PRIORITY = {Lane.INTERACTIVE: 0, Lane.STANDARD: 1, Lane.BULK: 2}
+
+
+def extend_every_ms(lease_ms: Ms) -> Ms:
+    """How often to extend a lease: a third, so that two may be lost.
+
+    JetStream restarts ack_wait at each in-progress ack (docs.nats.io, "Delivery and acknowledgment").
+    """
+    return Ms(max(1, lease_ms // 3))
+
+
+def before_run(attempt: Attempt, *, deliveries: int, now: Ms) -> Outcome | None:
+    """The outcome of a delivery that must not run, or None."""
+    if deliveries > MOST_DELIVERIES:
+        return Failed(WorkerLost(deliveries - 1))
+    if attempt.deadline_ms <= now:
+        return Expired()
+    return None
+
+
+def while_running(
+    attempt: Attempt, *, started: Ms, progressed: Ms, attempt_timeout: Ms, progress_timeout: Ms, now: Ms
+) -> Outcome | None:
+    """The outcome of an attempt that must end now, or None."""
+    if attempt.deadline_ms <= now:
+        return Expired()
+    if now - started >= attempt_timeout:
+        return Failed(TimedOut(Ms(now - started), "attempt"))
+    if now - progressed >= progress_timeout:
+        return Failed(TimedOut(Ms(now - progressed), "progress"))
+    return None
+
+
+def priority(lane: Lane) -> int:
+    return _PRIORITY[lane]

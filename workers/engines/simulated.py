@@ -1,0 +1,236 @@
+"""An engine without a model: the same body always gives the same words, at a stated pace, with scripted failures.
+
+The prompt counts one token for each four characters, begun ones included; the answer one for each word. With `r`
+requests running, a token of the answer takes (1 + slowdown * (r - 1)) / decode_tokens_per_s seconds.
+"""
+
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncGenerator
+from enum import StrEnum
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from schemas.catalog import CHAT, COMPLETIONS, EMBEDDINGS, Deployment
+from schemas.outcome import (
+    BadRequest,
+    ContextTooLong,
+    EngineFault,
+    Failed,
+    Failure,
+    Filtered,
+    Succeeded,
+    Throttled,
+    Usage,
+)
+from schemas.units import Ms
+from workers.ports import Capacity, Chunk, EngineConfigError, EngineDied, Limits, Request, Step
+
+_WORDS = (
+    "a broker keeps every job until its answer is written down and the worker that ran it may forget "
+    "what it said since nobody needs to ask twice while queues drain slowly over quiet machines at night"
+).split()
+_TEXT_WORDS = 4096
+_TEXT = [_WORDS[(n * n + n // 7) % len(_WORDS)] for n in range(2 * _TEXT_WORDS)]
+_DEFAULT_SLOTS = 64
+_DIMENSIONS = 8
+_CRASH_CODE = 70
+
+
+class Kind(StrEnum):
+    """What goes wrong, when it is told to."""
+
+    BAD_REQUEST = "bad_request"
+    FILTERED = "filtered"
+    THROTTLED = "throttled"
+    ENGINE_FAULT = "engine_fault"
+    ENGINE_LOST = "engine_lost"
+    """The engine is dead for good."""
+    CRASH = "crash"
+    """The whole process ends."""
+    HANG = "hang"
+    """Nothing comes, for ever."""
+    RAISE = "raise"
+    """A bug in the engine."""
+
+
+class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Requests whose body holds `match` fail."""
+
+    match: Annotated[str, Meta(min_length=1)]
+    kind: Kind
+    times: Annotated[int, Meta(ge=0)] = 0
+    """Only in the first so many attempts of a job; 0: in all."""
+    retry_after_ms: Annotated[int, Meta(ge=0)] | None = None
+
+
+class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    prefill_tokens_per_s: Annotated[float, Meta(ge=0)] = 0.0
+    """0: takes no time."""
+    decode_tokens_per_s: Annotated[float, Meta(ge=0)] = 0.0
+    slowdown: Annotated[float, Meta(ge=0)] = 0.0
+    output_tokens: Annotated[int, Meta(ge=1, le=_TEXT_WORDS)] = 16
+    """Length of an answer, unless the body or the model allows less."""
+    failures: tuple[Script, ...] = ()
+
+
+class _Message(msgspec.Struct):
+    content: str | list[Any] | None = None
+
+
+class _Body(msgspec.Struct):
+    messages: list[_Message] = []
+    prompt: str | list[Any] = ""
+    input: str | list[Any] = ""
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+
+
+_body = msgspec.json.Decoder(_Body)
+_json = msgspec.json.Encoder()
+
+
+def make(deployment: Deployment, limits: Limits) -> "Simulated":
+    try:
+        options = msgspec.convert(deployment.options, Options)
+    except msgspec.ValidationError as error:
+        known = ", ".join(Options.__struct_fields__)
+        raise EngineConfigError(f"options of the engine 'simulated': {error}; known: {known}") from error
+    slots = limits.slots or deployment.max_concurrency or _DEFAULT_SLOTS
+    return Simulated(options, Capacity(slots, deployment.reserve), deployment.context_tokens)
+
+
+class Simulated:
+    def __init__(self, options: Options, capacity: Capacity, context_tokens: int) -> None:
+        self._options = options
+        self._capacity = capacity
+        self._context_tokens = context_tokens
+        self._running = 0
+
+    async def start(self) -> Capacity:
+        return self._capacity
+
+    async def close(self) -> None:
+        return
+
+    async def run(self, request: Request) -> AsyncGenerator[Step, None]:
+        for script in self._options.failures:
+            if script.match.encode() in request.body and (not script.times or request.attempt <= script.times):
+                yield await _fail(script)
+                return
+        try:
+            body = _body.decode(request.body)
+        except msgspec.DecodeError as error:
+            yield Failed(BadRequest(f"the body cannot be read: {error}"))
+            return
+        self._running += 1
+        try:
+            async for step in self._answer(request, body):
+                yield step
+        finally:
+            self._running -= 1
+
+    async def _answer(self, request: Request, body: _Body) -> AsyncGenerator[Step, None]:
+        options = self._options
+        prompt = -(-_length(body) // 4)
+        most = body.max_completion_tokens or body.max_tokens or request.max_output_tokens
+        words = 0 if request.endpoint == EMBEDDINGS else min(options.output_tokens, most)
+        if prompt + words > self._context_tokens:
+            message = f"{prompt} prompt tokens and {words} of the answer are more than {self._context_tokens}"
+            yield Failed(ContextTooLong(message, self._context_tokens))
+            return
+        if options.prefill_tokens_per_s:
+            await asyncio.sleep(prompt / options.prefill_tokens_per_s)
+        digest = hashlib.blake2b(request.body, digest_size=8).digest()
+        start = int.from_bytes(digest) % _TEXT_WORDS
+        said = _TEXT[start : start + words]
+        if request.streamed:
+            for number, word in enumerate(said):
+                await self._decode(1)
+                yield Chunk(_chunk(request, word if number == 0 else f" {word}"))
+        elif options.decode_tokens_per_s:
+            await self._decode(1)
+            yield Chunk()
+            await self._decode(words - 1)
+        cut = words < options.output_tokens
+        yield Succeeded(_response(request, " ".join(said), prompt, words, cut=cut), Usage(prompt, words))
+
+    async def _decode(self, tokens: int) -> None:
+        options = self._options
+        if options.decode_tokens_per_s and tokens > 0:
+            pace = (1 + options.slowdown * (self._running - 1)) / options.decode_tokens_per_s
+            await asyncio.sleep(tokens * pace)
+
+
+async def _fail(script: Script) -> Failed:
+    failure: Failure
+    match script.kind:
+        case Kind.CRASH:
+            os._exit(_CRASH_CODE)
+        case Kind.HANG:
+            await asyncio.Event().wait()
+        case Kind.RAISE:
+            raise RuntimeError("scripted")
+        case Kind.ENGINE_LOST:
+            raise EngineDied("scripted")
+        case Kind.BAD_REQUEST:
+            failure = BadRequest("scripted")
+        case Kind.FILTERED:
+            failure = Filtered("scripted")
+        case Kind.THROTTLED:
+            failure = Throttled(None if script.retry_after_ms is None else Ms(script.retry_after_ms))
+        case Kind.ENGINE_FAULT:
+            failure = EngineFault("scripted")
+    return Failed(failure)
+
+
+def _length(body: _Body) -> int:
+    """Characters of the prompt, whatever its form."""
+    if body.messages:
+        return sum(_characters(message.content) for message in body.messages)
+    return _characters(body.prompt) or _characters(body.input)
+
+
+def _characters(content: object) -> int:
+    match content:
+        case str():
+            return len(content)
+        case list():
+            return sum(_characters(part) for part in content)
+        case {"text": str() as text}:
+            return len(text)
+        case int():
+            return 4
+        case _:
+            return 0
+
+
+def _response(request: Request, text: str, prompt: int, words: int, *, cut: bool) -> bytes:
+    usage = {"prompt_tokens": prompt, "completion_tokens": words, "total_tokens": prompt + words}
+    head = {"id": request.id, "model": request.model, "created": 0}
+    reason = "length" if cut else "stop"
+    match request.endpoint:
+        case str() if request.endpoint == CHAT:
+            message = {"role": "assistant", "content": text}
+            choice = {"index": 0, "message": message, "finish_reason": reason}
+            return _json.encode({**head, "object": "chat.completion", "choices": [choice], "usage": usage})
+        case str() if request.endpoint == COMPLETIONS:
+            choice = {"index": 0, "text": text, "finish_reason": reason}
+            return _json.encode({**head, "object": "text_completion", "choices": [choice], "usage": usage})
+        case _:
+            return _json.encode({**head, "object": "list", "data": [_embedding(request)], "usage": usage})
+
+
+def _embedding(request: Request) -> dict[str, object]:
+    digest = hashlib.blake2b(request.body, digest_size=_DIMENSIONS).digest()
+    return {"object": "embedding", "index": 0, "embedding": [byte / 127.5 - 1 for byte in digest]}
+
+
+def _chunk(request: Request, text: str) -> bytes:
+    chat = request.endpoint == CHAT
+    choice = {"index": 0, "delta": {"content": text}} if chat else {"index": 0, "text": text}
+    kind = "chat.completion.chunk" if chat else "text_completion"
+    return _json.encode({"id": request.id, "object": kind, "model": request.model, "choices": [choice]})

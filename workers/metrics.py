@@ -1,0 +1,38 @@
+"""What a worker counts: every name in one table, with its unit."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from schemas.outcome import Report, Succeeded
+
+_SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+
+
+class Metrics:
+    """One registry a process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.slots = Gauge("infermq_worker_slots", "Concurrent generations.", ["kind"], registry=self.registry)
+        self.running = Gauge("infermq_worker_running", "Attempts in the engine.", ["kind"], registry=self.registry)
+        self.skipped = self._counter("redeliveries_skipped_total", "Attempts delivered again after their outcome.")
+        self.extended = self._counter("leases_extended_total", "Leases extended.")
+        self._attempts = self._counter("attempts_total", "Attempts reported.", "outcome")
+        tokens = self._counter("tokens_total", "Tokens of the attempts reported.", "direction")
+        self._input, self._output = tokens.labels("input"), tokens.labels("output")
+        self._run = self._histogram("run_seconds", "Leased to outcome.")
+        self._first = self._histogram("ttft_seconds", "Leased to first token.")
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"infermq_worker_{name}", text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str) -> Histogram:
+        return Histogram(f"infermq_worker_{name}", text, buckets=_SECONDS, registry=self.registry)
+
+    def reported(self, outcome: str, report: Report) -> None:
+        self._attempts.labels(outcome).inc()
+        self._input.inc(report.outcome.usage.input_tokens)
+        self._output.inc(report.outcome.usage.output_tokens)
+        if isinstance(report.outcome, Succeeded):
+            self._run.observe(report.timings.run_ms / 1000)
+            if report.timings.ttft_ms is not None:
+                self._first.observe(report.timings.ttft_ms / 1000)

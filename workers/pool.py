@@ -1,0 +1,335 @@
+"""The attempts of one worker: leased, run, reported, let go.
+
+Two kinds. Dispatched attempts (RUN) are leased, and acked once their outcome is durable. Interactive ones (NOW) are
+acked at once, since the gateway owns their retry; their outcome is durable before their reply is complete.
+"""
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+
+import msgspec
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import Error
+
+from schemas import subjects
+from schemas.api import ErrorBody, Problem
+from schemas.catalog import Deployment, Revision
+from schemas.codec import CHUNK, ERROR, FINAL, KEEPALIVE, KIND, SEQ, jsoned, unpacker
+from schemas.jetstream import ACK, EXTEND, TERM, delivered
+from schemas.job import Attempt
+from schemas.outcome import (
+    Cancelled,
+    EngineLost,
+    Expired,
+    Failed,
+    Outcome,
+    Released,
+    Report,
+    Succeeded,
+    Timings,
+    failure_kind,
+    public_message,
+    retryable,
+)
+from schemas.units import Ms
+from workers.core.leases import before_run, extend_every_ms, while_running
+from workers.metrics import Metrics
+from workers.ports import Capacity, Clock, Engine, EngineDied
+from workers.puller import Puller
+from workers.report import Reporter
+from workers.run import Held, counts_as, outcome_of, request_of
+
+log = logging.getLogger(__name__)
+RETRYABLE = "Infermq-Retryable"
+KEEPALIVE_MS = Ms(1000)
+_REMEMBERED = 100_000
+"""Reported attempts, so that a redelivery is not run again."""
+_TICK_S = 0.5
+_attempt = unpacker(Attempt)
+
+
+class Pool:
+    """What this worker holds. One engine, one event loop."""
+
+    def __init__(
+        self,
+        nc: Client,
+        engine: Engine,
+        *,
+        name: str,
+        revision: Callable[[], Revision],
+        deployment: str,
+        capacity: Capacity,
+        lease_ms: Ms,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> None:
+        self._nc = nc
+        self._engine = engine
+        self._name = name
+        self._revision = revision
+        self._deployment = deployment
+        self._capacity = capacity
+        self._lease_ms = lease_ms
+        self._clock = clock
+        self._metrics = metrics
+        self._held: dict[tuple[bytes, int, bool], Held] = {}
+        self._running = {False: 0, True: 0}
+        self._reported: OrderedDict[tuple[bytes, int], None] = OrderedDict()
+        self._reporter = Reporter(nc)
+        self._idle = asyncio.Event()
+        self._group: asyncio.TaskGroup | None = None
+        self.is_draining = False
+        self.died = asyncio.Event()
+        consumer = subjects.pool_consumer(deployment)
+        self._pullers = {
+            False: Puller(
+                nc, stream=subjects.RUN, consumer=consumer, free=partial(self._free, live=False), start=self._leased
+            ),
+            True: Puller(
+                nc, stream=subjects.NOW, consumer=consumer, free=partial(self._free, live=True), start=self._asked
+            ),
+        }
+
+    def __repr__(self) -> str:
+        return (
+            f"Pool({self._deployment}, running={self._running[False]}+{self._running[True]}, held={len(self._held)})"
+        )
+
+    @property
+    def running(self) -> int:
+        return self._running[False] + self._running[True]
+
+    @property
+    def live(self) -> int:
+        return self._running[True]
+
+    async def serve(self) -> None:
+        """Until cancelled. What runs then is dropped, and delivered again when its lease ends."""
+        aborts = await self._nc.subscribe(subjects.CTL_ABORT, cb=self._abort)
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                group.create_task(self._reporter.serve())
+                group.create_task(self._tick())
+                for puller in self._pullers.values():
+                    await puller.open()
+        finally:
+            if not self._nc.is_closed:
+                await aborts.unsubscribe()
+
+    async def drain(self) -> None:
+        """Take nothing more, finish what runs, and wait until all outcomes are durable."""
+        self.is_draining = True
+        for puller in self._pullers.values():
+            await puller.close()
+        while self._held:
+            self._idle.clear()
+            await self._idle.wait()
+        await self._reporter.flushed()
+
+    def put_back(self, outcome: Outcome | None = None) -> None:
+        """Stop what runs; it is reported as put back, which does not count as an attempt."""
+        for held in list(self._held.values()):
+            held.end(outcome or Released())
+
+    def reconnected(self) -> None:
+        for puller in self._pullers.values():
+            puller.forget()
+
+    def _free(self, *, live: bool) -> int:
+        if self.is_draining or self.died.is_set():
+            return 0
+        return (self._capacity.reserve if live else self._capacity.slots) - self._running[live]
+
+    def _leased(self, message: Msg) -> None:
+        """A dispatched attempt."""
+        attempt = self._decoded(message)
+        if attempt is None:
+            return
+        if (attempt.job.bytes, attempt.number) in self._reported:
+            self._metrics.skipped.inc()
+            self._say(message.reply, ACK)
+            self._pullers[False].wake()
+            return
+        key = (attempt.job.bytes, attempt.number, False)
+        if (holding := self._held.get(key)) is not None:
+            holding.ack = message.reply
+            self._pullers[False].wake()
+            return
+        self._begin(attempt, message, live=False)
+
+    def _asked(self, message: Msg) -> None:
+        """An interactive attempt: its retry is the gateway's, so it leaves the stream at once."""
+        self._say(message.reply, ACK)
+        if (attempt := self._decoded(message)) is not None:
+            self._begin(attempt, message, live=True)
+
+    def _decoded(self, message: Msg) -> Attempt | None:
+        try:
+            return _attempt.decode(message.data)
+        except msgspec.DecodeError:
+            log.exception("no attempt subject=%s bytes=%d", message.subject, len(message.data))
+            self._say(message.reply, TERM)
+            return None
+
+    def _begin(self, attempt: Attempt, message: Msg, *, live: bool) -> None:
+        assert self._group is not None  # noqa: S101 - pullers are opened inside the group
+        now = self._clock()
+        held = Held(attempt, delivered(message.reply).deliveries, message.reply, leased_ms=now, progressed_ms=now)
+        self._held[attempt.job.bytes, attempt.number, live] = held
+        self._running[live] += 1
+        held.task = self._group.create_task(self._run(held))
+
+    async def _run(self, held: Held) -> None:
+        held.begun = True
+        try:
+            outcome = held.ended or await self._outcome(held)
+        except asyncio.CancelledError:
+            if held.ended is None:
+                raise
+            outcome = held.ended
+        finally:
+            self._running[held.is_live] -= 1
+            self._pullers[held.is_live].wake()
+        self._report(held, outcome)
+
+    async def _outcome(self, held: Held) -> Outcome:
+        early = before_run(held.attempt, deliveries=held.delivery, now=held.leased_ms)
+        if early is not None:
+            return early
+        model = self._revision().catalog.models.get(held.attempt.model)
+        request = request_of(held, max_output_tokens=model.max_output_tokens if model else 1024)
+        try:
+            return await outcome_of(held, request, self._engine, clock=self._clock, chunk=self._chunk)
+        except EngineDied as error:
+            self.died.set()
+            return Failed(EngineLost(str(error)))
+
+    def _report(self, held: Held, outcome: Outcome) -> None:
+        now, attempt = self._clock(), held.attempt
+        report = Report(
+            job=attempt.job,
+            attempt=attempt.number,
+            delivery=held.delivery,
+            deployment=self._deployment,
+            worker=self._name,
+            outcome=outcome,
+            timings=Timings(
+                started_ms=held.leased_ms,
+                queue_ms=Ms(max(0, held.leased_ms - attempt.admitted_ms)),
+                run_ms=Ms(max(0, now - held.leased_ms)),
+                ttft_ms=None if held.first_ms is None else Ms(max(0, held.first_ms - held.leased_ms)),
+            ),
+            run_ack=None if held.is_live else held.ack,
+            live=attempt if held.is_live else None,
+        )
+        self._metrics.reported(counts_as(outcome), report)
+        self._reporter.add(report, partial(self._stored, held, outcome))
+
+    async def _stored(self, held: Held, outcome: Outcome) -> None:
+        """The outcome is durable: let go of the message, or complete the reply."""
+        key = (held.attempt.job.bytes, held.attempt.number)
+        self._held.pop((*key, held.is_live), None)
+        if not self._held:
+            self._idle.set()
+        if held.is_live:
+            await self._reply(held, outcome)
+            return
+        self._reported[key] = None
+        if len(self._reported) > _REMEMBERED:
+            self._reported.popitem(last=False)
+        await self._nc.publish(held.ack, ACK)
+
+    async def _chunk(self, held: Held, data: bytes) -> None:
+        held.chunks += 1
+        held.spoken_ms = self._clock()
+        await self._tell(held, data, {KIND: CHUNK, SEQ: str(held.chunks)})
+
+    async def _reply(self, held: Held, outcome: Outcome) -> None:
+        sequence = str(held.chunks + 1)
+        if isinstance(outcome, Succeeded):
+            await self._tell(held, outcome.body, {KIND: FINAL, SEQ: sequence})
+            return
+        again = (isinstance(outcome, Failed) and retryable(outcome.failure)) or isinstance(outcome, Released)
+        headers = {KIND: ERROR, SEQ: sequence, RETRYABLE: "1" if again else "0"}
+        await self._tell(held, jsoned(ErrorBody(problem_of(outcome))), headers)
+
+    async def _tell(self, held: Held, data: bytes, headers: dict[str, str]) -> None:
+        if held.attempt.reply_to is not None:
+            await self._nc.publish(held.attempt.reply_to, data, headers=headers)
+
+    def _say(self, ack: str, word: bytes) -> None:
+        """An answer to JetStream, not waited for."""
+        asyncio.ensure_future(self._nc.publish(ack, word)).add_done_callback(_noticed)
+
+    async def _abort(self, message: Msg) -> None:
+        for (job, _, _), held in list(self._held.items()):
+            if job == message.data:
+                held.end(Cancelled())
+
+    async def _tick(self) -> None:
+        """One ticker for everything held: leases, time-outs, keepalives."""
+        extend_every = extend_every_ms(self._lease_ms) / 1000
+        loop = asyncio.get_running_loop()
+        extended_at = loop.time()
+        while True:
+            await asyncio.sleep(_TICK_S)
+            now = self._clock()
+            self._end_overdue(now)
+            try:
+                await self._keep_alive(now)
+                if loop.time() - extended_at >= extend_every:
+                    extended_at = loop.time()
+                    await self._extend()
+            except Error as error:
+                log.warning("not extended error=%s", str(error) or type(error).__name__)
+            for puller in self._pullers.values():
+                puller.check()
+
+    def _end_overdue(self, now: Ms) -> None:
+        deployment = self._revision().catalog.deployments.get(self._deployment) or Deployment(engine="?")
+        for held in list(self._held.values()):
+            outcome = while_running(
+                held.attempt,
+                started=held.leased_ms,
+                progressed=held.progressed_ms,
+                attempt_timeout=Ms(int(deployment.attempt_timeout_s * 1000)),
+                progress_timeout=Ms(int(deployment.progress_timeout_s * 1000)),
+                now=now,
+            )
+            if outcome is not None and held.task is not None and not held.task.done():
+                held.end(outcome)
+
+    async def _keep_alive(self, now: Ms) -> None:
+        for held in list(self._held.values()):
+            if held.is_live and now - (held.spoken_ms or held.leased_ms) >= KEEPALIVE_MS:
+                held.spoken_ms = now
+                await self._tell(held, b"", {KIND: KEEPALIVE})
+
+    async def _extend(self) -> None:
+        for held in list(self._held.values()):
+            if not held.is_live:
+                await self._nc.publish(held.ack, EXTEND)
+                self._metrics.extended.inc()
+
+
+def _noticed(answering: asyncio.Future[None]) -> None:
+    if not answering.cancelled() and (error := answering.exception()) is not None:
+        log.warning("not answered error=%s", str(error) or type(error).__name__)
+
+
+def problem_of(outcome: Failed | Expired | Cancelled | Released) -> Problem:
+    match outcome:
+        case Failed(failure):
+            return Problem(failure_kind(failure), public_message(failure))
+        case Expired():
+            return Problem("expired", "the deadline passed")
+        case Cancelled():
+            return Problem("cancelled", "the request was cancelled")
+        case Released():
+            return Problem("worker_stopped", "the worker stopped: try again")

@@ -1,0 +1,80 @@
+"""What an engine is to a worker."""
+
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from schemas.catalog import Deployment
+from schemas.outcome import Failed, Succeeded
+from schemas.units import Ms
+
+Clock = Callable[[], Ms]
+"""Milliseconds since the epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What an engine is given. Engines never see NATS."""
+
+    id: str
+    """Unique to the execution."""
+    model: str
+    """The public name, for the response's `model`."""
+    endpoint: str
+    body: bytes
+    """The OpenAI request, JSON."""
+    max_output_tokens: int
+    """What is generated at most, where the body does not say."""
+    streamed: bool
+    """Somebody reads the chunks."""
+    priority: int
+    """Lower runs sooner, where the engine can."""
+    attempt: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """One OpenAI streaming object, as JSON without `data: `. Empty: a token came, and nobody reads."""
+
+    data: bytes = b""
+
+
+Step = Chunk | Succeeded | Failed
+"""The last one of a run is its outcome, and the only one that is not a Chunk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """How many requests run at once: `slots` of dispatched work and `reserve` interactive ones beside them."""
+
+    slots: int
+    reserve: int
+
+
+class EngineConfigError(ValueError):
+    """The deployment cannot be served as it is configured; the message is for a person."""
+
+
+class EngineDied(Exception):
+    """The engine is gone for good: the worker puts its jobs back and ends."""
+
+
+class Engine(Protocol):
+    async def start(self) -> Capacity:
+        """Load. Raises: EngineConfigError."""
+
+    def run(self, request: Request) -> AsyncGenerator[Step, None]:
+        """Raises: EngineDied; every other failure is a Failed. Cancelled or closed, it stops generating."""
+
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the worker's own arguments say; None leaves it to deployment and engine."""
+
+    slots: int | None = None
+
+
+EngineFactory = Callable[[Deployment, Limits], Engine]
+"""Raises: EngineConfigError, for options that the engine does not know."""

@@ -1,0 +1,109 @@
+"""One attempt through the engine."""
+
+import logging
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from schemas.job import Attempt
+from schemas.outcome import EngineFault, Failed, Outcome, Succeeded
+from schemas.units import Ms
+from workers.core.leases import priority
+from workers.ports import Chunk, Clock, Engine, EngineDied, Request
+from workers.report import within_limit
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Awaitable, Callable
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """An attempt that this worker has, from its delivery until its outcome is durable."""
+
+    attempt: Attempt
+    delivery: int
+    ack: str
+    """The ack subject of its message."""
+    leased_ms: Ms
+    progressed_ms: Ms
+    first_ms: Ms | None = None
+    ended: Outcome | None = None
+    """Why it was ended from outside."""
+    task: "asyncio.Task[None] | None" = field(default=None, repr=False)
+    begun: bool = False
+    """A task that is cancelled before it begins never runs."""
+    chunks: int = 0
+    spoken_ms: Ms | None = None
+    """When the gateway last heard of it."""
+
+    @property
+    def is_live(self) -> bool:
+        return self.attempt.reply_to is not None
+
+    def end(self, outcome: Outcome) -> None:
+        """Stop it, with this outcome."""
+        if self.ended is None and self.task is not None:
+            self.ended = outcome
+            if self.begun:
+                self.task.cancel()
+
+
+def request_of(held: Held, *, max_output_tokens: int) -> Request:
+    attempt = held.attempt
+    return Request(
+        id=f"{attempt.job}.{attempt.number}.{held.delivery}",
+        model=attempt.model,
+        endpoint=attempt.endpoint,
+        body=attempt.body,
+        max_output_tokens=max_output_tokens,
+        streamed=held.is_live and _asks_for_stream(attempt.body),
+        priority=priority(attempt.lane),
+        attempt=attempt.number,
+    )
+
+
+class _Asked(msgspec.Struct, frozen=True):
+    stream: bool | None = None
+
+
+_asked = msgspec.json.Decoder(_Asked)
+
+
+def _asks_for_stream(body: bytes) -> bool:
+    try:
+        return bool(_asked.decode(body).stream)
+    except msgspec.DecodeError:
+        return False
+
+
+async def outcome_of(
+    held: Held, request: Request, engine: Engine, *, clock: Clock, chunk: "Callable[[Held, bytes], Awaitable[None]]"
+) -> Outcome:
+    """Run it to its outcome. Raises: EngineDied; CancelledError, also when it was ended from outside."""
+    try:
+        async with aclosing(engine.run(request)) as steps:
+            async for step in steps:
+                now = clock()
+                held.progressed_ms = now
+                if held.first_ms is None:
+                    held.first_ms = now
+                if not isinstance(step, Chunk):
+                    return within_limit(step)
+                if step.data and request.streamed:
+                    await chunk(held, step.data)
+    except EngineDied:
+        raise
+    except Exception as error:
+        log.exception("engine failed job=%s", held.attempt.job)
+        return Failed(EngineFault(f"{type(error).__name__} in the engine"))
+    return Failed(EngineFault("the engine ended without an outcome"))
+
+
+def counts_as(outcome: Outcome) -> str:
+    """The label of an outcome."""
+    return "succeeded" if isinstance(outcome, Succeeded) else str(outcome.__struct_config__.tag)
