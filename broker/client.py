@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -389,7 +389,7 @@ class Client:
 
     async def _conversation(
         self, model: str, body: Mapping[str, Any] | bytes, endpoint: str, timeout_s: float
-    ) -> AsyncIterator[Piece | Reply]:
+    ) -> AsyncGenerator[Piece | Reply, None]:
         inbox = self._nc.new_inbox()
         subscription = await self._nc.subscribe(inbox)
         deadline = Ms(_now() + int(timeout_s * 1000))

@@ -151,8 +151,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     line: int | None
     state: State
     model: str
-    body: msgspec.Raw | None
-    """The OpenAI response; None unless it succeeded."""
+    body: msgspec.Raw
+    """The OpenAI response; `null` unless it succeeded."""
     failure: Failure | None
     usage: Usage
     """Of all its executions."""
@@ -197,8 +197,8 @@ class JobShow(msgspec.Struct, frozen=True, kw_only=True):
     cost_nano_usd: NanoUsd
     metadata: dict[str, str]
     executions: tuple[Execution, ...]
-    body: msgspec.Raw | None
-    """The OpenAI response, once it succeeded."""
+    body: msgspec.Raw
+    """The OpenAI response, once it succeeded, else `null`."""
 
 
 class CatalogApply(msgspec.Struct, frozen=True):

@@ -145,8 +145,8 @@ def result_of(row: Row) -> Result:
     )
 
 
-def _raw(body: bytes | None) -> msgspec.Raw | None:
-    return None if body is None else msgspec.Raw(body)
+def _raw(body: bytes | None) -> msgspec.Raw:
+    return msgspec.Raw(b"null" if body is None else body)
 
 
 def execution_of(row: Row) -> Execution:

@@ -1,0 +1,132 @@
+"""up, serve, worker, migrate, doctor."""
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvloop
+
+from broker.cli.terminal import AsJson, Data, Exit, NatsUrl, err, out, print_json, print_table, told, where
+from broker.config import DATA, BrokerConfig, RunInfo, UpConfig, process_name
+from broker.embedded import die_with_parent
+
+PostgresUrl = Annotated[
+    str | None, typer.Option("--postgres-url", envvar="INFERMQ_POSTGRES_URL", help="Where Postgres is.")
+]
+
+
+def up(
+    *,
+    data: Annotated[Path, typer.Option(envvar="INFERMQ_DATA", help="Where streams and tables are kept.")] = Path(
+        DATA
+    ),
+    catalog: Annotated[
+        Path | None, typer.Option(help="Catalog file; by default infermq.toml, else a built-in.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=0, max=64, help="Worker processes for each deployment.")] = 1,
+    slots: Annotated[int | None, typer.Option(min=1, help="Slots of each worker, instead of the catalog's.")] = None,
+    nats_url: Annotated[str | None, typer.Option(envvar="INFERMQ_NATS_URL", help="A NATS of your own.")] = None,
+    postgres_url: PostgresUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run everything on this machine: NATS, Postgres, a broker and workers."""
+    from broker.up import Up  # noqa: PLC0415 - other commands do not need it
+    from broker.up import up as run  # noqa: PLC0415
+
+    die_with_parent()
+    began = time.monotonic()
+    config = UpConfig(
+        data=data.resolve(),
+        catalog=catalog,
+        workers=workers,
+        slots=slots,
+        nats_url=nats_url,
+        postgres_url=postgres_url,
+    )
+
+    def ready(everything: Up) -> None:
+        if as_json:
+            print_json(everything.info())
+        else:
+            _print_up(everything.info(), time.monotonic() - began)
+
+    with told():
+        asyncio.run(run(config, say=lambda line: err.print(line, markup=False), ready=ready))
+
+
+def _print_up(info: RunInfo, seconds: float) -> None:
+    out.print(f"[bold green]infermq is up[/] after {seconds:.1f} s")
+    rows = [("NATS", info.nats_url), ("Postgres", info.postgres_url), ("broker", f"{info.broker_http}/metrics")]
+    print_table(("", ""), [*rows, *((name, f"{url}/metrics") for name, url in info.workers.items())])
+    out.print("Ctrl-C stops it; jobs that wait are kept.")
+
+
+def serve(
+    *,
+    nats_url: Annotated[str, typer.Option(envvar="INFERMQ_NATS_URL", help="Where NATS is.")],
+    postgres_url: Annotated[str, typer.Option(envvar="INFERMQ_POSTGRES_URL", help="Where Postgres is.")],
+    name: Annotated[str | None, typer.Option(help="Unique name; by default host and process id.")] = None,
+    http_host: Annotated[str, typer.Option(help="Where /metrics and /healthz listen.")] = "127.0.0.1",
+    http_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Run one broker. Any number may run on the same NATS and Postgres."""
+    die_with_parent()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    config = BrokerConfig(
+        nats_url=nats_url,
+        postgres_url=postgres_url,
+        name=name or process_name(),
+        http_host=http_host,
+        http_port=http_port,
+    )
+
+    def ready(url: str) -> None:
+        if as_json:
+            typer.echo(json.dumps({"ready": True, "http": url, "name": config.name}))
+        logging.getLogger("infermq").info("ready name=%s http=%s", config.name, url)
+
+    async def until_signal() -> None:
+        from broker.serve import serve as run  # noqa: PLC0415 - FastStream takes a while to load
+
+        serving = asyncio.create_task(run(config, ready=ready))
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, serving.cancel)
+        try:
+            await serving
+        except asyncio.CancelledError:
+            logging.getLogger("infermq").info("stopped name=%s", config.name)
+
+    with told():
+        uvloop.run(until_signal())
+
+
+def worker(context: typer.Context) -> None:
+    """Run one worker: `infermq worker --deployment NAME` (see `python -m workers --help`)."""
+    os.execv(sys.executable, [sys.executable, "-m", "workers", *context.args])  # noqa: S606 - our own program
+
+
+def migrate(
+    *, nats_url: NatsUrl = None, data: Data = None, postgres_url: PostgresUrl = None, as_json: AsJson = False
+) -> None:
+    """Bring the database up to date."""
+    from broker.ledger import migrate as apply  # noqa: PLC0415 - other commands do not touch Postgres
+
+    with told():
+        url = postgres_url or where(nats_url, data).postgres_url
+        if url is None:
+            err.print("error: say where Postgres is: --postgres-url or INFERMQ_POSTGRES_URL")
+            raise typer.Exit(Exit.USAGE)
+        applied = asyncio.run(apply(url))
+        if as_json:
+            print_json({"applied": applied})
+        else:
+            out.print("\n".join(f"applied {name}" for name in applied) or "up to date")

@@ -1,0 +1,186 @@
+"""A file of requests, a line each, as the Batch API of OpenAI has it.
+
+{"custom_id": "…", "method": "POST", "url": "/v1/chat/completions", "body": {"model": "…", …}}
+
+Read once, a line at a time: the size of the file does not matter. What is wrong with a line is a Fault, and the next
+line is read.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, BinaryIO
+from uuid import UUID
+
+import msgspec
+from msgspec import Meta
+
+from schemas.catalog import ENDPOINTS
+from schemas.ids import line_id
+from schemas.job import BODY_BYTES, CustomId, Job
+
+LINE_BYTES = BODY_BYTES + 16 * 1024
+"""A body at its limit, and room for the rest of its line."""
+_BOM = b"\xef\xbb\xbf"
+_WIDE_BOMS = (b"\xff\xfe", b"\xfe\xff")
+_TAIL_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A request, and the model that it names."""
+
+    number: int
+    model: str
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is wrong with a line; `number` counts from 1, 0 means the whole file."""
+
+    number: int
+    code: str
+    message: str
+    field: str | None = None
+    limit: int | None = None
+
+    def __str__(self) -> str:
+        where = f"line {self.number}" if self.number else "file"
+        return f"{where}{': ' + self.field if self.field else ''}: {self.message}"
+
+
+class _Request(msgspec.Struct, frozen=True):
+    custom_id: CustomId
+    body: msgspec.Raw
+    url: str
+    method: str = "POST"
+
+
+class _Body(msgspec.Struct, frozen=True):
+    model: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
+    stream: bool | None = None
+
+
+_request = msgspec.json.Decoder(_Request)
+_body = msgspec.json.Decoder(_Body)
+
+
+class _Bad(Exception):
+    def __init__(self, code: str, message: str, field: str | None = None, limit: int | None = None) -> None:
+        super().__init__(message)
+        self.as_fault = (code, message, field, limit)
+
+
+def read_lines(
+    stream: BinaryIO, *, model: str | None, batch: UUID, deadline_ms: int | None = None
+) -> Iterator[Line | Fault]:
+    """Each request of the file, or what is wrong with it. `model` is for lines that name none.
+
+    Ids are made of the batch and the line's number, so that reading again gives the same jobs.
+    """
+    seen: set[bytes] = set()
+    is_empty = True
+    for number, (text, ended) in enumerate(_raw_lines(stream), 1):
+        if not isinstance(text, Fault) and not text.strip():
+            continue
+        is_empty = False
+        if isinstance(text, Fault):
+            yield text
+            continue
+        try:
+            yield _line(number, text, model=model, batch=batch, deadline_ms=deadline_ms, seen=seen)
+        except _Bad as bad:
+            yield Fault(number, *(bad.as_fault if ended or bad.as_fault[0] != "not_json" else _truncated(bad)))
+    if is_empty:
+        yield Fault(0, "empty_file", "there is no request in it")
+
+
+def _truncated(bad: _Bad) -> tuple[str, str, str | None, int | None]:
+    return "truncated", f"the last line ends in the middle, the file seems cut off ({bad})", None, None
+
+
+def _raw_lines(stream: BinaryIO) -> Iterator[tuple[bytes | Fault, bool]]:
+    """Lines without their ends, and whether each had one. One over the limit is skipped without being held."""
+    number = 0
+    while text := stream.readline(LINE_BYTES + 1):
+        number += 1
+        if number == 1:
+            if text.startswith(_WIDE_BOMS):
+                message = "the file is UTF-16: save it as UTF-8"
+                yield Fault(0, "not_utf8", message), True
+                return
+            text = text.removeprefix(_BOM)
+        if len(text) > LINE_BYTES and not text.endswith(b"\n"):
+            size = len(text) + _skip_line(stream)
+            message = f"the line is {size} bytes, the limit is {LINE_BYTES}"
+            yield Fault(number, "line_too_large", message, None, LINE_BYTES), True
+            continue
+        yield text.rstrip(b"\r\n"), text.endswith(b"\n")
+
+
+def _skip_line(stream: BinaryIO) -> int:
+    """Its bytes."""
+    size = 0
+    while text := stream.readline(_TAIL_BYTES):
+        size += len(text)
+        if text.endswith(b"\n"):
+            break
+    return size
+
+
+def _line(
+    number: int, text: bytes, *, model: str | None, batch: UUID, deadline_ms: int | None, seen: set[bytes]
+) -> Line:
+    """Raises: _Bad."""
+    request = _decoded(text)
+    _check(request, seen)
+    body = _decoded_body(request.body)
+    name = body.model or model
+    if name is None:
+        raise _Bad("no_model", "the body names no model: add one, or use --model", "body.model")
+    if body.stream:
+        raise _Bad("stream_not_allowed", "nobody reads a stream of a batch: leave `stream` out", "body.stream")
+    job = Job(
+        id=line_id(batch, number),
+        batch=batch,
+        line=number,
+        custom_id=request.custom_id,
+        endpoint=request.url,
+        body=bytes(request.body),
+        deadline_ms=deadline_ms,
+    )
+    return Line(number, name, job)
+
+
+def _decoded(text: bytes) -> _Request:
+    try:
+        return _request.decode(text)
+    except msgspec.ValidationError as error:
+        what, _, path = str(error).partition(" - at ")
+        raise _Bad("bad_line", what, path.strip("`").removeprefix("$.") or None) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _Bad("not_json", f"not JSON: {error}") from error
+
+
+def _check(request: _Request, seen: set[bytes]) -> None:
+    if request.method != "POST":
+        raise _Bad("bad_method", f"{request.method!r} is not POST", "method")
+    if request.url not in ENDPOINTS:
+        raise _Bad("bad_url", f"{request.url!r} is not one of {', '.join(ENDPOINTS)}", "url")
+    if "\0" in request.custom_id:
+        raise _Bad("nul_character", "it holds a NUL character", "custom_id")
+    mark = hashlib.blake2b(request.custom_id.encode(), digest_size=8).digest()
+    if mark in seen:
+        raise _Bad("duplicate_custom_id", f"{request.custom_id[:80]!r} was on a line before", "custom_id")
+    seen.add(mark)
+
+
+def _decoded_body(raw: msgspec.Raw) -> _Body:
+    if len(bytes(raw)) > BODY_BYTES:
+        raise _Bad("body_too_large", f"it is {len(bytes(raw))} bytes, the limit is {BODY_BYTES}", "body", BODY_BYTES)
+    try:
+        return _body.decode(raw)
+    except msgspec.ValidationError as error:
+        what, _, path = str(error).partition(" - at ")
+        raise _Bad("body_shape", what, f"body{path.strip('`').removeprefix('$')}") from error

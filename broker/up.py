@@ -1,0 +1,304 @@
+"""Everything on this machine: NATS, Postgres, a broker and workers, as children of one process."""
+
+import asyncio
+import contextlib
+import fcntl
+import importlib.resources
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from broker.client import Client, NoBroker, Refused
+from broker.config import RUN_FILE, RunInfo, UpConfig, read_run_file
+from broker.embedded import Child, nats_server, postgres_server, spawn
+from broker.errors import Unavailable
+from broker.ledger import migrate
+from schemas.catalog import Catalog, parse
+
+log = logging.getLogger(__name__)
+CATALOG = "infermq.toml"
+_READY_S = 120.0
+_DRAIN_S = 75.0
+_POLL_S = 0.02
+_WATCH_S = 0.2
+_FIRST_RESTART_S = 1.0
+_LAST_RESTART_S = 30.0
+_STEADY_S = 60.0
+"""A child that lived so long is restarted without much waiting."""
+_MISCONFIGURED = 2
+"""A worker's exit code when no restart will help."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class Kept:
+    """A child that is restarted when it ends."""
+
+    name: str
+    command: Sequence[str]
+    log: Path
+    child: Child | None = None
+    http: str = ""
+    restart_s: float = _FIRST_RESTART_S
+    started: float = 0.0
+    gave_up: bool = False
+    due: float = field(default=0.0)
+    """When to start it again."""
+
+    def start(self) -> None:
+        self.started, self.due = time.monotonic(), 0.0
+        self._answer.unlink(missing_ok=True)
+        answer = os.open(self._answer, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            self.child = spawn(self.name, self.command, log=self.log, stdout=answer)
+        finally:
+            os.close(answer)
+
+    @property
+    def _answer(self) -> Path:
+        return self.log.with_suffix(".ready")
+
+    async def ready(self) -> None:
+        """Wait for the line that it prints once it is. Raises: Unavailable."""
+        assert self.child is not None  # noqa: S101 - it was started
+        until = time.monotonic() + _READY_S
+        while self.child.is_running() and time.monotonic() < until:
+            if self.look():
+                return
+            await asyncio.sleep(_POLL_S)
+        raise self.child.failed()
+
+    def look(self) -> bool:
+        """Whether it has said that it is ready."""
+        with contextlib.suppress(OSError, json.JSONDecodeError, KeyError):
+            self.http = json.loads(self._answer.read_text())["http"]
+            return True
+        return False
+
+
+@asynccontextmanager
+async def running(config: UpConfig, say: Say) -> AsyncIterator["Up"]:
+    """Start all of it, watch it while the block runs, stop it in order. Raises: Unavailable, CatalogError."""
+    config.data.mkdir(parents=True, exist_ok=True)
+    with _locked(config.data):
+        async with AsyncExitStack() as stack:
+            up = await _started(config, say, stack)
+            watching = asyncio.create_task(up.watch())
+            try:
+                yield up
+            finally:
+                watching.cancel()
+                (config.data / RUN_FILE).unlink(missing_ok=True)
+                await up.stop()
+
+
+@contextlib.contextmanager
+def _locked(data: Path) -> Iterator[None]:
+    with (data / "lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            info = read_run_file(data)
+            who = f" (process {info.pid})" if info else ""
+            raise Unavailable("infermq", f"another `infermq up` runs on {data}{who}, use --data for more") from error
+        yield
+
+
+async def _started(config: UpConfig, say: Say, stack: AsyncExitStack) -> "Up":
+    text = _catalog_text(config)
+    catalog = parse(text)
+    nats_url, postgres_url = await _servers(config, stack)
+    for name in await migrate(postgres_url):
+        say(f"database: applied {name}")
+    up = Up(config, nats_url, postgres_url, say)
+    stack.push_async_callback(up.stop)
+    await up.start_broker()
+    await up.apply(text)
+    await up.start_workers(catalog)
+    up.write_run_file()
+    return up
+
+
+def _catalog_text(config: UpConfig) -> str:
+    if config.catalog is not None:
+        return config.catalog.read_text()
+    beside = config.data.parent / CATALOG
+    if beside.exists():
+        return beside.read_text()
+    return importlib.resources.files("broker").joinpath("default.toml").read_text()
+
+
+async def _servers(config: UpConfig, stack: AsyncExitStack) -> tuple[str, str]:
+    """The URLs, of our own servers where none are given; both start side by side."""
+
+    async def nats() -> str:
+        if config.nats_url is not None:
+            return config.nats_url
+        return await stack.enter_async_context(nats_server(config.data / "nats"))
+
+    async def postgres() -> str:
+        if config.postgres_url is not None:
+            return config.postgres_url
+        return await stack.enter_async_context(postgres_server(config.data / "postgres"))
+
+    first, second = await asyncio.gather(nats(), postgres(), return_exceptions=True)
+    for url in (first, second):
+        if isinstance(url, BaseException):
+            raise url
+    return str(first), str(second)
+
+
+class Up:
+    """What is running."""
+
+    def __init__(self, config: UpConfig, nats_url: str, postgres_url: str, say: Say) -> None:
+        self.config = config
+        self.nats_url = nats_url
+        self.postgres_url = postgres_url
+        self._say = say
+        self._logs = config.data / "logs"
+        self._logs.mkdir(exist_ok=True)
+        self._children: list[Kept] = []
+        self._stopping: list[Kept] = []
+
+    def __repr__(self) -> str:
+        return f"Up({[kept.child for kept in self._children]})"
+
+    def info(self) -> RunInfo:
+        workers = {kept.name: kept.http for kept in self._children[1:] if not kept.gave_up}
+        return RunInfo(
+            pid=os.getpid(),
+            nats_url=self.nats_url,
+            postgres_url=self.postgres_url,
+            broker_http=self._children[0].http,
+            workers=workers,
+        )
+
+    def pids(self) -> dict[str, int]:
+        """Of the broker and the workers."""
+        return {kept.name: kept.child.process.pid for kept in self._children if kept.child is not None}
+
+    async def start_broker(self) -> None:
+        command = [sys.executable, "-m", "broker", "serve", "--json"]
+        urls = ["--nats-url", self.nats_url, "--postgres-url", self.postgres_url]
+        broker = self._keep("broker", [*command, *urls])
+        await broker.ready()
+
+    async def apply(self, text: str) -> None:
+        """Make this the active catalog, unless it is."""
+        async with Client.connect(self.nats_url) as client:
+            for _ in range(100):
+                try:
+                    active = await client.catalog()
+                except Refused:
+                    break
+                except NoBroker:
+                    await asyncio.sleep(_POLL_S)
+                    continue
+                if active.toml == text:
+                    return
+                break
+            shown = await client.apply_catalog(text)
+            self._say(f"catalog: applied revision {shown.number}")
+
+    async def start_workers(self, catalog: Catalog) -> None:
+        started = [
+            self._keep(f"worker-{deployment}-{number}", self._worker(deployment, number))
+            for deployment in catalog.deployments
+            for number in range(1, self.config.workers + 1)
+        ]
+        await asyncio.gather(*(self._first_ready(kept) for kept in started))
+
+    def _worker(self, deployment: str, number: int) -> list[str]:
+        command = [sys.executable, "-m", "workers", "--json", "--deployment", deployment, "--nats-url", self.nats_url]
+        slots = [] if self.config.slots is None else ["--slots", str(self.config.slots)]
+        return [*command, "--name", f"{deployment}-{number}-{os.getpid()}", *slots]
+
+    async def _first_ready(self, kept: Kept) -> None:
+        try:
+            await kept.ready()
+        except Unavailable:
+            assert kept.child is not None  # noqa: S101 - it was started
+            if kept.child.process.poll() != _MISCONFIGURED:
+                raise
+            self._gives_up(kept)
+
+    def _keep(self, name: str, command: Sequence[str]) -> Kept:
+        log_file = self._logs / f"{name}.log"
+        if log_file.exists():
+            log_file.replace(log_file.with_suffix(".log.1"))
+        kept = Kept(name, command, log_file)
+        kept.start()
+        self._children.append(kept)
+        return kept
+
+    def write_run_file(self) -> None:
+        part = self.config.data / f"{RUN_FILE}.part"
+        part.write_bytes(msgspec.json.encode(self.info()))
+        part.replace(self.config.data / RUN_FILE)
+
+    async def watch(self) -> None:
+        """Start again what ends."""
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            for kept in self._children:
+                self._look_after(kept)
+
+    def _look_after(self, kept: Kept) -> None:
+        child, now = kept.child, time.monotonic()
+        if child is None or kept.gave_up or child.is_running():
+            return
+        if child.process.returncode == _MISCONFIGURED:
+            self._gives_up(kept)
+        elif kept.due == 0.0:
+            steady = now - kept.started > _STEADY_S
+            kept.restart_s = _FIRST_RESTART_S if steady else min(_LAST_RESTART_S, kept.restart_s * 2)
+            kept.due = now + kept.restart_s / 2
+            self._say(f"{kept.name} ended with {child.process.returncode}; again in {kept.restart_s / 2:.0f} s")
+        elif now >= kept.due:
+            kept.start()
+
+    def _gives_up(self, kept: Kept) -> None:
+        kept.gave_up = True
+        lines = kept.child.tail().splitlines() if kept.child else []
+        self._say(f"{kept.name} cannot run: {lines[-1].removeprefix('error: ') if lines else 'it said nothing'}")
+
+    async def stop(self) -> None:
+        """Workers finish what they run, then the broker settles it."""
+        workers, brokers = self._children[1:], self._children[:1]
+        self._stopping, self._children = workers, []
+        for group in (workers, brokers):
+            children = [kept.child for kept in group if kept.child is not None]
+            await asyncio.gather(*(child.stop(signal.SIGTERM, within_s=_DRAIN_S) for child in children))
+            for kept in group:
+                kept.log.with_suffix(".ready").unlink(missing_ok=True)
+
+    def hurry(self) -> None:
+        """Put back what runs, instead of finishing it."""
+        for kept in self._stopping:
+            if kept.child is not None and kept.child.is_running():
+                kept.child.process.send_signal(signal.SIGTERM)
+
+
+async def up(config: UpConfig, *, say: Say, ready: Callable[[Up], None]) -> None:
+    """Until a signal. Raises: Unavailable, CatalogError."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopping.set)
+    async with running(config, say) as everything:
+        ready(everything)
+        await stopping.wait()
+        say("stopping: running jobs are finished first; once more to put them back")
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, everything.hurry)
