@@ -78,6 +78,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Message(msgspec.Struct):
+    role: str = ""
     content: str | list[Any] | None = None
 
 
