@@ -377,7 +377,7 @@ class Client:
 
     async def infer_stream(
         self, model: str, body: Mapping[str, Any], *, endpoint: str = CHAT, timeout_s: float = 120.0
-    ) -> AsyncIterator[Piece | Reply]:
+    ) -> AsyncGenerator[Piece | Reply, None]:
         """Pieces as they come, then the whole Reply, which is right even where a piece was lost.
 
         Leaving the loop early ends the request. Raises as `infer`.

@@ -122,7 +122,7 @@ def retryable(failure: Failure) -> bool:
             assert_never(failure)
 
 
-def public_message(failure: Failure) -> str:  # noqa: PLR0911 - one line a kind is the clearest form
+def public_message(failure: Failure) -> str:
     """What a producer is told: what was wrong, the limit, what to do. Never a prompt or a key."""
     match failure:
         case Refused() | BadRequest() | ContextTooLong() | Filtered():

@@ -2,7 +2,7 @@
 
 import typer
 
-from broker.cli import system
+from broker.cli import batches, catalogs, demo, jobs, submit, system
 
 app = typer.Typer(
     name="infermq",
@@ -18,6 +18,16 @@ app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options"
     system.worker
 )
 app.command()(system.migrate)
+app.command()(system.doctor)
+app.command()(submit.submit)
+app.command()(jobs.infer)
+app.command()(jobs.status)
+app.command()(catalogs.apply)
+app.command()(catalogs.catalog)
+app.command()(catalogs.schema)
+app.command()(demo.demo)
+app.add_typer(batches.app, name="batch")
+app.add_typer(jobs.app, name="job")
 
 
 def run() -> None:

@@ -14,7 +14,7 @@ import typer
 import uvloop
 
 from broker.cli.terminal import AsJson, Data, Exit, NatsUrl, err, out, print_json, print_table, told, where
-from broker.config import DATA, BrokerConfig, RunInfo, UpConfig, process_name
+from broker.config import DATA, BrokerConfig, NotFound, RunInfo, UpConfig, process_name
 from broker.embedded import die_with_parent
 
 PostgresUrl = Annotated[
@@ -130,3 +130,28 @@ def migrate(
             print_json({"applied": applied})
         else:
             out.print("\n".join(f"applied {name}" for name in applied) or "up to date")
+
+
+def doctor(
+    *, nats_url: NatsUrl = None, data: Data = None, postgres_url: PostgresUrl = None, as_json: AsJson = False
+) -> None:
+    """Look for what is wrong, and say what to do."""
+    from broker.doctor import Grade, examine  # noqa: PLC0415 - only this command needs it
+
+    try:
+        place = where(nats_url, data)
+    except NotFound:
+        place = None
+    findings = asyncio.run(
+        examine(
+            nats_url=place.nats_url if place else None,
+            postgres_url=postgres_url or (place.postgres_url if place else None),
+            data=data or Path(DATA),
+        )
+    )
+    if as_json:
+        print_json(findings)
+    else:
+        print_table(("", "", "seen", "what to do"), ((f.grade, f.name, f.seen, f.advice) for f in findings))
+    if any(finding.grade is Grade.BAD for finding in findings):
+        raise typer.Exit(Exit.FAILED)

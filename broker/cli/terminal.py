@@ -121,7 +121,9 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, tit
     """Numbers to the right."""
     table = Table(title=title, box=None, header_style="bold", title_justify="left", pad_edge=False)
     for column in columns:
-        table.add_column(column.removesuffix(">"), overflow="fold", justify="right" if column.endswith(">") else "left")
+        table.add_column(
+            column.removesuffix(">"), overflow="fold", justify="right" if column.endswith(">") else "left"
+        )
     for row in rows:
         table.add_row(*(_plain(str(cell)) for cell in row))
     out.print(table)

@@ -1,0 +1,106 @@
+"""`infermq batch list | show | results`."""
+
+from pathlib import Path
+from typing import Annotated
+from uuid import UUID
+
+import typer
+
+from broker.cli.results import write_results
+from broker.cli.terminal import (
+    AsJson,
+    Data,
+    NatsUrl,
+    duration,
+    err,
+    instant,
+    money,
+    print_fields,
+    print_json,
+    print_table,
+    told,
+    with_client,
+)
+from schemas.api import Batch
+
+app = typer.Typer(help="Look at batches and their results.", no_args_is_help=True)
+Id = Annotated[UUID, typer.Argument(help="The batch.")]
+
+
+@app.command("list")
+def list_batches(
+    *,
+    limit: Annotated[int, typer.Option(min=1, max=1000)] = 20,
+    before: Annotated[UUID | None, typer.Option(help="The last id of the page before.")] = None,
+    as_json: AsJson = False,
+    nats_url: NatsUrl = None,
+    data: Data = None,
+) -> None:
+    """Newest first."""
+    with told():
+        batches = with_client(nats_url, data, lambda client: client.batches(limit=limit, before=before))
+    if as_json:
+        print_json({"batches": batches})
+        return
+    columns = ("batch", "status", "lane", "created", "jobs>", "settled>", "failed>", "cost>")
+    print_table(columns, (_row(batch) for batch in batches))
+
+
+def _row(batch: Batch) -> tuple[object, ...]:
+    settled = batch.counts.settled()
+    jobs = batch.counts.admitted if batch.jobs is None else batch.jobs
+    failed = settled - batch.counts.succeeded
+    return (
+        batch.id,
+        batch.status,
+        batch.lane,
+        instant(batch.created_ms),
+        jobs,
+        settled,
+        failed,
+        money(batch.cost_nano_usd),
+    )
+
+
+@app.command()
+def show(batch: Id, *, as_json: AsJson = False, nats_url: NatsUrl = None, data: Data = None) -> None:
+    """Where a batch stands."""
+    with told():
+        state = with_client(nats_url, data, lambda client: client.batch(batch))
+    if as_json:
+        print_json(state)
+        return
+    counts = state.counts
+    took = None if state.completed_ms is None else duration(state.completed_ms - state.created_ms)
+    print_fields(
+        [
+            ("batch", state.id),
+            ("status", state.status),
+            ("lane", state.lane),
+            ("created", instant(state.created_ms)),
+            ("completed", None if took is None else f"{instant(state.completed_ms)}, after {took}"),
+            ("jobs", "not sealed yet" if state.jobs is None else state.jobs),
+            *((name, getattr(counts, name)) for name in counts.__struct_fields__),
+            ("tokens", f"{state.usage.input_tokens} in, {state.usage.output_tokens} out"),
+            ("cost", money(state.cost_nano_usd)),
+        ]
+    )
+
+
+@app.command()
+def results(
+    batch: Id,
+    *,
+    file: Annotated[Path | None, typer.Option("--out", help="A file; by default standard output.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Stay until the batch is complete.")] = False,
+    as_json: AsJson = False,
+    nats_url: NatsUrl = None,
+    data: Data = None,
+) -> None:
+    """Results as OpenAI Batch's output lines, in the order recorded."""
+    with told():
+        count = with_client(nats_url, data, lambda client: write_results(client, batch, file, wait=wait))
+    if as_json and file is not None:
+        print_json({"results": count, "file": str(file)})
+    else:
+        err.print(f"{count} results" + (f" in {file}" if file else ""))

@@ -1,0 +1,48 @@
+"""`infermq apply | catalog | schema`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from broker.cli.terminal import AsJson, Data, NatsUrl, instant, out, print_json, told, with_client
+
+
+def apply(
+    file: Annotated[Path, typer.Argument(help="A catalog, TOML.")],
+    *,
+    as_json: AsJson = False,
+    nats_url: NatsUrl = None,
+    data: Data = None,
+) -> None:
+    """Make a catalog the active one."""
+    with told():
+        text = file.read_text()
+        shown = with_client(nats_url, data, lambda client: client.apply_catalog(text))
+    if as_json:
+        print_json(shown)
+    else:
+        out.print(f"revision {shown.number} is active")
+
+
+def catalog(*, as_json: AsJson = False, nats_url: NatsUrl = None, data: Data = None) -> None:
+    """Show the active catalog."""
+    with told():
+        shown = with_client(nats_url, data, lambda client: client.catalog())
+    if as_json:
+        print_json(shown)
+    else:
+        out.print(f"# revision {shown.number}, applied {instant(shown.applied_ms)}\n{shown.toml}", markup=False)
+
+
+def schema(*, file: Annotated[Path | None, typer.Option("--out", help="Write it here.")] = None) -> None:
+    """JSON Schema of everything on the wire."""
+    from schemas.export import json_schema  # noqa: PLC0415 - only this command needs it
+
+    with told():
+        if file is None:
+            print_json(json_schema())
+        else:
+            import msgspec  # noqa: PLC0415
+
+            file.write_bytes(msgspec.json.format(msgspec.json.encode(json_schema()), indent=2) + b"\n")

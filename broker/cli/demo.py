@@ -1,0 +1,200 @@
+"""`infermq demo`: a batch of real prompts on a small real model, then a streamed answer, then what it took."""
+
+import asyncio
+import signal
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated
+from uuid import UUID
+
+import msgspec
+import typer
+
+from broker.cli.jobs import streamed
+from broker.cli.progress import watched
+from broker.cli.results import write_results
+from broker.cli.terminal import Exit, duration, err, fail, money, out, print_json, print_table, told
+from broker.client import Client, Reply, Submission
+from broker.config import DATA, UpConfig
+from broker.core.lines import Fault, read_lines
+from broker.up import running
+from schemas.api import Batch, Execution, JobShow, Result
+
+PROMPTS = Path(__file__).parents[2] / "examples" / "prompts.jsonl"
+_QUESTION = "Explain in two sentences why the sky is blue."
+_SAMPLES = 3
+
+
+def demo(
+    *,
+    file: Annotated[Path, typer.Option(help="OpenAI Batch lines.")] = PROMPTS,
+    data: Annotated[Path, typer.Option(help="Where streams and tables are kept.")] = Path(DATA),
+    model: Annotated[str, typer.Option(help="For the streamed question.")] = "small-chat",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+) -> None:
+    """Run a batch of real prompts on this machine, stream an answer, show what it took, stop everything."""
+    began_ms = time.time_ns() // 1_000_000
+    with told():
+        if not file.exists():
+            fail(f"there is no {file}: give a file of OpenAI Batch lines with --file", Exit.USAGE)
+        try:
+            report = asyncio.run(_Demo(file, data.resolve(), model, began_ms, quiet=as_json).run())
+        except KeyboardInterrupt:
+            raise typer.Exit(Exit.INTERRUPTED) from None
+    if as_json:
+        print_json(report)
+    if report.batch.counts.succeeded != report.batch.jobs:
+        raise typer.Exit(Exit.FAILED)
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    batch: Batch
+    first_token_s: float
+    """From the command's start to the first token of any job."""
+    seconds: float
+    """First dispatch to last result."""
+    results: str
+
+
+class _Demo:
+    def __init__(self, file: Path, data: Path, model: str, began_ms: int, *, quiet: bool) -> None:
+        self._file = file
+        self._data = data
+        self._model = model
+        self._began_ms = began_ms
+        self._quiet = quiet
+
+    async def run(self) -> Report:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - we run in one
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        config = UpConfig(data=self._data)
+        async with running(config, say=lambda line: err.print(line, markup=False)) as up:
+            self._say(f"[bold]infermq is up[/] after {(time.time_ns() // 1_000_000 - self._began_ms) / 1000:.1f} s")
+            async with Client.connect(up.nats_url) as client:
+                return await self._with(client)
+
+    def _say(self, text: str) -> None:
+        (err if self._quiet else out).print(text)
+
+    async def _with(self, client: Client) -> Report:
+        batch, models = await self._submit(client)
+        results = self._data / f"results-{batch}.jsonl"
+
+        async def write() -> None:
+            await write_results(client, batch, results, wait=True)
+
+        state = await watched(client, batch, write)
+        jobs = [await client.job(result.job) async for result in client.results(batch)]
+        if not self._quiet:
+            await self._show_samples(client, batch)
+            await self._ask(client)
+            _print_figures(jobs, models)
+        report = _report(state, jobs, results, self._began_ms)
+        if not self._quiet:
+            self._print_end(report, jobs)
+        return report
+
+    async def _submit(self, client: Client) -> tuple[UUID, list[str]]:
+        batch = await client.create_batch(metadata={"name": "demo"})
+        with self._file.open("rb") as stream:
+            items = list(read_lines(stream, model=self._model, batch=batch.id))
+        for item in items:
+            if isinstance(item, Fault):
+                fail(f"{self._file}: {item}", Exit.USAGE)
+        lines = [item for item in items if not isinstance(item, Fault)]
+        sent = await client.submit_many(Submission(line.model, line.job) for line in lines)
+        await client.seal(batch.id, jobs=sent)
+        self._say(f"batch [bold]{batch.id}[/]: {sent} prompts of {self._file.name} submitted")
+        return batch.id, sorted({line.model for line in lines})
+
+    async def _show_samples(self, client: Client, batch: UUID) -> None:
+        """One answer of each kind, as the custom ids tell them apart."""
+        kinds: dict[str, Result] = {}
+        async for result in client.results(batch):
+            kinds.setdefault((result.custom_id or "").rpartition("-")[0], result)
+        for result in list(kinds.values())[:_SAMPLES]:
+            out.print(f"[bold]{result.custom_id}[/] ", end="")
+            text = Reply(result.job, bytes(result.body)).text() if result.failure is None else str(result.state)
+            out.print(" ".join(text.split()), markup=False)
+
+    async def _ask(self, client: Client) -> None:
+        out.print(f"\n[bold]infermq infer {self._model} {_QUESTION!r}[/]")
+        await streamed(
+            client,
+            self._model,
+            {"messages": [{"role": "user", "content": _QUESTION}], "max_tokens": 80, "temperature": 0},
+            timeout_s=60.0,
+        )
+
+    def _print_end(self, report: Report, jobs: Sequence[JobShow]) -> None:
+        flag = "" if self._data == Path(DATA).resolve() else f" --data {_short(self._data)}"
+        out.print(f"\nfirst token {report.first_token_s:.1f} s after the command")
+        out.print(f"results: {_short(Path(report.results))}")
+        out.print(f"one job: infermq up{flag}, then in another terminal: infermq job show {jobs[0].id}{flag}")
+
+
+def _short(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _report(batch: Batch, jobs: Sequence[JobShow], results: Path, began_ms: int) -> Report:
+    runs = [run for job in jobs for run in job.executions]
+    first = min((run.started_ms + (run.ttft_ms or run.run_ms) for run in runs), default=began_ms)
+    return Report(
+        batch=batch,
+        first_token_s=(first - began_ms) / 1000,
+        seconds=_seconds(jobs),
+        results=str(results),
+    )
+
+
+def _seconds(jobs: Sequence[JobShow]) -> float:
+    started = min(run.started_ms for job in jobs for run in job.executions)
+    return max(0.001, (max(job.settled_ms or started for job in jobs) - started) / 1000)
+
+
+def _print_figures(jobs: Sequence[JobShow], models: Sequence[str]) -> None:
+    by_model: dict[str, list[JobShow]] = defaultdict(list)
+    for job in jobs:
+        by_model[job.model].append(job)
+    columns = ("model", "jobs>", "succeeded>", "jobs/s>", "tokens in>", "out>", "out/s>", "cost>")
+    out.print()
+    print_table(columns, (_model_row(name, by_model[name]) for name in models))
+    runs = [run for job in jobs for run in job.executions]
+    out.print()
+    print_table(("latency", "p50>", "p99>"), _latency_rows(jobs, runs))
+
+
+def _model_row(name: str, jobs: Sequence[JobShow]) -> tuple[object, ...]:
+    seconds = _seconds(jobs)
+    tokens_out = sum(job.usage.output_tokens for job in jobs)
+    return (
+        name,
+        len(jobs),
+        sum(job.state == "succeeded" for job in jobs),
+        f"{len(jobs) / seconds:.1f}",
+        sum(job.usage.input_tokens for job in jobs),
+        tokens_out,
+        f"{tokens_out / seconds:.0f}",
+        money(sum(job.cost_nano_usd for job in jobs)),
+    )
+
+
+def _latency_rows(jobs: Sequence[JobShow], runs: Sequence[Execution]) -> Iterable[tuple[object, ...]]:
+    figures: dict[str, list[int]] = {
+        "queue (admitted to leased)": [run.queue_ms for run in runs],
+        "first token (after leased)": [run.ttft_ms for run in runs if run.ttft_ms is not None],
+        "run (leased to outcome)": [run.run_ms for run in runs],
+        "total (admitted to settled)": [job.settled_ms - job.admitted_ms for job in jobs if job.settled_ms is not None],
+    }
+    for name, values in figures.items():
+        yield name, duration(_quantile(values, 0.5)), duration(_quantile(values, 0.99))
+
+
+def _quantile(values: Sequence[int], share: float) -> int | None:
+    """The nearest rank."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else None

@@ -1,0 +1,179 @@
+"""`infermq job show`, `infer`, `status`."""
+
+import asyncio
+import contextlib
+import signal
+import sys
+from typing import Annotated, Any
+from uuid import UUID
+
+import msgspec
+import typer
+
+from broker.cli.terminal import (
+    AsJson,
+    Data,
+    Exit,
+    NatsUrl,
+    duration,
+    instant,
+    money,
+    out,
+    print_fields,
+    print_json,
+    print_table,
+    told,
+    with_client,
+)
+from broker.client import Client, Piece, Reply
+from schemas.api import JobShow, Status
+from schemas.outcome import failure_kind, public_message
+
+app = typer.Typer(help="Look at a job.", no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    """Look at a job."""
+
+
+@app.command()
+def show(
+    job: Annotated[UUID, typer.Argument(help="The job.")],
+    *,
+    as_json: AsJson = False,
+    nats_url: NatsUrl = None,
+    data: Data = None,
+) -> None:
+    """All that is recorded of a job but its prompt."""
+    with told():
+        state = with_client(nats_url, data, lambda client: client.job(job))
+    if as_json:
+        print_json(state)
+        return
+    _print_job(state)
+
+
+def _print_job(job: JobShow) -> None:
+    took = None if job.settled_ms is None else duration(job.settled_ms - job.admitted_ms)
+    failure = job.failure and f"{failure_kind(job.failure)}: {public_message(job.failure)}"
+    print_fields(
+        [
+            ("job", job.id),
+            ("state", job.state),
+            ("model", f"{job.model} {job.endpoint}"),
+            ("lane", job.lane),
+            ("batch", job.batch and f"{job.batch}, line {job.line}, custom_id {job.custom_id}"),
+            ("admitted", instant(job.admitted_ms)),
+            ("deadline", instant(job.deadline_ms)),
+            ("not before", job.not_before_ms and instant(job.not_before_ms)),
+            ("settled", took and f"{instant(job.settled_ms)}, after {took}"),
+            ("failure", failure),
+            ("attempts", f"{job.attempt} of {job.max_attempts}"),
+            ("tokens", f"{job.usage.input_tokens} in, {job.usage.output_tokens} out"),
+            ("cost", money(job.cost_nano_usd)),
+        ]
+    )
+    if job.executions:
+        columns = ("run", "deployment", "worker", "outcome", "tokens>", "cost>", "source", "queue>", "first>", "run>")
+        print_table(columns, (_execution_row(execution) for execution in job.executions))
+    if bytes(job.body) != b"null":
+        out.print_json(bytes(job.body).decode())
+
+
+def _execution_row(run: Any) -> tuple[object, ...]:
+    return (
+        f"{run.attempt}.{run.delivery}",
+        run.deployment,
+        run.worker,
+        run.failure or run.outcome,
+        f"{run.usage.input_tokens}+{run.usage.output_tokens}",
+        money(run.cost_nano_usd),
+        run.cost_source,
+        duration(run.queue_ms),
+        duration(run.ttft_ms),
+        duration(run.run_ms),
+    )
+
+
+def infer(
+    model: Annotated[str, typer.Argument(help="The model's name.")],
+    prompt: Annotated[str, typer.Argument(help="What to ask; - for standard input.")],
+    *,
+    system: Annotated[str | None, typer.Option(help="A system message before it.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1)] = None,
+    temperature: Annotated[float | None, typer.Option(min=0)] = None,
+    stream: Annotated[bool, typer.Option(help="Show the answer as it comes.")] = True,
+    timeout_s: Annotated[float, typer.Option(min=0.1)] = 120.0,
+    as_json: AsJson = False,
+    nats_url: NatsUrl = None,
+    data: Data = None,
+) -> None:
+    """Ask and wait: the answer streams to the terminal."""
+    text = sys.stdin.read() if prompt == "-" else prompt
+    messages = [{"role": "system", "content": system}] if system else []
+    body: dict[str, Any] = {"messages": [*messages, {"role": "user", "content": text}]}
+    body |= {} if max_tokens is None else {"max_tokens": max_tokens}
+    body |= {} if temperature is None else {"temperature": temperature}
+
+    async def ask(client: Client) -> Reply:
+        if as_json or not stream:
+            return await client.infer(model, body, timeout_s=timeout_s)
+        return await streamed(client, model, body, timeout_s=timeout_s)
+
+    with told():
+        reply = with_client(nats_url, data, ask)
+    if as_json:
+        print_json({"job": reply.job, "response": msgspec.Raw(reply.body)})
+    elif not stream:
+        out.print(reply.text(), markup=False)
+
+
+async def streamed(client: Client, model: str, body: dict[str, Any], *, timeout_s: float) -> Reply:
+    """Write pieces to standard output as they come. Ctrl-C ends the request."""
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - we run in one
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, task.cancel)
+    said = ""
+    try:
+        async with contextlib.aclosing(client.infer_stream(model, body, timeout_s=timeout_s)) as steps:
+            async for step in steps:
+                if isinstance(step, Piece):
+                    said += step.text
+                    _write(step.text)
+                    continue
+                _write("\n" if said == step.text() else f"\n[a piece was lost; the whole answer:]\n{step.text()}\n")
+                return step
+    except asyncio.CancelledError:
+        _write("\n")
+        raise typer.Exit(Exit.INTERRUPTED) from None
+    raise AssertionError("a stream ends with a reply or an error")
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def status(*, as_json: AsJson = False, nats_url: NatsUrl = None, data: Data = None) -> None:
+    """Brokers, workers, and what waits."""
+    with told():
+        state = with_client(nats_url, data, lambda client: client.status())
+    if as_json:
+        print_json(state)
+        return
+    _print_status(state)
+
+
+def _print_status(state: Status) -> None:
+    leader = f"{state.leader or 'nobody'}, term {state.term}"
+    print_fields([("broker", f"{state.broker} {state.version}"), ("leader", leader), ("catalog", state.revision)])
+    columns = ("worker", "deployment", "engine", "slots>", "reserve>", "running>", "")
+    workers = (
+        (w.worker, w.deployment, w.engine, w.slots, w.reserve, w.running, "draining" if w.draining else "")
+        for w in state.workers
+    )
+    print_table(columns, workers)
+    if state.backlog:
+        rows = ((lane.model, lane.lane, lane.waiting, duration(lane.oldest_ms)) for lane in state.backlog)
+        print_table(("model", "lane", "waiting>", "oldest>"), rows)

@@ -1,0 +1,90 @@
+"""A batch on its way, as a live line: done, rate, time left, tokens, cost so far."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from uuid import UUID
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+
+from broker.cli.terminal import duration, err, money
+from broker.client import Client
+from schemas.api import Batch, BatchStatus
+
+_LOOK_S = 0.5
+_PLAIN_S = 10.0
+"""Between lines where no live line can be shown."""
+
+
+@contextmanager
+def sending(total_bytes: int | None) -> Iterator[Callable[[int, int], None]]:
+    """A bar by the bytes of the file; tell it (jobs, bytes so far)."""
+    columns = (TextColumn("sending"), BarColumn(), TextColumn("{task.fields[jobs]:,} jobs"))
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        task = progress.add_task("sending", total=total_bytes, jobs=0)
+
+        def sent(jobs: int, position: int) -> None:
+            progress.update(task, completed=position, jobs=jobs)
+
+        yield sent
+
+
+async def watch(client: Client, batch: UUID) -> Batch:
+    """Until it is complete."""
+    with _bar() as show:
+        while True:
+            state = await client.batch(batch)
+            show(state)
+            if state.status is BatchStatus.COMPLETED:
+                return state
+            await asyncio.sleep(_LOOK_S)
+
+
+async def watched(client: Client, batch: UUID, work: Callable[[], Awaitable[None]]) -> Batch:
+    """Watch it while `work` reads its results."""
+    async with asyncio.TaskGroup() as group:
+        watching = group.create_task(watch(client, batch))
+        group.create_task(_await(work))
+    return watching.result()
+
+
+async def _await(work: Callable[[], Awaitable[None]]) -> None:
+    await work()
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[Batch], None]]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[more]}"))
+    began = time.monotonic()
+    last_line = began
+    with Progress(*columns, console=err, disable=not err.is_terminal) as progress:
+        task: TaskID = progress.add_task("running", total=None, more="")
+        first: list[int] = []
+
+        def show(batch: Batch) -> None:
+            nonlocal last_line
+            done = batch.counts.settled()
+            first.append(done) if not first else None
+            elapsed = time.monotonic() - began
+            more = describe(batch, rate=(done - first[0]) / elapsed if elapsed else 0.0)
+            progress.update(task, completed=done, total=batch.jobs or batch.counts.admitted, more=more)
+            if not err.is_terminal and time.monotonic() - last_line >= _PLAIN_S:
+                last_line = time.monotonic()
+                err.print(f"{done} of {batch.jobs or '?'} {more}")
+
+        yield show
+
+
+def describe(batch: Batch, *, rate: float) -> str:
+    """Rate in jobs/s."""
+    left = (batch.jobs or batch.counts.admitted) - batch.counts.settled()
+    parts = [f"{rate:,.1f} jobs/s"]
+    if left and rate > 0:
+        parts.append(f"{duration(int(left / rate * 1000))} left")
+    parts.append(f"{batch.usage.input_tokens + batch.usage.output_tokens:,} tokens")
+    parts.append(money(batch.cost_nano_usd))
+    bad = batch.counts.settled() - batch.counts.succeeded
+    if bad:
+        parts.append(f"[red]{bad} not succeeded[/]")
+    return " · ".join(parts)

@@ -1,0 +1,197 @@
+"""What is wrong with an installation, and what to do about it."""
+
+import importlib.metadata
+import platform
+import shutil
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import asyncpg
+import nats
+from nats.aio.client import Client as Nats
+from nats.errors import Error, NoServersError
+from nats.js.errors import NotFoundError
+
+from broker.bus.streams import STREAMS
+from broker.client import Client, NoBroker, Refused
+from broker.errors import Conflict, Unavailable
+from broker.ledger import pending
+from schemas.api import Status
+from schemas.catalog import parse
+
+DISTRIBUTION = "infermq"
+PACKAGES = ("broker", "workers", "schemas")
+OLDEST_NATS = (2, 12)
+"""Atomic batches."""
+OLDEST_POSTGRES = 15
+_MOST_SKEW_MS = 1000
+_LEAST_DISK = 2 * 1024**3
+_CALL_S = 5.0
+
+
+class Grade(StrEnum):
+    OK = "ok"
+    WARN = "warn"
+    BAD = "bad"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    name: str
+    grade: Grade
+    seen: str
+    advice: str = ""
+
+
+async def examine(*, nats_url: str | None, postgres_url: str | None, data: Path | None) -> list[Finding]:
+    """Look at everything that can be reached; what cannot is a finding."""
+    findings = [_versions(), *_ownership(), *_disk(data)]
+    if nats_url is None:
+        findings.append(Finding("NATS", Grade.BAD, "no address", "start `infermq up`, or set INFERMQ_NATS_URL"))
+    else:
+        findings += await _nats(nats_url)
+    if postgres_url is None:
+        advice = "set INFERMQ_POSTGRES_URL, if this machine may reach it"
+        findings.append(Finding("Postgres", Grade.WARN, "no address", advice))
+    else:
+        findings += await _postgres(postgres_url)
+    return findings
+
+
+def _versions() -> Finding:
+    names = (DISTRIBUTION, "nats-py", "faststream", "asyncpg", "msgspec")
+    found = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+    return Finding("versions", Grade.OK, f"Python {platform.python_version()}, {found}")
+
+
+def _ownership() -> list[Finding]:
+    """Other distributions ship packages of these names, and installers merge them without a word."""
+    owners = importlib.metadata.packages_distributions()
+    findings = []
+    for package in PACKAGES:
+        others = sorted(set(owners.get(package, [])) - {DISTRIBUTION})
+        if others:
+            advice = f"install infermq into an environment without {', '.join(others)}"
+            findings.append(Finding(f"package {package}", Grade.BAD, f"also of {', '.join(others)}", advice))
+    return findings or [Finding("packages", Grade.OK, f"{', '.join(PACKAGES)} are infermq's alone")]
+
+
+def _disk(data: Path | None) -> list[Finding]:
+    if data is None or not data.exists():
+        return []
+    free = shutil.disk_usage(data).free
+    grade = Grade.OK if free > _LEAST_DISK else Grade.WARN
+    return [
+        Finding("disk", grade, f"{free / 1024**3:.1f} GiB free for {data}", "make room" if grade != Grade.OK else "")
+    ]
+
+
+async def _nats(url: str) -> list[Finding]:
+    async def quiet(_: Exception) -> None:
+        """What fails is a finding."""
+
+    try:
+        nc = await nats.connect(url, allow_reconnect=False, connect_timeout=2, error_cb=quiet)
+    except (OSError, Error, NoServersError) as error:
+        seen = f"{url}: {str(error) or type(error).__name__}"
+        return [Finding("NATS", Grade.BAD, seen, "is it running, and reachable from here?")]
+    try:
+        return [_nats_version(nc), *await _streams(nc), *await _broker(url)]
+    finally:
+        await nc.close()
+
+
+def _nats_version(nc: Nats) -> Finding:
+    version = nc.connected_server_version
+    seen = f"nats-server {version} at {nc.connected_url.netloc if nc.connected_url else '?'}"
+    if (version.major, version.minor) < OLDEST_NATS:
+        return Finding("NATS", Grade.BAD, seen, f"atomic batches need {OLDEST_NATS[0]}.{OLDEST_NATS[1]} or newer")
+    return Finding("NATS", Grade.OK, seen)
+
+
+async def _streams(nc: Nats) -> list[Finding]:
+    js, missing = nc.jetstream(timeout=_CALL_S), []
+    for stream in STREAMS:
+        try:
+            await js.stream_info(str(stream.name))
+        except NotFoundError:
+            missing.append(str(stream.name))
+        except Error as error:
+            advice = "start nats-server with JetStream (-js)"
+            return [Finding("JetStream", Grade.BAD, str(error) or type(error).__name__, advice)]
+    if missing:
+        return [
+            Finding("streams", Grade.BAD, f"missing: {', '.join(missing)}", "a broker declares them: infermq serve")
+        ]
+    return [Finding("streams", Grade.OK, f"{len(STREAMS)} declared")]
+
+
+async def _broker(url: str) -> list[Finding]:
+    try:
+        async with Client.connect(url) as client:
+            status = await client.status()
+            shown = await client.catalog()
+    except NoBroker:
+        return [Finding("broker", Grade.BAD, "none answers", "start one: infermq serve")]
+    except Refused as error:
+        return [Finding("catalog", Grade.BAD, str(error), "infermq apply FILE")]
+    except Unavailable as error:
+        return [Finding("broker", Grade.BAD, str(error), "its log says why")]
+    return [_broker_state(status), *_clocks(status), *_workers(status, shown.toml)]
+
+
+def _broker_state(status: Status) -> Finding:
+    seen = f"{status.broker} {status.version}, leader {status.leader or 'none'}"
+    if status.leader is None:
+        return Finding("broker", Grade.WARN, seen, "nobody dispatches; one takes over within seconds")
+    return Finding("broker", Grade.OK, seen)
+
+
+def _clocks(status: Status) -> list[Finding]:
+    here = time.time_ns() // 1_000_000
+    skews = {"broker": here - status.now_ms, "database": status.now_ms - status.database_now_ms}
+    skews |= {f"worker {beat.worker}": max(0, abs(status.now_ms - beat.at_ms) - 2000) for beat in status.workers}
+    wrong = [f"{name} {skew:+} ms" for name, skew in skews.items() if abs(skew) > _MOST_SKEW_MS]
+    if wrong:
+        return [Finding("clocks", Grade.WARN, ", ".join(wrong), "run a time service (chrony) on these machines")]
+    return [Finding("clocks", Grade.OK, f"within {_MOST_SKEW_MS} ms of each other")]
+
+
+def _workers(status: Status, toml: str) -> list[Finding]:
+    catalog, served = parse(toml), {beat.deployment for beat in status.workers if not beat.draining}
+    findings = []
+    for name, model in catalog.models.items():
+        routes = [route.deployment for route in model.route]
+        if served.isdisjoint(routes):
+            advice = f"infermq worker --deployment {routes[0]}"
+            findings.append(Finding(f"model {name}", Grade.WARN, "no worker serves it: its jobs wait", advice))
+        else:
+            findings.append(
+                Finding(f"model {name}", Grade.OK, f"served by {', '.join(sorted(served & set(routes)))}")
+            )
+    return findings
+
+
+async def _postgres(url: str) -> list[Finding]:
+    try:
+        connection = await asyncpg.connect(url, timeout=_CALL_S)
+        try:
+            number = int(await connection.fetchval("show server_version_num")) // 10_000
+        finally:
+            await connection.close()
+        missing = await pending(url)
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, Unavailable) as error:
+        return [Finding("Postgres", Grade.BAD, str(error) or type(error).__name__, "is it running, and reachable?")]
+    except Conflict as error:
+        return [
+            Finding("migrations", Grade.BAD, str(error), "use the version that made this database, or a newer one")
+        ]
+    old = number < OLDEST_POSTGRES
+    server = Finding(
+        "Postgres", Grade.BAD if old else Grade.OK, f"Postgres {number}", f"needs {OLDEST_POSTGRES}" if old else ""
+    )
+    if missing:
+        return [server, Finding("migrations", Grade.BAD, f"missing: {', '.join(missing)}", "infermq migrate")]
+    return [server, Finding("migrations", Grade.OK, "up to date")]

@@ -1,0 +1,43 @@
+"""Everything on the wire as JSON Schema (draft 2020-12)."""
+
+from typing import Any
+
+import msgspec
+
+from schemas import api, catalog, job, outcome, worker
+
+WIRE: tuple[type[msgspec.Struct], ...] = (
+    job.JsonJob,
+    job.Attempt,
+    outcome.Report,
+    worker.WorkerBeat,
+    catalog.Catalog,
+    catalog.Revision,
+    api.ErrorBody,
+    api.BatchCreate,
+    api.BatchSeal,
+    api.BatchRef,
+    api.BatchList,
+    api.BatchResults,
+    api.Batch,
+    api.Batches,
+    api.ResultPage,
+    api.ResultNotice,
+    api.JobRef,
+    api.JobShow,
+    api.CatalogApply,
+    api.CatalogShow,
+    api.Status,
+)
+
+
+def json_schema() -> dict[str, Any]:
+    """One document; each type is under `$defs`."""
+    _, components = msgspec.json.schema_components(WIRE, ref_template="#/$defs/{name}", schema_hook=_hook)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "infermq", "$defs": components}
+
+
+def _hook(kind: type) -> dict[str, Any]:
+    if kind is msgspec.Raw:
+        return {"description": "any JSON value"}
+    raise NotImplementedError(kind)
