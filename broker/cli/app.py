@@ -2,7 +2,7 @@
 
 import typer
 
-from broker.cli import batches, catalogs, demo, jobs, submit, system
+from broker.cli import batches, bench, catalogs, demo, jobs, submit, system
 
 app = typer.Typer(
     name="infermq",
@@ -28,6 +28,7 @@ app.command()(catalogs.schema)
 app.command()(demo.demo)
 app.add_typer(batches.app, name="batch")
 app.add_typer(jobs.app, name="job")
+app.add_typer(bench.app, name="bench")
 
 
 def run() -> None:

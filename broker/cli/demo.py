@@ -188,7 +188,9 @@ def _latency_rows(jobs: Sequence[JobShow], runs: Sequence[Execution]) -> Iterabl
         "queue (admitted to leased)": [run.queue_ms for run in runs],
         "first token (after leased)": [run.ttft_ms for run in runs if run.ttft_ms is not None],
         "run (leased to outcome)": [run.run_ms for run in runs],
-        "total (admitted to settled)": [job.settled_ms - job.admitted_ms for job in jobs if job.settled_ms is not None],
+        "total (admitted to settled)": [
+            job.settled_ms - job.admitted_ms for job in jobs if job.settled_ms is not None
+        ],
     }
     for name, values in figures.items():
         yield name, duration(_quantile(values, 0.5)), duration(_quantile(values, 0.99))

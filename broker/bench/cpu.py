@@ -1,0 +1,37 @@
+"""CPU time of everything that a benchmark started, by what it is."""
+
+from collections import defaultdict
+
+import psutil
+
+KINDS = ("producer", "broker", "worker", "NATS", "Postgres")
+
+
+def spent_s() -> dict[str, float]:
+    """Seconds so far, user and system, of this process and its children."""
+    spent: dict[str, float] = defaultdict(float)
+    me = psutil.Process()
+    times = me.cpu_times()
+    spent["producer"] = times.user + times.system
+    for child in me.children(recursive=False):
+        for process in (child, *child.children(recursive=True)):
+            try:
+                times = process.cpu_times()
+                kind = _kind(child)
+            except psutil.NoSuchProcess:
+                continue
+            spent[kind] += times.user + times.system + times.children_user + times.children_system
+    return dict(spent)
+
+
+def _kind(process: psutil.Process) -> str:
+    words = process.cmdline()
+    if "nats-server" in words[0]:
+        return "NATS"
+    if words[0].endswith("postgres"):
+        return "Postgres"
+    return "worker" if "workers" in words else "broker"
+
+
+def us_per_job(before: dict[str, float], after: dict[str, float], jobs: int) -> dict[str, float]:
+    return {kind: (after.get(kind, 0.0) - before.get(kind, 0.0)) * 1e6 / jobs for kind in KINDS}
