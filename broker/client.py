@@ -46,7 +46,7 @@ from schemas.api import (
     Status,
 )
 from schemas.catalog import CHAT
-from schemas.codec import ERROR, KIND, job_headers, jsoned, packed
+from schemas.codec import ERROR, KIND, jsoned, packed
 from schemas.ids import line_id, uuid7
 from schemas.jetstream import (
     BATCH_BYTES,
@@ -242,7 +242,7 @@ class Client:
 
     def _outgoing(self, one: Submission) -> Outgoing:
         subject = _submit_subject(one.lane, one.model, self._tenant, self._key)
-        return Outgoing(subject, packed(one.job), _HEADERS)
+        return Outgoing(subject, packed(one.job))
 
     async def _send(self, messages: list[Outgoing], room: asyncio.Semaphore) -> None:
         try:
@@ -395,9 +395,7 @@ class Client:
         deadline = Ms(_now() + int(timeout_s * 1000))
         job = Job(endpoint=endpoint, body=_body(body), deadline_ms=deadline)
         try:
-            await self._nc.publish(
-                subjects.infer(model, self._tenant, self._key), packed(job), inbox, headers=_HEADERS
-            )
+            await self._nc.publish(subjects.infer(model, self._tenant, self._key), packed(job), inbox)
             while True:
                 message = await self._next(subscription.next_msg, timeout_s)
                 step = _step(message)
@@ -417,9 +415,6 @@ class Client:
         except Error as error:
             raise Unavailable("NATS", str(error) or type(error).__name__) from error
         return message
-
-
-_HEADERS = job_headers()
 
 
 def _step(message: Msg) -> Piece | Reply | None:

@@ -7,6 +7,7 @@ Names of models, tenants, keys and deployments are escaped into one subject toke
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from uuid import UUID
 
 from schemas.job import Lane
@@ -46,6 +47,7 @@ class Verb(StrEnum):
     STATUS = "status"
 
 
+@lru_cache(maxsize=4096)
 def token(raw: str) -> str:
     """One subject token for any non-empty name. Raises: ValueError for an empty one."""
     if not raw:
@@ -85,6 +87,7 @@ def intake_consumer(lane: Lane) -> str:
     return f"intake-{lane}"
 
 
+@lru_cache(maxsize=4096)
 def parse_submit(subject: str) -> Source:
     """Raises: ValueError."""
     prefix, kind, lane, *names = subject.split(".")

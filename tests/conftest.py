@@ -34,8 +34,9 @@ class Servers:
 
     async def _start(self) -> tuple[str, str]:
         nats_url = await self.stack.enter_async_context(nats_server(self.folder / "nats"))
-        given = os.environ.get("INFERMQ_POSTGRES_URL")
-        url = given or await self.stack.enter_async_context(postgres_server(self.folder / "pg", durable=False))
+        url = os.environ.get("INFERMQ_POSTGRES_URL")
+        if url is None:
+            url = await self.stack.enter_async_context(postgres_server(self.folder / "pg", durable=False))
         await migrate(url)
         return nats_url, url
 

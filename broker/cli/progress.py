@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from broker.cli.terminal import duration, err, money
 from broker.client import Client
+from broker.errors import Unavailable
 from schemas.api import Batch, BatchStatus
 
 _LOOK_S = 0.5
@@ -34,11 +35,20 @@ async def watch(client: Client, batch: UUID) -> Batch:
     """Until it is complete."""
     with _bar() as show:
         while True:
-            state = await client.batch(batch)
-            show(state)
-            if state.status is BatchStatus.COMPLETED:
-                return state
+            state = await _look(client, batch)
+            if state is not None:
+                show(state)
+                if state.status is BatchStatus.COMPLETED:
+                    return state
             await asyncio.sleep(_LOOK_S)
+
+
+async def _look(client: Client, batch: UUID) -> Batch | None:
+    """None while no broker answers: the batch waits for it too."""
+    try:
+        return await client.batch(batch)
+    except Unavailable:
+        return None
 
 
 async def watched(client: Client, batch: UUID, work: Callable[[], Awaitable[None]]) -> Batch:

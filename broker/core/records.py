@@ -9,8 +9,9 @@ A job's states and its edges:
     (insert) ──► any terminal state, for an interactive or a refused job
 """
 
-from dataclasses import dataclass
 from uuid import UUID
+
+import msgspec
 
 from schemas.api import State
 from schemas.job import Lane
@@ -18,8 +19,7 @@ from schemas.outcome import Failure, Refused, Usage
 from schemas.units import Ms, NanoUsd
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Flow:
+class Flow(msgspec.Struct, frozen=True, order=True):
     """The waiting jobs of one (model, lane, tenant): what fairness is between."""
 
     model: str
@@ -27,16 +27,14 @@ class Flow:
     tenant: str
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Place:
+class Place(msgspec.Struct, frozen=True, order=True):
     """Where a job stands in its flow: earliest deadline first, then the order of submission."""
 
     deadline_ms: Ms
     job: UUID
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """A job as the ledger takes it in."""
 
     id: UUID
@@ -68,8 +66,7 @@ class Entry:
         return Place(self.deadline_ms, self.id)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeadLetter:
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes that are no job, with where they came from."""
 
     subject: str
@@ -81,8 +78,7 @@ class DeadLetter:
     headers: dict[str, str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchInfo:
+class BatchInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What admission must know of a batch."""
 
     id: UUID
@@ -92,8 +88,7 @@ class BatchInfo:
     sealed: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(msgspec.Struct, frozen=True):
     """A waiting job near the front of its flow, as the dispatcher sees it."""
 
     place: Place
@@ -102,8 +97,7 @@ class Head:
     not_before_ms: Ms
 
 
-@dataclass(frozen=True, slots=True)
-class Pick:
+class Pick(msgspec.Struct, frozen=True):
     """The policy's choice: this job, to this deployment."""
 
     flow: Flow
@@ -111,8 +105,7 @@ class Pick:
     deployment: str
 
 
-@dataclass(frozen=True, slots=True)
-class Running:
+class Running(msgspec.Struct, frozen=True):
     """A dispatched attempt that the ledger still holds open."""
 
     job: UUID
@@ -120,8 +113,7 @@ class Running:
     deployment: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpenJob:
+class OpenJob(msgspec.Struct, frozen=True, kw_only=True):
     """What settle must know of a job to decide on anything but a success."""
 
     job: UUID
@@ -133,8 +125,7 @@ class OpenJob:
     deadline_ms: Ms
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Executed:
+class Executed(msgspec.Struct, frozen=True, kw_only=True):
     """One delivery that ran, priced: a row of `executions`. Whether it was waste shows when it is recorded."""
 
     delivery: int
@@ -151,8 +142,7 @@ class Executed:
     run_ms: Ms
 
 
-@dataclass(frozen=True, slots=True)
-class Final:
+class Final(msgspec.Struct, frozen=True):
     """End the job, if it is open and at this attempt."""
 
     state: State
@@ -160,21 +150,18 @@ class Final:
     failure: Failure | None
 
 
-@dataclass(frozen=True, slots=True)
-class Requeue:
+class Requeue(msgspec.Struct, frozen=True):
     """Let the job wait again, if it is running this attempt."""
 
     not_before_ms: Ms
     counted: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Ignore:
+class Ignore(msgspec.Struct, frozen=True):
     """The report changes nothing: only what it cost is recorded."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """What settle decided on one report."""
 
     job: UUID
@@ -186,8 +173,7 @@ class Verdict:
     """Interactive: the job itself, to be inserted unless it is known."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recorded:
+class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     """A job that a settlement ended."""
 
     job: UUID
@@ -198,8 +184,7 @@ class Recorded:
     total_ms: Ms
 
 
-@dataclass(frozen=True, slots=True)
-class Requeued:
+class Requeued(msgspec.Struct, frozen=True):
     """A job that a settlement put back."""
 
     flow: Flow
@@ -207,16 +192,14 @@ class Requeued:
     not_before_ms: Ms
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(msgspec.Struct, frozen=True):
     """What a group of verdicts came to."""
 
     final: tuple[Recorded, ...]
     requeued: tuple[Requeued, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Admitted:
+class Admitted(msgspec.Struct, frozen=True, kw_only=True):
     """What a group of entries came to. Those that were known before are the same jobs, and in none of these."""
 
     waiting: tuple[tuple[Flow, Place], ...]
@@ -225,7 +208,6 @@ class Admitted:
     """Their id belongs to another job."""
 
 
-@dataclass(frozen=True, slots=True)
-class Leadership:
+class Leadership(msgspec.Struct, frozen=True):
     holder: str
     term: int

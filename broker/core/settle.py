@@ -2,9 +2,11 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import assert_never
 from uuid import UUID
+
+from msgspec.structs import replace
 
 from broker.core.body import body_hash
 from broker.core.price import price_nano_usd
@@ -68,8 +70,11 @@ def decide(
 def unstorable(verdict: Verdict) -> Verdict:
     """The same report, when Postgres refused what it says (a NUL in a text): the job ends, without those words."""
     failure = EngineFault("its outcome held text that cannot be recorded")
-    executed = verdict.executed and replace(verdict.executed, failure=failure_kind(failure), worker="?")
-    entry = verdict.entry and replace(verdict.entry, custom_id=None, metadata=None, traceparent=None)
+    executed, entry = verdict.executed, verdict.entry
+    if executed is not None:
+        executed = replace(executed, failure=failure_kind(failure), worker="?")
+    if entry is not None:
+        entry = replace(entry, custom_id=None, metadata=None, traceparent=None)
     return replace(verdict, transition=Final(State.FAILED, None, failure), executed=executed, entry=entry)
 
 
@@ -87,9 +92,9 @@ def expiry(job: UUID, now: Ms) -> Report:
 
 
 def _by_job(reports: Sequence[Report]) -> Iterable[list[int]]:
-    places: dict[UUID, list[int]] = defaultdict(list)
+    places: dict[int, list[int]] = defaultdict(list)
     for place, report in enumerate(reports):
-        places[report.job].append(place)
+        places[report.job.int].append(place)
     return places.values()
 
 

@@ -1,0 +1,144 @@
+"""Processes are killed in the middle of a batch; the record must come out whole."""
+
+import signal
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from uuid import UUID
+
+import asyncpg
+import psutil
+import pytest
+
+from broker.client import Client, Submission
+from broker.errors import Unavailable
+from schemas.api import BatchStatus
+from tests.builders import a_job
+from tests.system import System, a_catalog_file, a_client, a_system, start, stop, until
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(150)]
+
+JOBS = 300
+SLOW = "decode_tokens_per_s = 40.0\noutput_tokens = 8"
+"""0.2 s a job: a batch takes a few seconds on 16 slots."""
+
+
+def submissions() -> Iterator[Submission]:
+    for number in range(JOBS):
+        body = b'{"messages":[{"role":"user","content":"number %d"}]}' % number
+        yield Submission("m", a_job(body=body, custom_id=f"c{number}"))
+
+
+async def begin(client: Client) -> UUID:
+    """A batch, submitted and partly done."""
+    batch = await client.create_batch()
+    sent = await client.submit_many(submissions(), batch_id=batch.id)
+    await client.seal(batch.id, jobs=sent)
+
+    async def partly() -> bool:
+        return (await client.batch(batch.id)).counts.succeeded >= JOBS // 10
+
+    await until(partly, "some jobs are done")
+    return batch.id
+
+
+async def is_complete(client: Client, batch: UUID) -> bool:
+    try:
+        return (await client.batch(batch)).status is BatchStatus.COMPLETED
+    except Unavailable:
+        return False
+
+
+async def complete(client: Client, batch: UUID) -> None:
+    await until(partial(is_complete, client, batch), "the batch is complete", within_s=90)
+    state = await client.batch(batch)
+    assert state.counts.succeeded == JOBS, state.counts
+    results = [result.custom_id async for result in client.results(batch)]
+    assert sorted(map(str, results)) == sorted(f"c{n}" for n in range(JOBS))
+
+
+async def check_record(url: str, batch: UUID) -> None:
+    """One end a job; what it cost is the sum of its executions; nothing is left open."""
+    connection = await asyncpg.connect(url)
+    try:
+        jobs = await connection.fetch("select id, state, cost_nano_usd from infermq.jobs where batch = $1", batch)
+        costs = await connection.fetch(
+            """select job, sum(cost_nano_usd)::bigint as cost, count(*) filter (where not waste) as useful
+                 from infermq.executions where job = any($1) group by job""",
+            [job["id"] for job in jobs],
+        )
+        assert len(jobs) == JOBS
+        assert {job["state"] for job in jobs} == {"succeeded"}
+        assert {row["job"]: row["cost"] for row in costs} == {job["id"]: job["cost_nano_usd"] for job in jobs}
+        assert {row["useful"] for row in costs} == {1}
+        assert await connection.fetchval("select count(*) from infermq.waiting") == 0
+        assert await connection.fetchval("select count(*) from infermq.running") == 0
+        totals = await connection.fetchrow(
+            "select succeeded, cost_nano_usd from infermq.batches where id = $1", batch
+        )
+        assert totals is not None
+        assert totals["succeeded"] == JOBS
+        assert totals["cost_nano_usd"] == sum(job["cost_nano_usd"] for job in jobs)
+    finally:
+        await connection.close()
+
+
+async def test_everything_killed_and_started_again_finishes_the_batch(tmp_path: Path) -> None:
+    catalog = a_catalog_file(tmp_path, options=SLOW)
+    system = await start(tmp_path / "data", catalog)
+    children = psutil.Process(system.process.pid).children(recursive=True)
+    async with a_client(system) as client:
+        batch = await begin(client)
+
+    system.process.send_signal(signal.SIGKILL)
+    await stop(system)
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive
+
+    async with a_system(tmp_path / "data", catalog) as again, a_client(again) as client:
+        await complete(client, batch)
+        await check_record(again.info.postgres_url, batch)
+
+
+async def killed_in_mid_batch(system: System, *words: str) -> None:
+    async with a_client(system) as client:
+        batch = await begin(client)
+
+        victim = system.children(*words)[0]
+        victim.kill()
+
+        await complete(client, batch)
+        await check_record(system.info.postgres_url, batch)
+
+
+async def test_a_killed_workers_jobs_are_finished_by_its_successor(tmp_path: Path) -> None:
+    async with a_system(tmp_path / "data", a_catalog_file(tmp_path, options=SLOW)) as system:
+        await killed_in_mid_batch(system, "workers")
+
+
+async def test_a_killed_workers_jobs_are_finished_by_another_worker(tmp_path: Path) -> None:
+    async with a_system(tmp_path / "data", a_catalog_file(tmp_path, options=SLOW), "--workers", "2") as system:
+        await killed_in_mid_batch(system, "workers")
+
+
+async def test_a_killed_broker_goes_on_where_it_was(tmp_path: Path) -> None:
+    async with a_system(tmp_path / "data", a_catalog_file(tmp_path, options=SLOW)) as system:
+        await killed_in_mid_batch(system, "broker", "serve")
+
+
+async def test_a_job_that_takes_its_worker_down_is_dead_and_the_others_succeed(tmp_path: Path) -> None:
+    options = '[[deployments.d.options.failures]]\nmatch = "number 7\\""\nkind = "engine_lost"\ntimes = 0'
+    async with (
+        a_system(tmp_path / "data", a_catalog_file(tmp_path, options=options)) as system,
+        a_client(system) as client,
+    ):
+        batch = await client.create_batch()
+        jobs = [one for one, _ in zip(submissions(), range(20), strict=False)]
+        sent = await client.submit_many(jobs, batch_id=batch.id)
+        await client.seal(batch.id, jobs=sent)
+
+        await until(partial(is_complete, client, batch.id), "the batch is complete", within_s=100)
+        counts = (await client.batch(batch.id)).counts
+
+    assert counts.succeeded == 19
+    assert counts.dead == 1

@@ -1,0 +1,127 @@
+"""A whole system as a user starts it: `infermq up` in a process of its own."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from broker.client import Client
+from broker.config import RunInfo
+
+CATALOG = """
+[models.m]
+endpoints = ["/v1/chat/completions", "/v1/completions", "/v1/embeddings"]
+[[models.m.route]]
+deployment = "d"
+
+[deployments.d]
+engine = "simulated"
+max_concurrency = {slots}
+reserve = 4
+[deployments.d.price]
+input = 1.0
+output = 2.0
+[deployments.d.options]
+{options}
+"""
+
+
+def a_catalog_file(folder: Path, *, slots: int = 16, options: str = "") -> Path:
+    path = folder / "catalog.toml"
+    path.write_text(CATALOG.format(slots=slots, options=options))
+    return path
+
+
+class System:
+    """A running `infermq up`."""
+
+    def __init__(self, process: subprocess.Popen[bytes], info: RunInfo, data: Path) -> None:
+        self.process = process
+        self.info = info
+        self.data = data
+
+    def children(self, *words: str) -> list[psutil.Process]:
+        """Its processes whose command line holds all these words."""
+        everyone = psutil.Process(self.process.pid).children(recursive=True)
+        return [child for child in everyone if set(words) <= set(child.cmdline())]
+
+    def command(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run an infermq command against it."""
+        return infermq(*words, "--data", str(self.data))
+
+
+def infermq(*words: str, stdin: str | None = None, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("INFERMQ_")}
+    command = [sys.executable, "-m", "broker", *words]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=60, check=False, input=stdin, env=env, cwd=cwd
+    )
+
+
+@asynccontextmanager
+async def a_system(data: Path, catalog: Path, *more: str) -> AsyncIterator[System]:
+    """Started, and stopped with all its processes, whatever happened to it meanwhile."""
+    system = await start(data, catalog, *more)
+    children = psutil.Process(system.process.pid).children(recursive=True)
+    try:
+        yield system
+    finally:
+        await stop(system)
+        gone, alive = psutil.wait_procs(children, timeout=10)
+        assert not alive, f"{alive} outlived their parent; {len(gone)} did not"
+
+
+async def start(data: Path, catalog: Path, *more: str) -> System:
+    command = [sys.executable, "-m", "broker", "up", "--json", "--data", str(data), "--catalog", str(catalog), *more]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # noqa: ASYNC220 - it outlives us
+    run_file = data / "run.json"
+    run_file.unlink(missing_ok=True)
+    try:
+        await until(lambda: _is(run_file.exists() or process.poll() is not None), "the system is up", within_s=45)
+    except AssertionError:
+        process.kill()
+        raise
+    if process.poll() is not None:
+        raise AssertionError((process.stderr.read() if process.stderr else b"").decode())
+    return System(process, msgspec.json.decode(run_file.read_bytes(), type=RunInfo), data)
+
+
+async def _is(value: bool) -> bool:  # noqa: FBT001 - a condition
+    return value
+
+
+async def stop(system: System) -> None:
+    if system.process.poll() is None:
+        system.process.send_signal(signal.SIGTERM)
+        try:
+            await asyncio.to_thread(system.process.wait, 40)
+        except subprocess.TimeoutExpired:
+            system.process.kill()
+    for pipe in (system.process.stdout, system.process.stderr):
+        if pipe is not None:
+            pipe.close()
+    system.process.wait()
+
+
+async def until(holds: Callable[[], Awaitable[bool]], what: str, *, within_s: float = 30.0) -> None:
+    """Wait for a condition of another process."""
+    end = time.monotonic() + within_s
+    while time.monotonic() < end:
+        if await holds():
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"not within {within_s} s: {what}")
+
+
+@asynccontextmanager
+async def a_client(system: System) -> AsyncIterator[Client]:
+    async with Client.connect(system.info.nats_url) as client:
+        yield client
