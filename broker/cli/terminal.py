@@ -30,7 +30,9 @@ class Exit(IntEnum):
     INTERRUPTED = 130
 
 
-out = Console(highlight=False, soft_wrap=True)
+_WIDE = 240
+"""Columns where the output is no terminal: nothing is cut there."""
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _WIDE)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
@@ -120,10 +122,10 @@ def print_json(value: object) -> None:
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:
     """Numbers to the right."""
     table = Table(title=title, box=None, header_style="bold", title_justify="left", pad_edge=False)
-    for column in columns:
-        table.add_column(
-            column.removesuffix(">"), overflow="fold", justify="right" if column.endswith(">") else "left"
-        )
+    for number, column in enumerate(columns):
+        right = column.endswith(">")
+        name = column.removesuffix(">")
+        table.add_column(name, no_wrap=number == 0, overflow="fold", justify="right" if right else "left")
     for row in rows:
         table.add_row(*(_plain(str(cell)) for cell in row))
     out.print(table)
