@@ -123,7 +123,7 @@ def _skip_line(stream: BinaryIO) -> int:
     """Its bytes."""
     size = 0
     while text := stream.readline(_TAIL_BYTES):
-        size += len(text)
+        size += len(text.rstrip(b"\r\n"))
         if text.endswith(b"\n"):
             break
     return size

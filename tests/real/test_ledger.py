@@ -1,9 +1,74 @@
+import asyncio
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
 import pytest
 
-from broker.ledger import PgLedger
-from tests.builders import an_entry
+from broker.core.admit import admit
+from broker.core.records import Entry, Final, Ignore, Pick, Requeue, Verdict
+from broker.core.settle import Prices, decide, expiry
+from broker.errors import BadData, Conflict, Deposed, Unavailable
+from broker.ledger import PgLedger, migrate, pending
+from schemas.api import Batch, BatchCreate, BatchStatus, State
+from schemas.ids import uuid7
+from schemas.job import Attempt
+from schemas.outcome import EngineFault, Failed, Outcome, Refused, Released, Usage
+from schemas.subjects import Source
+from schemas.units import Ms
+from tests.builders import a_catalog, a_job, a_report, a_success, an_attempt, an_entry, an_id, now
 
 pytestmark = pytest.mark.real
+
+PRICES = Prices(catalog=a_catalog(), source="catalog:1")
+
+
+async def a_batch(ledger: PgLedger) -> Batch:
+    return await ledger.create_batch(BatchCreate(id=an_id()), "default", now())
+
+
+async def dispatched(ledger: PgLedger, *entries: Entry) -> list[Attempt]:
+    term = await ledger.lead("me", lease_ms=60_000)
+    assert term is not None
+    picks = [Pick(entry.flow, entry.place, "d") for entry in entries]
+    return await ledger.dispatch(picks, term=term, now=now())
+
+
+async def running(ledger: PgLedger, **changes: Any) -> Attempt:
+    """A job that has been dispatched."""
+    entry = an_entry(**changes)
+    await ledger.admit([entry])
+    return (await dispatched(ledger, entry))[0]
+
+
+def a_verdict(
+    attempt: Attempt, outcome: Outcome, *, delivery: int = 1, transition: Any = None, **changes: Any
+) -> Verdict:
+    report = a_report(outcome, job=attempt.job, attempt=attempt.number, delivery=delivery, **changes)
+    [verdict] = decide([report], {}, prices=PRICES, now=now(), unit=0.5)
+    if transition is None:
+        return verdict
+    return Verdict(
+        job=verdict.job,
+        attempt=verdict.attempt,
+        transition=transition,
+        executed=verdict.executed,
+        entry=verdict.entry,
+    )
+
+
+async def settled(ledger: PgLedger, *verdicts: Verdict) -> list[tuple[UUID, State]]:
+    done = await ledger.settle(verdicts, now=now())
+    return [(one.job, one.state) for one in done.final]
+
+
+async def state_of(ledger: PgLedger, job: UUID) -> State:
+    shown = await ledger.job(job, "default")
+    assert shown is not None
+    return shown.state
+
+
+# admission
 
 
 async def test_a_job_is_admitted_once_however_often_it_comes(ledger: PgLedger) -> None:
@@ -15,3 +80,391 @@ async def test_a_job_is_admitted_once_however_often_it_comes(ledger: PgLedger) -
     assert len(first.waiting) == 2
     assert not again.waiting
     assert not again.conflicts
+
+
+async def test_an_id_that_is_another_jobs_is_a_conflict(ledger: PgLedger) -> None:
+    entry = an_entry()
+    await ledger.admit([entry])
+
+    other_body = await ledger.admit([an_entry(id=entry.id, body_hash=b"x" * 16)])
+    other_tenant = await ledger.admit([an_entry(id=entry.id, tenant="other")])
+
+    assert other_body.conflicts == other_tenant.conflicts == (entry.id,)
+
+
+async def test_a_refused_job_is_recorded_as_failed_and_never_waits(ledger: PgLedger) -> None:
+    entry = an_entry(refused=Refused("code", "message"))
+
+    admitted = await ledger.admit([entry])
+
+    assert [one.state for one in admitted.refused] == [State.FAILED]
+    assert not await ledger.flows()
+    assert await state_of(ledger, entry.id) is State.FAILED
+
+
+async def test_ids_of_other_days_find_their_partition(ledger: PgLedger) -> None:
+    day = 24 * 3_600_000
+    entries = [an_entry(id=uuid7(Ms(now() - n * day), n)) for n in range(7)]
+
+    admitted = await ledger.admit(entries)
+
+    assert len(admitted.waiting) == 7
+
+
+async def test_a_nul_spoils_its_group_and_nothing_of_it_stays(ledger: PgLedger) -> None:
+    good = an_entry()
+
+    with pytest.raises(BadData):
+        await ledger.admit([good, an_entry(custom_id="a\0b")])
+
+    assert len((await ledger.admit([good])).waiting) == 1
+
+
+async def test_two_groups_with_the_same_jobs_admit_them_once(ledger: PgLedger) -> None:
+    entries = [an_entry() for _ in range(200)]
+
+    both = await asyncio.gather(ledger.admit(entries), ledger.admit(entries[::-1]))
+
+    assert sum(len(one.waiting) for one in both) == 200
+
+
+# dispatch
+
+
+async def test_heads_come_by_deadline_then_by_id_a_page_at_a_time(ledger: PgLedger) -> None:
+    at = now() + 60_000
+    entries = [an_entry(deadline_ms=at + deadline) for deadline in (5, 1, 3, 1, 9)]
+    await ledger.admit(entries)
+    flow = entries[0].flow
+
+    first = await ledger.heads(flow, after=None, limit=2)
+    rest = await ledger.heads(flow, after=first[-1].place, limit=10)
+
+    assert await ledger.flows() == [flow]
+    assert [head.place for head in [*first, *rest]] == sorted(entry.place for entry in entries)
+
+
+async def test_a_job_is_dispatched_once_with_its_body_and_in_the_order_chosen(ledger: PgLedger) -> None:
+    entries = [an_entry(body=b"%d" % n) for n in range(3)]
+    await ledger.admit(entries)
+
+    attempts = await dispatched(ledger, *entries[::-1])
+    again = await dispatched(ledger, *entries)
+
+    assert [attempt.body for attempt in attempts] == [b"2", b"1", b"0"]
+    assert {attempt.number for attempt in attempts} == {1}
+    assert not again
+    assert len(await ledger.running()) == 3
+
+
+async def test_a_leader_whose_term_is_over_dispatches_nothing(ledger: PgLedger) -> None:
+    entry = an_entry()
+    await ledger.admit([entry])
+    term = await ledger.lead("old", lease_ms=1)
+    assert term is not None
+    while (new := await ledger.lead("new", lease_ms=60_000)) is None:
+        await asyncio.sleep(0)
+
+    with pytest.raises(Deposed):
+        await ledger.dispatch([Pick(entry.flow, entry.place, "d")], term=term, now=now())
+
+    assert new == term + 1
+    assert len(await ledger.heads(entry.flow, after=None, limit=9)) == 1
+
+
+async def test_the_lease_is_one_brokers_until_it_ends_or_is_given_up(ledger: PgLedger) -> None:
+    term = await ledger.lead("a", lease_ms=60_000)
+
+    assert term is not None
+    assert await ledger.lead("a", lease_ms=60_000) == term
+    assert await ledger.lead("b", lease_ms=60_000) is None
+    await ledger.step_down("a", term)
+    assert await ledger.leader() is None
+    assert await ledger.lead("b", lease_ms=60_000) == term + 1
+
+
+async def test_strays_are_given_out_again_only_while_they_run(ledger: PgLedger) -> None:
+    attempt = await running(ledger)
+    held = await ledger.running()
+
+    assert [again.body for again in await ledger.attempts_of(held)] == [attempt.body]
+    await settled(ledger, a_verdict(attempt, a_success()))
+    assert not await ledger.attempts_of(held)
+
+
+# settlement
+
+
+async def test_a_success_ends_its_job_once_however_often_it_is_reported(ledger: PgLedger) -> None:
+    attempt = await running(ledger)
+    verdict = a_verdict(attempt, a_success(usage=Usage(10, 5)))
+
+    first = await settled(ledger, verdict)
+    again = await settled(ledger, verdict)
+
+    job = await ledger.job(attempt.job, "default")
+    assert job is not None
+    assert first == again == [(attempt.job, State.SUCCEEDED)]
+    assert job.cost_nano_usd == 10 * 1000 + 5 * 2000
+    assert [run.waste for run in job.executions] == [False]
+    assert not await ledger.running()
+
+
+async def test_a_second_delivery_is_waste_that_costs(ledger: PgLedger) -> None:
+    attempt = await running(ledger)
+    await settled(ledger, a_verdict(attempt, a_success(usage=Usage(1, 0))))
+
+    await settled(ledger, a_verdict(attempt, a_success(usage=Usage(2, 0)), delivery=2))
+
+    job = await ledger.job(attempt.job, "default")
+    assert job is not None
+    assert [run.waste for run in job.executions] == [False, True]
+    assert job.cost_nano_usd == sum(run.cost_nano_usd for run in job.executions) == 3000
+
+
+async def test_a_job_that_is_put_back_waits_and_runs_again(ledger: PgLedger) -> None:
+    attempt = await running(ledger)
+    later = Ms(now() + 50)
+
+    done = await ledger.settle(
+        [a_verdict(attempt, Failed(EngineFault("x")), transition=Requeue(later, counted=True))], now=now()
+    )
+
+    [requeued] = done.requeued
+    [head] = await ledger.heads(requeued.flow, after=None, limit=9)
+    assert head.attempt == 1
+    assert head.not_before_ms == later
+    term = await ledger.lead("me", lease_ms=60_000)
+    assert term is not None
+    [second] = await ledger.dispatch([Pick(requeued.flow, requeued.place, "d")], term=term, now=now())
+    assert second.number == 2
+    assert await settled(ledger, a_verdict(second, a_success())) == [(attempt.job, State.SUCCEEDED)]
+
+
+async def test_attempts_that_were_released_are_counted_apart(ledger: PgLedger) -> None:
+    attempt = await running(ledger)
+
+    await ledger.settle([a_verdict(attempt, Released(), transition=Requeue(now(), counted=False))], now=now())
+
+    job = (await ledger.open_jobs([attempt.job]))[attempt.job]
+    assert (job.state, job.attempt, job.uncounted) == (State.QUEUED, 1, 1)
+
+
+async def test_a_late_success_counts_while_its_job_waits_and_not_after_the_next_attempt(ledger: PgLedger) -> None:
+    first, second = await running(ledger), await running(ledger)
+    back = [
+        a_verdict(one, Failed(EngineFault("x")), transition=Requeue(now(), counted=True)) for one in (first, second)
+    ]
+    done = await ledger.settle(back, now=now())
+    term = await ledger.lead("me", lease_ms=60_000)
+    assert term is not None
+    place = next(one for one in done.requeued if one.place.job == second.job)
+    await ledger.dispatch([Pick(place.flow, place.place, "d")], term=term, now=now())
+
+    ends = await settled(
+        ledger, a_verdict(first, a_success(), delivery=2), a_verdict(second, a_success(), delivery=2)
+    )
+
+    assert ends == [(first.job, State.SUCCEEDED)]
+    assert await state_of(ledger, second.job) is State.RUNNING
+    assert not await ledger.heads(place.flow, after=None, limit=9)
+
+
+async def test_racing_settlements_end_a_job_once(ledger: PgLedger) -> None:
+    attempts = [await running(ledger) for _ in range(20)]
+    ways = [[a_verdict(one, a_success(), delivery=d) for one in attempts] for d in (1, 2, 3)]
+
+    await asyncio.gather(*(ledger.settle(way, now=now()) for way in ways))
+
+    for attempt in attempts:
+        job = await ledger.job(attempt.job, "default")
+        assert job is not None
+        assert sorted(run.waste for run in job.executions) == [False, True, True]
+
+
+async def test_an_expiry_ends_a_job_wherever_it_stands(ledger: PgLedger) -> None:
+    waiting, dispatched_one = an_entry(), await running(ledger)
+    await ledger.admit([waiting])
+    reports = [expiry(waiting.id, now()), expiry(dispatched_one.job, now())]
+
+    ends = await settled(ledger, *decide(reports, {}, prices=PRICES, now=now(), unit=0.0))
+
+    assert {state for _, state in ends} == {State.EXPIRED}
+    assert len(ends) == 2
+    assert not await ledger.running()
+    assert not await ledger.flows()
+
+
+async def test_an_interactive_job_is_first_heard_of_at_its_end(ledger: PgLedger) -> None:
+    attempt = an_attempt(reply_to="x", key="k", custom_id="c")
+    verdict = a_verdict(attempt, a_success(), live=attempt)
+
+    first = await settled(ledger, verdict)
+    again = await settled(ledger, verdict)
+
+    job = await ledger.job(attempt.job, "default")
+    assert job is not None
+    assert first == again == [(attempt.job, State.SUCCEEDED)]
+    assert bytes(job.body) == b'{"choices":[]}'
+    assert len(job.executions) == 1
+
+
+async def test_a_report_that_decides_nothing_still_costs(ledger: PgLedger) -> None:
+    attempt = await running(ledger)
+
+    await settled(ledger, a_verdict(attempt, Failed(EngineFault("x"), Usage(7, 0)), transition=Ignore()))
+
+    job = await ledger.job(attempt.job, "default")
+    assert job is not None
+    assert (job.state, job.cost_nano_usd) == (State.RUNNING, 7000)
+
+
+# batches and results
+
+
+async def test_a_batch_is_complete_when_all_its_sealed_jobs_have_ended(ledger: PgLedger) -> None:
+    batch = await a_batch(ledger)
+    attempts = [await running(ledger, batch=batch.id) for _ in range(3)]
+    await settled(ledger, a_verdict(attempts[0], a_success(usage=Usage(1, 1))))
+    sealed = await ledger.seal_batch(batch.id, "default", 4, now())
+    await ledger.admit([an_entry(batch=batch.id, refused=Refused("c", "m"))])
+    await settled(ledger, a_verdict(attempts[1], a_success(usage=Usage(1, 1))))
+    before = await ledger.batch(batch.id, "default")
+
+    await settled(
+        ledger, a_verdict(attempts[2], Failed(EngineFault("x")), transition=Final(State.DEAD, None, EngineFault("x")))
+    )
+
+    after = await ledger.batch(batch.id, "default")
+    assert sealed is not None
+    assert before is not None
+    assert after is not None
+    assert (sealed.status, before.status, after.status) == (
+        BatchStatus.IN_PROGRESS,
+        BatchStatus.IN_PROGRESS,
+        BatchStatus.COMPLETED,
+    )
+    assert (after.counts.admitted, after.counts.succeeded, after.counts.failed, after.counts.dead) == (4, 2, 1, 1)
+    assert after.cost_nano_usd == 2 * 3000
+
+
+async def test_sealing_after_the_last_job_completes_the_batch(ledger: PgLedger) -> None:
+    batch = await a_batch(ledger)
+    await settled(ledger, a_verdict(await running(ledger, batch=batch.id), a_success()))
+
+    sealed = await ledger.seal_batch(batch.id, "default", 1, now())
+
+    assert sealed is not None
+    assert sealed.status is BatchStatus.COMPLETED
+
+
+async def test_a_batch_is_its_tenants_alone(ledger: PgLedger) -> None:
+    batch = await a_batch(ledger)
+
+    assert await ledger.batch(batch.id, "other") is None
+    assert await ledger.results(batch.id, "other", None, 10) is None
+    with pytest.raises(Conflict):
+        await ledger.create_batch(BatchCreate(id=batch.id), "other", now())
+    assert await ledger.create_batch(BatchCreate(id=batch.id), "default", now()) == batch
+
+
+async def test_results_are_read_once_each_while_others_are_still_committing(
+    ledger: PgLedger, ledger_url: str
+) -> None:
+    batch = await a_batch(ledger)
+    first, second = [await running(ledger, batch=batch.id) for _ in range(2)]
+    slow = await asyncpg.connect(ledger_url)
+    transaction = slow.transaction()
+    await transaction.start()
+    await slow.execute("insert into infermq.results (job, batch) values ($1, $2)", first.job, batch.id)
+    await slow.execute("update infermq.jobs set state = 'dead', settled_ms = admitted_ms where id = $1", first.job)
+    await settled(ledger, a_verdict(second, a_success()))
+    early = await ledger.results(batch.id, "default", None, 10)
+    await transaction.commit()
+    await slow.close()
+
+    late = await ledger.results(batch.id, "default", early.cursor if early else None, 10)
+
+    assert early is not None
+    assert late is not None
+    assert {result.job for result in [*early.results, *late.results]} == {first.job, second.job}
+    assert len(early.results) + len(late.results) == 2
+
+
+async def test_pages_of_results_end_with_the_batch(ledger: PgLedger) -> None:
+    batch = await a_batch(ledger)
+    for _ in range(5):
+        await settled(ledger, a_verdict(await running(ledger, batch=batch.id), a_success()))
+    await ledger.seal_batch(batch.id, "default", 5, now())
+
+    first = await ledger.results(batch.id, "default", None, 3)
+    assert first is not None
+    last = await ledger.results(batch.id, "default", first.cursor, 3)
+    assert last is not None
+
+    assert [len(first.results), len(last.results)] == [3, 2]
+    assert (first.completed, last.completed) == (False, True)
+
+
+@pytest.mark.parametrize("cursor", ["x", "5", "-1-x", "1-2", "9" * 30 + "-x"])
+async def test_a_cursor_that_is_none_is_said(ledger: PgLedger, cursor: str) -> None:
+    with pytest.raises(ValueError, match="not a cursor"):
+        await ledger.results(an_id(), "default", cursor, 10)
+
+
+# the rest
+
+
+async def test_catalogs_are_numbered_and_the_newest_is_active(ledger: PgLedger) -> None:
+    first = await ledger.apply_catalog("", "me", now())
+    second = await ledger.apply_catalog("# two", "me", now())
+
+    active = await ledger.active_catalog()
+
+    assert (first.number, second.number) == (1, 2)
+    assert active == (second, "# two")
+
+
+async def test_the_backlog_is_counted_by_lane(ledger: PgLedger) -> None:
+    await ledger.admit([an_entry(), an_entry(), an_entry(model="n")])
+
+    lanes = await ledger.backlog(Ms(now() + 1000))
+
+    assert {(lane.model, lane.waiting) for lane in lanes} == {("m", 2), ("n", 1)}
+    assert all(lane.oldest_ms >= 900 for lane in lanes)
+
+
+async def test_migrations_are_applied_once_and_side_by_side(ledger_url: str) -> None:
+    connection = await asyncpg.connect(ledger_url)
+    await connection.execute("drop schema infermq cascade")
+
+    applied = await asyncio.gather(migrate(ledger_url), migrate(ledger_url))
+
+    assert sorted(map(len, applied)) == [0, 1]
+    assert await pending(ledger_url) == []
+    await connection.execute("update infermq.migrations set checksum = 'other'")
+    with pytest.raises(Conflict, match="other contents"):
+        await migrate(ledger_url)
+    await connection.close()
+
+
+async def test_a_database_that_is_not_there_is_unavailable() -> None:
+    with pytest.raises(Unavailable):
+        async with PgLedger.open("postgresql://postgres@/x?host=/nowhere"):
+            pass
+
+
+async def test_a_whole_admission_fits_the_ledger(ledger: PgLedger) -> None:
+    """What admission makes of the worst of jobs can be stored."""
+    job = a_job(id=uuid4(), custom_id="a\0", metadata={"k\0": "v\0"}, body=b"\0\xff", endpoint="\0")
+    entry = admit(
+        job,
+        Source(an_entry().lane, "m\0", "t\0", "k\0"),
+        derived=an_id(),
+        batch=None,
+        catalog=a_catalog(),
+        now=now(),
+        traceparent="\0",
+    )
+
+    assert len((await ledger.admit([entry])).refused) == 1

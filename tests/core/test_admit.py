@@ -1,0 +1,175 @@
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from broker.core.admit import DEFAULT_DEADLINE_MS, LONGEST_MS, admit
+from broker.core.records import BatchInfo, Entry
+from schemas.ids import NEWEST_MS, OLDEST_MS, uuid7
+from schemas.job import BODY_BYTES, Job, Lane
+from schemas.outcome import Refused
+from schemas.subjects import Source
+from schemas.units import Ms
+from tests.builders import CHAT, a_catalog, a_job, an_id, now
+
+AT = now()
+DERIVED = an_id()
+
+
+def admitted(
+    job: Job | None = None, *, lane: Lane = Lane.BULK, model: str = "m", batch: BatchInfo | None = None
+) -> Entry:
+    source = Source(lane, model, "tenant", "key")
+    return admit(job or a_job(), source, derived=DERIVED, batch=batch, catalog=a_catalog(), now=AT)
+
+
+def refused(job: Job | None = None, **changes: Any) -> Refused:
+    entry = admitted(job, **changes)
+    assert entry.refused is not None
+    return entry.refused
+
+
+def a_body(more: str) -> bytes:
+    return b'{"messages":[{"role":"user","content":"x"}]%s}' % more.encode()
+
+
+def a_batch(**changes: Any) -> BatchInfo:
+    fields = {"id": an_id(), "tenant": "tenant", "lane": Lane.BULK, "deadline_ms": None, "sealed": False}
+    return BatchInfo(**{**fields, **changes})
+
+
+def test_a_good_job_waits_with_its_lanes_deadline() -> None:
+    entry = admitted()
+
+    assert entry.refused is None
+    assert entry.id == DERIVED
+    assert entry.deadline_ms == AT + DEFAULT_DEADLINE_MS[Lane.BULK]
+
+
+def test_a_job_keeps_its_own_id_and_deadline() -> None:
+    job = a_job(id=an_id(), deadline_ms=AT + 5000)
+
+    entry = admitted(job)
+
+    assert (entry.id, entry.deadline_ms) == (job.id, AT + 5000)
+
+
+def test_a_batchs_deadline_holds_for_its_jobs() -> None:
+    batch = a_batch(deadline_ms=AT + 9000)
+
+    assert admitted(a_job(batch=batch.id), batch=batch).deadline_ms == AT + 9000
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "field"),
+    [
+        (',"n":0', "n_out_of_range", "body.n"),
+        (',"n":129', "n_out_of_range", "body.n"),
+        (',"n":"two"', "body_shape", "body.n"),
+        (',"max_tokens":0', "max_tokens_out_of_range", "body.max_tokens"),
+        (',"max_tokens":1000000', "max_tokens_out_of_range", "body.max_tokens"),
+        (',"max_completion_tokens":-1', "max_tokens_out_of_range", "body.max_completion_tokens"),
+        (',"max_tokens":1e400', "body_shape", "body.max_tokens"),
+        (',"stream":true', "stream_not_allowed", "body.stream"),
+        (',"user":"a\\u0000b"', "nul_character", "body"),
+    ],
+)
+def test_a_body_out_of_bounds_is_refused_by_field(more: str, code: str, field: str) -> None:
+    refusal = refused(a_job(body=a_body(more)))
+
+    assert (refusal.code, refusal.field) == (code, field), refusal
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"nope", b"\xff\xfe", b"[1]", b"5", b"{}", b'{"messages":[]}', b'{"messages":"x"}', b"[" * 100_000]
+)
+def test_a_body_that_is_not_the_endpoints_is_refused(body: bytes) -> None:
+    assert refused(a_job(body=body)).code in {"body_not_json", "body_shape"}
+
+
+def test_a_body_over_the_limit_is_refused_with_the_limit() -> None:
+    assert refused(a_job(body=b" " * (BODY_BYTES + 1))).limit == BODY_BYTES
+
+
+def test_a_deep_body_is_refused_and_does_no_harm() -> None:
+    deep = b'{"messages":[{"role":"user","content":[' + b"[" * 50_000 + b"]" * 50_000 + b"]}]}"
+
+    assert refused(a_job(body=deep)).code in {"body_not_json", "body_shape"}
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        '{"type":"image_url","image_url":{"url":"http://169.254.169.254/x"}}',
+        '{"type":"image_url","image_url":"https://example.org/x.png"}',
+        '{"type":"video_url","video_url":{"url":"file:///etc/passwd"}}',
+        '{"type":"image_url","image_url":{"url":"ftp://[bad"}}',
+    ],
+)
+def test_an_address_to_fetch_is_refused(part: str) -> None:
+    body = b'{"messages":[{"role":"user","content":[%s]}]}' % part.encode()
+
+    assert refused(a_job(body=body)).code == "media_url"
+
+
+def test_media_inside_the_request_is_admitted() -> None:
+    part = b'{"type":"image_url","image_url":{"url":"data:image/png;base64,AAAA"}}'
+
+    assert admitted(a_job(body=b'{"messages":[{"role":"user","content":[%s]}]}' % part)).refused is None
+
+
+def test_a_stream_is_admitted_where_somebody_reads_it() -> None:
+    assert admitted(a_job(body=a_body(',"stream":true')), lane=Lane.INTERACTIVE).refused is None
+
+
+def test_an_unknown_model_is_refused_with_the_known_ones() -> None:
+    refusal = refused(model="other")
+
+    assert refusal.code == "unknown_model"
+    assert "known: m" in refusal.message
+
+
+def test_an_endpoint_that_is_not_served_is_refused_with_those_that_are() -> None:
+    refusal = refused(a_job(endpoint="/v1/images"))
+
+    assert refusal.code == "endpoint_not_served"
+    assert CHAT in refusal.message
+
+
+@pytest.mark.parametrize(
+    "bad", [uuid4(), uuid7(Ms(AT + NEWEST_MS + 1000), 1), uuid7(Ms(AT - OLDEST_MS - 1000), 1), UUID(int=0)]
+)
+def test_an_id_that_is_no_recent_v7_is_refused_and_recorded_under_another(bad: UUID) -> None:
+    entry = admitted(a_job(id=bad))
+
+    assert entry.refused is not None
+    assert entry.refused.code == "bad_id"
+    assert str(bad) in entry.refused.message
+    assert entry.id == DERIVED
+
+
+def test_deadlines_must_be_ahead_but_not_too_far() -> None:
+    assert refused(a_job(deadline_ms=AT - 1)).code == "deadline_past"
+    assert refused(a_job(deadline_ms=AT + LONGEST_MS + 1)).code == "deadline_too_far"
+
+
+def test_a_batch_must_be_known_and_ones_own() -> None:
+    theirs = a_batch(tenant="other")
+
+    assert refused(a_job(batch=an_id())).code == "unknown_batch"
+    assert refused(a_job(batch=theirs.id), batch=theirs).code == "unknown_batch"
+    assert admitted(a_job(batch=theirs.id), batch=theirs).batch is None
+
+
+def test_a_batch_has_one_lane() -> None:
+    batch = a_batch(lane=Lane.STANDARD)
+
+    assert refused(a_job(batch=batch.id), batch=batch).code == "wrong_lane"
+
+
+def test_a_nul_in_a_label_is_refused_and_recorded_without_it() -> None:
+    entry = admitted(a_job(custom_id="a\0b", metadata={"k": "v\0"}))
+
+    assert entry.refused is not None
+    assert entry.refused.code == "nul_character"
+    assert "\0" not in (entry.custom_id or "") + str(entry.metadata)

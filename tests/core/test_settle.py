@@ -1,0 +1,191 @@
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.core.price import price_nano_usd
+from broker.core.records import Final, Ignore, OpenJob, Requeue, Verdict
+from broker.core.retry import CAP_MS, backoff_ms, wait_ms
+from broker.core.settle import Prices, decide, expiry, unstorable
+from schemas.api import State
+from schemas.catalog import Price
+from schemas.outcome import (
+    BadRequest,
+    Cancelled,
+    EngineFault,
+    Expired,
+    Failed,
+    Outcome,
+    Released,
+    Report,
+    Throttled,
+    Usage,
+    WorkerLost,
+)
+from schemas.units import Ms
+from tests.builders import a_catalog, a_report, a_success, an_attempt, an_id, now
+
+PRICES = Prices(catalog=a_catalog(), source="catalog:3")
+
+
+def an_open_job(report: Report, **changes: int) -> OpenJob:
+    fields = {"attempt": report.attempt, "uncounted": 0, "max_attempts": 3, "deadline_ms": now() + 3_600_000}
+    return OpenJob(job=report.job, state=State.RUNNING, **{**fields, **changes})  # type: ignore[arg-type]
+
+
+def verdict_on(report: Report, job: OpenJob | None = None, *, at: int | None = None) -> Verdict:
+    jobs = {} if job is None else {job.job: job}
+    return decide([report], jobs, prices=PRICES, now=Ms(at or now()), unit=0.5)[0]
+
+
+def test_a_success_ends_the_job_with_its_body_and_its_price() -> None:
+    verdict = verdict_on(a_report(a_success(usage=Usage(1000, 500))))
+
+    assert verdict.transition == Final(State.SUCCEEDED, b'{"choices":[]}', None)
+    assert verdict.executed is not None
+    assert verdict.executed.cost_nano_usd == 1000 * 1000 + 500 * 2000
+    assert verdict.executed.cost_source == "catalog:3"
+
+
+def test_a_deployment_without_a_price_costs_nothing_and_says_so() -> None:
+    verdict = verdict_on(a_report(deployment="unknown"))
+
+    assert verdict.executed is not None
+    assert (verdict.executed.cost_nano_usd, verdict.executed.cost_source) == (0, "none")
+
+
+def test_a_failure_that_another_attempt_may_mend_waits_again() -> None:
+    report = a_report(Failed(EngineFault("x")))
+
+    transition = verdict_on(report, an_open_job(report)).transition
+
+    assert isinstance(transition, Requeue)
+    assert transition.counted
+
+
+def test_a_failure_that_nothing_mends_is_final() -> None:
+    report = a_report(Failed(BadRequest("x")))
+
+    assert verdict_on(report, an_open_job(report)).transition == Final(State.FAILED, None, BadRequest("x"))
+
+
+def test_out_of_attempts_is_dead() -> None:
+    report = a_report(Failed(EngineFault("x")), attempt=3)
+
+    assert verdict_on(report, an_open_job(report)).transition == Final(State.DEAD, None, EngineFault("x"))
+
+
+def test_attempts_that_were_put_back_do_not_count() -> None:
+    report = a_report(Failed(EngineFault("x")), attempt=3)
+
+    assert isinstance(verdict_on(report, an_open_job(report, uncounted=1)).transition, Requeue)
+
+
+def test_a_retry_that_would_come_after_the_deadline_is_none() -> None:
+    report = a_report(Failed(Throttled(Ms(60_000))))
+
+    transition = verdict_on(report, an_open_job(report, deadline_ms=now() + 1000)).transition
+
+    assert isinstance(transition, Final)
+    assert transition.state is State.DEAD
+
+
+def test_a_job_that_takes_its_workers_down_is_dead_at_once() -> None:
+    report = a_report(Failed(WorkerLost(4)))
+
+    assert verdict_on(report, an_open_job(report)).transition == Final(State.DEAD, None, WorkerLost(4))
+
+
+def test_a_failure_of_an_attempt_that_is_over_changes_nothing() -> None:
+    report = a_report(Failed(EngineFault("x")))
+
+    assert verdict_on(report, an_open_job(report, attempt=2)).transition == Ignore()
+    assert verdict_on(report).transition == Ignore()
+
+
+@pytest.mark.parametrize(("outcome", "state"), [(Expired(), State.EXPIRED), (Cancelled(), State.CANCELLED)])
+def test_what_was_ended_is_recorded_as_that(outcome: Outcome, state: State) -> None:
+    report = a_report(outcome)
+
+    assert verdict_on(report, an_open_job(report)).transition == Final(state, None, None)
+
+
+def test_a_released_attempt_waits_again_at_once_and_uncounted() -> None:
+    at = now()
+    report = a_report(Released())
+
+    assert verdict_on(report, an_open_job(report), at=at).transition == Requeue(Ms(at), counted=False)
+
+
+def test_an_interactive_failure_is_final_and_brings_the_job_along() -> None:
+    attempt = an_attempt(reply_to="x", key="k")
+
+    verdict = verdict_on(a_report(Failed(EngineFault("x")), job=attempt.job, live=attempt))
+
+    assert verdict.transition == Final(State.FAILED, None, EngineFault("x"))
+    assert verdict.entry is not None
+    assert verdict.entry.id == attempt.job
+
+
+def test_an_expiry_in_the_backlog_ran_nothing() -> None:
+    verdict = verdict_on(expiry(an_id(), now()))
+
+    assert verdict.executed is None
+    assert verdict.transition == Final(State.EXPIRED, None, None)
+
+
+def test_what_cannot_be_stored_ends_without_its_words() -> None:
+    verdict = unstorable(verdict_on(a_report(a_success(body=b"\0"))))
+
+    assert isinstance(verdict.transition, Final)
+    assert verdict.transition.state is State.FAILED
+    assert verdict.transition.body is None
+
+
+outcomes = st.sampled_from([a_success(), Failed(EngineFault("x")), Failed(BadRequest("x")), Expired(), Released()])
+
+
+@given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), outcomes), max_size=12))
+def test_of_all_reports_of_a_job_one_decides(rows: list[tuple[int, int, int, Outcome]]) -> None:
+    reports = [
+        a_report(outcome, job=UUID(int=job), attempt=attempt, delivery=delivery)
+        for job, attempt, delivery, outcome in rows
+    ]
+    jobs = {report.job: an_open_job(report) for report in reports}
+
+    verdicts = decide(reports, jobs, prices=PRICES, now=now(), unit=0.1)
+
+    assert [verdict.job for verdict in verdicts] == [report.job for report in reports]
+    for job in jobs:
+        deciding = [v.transition for v in verdicts if v.job == job and not isinstance(v.transition, Ignore)]
+        assert len(deciding) <= 1
+        succeeded = any(r.job == job and r.outcome == a_success() for r in reports)
+        assert not succeeded or (isinstance(deciding[0], Final) and deciding[0].state is State.SUCCEEDED)
+
+
+@given(st.integers(0, 10**7), st.integers(0, 10**7), st.floats(0, 100), st.floats(0, 100))
+def test_a_price_is_never_under_the_exact_one_and_less_than_a_nano_over(i: int, o: int, pi: float, po: float) -> None:
+    price = Price(input=pi, output=po)
+
+    cost = price_nano_usd(Usage(i, o), price)
+
+    exact = i * round(pi * 10**9) + o * round(po * 10**9)
+    assert 0 <= cost * 10**6 - exact < 10**6
+
+
+def test_cached_tokens_have_their_own_price() -> None:
+    usage = Usage(100, 0, 60)
+
+    assert price_nano_usd(usage, Price(input=1.0, cached_input=0.1)) == 40 * 1000 + 60 * 100
+    assert price_nano_usd(usage, Price(input=1.0)) == 100 * 1000
+
+
+@given(st.integers(1, 100), st.floats(0, 1, exclude_max=True))
+def test_backoff_stays_within_its_bounds(attempt: int, unit: float) -> None:
+    assert 0 <= backoff_ms(attempt, unit=unit) < CAP_MS
+
+
+def test_an_engine_that_asks_for_patience_gets_it() -> None:
+    assert wait_ms(Throttled(Ms(5000)), 1, unit=0.0) == 5000
+    assert wait_ms(EngineFault("x"), 1, unit=0.0) == 0
