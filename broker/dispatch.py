@@ -26,6 +26,7 @@ from broker.patience import patiently
 from broker.ports import Clock
 from schemas import subjects
 from schemas.catalog import Catalog
+from schemas.jetstream import heed_cancellation
 from schemas.units import Ms
 
 log = logging.getLogger(__name__)
@@ -99,6 +100,7 @@ class Dispatch:
         loop = asyncio.get_running_loop()
         recount = reread = sweep = loop.time()
         while True:
+            heed_cancellation()
             self._wake.clear()
             if loop.time() >= recount:
                 await self._recount()

@@ -28,7 +28,7 @@ from schemas.api import ErrorBody, Problem
 from schemas.catalog import Catalog
 from schemas.codec import ERROR, FINAL, KIND, SEQ, TRACEPARENT, Undecodable, decode_job, jsoned, packed
 from schemas.ids import uuid7
-from schemas.jetstream import NotStored, Outgoing, publish_one
+from schemas.jetstream import NotStored, Outgoing, heed_cancellation, publish_one
 from schemas.job import Attempt
 from schemas.units import Ms
 from schemas.worker import WorkerBeat
@@ -222,6 +222,7 @@ class Gateway:
     async def _tick(self) -> None:
         """Give up on what took too long."""
         while True:
+            heed_cancellation()
             await asyncio.sleep(_TICK_S)
             now = self._clock()
             for live in list(self._live.values()):

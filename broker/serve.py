@@ -32,6 +32,7 @@ from broker.patience import patiently
 from broker.settle import Settle
 from schemas import subjects
 from schemas.catalog import Catalog
+from schemas.jetstream import heed_cancellation
 from schemas.job import Lane
 from schemas.units import Ms
 
@@ -155,6 +156,7 @@ class Process:
                     await declare_pool(self.nc, deployment, slots=slots.get(deployment, 0))
                     declared[deployment] = wanted
             self.catalogs.changed.clear()
+            heed_cancellation()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(POOLS_S):
                     await self.catalogs.changed.wait()
@@ -176,6 +178,7 @@ class Process:
         while True:
             await self._refresh_catalog()
             self.metrics.backlog(await patiently(lambda: self.ledger.backlog(wall_clock())))
+            heed_cancellation()
             await asyncio.sleep(GAUGES_S)
 
     async def _refresh_catalog(self) -> None:
@@ -207,4 +210,5 @@ async def _kept_up(role: Callable[[], Awaitable[None]]) -> None:
             await role()
         except (Unavailable, Error, OSError) as error:
             log.warning("role begins again error=%s", str(error) or type(error).__name__)
+        heed_cancellation()
         await asyncio.sleep(1)

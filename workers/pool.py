@@ -19,7 +19,7 @@ from schemas import subjects
 from schemas.api import ErrorBody, Problem
 from schemas.catalog import Deployment, Revision
 from schemas.codec import CHUNK, ERROR, FINAL, KEEPALIVE, KIND, SEQ, jsoned, unpacker
-from schemas.jetstream import ACK, EXTEND, TERM, delivered
+from schemas.jetstream import ACK, EXTEND, TERM, delivered, heed_cancellation
 from schemas.job import Attempt
 from schemas.outcome import (
     Cancelled,
@@ -119,6 +119,8 @@ class Pool:
                 for puller in self._pullers.values():
                     await puller.open()
         finally:
+            for puller in self._pullers.values():
+                await puller.close()
             if not self._nc.is_closed:
                 await aborts.unsubscribe()
 
@@ -278,6 +280,7 @@ class Pool:
         loop = asyncio.get_running_loop()
         extended_at = loop.time()
         while True:
+            heed_cancellation()
             await asyncio.sleep(_TICK_S)
             now = self._clock()
             self._end_overdue(now)

@@ -17,6 +17,7 @@ from schemas.jetstream import (
     BATCH_MESSAGES,
     NotStored,
     Outgoing,
+    heed_cancellation,
     publish_atomically,
     publish_one,
 )
@@ -65,6 +66,7 @@ class Reporter:
     async def serve(self) -> None:
         """For ever."""
         while True:
+            heed_cancellation()
             await self._ready.wait()
             self._ready.clear()
             while self._pending:
@@ -72,6 +74,7 @@ class Reporter:
                 await self._store(batch)
                 for one in batch:
                     await _done(one)
+                heed_cancellation()
             self._idle.set()
 
     def _take(self) -> Sequence[Pending]:
@@ -95,6 +98,7 @@ class Reporter:
                     await publish_atomically(self._nc, [one.message for one in batch], batch_id=name)
             except (Error, NotStored) as error:
                 log.warning("outcomes wait count=%d error=%s", len(batch), str(error) or type(error).__name__)
+                heed_cancellation()
                 await asyncio.sleep(wait)
                 wait = min(_LONGEST_RETRY_S, wait * 2)
             else:

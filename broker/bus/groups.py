@@ -12,7 +12,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error
 
-from schemas.jetstream import ACK, Ended, Heartbeat, next_request, next_subject, pull_status
+from schemas.jetstream import ACK, Ended, Heartbeat, heed_cancellation, next_request, next_subject, pull_status
 from schemas.units import Ms
 
 _EXPIRES_MS = Ms(30_000)
@@ -54,12 +54,14 @@ class Groups:
 
     async def next(self) -> Sequence[Msg]:
         """At least one message, at most `group`; waits for ever."""
+        heed_cancellation()
         while not self._gathered:
             if self._refused:
                 self._refused = False
                 await asyncio.sleep(_PAUSE_S)
             await self._pull()
             self._came.clear()
+            heed_cancellation()
             await self._wait()
         group, self._gathered = self._gathered[: self._group], self._gathered[self._group :]
         await self._pull()

@@ -1,0 +1,334 @@
+"""A worker against a real NATS; the test is its broker."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from nats.aio.client import Client as Nats
+from nats.aio.msg import Msg
+
+from broker.bus.runs import publish_attempts
+from broker.bus.streams import declare_pool, declare_streams
+from schemas import subjects
+from schemas.catalog import Deployment, Revision
+from schemas.codec import KIND, packed, unpacker
+from schemas.job import Attempt, Lane
+from schemas.outcome import (
+    Cancelled,
+    EngineFault,
+    Expired,
+    Failed,
+    Outcome,
+    Released,
+    Report,
+    Succeeded,
+    TimedOut,
+    WorkerLost,
+)
+from schemas.units import Ms
+from tests.builders import a_catalog, an_attempt, now
+from workers.core.leases import MOST_DELIVERIES, before_run, extend_every_ms, while_running
+from workers.engines.simulated import make
+from workers.metrics import Metrics
+from workers.pool import Pool
+from workers.ports import Limits
+
+pytestmark = pytest.mark.real
+_report = unpacker(Report)
+
+
+class Bench:
+    """A pool, and what it reports."""
+
+    def __init__(self, nc: Nats, pool: Pool) -> None:
+        self.nc = nc
+        self.pool = pool
+        self.reports: asyncio.Queue[Report] = asyncio.Queue()
+
+    async def heard(self, message: Msg) -> None:
+        self.reports.put_nowait(_report.decode(message.data))
+
+    async def report(self) -> Report:
+        async with asyncio.timeout(20):
+            return await self.reports.get()
+
+    async def run(self, *attempts: Attempt) -> list[Report]:
+        await publish_attempts(self.nc, attempts)
+        return [await self.report() for _ in attempts]
+
+    async def outcome(self, attempt: Attempt) -> Outcome:
+        return (await self.run(attempt))[0].outcome
+
+    async def holds(self, stream: str, messages: int) -> None:
+        """Wait until a stream holds so many."""
+        async with asyncio.timeout(10):
+            while (await self.nc.jetstream().stream_info(stream)).state.messages != messages:
+                await asyncio.sleep(0.01)
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        async with asyncio.timeout(20):
+            while not holds():
+                await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def a_pool(
+    nc: Nats, *, lease_ms: int = 15_000, slots: int = 4, options: dict[str, Any] | None = None, **changes: Any
+) -> AsyncIterator[Bench]:
+    await declare_streams(nc)
+    await declare_pool(nc, "d", slots=slots)
+    catalog = a_catalog(options=options, **changes)
+    deployment: Deployment = catalog.deployments["d"]
+    engine = make(deployment, Limits(slots))
+    pool = Pool(
+        nc,
+        engine,
+        name="w",
+        revision=lambda: Revision(1, Ms(0), catalog),
+        deployment="d",
+        capacity=await engine.start(),
+        lease_ms=Ms(lease_ms),
+        clock=now,
+        metrics=Metrics(),
+    )
+    bench = Bench(nc, pool)
+    await nc.subscribe(subjects.outcome("d"), cb=bench.heard)
+    serving = asyncio.create_task(pool.serve())
+    try:
+        yield bench
+    finally:
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+
+
+def a_chat(text: str, **changes: Any) -> Attempt:
+    body = json.dumps({"messages": [{"role": "user", "content": text}], "max_tokens": 8}).encode()
+    return an_attempt(body=body, **changes)
+
+
+SLOW = {"decode_tokens_per_s": 1.0}
+"""Eight seconds an answer: as good as for ever here."""
+
+
+async def test_attempts_run_and_their_messages_go_once_the_outcome_is_stored(nc: Nats) -> None:
+    async with a_pool(nc) as bench:
+        attempts = [a_chat(f"n{n}") for n in range(20)]
+
+        reports = await bench.run(*attempts)
+
+        assert {report.job for report in reports} == {attempt.job for attempt in attempts}
+        assert all(isinstance(report.outcome, Succeeded) for report in reports)
+        assert all(report.run_ack and report.delivery == 1 for report in reports)
+        await bench.holds(subjects.OUTCOME, 20)
+        await bench.holds(subjects.RUN, 0)
+
+
+async def test_never_more_is_leased_than_there_are_slots(nc: Nats) -> None:
+    async with a_pool(nc, slots=3, options=SLOW) as bench:
+        await publish_attempts(nc, [a_chat(f"n{n}") for n in range(10)])
+        await bench.until(lambda: bench.pool.running == 3)
+
+        info = await nc.jetstream().consumer_info(subjects.RUN, subjects.pool_consumer("d"))
+
+        assert info.num_ack_pending == 3
+        assert info.num_pending == 7
+
+
+async def test_what_cannot_be_run_fails_and_the_others_go_on(nc: Nats) -> None:
+    scripts = [{"match": "bug", "kind": "raise"}, {"match": "fault", "kind": "engine_fault"}]
+    async with a_pool(nc, options={"failures": scripts}) as bench:
+        attempts = [a_chat("bug"), a_chat("fault"), an_attempt(body=b"nope"), a_chat("good")]
+
+        reports = {report.job: report.outcome for report in await bench.run(*attempts)}
+
+        bug, fault, _, good = (reports[attempt.job] for attempt in attempts)
+        assert isinstance(bug, Failed)
+        assert isinstance(bug.failure, EngineFault)
+        assert fault == Failed(EngineFault("scripted"))
+        assert isinstance(good, Succeeded)
+
+
+async def test_a_message_that_is_no_attempt_does_no_harm(nc: Nats) -> None:
+    async with a_pool(nc) as bench:
+        await nc.jetstream().publish(subjects.run("d"), b"\xc1nope")
+
+        assert isinstance(await bench.outcome(a_chat("x")), Succeeded)
+
+
+async def test_an_attempt_whose_deadline_has_passed_is_not_run(nc: Nats) -> None:
+    async with a_pool(nc, options=SLOW) as bench:
+        assert await bench.outcome(a_chat("x", deadline_ms=Ms(now() - 1))) == Expired()
+
+
+async def test_an_attempt_is_ended_at_its_deadline(nc: Nats) -> None:
+    async with a_pool(nc, options=SLOW) as bench:
+        assert await bench.outcome(a_chat("x", deadline_ms=Ms(now() + 300))) == Expired()
+
+
+async def test_an_attempt_that_takes_too_long_or_stands_still_is_ended(nc: Nats) -> None:
+    async with a_pool(nc, options=SLOW, attempt_timeout_s=0.3) as bench:
+        outcome = await bench.outcome(a_chat("x"))
+        assert isinstance(outcome, Failed)
+        assert isinstance(outcome.failure, TimedOut)
+        assert outcome.failure.stage == "attempt"
+    script = [{"match": "x", "kind": "hang"}]
+    async with a_pool(nc, options={"failures": script}, progress_timeout_s=0.3) as bench:
+        outcome = await bench.outcome(a_chat("x"))
+        assert isinstance(outcome, Failed)
+        assert isinstance(outcome.failure, TimedOut)
+        assert outcome.failure.stage == "progress"
+
+
+async def test_leases_are_extended_while_the_engine_works(nc: Nats) -> None:
+    async with a_pool(nc, lease_ms=600, options={"decode_tokens_per_s": 4.0}) as bench:
+        js = nc.jetstream()
+        info = await js.consumer_info(subjects.RUN, "d")
+        config = info.config
+        config.ack_wait = 1.0
+        await js.add_consumer(subjects.RUN, config)
+
+        [report] = await bench.run(a_chat("x"))
+
+        assert report.delivery == 1
+        assert report.timings.run_ms >= 1500
+
+
+async def test_an_attempt_delivered_again_after_its_report_is_not_run_again(nc: Nats) -> None:
+    async with a_pool(nc) as bench:
+        attempt = a_chat("x")
+        await bench.run(attempt)
+
+        await publish_attempts(nc, [attempt])
+        await bench.run(a_chat("after"))
+
+        assert bench.reports.empty()
+
+
+async def test_a_cancelled_job_stops(nc: Nats) -> None:
+    async with a_pool(nc, options=SLOW) as bench:
+        attempt = a_chat("x")
+        await publish_attempts(nc, [attempt])
+        await bench.until(lambda: bench.pool.running == 1)
+
+        await nc.publish(subjects.CTL_ABORT, attempt.job.bytes)
+
+        assert (await bench.report()).outcome == Cancelled()
+        assert bench.pool.running == 0
+
+
+async def test_draining_finishes_what_runs_and_takes_nothing_more(nc: Nats) -> None:
+    async with a_pool(nc, slots=2, options={"decode_tokens_per_s": 20.0}) as bench:
+        await publish_attempts(nc, [a_chat(f"n{n}") for n in range(6)])
+        await bench.until(lambda: bench.pool.running == 2)
+
+        await bench.pool.drain()
+
+        assert [isinstance((await bench.report()).outcome, Succeeded) for _ in range(2)] == [True, True]
+        assert bench.reports.empty()
+        assert bench.pool.running == 0
+
+
+async def test_putting_back_releases_what_runs(nc: Nats) -> None:
+    async with a_pool(nc, options=SLOW) as bench:
+        await publish_attempts(nc, [a_chat("x")])
+        await bench.until(lambda: bench.pool.running == 1)
+        draining = asyncio.create_task(bench.pool.drain())
+
+        bench.pool.put_back()
+
+        assert (await bench.report()).outcome == Released()
+        await draining
+
+
+async def test_a_dead_engine_is_seen_and_takes_nothing_more(nc: Nats) -> None:
+    async with a_pool(nc, options={"failures": [{"match": "x", "kind": "engine_lost"}]}) as bench:
+        outcome = await bench.outcome(a_chat("x"))
+
+        assert isinstance(outcome, Failed)
+        assert bench.pool.died.is_set()
+
+
+async def heard_by(nc: Nats, attempt: Attempt) -> list[Msg]:
+    """What the gateway hears of an interactive attempt."""
+    heard: list[Msg] = []
+    last = asyncio.Event()
+
+    async def note(message: Msg) -> None:
+        heard.append(message)
+        if (message.headers or {}).get(KIND) in {"final", "error"}:
+            last.set()
+
+    await nc.subscribe(str(attempt.reply_to), cb=note)
+    await nc.jetstream().publish(subjects.now("d"), packed(attempt))
+    async with asyncio.timeout(20):
+        await last.wait()
+    return heard
+
+
+def an_ask(text: str, *, stream: bool = True) -> Attempt:
+    body = {"messages": [{"role": "user", "content": text}], "max_tokens": 5, "stream": stream}
+    return an_attempt(body=json.dumps(body).encode(), lane=Lane.INTERACTIVE, reply_to="_INBOX.gateway.x", key="k")
+
+
+async def test_an_interactive_answer_streams_and_ends_once_its_outcome_is_stored(nc: Nats) -> None:
+    async with a_pool(nc) as bench:
+        ask = an_ask("x")
+
+        heard = await heard_by(nc, ask)
+
+        assert [message.headers[KIND] for message in heard if message.headers] == ["chunk"] * 5 + ["final"]
+        assert [message.headers["Infermq-Seq"] for message in heard if message.headers] == list("123456")
+        await bench.holds(subjects.OUTCOME, 1)
+        assert (await bench.report()).live == ask
+
+
+async def test_an_answer_that_nobody_streams_comes_whole(nc: Nats) -> None:
+    async with a_pool(nc):
+        heard = await heard_by(nc, an_ask("x", stream=False))
+
+        assert [message.headers[KIND] for message in heard if message.headers] == ["final"]
+
+
+async def test_a_silent_engine_is_kept_alive_and_a_failure_is_said(nc: Nats) -> None:
+    script = [{"match": "x", "kind": "hang"}]
+    async with a_pool(nc, options={"failures": script}, attempt_timeout_s=2.2):
+        heard = await heard_by(nc, an_ask("x"))
+
+        kinds = [message.headers[KIND] for message in heard if message.headers]
+        assert kinds[0] == "keepalive"
+        assert kinds[-1] == "error"
+        assert json.loads(heard[-1].data)["error"]["code"] == "timed_out"
+        assert (heard[-1].headers or {})["Infermq-Retryable"] == "1"
+
+
+def test_a_delivery_too_many_is_not_run() -> None:
+    attempt = an_attempt()
+
+    assert before_run(attempt, deliveries=MOST_DELIVERIES, now=now()) is None
+    assert before_run(attempt, deliveries=MOST_DELIVERIES + 1, now=now()) == Failed(WorkerLost(MOST_DELIVERIES))
+
+
+def test_time_outs_are_told_apart() -> None:
+    attempt = an_attempt(deadline_ms=Ms(10_000))
+
+    def at(time: int) -> Outcome | None:
+        return while_running(
+            attempt,
+            started=Ms(0),
+            progressed=Ms(900),
+            attempt_timeout=Ms(5000),
+            progress_timeout=Ms(2000),
+            now=Ms(time),
+        )
+
+    assert at(1000) is None
+    assert at(2900) == Failed(TimedOut(Ms(2000), "progress"))
+    assert at(5000) == Failed(TimedOut(Ms(5000), "attempt"))
+    assert at(10_000) == Expired()
+
+
+def test_a_lease_survives_two_lost_extensions() -> None:
+    assert 3 * extend_every_ms(Ms(15_000)) <= 15_000
