@@ -221,11 +221,14 @@ class Client:
         """
         count = 0
         room = asyncio.Semaphore(_IN_FLIGHT)
-        async with asyncio.TaskGroup() as group:
-            async for messages in _atomic(self._prepared(jobs, batch_id)):
-                await room.acquire()
-                group.create_task(self._send(messages, room))
-                count += len(messages)
+        try:
+            async with asyncio.TaskGroup() as group:
+                async for messages in _atomic(self._prepared(jobs, batch_id)):
+                    await room.acquire()
+                    group.create_task(self._send(messages, room))
+                    count += len(messages)
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from errors
         return count
 
     async def _prepared(

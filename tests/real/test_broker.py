@@ -1,0 +1,389 @@
+"""A broker with all its roles, and one simulated worker, in the test's own process."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from uuid import UUID
+
+import asyncpg
+import msgspec
+import pytest
+from nats.aio.client import Client as Nats
+
+from broker.client import BacklogFull, Client, Piece, Refused, Reply, Submission, TimedOut
+from broker.config import BrokerConfig
+from broker.serve import serve
+from schemas import subjects
+from schemas.api import BatchStatus, JobShow, State
+from schemas.catalog import Deployment, Revision, parse
+from schemas.job import Job, Lane
+from schemas.subjects import Source, Verb
+from schemas.units import Ms
+from schemas.worker import WorkerBeat
+from tests.builders import BODY, CHAT, a_job, an_id, now
+from tests.system import CATALOG
+from workers.beat import beat
+from workers.engines.simulated import make
+from workers.metrics import Metrics
+from workers.pool import Pool
+from workers.ports import Capacity, Limits
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(60)]
+SCRIPT = """
+decode_tokens_per_s = 200.0
+output_tokens = 8
+failures = [
+  {match = "once", kind = "engine_fault", times = 1},
+  {match = "never", kind = "engine_fault"},
+  {match = "wrong", kind = "bad_request"},
+  {match = "hang", kind = "hang"},
+]
+"""
+
+
+class Running:
+    """A broker, and what one asks of it."""
+
+    def __init__(self, nc: Nats, client: Client, ledger_url: str, url: str) -> None:
+        self.nc = nc
+        self.client = client
+        self.ledger_url = ledger_url
+        self.url = url
+
+    async def ended(self, job: UUID) -> JobShow:
+        async with asyncio.timeout(30):
+            while True:
+                try:
+                    shown = await self.client.job(job)
+                except Refused:
+                    shown = None
+                if shown is not None and shown.settled_ms is not None:
+                    return shown
+                await asyncio.sleep(0.02)
+
+    async def submit(self, text: str, **changes: object) -> UUID:
+        body = {"messages": [{"role": "user", "content": text}], "max_tokens": 4}
+        return await self.client.submit("m", body, lane=Lane.BULK, **changes)  # type: ignore[arg-type]
+
+    async def rows(self, query: str) -> list[asyncpg.Record]:
+        connection = await asyncpg.connect(self.ledger_url)
+        try:
+            return await connection.fetch(query)
+        finally:
+            await connection.close()
+
+
+@asynccontextmanager
+async def a_worker(nc: Nats, *, slots: int = 4) -> AsyncIterator[Pool]:
+    catalog = parse(CATALOG.format(slots=slots, options=SCRIPT))
+    deployment: Deployment = catalog.deployments["d"]
+    engine, capacity = make(deployment, Limits(slots)), Capacity(slots, 2)
+    pool = Pool(
+        nc,
+        engine,
+        name="w1",
+        revision=lambda: Revision(1, Ms(0), catalog),
+        deployment="d",
+        capacity=capacity,
+        lease_ms=Ms(15_000),
+        clock=now,
+        metrics=Metrics(),
+    )
+
+    def state() -> WorkerBeat:
+        return WorkerBeat(
+            worker="w1",
+            deployment="d",
+            engine="simulated",
+            slots=slots,
+            reserve=2,
+            running=pool.running,
+            live=pool.live,
+            draining=False,
+            started_ms=now(),
+            at_ms=now(),
+            version="0",
+        )
+
+    tasks = [asyncio.create_task(pool.serve()), asyncio.create_task(beat(nc, state))]
+    try:
+        yield pool
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@asynccontextmanager
+async def a_broker(nats_url: str, ledger_url: str, nc: Nats) -> AsyncIterator[Running]:
+    ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    config = BrokerConfig(nats_url=nats_url, postgres_url=ledger_url, name=f"b-{an_id()}")
+    serving = asyncio.create_task(serve(config, ready=ready.set_result))
+    serving.add_done_callback(lambda _: ready.done() or ready.cancel())
+    await ready
+    async with Client.connect(nats_url) as client:
+        await client.apply_catalog(CATALOG.format(slots=4, options=SCRIPT))
+        try:
+            yield Running(nc, client, ledger_url, await ready)
+        finally:
+            serving.cancel()
+            await asyncio.gather(serving, return_exceptions=True)
+
+
+@pytest.fixture
+async def broker_alone(nats_url: str, ledger_url: str, nc: Nats) -> AsyncIterator[Running]:
+    async with a_broker(nats_url, ledger_url, nc) as running:
+        yield running
+
+
+@pytest.fixture
+async def running(broker_alone: Running) -> AsyncIterator[Running]:
+    async with a_worker(broker_alone.nc):
+        yield broker_alone
+
+
+async def test_a_job_goes_all_the_way(running: Running) -> None:
+    job = await running.ended(await running.submit("hello", custom_id="c", metadata={"k": "v"}))
+
+    assert job.state is State.SUCCEEDED
+    assert job.metadata == {"k": "v"}
+    assert json.loads(bytes(job.body))["choices"]
+    assert job.executions[0].cost_nano_usd == job.cost_nano_usd > 0
+
+
+async def test_a_failed_attempt_is_tried_again_and_both_are_paid_for(running: Running) -> None:
+    job = await running.ended(await running.submit("once"))
+
+    assert job.state is State.SUCCEEDED
+    assert [(run.attempt, run.outcome, run.waste) for run in job.executions] == [
+        (1, "failed", True),
+        (2, "succeeded", False),
+    ]
+
+
+async def test_out_of_attempts_a_job_is_dead(running: Running) -> None:
+    job = await running.ended(await running.submit("never"))
+
+    assert job.state is State.DEAD
+    assert job.attempt == len(job.executions) == 3
+
+
+async def test_what_no_retry_mends_fails_at_once(running: Running) -> None:
+    job = await running.ended(await running.submit("wrong"))
+
+    assert (job.state, job.attempt) == (State.FAILED, 1)
+
+
+async def test_a_job_that_waits_beyond_its_deadline_expires(broker_alone: Running) -> None:
+    job = await broker_alone.ended(await broker_alone.submit("hello", deadline_ms=now() + 400))
+
+    assert job.state is State.EXPIRED
+    assert not job.executions
+
+
+async def test_jobs_wait_for_a_worker_and_run_when_one_comes(broker_alone: Running) -> None:
+    job = await broker_alone.submit("hello")
+    async with asyncio.timeout(20):
+        while not (await broker_alone.client.status()).backlog:
+            await asyncio.sleep(0.02)
+
+    async with a_worker(broker_alone.nc):
+        assert (await broker_alone.ended(job)).state is State.SUCCEEDED
+
+
+async def test_bytes_that_are_no_job_are_kept_as_dead_letters(running: Running) -> None:
+    js = running.nc.jetstream()
+    subject = subjects.submit(Source(Lane.BULK, "m", "default", "default"))
+    await js.publish(subject, b"\xff\0nope")
+    await js.publish(subject, b"{", headers={"Content-Type": "application/json"})
+    await js.publish("infermq.submit.bulk.a_.b_.c_", b"x")
+
+    job = await running.ended(await running.submit("hello"))
+
+    letters = await running.rows("select reason, payload, subject from infermq.dead_letters order by sequence")
+    assert job.state is State.SUCCEEDED
+    assert [bytes(letter["payload"]) for letter in letters] == [b"\xff\0nope", b"{", b"x"]
+    assert all(letter["reason"] for letter in letters)
+
+
+async def test_an_id_used_for_another_job_becomes_a_dead_letter(running: Running) -> None:
+    job = await running.submit("hello")
+    await running.ended(job)
+
+    await running.client.submit_many([Submission("m", a_job(id=job, body=BODY))])
+    await running.ended(await running.submit("after"))
+
+    [letter] = await running.rows("select reason from infermq.dead_letters")
+    assert str(job) in letter["reason"]
+
+
+async def test_refused_jobs_of_a_batch_complete_it(running: Running) -> None:
+    batch = await running.client.create_batch()
+    jobs = [
+        Submission("m", a_job(body=b"nope", custom_id="bad")),
+        Submission("other", a_job(custom_id="unknown")),
+        Submission("m", a_job(custom_id="good")),
+    ]
+    sent = await running.client.submit_many(jobs, batch_id=batch.id)
+    await running.client.seal(batch.id, jobs=sent)
+
+    results = {result.custom_id: result.state async for result in running.client.results(batch.id)}
+
+    assert results == {"bad": State.FAILED, "unknown": State.FAILED, "good": State.SUCCEEDED}
+    assert (await running.client.batch(batch.id)).status is BatchStatus.COMPLETED
+
+
+async def test_sending_a_batch_again_changes_nothing(running: Running) -> None:
+    batch = await running.client.create_batch()
+    short = BODY.replace(b"8}", b"1}")
+    jobs = [Submission("m", a_job(custom_id=str(n), body=short)) for n in range(1100)]
+
+    for _ in range(2):
+        await running.client.submit_many(jobs, batch_id=batch.id)
+    await running.client.seal(batch.id, jobs=1100)
+
+    assert len([result async for result in running.client.results(batch.id)]) == 1100
+    counts = (await running.client.batch(batch.id)).counts
+    assert (counts.admitted, counts.succeeded) == (1100, 1100)
+
+
+async def test_an_answer_comes_whole_or_streamed_and_is_recorded(running: Running) -> None:
+    body = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}
+
+    whole = await running.client.infer("m", body)
+    steps = [step async for step in running.client.infer_stream("m", body)]
+
+    pieces = [step.text for step in steps if isinstance(step, Piece)]
+    reply = steps[-1]
+    assert isinstance(reply, Reply)
+    assert len(pieces) == 4
+    assert "".join(pieces) == reply.text()
+    assert whole.text()
+    for answer in (whole, reply):
+        assert answer.job is not None
+        job = await running.ended(answer.job)
+        assert (job.lane, job.state) == (Lane.INTERACTIVE, State.SUCCEEDED)
+
+
+@pytest.mark.parametrize(
+    ("model", "text", "code"),
+    [("m", "wrong", "bad_request"), ("none", "hello", "unknown_model"), ("m", "never", "engine_fault")],
+)
+async def test_an_ask_that_fails_says_why(running: Running, model: str, text: str, code: str) -> None:
+    with pytest.raises(Refused) as refusal:
+        await running.client.infer(model, {"messages": [{"role": "user", "content": text}]})
+
+    assert refusal.value.problem.code == code
+
+
+async def test_an_ask_without_a_worker_is_refused_at_once(broker_alone: Running) -> None:
+    with pytest.raises(Refused) as refusal:
+        await broker_alone.client.infer("m", {"messages": [{"role": "user", "content": "x"}]})
+
+    assert refusal.value.problem.code == "no_worker"
+
+
+async def test_asks_beyond_the_reserve_are_told_to_come_back(running: Running) -> None:
+    hang = {"messages": [{"role": "user", "content": "hang"}]}
+    holding = [asyncio.create_task(running.client.infer("m", hang, timeout_s=3)) for _ in range(2)]
+    async with asyncio.timeout(20):
+        while sum(worker.live for worker in (await running.client.status()).workers) < 2:
+            await asyncio.sleep(0.05)
+
+    with pytest.raises(Refused) as refusal:
+        await running.client.infer("m", {"messages": [{"role": "user", "content": "x"}]})
+
+    assert refusal.value.problem.code == "busy"
+    ends = await asyncio.gather(*holding, return_exceptions=True)
+    assert all(isinstance(end, TimedOut | Refused) for end in ends)
+
+
+async def test_a_client_that_leaves_ends_its_request(nats_url: str, broker_alone: Running) -> None:
+    async with a_worker(broker_alone.nc) as pool, Client.connect(nats_url) as leaving:
+        asking = asyncio.create_task(leaving.infer("m", {"messages": [{"role": "user", "content": "hang"}]}))
+        async with asyncio.timeout(20):
+            while pool.live == 0:
+                await asyncio.sleep(0.02)
+
+        asking.cancel()
+
+        async with asyncio.timeout(20):
+            while pool.live:
+                await asyncio.sleep(0.02)
+
+
+async def test_a_reply_subject_that_is_not_the_tenants_gets_nothing(running: Running) -> None:
+    heard = await running.nc.subscribe("victim.inbox")
+    job = Job(endpoint=CHAT, body=BODY)
+
+    await running.nc.publish(subjects.infer("m", "default", "default"), msgspec.msgpack.encode(job), "victim.inbox")
+    await running.client.infer("m", {"messages": [{"role": "user", "content": "after"}]})
+
+    assert heard.pending_msgs == 0
+
+
+@pytest.mark.parametrize(
+    "payload", [b"", b"{", b"[]", b'{"id": 5}', b'{"id": "00000000-0000-0000-0000-000000000000"}']
+)
+@pytest.mark.parametrize("verb", [Verb.BATCH_CREATE, Verb.BATCH_SHOW, Verb.JOB_SHOW, Verb.BATCH_RESULTS])
+async def test_the_api_answers_nonsense_with_a_problem(broker_alone: Running, verb: Verb, payload: bytes) -> None:
+    answer = await broker_alone.nc.request(subjects.api(verb, "default", "default"), payload, timeout=5)
+
+    assert (answer.headers or {}).get("Infermq-Kind") == "error"
+    problem = json.loads(answer.data)["error"]
+    assert problem["code"] in {"bad_request", "bad_id", "unknown_batch", "unknown_job"}
+    assert problem["message"]
+
+
+async def test_every_process_says_how_it_is(running: Running) -> None:
+    await running.ended(await running.submit("hello"))
+
+    health = await _get(f"{running.url}/healthz")
+    metrics = await _get(f"{running.url}/metrics")
+
+    assert json.loads(health)["postgres"] is True
+    for name in (
+        "infermq_jobs_settled_total",
+        "infermq_credits",
+        "infermq_settle_lag_seconds",
+        "infermq_attempts_outstanding",
+    ):
+        assert name in metrics
+
+
+async def _get(url: str) -> str:
+    host, _, path = url.removeprefix("http://").partition("/")
+    name, _, port = host.partition(":")
+    reader, writer = await asyncio.open_connection(name, int(port))
+    writer.write(f"GET /{path} HTTP/1.0\r\nHost: {host}\r\n\r\n".encode())
+    text = (await reader.read()).decode()
+    writer.close()
+    await writer.wait_closed()
+    assert "200 OK" in text.splitlines()[0]
+    return text.partition("\r\n\r\n")[2]
+
+
+async def test_two_brokers_share_the_work_and_one_leads(nats_url: str, running: Running) -> None:
+    ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    config = BrokerConfig(nats_url=nats_url, postgres_url=running.ledger_url, name="second")
+    second = asyncio.create_task(serve(config, ready=ready.set_result))
+    await ready
+
+    jobs = [await running.submit(f"n{n}") for n in range(40)]
+    states = {(await running.ended(job)).state for job in jobs}
+
+    assert states == {State.SUCCEEDED}
+    assert (await running.client.status()).leader != "second"
+    second.cancel()
+    await asyncio.gather(second, return_exceptions=True)
+
+
+async def test_a_full_backlog_is_said_to_the_producer(broker_alone: Running) -> None:
+    js = broker_alone.nc.jetstream()
+    info = await js.stream_info(subjects.SUBMIT)
+    info.config.max_msgs_per_subject = 1
+    await js.update_stream(info.config)
+
+    with pytest.raises(BacklogFull):
+        await broker_alone.client.submit_many([Submission("m", a_job(id=an_id())) for _ in range(50)])
