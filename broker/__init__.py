@@ -1,0 +1,12 @@
+"""The control plane: takes jobs in, decides their order, records what they came to.
+
+core/      decides: admission, order, prices, retries, verdicts; pure
+bus/       NATS                 ledger/    Postgres            http/   /metrics, /healthz
+intake     SUBMIT → ledger      dispatch   ledger → RUN        settle  OUTCOME → ledger
+gateway    interactive          api        the API over NATS   lead    who dispatches
+serve      one broker process   up         everything on this machine
+embedded   NATS and Postgres from wheels   client  what a producer imports
+cli/       the commands         bench/     what `infermq bench` measures
+
+Meets the workers on the wire only: nothing here imports `workers`.
+"""

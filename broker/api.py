@@ -134,7 +134,7 @@ class Api:
         del ask
         leadership = await self.ledger.leader()
         return Status(
-            broker=self.name,
+            name=self.name,
             version=self.version,
             now_ms=self.clock(),
             database_now_ms=await self.ledger.database_now(),

@@ -143,7 +143,7 @@ async def _broker(url: str) -> list[Finding]:
 
 
 def _broker_state(status: Status) -> Finding:
-    seen = f"{status.broker} {status.version}, leader {status.leader or 'none'}"
+    seen = f"{status.name} {status.version}, leader {status.leader or 'none'}"
     if status.leader is None:
         return Finding("broker", Grade.WARN, seen, "nobody dispatches; one takes over within seconds")
     return Finding("broker", Grade.OK, seen)

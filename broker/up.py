@@ -191,8 +191,7 @@ class Up:
     async def start_broker(self) -> None:
         command = [sys.executable, "-m", "broker", "serve", "--json"]
         urls = ["--nats-url", self.nats_url, "--postgres-url", self.postgres_url]
-        broker = self._keep("broker", [*command, *urls])
-        await broker.ready()
+        await self._keep("broker", [*command, *urls]).ready()
 
     async def apply(self, text: str) -> None:
         """Make this the active catalog, unless it is."""

@@ -228,7 +228,8 @@ class LaneBacklog(msgspec.Struct, frozen=True, kw_only=True):
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """What a broker sees right now."""
 
-    broker: str
+    name: str
+    """The broker that answers."""
     version: str
     now_ms: Ms
     """Its clock, to compare with one's own."""

@@ -167,7 +167,7 @@ def status(*, as_json: AsJson = False, nats_url: NatsUrl = None, data: Data = No
 
 def _print_status(state: Status) -> None:
     leader = f"{state.leader or 'nobody'}, term {state.term}"
-    print_fields([("broker", f"{state.broker} {state.version}"), ("leader", leader), ("catalog", state.revision)])
+    print_fields([("broker", f"{state.name} {state.version}"), ("leader", leader), ("catalog", state.revision)])
     columns = ("worker", "deployment", "engine", "slots>", "reserve>", "running>", "")
     workers = (
         (w.worker, w.deployment, w.engine, w.slots, w.reserve, w.running, "draining" if w.draining else "")

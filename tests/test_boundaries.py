@@ -1,0 +1,66 @@
+"""What the tools do not see: names."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from importlinter.cli import lint_imports
+from prometheus_client import CollectorRegistry
+
+import broker.metrics
+import workers.metrics
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("broker", "workers", "schemas")
+SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+
+def test_the_import_contracts_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+    assert lint_imports(config_filename="pyproject.toml", no_cache=True) == 0
+
+
+@pytest.mark.parametrize("registry", [broker.metrics.Metrics().registry, workers.metrics.Metrics().registry])
+def test_metrics_are_ours_by_name_and_end_with_their_unit(registry: CollectorRegistry) -> None:
+    families = list(registry.collect())
+
+    assert families
+    for family in families:
+        assert re.fullmatch(r"infermq_[a-z_]+", family.name)
+        assert family.documentation.endswith(".")
+        if family.type == "histogram":
+            assert family.name.endswith(("_seconds", "_jobs"))
+
+
+def _bound_names(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name):
+                yield name
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_variable_hides_a_package(path: Path) -> None:
+    hidden = set(_bound_names(ast.parse(path.read_text()))) & {"broker", "schemas"}
+
+    assert not hidden
+
+
+def test_no_function_is_long() -> None:
+    lengths = {
+        f"{path.relative_to(ROOT)}:{node.name}": (node.end_lineno or 0) - node.lineno
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+
+    assert {name: length for name, length in lengths.items() if length > 50} == {}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_each_package_has_its_map(package: str) -> None:
+    for init in (ROOT / package).rglob("__init__.py"):
+        assert ast.get_docstring(ast.parse(init.read_text())), init

@@ -1,0 +1,73 @@
+"""Messages of released versions, which must decode for ever. Files are added, never edited."""
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from schemas.api import Batch, ErrorBody, JobShow, ResultPage
+from schemas.catalog import Revision, parse
+from schemas.codec import JSON, decode_job
+from schemas.export import WIRE, json_schema
+from schemas.job import Attempt, Lane
+from schemas.outcome import Report, Succeeded
+from schemas.worker import WorkerBeat
+
+GOLDEN = Path(__file__).parent / "golden"
+DEFAULT_CATALOG = Path(__file__).parents[2] / "broker" / "default.toml"
+
+
+def stored(name: str) -> bytes:
+    """Of a `.hex` file the bytes, of a `.json` file the text."""
+    path = GOLDEN / name
+    return bytes.fromhex(path.read_text()) if path.suffix == ".hex" else path.read_bytes()
+
+
+def test_a_submitted_job_decodes_from_both_encodings() -> None:
+    packed, text = decode_job(stored("job_v1.hex"), None), decode_job(stored("job_v1.json"), {"Content-Type": JSON})
+
+    assert packed.custom_id == text.custom_id == "c-1"
+    assert packed.id == text.id
+    assert json.loads(packed.body) == json.loads(text.body)
+
+
+def test_an_attempt_decodes() -> None:
+    attempt = msgspec.msgpack.decode(stored("attempt_v1.hex"), type=Attempt)
+
+    assert (attempt.number, attempt.lane, attempt.deployment) == (2, Lane.BULK, "d")
+
+
+def test_a_report_decodes() -> None:
+    report = msgspec.msgpack.decode(stored("report_v1.hex"), type=Report)
+
+    assert isinstance(report.outcome, Succeeded)
+    assert report.outcome.usage.output_tokens == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("beat_v1.json", WorkerBeat),
+        ("revision_v1.json", Revision),
+        ("batch_v1.json", Batch),
+        ("results_v1.json", ResultPage),
+        ("job_show_v1.json", JobShow),
+        ("error_v1.json", ErrorBody),
+    ],
+)
+def test_what_is_json_decodes(name: str, kind: type[msgspec.Struct]) -> None:
+    assert isinstance(msgspec.json.decode(stored(name), type=kind), kind)
+
+
+def test_the_schema_describes_every_type_on_the_wire() -> None:
+    assert {kind.__name__ for kind in WIRE} <= set(json_schema()["$defs"])
+
+
+def test_the_schema_changes_on_purpose_only() -> None:
+    """`infermq schema --out tests/wire/golden/schema.json`, once the change is meant."""
+    assert json.loads(stored("schema.json")) == json.loads(msgspec.json.encode(json_schema()))
+
+
+def test_the_built_in_catalog_is_one() -> None:
+    assert set(parse(DEFAULT_CATALOG.read_text()).models) == {"small-chat", "echo"}
