@@ -126,7 +126,7 @@ class Gateway:
         return admit(
             decode_job(message.data, headers),
             source,
-            derived=uuid7(now, self._entropy()),
+            derived=lambda: uuid7(now, self._entropy()),
             batch=None,
             catalog=self._catalog(),
             now=now,

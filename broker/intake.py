@@ -6,6 +6,7 @@ is known is the same job.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from uuid import UUID
 
 from nats.aio.client import Client
@@ -80,7 +81,7 @@ class Intake:
         return admit(
             one.job,
             one.source,
-            derived=derived_id(subjects.SUBMIT, one.at.sequence, one.at.at_ms),
+            derived=partial(derived_id, subjects.SUBMIT, one.at.sequence, one.at.at_ms),
             batch=batches.get(one.job.batch) if one.job.batch else None,
             catalog=catalog,
             now=one.at.at_ms,

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ctypes
+import gc
 import importlib.metadata
 import json
 import logging
@@ -38,6 +39,8 @@ from workers.ports import Capacity, Engine, EngineConfigError, Limits
 log = logging.getLogger("infermq.worker")
 USAGE, FAILED = 2, 1
 _LOOK_S = 0.2
+_GC = (20_000, 50, 100)
+"""Thresholds of the garbage collector: messages are freed by their counts, so looking for cycles seldom is enough."""
 _PENDING_BYTES = 16 * 1024 * 1024
 _PR_SET_PDEATHSIG = 1
 _revision = msgspec.json.Decoder(Revision)
@@ -66,6 +69,7 @@ def run(
 ) -> None:
     """Serve one deployment: pull its jobs, run them, report what they came to."""
     die_with_parent()
+    gc.set_threshold(*_GC)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     config = WorkerConfig(
         nats_url=nats_url,
@@ -127,6 +131,7 @@ async def serve(config: WorkerConfig, *, ready: Callable[[str, Capacity], None])
         reconnected_cb=back,
         error_cb=noted,
         pending_size=_PENDING_BYTES,
+        skip_subject_validation=True,  # schemas.subjects builds them all
     )
     try:
         revision, deployment = await _deployment(nc, config.deployment)

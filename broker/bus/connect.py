@@ -49,6 +49,7 @@ async def _connect(url: str, *, name: str, patient: bool) -> Client:
             max_reconnect_attempts=-1 if patient else 1,
             reconnect_time_wait=1,
             pending_size=_PENDING_BYTES,
+            skip_subject_validation=True,  # schemas.subjects builds them all
         )
     except (OSError, NoServersError, Error) as error:
         raise Unavailable("NATS", f"{url}: {str(error) or type(error).__name__}") from error

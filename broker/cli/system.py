@@ -1,6 +1,7 @@
 """up, serve, worker, migrate, doctor."""
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -17,6 +18,8 @@ from broker.cli.terminal import AsJson, Data, Exit, NatsUrl, err, out, print_jso
 from broker.config import DATA, BrokerConfig, NotFound, RunInfo, UpConfig, process_name
 from broker.embedded import die_with_parent
 
+_GC = (20_000, 50, 100)
+"""Thresholds of the garbage collector: jobs are freed by their counts, so looking for cycles seldom is enough."""
 PostgresUrl = Annotated[
     str | None, typer.Option("--postgres-url", envvar="INFERMQ_POSTGRES_URL", help="Where Postgres is.")
 ]
@@ -79,6 +82,7 @@ def serve(
 ) -> None:
     """Run one broker. Any number may run on the same NATS and Postgres."""
     die_with_parent()
+    gc.set_threshold(*_GC)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     config = BrokerConfig(
         nats_url=nats_url,

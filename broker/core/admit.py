@@ -1,6 +1,6 @@
 """Admission: a submitted job becomes an entry of the ledger, waiting or refused with its reason."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from uuid import UUID
 
 from broker.core.body import body_hash, fault
@@ -29,21 +29,24 @@ def admit(
     job: Job,
     source: Source,
     *,
-    derived: UUID,
+    derived: Callable[[], UUID],
     batch: BatchInfo | None,
     catalog: Catalog,
     now: Ms,
     traceparent: str | None = None,
 ) -> Entry:
-    """The entry for a job, `refused` if it must not run. `derived` is the id of a job that has none, or no valid one.
+    """The entry for a job, `refused` if it must not run. `derived` makes the id of one that has none, or a bad one.
 
     `batch` is the batch that the job names, if it is known.
     """
+    bad_id = None if job.id is None else why_not(job.id, now)
     ours = batch if batch is not None and batch.tenant == source.tenant else None
     deadline = _deadline(job, source.lane, batch=ours, now=now)
     refused = _refused(job, source, batch=ours, catalog=catalog, now=now, deadline=deadline)
+    if bad_id is not None and refused is None:
+        refused = Refused("bad_id", f"the id {job.id} {bad_id}", "id")
     return Entry(
-        id=job.id if job.id is not None and why_not(job.id, now) is None else derived,
+        id=derived() if job.id is None or bad_id is not None else job.id,
         tenant=_storable(source.tenant),
         key=_storable(source.key),
         lane=source.lane,
@@ -98,8 +101,6 @@ def _unknown_model(name: str, catalog: Catalog) -> Refused:
 
 
 def _faults(job: Job, source: Source, *, batch: BatchInfo | None, now: Ms, deadline: Ms) -> Iterator[Refused]:
-    if job.id is not None and (wrong := why_not(job.id, now)):
-        yield Refused("bad_id", f"the id {job.id} {wrong}", "id")
     if job.batch is not None and batch is None:
         yield Refused("unknown_batch", f"there is no batch {job.batch}: create it first", "batch")
     if batch is not None and batch.lane is not source.lane:

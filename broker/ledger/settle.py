@@ -102,7 +102,7 @@ class _Group:
                 failure=_final(v).failure,
                 executed=v.executed,
             )
-            for _, (_, v, entry) in sorted(entries.items())
+            for _, (_, v, entry) in sorted(entries.items(), key=lambda item: item[0].int)
         ]
         new = await insert_jobs(self.connection, rows)
         fresh = [entries[job] for job in new]
@@ -191,10 +191,15 @@ def _state(verdict: Verdict) -> State:
     return _final(verdict).state
 
 
+def _job_number(verdict: Verdict) -> int:
+    """Orders as the ids do, without their comparison in Python."""
+    return verdict.job.int
+
+
 def _ends(finals: Iterable[Verdict]) -> list[list[object]]:
     """The arrays of finish.sql, by job, so that two groups lock in one order."""
     rows = []
-    for verdict in sorted(finals, key=lambda v: v.job):
+    for verdict in sorted(finals, key=_job_number):
         final, executed = _final(verdict), verdict.executed
         usage = executed.usage if executed else Usage()
         rows.append(

@@ -20,7 +20,7 @@ def admitted(
     job: Job | None = None, *, lane: Lane = Lane.BULK, model: str = "m", batch: BatchInfo | None = None
 ) -> Entry:
     source = Source(lane, model, "tenant", "key")
-    return admit(job or a_job(), source, derived=DERIVED, batch=batch, catalog=a_catalog(), now=AT)
+    return admit(job or a_job(), source, derived=lambda: DERIVED, batch=batch, catalog=a_catalog(), now=AT)
 
 
 def refused(job: Job | None = None, **changes: Any) -> Refused:

@@ -460,7 +460,7 @@ async def test_a_whole_admission_fits_the_ledger(ledger: PgLedger) -> None:
     entry = admit(
         job,
         Source(an_entry().lane, "m\0", "t\0", "k\0"),
-        derived=an_id(),
+        derived=an_id,
         batch=None,
         catalog=a_catalog(),
         now=now(),
