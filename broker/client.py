@@ -197,8 +197,12 @@ class Client:
         custom_id: str | None = None,
         deadline_ms: int | None = None,
         metadata: dict[str, str] | None = None,
+        idempotency_key: str | None = None,
     ) -> UUID:
-        """One job; its id once it is accepted. Raises: Unavailable, BacklogFull."""
+        """One job; its id once it is accepted. Raises: Unavailable, BacklogFull.
+
+        A second job with the same `idempotency_key` is not run; the id to ask for is the first one's.
+        """
         job = Job(
             id=new_id(),
             endpoint=endpoint,
@@ -206,6 +210,7 @@ class Client:
             custom_id=custom_id,
             deadline_ms=deadline_ms,
             metadata=metadata,
+            idempotency_key=idempotency_key,
         )
         await self._store([self._outgoing(Submission(model, job, lane))], str(job.id))
         assert job.id is not None  # noqa: S101 - given above

@@ -105,7 +105,8 @@ async def _nats(url: str) -> list[Finding]:
 
 def _nats_version(nc: Nats) -> Finding:
     version = nc.connected_server_version
-    seen = f"nats-server {version} at {nc.connected_url.netloc if nc.connected_url else '?'}"
+    number = f"{version.major}.{version.minor}.{version.patch}"
+    seen = f"nats-server {number} at {nc.connected_url.netloc if nc.connected_url else '?'}"
     if (version.major, version.minor) < OLDEST_NATS:
         return Finding("NATS", Grade.BAD, seen, f"atomic batches need {OLDEST_NATS[0]}.{OLDEST_NATS[1]} or newer")
     return Finding("NATS", Grade.OK, seen)

@@ -12,10 +12,8 @@ from schemas.job import Job, JsonJob
 
 MSGPACK = "application/msgpack"
 JSON = "application/json"
-VERSION = "1"
 
 CONTENT_TYPE = "Content-Type"
-VERSION_HEADER = "Infermq-Version"
 KIND = "Infermq-Kind"
 SEQ = "Infermq-Seq"
 TRACEPARENT = "traceparent"
@@ -70,7 +68,3 @@ def decode_job(data: bytes, headers: Mapping[str, str] | None) -> Job:
 def _from_json(job: JsonJob) -> Job:
     fields = {name: getattr(job, name) for name in JsonJob.__struct_fields__}
     return Job(**{**fields, "body": bytes(job.body)})
-
-
-def job_headers(content_type: str = MSGPACK) -> dict[str, str]:
-    return {CONTENT_TYPE: content_type, VERSION_HEADER: VERSION}

@@ -100,7 +100,7 @@ def _tell(error: BaseException) -> None:
             code = Exit.USAGE
         case _:
             code = Exit.FAILED
-    fail(str(error), code)
+    fail(f"there is no file {error.filename}" if isinstance(error, FileNotFoundError) else str(error), code)
 
 
 def fail(message: str, code: Exit) -> None:

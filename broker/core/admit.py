@@ -62,6 +62,7 @@ def admit(
         custom_id=None if job.custom_id is None else _storable(job.custom_id),
         metadata=job.metadata and {_storable(name): _storable(text) for name, text in job.metadata.items()},
         traceparent=None if traceparent is None else _storable(traceparent)[:512],
+        idempotency_key=None if job.idempotency_key is None else _storable(job.idempotency_key),
         refused=refused,
     )
 
@@ -118,6 +119,8 @@ def _faults(job: Job, source: Source, *, batch: BatchInfo | None, now: Ms, deadl
 def _texts(job: Job) -> Iterator[tuple[str, str]]:
     if job.custom_id is not None:
         yield "custom_id", job.custom_id
+    if job.idempotency_key is not None:
+        yield "idempotency_key", job.idempotency_key
     for name, text in (job.metadata or {}).items():
         yield "metadata", name
         yield "metadata", text

@@ -54,6 +54,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     custom_id: str | None = None
     metadata: dict[str, str] | None = None
     traceparent: str | None = None
+    idempotency_key: str | None = None
+    """The same key of the same tenant is the same job."""
     refused: Refused | None = None
     """Why it is not admitted: then it is recorded as `failed` at once, and never waits."""
 

@@ -34,6 +34,8 @@ async def batches_of(connection: Connection, ids: Collection[UUID]) -> dict[UUID
 async def admit(connection: Connection, days: Days, entries: Sequence[Entry]) -> Admitted:
     """One transaction. Most groups are all new, so they are copied in; one that is not goes row by row."""
     await days.ensure(connection, [entry.id for entry in entries])
+    if any(entry.idempotency_key is not None for entry in entries):
+        return await _admit_some(connection, entries)
     try:
         async with connection.transaction():
             await copy_jobs(connection, [_row(entry) for entry in entries])
@@ -48,13 +50,25 @@ async def _admit_some(connection: Connection, entries: Sequence[Entry]) -> Admit
     for entry in entries:
         first.setdefault(entry.id, entry)
     async with connection.transaction():
-        new = await insert_jobs(connection, [_row(first[job]) for job in sorted(first)])
+        owners = await _owners(connection, [e for e in first.values() if e.idempotency_key is not None])
+        rows = [_row(first[job]) for job in sorted(first) if owners.get(job, job) == job]
+        new = await insert_jobs(connection, rows)
         fresh = [entry for job, entry in first.items() if job in new]
         await _follow(connection, fresh)
-        known = await connection.fetch(query("identities"), list(first))
+        known = await connection.fetch(query("identities"), [owners.get(job, job) for job in first])
     identities = {row["id"]: (row["tenant"], row["body_hash"]) for row in known}
-    conflicts = [entry.id for entry in entries if identities[entry.id] != (entry.tenant, entry.body_hash)]
+    conflicts = [e.id for e in entries if identities[owners.get(e.id, e.id)] != (e.tenant, e.body_hash)]
     return _answer(fresh, conflicts)
+
+
+async def _owners(connection: Connection, keyed: Sequence[Entry]) -> dict[UUID, UUID]:
+    """The job that each one's idempotency key stands for: itself, or the one that used it first."""
+    if not keyed:
+        return {}
+    tenants, keys = [entry.tenant for entry in keyed], [entry.idempotency_key for entry in keyed]
+    await connection.execute(query("claim_keys"), tenants, keys, [entry.id for entry in keyed])
+    rows = await connection.fetch(query("key_owners"), tenants, keys)
+    return {entry.id: row["job"] for entry, row in zip(keyed, rows, strict=True)}
 
 
 async def copy_jobs(connection: Connection, rows: Sequence[tuple[object, ...]]) -> None:

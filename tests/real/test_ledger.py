@@ -92,6 +92,18 @@ async def test_an_id_that_is_another_jobs_is_a_conflict(ledger: PgLedger) -> Non
     assert other_body.conflicts == other_tenant.conflicts == (entry.id,)
 
 
+async def test_an_idempotency_key_stands_for_one_job(ledger: PgLedger) -> None:
+    first, again, both = (an_entry(idempotency_key="k") for _ in range(3))
+    other = an_entry(idempotency_key="k", body_hash=b"x" * 16)
+
+    admitted = await ledger.admit([first, both])
+    repeated = await ledger.admit([again, other, first, an_entry(idempotency_key="k", tenant="another")])
+
+    assert [place.job for _, place in admitted.waiting] == [first.id]
+    assert len(repeated.waiting) == 1
+    assert repeated.conflicts == (other.id,)
+
+
 async def test_a_refused_job_is_recorded_as_failed_and_never_waits(ledger: PgLedger) -> None:
     entry = an_entry(refused=Refused("code", "message"))
 

@@ -107,6 +107,14 @@ create table infermq.batches (
 ) with (fillfactor = 50);
 create index batches_of_tenant on infermq.batches (tenant, id);
 
+-- The job that a producer's own key was first used for.
+create table infermq.idempotency (
+    tenant      text    not null,
+    key         text    not null,
+    job         uuid    not null,
+    primary key (tenant, key)
+);
+
 create table infermq.dead_letters (
     stream      text    not null,
     sequence    bigint  not null,
