@@ -37,7 +37,7 @@ _PARENT = "INFERMQ_PARENT"
 _libc = ctypes.CDLL(None, use_errno=True)
 
 NATS_CONFIG = """\
-listen: "127.0.0.1:-1"
+listen: "127.0.0.1:{port}"
 jetstream {{ store_dir: {store} }}
 max_payload: 8MB
 max_pending: 256MB
@@ -125,14 +125,16 @@ def spawn(
 
 
 @asynccontextmanager
-async def nats_server(folder: Path) -> AsyncIterator[str]:
-    """A server on a free port of the loopback, its streams under `folder`; its URL. Raises: Unavailable."""
+async def nats_server(folder: Path, *, port: int = -1) -> AsyncIterator[str]:
+    """A server on the loopback, its streams under `folder`; its URL. Port -1: any free one. Raises: Unavailable."""
     program = _nats_program()
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.ports"):
         old.unlink()
     config = folder / "nats.conf"
-    config.write_text(NATS_CONFIG.format(store=json.dumps(str(folder / "store")), ports=json.dumps(str(folder))))
+    config.write_text(
+        NATS_CONFIG.format(port=port, store=json.dumps(str(folder / "store")), ports=json.dumps(str(folder)))
+    )
     child = spawn("NATS", [program, "-c", str(config)], log=folder / "nats.log")
     try:
         yield await _nats_url(child, folder)

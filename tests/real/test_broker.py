@@ -13,6 +13,7 @@ from nats.aio.client import Client as Nats
 
 from broker.client import BacklogFull, Client, Piece, Refused, Reply, Submission, TimedOut
 from broker.config import BrokerConfig
+from broker.errors import Unavailable
 from broker.serve import serve
 from schemas import subjects
 from schemas.api import BatchStatus, JobShow, State
@@ -53,14 +54,16 @@ class Running:
 
     async def ended(self, job: UUID) -> JobShow:
         async with asyncio.timeout(30):
-            while True:
-                try:
-                    shown = await self.client.job(job)
-                except Refused:
-                    shown = None
-                if shown is not None and shown.settled_ms is not None:
-                    return shown
+            while (shown := await self.shown(job)) is None or shown.settled_ms is None:
                 await asyncio.sleep(0.02)
+            return shown
+
+    async def shown(self, job: UUID) -> JobShow | None:
+        """None while it is not taken in yet, or nobody answers."""
+        try:
+            return await self.client.job(job)
+        except (Refused, Unavailable):
+            return None
 
     async def submit(self, text: str, **changes: object) -> UUID:
         body = {"messages": [{"role": "user", "content": text}], "max_tokens": 4}
@@ -387,3 +390,18 @@ async def test_a_full_backlog_is_said_to_the_producer(broker_alone: Running) -> 
 
     with pytest.raises(BacklogFull):
         await broker_alone.client.submit_many([Submission("m", a_job(id=an_id())) for _ in range(50)])
+
+
+async def test_what_a_lost_stream_held_is_found_and_run(nats_url: str, ledger_url: str, nc: Nats) -> None:
+    async with a_broker(nats_url, ledger_url, nc) as first, a_worker(nc) as pool:
+        await pool.drain()
+        job = await first.submit("hello")
+        async with asyncio.timeout(20):
+            while (shown := await first.shown(job)) is None or shown.state is not State.RUNNING:
+                await asyncio.sleep(0.02)
+    await nc.jetstream().purge_stream(subjects.RUN)
+
+    async with a_broker(nats_url, ledger_url, nc) as second, a_worker(nc):
+        shown = await second.ended(job)
+
+    assert (shown.state, shown.attempt) == (State.SUCCEEDED, 1)
