@@ -91,6 +91,10 @@ class Child:
         return Unavailable(self.name, f"it did not start; the end of {self.log}:\n{self.tail()}")
 
 
+Started = Callable[[Child], None]
+"""Told of a server's process, to watch it."""
+
+
 def spawn(
     name: str,
     command: Sequence[str],
@@ -125,7 +129,7 @@ def spawn(
 
 
 @asynccontextmanager
-async def nats_server(folder: Path, *, port: int = -1) -> AsyncIterator[str]:
+async def nats_server(folder: Path, *, port: int = -1, started: Started = lambda _: None) -> AsyncIterator[str]:
     """A server on the loopback, its streams under `folder`; its URL. Port -1: any free one. Raises: Unavailable."""
     program = _nats_program()
     folder.mkdir(parents=True, exist_ok=True)
@@ -136,6 +140,7 @@ async def nats_server(folder: Path, *, port: int = -1) -> AsyncIterator[str]:
         NATS_CONFIG.format(port=port, store=json.dumps(str(folder / "store")), ports=json.dumps(str(folder)))
     )
     child = spawn("NATS", [program, "-c", str(config)], log=folder / "nats.log")
+    started(child)
     try:
         yield await _nats_url(child, folder)
     finally:
@@ -161,7 +166,9 @@ async def _nats_url(child: Child, folder: Path) -> str:
 
 
 @asynccontextmanager
-async def postgres_server(folder: Path, *, durable: bool = True) -> AsyncIterator[str]:
+async def postgres_server(
+    folder: Path, *, durable: bool = True, started: Started = lambda _: None
+) -> AsyncIterator[str]:
     """A server on a socket file, its data under `folder`; the value is the URL of its database `infermq`.
 
     `durable=False` is for tests: no fsync. Raises: Unavailable.
@@ -179,6 +186,7 @@ async def postgres_server(folder: Path, *, durable: bool = True) -> AsyncIterato
     options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
     command = [str(programs / "postgres"), "-D", str(data), *options]
     child = spawn("Postgres", command, log=log, prepare=as_other, last_words=signal.SIGQUIT)
+    started(child)
     try:
         await _make_database(child, sockets)
         yield _postgres_url(sockets, "infermq")

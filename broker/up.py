@@ -19,7 +19,7 @@ import msgspec
 
 from broker.client import Client, NoBroker, Refused
 from broker.config import RUN_FILE, RunInfo, UpConfig, read_run_file
-from broker.embedded import Child, nats_server, postgres_server, spawn
+from broker.embedded import Child, Started, nats_server, postgres_server, spawn
 from broker.errors import Unavailable
 from broker.ledger import migrate
 from schemas.catalog import Catalog, parse
@@ -117,10 +117,11 @@ def _locked(data: Path) -> Iterator[None]:
 async def _started(config: UpConfig, say: Say, stack: AsyncExitStack) -> "Up":
     text = _catalog_text(config)
     catalog = parse(text)
-    nats_url, postgres_url = await _servers(config, stack)
+    servers: list[Child] = []
+    nats_url, postgres_url = await _servers(config, stack, servers.append)
     for name in await migrate(postgres_url):
         say(f"database: applied {name}")
-    up = Up(config, nats_url, postgres_url, say)
+    up = Up(config, nats_url, postgres_url, say=say, servers=servers)
     stack.push_async_callback(up.stop)
     await up.start_broker()
     await up.apply(text)
@@ -138,18 +139,18 @@ def _catalog_text(config: UpConfig) -> str:
     return importlib.resources.files("broker").joinpath("default.toml").read_text()
 
 
-async def _servers(config: UpConfig, stack: AsyncExitStack) -> tuple[str, str]:
+async def _servers(config: UpConfig, stack: AsyncExitStack, started: Started) -> tuple[str, str]:
     """The URLs, of our own servers where none are given; both start side by side."""
 
     async def nats() -> str:
         if config.nats_url is not None:
             return config.nats_url
-        return await stack.enter_async_context(nats_server(config.data / "nats"))
+        return await stack.enter_async_context(nats_server(config.data / "nats", started=started))
 
     async def postgres() -> str:
         if config.postgres_url is not None:
             return config.postgres_url
-        return await stack.enter_async_context(postgres_server(config.data / "postgres"))
+        return await stack.enter_async_context(postgres_server(config.data / "postgres", started=started))
 
     first, second = await asyncio.gather(nats(), postgres(), return_exceptions=True)
     for url in (first, second):
@@ -161,11 +162,16 @@ async def _servers(config: UpConfig, stack: AsyncExitStack) -> tuple[str, str]:
 class Up:
     """What is running."""
 
-    def __init__(self, config: UpConfig, nats_url: str, postgres_url: str, say: Say) -> None:
+    def __init__(
+        self, config: UpConfig, nats_url: str, postgres_url: str, *, say: Say, servers: Sequence[Child]
+    ) -> None:
         self.config = config
         self.nats_url = nats_url
         self.postgres_url = postgres_url
         self._say = say
+        self._servers = servers
+        self.lost = asyncio.Event()
+        """A server ended by itself: nothing here can go on without it."""
         self._logs = config.data / "logs"
         self._logs.mkdir(exist_ok=True)
         self._children: list[Kept] = []
@@ -252,6 +258,10 @@ class Up:
             await asyncio.sleep(_WATCH_S)
             for kept in self._children:
                 self._look_after(kept)
+            for server in self._servers:
+                if not server.is_running() and not self.lost.is_set():
+                    self._say(f"{server.name} ended by itself; the end of {server.log}:\n{server.tail()}")
+                    self.lost.set()
 
     def _look_after(self, kept: Kept) -> None:
         child, now = kept.child, time.monotonic()
@@ -282,6 +292,12 @@ class Up:
             for kept in group:
                 kept.log.with_suffix(".ready").unlink(missing_ok=True)
 
+    def put_back(self) -> None:
+        """Do not wait for what runs: it could not be recorded."""
+        for kept in self._children:
+            if kept.child is not None:
+                kept.child.process.kill()
+
     def hurry(self) -> None:
         """Put back what runs, instead of finishing it."""
         for kept in self._stopping:
@@ -290,14 +306,20 @@ class Up:
 
 
 async def up(config: UpConfig, *, say: Say, ready: Callable[[Up], None]) -> None:
-    """Until a signal. Raises: Unavailable, CatalogError."""
+    """Until a signal. Raises: Unavailable, also when NATS or Postgres ends by itself; CatalogError."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
     async with running(config, say) as everything:
         ready(everything)
-        await stopping.wait()
+        waits = [asyncio.create_task(event.wait()) for event in (stopping, everything.lost)]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        if everything.lost.is_set():
+            everything.put_back()
+            raise Unavailable("infermq", "a server of its own ended: start it again, what was accepted is kept")
         say("stopping: running jobs are finished first; once more to put them back")
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, everything.hurry)

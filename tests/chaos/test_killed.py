@@ -1,5 +1,6 @@
 """Processes are killed in the middle of a batch; the record must come out whole."""
 
+import asyncio
 import signal
 from collections.abc import Iterator
 from functools import partial
@@ -142,3 +143,15 @@ async def test_a_job_that_takes_its_worker_down_is_dead_and_the_others_succeed(t
 
     assert counts.succeeded == 19
     assert counts.dead == 1
+
+
+async def test_up_ends_with_the_reason_when_a_server_of_its_own_dies(tmp_path: Path) -> None:
+    system = await start(tmp_path / "data", a_catalog_file(tmp_path))
+    servers = [child for child in psutil.Process(system.process.pid).children() if "nats-server" in child.name()]
+
+    servers[0].kill()
+
+    assert await asyncio.to_thread(system.process.wait, 60) == 3
+    assert system.process.stderr is not None
+    assert "NATS ended by itself" in system.process.stderr.read().decode()
+    await stop(system)
