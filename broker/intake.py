@@ -14,6 +14,7 @@ from nats.aio.msg import Msg
 
 from broker.bus.groups import Groups, ack_all
 from broker.bus.heard import announce_waiting
+from broker.bus.letters import letter_of
 from broker.bus.results import announce_results
 from broker.core.admit import admit
 from broker.core.records import BatchInfo, DeadLetter, Entry
@@ -122,13 +123,4 @@ def _sorted_out(messages: Sequence[Msg]) -> tuple[list[Submitted], list[DeadLett
 
 
 def _letter(message: Msg, why: str) -> DeadLetter:
-    at = delivered(message.reply)
-    return DeadLetter(
-        subject=message.subject,
-        stream=subjects.SUBMIT,
-        sequence=at.sequence,
-        received_ms=at.at_ms,
-        reason=why,
-        payload=message.data,
-        headers=dict(message.headers or {}),
-    )
+    return letter_of(message, stream=subjects.SUBMIT, why=why)

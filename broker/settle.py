@@ -14,6 +14,7 @@ from nats.aio.msg import Msg
 
 from broker.bus.groups import Groups, ack_all
 from broker.bus.heard import announce_settled, announce_waiting
+from broker.bus.letters import letter_of
 from broker.bus.results import announce_results
 from broker.core.records import DeadLetter, Settled, Verdict
 from broker.core.settle import Prices, decide, needs_look, unstorable
@@ -99,18 +100,5 @@ def _sorted_out(messages: Sequence[Msg]) -> tuple[list[Report], list[DeadLetter]
         try:
             reports.append(_report.decode(message.data))
         except msgspec.DecodeError as error:
-            letters.append(_letter(message, str(error)))
+            letters.append(letter_of(message, stream=subjects.OUTCOME, why=str(error)))
     return reports, letters
-
-
-def _letter(message: Msg, why: str) -> DeadLetter:
-    at = delivered(message.reply)
-    return DeadLetter(
-        subject=message.subject,
-        stream=subjects.OUTCOME,
-        sequence=at.sequence,
-        received_ms=at.at_ms,
-        reason=why,
-        payload=message.data,
-        headers=dict(message.headers or {}),
-    )

@@ -4,6 +4,8 @@ streams    every stream, bucket and consumer, declared and changed in one place
 connect    a connection as the broker needs it
 groups     a raw pull consumer that hands over whatever came, as one group
 heard      what is announced to everyone: workers' beats, the catalog, what waits, what is settled
+letters    messages that are not what they should be
+results    the live feed
 runs       attempts into RUN, and what RUN and OUTCOME still hold
 
 Raw nats-py where every microsecond counts; FastStream (broker.api) for control. Only roles and the composition root

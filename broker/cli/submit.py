@@ -29,8 +29,9 @@ from broker.cli.terminal import (
     told,
     with_client,
 )
-from broker.client import Client, Submission, new_id
+from broker.client import BacklogFull, Client, Submission, new_id
 from broker.core.lines import Fault, Line, read_lines
+from broker.errors import Unavailable
 from schemas.api import Batch
 from schemas.ids import ms_of
 from schemas.job import Lane
@@ -94,7 +95,6 @@ def _window_ms(text: str | None) -> int | None:
     found = re.fullmatch(r"(\d+)([smhd])", text)
     if found is None:
         fail(f"{text!r} is not a time such as 90s, 30m, 24h, 7d", Exit.USAGE)
-        raise AssertionError
     return int(found[1]) * _UNITS_MS[found[2]]
 
 
@@ -175,12 +175,15 @@ class _Submit:
         self._stream.seek(0)
         interrupted = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupted.set)
-        with sending(size) as sent:
-            await client.submit_many(self._submissions(batch, sent, interrupted))
+        rest = f"send all of it again, what was accepted is known: infermq submit FILE --batch {batch.id}"
+        try:
+            with sending(size) as sent:
+                await client.submit_many(self._submissions(batch, sent, interrupted))
+        except (BacklogFull, Unavailable):
+            err.print(f"stopped after {self.tally.sent} jobs; {rest}")
+            raise
         if interrupted.is_set():
-            err.print(
-                f"\nstopped after {self.tally.sent} jobs; they run. The rest: infermq submit FILE --batch {batch.id}"
-            )
+            err.print(f"\nstopped after {self.tally.sent} jobs; they run. {rest}")
             raise typer.Exit(Exit.INTERRUPTED)
 
     def _submissions(

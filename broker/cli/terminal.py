@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import msgspec
 import typer
@@ -103,7 +103,7 @@ def _tell(error: BaseException) -> None:
     fail(f"there is no file {error.filename}" if isinstance(error, FileNotFoundError) else str(error), code)
 
 
-def fail(message: str, code: Exit) -> None:
+def fail(message: str, code: Exit) -> NoReturn:
     """Say it, and end. Raises: typer.Exit."""
     err.print(f"[bold red]error:[/] {_plain(message)}")
     raise typer.Exit(code)

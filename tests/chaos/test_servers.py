@@ -22,6 +22,7 @@ async def test_without_postgres_asks_are_answered_and_jobs_wait(tmp_path: Path) 
         await migrate(url)
         nc = await nats.connect(nats_url)
         async with a_broker(nats_url, url, nc) as running, a_worker(nc):
+            await running.has_a_worker()
             before = [await running.submit(f"n{n}") for n in range(50)]
 
             await first.aclose()

@@ -65,6 +65,12 @@ class Running:
         except (Refused, Unavailable):
             return None
 
+    async def has_a_worker(self) -> None:
+        """Wait until the broker has heard of one."""
+        async with asyncio.timeout(20):
+            while not (await self.client.status()).workers:
+                await asyncio.sleep(0.02)
+
     async def submit(self, text: str, **changes: object) -> UUID:
         body = {"messages": [{"role": "user", "content": text}], "max_tokens": 4}
         return await self.client.submit("m", body, lane=Lane.BULK, **changes)  # type: ignore[arg-type]
@@ -143,6 +149,7 @@ async def broker_alone(nats_url: str, ledger_url: str, nc: Nats) -> AsyncIterato
 @pytest.fixture
 async def running(broker_alone: Running) -> AsyncIterator[Running]:
     async with a_worker(broker_alone.nc):
+        await broker_alone.has_a_worker()
         yield broker_alone
 
 
@@ -304,6 +311,7 @@ async def test_asks_beyond_the_reserve_are_told_to_come_back(running: Running) -
 
 async def test_a_client_that_leaves_ends_its_request(nats_url: str, broker_alone: Running) -> None:
     async with a_worker(broker_alone.nc) as pool, Client.connect(nats_url) as leaving:
+        await broker_alone.has_a_worker()
         asking = asyncio.create_task(leaving.infer("m", {"messages": [{"role": "user", "content": "hang"}]}))
         async with asyncio.timeout(20):
             while pool.live == 0:
