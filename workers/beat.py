@@ -1,6 +1,7 @@
 """What a worker says of itself each second."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 
@@ -13,6 +14,7 @@ from schemas.jetstream import heed_cancellation
 from schemas.worker import BEAT_EVERY_MS, WorkerBeat
 
 log = logging.getLogger(__name__)
+_FLUSH_S = 2
 
 
 def _subject(worker: str) -> str:
@@ -35,5 +37,7 @@ async def say(nc: Client, state: WorkerBeat) -> None:
 
 
 async def leave(nc: Client, worker: str) -> None:
-    """Be forgotten at once."""
-    await nc.publish(_subject(worker), b"", headers={"KV-Operation": "DEL"})
+    """Be forgotten at once, or when the last beat has lived its time."""
+    with contextlib.suppress(Error):
+        await nc.publish(_subject(worker), b"", headers={"KV-Operation": "DEL"})
+        await nc.flush(_FLUSH_S)

@@ -39,6 +39,8 @@ from workers.ports import Capacity, Engine, EngineConfigError, Limits
 log = logging.getLogger("infermq.worker")
 USAGE, FAILED = 2, 1
 _LOOK_S = 0.2
+_LEAVE_S = 10.0
+"""How long what was put back may take to be reported; without NATS it is delivered again when its lease ends."""
 _GC = (20_000, 50, 100)
 """Thresholds of the garbage collector: messages are freed by their counts, so looking for cycles seldom is enough."""
 _PENDING_BYTES = 16 * 1024 * 1024
@@ -118,7 +120,7 @@ async def serve(config: WorkerConfig, *, ready: Callable[[str, Capacity], None])
     async def back() -> None:
         log.warning("nats reconnected")
         for one in worker:
-            one.pool.reconnected()
+            await one.pool.reconnected()
 
     async def noted(error: Exception) -> None:
         log.warning("nats error=%s", str(error) or type(error).__name__)
@@ -225,13 +227,13 @@ class Worker:
             listening(app, host=self.config.http_host, port=self.config.http_port) as url,
             asyncio.TaskGroup() as group,
         ):
-            tasks = [group.create_task(self.pool.serve()), group.create_task(beat(self.nc, self._beat))]
+            tasks = {group.create_task(self.pool.serve()), group.create_task(beat(self.nc, self._beat))}
             ready(url, self.capacity)
             code = await self._until_over()
-            await leave(self.nc, self.config.name)
-            await self.nc.flush()
             for task in tasks:
                 task.cancel()
+            await asyncio.wait(tasks)
+            await leave(self.nc, self.config.name)
         await self.engine.close()
         return code
 
@@ -241,6 +243,7 @@ class Worker:
         died = asyncio.create_task(self.pool.died.wait())
         await asyncio.wait({signalled, died}, return_when=asyncio.FIRST_COMPLETED)
         died.cancel()
+        self.pool.is_draining = True
         draining = asyncio.create_task(self.pool.drain())
         await say(self.nc, self._beat())
         if self.pool.died.is_set():
@@ -250,8 +253,10 @@ class Worker:
             log.info("draining running=%d", self.pool.running)
             await self._drained(draining)
         signalled.cancel()
-        await draining
-        return FAILED if self.pool.died.is_set() else 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LEAVE_S):
+                await draining
+        return FAILED if self.pool.died.is_set() or draining.cancelled() else 0
 
     async def _drained(self, draining: asyncio.Task[None]) -> None:
         """Give it its time; a second signal ends that."""

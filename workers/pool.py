@@ -5,6 +5,7 @@ acked at once, since the gateway owns their retry; their outcome is durable befo
 """
 
 import asyncio
+import contextlib
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
@@ -19,10 +20,11 @@ from schemas import subjects
 from schemas.api import ErrorBody, Problem
 from schemas.catalog import Deployment, Revision
 from schemas.codec import CHUNK, ERROR, FINAL, KEEPALIVE, KIND, SEQ, jsoned, unpacker
-from schemas.jetstream import ACK, EXTEND, TERM, delivered, heed_cancellation
+from schemas.jetstream import ACK, EXTEND, NAK, TERM, delivered, heed_cancellation
 from schemas.job import Attempt
 from schemas.outcome import (
     Cancelled,
+    EngineFault,
     EngineLost,
     Expired,
     Failed,
@@ -40,8 +42,8 @@ from workers.core.leases import before_run, extend_every_ms, while_running
 from workers.metrics import Metrics
 from workers.ports import Capacity, Clock, Engine, EngineDied
 from workers.puller import Puller
-from workers.report import Reporter
-from workers.run import Held, counts_as, outcome_of, request_of
+from workers.report import Reporter, largest_body, within_limit
+from workers.run import Held, outcome_of, request_of
 
 log = logging.getLogger(__name__)
 RETRYABLE = "Infermq-Retryable"
@@ -80,7 +82,7 @@ class Pool:
         self._held: dict[tuple[bytes, int, bool], Held] = {}
         self._running = {False: 0, True: 0}
         self._reported: OrderedDict[tuple[bytes, int], None] = OrderedDict()
-        self._reporter = Reporter(nc)
+        self._reporter = Reporter(nc, metrics)
         self._idle = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
         self.is_draining = False
@@ -119,6 +121,7 @@ class Pool:
                 for puller in self._pullers.values():
                     await puller.open()
         finally:
+            self.is_draining = True
             for puller in self._pullers.values():
                 await puller.close()
             if not self._nc.is_closed:
@@ -139,9 +142,9 @@ class Pool:
         for held in list(self._held.values()):
             held.end(outcome or Released())
 
-    def reconnected(self) -> None:
+    async def reconnected(self) -> None:
         for puller in self._pullers.values():
-            puller.forget()
+            await puller.renew()
 
     def _free(self, *, live: bool) -> int:
         if self.is_draining or self.died.is_set():
@@ -163,12 +166,16 @@ class Pool:
             holding.ack = message.reply
             self._pullers[False].wake()
             return
+        if self._free(live=False) <= 0:
+            self._say(message.reply, NAK)  # the answer to a pull that was given up
+            return
         self._begin(attempt, message, live=False)
 
     def _asked(self, message: Msg) -> None:
         """An interactive attempt: its retry is the gateway's, so it leaves the stream at once."""
         self._say(message.reply, ACK)
-        if (attempt := self._decoded(message)) is not None:
+        attempt = self._decoded(message)
+        if attempt is not None and (attempt.job.bytes, attempt.number, True) not in self._held:
             self._begin(attempt, message, live=True)
 
     def _decoded(self, message: Msg) -> Attempt | None:
@@ -182,7 +189,8 @@ class Pool:
     def _begin(self, attempt: Attempt, message: Msg, *, live: bool) -> None:
         assert self._group is not None  # noqa: S101 - pullers are opened inside the group
         now = self._clock()
-        held = Held(attempt, delivered(message.reply).deliveries, message.reply, leased_ms=now, progressed_ms=now)
+        delivery = delivered(message.reply).deliveries
+        held = Held(attempt, delivery, message.reply, is_live=live, leased_ms=now, progressed_ms=now)
         self._held[attempt.job.bytes, attempt.number, live] = held
         self._running[live] += 1
         held.task = self._group.create_task(self._run(held))
@@ -198,7 +206,10 @@ class Pool:
         finally:
             self._running[held.is_live] -= 1
             self._pullers[held.is_live].wake()
-        self._report(held, outcome)
+        try:
+            self._report(held, outcome)
+        except UnicodeEncodeError:
+            self._report(held, Failed(EngineFault("the engine's words are not Unicode"), outcome.usage))
 
     async def _outcome(self, held: Held) -> Outcome:
         early = before_run(held.attempt, deliveries=held.delivery, now=held.leased_ms)
@@ -207,10 +218,11 @@ class Pool:
         model = self._revision().catalog.models.get(held.attempt.model)
         request = request_of(held, max_output_tokens=model.max_output_tokens if model else 1024)
         try:
-            return await outcome_of(held, request, self._engine, clock=self._clock, chunk=self._chunk)
+            outcome = await outcome_of(held, request, self._engine, clock=self._clock, chunk=self._chunk)
         except EngineDied as error:
             self.died.set()
             return Failed(EngineLost(str(error)))
+        return within_limit(outcome, largest_body(self._nc.max_payload, held.attempt))
 
     def _report(self, held: Held, outcome: Outcome) -> None:
         now, attempt = self._clock(), held.attempt
@@ -230,7 +242,7 @@ class Pool:
             run_ack=None if held.is_live else held.ack,
             live=attempt if held.is_live else None,
         )
-        self._metrics.reported(counts_as(outcome), report)
+        self._metrics.reported(report)
         self._reporter.add(report, partial(self._stored, held, outcome))
 
     async def _stored(self, held: Held, outcome: Outcome) -> None:
@@ -250,7 +262,9 @@ class Pool:
     async def _chunk(self, held: Held, data: bytes) -> None:
         held.chunks += 1
         held.spoken_ms = self._clock()
-        await self._tell(held, data, {KIND: CHUNK, SEQ: str(held.chunks)})
+        with contextlib.suppress(Error):  # the final body repairs what is lost
+            await self._tell(held, data, {KIND: CHUNK, SEQ: str(held.chunks)})
+        heed_cancellation()
 
     async def _reply(self, held: Held, outcome: Outcome) -> None:
         sequence = str(held.chunks + 1)
@@ -292,7 +306,7 @@ class Pool:
             except Error as error:
                 log.warning("not extended error=%s", str(error) or type(error).__name__)
             for puller in self._pullers.values():
-                puller.check()
+                await puller.check()
 
     def _end_overdue(self, now: Ms) -> None:
         deployment = self._revision().catalog.deployments.get(self._deployment) or Deployment(engine="?")

@@ -1,7 +1,9 @@
 """Raw pulls of one consumer: never more asked for than can start at once."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
+from functools import partial
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -20,18 +22,23 @@ _GATHER_S = 0.002
 
 
 class Puller:
-    """Asks for as many messages as `free()` says, beyond those asked for already, and hands each to `start`."""
+    """Asks for as many messages as `free()` says, beyond those asked for already, and hands each to `start`.
+
+    Pulls that are taken for lost may still be answered, and a few messages are on their way when it closes: they come
+    to `start` too, which must not rely on `free`.
+    """
 
     def __init__(
         self, nc: Client, *, stream: str, consumer: str, free: Callable[[], int], start: Callable[[Msg], None]
     ) -> None:
         self._nc = nc
         self._subject = next_subject(stream, consumer)
-        self._inbox = nc.new_inbox()
+        self._inbox = ""
         self._free = free
         self._start = start
         self._asked = 0
-        self._scheduled = False
+        self._is_open = False
+        self._is_scheduled = False
         self._heard_at = 0.0
         self._subscription: Subscription | None = None
 
@@ -39,37 +46,54 @@ class Puller:
         return f"Puller({self._subject}, asked={self._asked})"
 
     async def open(self) -> None:
-        self._subscription = await self._nc.subscribe(
-            self._inbox, cb=self._heard, pending_msgs_limit=-1, pending_bytes_limit=-1
-        )
-        self.wake()
+        self._is_open = True
+        await self._listen()
 
     async def close(self) -> None:
-        """Ask for nothing more; what is on its way is put back by the server's lease time."""
-        if self._subscription is not None and not self._nc.is_closed:
-            await self._subscription.unsubscribe()
-        self._subscription = None
+        """Ask for nothing more; what is on its way has come when this returns."""
+        self._is_open = False
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None:
+            await _finish(subscription)
 
     def wake(self) -> None:
         """Slots came free."""
-        if not self._scheduled and self._subscription is not None:
-            self._scheduled = True
+        if not self._is_scheduled and self._is_open:
+            self._is_scheduled = True
             asyncio.get_running_loop().call_later(_GATHER_S, self._ask_soon)
 
-    def forget(self) -> None:
-        """After a reconnect: the server does not know our pulls any more."""
-        self._asked = 0
-        self.wake()
+    async def renew(self) -> None:
+        """Ask anew, in another inbox: after a reconnect the server may know our pulls or not."""
+        if not self._is_open:
+            return
+        old = self._subscription
+        await self._listen()
+        if old is not None:
+            await _finish(old)
 
-    def check(self) -> None:
-        """Now and then: no heartbeat came for too long."""
-        if self._asked and asyncio.get_running_loop().time() - self._heard_at > SILENCE_S:
-            self.forget()
+    async def check(self) -> None:
+        """Now and then: ask again where asking failed, and anew where no heartbeat came for too long."""
+        if not self._asked:
+            self.wake()
+        elif self._nc.is_connected and asyncio.get_running_loop().time() - self._heard_at > SILENCE_S:
+            await self.renew()
+
+    async def _listen(self) -> None:
+        self._inbox = self._nc.new_inbox()
+        self._asked = 0
+        subscription = await self._nc.subscribe(
+            self._inbox, cb=partial(self._heard, self._inbox), pending_msgs_limit=-1, pending_bytes_limit=-1
+        )
+        if self._is_open:
+            self._subscription = subscription
+            self.wake()
+        else:
+            await _finish(subscription)
 
     def _ask_soon(self) -> None:
-        self._scheduled = False
+        self._is_scheduled = False
         wanted = self._free() - self._asked
-        if wanted <= 0 or self._subscription is None or not self._nc.is_connected:
+        if wanted <= 0 or not self._is_open or not self._nc.is_connected:
             return
         if self._asked == 0:
             self._heard_at = asyncio.get_running_loop().time()
@@ -85,15 +109,30 @@ class Puller:
         if not asking.cancelled() and isinstance(asking.exception(), Error):
             self._asked = 0
 
-    async def _heard(self, message: Msg) -> None:
-        self._heard_at = asyncio.get_running_loop().time()
-        status = pull_status(message.headers) if message.headers and not message.reply else None
+    async def _heard(self, inbox: str, message: Msg) -> None:
+        is_current = inbox == self._inbox
+        status = None if message.reply else pull_status(message.headers or {})
         match status:
             case None:
-                self._asked = max(0, self._asked - 1)
+                self._asked = max(0, self._asked - is_current)
                 self._start(message)
-            case Heartbeat():
-                return
-            case Ended(unused):
-                self._asked = max(0, self._asked - unused) if unused else 0
-                self.wake()
+            case Ended(unused) if is_current:
+                self._end(unused)
+            case Ended() | Heartbeat():
+                pass
+        if is_current:
+            self._heard_at = asyncio.get_running_loop().time()
+
+    def _end(self, unused: int) -> None:
+        """A pull ran out; or, without a number, the consumer cannot be asked now, and `check` tries again."""
+        if unused:
+            self._asked = max(0, self._asked - unused)
+            self.wake()
+        else:
+            self._asked = 0
+
+
+async def _finish(subscription: Subscription) -> None:
+    """Handle what has been sent to it, then let go of it."""
+    with contextlib.suppress(Error):
+        await subscription.drain()  # type: ignore[no-untyped-call] # nats-py has no types here

@@ -21,29 +21,38 @@ from schemas.jetstream import (
     publish_atomically,
     publish_one,
 )
-from schemas.outcome import Failed, Report, ResponseTooLarge, Succeeded
+from schemas.job import Attempt
+from schemas.outcome import Failed, Outcome, Report, ResponseTooLarge, Succeeded
+from workers.metrics import Metrics
 
 log = logging.getLogger(__name__)
 LARGEST_BODY = 7 * 1024 * 1024
-"""Bytes of a response that fit into a message beside everything else."""
+"""Bytes of a response, however large the server's messages may be."""
+_BESIDE = 64 * 1024
+"""Bytes of a report that are neither request nor response, and headers."""
 _RETRY_S = 0.2
 _LONGEST_RETRY_S = 5.0
 _numbers = itertools.count(1)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Pending:
+    report: Report
     message: Outgoing
-    message_id: str
     stored: Callable[[], Awaitable[None]]
     """Called once the stream has it."""
+
+    @property
+    def message_id(self) -> str:
+        return f"{self.report.job}.{self.report.attempt}.{self.report.delivery}"
 
 
 class Reporter:
     """Publishes what is ready together as one atomic batch, and again until it is stored."""
 
-    def __init__(self, nc: Client) -> None:
+    def __init__(self, nc: Client, metrics: Metrics) -> None:
         self._nc = nc
+        self._metrics = metrics
         self._pending: list[Pending] = []
         self._ready = asyncio.Event()
         self._idle = asyncio.Event()
@@ -54,8 +63,7 @@ class Reporter:
 
     def add(self, report: Report, stored: Callable[[], Awaitable[None]]) -> None:
         message = Outgoing(subjects.outcome(report.deployment), packed(report))
-        message_id = f"{report.job}.{report.attempt}.{report.delivery}"
-        self._pending.append(Pending(message, message_id, stored))
+        self._pending.append(Pending(report, message, stored))
         self._idle.clear()
         self._ready.set()
 
@@ -90,6 +98,7 @@ class Reporter:
     async def _store(self, batch: Sequence[Pending]) -> None:
         name = f"{os.getpid():x}-{os.urandom(6).hex()}-{next(_numbers):x}"
         wait = _RETRY_S
+        began = asyncio.get_running_loop().time()
         while True:
             try:
                 if len(batch) == 1:
@@ -102,6 +111,7 @@ class Reporter:
                 await asyncio.sleep(wait)
                 wait = min(_LONGEST_RETRY_S, wait * 2)
             else:
+                self._metrics.stored.observe_ms(int((asyncio.get_running_loop().time() - began) * 1000))
                 return
 
 
@@ -112,8 +122,13 @@ async def _done(one: Pending) -> None:
         log.warning("not told error=%s", str(error) or type(error).__name__)
 
 
-def within_limit(outcome: Succeeded | Failed) -> Succeeded | Failed:
+def within_limit(outcome: Outcome, limit_bytes: int) -> Outcome:
     """A response that no message can carry is a failure; what it cost stays."""
-    if isinstance(outcome, Succeeded) and len(outcome.body) > LARGEST_BODY:
-        return Failed(ResponseTooLarge(len(outcome.body), LARGEST_BODY), outcome.usage)
+    if isinstance(outcome, Succeeded) and len(outcome.body) > limit_bytes:
+        return Failed(ResponseTooLarge(len(outcome.body), limit_bytes), outcome.usage)
     return outcome
+
+
+def largest_body(max_payload: int, attempt: Attempt) -> int:
+    """Bytes of a response that fit into one message beside everything else that its report carries."""
+    return max(0, min(LARGEST_BODY, max_payload - len(attempt.body) - _BESIDE))

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from schemas.job import Attempt
-from schemas.outcome import EngineFault, Failed, Outcome, Succeeded
+from schemas.outcome import EngineFault, Failed, Outcome
 from schemas.units import Ms
 from workers.core.leases import priority
 from workers.ports import Chunk, Clock, Engine, EngineDied, Request
-from workers.report import within_limit
 
 if TYPE_CHECKING:
     import asyncio
@@ -29,6 +28,8 @@ class Held:
     delivery: int
     ack: str
     """The ack subject of its message."""
+    is_live: bool
+    """Interactive: it came from NOW, and the gateway waits for its reply."""
     leased_ms: Ms
     progressed_ms: Ms
     first_ms: Ms | None = None
@@ -40,10 +41,6 @@ class Held:
     chunks: int = 0
     spoken_ms: Ms | None = None
     """When the gateway last heard of it."""
-
-    @property
-    def is_live(self) -> bool:
-        return self.attempt.reply_to is not None
 
     def end(self, outcome: Outcome) -> None:
         """Stop it, with this outcome."""
@@ -93,7 +90,7 @@ async def outcome_of(
                 if held.first_ms is None:
                     held.first_ms = now
                 if not isinstance(step, Chunk):
-                    return within_limit(step)
+                    return step
                 if step.data and request.streamed:
                     await chunk(held, step.data)
     except EngineDied:
@@ -102,8 +99,3 @@ async def outcome_of(
         log.exception("engine failed job=%s", held.attempt.job)
         return Failed(EngineFault(f"{type(error).__name__} in the engine"))
     return Failed(EngineFault("the engine ended without an outcome"))
-
-
-def counts_as(outcome: Outcome) -> str:
-    """The label of an outcome."""
-    return "succeeded" if isinstance(outcome, Succeeded) else str(outcome.__struct_config__.tag)
