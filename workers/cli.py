@@ -16,7 +16,6 @@ from collections.abc import Callable
 from typing import Annotated
 
 import msgspec
-import nats
 import typer
 import uvloop
 from nats.aio.client import Client
@@ -30,6 +29,7 @@ from schemas.units import Ms
 from schemas.worker import WorkerBeat
 from workers.beat import beat, leave, say
 from workers.config import WorkerConfig
+from workers.connection import Connection
 from workers.engines import factory
 from workers.http import build_app, listening
 from workers.metrics import Metrics
@@ -120,12 +120,13 @@ async def serve(config: WorkerConfig, *, ready: Callable[[str, Capacity], None])
     async def back() -> None:
         log.warning("nats reconnected")
         for one in worker:
-            await one.pool.reconnected()
+            one.pool.reconnected()
 
     async def noted(error: Exception) -> None:
         log.warning("nats error=%s", str(error) or type(error).__name__)
 
-    nc = await nats.connect(
+    nc = Connection()
+    await nc.connect(
         config.nats_url,
         name=f"infermq-worker-{config.name}",
         max_reconnect_attempts=-1,

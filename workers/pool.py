@@ -142,9 +142,10 @@ class Pool:
         for held in list(self._held.values()):
             held.end(outcome or Released())
 
-    async def reconnected(self) -> None:
-        for puller in self._pullers.values():
-            await puller.renew()
+    def reconnected(self) -> None:
+        if self._group is not None and not self.is_draining:
+            for puller in self._pullers.values():
+                self._group.create_task(puller.renew())
 
     def _free(self, *, live: bool) -> int:
         if self.is_draining or self.died.is_set():

@@ -1,0 +1,226 @@
+"""A worker as a process of its own, against a real NATS; the test is its broker."""
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import nats
+import pytest
+from nats.aio.client import Client as Nats
+from nats.aio.msg import Msg
+from nats.js.api import ConsumerInfo
+
+from broker.bus.runs import publish_attempts
+from broker.bus.streams import declare_pool, declare_streams
+from broker.embedded import nats_server
+from schemas import subjects
+from schemas.catalog import Revision
+from schemas.codec import ERROR, KIND, jsoned, packed, unpacker
+from schemas.job import Attempt, Lane
+from schemas.outcome import Failed, Released, Report, Succeeded, WorkerLost
+from schemas.units import Ms
+from tests.builders import a_catalog, an_attempt
+from tests.system import until
+from workers.core.leases import MOST_DELIVERIES
+
+pytestmark = pytest.mark.real
+_report = unpacker(Report)
+SLOW = {"decode_tokens_per_s": 1.0}
+"""Eight seconds an answer: as good as for ever here."""
+
+
+def a_chat(text: str, **changes: Any) -> Attempt:
+    body = json.dumps({"messages": [{"role": "user", "content": text}], "max_tokens": 8}).encode()
+    return an_attempt(body=body, **changes)
+
+
+async def leases(nc: Nats) -> ConsumerInfo:
+    info: ConsumerInfo = await nc.jetstream().consumer_info(subjects.RUN, subjects.pool_consumer("d"))
+    return info
+
+
+async def leased(nc: Nats, count: int) -> None:
+    async def as_many() -> bool:
+        return (await leases(nc)).num_ack_pending == count
+
+    await until(as_many, f"{count} attempts are leased")
+
+
+async def held_by(nc: Nats, stream: str) -> int:
+    return (await nc.jetstream().stream_info(stream)).state.messages
+
+
+async def reported(nc: Nats, least: int) -> list[Report]:
+    """All outcomes, once there are so many."""
+
+    async def enough() -> bool:
+        return await held_by(nc, subjects.OUTCOME) >= least
+
+    await until(enough, f"{least} outcomes are stored")
+    js = nc.jetstream()
+    last = (await js.stream_info(subjects.OUTCOME)).state.last_seq
+    messages = [await js.get_msg(subjects.OUTCOME, sequence) for sequence in range(1, last + 1)]
+    return [_report.decode(message.data or b"") for message in messages]
+
+
+async def apply(nc: Nats, options: dict[str, Any] | None, *, lease_s: float = 15.0) -> None:
+    """What a broker does before a worker can work."""
+    await declare_streams(nc)
+    await declare_pool(nc, "d", slots=64)
+    config = (await leases(nc)).config
+    config.ack_wait = lease_s
+    await nc.jetstream().add_consumer(subjects.RUN, config)
+    active = jsoned(Revision(1, Ms(0), a_catalog(options=options)))
+    await nc.jetstream().publish(f"$KV.{subjects.CATALOG_BUCKET}.{subjects.ACTIVE}", active)
+
+
+@asynccontextmanager
+async def a_process(url: str, *words: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    command = [sys.executable, "-m", "workers", "--nats-url", url, "--json", *words]
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe)
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+@asynccontextmanager
+async def a_worker(url: str, *words: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    async with a_process(url, "--deployment", "d", *words) as process:
+        assert process.stdout is not None
+        async with asyncio.timeout(20):
+            assert json.loads(await process.stdout.readline())["ready"] is True
+        yield process
+
+
+async def ended(process: asyncio.subprocess.Process) -> int:
+    async with asyncio.timeout(20):
+        return await process.wait()
+
+
+async def test_an_unknown_deployment_is_refused_with_the_known_ones(nc: Nats, nats_url: str) -> None:
+    await apply(nc, None)
+
+    async with a_process(nats_url, "--deployment", "nope") as process:
+        _, said = await asyncio.wait_for(process.communicate(), 20)
+
+    assert process.returncode == 2
+    assert b"no deployment 'nope'; known: d" in said
+
+
+async def test_an_unknown_option_is_refused_with_the_known_ones(nc: Nats, nats_url: str) -> None:
+    await apply(nc, {"speed": 3})
+
+    async with a_process(nats_url, "--deployment", "d") as process:
+        _, said = await asyncio.wait_for(process.communicate(), 20)
+
+    assert process.returncode == 2
+    assert b"speed" in said
+    assert b"decode_tokens_per_s" in said
+
+
+async def test_a_killed_workers_attempts_are_run_by_another(nc: Nats, nats_url: str) -> None:
+    await apply(nc, {"decode_tokens_per_s": 20.0}, lease_s=1.0)
+    attempts = [a_chat(f"n{n}") for n in range(4)]
+    async with a_worker(nats_url, "--slots", "4") as first:
+        await publish_attempts(nc, attempts)
+        await leased(nc, 4)
+        first.kill()
+        await first.wait()
+
+    async with a_worker(nats_url, "--slots", "4"):
+        reports = await reported(nc, 4)
+
+        assert {report.job for report in reports} == {attempt.job for attempt in attempts}
+        assert all(isinstance(report.outcome, Succeeded) and report.delivery > 1 for report in reports)
+        await leased(nc, 0)
+
+
+async def test_what_takes_its_workers_down_is_not_run_again(nc: Nats, nats_url: str) -> None:
+    crash = {"failures": [{"match": "boom", "kind": "crash"}]}
+    await apply(nc, crash)
+    await publish_attempts(nc, [a_chat("boom")])
+    pulls = await nc.jetstream().pull_subscribe_bind(subjects.pool_consumer("d"), subjects.RUN)
+    for _ in range(MOST_DELIVERIES):
+        [message] = await pulls.fetch(1, timeout=5)
+        await message.nak()
+
+    async with a_worker(nats_url):
+        [report] = await reported(nc, 1)
+
+        assert report.outcome == Failed(WorkerLost(MOST_DELIVERIES))
+
+
+async def test_a_worker_told_to_stop_under_load_leaves_nothing_leased(nc: Nats, nats_url: str) -> None:
+    await apply(nc, None)
+    async with a_worker(nats_url, "--slots", "64") as process:
+        for start in range(0, 5000, 1000):
+            await publish_attempts(nc, [a_chat(f"n{start + n}") for n in range(1000)])
+        process.send_signal(signal.SIGTERM)
+
+        assert await ended(process) == 0
+
+    put_back = (await leases(nc)).num_ack_pending
+    assert await held_by(nc, subjects.OUTCOME) + await held_by(nc, subjects.RUN) == 5000
+    if put_back:
+        pulls = await nc.jetstream().pull_subscribe_bind(subjects.pool_consumer("d"), subjects.RUN)
+        assert [m.metadata.num_delivered for m in await pulls.fetch(put_back, timeout=2)] == [2] * put_back
+    beat = await nc.jetstream().get_last_msg(f"KV_{subjects.WORKERS_BUCKET}", f"$KV.{subjects.WORKERS_BUCKET}.>")
+    assert beat.headers == {"KV-Operation": "DEL"}
+
+
+async def test_a_second_signal_puts_back_what_runs(nc: Nats, nats_url: str) -> None:
+    await apply(nc, SLOW)
+    last: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
+
+    async def heard(message: Msg) -> None:
+        if message.headers and message.headers[KIND] == ERROR:
+            last.set_result(message)
+
+    await nc.subscribe("_INBOX.gateway.x", cb=heard)
+    async with a_worker(nats_url) as process:
+        await publish_attempts(nc, [a_chat("x"), a_chat("y")])
+        live = a_chat("z", lane=Lane.INTERACTIVE, reply_to="_INBOX.gateway.x", key="k")
+        await nc.jetstream().publish(subjects.now("d"), packed(live))
+        await leased(nc, 2)
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        async with asyncio.timeout(20):
+            while b"draining" not in await process.stderr.readline():
+                pass
+        process.send_signal(signal.SIGTERM)
+
+        assert await ended(process) == 0
+
+    assert {report.outcome for report in await reported(nc, 3)} == {Released()}
+    assert (await leases(nc)).num_ack_pending == 0
+    async with asyncio.timeout(10):
+        assert ((await last).headers or {})["Infermq-Retryable"] == "1"
+
+
+async def test_after_a_restart_of_nats_a_worker_goes_on(tmp_path: Path) -> None:
+    async with AsyncExitStack() as first, AsyncExitStack() as second:
+        url = await first.enter_async_context(nats_server(tmp_path))
+        nc = await nats.connect(url, max_reconnect_attempts=-1, reconnect_time_wait=1)
+        await apply(nc, {"decode_tokens_per_s": 200.0}, lease_s=2.0)
+        async with a_worker(url, "--slots", "8") as process:
+            await publish_attempts(nc, [a_chat(f"n{n}") for n in range(400)])
+            await reported(nc, 40)
+
+            await first.aclose()
+            await second.enter_async_context(nats_server(tmp_path, port=int(url.rpartition(":")[2])))
+            await publish_attempts(nc, [a_chat(f"m{n}") for n in range(100)])
+
+            reports = await reported(nc, 500)
+            assert len({report.job for report in reports}) == 500
+            assert process.returncode is None
+            await leased(nc, 0)
+        await nc.close()
