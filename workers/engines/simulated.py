@@ -9,7 +9,7 @@ import hashlib
 import os
 from collections.abc import AsyncGenerator
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -74,6 +74,8 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     slowdown: Annotated[float, Meta(ge=0)] = 0.0
     output_tokens: Annotated[int, Meta(ge=1, le=_TEXT_WORDS)] = 16
     """Length of an answer, unless the body or the model allows less."""
+    seed: Annotated[int, Meta(ge=0, le=2**62)] = 0
+    """Another seed, other words."""
     failures: tuple[Script, ...] = ()
 
 
@@ -94,6 +96,13 @@ _body = msgspec.json.Decoder(_Body)
 _json = msgspec.json.Encoder()
 
 
+class _Answer(NamedTuple):
+    said: list[str]
+    reason: str
+    """Why it ends there: `stop` or `length`."""
+    outcome: Succeeded
+
+
 def make(deployment: Deployment, limits: Limits) -> "Simulated":
     try:
         options = msgspec.convert(deployment.options, Options)
@@ -110,6 +119,8 @@ class Simulated:
         self._capacity = capacity
         self._context_tokens = context_tokens
         self._running = 0
+        self._salt = options.seed.to_bytes(8)
+        self._takes_time = bool(options.prefill_tokens_per_s or options.decode_tokens_per_s)
 
     async def start(self) -> Capacity:
         return self._capacity
@@ -118,46 +129,60 @@ class Simulated:
         return
 
     async def run(self, request: Request) -> AsyncGenerator[Step, None]:
-        for script in self._options.failures:
-            if script.match.encode() in request.body and (not script.times or request.attempt <= script.times):
-                yield await _fail(script)
-                return
-        try:
-            body = _body.decode(request.body)
-        except msgspec.DecodeError as error:
-            yield Failed(BadRequest(f"the body cannot be read: {error}"))
+        script = self._script(request)
+        answer = self._answer(request) if script is None else await _fail(script)
+        if isinstance(answer, Failed):
+            yield answer
             return
         self._running += 1
         try:
-            async for step in self._answer(request, body):
-                yield step
+            if request.streamed or self._takes_time:
+                async for chunk in self._chunks(request, answer):
+                    yield chunk
+            yield answer.outcome
         finally:
             self._running -= 1
 
-    async def _answer(self, request: Request, body: _Body) -> AsyncGenerator[Step, None]:
-        options = self._options
+    def _script(self, request: Request) -> Script | None:
+        for script in self._options.failures:
+            if script.match.encode() in request.body and (not script.times or request.attempt <= script.times):
+                return script
+        return None
+
+    def _answer(self, request: Request) -> "_Answer | Failed":
+        """What it will say in the end."""
+        try:
+            body = _body.decode(request.body)
+        except (msgspec.DecodeError, RecursionError) as error:
+            return Failed(BadRequest(f"the body cannot be read: {error}"))
+        wished = self._options.output_tokens
         prompt = -(-_length(body) // 4)
         most = body.max_completion_tokens or body.max_tokens or request.max_output_tokens
-        words = 0 if request.endpoint == EMBEDDINGS else min(options.output_tokens, most)
+        words = 0 if request.endpoint == EMBEDDINGS else min(wished, most)
         if prompt + words > self._context_tokens:
             message = f"{prompt} prompt tokens and {words} of the answer are more than {self._context_tokens}"
-            yield Failed(ContextTooLong(message, self._context_tokens))
-            return
-        if options.prefill_tokens_per_s:
-            await asyncio.sleep(prompt / options.prefill_tokens_per_s)
-        digest = hashlib.blake2b(request.body, digest_size=8).digest()
+            return Failed(ContextTooLong(message, self._context_tokens))
+        digest = hashlib.blake2b(request.body, digest_size=8, salt=self._salt).digest()
         start = int.from_bytes(digest) % _TEXT_WORDS
         said = _TEXT[start : start + words]
-        if request.streamed:
-            for number, word in enumerate(said):
-                await self._decode(1)
-                yield Chunk(_chunk(request, word if number == 0 else f" {word}"))
-        elif options.decode_tokens_per_s:
+        reason = "length" if words < wished else "stop"
+        response = _response(request, body, " ".join(said), Usage(prompt, words), reason)
+        return _Answer(said, reason, Succeeded(response, Usage(prompt, words)))
+
+    async def _chunks(self, request: Request, answer: "_Answer") -> AsyncGenerator[Chunk, None]:
+        """Its words at their pace; in one piece if nobody reads them."""
+        if pace := self._options.prefill_tokens_per_s:
+            await asyncio.sleep(answer.outcome.usage.input_tokens / pace)
+        if not request.streamed:
             await self._decode(1)
             yield Chunk()
-            await self._decode(words - 1)
-        cut = words < options.output_tokens
-        yield Succeeded(_response(request, " ".join(said), prompt, words, cut=cut), Usage(prompt, words))
+            await self._decode(len(answer.said) - 1)
+            return
+        last = len(answer.said) - 1
+        for number, word in enumerate(answer.said):
+            await self._decode(1)
+            text = word if number == 0 else f" {word}"
+            yield Chunk(_chunk(request, text, answer.reason if number == last else None))
 
     async def _decode(self, tokens: int) -> None:
         options = self._options
@@ -209,29 +234,35 @@ def _characters(content: object) -> int:
             return 0
 
 
-def _response(request: Request, text: str, prompt: int, words: int, *, cut: bool) -> bytes:
-    usage = {"prompt_tokens": prompt, "completion_tokens": words, "total_tokens": prompt + words}
+def _response(request: Request, body: _Body, text: str, usage: Usage, reason: str) -> bytes:
+    prompt, words = usage.input_tokens, usage.output_tokens
+    used = {"prompt_tokens": prompt, "completion_tokens": words, "total_tokens": prompt + words}
     head = {"id": request.id, "model": request.model, "created": 0}
-    reason = "length" if cut else "stop"
-    match request.endpoint:
-        case str() if request.endpoint == CHAT:
-            message = {"role": "assistant", "content": text}
-            choice = {"index": 0, "message": message, "finish_reason": reason}
-            return _json.encode({**head, "object": "chat.completion", "choices": [choice], "usage": usage})
-        case str() if request.endpoint == COMPLETIONS:
-            choice = {"index": 0, "text": text, "finish_reason": reason}
-            return _json.encode({**head, "object": "text_completion", "choices": [choice], "usage": usage})
-        case _:
-            return _json.encode({**head, "object": "list", "data": [_embedding(request)], "usage": usage})
+    if request.endpoint == CHAT:
+        message = {"role": "assistant", "content": text}
+        choice = {"index": 0, "message": message, "finish_reason": reason}
+        return _json.encode({**head, "object": "chat.completion", "choices": [choice], "usage": used})
+    if request.endpoint == COMPLETIONS:
+        choice = {"index": 0, "text": text, "finish_reason": reason}
+        return _json.encode({**head, "object": "text_completion", "choices": [choice], "usage": used})
+    used.pop("completion_tokens")
+    data = [_embedding(number, text) for number, text in enumerate(_inputs(body.input))]
+    return _json.encode({"object": "list", "model": request.model, "data": data, "usage": used})
 
 
-def _embedding(request: Request) -> dict[str, object]:
-    digest = hashlib.blake2b(request.body, digest_size=_DIMENSIONS).digest()
-    return {"object": "embedding", "index": 0, "embedding": [byte / 127.5 - 1 for byte in digest]}
+def _inputs(given: str | list[Any]) -> list[Any]:
+    """What is to be embedded, one by one: a text or the tokens of one, or several of these."""
+    is_one = isinstance(given, str) or all(isinstance(part, int) for part in given)
+    return [given] if is_one else list(given)
 
 
-def _chunk(request: Request, text: str) -> bytes:
-    chat = request.endpoint == CHAT
-    choice = {"index": 0, "delta": {"content": text}} if chat else {"index": 0, "text": text}
-    kind = "chat.completion.chunk" if chat else "text_completion"
-    return _json.encode({"id": request.id, "object": kind, "model": request.model, "choices": [choice]})
+def _embedding(number: int, given: Any) -> dict[str, object]:
+    digest = hashlib.blake2b(_json.encode(given), digest_size=_DIMENSIONS).digest()
+    return {"object": "embedding", "index": number, "embedding": [byte / 127.5 - 1 for byte in digest]}
+
+
+def _chunk(request: Request, text: str, reason: str | None) -> bytes:
+    said = {"delta": {"content": text}} if request.endpoint == CHAT else {"text": text}
+    kind = "chat.completion.chunk" if request.endpoint == CHAT else "text_completion"
+    head = {"id": request.id, "object": kind, "created": 0, "model": request.model}
+    return _json.encode({**head, "choices": [{"index": 0, **said, "finish_reason": reason}]})
