@@ -59,13 +59,20 @@ def version() -> str:
 
 async def serve(config: BrokerConfig, *, ready: Callable[[str], None]) -> None:
     """Until cancelled. `ready` is told the URL of /metrics and /healthz. Raises: Unavailable, Conflict."""
+    back = asyncio.Event()
     async with (
         PgLedger.open(config.postgres_url, connections=config.database_connections) as ledger,
-        connected(config.nats_url, name=f"infermq-broker-{config.name}") as nc,
+        connected(config.nats_url, name=f"infermq-broker-{config.name}", came_back=back.set) as nc,
     ):
         await declare_streams(nc)
         process = Process(
-            config=config, nc=nc, ledger=ledger, catalogs=Catalogs(nc), beats=Beats(nc), metrics=Metrics()
+            config=config,
+            nc=nc,
+            ledger=ledger,
+            catalogs=Catalogs(nc),
+            beats=Beats(nc),
+            metrics=Metrics(),
+            back=back,
         )
         await process.run(ready)
 
@@ -80,6 +87,8 @@ class Process:
     catalogs: Catalogs
     beats: Beats
     metrics: Metrics
+    back: asyncio.Event
+    """NATS was away: what it kept in memory only, streams and consumers, is to be declared again."""
 
     async def run(self, ready: Callable[[str], None]) -> None:
         await self.catalogs.listen()
@@ -149,6 +158,10 @@ class Process:
         """The consumers of every deployment in the catalog, as large as its workers need them."""
         declared: dict[str, int] = {}
         while True:
+            if self.back.is_set():
+                self.back.clear()
+                await declare_streams(self.nc)
+                declared.clear()
             slots = self.beats.slots()
             for deployment in self._catalog().deployments:
                 wanted = ack_pending(slots.get(deployment, 0))

@@ -1,10 +1,10 @@
 """A connection to NATS as the broker needs it."""
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
-import nats
 from nats.aio.client import Client
 from nats.errors import Error, NoServersError
 
@@ -15,20 +15,34 @@ _PENDING_BYTES = 16 * 1024 * 1024
 """What may wait to be written; twice the largest message."""
 
 
+class Connection(Client):
+    """Takes a lost socket for lost.
+
+    uvloop raises RuntimeError for a write to a socket that the server has closed, which nats-py (2.16.0) does not know:
+    its flusher ends in silence, and the next publish raises. Here it reconnects, as it does after an OSError.
+    """
+
+    async def _flush_pending(self, force_flush: bool = False) -> Any:  # noqa: FBT001, FBT002 - nats-py's own signature
+        try:
+            return await super()._flush_pending(force_flush)
+        except RuntimeError as error:
+            await self._process_op_err(error)
+
+
 @asynccontextmanager
-async def connected(url: str, *, name: str, patient: bool = True) -> AsyncIterator[Client]:
-    """A connection that reconnects for ever once it stood. `patient`: waits for the first one too.
+async def connected(url: str, *, name: str, came_back: Callable[[], None]) -> AsyncIterator[Client]:
+    """A connection that waits for its server, now and whenever it is lost; then `came_back` is called.
 
     Raises: Unavailable.
     """
-    nc = await _connect(url, name=name, patient=patient)
+    nc = await _connect(url, name=name, came_back=came_back)
     try:
         yield nc
     finally:
         await nc.close()
 
 
-async def _connect(url: str, *, name: str, patient: bool) -> Client:
+async def _connect(url: str, *, name: str, came_back: Callable[[], None]) -> Client:
     async def noted(error: Exception) -> None:
         log.warning("nats error=%s", str(error) or type(error).__name__)
 
@@ -37,19 +51,21 @@ async def _connect(url: str, *, name: str, patient: bool) -> Client:
 
     async def back() -> None:
         log.warning("nats reconnected")
+        came_back()
 
+    nc = Connection()
     try:
-        return await nats.connect(
+        await nc.connect(
             url,
             name=name,
             error_cb=noted,
             disconnected_cb=lost,
             reconnected_cb=back,
-            allow_reconnect=patient,
-            max_reconnect_attempts=-1 if patient else 1,
+            max_reconnect_attempts=-1,
             reconnect_time_wait=1,
             pending_size=_PENDING_BYTES,
             skip_subject_validation=True,  # schemas.subjects builds them all
         )
     except (OSError, NoServersError, Error) as error:
         raise Unavailable("NATS", f"{url}: {str(error) or type(error).__name__}") from error
+    return nc

@@ -1,15 +1,22 @@
 """Postgres and NATS go away under a running system, and come back."""
 
+import signal
+import sys
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import nats
 import pytest
 
-from broker.embedded import nats_server, postgres_server
+from broker.client import Client, Refused, Submission, TimedOut
+from broker.embedded import Child, nats_server, postgres_server, spawn
+from broker.errors import Unavailable
 from broker.ledger import migrate
 from schemas.api import State
+from tests.builders import a_job
 from tests.real.test_broker import a_broker, a_worker
+from tests.system import CATALOG, until
 from workers.pool import Pool
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(90), pytest.mark.usefixtures("servers")]
@@ -60,3 +67,52 @@ async def test_after_a_restart_of_nats_everything_goes_on(tmp_path: Path) -> Non
             after = await running.ended(await running.submit("after"))
             assert {job.state for job in [*shown, after]} == {State.SUCCEEDED}
         await nc.close()
+
+
+async def started(name: str, log: Path, *words: str) -> Child:
+    """One of our processes, once it says that it is ready."""
+    child = spawn(name, [sys.executable, "-m", *words, "--json"], log=log)
+
+    async def is_ready() -> bool:
+        assert child.is_running(), child.tail()
+        return '"ready"' in log.read_text()
+
+    await until(is_ready, f"{name} is ready")
+    return child
+
+
+async def answers(client: Client) -> bool:
+    try:
+        await client.infer("m", HELLO, timeout_s=5)
+        await client.status()
+    except (Unavailable, Refused, TimedOut):
+        return False
+    return True
+
+
+async def test_processes_go_on_after_restarts_of_nats(tmp_path: Path) -> None:
+    """As they are deployed, with their own event loop and every connection of theirs."""
+    async with AsyncExitStack() as stack, AsyncExitStack() as server:
+        url = await stack.enter_async_context(postgres_server(tmp_path / "pg", durable=False))
+        await migrate(url)
+        nats_url = await server.enter_async_context(nats_server(tmp_path / "nats"))
+        port = int(nats_url.rpartition(":")[2])
+        where = ("--nats-url", nats_url)
+        children = [
+            await started("broker", tmp_path / "broker.log", "broker", "serve", *where, "--postgres-url", url)
+        ]
+        client = await stack.enter_async_context(Client.connect(nats_url))
+        await client.apply_catalog(CATALOG.format(slots=4, options=""))
+        children.append(await started("worker", tmp_path / "worker.log", "workers", "--deployment", "d", *where))
+        try:
+            for _ in range(2):
+                await server.aclose()
+                await server.enter_async_context(nats_server(tmp_path / "nats", port=port))
+                await until(partial(answers, client), "an interactive answer after the restart")
+                batch = await client.create_batch()
+                sent = await client.submit_many([Submission("m", a_job())] * 50, batch_id=batch.id)
+                await client.seal(batch.id, jobs=sent)
+                assert {result.state async for result in client.results(batch.id)} == {State.SUCCEEDED}
+        finally:
+            for child in reversed(children):
+                await child.stop(signal.SIGTERM)
