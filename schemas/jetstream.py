@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
+
 from schemas.codec import MSG_ID
 from schemas.units import Ms
 
@@ -99,11 +101,20 @@ class Delivered:
 
 def delivered(ack_subject: str) -> Delivered:
     """Raises: ValueError."""
+    deliveries, sequence, _, nanoseconds, pending = map(int, _numbers(ack_subject))
+    return Delivered(deliveries, sequence, Ms(nanoseconds // 1_000_000), pending)
+
+
+def deliveries(ack_subject: str) -> int:
+    """How often its message was delivered, this time included. Raises: ValueError."""
+    return int(_numbers(ack_subject)[0])
+
+
+def _numbers(ack_subject: str) -> list[str]:
     tokens = ack_subject.split(".")
     if tokens[:2] != ["$JS", "ACK"] or len(tokens) not in {9, 11, 12}:
         raise ValueError(f"{ack_subject!r} is not a JetStream ack subject")
-    deliveries, sequence, _, nanoseconds, pending = map(int, tokens[4:9] if len(tokens) == 9 else tokens[6:11])
-    return Delivered(deliveries, sequence, Ms(nanoseconds // 1_000_000), pending)
+    return tokens[4:9] if len(tokens) == 9 else tokens[6:11]
 
 
 class NotStored(Exception):
@@ -114,8 +125,7 @@ class NotStored(Exception):
         self.code = code
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
+class Outgoing(msgspec.Struct, frozen=True):
     subject: str
     payload: bytes
     headers: Mapping[str, str] | None = None

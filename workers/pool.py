@@ -20,7 +20,7 @@ from schemas import subjects
 from schemas.api import ErrorBody, Problem
 from schemas.catalog import Deployment, Revision
 from schemas.codec import CHUNK, ERROR, FINAL, KEEPALIVE, KIND, SEQ, jsoned, unpacker
-from schemas.jetstream import ACK, EXTEND, NAK, TERM, delivered, heed_cancellation
+from schemas.jetstream import ACK, EXTEND, NAK, TERM, deliveries, heed_cancellation
 from schemas.job import Attempt
 from schemas.outcome import (
     Cancelled,
@@ -190,8 +190,7 @@ class Pool:
     def _begin(self, attempt: Attempt, message: Msg, *, live: bool) -> None:
         assert self._group is not None  # noqa: S101 - pullers are opened inside the group
         now = self._clock()
-        delivery = delivered(message.reply).deliveries
-        held = Held(attempt, delivery, message.reply, is_live=live, leased_ms=now, progressed_ms=now)
+        held = Held(attempt, deliveries(message.reply), message.reply, is_live=live, leased_ms=now, progressed_ms=now)
         self._held[attempt.job.bytes, attempt.number, live] = held
         self._running[live] += 1
         held.task = self._group.create_task(self._run(held))

@@ -4,6 +4,8 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
+
 from schemas.catalog import Deployment
 from schemas.outcome import Failed, Succeeded
 from schemas.units import Ms
@@ -12,8 +14,7 @@ Clock = Callable[[], Ms]
 """Milliseconds since the epoch."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True):
     """What an engine is given. Engines never see NATS."""
 
     id: str

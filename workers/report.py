@@ -111,7 +111,7 @@ class Reporter:
                 await asyncio.sleep(wait)
                 wait = min(_LONGEST_RETRY_S, wait * 2)
             else:
-                self._metrics.stored.observe_ms(int((asyncio.get_running_loop().time() - began) * 1000))
+                self._metrics.stored.observe(asyncio.get_running_loop().time() - began)
                 return
 
 

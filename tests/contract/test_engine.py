@@ -8,6 +8,7 @@ import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 
@@ -136,8 +137,7 @@ async def test_a_prompt_beyond_the_context_fails_for_good(engine: Engine) -> Non
 
 @pytest.mark.parametrize("body", [b"nope", b"[]", b'{"messages": 5}', b'{"messages": [{"role": 1}]}'])
 async def test_a_bad_body_fails_for_good_and_the_next_request_runs(engine: Engine, body: bytes) -> None:
-    bad = a_request()
-    object.__setattr__(bad, "body", body)
+    bad = msgspec.structs.replace(a_request(), body=body)
 
     last = (await steps_of(engine, bad))[-1]
     after, _ = await succeeded(engine, a_request())
