@@ -24,6 +24,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error, NoRespondersError, NoServersError
 from nats.errors import TimeoutError as NatsTimeoutError
 
+from broker.bus.connect import Connection
 from broker.errors import Unavailable
 from schemas import subjects
 from schemas.api import (
@@ -475,7 +476,8 @@ async def _connected(url: str, tenant: str) -> Nats:
         async with asyncio.timeout(5):
             first = await nats.connect(url, allow_reconnect=False, error_cb=quiet, connect_timeout=2)
             await first.close()
-        return await nats.connect(
+        nc = Connection()
+        await nc.connect(
             url,
             name="infermq-client",
             max_reconnect_attempts=-1,
@@ -486,6 +488,7 @@ async def _connected(url: str, tenant: str) -> Nats:
         )
     except (OSError, NoServersError, Error, TimeoutError) as error:
         raise Unavailable("NATS", f"{url}: {str(error) or type(error).__name__}") from error
+    return nc
 
 
 async def _either(event: asyncio.Event, timeout_s: float) -> None:
