@@ -30,7 +30,8 @@ class CatalogError(ValueError):
 class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     deployment: Name
     weight: Annotated[int, Meta(ge=0, le=1_000_000)] = 100
-    """Share of the model's jobs, relative to the other entries'."""
+    """Share of the model's jobs, relative to the other entries'. 0: a spare, for jobs that failed on the others and
+    while none of the others has a worker; spares are tried in their order."""
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -62,6 +63,12 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     attempt_timeout_s: Annotated[float, Meta(gt=0, le=86400)] = 300.0
     progress_timeout_s: Annotated[float, Meta(gt=0, le=86400)] = 120.0
     """An attempt that yields nothing for this long is ended."""
+    base_url: str | None = None
+    """Engine `openai`: where the API is, up to and with its `/v1`. None: the profile's own."""
+    key_env: str | None = None
+    """Engine `openai`: the environment variable of the worker that holds the key. None: the profile's own."""
+    daily_cap_usd: Annotated[float, Meta(ge=0, le=1e9)] | None = None
+    """Once today's executions (UTC) have cost this much, nothing more is started here until tomorrow."""
     price: Price | None = None
     options: dict[str, Any] = {}
     """What only this engine understands; the engine refuses what it does not know."""
@@ -106,5 +113,13 @@ def _faults(catalog: Catalog) -> list[str]:
             if endpoint not in ENDPOINTS
         ]
         if not any(route.weight for route in model.route):
-            faults.append(f"models.{name}.route: every weight is 0, so nothing would serve it")
+            faults.append(f"models.{name}.route: every weight is 0: spares need somebody to stand in for")
+        if len({route.deployment for route in model.route}) < len(model.route):
+            faults.append(f"models.{name}.route: a deployment is there twice")
+    for name, deployment in catalog.deployments.items():
+        faults += [
+            f"deployments.{name}.{field}: the engine {deployment.engine!r} has none, only 'openai'"
+            for field in ("base_url", "key_env")
+            if getattr(deployment, field) is not None and deployment.engine != "openai"
+        ]
     return faults

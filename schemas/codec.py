@@ -3,10 +3,12 @@
 MessagePack inside the system; producers choose. Unknown fields are ignored everywhere, so that versions can differ.
 """
 
-from collections.abc import Mapping
-from typing import Any, TypeVar
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from schemas.job import Job, JsonJob
 
@@ -16,6 +18,8 @@ JSON = "application/json"
 CONTENT_TYPE = "Content-Type"
 KIND = "Infermq-Kind"
 SEQ = "Infermq-Seq"
+FAILURE = "Infermq-Failure"
+"""From a worker to a gateway, beside an error after which another deployment may help: the Failure, in ASCII JSON."""
 TRACEPARENT = "traceparent"
 MSG_ID = "Nats-Msg-Id"
 
@@ -23,6 +27,11 @@ CHUNK = "chunk"
 FINAL = "final"
 ERROR = "error"
 KEEPALIVE = "keepalive"
+
+BUNDLE = 1000
+"""Values of one message at most."""
+BUNDLE_BYTES = 256 * 1024
+"""Bytes of a message of more than one value: small enough that a group of messages can be bounded."""
 
 T = TypeVar("T")
 
@@ -50,11 +59,105 @@ def unpacker(kind: type[T]) -> msgspec.msgpack.Decoder[T]:
     return msgspec.msgpack.Decoder(kind)
 
 
+def bundles(values: Iterable[bytes], *, most_bytes: int = BUNDLE_BYTES) -> Iterator[list[bytes]]:
+    """Packed values in groups, in their order, each small enough for one message."""
+    group: list[bytes] = []
+    size = 0
+    for value in values:
+        if group and (len(group) == BUNDLE or size + len(value) > most_bytes):
+            yield group
+            group, size = [], 0
+        group.append(value)
+        size += len(value)
+    if group:
+        yield group
+
+
+def bundled(values: Sequence[bytes]) -> bytes:
+    """Packed values as one MessagePack array."""
+    return _msgpack.encode([msgspec.Raw(value) for value in values])
+
+
+class Bundle(Generic[T]):
+    """Reads arrays of one kind of value."""
+
+    def __init__(self, kind: type[T]) -> None:
+        self._all: msgspec.msgpack.Decoder[list[T]] = msgspec.msgpack.Decoder(list[kind])  # type: ignore[valid-type]
+        self._each = msgspec.msgpack.Decoder(kind)
+
+    def unpack(self, data: bytes) -> tuple[list[T], str | None]:
+        """The values that can be read, and why the others cannot. One that is broken does not cost the others."""
+        try:
+            return self._all.decode(data), None
+        except (msgspec.DecodeError, RecursionError) as error:
+            whole = str(error)
+        try:
+            raws = _raws.decode(data)
+        except (msgspec.DecodeError, RecursionError):
+            return [], whole
+        values: list[T] = []
+        for raw in raws:
+            try:
+                values.append(self._each.decode(raw))
+            except (msgspec.DecodeError, RecursionError):
+                continue
+        return values, whole
+
+
+_raws = msgspec.msgpack.Decoder(list[msgspec.Raw])
+_Jobs = Annotated[list[Job], Meta(min_length=1, max_length=BUNDLE)]
+_JsonJobs = Annotated[list[JsonJob], Meta(min_length=1, max_length=BUNDLE)]
+_msgpack_jobs: msgspec.msgpack.Decoder[list[Job]] = msgspec.msgpack.Decoder(_Jobs)
+_json_jobs: msgspec.json.Decoder[list[JsonJob]] = msgspec.json.Decoder(_JsonJobs)
+_ARRAYS = frozenset({*(bytes([first]) for first in range(0x90, 0xA0)), b"\xdc", b"\xdd"})
+"""First bytes of a MessagePack array."""
+_SHOWN = 5
+_json_raws = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+def decode_jobs(data: bytes, headers: Mapping[str, str] | None) -> tuple[dict[int | None, Job], str | None]:
+    """The jobs of a submitted message, which is one job or an array of them, and why others of it cannot be read.
+
+    The key is the place in the array, None for a message that is one job. Raises: Undecodable, if nothing can be read.
+    """
+    content_type = _content_type(headers)
+    is_json = content_type == JSON
+    is_array = data.lstrip()[:1] == b"[" if is_json else content_type == MSGPACK and data[:1] in _ARRAYS
+    if not is_array:
+        return {None: decode_job(data, headers)}, None
+    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        whole = [_from_json(job) for job in _json_jobs.decode(data)] if is_json else _msgpack_jobs.decode(data)
+        return dict(enumerate(whole, 1)), None
+    raws = _raws_of(data, json=is_json)
+    jobs: dict[int | None, Job] = {}
+    problems: list[str] = []
+    for place, raw in enumerate(raws, 1):
+        try:
+            jobs[place] = decode_job(bytes(raw), headers)
+        except Undecodable as error:
+            problems.append(f"job {place} of {len(raws)} is {error}")
+    return jobs, "; ".join(problems[:_SHOWN]) or None
+
+
+def _raws_of(data: bytes, *, json: bool) -> list[msgspec.Raw]:
+    try:
+        raws = _json_raws.decode(data) if json else _raws.decode(data)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise Undecodable(f"not an array of jobs: {error}") from error
+    if not 1 <= len(raws) <= BUNDLE:
+        raise Undecodable(f"an array of {len(raws)} jobs: a message holds 1 to {BUNDLE}")
+    return raws
+
+
+def _content_type(headers: Mapping[str, str] | None) -> str:
+    return (headers or {}).get(CONTENT_TYPE, MSGPACK).partition(";")[0].strip().lower()
+
+
 def decode_job(data: bytes, headers: Mapping[str, str] | None) -> Job:
     """A submitted job, by its Content-Type header. Raises: Undecodable."""
-    content_type = (headers or {}).get(CONTENT_TYPE, MSGPACK)
+    content_type = _content_type(headers)
     try:
-        match content_type.partition(";")[0].strip().lower():
+        match content_type:
             case "application/msgpack":
                 return _msgpack_job.decode(data)
             case "application/json":

@@ -28,9 +28,13 @@ def line_id(batch: UUID, line: int) -> UUID:
     return uuid7(ms_of(batch), (line << (_RANDOM_BITS - _LINE_BITS)) | spread)
 
 
-def derived_id(stream: str, sequence: int, ms: Ms) -> UUID:
-    """The id of a job that came without one; a redelivery of the same message derives the same."""
-    digest = hashlib.blake2b(f"{stream}:{sequence}".encode(), digest_size=16).digest()
+def derived_id(stream: str, sequence: int, ms: Ms, place: int | None = None) -> UUID:
+    """The id of a job that came without one; a redelivery of the same message derives the same.
+
+    `place`: where it stands in a message of several.
+    """
+    name = f"{stream}:{sequence}" if place is None else f"{stream}:{sequence}:{place}"
+    digest = hashlib.blake2b(name.encode(), digest_size=16).digest()
     return uuid7(ms, int.from_bytes(digest))
 
 

@@ -73,5 +73,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     key: str | None = None
     custom_id: str | None = None
     metadata: dict[str, str] | None = None
+    fallback: bool = False
+    """Interactive: another deployment is tried if this one fails in a way that another may not."""
     traceparent: str | None = None
     """`reply_to` set: key, custom_id and metadata travel too, since the ledger has not seen the job yet."""

@@ -6,7 +6,7 @@ from uuid import UUID
 import msgspec
 
 from schemas.job import Attempt
-from schemas.units import Ms
+from schemas.units import Ms, NanoUsd
 
 
 class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -16,6 +16,14 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
     output_tokens: int = 0
     cached_tokens: int = 0
     """The part of input_tokens that came from a prefix cache."""
+
+
+class Charge(msgspec.Struct, frozen=True):
+    """What the worker knows an execution to have cost; settle prices those that come without."""
+
+    nano_usd: NanoUsd
+    source: str
+    """`provider`: its own word; `genai-prices:VERSION`: its list price; `…:estimate`: nobody counted the tokens."""
 
 
 class Timings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -68,6 +76,12 @@ class Throttled(msgspec.Struct, frozen=True, tag="throttled"):
     retry_after_ms: Ms | None = None
 
 
+class Denied(msgspec.Struct, frozen=True, tag="denied"):
+    """The provider refuses the deployment's key or account: the operator's to mend, not the job's fault."""
+
+    message: str
+
+
 class EngineFault(msgspec.Struct, frozen=True, tag="engine_fault"):
     """The engine failed on this attempt and goes on."""
 
@@ -86,6 +100,15 @@ class TimedOut(msgspec.Struct, frozen=True, tag="timed_out"):
     """`attempt`: the whole took too long; `progress`: nothing came for too long."""
 
 
+class Unanswered(msgspec.Struct, frozen=True, tag="unanswered"):
+    """It was sent, and no whole answer came: it may have run, and may have been billed."""
+
+    after_ms: Ms
+    message: str
+    repeat: bool = True
+    """The deployment's setting: whether running it twice is better than not at all."""
+
+
 class WorkerLost(msgspec.Struct, frozen=True, tag="worker_lost"):
     """The attempt was delivered too often without an outcome: it takes its workers down."""
 
@@ -99,9 +122,11 @@ Failure = (
     | Filtered
     | ResponseTooLarge
     | Throttled
+    | Denied
     | EngineFault
     | EngineLost
     | TimedOut
+    | Unanswered
     | WorkerLost
 )
 
@@ -114,12 +139,19 @@ def failure_kind(failure: Failure) -> str:
 def retryable(failure: Failure) -> bool:
     """Whether another attempt can help. A new kind of failure is a type error here until it is decided."""
     match failure:
-        case Throttled() | EngineFault() | EngineLost() | TimedOut():
+        case Throttled() | Denied() | EngineFault() | EngineLost() | TimedOut():
             return True
+        case Unanswered(repeat=repeat):
+            return repeat
         case Refused() | BadRequest() | ContextTooLong() | Filtered() | ResponseTooLarge() | WorkerLost():
             return False
         case _:
             assert_never(failure)
+
+
+def counts(failure: Failure) -> bool:
+    """Whether it uses up one of the job's attempts. One that the provider never ran waits until its deadline."""
+    return not isinstance(failure, Throttled | Denied)
 
 
 def public_message(failure: Failure) -> str:
@@ -127,53 +159,71 @@ def public_message(failure: Failure) -> str:
     match failure:
         case Refused() | BadRequest() | ContextTooLong() | Filtered():
             return failure.message
+        case Denied() | EngineFault() | EngineLost():
+            return f"{_WHAT[type(failure)]}: {failure.message}"
+        case TimedOut() | Unanswered():
+            return _too_late(failure)
         case ResponseTooLarge(size, limit):
             return f"the response is {size} bytes, the limit is {limit}: ask for fewer tokens or no logprobs"
         case Throttled(retry_after):
             wait = "" if retry_after is None else f"; it asks to wait {retry_after} ms"
             return f"the engine is throttling{wait}"
-        case EngineFault(message):
-            return f"the engine failed: {message}"
-        case EngineLost(message):
-            return f"the engine was lost: {message}"
-        case TimedOut(after_ms, "progress"):
-            return f"the engine made no progress for {after_ms} ms"
-        case TimedOut(after_ms, _):
-            return f"the attempt was ended after {after_ms} ms"
         case WorkerLost(deliveries):
             return f"delivered {deliveries} times without an outcome: it seems to take its workers down"
         case _:
             assert_never(failure)
 
 
-class Succeeded(msgspec.Struct, frozen=True, tag="succeeded"):
+_WHAT = {
+    Denied: "the provider refuses this deployment",
+    EngineFault: "the engine failed",
+    EngineLost: "the engine was lost",
+}
+
+
+def _too_late(failure: TimedOut | Unanswered) -> str:
+    match failure:
+        case TimedOut(after_ms, "progress"):
+            return f"the engine made no progress for {after_ms} ms"
+        case TimedOut(after_ms, _):
+            return f"the attempt was ended after {after_ms} ms"
+        case Unanswered(after_ms, message):
+            return f"no whole answer within {after_ms} ms ({message}): it may have run"
+
+
+class Succeeded(msgspec.Struct, frozen=True, tag="succeeded", omit_defaults=True):
     body: bytes
     """The OpenAI response, as the engine gave it."""
     usage: Usage
+    charge: Charge | None = None
 
 
-class Failed(msgspec.Struct, frozen=True, tag="failed"):
+class Failed(msgspec.Struct, frozen=True, tag="failed", omit_defaults=True):
     failure: Failure
     usage: Usage = Usage()
     """What was spent before it failed."""
+    charge: Charge | None = None
 
 
-class Expired(msgspec.Struct, frozen=True, tag="expired"):
+class Expired(msgspec.Struct, frozen=True, tag="expired", omit_defaults=True):
     """Its deadline had passed when it was leased, or passed while it ran."""
 
     usage: Usage = Usage()
+    charge: Charge | None = None
 
 
-class Cancelled(msgspec.Struct, frozen=True, tag="cancelled"):
+class Cancelled(msgspec.Struct, frozen=True, tag="cancelled", omit_defaults=True):
     """The producer withdrew it."""
 
     usage: Usage = Usage()
+    charge: Charge | None = None
 
 
-class Released(msgspec.Struct, frozen=True, tag="released"):
+class Released(msgspec.Struct, frozen=True, tag="released", omit_defaults=True):
     """Put back by its worker (drain, pre-emption): not the job's fault, not counted as an attempt."""
 
     usage: Usage = Usage()
+    charge: Charge | None = None
 
 
 Outcome = Succeeded | Failed | Expired | Cancelled | Released
@@ -191,6 +241,6 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     outcome: Outcome
     timings: Timings
     run_ack: str | None = None
-    """The ack subject of the RUN message. Settle acks it too, in case the worker's own ack was lost."""
+    """The ack subject of the RUN message. The broker acks it if the worker died before it could."""
     live: Attempt | None = None
     """Interactive: the whole attempt, since this is the first that the ledger hears of the job."""

@@ -12,7 +12,16 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error
 
-from schemas.jetstream import ACK, Ended, Heartbeat, heed_cancellation, next_request, next_subject, pull_status
+from schemas.jetstream import (
+    ACK,
+    Ended,
+    Heartbeat,
+    answer_all,
+    heed_cancellation,
+    next_request,
+    next_subject,
+    pull_status,
+)
 from schemas.units import Ms
 
 _EXPIRES_MS = Ms(30_000)
@@ -24,13 +33,13 @@ _SILENCE_S = 12.0
 
 
 class Groups:
-    """The messages of one consumer. `room` bounds what is held here or on its way."""
+    """The messages of one consumer. `room` bounds what is held here or on its way, in messages."""
 
-    def __init__(self, nc: Client, *, stream: str, consumer: str, room: int, group: int) -> None:
+    def __init__(self, nc: Client, *, stream: str, consumer: str, room: int, group_bytes: int) -> None:
         self._nc = nc
         self._subject = next_subject(stream, consumer)
         self._room = room
-        self._group = group
+        self._group_bytes = group_bytes
         self._asked = 0
         self._gathered: list[Msg] = []
         self._came = asyncio.Event()
@@ -53,7 +62,7 @@ class Groups:
                 await subscription.unsubscribe()
 
     async def next(self) -> Sequence[Msg]:
-        """At least one message, at most `group`; waits for ever."""
+        """At least one message, then as many as `group_bytes` allow and half the room; waits for ever."""
         heed_cancellation()
         while not self._gathered:
             if self._refused:
@@ -63,9 +72,22 @@ class Groups:
             self._came.clear()
             heed_cancellation()
             await self._wait()
-        group, self._gathered = self._gathered[: self._group], self._gathered[self._group :]
+        return await self.came()
+
+    async def came(self) -> Sequence[Msg]:
+        """What is there now, as much as a group may hold."""
+        count = self._count()
+        group, self._gathered = self._gathered[:count], self._gathered[count:]
         await self._pull()
         return group
+
+    def _count(self) -> int:
+        size = 0
+        for count, message in enumerate(self._gathered[: self._room // 2]):
+            size += len(message.data)
+            if count and size > self._group_bytes:
+                return count
+        return min(len(self._gathered), self._room // 2)
 
     async def _wait(self) -> None:
         loop = asyncio.get_running_loop()
@@ -106,5 +128,4 @@ class Groups:
 
 async def ack_all(nc: Client, messages: Sequence[Msg]) -> None:
     """Let the messages go. Not confirmed: one that is not heard is delivered again."""
-    for message in messages:
-        await nc.publish(message.reply, ACK)
+    await answer_all(nc, [message.reply for message in messages], ACK)

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -13,14 +14,23 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error
 
+from broker.core.settle import BROKER
 from broker.errors import Unavailable
 from broker.patience import patiently
 from schemas import subjects
-from schemas.codec import packed
-from schemas.jetstream import BATCH_BYTES, BATCH_MESSAGES, NotStored, Outgoing, publish_atomically
+from schemas.codec import Bundle, bundled, bundles, packed
+from schemas.jetstream import (
+    BATCH_BYTES,
+    BATCH_MESSAGES,
+    NotStored,
+    Outgoing,
+    publish_atomically,
+    publish_in_order,
+)
 from schemas.job import Attempt
 from schemas.outcome import Report
 
+log = logging.getLogger(__name__)
 _numbers = itertools.count(1)
 _PAGE = 256
 _PAGE_BYTES = 4 * 1024 * 1024
@@ -47,17 +57,42 @@ class OutcomeKey(msgspec.Struct, frozen=True):
 
 
 _run_key = msgspec.msgpack.Decoder(RunKey)
-_outcome_key = msgspec.msgpack.Decoder(OutcomeKey)
+_outcome_keys = Bundle(OutcomeKey)
 
 
-async def publish_attempts(nc: Client, attempts: Sequence[Attempt]) -> None:
-    """Into RUN, in this order, in atomic batches; waits for as long as NATS is away."""
-    await _publish(nc, [Outgoing(subjects.run(attempt.deployment), packed(attempt)) for attempt in attempts])
+class Runs:
+    """Puts attempts into RUN. Only the leader does, so the stream's sequence tells whether all were stored."""
+
+    def __init__(self, nc: Client) -> None:
+        self._nc = nc
+        self._last: int | None = None
+        """The stream's sequence, as far as it is known."""
+
+    async def publish(self, attempts: Sequence[Attempt]) -> bool:
+        """In this order. False: some may be missing, and the ledger is to be compared with the streams."""
+        messages = [Outgoing(subjects.run(attempt.deployment), packed(attempt)) for attempt in attempts]
+        return all([await self._in_order(batch) for batch in _batches(messages)])
+
+    async def _in_order(self, messages: Sequence[Outgoing]) -> bool:
+        if not self._nc.is_connected:
+            return False
+        try:
+            if self._last is None:
+                self._last = (await self._nc.jetstream().stream_info(subjects.RUN)).state.last_seq
+            before, self._last = self._last, await publish_in_order(self._nc, messages)
+        except (Error, NotStored) as error:
+            log.warning(
+                "attempts may be missing count=%d error=%s", len(messages), str(error) or type(error).__name__
+            )
+            self._last = None
+            return False
+        return self._last == before + len(messages)
 
 
 async def publish_verdicts(nc: Client, reports: Sequence[Report]) -> None:
     """Into OUTCOME: what the broker itself decides travels the way of the workers' reports."""
-    await _publish(nc, [Outgoing(subjects.outcome(report.deployment), packed(report)) for report in reports])
+    subject = subjects.outcome(BROKER)
+    await _publish(nc, [Outgoing(subject, bundled(bundle)) for bundle in bundles(packed(one) for one in reports)])
 
 
 async def _publish(nc: Client, messages: Sequence[Outgoing]) -> None:
@@ -94,8 +129,8 @@ async def in_run(nc: Client) -> set[tuple[UUID, int]]:
 
 async def in_outcome(nc: Client) -> set[tuple[UUID, int]]:
     """Attempts whose outcome waits to be settled. Raises: Unavailable."""
-    keys = [_outcome_key.decode(payload) for payload in await _payloads(nc, subjects.OUTCOME)]
-    return {(key.job, key.attempt) for key in keys}
+    payloads = await _payloads(nc, subjects.OUTCOME)
+    return {(key.job, key.attempt) for payload in payloads for key in _outcome_keys.unpack(payload)[0]}
 
 
 async def _payloads(nc: Client, stream: str) -> list[bytes]:

@@ -58,8 +58,9 @@ STREAMS = (
         discard_new_per_subject=True,
         max_msgs_per_subject=BACKLOG_MESSAGES,
     ),
-    replace(_WORK_QUEUE, name=subjects.RUN, subjects=["infermq.run.*"]),
-    replace(_WORK_QUEUE, name=subjects.OUTCOME, subjects=["infermq.outcome.*"]),
+    # What is in these two is gone in a moment: not worth compressing.
+    replace(_WORK_QUEUE, name=subjects.RUN, subjects=["infermq.run.*"], compression=StoreCompression.NONE),
+    replace(_WORK_QUEUE, name=subjects.OUTCOME, subjects=["infermq.outcome.*"], compression=StoreCompression.NONE),
     replace(
         _WORK_QUEUE,
         name=subjects.NOW,

@@ -147,3 +147,44 @@ def test_a_rate_follows_what_is_counted() -> None:
         rate.add(100, Ms(step * 100))
 
     assert 800 < rate.per_s < 1200
+
+
+def test_a_rate_outlives_idleness_but_not_slowness() -> None:
+    idle, slow = Rate(per_s=1000.0), Rate(per_s=1000.0)
+    for rate in (idle, slow):
+        rate.begin(Ms(0))
+
+    idle.begin(Ms(60_000))
+    idle.add(300, Ms(60_300))
+    slow.add(300, Ms(60_300))
+
+    assert idle.per_s == 1000.0
+    assert slow.per_s < 600.0
+
+
+def test_a_spare_gets_what_failed_elsewhere_and_nothing_else() -> None:
+    failed = Head(Place(Ms(10**12), UUID(int=9)), 1, Ms(0), ("d",))
+    waiting = {Flow("m", Lane.BULK, "t"): [*heads(3), failed]}
+
+    picks = Order().choose(waiting, room={"d": 2, "e": 9}, catalog=a_catalog(m={"d": 1, "e": 0}), limit=100)
+
+    assert [(pick.place.job.int, pick.deployment) for pick in picks] == [(1, "d"), (2, "d"), (9, "e")]
+
+
+def test_a_spare_stands_in_while_the_others_have_no_worker() -> None:
+    waiting = {Flow("m", Lane.BULK, "t"): heads(3)}
+    catalog = a_catalog(m={"d": 1, "e": 0})
+
+    alone = Order().choose(waiting, room={"e": 9}, catalog=catalog, limit=100)
+    beside = Order().choose(waiting, room={"e": 9}, alive={"d"}, catalog=catalog, limit=100)
+
+    assert {pick.deployment for pick in alone} == {"e"}
+    assert not beside
+
+
+def test_what_failed_everywhere_alive_may_go_anywhere_alive() -> None:
+    waiting = {Flow("m", Lane.BULK, "t"): [Head(Place(Ms(10**12), UUID(int=1)), 1, Ms(0), ("d",))]}
+
+    picks = Order().choose(waiting, room={"d": 1}, catalog=a_catalog(m={"d": 1, "e": 1}), limit=100)
+
+    assert [pick.deployment for pick in picks] == ["d"]

@@ -1,3 +1,4 @@
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -7,36 +8,45 @@ from hypothesis import strategies as st
 from broker.core.price import price_nano_usd
 from broker.core.records import Final, Ignore, OpenJob, Requeue, Verdict
 from broker.core.retry import CAP_MS, backoff_ms, wait_ms
-from broker.core.settle import Prices, decide, expiry, unstorable
+from broker.core.settle import Prices, decide, expiry, last_word, unstorable
 from schemas.api import State
-from schemas.catalog import Price
+from schemas.catalog import Catalog, Model, Price, Route
 from schemas.outcome import (
     BadRequest,
     Cancelled,
+    Charge,
+    Denied,
     EngineFault,
     Expired,
     Failed,
+    Failure,
     Outcome,
     Released,
     Report,
+    Succeeded,
     Throttled,
+    Unanswered,
     Usage,
     WorkerLost,
 )
-from schemas.units import Ms
+from schemas.units import Ms, NanoUsd
 from tests.builders import a_catalog, a_report, a_success, an_attempt, an_id, now
 
 PRICES = Prices(catalog=a_catalog(), source="catalog:3")
 
 
-def an_open_job(report: Report, **changes: int) -> OpenJob:
+def an_open_job(report: Report, **changes: Any) -> OpenJob:
     fields = {"attempt": report.attempt, "uncounted": 0, "max_attempts": 3, "deadline_ms": now() + 3_600_000}
-    return OpenJob(job=report.job, state=State.RUNNING, **{**fields, **changes})  # type: ignore[arg-type]
+    return OpenJob(job=report.job, state=State.RUNNING, **{**fields, **changes})
 
 
-def verdict_on(report: Report, job: OpenJob | None = None, *, at: int | None = None) -> Verdict:
+def verdict_on(
+    report: Report, job: OpenJob | None = None, *, at: int | None = None, catalog: Catalog = PRICES.catalog
+) -> Verdict:
     jobs = {} if job is None else {job.job: job}
-    return decide([report], jobs, prices=PRICES, now=Ms(at or now()), unit=0.5)[0]
+    return decide([report], jobs, prices=Prices(catalog=catalog, source="catalog:3"), now=Ms(at or now()), unit=0.5)[
+        0
+    ]
 
 
 def test_a_success_ends_the_job_with_its_body_and_its_price() -> None:
@@ -87,8 +97,60 @@ def test_a_retry_that_would_come_after_the_deadline_is_none() -> None:
 
     transition = verdict_on(report, an_open_job(report, deadline_ms=now() + 1000)).transition
 
-    assert isinstance(transition, Final)
-    assert transition.state is State.DEAD
+    assert transition == Final(State.EXPIRED, None, Throttled(Ms(60_000)))
+
+
+@pytest.mark.parametrize("failure", [Throttled(), Denied("the key was refused")])
+def test_what_never_ran_does_not_use_up_attempts(failure: Failure) -> None:
+    report = a_report(Failed(failure), attempt=30)
+
+    transition = verdict_on(report, an_open_job(report, uncounted=29)).transition
+
+    assert isinstance(transition, Requeue)
+    assert not transition.counted
+
+
+def test_a_route_is_tried_to_its_end_at_once_then_from_its_beginning_later() -> None:
+    catalog = Catalog(models={"m": Model(route=(Route("d"), Route("e", 0)))}, deployments=PRICES.catalog.deployments)
+    first, second = a_report(Failed(EngineFault("x"))), a_report(Failed(EngineFault("x")), attempt=2, deployment="e")
+
+    at_once = verdict_on(first, an_open_job(first, model="m"), catalog=catalog).transition
+    later = verdict_on(second, an_open_job(second, model="m", tried=("d",)), catalog=catalog).transition
+
+    assert isinstance(at_once, Requeue)
+    assert at_once.tried == ("d",)
+    assert isinstance(later, Requeue)
+    assert later.tried == ()
+    assert later.not_before_ms > at_once.not_before_ms
+
+
+def test_an_unanswered_request_is_repeated_if_its_deployment_says_so() -> None:
+    repeated, ended = (a_report(Failed(Unanswered(Ms(5), "cut", repeat))) for repeat in (True, False))
+
+    assert isinstance(verdict_on(repeated, an_open_job(repeated)).transition, Requeue)
+    assert isinstance(verdict_on(ended, an_open_job(ended)).transition, Final)
+
+
+def test_what_the_worker_knows_of_the_cost_counts_more_than_the_price() -> None:
+    charged = verdict_on(a_report(Succeeded(b"{}", Usage(5, 5), Charge(NanoUsd(7), "provider"))))
+    priced = verdict_on(a_report(Succeeded(b"{}", Usage(5, 5))))
+
+    assert charged.executed
+    assert (charged.executed.cost_nano_usd, charged.executed.cost_source) == (7, "provider")
+    assert priced.executed
+    assert priced.executed.cost_source == PRICES.source
+
+
+def test_an_interactive_attempt_that_has_a_fallback_is_not_the_end() -> None:
+    live = an_attempt(fallback=True, reply_to="x")
+    failed = a_report(Failed(EngineFault("x")), live=live)
+    refused = a_report(Failed(BadRequest("x")), live=live)
+
+    assert isinstance(verdict_on(failed).transition, Ignore)
+    assert verdict_on(refused).transition == Final(State.FAILED, None, BadRequest("x"))
+    last = verdict_on(last_word(live, EngineFault("x"), now()))
+    assert last.transition == Final(State.FAILED, None, EngineFault("x"))
+    assert last.executed is None
 
 
 def test_a_job_that_takes_its_workers_down_is_dead_at_once() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from schemas.api import Batch, ErrorBody, JobShow, ResultPage
 from schemas.catalog import Revision, parse
-from schemas.codec import JSON, decode_job
+from schemas.codec import JSON, Bundle, bundled, decode_job, decode_jobs, packed
 from schemas.export import WIRE, json_schema
 from schemas.job import Attempt, Lane
 from schemas.outcome import Report, Succeeded
@@ -32,6 +32,14 @@ def test_a_submitted_job_decodes_from_both_encodings() -> None:
     assert json.loads(packed.body) == json.loads(text.body)
 
 
+def test_several_jobs_of_a_message_decode_from_both_encodings() -> None:
+    packed, _ = decode_jobs(stored("jobs_v1.hex"), None)
+    text, _ = decode_jobs(stored("jobs_v1.json"), {"Content-Type": JSON})
+
+    assert list(packed) == list(text) == [1, 2]
+    assert {job.custom_id for job in (*packed.values(), *text.values())} == {"c-1"}
+
+
 def test_an_attempt_decodes() -> None:
     attempt = msgspec.msgpack.decode(stored("attempt_v1.hex"), type=Attempt)
 
@@ -43,6 +51,18 @@ def test_a_report_decodes() -> None:
 
     assert isinstance(report.outcome, Succeeded)
     assert report.outcome.usage.output_tokens == 5
+
+
+def test_reports_of_a_message_decode_and_a_broken_one_costs_no_other() -> None:
+    whole = stored("reports_v1.hex")
+    [first, second], fine = Bundle(Report).unpack(whole)
+    [left], why = Bundle(Report).unpack(bundled([packed(first), packed({"job": 1})]))
+
+    assert first == second == left
+    assert fine is None
+    assert why is not None
+    assert "job" in why
+    assert Bundle(Report).unpack(b"\xff")[0] == []
 
 
 @pytest.mark.parametrize(

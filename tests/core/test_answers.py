@@ -1,0 +1,99 @@
+"""What each answer of an API becomes: the table of the README."""
+
+import contextlib
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.outcome import BadRequest, ContextTooLong, Denied, EngineFault, Failure, Filtered, Throttled
+from schemas.units import Ms
+from workers.core.answers import error_in, failure_of, patience_ms, status_of
+from workers.core.body import BadBody, spent_of
+
+NOW = Ms(1_800_000_000_000)
+DENIED = ("insufficient_quota",)
+
+
+def of(status: int, body: object = None, **headers: str) -> Failure:
+    raw = body if isinstance(body, bytes) else msgspec.json.encode(body)
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return failure_of(status, error_in(raw), named, denied=DENIED, context_tokens=512, now=NOW)
+
+
+def an_error(message: str = "words", **more: Any) -> dict[str, Any]:
+    return {"error": {"message": message, **more}}
+
+
+@pytest.mark.parametrize(
+    ("failure", "kind"),
+    [
+        (of(400, an_error()), BadRequest),
+        (of(400, an_error(code="context_length_exceeded")), ContextTooLong),
+        (of(400, an_error("This model's maximum context length is 512 tokens")), ContextTooLong),
+        (of(400, an_error(type="exceed_context_size_error", code=400)), ContextTooLong),
+        (of(400, an_error(code="content_filter")), Filtered),
+        (of(403, an_error(code=403, metadata={"reasons": ["violence"]})), Filtered),
+        (of(403, an_error()), Denied),
+        (of(401, an_error(code="invalid_api_key")), Denied),
+        (of(402, an_error(code=402)), Denied),
+        (of(404, {"detail": "Not Found"}), Denied),
+        (of(422, {"detail": [{"loc": ["body"], "msg": "required"}]}), BadRequest),
+        (of(413, b"<html>too large</html>"), BadRequest),
+        (of(429, an_error()), Throttled),
+        (of(429, an_error(code="insufficient_quota")), Denied),
+        (of(408, an_error(code=408)), EngineFault),
+        (of(409), EngineFault),
+        (of(301), EngineFault),
+        (of(500, b"<html>oops</html>"), EngineFault),
+        (of(502, an_error(code=502, metadata={"provider_name": "x"})), EngineFault),
+        (of(503), EngineFault),
+        (of(503, None, retry_after="2"), Throttled),
+        (of(529, an_error(type="overloaded_error")), EngineFault),
+    ],
+)
+def test_every_status_is_a_failure(failure: Failure, kind: type) -> None:
+    assert type(failure) is kind
+
+
+def test_a_failure_has_the_apis_words_and_never_a_page() -> None:
+    assert of(400, an_error("no  such\nfield")) == BadRequest("400: no such field")
+    assert of(500, b"<html>secret</html>") == EngineFault("it answered 500 with no reason")
+    assert of(500, {"error": "plain"}) == EngineFault("500: plain")
+    assert of(500, {"object": "error", "message": "bare"}) == EngineFault("500: bare")
+
+
+@pytest.mark.parametrize(
+    ("headers", "wait"),
+    [
+        ({}, None),
+        ({"retry-after": "7"}, 7000),
+        ({"retry-after": "0.5", "retry-after-ms": "250"}, 250),
+        ({"retry-after": "Fri, 15 Jan 2027 08:00:30 GMT"}, 30_000),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": "-3"}, None),
+        ({"x-ratelimit-reset-requests": "6m0s", "x-ratelimit-remaining-requests": "0"}, 360_000),
+        ({"x-ratelimit-reset-tokens": "120ms", "x-ratelimit-remaining-tokens": "0"}, 120),
+        ({"x-ratelimit-reset-tokens": "120ms", "x-ratelimit-remaining-tokens": "5"}, None),
+        ({"x-ratelimit-reset": "1800000004000", "x-ratelimit-remaining": "0"}, 4000),
+        ({"x-ratelimit-reset": "1800000004"}, 4000),
+        ({"x-ratelimit-reset": "2.5"}, 2500),
+        ({"x-ratelimit-reset": "nonsense"}, None),
+    ],
+)
+def test_how_long_to_wait(headers: dict[str, str], wait: int | None) -> None:
+    assert patience_ms(headers, NOW) == wait
+
+
+@given(st.binary() | st.text().map(str.encode), st.text(), st.integers(100, 599))
+def test_nothing_that_an_api_says_breaks_us(body: bytes, header: str, status: int) -> None:
+    error = error_in(body)
+    headers = {"retry-after": header, "x-ratelimit-reset": header}
+
+    failure_of(status, error, headers, context_tokens=1, now=NOW)
+    if error is not None:
+        assert 400 <= status_of(error) < 600
+    with contextlib.suppress(BadBody):
+        spent_of(body)

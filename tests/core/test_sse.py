@@ -1,0 +1,29 @@
+"""Streams are read alike however the network cuts them."""
+
+import itertools
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workers.core.sse import DONE, Events
+
+STREAM = b': hello\r\n\r\ndata: {"a": 1}\n\nevent: x\ndata:{"b":\ndata: 2}\r\n\r\nid: 7\n\ndata: [DONE]\n\n'
+PAYLOADS = [b'{"a": 1}', b'{"b":\n2}', DONE]
+
+
+@given(st.lists(st.integers(0, len(STREAM)), max_size=12))
+def test_however_it_is_cut(cuts: list[int]) -> None:
+    places = [0, *sorted(cuts), len(STREAM)]
+    events = Events()
+
+    payloads = [data for a, b in itertools.pairwise(places) for data in events.feed(STREAM[a:b])]
+
+    assert payloads == PAYLOADS
+    assert events.end() is None
+
+
+def test_what_lacks_its_empty_line_is_there_at_the_end() -> None:
+    events = Events()
+
+    assert events.feed(b'data: {"cut') == []
+    assert events.end() == b'{"cut'

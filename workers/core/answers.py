@@ -1,0 +1,147 @@
+"""What an OpenAI-compatible API's answers mean: every status, error and broken reply is one Failure."""
+
+import re
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+import msgspec
+
+from schemas.outcome import BadRequest, ContextTooLong, Denied, EngineFault, Failure, Filtered, Throttled
+from schemas.units import Ms
+
+_WORDS = 500
+_TOO_LONG = re.compile(r"context.?(length|window|size)|maximum context|too many tokens|max_model_len", re.IGNORECASE)
+_TOO_LONG_CODES = frozenset({"context_length_exceeded", "exceed_context_size_error"})
+_FILTER_CODES = frozenset({"content_filter", "content_policy_violation", "moderation"})
+_UNIT_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+
+
+class ApiError(msgspec.Struct, frozen=True):
+    """An error as APIs write it, under `error` or bare."""
+
+    message: str = ""
+    code: str | int | None = None
+    type: str | None = None
+    metadata: dict[str, object] | None = None
+    """OpenRouter's: of a moderated request, the `reasons`."""
+
+
+class _Enveloped(msgspec.Struct, frozen=True):
+    error: ApiError | str | None = None
+    message: str = ""
+    detail: object = None
+    """FastAPI's."""
+
+
+_enveloped = msgspec.json.Decoder(_Enveloped, strict=False)
+
+
+def error_in(body: bytes) -> ApiError | None:
+    """The error of a JSON answer; None if it is no JSON object, or none that speaks of an error."""
+    try:
+        said = _enveloped.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    match said.error:
+        case ApiError() as error:
+            return error
+        case str(message):
+            return ApiError(message)
+        case None if said.message:
+            return ApiError(said.message)
+        case None if said.detail:
+            return ApiError(str(said.detail))
+        case _:
+            return None
+
+
+def failure_of(
+    status: int,
+    error: ApiError | None,
+    headers: Mapping[str, str],
+    *,
+    denied: Collection[str] = (),
+    context_tokens: int,
+    now: Ms,
+) -> Failure:
+    """Of an answer that is no response. `headers` by lower-case name; `denied` are the provider's words for an account
+    that has to be mended.
+    """
+    names = {str(error.code), str(error.type)} if error else set()
+    message = _message(status, error)
+    is_moderated = error is not None and bool(error.metadata and "reasons" in error.metadata)
+    if names & _FILTER_CODES or (status == 403 and is_moderated):
+        return Filtered(message)
+    if status in {401, 402, 403, 404} or names & set(denied):
+        return Denied(message)
+    if status in {400, 405, 411, 413, 414, 415, 422, 431}:
+        too_long = names & _TOO_LONG_CODES or _TOO_LONG.search(message)
+        return ContextTooLong(message, context_tokens) if too_long else BadRequest(message)
+    wait = patience_ms(headers, now)
+    if status == 429 or (status >= 500 and wait is not None):
+        return Throttled(wait)
+    return EngineFault(message)
+
+
+def _message(status: int, error: ApiError | None) -> str:
+    said = " ".join(error.message.split())[:_WORDS] if error else ""
+    return f"{status}: {said}" if said else f"it answered {status} with no reason"
+
+
+def status_of(error: ApiError) -> int:
+    """Of an error inside an answer that had begun well: OpenRouter gives a status as its code."""
+    try:
+        code = int(error.code or 0)
+    except ValueError:
+        code = 0
+    return code if 400 <= code < 600 else 500
+
+
+def patience_ms(headers: Mapping[str, str], now: Ms) -> Ms | None:
+    """How long the API asks to wait: Retry-After first (RFC 9110, 10.2.3), then what rate limits say of their reset."""
+    if (exact := _number(headers.get("retry-after-ms"))) is not None:
+        return Ms(int(exact))
+    if (given := headers.get("retry-after")) is not None:
+        return _retry_after_ms(given, now)
+    spent = [
+        headers.get(f"x-ratelimit-reset{kind}")
+        for kind in ("-requests", "-tokens", "")
+        if headers.get(f"x-ratelimit-remaining{kind}", "0").strip() in {"0", "0.0"}
+    ]
+    waits = [wait for value in spent if value is not None and (wait := _reset_ms(value, now)) is not None]
+    return max(waits, default=None)
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        number = float(text) if text is not None else None
+    except ValueError:
+        return None
+    return number if number is not None and 0 <= number < 1e15 else None
+
+
+def _retry_after_ms(text: str, now: Ms) -> Ms | None:
+    if (seconds := _number(text)) is not None:
+        return Ms(int(seconds * 1000))
+    try:
+        at = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    at = at if at.tzinfo else at.replace(tzinfo=UTC)
+    return Ms(max(0, int(at.timestamp() * 1000) - now))
+
+
+def _reset_ms(text: str, now: Ms) -> Ms | None:
+    """OpenAI writes a span (`6m0s`), others seconds, or an instant in s or ms since the epoch, or an ISO date."""
+    if (number := _number(text)) is not None:
+        if number > 1e11:
+            return Ms(max(0, int(number) - now))
+        return Ms(max(0, int(number * 1000) - (now if number > 1e9 else 0)))
+    if spans := _SPAN.findall(text):
+        return Ms(int(sum(float(count) * _UNIT_MS[unit] for count, unit in spans)))
+    try:
+        return Ms(max(0, int(datetime.fromisoformat(text).timestamp() * 1000) - now))
+    except ValueError:
+        return None
