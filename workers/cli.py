@@ -34,7 +34,7 @@ from workers.engines import factory
 from workers.http import build_app, listening
 from workers.metrics import Metrics
 from workers.pool import Pool
-from workers.ports import Capacity, Engine, EngineConfigError, Limits
+from workers.ports import Capacity, Engine, EngineConfigError, EngineDied, Limits
 
 log = logging.getLogger("infermq.worker")
 USAGE, FAILED = 2, 1
@@ -87,6 +87,9 @@ def run(
     except EngineConfigError as error:
         typer.echo(f"error: {error}", err=True)
         code = USAGE
+    except EngineDied as error:
+        typer.echo(f"error: {error}", err=True)
+        code = FAILED
     except (OSError, NoServersError, Error) as error:
         typer.echo(f"error: NATS at {nats_url}: {str(error) or type(error).__name__}", err=True)
         code = FAILED
@@ -210,7 +213,6 @@ class Worker:
             name=config.name,
             revision=lambda: self.revision,
             deployment=config.deployment,
-            capacity=capacity,
             lease_ms=lease_ms,
             clock=wall_clock,
             metrics=self.metrics,
@@ -228,7 +230,8 @@ class Worker:
             listening(app, host=self.config.http_host, port=self.config.http_port) as url,
             asyncio.TaskGroup() as group,
         ):
-            tasks = {group.create_task(self.pool.serve()), group.create_task(beat(self.nc, self._beat))}
+            roles = (self.pool.serve(), beat(self.nc, self._beat), self._watch_engine())
+            tasks = {group.create_task(role) for role in roles}
             ready(url, self.capacity)
             code = await self._until_over()
             for task in tasks:
@@ -237,6 +240,11 @@ class Worker:
             await leave(self.nc, self.config.name)
         await self.engine.close()
         return code
+
+    async def _watch_engine(self) -> None:
+        """An engine may die while nothing runs."""
+        log.error("engine gone: %s", await self.engine.gone())
+        self.pool.died.set()
 
     async def _until_over(self) -> int:
         """Until a signal or the engine's death, then until everything is let go of."""
@@ -287,16 +295,17 @@ class Worker:
 
     def _beat(self) -> WorkerBeat:
         deployment = self.revision.catalog.deployments.get(self.config.deployment)
-        self.metrics.slots.labels("run").set(self.capacity.slots)
-        self.metrics.slots.labels("now").set(self.capacity.reserve)
+        capacity = self.engine.capacity()
+        self.metrics.slots.labels("run").set(capacity.slots)
+        self.metrics.slots.labels("now").set(capacity.reserve)
         self.metrics.running.labels("run").set(self.pool.running - self.pool.live)
         self.metrics.running.labels("now").set(self.pool.live)
         return WorkerBeat(
             worker=self.config.name,
             deployment=self.config.deployment,
             engine=deployment.engine if deployment else "?",
-            slots=self.capacity.slots,
-            reserve=self.capacity.reserve,
+            slots=capacity.slots,
+            reserve=capacity.reserve,
             running=self.pool.running,
             live=self.pool.live,
             draining=self.pool.is_draining,

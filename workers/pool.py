@@ -6,6 +6,7 @@ acked at once, since the gateway owns their retry; their outcome is durable befo
 
 import asyncio
 import contextlib
+import json
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
@@ -19,8 +20,8 @@ from nats.errors import Error
 from schemas import subjects
 from schemas.api import ErrorBody, Problem
 from schemas.catalog import Deployment, Revision
-from schemas.codec import CHUNK, ERROR, FINAL, KEEPALIVE, KIND, SEQ, jsoned, unpacker
-from schemas.jetstream import ACK, EXTEND, NAK, TERM, deliveries, heed_cancellation
+from schemas.codec import CHUNK, ERROR, FAILURE, FINAL, KEEPALIVE, KIND, SEQ, jsoned, unpacker
+from schemas.jetstream import ACK, EXTEND, NAK, TERM, answer_all, deliveries, heed_cancellation
 from schemas.job import Attempt
 from schemas.outcome import (
     Cancelled,
@@ -28,6 +29,7 @@ from schemas.outcome import (
     EngineLost,
     Expired,
     Failed,
+    Failure,
     Outcome,
     Released,
     Report,
@@ -40,13 +42,12 @@ from schemas.outcome import (
 from schemas.units import Ms
 from workers.core.leases import before_run, extend_every_ms, while_running
 from workers.metrics import Metrics
-from workers.ports import Capacity, Clock, Engine, EngineDied
+from workers.ports import Clock, Engine, EngineDied
 from workers.puller import Puller
 from workers.report import Reporter, largest_body, within_limit
 from workers.run import Held, outcome_of, request_of
 
 log = logging.getLogger(__name__)
-RETRYABLE = "Infermq-Retryable"
 KEEPALIVE_MS = Ms(1000)
 _REMEMBERED = 100_000
 """Reported attempts, so that a redelivery is not run again."""
@@ -65,7 +66,6 @@ class Pool:
         name: str,
         revision: Callable[[], Revision],
         deployment: str,
-        capacity: Capacity,
         lease_ms: Ms,
         clock: Clock,
         metrics: Metrics,
@@ -75,14 +75,13 @@ class Pool:
         self._name = name
         self._revision = revision
         self._deployment = deployment
-        self._capacity = capacity
         self._lease_ms = lease_ms
         self._clock = clock
         self._metrics = metrics
         self._held: dict[tuple[bytes, int, bool], Held] = {}
         self._running = {False: 0, True: 0}
         self._reported: OrderedDict[tuple[bytes, int], None] = OrderedDict()
-        self._reporter = Reporter(nc, metrics)
+        self._reporter = Reporter(nc, deployment, metrics)
         self._idle = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
         self.is_draining = False
@@ -150,7 +149,8 @@ class Pool:
     def _free(self, *, live: bool) -> int:
         if self.is_draining or self.died.is_set():
             return 0
-        return (self._capacity.reserve if live else self._capacity.slots) - self._running[live]
+        capacity = self._engine.capacity()
+        return (capacity.reserve if live else capacity.slots) - self._running[live]
 
     def _leased(self, message: Msg) -> None:
         """A dispatched attempt."""
@@ -202,7 +202,7 @@ class Pool:
         except asyncio.CancelledError:
             if held.ended is None:
                 raise
-            outcome = held.ended
+            outcome = held.as_ended(held.ended)
         finally:
             self._running[held.is_live] -= 1
             self._pullers[held.is_live].wake()
@@ -245,19 +245,19 @@ class Pool:
         self._metrics.reported(report)
         self._reporter.add(report, partial(self._stored, held, outcome))
 
-    async def _stored(self, held: Held, outcome: Outcome) -> None:
-        """The outcome is durable: let go of the message, or complete the reply."""
+    async def _stored(self, held: Held, outcome: Outcome) -> str | None:
+        """The outcome is durable: complete the reply, or say which message is to be let go."""
         key = (held.attempt.job.bytes, held.attempt.number)
         self._held.pop((*key, held.is_live), None)
         if not self._held:
             self._idle.set()
         if held.is_live:
             await self._reply(held, outcome)
-            return
+            return None
         self._reported[key] = None
         if len(self._reported) > _REMEMBERED:
             self._reported.popitem(last=False)
-        await self._nc.publish(held.ack, ACK)
+        return held.ack
 
     async def _chunk(self, held: Held, data: bytes) -> None:
         held.chunks += 1
@@ -271,8 +271,11 @@ class Pool:
         if isinstance(outcome, Succeeded):
             await self._tell(held, outcome.body, {KIND: FINAL, SEQ: sequence})
             return
-        again = (isinstance(outcome, Failed) and retryable(outcome.failure)) or isinstance(outcome, Released)
-        headers = {KIND: ERROR, SEQ: sequence, RETRYABLE: "1" if again else "0"}
+        headers = {KIND: ERROR, SEQ: sequence}
+        if isinstance(outcome, Failed) and retryable(outcome.failure):
+            headers[FAILURE] = _ascii(outcome.failure)
+        elif isinstance(outcome, Released):
+            headers[FAILURE] = _ascii(EngineLost("the worker stopped"))
         await self._tell(held, jsoned(ErrorBody(problem_of(outcome))), headers)
 
     async def _tell(self, held: Held, data: bytes, headers: dict[str, str]) -> None:
@@ -329,15 +332,18 @@ class Pool:
                 await self._tell(held, b"", {KIND: KEEPALIVE})
 
     async def _extend(self) -> None:
-        for held in list(self._held.values()):
-            if not held.is_live:
-                await self._nc.publish(held.ack, EXTEND)
-                self._metrics.extended.inc()
+        leases = [held.ack for held in self._held.values() if not held.is_live]
+        await answer_all(self._nc, leases, EXTEND)
+        self._metrics.extended.inc(len(leases))
 
 
 def _noticed(answering: asyncio.Future[None]) -> None:
     if not answering.cancelled() and (error := answering.exception()) is not None:
         log.warning("not answered error=%s", str(error) or type(error).__name__)
+
+
+def _ascii(failure: Failure) -> str:
+    return json.dumps(msgspec.to_builtins(failure))
 
 
 def problem_of(outcome: Failed | Expired | Cancelled | Released) -> Problem:

@@ -7,7 +7,7 @@ from typing import Protocol
 import msgspec
 
 from schemas.catalog import Deployment
-from schemas.outcome import Failed, Succeeded
+from schemas.outcome import Charge, Failed, Succeeded, Usage
 from schemas.units import Ms
 
 Clock = Callable[[], Ms]
@@ -40,8 +40,17 @@ class Chunk:
     data: bytes = b""
 
 
-Step = Chunk | Succeeded | Failed
-"""The last one of a run is its outcome, and the only one that is not a Chunk."""
+@dataclass(frozen=True, slots=True)
+class Alive:
+    """The engine is at work on it, though nothing can be shown for it yet."""
+
+    usage: Usage | None = None
+    """What it has used, if it were ended now; None: unknown."""
+    charge: Charge | None = None
+
+
+Step = Chunk | Alive | Succeeded | Failed
+"""The last one of a run is its outcome, and the only one that is not a Chunk or Alive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +71,13 @@ class EngineDied(Exception):
 
 class Engine(Protocol):
     async def start(self) -> Capacity:
-        """Load. Raises: EngineConfigError."""
+        """Load. Raises: EngineConfigError; EngineDied, where trying again may help."""
+
+    def capacity(self) -> Capacity:
+        """As it is now: never more than it started with."""
+
+    async def gone(self) -> str:
+        """Wait until it is dead, also while nothing runs; says of what. An engine that cannot die waits for ever."""
 
     def run(self, request: Request) -> AsyncGenerator[Step, None]:
         """Raises: EngineDied; every other failure is a Failed. Cancelled or closed, it stops generating."""

@@ -10,7 +10,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error
 
-from schemas.jetstream import Ended, Heartbeat, next_request, next_subject, pull_status
+from schemas.jetstream import Ended, next_request, next_subject, pull_status
 from schemas.units import Ms
 
 _EXPIRES_MS = Ms(30_000)
@@ -72,10 +72,9 @@ class Puller:
             await _finish(old)
 
     async def check(self) -> None:
-        """Now and then: ask again where asking failed, and anew where no heartbeat came for too long."""
-        if not self._asked:
-            self.wake()
-        elif self._nc.is_connected and asyncio.get_running_loop().time() - self._heard_at > SILENCE_S:
+        """Now and then: ask again where asking failed or slots were added, and anew where no heartbeat came."""
+        self.wake()
+        if self._asked and self._nc.is_connected and asyncio.get_running_loop().time() - self._heard_at > SILENCE_S:
             await self.renew()
 
     async def _listen(self) -> None:
@@ -111,15 +110,11 @@ class Puller:
 
     async def _heard(self, inbox: str, message: Msg) -> None:
         is_current = inbox == self._inbox
-        status = None if message.reply else pull_status(message.headers or {})
-        match status:
-            case None:
-                self._asked = max(0, self._asked - is_current)
-                self._start(message)
-            case Ended(unused) if is_current:
-                self._end(unused)
-            case Ended() | Heartbeat():
-                pass
+        if message.reply:
+            self._asked = max(0, self._asked - is_current)
+            self._start(message)
+        elif isinstance(ended := pull_status(message.headers or {}), Ended) and is_current:
+            self._end(ended.unused)
         if is_current:
             self._heard_at = asyncio.get_running_loop().time()
 

@@ -11,16 +11,8 @@ from nats.aio.client import Client
 from nats.errors import Error
 
 from schemas import subjects
-from schemas.codec import packed
-from schemas.jetstream import (
-    BATCH_BYTES,
-    BATCH_MESSAGES,
-    NotStored,
-    Outgoing,
-    heed_cancellation,
-    publish_atomically,
-    publish_one,
-)
+from schemas.codec import bundled, bundles, packed
+from schemas.jetstream import ACK, NotStored, Outgoing, answer_all, heed_cancellation, publish_one
 from schemas.job import Attempt
 from schemas.outcome import Failed, Outcome, Report, ResponseTooLarge, Succeeded
 from workers.metrics import Metrics
@@ -37,21 +29,17 @@ _numbers = itertools.count(1)
 
 @dataclass(slots=True)
 class Pending:
-    report: Report
-    message: Outgoing
-    stored: Callable[[], Awaitable[None]]
-    """Called once the stream has it."""
-
-    @property
-    def message_id(self) -> str:
-        return f"{self.report.job}.{self.report.attempt}.{self.report.delivery}"
+    payload: bytes
+    stored: Callable[[], Awaitable[str | None]]
+    """Called once the stream has it; says which message may go then, by its ack subject."""
 
 
 class Reporter:
-    """Publishes what is ready together as one atomic batch, and again until it is stored."""
+    """Publishes what is ready together as one message, and again until it is stored."""
 
-    def __init__(self, nc: Client, metrics: Metrics) -> None:
+    def __init__(self, nc: Client, deployment: str, metrics: Metrics) -> None:
         self._nc = nc
+        self._subject = subjects.outcome(deployment)
         self._metrics = metrics
         self._pending: list[Pending] = []
         self._ready = asyncio.Event()
@@ -61,9 +49,8 @@ class Reporter:
     def __repr__(self) -> str:
         return f"Reporter(pending={len(self._pending)})"
 
-    def add(self, report: Report, stored: Callable[[], Awaitable[None]]) -> None:
-        message = Outgoing(subjects.outcome(report.deployment), packed(report))
-        self._pending.append(Pending(report, message, stored))
+    def add(self, report: Report, stored: Callable[[], Awaitable[str | None]]) -> None:
+        self._pending.append(Pending(packed(report), stored))
         self._idle.clear()
         self._ready.set()
 
@@ -78,35 +65,33 @@ class Reporter:
             await self._ready.wait()
             self._ready.clear()
             while self._pending:
-                batch = self._take()
-                await self._store(batch)
-                for one in batch:
-                    await _done(one)
+                bundle = self._take()
+                await self._store([one.payload for one in bundle])
+                await self._let_go([await _told(one) for one in bundle])
                 heed_cancellation()
             self._idle.set()
 
     def _take(self) -> Sequence[Pending]:
-        size, count = 0, 0
-        for one in self._pending[:BATCH_MESSAGES]:
-            size += len(one.message.payload)
-            if count and size > BATCH_BYTES:
-                break
-            count += 1
-        batch, self._pending = self._pending[:count], self._pending[count:]
-        return batch
+        count = len(next(bundles(one.payload for one in self._pending)))
+        bundle, self._pending = self._pending[:count], self._pending[count:]
+        return bundle
 
-    async def _store(self, batch: Sequence[Pending]) -> None:
+    async def _let_go(self, acks: Sequence[str | None]) -> None:
+        try:
+            await answer_all(self._nc, [ack for ack in acks if ack is not None], ACK)
+        except Error as error:
+            log.warning("not let go error=%s", str(error) or type(error).__name__)
+
+    async def _store(self, payloads: Sequence[bytes]) -> None:
         name = f"{os.getpid():x}-{os.urandom(6).hex()}-{next(_numbers):x}"
+        message = Outgoing(self._subject, bundled(payloads))
         wait = _RETRY_S
         began = asyncio.get_running_loop().time()
         while True:
             try:
-                if len(batch) == 1:
-                    await publish_one(self._nc, batch[0].message, message_id=batch[0].message_id)
-                else:
-                    await publish_atomically(self._nc, [one.message for one in batch], batch_id=name)
+                await publish_one(self._nc, message, message_id=name)
             except (Error, NotStored) as error:
-                log.warning("outcomes wait count=%d error=%s", len(batch), str(error) or type(error).__name__)
+                log.warning("outcomes wait count=%d error=%s", len(payloads), str(error) or type(error).__name__)
                 heed_cancellation()
                 await asyncio.sleep(wait)
                 wait = min(_LONGEST_RETRY_S, wait * 2)
@@ -115,11 +100,12 @@ class Reporter:
                 return
 
 
-async def _done(one: Pending) -> None:
+async def _told(one: Pending) -> str | None:
     try:
-        await one.stored()
+        return await one.stored()
     except Error as error:
         log.warning("not told error=%s", str(error) or type(error).__name__)
+        return None
 
 
 def within_limit(outcome: Outcome, limit_bytes: int) -> Outcome:

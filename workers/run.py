@@ -11,7 +11,7 @@ from schemas.job import Attempt
 from schemas.outcome import EngineFault, Failed, Outcome
 from schemas.units import Ms
 from workers.core.leases import priority
-from workers.ports import Chunk, Clock, Engine, EngineDied, Request
+from workers.ports import Alive, Chunk, Clock, Engine, EngineDied, Request
 
 if TYPE_CHECKING:
     import asyncio
@@ -39,6 +39,8 @@ class Held:
     begun: bool = False
     """A task that is cancelled before it begins never runs."""
     chunks: int = 0
+    spent: Alive | None = None
+    """What an attempt that is ended from outside will have cost."""
     spoken_ms: Ms | None = None
     """When the gateway last heard of it."""
 
@@ -48,6 +50,12 @@ class Held:
             self.ended = outcome
             if self.begun:
                 self.task.cancel()
+
+    def as_ended(self, outcome: Outcome) -> Outcome:
+        """The outcome that it was ended with, and what had been spent."""
+        if self.spent is None or self.spent.usage is None:
+            return outcome
+        return msgspec.structs.replace(outcome, usage=self.spent.usage, charge=self.spent.charge)
 
 
 def request_of(held: Held, *, max_output_tokens: int) -> Request:
@@ -87,7 +95,10 @@ async def outcome_of(
             async for step in steps:
                 now = clock()
                 held.progressed_ms = now
-                if held.first_ms is None:
+                if isinstance(step, Alive):
+                    held.spent = step if step.usage is not None else held.spent
+                    continue
+                if held.first_ms is None and isinstance(step, Chunk):
                     held.first_ms = now
                 if not isinstance(step, Chunk):
                     return step

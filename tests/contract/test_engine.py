@@ -155,7 +155,7 @@ async def test_a_request_that_is_left_frees_its_place(engine: Engine) -> None:
         await anext(steps)
         await steps.aclose()
 
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(80):
         await asyncio.gather(*(left() for _ in range(9)))
         body, _ = await succeeded(engine, a_request())
 
@@ -175,7 +175,7 @@ async def test_as_many_as_it_has_places_run_at_once(engine: Engine) -> None:
                 all_begun.set()
             await all_begun.wait()
 
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(80):
         await asyncio.gather(*(begin() for _ in range(3)))
 
 

@@ -2,13 +2,15 @@
 
 simulated   deterministic tokens, delays and faults; for tests, load and demonstrations
 llamacpp    llama.cpp in process (xllamacpp), GGUF files
+openai      any OpenAI-compatible HTTP API: providers, or servers of one's own
+vllm        vLLM in process, through its own OpenAI layer
 """
 
 from importlib import import_module
 
 from workers.ports import EngineConfigError, EngineFactory
 
-_ENGINES = {"simulated": "infermq", "llamacpp": "infermq[llamacpp]"}
+_ENGINES = {"simulated": "infermq", "llamacpp": "infermq[llamacpp]", "openai": "infermq[openai]", "vllm": "vllm"}
 """What to install for each."""
 
 

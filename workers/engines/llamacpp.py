@@ -13,7 +13,6 @@ import secrets
 import threading
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +23,7 @@ from msgspec import Meta
 
 from schemas.catalog import CHAT, COMPLETIONS, EMBEDDINGS, Deployment
 from schemas.outcome import BadRequest, ContextTooLong, EngineFault, Failed, Succeeded, Usage
+from workers.core.whole import Whole
 from workers.ports import Capacity, Chunk, EngineConfigError, Limits, Request, Step
 
 _DEFAULT_SLOTS = 8
@@ -98,6 +98,13 @@ class LlamaCpp:
             raise EngineConfigError(f"llama.cpp cannot load {self._file}: {error}") from error
         return self._capacity
 
+    def capacity(self) -> Capacity:
+        return self._capacity
+
+    async def gone(self) -> str:
+        await asyncio.Event().wait()
+        return "never"
+
     async def close(self) -> None:
         for conversation in self._running:
             conversation.stopped.set()
@@ -150,7 +157,7 @@ class LlamaCpp:
         return calls.get(endpoint)
 
     async def _steps(self, request: Request, conversation: "Conversation") -> AsyncGenerator[Step, None]:
-        whole = Whole(request)
+        whole = Whole(request.endpoint)
         while (event := await conversation.next()) is not None:
             if isinstance(event, BaseException):
                 yield Failed(_fault(event))
@@ -161,7 +168,7 @@ class LlamaCpp:
             whole.add(event)
             event["id"], event["model"] = request.id, request.model
             yield Chunk(json.dumps(event).encode() if request.streamed else b"")
-        yield Succeeded(whole.body(), whole.usage)
+        yield Succeeded(whole.body(id=request.id, model=request.model), _usage(whole.usage))
 
     async def _embed(self, request: Request, body: dict[str, Any], call: Callable[..., Any]) -> Step:
         try:
@@ -170,9 +177,8 @@ class LlamaCpp:
             return Failed(_fault(error))
         if "error" in answer:
             return Failed(self._failure(answer["error"]))
-        usage = answer.get("usage", {})
         answer["model"] = request.model
-        return Succeeded(json.dumps(answer).encode(), Usage(usage.get("prompt_tokens", 0)))
+        return Succeeded(json.dumps(answer).encode(), _usage(answer.get("usage", {})))
 
     def _failure(self, error: dict[str, Any]) -> BadRequest | ContextTooLong | EngineFault:
         message = str(error.get("message", ""))[:_WORDS]
@@ -181,6 +187,11 @@ class LlamaCpp:
         if 400 <= int(error.get("code", 500)) < 500:
             return BadRequest(message)
         return EngineFault(message)
+
+
+def _usage(used: dict[str, Any]) -> Usage:
+    cached = (used.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
+    return Usage(used.get("prompt_tokens", 0), used.get("completion_tokens", 0), cached)
 
 
 def _prepared(request: Request) -> dict[str, Any] | Failed:
@@ -247,79 +258,3 @@ class Conversation:
     def _tell(self, event: Event) -> None:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
-
-
-@dataclass(slots=True)
-class Choice:
-    """One choice, put together again from its deltas."""
-
-    text: list[str] = field(default_factory=list)
-    reasoning: list[str] = field(default_factory=list)
-    tools: dict[int, dict[str, Any]] = field(default_factory=dict)
-    logprobs: list[Any] = field(default_factory=list)
-    finish_reason: str | None = None
-
-    def add(self, choice: dict[str, Any]) -> None:
-        delta = choice.get("delta") or {}
-        self.text.append(delta.get("content") or choice.get("text") or "")
-        self.reasoning.append(delta.get("reasoning_content") or "")
-        for call in delta.get("tool_calls") or []:
-            self._add_tool(call)
-        self.logprobs += (choice.get("logprobs") or {}).get("content") or []
-        self.finish_reason = choice.get("finish_reason") or self.finish_reason
-
-    def _add_tool(self, call: dict[str, Any]) -> None:
-        whole = self.tools.setdefault(call.get("index", 0), {"type": "function", "function": {"arguments": ""}})
-        function = call.get("function") or {}
-        if call.get("id"):
-            whole["id"] = call["id"]
-        if function.get("name"):
-            whole["function"]["name"] = function["name"]
-        whole["function"]["arguments"] += function.get("arguments") or ""
-
-    def whole(self, index: int, *, chat: bool) -> dict[str, Any]:
-        text = "".join(self.text)
-        choice: dict[str, Any] = {"index": index, "finish_reason": self.finish_reason}
-        if chat:
-            choice["message"] = {"role": "assistant", "content": None if self.tools and not text else text}
-            if any(self.reasoning):
-                choice["message"]["reasoning_content"] = "".join(self.reasoning)
-            if self.tools:
-                choice["message"]["tool_calls"] = [self.tools[n] for n in sorted(self.tools)]
-        else:
-            choice["text"] = text
-        if self.logprobs:
-            choice["logprobs"] = {"content": self.logprobs}
-        return choice
-
-
-class Whole:
-    """The response that was not streamed, from the one that was."""
-
-    def __init__(self, request: Request) -> None:
-        self._request = request
-        self._choices: dict[int, Choice] = {}
-        self._head: dict[str, Any] = {}
-        self._usage: dict[str, Any] = {}
-
-    def add(self, event: dict[str, Any]) -> None:
-        self._head = self._head or {"created": event.get("created", 0)}
-        self._usage = event.get("usage") or self._usage
-        for choice in event.get("choices") or []:
-            self._choices.setdefault(choice.get("index", 0), Choice()).add(choice)
-
-    @property
-    def usage(self) -> Usage:
-        details = self._usage.get("prompt_tokens_details") or {}
-        return Usage(
-            self._usage.get("prompt_tokens", 0),
-            self._usage.get("completion_tokens", 0),
-            details.get("cached_tokens", 0),
-        )
-
-    def body(self) -> bytes:
-        chat = self._request.endpoint == CHAT
-        choices = [self._choices[n].whole(n, chat=chat) for n in sorted(self._choices)]
-        kind = "chat.completion" if chat else "text_completion"
-        head = {"id": self._request.id, "object": kind, "model": self._request.model, **self._head}
-        return json.dumps({**head, "choices": choices, "usage": self._usage}, ensure_ascii=False).encode()

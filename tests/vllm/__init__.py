@@ -1,0 +1,1 @@
+"""What needs vLLM: run where it is installed, skipped elsewhere (`make test-vllm`)."""

@@ -1,0 +1,84 @@
+"""An engine driven directly, without a broker: what benchmarks compare with.
+
+`python -m workers.direct --catalog FILE --deployment NAME` reads one JSON object a line, such as
+`{"requests": 64, "concurrency": 8, "bodies": [{…}]}`, runs so many requests with these bodies in turn (`%d` in one is the
+request's number), and answers with one line of what it took.
+"""
+
+import asyncio
+import json
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import uvloop
+
+from schemas.catalog import CHAT, parse
+from schemas.outcome import Succeeded
+from workers.cli import die_with_parent
+from workers.engines import factory
+from workers.ports import Chunk, Engine, Limits, Request
+
+
+def main(
+    *,
+    catalog: Annotated[Path, typer.Option(help="The catalog file.")],
+    deployment: Annotated[str, typer.Option(help="Its deployment.")],
+) -> None:
+    """Drive an engine directly."""
+    die_with_parent()
+    logging.basicConfig(level=logging.WARNING)
+    uvloop.run(_serve(catalog, deployment))
+
+
+async def _serve(catalog: Path, name: str) -> None:
+    deployment = parse(catalog.read_text()).deployments[name]
+    engine = factory(deployment.engine)(deployment, Limits())
+    await engine.start()
+    _say({"ready": True})
+    try:
+        while line := await asyncio.to_thread(sys.stdin.readline):
+            _say(await _run(engine, json.loads(line)))
+    finally:
+        await engine.close()
+
+
+def _say(what: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(what) + "\n")
+    sys.stdout.flush()
+
+
+async def _run(engine: Engine, ask: dict[str, Any]) -> dict[str, Any]:
+    templates, numbers = [json.dumps(body) for body in ask["bodies"]], iter(range(ask["requests"]))
+    latencies: list[float] = []
+    tokens = 0
+
+    async def one(number: int) -> None:
+        nonlocal tokens
+        body = templates[number % len(templates)].replace("%d", str(number)).encode()
+        began = time.perf_counter()
+        request = Request(f"d{number}", "direct", CHAT, body, 1024, ask.get("streamed", False), 1)
+        step = None
+        async for step in engine.run(request):
+            if isinstance(step, Chunk) and ask.get("streamed"):
+                latencies.append((time.perf_counter() - began) * 1000)
+                break
+        if not ask.get("streamed"):
+            assert isinstance(step, Succeeded), step  # noqa: S101 - a benchmark of failures is none
+            latencies.append((time.perf_counter() - began) * 1000)
+            tokens += step.usage.output_tokens
+
+    async def lane() -> None:
+        for number in numbers:
+            await one(number)
+
+    began = time.perf_counter()
+    await asyncio.gather(*(lane() for _ in range(ask["concurrency"])))
+    return {"seconds": time.perf_counter() - began, "latencies_ms": latencies, "output_tokens": tokens}
+
+
+if __name__ == "__main__":
+    typer.run(main)
