@@ -1,21 +1,25 @@
-"""The bulk path: jobs submitted in atomic batches, run by the simulated engine at no delay, settled in Postgres.
+"""The bulk path: jobs submitted a thousand at a time, run by the simulated engine at no delay, settled in Postgres.
 
 Real bodies and results, every row and announcement; NATS, Postgres, broker, worker and producer share the machine.
+Beside it, run by run: the bare pipeline on the same servers, and other task queues on theirs.
 """
 
 import asyncio
-import tempfile
+import statistics
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from uuid import UUID
 
 import msgspec
+from msgspec.structs import replace
 
-from broker.bench.cpu import spent_s, us_per_job
-from broker.bench.figure import Figure, figure_of
-from broker.client import Client, Submission
-from broker.config import UpConfig
-from broker.up import running
+from broker.bench.cpu import KINDS, spent_s, us_per_job
+from broker.bench.figure import Baseline, Figure, figure_of
+from broker.bench.floor import Floor, floor
+from broker.bench.peers import PEERS, Peers, peers
+from broker.bench.system import a_system
+from broker.client import Client, Submission, new_id
 from schemas.api import BatchStatus
 from schemas.catalog import CHAT
 from schemas.job import Job
@@ -36,52 +40,103 @@ output_tokens = 64
 """
 _LOOK_S = 0.02
 _WARM_JOBS = 2000
+_FLOOR = "bare pipeline"
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
     jobs_per_s: float
-    submitted_per_s: float
     cpu_us_per_job: dict[str, float]
 
 
-async def bulk(*, jobs: int, body_bytes: int, runs: int, say: Callable[[str], None]) -> Figure:
+async def bulk(*, jobs: int, body_bytes: int, runs: int, with_peers: bool, say: Callable[[str], None]) -> Figure:
     """Submitted → settled, in jobs/s."""
-    with tempfile.TemporaryDirectory(prefix="infermq-bench-") as folder:
-        catalog = Path(folder) / "catalog.toml"
-        catalog.write_text(_CATALOG)
-        config = UpConfig(data=Path(folder) / "data", catalog=catalog)
-        async with running(config, say=lambda _: None) as up, Client.connect(up.nats_url) as client:
-            await _run(client, _WARM_JOBS, body_bytes)
-            done = []
-            for number in range(1, runs + 1):
-                run = await _run(client, jobs, body_bytes)
-                say(f"run {number}: {run.jobs_per_s:,.0f} jobs/s, submitted at {run.submitted_per_s:,.0f}")
-                done.append(run)
-    return figure_of("bulk", "jobs/s", [run.jobs_per_s for run in done], cpu=[run.cpu_us_per_job for run in done])
+    ours: list[Run] = []
+    bare: list[Run] = []
+    others: dict[str, list[float]] = {}
+    bodies = _bodies(jobs, body_bytes)
+    async with AsyncExitStack() as stack:
+        up, client, _ = await stack.enter_async_context(a_system(_CATALOG))
+        answer_bytes = await _warm(client, bodies[:_WARM_JOBS])
+        below = await stack.enter_async_context(floor(up.nats_url, up.postgres_url, answer_bytes=answer_bytes))
+        await _bare(below, bodies[:_WARM_JOBS])
+        beside = stack.enter_context(peers(up.nats_url, up.postgres_url)) if with_peers else None
+        for number in range(1, runs + 1):
+            ours.append(await _ours(client, bodies))
+            bare.append(await _bare(below, bodies))
+            say(f"run {number}: {ours[-1].jobs_per_s:,.0f} jobs/s, {_FLOOR} {bare[-1].jobs_per_s:,.0f}")
+            for name, rate in await _others(beside, jobs // 2, body_bytes, answer_bytes) if beside else ():
+                others.setdefault(name, []).append(rate)
+                say(f"run {number}: {name} {rate:,.0f}")
+    baselines = [Baseline(_FLOOR, _median([run.jobs_per_s for run in bare]))]
+    baselines += [Baseline(name, _median(rates)) for name, rates in others.items()]
+    costs = {f"{_FLOOR}, CPU µs a job: {kind}": _median([run.cpu_us_per_job[kind] for run in bare]) for kind in KINDS}
+    return figure_of(
+        "bulk",
+        "jobs/s",
+        [run.jobs_per_s for run in ours],
+        cpu=[run.cpu_us_per_job for run in ours],
+        baselines=baselines,
+        details=costs,
+    )
 
 
-async def _run(client: Client, jobs: int, body_bytes: int) -> Run:
-    batch = await client.create_batch()
+async def _warm(client: Client, bodies: Sequence[bytes]) -> int:
+    """The bytes of an answer."""
+    batch = await _batch(client, bodies)
+    async for result in client.results(batch):
+        return len(bytes(result.body))
+    raise RuntimeError("no result came")
+
+
+async def _ours(client: Client, bodies: Sequence[bytes]) -> Run:
     before, began = spent_s(), time.perf_counter()
-    sent = await client.submit_many(_submissions(jobs, body_bytes), batch_id=batch.id)
-    submitted = time.perf_counter() - began
+    await _batch(client, bodies)
+    seconds = time.perf_counter() - began
+    return Run(jobs_per_s=len(bodies) / seconds, cpu_us_per_job=us_per_job(before, spent_s(), len(bodies)))
+
+
+async def _batch(client: Client, bodies: Sequence[bytes]) -> UUID:
+    """Through all of infermq, until the last job is settled."""
+    batch = await client.create_batch()
+    sent = await client.submit_many(
+        (
+            Submission("echo", Job(endpoint=CHAT, body=body, custom_id=f"job-{line}"))
+            for line, body in enumerate(bodies, 1)
+        ),
+        batch_id=batch.id,
+    )
     state = await client.seal(batch.id, jobs=sent)
     while state.status is not BatchStatus.COMPLETED:
         await asyncio.sleep(_LOOK_S)
         state = await client.batch(batch.id)
-    seconds = time.perf_counter() - began
-    if state.counts.succeeded != jobs:
-        raise RuntimeError(f"{jobs} jobs were submitted, {state.counts.succeeded} succeeded")
-    return Run(
-        jobs_per_s=jobs / seconds,
-        submitted_per_s=jobs / submitted,
-        cpu_us_per_job=us_per_job(before, spent_s(), jobs),
-    )
+    if state.counts.succeeded != len(bodies):
+        raise RuntimeError(f"{len(bodies)} jobs were submitted, {state.counts.succeeded} succeeded")
+    return batch.id
 
 
-def _submissions(jobs: int, body_bytes: int) -> Iterator[Submission]:
+async def _bare(below: Floor, bodies: Sequence[bytes]) -> Run:
+    before = spent_s()
+    batch = new_id()
+    seconds = await below.run(bodies, batch)
+    return Run(jobs_per_s=len(bodies) / seconds, cpu_us_per_job=us_per_job(before, spent_s(), len(bodies)))
+
+
+async def _others(beside: Peers, most: int, body_bytes: int, answer_bytes: int) -> list[tuple[str, float]]:
+    """Each with its own number of jobs, but at most so many."""
+    rates = []
+    for one in PEERS:
+        peer = replace(one, jobs=min(one.jobs, most))
+        for recorded, name in ((True, f"{peer.name}, recorded"), (False, f"{peer.name}, in memory")):
+            rate = await beside.run(peer, recorded=recorded, body_bytes=body_bytes, answer_bytes=answer_bytes)
+            rates.append((name, rate))
+    return rates
+
+
+def _median(values: Sequence[float]) -> float:
+    return statistics.median_low(values)
+
+
+def _bodies(count: int, size: int) -> list[bytes]:
     frame = b'{"messages":[{"role":"user","content":"%s"}],"max_tokens":64}'
-    room = body_bytes - len(frame) + 2
-    for number in range(jobs):
-        text = str(number).encode().rjust(room, b"x")
-        yield Submission("echo", Job(endpoint=CHAT, body=frame % text, custom_id=f"job-{number}"))
+    room = size - len(frame) + 2
+    return [frame % str(number).encode().rjust(room, b"x") for number in range(count)]

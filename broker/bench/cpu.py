@@ -30,7 +30,7 @@ def _kind(process: psutil.Process) -> str:
         return "NATS"
     if words[0].endswith("postgres"):
         return "Postgres"
-    return "worker" if "workers" in words else "broker"
+    return "worker" if {"worker", "workers"} & set(words) else "broker"
 
 
 def us_per_job(before: dict[str, float], after: dict[str, float], jobs: int) -> dict[str, float]:

@@ -26,6 +26,8 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     """The figure, divided by each baseline's."""
     cpu_us_per_job: dict[str, float] = {}
     """By process; the median run's."""
+    details: dict[str, float] = {}
+    """What else was measured, with its unit in the name."""
     machine: str
 
 
@@ -49,6 +51,7 @@ def figure_of(
     *,
     cpu: Sequence[dict[str, float]] = (),
     baselines: Sequence[Baseline] = (),
+    details: dict[str, float] | None = None,
 ) -> Figure:
     """`cpu` has one entry a run."""
     middle = statistics.median_low(runs)
@@ -61,5 +64,6 @@ def figure_of(
         baselines=tuple(baselines),
         ratios={baseline.name: middle / baseline.figure for baseline in baselines},
         cpu_us_per_job=cpu[list(runs).index(middle)] if cpu else {},
+        details=details or {},
         machine=machine(),
     )

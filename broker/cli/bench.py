@@ -1,14 +1,20 @@
-"""`infermq bench bulk`."""
+"""`infermq bench …`: each prints a figure, its spread, and its ratio to what ran beside it."""
 
-import asyncio
-from typing import Annotated
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+import uvloop
 
 from broker.bench.figure import Figure
-from broker.cli.terminal import AsJson, err, out, print_json, print_table, told
+from broker.cli.terminal import AsJson, Exit, err, fail, out, print_json, print_table, told
+from schemas.catalog import parse
 
 app = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
+Runs = Annotated[int, typer.Option(min=1, max=50, help="Interleaved runs; the figure is their median.")]
+Quick = Annotated[bool, typer.Option("--quick", help="One short run.")]
+_EXAMPLE = Path(__file__).parents[1] / "default.toml"
 
 
 @app.callback()
@@ -21,22 +27,108 @@ def bulk(
     *,
     jobs: Annotated[int, typer.Option(min=100, max=1_000_000)] = 20_000,
     body_bytes: Annotated[int, typer.Option(min=100, max=200_000)] = 600,
-    runs: Annotated[int, typer.Option(min=1, max=50)] = 3,
-    quick: Annotated[bool, typer.Option("--quick", help="One short run.")] = False,
+    runs: Runs = 3,
+    peers: Annotated[bool, typer.Option("--peers", help="Other task queues beside it (extra `peers`).")] = False,
+    quick: Quick = False,
     as_json: AsJson = False,
 ) -> None:
     """Submit → settled on the simulated engine at no delay: jobs/s, and what each process spends on a job."""
     from broker.bench.bulk import bulk as measure  # noqa: PLC0415 - only this command needs it
 
+    jobs, runs = (2500 if peers else 5000, 1) if quick else (jobs, runs)
+    _show(measure(jobs=jobs, body_bytes=body_bytes, runs=runs, with_peers=peers, say=_say), as_json=as_json)
+
+
+@app.command()
+def interactive(
+    *,
+    requests: Annotated[int, typer.Option(min=50, max=100_000)] = 500,
+    runs: Runs = 5,
+    quick: Quick = False,
+    as_json: AsJson = False,
+) -> None:
+    """Ask and wait: what infermq adds to an engine that takes no time, beside a raw NATS request-reply."""
+    from broker.bench.interactive import interactive as measure  # noqa: PLC0415
+
+    requests, runs = (200, 1) if quick else (requests, runs)
+    _show(measure(requests=requests, runs=runs, say=_say), as_json=as_json)
+
+
+@app.command()
+def saturation(
+    *,
+    catalog: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="A catalog with one model.")] = _EXAMPLE,
+    model: Annotated[str, typer.Option(help="Its model.")] = "small-chat",
+    rounds: Annotated[int, typer.Option(min=1, max=1000, help="How often each slot is filled in a run.")] = 12,
+    runs: Runs = 5,
+    quick: Quick = False,
+    as_json: AsJson = False,
+) -> None:
+    """A real engine kept full through the broker, against the same engine driven directly: output tokens/s."""
+    from broker.bench.saturation import saturation as measure  # noqa: PLC0415
+
+    rounds, runs = (2, 1) if quick else (rounds, runs)
+    text = catalog.read_text()
+    parsed = parse(text)
+    if model not in parsed.models:
+        fail(f"{catalog} has no model {model!r}; known: {', '.join(parsed.models)}", Exit.USAGE)
+    deployment = parsed.models[model].route[0].deployment
+    _show(
+        measure(catalog=text, model=model, deployment=deployment, parsed=parsed, runs=runs, rounds=rounds, say=_say),
+        as_json=as_json,
+    )
+
+
+@app.command()
+def dispatch(
+    *,
+    jobs: Annotated[int, typer.Option(min=20, max=10_000)] = 300,
+    runs: Runs = 5,
+    quick: Quick = False,
+    as_json: AsJson = False,
+) -> None:
+    """One job at a time to a waiting worker: from its publication to its start."""
+    from broker.bench.small import dispatch as measure  # noqa: PLC0415
+
+    jobs, runs = (100, 1) if quick else (jobs, runs)
+    _show(measure(jobs=jobs, runs=runs, say=_say), as_json=as_json)
+
+
+@app.command()
+def submit(
+    *,
+    lines: Annotated[int, typer.Option(min=1000, max=10_000_000)] = 50_000,
+    runs: Runs = 3,
+    quick: Quick = False,
+    as_json: AsJson = False,
+) -> None:
+    """A JSONL file through `infermq submit`: seconds until all of it is accepted, and the memory that takes."""
+    from broker.bench.small import submit as measure  # noqa: PLC0415
+
+    _show(measure(lines=lines, runs=1 if quick else runs, say=_say), as_json=as_json)
+
+
+@app.command()
+def idle(
+    *,
+    seconds: Annotated[float, typer.Option(min=1, max=600)] = 10.0,
+    runs: Runs = 3,
+    quick: Quick = False,
+    as_json: AsJson = False,
+) -> None:
+    """CPU and memory of each process while there is nothing to do."""
+    from broker.bench.small import idle as measure  # noqa: PLC0415
+
+    _show(measure(seconds=seconds, runs=1 if quick else runs, say=_say), as_json=as_json)
+
+
+def _say(line: str) -> None:
+    err.print(line, markup=False)
+
+
+def _show(measuring: Coroutine[Any, Any, Figure], *, as_json: bool) -> None:
     with told():
-        figure = asyncio.run(
-            measure(
-                jobs=5000 if quick else jobs,
-                body_bytes=body_bytes,
-                runs=1 if quick else runs,
-                say=lambda line: err.print(line, markup=False),
-            )
-        )
+        figure = uvloop.run(measuring)
     if as_json:
         print_json(figure)
     else:
@@ -45,10 +137,18 @@ def bulk(
 
 def _print(figure: Figure) -> None:
     low, high = figure.spread
-    out.print(f"[bold]{figure.name}: {figure.figure:,.0f} {figure.unit}[/] ({low:,.0f} to {high:,.0f})")
-    total = sum(figure.cpu_us_per_job.values())
-    rows = [(kind, f"{cost:.0f}") for kind, cost in figure.cpu_us_per_job.items()]
-    print_table(("process", "CPU µs/job>"), [*rows, ("all", f"{total:.0f}")])
-    for baseline in figure.baselines:
-        out.print(f"{figure.ratios[baseline.name]:.2f} × {baseline.name} ({baseline.figure:,.0f})")
+    out.print(f"[bold]{figure.name}: {_number(figure.figure)} {figure.unit}[/] ({_number(low)} to {_number(high)})")
+    if figure.cpu_us_per_job:
+        total = sum(figure.cpu_us_per_job.values())
+        rows = [(kind, f"{cost:.0f}") for kind, cost in figure.cpu_us_per_job.items()]
+        print_table(("process", "CPU µs/job>"), [*rows, ("all", f"{total:.0f}")])
+    if figure.baselines:
+        beside = [(b.name, _number(b.figure), f"{figure.ratios[b.name]:.2f}") for b in figure.baselines]
+        print_table(("beside it", f"{figure.unit}>", "ratio>"), beside)
+    if figure.details:
+        print_table(("", ">"), [(name, _number(value)) for name, value in figure.details.items()])
     out.print(figure.machine)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2f}"
