@@ -3,6 +3,7 @@
 core/      decides: admission, order, prices, retries, verdicts; pure
 bus/       NATS                 ledger/    Postgres            http/   /metrics, /healthz
 intake     SUBMIT → ledger      dispatch   ledger → RUN        settle  OUTCOME → ledger
+leases     of dead workers      caps       what deployments may cost a day
 gateway    interactive          api        the API over NATS   lead    who dispatches
 serve      one broker process   up         everything on this machine
 embedded   NATS and Postgres from wheels   client  what a producer imports

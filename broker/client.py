@@ -10,10 +10,12 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
+from operator import attrgetter
 from typing import Any, Self, TypeVar
 from uuid import UUID
 
@@ -47,7 +49,7 @@ from schemas.api import (
     Status,
 )
 from schemas.catalog import CHAT
-from schemas.codec import ERROR, KIND, jsoned, packed
+from schemas.codec import ERROR, KIND, bundled, bundles, jsoned, packed
 from schemas.ids import line_id, uuid7
 from schemas.jetstream import (
     BATCH_BYTES,
@@ -65,6 +67,8 @@ from schemas.units import Ms
 T = TypeVar("T")
 _CALL_S = 10.0
 _TRIES = 5
+_MESSAGE_BYTES = 64 * 1024
+"""Of a message of several jobs."""
 _IN_FLIGHT = 4
 """Atomic batches on their way at once; the server allows 50 a stream, for all producers."""
 _POLL_S = 2.0
@@ -220,7 +224,7 @@ class Client:
     async def submit_many(
         self, jobs: AsyncIterable[Submission] | Iterable[Submission], *, batch_id: UUID | None = None
     ) -> int:
-        """Jobs in atomic batches of up to 1000, some in flight at once; how many were accepted.
+        """Jobs in atomic groups of up to 1000, some in flight at once; how many were accepted.
 
         Jobs should carry ids (`line_id` for those of a batch): then sending all of them again after an error is safe.
         Raises: Unavailable, BacklogFull.
@@ -229,10 +233,10 @@ class Client:
         room = asyncio.Semaphore(_IN_FLIGHT)
         try:
             async with asyncio.TaskGroup() as group:
-                async for messages in _atomic(self._prepared(jobs, batch_id)):
+                async for submissions in _atomic(self._prepared(jobs, batch_id)):
                     await room.acquire()
-                    group.create_task(self._send(messages, room))
-                    count += len(messages)
+                    group.create_task(self._send(_messages(submissions), room))
+                    count += len(submissions)
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from errors
         return count
@@ -507,7 +511,7 @@ async def _each(jobs: AsyncIterable[Submission] | Iterable[Submission]) -> Async
 
 
 async def _atomic(messages: AsyncIterator[Outgoing]) -> AsyncIterator[list[Outgoing]]:
-    """Groups that fit into one atomic batch."""
+    """Jobs that are stored together or not at all."""
     group: list[Outgoing] = []
     size = 0
     async for message in messages:
@@ -518,6 +522,15 @@ async def _atomic(messages: AsyncIterator[Outgoing]) -> AsyncIterator[list[Outgo
         size += len(message.payload)
     if group:
         yield group
+
+
+def _messages(jobs: Sequence[Outgoing]) -> list[Outgoing]:
+    """Neighbours of one subject share a message: a server's work is by the message."""
+    return [
+        Outgoing(subject, bundled(bundle))
+        for subject, group in groupby(jobs, key=attrgetter("subject"))
+        for bundle in bundles((job.payload for job in group), most_bytes=_MESSAGE_BYTES)
+    ]
 
 
 @lru_cache(maxsize=1024)

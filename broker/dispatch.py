@@ -15,7 +15,8 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from broker.bus.heard import Beats, heard_settled, heard_waiting
-from broker.bus.runs import in_outcome, in_run, publish_attempts, publish_verdicts
+from broker.bus.runs import Runs, in_outcome, in_run, publish_verdicts
+from broker.caps import Caps
 from broker.core.heads import PAGE, Fronts
 from broker.core.policy import Order, Rate, lookahead
 from broker.core.records import Flow, Head, Pick, Place, Running
@@ -27,6 +28,7 @@ from broker.ports import Clock
 from schemas import subjects
 from schemas.catalog import Catalog
 from schemas.jetstream import heed_cancellation
+from schemas.job import Attempt
 from schemas.units import Ms
 
 log = logging.getLogger(__name__)
@@ -37,6 +39,8 @@ IDLE_S = 1.0
 RECOUNT_S = 5.0
 REREAD_S = 15.0
 SWEEP_S = 60.0
+DOUBT_S = 0.5
+"""Until the next sweep, when attempts may be missing from RUN."""
 OVERDUE_MS = 900_000
 """A running job this long after its deadline has no worker: one would have ended it by its time-out."""
 
@@ -66,6 +70,7 @@ class Dispatch:
         *,
         catalog: Callable[[], Catalog],
         beats: Beats,
+        caps: Caps,
         metrics: Metrics,
         clock: Clock,
         term: int,
@@ -74,9 +79,12 @@ class Dispatch:
         self._ledger = ledger
         self._catalog = catalog
         self._beats = beats
+        self._caps = caps
         self._metrics = metrics
         self._clock = clock
         self._term = term
+        self._runs = Runs(nc)
+        self._sweep_at = 0.0
         self._fronts = Fronts()
         self._order = Order()
         self._pools: dict[str, Pool] = {}
@@ -98,16 +106,16 @@ class Dispatch:
 
     async def _rounds(self) -> None:
         loop = asyncio.get_running_loop()
-        recount = reread = sweep = loop.time()
+        recount = reread = self._sweep_at = loop.time()
         while True:
             heed_cancellation()
             self._wake.clear()
             if loop.time() >= recount:
                 await self._recount()
                 recount = loop.time() + RECOUNT_S
-            if loop.time() >= sweep:
+            if loop.time() >= self._sweep_at:
+                self._sweep_at = loop.time() + SWEEP_S
                 await self._sweep()
-                sweep = loop.time() + SWEEP_S
             if loop.time() >= reread:
                 self._fronts.restart(await patiently(self._ledger.flows))
                 reread = loop.time() + REREAD_S
@@ -129,8 +137,16 @@ class Dispatch:
         await self._read(now)
         await self._expire(now)
         self._measure()
-        room = {name: pool.room() for name, pool in self._pools.items() if pool.room()}
-        picks = self._order.choose(self._fronts.ready(), room=room, catalog=self._catalog(), limit=ROUND)
+        if self._has_caps():
+            await self._caps.look()  # a second is long: thousands of jobs may run in it
+        alive = {name: pool for name, pool in self._pools.items() if pool.slots and not self._is_capped(name, pool)}
+        picks = self._order.choose(
+            self._fronts.ready(),
+            room={name: room for name, pool in alive.items() if (room := self._room(name, pool))},
+            alive=alive.keys(),
+            catalog=self._catalog(),
+            limit=ROUND,
+        )
         if picks:
             await self._dispatch(picks, now)
         return bool(picks)
@@ -156,6 +172,21 @@ class Dispatch:
             await publish_verdicts(self._nc, [expiry(job, now) for job in expired])
             self._metrics.expired.inc(len(expired))
 
+    def _has_caps(self) -> bool:
+        found = self._catalog().deployments
+        return any(name in found and found[name].daily_cap_usd is not None for name in self._pools)
+
+    def _is_capped(self, deployment: str, pool: Pool) -> bool:
+        found = self._catalog().deployments.get(deployment)
+        return found is not None and self._caps.is_reached(deployment, found, running=pool.outstanding)
+
+    def _room(self, deployment: str, pool: Pool) -> int:
+        """Under a cap nothing is looked ahead to: what is not started costs nothing."""
+        found = self._catalog().deployments.get(deployment)
+        if found is None or found.daily_cap_usd is None:
+            return pool.room()
+        return max(0, pool.slots - pool.outstanding)
+
     def _measure(self) -> None:
         alive = self._beats.slots()
         for deployment in {*alive, *self._pools}:
@@ -163,12 +194,24 @@ class Dispatch:
 
     async def _dispatch(self, picks: Sequence[Pick], now: Ms) -> None:
         attempts = await patiently(lambda: self._ledger.dispatch(picks, term=self._term, now=now))
-        self._fronts.drop({pick.place.job for pick in picks})
+        self._fronts.drop(picks)
+        if len(attempts) < len(picks):
+            self._doubt()  # they waited no more; or they were dispatched, and Postgres's answer was lost
         for attempt in attempts:
+            if (pool := self._pools[attempt.deployment]).outstanding == 0:
+                pool.rate.begin(now)
             self._took(Running(attempt.job, attempt.number, attempt.deployment))
-        await publish_attempts(self._nc, attempts)
+        await self._publish(attempts)
         for deployment, count in Counter(attempt.deployment for attempt in attempts).items():
             self._metrics.dispatched(deployment, count)
+
+    async def _publish(self, attempts: Sequence[Attempt]) -> None:
+        if attempts and not await self._runs.publish(attempts):
+            self._doubt()
+
+    def _doubt(self) -> None:
+        """Attempts may be missing from RUN: look soon."""
+        self._sweep_at = min(self._sweep_at, asyncio.get_running_loop().time() + DOUBT_S)
 
     def _took(self, running: Running) -> None:
         self._outstanding[running.job] = running
@@ -199,7 +242,7 @@ class Dispatch:
         if strays:
             log.warning("strays attempts=%d", len(strays))
             self._metrics.strays.inc(len(strays))
-            await publish_attempts(self._nc, await patiently(lambda: self._ledger.attempts_of(strays)))
+            await self._publish(await patiently(lambda: self._ledger.attempts_of(strays)))
         await self._end_overdue(running)
 
     async def _end_overdue(self, running: Sequence[Running]) -> None:

@@ -2,38 +2,57 @@
 
 client ── infer (core request) ──► admit → a deployment with room → NOW ──► worker ── chunks, final ──► client
 
-It stays in the middle: it owns the time-out, notices that a client left (what is sent there comes back as `no
-responders`) and is the only one that writes to a client's inbox.
+It stays in the middle: it owns the time-out, falls back to another deployment as long as nothing was streamed,
+notices that a client left (what is sent there comes back as `no responders`) and is the only one that writes to a
+client's inbox.
 """
 
 import asyncio
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+import msgspec
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error
 
+from broker.bus.runs import publish_verdicts
+from broker.caps import Caps
 from broker.core import gateway as core
 from broker.core.admit import admit
 from broker.core.records import Entry
+from broker.core.settle import last_word
 from broker.errors import Unavailable
 from broker.ports import Clock, Entropy
 from schemas import subjects
 from schemas.api import ErrorBody, Problem
 from schemas.catalog import Catalog
-from schemas.codec import ERROR, FINAL, KIND, SEQ, TRACEPARENT, Undecodable, decode_job, jsoned, packed
+from schemas.codec import (
+    CHUNK,
+    ERROR,
+    FAILURE,
+    FINAL,
+    KIND,
+    SEQ,
+    TRACEPARENT,
+    Undecodable,
+    decode_job,
+    jsoned,
+    packed,
+)
 from schemas.ids import uuid7
 from schemas.jetstream import NotStored, Outgoing, heed_cancellation, publish_one
 from schemas.job import Attempt
+from schemas.outcome import EngineLost, Failure
 from schemas.units import Ms
 from schemas.worker import WorkerBeat
 
 log = logging.getLogger(__name__)
+_failure = msgspec.json.Decoder(Failure)
 GATEWAYS = "gateways"
 JOB = "Infermq-Job"
 _TICK_S = 0.25
@@ -48,10 +67,16 @@ class Live:
     entry: Entry
     client: str
     """Where the client listens."""
-    deployment: str
+    began_ms: Ms
+    attempt: Attempt
+    """The present one: handed to a worker of its deployment."""
     token: str
+    """Where we listen to that attempt; what an earlier one still says is not heard."""
     started_ms: Ms
     heard_ms: Ms | None = None
+    spoke: bool = False
+    """The client has had something of the answer: no other deployment could go on with it."""
+    tried: tuple[str, ...] = ()
 
 
 class Gateway:
@@ -61,12 +86,15 @@ class Gateway:
         *,
         catalog: Callable[[], Catalog],
         beats: Callable[[], Sequence[WorkerBeat]],
+        caps: Caps,
         clock: Clock,
         entropy: Entropy,
     ) -> None:
         self._nc = nc
         self._catalog = catalog
         self._beats = beats
+        self._caps = caps
+        self._tasks: set[asyncio.Task[None]] = set()
         self._clock = clock
         self._entropy = entropy
         self._live: dict[str, Live] = {}
@@ -98,6 +126,7 @@ class Gateway:
                     await self._idle.wait()
         except TimeoutError:
             for live in list(self._live.values()):
+                await self._abort(live.entry.id)
                 await self._give_up(live, Problem("broker_stopped", "the broker stopped: try again"))
 
     async def _asked(self, message: Msg) -> None:
@@ -134,43 +163,89 @@ class Gateway:
         )
 
     async def _begin(self, entry: Entry, client: str) -> None:
-        where = core.choose(
-            entry.model,
+        where = self._choose(entry.model, ())
+        if not isinstance(where, str):
+            await self._refuse(client, core.problem_of(where, entry.model), entry.id)
+            return
+        now, token = self._clock(), secrets.token_hex(8)
+        attempt = self._attempt(entry, where, token, number=1, tried=(), now=now)
+        self._hand(Live(entry, client, began_ms=now, attempt=attempt, token=token, started_ms=now))
+
+    def _choose(self, model: str, tried: Sequence[str]) -> str | core.Full | core.Absent | core.Capped:
+        return core.choose(
+            model,
             catalog=self._catalog(),
             beats=self._beats(),
             outstanding=self._outstanding,
             unit=(self._entropy() % 1_000_003) / 1_000_003,
+            tried=tried,
+            capped=self._is_capped,
         )
-        if not isinstance(where, str):
-            await self._refuse(client, core.problem_of(where, entry.model), entry.id)
-            return
-        live = Live(entry, client, where, secrets.token_hex(8), started_ms=self._clock())
+
+    def _is_capped(self, deployment: str) -> bool:
+        found = self._catalog().deployments.get(deployment)
+        return found is not None and self._caps.is_reached(
+            deployment, found, running=self._outstanding.get(deployment, 0)
+        )
+
+    def _hand(self, live: Live) -> None:
+        """The present attempt, to its deployment's workers. The next request does not wait for NATS to have it."""
         self._live[live.token] = live
-        self._outstanding[where] += 1
-        attempt = Outgoing(subjects.now(where), packed(self._attempt(live)))
+        self._outstanding[live.attempt.deployment] += 1
+        self._spawn(self._publish(live))
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _publish(self, live: Live) -> None:
+        outgoing = Outgoing(subjects.now(live.attempt.deployment), packed(live.attempt))
         try:
-            await publish_one(self._nc, attempt, message_id=f"{entry.id}.1")
+            await publish_one(self._nc, outgoing, message_id=f"{live.entry.id}.{live.attempt.number}")
         except (Error, NotStored) as error:
             await self._give_up(live, Problem("unavailable", f"{Unavailable('NATS', str(error))}: try again"))
 
-    def _attempt(self, live: Live) -> Attempt:
-        entry = live.entry
+    async def _again(self, live: Live) -> bool:
+        """Hand it to another deployment; False if none can take it."""
+        if live.spoke or not live.attempt.fallback:
+            return False
+        tried = (*live.tried, live.attempt.deployment)
+        where = self._choose(live.entry.model, tried)
+        if not isinstance(where, str):
+            return False
+        log.info("fallback job=%s from=%s to=%s", live.entry.id, live.attempt.deployment, where)
+        self._over(live)
+        live.token, live.tried, live.heard_ms, live.started_ms = secrets.token_hex(8), tried, None, self._clock()
+        live.attempt = self._attempt(
+            live.entry, where, live.token, number=live.attempt.number + 1, tried=tried, now=live.started_ms
+        )
+        self._hand(live)
+        return True
+
+    def _attempt(
+        self, entry: Entry, deployment: str, token: str, *, number: int, tried: Sequence[str], now: Ms
+    ) -> Attempt:
+        others = core.has_another(
+            entry.model, catalog=self._catalog(), beats=self._beats(), tried=(*tried, deployment)
+        )
         return Attempt(
             job=entry.id,
-            number=1,
+            number=number,
             tenant=entry.tenant,
             lane=entry.lane,
             model=entry.model,
-            deployment=live.deployment,
+            deployment=deployment,
             endpoint=entry.endpoint,
             body=entry.body,
             admitted_ms=entry.admitted_ms,
             deadline_ms=entry.deadline_ms,
-            dispatched_ms=live.started_ms,
-            reply_to=f"{self._inbox}.{live.token}",
+            dispatched_ms=now,
+            reply_to=f"{self._inbox}.{token}",
             key=entry.key,
             custom_id=entry.custom_id,
             metadata=entry.metadata,
+            fallback=others,
             traceparent=entry.traceparent,
         )
 
@@ -185,6 +260,11 @@ class Gateway:
             return
         live.heard_ms = self._clock()
         kind = headers.get(KIND, "")
+        if kind == ERROR and FAILURE in headers:
+            if await self._again(live):
+                return
+            self._last_word(live, _failure.decode(headers[FAILURE]))
+        live.spoke = live.spoke or kind == CHUNK
         await self._tell(live, message.data, kind, headers.get(SEQ))
         if kind in {FINAL, ERROR}:
             self._over(live)
@@ -193,6 +273,10 @@ class Gateway:
         log.info("client left job=%s", live.entry.id)
         self._over(live)
         await self._abort(live.entry.id)
+
+    def _last_word(self, live: Live, failure: Failure) -> None:
+        """Into the record, where no worker's report will end it."""
+        self._spawn(publish_verdicts(self._nc, [last_word(live.attempt, failure, self._clock())]))
 
     async def _tell(self, live: Live, data: bytes, kind: str, sequence: str | None) -> None:
         """To the client; the reply subject is ours, so that the server says if nobody listens there."""
@@ -207,14 +291,13 @@ class Gateway:
 
     def _over(self, live: Live) -> None:
         if self._live.pop(live.token, None) is not None:
-            self._outstanding[live.deployment] -= 1
+            self._outstanding[live.attempt.deployment] -= 1
         if not self._live:
             self._idle.set()
 
     async def _give_up(self, live: Live, problem: Problem) -> None:
         self._over(live)
         await self._refuse(live.client, problem, live.entry.id)
-        await self._abort(live.entry.id)
 
     async def _abort(self, job: UUID) -> None:
         await self._nc.publish(subjects.CTL_ABORT, job.bytes)
@@ -227,8 +310,20 @@ class Gateway:
             now = self._clock()
             for live in list(self._live.values()):
                 why = core.overdue(
-                    started=live.started_ms, heard=live.heard_ms, deadline=live.entry.deadline_ms, now=now
+                    began=live.began_ms,
+                    started=live.started_ms,
+                    heard=live.heard_ms,
+                    deadline=live.entry.deadline_ms,
+                    now=now,
                 )
                 if why is not None:
-                    log.warning("gave up job=%s code=%s", live.entry.id, why.code)
-                    await self._give_up(live, why)
+                    await self._overdue(live, why)
+
+    async def _overdue(self, live: Live, why: Problem) -> None:
+        log.warning("overdue job=%s code=%s", live.entry.id, why.code)
+        await self._abort(live.entry.id)
+        if not core.is_lost(why):
+            await self._give_up(live, why)
+        elif not await self._again(live):
+            self._last_word(live, EngineLost(why.message))
+            await self._give_up(live, why)

@@ -14,7 +14,7 @@ from nats.aio.msg import Msg
 
 from broker.bus.groups import Groups, ack_all
 from broker.bus.heard import announce_waiting
-from broker.bus.letters import letter_of
+from broker.bus.letters import letter_of, merged
 from broker.bus.results import announce_results
 from broker.core.admit import admit
 from broker.core.records import BatchInfo, DeadLetter, Entry
@@ -23,22 +23,24 @@ from broker.metrics import Metrics
 from broker.patience import bisected, patiently
 from schemas import subjects
 from schemas.catalog import Catalog
-from schemas.codec import TRACEPARENT, Undecodable, decode_job
+from schemas.codec import TRACEPARENT, Undecodable, decode_jobs
 from schemas.ids import derived_id
 from schemas.jetstream import Delivered, delivered
 from schemas.job import Job, Lane
 
-ROOM = 4000
+ROOM = 2000
 """Messages of a lane held here or on their way: two groups, so that one gathers while the other is committed."""
-GROUP = 2000
+GROUP_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """A message that is a job."""
+    """A job of a message."""
 
     message: Msg
     job: Job
+    place: int | None
+    """In a message of several."""
     source: subjects.Source
     at: Delivered
 
@@ -57,7 +59,7 @@ class Intake:
         """For ever."""
         consumer = subjects.intake_consumer(self.lane)
         async with Groups(
-            self.nc, stream=subjects.SUBMIT, consumer=consumer, room=ROOM, group=GROUP
+            self.nc, stream=subjects.SUBMIT, consumer=consumer, room=ROOM, group_bytes=GROUP_BYTES
         ).open() as groups:
             while True:
                 await self.take(await groups.next())
@@ -70,7 +72,7 @@ class Intake:
         entries = [self._entry(one, catalog=catalog, batches=batches) for one in submitted]
         letters += await self._record(entries, submitted)
         if letters:
-            await patiently(lambda: self.ledger.bury(letters))
+            await patiently(lambda: self.ledger.bury(merged(letters)))
             self.metrics.dead_letters.inc(len(letters))
         await ack_all(self.nc, messages)
 
@@ -82,7 +84,7 @@ class Intake:
         return admit(
             one.job,
             one.source,
-            derived=partial(derived_id, subjects.SUBMIT, one.at.sequence, one.at.at_ms),
+            derived=partial(derived_id, subjects.SUBMIT, one.at.sequence, one.at.at_ms, one.place),
             batch=batches.get(one.job.batch) if one.job.batch else None,
             catalog=catalog,
             now=one.at.at_ms,
@@ -113,12 +115,15 @@ def _sorted_out(messages: Sequence[Msg]) -> tuple[list[Submitted], list[DeadLett
     letters: list[DeadLetter] = []
     for message in messages:
         try:
-            job = decode_job(message.data, message.headers)
+            jobs, why = decode_jobs(message.data, message.headers)
             source = subjects.parse_submit(message.subject)
         except (Undecodable, ValueError) as error:
             letters.append(_letter(message, str(error)))
-        else:
-            submitted.append(Submitted(message, job, source, delivered(message.reply)))
+            continue
+        if why is not None:
+            letters.append(_letter(message, why))
+        at = delivered(message.reply)
+        submitted += [Submitted(message, job, place, source, at) for place, job in jobs.items()]
     return submitted, letters
 
 

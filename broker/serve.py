@@ -18,6 +18,7 @@ from broker.bus.connect import connected
 from broker.bus.groups import Groups, ack_all
 from broker.bus.heard import Beats, Catalogs
 from broker.bus.streams import ADVISED, ack_pending, declare_pool, declare_streams
+from broker.caps import Caps
 from broker.config import BrokerConfig
 from broker.dispatch import Dispatch
 from broker.errors import Unavailable
@@ -26,6 +27,7 @@ from broker.http.app import build_app
 from broker.http.server import listening
 from broker.intake import Intake
 from broker.lead import Lead
+from broker.leases import Leases
 from broker.ledger import PgLedger
 from broker.metrics import Metrics
 from broker.patience import patiently
@@ -37,6 +39,7 @@ from schemas.job import Lane
 from schemas.units import Ms
 
 log = logging.getLogger(__name__)
+_ADVISORY_BYTES = 1024 * 1024
 POOLS_S = 1.0
 GAUGES_S = 5.0
 
@@ -71,6 +74,7 @@ async def serve(config: BrokerConfig, *, ready: Callable[[str], None]) -> None:
             ledger=ledger,
             catalogs=Catalogs(nc),
             beats=Beats(nc),
+            caps=Caps(ledger, wall_clock),
             metrics=Metrics(),
             back=back,
         )
@@ -86,6 +90,7 @@ class Process:
     ledger: PgLedger
     catalogs: Catalogs
     beats: Beats
+    caps: Caps
     metrics: Metrics
     back: asyncio.Event
     """NATS was away: what it kept in memory only, streams and consumers, is to be declared again."""
@@ -109,16 +114,35 @@ class Process:
             Intake(nc=self.nc, ledger=self.ledger, catalog=self._catalog, metrics=self.metrics, lane=lane).serve
             for lane in Lane
         ]
+        leases = Leases(self.nc, beats=self.beats.alive)
         settle = Settle(
             nc=self.nc,
+            leases=leases,
             ledger=self.ledger,
             revision=lambda: self.catalogs.active,
             clock=wall_clock,
             unit=unit,
             metrics=self.metrics,
         )
-        gateway = Gateway(self.nc, catalog=self._catalog, beats=self.beats.alive, clock=wall_clock, entropy=entropy)
-        return [*intakes, settle.serve, gateway.serve, self._dispatch, self._pools, self._advisories, self._nets]
+        gateway = Gateway(
+            self.nc,
+            catalog=self._catalog,
+            beats=self.beats.alive,
+            caps=self.caps,
+            clock=wall_clock,
+            entropy=entropy,
+        )
+        return [
+            *intakes,
+            settle.serve,
+            leases.serve,
+            gateway.serve,
+            self.caps.serve,
+            self._dispatch,
+            self._pools,
+            self._advisories,
+            self._nets,
+        ]
 
     @asynccontextmanager
     async def _api(self) -> AsyncIterator[None]:
@@ -149,6 +173,7 @@ class Process:
             self.ledger,
             catalog=self._catalog,
             beats=self.beats,
+            caps=self.caps,
             metrics=self.metrics,
             clock=wall_clock,
             term=term,
@@ -176,7 +201,7 @@ class Process:
 
     async def _advisories(self) -> None:
         """Nothing is given up on in silence: count and log what JetStream says it will not deliver again."""
-        groups = Groups(self.nc, stream=subjects.ADVISORY, consumer=ADVISED, room=1000, group=1000)
+        groups = Groups(self.nc, stream=subjects.ADVISORY, consumer=ADVISED, room=1000, group_bytes=_ADVISORY_BYTES)
         async with groups.open():
             while True:
                 messages = await groups.next()

@@ -3,6 +3,7 @@
 A group of outcomes → one transaction: executions, cost, states, results, batch counts → announce → ack, last.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,21 +19,35 @@ from broker.bus.letters import letter_of
 from broker.bus.results import announce_results
 from broker.core.records import DeadLetter, Settled, Verdict
 from broker.core.settle import Prices, decide, needs_look, unstorable
+from broker.leases import Leases
 from broker.ledger import PgLedger
 from broker.metrics import Metrics
 from broker.patience import bisected, patiently
 from broker.ports import Clock
 from schemas import subjects
 from schemas.catalog import Revision
-from schemas.codec import unpacker
-from schemas.jetstream import ACK, delivered
+from schemas.codec import Bundle
+from schemas.jetstream import delivered
 from schemas.outcome import Report
 from schemas.units import Ms
 
 log = logging.getLogger(__name__)
-ROOM = 4000
-GROUP = 2000
-_report = unpacker(Report)
+ROOM = 512
+"""Messages, of many reports each when there is much to do."""
+GROUP_BYTES = 2 * 1024 * 1024
+LINGER_S = 0.02
+"""Interactive outcomes have been answered before they come here, so their record waits for more of them: a transaction
+for each would take the time of the requests that come next."""
+_reports = Bundle(Report)
+
+
+class _Kind(msgspec.Struct, frozen=True):
+    """Of a report, whether it is of an interactive attempt."""
+
+    live: msgspec.Raw | None = None
+
+
+_kinds = Bundle(_Kind)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,16 +56,22 @@ class Settle:
     ledger: PgLedger
     revision: Callable[[], Revision]
     clock: Clock
+    leases: Leases
     unit: Callable[[], float]
     """Uniform in [0, 1), for the jitter of retries."""
     metrics: Metrics
 
     async def serve(self) -> None:
         """For ever."""
-        groups = Groups(self.nc, stream=subjects.OUTCOME, consumer=subjects.SETTLE_CONSUMER, room=ROOM, group=GROUP)
+        consumer = subjects.SETTLE_CONSUMER
+        groups = Groups(self.nc, stream=subjects.OUTCOME, consumer=consumer, room=ROOM, group_bytes=GROUP_BYTES)
         async with groups.open():
             while True:
-                await self.settle(await groups.next())
+                messages = await groups.next()
+                if _are_answered(messages):
+                    await asyncio.sleep(LINGER_S)
+                    messages = [*messages, *await groups.came()]
+                await self.settle(messages)
 
     async def settle(self, messages: Sequence[Msg]) -> None:
         """Record what a group of executions came to, announce it, then let the messages go. Safe to repeat."""
@@ -64,7 +85,7 @@ class Settle:
             for part in settled:
                 await self._announce(part)
             await announce_settled(self.nc, [(report.job, report.attempt) for report in reports])
-            await self._let_go(reports)
+            self.leases.settled(reports)
         if letters:
             await patiently(lambda: self.ledger.bury(letters))
             self.metrics.dead_letters.inc(len(letters))
@@ -86,19 +107,18 @@ class Settle:
         await announce_results(self.nc, settled.final)
         await announce_waiting(self.nc, [(one.flow, one.place) for one in settled.requeued])
 
-    async def _let_go(self, reports: Sequence[Report]) -> None:
-        """Ack the workers' leases too, in case their own acks were lost."""
-        for report in reports:
-            if report.run_ack is not None:
-                await self.nc.publish(report.run_ack, ACK)
+
+def _are_answered(messages: Sequence[Msg]) -> bool:
+    """Whether they are of interactive attempts only."""
+    return all(kind.live is not None for message in messages for kind in _kinds.unpack(message.data)[0])
 
 
 def _sorted_out(messages: Sequence[Msg]) -> tuple[list[Report], list[DeadLetter]]:
     reports: list[Report] = []
     letters: list[DeadLetter] = []
     for message in messages:
-        try:
-            reports.append(_report.decode(message.data))
-        except msgspec.DecodeError as error:
-            letters.append(letter_of(message, stream=subjects.OUTCOME, why=str(error)))
+        read, why = _reports.unpack(message.data)
+        reports += read
+        if why is not None:
+            letters.append(letter_of(message, stream=subjects.OUTCOME, why=why))
     return reports, letters

@@ -27,6 +27,11 @@ from schemas.catalog import Catalog, parse
 log = logging.getLogger(__name__)
 CATALOG = "infermq.toml"
 _READY_S = 120.0
+_LOAD_S = 1800.0
+"""A large model takes its time."""
+_TELL_S = 10.0
+_TOLD = 120
+"""Characters of a log line."""
 _DRAIN_S = 75.0
 _POLL_S = 0.02
 _WATCH_S = 0.2
@@ -68,21 +73,27 @@ class Kept:
     def _answer(self) -> Path:
         return self.log.with_suffix(".ready")
 
-    async def ready(self) -> None:
-        """Wait for the line that it prints once it is. Raises: Unavailable."""
+    async def ready(self, *, say: Say, within_s: float) -> None:
+        """Wait for the line that it prints once it is; tell of its log meanwhile. Raises: Unavailable."""
         assert self.child is not None  # noqa: S101 - it was started
-        until = time.monotonic() + _READY_S
-        while self.child.is_running() and time.monotonic() < until:
+        began = told = time.monotonic()
+        while self.child.is_running() and time.monotonic() < began + within_s:
             if self.look():
                 return
+            if time.monotonic() > told + _TELL_S:
+                told = time.monotonic()
+                last = self.child.tail().rpartition("\n")[2]
+                say(f"{self.name} is starting, {told - began:.0f} s: {last[-_TOLD:]}")
             await asyncio.sleep(_POLL_S)
         raise self.child.failed()
 
     def look(self) -> bool:
-        """Whether it has said that it is ready."""
-        with contextlib.suppress(OSError, json.JSONDecodeError, KeyError):
-            self.http = json.loads(self._answer.read_text())["http"]
-            return True
+        """Whether it has said that it is ready. Libraries of an engine may talk on the same stream."""
+        with contextlib.suppress(OSError):
+            for line in self._answer.read_text(errors="replace").splitlines():
+                with contextlib.suppress(ValueError, KeyError, TypeError):
+                    self.http = json.loads(line)["http"]
+                    return True
         return False
 
 
@@ -197,7 +208,7 @@ class Up:
     async def start_broker(self) -> None:
         command = [sys.executable, "-m", "broker", "serve", "--json"]
         urls = ["--nats-url", self.nats_url, "--postgres-url", self.postgres_url]
-        await self._keep("broker", [*command, *urls]).ready()
+        await self._keep("broker", [*command, *urls]).ready(say=self._say, within_s=_READY_S)
 
     async def apply(self, text: str) -> None:
         """Make this the active catalog, unless it is."""
@@ -231,7 +242,7 @@ class Up:
 
     async def _first_ready(self, kept: Kept) -> None:
         try:
-            await kept.ready()
+            await kept.ready(say=self._say, within_s=_LOAD_S)
         except Unavailable:
             assert kept.child is not None  # noqa: S101 - it was started
             if kept.child.process.poll() != _MISCONFIGURED:

@@ -67,9 +67,9 @@ def infermq(*words: str, stdin: str | None = None, cwd: Path | None = None) -> s
 
 
 @asynccontextmanager
-async def a_system(data: Path, catalog: Path, *more: str) -> AsyncIterator[System]:
+async def a_system(data: Path, catalog: Path, *more: str, within_s: float = 45) -> AsyncIterator[System]:
     """Started, and stopped with all its processes, whatever happened to it meanwhile."""
-    system = await start(data, catalog, *more)
+    system = await start(data, catalog, *more, within_s=within_s)
     children = psutil.Process(system.process.pid).children(recursive=True)
     try:
         yield system
@@ -79,15 +79,18 @@ async def a_system(data: Path, catalog: Path, *more: str) -> AsyncIterator[Syste
         assert not alive, f"{alive} outlived their parent; {len(gone)} did not"
 
 
-async def start(data: Path, catalog: Path, *more: str) -> System:
+async def start(data: Path, catalog: Path, *more: str, within_s: float = 45) -> System:
     command = [sys.executable, "-m", "broker", "up", "--json", "--data", str(data), "--catalog", str(catalog), *more]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # noqa: ASYNC220 - it outlives us
     run_file = data / "run.json"
     run_file.unlink(missing_ok=True)
     try:
-        await until(lambda: _is(run_file.exists() or process.poll() is not None), "the system is up", within_s=45)
+        await until(
+            lambda: _is(run_file.exists() or process.poll() is not None), "the system is up", within_s=within_s
+        )
     except AssertionError:
         process.kill()
+        process.communicate()
         raise
     if process.poll() is not None:
         raise AssertionError((process.stderr.read() if process.stderr else b"").decode())

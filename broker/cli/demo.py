@@ -31,6 +31,7 @@ def demo(
     *,
     file: Annotated[Path, typer.Option(help="OpenAI Batch lines.")] = PROMPTS,
     data: Annotated[Path, typer.Option(help="Where streams and tables are kept.")] = Path(DATA),
+    catalog: Annotated[Path | None, typer.Option(help="Models and what serves them (TOML).")] = None,
     model: Annotated[str, typer.Option(help="For the streamed question.")] = "small-chat",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
 ) -> None:
@@ -40,7 +41,9 @@ def demo(
         if not file.exists():
             fail(f"there is no {file}: give a file of OpenAI Batch lines with --file", Exit.USAGE)
         try:
-            report = asyncio.run(_Demo(file, data.resolve(), model, began_ms, quiet=as_json).run())
+            report = asyncio.run(
+                _Demo(file, UpConfig(data=data.resolve(), catalog=catalog), model, began_ms, quiet=as_json).run()
+            )
         except KeyboardInterrupt:
             raise typer.Exit(Exit.INTERRUPTED) from None
     if as_json:
@@ -59,9 +62,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Demo:
-    def __init__(self, file: Path, data: Path, model: str, began_ms: int, *, quiet: bool) -> None:
+    def __init__(self, file: Path, config: UpConfig, model: str, began_ms: int, *, quiet: bool) -> None:
         self._file = file
-        self._data = data
+        self._config = config
+        self._data = config.data
         self._model = model
         self._began_ms = began_ms
         self._quiet = quiet
@@ -70,8 +74,7 @@ class _Demo:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - we run in one
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-        config = UpConfig(data=self._data)
-        async with running(config, say=lambda line: err.print(line, markup=False)) as up:
+        async with running(self._config, say=lambda line: err.print(line, markup=False)) as up:
             self._say(f"[bold]infermq is up[/] after {(time.time_ns() // 1_000_000 - self._began_ms) / 1000:.1f} s")
             async with Client.connect(up.nats_url) as client:
                 return await self._with(client)

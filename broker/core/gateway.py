@@ -1,6 +1,6 @@
 """What the gateway decides: where an interactive request goes, and whom it may answer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from schemas.api import Problem
@@ -26,21 +26,34 @@ class Absent:
     """No worker serves the model."""
 
 
+@dataclass(frozen=True, slots=True)
+class Capped:
+    """Every deployment of the model has spent what it may today."""
+
+
 def choose(
-    model: str, *, catalog: Catalog, beats: Sequence[WorkerBeat], outstanding: Mapping[str, int], unit: float
-) -> str | Full | Absent:
-    """A deployment with room, by the route's weights; `unit` is uniform in [0, 1).
+    model: str,
+    *,
+    catalog: Catalog,
+    beats: Sequence[WorkerBeat],
+    outstanding: Mapping[str, int],
+    unit: float,
+    tried: Collection[str] = (),
+    capped: Callable[[str], bool] = lambda _: False,
+) -> str | Full | Absent | Capped:
+    """A deployment with room that is not `tried`, by the route's weights, else the first spare; `unit` is uniform in
+    [0, 1).
 
     The reserve of all brokers' gateways is one; each sees what the others took a second later, in the beats.
     """
-    room: dict[str, int] = {}
-    for beat in beats:
-        if not beat.draining:
-            room[beat.deployment] = room.get(beat.deployment, 0) + beat.reserve
-    routes = [route for route in catalog.models[model].route if route.weight and route.deployment in room]
-    if not routes:
+    room = _room(beats)
+    alive = [r for r in catalog.models[model].route if r.deployment in room and r.deployment not in tried]
+    if not alive:
         return Absent()
-    free = [route for route in routes if outstanding.get(route.deployment, 0) < room[route.deployment]]
+    allowed = [route for route in alive if not capped(route.deployment)]
+    if not allowed:
+        return Capped()
+    free = [route for route in allowed if outstanding.get(route.deployment, 0) < room[route.deployment]]
     if not free:
         return Full()
     mark = unit * sum(route.weight for route in free)
@@ -48,7 +61,21 @@ def choose(
         mark -= route.weight
         if mark < 0:
             return route.deployment
-    return free[-1].deployment
+    return free[0].deployment
+
+
+def _room(beats: Sequence[WorkerBeat]) -> dict[str, int]:
+    room: dict[str, int] = {}
+    for beat in beats:
+        if not beat.draining:
+            room[beat.deployment] = room.get(beat.deployment, 0) + beat.reserve
+    return room
+
+
+def has_another(model: str, *, catalog: Catalog, beats: Sequence[WorkerBeat], tried: Collection[str]) -> bool:
+    """Whether a deployment is left to fall back to."""
+    room = _room(beats)
+    return any(r.deployment in room and r.deployment not in tried for r in catalog.models[model].route)
 
 
 def may_answer(reply_to: str, tenant: str) -> bool:
@@ -56,20 +83,27 @@ def may_answer(reply_to: str, tenant: str) -> bool:
     return reply_to.startswith(f"{inbox_prefix(tenant)}.") and not any(c in reply_to for c in "*> ")
 
 
-def problem_of(why: Full | Absent | Refused, model: str) -> Problem:
+def problem_of(why: Full | Absent | Capped | Refused, model: str) -> Problem:
     match why:
         case Full():
             return Problem("busy", f"every worker of {model} is full: try again in a moment, or submit the job")
         case Absent():
             return Problem("no_worker", f"no worker serves {model} now: try again, or submit the job")
+        case Capped():
+            return Problem("daily_cap", f"{model} has spent what it may today: try tomorrow, or raise its cap")
         case Refused(code, message, field, limit):
             return Problem(code, message, field, limit)
 
 
-def overdue(*, started: Ms, heard: Ms | None, deadline: Ms, now: Ms) -> Problem | None:
-    """Why a request is given up on, or None."""
+def is_lost(problem: Problem) -> bool:
+    """Whether the worker will not report any more, and another may be tried."""
+    return problem.code in {"no_worker", "worker_lost"}
+
+
+def overdue(*, began: Ms, started: Ms, heard: Ms | None, deadline: Ms, now: Ms) -> Problem | None:
+    """Why a request is given up on, or its present attempt, which was `started` later than the request `began`."""
     if now >= deadline:
-        return Problem("timed_out", f"no answer within {deadline - started} ms")
+        return Problem("timed_out", f"no answer within {deadline - began} ms")
     if heard is None and now - started >= FIRST_WORD_MS:
         return Problem("no_worker", f"no worker took the request within {FIRST_WORD_MS} ms: try again")
     if heard is not None and now - heard >= SILENCE_MS:

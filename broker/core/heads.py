@@ -5,11 +5,12 @@ Ids arrive out of commit order, and deadlines and retries land before what was r
 """
 
 from bisect import bisect_right, insort
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from broker.core.records import Flow, Head, Place
+from broker.core.records import Flow, Head, Pick, Place
 from schemas.units import Ms
 
 PAGE = 1000
@@ -80,11 +81,13 @@ class Front:
         return [head.place.job for head in expired]
 
     def drop(self, chosen: set[UUID]) -> None:
-        """They were dispatched, or were not waiting any more. A choice is always the beginning of what is ready."""
+        """They were dispatched, or were not waiting any more. A choice is mostly the beginning of what is ready."""
         taken = 0
         while taken < len(self.ready) and self.ready[taken].place.job in chosen:
             taken += 1
         del self.ready[:taken]
+        if taken < len(chosen):
+            self.ready = [head for head in self.ready if head.place.job not in chosen]
 
 
 @dataclass(slots=True)
@@ -100,9 +103,13 @@ class Fronts:
         """Read these from their beginnings, forget all others."""
         self.flows = {flow: Front() for flow in flows}
 
-    def drop(self, chosen: set[UUID]) -> None:
-        for front in self.flows.values():
-            front.drop(chosen)
+    def drop(self, picks: Sequence[Pick]) -> None:
+        chosen: dict[Flow, set[UUID]] = defaultdict(set)
+        for pick in picks:
+            chosen[pick.flow].add(pick.place.job)
+        for flow, jobs in chosen.items():
+            if flow in self.flows:
+                self.flows[flow].drop(jobs)
 
     def prune(self) -> None:
         self.flows = {flow: front for flow, front in self.flows.items() if not front.is_idle()}

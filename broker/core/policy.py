@@ -11,11 +11,11 @@ up credit. The cost of a job is 1 here; a cost in tokens turns the tenants' coun
 
 import heapq
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from broker.core.records import Flow, Head, Pick, Place
+from broker.core.records import Flow, Head, Pick
 from schemas.catalog import Catalog, Route
 from schemas.job import Lane
 from schemas.units import Ms
@@ -81,20 +81,35 @@ class Order:
         self.routes: dict[str, Shares[str]] = defaultdict(Shares)
 
     def choose(
-        self, waiting: Mapping[Flow, Sequence[Head]], *, room: Mapping[str, int], catalog: Catalog, limit: int
+        self,
+        waiting: Mapping[Flow, Sequence[Head]],
+        *,
+        room: Mapping[str, int],
+        alive: Collection[str] = (),
+        catalog: Catalog,
+        limit: int,
     ) -> list[Pick]:
-        """Up to `limit` jobs, each for a deployment that has room. `waiting` holds what may start now, in order."""
-        return _Round(self, waiting, room, catalog).picks(limit)
+        """Up to `limit` jobs, each for a deployment that has room. `waiting` holds what may start now, in order;
+        `alive` are the deployments with workers, beyond those with room.
+        """
+        return _Round(self, waiting, room, {*alive, *room}, catalog).picks(limit)
 
 
 class _Round:
     """One choice: the counters, the heads and the room that is left."""
 
     def __init__(
-        self, order: Order, waiting: Mapping[Flow, Sequence[Head]], room: Mapping[str, int], catalog: Catalog
+        self,
+        order: Order,
+        waiting: Mapping[Flow, Sequence[Head]],
+        room: Mapping[str, int],
+        alive: Collection[str],
+        catalog: Catalog,
     ) -> None:
         self.order = order
         self.room = dict(room)
+        self.alive = alive
+        self._regulars: dict[str, Sequence[Route]] = {}
         self.catalog = catalog
         self.heads = {
             (flow.model, flow.lane, flow.tenant): (flow, iter(heads))
@@ -115,18 +130,17 @@ class _Round:
     def picks(self, limit: int) -> list[Pick]:
         picks: list[Pick] = []
         while len(picks) < limit and (model := self.models.first()) is not None:
-            deployment = self._deployment(model)
-            chosen = self._next(model) if deployment is not None else None
-            if deployment is None or chosen is None:
+            pick = self._next(model) if self._has_room(model) else None
+            if pick is None:
                 self.models.out()
                 continue
-            self.room[deployment] -= 1
+            self.room[pick.deployment] -= 1
             self.models.served(model, 1.0)
-            picks.append(Pick(*chosen, deployment))
+            picks.append(pick)
         return picks
 
-    def _next(self, model: str) -> tuple[Flow, Place] | None:
-        """The model's next job, by lane, then tenant; None when it has none left."""
+    def _next(self, model: str) -> Pick | None:
+        """The model's next job, by lane, then tenant; None when none is left that could run."""
         lanes = self.lanes[model]
         while (lane := lanes.first()) is not None:
             if (chosen := self._next_of_lane(model, lane)) is not None:
@@ -135,34 +149,46 @@ class _Round:
             lanes.out()
         return None
 
-    def _next_of_lane(self, model: str, lane: Lane) -> tuple[Flow, Place] | None:
+    def _next_of_lane(self, model: str, lane: Lane) -> Pick | None:
         tenants = self.tenants[model, lane]
         while (tenant := tenants.first()) is not None:
             flow, heads = self.heads[model, lane, tenant]
-            if (head := next(heads, None)) is not None:
-                tenants.served(tenant, 1.0)
-                return flow, head.place
+            for head in heads:
+                if (deployment := self._deployment(model, head.tried)) is not None:
+                    tenants.served(tenant, 1.0)
+                    return Pick(flow, head.place, deployment)
             tenants.out()
         return None
 
-    def _deployment(self, model: str) -> str | None:
-        """Of the model's deployments with room, the one furthest behind its weight."""
-        open_routes = self._open_routes(model)
-        if len(open_routes) == 1:
-            return open_routes[0].deployment
-        if not open_routes:
-            return None
+    def _deployment(self, model: str, tried: tuple[str, ...]) -> str | None:
+        """Of the deployments that may take it and have room, the one furthest behind its weight; spares in order."""
+        open_routes = [r for r in self._routes(model, tried) if self.room.get(r.deployment, 0) > 0]
+        weighted = [r for r in open_routes if r.weight]
+        if len(open_routes) == 1 or not weighted:
+            return open_routes[0].deployment if open_routes else None
         shares = self.order.routes[model]
-        shares.wake(route.deployment for route in open_routes)
-        chosen = min(open_routes, key=lambda route: shares.counters[route.deployment])
+        shares.wake(route.deployment for route in weighted)
+        chosen = min(weighted, key=lambda route: shares.counters[route.deployment])
         shares.charge(chosen.deployment, 1.0 / chosen.weight)
         return chosen.deployment
 
-    def _open_routes(self, model: str) -> list[Route]:
-        return [r for r in self.catalog.models[model].route if r.weight and self.room.get(r.deployment, 0) > 0]
+    def _routes(self, model: str, tried: tuple[str, ...]) -> Sequence[Route]:
+        """Who may take it: those that have not failed it. The spares only after a failure, or for want of others."""
+        route = self.catalog.models[model].route
+        if not tried and (regular := self._regular(model)):
+            return regular
+        alive = [r for r in route if r.deployment in self.alive]
+        return [r for r in alive if r.deployment not in tried] or alive
+
+    def _regular(self, model: str) -> Sequence[Route]:
+        if model not in self._regulars:
+            route = self.catalog.models[model].route
+            self._regulars[model] = [r for r in route if r.weight and r.deployment in self.alive]
+        return self._regulars[model]
 
     def _has_room(self, model: str) -> bool:
-        return model in self.catalog.models and bool(self._open_routes(model))
+        found = self.catalog.models.get(model)
+        return found is not None and any(self.room.get(r.deployment, 0) > 0 for r in found.route)
 
 
 def lookahead(slots: int, *, per_s: float) -> int:
@@ -185,6 +211,10 @@ class Rate:
     per_s: float = 0.0
     since_ms: Ms | None = None
     count: int = 0
+
+    def begin(self, now: Ms) -> None:
+        """After idleness, which says nothing of the pool."""
+        self.count, self.since_ms = 0, now
 
     def add(self, count: int, now: Ms) -> None:
         if self.since_ms is None:

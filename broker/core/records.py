@@ -97,6 +97,8 @@ class Head(msgspec.Struct, frozen=True):
     attempt: int
     """Attempts given out so far."""
     not_before_ms: Ms
+    tried: tuple[str, ...] = ()
+    """Deployments that failed it; others are to try first."""
 
 
 class Pick(msgspec.Struct, frozen=True):
@@ -125,6 +127,8 @@ class OpenJob(msgspec.Struct, frozen=True, kw_only=True):
     """Attempts that were put back and do not count."""
     max_attempts: int
     deadline_ms: Ms
+    model: str = ""
+    tried: tuple[str, ...] = ()
 
 
 class Executed(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,6 +148,14 @@ class Executed(msgspec.Struct, frozen=True, kw_only=True):
     run_ms: Ms
 
 
+class Spend(msgspec.Struct, frozen=True):
+    """What a deployment's executions of a day came to."""
+
+    cost_nano_usd: NanoUsd
+    executions: int
+    """Those that cost anything."""
+
+
 class Final(msgspec.Struct, frozen=True):
     """End the job, if it is open and at this attempt."""
 
@@ -157,6 +169,8 @@ class Requeue(msgspec.Struct, frozen=True):
 
     not_before_ms: Ms
     counted: bool
+    tried: tuple[str, ...] = ()
+    """Deployments that are to leave it to others."""
 
 
 class Ignore(msgspec.Struct, frozen=True):

@@ -1,7 +1,7 @@
 """The verdict on what workers report."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 from uuid import UUID
@@ -26,6 +26,7 @@ from schemas.outcome import (
     Succeeded,
     Timings,
     WorkerLost,
+    counts,
     failure_kind,
     retryable,
 )
@@ -61,7 +62,9 @@ def decide(
         for place in places:
             report = reports[place]
             transition = (
-                _transition(report, jobs.get(report.job), now=now, unit=unit) if place == deciding else Ignore()
+                _transition(report, jobs.get(report.job), catalog=prices.catalog, now=now, unit=unit)
+                if place == deciding and not _goes_on(report)
+                else Ignore()
             )
             verdicts[place] = _verdict(report, transition, prices)
     return [verdicts[place] for place in range(len(reports))]
@@ -76,6 +79,21 @@ def unstorable(verdict: Verdict) -> Verdict:
     if entry is not None:
         entry = replace(entry, custom_id=None, metadata=None, traceparent=None)
     return replace(verdict, transition=Final(State.FAILED, None, failure), executed=executed, entry=entry)
+
+
+def last_word(attempt: Attempt, failure: Failure, now: Ms) -> Report:
+    """The gateway's own report on an interactive request that it gives up on: no worker's word decides it any more."""
+    timings = Timings(started_ms=now, queue_ms=Ms(0), run_ms=Ms(0))
+    return Report(
+        job=attempt.job,
+        attempt=attempt.number,
+        delivery=0,
+        deployment=BROKER,
+        worker=BROKER,
+        outcome=Failed(failure),
+        timings=timings,
+        live=replace(attempt, fallback=False),
+    )
 
 
 def expiry(job: UUID, now: Ms) -> Report:
@@ -103,12 +121,16 @@ def _rank(report: Report) -> tuple[bool, int, int]:
     return not isinstance(report.outcome, Succeeded), -report.attempt, report.delivery
 
 
-def _transition(report: Report, job: OpenJob | None, *, now: Ms, unit: float) -> Final | Requeue | Ignore:
+def _transition(
+    report: Report, job: OpenJob | None, *, catalog: Catalog, now: Ms, unit: float
+) -> Final | Requeue | Ignore:
     match report.outcome:
         case Succeeded(body):
             return Final(State.SUCCEEDED, body, None)
         case Failed(failure):
-            return _after_failure(report, failure, job, now=now, unit=unit)
+            if report.live is not None:
+                return Final(State.FAILED, None, failure)
+            return _after_failure(report, failure, job, catalog=catalog, now=now, unit=unit)
         case Expired():
             return Final(State.EXPIRED, None, None)
         case Cancelled():
@@ -121,23 +143,42 @@ def _transition(report: Report, job: OpenJob | None, *, now: Ms, unit: float) ->
             assert_never(report.outcome)
 
 
+def _goes_on(report: Report) -> bool:
+    """An interactive attempt after which the gateway tries another deployment, or reports itself that it cannot."""
+    if report.live is None or not report.live.fallback:
+        return False
+    outcome = report.outcome
+    return isinstance(outcome, Released) or (isinstance(outcome, Failed) and retryable(outcome.failure))
+
+
 def _after_failure(
-    report: Report, failure: Failure, job: OpenJob | None, *, now: Ms, unit: float
+    report: Report, failure: Failure, job: OpenJob | None, *, catalog: Catalog, now: Ms, unit: float
 ) -> Final | Requeue | Ignore:
-    if report.live is not None:
-        return Final(State.FAILED, None, failure)
+    """Another deployment at once, while the route has one that has not failed the job; else all again, later."""
     if job is None or job.attempt != report.attempt:
         return Ignore()
     if isinstance(failure, WorkerLost):
         return Final(State.DEAD, None, failure)
     if not retryable(failure):
         return Final(State.FAILED, None, failure)
-    counted = job.attempt - job.uncounted
-    spread = (unit + (job.job.int & 0xFFFF) / 0x10000) % 1.0
-    again = Ms(now + wait_ms(failure, counted, unit=spread))
-    if counted >= job.max_attempts or again >= job.deadline_ms:
+    counted = counts(failure)
+    spent = job.attempt - job.uncounted
+    if counted and spent >= job.max_attempts:
         return Final(State.DEAD, None, failure)
-    return Requeue(again, counted=True)
+    tried = (*job.tried, report.deployment)
+    if untried(job.model, tried, catalog):
+        return Requeue(now, counted=counted, tried=tried)
+    spread = (unit + (job.job.int & 0xFFFF) / 0x10000) % 1.0
+    again = Ms(now + wait_ms(failure, spent if counted else job.attempt, unit=spread))
+    if again >= job.deadline_ms:
+        return Final(State.DEAD if counted else State.EXPIRED, None, failure)
+    return Requeue(again, counted=counted)
+
+
+def untried(model: str, tried: Collection[str], catalog: Catalog) -> list[str]:
+    """The deployments of a model's route that are left, in its order."""
+    found = catalog.models.get(model)
+    return [route.deployment for route in found.route if route.deployment not in tried] if found else []
 
 
 def _verdict(report: Report, transition: Final | Requeue | Ignore, prices: Prices) -> Verdict:
@@ -170,6 +211,8 @@ def _executed(report: Report, prices: Prices) -> Executed:
 
 
 def _cost(report: Report, prices: Prices) -> tuple[NanoUsd, str]:
+    if (charge := report.outcome.charge) is not None:
+        return charge.nano_usd, charge.source
     deployment = prices.catalog.deployments.get(report.deployment)
     if deployment is None or deployment.price is None:
         return NanoUsd(0), UNPRICED

@@ -24,7 +24,10 @@ async def heads(connection: Connection, flow: Flow, *, after: Place | None, limi
     rows = await connection.fetch(
         query("heads"), flow.model, flow.lane, flow.tenant, start.deadline_ms, start.job, limit
     )
-    return [Head(Place(deadline, job), attempt, not_before) for deadline, job, attempt, not_before in rows]
+    return [
+        Head(Place(deadline, job), attempt, not_before, tuple(tried or ()))
+        for deadline, job, attempt, not_before, tried in rows
+    ]
 
 
 async def dispatch(connection: Connection, picks: Sequence[Pick], *, term: int, now: Ms) -> list[Attempt]:

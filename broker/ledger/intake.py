@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Sequence
+from operator import attrgetter
 from uuid import UUID
 
 import asyncpg
@@ -32,13 +33,16 @@ async def batches_of(connection: Connection, ids: Collection[UUID]) -> dict[UUID
 
 
 async def admit(connection: Connection, days: Days, entries: Sequence[Entry]) -> Admitted:
-    """One transaction. Most groups are all new, so they are copied in; one that is not goes row by row."""
+    """One transaction. Most groups are all new, so they are copied in; one that is not goes row by row.
+
+    Jobs are written in the order of their ids, so that two brokers with the same jobs never wait for each other.
+    """
     await days.ensure(connection, [entry.id for entry in entries])
     if any(entry.idempotency_key is not None for entry in entries):
         return await _admit_some(connection, entries)
     try:
         async with connection.transaction():
-            await copy_jobs(connection, [_row(entry) for entry in entries])
+            await copy_jobs(connection, [_row(entry) for entry in sorted(entries, key=attrgetter("id.int"))])
             await _follow(connection, entries)
     except asyncpg.UniqueViolationError:
         return await _admit_some(connection, entries)

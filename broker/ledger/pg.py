@@ -20,9 +20,10 @@ from broker.core.records import (
     Place,
     Running,
     Settled,
+    Spend,
     Verdict,
 )
-from broker.ledger import dispatch, intake, reads, settle
+from broker.ledger import dispatch, intake, reads, settle, spend
 from broker.ledger.connection import Connection
 from broker.ledger.days import Days
 from broker.ledger.errors import translated
@@ -32,7 +33,7 @@ from schemas.catalog import Revision
 from schemas.job import Attempt
 from schemas.units import Ms
 
-_SETTINGS = {
+SETTINGS = {
     "application_name": "infermq",
     # Every query goes by key. Plans made for a partition's first rows must not outlive them.
     "plan_cache_mode": "force_custom_plan",
@@ -55,7 +56,7 @@ class PgLedger:
     async def open(cls, url: str, *, connections: int = 8) -> AsyncIterator[Self]:
         """Raises: Unavailable."""
         with translated():
-            pool = await asyncpg.create_pool(url, min_size=1, max_size=connections, server_settings=_SETTINGS)
+            pool = await asyncpg.create_pool(url, min_size=1, max_size=connections, server_settings=SETTINGS)
         try:
             yield cls(pool)
         finally:
@@ -117,6 +118,11 @@ class PgLedger:
         """Record a group; repeating it changes nothing and answers the same ends."""
         async with self._connection() as connection:
             return await settle.settle(connection, self._days, verdicts, now=now)
+
+    async def spend(self, now: Ms) -> dict[str, Spend]:
+        """What each deployment has cost today (UTC)."""
+        async with self._connection() as connection:
+            return await spend.spend(connection, now=now)
 
     async def lead(self, holder: str, *, lease_ms: int) -> int | None:
         """Take or renew the leader's lease: its term, or None while another holds it."""

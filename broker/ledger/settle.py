@@ -17,6 +17,7 @@ from broker.ledger.counts import Deltas
 from broker.ledger.days import Days
 from broker.ledger.intake import columns, copy_bodies, copy_results, insert_jobs
 from broker.ledger.rows import EXECUTION_COLUMNS, execution_row, job_row, json_text, key_of, recorded_of
+from broker.ledger.spend import add_spend
 from broker.ledger.sql import query
 from schemas.api import State
 from schemas.job import Lane
@@ -34,6 +35,8 @@ async def open_jobs(connection: Connection, ids: Collection[UUID]) -> dict[UUID,
             uncounted=row["uncounted"],
             max_attempts=row["max_attempts"],
             deadline_ms=row["deadline_ms"],
+            model=row["model"],
+            tried=tuple(row["tried"] or ()),
         )
         for row in rows
     }
@@ -47,6 +50,10 @@ async def settle(connection: Connection, days: Days, verdicts: Sequence[Verdict]
     except asyncpg.UniqueViolationError:
         async with connection.transaction():
             return await _Group(connection, now).settle(verdicts, repeated=True)
+
+
+Ran = tuple[int, Verdict, Executed]
+"""A verdict's place in its group, and the execution that it is on."""
 
 
 @dataclass(slots=True)
@@ -106,6 +113,7 @@ class _Group:
         ]
         new = await insert_jobs(self.connection, rows)
         fresh = [entries[job] for job in new]
+        await self._add_earlier([entry.id for _, verdict, entry in fresh if verdict.attempt > 1])
         await copy_bodies(self.connection, [entry for _, _, entry in fresh])
         for n, verdict, entry in fresh:
             total = Ms(max(0, self.now - entry.admitted_ms))
@@ -118,6 +126,14 @@ class _Group:
                 total_ms=total,
             )
 
+    async def _add_earlier(self, jobs: Sequence[UUID]) -> None:
+        """Attempts on other deployments that failed before were recorded without the job."""
+        rows = await self.connection.fetch(query("spent_before"), jobs) if jobs else []
+        if rows:
+            names = ("input_tokens", "output_tokens", "cached_tokens", "cost_nano_usd")
+            spent = columns([(row["job"], *(row[name] for name in names)) for row in rows], 1 + len(names))
+            await self.connection.fetch(query("charge"), *spent)
+
     async def _requeue(self, verdicts: Sequence[Verdict]) -> tuple[Requeued, ...]:
         moves = [(v.job, v.attempt, v.transition) for v in verdicts if isinstance(v.transition, Requeue)]
         if not moves:
@@ -128,6 +144,7 @@ class _Group:
             [attempt for _, attempt, _ in moves],
             [move.not_before_ms for _, _, move in moves],
             [0 if move.counted else 1 for _, _, move in moves],
+            [json_text(move.tried) for _, _, move in moves],
         )
         return tuple(
             Requeued(
@@ -144,11 +161,11 @@ class _Group:
         ran = [(n, v, v.executed) for n, v in enumerate(verdicts) if v.executed is not None]
         rows = [execution_row(v, executed, waste=n not in self.won) for n, v, executed in ran]
         if careful:
-            await self._charge(await self._insert_executions(ran, rows), deltas)
-        elif rows:
-            await self.connection.copy_records_to_table(
-                "executions", records=rows, columns=EXECUTION_COLUMNS, schema_name="infermq"
-            )
+            new = await self._insert_executions(ran, rows)
+            await self._charge([(v, executed) for n, v, executed in new if n not in self.won], deltas)
+        else:
+            new = ran
+            await self._copy_executions(rows)
         if self.won:
             bodies = [(one.job, one.batch, _final(verdicts[n]).body) for n, one in self.won.items()]
             await copy_results(self.connection, bodies)
@@ -156,15 +173,20 @@ class _Group:
             deltas.ended(one.batch, one.state)
             if (executed := verdicts[n].executed) is not None:
                 deltas.spent(one.batch, executed.usage, executed.cost_nano_usd)
+        await add_spend(self.connection, [executed for _, _, executed in new], now=self.now)
         await deltas.write(self.connection, now=self.now)
 
-    async def _insert_executions(
-        self, ran: Sequence[tuple[int, Verdict, Executed]], rows: Sequence[tuple[object, ...]]
-    ) -> list[tuple[Verdict, Executed]]:
-        """Those that are new and did not end their jobs: their cost is yet to be added."""
+    async def _copy_executions(self, rows: Sequence[tuple[object, ...]]) -> None:
+        if rows:
+            await self.connection.copy_records_to_table(
+                "executions", records=rows, columns=EXECUTION_COLUMNS, schema_name="infermq"
+            )
+
+    async def _insert_executions(self, ran: Sequence[Ran], rows: Sequence[tuple[object, ...]]) -> list[Ran]:
+        """Those that were not recorded before."""
         inserted = await self.connection.fetch(query("insert_executions"), *columns(rows, len(EXECUTION_COLUMNS)))
         new = {key_of(row) for row in inserted}
-        return [(v, e) for n, v, e in ran if n not in self.won and (v.job, v.attempt, e.delivery) in new]
+        return [(n, v, e) for n, v, e in ran if (v.job, v.attempt, e.delivery) in new]
 
     async def _charge(self, spent: Sequence[tuple[Verdict, Executed]], deltas: Deltas) -> None:
         if not spent:

@@ -18,6 +18,7 @@ from broker.serve import serve
 from schemas import subjects
 from schemas.api import BatchStatus, JobShow, State
 from schemas.catalog import Deployment, Revision, parse
+from schemas.codec import JSON, MSGPACK
 from schemas.job import Job, Lane
 from schemas.subjects import Source, Verb
 from schemas.units import Ms
@@ -28,7 +29,7 @@ from workers.beat import beat
 from workers.engines.simulated import make
 from workers.metrics import Metrics
 from workers.pool import Pool
-from workers.ports import Capacity, Limits
+from workers.ports import Limits
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(60)]
 SCRIPT = """
@@ -87,14 +88,13 @@ class Running:
 async def a_worker(nc: Nats, *, slots: int = 4) -> AsyncIterator[Pool]:
     catalog = parse(CATALOG.format(slots=slots, options=SCRIPT))
     deployment: Deployment = catalog.deployments["d"]
-    engine, capacity = make(deployment, Limits(slots)), Capacity(slots, 2)
+    engine = make(deployment, Limits(slots))
     pool = Pool(
         nc,
         engine,
         name="w1",
         revision=lambda: Revision(1, Ms(0), catalog),
         deployment="d",
-        capacity=capacity,
         lease_ms=Ms(15_000),
         clock=now,
         metrics=Metrics(),
@@ -215,6 +215,44 @@ async def test_bytes_that_are_no_job_are_kept_as_dead_letters(running: Running) 
     assert job.state is State.SUCCEEDED
     assert [bytes(letter["payload"]) for letter in letters] == [b"\xff\0nope", b"{", b"x"]
     assert all(letter["reason"] for letter in letters)
+
+
+@pytest.mark.parametrize("content_type", [MSGPACK, JSON])
+async def test_a_message_may_hold_many_jobs_and_a_bad_one_costs_no_other(running: Running, content_type: str) -> None:
+    batch = await running.client.create_batch()
+    body = json.loads(BODY)
+    jobs = [
+        {
+            "endpoint": CHAT,
+            "body": body if content_type == JSON else BODY,
+            "custom_id": f"c{n}",
+            "batch": str(batch.id),
+        }
+        for n in range(5)
+    ]
+    jobs[2]["custom_id"] = ""
+    encode = msgspec.json.encode if content_type == JSON else msgspec.msgpack.encode
+    subject = subjects.submit(Source(Lane.BULK, "m", "default", "default"))
+    await running.nc.jetstream().publish(subject, encode(jobs), headers={"Content-Type": content_type})
+    await running.client.seal(batch.id, jobs=4)
+
+    results = {result.custom_id: result.state async for result in running.client.results(batch.id)}
+
+    assert results == dict.fromkeys(["c0", "c1", "c3", "c4"], State.SUCCEEDED)
+    [letter] = await running.rows("select reason from infermq.dead_letters")
+    assert "job 3 of 5" in letter["reason"]
+    assert "custom_id" in letter["reason"]
+
+
+async def test_a_message_holds_a_thousand_jobs_at_most(running: Running) -> None:
+    subject = subjects.submit(Source(Lane.BULK, "m", "default", "default"))
+    for count in (0, 1001):
+        await running.nc.jetstream().publish(subject, msgspec.msgpack.encode([{}] * count))
+
+    await running.ended(await running.submit("after"))
+
+    letters = await running.rows("select reason from infermq.dead_letters order by sequence")
+    assert ["1 to 1000" in letter["reason"] for letter in letters] == [True, True]
 
 
 async def test_an_id_used_for_another_job_becomes_a_dead_letter(running: Running) -> None:
@@ -396,8 +434,28 @@ async def test_a_full_backlog_is_said_to_the_producer(broker_alone: Running) -> 
     info.config.max_msgs_per_subject = 1
     await js.update_stream(info.config)
 
+    large = BODY.replace(b"hello", b"x" * 60_000)
     with pytest.raises(BacklogFull):
-        await broker_alone.client.submit_many([Submission("m", a_job(id=an_id())) for _ in range(50)])
+        await broker_alone.client.submit_many([Submission("m", a_job(id=an_id(), body=large)) for _ in range(20)])
+
+
+async def test_attempts_that_a_stream_dropped_in_silence_are_found_and_published_again(running: Running) -> None:
+    js = running.nc.jetstream()
+    info = await js.stream_info(subjects.RUN)
+    info.config.max_msgs = 3
+    await js.update_stream(info.config)
+    batch = await running.client.create_batch()
+    short = BODY.replace(b"8}", b"1}")
+    jobs = [Submission("m", a_job(body=short, custom_id=str(n))) for n in range(40)]
+    sent = await running.client.submit_many(jobs, batch_id=batch.id)
+    await running.client.seal(batch.id, jobs=sent)
+
+    async with asyncio.timeout(30):
+        results = {result.custom_id: result.state async for result in running.client.results(batch.id)}
+
+    assert results == {str(n): State.SUCCEEDED for n in range(40)}
+    attempts = await running.rows("select count(*) as n from infermq.executions")
+    assert attempts[0]["n"] == 40
 
 
 async def test_what_a_lost_stream_held_is_found_and_run(nats_url: str, ledger_url: str, nc: Nats) -> None:

@@ -123,6 +123,17 @@ async def test_ids_of_other_days_find_their_partition(ledger: PgLedger) -> None:
     assert len(admitted.waiting) == 7
 
 
+async def test_a_new_day_waits_for_no_reader_and_keeps_none_waiting(ledger: PgLedger, ledger_url: str) -> None:
+    reader = await asyncpg.connect(ledger_url)
+    async with reader.transaction():
+        await reader.execute("select from infermq.jobs, infermq.bodies, infermq.executions, infermq.results")
+        async with asyncio.timeout(20):
+            admitted = await ledger.admit([an_entry()])
+    await reader.close()
+
+    assert len(admitted.waiting) == 1
+
+
 async def test_a_nul_spoils_its_group_and_nothing_of_it_stays(ledger: PgLedger) -> None:
     good = an_entry()
 
@@ -138,6 +149,17 @@ async def test_two_groups_with_the_same_jobs_admit_them_once(ledger: PgLedger) -
     both = await asyncio.gather(ledger.admit(entries), ledger.admit(entries[::-1]))
 
     assert sum(len(one.waiting) for one in both) == 200
+
+
+async def test_groups_that_count_in_the_same_batches_never_block_each_other(ledger: PgLedger) -> None:
+    batches = [(await a_batch(ledger)).id for _ in range(20)]
+    groups = [[an_entry(batch=batch) for batch in batches[:: 1 if n % 2 else -1]] for n in range(24)]
+
+    async with asyncio.timeout(30):
+        await asyncio.gather(*[ledger.admit(group) for group in groups])
+
+    listed = await ledger.batches("default", 100, None)
+    assert [batch.counts.admitted for batch in listed] == [24] * 20
 
 
 # dispatch

@@ -73,6 +73,8 @@ create table infermq.waiting (
     attempt         int     not null default 0,
     uncounted       int     not null default 0,
     not_before_ms   bigint  not null default 0,
+    -- deployments that failed it, and leave it to others; null: none
+    tried           text[],
     primary key (model, lane, tenant, deadline_ms, job)
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000);
 
@@ -81,7 +83,8 @@ create table infermq.running (
     attempt         int     not null,
     uncounted       int     not null,
     deployment      text    not null,
-    dispatched_ms   bigint  not null
+    dispatched_ms   bigint  not null,
+    tried           text[]
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000);
 
 create table infermq.batches (
@@ -115,6 +118,15 @@ create table infermq.idempotency (
     primary key (tenant, key)
 );
 
+-- What each deployment cost on a day (UTC): daily caps are held by it.
+create table infermq.spend (
+    day             date    not null,
+    deployment      text    not null,
+    executions      bigint  not null,
+    cost_nano_usd   bigint  not null,
+    primary key (day, deployment)
+) with (fillfactor = 50);
+
 create table infermq.dead_letters (
     stream      text    not null,
     sequence    bigint  not null,
@@ -140,22 +152,28 @@ create table infermq.leader (
     until   timestamptz not null
 ) with (fillfactor = 50);
 
--- The partitions of one day, for ids from `low` to below `high`.
+-- The partitions of one day, for ids from `low` to below `high`. A table is made apart and then attached, since
+-- `create table … partition of` would lock its parent against every reader, and two parents so make deadlocks.
 create function infermq.add_day(day text, low uuid, high uuid) returns void language plpgsql as $$
 declare
     parent text;
+    made   text;
 begin
     perform pg_advisory_xact_lock(hashtext('infermq.add_day'));
     foreach parent in array array['jobs', 'bodies', 'executions', 'results'] loop
+        made := parent || '_' || day;
+        continue when to_regclass('infermq.' || made) is not null;
+        execute format('create table infermq.%I (like infermq.%I including all)', made, parent);
+        if parent = 'jobs' then
+            execute format('alter table infermq.%I set (fillfactor = 85)', made);
+        elsif parent in ('bodies', 'results') then
+            begin
+                execute format('alter table infermq.%I alter column body set compression lz4', made);
+            exception when feature_not_supported then
+                null;  -- a server built without lz4 compresses its own, slower way
+            end;
+        end if;
         execute format(
-            'create table if not exists infermq.%I partition of infermq.%I for values from (%L) to (%L)',
-            parent || '_' || day, parent, low, high);
+            'alter table infermq.%I attach partition infermq.%I for values from (%L) to (%L)', parent, made, low, high);
     end loop;
-    execute format('alter table infermq.%I set (fillfactor = 85)', 'jobs_' || day);
-    begin
-        execute format('alter table infermq.%I alter column body set compression lz4', 'bodies_' || day);
-        execute format('alter table infermq.%I alter column body set compression lz4', 'results_' || day);
-    exception when feature_not_supported then
-        null;  -- a server built without lz4 compresses its own, slower way
-    end;
 end $$;

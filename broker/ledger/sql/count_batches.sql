@@ -1,4 +1,8 @@
--- One delta a batch; the batch is complete when it is sealed and all its jobs have ended.
+-- One delta a batch; the batch is complete when it is sealed and all its jobs have ended. Rows are locked in the order
+-- of their ids, so that intake and settlement of the same batches never wait for each other.
+with held as materialized (
+    select id from infermq.batches where id = any($1::uuid[]) order by id for no key update
+)
 update infermq.batches b
    set admitted = b.admitted + d.admitted,
        succeeded = b.succeeded + d.succeeded,
@@ -17,4 +21,4 @@ update infermq.batches b
            $10::bigint[], $11::bigint[])
        as d(id, admitted, succeeded, failed, expired, cancelled, dead, input_tokens, output_tokens, cached_tokens,
            cost_nano_usd)
- where b.id = d.id
+ where b.id = d.id and d.id in (select id from held)

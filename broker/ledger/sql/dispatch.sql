@@ -5,10 +5,10 @@ with picked as (
            as p(model, lane, tenant, deadline_ms, job, deployment, place)
      where w.model = p.model and w.lane = p.lane and w.tenant = p.tenant and w.deadline_ms = p.deadline_ms
        and w.job = p.job
-    returning w.job, w.attempt + 1 as attempt, w.uncounted, p.deployment, p.place
+    returning w.job, w.attempt + 1 as attempt, w.uncounted, w.tried, p.deployment, p.place
 ), started as (
-    insert into infermq.running (job, attempt, uncounted, deployment, dispatched_ms)
-    select job, attempt, uncounted, deployment, $7 from picked
+    insert into infermq.running (job, attempt, uncounted, deployment, dispatched_ms, tried)
+    select job, attempt, uncounted, deployment, $7, tried from picked
 )
 select j.id as job, p.attempt, j.tenant, j.lane, j.model, p.deployment, j.endpoint, b.body, j.admitted_ms, j.deadline_ms,
        $7::bigint as dispatched_ms, j.traceparent

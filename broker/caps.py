@@ -1,0 +1,37 @@
+"""Daily caps: what each deployment has cost today, about a second old, and whether it may go on."""
+
+import asyncio
+from collections.abc import Mapping
+
+from broker.core.caps import is_reached
+from broker.core.records import Spend
+from broker.ledger import PgLedger
+from broker.patience import patiently
+from broker.ports import Clock
+from schemas.catalog import Deployment
+from schemas.jetstream import heed_cancellation
+from schemas.units import NanoUsd
+
+_EVERY_S = 1.0
+_NOTHING = Spend(NanoUsd(0), 0)
+
+
+class Caps:
+    def __init__(self, ledger: PgLedger, clock: Clock) -> None:
+        self._ledger = ledger
+        self._clock = clock
+        self._spent: Mapping[str, Spend] = {}
+
+    async def serve(self) -> None:
+        """For ever."""
+        while True:
+            heed_cancellation()
+            await self.look()
+            await asyncio.sleep(_EVERY_S)
+
+    async def look(self) -> None:
+        self._spent = await patiently(lambda: self._ledger.spend(self._clock()))
+
+    def is_reached(self, name: str, deployment: Deployment, *, running: int) -> bool:
+        """`running` attempts have not been charged yet."""
+        return is_reached(deployment.daily_cap_usd, self._spent.get(name, _NOTHING), running=running)

@@ -1,0 +1,34 @@
+"""What deployments cost, by day: the net under a provider's bill."""
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+
+from broker.core.records import Executed, Spend
+from broker.ledger.connection import Connection
+from broker.ledger.sql import query
+from schemas.units import Ms, NanoUsd
+
+
+def _day(now: Ms) -> date:
+    return datetime.fromtimestamp(now / 1000, UTC).date()
+
+
+async def add_spend(connection: Connection, executions: Sequence[Executed], *, now: Ms) -> None:
+    """One delta a deployment a group; nothing is written for what costs nothing."""
+    cost: Counter[str] = Counter()
+    count: Counter[str] = Counter()
+    for executed in executions:
+        if executed.cost_nano_usd:
+            cost[executed.deployment] += executed.cost_nano_usd
+            count[executed.deployment] += 1
+    if cost:
+        names = sorted(cost)
+        counts, costs = [count[name] for name in names], [cost[name] for name in names]
+        await connection.execute(query("add_spend"), _day(now), names, counts, costs)
+
+
+async def spend(connection: Connection, *, now: Ms) -> dict[str, Spend]:
+    """Today's, by deployment."""
+    rows = await connection.fetch(query("spend"), _day(now))
+    return {row["deployment"]: Spend(NanoUsd(row["cost_nano_usd"]), row["executions"]) for row in rows}
