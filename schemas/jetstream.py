@@ -21,7 +21,6 @@ BATCH_MESSAGES = 1000
 BATCH_BYTES = 8 * 1024 * 1024
 """Our own bound on what one batch holds in the server's memory."""
 ACK = b"+ACK"
-NAK = b"-NAK"
 EXTEND = b"+WPI"
 TERM = b"+TERM"
 _KNOWN_ID = 10201

@@ -57,10 +57,17 @@ def token(raw: str) -> str:
 
 def untoken(escaped: str) -> str:
     """The name behind a token. Raises: ValueError for a text that `token` cannot have made."""
-    raw = re.sub(r"_([0-9a-f]+)_", lambda m: chr(int(m.group(1), 16)), escaped)
+    try:
+        raw = _ESCAPE.sub(lambda found: chr(int(found[1], 16)), escaped)
+        raw.encode()  # no lone surrogates, which nothing can store
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{escaped!r} is not an escaped name") from error
     if not raw or token(raw) != escaped:
         raise ValueError(f"{escaped!r} is not an escaped name")
     return raw
+
+
+_ESCAPE = re.compile(r"_([0-9a-f]+)_")
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from schemas import subjects
 from schemas.api import ErrorBody, Problem
 from schemas.catalog import Deployment, Revision
 from schemas.codec import CHUNK, ERROR, FAILURE, FINAL, KEEPALIVE, KIND, SEQ, jsoned, unpacker
-from schemas.jetstream import ACK, EXTEND, NAK, TERM, answer_all, deliveries, heed_cancellation
+from schemas.jetstream import ACK, EXTEND, TERM, answer_all, deliveries, heed_cancellation
 from schemas.job import Attempt
 from schemas.outcome import (
     Cancelled,
@@ -34,6 +34,7 @@ from schemas.outcome import (
     Released,
     Report,
     Succeeded,
+    Throttled,
     Timings,
     failure_kind,
     public_message,
@@ -147,10 +148,22 @@ class Pool:
                 self._group.create_task(puller.renew())
 
     def _free(self, *, live: bool) -> int:
-        if self.is_draining or self.died.is_set():
-            return 0
+        return 0 if self.is_draining or self.died.is_set() else self._room(live=live)
+
+    def _room(self, *, live: bool) -> int:
         capacity = self._engine.capacity()
         return (capacity.reserve if live else capacity.slots) - self._running[live]
+
+    def _surplus(self, *, live: bool) -> Outcome | None:
+        """What becomes of an attempt that comes when none can start: capacity fell, or a pull was given up.
+
+        It is not refused to the stream, which would send it back at once, to be counted as a delivery each time.
+        """
+        if self.died.is_set() or (self.is_draining and not live):
+            return Released()
+        if self._room(live=live) > 0:
+            return None
+        return Failed(Throttled()) if live else Released()
 
     def _leased(self, message: Msg) -> None:
         """A dispatched attempt."""
@@ -166,9 +179,6 @@ class Pool:
         if (holding := self._held.get(key)) is not None:
             holding.ack = message.reply
             self._pullers[False].wake()
-            return
-        if self._free(live=False) <= 0:
-            self._say(message.reply, NAK)  # the answer to a pull that was given up
             return
         self._begin(attempt, message, live=False)
 
@@ -191,6 +201,7 @@ class Pool:
         assert self._group is not None  # noqa: S101 - pullers are opened inside the group
         now = self._clock()
         held = Held(attempt, deliveries(message.reply), message.reply, is_live=live, leased_ms=now, progressed_ms=now)
+        held.ended = self._surplus(live=live)
         self._held[attempt.job.bytes, attempt.number, live] = held
         self._running[live] += 1
         held.task = self._group.create_task(self._run(held))
@@ -208,8 +219,8 @@ class Pool:
             self._pullers[held.is_live].wake()
         try:
             self._report(held, outcome)
-        except UnicodeEncodeError:
-            self._report(held, Failed(EngineFault("the engine's words are not Unicode"), outcome.usage))
+        except (UnicodeEncodeError, OverflowError) as error:
+            self._report(held, Failed(EngineFault(f"what the engine says cannot be written: {type(error).__name__}")))
 
     async def _outcome(self, held: Held) -> Outcome:
         early = before_run(held.attempt, deliveries=held.delivery, now=held.leased_ms)
@@ -221,7 +232,7 @@ class Pool:
             outcome = await outcome_of(held, request, self._engine, clock=self._clock, chunk=self._chunk)
         except EngineDied as error:
             self.died.set()
-            return Failed(EngineLost(str(error)))
+            return held.as_ended(Failed(EngineLost(str(error))))
         return within_limit(outcome, largest_body(self._nc.max_payload, held.attempt))
 
     def _report(self, held: Held, outcome: Outcome) -> None:

@@ -72,9 +72,13 @@ class Puller:
             await _finish(old)
 
     async def check(self) -> None:
-        """Now and then: ask again where asking failed or slots were added, and anew where no heartbeat came."""
+        """Now and then: ask again where asking failed or slots were added, and anew where no heartbeat came.
+
+        Where capacity fell below what was asked for, that is withdrawn.
+        """
         self.wake()
-        if self._asked and self._nc.is_connected and asyncio.get_running_loop().time() - self._heard_at > SILENCE_S:
+        is_silent = asyncio.get_running_loop().time() - self._heard_at > SILENCE_S
+        if self._asked and self._nc.is_connected and (is_silent or self._asked > self._free()):
             await self.renew()
 
     async def _listen(self) -> None:

@@ -111,7 +111,7 @@ async def _told(one: Pending) -> str | None:
 def within_limit(outcome: Outcome, limit_bytes: int) -> Outcome:
     """A response that no message can carry is a failure; what it cost stays."""
     if isinstance(outcome, Succeeded) and len(outcome.body) > limit_bytes:
-        return Failed(ResponseTooLarge(len(outcome.body), limit_bytes), outcome.usage)
+        return Failed(ResponseTooLarge(len(outcome.body), limit_bytes), outcome.usage, outcome.charge)
     return outcome
 
 

@@ -108,5 +108,5 @@ async def outcome_of(
         raise
     except Exception as error:
         log.exception("engine failed job=%s", held.attempt.job)
-        return Failed(EngineFault(f"{type(error).__name__} in the engine"))
-    return Failed(EngineFault("the engine ended without an outcome"))
+        return held.as_ended(Failed(EngineFault(f"{type(error).__name__} in the engine")))
+    return held.as_ended(Failed(EngineFault("the engine ended without an outcome")))

@@ -20,6 +20,7 @@ from nats.js.api import (
 )
 from nats.js.errors import APIError, BadRequestError, NotFoundError
 
+from broker.core.gateway import FIRST_WORD_MS
 from broker.errors import Conflict
 from schemas import subjects
 from schemas.job import Lane
@@ -27,8 +28,8 @@ from schemas.worker import BEAT_LIFETIME_MS
 
 LEASE_S = 15.0
 """`ack_wait` of RUN: how long a killed worker's jobs stay with it. A worker extends at a third of it."""
-LONGEST_WAIT_S = 30.0
-"""An interactive request that no worker took by then is gone; the gateway has given up on it before."""
+LONGEST_WAIT_S = FIRST_WORD_MS / 1000
+"""An interactive request that no worker took by then is gone: the gateway gives up on it, or has it run elsewhere."""
 BACKLOG_MESSAGES = 1_000_000
 """Jobs of one (lane, model, tenant, key) that may wait for intake; publishing more is refused by the server."""
 LARGEST_MESSAGE = 8 * 1024 * 1024

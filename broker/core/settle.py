@@ -25,6 +25,7 @@ from schemas.outcome import (
     Report,
     Succeeded,
     Timings,
+    Usage,
     WorkerLost,
     counts,
     failure_kind,
@@ -71,11 +72,20 @@ def decide(
 
 
 def unstorable(verdict: Verdict) -> Verdict:
-    """The same report, when Postgres refused what it says (a NUL in a text): the job ends, without those words."""
-    failure = EngineFault("its outcome held text that cannot be recorded")
+    """The same report, when Postgres refused what it says (a NUL in a text, a number beyond 64 bits): the job ends,
+    without that.
+    """
+    failure = EngineFault("its outcome held something that cannot be recorded")
     executed, entry = verdict.executed, verdict.entry
     if executed is not None:
-        executed = replace(executed, failure=failure_kind(failure), worker="?")
+        executed = replace(
+            executed,
+            failure=failure_kind(failure),
+            worker="?",
+            usage=Usage(),
+            cost_nano_usd=NanoUsd(0),
+            cost_source="?",
+        )
     if entry is not None:
         entry = replace(entry, custom_id=None, metadata=None, traceparent=None)
     return replace(verdict, transition=Final(State.FAILED, None, failure), executed=executed, entry=entry)

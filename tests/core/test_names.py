@@ -36,7 +36,16 @@ def test_a_source_survives_its_subject(lane: Lane, model: str, tenant: str, key:
 
 
 @pytest.mark.parametrize(
-    "subject", ["x", "infermq.submit.bulk.m.t", "infermq.submit.none.m.t.k", "infermq.submit.bulk.a_.t.k"]
+    "subject",
+    [
+        "x",
+        "infermq.submit.bulk.m.t",
+        "infermq.submit.none.m.t.k",
+        "infermq.submit.bulk.a_.t.k",
+        "infermq.submit.bulk._ffffffffffffffffffff_.t.k",
+        "infermq.submit.bulk._110000_.t.k",
+        "infermq.submit.bulk._d800_.t.k",
+    ],
 )
 def test_a_subject_that_we_cannot_have_built_is_refused(subject: str) -> None:
     with pytest.raises(ValueError, match=r".+"):

@@ -198,8 +198,10 @@ def test_an_expiry_in_the_backlog_ran_nothing() -> None:
 
 
 def test_what_cannot_be_stored_ends_without_its_words() -> None:
-    verdict = unstorable(verdict_on(a_report(a_success(body=b"\0"))))
+    verdict = unstorable(verdict_on(a_report(Succeeded(b"\0", Usage(2**64, 1)))))
 
+    assert verdict.executed is not None
+    assert verdict.executed.usage == Usage()
     assert isinstance(verdict.transition, Final)
     assert verdict.transition.state is State.FAILED
     assert verdict.transition.body is None

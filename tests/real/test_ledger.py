@@ -7,13 +7,13 @@ import pytest
 
 from broker.core.admit import admit
 from broker.core.records import Entry, Final, Ignore, Pick, Requeue, Verdict
-from broker.core.settle import Prices, decide, expiry
+from broker.core.settle import Prices, decide, expiry, unstorable
 from broker.errors import BadData, Conflict, Deposed, Unavailable
 from broker.ledger import PgLedger, migrate, pending
 from schemas.api import Batch, BatchCreate, BatchStatus, State
 from schemas.ids import uuid7
 from schemas.job import Attempt
-from schemas.outcome import EngineFault, Failed, Outcome, Refused, Released, Usage
+from schemas.outcome import EngineFault, Failed, Outcome, Refused, Released, Succeeded, Usage
 from schemas.subjects import Source
 from schemas.units import Ms
 from tests.builders import a_catalog, a_job, a_report, a_success, an_attempt, an_entry, an_id, now
@@ -141,6 +141,16 @@ async def test_a_nul_spoils_its_group_and_nothing_of_it_stays(ledger: PgLedger) 
         await ledger.admit([good, an_entry(custom_id="a\0b")])
 
     assert len((await ledger.admit([good])).waiting) == 1
+
+
+@pytest.mark.parametrize("usage", [Usage(2**63, 0), Usage(2**62, 2**62), Usage(2**64, 0)], ids=str)
+async def test_numbers_beyond_64_bits_spoil_an_outcome_and_not_the_broker(ledger: PgLedger, usage: Usage) -> None:
+    verdict = a_verdict(await running(ledger), Succeeded(b"{}", usage))
+
+    with pytest.raises(BadData):
+        await ledger.settle([verdict], now=now())
+
+    assert await settled(ledger, unstorable(verdict)) == [(verdict.job, State.FAILED)]
 
 
 async def test_two_groups_with_the_same_jobs_admit_them_once(ledger: PgLedger) -> None:

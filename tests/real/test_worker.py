@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import pytest
 from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
@@ -31,21 +32,31 @@ from schemas.outcome import (
 from schemas.units import Ms
 from tests.builders import a_catalog, an_attempt, now
 from workers.core.leases import MOST_DELIVERIES, before_run, extend_every_ms, while_running
-from workers.engines.simulated import make
+from workers.engines.simulated import Options, Simulated
 from workers.metrics import Metrics
 from workers.pool import Pool
-from workers.ports import Limits
+from workers.ports import Capacity
 
 pytestmark = pytest.mark.real
 _reports = Bundle(Report)
 
 
+class Pausing(Simulated):
+    """An engine that takes nothing for a while, as one whose provider throttles it does."""
+
+    paused = False
+
+    def capacity(self) -> Capacity:
+        return Capacity(0, 0) if self.paused else super().capacity()
+
+
 class Bench:
     """A pool, and what it reports."""
 
-    def __init__(self, nc: Nats, pool: Pool) -> None:
+    def __init__(self, nc: Nats, pool: Pool, engine: Pausing) -> None:
         self.nc = nc
         self.pool = pool
+        self.engine = engine
         self.reports: asyncio.Queue[Report] = asyncio.Queue()
 
     async def heard(self, message: Msg) -> None:
@@ -71,6 +82,15 @@ class Bench:
             while (await self.nc.jetstream().stream_info(stream)).state.messages != messages:
                 await asyncio.sleep(0.01)
 
+    async def asks(self, stream: str, *, pulls: int) -> None:
+        """Wait until the worker has so many pulls of a stream out."""
+        async with asyncio.timeout(20):
+            while True:
+                info = await self.nc.jetstream().consumer_info(stream, subjects.pool_consumer("d"))
+                if info.num_waiting == pulls:
+                    return
+                await asyncio.sleep(0.01)
+
     async def until(self, holds: Callable[[], bool]) -> None:
         async with asyncio.timeout(20):
             while not holds():
@@ -85,7 +105,8 @@ async def a_pool(
     await declare_pool(nc, "d", slots=slots)
     catalog = a_catalog(options=options, **changes)
     deployment: Deployment = catalog.deployments["d"]
-    engine = make(deployment, Limits(slots))
+    options_read = msgspec.convert(deployment.options, Options)
+    engine = Pausing(options_read, Capacity(slots, deployment.reserve), deployment.context_tokens)
     pool = Pool(
         nc,
         engine,
@@ -96,7 +117,7 @@ async def a_pool(
         clock=now,
         metrics=Metrics(),
     )
-    bench = Bench(nc, pool)
+    bench = Bench(nc, pool, engine)
     await nc.subscribe(subjects.outcome("d"), cb=bench.heard)
     serving = asyncio.create_task(pool.serve())
     try:
@@ -136,6 +157,50 @@ async def test_never_more_is_leased_than_there_are_slots(nc: Nats) -> None:
 
         assert info.num_ack_pending == 3
         assert info.num_pending == 7
+
+
+@pytest.fixture
+def no_tick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pulls stay out, whatever the capacity is."""
+    monkeypatch.setattr("workers.pool._TICK_S", 60.0)
+
+
+@pytest.mark.usefixtures("no_tick")
+async def test_what_comes_when_capacity_fell_is_put_back_once(nc: Nats) -> None:
+    async with a_pool(nc) as bench:
+        await bench.asks(subjects.RUN, pulls=1)
+        bench.engine.paused = True
+
+        report = (await bench.run(a_chat("second")))[0]
+
+        assert report.outcome == Released()
+        assert report.delivery == 1
+        await bench.holds(subjects.RUN, 0)
+
+
+async def test_a_pull_is_withdrawn_when_capacity_falls(nc: Nats) -> None:
+    async with a_pool(nc) as bench:
+        await bench.asks(subjects.RUN, pulls=1)
+        bench.engine.paused = True
+        await bench.asks(subjects.RUN, pulls=0)
+
+        assert await Runs(nc).publish([a_chat("later")])
+        bench.engine.paused = False
+
+        assert isinstance((await bench.report()).outcome, Succeeded)
+
+
+@pytest.mark.usefixtures("no_tick")
+async def test_an_interactive_attempt_that_comes_when_capacity_fell_may_go_elsewhere(nc: Nats) -> None:
+    async with a_pool(nc, reserve=1) as bench:
+        await heard_by(nc, an_ask("first"))
+        await bench.asks(subjects.NOW, pulls=1)
+        bench.engine.paused = True
+
+        last = (await heard_by(nc, an_ask("second")))[-1]
+
+        assert last.headers
+        assert json.loads(last.headers["Infermq-Failure"])["type"] == "throttled"
 
 
 async def test_what_cannot_be_run_fails_and_the_others_go_on(nc: Nats) -> None:

@@ -201,7 +201,13 @@ async def test_an_endpoint_that_the_model_does_not_serve_fails_for_good(engine: 
 
 @pytest.mark.parametrize(
     ("options", "why"),
-    [({"no_such": 1}, "no-such"), ({"max_num_seqs": "many"}, "max-num-seqs"), ({"model": "x"}, "model is not")],
+    [
+        ({"no_such": 1}, "no-such"),
+        ({"max_num_seqs": "many"}, "max-num-seqs"),
+        ({"model": "x"}, "model is not"),
+        ({"api-key": "x"}, "api_key is not"),
+        ({"max_model_len": "auto"}, "max_model_len is 'auto'"),
+    ],
 )
 async def test_unknown_options_are_refused_before_anything_is_loaded(options: dict[str, Any], why: str) -> None:
     with pytest.raises(EngineConfigError, match=why):

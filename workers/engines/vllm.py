@@ -49,7 +49,19 @@ _LOOK_S = 1.0
 _PROGRESS_S = 5.0
 _WORDS = 500
 _SERVED = "served"
-_OURS = ("model", "served_model_name", "host", "port", "api_key", "scheduling_policy", "headless", "api_server_count")
+_OURS = frozenset(
+    {
+        "model",
+        "served_model_name",
+        "host",
+        "port",
+        "api_key",
+        "scheduling_policy",
+        "headless",
+        "api_server_count",
+        "config",
+    }
+)
 """Server arguments that a deployment may not set."""
 
 
@@ -82,12 +94,16 @@ def make(deployment: Deployment, limits: Limits) -> "Vllm":
         "enable_prompt_tokens_details": True,
         **deployment.options,
     }
-    return Vllm(arguments(deployment.source, wanted), capacity, int(wanted["max_model_len"]))
+    args = arguments(deployment.source, wanted)
+    if not isinstance(args.max_model_len, int) or args.max_model_len < 1:
+        _refuse(f"max_model_len is {wanted['max_model_len']!r}: leave it out, or say how many tokens")
+    return Vllm(args, capacity, args.max_model_len)
 
 
 def arguments(source: str, options: dict[str, Any]) -> Namespace:
     """The arguments of its server. Raises: EngineConfigError, for what it does not know or take."""
-    if refused := sorted(set(options) & set(_OURS)):
+    names = {name.lstrip("-").replace("-", "_") for name in options}
+    if refused := sorted(names & _OURS):
         raise EngineConfigError(f"options of the engine 'vllm': {', '.join(refused)} is not a deployment's to set")
     words = ["--model", source, "--served-model-name", _SERVED, "--scheduling-policy", "priority"]
     for name, value in options.items():
