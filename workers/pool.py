@@ -1,7 +1,7 @@
 """The attempts of one worker: leased, run, reported, let go.
 
 Two kinds. Dispatched attempts (RUN) are leased, and acked once their outcome is durable. Interactive ones (NOW) are
-acked at once, since the gateway owns their retry; their outcome is durable before their reply is complete.
+not, since the gateway owns their retry; their outcome is durable before their reply is complete.
 """
 
 import asyncio
@@ -183,8 +183,7 @@ class Pool:
         self._begin(attempt, message, live=False)
 
     def _asked(self, message: Msg) -> None:
-        """An interactive attempt: its retry is the gateway's, so it leaves the stream at once."""
-        self._say(message.reply, ACK)
+        """An interactive attempt: it left the stream when it was delivered."""
         attempt = self._decoded(message)
         if attempt is not None and (attempt.job.bytes, attempt.number, True) not in self._held:
             self._begin(attempt, message, live=True)

@@ -24,6 +24,8 @@ _GATHER_S = 0.002
 class Puller:
     """Asks for as many messages as `free()` says, beyond those asked for already, and hands each to `start`.
 
+    It asks once half of what is free is not asked for: a request for each slot would cost more than a message.
+
     Pulls that are taken for lost may still be answered, and a few messages are on their way when it closes: they come
     to `start` too, which must not rely on `free`.
     """
@@ -95,8 +97,9 @@ class Puller:
 
     def _ask_soon(self) -> None:
         self._is_scheduled = False
-        wanted = self._free() - self._asked
-        if wanted <= 0 or not self._is_open or not self._nc.is_connected:
+        free = self._free()
+        wanted = free - self._asked
+        if wanted <= 0 or 2 * wanted < free or not self._is_open or not self._nc.is_connected:
             return
         if self._asked == 0:
             self._heard_at = asyncio.get_running_loop().time()

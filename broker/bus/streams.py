@@ -66,6 +66,7 @@ STREAMS = (
         _WORK_QUEUE,
         name=subjects.NOW,
         subjects=["infermq.now.*"],
+        retention=RetentionPolicy.INTEREST,
         storage=StorageType.MEMORY,
         compression=StoreCompression.NONE,
         duplicate_window=LONGEST_WAIT_S,
@@ -142,7 +143,12 @@ async def declare_pool(nc: Client, deployment: str, *, slots: int) -> None:
     )
     await _declare_consumer(js, subjects.RUN, leases)
     live = replace(
-        _PULL, durable_name=name, filter_subject=subjects.now(deployment), ack_wait=LONGEST_WAIT_S, max_deliver=1
+        _PULL,
+        durable_name=name,
+        filter_subject=subjects.now(deployment),
+        ack_policy=AckPolicy.NONE,
+        ack_wait=None,
+        max_ack_pending=None,
     )
     await _declare_consumer(js, subjects.NOW, live)
 
