@@ -7,20 +7,21 @@ import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from schemas.catalog import CHAT, EMBEDDINGS, Deployment
+from schemas.catalog import CHAT, COMPLETIONS, EMBEDDINGS, Deployment, Price
 from schemas.outcome import (
     BadRequest,
     Charge,
     Denied,
     EngineFault,
-    EngineLost,
     Failed,
     Filtered,
     Outcome,
+    ResponseTooLarge,
     Succeeded,
     Throttled,
     Unanswered,
@@ -71,6 +72,35 @@ def answered(raw: bytes) -> Script:
     return script
 
 
+def chunked(*pieces: bytes, then: Script | None = None, kind: str = "text/event-stream", status: int = 200) -> Script:
+    """A chunked reply, each piece in a packet of its own, that never comes to its end."""
+
+    async def script(writer: asyncio.StreamWriter) -> None:
+        writer.write(f"HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+        for part in pieces:
+            writer.write(b"%x\r\n%s\r\n" % (len(part), part))
+            await writer.drain()
+            await turns()
+        if then is not None:
+            await then(writer)
+
+    return script
+
+
+async def turns() -> None:
+    """Let the client, in the same event loop, read what was written."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def event(payload: object) -> bytes:
+    return b"data: %s\n\n" % json.dumps(payload).encode()
+
+
+async def end_of_chunks(writer: asyncio.StreamWriter) -> None:
+    writer.write(b"0\r\n\r\n")
+
+
 async def silence(_: asyncio.StreamWriter) -> None:
     await asyncio.Event().wait()
 
@@ -88,6 +118,7 @@ class Api:
 
     def __init__(self, script: Script) -> None:
         self.script = script
+        self.base_url = ""
         self.asked: list[tuple[str, dict[str, Any]]] = []
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -112,11 +143,11 @@ async def serving(
     api = Api(script)
     os.environ["TEST_API_KEY"] = KEY
     server = await asyncio.start_server(api.serve, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
+    api.base_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
     deployment = Deployment(
         **{
             "engine": "openai",
-            "base_url": f"http://127.0.0.1:{port}/v1",
+            "base_url": api.base_url,
             "source": "gpt-4o-mini",
             "key_env": "TEST_API_KEY",
             "options": {"profile": "openai", **(options or {})},
@@ -142,16 +173,24 @@ async def steps_of(engine: Engine, request: Request) -> list[Step]:
     return [step async for step in engine.run(request) if not isinstance(step, Alive)]
 
 
-async def outcome(script: Script, *, streamed: bool = False, **more: Any) -> Outcome:
+async def outcome(
+    script: Script, *, streamed: bool = False, fields: dict[str, Any] | None = None, **more: Any
+) -> Outcome:
     async with serving(script, **more) as (_, engine):
-        last = (await steps_of(engine, a_request(streamed=streamed)))[-1]
+        last = (await steps_of(engine, a_request(streamed=streamed, **(fields or {}))))[-1]
         assert isinstance(last, Succeeded | Failed)
         return last
 
 
-def piece(text: str | None = None, reason: str | None = None, **more: Any) -> dict[str, Any]:
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def piece(text: str | None = None, reason: str | None = None, *, index: int = 0, **more: Any) -> dict[str, Any]:
     delta = {} if text is None else {"content": text}
-    return {"id": "g", "choices": [{"index": 0, "delta": delta, "finish_reason": reason}], **more}
+    return {"id": "g", "choices": [{"index": index, "delta": delta, "finish_reason": reason}], **more}
 
 
 # what is sent
@@ -175,8 +214,49 @@ async def test_the_body_goes_out_as_it_is_with_the_providers_model_and_a_limit()
         "provider": {"order": ["x"]},
         "model": "gpt-4o-mini",
         "stream": False,
-        "max_tokens": 64,
+        "max_completion_tokens": 64,
     }
+
+
+@pytest.mark.parametrize(
+    ("profile", "endpoint", "body", "limits"),
+    [
+        ("openai", CHAT, {}, {"max_completion_tokens": 64}),
+        ("openai", COMPLETIONS, {}, {"max_tokens": 64}),
+        ("openrouter", CHAT, {}, {"max_tokens": 64}),
+        ("openai", CHAT, {"max_tokens": 8}, {"max_tokens": 8}),
+    ],
+)
+async def test_the_limit_is_called_what_the_api_calls_it(
+    profile: str, endpoint: str, body: dict[str, Any], limits: dict[str, int]
+) -> None:
+    async with serving(answer(RESPONSE), options={"profile": profile, "body": body}) as (api, engine):
+        await steps_of(engine, a_request(endpoint=endpoint))
+
+    assert {name: n for name, n in api.asked[0][1].items() if name.startswith("max_")} == limits
+
+
+async def test_a_proxy_is_the_environments_and_netrc_is_not_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("default login me password secret\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+
+    async with serving(answer(RESPONSE), key_env="") as (proxy, engine):
+        [direct] = await steps_of(engine, a_request())
+        monkeypatch.setenv("http_proxy", proxy.base_url.removesuffix("/v1"))
+        async with serving(silence, base_url="http://api.invalid/v1") as (_, behind):
+            [proxied] = await steps_of(behind, a_request())
+
+    assert isinstance(direct, Succeeded)
+    assert isinstance(proxied, Succeeded)
+    assert "Authorization" not in proxy.asked[0][0]
+    assert proxy.asked[1][0].startswith("POST http://api.invalid/v1/chat/completions ")
 
 
 async def test_openrouter_is_asked_for_what_it_charged() -> None:
@@ -189,6 +269,15 @@ async def test_openrouter_is_asked_for_what_it_charged() -> None:
     assert isinstance(last, Succeeded)
     assert last.charge == Charge(NanoUsd(140_000), "provider")
     assert last.usage == Usage(10, 5, 4)
+
+
+async def test_with_a_key_of_ones_own_the_provider_behind_openrouter_charges_too() -> None:
+    byok = {"cost": 0, "is_byok": True, "cost_details": {"upstream_inference_cost": 0.00003}}
+
+    last = await outcome(answer({**RESPONSE, "usage": {**USED, **byok}}), options={"profile": "openrouter"})
+
+    assert isinstance(last, Succeeded)
+    assert last.charge == Charge(NanoUsd(30_000), "provider")
 
 
 # answers
@@ -221,10 +310,39 @@ async def test_a_proxys_header_tells_the_cost() -> None:
     assert last.charge == Charge(NanoUsd(15_000), "provider")
 
 
-async def test_an_answer_without_usage_is_estimated_and_says_so() -> None:
-    last = await outcome(answer({**RESPONSE, "usage": None}))
+@pytest.mark.parametrize("told", ["NaN", "inf", "-1", "1e300", "None"])
+async def test_a_cost_that_cannot_be_meant_is_none(told: str) -> None:
+    script = answer({**RESPONSE, "usage": {**USED, "cost": told}}, x_litellm_response_cost=told)
+    openrouter = {"profile": "openrouter", "list_prices": False}
+
+    for options in ({"profile": "litellm"}, openrouter):
+        last = await outcome(script, options=options)
+
+        assert isinstance(last, Succeeded)
+        assert last.usage == Usage(10, 5)
+        assert last.charge is None
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [{"prompt_tokens": 10.0, "completion_tokens": "5"}, {**USED, "prompt_tokens_details": {"cached_tokens": ""}}],
+)
+async def test_numbers_may_be_written_oddly(usage: dict[str, Any]) -> None:
+    last = await outcome(answer({**RESPONSE, "usage": usage}))
 
     assert isinstance(last, Succeeded)
+    assert last.usage == Usage(10, 5)
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [None, "none", [], {"prompt_tokens": 2**64 - 1}, {**USED, "completion_tokens": -1}, {"prompt_tokens": "x"}],
+)
+async def test_an_answer_without_usage_is_estimated_and_says_so(usage: object) -> None:
+    last = await outcome(answer({**RESPONSE, "usage": usage}))
+
+    assert isinstance(last, Succeeded)
+    assert last.usage.output_tokens > 10
     assert last.usage.input_tokens > 10
     assert last.charge is not None
     assert last.charge.source == f"{SOURCE}:estimate"
@@ -264,6 +382,55 @@ async def test_a_stream_may_end_as_it_likes_once_it_has_finished(end: bytes) -> 
     assert last.usage.output_tokens == 1
 
 
+async def test_a_stream_ends_with_its_last_word_though_the_connection_stays_open() -> None:
+    script = chunked(event(piece("Hi", "stop")), b"data: [DONE]\n\n", then=silence)
+
+    assert isinstance(await outcome(script, streamed=True), Succeeded)
+
+
+@pytest.mark.parametrize("then", [hang_up, silence, end_of_chunks])
+@pytest.mark.parametrize("rest", [b'data: {"usa', b"data: {malformed\n\n"])
+async def test_a_stream_that_breaks_after_its_answer_is_an_answer(rest: bytes, then: Script) -> None:
+    script = chunked(event(piece("Hi")), event(piece(None, "stop")), rest, then=then)
+
+    last = await outcome(script, streamed=True, options={"silence_timeout_s": 0.2})
+
+    assert isinstance(last, Succeeded)
+    assert last.charge is not None
+    assert last.charge.source == f"{SOURCE}:estimate"
+
+
+async def test_a_stream_that_is_cut_needs_all_its_choices() -> None:
+    half_of_it = event(piece("Hi", "stop"))
+    other_half = event(piece("Ho", "stop", index=1))
+
+    cut = await outcome(chunked(half_of_it), streamed=True, fields={"n": 2})
+    whole = await outcome(chunked(half_of_it, other_half), streamed=True, fields={"n": 2})
+    single = await outcome(chunked(half_of_it, b"data: [DONE]\n\n"), streamed=True, fields={"n": 2})
+
+    assert isinstance(cut, Failed)
+    assert isinstance(cut.failure, Unanswered)
+    assert isinstance(whole, Succeeded)
+    assert isinstance(single, Succeeded)
+
+
+async def test_a_character_may_come_in_halves() -> None:
+    last = await outcome(stream(piece("\ud83d"), piece("\ude00 \ud83d", "stop")), streamed=True)
+
+    assert isinstance(last, Succeeded)
+    assert json.loads(last.body)["choices"][0]["message"]["content"] == "\U0001f600 \ufffd"
+
+
+async def test_a_stream_says_now_and_then_what_it_may_have_cost() -> None:
+    script = chunked(*[event(piece("x"))] * 50, event(piece(None, "stop")), b"data: [DONE]\n\n")
+
+    async with serving(script) as (_, engine):
+        steps = [step async for step in engine.run(a_request(streamed=True))]
+
+    assert sum(isinstance(step, Chunk) for step in steps) == 51
+    assert sum(isinstance(step, Alive) for step in steps) < 5
+
+
 async def test_a_whole_answer_to_a_stream_is_an_answer() -> None:
     assert isinstance(await outcome(answer(RESPONSE), streamed=True), Succeeded)
 
@@ -286,6 +453,13 @@ async def test_a_whole_answer_to_a_stream_is_an_answer() -> None:
         (answer([1, 2]), EngineFault),
         (answer({"error": {"message": "Provider returned error", "code": 502}}), EngineFault),
         (answer({"error": {"message": "Rate limited upstream", "code": 429}}), Throttled),
+        (answer({"error": {"message": "Rate limited upstream", "code": 429}, "choices": []}), Throttled),
+        (answer({**RESPONSE, "choices": []}), EngineFault),
+        (answer({**RESPONSE, "choices": None}), EngineFault),
+        (answer({**RESPONSE, "choices": "none"}), EngineFault),
+        (answer({"data": [1]}), EngineFault),
+        (answer({"choices": [{"error": {"message": "gone", "code": 429}, "finish_reason": "error"}]}), Throttled),
+        (answer({"choices": [{"message": {"content": "Hi"}, "finish_reason": "error"}]}), EngineFault),
         (half, Unanswered),
         (hang_up, Unanswered),
     ],
@@ -302,6 +476,8 @@ async def test_what_is_no_answer_is_a_failure(script: Script, kind: type) -> Non
     [
         (stream(piece("Hi"), {"error": {"message": "gone", "code": 502}, "choices": []}), EngineFault),
         (stream(piece("Hi"), {"error": {"message": "slow", "code": 429}}), Throttled),
+        (stream(piece("Hi"), {"choices": [{"finish_reason": "error", "error": {"code": 429}}]}), Throttled),
+        (stream(piece("Hi"), piece("", "error")), EngineFault),
         (stream(piece("Hi"), b"{malformed"), EngineFault),
         (stream(piece("Hi"), b"[1, 2]"), EngineFault),
         (stream(piece("Hi"), end=b""), Unanswered),
@@ -330,6 +506,27 @@ async def test_a_time_out_after_sending_is_recorded_at_the_most_it_can_have_cost
     assert last.charge.nano_usd >= 64 * 600
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "fields", "output_tokens"),
+    [
+        (CHAT, {"n": 3}, 3 * 64),
+        (CHAT, {"n": 3, "max_tokens": 8}, 3 * 8),
+        (COMPLETIONS, {"prompt": ["a", "b"], "n": 2, "best_of": 5}, 2 * 5 * 64),
+        (EMBEDDINGS, {}, 0),
+    ],
+)
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_the_most_that_it_can_have_cost_is_that_of_all_choices(
+    endpoint: str, fields: dict[str, Any], output_tokens: int, *, streamed: bool
+) -> None:
+    async with serving(hang_up) as (_, engine):
+        last = (await steps_of(engine, a_request(streamed=streamed, endpoint=endpoint, **fields)))[-1]
+
+    assert isinstance(last, Failed)
+    assert isinstance(last.failure, Unanswered)
+    assert last.usage.output_tokens == output_tokens
+
+
 async def test_headers_that_are_slow_are_waited_for_and_the_cost_of_leaving_is_known() -> None:
     gate = asyncio.Event()
 
@@ -349,12 +546,68 @@ async def test_headers_that_are_slow_are_waited_for_and_the_cost_of_leaving_is_k
     assert isinstance(rest[-1], Succeeded)
 
 
-async def test_nobody_there_is_no_cost() -> None:
-    last = await outcome(silence, base_url="http://127.0.0.1:9/v1")
+async def test_what_was_never_sent_costs_nothing_and_is_not_counted() -> None:
+    async with serving(silence, base_url="http://127.0.0.1:9/v1") as (_, engine):
+        steps = [step async for step in engine.run(a_request())]
+
+    assert steps == [Failed(Throttled())]
+
+
+async def test_the_whole_error_is_read_however_it_comes() -> None:
+    error = json.dumps({"error": {"message": "words", "code": "content_filter"}}).encode()
+    parts = [error[at : at + 10] for at in range(0, len(error), 10)]
+    script = chunked(*parts, kind="application/json", status=400, then=end_of_chunks)
+
+    last = await outcome(script)
 
     assert isinstance(last, Failed)
-    assert isinstance(last.failure, EngineLost)
-    assert last.charge is None
+    assert last.failure == Filtered("400: words")
+
+
+@pytest.mark.parametrize(
+    ("script", "streamed"),
+    [
+        (answer({**RESPONSE, "padding": "x" * 7 * 1024 * 1024}), False),
+        (answered(b"data: " + b"x" * 8 * 1024 * 1024), True),
+        (stream(*[piece("x" * 4 * 1024 * 1024)] * 2, piece(None, "stop")), True),
+    ],
+)
+async def test_what_is_too_large_for_a_report_is_not_read_for_ever(script: Script, *, streamed: bool) -> None:
+    last = await outcome(script, streamed=streamed)
+
+    assert isinstance(last, Failed)
+    assert isinstance(last.failure, ResponseTooLarge)
+    assert last.charge is not None
+    assert last.charge.source == f"{SOURCE}:estimate"
+
+
+@pytest.mark.parametrize("script", [hang_up, *(answer(status=status) for status in (429, 502, 503, 504, 529))])
+async def test_an_api_that_serves_nobody_is_left_alone(script: Script) -> None:
+    async with serving(script) as (_, engine):
+        await steps_of(engine, a_request())
+
+        assert engine.capacity() == Capacity(0, 0)
+
+
+async def test_after_a_pause_one_tries_and_the_rest_follow_its_answer() -> None:
+    async with serving(answer(status=503)) as (api, engine):
+        await steps_of(engine, a_request())
+        await until(lambda: engine.capacity() != Capacity(0, 0))
+        assert engine.capacity() == Capacity(1, 1)
+
+        api.script = answer(RESPONSE)
+        await steps_of(engine, a_request())
+
+        assert engine.capacity() == Capacity(32, 1)
+
+
+@pytest.mark.parametrize("status", [400, 404, 500])
+async def test_what_only_one_request_is_refused_stops_no_other(status: int) -> None:
+    body = {"error": {"message": "No endpoints found that support tool use", "code": status}}
+    async with serving(answer(body, status=status)) as (_, engine):
+        await steps_of(engine, a_request())
+
+        assert engine.capacity() == Capacity(32, 1)
 
 
 async def test_patience_that_was_asked_for_is_kept() -> None:
@@ -398,6 +651,12 @@ async def test_a_body_that_is_no_object_fails_for_good() -> None:
         ({"key_env": "NO_SUCH_KEY"}, "NO_SUCH_KEY"),
         ({"options": {"profile": "nobody"}}, "known:.*openrouter"),
         ({"options": {"nothing": 1}}, "known:.*profile"),
+        ({"daily_cap_usd": 1.0}, "set `price`"),
+        ({"daily_cap_usd": 1.0, "options": {"profile": "openai"}}, "set `price`"),
+        (
+            {"daily_cap_usd": 1.0, "source": "gpt-4o", "options": {"profile": "openai", "list_prices": False}},
+            "set `price`",
+        ),
     ],
 )
 def test_a_deployment_that_cannot_work_is_refused(changes: dict[str, Any], why: str) -> None:
@@ -405,6 +664,21 @@ def test_a_deployment_that_cannot_work_is_refused(changes: dict[str, Any], why: 
 
     with pytest.raises(EngineConfigError, match=why):
         factory("openai")(Deployment(**{**fields, **changes}), Limits())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"price": Price(input=1.0)},
+        {"source": "gpt-4o", "options": {"profile": "openai"}},
+        {"options": {"profile": "openrouter"}},
+        {"options": {"profile": "litellm"}},
+    ],
+)
+def test_a_cap_needs_some_cost(changes: dict[str, Any]) -> None:
+    fields = {"engine": "openai", "base_url": "http://x/v1", "source": "m", "key_env": "", "daily_cap_usd": 1.0}
+
+    assert factory("openai")(Deployment(**{**fields, **changes}), Limits()).capacity() == Capacity(32, 1)
 
 
 @pytest.mark.parametrize(

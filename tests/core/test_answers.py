@@ -39,7 +39,17 @@ def an_error(message: str = "words", **more: Any) -> dict[str, Any]:
         (of(403, an_error()), Denied),
         (of(401, an_error(code="invalid_api_key")), Denied),
         (of(402, an_error(code=402)), Denied),
+        (of(404), Denied),
+        (of(404, b"<html>Not Found</html>"), Denied),
         (of(404, {"detail": "Not Found"}), Denied),
+        (of(404, an_error("File Not Found", type="not_found_error", code=404)), Denied),
+        (of(404, an_error("Invalid URL (POST /v1/chat/complete)", type="invalid_request_error")), Denied),
+        (of(404, an_error("The model `x` does not exist.", type="NotFoundError", code=404)), Denied),
+        (of(404, an_error('model "x" not found, try pulling it first', type="api_error")), Denied),
+        (of(404, an_error("words", code="model_not_found")), Denied),
+        (of(404, an_error("No endpoints found for x/y.", code=404)), Denied),
+        (of(404, an_error("No endpoints found that support tool use", code=404)), BadRequest),
+        (of(404, an_error("This is a chat model and not supported in the v1/completions endpoint")), BadRequest),
         (of(422, {"detail": [{"loc": ["body"], "msg": "required"}]}), BadRequest),
         (of(413, b"<html>too large</html>"), BadRequest),
         (of(429, an_error()), Throttled),
@@ -49,9 +59,10 @@ def an_error(message: str = "words", **more: Any) -> dict[str, Any]:
         (of(301), EngineFault),
         (of(500, b"<html>oops</html>"), EngineFault),
         (of(502, an_error(code=502, metadata={"provider_name": "x"})), EngineFault),
-        (of(503), EngineFault),
+        (of(503), Throttled),
+        (of(504), EngineFault),
         (of(503, None, retry_after="2"), Throttled),
-        (of(529, an_error(type="overloaded_error")), EngineFault),
+        (of(529, an_error(type="overloaded_error")), Throttled),
     ],
 )
 def test_every_status_is_a_failure(failure: Failure, kind: type) -> None:
@@ -63,6 +74,24 @@ def test_a_failure_has_the_apis_words_and_never_a_page() -> None:
     assert of(500, b"<html>secret</html>") == EngineFault("it answered 500 with no reason")
     assert of(500, {"error": "plain"}) == EngineFault("500: plain")
     assert of(500, {"object": "error", "message": "bare"}) == EngineFault("500: bare")
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ({"error": {"message": "a"}, "choices": []}, "a"),
+        ({"choices": [{}, {"error": {"message": "b", "code": 502}}]}, "b"),
+        ({"choices": [{"error": "c"}]}, "c"),
+        ({"choices": [{"finish_reason": "error"}]}, "the provider ended it with an error"),
+        ({"choices": [{"finish_reason": "stop", "error": None}], "message": "hello", "detail": "d"}, None),
+        ({"data": [{}], "message": "hello"}, None),
+        ({"choices": [], "usage": {}}, None),
+    ],
+)
+def test_where_an_error_stands(answer: dict[str, Any], message: str | None) -> None:
+    error = error_in(msgspec.json.encode(answer))
+
+    assert (error and error.message) == message
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Streams are read alike however the network cuts them."""
 
 import itertools
+import time
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,3 +28,16 @@ def test_what_lacks_its_empty_line_is_there_at_the_end() -> None:
 
     assert events.feed(b'data: {"cut') == []
     assert events.end() == b'{"cut'
+
+
+def test_a_long_line_is_kept_but_not_copied_for_each_piece() -> None:
+    events, piece = Events(), b"x" * 65536
+    began = time.process_time()
+
+    for _ in range(400):
+        assert events.feed(piece) == []
+
+    assert events.pending_bytes == 400 * 65536
+    assert events.feed(b"\n\n") == []
+    assert events.pending_bytes == 0
+    assert time.process_time() - began < 1

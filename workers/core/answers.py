@@ -13,6 +13,15 @@ from schemas.units import Ms
 _WORDS = 500
 _TOO_LONG = re.compile(r"context.?(length|window|size)|maximum context|too many tokens|max_model_len", re.IGNORECASE)
 _TOO_LONG_CODES = frozenset({"context_length_exceeded", "exceed_context_size_error"})
+_NOT_SERVED = re.compile(
+    r"\bmodel\b.*\bnot (found|exist|available)|^model:|find model|^(file )?not found|invalid url"
+    r"|no endpoints found for|data policy",
+    re.IGNORECASE,
+)
+"""In a 404: vLLM's, Ollama's and Ray Serve's words for a model, FastAPI's and llama.cpp's and OpenAI's for a path,
+OpenRouter's for a model and for an account's settings."""
+OUTAGE = frozenset({502, 503, 504, 529})
+"""Statuses of an API that is away or full, or something behind it: other requests would fare no better."""
 _FILTER_CODES = frozenset({"content_filter", "content_policy_violation", "moderation"})
 _UNIT_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
@@ -28,33 +37,39 @@ class ApiError(msgspec.Struct, frozen=True):
     """OpenRouter's: of a moderated request, the `reasons`."""
 
 
+class _Choice(msgspec.Struct, frozen=True):
+    error: ApiError | str | None = None
+    finish_reason: str | None = None
+
+
 class _Enveloped(msgspec.Struct, frozen=True):
     error: ApiError | str | None = None
     message: str = ""
     detail: object = None
     """FastAPI's."""
+    choices: list[_Choice] | None = None
+    data: msgspec.Raw = msgspec.Raw()
 
 
 _enveloped = msgspec.json.Decoder(_Enveloped, strict=False)
 
 
 def error_in(body: bytes) -> ApiError | None:
-    """The error of a JSON answer; None if it is no JSON object, or none that speaks of an error."""
+    """The error of a JSON answer, or of one of its choices; None if it is no JSON object, or speaks of none."""
     try:
         said = _enveloped.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    match said.error:
-        case ApiError() as error:
-            return error
-        case str(message):
-            return ApiError(message)
-        case None if said.message:
-            return ApiError(said.message)
-        case None if said.detail:
-            return ApiError(str(said.detail))
-        case _:
-            return None
+    errors = [said.error, *map(_error_of, said.choices or ())]
+    if not said.choices and not bytes(said.data):
+        errors += [said.message, str(said.detail or "")]
+    found = next((error for error in errors if error), None)
+    return ApiError(found) if isinstance(found, str) else found
+
+
+def _error_of(choice: _Choice) -> ApiError | str | None:
+    """OpenRouter's, when the provider behind it fails after it began: in a 200, beside the text so far."""
+    return choice.error or ("the provider ended it with an error" if choice.finish_reason == "error" else None)
 
 
 def failure_of(
@@ -74,15 +89,24 @@ def failure_of(
     is_moderated = error is not None and bool(error.metadata and "reasons" in error.metadata)
     if names & _FILTER_CODES or (status == 403 and is_moderated):
         return Filtered(message)
-    if status in {401, 402, 403, 404} or names & set(denied):
+    if status in {401, 402, 403} or names & set(denied) or _is_not_served(status, error):
         return Denied(message)
-    if status in {400, 405, 411, 413, 414, 415, 422, 431}:
+    if status in {400, 404, 405, 411, 413, 414, 415, 422, 431}:
         too_long = names & _TOO_LONG_CODES or _TOO_LONG.search(message)
         return ContextTooLong(message, context_tokens) if too_long else BadRequest(message)
     wait = patience_ms(headers, now)
-    if status == 429 or (status >= 500 and wait is not None):
+    if status in {429, 503, 529} or (status >= 500 and wait is not None):
         return Throttled(wait)
     return EngineFault(message)
+
+
+def _is_not_served(status: int, error: ApiError | None) -> bool:
+    """No such model, or no such path: the deployment's fault. Other things that are not found are the request's."""
+    if error is None:
+        return status == 404
+    return "model_not_found" in {error.code, error.type} or (
+        status == 404 and bool(_NOT_SERVED.search(error.message))
+    )
 
 
 def _message(status: int, error: ApiError | None) -> str:

@@ -1,12 +1,21 @@
 """OpenAI bodies: fields set and read, everything else left as it was written."""
 
+import json
+from decimal import Decimal
 from typing import Any
 
 import msgspec
 
+from schemas.catalog import COMPLETIONS, EMBEDDINGS
 from schemas.outcome import Usage
 
+MOST_TOKENS = 10**9
+"""Of one request. No context is nearly as long, and at the catalog's highest price its cost still fits the ledger."""
+MOST_USD = 9 * 10**6
+"""Of one request: its nano-dollars are exact in JSON."""
+LENGTHS = ("max_tokens", "max_completion_tokens")
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_parts = msgspec.json.Decoder(list[msgspec.Raw])
 _json = msgspec.json.Encoder()
 
 
@@ -29,47 +38,120 @@ def with_fields(fields: dict[str, msgspec.Raw], **changes: Any) -> bytes:
 
 
 def asks_for_length(fields: dict[str, msgspec.Raw]) -> bool:
-    return any(bytes(fields.get(name, b"null")) != b"null" for name in ("max_tokens", "max_completion_tokens"))
+    return any(bytes(fields.get(name, b"null")) != b"null" for name in LENGTHS)
 
 
-class _Details(msgspec.Struct, frozen=True):
-    cached_tokens: int | None = None
+def has_parts(value: msgspec.Raw | None) -> bool:
+    """It is a list, and not an empty one."""
+    try:
+        return value is not None and bool(_parts.decode(value))
+    except msgspec.DecodeError:
+        return False
 
 
-class _Used(msgspec.Struct, frozen=True):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    prompt_tokens_details: _Details | None = None
-    cost: float | None = None
-    """In US dollars: what OpenRouter charged."""
+class _Sampled(msgspec.Struct, frozen=True):
+    n: Any = None
+    best_of: Any = None
+    prompt: Any = None
+    max_tokens: Any = None
+    max_completion_tokens: Any = None
+
+
+_sampled = msgspec.json.Decoder(_Sampled)
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """What a request asks for."""
+
+    choices: int
+    output_tokens: int
+    """The most that can be generated, for all choices together."""
+
+
+def asked_of(body: bytes, endpoint: str, *, max_output_tokens: int) -> Asked:
+    """`max_output_tokens` of a choice, where the body does not say. Raises: BadBody."""
+    if endpoint == EMBEDDINGS:
+        return Asked(1, 0)
+    try:
+        said = _sampled.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadBody(f"the body cannot be read: {error}") from error
+    prompts = _prompts(said.prompt) if endpoint == COMPLETIONS else 1
+    n, best_of = _count(said.n) or 1, _count(said.best_of) or 1
+    limits = [count for name in LENGTHS if (count := _count(getattr(said, name))) is not None]
+    output = prompts * max(n, best_of) * max(limits, default=max_output_tokens)
+    return Asked(prompts * n, min(MOST_TOKENS, output))
+
+
+def _prompts(prompt: Any) -> int:
+    """A list of numbers is one prompt, in tokens."""
+    is_many = isinstance(prompt, list) and not all(isinstance(part, int) for part in prompt)
+    return len(prompt) if is_many else 1
 
 
 class _Response(msgspec.Struct, frozen=True):
-    usage: _Used | None = None
-    model: str | None = None
+    usage: msgspec.Raw = msgspec.Raw(b"null")
+    model: msgspec.Raw = msgspec.Raw(b"null")
 
 
 _response = msgspec.json.Decoder(_Response)
 
 
 class Spent(msgspec.Struct, frozen=True):
-    """What a response says of itself."""
+    """What a response says of itself. None: nothing, or nothing that can be meant."""
 
     usage: Usage | None
-    cost_usd: float | None
+    cost_usd: Decimal | None
+    """What was charged: OpenRouter's word, with what the provider behind it charges to a key of one's own."""
     model: str | None
 
 
 def spent_of(response: bytes) -> Spent:
-    """Raises: BadBody, when it is no JSON object or its usage is not made of numbers."""
+    """Raises: BadBody, when it is no JSON object."""
     try:
         said = _response.decode(response)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        usage, model = json.loads(bytes(said.usage)), json.loads(bytes(said.model))
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise BadBody(f"the response cannot be read: {error}") from error
-    used = said.usage
-    if used is None or used.prompt_tokens is used.completion_tokens is None:
-        return Spent(None, used.cost if used else None, said.model)
-    cached = used.prompt_tokens_details.cached_tokens if used.prompt_tokens_details else 0
-    prompt = max(0, used.prompt_tokens or 0)
-    usage = Usage(prompt, max(0, used.completion_tokens or 0), min(prompt, max(0, cached or 0)))
-    return Spent(usage, used.cost, said.model)
+    used = _dict(usage)
+    return Spent(_usage(used), _cost_usd(used), model if isinstance(model, str) else None)
+
+
+def _usage(used: dict[str, Any]) -> Usage | None:
+    told = [used.get("prompt_tokens"), used.get("completion_tokens")]
+    counts = [_count(value) for value in told if value is not None]
+    if not counts or None in counts:
+        return None
+    prompt, output = (_count(value) or 0 for value in told)
+    cached = _count(_dict(used.get("prompt_tokens_details")).get("cached_tokens")) or 0
+    return Usage(prompt, output, min(prompt, cached))
+
+
+def _cost_usd(used: dict[str, Any]) -> Decimal | None:
+    cost = usd_of(used.get("cost"))
+    if cost is None or not used.get("is_byok"):
+        return cost
+    upstream = usd_of(_dict(used.get("cost_details")).get("upstream_inference_cost"))
+    return None if upstream is None else cost + upstream
+
+
+def usd_of(value: Any) -> Decimal | None:
+    return _number(value, most=MOST_USD)
+
+
+def _count(value: Any) -> int | None:
+    number = _number(value, most=MOST_TOKENS)
+    return None if number is None else int(number)
+
+
+def _number(value: Any, *, most: int) -> Decimal | None:
+    """APIs write numbers as 10, 10.0 and "10"; None: missing, or none that can be meant."""
+    try:
+        number = Decimal(str(value))
+    except ArithmeticError:
+        return None
+    return number if number.is_finite() and 0 <= number <= most else None
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

@@ -11,12 +11,33 @@ _HEAD = ("id", "created", "model", "system_fingerprint", "provider", "service_ti
 
 
 @dataclass(slots=True)
+class Function:
+    """A function call: its arguments come in pieces."""
+
+    name: str | None = None
+    arguments: list[str] = field(default_factory=list)
+
+    def add(self, function: dict[str, Any]) -> None:
+        arguments = function.get("arguments") or ""
+        if not isinstance(arguments, str):
+            raise TypeError("arguments are text")
+        self.name = function.get("name") or self.name
+        self.arguments.append(arguments)
+
+    def whole(self) -> dict[str, Any]:
+        named = {} if self.name is None else {"name": self.name}
+        return {**named, "arguments": "".join(self.arguments)}
+
+
+@dataclass(slots=True)
 class Choice:
     """One choice: texts are joined, lists go on, of anything else the last word counts."""
 
+    texts: dict[str, list[str]] = field(default_factory=dict)
+    lists: dict[str, list[Any]] = field(default_factory=dict)
     message: dict[str, Any] = field(default_factory=dict)
-    tools: dict[int, dict[str, Any]] = field(default_factory=dict)
-    text: str = ""
+    tools: dict[int, tuple[dict[str, Any], Function]] = field(default_factory=dict)
+    function: Function | None = None
     logprobs: dict[str, list[Any]] = field(default_factory=dict)
     others: dict[str, Any] = field(default_factory=dict)
 
@@ -26,7 +47,7 @@ class Choice:
                 case "delta", dict():
                     self._add_delta(value)
                 case "text", str():
-                    self.text += value
+                    self.texts.setdefault("text", []).append(value)
                 case "logprobs", dict():
                     for part, entries in value.items():
                         self.logprobs.setdefault(part, []).extend(entries or [])
@@ -37,37 +58,46 @@ class Choice:
 
     def _add_delta(self, delta: dict[str, Any]) -> None:
         for name, value in delta.items():
-            if name == "tool_calls":
-                for call in value or []:
-                    self._add_tool(call)
-            elif isinstance(value, str) and name in _TEXT:
-                self.message[name] = self.message.get(name, "") + value
-            elif isinstance(value, list):
-                self.message[name] = [*self.message.get(name, ()), *value]
-            elif value is not None:
-                self.message[name] = value
+            match name, value:
+                case "tool_calls", _:
+                    for call in value or []:
+                        self._add_tool(call)
+                case "function_call", dict():
+                    self.function = self.function or Function()
+                    self.function.add(value)
+                case _, str() if name in _TEXT:
+                    self.texts.setdefault(name, []).append(value)
+                case _, list():
+                    self.lists.setdefault(name, []).extend(value)
+                case _ if value is not None:
+                    self.message[name] = value
 
     def _add_tool(self, call: dict[str, Any]) -> None:
-        whole = self.tools.setdefault(call.get("index", 0), {"type": "function", "function": {"arguments": ""}})
-        function = call.get("function") or {}
+        head, function = self.tools.setdefault(_index(call), ({"type": "function"}, Function()))
         if call.get("id"):
-            whole["id"] = call["id"]
-        if function.get("name"):
-            whole["function"]["name"] = function["name"]
-        whole["function"]["arguments"] += function.get("arguments") or ""
+            head["id"] = call["id"]
+        function.add(call.get("function") or {})
 
     def whole(self, index: int, *, chat: bool) -> dict[str, Any]:
         choice: dict[str, Any] = {"index": index, "finish_reason": None, **self.others}
+        texts = {name: "".join(parts) for name, parts in self.texts.items()}
         if chat:
-            text = None if self.tools else ""
-            choice["message"] = {"role": "assistant", "content": text, **self.message}
-            if self.tools:
-                choice["message"]["tool_calls"] = [self.tools[n] for n in sorted(self.tools)]
+            choice["message"] = self._message(texts)
         else:
-            choice["text"] = self.text
+            choice["text"] = texts.get("text", "")
         if self.logprobs:
             choice["logprobs"] = self.logprobs
         return choice
+
+    def _message(self, texts: dict[str, str]) -> dict[str, Any]:
+        calls = bool(self.tools or self.function)
+        message = {"role": "assistant", "content": None if calls else "", **self.message, **self.lists, **texts}
+        if self.tools:
+            tools = [self.tools[number] for number in sorted(self.tools)]
+            message["tool_calls"] = [{**head, "function": function.whole()} for head, function in tools]
+        if self.function:
+            message["function_call"] = self.function.whole()
+        return message
 
 
 class Whole:
@@ -80,20 +110,31 @@ class Whole:
         self.usage: dict[str, Any] = {}
 
     def add(self, event: dict[str, Any]) -> None:
+        """Raises: AttributeError, TypeError or ValueError, if it is no streaming object."""
         for name in _HEAD:
             if event.get(name) is not None:
                 self._head.setdefault(name, event[name])
         self.usage = event.get("usage") or self.usage
         for choice in event.get("choices") or []:
-            self._choices.setdefault(choice.get("index", 0), Choice()).add(choice)
+            self._choices.setdefault(_index(choice), Choice()).add(choice)
 
-    def is_finished(self) -> bool:
-        """Each choice has said why it ends."""
-        return bool(self._choices) and all(choice.others.get("finish_reason") for choice in self._choices.values())
+    def is_finished(self, choices: int = 1) -> bool:
+        """At least so many choices came, and each has said why it ends."""
+        ends = [choice.others.get("finish_reason") for choice in self._choices.values()]
+        return len(ends) >= choices and all(ends)
 
     def body(self, **head: str) -> bytes:
         """The response; `head` replaces what the stream said of itself."""
         choices = [self._choices[n].whole(n, chat=self._is_chat) for n in sorted(self._choices)]
         kind = "chat.completion" if self._is_chat else "text_completion"
         response = {**self._head, **head, "object": kind, "choices": choices, "usage": self.usage or None}
-        return json.dumps(response, ensure_ascii=False).encode()
+        return _utf8(json.dumps(response, ensure_ascii=False))
+
+
+def _index(part: dict[str, Any]) -> int:
+    return int(part.get("index") or 0)
+
+
+def _utf8(text: str) -> bytes:
+    """Halves of a character (UTF-16 surrogates) that came one after the other are joined; one alone becomes U+FFFD."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()

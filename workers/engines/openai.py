@@ -6,52 +6,76 @@ most that it can have cost is recorded as an estimate.
 
 import asyncio
 import json
+import logging
 import math
 import os
 import time
 import tomllib
 from collections.abc import AsyncGenerator
-from contextlib import suppress
-from decimal import Decimal
+from contextlib import aclosing
 from importlib.resources import files
+from types import SimpleNamespace
 from typing import Annotated, Any
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import msgspec
 from msgspec import Meta
 from msgspec.structs import replace
 
-from schemas.catalog import EMBEDDINGS, Deployment
+from schemas.catalog import CHAT, EMBEDDINGS, Deployment
 from schemas.outcome import (
     BadRequest,
     Charge,
+    ContextTooLong,
     Denied,
     EngineFault,
-    EngineLost,
     Failed,
     Failure,
+    Filtered,
+    ResponseTooLarge,
     Succeeded,
     Throttled,
     Unanswered,
     Usage,
+    failure_kind,
 )
 from schemas.units import Ms
-from workers.core.answers import ApiError, error_in, failure_of, status_of
-from workers.core.body import BadBody, Spent, asks_for_length, fields_of, spent_of, with_fields
+from workers.core.answers import OUTAGE, ApiError, error_in, failure_of, status_of
+from workers.core.body import (
+    LENGTHS,
+    Asked,
+    BadBody,
+    Spent,
+    asked_of,
+    asks_for_length,
+    fields_of,
+    has_parts,
+    spent_of,
+    usd_of,
+    with_fields,
+)
+from workers.core.pause import Pause
 from workers.core.sse import DONE, Events
 from workers.core.whole import Whole
-from workers.engines.prices import list_price, nano_usd
+from workers.engines.prices import is_listed, list_price, nano_usd
 from workers.ports import Alive, Capacity, Chunk, EngineConfigError, Limits, Request, Step
 
+log = logging.getLogger(__name__)
 PROVIDER = "provider"
 """Source of a charge: the provider's own word."""
 _DEFAULT_SLOTS = 32
-_PAUSE_MS = 30_000
+_DENIED_MS = Ms(30_000)
 """How long nothing is sent after the account was refused."""
-_LONGEST_PAUSE_MS = 600_000
 _LOOK_S = 5.0
+_TELL_S = 1.0
+"""How often a stream says what it may have cost so far: a price takes a tenth of a millisecond."""
 _ERROR_BYTES = 64 * 1024
+_LARGEST_BODY = 7 * 1024 * 1024
+"""Bytes of an answer, or of one event of a stream: as many as a report carries (workers/report.py)."""
+_LARGEST_STREAM = 128 * 1024 * 1024
+"""Bytes of all events: there are some 300 around each token."""
 _MARGIN_S = 1.0
 """The engine's own time-out comes before the worker's, so that it can say what was sent."""
 
@@ -67,6 +91,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cost_header: str = ""
     headers: dict[str, str] = {}
     body: dict[str, Any] = {}
+    limit: str = "max_tokens"
     denied: tuple[str, ...] = ()
 
 
@@ -114,10 +139,31 @@ def make(deployment: Deployment, limits: Limits) -> "OpenAI":
         raise EngineConfigError(f"the engine 'openai' needs `base_url`, such as https://host/v1; it is {base_url!r}")
     if not deployment.source:
         raise EngineConfigError("the engine 'openai' needs `source`: the provider's name of the model")
+    _check_cap(deployment, options, profile)
     slots = limits.slots or deployment.max_concurrency or _DEFAULT_SLOTS
     key = _key(profile.key_env if deployment.key_env is None else deployment.key_env)
     capacity = Capacity(slots, deployment.reserve)
     return OpenAI(deployment, options, profile, base_url=base_url, key=key, capacity=capacity)
+
+
+def _check_cap(deployment: Deployment, options: Options, profile: Profile) -> None:
+    """Raises: EngineConfigError, for a cap that would never be reached since nothing has a cost."""
+    is_told = profile.reports_cost or bool(profile.cost_header)
+    is_priced = options.list_prices and bool(profile.prices) and is_listed(deployment.source, profile.prices)
+    if deployment.daily_cap_usd is not None and deployment.price is None and not is_told and not is_priced:
+        raise EngineConfigError(
+            f"`daily_cap_usd` needs a price: neither the API nor genai-prices tells what {deployment.source!r} costs; "
+            "set `price` of the deployment"
+        )
+
+
+def _proxy_for(base_url: str) -> str | None:
+    """The environment's (HTTP_PROXY, HTTPS_PROXY, NO_PROXY). aiohttp's own way would send what ~/.netrc has, too."""
+    url = urlsplit(base_url)
+    if proxy_bypass(url.netloc.rpartition("@")[2]):
+        return None
+    proxy = getproxies().get(url.scheme)
+    return f"http://{proxy}" if proxy and "://" not in proxy else proxy
 
 
 def _key(variable: str) -> str:
@@ -144,13 +190,15 @@ class OpenAI:
         self._key = key
         self._most = capacity
         self._session: aiohttp.ClientSession | None = None
-        self._paused_until_ms = 0
+        self._pause = Pause()
 
     async def start(self) -> Capacity:
         options, limit = self._options, self._most.slots + self._most.reserve
         headers = {"Content-Type": "application/json", **self._profile.headers, **options.headers}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
+        trace = aiohttp.TraceConfig()
+        trace.on_request_headers_sent.append(_note_sent)
         self._session = aiohttp.ClientSession(
             headers=headers,
             connector=aiohttp.TCPConnector(limit=limit, keepalive_timeout=30),
@@ -159,13 +207,18 @@ class OpenAI:
                 sock_connect=options.connect_timeout_s,
                 sock_read=options.silence_timeout_s,
             ),
-            trust_env=True,
+            proxy=_proxy_for(self._base_url),
+            trace_configs=[trace],
         )
         return self._most
 
     def capacity(self) -> Capacity:
-        """None while the provider asked for patience: what is not sent cannot be refused."""
-        return Capacity(0, 0) if _now() < self._paused_until_ms else self._most
+        """None while the API is left alone: what is not sent cannot be refused. Then one, until it has answered."""
+        if self._pause.left_ms(_now()):
+            return Capacity(0, 0)
+        if self._pause.is_in_doubt:
+            return Capacity(1, min(1, self._most.reserve))
+        return self._most
 
     async def gone(self) -> str:
         await asyncio.Event().wait()
@@ -177,24 +230,33 @@ class OpenAI:
 
     async def run(self, request: Request) -> AsyncGenerator[Step, None]:
         try:
-            sent = self._prepared(request)
+            body = self._prepared(request)
+            asked = asked_of(body, request.endpoint, max_output_tokens=request.max_output_tokens)
         except BadBody as error:
             yield Failed(BadRequest(str(error)))
             return
-        call = Call(self, request, sent)
+        call = Call(self, request, body, asked)
         async for step in call.steps():
-            if isinstance(step, Failed):
-                self._heed(step.failure)
+            if isinstance(step, Succeeded | Failed):
+                self._heed(step, is_outage=call.is_outage)
             yield step
 
-    def _heed(self, failure: Failure) -> None:
-        match failure:
-            case Throttled(int() as wait):
-                self._paused_until_ms = max(self._paused_until_ms, _now() + min(wait, _LONGEST_PAUSE_MS))
-            case Denied():
-                self._paused_until_ms = max(self._paused_until_ms, _now() + _PAUSE_MS)
+    def _heed(self, outcome: Succeeded | Failed, *, is_outage: bool) -> None:
+        now = _now()
+        was_left_alone = bool(self._pause.left_ms(now))
+        match outcome:
+            case Failed(Throttled(asked)):
+                self._pause.begin(now, asked=asked)
+            case Failed(Denied()):
+                self._pause.begin(now, asked=_DENIED_MS)
+            case Failed(EngineFault() | Unanswered()) if is_outage:
+                self._pause.begin(now)
+            case Succeeded() | Failed(BadRequest() | ContextTooLong() | Filtered() | ResponseTooLarge()):
+                self._pause.answered()
             case _:
                 pass
+        if isinstance(outcome, Failed) and not was_left_alone and (left_ms := self._pause.left_ms(now)):
+            log.warning("nothing is sent for %d ms failure=%s", left_ms, failure_kind(outcome.failure))
 
     def _prepared(self, request: Request) -> bytes:
         """Raises: BadBody."""
@@ -206,14 +268,15 @@ class OpenAI:
             return with_fields(fields, **changes)
         changes["stream"] = request.streamed
         changes["stream_options"] = {"include_usage": True} if request.streamed else None
-        if not asks_for_length(fields):
-            changes["max_tokens"] = request.max_output_tokens
+        if not asks_for_length(fields) and not changes.keys() & set(LENGTHS):
+            limit = self._profile.limit if request.endpoint == CHAT else "max_tokens"
+            changes[limit] = request.max_output_tokens
         return with_fields(fields, **changes)
 
-    def post(self, request: Request, body: bytes) -> Any:
+    def post(self, request: Request, body: bytes, *, sent: asyncio.Future[None]) -> Any:
         assert self._session is not None  # noqa: S101 - it was started
-        path = request.endpoint.removeprefix("/v1")
-        return self._session.post(f"{self._base_url}{path}", data=body, allow_redirects=False)
+        url = f"{self._base_url}{request.endpoint.removeprefix('/v1')}"
+        return self._session.post(url, data=body, allow_redirects=False, trace_request_ctx=sent)
 
     @property
     def repeats(self) -> bool:
@@ -228,18 +291,17 @@ class OpenAI:
             headers,
             denied=self._profile.denied or profiles()["generic"].denied,
             context_tokens=self._deployment.context_tokens,
-            now=Ms(_now()),
+            now=_now(),
         )
 
     def charge(
         self, usage: Usage, spent: Spent | None = None, headers: dict[str, str] | None = None
     ) -> Charge | None:
         """What the provider says it charged, else its list price, else None: then the deployment's price counts."""
-        if spent is not None and self._profile.reports_cost and (cost := spent.cost_usd) is not None and cost >= 0:
-            return Charge(nano_usd(Decimal(repr(cost))), PROVIDER)
-        if headers and (told := headers.get(self._profile.cost_header)) is not None:
-            with suppress(ArithmeticError):
-                return Charge(nano_usd(Decimal(told)), PROVIDER)
+        told = spent.cost_usd if spent is not None and self._profile.reports_cost else None
+        told = usd_of((headers or {}).get(self._profile.cost_header)) if told is None else told
+        if told is not None:
+            return Charge(nano_usd(told), PROVIDER)
         if not self._options.list_prices or not self._profile.prices:
             return None
         model = (spent.model if spent else None) or self._deployment.source
@@ -252,26 +314,36 @@ class OpenAI:
         return charge and replace(charge, source=f"{charge.source}:estimate")
 
 
+class TooLarge(Exception):
+    def __init__(self, size_bytes: int, *, limit_bytes: int) -> None:
+        super().__init__(size_bytes, limit_bytes)
+        self.failure = ResponseTooLarge(size_bytes, limit_bytes)
+
+
 class Call:
     """One request and its answer."""
 
-    def __init__(self, api: OpenAI, request: Request, body: bytes) -> None:
+    def __init__(self, api: OpenAI, request: Request, body: bytes, asked: Asked) -> None:
         self._api = api
         self._request = request
         self._body = body
+        self._asked = asked
         self._began = time.monotonic()
+        self._told = self._began
+        self._sent: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._chunks = 0
         self._headers: dict[str, str] = {}
+        self.is_outage = False
+        """It failed as others would, too."""
 
     async def steps(self) -> AsyncGenerator[Step, None]:
         """Its steps as they come; now and then that it waits, and what it may have cost by then."""
         steps = self._steps()
         waiting: asyncio.Future[Step] | None = None
         try:
-            yield self._alive()
             while True:
                 waiting = asyncio.ensure_future(anext(steps))
-                while not (await asyncio.wait({waiting}, timeout=_LOOK_S))[0]:
+                while not await self._has_come(waiting):
                     yield self._alive()
                 step = waiting.result()
                 yield step
@@ -283,9 +355,15 @@ class Call:
                 await asyncio.wait({waiting})
             await steps.aclose()
 
+    async def _has_come(self, waiting: asyncio.Future[Step]) -> bool:
+        """Waits some seconds at most, or until the request is sent: from then on, leaving has a price."""
+        first: set[asyncio.Future[Any]] = {waiting} if self._sent.done() else {waiting, self._sent}
+        await asyncio.wait(first, timeout=_LOOK_S, return_when=asyncio.FIRST_COMPLETED)
+        return waiting.done()
+
     async def _steps(self) -> AsyncGenerator[Step, None]:
         try:
-            async with self._api.post(self._request, self._body) as response:
+            async with self._api.post(self._request, self._body, sent=self._sent) as response:
                 self._headers = {name.lower(): value for name, value in response.headers.items()}
                 is_stream = response.content_type == "text/event-stream"
                 if response.status == 200 and is_stream and self._request.streamed:
@@ -293,102 +371,158 @@ class Call:
                         yield step
                 else:
                     yield await self._whole(response)
-        except aiohttp.ServerTimeoutError as error:
-            yield self._too_late(error)
-        except (aiohttp.ClientConnectorError, aiohttp.InvalidURL) as error:
-            yield Failed(EngineLost(f"cannot connect: {_line(error)}"))
+        except BadBody as error:
+            yield self._failed(EngineFault(str(error)))
+        except TooLarge as error:
+            yield self._failed(error.failure)
         except (aiohttp.ClientError, OSError) as error:
-            yield self._unanswered(_line(error))
-        except TimeoutError:
-            yield self._unanswered("the attempt took too long")
+            yield self._lost(error)
 
-    def _too_late(self, error: aiohttp.ServerTimeoutError) -> Failed:
-        if isinstance(error, aiohttp.ConnectionTimeoutError):
-            return Failed(EngineLost("cannot connect in time"))
-        return self._unanswered("nothing came for too long")
+    def _lost(self, error: aiohttp.ClientError | OSError) -> Failed:
+        if not self._sent.done():
+            log.warning("cannot connect: %s", _line(error))
+            return Failed(Throttled())
+        self.is_outage = not isinstance(error, TimeoutError)
+        return self._unanswered(_why_lost(error))
+
+    def _unanswered(self, why: str) -> Failed:
+        waited = Ms(int((time.monotonic() - self._began) * 1000))
+        return self._failed(Unanswered(waited, why, self._api.repeats))
 
     async def _whole(self, response: aiohttp.ClientResponse) -> Step:
+        """Raises: BadBody, TooLarge."""
         if response.status != 200:
-            body = await response.content.read(_ERROR_BYTES)
-            return Failed(self._api.failure(response.status, error_in(body), self._headers))
-        body = await response.read()
+            return Failed(self._refusal(response.status, error_in(await _read(response.content, _ERROR_BYTES))))
+        body = await _read(response.content, _LARGEST_BODY)
+        if len(body) > _LARGEST_BODY:
+            raise TooLarge(len(body), limit_bytes=_LARGEST_BODY)
         if response.content_type not in {"application/json", "text/json", "application/octet-stream", "text/plain"}:
-            return self._broken(f"it answered {response.content_type} where JSON was expected")
-        if (error := error_in(body)) is not None and b'"choices"' not in body:
-            return Failed(self._api.failure(status_of(error), error, self._headers))
-        return self._succeeded(body)
+            raise BadBody(f"it answered {response.content_type} where JSON was expected")
+        return self._succeeded(body) if (error := error_in(body)) is None else self._failed_within(error, body)
 
     async def _streamed(self, response: aiohttp.ClientResponse) -> AsyncGenerator[Step, None]:
-        whole, events = Whole(self._request.endpoint), Events()
-        async for piece in response.content.iter_any():
-            yield self._alive()
-            for data in events.feed(piece):
-                step = self._event(data, whole)
-                if step is not None:
+        """Raises: BadBody, TooLarge. Whatever happens once every choice has ended, the answer is there."""
+        whole, choices = Whole(self._request.endpoint), self._asked.choices
+        try:
+            async with aclosing(_payloads(response.content)) as payloads:
+                async for data in payloads:
+                    if data == DONE:
+                        choices = 1  # some APIs give one, whatever was asked for
+                        break
+                    step = self._event(data, whole)
                     yield step
-                if isinstance(step, Failed):
-                    return
-        if (left := events.end()) is not None and (step := self._event(left, whole)) is not None:
-            yield step
-            if isinstance(step, Failed):
-                return
-        if not whole.is_finished():
-            yield self._unanswered("the stream was cut")
-            return
-        yield self._succeeded(whole.body())
+                    if isinstance(step, Failed):
+                        return
+                    if time.monotonic() - self._told >= _TELL_S:
+                        yield self._alive()
+        except (BadBody, aiohttp.ClientError, OSError):
+            if not whole.is_finished(choices):
+                raise
+        yield self._succeeded(whole.body()) if whole.is_finished(choices) else self._unanswered("the stream was cut")
 
-    def _event(self, data: bytes, whole: Whole) -> Chunk | Failed | None:
-        if data == DONE:
-            return None
+    def _event(self, data: bytes, whole: Whole) -> Chunk | Failed:
+        """Raises: BadBody."""
         if (error := error_in(data)) is not None:
-            failure = self._api.failure(status_of(error), error, self._headers)
-            return Failed(failure, self._usage(), self._api.estimate(self._usage()))
+            return self._failed_within(error, data)
         try:
             event = json.loads(data)
             whole.add(event)
-        except (ValueError, TypeError, AttributeError, RecursionError):
-            return self._broken("it streamed what is no JSON object")
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise BadBody("it streamed what is no JSON object") from error
         self._chunks += bool(event.get("choices"))
         event["model"] = self._request.model
         return Chunk(json.dumps(event).encode())
 
+    def _failed_within(self, error: ApiError, data: bytes) -> Failed:
+        """Of an answer that had begun well."""
+        failure, spent = self._refusal(status_of(error), error), spent_of(data)
+        is_free = spent.usage is None and not self._chunks
+        return Failed(failure) if is_free else Failed(failure, *self._spent(spent, len(data)))
+
     def _succeeded(self, body: bytes) -> Step:
-        try:
-            spent, fields = spent_of(body), fields_of(body)
-        except BadBody as error:
-            return self._broken(str(error))
-        if not fields.keys() & {"choices", "data"}:
-            return self._broken("it answered JSON that is no response")
-        answer = with_fields(fields, model=self._request.model)
+        """Raises: BadBody."""
+        spent, fields = spent_of(body), fields_of(body)
+        parts = "data" if self._request.endpoint == EMBEDDINGS else "choices"
+        if not has_parts(fields.get(parts)):
+            raise BadBody(f"it answered JSON without {parts}")
+        usage, charge = self._spent(spent, len(body))
+        if len(body) > _LARGEST_BODY:
+            return Failed(ResponseTooLarge(len(body), _LARGEST_BODY), usage, charge)
+        return Succeeded(with_fields(fields, model=self._request.model), usage, charge)
+
+    def _spent(self, spent: Spent, size_bytes: int) -> tuple[Usage, Charge | None]:
+        """Of an answer, by its own words or else by its size."""
         if spent.usage is not None:
-            return Succeeded(answer, spent.usage, self._api.charge(spent.usage, spent, self._headers))
-        usage = Usage(self._usage().input_tokens, self._chunks or math.ceil(len(body) / 4))
+            return spent.usage, self._api.charge(spent.usage, spent, self._headers)
+        output = min(self._asked.output_tokens, self._chunks or math.ceil(size_bytes / 4))
+        usage = Usage(self._usage().input_tokens, output)
         told = self._api.charge(usage, spent, self._headers)
-        return Succeeded(answer, usage, told if told and told.source == PROVIDER else self._api.estimate(usage))
+        return usage, told if told and told.source == PROVIDER else self._api.estimate(usage)
 
     def _usage(self) -> Usage:
-        """At most what has been used so far: four bytes a token, and all that was asked for, unless it came in pieces."""
-        prompt = math.ceil(len(self._request.body) / 4)
-        if self._request.endpoint == EMBEDDINGS:
-            return Usage(prompt)
-        return Usage(prompt, self._chunks if self._request.streamed else self._request.max_output_tokens)
+        """What has been used so far: four bytes a token, and all that was asked for, until it comes in pieces."""
+        return Usage(math.ceil(len(self._request.body) / 4), self._chunks or self._asked.output_tokens)
 
     def _alive(self) -> Alive:
+        self._told = time.monotonic()
+        if not self._sent.done():
+            return Alive()
         usage = self._usage()
         return Alive(usage, self._api.estimate(usage))
 
-    def _broken(self, why: str) -> Failed:
-        return Failed(EngineFault(why), self._usage(), self._api.estimate(self._usage()))
+    def _refusal(self, status: int, error: ApiError | None) -> Failure:
+        self.is_outage = status in OUTAGE
+        return self._api.failure(status, error, self._headers)
 
-    def _unanswered(self, why: str) -> Failed:
-        waited = Ms(int((time.monotonic() - self._began) * 1000))
+    def _failed(self, failure: Failure) -> Failed:
         usage = self._usage()
-        return Failed(Unanswered(waited, why, self._api.repeats), usage, self._api.estimate(usage))
+        return Failed(failure, usage, self._api.estimate(usage))
+
+
+async def _note_sent(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
+    sent: asyncio.Future[None] = context.trace_request_ctx
+    if not sent.done():
+        sent.set_result(None)
+
+
+async def _read(content: aiohttp.StreamReader, most_bytes: int) -> bytes:
+    """To its end, or a little beyond `most_bytes`."""
+    body = bytearray()
+    async for piece in content.iter_any():
+        body += piece
+        if len(body) > most_bytes:
+            break
+    return bytes(body)
+
+
+async def _payloads(content: aiohttp.StreamReader) -> AsyncGenerator[bytes, None]:
+    """Raises: TooLarge."""
+    events, size_bytes = Events(), 0
+    async for piece in content.iter_any():
+        size_bytes += len(piece)
+        for data in events.feed(piece):
+            yield data
+        if size_bytes > _LARGEST_STREAM:
+            raise TooLarge(size_bytes, limit_bytes=_LARGEST_STREAM)
+        if events.pending_bytes > _LARGEST_BODY:
+            raise TooLarge(events.pending_bytes, limit_bytes=_LARGEST_BODY)
+    if (left := events.end()) is not None:
+        yield left
+
+
+def _why_lost(error: aiohttp.ClientError | OSError) -> str:
+    match error:
+        case aiohttp.ServerTimeoutError():
+            return "nothing came for too long"
+        case TimeoutError():
+            return "the attempt took too long"
+        case _:
+            return _line(error)
 
 
 def _line(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def _now() -> int:
-    return time.time_ns() // 1_000_000
+def _now() -> Ms:
+    return Ms(time.time_ns() // 1_000_000)

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 from decimal import ROUND_CEILING, Decimal
+from functools import lru_cache
 
 from genai_prices import Usage as Priced
 from genai_prices import calc_price
@@ -13,17 +14,28 @@ SOURCE = f"genai-prices:{importlib.metadata.version('genai-prices')}"
 
 
 def list_price(usage: Usage, *, model: str, provider: str) -> Charge | None:
-    """None, if the list does not know the model."""
+    """None, if the list does not know the model. What it does know is asked each time: some prices change with the
+    length or the hour.
+    """
+    usd = _usd(usage, model, provider) if is_listed(model, provider) else None
+    return None if usd is None else Charge(nano_usd(usd), SOURCE)
+
+
+@lru_cache(maxsize=4096)
+def is_listed(model: str, provider: str) -> bool:
+    return _usd(Usage(1, 1), model, provider) is not None
+
+
+def _usd(usage: Usage, model: str, provider: str) -> Decimal | None:
     priced = Priced(
         input_tokens=usage.input_tokens,
         output_tokens=usage.output_tokens,
         cache_read_tokens=usage.cached_tokens or None,
     )
     try:
-        price = calc_price(priced, model_ref=model, provider_id=provider)
+        return calc_price(priced, model_ref=model, provider_id=provider).total_price
     except (LookupError, ValueError):
         return None
-    return Charge(nano_usd(price.total_price), SOURCE)
 
 
 def nano_usd(usd: Decimal) -> NanoUsd:

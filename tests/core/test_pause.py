@@ -1,0 +1,57 @@
+"""How long an API is left alone."""
+
+from schemas.units import Ms
+from workers.core.pause import LONGEST_ASKED_MS, Pause
+
+NOW = Ms(1_800_000_000_000)
+
+
+def after(ms: int) -> Ms:
+    return Ms(NOW + ms)
+
+
+def test_it_doubles_up_to_a_minute_until_the_api_has_answered() -> None:
+    pause, now, lengths = Pause(), NOW, []
+
+    for _ in range(8):
+        pause.begin(now)
+        lengths.append(pause.left_ms(now))
+        now = Ms(now + lengths[-1])
+    pause.answered()
+    pause.begin(now)
+
+    assert lengths == [1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 60_000, 60_000]
+    assert pause.left_ms(now) == 1_000
+
+
+def test_what_fails_together_is_one_reason() -> None:
+    pause = Pause()
+
+    for _ in range(32):
+        pause.begin(NOW)
+    pause.begin(after(1_000))
+
+    assert pause.left_ms(after(1_000)) == 2_000
+
+
+def test_it_is_as_long_as_was_asked_within_reason() -> None:
+    for asked, wait in ((0, 1_000), (7_000, 7_000), (10**9, LONGEST_ASKED_MS)):
+        pause = Pause()
+        pause.begin(NOW, asked=Ms(asked))
+        pause.begin(NOW)
+
+        assert pause.left_ms(NOW) == wait
+
+
+def test_afterwards_it_is_in_doubt_until_something_was_answered() -> None:
+    pause = Pause()
+
+    doubts = [pause.is_in_doubt]
+    pause.begin(NOW)
+    doubts.append(pause.is_in_doubt)
+    pause.answered()
+    doubts.append(pause.is_in_doubt)
+
+    assert doubts == [False, True, False]
+    assert pause.left_ms(NOW) == 1_000
+    assert pause.left_ms(after(1_000)) == 0
