@@ -33,7 +33,7 @@ from broker.metrics import Metrics
 from broker.patience import patiently
 from broker.settle import Settle
 from schemas import subjects
-from schemas.catalog import Catalog
+from schemas.catalog import Catalog, CatalogError
 from schemas.jetstream import heed_cancellation
 from schemas.job import Lane
 from schemas.units import Ms
@@ -220,7 +220,11 @@ class Process:
             await asyncio.sleep(GAUGES_S)
 
     async def _refresh_catalog(self) -> None:
-        active = await patiently(self.ledger.active_catalog)
+        try:
+            active = await patiently(self.ledger.active_catalog)
+        except CatalogError as error:  # a newer broker's
+            log.warning("catalog of the ledger cannot be read, the present one stays error=%s", error)
+            return
         if active is not None and active[0].number > self.catalogs.active.number:
             await self.catalogs.publish(active[0])
 

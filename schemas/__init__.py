@@ -7,6 +7,7 @@ ids        job ids: UUIDv7 made, derived, checked
 subjects   every subject, stream, consumer and bucket name; build and parse
 jetstream  the JetStream wire that nats-py has no call for: raw pulls, atomic batches
 codec      headers, content types, encode and decode
+sturdy     what nats-py does not survive
 job        Job (what a producer submits), Attempt (what a worker gets)
 outcome    Usage, Timings, Failure, Outcome, Report (what a worker says)
 worker     WorkerBeat

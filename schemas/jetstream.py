@@ -60,13 +60,14 @@ def next_subject(stream: str, consumer: str) -> str:
     return f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
 
 
-def next_request(batch: int, *, expires_ms: Ms, heartbeat_ms: Ms) -> bytes:
+def next_request(batch: int, *, expires_ms: Ms, heartbeat_ms: Ms, most_bytes: int = 0) -> bytes:
     """Ask for up to `batch` messages; the server says so when it has given up on the rest.
 
-    `heartbeat_ms` must be under half of `expires_ms`; a missed heartbeat means that the pull is gone.
+    `heartbeat_ms` must be under half of `expires_ms`; a missed heartbeat means that the pull is gone. With `most_bytes`
+    the pull ends before the message that goes beyond; one that is larger by itself would never come.
     """
     pull = {"batch": batch, "expires": expires_ms * 1_000_000, "idle_heartbeat": heartbeat_ms * 1_000_000}
-    return json.dumps(pull).encode()
+    return json.dumps(pull | {"max_bytes": most_bytes} if most_bytes else pull).encode()
 
 
 @dataclass(frozen=True, slots=True)

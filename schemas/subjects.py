@@ -29,6 +29,8 @@ CTL_SETTLED = "infermq.ctl.settled"
 """Settle tells the dispatch leader which attempts are over."""
 CTL_ABORT = "infermq.ctl.abort"
 """The gateway tells workers to end a job: 16 bytes, its id."""
+LONGEST_NAME = 200
+"""Characters of a tenant or key."""
 DEFAULT = "default"
 """Tenant and key before keys exist."""
 
@@ -100,8 +102,7 @@ def parse_submit(subject: str) -> Source:
     prefix, kind, lane, *names = subject.split(".")
     if (prefix, kind) != ("infermq", "submit") or len(names) != 3:
         raise ValueError(f"{subject!r} is not infermq.submit.<lane>.<model>.<tenant>.<key>")
-    model, tenant, key = map(untoken, names)
-    return Source(Lane(lane), model, tenant, key)
+    return _source(Lane(lane), names)
 
 
 def infer(model: str, tenant: str, key: str) -> str:
@@ -113,8 +114,15 @@ def parse_infer(subject: str) -> Source:
     prefix, kind, *names = subject.split(".")
     if (prefix, kind) != ("infermq", "infer") or len(names) != 3:
         raise ValueError(f"{subject!r} is not infermq.infer.<model>.<tenant>.<key>")
+    return _source(Lane.INTERACTIVE, names)
+
+
+def _source(lane: Lane, names: list[str]) -> Source:
     model, tenant, key = map(untoken, names)
-    return Source(Lane.INTERACTIVE, model, tenant, key)
+    for name in (tenant, key):
+        if len(name) > LONGEST_NAME:
+            raise ValueError(f"the name {name[:20]!r}… has {len(name)} characters, the limit is {LONGEST_NAME}")
+    return Source(lane, model, tenant, key)
 
 
 def run(deployment: str) -> str:

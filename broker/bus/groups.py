@@ -12,6 +12,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error
 
+from broker.bus.streams import LARGEST_MESSAGE
 from schemas.jetstream import (
     ACK,
     Ended,
@@ -28,6 +29,11 @@ _EXPIRES_MS = Ms(30_000)
 _HEARTBEAT_MS = Ms(5_000)
 _PAUSE_S = 0.25
 """After the server refused a pull (no such consumer, too many pulls), before the next."""
+_PULL_BYTES = 2 * LARGEST_MESSAGE
+"""Of one pull. The server cuts a connection off that is too slow for what waits to be sent to it."""
+_LOOK_S = 1.0
+_FULL = "Exceeds MaxBytes"
+"""How a pull ends that has brought as many bytes as it may."""
 _SILENCE_S = 12.0
 """Two heartbeats and a little: then the pull is taken for lost (a reconnect, a server that came back)."""
 
@@ -42,10 +48,14 @@ class Groups:
         self._group_bytes = group_bytes
         self._asked = 0
         self._gathered: list[Msg] = []
+        self._bytes = 0
+        """Of what is gathered."""
         self._came = asyncio.Event()
         self._heard_at = 0.0
         self._inbox = nc.new_inbox()
         self._refused = False
+        self._reconnects = 0
+        """Of the connection, when it was first asked."""
 
     def __repr__(self) -> str:
         return f"Groups({self._subject}, asked={self._asked}, gathered={len(self._gathered)})"
@@ -78,6 +88,7 @@ class Groups:
         """What is there now, as much as a group may hold."""
         count = self._count()
         group, self._gathered = self._gathered[:count], self._gathered[count:]
+        self._bytes -= sum(len(message.data) for message in group)
         await self._pull()
         return group
 
@@ -90,22 +101,25 @@ class Groups:
         return min(len(self._gathered), self._room // 2)
 
     async def _wait(self) -> None:
+        """Until something came, or it is time to ask anew: what was asked of another connection is lost."""
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(_SILENCE_S):
+            async with asyncio.timeout(_LOOK_S):
                 await self._came.wait()
         except TimeoutError:
-            if loop.time() - self._heard_at > _SILENCE_S:
+            is_silent = loop.time() - self._heard_at > _SILENCE_S
+            if is_silent or self._nc.stats["reconnects"] != self._reconnects:
                 self._asked = 0
 
     async def _pull(self) -> None:
         wanted = self._room - self._asked - len(self._gathered)
-        if wanted < self._room // 2 or self._nc.is_reconnecting:
+        if wanted < self._room // 2 or self._bytes > _PULL_BYTES or self._nc.is_reconnecting:
             return
         if self._asked == 0:
+            self._reconnects = self._nc.stats["reconnects"]
             self._heard_at = asyncio.get_running_loop().time()
         self._asked += wanted
-        request = next_request(wanted, expires_ms=_EXPIRES_MS, heartbeat_ms=_HEARTBEAT_MS)
+        request = next_request(wanted, expires_ms=_EXPIRES_MS, heartbeat_ms=_HEARTBEAT_MS, most_bytes=_PULL_BYTES)
         try:
             await self._nc.publish(self._subject, request, self._inbox)
         except Error:
@@ -118,11 +132,12 @@ class Groups:
             case None:
                 self._asked = max(0, self._asked - 1)
                 self._gathered.append(message)
+                self._bytes += len(message.data)
             case Heartbeat():
                 return
             case Ended(unused, reason):
                 self._asked = max(0, self._asked - unused) if unused else 0
-                self._refused = not reason.startswith(("404", "408"))
+                self._refused = not (reason.startswith(("404", "408")) or _FULL in reason)
         self._came.set()
 
 

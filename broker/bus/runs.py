@@ -5,7 +5,7 @@ import itertools
 import json
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from functools import partial
 from uuid import UUID
 
@@ -123,27 +123,29 @@ def _batches(messages: Sequence[Outgoing]) -> Iterator[Sequence[Outgoing]]:
 
 async def in_run(nc: Client) -> set[tuple[UUID, int]]:
     """Attempts in RUN: not yet leased, or in a worker's hands. Raises: Unavailable."""
-    keys = [_run_key.decode(payload) for payload in await _payloads(nc, subjects.RUN)]
+    keys = [_run_key.decode(payload) async for payload in _payloads(nc, subjects.RUN)]
     return {(key.job, key.number) for key in keys}
 
 
 async def in_outcome(nc: Client) -> set[tuple[UUID, int]]:
     """Attempts whose outcome waits to be settled. Raises: Unavailable."""
-    payloads = await _payloads(nc, subjects.OUTCOME)
-    return {(key.job, key.attempt) for payload in payloads for key in _outcome_keys.unpack(payload)[0]}
+    return {
+        (key.job, key.attempt)
+        async for payload in _payloads(nc, subjects.OUTCOME)
+        for key in _outcome_keys.unpack(payload)[0]
+    }
 
 
-async def _payloads(nc: Client, stream: str) -> list[bytes]:
-    """Everything in a stream, by direct get, a page at a time (ADR-31); the streams are shallow."""
-    payloads: list[bytes] = []
+async def _payloads(nc: Client, stream: str) -> AsyncIterator[bytes]:
+    """Everything in a stream, by direct get, a page at a time (ADR-31)."""
     sequence = 1
     try:
         while page := await _page(nc, stream, sequence):
-            payloads += [message.data for message in page]
+            for message in page:
+                yield message.data
             sequence = int((page[-1].headers or {})["Nats-Sequence"]) + 1
     except (Error, TimeoutError) as error:
         raise Unavailable("NATS", f"{stream} could not be read: {str(error) or type(error).__name__}") from error
-    return payloads
 
 
 async def _page(nc: Client, stream: str, sequence: int) -> list[Msg]:
@@ -156,8 +158,12 @@ async def _page(nc: Client, stream: str, sequence: int) -> list[Msg]:
         async with asyncio.timeout(_QUIET_S):
             while True:
                 message = await subscription.next_msg(timeout=_QUIET_S)
-                if (message.headers or {}).get("Status") is not None:
-                    return page
-                page.append(message)
+                match (message.headers or {}).get("Status"):
+                    case None:
+                        page.append(message)
+                    case "204" | "404":
+                        return page
+                    case status:
+                        raise Unavailable("NATS", f"{stream} could not be read: status {status}")
     finally:
         await subscription.unsubscribe()

@@ -18,7 +18,7 @@ from nats.js.api import (
     StoreCompression,
     StreamConfig,
 )
-from nats.js.errors import APIError, BadRequestError, NotFoundError
+from nats.js.errors import APIError, BadRequestError, NotFoundError, ServiceUnavailableError
 
 from broker.core.gateway import FIRST_WORD_MS
 from broker.errors import Conflict
@@ -55,7 +55,7 @@ STREAMS = (
     replace(
         _WORK_QUEUE,
         name=subjects.SUBMIT,
-        subjects=["infermq.submit.>"],
+        subjects=[subjects.submit_lane(lane) for lane in Lane],  # of another lane nothing is accepted
         discard_new_per_subject=True,
         max_msgs_per_subject=BACKLOG_MESSAGES,
     ),
@@ -170,14 +170,20 @@ async def _declare_stream(js: JetStreamContext, config: StreamConfig) -> None:
 async def _change_stream(js: JetStreamContext, config: StreamConfig) -> None:
     try:
         await js.update_stream(config)
+    except ServiceUnavailableError:
+        raise
     except APIError as error:
+        if config.storage is StorageType.MEMORY:  # what is in it is gone in seconds anyway
+            await js.delete_stream(str(config.name))
+            await js.add_stream(config)
+            return
         raise Conflict(f"stream {config.name} exists and cannot be changed: {error.description}") from error
 
 
 async def _declare_consumer(js: JetStreamContext, stream: str, config: ConsumerConfig) -> None:
     try:
         await js.add_consumer(stream, config)
-    except NotFoundError:
+    except (NotFoundError, ServiceUnavailableError):
         raise
     except APIError as error:
         raise Conflict(f"consumer {config.durable_name} of {stream}: {error.description}") from error

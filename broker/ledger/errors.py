@@ -19,6 +19,13 @@ _AWAY = (
     asyncpg.InternalClientError,
     asyncpg.InvalidCatalogNameError,
     asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.ReadOnlySQLTransactionError,
+)
+_BAD = (
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.ProgramLimitExceededError,
+    UnicodeEncodeError,
 )
 
 
@@ -29,7 +36,7 @@ def translated() -> Iterator[None]:
         yield
     except asyncpg.UniqueViolationError as error:
         raise Conflict(error.constraint_name or str(error)) from error
-    except (asyncpg.DataError, UnicodeEncodeError) as error:
+    except _BAD as error:
         raise BadData(str(error)) from error
     except _AWAY as error:
         raise Unavailable("Postgres", str(error) or type(error).__name__) from error
