@@ -16,6 +16,8 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
     output_tokens: int = 0
     cached_tokens: int = 0
     """The part of input_tokens that came from a prefix cache."""
+    estimated: bool = False
+    """Nobody counted them."""
 
 
 class Charge(msgspec.Struct, frozen=True):
@@ -88,10 +90,12 @@ class EngineFault(msgspec.Struct, frozen=True, tag="engine_fault"):
     message: str
 
 
-class EngineLost(msgspec.Struct, frozen=True, tag="engine_lost"):
+class EngineLost(msgspec.Struct, frozen=True, tag="engine_lost", omit_defaults=True):
     """The engine died, or could not be reached."""
 
     message: str
+    sent: bool = True
+    """False: the engine never had this request."""
 
 
 class TimedOut(msgspec.Struct, frozen=True, tag="timed_out"):
@@ -151,7 +155,11 @@ def retryable(failure: Failure) -> bool:
 
 def counts(failure: Failure) -> bool:
     """Whether it uses up one of the job's attempts. One that the provider never ran waits until its deadline."""
-    return not isinstance(failure, Throttled | Denied)
+    match failure:
+        case Throttled() | Denied() | EngineLost(sent=False):
+            return False
+        case _:
+            return True
 
 
 def public_message(failure: Failure) -> str:

@@ -10,6 +10,8 @@ from schemas.catalog import Deployment
 from schemas.outcome import Charge, Failed, Succeeded, Usage
 from schemas.units import Ms
 
+LARGEST_BODY = 7 * 1024 * 1024
+"""Bytes of a response, however large the server's messages may be."""
 Clock = Callable[[], Ms]
 """Milliseconds since the epoch."""
 

@@ -16,10 +16,9 @@ from schemas.jetstream import ACK, NotStored, Outgoing, answer_all, heed_cancell
 from schemas.job import Attempt
 from schemas.outcome import Failed, Outcome, Report, ResponseTooLarge, Succeeded
 from workers.metrics import Metrics
+from workers.ports import LARGEST_BODY
 
 log = logging.getLogger(__name__)
-LARGEST_BODY = 7 * 1024 * 1024
-"""Bytes of a response, however large the server's messages may be."""
 _BESIDE = 64 * 1024
 """Bytes of a report that are neither request nor response, and headers."""
 _RETRY_S = 0.2

@@ -18,6 +18,7 @@ from schemas.outcome import (
     Charge,
     Denied,
     EngineFault,
+    EngineLost,
     Failed,
     Filtered,
     Outcome,
@@ -26,6 +27,7 @@ from schemas.outcome import (
     Throttled,
     Unanswered,
     Usage,
+    counts,
 )
 from schemas.units import NanoUsd
 from workers.engines import factory
@@ -550,7 +552,11 @@ async def test_what_was_never_sent_costs_nothing_and_is_not_counted() -> None:
     async with serving(silence, base_url="http://127.0.0.1:9/v1") as (_, engine):
         steps = [step async for step in engine.run(a_request())]
 
-    assert steps == [Failed(Throttled())]
+    [lost] = steps
+    assert isinstance(lost, Failed)
+    assert isinstance(lost.failure, EngineLost)
+    assert not counts(lost.failure)
+    assert lost.usage == Usage()
 
 
 async def test_the_whole_error_is_read_however_it_comes() -> None:

@@ -31,6 +31,7 @@ from schemas.outcome import (
     ContextTooLong,
     Denied,
     EngineFault,
+    EngineLost,
     Failed,
     Failure,
     Filtered,
@@ -60,7 +61,7 @@ from workers.core.pause import Pause
 from workers.core.sse import DONE, Events
 from workers.core.whole import Whole
 from workers.engines.prices import is_listed, list_price, nano_usd
-from workers.ports import Alive, Capacity, Chunk, EngineConfigError, Limits, Request, Step
+from workers.ports import LARGEST_BODY, Alive, Capacity, Chunk, EngineConfigError, Limits, Request, Step
 
 log = logging.getLogger(__name__)
 PROVIDER = "provider"
@@ -72,8 +73,6 @@ _LOOK_S = 5.0
 _TELL_S = 1.0
 """How often a stream says what it may have cost so far: a price takes a tenth of a millisecond."""
 _ERROR_BYTES = 64 * 1024
-_LARGEST_BODY = 7 * 1024 * 1024
-"""Bytes of an answer, or of one event of a stream: as many as a report carries (workers/report.py)."""
 _LARGEST_STREAM = 128 * 1024 * 1024
 """Bytes of all events: there are some 300 around each token."""
 _MARGIN_S = 1.0
@@ -249,7 +248,7 @@ class OpenAI:
                 self._pause.begin(now, asked=asked)
             case Failed(Denied()):
                 self._pause.begin(now, asked=_DENIED_MS)
-            case Failed(EngineFault() | Unanswered()) if is_outage:
+            case Failed(EngineFault() | EngineLost() | Unanswered()) if is_outage:
                 self._pause.begin(now)
             case Succeeded() | Failed(BadRequest() | ContextTooLong() | Filtered() | ResponseTooLarge()):
                 self._pause.answered()
@@ -381,7 +380,8 @@ class Call:
     def _lost(self, error: aiohttp.ClientError | OSError) -> Failed:
         if not self._sent.done():
             log.warning("cannot connect: %s", _line(error))
-            return Failed(Throttled())
+            self.is_outage = True
+            return Failed(EngineLost(_line(error), sent=False))
         self.is_outage = not isinstance(error, TimeoutError)
         return self._unanswered(_why_lost(error))
 
@@ -393,9 +393,9 @@ class Call:
         """Raises: BadBody, TooLarge."""
         if response.status != 200:
             return Failed(self._refusal(response.status, error_in(await _read(response.content, _ERROR_BYTES))))
-        body = await _read(response.content, _LARGEST_BODY)
-        if len(body) > _LARGEST_BODY:
-            raise TooLarge(len(body), limit_bytes=_LARGEST_BODY)
+        body = await _read(response.content, LARGEST_BODY)
+        if len(body) > LARGEST_BODY:
+            raise TooLarge(len(body), limit_bytes=LARGEST_BODY)
         if response.content_type not in {"application/json", "text/json", "application/octet-stream", "text/plain"}:
             raise BadBody(f"it answered {response.content_type} where JSON was expected")
         return self._succeeded(body) if (error := error_in(body)) is None else self._failed_within(error, body)
@@ -446,8 +446,8 @@ class Call:
         if not has_parts(fields.get(parts)):
             raise BadBody(f"it answered JSON without {parts}")
         usage, charge = self._spent(spent, len(body))
-        if len(body) > _LARGEST_BODY:
-            return Failed(ResponseTooLarge(len(body), _LARGEST_BODY), usage, charge)
+        if len(body) > LARGEST_BODY:
+            return Failed(ResponseTooLarge(len(body), LARGEST_BODY), usage, charge)
         return Succeeded(with_fields(fields, model=self._request.model), usage, charge)
 
     def _spent(self, spent: Spent, size_bytes: int) -> tuple[Usage, Charge | None]:
@@ -455,13 +455,15 @@ class Call:
         if spent.usage is not None:
             return spent.usage, self._api.charge(spent.usage, spent, self._headers)
         output = min(self._asked.output_tokens, self._chunks or math.ceil(size_bytes / 4))
-        usage = Usage(self._usage().input_tokens, output)
+        usage = Usage(self._usage().input_tokens, output, estimated=True)
         told = self._api.charge(usage, spent, self._headers)
         return usage, told if told and told.source == PROVIDER else self._api.estimate(usage)
 
     def _usage(self) -> Usage:
         """What has been used so far: four bytes a token, and all that was asked for, until it comes in pieces."""
-        return Usage(math.ceil(len(self._request.body) / 4), self._chunks or self._asked.output_tokens)
+        return Usage(
+            math.ceil(len(self._request.body) / 4), self._chunks or self._asked.output_tokens, estimated=True
+        )
 
     def _alive(self) -> Alive:
         self._told = time.monotonic()
@@ -504,8 +506,8 @@ async def _payloads(content: aiohttp.StreamReader) -> AsyncGenerator[bytes, None
             yield data
         if size_bytes > _LARGEST_STREAM:
             raise TooLarge(size_bytes, limit_bytes=_LARGEST_STREAM)
-        if events.pending_bytes > _LARGEST_BODY:
-            raise TooLarge(events.pending_bytes, limit_bytes=_LARGEST_BODY)
+        if events.pending_bytes > LARGEST_BODY:
+            raise TooLarge(events.pending_bytes, limit_bytes=LARGEST_BODY)
     if (left := events.end()) is not None:
         yield left
 
