@@ -7,7 +7,7 @@ term → publish into RUN, in order. Nobody else touches a round, so what the le
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -16,11 +16,12 @@ from nats.aio.msg import Msg
 
 from broker.bus.heard import Beats, heard_settled, heard_waiting
 from broker.bus.runs import Runs, in_outcome, in_run, publish_verdicts
+from broker.bus.streams import LEASE_S
 from broker.caps import Caps
-from broker.core.heads import PAGE, Fronts
+from broker.core.heads import Fronts
 from broker.core.policy import Order, Rate, lookahead
-from broker.core.records import Flow, Head, Pick, Place, Running
-from broker.core.settle import expiry
+from broker.core.records import Flow, Head, OpenJob, Pick, Place, Running
+from broker.core.settle import expiry, released, stranded
 from broker.ledger import PgLedger
 from broker.metrics import Metrics
 from broker.patience import patiently
@@ -38,11 +39,17 @@ IDLE_S = 1.0
 """Between rounds when nothing is heard: deadlines pass, and announcements may be lost."""
 RECOUNT_S = 5.0
 REREAD_S = 15.0
+FRESH = 20
+"""Flows that a round reads anew at most, so that thousands of them hold up no dispatch."""
 SWEEP_S = 60.0
 DOUBT_S = 0.5
 """Until the next sweep, when attempts may be missing from RUN."""
 OVERDUE_MS = 900_000
 """A running job this long after its deadline has no worker: one would have ended it by its time-out."""
+SILENCE_MS = Ms(int(2 * LEASE_S * 1000))
+"""A deployment without a worker for this long is given up on where others can do its work."""
+ROUND_MS = 2000
+"""The most silence that one round counts: while the leader was busy or cut off, it heard nobody."""
 
 
 @dataclass(slots=True)
@@ -51,7 +58,15 @@ class Pool:
 
     slots: int = 0
     outstanding: int = 0
+    live: int = 0
+    """Interactive attempts in its engines, which are the gateways' to hand out."""
+    silent_ms: int = 0
+    """For how long others were heard, and no worker of it."""
     rate: Rate = field(default_factory=Rate)
+
+    def running(self) -> int:
+        """What has not been charged yet."""
+        return self.outstanding + self.live
 
     def credit(self) -> int:
         return self.slots + lookahead(self.slots, per_s=self.rate.per_s) if self.slots else 0
@@ -74,6 +89,8 @@ class Dispatch:
         metrics: Metrics,
         clock: Clock,
         term: int,
+        sweep_s: float = SWEEP_S,
+        silence_ms: int = SILENCE_MS,
     ) -> None:
         self._nc = nc
         self._ledger = ledger
@@ -83,6 +100,9 @@ class Dispatch:
         self._metrics = metrics
         self._clock = clock
         self._term = term
+        self._sweep_s = sweep_s
+        self._silence_ms = silence_ms
+        self._measured_ms = clock()
         self._runs = Runs(nc)
         self._sweep_at = 0.0
         self._fronts = Fronts()
@@ -114,7 +134,7 @@ class Dispatch:
                 await self._recount()
                 recount = loop.time() + RECOUNT_S
             if loop.time() >= self._sweep_at:
-                self._sweep_at = loop.time() + SWEEP_S
+                self._sweep_at = loop.time() + self._sweep_s
                 await self._sweep()
             if loop.time() >= reread:
                 self._fronts.restart(await patiently(self._ledger.flows))
@@ -136,10 +156,10 @@ class Dispatch:
         now = self._clock()
         await self._read(now)
         await self._expire(now)
-        self._measure()
+        self._measure(now)
         if self._has_caps():
             await self._caps.look()  # a second is long: thousands of jobs may run in it
-        alive = {name: pool for name, pool in self._pools.items() if pool.slots and not self._is_capped(name, pool)}
+        alive = self._alive()
         picks = self._order.choose(
             self._fronts.ready(),
             room={name: room for name, pool in alive.items() if (room := self._room(name, pool))},
@@ -149,21 +169,23 @@ class Dispatch:
         )
         if picks:
             await self._dispatch(picks, now)
-        return bool(picks)
+        return bool(picks) or self._fronts.wants_more()
 
     async def _read(self, now: Ms) -> None:
         """Go back to what was announced, then read ahead where a front runs low."""
         announced, self._announced = self._announced, []
         for flow, place in announced:
             self._fronts.announced(flow, place)
+        self._fronts.freshen(FRESH)
         for flow, front in list(self._fronts.flows.items()):
             front.ripen(now)
             if front.wants_page():
-                front.took_page(await self._page(flow, front.read_to), limit=PAGE, now=now)
+                limit = front.next_page()
+                front.took_page(await self._page(flow, front.read_to, limit), limit=limit, now=now)
         self._fronts.prune()
 
-    async def _page(self, flow: Flow, after: Place | None) -> Sequence[Head]:
-        return await patiently(lambda: self._ledger.heads(flow, after=after, limit=PAGE))
+    async def _page(self, flow: Flow, after: Place | None, limit: int) -> Sequence[Head]:
+        return await patiently(lambda: self._ledger.heads(flow, after=after, limit=limit))
 
     async def _expire(self, now: Ms) -> None:
         """The broker's own verdict on those whose deadline passed in the backlog; settle records it."""
@@ -178,19 +200,30 @@ class Dispatch:
 
     def _is_capped(self, deployment: str, pool: Pool) -> bool:
         found = self._catalog().deployments.get(deployment)
-        return found is not None and self._caps.is_reached(deployment, found, running=pool.outstanding)
+        return found is not None and self._caps.is_reached(deployment, found, running=pool.running())
 
     def _room(self, deployment: str, pool: Pool) -> int:
         """Under a cap nothing is looked ahead to: what is not started costs nothing."""
         found = self._catalog().deployments.get(deployment)
         if found is None or found.daily_cap_usd is None:
             return pool.room()
-        return max(0, pool.slots - pool.outstanding)
+        free = max(0, pool.slots - pool.outstanding)
+        return self._caps.affordable(deployment, found, running=pool.running(), free=free)
 
-    def _measure(self) -> None:
-        alive = self._beats.slots()
-        for deployment in {*alive, *self._pools}:
-            self._pools.setdefault(deployment, Pool()).slots = alive.get(deployment, 0)
+    def _alive(self) -> dict[str, Pool]:
+        """The pools that may start something."""
+        return {name: pool for name, pool in self._pools.items() if pool.slots and not self._is_capped(name, pool)}
+
+    def _measure(self, now: Ms) -> None:
+        slots, live = self._beats.slots(), Counter[str]()
+        for beat in self._beats.alive():
+            live[beat.deployment] += beat.live
+        passed_ms = min(now - self._measured_ms, ROUND_MS) if slots else 0
+        self._measured_ms = now
+        for deployment in {*slots, *self._pools}:
+            pool = self._pools.setdefault(deployment, Pool())
+            pool.slots, pool.live = slots.get(deployment, 0), live[deployment]
+            pool.silent_ms = 0 if deployment in slots else pool.silent_ms + passed_ms
 
     async def _dispatch(self, picks: Sequence[Pick], now: Ms) -> None:
         attempts = await patiently(lambda: self._ledger.dispatch(picks, term=self._term, now=now))
@@ -231,23 +264,40 @@ class Dispatch:
         )
 
     async def _sweep(self) -> None:
-        """Publish again what runs by the ledger but is in no stream, and end what is long overdue.
+        """Publish again what runs by the ledger but is in no stream, put back what its deployment has left lying, and
+        end what is long overdue.
 
         The streams are read in the order in which an attempt moves, the ledger last, so that none slips through.
         """
-        held = await patiently(lambda: in_run(self._nc))
-        held |= await patiently(lambda: in_outcome(self._nc))
-        running = await patiently(self._ledger.running)
-        strays = [one for one in running if (one.job, one.attempt) not in held]
+        handed = await patiently(lambda: in_run(self._nc))
+        reported = await patiently(lambda: in_outcome(self._nc))
+        left = [one for one in await patiently(self._ledger.running) if (one.job, one.attempt) not in reported]
+        jobs = await patiently(lambda: self._ledger.open_jobs([one.job for one in left]))
+        given_up = await self._give_up(left, jobs)
+        strays = [one for one in left if (one.job, one.attempt) not in handed and one not in given_up]
         if strays:
             log.warning("strays attempts=%d", len(strays))
             self._metrics.strays.inc(len(strays))
             await self._publish(await patiently(lambda: self._ledger.attempts_of(strays)))
-        await self._end_overdue(running)
+        await self._end_overdue(jobs)
 
-    async def _end_overdue(self, running: Sequence[Running]) -> None:
+    async def _give_up(self, running: Sequence[Running], jobs: Mapping[UUID, OpenJob]) -> set[Running]:
+        """Attempts on deployments that have lost their workers, so that settle lets others have the jobs."""
         now = self._clock()
-        jobs = await patiently(lambda: self._ledger.open_jobs([one.job for one in running]))
+        found = stranded(
+            running,
+            {job.job: job.model for job in jobs.values()},
+            catalog=self._catalog(),
+            alive=self._alive(),
+            silent={name for name, pool in self._pools.items() if pool.silent_ms > self._silence_ms},
+        )
+        if found:
+            log.warning("given up attempts=%d", len(found))
+            await publish_verdicts(self._nc, [released(one, now) for one in found])
+        return set(found)
+
+    async def _end_overdue(self, jobs: Mapping[UUID, OpenJob]) -> None:
+        now = self._clock()
         overdue = [job.job for job in jobs.values() if job.deadline_ms + OVERDUE_MS < now]
         if overdue:
             log.warning("overdue attempts=%d", len(overdue))

@@ -120,6 +120,7 @@ class Process:
             leases=leases,
             ledger=self.ledger,
             revision=lambda: self.catalogs.active,
+            alive=lambda: self.caps.open_among(self.beats.alive(), self._catalog()),
             clock=wall_clock,
             unit=unit,
             metrics=self.metrics,

@@ -5,7 +5,7 @@ A group of outcomes → one transaction: executions, cost, states, results, batc
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -55,6 +55,8 @@ class Settle:
     nc: Client
     ledger: PgLedger
     revision: Callable[[], Revision]
+    alive: Callable[[], Collection[str]]
+    """The deployments that can take a job now."""
     clock: Clock
     leases: Leases
     unit: Callable[[], float]
@@ -97,7 +99,7 @@ class Settle:
         jobs = await patiently(lambda: self.ledger.open_jobs(look)) if look else {}
         revision = self.revision()
         prices = Prices(catalog=revision.catalog, source=f"catalog:{revision.number}")
-        return decide(reports, jobs, prices=prices, now=self.clock(), unit=self.unit())
+        return decide(reports, jobs, prices=prices, alive=self.alive(), now=self.clock(), unit=self.unit())
 
     async def _record(self, verdicts: Sequence[Verdict]) -> Settled:
         return await self.ledger.settle(verdicts, now=self.clock())

@@ -6,18 +6,27 @@ Ids arrive out of commit order, and deadlines and retries land before what was r
 
 from bisect import bisect_right, insort
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
 from broker.core.records import Flow, Head, Pick, Place
 from schemas.units import Ms
 
+FIRST_PAGE = 64
 PAGE = 1000
+"""Heads to read at once: first few, since most of many flows have no turn before they are read anew."""
+_GROWTH = 4
+FAILED_MOST = 1000
+"""Heads that failed somewhere, of one flow, to be held ready: they may wait for long for the deployment that is left."""
 
 
 def _by_place(head: Head) -> Place:
     return head.place
+
+
+def _failed(heads: Iterable[Head]) -> int:
+    return sum(1 for head in heads if head.tried)
 
 
 def _deadline(head: Head) -> Ms:
@@ -40,16 +49,32 @@ class Front:
     """Where the next page begins; everything up to it is in `ready` or `later`, or gone."""
     ended: bool = False
     """The last page reached the end of the flow."""
+    page: int = FIRST_PAGE
+    """Heads of the last page; they grow as the flow is consumed."""
+    failed: int = 0
+    """Of `ready`, those that failed somewhere: what is behind them does not wait for them."""
+    passed_over: Place | None = None
+    """The first that failed somewhere and was one too many to be held."""
 
-    def wants_page(self, low: int = PAGE // 2) -> bool:
-        return not self.ended and len(self.ready) < low
+    def wants_page(self) -> bool:
+        return not self.ended and len(self.ready) - self.failed < self.page // 2
+
+    def next_page(self) -> int:
+        return FIRST_PAGE if self.read_to is None else min(PAGE, self.page * _GROWTH)
 
     def is_idle(self) -> bool:
-        return self.ended and not self.ready and not self.later
+        return self.ended and not self.ready and not self.later and self.passed_over is None
 
     def took_page(self, page: Sequence[Head], *, limit: int, now: Ms) -> None:
+        self.page = self.next_page()
         for head in page:
-            (self.ready if head.not_before_ms <= now else self.later).append(head)
+            if head.not_before_ms > now:
+                self.later.append(head)
+            elif head.tried and self.failed >= FAILED_MOST:
+                self.passed_over = self.passed_over or head.place
+            else:
+                self.ready.append(head)
+                self.failed += bool(head.tried)
         self.ended = len(page) < limit
         if page:
             self.read_to = page[-1].place
@@ -60,21 +85,28 @@ class Front:
             self.read_to = _just_before(place)
             self.ready = [head for head in self.ready if head.place < place]
             self.later = [head for head in self.later if head.place < place]
+            if self.passed_over is not None and self.passed_over >= place:
+                self.passed_over = None
+            self._recount()
         self.ended = False
 
     def ripen(self, now: Ms) -> None:
-        """Let those in whose time has come."""
+        """Let those in whose time has come, and go back for those that were passed over when there is room again."""
+        if self.passed_over is not None and self.failed <= FAILED_MOST // 2:
+            self.announced(self.passed_over)
         if not self.later:
             return
         for head in self.later:
             if head.not_before_ms <= now:
                 insort(self.ready, head, key=_by_place)
+                self.failed += bool(head.tried)
         self.later = [head for head in self.later if head.not_before_ms > now]
 
     def take_expired(self, now: Ms) -> list[UUID]:
         """Jobs whose deadline has passed; they are at the front, since the order is by deadline."""
         at = bisect_right(self.ready, now, key=_deadline)
         expired, self.ready = self.ready[:at], self.ready[at:]
+        self._recount()
         if self.later:
             expired += [head for head in self.later if head.place.deadline_ms <= now]
             self.later = [head for head in self.later if head.place.deadline_ms > now]
@@ -88,6 +120,12 @@ class Front:
         del self.ready[:taken]
         if taken < len(chosen):
             self.ready = [head for head in self.ready if head.place.job not in chosen]
+        self._recount()
+
+    def _recount(self) -> None:
+        """After some have left."""
+        if self.failed:
+            self.failed = _failed(self.ready)
 
 
 @dataclass(slots=True)
@@ -95,13 +133,27 @@ class Fronts:
     """All flows that may have work."""
 
     flows: dict[Flow, Front] = field(default_factory=dict)
+    stale: list[Flow] = field(default_factory=list)
+    """To be read anew."""
 
     def announced(self, flow: Flow, place: Place) -> None:
         self.flows.setdefault(flow, Front()).announced(place)
 
     def restart(self, flows: Sequence[Flow]) -> None:
-        """Read these from their beginnings, forget all others."""
-        self.flows = {flow: Front() for flow in flows}
+        """Read these from their beginnings, forget all others. Those that are known are read anew little by little."""
+        self.stale = [flow for flow in flows if flow in self.flows]
+        self.flows = {flow: self.flows.get(flow) or Front() for flow in flows}
+
+    def freshen(self, count: int) -> None:
+        """Begin so many of those that are to be read anew."""
+        for flow in self.stale[:count]:
+            if flow in self.flows:
+                self.flows[flow] = Front()
+        del self.stale[:count]
+
+    def wants_more(self) -> bool:
+        """Whether something is left to be read."""
+        return bool(self.stale) or any(front.wants_page() for front in self.flows.values())
 
     def drop(self, picks: Sequence[Pick]) -> None:
         chosen: dict[Flow, set[UUID]] = defaultdict(set)

@@ -49,22 +49,25 @@ class Turns(Generic[K]):
     """Who of one level is served next, during one round: a heap over the level's counters."""
 
     shares: Shares[K]
-    heap: list[tuple[float, K]]
+    heap: list[tuple[float, float, K]]
+    """Counter, weight negated, name: of those that are level the heaviest is first, so that what is rare and urgent
+    does not wait for one more of what is always there.
+    """
 
     @classmethod
-    def of(cls, shares: Shares[K], active: Iterable[K]) -> "Turns[K]":
+    def of(cls, shares: Shares[K], active: Iterable[K], weights: Mapping[K, float] | None = None) -> "Turns[K]":
         names = list(active)
         shares.wake(names)
-        heap = [(shares.counters[name], name) for name in names]
+        heap = [(shares.counters[name], -weights[name] if weights else 0.0, name) for name in names]
         heapq.heapify(heap)
         return cls(shares, heap)
 
     def first(self) -> K | None:
-        return self.heap[0][1] if self.heap else None
+        return self.heap[0][2] if self.heap else None
 
     def served(self, name: K, cost: float) -> None:
         """`name` is the first."""
-        heapq.heapreplace(self.heap, (self.shares.charge(name, cost), name))
+        heapq.heapreplace(self.heap, (self.shares.charge(name, cost), self.heap[0][1], name))
 
     def out(self) -> None:
         """The first has nothing left."""
@@ -110,6 +113,8 @@ class _Round:
         self.room = dict(room)
         self.alive = alive
         self._regulars: dict[str, Sequence[Route]] = {}
+        self._closed: dict[str, set[tuple[str, ...]]] = defaultdict(set)
+        """By model, what jobs have tried that nobody left has room for."""
         self.catalog = catalog
         self.heads = {
             (flow.model, flow.lane, flow.tenant): (flow, iter(heads))
@@ -120,7 +125,7 @@ class _Round:
         for model, lane, tenant in self.heads:
             by_lane[model][lane].append(tenant)
         self.models = Turns.of(order.models, by_lane)
-        self.lanes = {model: Turns.of(order.lanes[model], lanes) for model, lanes in by_lane.items()}
+        self.lanes = {model: Turns.of(order.lanes[model], lanes, WEIGHTS) for model, lanes in by_lane.items()}
         self.tenants = {
             (model, lane): Turns.of(order.tenants[model, lane], tenants)
             for model, lanes in by_lane.items()
@@ -150,13 +155,16 @@ class _Round:
         return None
 
     def _next_of_lane(self, model: str, lane: Lane) -> Pick | None:
-        tenants = self.tenants[model, lane]
+        tenants, closed = self.tenants[model, lane], self._closed[model]
         while (tenant := tenants.first()) is not None:
             flow, heads = self.heads[model, lane, tenant]
             for head in heads:
+                if head.tried in closed:
+                    continue
                 if (deployment := self._deployment(model, head.tried)) is not None:
                     tenants.served(tenant, 1.0)
                     return Pick(flow, head.place, deployment)
+                closed.add(head.tried)
             tenants.out()
         return None
 

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from broker.core.body import body_hash
 from broker.core.price import price_nano_usd
-from broker.core.records import Entry, Executed, Final, Ignore, OpenJob, Requeue, Verdict
+from broker.core.records import Entry, Executed, Final, Ignore, OpenJob, Requeue, Running, Verdict
 from broker.core.retry import wait_ms
 from schemas.api import State
 from schemas.catalog import Catalog
@@ -21,6 +21,7 @@ from schemas.outcome import (
     Expired,
     Failed,
     Failure,
+    Outcome,
     Released,
     Report,
     Succeeded,
@@ -54,16 +55,24 @@ def needs_look(report: Report) -> bool:
 
 
 def decide(
-    reports: Sequence[Report], jobs: Mapping[UUID, OpenJob], *, prices: Prices, now: Ms, unit: float
+    reports: Sequence[Report],
+    jobs: Mapping[UUID, OpenJob],
+    *,
+    prices: Prices,
+    alive: Collection[str] = (),
+    now: Ms,
+    unit: float,
 ) -> list[Verdict]:
-    """One verdict a report. Of several reports of one job the best decides, the others only cost."""
+    """One verdict a report. Of several reports of one job the best decides, the others only cost. `alive` are the
+    deployments that can take a job now: only to them is it worth going at once.
+    """
     verdicts: dict[int, Verdict] = {}
     for places in _by_job(reports):
         deciding = places[0] if len(places) == 1 else min(places, key=lambda place: _rank(reports[place]))
         for place in places:
             report = reports[place]
             transition = (
-                _transition(report, jobs.get(report.job), catalog=prices.catalog, now=now, unit=unit)
+                _transition(report, jobs.get(report.job), catalog=prices.catalog, alive=alive, now=now, unit=unit)
                 if place == deciding and not _goes_on(report)
                 else Ignore()
             )
@@ -108,15 +117,44 @@ def last_word(attempt: Attempt, failure: Failure, now: Ms) -> Report:
 
 def expiry(job: UUID, now: Ms) -> Report:
     """The broker's own report on a job whose deadline passed where no worker could see it."""
+    return _own_report(job, 0, Expired(), now)
+
+
+def released(running: Running, now: Ms) -> Report:
+    """The broker's own report on an attempt that no worker is left to run."""
+    return _own_report(running.job, running.attempt, Released(), now)
+
+
+def _own_report(job: UUID, attempt: int, outcome: Outcome, now: Ms) -> Report:
     return Report(
         job=job,
-        attempt=0,
+        attempt=attempt,
         delivery=0,
         deployment=BROKER,
         worker=BROKER,
-        outcome=Expired(),
+        outcome=outcome,
         timings=Timings(started_ms=now, queue_ms=Ms(0), run_ms=Ms(0)),
     )
+
+
+def stranded(
+    running: Iterable[Running],
+    models: Mapping[UUID, str],
+    *,
+    catalog: Catalog,
+    alive: Collection[str],
+    silent: Collection[str],
+) -> list[Running]:
+    """Attempts on `silent` deployments, which have had no worker for long, that others could run: their model's route
+    has one that is alive, or has no place for the silent one any more. `models` are the jobs'.
+    """
+    found = []
+    for one in running:
+        if one.deployment in silent and one.job in models:
+            route = untried(models[one.job], (), catalog)
+            if one.deployment not in route or any(name in alive for name in route):
+                found.append(one)
+    return found
 
 
 def _by_job(reports: Sequence[Report]) -> Iterable[list[int]]:
@@ -126,13 +164,14 @@ def _by_job(reports: Sequence[Report]) -> Iterable[list[int]]:
     return places.values()
 
 
-def _rank(report: Report) -> tuple[bool, int, int]:
-    """A success first, then the newest attempt's first delivery."""
-    return not isinstance(report.outcome, Succeeded), -report.attempt, report.delivery
+def _rank(report: Report) -> tuple[bool, int, bool, int]:
+    """A success first, of whatever attempt, then the newest attempt's first delivery that was not put back."""
+    outcome = report.outcome
+    return not isinstance(outcome, Succeeded), -report.attempt, isinstance(outcome, Released), report.delivery
 
 
 def _transition(
-    report: Report, job: OpenJob | None, *, catalog: Catalog, now: Ms, unit: float
+    report: Report, job: OpenJob | None, *, catalog: Catalog, alive: Collection[str], now: Ms, unit: float
 ) -> Final | Requeue | Ignore:
     match report.outcome:
         case Succeeded(body):
@@ -140,13 +179,13 @@ def _transition(
         case Failed(failure):
             if report.live is not None:
                 return Final(State.FAILED, None, failure)
-            return _after_failure(report, failure, job, catalog=catalog, now=now, unit=unit)
+            return _after_failure(report, failure, job, catalog=catalog, alive=alive, now=now, unit=unit)
         case Expired():
             return Final(State.EXPIRED, None, None)
         case Cancelled():
             return Final(State.CANCELLED, None, None)
         case Released() if report.live is None:
-            return Requeue(now, counted=False)
+            return _after_release(report, job, now)
         case Released():
             return Final(State.CANCELLED, None, None)
         case _:
@@ -161,10 +200,25 @@ def _goes_on(report: Report) -> bool:
     return isinstance(outcome, Released) or (isinstance(outcome, Failed) and retryable(outcome.failure))
 
 
+def _after_release(report: Report, job: OpenJob | None, now: Ms) -> Requeue | Ignore:
+    if job is None or job.state is not State.RUNNING or job.attempt != report.attempt:
+        return Ignore()
+    return Requeue(now, counted=False, tried=job.tried)
+
+
 def _after_failure(
-    report: Report, failure: Failure, job: OpenJob | None, *, catalog: Catalog, now: Ms, unit: float
+    report: Report,
+    failure: Failure,
+    job: OpenJob | None,
+    *,
+    catalog: Catalog,
+    alive: Collection[str],
+    now: Ms,
+    unit: float,
 ) -> Final | Requeue | Ignore:
-    """Another deployment at once, while the route has one that has not failed the job; else all again, later."""
+    """Another deployment at once, while one is alive that has not failed the job; else again, later: wherever, when
+    the whole route has failed it, and there rather than here, when the rest is only away.
+    """
     if job is None or job.attempt != report.attempt:
         return Ignore()
     if isinstance(failure, WorkerLost):
@@ -175,14 +229,15 @@ def _after_failure(
     spent = job.attempt - job.uncounted
     if counted and spent >= job.max_attempts:
         return Final(State.DEAD, None, failure)
-    tried = (*job.tried, report.deployment)
-    if untried(job.model, tried, catalog):
+    tried = job.tried if report.deployment in job.tried else (*job.tried, report.deployment)
+    left = untried(job.model, tried, catalog)
+    if any(name in alive for name in left):
         return Requeue(now, counted=counted, tried=tried)
     spread = (unit + (job.job.int & 0xFFFF) / 0x10000) % 1.0
     again = Ms(now + wait_ms(failure, spent if counted else job.attempt, unit=spread))
     if again >= job.deadline_ms:
         return Final(State.DEAD if counted else State.EXPIRED, None, failure)
-    return Requeue(again, counted=counted)
+    return Requeue(again, counted=counted, tried=tried if left else ())
 
 
 def untried(model: str, tried: Collection[str], catalog: Catalog) -> list[str]:
@@ -226,7 +281,8 @@ def _cost(report: Report, prices: Prices) -> tuple[NanoUsd, str]:
     deployment = prices.catalog.deployments.get(report.deployment)
     if deployment is None or deployment.price is None:
         return NanoUsd(0), UNPRICED
-    return price_nano_usd(report.outcome.usage, deployment.price), prices.source
+    usage = report.outcome.usage
+    return price_nano_usd(usage, deployment.price), f"{prices.source}:estimate" if usage.estimated else prices.source
 
 
 def entry_of(attempt: Attempt) -> Entry:

@@ -4,7 +4,9 @@ from uuid import UUID, uuid4
 import pytest
 
 from broker.core.admit import DEFAULT_DEADLINE_MS, LONGEST_MS, admit
+from broker.core.body import MOST_LOGPROBS
 from broker.core.records import BatchInfo, Entry
+from schemas.catalog import COMPLETIONS
 from schemas.ids import NEWEST_MS, OLDEST_MS, uuid7
 from schemas.job import BODY_BYTES, Job, Lane
 from schemas.outcome import Refused
@@ -17,10 +19,23 @@ DERIVED = an_id()
 
 
 def admitted(
-    job: Job | None = None, *, lane: Lane = Lane.BULK, model: str = "m", batch: BatchInfo | None = None
+    job: Job | None = None,
+    *,
+    lane: Lane = Lane.BULK,
+    model: str = "m",
+    batch: BatchInfo | None = None,
+    streams: bool = False,
 ) -> Entry:
     source = Source(lane, model, "tenant", "key")
-    return admit(job or a_job(), source, derived=lambda: DERIVED, batch=batch, catalog=a_catalog(), now=AT)
+    return admit(
+        job or a_job(),
+        source,
+        derived=lambda: DERIVED,
+        batch=batch,
+        catalog=a_catalog(),
+        now=AT,
+        streams=streams,
+    )
 
 
 def refused(job: Job | None = None, **changes: Any) -> Refused:
@@ -70,6 +85,11 @@ def test_a_batchs_deadline_holds_for_its_jobs() -> None:
         (',"max_tokens":1000000', "max_tokens_out_of_range", "body.max_tokens"),
         (',"max_completion_tokens":-1', "max_tokens_out_of_range", "body.max_completion_tokens"),
         (',"max_tokens":1e400', "body_shape", "body.max_tokens"),
+        (',"logprobs":true,"top_logprobs":21', "logprobs_out_of_range", "body.top_logprobs"),
+        (',"top_logprobs":-1', "logprobs_out_of_range", "body.top_logprobs"),
+        (',"top_logprobs":1e9', "body_shape", "body.top_logprobs"),
+        (',"logprobs":1000000', "logprobs_out_of_range", "body.logprobs"),
+        (',"logprobs":"5"', "body_shape", "body.logprobs"),
         (',"stream":true', "stream_not_allowed", "body.stream"),
         (',"user":"a\\u0000b"', "nul_character", "body"),
     ],
@@ -80,11 +100,29 @@ def test_a_body_out_of_bounds_is_refused_by_field(more: str, code: str, field: s
     assert (refusal.code, refusal.field) == (code, field), refusal
 
 
+def test_probabilities_beyond_the_limit_are_refused_with_it() -> None:
+    refusal = refused(a_job(endpoint=COMPLETIONS, body=b'{"prompt":"x","logprobs":21}'))
+
+    assert (refusal.field, refusal.limit) == ("body.logprobs", MOST_LOGPROBS)
+    assert "21" in refusal.message
+
+
+@pytest.mark.parametrize("more", [',"logprobs":true,"top_logprobs":20', ',"logprobs":false', ',"logprobs":null'])
+def test_probabilities_within_the_limit_are_admitted(more: str) -> None:
+    assert admitted(a_job(body=a_body(more))).refused is None
+
+
 @pytest.mark.parametrize(
     "body", [b"", b"nope", b"\xff\xfe", b"[1]", b"5", b"{}", b'{"messages":[]}', b'{"messages":"x"}', b"[" * 100_000]
 )
 def test_a_body_that_is_not_the_endpoints_is_refused(body: bytes) -> None:
     assert refused(a_job(body=body)).code in {"body_not_json", "body_shape"}
+
+
+def test_a_text_that_is_no_text_is_refused_by_its_place() -> None:
+    refusal = refused(a_job(body=b'{"messages":[{"role":"user","content":[{"type":"text","text":5}]}]}'))
+
+    assert (refusal.code, refusal.field) == ("body_shape", "body.messages[0].content[0].text")
 
 
 def test_a_body_over_the_limit_is_refused_with_the_limit() -> None:
@@ -119,7 +157,10 @@ def test_media_inside_the_request_is_admitted() -> None:
 
 
 def test_a_stream_is_admitted_where_somebody_reads_it() -> None:
-    assert admitted(a_job(body=a_body(',"stream":true')), lane=Lane.INTERACTIVE).refused is None
+    streaming = a_job(body=a_body(',"stream":true'))
+
+    assert admitted(streaming, lane=Lane.INTERACTIVE, streams=True).refused is None
+    assert refused(streaming, lane=Lane.INTERACTIVE).code == "stream_not_allowed"
 
 
 def test_an_unknown_model_is_refused_with_the_known_ones() -> None:
@@ -134,6 +175,10 @@ def test_an_endpoint_that_is_not_served_is_refused_with_those_that_are() -> None
 
     assert refusal.code == "endpoint_not_served"
     assert CHAT in refusal.message
+
+
+def test_a_refusal_does_not_repeat_a_long_endpoint() -> None:
+    assert len(refused(a_job(endpoint="/v1/" + "x" * 100_000)).message) < 250
 
 
 @pytest.mark.parametrize(
@@ -151,6 +196,13 @@ def test_an_id_that_is_no_recent_v7_is_refused_and_recorded_under_another(bad: U
 def test_deadlines_must_be_ahead_but_not_too_far() -> None:
     assert refused(a_job(deadline_ms=AT - 1)).code == "deadline_past"
     assert refused(a_job(deadline_ms=AT + LONGEST_MS + 1)).code == "deadline_too_far"
+
+
+def test_a_deadline_in_seconds_is_refused_with_the_unit() -> None:
+    unit = "milliseconds since the epoch"
+
+    assert unit in refused(a_job(deadline_ms=AT // 1000 + 60)).message
+    assert unit not in refused(a_job(deadline_ms=AT - 1)).message
 
 
 def test_a_batch_must_be_known_and_ones_own() -> None:

@@ -1,9 +1,10 @@
+from collections.abc import Mapping
 from uuid import UUID
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.core.heads import Front, Fronts
+from broker.core.heads import FAILED_MOST, FIRST_PAGE, PAGE, Front, Fronts
 from broker.core.records import Flow, Head, Place
 from schemas.job import Lane
 from schemas.units import Ms
@@ -15,8 +16,8 @@ def place(number: int) -> Place:
     return Place(Ms(10_000), UUID(int=number))
 
 
-def head(number: int, *, not_before: int = 0) -> Head:
-    return Head(place(number), 0, Ms(not_before))
+def head(number: int, *, not_before: int = 0, tried: tuple[str, ...] = ()) -> Head:
+    return Head(place(number), 0, Ms(not_before), tried)
 
 
 def ready(front: Front) -> list[int]:
@@ -95,6 +96,85 @@ def test_flows_without_work_are_forgotten() -> None:
     fronts.prune()
 
     assert not fronts.flows
+
+
+def read(front: Front, waiting: Mapping[int, Head]) -> None:
+    """One page, of what waits by its number."""
+    after = front.read_to.job.int if front.read_to else 0
+    page = [waiting[number] for number in sorted(waiting) if number > after][: front.next_page()]
+    front.took_page(page, limit=front.next_page(), now=NOW)
+
+
+def test_jobs_that_wait_for_another_deployment_do_not_end_the_reading() -> None:
+    waiting = {n: head(n, tried=("d",)) for n in range(1, 501)} | {n: head(n) for n in range(501, 3001)}
+    front = Front()
+
+    while front.wants_page():
+        read(front, waiting)
+
+    assert len([one for one in front.ready if not one.tried]) >= FIRST_PAGE // 2
+
+
+def test_of_jobs_that_wait_for_another_deployment_a_bounded_number_is_held() -> None:
+    waiting = {n: head(n, tried=("d",)) for n in range(1, 5001)} | {n: head(n) for n in range(5001, 5101)}
+    front = Front()
+
+    while front.wants_page():
+        read(front, waiting)
+
+    assert len(front.ready) == FAILED_MOST + 100
+    assert not front.is_idle()
+
+
+def test_jobs_that_were_passed_over_have_their_turn() -> None:
+    waiting = {n: head(n, tried=("d",)) for n in range(1, 5001)} | {n: head(n) for n in range(5001, 5101)}
+    front, served = Front(), list[int]()
+
+    while not front.is_idle():
+        front.ripen(NOW)
+        while front.wants_page():
+            read(front, waiting)
+        failed = [one.place.job for one in front.ready if one.tried][:100]
+        chosen = set(failed or [one.place.job for one in front.ready])
+        served += [one.place.job.int for one in front.ready if one.place.job in chosen]
+        for job in chosen:
+            del waiting[job.int]
+        front.drop(chosen)
+
+    assert served == list(range(1, 5101))
+
+
+def test_pages_are_small_until_a_flow_is_consumed() -> None:
+    waiting = {n: head(n) for n in range(1, 5001)}
+    front = Front()
+
+    read(front, waiting)
+    assert len(front.ready) == FIRST_PAGE
+    assert not front.wants_page()
+
+    while len(front.ready) < PAGE:
+        front.drop({one.place.job for one in front.ready})
+        read(front, waiting)
+
+    assert front.page == PAGE
+
+
+def test_flows_are_read_anew_a_few_at_a_time_and_those_gone_are_forgotten() -> None:
+    names = [Flow("m", Lane.BULK, tenant) for tenant in "abc"]
+    fronts = Fronts()
+    fronts.restart(names)
+    for front in fronts.flows.values():
+        front.took_page([head(1)], limit=5, now=NOW)
+
+    fronts.restart(names[1:])
+    assert set(fronts.ready()) == set(names[1:])
+
+    fronts.freshen(1)
+    assert set(fronts.ready()) == {names[2]}
+    assert fronts.wants_more()
+
+    fronts.freshen(1)
+    assert not fronts.ready()
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, unique=True), st.integers(1, 7), st.data())

@@ -2,11 +2,16 @@ import io
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
-from broker.core.lines import LINE_BYTES, Fault, Line, read_lines
+from broker.core.lines import LINE_BYTES, Fault, Line, admissible, read_lines
+from broker.core.records import BatchInfo
+from schemas.catalog import Catalog
 from schemas.ids import line_id
-from tests.builders import CHAT, an_id
+from schemas.job import Lane
+from schemas.units import Ms
+from tests.builders import CHAT, a_catalog, an_id, now
 
 BATCH = an_id()
 
@@ -65,6 +70,7 @@ def test_numbers_count_blank_lines() -> None:
         (a_line(body="text"), "body_shape", "body"),
         (a_line(body={"messages": []}), "no_model", "body.model"),
         (a_line(body={"model": 5}), "body_shape", "body.model"),
+        (a_line().replace(b'"m"', b'"\xff"'), "body_not_json", "body"),
         (a_line(body={"model": "m", "stream": True}), "stream_not_allowed", "body.stream"),
     ],
 )
@@ -116,3 +122,64 @@ def test_an_empty_file_is_a_fault(content: bytes) -> None:
 
     assert isinstance(fault, Fault)
     assert (fault.number, fault.code) == (0, "empty_file")
+
+
+def admitted(*lines: bytes, **changes: Any) -> list[Line | Fault]:
+    batch = BatchInfo(id=BATCH, tenant="t", lane=Lane.BULK, deadline_ms=None, sealed=False)
+    stream = io.BytesIO(b"".join(line + b"\n" for line in lines))
+    items = read_lines(stream, model=None, batch=BATCH, **changes)
+    return list(admissible(items, batch=batch, catalog=a_catalog(), now=now()))
+
+
+def a_body(**changes: Any) -> dict[str, Any]:
+    return {"model": "m", "messages": [{"role": "user", "content": "x"}], **changes}
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "field", "limit"),
+    [
+        (a_line(body=a_body(model="none")), "unknown_model", "body.model", None),
+        (a_line(body=a_body(n=0)), "n_out_of_range", "body.n", 128),
+        (a_line(body=a_body(max_tokens=10**7)), "max_tokens_out_of_range", "body.max_tokens", 1024),
+        (a_line(body=a_body(messages=[])), "body_shape", "body.messages", None),
+        (a_line(body=a_body(messages=[{"role": "user", "content": "\0"}])), "nul_character", "body", None),
+        (a_line().replace(b'"x"', b'"\xff"'), "body_not_json", "body", None),
+    ],
+)
+def test_what_admission_would_refuse_is_a_fault_with_its_line_field_and_limit(
+    line: bytes, code: str, field: str, limit: int | None
+) -> None:
+    fault, after = admitted(line, a_line(custom_id="next"))
+
+    assert isinstance(fault, Fault)
+    assert (fault.number, fault.code, fault.field, fault.limit) == (1, code, field, limit), fault
+    assert isinstance(after, Line)
+
+
+def test_an_endpoint_that_the_model_does_not_serve_is_a_fault() -> None:
+    catalog = a_catalog()
+    batch = BatchInfo(id=BATCH, tenant="t", lane=Lane.BULK, deadline_ms=None, sealed=False)
+    model = msgspec.structs.replace(catalog.models["m"], endpoints=("/v1/embeddings",))
+    lines = read(a_line())
+
+    [fault] = admissible(lines, batch=batch, catalog=Catalog({"m": model}, catalog.deployments), now=now())
+
+    assert isinstance(fault, Fault)
+    assert (fault.code, fault.field) == ("endpoint_not_served", "url")
+
+
+def test_a_line_whose_deadline_has_passed_is_a_fault() -> None:
+    [fault] = admitted(a_line(), deadline_ms=Ms(now() - 1))
+
+    assert isinstance(fault, Fault)
+    assert (fault.code, fault.field) == ("deadline_past", "deadline_ms")
+
+
+def test_faults_stay_and_are_not_looked_at_twice() -> None:
+    assert codes(admitted(b"nope", a_line(), a_line())) == ["not_json", "ok", "duplicate_custom_id"]
+
+
+def test_what_a_line_holds_is_not_repeated_at_length() -> None:
+    [fault] = read(a_line(method="x" * 100_000))
+
+    assert len(str(fault)) < 200

@@ -188,3 +188,26 @@ def test_what_failed_everywhere_alive_may_go_anywhere_alive() -> None:
     picks = Order().choose(waiting, room={"d": 1}, catalog=a_catalog(m={"d": 1, "e": 1}), limit=100)
 
     assert [pick.deployment for pick in picks] == ["d"]
+
+
+def test_of_lanes_that_are_level_the_heavier_is_served_first() -> None:
+    """One slot, and a standard job that comes now and then: it waits for no further bulk job."""
+    order, catalog = Order(), a_catalog(m={"d": 1})
+    bulk = {Flow("m", Lane.BULK, "t"): heads(1000)}
+    for round_ in range(5):
+        order.choose(bulk, room={"d": 1}, catalog=catalog, limit=1)
+
+        [pick] = order.choose(
+            bulk | {Flow("m", Lane.STANDARD, "t"): heads(1, first=5000)}, room={"d": 1}, catalog=catalog, limit=1
+        )
+
+        assert pick.flow.lane is Lane.STANDARD, round_
+
+
+def test_jobs_that_wait_for_another_deployment_hold_up_nothing_behind_them() -> None:
+    failed = [Head(Place(Ms(10**12), UUID(int=n)), 1, Ms(0), ("d",)) for n in range(1, 501)]
+    waiting = {Flow("m", Lane.BULK, "t"): [*failed, *heads(3, first=1000)]}
+
+    picks = Order().choose(waiting, room={"d": 9}, alive={"e"}, catalog=a_catalog(m={"d": 1, "e": 0}), limit=100)
+
+    assert [pick.place.job.int for pick in picks] == [1000, 1001, 1002]

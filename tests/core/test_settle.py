@@ -1,3 +1,4 @@
+from collections.abc import Collection
 from typing import Any
 from uuid import UUID
 
@@ -6,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.core.price import price_nano_usd
-from broker.core.records import Final, Ignore, OpenJob, Requeue, Verdict
+from broker.core.records import Final, Ignore, OpenJob, Requeue, Running, Verdict
 from broker.core.retry import CAP_MS, backoff_ms, wait_ms
-from broker.core.settle import Prices, decide, expiry, last_word, unstorable
+from broker.core.settle import Prices, decide, expiry, last_word, released, stranded, unstorable
 from schemas.api import State
 from schemas.catalog import Catalog, Model, Price, Route
 from schemas.outcome import (
@@ -36,17 +37,32 @@ PRICES = Prices(catalog=a_catalog(), source="catalog:3")
 
 
 def an_open_job(report: Report, **changes: Any) -> OpenJob:
-    fields = {"attempt": report.attempt, "uncounted": 0, "max_attempts": 3, "deadline_ms": now() + 3_600_000}
-    return OpenJob(job=report.job, state=State.RUNNING, **{**fields, **changes})
+    fields = {
+        "state": State.RUNNING,
+        "attempt": report.attempt,
+        "uncounted": 0,
+        "max_attempts": 3,
+        "deadline_ms": now() + 3_600_000,
+    }
+    return OpenJob(job=report.job, **{**fields, **changes})
 
 
 def verdict_on(
-    report: Report, job: OpenJob | None = None, *, at: int | None = None, catalog: Catalog = PRICES.catalog
+    report: Report,
+    job: OpenJob | None = None,
+    *,
+    at: int | None = None,
+    catalog: Catalog = PRICES.catalog,
+    alive: Collection[str] = ("d", "e"),
 ) -> Verdict:
     jobs = {} if job is None else {job.job: job}
-    return decide([report], jobs, prices=Prices(catalog=catalog, source="catalog:3"), now=Ms(at or now()), unit=0.5)[
-        0
-    ]
+    prices = Prices(catalog=catalog, source="catalog:3")
+    [verdict] = decide([report], jobs, prices=prices, alive=alive, now=Ms(at or now()), unit=0.5)
+    return verdict
+
+
+def a_route(*routes: Route) -> Catalog:
+    return Catalog(models={"m": Model(route=routes)}, deployments=PRICES.catalog.deployments)
 
 
 def test_a_success_ends_the_job_with_its_body_and_its_price() -> None:
@@ -111,7 +127,7 @@ def test_what_never_ran_does_not_use_up_attempts(failure: Failure) -> None:
 
 
 def test_a_route_is_tried_to_its_end_at_once_then_from_its_beginning_later() -> None:
-    catalog = Catalog(models={"m": Model(route=(Route("d"), Route("e", 0)))}, deployments=PRICES.catalog.deployments)
+    catalog = a_route(Route("d"), Route("e", 0))
     first, second = a_report(Failed(EngineFault("x"))), a_report(Failed(EngineFault("x")), attempt=2, deployment="e")
 
     at_once = verdict_on(first, an_open_job(first, model="m"), catalog=catalog).transition
@@ -122,6 +138,34 @@ def test_a_route_is_tried_to_its_end_at_once_then_from_its_beginning_later() -> 
     assert isinstance(later, Requeue)
     assert later.tried == ()
     assert later.not_before_ms > at_once.not_before_ms
+
+
+@pytest.mark.parametrize("failure", [Throttled(Ms(60_000)), EngineFault("x")])
+def test_while_the_rest_of_its_route_is_away_a_job_waits_and_leaves_it_to_them(failure: Failure) -> None:
+    at = now()
+    report = a_report(Failed(failure), attempt=2)
+
+    again = verdict_on(
+        report,
+        an_open_job(report, model="m", tried=("d",)),
+        at=at,
+        catalog=a_route(Route("d"), Route("e")),
+        alive=("d",),
+    ).transition
+
+    assert isinstance(again, Requeue)
+    assert again.not_before_ms > at + (60_000 if isinstance(failure, Throttled) else 0)
+    assert again.tried == ("d",)
+
+
+def test_a_job_that_waits_for_another_deployment_is_out_of_attempts_in_time() -> None:
+    report = a_report(Failed(EngineFault("x")), attempt=3)
+
+    transition = verdict_on(
+        report, an_open_job(report, model="m", tried=("d",)), catalog=a_route(Route("d"), Route("e")), alive=("d",)
+    ).transition
+
+    assert transition == Final(State.DEAD, None, EngineFault("x"))
 
 
 def test_an_unanswered_request_is_repeated_if_its_deployment_says_so() -> None:
@@ -178,6 +222,56 @@ def test_a_released_attempt_waits_again_at_once_and_uncounted() -> None:
     report = a_report(Released())
 
     assert verdict_on(report, an_open_job(report), at=at).transition == Requeue(Ms(at), counted=False)
+
+
+def test_a_released_attempt_is_left_to_others_as_before() -> None:
+    report = a_report(Released(), attempt=2)
+
+    transition = verdict_on(report, an_open_job(report, tried=("e",))).transition
+
+    assert isinstance(transition, Requeue)
+    assert transition.tried == ("e",)
+
+
+def test_an_attempt_of_a_lost_deployment_is_put_back_by_the_brokers_own_report() -> None:
+    running = Running(an_id(), 2, "d")
+    report = released(running, now())
+
+    verdict = verdict_on(report, an_open_job(report))
+
+    assert isinstance(verdict.transition, Requeue)
+    assert not verdict.transition.counted
+    assert verdict.executed is None
+
+
+def test_a_release_of_an_attempt_that_is_over_changes_nothing() -> None:
+    report = released(Running(an_id(), 1, "d"), now())
+
+    assert verdict_on(report, an_open_job(report, attempt=2)).transition == Ignore()
+    assert verdict_on(report, an_open_job(report, state=State.QUEUED)).transition == Ignore()
+    assert verdict_on(report).transition == Ignore()
+
+
+def test_what_a_worker_says_of_an_attempt_counts_more_than_its_release() -> None:
+    failed = a_report(Failed(BadRequest("x")))
+    put_back = released(Running(failed.job, 1, "d"), now())
+
+    verdicts = decide([put_back, failed], {failed.job: an_open_job(failed)}, prices=PRICES, now=now(), unit=0.5)
+
+    assert [verdict.transition for verdict in verdicts] == [Ignore(), Final(State.FAILED, None, BadRequest("x"))]
+
+
+def test_attempts_of_a_silent_deployment_are_stranded_while_another_could_run_them() -> None:
+    there, gone = Running(an_id(), 1, "d"), Running(an_id(), 1, "e")
+    models = {there.job: "m", gone.job: "m"}
+    route = a_route(Route("d"), Route("e"))
+
+    def found(catalog: Catalog, *alive: str) -> list[Running]:
+        return stranded([there, gone], models, catalog=catalog, alive=alive, silent={"e"})
+
+    assert found(route, "d") == [gone]
+    assert found(route) == []
+    assert found(a_route(Route("d"))) == [gone]
 
 
 def test_an_interactive_failure_is_final_and_brings_the_job_along() -> None:

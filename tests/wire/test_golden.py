@@ -8,7 +8,7 @@ import pytest
 
 from schemas.api import Batch, ErrorBody, JobShow, ResultPage
 from schemas.catalog import Revision, parse
-from schemas.codec import JSON, Bundle, bundled, decode_job, decode_jobs, packed
+from schemas.codec import JSON, Bundle, Undecodable, bundled, decode_job, decode_jobs, packed
 from schemas.export import WIRE, json_schema
 from schemas.job import Attempt, Lane
 from schemas.outcome import Report, Succeeded
@@ -63,6 +63,31 @@ def test_reports_of_a_message_decode_and_a_broken_one_costs_no_other() -> None:
     assert why is not None
     assert "job" in why
     assert Bundle(Report).unpack(b"\xff")[0] == []
+
+
+def test_a_text_that_is_no_utf8_costs_no_other() -> None:
+    [report, _] = Bundle(Report).unpack(stored("reports_v1.hex"))[0]
+    job = decode_job(stored("job_v1.hex"), None)
+
+    reports, why_not_both = Bundle(Report).unpack(b"\x92\x81\xa6worker\xa1\xff" + packed(report))
+    none, why_none = Bundle(Report).unpack(b"\x91\x81\xa6worker\xa1\xff")
+    jobs, why_not_all = decode_jobs(b"\x92\x81\xa8endpoint\xa1\xff" + packed(job), None)
+
+    assert (reports, none, jobs) == ([report], [], {2: job})
+    assert "utf-8" in str(why_not_both)
+    assert "utf-8" in str(why_none)
+    assert "utf-8" in str(why_not_all)
+
+
+def test_what_is_nested_too_deeply_is_unreadable() -> None:
+    deep = b"\x91\x81\xa1x" + b"\x91" * 100_000 + b"\xc0"
+
+    reports, why = Bundle(Report).unpack(deep)
+
+    assert reports == []
+    assert "recursion" in str(why)
+    with pytest.raises(Undecodable, match="recursion"):
+        decode_jobs(deep, None)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,209 @@
+"""The leader with a real ledger and real streams; of the workers only what they say of themselves."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+import asyncpg
+import pytest
+from nats.aio.client import Client as Nats
+
+from broker.bus.heard import Beats
+from broker.bus.runs import Runs, publish_verdicts
+from broker.bus.streams import declare_pool, declare_streams
+from broker.caps import Caps
+from broker.core.records import Entry, Pick, Running
+from broker.dispatch import Dispatch
+from broker.leases import Leases
+from broker.ledger import PgLedger
+from broker.metrics import Metrics
+from broker.settle import Settle
+from schemas.catalog import Catalog, Deployment, Model, Revision, Route
+from schemas.outcome import Failed, Throttled
+from schemas.units import Ms
+from schemas.worker import WorkerBeat
+from tests.builders import a_report, an_entry, now
+from tests.system import until
+from workers.beat import beat
+
+pytestmark = pytest.mark.real
+
+
+def a_beat(deployment: str, *, slots: int = 4, live: int = 0) -> WorkerBeat:
+    return WorkerBeat(
+        worker=f"of-{deployment}",
+        deployment=deployment,
+        engine="simulated",
+        slots=slots,
+        reserve=0,
+        running=live,
+        live=live,
+        draining=False,
+        started_ms=now(),
+        at_ms=now(),
+        version="0",
+    )
+
+
+def a_route(*routes: Route, **caps_usd: float) -> Catalog:
+    """One model, and the daily caps of those of its deployments that have one."""
+    names = [route.deployment for route in routes]
+    deployments = {name: Deployment(engine="simulated", daily_cap_usd=caps_usd.get(name)) for name in names}
+    return Catalog(models={"m": Model(route=routes)}, deployments=deployments)
+
+
+@asynccontextmanager
+async def a_leader(nc: Nats, ledger: PgLedger, catalog: Catalog, *beats: WorkerBeat) -> AsyncIterator[None]:
+    """Dispatch and settle over these workers, which take nothing."""
+    await declare_streams(nc)
+    for deployment in catalog.deployments:
+        await declare_pool(nc, deployment, slots=4)
+    heard, caps, metrics = Beats(nc), Caps(ledger, now), Metrics()
+    await heard.listen()
+    term = await ledger.lead("me", lease_ms=60_000)
+    assert term is not None
+    dispatch = Dispatch(
+        nc,
+        ledger,
+        catalog=lambda: catalog,
+        beats=heard,
+        caps=caps,
+        metrics=metrics,
+        clock=now,
+        term=term,
+        sweep_s=0.1,
+        silence_ms=100,
+    )
+    settle = Settle(
+        nc=nc,
+        ledger=ledger,
+        revision=lambda: Revision(1, Ms(0), catalog),
+        alive=lambda: caps.open_among(heard.alive(), catalog),
+        clock=now,
+        leases=Leases(nc, beats=heard.alive),
+        unit=lambda: 0.5,
+        metrics=metrics,
+    )
+    saying = [beat(nc, lambda one=one: one) for one in beats]  # type: ignore[misc]
+    tasks = [asyncio.create_task(work) for work in (*saying, dispatch.serve(), settle.serve())]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def running(ledger: PgLedger, *, at_least: int = 1) -> Sequence[Running]:
+    async def enough() -> bool:
+        return len(await ledger.running()) >= at_least
+
+    await until(enough, f"{at_least} attempts run")
+    return await ledger.running()
+
+
+async def execute(url: str, query: str, *values: object) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(query, *values)
+    finally:
+        await connection.close()
+
+
+async def dispatched(nc: Nats, ledger: PgLedger, entry: Entry, deployment: str) -> None:
+    """As a leader did that is gone."""
+    await declare_streams(nc)
+    term = await ledger.lead("me", lease_ms=60_000)
+    assert term is not None
+    await ledger.admit([entry])
+    attempts = await ledger.dispatch([Pick(entry.flow, entry.place, deployment)], term=term, now=now())
+    assert await Runs(nc).publish(attempts)
+
+
+@pytest.mark.parametrize("route", [(Route("d"), Route("e")), (Route("e"),)], ids=["in its route", "out of its route"])
+async def test_attempts_of_a_deployment_without_workers_go_to_another(
+    nc: Nats, ledger: PgLedger, route: tuple[Route, ...]
+) -> None:
+    entry = an_entry()
+    await dispatched(nc, ledger, entry, "d")
+
+    async with a_leader(nc, ledger, a_route(*route), a_beat("e")):
+
+        async def moved() -> bool:
+            return await ledger.running() == [Running(entry.id, 2, "e")]
+
+        await until(moved, "the job runs elsewhere")
+        open_jobs = await ledger.open_jobs([entry.id])
+
+    assert open_jobs[entry.id].uncounted == 1
+
+
+async def test_attempts_of_a_deployment_with_workers_stay(nc: Nats, ledger: PgLedger) -> None:
+    gone, stays = an_entry(), an_entry()
+    await dispatched(nc, ledger, gone, "d")
+    await dispatched(nc, ledger, stays, "f")
+
+    async with a_leader(nc, ledger, a_route(Route("d"), Route("e"), Route("f")), a_beat("e"), a_beat("f")):
+
+        async def moved() -> bool:
+            return any(one.job == gone.id and one.attempt == 2 for one in await ledger.running())
+
+        await until(moved, "the other job was put back")
+        left = await ledger.running()
+
+    assert Running(stays.id, 1, "f") in left
+
+
+async def test_jobs_that_wait_for_a_spare_do_not_hold_up_those_behind_them(
+    nc: Nats, ledger: PgLedger, ledger_url: str
+) -> None:
+    failed = [an_entry(deadline_ms=Ms(now() + 3_600_000)) for _ in range(1500)]
+    await ledger.admit(failed)
+    await execute(ledger_url, "update infermq.waiting set tried = array['d'], attempt = 1")
+    fresh = [an_entry(deadline_ms=Ms(now() + 7_200_000)) for _ in range(20)]
+    await ledger.admit(fresh)
+
+    async with a_leader(nc, ledger, a_route(Route("d"), Route("e", 0)), a_beat("d"), a_beat("e", slots=1)):
+
+        async def first_has_work() -> bool:
+            return any(one.deployment == "d" for one in await ledger.running())
+
+        await until(first_has_work, "the first deployment has work")
+
+
+@pytest.mark.parametrize("there", [("d",), ("d", "e")], ids=["away", "at its cap"])
+async def test_while_the_other_deployment_takes_nothing_a_throttled_job_waits_as_it_was_asked_to(
+    nc: Nats, ledger: PgLedger, there: tuple[str, ...]
+) -> None:
+    entry = an_entry()
+    await dispatched(nc, ledger, entry, "d")
+    throttled = a_report(Failed(Throttled(Ms(600_000))), job=entry.id)
+
+    async with a_leader(nc, ledger, a_route(Route("d"), Route("e"), e=0.0), *map(a_beat, there)):
+        await publish_verdicts(nc, [throttled])
+
+        async def waits() -> bool:
+            return bool(await ledger.flows())
+
+        await until(waits, "the job waits")
+        [head] = await ledger.heads(entry.flow, after=None, limit=9)
+
+    assert head.not_before_ms > now() + 500_000
+    assert head.tried == ("d",)
+
+
+@pytest.mark.parametrize(("spent_usd", "live", "started"), [(19.5, 0, 1), (15.0, 0, 5), (15.0, 2, 3)])
+async def test_near_its_cap_a_deployment_starts_what_is_left_pays_for(
+    nc: Nats, ledger: PgLedger, ledger_url: str, *, spent_usd: float, live: int, started: int
+) -> None:
+    day = datetime.fromtimestamp(now() / 1000, UTC).date()
+    spend = "insert into infermq.spend (day, deployment, executions, cost_nano_usd) values ($1, 'd', $2, $3)"
+    await execute(ledger_url, spend, day, round(spent_usd), round(spent_usd * 10**9))
+    await ledger.admit([an_entry() for _ in range(64)])
+
+    async with a_leader(nc, ledger, a_route(Route("d"), d=20.0), a_beat("d", slots=64, live=live)):
+        found = await running(ledger)
+
+    assert Counter(one.deployment for one in found) == {"d": started}
