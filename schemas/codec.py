@@ -33,6 +33,9 @@ BUNDLE = 1000
 BUNDLE_BYTES = 256 * 1024
 """Bytes of a message of more than one value: small enough that a group of messages can be bounded."""
 
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What a decoder raises over bytes that are not what they should be."""
+
 T = TypeVar("T")
 
 _msgpack = msgspec.msgpack.Encoder(uuid_format="bytes")
@@ -55,7 +58,7 @@ def jsoned(value: Any) -> bytes:
 
 
 def unpacker(kind: type[T]) -> msgspec.msgpack.Decoder[T]:
-    """A decoder to keep; its errors are msgspec's."""
+    """A decoder to keep. It raises: UNREADABLE."""
     return msgspec.msgpack.Decoder(kind)
 
 
@@ -89,17 +92,17 @@ class Bundle(Generic[T]):
         """The values that can be read, and why the others cannot. One that is broken does not cost the others."""
         try:
             return self._all.decode(data), None
-        except (msgspec.DecodeError, RecursionError) as error:
+        except UNREADABLE as error:
             whole = str(error)
         try:
             raws = _raws.decode(data)
-        except (msgspec.DecodeError, RecursionError):
+        except UNREADABLE:
             return [], whole
         values: list[T] = []
         for raw in raws:
             try:
                 values.append(self._each.decode(raw))
-            except (msgspec.DecodeError, RecursionError):
+            except UNREADABLE:
                 continue
         return values, whole
 
@@ -125,7 +128,7 @@ def decode_jobs(data: bytes, headers: Mapping[str, str] | None) -> tuple[dict[in
     is_array = data.lstrip()[:1] == b"[" if is_json else content_type == MSGPACK and data[:1] in _ARRAYS
     if not is_array:
         return {None: decode_job(data, headers)}, None
-    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    with contextlib.suppress(*UNREADABLE):
         whole = [_from_json(job) for job in _json_jobs.decode(data)] if is_json else _msgpack_jobs.decode(data)
         return dict(enumerate(whole, 1)), None
     raws = _raws_of(data, json=is_json)
@@ -142,7 +145,7 @@ def decode_jobs(data: bytes, headers: Mapping[str, str] | None) -> tuple[dict[in
 def _raws_of(data: bytes, *, json: bool) -> list[msgspec.Raw]:
     try:
         raws = _json_raws.decode(data) if json else _raws.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise Undecodable(f"not an array of jobs: {error}") from error
     if not 1 <= len(raws) <= BUNDLE:
         raise Undecodable(f"an array of {len(raws)} jobs: a message holds 1 to {BUNDLE}")
@@ -164,7 +167,7 @@ def decode_job(data: bytes, headers: Mapping[str, str] | None) -> Job:
                 return _from_json(_json_job.decode(data))
             case other:
                 raise Undecodable(f"{CONTENT_TYPE} {other!r} is neither {MSGPACK} nor {JSON}")
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise Undecodable(f"not a job as {content_type}: {error}") from error
 
 

@@ -25,6 +25,7 @@ from nats.js.errors import NotFoundError
 
 from schemas import subjects
 from schemas.catalog import Deployment, Revision
+from schemas.codec import UNREADABLE
 from schemas.units import Ms
 from schemas.worker import WorkerBeat
 from workers.beat import beat, leave, say
@@ -288,7 +289,7 @@ class Worker:
         self._signalled.set()
 
     async def _applied(self, message: Msg) -> None:
-        with contextlib.suppress(msgspec.DecodeError):
+        with contextlib.suppress(*UNREADABLE):
             revision = _revision.decode(message.data)
             if revision.number > self.revision.number:
                 self.revision = revision

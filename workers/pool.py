@@ -20,11 +20,12 @@ from nats.errors import Error
 from schemas import subjects
 from schemas.api import ErrorBody, Problem
 from schemas.catalog import Deployment, Revision
-from schemas.codec import CHUNK, ERROR, FAILURE, FINAL, KEEPALIVE, KIND, SEQ, jsoned, unpacker
+from schemas.codec import CHUNK, ERROR, FAILURE, FINAL, KEEPALIVE, KIND, SEQ, UNREADABLE, jsoned, unpacker
 from schemas.jetstream import ACK, EXTEND, TERM, answer_all, deliveries, heed_cancellation
 from schemas.job import Attempt
 from schemas.outcome import (
     Cancelled,
+    ContextTooLong,
     EngineFault,
     EngineLost,
     Expired,
@@ -33,6 +34,7 @@ from schemas.outcome import (
     Outcome,
     Released,
     Report,
+    ResponseTooLarge,
     Succeeded,
     Throttled,
     Timings,
@@ -191,7 +193,7 @@ class Pool:
     def _decoded(self, message: Msg) -> Attempt | None:
         try:
             return _attempt.decode(message.data)
-        except msgspec.DecodeError:
+        except UNREADABLE:
             log.exception("no attempt subject=%s bytes=%d", message.subject, len(message.data))
             self._say(message.reply, TERM)
             return None
@@ -358,6 +360,10 @@ def _ascii(failure: Failure) -> str:
 
 def problem_of(outcome: Failed | Expired | Cancelled | Released) -> Problem:
     match outcome:
+        case Failed(ContextTooLong(message, context_tokens)):
+            return Problem("context_too_long", message, limit=context_tokens)
+        case Failed(ResponseTooLarge(_, limit_bytes) as failure):
+            return Problem("response_too_large", public_message(failure), limit=limit_bytes)
         case Failed(failure):
             return Problem(failure_kind(failure), public_message(failure))
         case Expired():

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from schemas.codec import UNREADABLE
 from schemas.job import Attempt
 from schemas.outcome import EngineFault, Failed, Outcome
 from schemas.units import Ms
@@ -82,7 +83,7 @@ _asked = msgspec.json.Decoder(_Asked)
 def _asks_for_stream(body: bytes) -> bool:
     try:
         return bool(_asked.decode(body).stream)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return False
 
 

@@ -20,7 +20,7 @@ from broker.core.records import Flow, Place
 from broker.errors import Unavailable
 from schemas import subjects
 from schemas.catalog import Catalog, Revision
-from schemas.codec import jsoned, packed
+from schemas.codec import UNREADABLE, jsoned, packed
 from schemas.job import Lane
 from schemas.units import Ms
 from schemas.worker import BEAT_LIFETIME_MS, WorkerBeat
@@ -68,7 +68,7 @@ class Beats:
             return
         try:
             beat = _beat.decode(message.data)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             log.warning("beat ignored worker=%s error=%s", name, error)
             return
         before = self._heard.get(name)
@@ -109,7 +109,7 @@ class Catalogs:
     async def _put(self, message: Msg) -> None:
         try:
             self._take(_revision.decode(message.data))
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             log.warning("catalog ignored error=%s", error)
 
     def _take(self, revision: Revision) -> None:

@@ -1,6 +1,7 @@
 """Attempts into RUN, verdicts of the broker's own into OUTCOME, and what both streams still hold."""
 
 import asyncio
+import contextlib
 import itertools
 import json
 import logging
@@ -18,7 +19,7 @@ from broker.core.settle import BROKER
 from broker.errors import Unavailable
 from broker.patience import patiently
 from schemas import subjects
-from schemas.codec import Bundle, bundled, bundles, packed
+from schemas.codec import UNREADABLE, Bundle, bundled, bundles, packed
 from schemas.jetstream import (
     BATCH_BYTES,
     BATCH_MESSAGES,
@@ -123,8 +124,12 @@ def _batches(messages: Sequence[Outgoing]) -> Iterator[Sequence[Outgoing]]:
 
 async def in_run(nc: Client) -> set[tuple[UUID, int]]:
     """Attempts in RUN: not yet leased, or in a worker's hands. Raises: Unavailable."""
-    keys = [_run_key.decode(payload) async for payload in _payloads(nc, subjects.RUN)]
-    return {(key.job, key.number) for key in keys}
+    held = set()
+    async for payload in _payloads(nc, subjects.RUN):
+        with contextlib.suppress(*UNREADABLE):  # a worker lets it go
+            key = _run_key.decode(payload)
+            held.add((key.job, key.number))
+    return held
 
 
 async def in_outcome(nc: Client) -> set[tuple[UUID, int]]:

@@ -23,6 +23,9 @@ LONGEST_MS = Ms(7 * 24 * _HOUR_MS)
 """As long as the ledger keeps its days open for ids."""
 MAX_ATTEMPTS = 3
 _NAMES_SHOWN = 8
+_CHARACTERS_SHOWN = 100
+_IN_SECONDS = 10**11
+"""An instant below it is in 1973 or earlier, as ms since the epoch; as seconds it may be any of our time."""
 
 
 def admit(
@@ -34,15 +37,16 @@ def admit(
     catalog: Catalog,
     now: Ms,
     traceparent: str | None = None,
+    streams: bool = False,
 ) -> Entry:
     """The entry for a job, `refused` if it must not run. `derived` makes the id of one that has none, or a bad one.
 
-    `batch` is the batch that the job names, if it is known.
+    `batch` is the batch that the job names, if it is known. `streams`: someone would read the chunks.
     """
     bad_id = None if job.id is None else why_not(job.id, now)
     ours = batch if batch is not None and batch.tenant == source.tenant else None
     deadline = _deadline(job, source.lane, batch=ours, now=now)
-    refused = _refused(job, source, batch=ours, catalog=catalog, now=now, deadline=deadline)
+    refused = _refused(job, source, batch=ours, catalog=catalog, now=now, deadline=deadline, streams=streams)
     if bad_id is not None and refused is None:
         refused = Refused("bad_id", f"the id {job.id} {bad_id}", "id")
     return Entry(
@@ -81,17 +85,18 @@ def _deadline(job: Job, lane: Lane, *, batch: BatchInfo | None, now: Ms) -> Ms:
 
 
 def _refused(
-    job: Job, source: Source, *, batch: BatchInfo | None, catalog: Catalog, now: Ms, deadline: Ms
+    job: Job, source: Source, *, batch: BatchInfo | None, catalog: Catalog, now: Ms, deadline: Ms, streams: bool
 ) -> Refused | None:
     model = catalog.models.get(source.model)
     if model is None:
         return _unknown_model(source.model, catalog)
     if job.endpoint not in model.endpoints:
         served = ", ".join(model.endpoints)
-        return Refused("endpoint_not_served", f"{source.model} serves {served}, not {job.endpoint!r}", "endpoint")
+        asked = job.endpoint[:_CHARACTERS_SHOWN]
+        return Refused("endpoint_not_served", f"{source.model} serves {served}, not {asked!r}", "endpoint")
     return next(
         _faults(job, source, batch=batch, now=now, deadline=deadline),
-        fault(job.body, job.endpoint, model, streams=source.lane is Lane.INTERACTIVE),
+        fault(job.body, job.endpoint, model, streams=streams),
     )
 
 
@@ -107,7 +112,8 @@ def _faults(job: Job, source: Source, *, batch: BatchInfo | None, now: Ms, deadl
     if batch is not None and batch.lane is not source.lane:
         yield Refused("wrong_lane", f"the batch is of lane {batch.lane}, the subject says {source.lane}", "batch")
     if deadline <= now:
-        yield Refused("deadline_past", f"the deadline was {now - deadline} ms ago", "deadline_ms")
+        hint = ": deadline_ms is in milliseconds since the epoch" if deadline < _IN_SECONDS else ""
+        yield Refused("deadline_past", f"the deadline was {now - deadline} ms ago{hint}", "deadline_ms")
     if deadline > now + LONGEST_MS:
         days = LONGEST_MS // (24 * _HOUR_MS)
         yield Refused("deadline_too_far", f"the deadline is more than {days} days ahead", "deadline_ms", LONGEST_MS)

@@ -14,6 +14,8 @@ from schemas.outcome import Refused
 
 MOST_CHOICES = 128
 """`n`: as OpenAI has it."""
+MOST_LOGPROBS = 20
+"""`top_logprobs` as OpenAI has it, and a completion's `logprobs` as vLLM has it, where OpenAI's limit is 5."""
 
 _Count = Annotated[int, Meta(ge=-(2**53), le=2**53)]
 
@@ -25,6 +27,8 @@ class Sampled(msgspec.Struct, frozen=True):
     n: _Count | None = None
     max_tokens: _Count | None = None
     max_completion_tokens: _Count | None = None
+    logprobs: bool | _Count | None = None
+    top_logprobs: _Count | None = None
     stream: bool | None = None
 
 
@@ -32,6 +36,7 @@ class Part(msgspec.Struct, frozen=True):
     """Of a message's content, when that is a list."""
 
     type: str = ""
+    text: str | None = None
     image_url: Any = None
     input_audio: Any = None
     video_url: Any = None
@@ -115,15 +120,16 @@ def _misshapen(message: str, endpoint: str) -> Refused:
 def _out_of_range(read: Sampled, model: Model) -> Refused | None:
     if read.n is not None and not 1 <= read.n <= MOST_CHOICES:
         return Refused("n_out_of_range", f"n is {read.n}, it must be 1 to {MOST_CHOICES}", "body.n", MOST_CHOICES)
+    for name in ("logprobs", "top_logprobs"):
+        asked = getattr(read, name)
+        if asked is not None and not 0 <= asked <= MOST_LOGPROBS:
+            message = f"{name} is {asked}, it must be 0 to {MOST_LOGPROBS}"
+            return Refused("logprobs_out_of_range", message, f"body.{name}", MOST_LOGPROBS)
     for name in ("max_tokens", "max_completion_tokens"):
         asked, most = getattr(read, name), model.max_output_tokens
         if asked is not None and not 1 <= asked <= most:
-            return Refused(
-                "max_tokens_out_of_range",
-                f"{name} is {asked}, it must be 1 to {most} for this model",
-                f"body.{name}",
-                most,
-            )
+            message = f"{name} is {asked}, it must be 1 to {most} for this model"
+            return Refused("max_tokens_out_of_range", message, f"body.{name}", most)
     return None
 
 

@@ -5,7 +5,8 @@ import importlib.util
 import json
 import os
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,9 +14,9 @@ import pytest
 import pytest_asyncio
 
 from schemas.catalog import CHAT, COMPLETIONS, Deployment
-from schemas.outcome import BadRequest, ContextTooLong, Failed, Succeeded
+from schemas.outcome import BadRequest, ContextTooLong, EngineFault, Failed, Succeeded, Usage
 from workers.engines import factory
-from workers.ports import Chunk, Engine, EngineConfigError, Limits, Request, Step
+from workers.ports import Capacity, Chunk, Engine, EngineConfigError, Limits, Request, Step
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -203,6 +204,180 @@ async def test_llamacpp_keeps_to_a_json_schema(engine: Engine) -> None:
     )
 
     assert json.loads(body["choices"][0]["message"]["content"])["city"] in {"Paris", "Rome"}
+
+
+def only_llamacpp(engine: Engine) -> None:
+    if type(engine).__name__ != "LlamaCpp":
+        pytest.skip("about llama.cpp's own API")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "most"),
+    [
+        ("repeat_last_n", 2**31 - 1, 512),
+        ("repeat_last_n", -(2**31) - 1, 512),
+        ("dry_penalty_last_n", 2**31 - 1, 512),
+        ("dry_penalty_last_n", 513.0, 512),
+        ("n_probs", 10**9, 20),
+        ("n_probs", 10**30, 20),
+        ("top_logprobs", 1_000_000, 20),
+        ("logprobs", 21, 20),
+    ],
+)
+async def test_a_number_that_takes_too_much_memory_is_refused_with_its_limit(
+    engine: Engine, name: str, value: float, most: int
+) -> None:
+    only_llamacpp(engine)
+    greedy = {"messages": [{"role": "user", "content": "x"}], "logprobs": True, "dry_multiplier": 1, name: value}
+
+    [step] = await steps_of(engine, a_request(greedy))
+
+    assert isinstance(step, Failed)
+    assert isinstance(step.failure, BadRequest)
+    assert f"{name} is {str(value)[:20]}" in step.failure.message
+    assert f" to {most}" in step.failure.message
+    assert len(step.failure.message) < 100
+
+
+async def test_numbers_within_their_limits_are_llamacpps_to_use(engine: Engine) -> None:
+    only_llamacpp(engine)
+    modest = {"repeat_last_n": 512, "dry_penalty_last_n": 512, "dry_multiplier": 1, "logprobs": 20}
+
+    body, _ = await succeeded(engine, a_request({"prompt": "a", "max_tokens": 2, **modest}, endpoint=COMPLETIONS))
+
+    assert len(body["choices"][0]["logprobs"]["content"][0]["top_logprobs"]) == 20
+
+
+@pytest.mark.parametrize(
+    ("asked", "choices", "prompt_tokens"),
+    [
+        ({"prompt": ["One, two,"]}, 1, 4),
+        ({"prompt": ["One, two,", "One, two,", "One, two,", "One, two,"]}, 4, 16),
+        ({"prompt": ["One, two,", "One, two,"], "n": 2}, 4, 8),
+        ({"prompt": "One, two,", "n": 3}, 3, 4),
+    ],
+)
+async def test_each_prompt_and_each_choice_is_answered_and_counted(
+    engine: Engine, asked: dict[str, Any], choices: int, prompt_tokens: int
+) -> None:
+    only_llamacpp(engine)
+
+    body, outcome = await succeeded(
+        engine, a_request({**asked, "max_tokens": 3, "ignore_eos": True}, endpoint=COMPLETIONS)
+    )
+
+    assert [choice["index"] for choice in body["choices"]] == list(range(choices))
+    assert all(choice["text"] for choice in body["choices"])
+    assert (outcome.usage.input_tokens, outcome.usage.output_tokens) == (prompt_tokens, 3 * choices)
+    assert body["usage"]["total_tokens"] == prompt_tokens + 3 * choices
+
+
+async def test_the_choices_of_a_chat_are_counted_together(engine: Engine) -> None:
+    only_llamacpp(engine)
+    asked = {"messages": [{"role": "user", "content": "Count."}], "max_tokens": 3, "ignore_eos": True}
+    _, alone = await succeeded(engine, a_request(asked))
+
+    body, outcome = await succeeded(engine, a_request({**asked, "n": 2}))
+
+    assert len(body["choices"]) == 2
+    assert outcome.usage.input_tokens == alone.usage.input_tokens
+    assert outcome.usage.output_tokens == 6
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        '"messages": [{"role": "user", "content": [{"type": "text", "text": 5}]}]',
+        '"tools": 5',
+        '"reasoning_format": "zzz"',
+        '"temperature": 1e999',
+        '"temperature": "hot"',
+        '"grammar": "(("',
+        '"user": "\\ud800"',
+        '"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "zzz"}}}',
+    ],
+)
+async def test_what_llamacpp_cannot_read_of_a_body_is_the_bodys_fault(engine: Engine, field: str) -> None:
+    only_llamacpp(engine)
+    body = b'{"messages": [{"role": "user", "content": "x"}], %s}' % field.encode()
+
+    [step] = await steps_of(engine, msgspec.structs.replace(a_request(), body=body))
+
+    assert isinstance(step, Failed)
+    assert isinstance(step.failure, BadRequest)
+
+
+async def test_a_failure_does_not_repeat_the_request(engine: Engine) -> None:
+    only_llamacpp(engine)
+    tools = [{"type": "function", "note": "confidential"}]
+
+    [step] = await steps_of(engine, a_request({"messages": [{"role": "user", "content": "x"}], "tools": tools}))
+
+    assert isinstance(step, Failed)
+    assert isinstance(step.failure, BadRequest)
+    assert "Missing tool function" in step.failure.message
+    assert "confidential" not in step.failure.message
+
+
+async def step_of_a_stream(*events: Any) -> Step:
+    """What llama.cpp's engine makes of these events; an exception is raised in its place."""
+    from workers.engines.llamacpp import LlamaCpp, Options  # noqa: PLC0415 - it may not be installed
+
+    def call(_: dict[str, Any], heard: Callable[[Any], bool]) -> None:
+        for event in events:
+            if isinstance(event, BaseException):
+                raise event
+            heard(event)
+
+    class Scripted(LlamaCpp):
+        def _call(self, _: str) -> Callable[..., Any] | None:
+            return call
+
+    scripted = Scripted(Path("no.gguf"), 512, Capacity(1, 0), Options())
+    steps = await steps_of(scripted, a_request(endpoint=COMPLETIONS))
+    await scripted.close()
+    return steps[-1]
+
+
+def an_event(**choice: Any) -> dict[str, Any]:
+    usage = {"prompt_tokens": 4, "completion_tokens": 2}
+    return {"choices": [{"index": 0, "text": "x", **choice}], "usage": usage}
+
+
+async def test_a_llamacpp_stream_is_an_answer_once_its_choices_have_ended() -> None:
+    _skip_without_model("llamacpp")
+
+    whole = await step_of_a_stream(None, an_event(finish_reason="stop"), None)
+    empty = await step_of_a_stream(None)
+    partial = await step_of_a_stream(an_event())
+
+    assert isinstance(whole, Succeeded)
+    assert isinstance(empty, Failed)
+    assert isinstance(empty.failure, EngineFault)
+    assert isinstance(partial, Failed)
+    assert isinstance(partial.failure, EngineFault)
+    assert partial.usage == Usage(4, 2)
+
+
+@pytest.mark.parametrize(
+    ("events", "failure"),
+    [
+        ([RuntimeError("no tools")], BadRequest("no tools")),
+        ([None, IndexError()], BadRequest("IndexError")),
+        ([MemoryError()], EngineFault("MemoryError")),
+        ([an_event(), RuntimeError("no decode")], EngineFault("no decode")),
+        ([an_event(), ValueError("no decode")], EngineFault("no decode")),
+    ],
+)
+async def test_what_llamacpp_raises_is_the_bodys_fault_until_it_answers(
+    events: list[Any], failure: BadRequest | EngineFault
+) -> None:
+    _skip_without_model("llamacpp")
+
+    step = await step_of_a_stream(*events)
+
+    assert isinstance(step, Failed)
+    assert step.failure == failure
 
 
 async def test_closing_leaves_no_thread() -> None:

@@ -18,23 +18,29 @@ from schemas.catalog import Deployment, Revision
 from schemas.codec import KIND, Bundle, packed
 from schemas.job import Attempt, Lane
 from schemas.outcome import (
+    BadRequest,
     Cancelled,
+    ContextTooLong,
     EngineFault,
     Expired,
     Failed,
+    Failure,
     Outcome,
     Released,
     Report,
+    ResponseTooLarge,
     Succeeded,
     TimedOut,
     WorkerLost,
+    failure_kind,
+    public_message,
 )
 from schemas.units import Ms
 from tests.builders import a_catalog, an_attempt, now
 from workers.core.leases import MOST_DELIVERIES, before_run, extend_every_ms, while_running
 from workers.engines.simulated import Options, Simulated
 from workers.metrics import Metrics
-from workers.pool import Pool
+from workers.pool import Pool, problem_of
 from workers.ports import Capacity
 
 pytestmark = pytest.mark.real
@@ -217,11 +223,31 @@ async def test_what_cannot_be_run_fails_and_the_others_go_on(nc: Nats) -> None:
         assert isinstance(good, Succeeded)
 
 
-async def test_a_message_that_is_no_attempt_does_no_harm(nc: Nats) -> None:
-    async with a_pool(nc) as bench:
-        await nc.jetstream().publish(subjects.run("d"), b"\xc1nope")
+DEEP = 100_000
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"\xc1nope", b"\x81\xa6tenant\xa1\xff", b"\x81\xa1x" + b"\x91" * DEEP + b"\xc0"],
+    ids=["no msgpack", "no text", "too deep"],
+)
+async def test_a_message_that_is_no_attempt_is_let_go_and_does_no_harm(nc: Nats, data: bytes) -> None:
+    async with a_pool(nc, reserve=1) as bench:
+        await nc.jetstream().publish(subjects.run("d"), data)
+        await nc.jetstream().publish(subjects.now("d"), data)
 
         assert isinstance(await bench.outcome(a_chat("x")), Succeeded)
+        assert (await heard_by(nc, an_ask("x")))[-1].headers
+        await bench.holds(subjects.RUN, 0)
+
+
+@pytest.mark.parametrize("body", [b'{"x": ' + b"[" * DEEP, b'{"stream": "\xff"}'], ids=["too deep", "no text"])
+async def test_a_request_whose_body_cannot_be_read_is_answered_and_does_no_harm(nc: Nats, body: bytes) -> None:
+    async with a_pool(nc, reserve=1):
+        bad = an_attempt(body=body, lane=Lane.INTERACTIVE, reply_to="_INBOX.gateway.bad", key="k")
+
+        assert len(await heard_by(nc, bad)) == 1
+        assert (await heard_by(nc, an_ask("x")))[-1].headers
 
 
 async def test_an_attempt_whose_deadline_has_passed_is_not_run(nc: Nats) -> None:
@@ -368,6 +394,16 @@ async def test_a_silent_engine_is_kept_alive_and_a_failure_is_said(nc: Nats) -> 
         assert kinds[-1] == "error"
         assert json.loads(heard[-1].data)["error"]["code"] == "timed_out"
         assert (heard[-1].headers or {})["Infermq-Failure"]
+
+
+@pytest.mark.parametrize(
+    ("failure", "limit"),
+    [(ContextTooLong("too long", 512), 512), (ResponseTooLarge(9, 7), 7), (BadRequest("x"), None)],
+)
+def test_a_limit_is_told_as_a_value(failure: Failure, limit: int | None) -> None:
+    problem = problem_of(Failed(failure))
+
+    assert (problem.code, problem.message, problem.limit) == (failure_kind(failure), public_message(failure), limit)
 
 
 def test_a_delivery_too_many_is_not_run() -> None:

@@ -7,6 +7,7 @@ from email.utils import parsedate_to_datetime
 
 import msgspec
 
+from schemas.codec import UNREADABLE
 from schemas.outcome import BadRequest, ContextTooLong, Denied, EngineFault, Failure, Filtered, Throttled
 from schemas.units import Ms
 
@@ -58,7 +59,7 @@ def error_in(body: bytes) -> ApiError | None:
     """The error of a JSON answer, or of one of its choices; None if it is no JSON object, or speaks of none."""
     try:
         said = _enveloped.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return None
     errors = [said.error, *map(_error_of, said.choices or ())]
     if not said.choices and not bytes(said.data):

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from schemas.catalog import COMPLETIONS, EMBEDDINGS
+from schemas.codec import UNREADABLE
 from schemas.outcome import Usage
 
 MOST_TOKENS = 10**9
@@ -27,7 +28,7 @@ def fields_of(body: bytes) -> dict[str, msgspec.Raw]:
     """Raises: BadBody."""
     try:
         return _fields.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise BadBody(f"the body cannot be read: {error}") from error
 
 
@@ -45,7 +46,7 @@ def has_parts(value: msgspec.Raw | None) -> bool:
     """It is a list, and not an empty one."""
     try:
         return value is not None and bool(_parts.decode(value))
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return False
 
 
@@ -74,7 +75,7 @@ def asked_of(body: bytes, endpoint: str, *, max_output_tokens: int) -> Asked:
         return Asked(1, 0)
     try:
         said = _sampled.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise BadBody(f"the body cannot be read: {error}") from error
     prompts = _prompts(said.prompt) if endpoint == COMPLETIONS else 1
     n, best_of = _count(said.n) or 1, _count(said.best_of) or 1

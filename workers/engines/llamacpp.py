@@ -30,8 +30,16 @@ _DEFAULT_SLOTS = 8
 """The example prompts on two cores: 4 at once make 97 tokens/s, 8 make 105, 16 make 99."""
 _PACKAGE = "package:"
 _WORDS = 500
-_OURS = ("n_predict", "id_slot", "slot_id", "cache_prompt")
+_DIGITS = 24
+_OURS = ("n_predict", "n_cmpl", "id_slot", "slot_id", "cache_prompt")
 """Fields of llama.cpp's own API that would reach past the limits of a request."""
+_LAST_TOKENS = ("repeat_last_n", "dry_penalty_last_n")
+"""How many tokens are looked back at. llama.cpp takes memory for as many as are asked for; -1 is the whole context."""
+_PROBABILITIES = ("n_probs", "top_logprobs", "logprobs")
+_MOST_PROBABILITIES = 20
+"""For each token of the answer: OpenAI's limit of `top_logprobs`, which llama.cpp has not."""
+_UNREADABLE = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError)
+"""What the C++ exceptions become that llama.cpp raises over a request; not what is raised for want of memory."""
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -132,7 +140,7 @@ class LlamaCpp:
         return params
 
     async def run(self, request: Request) -> AsyncGenerator[Step, None]:
-        body = _prepared(request)
+        body = _prepared(request, context_tokens=self._context_tokens)
         call = self._call(request.endpoint)
         if isinstance(body, Failed) or call is None:
             yield body if isinstance(body, Failed) else _not_served(request.endpoint)
@@ -144,7 +152,7 @@ class LlamaCpp:
         self._running.add(conversation)
         try:
             conversation.start(self._threads, call, body)
-            async for step in self._steps(request, conversation):
+            async for step in self._steps(request, conversation, choices=_choices(body)):
                 yield step
         finally:
             conversation.stopped.set()
@@ -156,25 +164,34 @@ class LlamaCpp:
         calls = {CHAT: self._server.handle_chat_completions, COMPLETIONS: self._server.handle_completions}
         return calls.get(endpoint)
 
-    async def _steps(self, request: Request, conversation: "Conversation") -> AsyncGenerator[Step, None]:
-        whole = Whole(request.endpoint)
+    async def _steps(
+        self, request: Request, conversation: "Conversation", *, choices: int
+    ) -> AsyncGenerator[Step, None]:
+        whole, has_begun = Whole(request.endpoint), False
+        usages: list[dict[str, Any]] = []
         while (event := await conversation.next()) is not None:
             if isinstance(event, BaseException):
-                yield Failed(_fault(event))
+                yield Failed(_fault(event, has_begun=has_begun))
                 return
             if "error" in event:
                 yield Failed(self._failure(event["error"]))
                 return
+            has_begun = True
             whole.add(event)
+            usages += [event["usage"]] if event.get("usage") else []
             event["id"], event["model"] = request.id, request.model
             yield Chunk(json.dumps(event).encode() if request.streamed else b"")
-        yield Succeeded(whole.body(id=request.id, model=request.model), _usage(whole.usage))
+        whole.usage = _summed(usages, choices)
+        if whole.is_finished(choices):
+            yield Succeeded(whole.body(id=request.id, model=request.model), _usage(whole.usage))
+        else:
+            yield Failed(EngineFault("the stream ended before its choices did"), _usage(whole.usage))
 
     async def _embed(self, request: Request, body: dict[str, Any], call: Callable[..., Any]) -> Step:
         try:
             answer = await asyncio.get_running_loop().run_in_executor(self._threads, call, body)
-        except (RuntimeError, ValueError, TypeError) as error:
-            return Failed(_fault(error))
+        except _UNREADABLE as error:
+            return Failed(_fault(error, has_begun=False))
         if "error" in answer:
             return Failed(self._failure(answer["error"]))
         answer["model"] = request.model
@@ -194,14 +211,31 @@ def _usage(used: dict[str, Any]) -> Usage:
     return Usage(used.get("prompt_tokens", 0), used.get("completion_tokens", 0), cached)
 
 
-def _prepared(request: Request) -> dict[str, Any] | Failed:
+def _summed(usages: list[dict[str, Any]], choices: int) -> dict[str, Any]:
+    """Each choice tells its own; the prompt of `choices` of them is counted once."""
+    used = [_usage(usage) for usage in usages]
+    asked, answered = sum(one.input_tokens for one in used) // choices, sum(one.output_tokens for one in used)
+    cached = {"cached_tokens": sum(one.cached_tokens for one in used) // choices}
+    total = {"prompt_tokens": asked, "completion_tokens": answered, "total_tokens": asked + answered}
+    return {**total, "prompt_tokens_details": cached}
+
+
+def _choices(body: dict[str, Any]) -> int:
+    """Of each prompt."""
+    asked = body.get("n")
+    return max(1, int(asked)) if isinstance(asked, int | float) else 1
+
+
+def _prepared(request: Request, *, context_tokens: int) -> dict[str, Any] | Failed:
     """The body as llama.cpp gets it: streamed, with a limit, without what is not the producer's to say."""
     try:
-        body = json.loads(request.body)
+        body = msgspec.json.decode(request.body)
     except (ValueError, RecursionError) as error:
         return Failed(BadRequest(f"the body cannot be read: {error}"))
     if not isinstance(body, dict):
         return Failed(BadRequest("the body is not an object"))
+    if (beyond := _beyond(body, context_tokens)) is not None:
+        return Failed(beyond)
     for name in _OURS:
         body.pop(name, None)
     if request.endpoint != EMBEDDINGS:
@@ -211,14 +245,30 @@ def _prepared(request: Request) -> dict[str, Any] | Failed:
     return {**body, "model": request.model}
 
 
+def _beyond(body: dict[str, Any], context_tokens: int) -> BadRequest | None:
+    """A number that would take more memory than the deployment has, or make an answer of nothing but probabilities."""
+    bounds = dict.fromkeys(_LAST_TOKENS, (-1, context_tokens)) | dict.fromkeys(
+        _PROBABILITIES, (0, _MOST_PROBABILITIES)
+    )
+    for name, (least, most) in bounds.items():
+        asked = body.get(name)
+        if isinstance(asked, int | float) and not least <= asked <= most:
+            return BadRequest(f"{name} is {str(asked)[:_DIGITS]}, it must be {least} to {most}")
+    return None
+
+
 def _not_served(endpoint: str) -> Failed:
     return Failed(BadRequest(f"this deployment does not serve {endpoint}: see its option `embeddings`"))
 
 
-def _fault(error: BaseException) -> BadRequest | EngineFault:
-    """llama.cpp raises ValueError for what is wrong with a request."""
-    message = str(error)[:_WORDS] or type(error).__name__
-    return BadRequest(message) if isinstance(error, ValueError | TypeError) else EngineFault(message)
+def _fault(error: BaseException, *, has_begun: bool) -> BadRequest | EngineFault:
+    """llama.cpp raises what is wrong with a request before its first event; later it says in an event what fails.
+
+    From a brace on it repeats the request.
+    """
+    message = str(error).partition("{")[0][:_WORDS] or type(error).__name__
+    is_requests = isinstance(error, _UNREADABLE) and not has_begun
+    return BadRequest(message) if is_requests else EngineFault(message)
 
 
 Event = dict[str, Any] | BaseException | None
@@ -249,9 +299,9 @@ class Conversation:
         else:
             self._tell(None)
 
-    def _heard(self, event: dict[str, Any]) -> bool:
-        """True ends it."""
-        if not self.stopped.is_set():
+    def _heard(self, event: dict[str, Any] | None) -> bool:
+        """True ends it. A prompt beyond the first begins with None, which says nothing."""
+        if event is not None and not self.stopped.is_set():
             self._tell(event)
         return self.stopped.is_set()
 

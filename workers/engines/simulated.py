@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from schemas.catalog import CHAT, COMPLETIONS, EMBEDDINGS, Deployment
+from schemas.codec import UNREADABLE
 from schemas.outcome import (
     BadRequest,
     ContextTooLong,
@@ -160,7 +161,7 @@ class Simulated:
         """What it will say in the end."""
         try:
             body = _body.decode(request.body)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except UNREADABLE as error:
             return Failed(BadRequest(f"the body cannot be read: {error}"))
         wished = self._options.output_tokens
         prompt = -(-_length(body) // 4)

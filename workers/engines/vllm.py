@@ -25,6 +25,7 @@ from typing import Any
 import msgspec
 
 from schemas.catalog import EMBEDDINGS, Deployment
+from schemas.codec import UNREADABLE
 from schemas.outcome import BadRequest, ContextTooLong, EngineFault, Failed, Failure, Succeeded, Usage
 from workers.core.body import BadBody, asks_for_length, fields_of, spent_of, with_fields
 from workers.core.capacity import Load, slots
@@ -331,7 +332,7 @@ class _Errors(msgspec.Struct, frozen=True):
 def _message(body: bytes) -> str:
     try:
         said = msgspec.json.decode(body, type=_Errors)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return "it answered with no reason"
     return (said.error.message or said.message)[:_WORDS] or "it gave no reason"
 
