@@ -5,14 +5,18 @@ An answer with the header `Infermq-Kind: error` is an ErrorBody.
 
 import logging
 import re
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from fast_depends.msgspec import MsgSpecSerializer
-from faststream import ExceptionMiddleware, Path
-from faststream.nats import NatsBroker, NatsResponse
+from faststream import BaseMiddleware, ExceptionMiddleware, Path
+from faststream.nats import NatsBroker, NatsPublishCommand, NatsResponse
+from nats.aio.client import Client
+from nats.errors import MaxPayloadError
 
+from broker.bus.connect import Connection
 from broker.bus.heard import Beats, Catalogs
 from broker.errors import BadData, Conflict, Unavailable
 from broker.ledger import PgLedger
@@ -62,6 +66,16 @@ def _found(answer: T | None, what: str) -> T:
     return answer
 
 
+class _Connected(NatsBroker):
+    """On a connection of our kind."""
+
+    async def _connect(self) -> Client:
+        nc = Connection()
+        await nc.connect(**self._connection_kwargs)
+        self.config.connect(nc)
+        return nc
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Api:
     """One method a verb: the request, as JSON, and the subject's tenant in; the answer out."""
@@ -75,11 +89,11 @@ class Api:
 
     def on(self, url: str) -> NatsBroker:
         """The handlers on a connection of their own, not yet started."""
-        app = NatsBroker(
+        app = _Connected(
             url,
             name=f"infermq-api-{self.name}",
             serializer=MsgSpecSerializer(use_fastdepends_errors=False),
-            middlewares=[_errors()],
+            middlewares=[_errors(), _Fitting],
             max_reconnect_attempts=-1,
             logger=None,
         )
@@ -144,6 +158,24 @@ class Api:
             workers=tuple(sorted(self.beats.alive(), key=lambda beat: (beat.deployment, beat.worker))),
             backlog=tuple(await self.ledger.backlog(self.clock())),
         )
+
+
+class _Fitting(BaseMiddleware[NatsPublishCommand, Any]):
+    """An answer that no message can carry becomes one that says so."""
+
+    async def publish_scope(
+        self, call_next: Callable[[NatsPublishCommand], Awaitable[object]], cmd: NatsPublishCommand
+    ) -> object:
+        try:
+            return await call_next(cmd)
+        except MaxPayloadError:
+            cmd.body, cmd.headers = jsoned(ErrorBody(_TOO_LARGE)), {KIND: ERROR}
+            return await call_next(cmd)
+
+
+_TOO_LARGE = Problem(
+    "too_large", "the answer is larger than a message of this NATS server may be: ask for less at once"
+)
 
 
 def _errors() -> ExceptionMiddleware:

@@ -9,6 +9,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from schemas.catalog import CatalogError
 from schemas.subjects import DEFAULT
 
 DATA = ".infermq"
@@ -94,11 +95,28 @@ def _run_info(data: Path | None, folder: Path) -> RunInfo | None:
     return None
 
 
+def catalog_text(file: Path) -> str:
+    """Raises: CatalogError, OSError."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise CatalogError(f"{file} is not UTF-8: its byte {error.start} cannot be read") from error
+
+
 def read_run_file(data: Path) -> RunInfo | None:
     """What runs on this data, if it does."""
     try:
         info = msgspec.json.decode((data / RUN_FILE).read_bytes(), type=RunInfo)
-        os.kill(info.pid, 0)
     except (OSError, msgspec.DecodeError):
         return None
-    return info
+    return info if _is_running(info.pid) else None
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True  # another user's
+    except (OSError, OverflowError):
+        return False
+    return True

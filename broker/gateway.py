@@ -10,9 +10,11 @@ client's inbox.
 import asyncio
 import logging
 import secrets
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from uuid import UUID
 
 import msgspec
@@ -56,6 +58,8 @@ _failure = msgspec.json.Decoder(Failure)
 GATEWAYS = "gateways"
 JOB = "Infermq-Job"
 _TICK_S = 0.25
+_PEAK_TICKS = 8
+"""As long as it may be until a beat tells what changed: twice the time between two."""
 _LAST_S = 10.0
 """How long running requests may finish when the broker stops."""
 
@@ -98,7 +102,11 @@ class Gateway:
         self._clock = clock
         self._entropy = entropy
         self._live: dict[str, Live] = {}
+        self._jobs: set[UUID] = set()
+        """Of the live requests: one at a time has an id."""
         self._outstanding: Counter[str] = Counter()
+        self._peaks = deque([Counter[str]()], maxlen=_PEAK_TICKS)
+        """The most that was outstanding, tick by tick."""
         self._inbox = f"_INBOX.{secrets.token_hex(11)}"
         self._idle = asyncio.Event()
 
@@ -160,9 +168,13 @@ class Gateway:
             catalog=self._catalog(),
             now=now,
             traceparent=headers.get(TRACEPARENT),
+            streams=True,
         )
 
     async def _begin(self, entry: Entry, client: str) -> None:
+        if entry.id in self._jobs:
+            await self._refuse(client, core.in_use(entry.id), entry.id)
+            return
         where = self._choose(entry.model, ())
         if not isinstance(where, str):
             await self._refuse(client, core.problem_of(where, entry.model), entry.id)
@@ -177,6 +189,7 @@ class Gateway:
             catalog=self._catalog(),
             beats=self._beats(),
             outstanding=self._outstanding,
+            peak=reduce(or_, self._peaks),
             unit=(self._entropy() % 1_000_003) / 1_000_003,
             tried=tried,
             capped=self._is_capped,
@@ -190,8 +203,11 @@ class Gateway:
 
     def _hand(self, live: Live) -> None:
         """The present attempt, to its deployment's workers. The next request does not wait for NATS to have it."""
+        where = live.attempt.deployment
         self._live[live.token] = live
-        self._outstanding[live.attempt.deployment] += 1
+        self._jobs.add(live.entry.id)
+        self._outstanding[where] += 1
+        self._peaks[-1][where] = max(self._peaks[-1][where], self._outstanding[where])
         self._spawn(self._publish(live))
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
@@ -202,7 +218,7 @@ class Gateway:
     async def _publish(self, live: Live) -> None:
         outgoing = Outgoing(subjects.now(live.attempt.deployment), packed(live.attempt))
         try:
-            await publish_one(self._nc, outgoing, message_id=f"{live.entry.id}.{live.attempt.number}")
+            await publish_one(self._nc, outgoing, message_id=f"{live.entry.id}.{live.token}")
         except (Error, NotStored) as error:
             await self._give_up(live, Problem("unavailable", f"{Unavailable('NATS', str(error))}: try again"))
 
@@ -291,6 +307,7 @@ class Gateway:
 
     def _over(self, live: Live) -> None:
         if self._live.pop(live.token, None) is not None:
+            self._jobs.discard(live.entry.id)
             self._outstanding[live.attempt.deployment] -= 1
         if not self._live:
             self._idle.set()
@@ -307,6 +324,7 @@ class Gateway:
         while True:
             heed_cancellation()
             await asyncio.sleep(_TICK_S)
+            self._peaks.append(Counter(self._outstanding))
             now = self._clock()
             for live in list(self._live.values()):
                 why = core.overdue(

@@ -10,15 +10,16 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from broker.client import Client, NoBroker, Refused
-from broker.config import RUN_FILE, RunInfo, UpConfig, read_run_file
+from broker.config import RUN_FILE, RunInfo, UpConfig, catalog_text, read_run_file
 from broker.embedded import Child, Started, nats_server, postgres_server, spawn
 from broker.errors import Unavailable
 from broker.ledger import migrate
@@ -68,6 +69,10 @@ class Kept:
             self.child = spawn(self.name, self.command, log=self.log, stdout=answer)
         finally:
             os.close(answer)
+
+    async def stop(self) -> None:
+        if self.child is not None:
+            await self.child.stop(*([signal.SIGTERM] if self.http else []), within_s=_DRAIN_S)
 
     @property
     def _answer(self) -> Path:
@@ -143,10 +148,10 @@ async def _started(config: UpConfig, say: Say, stack: AsyncExitStack) -> "Up":
 
 def _catalog_text(config: UpConfig) -> str:
     if config.catalog is not None:
-        return config.catalog.read_text()
+        return catalog_text(config.catalog)
     beside = config.data.parent / CATALOG
     if beside.exists():
-        return beside.read_text()
+        return catalog_text(beside)
     return importlib.resources.files("broker").joinpath("default.toml").read_text()
 
 
@@ -163,7 +168,12 @@ async def _servers(config: UpConfig, stack: AsyncExitStack, started: Started) ->
             return config.postgres_url
         return await stack.enter_async_context(postgres_server(config.data / "postgres", started=started))
 
-    first, second = await asyncio.gather(nats(), postgres(), return_exceptions=True)
+    both = asyncio.gather(nats(), postgres(), return_exceptions=True)
+    try:
+        first, second = await asyncio.shield(both)
+    except asyncio.CancelledError:
+        await both  # half a database could not be started again
+        raise
     for url in (first, second):
         if isinstance(url, BaseException):
             raise url
@@ -294,12 +304,11 @@ class Up:
         self._say(f"{kept.name} cannot run: {lines[-1].removeprefix('error: ') if lines else 'it said nothing'}")
 
     async def stop(self) -> None:
-        """Workers finish what they run, then the broker settles it."""
+        """Workers finish what they run, then the broker settles it. What never was ready has nothing to finish."""
         workers, brokers = self._children[1:], self._children[:1]
         self._stopping, self._children = workers, []
         for group in (workers, brokers):
-            children = [kept.child for kept in group if kept.child is not None]
-            await asyncio.gather(*(child.stop(signal.SIGTERM, within_s=_DRAIN_S) for child in children))
+            await asyncio.gather(*(kept.stop() for kept in group))
             for kept in group:
                 kept.log.with_suffix(".ready").unlink(missing_ok=True)
 
@@ -317,12 +326,19 @@ class Up:
 
 
 async def up(config: UpConfig, *, say: Say, ready: Callable[[Up], None]) -> None:
-    """Until a signal. Raises: Unavailable, also when NATS or Postgres ends by itself; CatalogError."""
+    """Until a signal, which may come before all is up.
+
+    Raises: Unavailable, also when NATS or Postgres ends by itself; CatalogError.
+    """
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
-    async with running(config, say) as everything:
+    async with AsyncExitStack() as stack:
+        everything = await _unless(stopping, stack.enter_async_context(running(config, say)))
+        if everything is None:
+            say("stopped before everything was up")
+            return
         ready(everything)
         waits = [asyncio.create_task(event.wait()) for event in (stopping, everything.lost)]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -334,3 +350,16 @@ async def up(config: UpConfig, *, say: Say, ready: Callable[[Up], None]) -> None
         say("stopping: running jobs are finished first; once more to put them back")
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, everything.hurry)
+
+
+async def _unless(stopping: asyncio.Event, starting: Coroutine[Any, Any, Up]) -> Up | None:
+    """None when it is to stop first: then what had been started is stopped again."""
+    start, stop = asyncio.create_task(starting), asyncio.create_task(stopping.wait())
+    await asyncio.wait((start, stop), return_when=asyncio.FIRST_COMPLETED)
+    stop.cancel()
+    if not start.done():
+        start.cancel()
+    try:
+        return await start
+    except asyncio.CancelledError:
+        return None

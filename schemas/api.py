@@ -114,7 +114,7 @@ class Batches(msgspec.Struct, frozen=True):
 
 
 class BatchResults(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A page of results in the order in which they were recorded, after `cursor`."""
+    """A page of results in the order in which they were recorded, after `cursor`: `limit`, or fewer large ones."""
 
     id: UUID
     cursor: str | None = None

@@ -217,7 +217,8 @@ class Broker:
             flow = ["m"] * room, ["bulk"] * room, ["t"] * room
             now = _now()
             async with self._pool.acquire() as connection, connection.transaction():
-                rows = await connection.fetch(_DISPATCH, *flow, deadlines, jobs, ["d"] * room, now)
+                least, greatest = min(jobs), max(jobs)
+                rows = await connection.fetch(_DISPATCH, *flow, deadlines, jobs, ["d"] * room, now, least, greatest)
             self._outstanding += len(rows)
             self._round += 1
             payloads = [packed(_attempt_of(row, now)) for row in rows]
@@ -234,7 +235,7 @@ class Broker:
             ends = zip(*(_end(report) for report in reports), strict=True)
             bodies = {report.job: _body(report) for report in reports}
             async with self._pool.acquire() as connection, connection.transaction():
-                ended = await connection.fetch(_FINISH, *map(list, ends), now)
+                ended = await connection.fetch(_FINISH, *map(list, ends), now, min(bodies), max(bodies))
                 await _copy(connection, "executions", EXECUTION_COLUMNS, executions)
                 results = [(row["id"], row["batch"], bodies[row["id"]]) for row in ended]
                 await _copy(connection, "results", ("job", "batch", "body"), results)

@@ -1,7 +1,9 @@
 """What the gateway decides: where an interactive request goes, and whom it may answer."""
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from uuid import UUID
 
 from schemas.api import Problem
 from schemas.catalog import Catalog
@@ -38,22 +40,25 @@ def choose(
     beats: Sequence[WorkerBeat],
     outstanding: Mapping[str, int],
     unit: float,
+    peak: Mapping[str, int] | None = None,
     tried: Collection[str] = (),
     capped: Callable[[str], bool] = lambda _: False,
 ) -> str | Full | Absent | Capped:
     """A deployment with room that is not `tried`, by the route's weights, else the first spare; `unit` is uniform in
     [0, 1).
 
-    The reserve of all brokers' gateways is one; each sees what the others took a second later, in the beats.
+    The reserve is one for all brokers' gateways. What this one has `outstanding` counts, and what the beats say to be
+    live beyond the most that it had out since they were said, its `peak`: that is the others', a second late.
     """
     room = _room(beats)
+    taken = _taken(beats, outstanding, outstanding if peak is None else peak)
     alive = [r for r in catalog.models[model].route if r.deployment in room and r.deployment not in tried]
     if not alive:
         return Absent()
     allowed = [route for route in alive if not capped(route.deployment)]
     if not allowed:
         return Capped()
-    free = [route for route in allowed if outstanding.get(route.deployment, 0) < room[route.deployment]]
+    free = [route for route in allowed if taken[route.deployment] < room[route.deployment]]
     if not free:
         return Full()
     mark = unit * sum(route.weight for route in free)
@@ -70,6 +75,14 @@ def _room(beats: Sequence[WorkerBeat]) -> dict[str, int]:
         if not beat.draining:
             room[beat.deployment] = room.get(beat.deployment, 0) + beat.reserve
     return room
+
+
+def _taken(beats: Sequence[WorkerBeat], outstanding: Mapping[str, int], peak: Mapping[str, int]) -> dict[str, int]:
+    live: Counter[str] = Counter()
+    for beat in beats:
+        if not beat.draining:
+            live[beat.deployment] += beat.live
+    return {name: outstanding.get(name, 0) + max(0, said - peak.get(name, 0)) for name, said in live.items()}
 
 
 def has_another(model: str, *, catalog: Catalog, beats: Sequence[WorkerBeat], tried: Collection[str]) -> bool:
@@ -93,6 +106,10 @@ def problem_of(why: Full | Absent | Capped | Refused, model: str) -> Problem:
             return Problem("daily_cap", f"{model} has spent what it may today: try tomorrow, or raise its cap")
         case Refused(code, message, field, limit):
             return Problem(code, message, field, limit)
+
+
+def in_use(job: UUID) -> Problem:
+    return Problem("id_in_use", f"a request with the id {job} is being answered: make another id", "id")
 
 
 def is_lost(problem: Problem) -> bool:

@@ -158,9 +158,10 @@ def stranded(
 
 
 def _by_job(reports: Sequence[Report]) -> Iterable[list[int]]:
-    places: dict[int, list[int]] = defaultdict(list)
+    """Apart where one id stands for a job and for an interactive request too."""
+    places: dict[tuple[int, bool], list[int]] = defaultdict(list)
     for place, report in enumerate(reports):
-        places[report.job.int].append(place)
+        places[report.job.int, report.live is None].append(place)
     return places.values()
 
 

@@ -35,15 +35,18 @@ async def dispatch(connection: Connection, picks: Sequence[Pick], *, term: int, 
     async with connection.transaction():
         if await connection.fetchval(query("term")) != term:
             raise Deposed(f"term {term} is over")
+        jobs = [pick.place.job for pick in picks]
         rows = await connection.fetch(
             query("dispatch"),
             [pick.flow.model for pick in picks],
             [pick.flow.lane for pick in picks],
             [pick.flow.tenant for pick in picks],
             [pick.place.deadline_ms for pick in picks],
-            [pick.place.job for pick in picks],
+            jobs,
             [pick.deployment for pick in picks],
             now,
+            min(jobs),
+            max(jobs),
         )
     return [attempt_of(row) for row in rows]
 
@@ -53,9 +56,8 @@ async def running(connection: Connection) -> list[Running]:
 
 
 async def attempts_of(connection: Connection, attempts: Sequence[Running]) -> list[Attempt]:
-    rows = await connection.fetch(
-        query("attempts_of"), [one.job for one in attempts], [one.attempt for one in attempts]
-    )
+    jobs = [one.job for one in attempts]
+    rows = await connection.fetch(query("attempts_of"), jobs, [one.attempt for one in attempts], min(jobs), max(jobs))
     return [attempt_of(row) for row in rows]
 
 

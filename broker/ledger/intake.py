@@ -1,11 +1,12 @@
 """Entries into the record."""
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from operator import attrgetter
 from uuid import UUID
 
 import asyncpg
+from msgspec.structs import replace
 
 from broker.core.records import Admitted, BatchInfo, DeadLetter, Entry, Recorded
 from broker.ledger.connection import Connection
@@ -15,6 +16,7 @@ from broker.ledger.rows import JOB_COLUMNS, job_row, json_text
 from broker.ledger.sql import query
 from schemas.api import State
 from schemas.job import Lane
+from schemas.outcome import Refused
 from schemas.units import Ms
 
 
@@ -55,20 +57,45 @@ async def _admit_some(connection: Connection, entries: Sequence[Entry]) -> Admit
         first.setdefault(entry.id, entry)
     async with connection.transaction():
         owners = await _owners(connection, [e for e in first.values() if e.idempotency_key is not None])
-        rows = [_row(first[job]) for job in sorted(first) if owners.get(job, job) == job]
+        first = {job: _own(entry, owners) for job, entry in first.items()}
+        stands_for = {job: job if entry.batch is not None else owners.get(job, job) for job, entry in first.items()}
+        rows = [_row(first[job]) for job in sorted(first) if stands_for[job] == job]
         new = await insert_jobs(connection, rows)
         fresh = [entry for job, entry in first.items() if job in new]
         await _follow(connection, fresh)
-        known = await connection.fetch(query("identities"), [owners.get(job, job) for job in first])
+        known = await connection.fetch(query("identities"), list(stands_for.values()))
     identities = {row["id"]: (row["tenant"], row["body_hash"]) for row in known}
-    conflicts = [e.id for e in entries if identities[owners.get(e.id, e.id)] != (e.tenant, e.body_hash)]
+    conflicts = [e.id for e in entries if identities.get(stands_for[e.id]) != (e.tenant, e.body_hash)]
     return _answer(fresh, conflicts)
 
 
+def _own(entry: Entry, owners: Mapping[UUID, UUID]) -> Entry:
+    """A batch counts each of its jobs, so one whose idempotency key is another job's is refused, not left out."""
+    owner = owners.get(entry.id, entry.id)
+    if entry.batch is None or owner == entry.id or entry.refused is not None:
+        return entry
+    return replace(entry, refused=Refused("duplicate_key", f"the job {owner} has this key", "idempotency_key"))
+
+
 async def _owners(connection: Connection, keyed: Sequence[Entry]) -> dict[UUID, UUID]:
-    """The job that each one's idempotency key stands for: itself, or the one that used it first."""
+    """The job that each one's idempotency key stands for: itself, or the one that used it first.
+
+    A key whose job was dropped with its day is free again.
+    """
     if not keyed:
         return {}
+    owners = await _claimed(connection, keyed)
+    others = set(owners.values()) - owners.keys()
+    known = {row["id"] for row in await connection.fetch(query("identities"), list(others))} if others else set()
+    if not (gone := others - known):
+        return owners
+    dropped = [entry for entry in keyed if owners[entry.id] in gone]
+    keys = [(entry.tenant, entry.idempotency_key, owners[entry.id]) for entry in dropped]
+    await connection.execute(query("free_keys"), *columns(keys, 3))
+    return await _claimed(connection, keyed)
+
+
+async def _claimed(connection: Connection, keyed: Sequence[Entry]) -> dict[UUID, UUID]:
     tenants, keys = [entry.tenant for entry in keyed], [entry.idempotency_key for entry in keyed]
     await connection.execute(query("claim_keys"), tenants, keys, [entry.id for entry in keyed])
     rows = await connection.fetch(query("key_owners"), tenants, keys)

@@ -12,6 +12,9 @@ from schemas.ids import ms_of
 from schemas.job import Lane
 from schemas.units import Ms
 
+PAGE_BYTES = 4 * 1024 * 1024
+"""What a page of results holds, unless its first is larger: half a message."""
+
 
 async def create_batch(connection: Connection, ask: BatchCreate, tenant: str, now: Ms) -> Batch:
     """Raises: Conflict, when the id is another tenant's."""
@@ -42,12 +45,12 @@ async def batches(connection: Connection, tenant: str, limit: int, before: UUID 
 async def results(
     connection: Connection, batch_id: UUID, tenant: str, cursor: str | None, limit: int
 ) -> ResultPage | None:
-    """Raises: ValueError, for a cursor that is none."""
+    """`limit` results, or as many as fit into PAGE_BYTES. Raises: ValueError, for a cursor that is none."""
     xid, job = _parse_cursor(cursor)
     asked = await batch(connection, batch_id, tenant)
     if asked is None:
         return None
-    rows = await connection.fetch(query("results"), batch_id, xid, job, limit)
+    rows = await connection.fetch(query("results"), batch_id, xid, job, limit, PAGE_BYTES)
     if rows:
         xid, job = rows[-1]["xid"], rows[-1]["id"]
         cursor = f"{xid}-{job}"

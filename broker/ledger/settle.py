@@ -10,8 +10,21 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 import asyncpg
+from msgspec.structs import replace
 
-from broker.core.records import Executed, Final, Flow, OpenJob, Place, Recorded, Requeue, Requeued, Settled, Verdict
+from broker.core.records import (
+    Entry,
+    Executed,
+    Final,
+    Flow,
+    OpenJob,
+    Place,
+    Recorded,
+    Requeue,
+    Requeued,
+    Settled,
+    Verdict,
+)
 from broker.ledger.connection import Connection
 from broker.ledger.counts import Deltas
 from broker.ledger.days import Days
@@ -20,6 +33,7 @@ from broker.ledger.rows import EXECUTION_COLUMNS, execution_row, job_row, json_t
 from broker.ledger.spend import add_spend
 from broker.ledger.sql import query
 from schemas.api import State
+from schemas.ids import derived_id, ms_of
 from schemas.job import Lane
 from schemas.outcome import Usage
 from schemas.units import Ms
@@ -54,6 +68,8 @@ async def settle(connection: Connection, days: Days, verdicts: Sequence[Verdict]
 
 Ran = tuple[int, Verdict, Executed]
 """A verdict's place in its group, and the execution that it is on."""
+Live = tuple[Verdict, Entry]
+"""A verdict on an interactive request, and the job behind it."""
 
 
 @dataclass(slots=True)
@@ -67,9 +83,9 @@ class _Group:
 
     async def settle(self, verdicts: Sequence[Verdict], *, repeated: bool) -> Settled:
         """`repeated`: some of it is recorded already, so look before each row."""
+        verdicts = await self._insert_live(verdicts)
         finals = {n: v for n, v in enumerate(verdicts) if isinstance(v.transition, Final)}
         await self._finish({n: v for n, v in finals.items() if v.entry is None and v.executed is not None})
-        await self._insert({n: v for n, v in finals.items() if v.entry is not None})
         left = {n: v for n, v in finals.items() if n not in self.won}
         if left:
             await self._finish_any(left)
@@ -77,9 +93,37 @@ class _Group:
         await self._record(verdicts, careful=repeated or len(self.won) < len(verdicts))
         return Settled((*self.won.values(), *self.before), requeued)
 
+    async def _insert_live(self, verdicts: Sequence[Verdict]) -> Sequence[Verdict]:
+        """Interactive jobs: the ledger hears of them at their end. They end no row that was there before.
+
+        A request is known by its id, tenant, body and the instant of its admission. One whose id is already that of
+        another request or job is recorded as a job of its own, under an id made of these, so that neither touches the
+        other. Answers the verdicts with the ids that they are recorded under.
+        """
+        live = {n: (v, v.entry) for n, v in enumerate(verdicts) if v.entry is not None}
+        if not live:
+            return verdicts
+        await self._insert(live)
+        unsure = {n: pair for n, pair in live.items() if n not in self.won}
+        apart = await self._apart(unsure) if unsure else {}
+        await self._insert(apart)
+        return [apart[n][0] if n in apart else verdict for n, verdict in enumerate(verdicts)]
+
+    async def _apart(self, live: Mapping[int, Live]) -> dict[int, Live]:
+        """Those whose id is another's, under an id of their own."""
+        rows = await self.connection.fetch(query("identities"), [verdict.job for verdict, _ in live.values()])
+        known = {row["id"]: (row["tenant"], row["body_hash"], row["admitted_ms"]) for row in rows}
+        apart = {}
+        for n, (verdict, entry) in live.items():
+            if known.get(entry.id, _identity(entry)) != _identity(entry):
+                own = replace(entry, id=_own_id(entry))
+                apart[n] = replace(verdict, job=own.id, entry=own), own
+        return apart
+
     async def _finish(self, finals: Mapping[int, Verdict]) -> None:
         if finals:
-            rows = await self.connection.fetch(query("finish"), *_ends(finals.values()), self.now)
+            ends = _ends(finals.values())
+            rows = await self.connection.fetch(query("finish"), *ends, self.now, ends[0][0], ends[0][-1])
             self._take(finals, rows)
 
     async def _finish_any(self, left: Mapping[int, Verdict]) -> None:
@@ -95,9 +139,9 @@ class _Group:
         for row in rows:
             self.won[by_job[row["id"]]] = recorded_of(row)
 
-    async def _insert(self, live: Mapping[int, Verdict]) -> None:
-        """Interactive jobs: the ledger hears of them at their end."""
-        entries = {v.job: (n, v, v.entry) for n, v in live.items() if v.entry is not None}
+    async def _insert(self, live: Mapping[int, Live]) -> None:
+        """Those at their end that are not known yet."""
+        entries = {v.job: (n, v, entry) for n, (v, entry) in live.items() if isinstance(v.transition, Final)}
         if not entries:
             return
         rows = [
@@ -113,7 +157,9 @@ class _Group:
         ]
         new = await insert_jobs(self.connection, rows)
         fresh = [entries[job] for job in new]
-        await self._add_earlier([entry.id for _, verdict, entry in fresh if verdict.attempt > 1])
+        await self._add_earlier(
+            [entry.id for _, verdict, entry in fresh if verdict.attempt > 1 or verdict.executed is None]
+        )
         await copy_bodies(self.connection, [entry for _, _, entry in fresh])
         for n, verdict, entry in fresh:
             total = Ms(max(0, self.now - entry.admitted_ms))
@@ -127,7 +173,7 @@ class _Group:
             )
 
     async def _add_earlier(self, jobs: Sequence[UUID]) -> None:
-        """Attempts on other deployments that failed before were recorded without the job."""
+        """Attempts that failed before, or that the gateway gave up on, were recorded without the job."""
         rows = await self.connection.fetch(query("spent_before"), jobs) if jobs else []
         if rows:
             names = ("input_tokens", "output_tokens", "cached_tokens", "cost_nano_usd")
@@ -202,6 +248,16 @@ class _Group:
         batches = {row["id"]: row["batch"] for row in rows}
         for verdict, executed in spent:
             deltas.spent(batches.get(verdict.job), executed.usage, executed.cost_nano_usd)
+
+
+def _identity(entry: Entry) -> tuple[str, bytes, Ms]:
+    return entry.tenant, entry.body_hash, entry.admitted_ms
+
+
+def _own_id(entry: Entry) -> UUID:
+    """Of the same day, and the same for every report on the request."""
+    name = f"{entry.id}:{entry.tenant}:{entry.body_hash.hex()}"
+    return derived_id(name, entry.admitted_ms, ms_of(entry.id))
 
 
 def _final(verdict: Verdict) -> Final:

@@ -48,6 +48,20 @@ def test_a_spare_is_for_when_no_other_has_room() -> None:
     assert chosen(a_beat("a", draining=True), a_beat("spare")) == "spare"
 
 
+def test_what_other_brokers_took_of_the_reserve_is_not_given_again() -> None:
+    full = a_beat("a", reserve=3, live=3)
+
+    assert chosen(full) == Full()
+    assert chosen(a_beat("a", reserve=3, live=2)) == "a"
+    assert chosen(a_beat("a", reserve=3, live=2), a_beat("a", reserve=3, live=3), outstanding={"a": 4}) == "a"
+    assert chosen(full, outstanding={"a": 1}, peak={"a": 2}) == "a"
+    assert chosen(full, outstanding={"a": 2}, peak={"a": 2}) == Full()
+
+
+def test_what_ended_since_the_beat_is_room_again() -> None:
+    assert chosen(a_beat("a", reserve=3, live=3), outstanding={"a": 0}, peak={"a": 3}) == "a"
+
+
 def test_what_was_tried_is_not_tried_again() -> None:
     assert chosen(*EVERYONE, tried=("a",)) == "b"
     assert chosen(*EVERYONE, tried=("a", "b")) == "spare"

@@ -10,6 +10,7 @@ import asyncpg
 import msgspec
 import pytest
 from nats.aio.client import Client as Nats
+from nats.aio.msg import Msg
 
 from broker.client import BacklogFull, Client, Piece, Refused, Reply, Submission, TimedOut
 from broker.config import BrokerConfig
@@ -18,7 +19,7 @@ from broker.serve import serve
 from schemas import subjects
 from schemas.api import BatchStatus, JobShow, State
 from schemas.catalog import Deployment, Revision, parse
-from schemas.codec import JSON, MSGPACK
+from schemas.codec import FINAL, JSON, KEEPALIVE, KIND, MSGPACK, packed
 from schemas.job import Job, Lane
 from schemas.subjects import Source, Verb
 from schemas.units import Ms
@@ -347,6 +348,72 @@ async def test_asks_beyond_the_reserve_are_told_to_come_back(running: Running) -
     assert all(isinstance(end, TimedOut | Refused) for end in ends)
 
 
+async def asked(nc: Nats, job: Job, tenant: str = "default") -> asyncio.Queue[Msg]:
+    """What comes back for it, but keepalives."""
+    inbox = nc.new_inbox() if tenant == "default" else f"{subjects.inbox_prefix(tenant)}.{job.id}"
+    heard: asyncio.Queue[Msg] = asyncio.Queue()
+
+    async def take(message: Msg) -> None:
+        if (message.headers or {}).get(KIND) != KEEPALIVE:
+            await heard.put(message)
+
+    await nc.subscribe(inbox, cb=take)
+    await nc.publish(subjects.infer("m", tenant, tenant), packed(job), inbox)
+    return heard
+
+
+def body_of(text: str) -> bytes:
+    return json.dumps({"messages": [{"role": "user", "content": text}], "max_tokens": 4}).encode()
+
+
+async def test_an_id_that_is_being_answered_is_refused_and_the_first_goes_on(running: Running) -> None:
+    job = an_id()
+    slow = body_of("hello").replace(b'"max_tokens": 4', b'"max_tokens": 200')
+    first = await asked(running.nc, a_job(id=job, body=slow))
+
+    second = await (await asked(running.nc, a_job(id=job, body=slow))).get()
+
+    assert json.loads(second.data)["error"]["code"] == "id_in_use"
+    assert ((await first.get()).headers or {})[KIND] == FINAL
+    assert (await running.ended(job)).state is State.SUCCEEDED
+
+
+async def test_an_id_asked_with_again_is_answered_again_and_both_are_recorded(running: Running) -> None:
+    job = a_job(id=an_id(), body=body_of("hello"))
+
+    async with asyncio.timeout(8):
+        answers = [await (await asked(running.nc, job)).get() for _ in range(2)]
+
+    async with asyncio.timeout(20):
+        while len(rows := await running.rows("select id, cost_nano_usd from infermq.jobs")) < 2:
+            await asyncio.sleep(0.02)
+    spent = await running.rows("select sum(cost_nano_usd)::bigint as cost from infermq.executions")
+    assert [(answer.headers or {})[KIND] for answer in answers] == [FINAL, FINAL]
+    assert job.id in {row["id"] for row in rows}
+    assert sum(row["cost_nano_usd"] for row in rows) == spent[0]["cost"] > 0
+
+
+async def test_an_ask_with_the_id_of_anothers_job_leaves_that_job_alone(running: Running) -> None:
+    hanging = await running.submit("hang")
+    async with asyncio.timeout(20):
+        while (shown := await running.shown(hanging)) is None or shown.state is not State.RUNNING:
+            await asyncio.sleep(0.02)
+
+    answer = await (await asked(running.nc, a_job(id=hanging, body=body_of("hello")), "bob")).get()
+
+    async with asyncio.timeout(20):
+        while not (
+            rows := await running.rows(
+                "select tenant, state from infermq.jobs where id <> all(select job from infermq.running)"
+            )
+        ):
+            await asyncio.sleep(0.02)
+    assert (answer.headers or {})[KIND] == FINAL
+    assert [tuple(row) for row in rows] == [("bob", "succeeded")]
+    assert (await running.client.job(hanging)).state is State.RUNNING
+    assert not (await running.client.job(hanging)).executions
+
+
 async def test_a_client_that_leaves_ends_its_request(nats_url: str, broker_alone: Running) -> None:
     async with a_worker(broker_alone.nc) as pool, Client.connect(nats_url) as leaving:
         await broker_alone.has_a_worker()
@@ -383,6 +450,17 @@ async def test_the_api_answers_nonsense_with_a_problem(broker_alone: Running, ve
     problem = json.loads(answer.data)["error"]
     assert problem["code"] in {"bad_request", "bad_id", "unknown_batch", "unknown_job"}
     assert problem["message"]
+
+
+async def test_an_answer_that_fits_no_message_is_a_problem(broker_alone: Running) -> None:
+    await broker_alone.rows(
+        "insert into infermq.catalog (number, applied_ms, applied_by, toml) values (99, 0, '', '#' || repeat('x', 9000000))"
+    )
+
+    with pytest.raises(Refused) as refusal:
+        await broker_alone.client.catalog()
+
+    assert refusal.value.problem.code == "too_large"
 
 
 async def test_every_process_says_how_it_is(running: Running) -> None:

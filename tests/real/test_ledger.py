@@ -1,4 +1,5 @@
 import asyncio
+import re
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -7,12 +8,14 @@ import pytest
 
 from broker.core.admit import admit
 from broker.core.records import Entry, Final, Ignore, Pick, Requeue, Verdict
-from broker.core.settle import Prices, decide, expiry, unstorable
+from broker.core.settle import Prices, decide, expiry, last_word, unstorable
 from broker.errors import BadData, Conflict, Deposed, Unavailable
 from broker.ledger import PgLedger, migrate, pending
-from schemas.api import Batch, BatchCreate, BatchStatus, State
+from broker.ledger.pg import SETTINGS
+from broker.ledger.sql import query
+from schemas.api import Batch, BatchCreate, BatchStatus, ResultPage, State
 from schemas.ids import uuid7
-from schemas.job import Attempt
+from schemas.job import Attempt, Lane
 from schemas.outcome import EngineFault, Failed, Outcome, Refused, Released, Succeeded, Usage
 from schemas.subjects import Source
 from schemas.units import Ms
@@ -102,6 +105,45 @@ async def test_an_idempotency_key_stands_for_one_job(ledger: PgLedger) -> None:
     assert [place.job for _, place in admitted.waiting] == [first.id]
     assert len(repeated.waiting) == 1
     assert repeated.conflicts == (other.id,)
+
+
+async def test_a_key_used_twice_in_a_batch_fails_the_second_and_the_batch_completes(ledger: PgLedger) -> None:
+    batch = await a_batch(ledger)
+    first, second, third = (an_entry(idempotency_key="k", batch=batch.id) for _ in range(3))
+
+    admitted = await ledger.admit([first, second])
+    later = await ledger.admit([second, third, first])
+
+    await settled(ledger, a_verdict((await dispatched(ledger, first))[0], a_success()))
+    sealed = await ledger.seal_batch(batch.id, "default", 3, now())
+    shown = await ledger.job(second.id, "default")
+    assert [one.job for one in admitted.refused] == [second.id]
+    assert [one.job for one in later.refused] == [third.id]
+    assert not admitted.conflicts
+    assert not later.conflicts
+    assert shown is not None
+    assert isinstance(shown.failure, Refused)
+    assert shown.failure.code == "duplicate_key"
+    assert str(first.id) in shown.failure.message
+    assert sealed is not None
+    assert (sealed.status, sealed.counts.succeeded, sealed.counts.failed) == (BatchStatus.COMPLETED, 1, 2)
+
+
+async def test_a_key_whose_job_is_gone_is_free_again(ledger: PgLedger, ledger_url: str) -> None:
+    old = an_entry(id=uuid7(Ms(now() - 2 * 24 * 3_600_000), 1), idempotency_key="k")
+    await ledger.admit([old])
+    connection = await asyncpg.connect(ledger_url)
+    day = await connection.fetchval("select tableoid::regclass::text from infermq.jobs")
+    await connection.execute(f"drop table {day}")
+    await connection.close()
+    new, again = (an_entry(idempotency_key="k") for _ in range(2))
+
+    admitted = await ledger.admit([new])
+    repeated = await ledger.admit([again, new])
+
+    assert [place.job for _, place in admitted.waiting] == [new.id]
+    assert not repeated.waiting
+    assert not repeated.conflicts
 
 
 async def test_a_refused_job_is_recorded_as_failed_and_never_waits(ledger: PgLedger) -> None:
@@ -236,6 +278,25 @@ async def test_strays_are_given_out_again_only_while_they_run(ledger: PgLedger) 
     assert not await ledger.attempts_of(held)
 
 
+async def test_the_usual_way_of_a_job_plans_over_its_own_days_only(ledger: PgLedger, ledger_url: str) -> None:
+    job = an_id()
+    await ledger.admit([an_entry(id=uuid7(Ms(now() - n * 24 * 3_600_000), n)) for n in range(5)])
+    flow: list[object] = [["m"], ["bulk"], ["default"], [0], [job], ["d"], now()]
+    end: list[object] = [[job], [1], ["succeeded"], [None], [0], [0], [0], [0], now()]
+    connection = await asyncpg.connect(ledger_url, server_settings=SETTINGS)
+
+    plans = {
+        "dispatch": await connection.fetch(f"explain {query('dispatch')}", *flow, job, job),
+        "attempts_of": await connection.fetch(f"explain {query('attempts_of')}", [job], [1], job, job),
+        "finish": await connection.fetch(f"explain {query('finish')}", *end, job, job),
+    }
+
+    await connection.close()
+    for name, plan in plans.items():
+        days = set(re.findall(r"(?:jobs|bodies)_(\d{8})", "\n".join(row[0] for row in plan)))
+        assert len(days) == 1, (name, days)
+
+
 # settlement
 
 
@@ -294,7 +355,7 @@ async def test_attempts_that_were_released_are_counted_apart(ledger: PgLedger) -
     assert (job.state, job.attempt, job.uncounted) == (State.QUEUED, 1, 1)
 
 
-async def test_a_late_success_counts_while_its_job_waits_and_not_after_the_next_attempt(ledger: PgLedger) -> None:
+async def test_a_late_success_counts_while_its_job_waits_and_while_it_runs_again(ledger: PgLedger) -> None:
     first, second = await running(ledger), await running(ledger)
     back = [
         a_verdict(one, Failed(EngineFault("x")), transition=Requeue(now(), counted=True)) for one in (first, second)
@@ -309,8 +370,8 @@ async def test_a_late_success_counts_while_its_job_waits_and_not_after_the_next_
         ledger, a_verdict(first, a_success(), delivery=2), a_verdict(second, a_success(), delivery=2)
     )
 
-    assert ends == [(first.job, State.SUCCEEDED)]
-    assert await state_of(ledger, second.job) is State.RUNNING
+    assert sorted(ends) == [(first.job, State.SUCCEEDED), (second.job, State.SUCCEEDED)]
+    assert not await ledger.running()
     assert not await ledger.heads(place.flow, after=None, limit=9)
 
 
@@ -351,6 +412,42 @@ async def test_an_interactive_job_is_first_heard_of_at_its_end(ledger: PgLedger)
     assert first == again == [(attempt.job, State.SUCCEEDED)]
     assert bytes(job.body) == b'{"choices":[]}'
     assert len(job.executions) == 1
+
+
+async def test_what_the_gateway_gave_up_on_costs_what_was_run(ledger: PgLedger) -> None:
+    attempt = an_attempt(reply_to="x", key="k", fallback=True)
+    await settled(ledger, a_verdict(attempt, Failed(EngineFault("x"), Usage(7, 0)), live=attempt))
+
+    [verdict] = decide([last_word(attempt, EngineFault("x"), now())], {}, prices=PRICES, now=now(), unit=0.5)
+    ends = await settled(ledger, verdict)
+
+    job = await ledger.job(attempt.job, "default")
+    assert job is not None
+    assert ends == [(attempt.job, State.FAILED)]
+    assert job.cost_nano_usd == sum(run.cost_nano_usd for run in job.executions) == 7000
+
+
+@pytest.mark.parametrize("tenant", ["default", "bob"])
+async def test_an_interactive_answer_ends_no_job_that_was_there_before(ledger: PgLedger, tenant: str) -> None:
+    attempt = await running(ledger, lane=Lane.INTERACTIVE)
+    live = an_attempt(job=attempt.job, tenant=tenant, reply_to="x", key="k", admitted_ms=now())
+    verdict = a_verdict(live, a_success(body=b'"other"'), live=live)
+
+    [(own, _)] = await settled(ledger, verdict)
+    again = await settled(ledger, verdict)
+    untouched = await ledger.job(attempt.job, "default")
+    await settled(ledger, a_verdict(attempt, a_success()))
+
+    first, second = await ledger.job(attempt.job, "default"), await ledger.job(own, tenant)
+    assert untouched is not None
+    assert first is not None
+    assert second is not None
+    assert again == [(own, State.SUCCEEDED)]
+    assert (untouched.state, untouched.executions) == (State.RUNNING, ())
+    assert bytes(first.body) == b'{"choices":[]}'
+    assert bytes(second.body) == b'"other"'
+    for job in (first, second):
+        assert job.cost_nano_usd == sum(run.cost_nano_usd for run in job.executions) > 0
 
 
 async def test_a_report_that_decides_nothing_still_costs(ledger: PgLedger) -> None:
@@ -448,6 +545,25 @@ async def test_pages_of_results_end_with_the_batch(ledger: PgLedger) -> None:
 
     assert [len(first.results), len(last.results)] == [3, 2]
     assert (first.completed, last.completed) == (False, True)
+
+
+async def test_a_page_of_results_fits_a_message_and_always_goes_on(ledger: PgLedger) -> None:
+    batch = await a_batch(ledger)
+    sizes_mb = [1.5, 1.5, 1.5, 6, 0.1, 0.1]
+    for size in sizes_mb:
+        body = b'"%s"' % (b"x" * int(size * 1_000_000))
+        await settled(ledger, a_verdict(await running(ledger, batch=batch.id), a_success(body=body)))
+    await ledger.seal_batch(batch.id, "default", len(sizes_mb), now())
+
+    pages: list[ResultPage] = []
+    while not pages or not pages[-1].completed:
+        page = await ledger.results(batch.id, "default", pages[-1].cursor if pages else None, 500)
+        assert page is not None
+        assert page.results
+        pages.append(page)
+
+    assert [len(page.results) for page in pages] == [2, 1, 1, 2]
+    assert len({result.job for page in pages for result in page.results}) == len(sizes_mb)
 
 
 @pytest.mark.parametrize("cursor", ["x", "5", "-1-x", "1-2", "9" * 30 + "-x"])
