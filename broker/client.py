@@ -8,6 +8,7 @@ Everything else is on the wire as the README states it; nothing here is needed t
 
 import asyncio
 import contextlib
+import re
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
@@ -21,9 +22,10 @@ from uuid import UUID
 
 import msgspec
 import nats
+from msgspec.structs import replace
 from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
-from nats.errors import Error, NoRespondersError, NoServersError
+from nats.errors import Error, MaxPayloadError, NoRespondersError, NoServersError
 from nats.errors import TimeoutError as NatsTimeoutError
 
 from broker.bus.connect import Connection
@@ -49,7 +51,7 @@ from schemas.api import (
     Status,
 )
 from schemas.catalog import CHAT
-from schemas.codec import ERROR, KIND, bundled, bundles, jsoned, packed
+from schemas.codec import ERROR, KIND, Undecodable, bundled, bundles, decode_job, jsoned, packed
 from schemas.ids import line_id, uuid7
 from schemas.jetstream import (
     BATCH_BYTES,
@@ -59,9 +61,9 @@ from schemas.jetstream import (
     publish_atomically,
     publish_one,
 )
-from schemas.job import Job, Lane
+from schemas.job import BODY_BYTES, Job, Lane
 from schemas.outcome import Usage
-from schemas.subjects import DEFAULT, Source, Verb
+from schemas.subjects import DEFAULT, LONGEST_NAME, Source, Verb
 from schemas.units import Ms
 
 T = TypeVar("T")
@@ -77,13 +79,19 @@ _SILENCE_S = 6.0
 """The gateway passes on a keepalive each second."""
 _FULL = frozenset({10077, 10047, 10167, 10168})
 """The stream, or a limit of it, has no more room."""
+_TOKEN_BYTES = 900
+"""Of a name in a subject. NATS closes a connection whose control line has more than 4096 bytes; four names stand in one."""
+_REST_BYTES = 64 * 1024
+"""Of a job without its body: more than its longest texts need."""
+_LONGEST_S = 7 * 24 * 3600
+"""A deadline further ahead is refused."""
 
 
 class Refused(Exception):
-    """The broker's no, with its reason."""
+    """The broker's no, with its reason; or the client's, for what the broker could not even read."""
 
     def __init__(self, problem: Problem) -> None:
-        super().__init__(problem.message)
+        super().__init__(f"{problem.field}: {problem.message}" if problem.field else problem.message)
         self.problem = problem
 
 
@@ -178,7 +186,9 @@ class Client:
     @classmethod
     @asynccontextmanager
     async def connect(cls, url: str, *, tenant: str = DEFAULT, key: str = DEFAULT) -> AsyncIterator[Self]:
-        """Raises: Unavailable, at once, when NATS is not there; later it is waited for."""
+        """Raises: Unavailable, at once, when NATS is not there, later it is waited for; Refused, for a bad name."""
+        _check_name("tenant", tenant)
+        _check_name("key", key)
         nc = await _connected(url, tenant)
         try:
             yield cls(nc, tenant=tenant, key=key)
@@ -204,7 +214,7 @@ class Client:
         metadata: dict[str, str] | None = None,
         idempotency_key: str | None = None,
     ) -> UUID:
-        """One job; its id once it is accepted. Raises: Unavailable, BacklogFull.
+        """One job; its id once it is accepted. Raises: Refused, Unavailable, BacklogFull.
 
         A second job with the same `idempotency_key` is not run; the id to ask for is the first one's.
         """
@@ -227,18 +237,21 @@ class Client:
         """Jobs in atomic groups of up to 1000, some in flight at once; how many were accepted.
 
         Jobs should carry ids (`line_id` for those of a batch): then sending all of them again after an error is safe.
-        Raises: Unavailable, BacklogFull.
+        Raises: Unavailable, BacklogFull; Refused, for a job that no intake could read.
         """
         count = 0
-        room = asyncio.Semaphore(_IN_FLIGHT)
+        # a TaskGroup that fails at its end leaves the caller's task told to end, before Python 3.13
+        sends: set[asyncio.Task[None]] = set()
         try:
-            async with asyncio.TaskGroup() as group:
-                async for submissions in _atomic(self._prepared(jobs, batch_id)):
-                    await room.acquire()
-                    group.create_task(self._send(_messages(submissions), room))
-                    count += len(submissions)
-        except ExceptionGroup as errors:
-            raise errors.exceptions[0] from errors
+            async for submissions in _atomic(self._prepared(jobs, batch_id)):
+                if len(sends) == _IN_FLIGHT:
+                    sends = await _fewer(sends)
+                sends.add(asyncio.create_task(self._store(_messages(submissions), secrets.token_hex(12))))
+                count += len(submissions)
+            while sends:
+                sends = await _fewer(sends)
+        finally:
+            await _stopped(sends)
         return count
 
     async def _prepared(
@@ -250,18 +263,16 @@ class Client:
             job = one.job
             if batch_id is not None and job.batch is None:
                 line = job.line or number
-                job = msgspec.structs.replace(job, batch=batch_id, line=line, id=job.id or line_id(batch_id, line))
-            yield self._outgoing(Submission(one.model, job, one.lane))
+                job = replace(job, batch=batch_id, line=line, id=job.id or line_id(batch_id, line))
+            try:
+                yield self._outgoing(Submission(one.model, job, one.lane))
+            except Refused as refused:
+                problem = refused.problem
+                raise Refused(replace(problem, message=f"{problem.message}, in job {number}")) from refused
 
     def _outgoing(self, one: Submission) -> Outgoing:
         subject = _submit_subject(one.lane, one.model, self._tenant, self._key)
-        return Outgoing(subject, packed(one.job))
-
-    async def _send(self, messages: list[Outgoing], room: asyncio.Semaphore) -> None:
-        try:
-            await self._store(messages, secrets.token_hex(12))
-        finally:
-            room.release()
+        return Outgoing(subject, _payload(one.job))
 
     async def _store(self, messages: list[Outgoing], name: str) -> None:
         """Until it is stored, under one name, so that it is stored once."""
@@ -365,7 +376,10 @@ class Client:
         """Raises: Refused, NoBroker, Unavailable."""
         subject = subjects.api(verb, self._tenant, self._key)
         try:
-            message = await self._nc.request(subject, jsoned(ask), timeout=_CALL_S)
+            message = await self._nc.request(subject, _json(ask, "bad_request"), timeout=_CALL_S)
+        except MaxPayloadError as error:
+            what = "what is asked is larger than a message of this NATS server may be"
+            raise Refused(Problem("too_large", what, limit=self._nc.max_payload)) from error
         except NoRespondersError as error:
             raise NoBroker from error
         except NatsTimeoutError as error:
@@ -403,12 +417,13 @@ class Client:
     async def _conversation(
         self, model: str, body: Mapping[str, Any] | bytes, endpoint: str, timeout_s: float
     ) -> AsyncGenerator[Piece | Reply, None]:
+        deadline = Ms(_now() + _timeout_ms(timeout_s))
+        payload = _payload(Job(endpoint=endpoint, body=_body(body), deadline_ms=deadline))
+        subject = _infer_subject(model, self._tenant, self._key)
         inbox = self._nc.new_inbox()
         subscription = await self._nc.subscribe(inbox)
-        deadline = Ms(_now() + int(timeout_s * 1000))
-        job = Job(endpoint=endpoint, body=_body(body), deadline_ms=deadline)
         try:
-            await self._nc.publish(subjects.infer(model, self._tenant, self._key), packed(job), inbox)
+            await self._nc.publish(subject, payload, inbox)
             while True:
                 message = await self._next(subscription.next_msg, timeout_s)
                 step = _step(message)
@@ -469,7 +484,68 @@ def new_id() -> UUID:
 
 
 def _body(body: Mapping[str, Any] | bytes) -> bytes:
-    return body if isinstance(body, bytes) else jsoned(body)
+    """Raises: Refused."""
+    return body if isinstance(body, bytes) else _json(body, "body_not_json", "body")
+
+
+def _json(value: object, code: str, field: str | None = None) -> bytes:
+    """Raises: Refused."""
+    try:
+        return jsoned(value)
+    except _UNWRITABLE as error:
+        raise Refused(Problem(code, f"JSON cannot hold it: {error}", field)) from error
+
+
+_UNWRITABLE = (UnicodeEncodeError, OverflowError, RecursionError)
+
+
+def _payload(job: Job) -> bytes:
+    """As MessagePack. Raises: Refused, for what would be accepted and become a dead letter, or no message at all."""
+    size = len(job.body)
+    if size > BODY_BYTES:
+        message = f"the body is {size} bytes, the limit is {BODY_BYTES}: split the request or shorten the prompt"
+        raise Refused(Problem("body_too_large", message, "body", BODY_BYTES))
+    try:
+        payload = packed(job)
+        decode_job(payload, None)
+    except Undecodable as error:
+        what, _, path = str(error.__cause__).partition(" - at ")
+        raise Refused(Problem("bad_job", what, path.strip("`").removeprefix("$.") or None)) from error
+    except _UNWRITABLE as error:
+        raise Refused(Problem("bad_job", str(error), _unwritable(job))) from error
+    if len(payload) > size + _REST_BYTES:
+        message = f"it has {len(job.endpoint)} characters: it is an address such as {CHAT}"
+        raise Refused(Problem("endpoint_not_served", message, "endpoint"))
+    return payload
+
+
+def _unwritable(job: Job) -> str | None:
+    """Which field of it cannot be packed."""
+    for name in job.__struct_fields__:
+        try:
+            packed(getattr(job, name))
+        except _UNWRITABLE:
+            return name
+    return None
+
+
+def _timeout_ms(timeout_s: float) -> int:
+    """Raises: Refused."""
+    if not 0 < timeout_s <= _LONGEST_S:
+        message = f"it is {timeout_s:g} s, it must be more than 0 and at most {_LONGEST_S}"
+        raise Refused(Problem("bad_timeout", message, "timeout_s", _LONGEST_S))
+    return int(timeout_s * 1000)
+
+
+def _check_name(field: str, name: str, code: str = "bad_name") -> None:
+    """Raises: Refused, for a name that no subject can carry."""
+    fits = 1 <= len(name) <= LONGEST_NAME and len(subjects.token(name)) <= _TOKEN_BYTES
+    if not fits or _SURROGATE.search(name):
+        message = f"{name[:20]!r} has {len(name)} characters: a name has 1 to {LONGEST_NAME}, fewer beyond ASCII"
+        raise Refused(Problem(code, message, field, LONGEST_NAME))
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 async def _connected(url: str, tenant: str) -> Nats:
@@ -499,6 +575,20 @@ async def _either(event: asyncio.Event, timeout_s: float) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(timeout_s):
             await event.wait()
+
+
+async def _fewer(sends: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
+    """Those that go on when one at least has ended. Raises what it raised."""
+    ended, others = await asyncio.wait(sends, return_when=asyncio.FIRST_COMPLETED)
+    for one in ended:
+        one.result()
+    return others
+
+
+async def _stopped(sends: set[asyncio.Task[None]]) -> None:
+    for one in sends:
+        one.cancel()
+    await asyncio.gather(*sends, return_exceptions=True)
 
 
 async def _each(jobs: AsyncIterable[Submission] | Iterable[Submission]) -> AsyncIterator[Submission]:
@@ -535,5 +625,13 @@ def _messages(jobs: Sequence[Outgoing]) -> list[Outgoing]:
 
 @lru_cache(maxsize=1024)
 def _submit_subject(lane: Lane, model: str, tenant: str, key: str) -> str:
-    """Escaping costs more than the rest of a submission, and a producer has few models."""
+    """Escaping costs more than the rest of a submission, and a producer has few models. Raises: Refused."""
+    _check_name("model", model, "unknown_model")
     return subjects.submit(Source(lane, model, tenant, key))
+
+
+@lru_cache(maxsize=1024)
+def _infer_subject(model: str, tenant: str, key: str) -> str:
+    """Raises: Refused."""
+    _check_name("model", model, "unknown_model")
+    return subjects.infer(model, tenant, key)

@@ -180,9 +180,10 @@ async def _postgres(url: str) -> list[Finding]:
         connection = await asyncpg.connect(url, timeout=_CALL_S)
         try:
             number = int(await connection.fetchval("show server_version_num")) // 10_000
+            missing = await pending(url)
+            letters = [] if missing else await _dead_letters(connection)
         finally:
             await connection.close()
-        missing = await pending(url)
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, Unavailable) as error:
         return [Finding("Postgres", Grade.BAD, str(error) or type(error).__name__, "is it running, and reachable?")]
     except Conflict as error:
@@ -195,4 +196,15 @@ async def _postgres(url: str) -> list[Finding]:
     )
     if missing:
         return [server, Finding("migrations", Grade.BAD, f"missing: {', '.join(missing)}", "infermq migrate")]
-    return [server, Finding("migrations", Grade.OK, "up to date")]
+    return [server, Finding("migrations", Grade.OK, "up to date"), *letters]
+
+
+async def _dead_letters(connection: "asyncpg.Connection[asyncpg.Record]") -> list[Finding]:
+    [(count, last_ms)] = await connection.fetch("select count(*), max(received_ms) from infermq.dead_letters")
+    if not count:
+        return []
+    last = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(last_ms / 1000))
+    return [Finding("dead letters", Grade.WARN, f"{count} messages could not be read, the last at {last}", _LETTERS)]
+
+
+_LETTERS = "select received_ms, subject, reason from infermq.dead_letters order by received_ms desc limit 20"

@@ -165,7 +165,9 @@ def counts(failure: Failure) -> bool:
 def public_message(failure: Failure) -> str:
     """What a producer is told: what was wrong, the limit, what to do. Never a prompt or a key."""
     match failure:
-        case Refused() | BadRequest() | ContextTooLong() | Filtered():
+        case Refused(_, message, field):
+            return f"{field}: {message}" if field else message
+        case BadRequest() | ContextTooLong() | Filtered():
             return failure.message
         case Denied() | EngineFault() | EngineLost():
             return f"{_WHAT[type(failure)]}: {failure.message}"

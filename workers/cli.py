@@ -233,6 +233,8 @@ class Worker:
         ):
             roles = (self.pool.serve(), beat(self.nc, self._beat), self._watch_engine())
             tasks = {group.create_task(role) for role in roles}
+            await say(self.nc, self._beat())
+            await self.nc.flush()
             ready(url, self.capacity)
             code = await self._until_over()
             for task in tasks:

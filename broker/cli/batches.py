@@ -15,6 +15,7 @@ from broker.cli.terminal import (
     err,
     instant,
     money,
+    plain,
     print_fields,
     print_json,
     print_table,
@@ -103,4 +104,4 @@ def results(
     if as_json and file is not None:
         print_json({"results": count, "file": str(file)})
     else:
-        err.print(f"{count} results" + (f" in {file}" if file else ""))
+        err.print(f"{count} results" + (f" in {plain(str(file))}" if file else ""))

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from broker.cli.terminal import AsJson, Data, NatsUrl, instant, out, print_json, told, with_client
+from broker.config import catalog_text
 
 
 def apply(
@@ -17,7 +18,7 @@ def apply(
 ) -> None:
     """Make a catalog the active one."""
     with told():
-        text = file.read_text()
+        text = catalog_text(file)
         shown = with_client(nats_url, data, lambda client: client.apply_catalog(text))
     if as_json:
         print_json(shown)

@@ -15,7 +15,7 @@ import typer
 from broker.cli.jobs import streamed
 from broker.cli.progress import watched
 from broker.cli.results import write_results
-from broker.cli.terminal import Exit, duration, err, fail, money, out, print_json, print_table, told
+from broker.cli.terminal import Exit, duration, err, fail, money, out, plain, print_json, print_table, told
 from broker.client import Client, Reply, Submission
 from broker.config import DATA, UpConfig
 from broker.core.lines import Fault, read_lines
@@ -119,9 +119,9 @@ class _Demo:
         async for result in client.results(batch):
             kinds.setdefault((result.custom_id or "").rpartition("-")[0], result)
         for result in list(kinds.values())[:_SAMPLES]:
-            out.print(f"[bold]{result.custom_id}[/] ", end="")
+            out.print(f"[bold]{plain(str(result.custom_id))}[/] ", end="")
             text = Reply(result.job, bytes(result.body)).text() if result.failure is None else str(result.state)
-            out.print(" ".join(text.split()), markup=False)
+            out.print(plain(" ".join(text.split())))
 
     async def _ask(self, client: Client) -> None:
         out.print(f"\n[bold]infermq infer {self._model} {_QUESTION!r}[/]")

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import signal
 import sys
 from typing import Annotated, Any
@@ -10,24 +11,28 @@ from uuid import UUID
 import msgspec
 import typer
 
+from broker.cli.results import failure_code
 from broker.cli.terminal import (
     AsJson,
     Data,
     Exit,
     NatsUrl,
     duration,
+    fail,
     instant,
     money,
     out,
     print_fields,
     print_json,
     print_table,
+    printable,
     told,
+    utf8,
     with_client,
 )
 from broker.client import Client, Piece, Reply
 from schemas.api import JobShow, Status
-from schemas.outcome import failure_kind, public_message
+from schemas.outcome import public_message
 
 app = typer.Typer(help="Look at a job.", no_args_is_help=True)
 
@@ -56,7 +61,7 @@ def show(
 
 def _print_job(job: JobShow) -> None:
     took = None if job.settled_ms is None else duration(job.settled_ms - job.admitted_ms)
-    failure = job.failure and f"{failure_kind(job.failure)}: {public_message(job.failure)}"
+    failure = job.failure and f"{failure_code(job.failure)}: {public_message(job.failure)}"
     print_fields(
         [
             ("job", job.id),
@@ -96,13 +101,19 @@ def _execution_row(run: Any) -> tuple[object, ...]:
     )
 
 
+def _finite(value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter("it is not a finite number")
+    return value
+
+
 def infer(
     model: Annotated[str, typer.Argument(help="The model's name.")],
     prompt: Annotated[str, typer.Argument(help="What to ask; - for standard input.")],
     *,
     system: Annotated[str | None, typer.Option(help="A system message before it.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1)] = None,
-    temperature: Annotated[float | None, typer.Option(min=0)] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, callback=_finite)] = None,
     stream: Annotated[bool, typer.Option(help="Show the answer as it comes.")] = True,
     timeout_s: Annotated[float, typer.Option(min=0.1)] = 120.0,
     as_json: AsJson = False,
@@ -110,8 +121,9 @@ def infer(
     data: Data = None,
 ) -> None:
     """Ask and wait: the answer streams to the terminal."""
-    text = sys.stdin.read() if prompt == "-" else prompt
-    messages = [{"role": "system", "content": system}] if system else []
+    utf8(model, "the model's name")
+    text = _standard_input() if prompt == "-" else utf8(prompt, "the prompt")
+    messages = [{"role": "system", "content": utf8(system, "the system message")}] if system else []
     body: dict[str, Any] = {"messages": [*messages, {"role": "user", "content": text}]}
     body |= {} if max_tokens is None else {"max_tokens": max_tokens}
     body |= {} if temperature is None else {"temperature": temperature}
@@ -126,7 +138,14 @@ def infer(
     if as_json:
         print_json({"job": reply.job, "response": msgspec.Raw(reply.body)})
     elif not stream:
-        out.print(reply.text(), markup=False)
+        _write(f"{reply.text()}\n")
+
+
+def _standard_input() -> str:
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError:
+        fail("standard input is not UTF-8", Exit.USAGE)
 
 
 async def streamed(client: Client, model: str, body: dict[str, Any], *, timeout_s: float) -> Reply:
@@ -151,7 +170,7 @@ async def streamed(client: Client, model: str, body: dict[str, Any], *, timeout_
 
 
 def _write(text: str) -> None:
-    sys.stdout.write(text)
+    sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()
 
 

@@ -1,5 +1,6 @@
 """Results as a file: OpenAI Batch's output lines."""
 
+import os
 import sys
 from pathlib import Path
 from typing import BinaryIO
@@ -7,9 +8,15 @@ from uuid import UUID
 
 import msgspec
 
+from broker.cli.terminal import Exit, fail
 from broker.client import Client
-from schemas.api import Result, State
-from schemas.outcome import failure_kind, public_message
+from schemas.api import Batch, Result, State
+from schemas.outcome import ContextTooLong, Failure, Refused, ResponseTooLarge, failure_kind, public_message
+
+_FAILURES = 5
+"""Named when a batch has ended."""
+_LOOKED_AT = 10_000
+"""Results among which they are looked for."""
 
 
 def output_line(result: Result) -> bytes:
@@ -19,22 +26,88 @@ def output_line(result: Result) -> bytes:
     if result.state is State.SUCCEEDED:
         response = {"status_code": 200, "request_id": str(result.job), "body": result.body}
     else:
-        error = {"code": result.state.value, "message": f"the job is {result.state}"}
-        if result.failure is not None:
-            error = {"code": failure_kind(result.failure), "message": public_message(result.failure)}
+        error = _error(result)
     line = {"id": str(result.job), "custom_id": result.custom_id, "response": response, "error": error}
     return msgspec.json.encode(line) + b"\n"
+
+
+def _error(result: Result) -> dict[str, object]:
+    param, limit = _bounds(result.failure)
+    named = {"param": param, "limit": limit, "line": result.line}
+    return {
+        "code": _code(result),
+        "message": _message(result),
+        **{name: value for name, value in named.items() if value is not None},
+    }
+
+
+def _bounds(failure: Failure | None) -> tuple[str | None, int | None]:
+    """Which field was wrong, and what is allowed."""
+    match failure:
+        case Refused(_, _, field, limit):
+            return field, limit
+        case ContextTooLong(_, limit) | ResponseTooLarge(_, limit):
+            return None, limit
+        case _:
+            return None, None
+
+
+def _code(result: Result) -> str:
+    return result.state.value if result.failure is None else failure_code(result.failure)
+
+
+def _message(result: Result) -> str:
+    return f"the job is {result.state}" if result.failure is None else public_message(result.failure)
+
+
+def failure_code(failure: Failure) -> str:
+    """A refusal's own, where it is one."""
+    return failure.code if isinstance(failure, Refused) else failure_kind(failure)
+
+
+async def first_failures(client: Client, batch: Batch) -> list[Result]:
+    """A few of those that did not succeed, if they are among the results recorded first."""
+    most = min(_FAILURES, batch.counts.settled() - batch.counts.succeeded)
+    if most == 0:
+        return []
+    found: list[Result] = []
+    looked_at = 0
+    async for page in client.result_pages(batch.id, wait=False):
+        found += [result for result in page.results if result.state is not State.SUCCEEDED]
+        looked_at += len(page.results)
+        if len(found) >= most or looked_at >= _LOOKED_AT:
+            break
+    return found[:most]
+
+
+def failure_line(result: Result) -> str:
+    """To be read by a person."""
+    where = f"job {result.job}" if result.line is None else f"line {result.line}"
+    label = "" if result.custom_id is None else f" ({result.custom_id[:80]})"
+    return f"{where}{label}: {_code(result)}: {_message(result)}"
+
+
+def check_out(out: Path) -> None:
+    """Whether a file can be made there. Raises: typer.Exit."""
+    if out.is_dir() or _part(out).is_dir() or not out.parent.is_dir():
+        fail(f"no file can be made at {out}", Exit.USAGE)
+    if not os.access(out.parent, os.W_OK):
+        fail(f"{out.parent} cannot be written to", Exit.USAGE)
 
 
 async def write_results(client: Client, batch: UUID, out: Path | None, *, wait: bool) -> int:
     """To a file that appears when it is whole, or to standard output; how many."""
     if out is None:
         return await _write(client, batch, sys.stdout.buffer, wait=wait)
-    part = out.with_name(f"{out.name}.part")
+    part = _part(out)
     with part.open("wb") as file:
         count = await _write(client, batch, file, wait=wait)
     part.replace(out)
     return count
+
+
+def _part(out: Path) -> Path:
+    return out.with_name(f"{out.name}.part")
 
 
 async def _write(client: Client, batch: UUID, file: BinaryIO, *, wait: bool) -> int:

@@ -2,10 +2,12 @@
 
 import asyncio
 import re
+import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +17,7 @@ from uuid import UUID
 import typer
 
 from broker.cli.progress import sending, watch, watched
-from broker.cli.results import write_results
+from broker.cli.results import check_out, failure_line, first_failures, write_results
 from broker.cli.terminal import (
     AsJson,
     Data,
@@ -25,19 +27,29 @@ from broker.cli.terminal import (
     fail,
     money,
     out,
+    plain,
     print_json,
+    printable,
     told,
+    utf8,
     with_client,
 )
 from broker.client import BacklogFull, Client, Submission, new_id
-from broker.core.lines import Fault, Line, read_lines
+from broker.core.admit import LONGEST_MS
+from broker.core.lines import Fault, Line, admissible, read_lines
+from broker.core.records import BatchInfo
 from broker.errors import Unavailable
 from schemas.api import Batch
+from schemas.catalog import Catalog, CatalogError, parse
 from schemas.ids import ms_of
 from schemas.job import Lane
+from schemas.subjects import DEFAULT
+from schemas.units import Ms
 
 _SHOWN = 20
 """Faults that are printed one by one."""
+_KEPT = 1000
+"""Faults that `--json` names; of all, their number."""
 _UNITS_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
@@ -51,15 +63,17 @@ class Tally:
 
     def note(self, fault: Fault) -> None:
         self.bad += 1
-        if len(self.faults) < _SHOWN:
+        if len(self.faults) < _KEPT:
             self.faults.append(fault)
 
     def print(self) -> None:
-        for fault in self.faults:
-            err.print(f"[yellow]{fault.code}[/] ", end="")
-            err.print(str(fault), markup=False)
-        if self.bad > len(self.faults):
-            err.print(f"… and {self.bad - len(self.faults)} more")
+        for fault in self.faults[:_SHOWN]:
+            err.print(f"[yellow]{fault.code}[/] {plain(str(fault))}")
+        if self.bad > _SHOWN:
+            err.print(f"… and {self.bad - _SHOWN} more")
+
+    def print_json(self, state: Batch | None) -> None:
+        print_json({"batch": state, "faults": [str(fault) for fault in self.faults], "bad_lines": self.bad})
 
 
 def submit(
@@ -77,13 +91,21 @@ def submit(
     data: Data = None,
 ) -> None:
     """Submit a file of requests as one batch."""
-    with told(), _opened(file) as stream:
-        job = _Submit(stream, model=model, lane=lane, deadline_ms=_window_ms(deadline), strict=strict, batch=batch)
-        state = with_client(nats_url, data, lambda client: job.run(client, wait=wait or bool(results), out=results))
+    if model is not None:
+        utf8(model, "the model's name")
+    wait = wait or results is not None
+    with told():
+        if results is not None:
+            check_out(results)
+        with _opened(file) as stream:
+            job = _Submit(stream, model=model, lane=lane, window_ms=_window_ms(deadline), strict=strict, batch=batch)
+            state = with_client(nats_url, data, lambda client: job.run(client, wait=wait, out=results))
     if as_json:
-        print_json({"batch": state, "faults": [str(fault) for fault in job.tally.faults], "bad_lines": job.tally.bad})
-    else:
-        _print(state, job.tally, waited=wait or results is not None, results=results)
+        job.tally.print_json(state)
+    elif state is not None:
+        _print(state, job.tally, waited=wait, results=results)
+    if state is None:
+        fail(f"nothing was submitted; bad lines: {job.tally.bad}", Exit.USAGE)
     ended = state.counts.settled() - state.counts.succeeded
     if job.tally.bad or ended:
         raise typer.Exit(Exit.FAILED)
@@ -92,24 +114,24 @@ def submit(
 def _window_ms(text: str | None) -> int | None:
     if text is None:
         return None
-    found = re.fullmatch(r"(\d+)([smhd])", text)
-    if found is None:
-        fail(f"{text!r} is not a time such as 90s, 30m, 24h, 7d", Exit.USAGE)
-    return int(found[1]) * _UNITS_MS[found[2]]
+    found = re.fullmatch(r"([0-9]{1,12})([smhd])", text)
+    window_ms = int(found[1]) * _UNITS_MS[found[2]] if found else LONGEST_MS + 1
+    if window_ms > LONGEST_MS:
+        fail(f"{text!r} is not a time such as 90s, 30m, 24h, and at most 7d", Exit.USAGE)
+    return window_ms
 
 
 @contextmanager
 def _opened(name: str) -> Iterator[BinaryIO]:
-    """Standard input is kept in a file, since it may be read twice."""
-    if name != "-":
-        with Path(name).open("rb") as stream:
+    """A pipe is kept in a file, since it is read twice."""
+    with sys.stdin.buffer if name == "-" else Path(name).open("rb") as stream:
+        if stream.seekable() and name != "-":
             yield stream
-        return
-    with tempfile.TemporaryFile() as copy:
-        while block := sys.stdin.buffer.read(1 << 20):
-            copy.write(block)
-        copy.seek(0)
-        yield copy
+            return
+        with tempfile.TemporaryFile() as copy:
+            shutil.copyfileobj(stream, copy, 1 << 20)
+            copy.seek(0)
+            yield copy
 
 
 class _Submit:
@@ -119,23 +141,29 @@ class _Submit:
         *,
         model: str | None,
         lane: Lane,
-        deadline_ms: int | None,
+        window_ms: int | None,
         strict: bool,
         batch: UUID | None,
     ) -> None:
         self._stream = stream
         self._model = model
         self._lane = lane
-        self._window_ms = deadline_ms
+        self._window_ms = window_ms
         self._strict = strict
         self._batch = batch
         self.tally = Tally()
 
-    async def run(self, client: Client, *, wait: bool, out: Path | None) -> Batch:
-        if self._strict:
-            self._check()
-        batch = await self._ensure(client)
-        await self._send(client, batch)
+    async def run(self, client: Client, *, wait: bool, out: Path | None) -> Batch | None:
+        """None: nothing was submitted, the tally says why. Raises: typer.Exit."""
+        catalog = await _catalog(client)
+        self._check_model(catalog)
+        batch = None if self._batch is None else await client.batch(self._batch)
+        if not self._look(batch, catalog):
+            self.tally.print()
+            return None
+        if batch is None:
+            batch = await client.create_batch(lane=self._lane, metadata={})
+        await self._send(client, batch, catalog)
         state = await client.seal(batch.id, jobs=self.tally.sent)
         self.tally.print()
         if not wait:
@@ -145,40 +173,57 @@ class _Submit:
         try:
             return await waiting
         except asyncio.CancelledError:
-            where = f" --out {out}" if out else ""
-            err.print(f"\nthe batch goes on: infermq batch show {batch.id}")
-            err.print(f"its results: infermq batch results {batch.id} --wait{where}")
+            _say_how_to_come_back(batch.id, out)
             raise typer.Exit(Exit.INTERRUPTED) from None
+        except Exception:
+            _say_how_to_come_back(batch.id, out)
+            raise
 
-    def _check(self) -> None:
-        """Read it all once. Raises: typer.Exit, at a bad line."""
-        for item in read_lines(self._stream, model=self._model, batch=new_id()):
+    def _check_model(self, catalog: Catalog | None) -> None:
+        """Raises: typer.Exit."""
+        if catalog is not None and self._model is not None and self._model not in catalog.models:
+            known = ", ".join(sorted(catalog.models)) or "none, see infermq apply"
+            fail(f"--model: there is no model {self._model[:200]!r}; known: {known}", Exit.USAGE)
+
+    def _look(self, batch: Batch | None, catalog: Catalog | None) -> bool:
+        """Whether to submit it: the whole file if strict, else as far as its first good line."""
+        is_good = False
+        for item in self._items(batch.id if batch else new_id(), catalog if self._strict or not batch else None):
             if isinstance(item, Fault):
                 self.tally.note(item)
+                continue
+            is_good = True
+            if not self._strict:
+                break
         self._stream.seek(0)
-        if self.tally.bad:
-            self.tally.print()
-            fail(f"{self.tally.bad} bad lines: nothing was submitted", Exit.USAGE)
+        if not is_good or (self._strict and self.tally.bad):
+            return False
+        self.tally = Tally()
+        return True
 
-    async def _ensure(self, client: Client) -> Batch:
-        if self._batch is not None:
-            return await client.batch(self._batch)
-        first = next(iter(read_lines(self._stream, model=self._model, batch=new_id())), None)
-        self._stream.seek(0)
-        if isinstance(first, Fault) and first.number == 0:
-            fail(str(first), Exit.USAGE)
-        return await client.create_batch(lane=self._lane, metadata={})
+    def _items(self, batch: UUID, catalog: Catalog | None) -> Iterator[Line | Fault]:
+        """Of the file, for a batch. Without a catalog it is left to the broker what to refuse."""
+        deadline_ms = None if self._window_ms is None else ms_of(batch) + self._window_ms
+        items = read_lines(self._stream, model=self._model, batch=batch, deadline_ms=deadline_ms)
+        if catalog is None:
+            return items
+        info = BatchInfo(id=batch, tenant=DEFAULT, lane=self._lane, deadline_ms=None, sealed=False)
+        return admissible(items, batch=info, catalog=catalog, now=_now())
 
-    async def _send(self, client: Client, batch: Batch) -> None:
-        """Ids are made of batch and line: sending again what was sent before is safe."""
+    async def _send(self, client: Client, batch: Batch, catalog: Catalog | None) -> None:
+        """Ids are made of batch and line: sending again what was sent before is safe.
+
+        When a batch goes on, every line is sent: some were accepted before, perhaps under another catalog.
+        """
         size = self._stream.seek(0, 2)
         self._stream.seek(0)
+        items = self._items(batch.id, None if self._batch else catalog)
         interrupted = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupted.set)
         rest = f"send all of it again, what was accepted is known: infermq submit FILE --batch {batch.id}"
         try:
             with sending(size) as sent:
-                await client.submit_many(self._submissions(batch, sent, interrupted))
+                await client.submit_many(self._submissions(items, batch.lane, sent, interrupted))
         except (BacklogFull, Unavailable):
             err.print(f"stopped after {self.tally.sent} jobs; {rest}")
             raise
@@ -187,31 +232,57 @@ class _Submit:
             raise typer.Exit(Exit.INTERRUPTED)
 
     def _submissions(
-        self, batch: Batch, sent: Callable[[int, int], None], interrupted: asyncio.Event
+        self, items: Iterable[Line | Fault], lane: Lane, sent: Callable[[int, int], None], interrupted: asyncio.Event
     ) -> Iterator[Submission]:
-        deadline = ms_of(batch.id) + self._window_ms if self._window_ms is not None else None
-        for item in read_lines(self._stream, model=self._model, batch=batch.id, deadline_ms=deadline):
+        for item in items:
             if interrupted.is_set():
                 return
             if isinstance(item, Fault):
                 self.tally.note(item)
                 continue
-            yield self._counted(item, batch, sent)
-
-    def _counted(self, line: Line, batch: Batch, sent: Callable[[int, int], None]) -> Submission:
-        self.tally.sent += 1
-        if self.tally.sent % 500 == 0:
-            sent(self.tally.sent, self._stream.tell())
-        return Submission(line.model, line.job, batch.lane)
+            self.tally.sent += 1
+            if self.tally.sent % 500 == 0:
+                sent(self.tally.sent, self._stream.tell())
+            yield Submission(item.model, item.job, lane)
 
     async def _wait(self, client: Client, batch: UUID, out: Path | None) -> Batch:
         if out is None:
-            return await watch(client, batch)
+            state = await watch(client, batch)
+        else:
 
-        async def write() -> None:
-            await write_results(client, batch, out, wait=True)
+            async def write() -> None:
+                await write_results(client, batch, out, wait=True)
 
-        return await watched(client, batch, write)
+            state = await watched(client, batch, write)
+        await _say_what_failed(client, state)
+        return state
+
+
+async def _catalog(client: Client) -> Catalog | None:
+    """None where it was written for another version than this command's: the broker knows."""
+    try:
+        return parse((await client.catalog()).toml)
+    except CatalogError:
+        return None
+
+
+def _now() -> Ms:
+    return Ms(time.time_ns() // 1_000_000)
+
+
+async def _say_what_failed(client: Client, state: Batch) -> None:
+    failures = await first_failures(client, state)
+    for result in failures:
+        err.print(printable(failure_line(result)), markup=False)
+    others = state.counts.settled() - state.counts.succeeded - len(failures)
+    if others:
+        err.print(f"… and {others} more")
+
+
+def _say_how_to_come_back(batch: UUID, out: Path | None) -> None:
+    where = f" --out {plain(str(out))}" if out else ""
+    err.print(f"\nthe batch goes on: infermq batch show {batch}")
+    err.print(f"its results: infermq batch results {batch} --wait{where}")
 
 
 def _print(state: Batch, tally: Tally, *, waited: bool, results: Path | None) -> None:
@@ -228,7 +299,7 @@ def _print(state: Batch, tally: Tally, *, waited: bool, results: Path | None) ->
         f"{money(state.cost_nano_usd)}"
     )
     if results is not None:
-        out.print(f"results: {results}")
+        out.print(f"results: {plain(str(results))}")
 
 
 _ENDS = ("succeeded", "failed", "expired", "cancelled", "dead")

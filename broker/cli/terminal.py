@@ -1,6 +1,7 @@
 """What a user sees: tables, money, errors, exit codes."""
 
 import asyncio
+import re
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import msgspec
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from broker.client import BacklogFull, Client, NoBroker, Refused, TimedOut
@@ -32,8 +34,8 @@ class Exit(IntEnum):
 
 _WIDE = 240
 """Columns where the output is no terminal: nothing is cut there."""
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _WIDE)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True, emoji=False, width=None if sys.stdout.isatty() else _WIDE)
+err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 NatsUrl = Annotated[str | None, typer.Option("--nats-url", help="Where NATS is (INFERMQ_NATS_URL).")]
@@ -64,11 +66,13 @@ def told() -> Iterator[None]:
     try:
         yield
     except ExceptionGroup as group:
-        known = group.subgroup(_EXPECTED)
+        known = group.subgroup(_is_expected)
         if known is None:
             raise
         _tell(_first(known))
     except _EXPECTED as error:
+        if not _is_expected(error):
+            raise
         _tell(error)
 
 
@@ -81,10 +85,13 @@ _EXPECTED = (
     TimedOut,
     Conflict,
     CatalogError,
-    FileNotFoundError,
-    IsADirectoryError,
-    PermissionError,
+    OSError,
 )
+
+
+def _is_expected(error: BaseException) -> bool:
+    """What has no number is not the operating system's: a time-out that nobody caught."""
+    return isinstance(error, _EXPECTED) and not (isinstance(error, OSError) and error.errno is None)
 
 
 def _first(group: BaseExceptionGroup[Any]) -> BaseException:
@@ -96,22 +103,50 @@ def _tell(error: BaseException) -> None:
     match error:
         case NotFound() | Unavailable():
             code = Exit.UNAVAILABLE
-        case Refused() | CatalogError() | FileNotFoundError() | IsADirectoryError() | PermissionError():
+        case Refused() | CatalogError() | OSError():
             code = Exit.USAGE
         case _:
             code = Exit.FAILED
-    fail(f"there is no file {error.filename}" if isinstance(error, FileNotFoundError) else str(error), code)
+    fail(_words(error), code)
+
+
+def _words(error: BaseException) -> str:
+    match error:
+        case FileNotFoundError() | NotADirectoryError():
+            return f"there is no file {error.filename}"
+        case OSError():
+            return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+        case _:
+            return str(error)
 
 
 def fail(message: str, code: Exit) -> NoReturn:
     """Say it, and end. Raises: typer.Exit."""
-    err.print(f"[bold red]error:[/] {_plain(message)}")
+    err.print(f"[bold red]error:[/] {plain(message)}")
     raise typer.Exit(code)
 
 
-def _plain(text: str) -> str:
-    """Not to be read as markup."""
-    return text.replace("[", r"\[")
+def utf8(text: str, what: str) -> str:
+    """An argument, where it can be sent. Raises: typer.Exit."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        fail(f"{what} is not UTF-8", Exit.USAGE)
+    return text
+
+
+def plain(text: str) -> str:
+    """Not to be read as markup, and nothing in it that a terminal obeys."""
+    return escape(printable(text))
+
+
+def printable(text: str) -> str:
+    """With its control characters written out, but for tabs and ends of lines."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""And lone surrogates, which cannot be written, and marks that turn the direction of what follows."""
 
 
 def print_json(value: object) -> None:
@@ -127,7 +162,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, tit
         name = column.removesuffix(">")
         table.add_column(name, no_wrap=number == 0, overflow="fold", justify="right" if right else "left")
     for row in rows:
-        table.add_row(*(_plain(str(cell)) for cell in row))
+        table.add_row(*(plain(str(cell)) for cell in row))
     out.print(table)
 
 
@@ -135,7 +170,7 @@ def print_fields(fields: Iterable[tuple[str, object]]) -> None:
     table = Table(box=None, show_header=False, pad_edge=False)
     for name, value in fields:
         if value is not None:
-            table.add_row(f"[bold]{name}[/]", _plain(str(value)))
+            table.add_row(f"[bold]{name}[/]", plain(str(value)))
     out.print(table)
 
 
@@ -162,4 +197,7 @@ def instant(ms: Ms | int | None) -> str:
         return "-"
     from datetime import UTC, datetime  # noqa: PLC0415 - only here
 
-    return datetime.fromtimestamp(ms / 1000, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    try:
+        return datetime.fromtimestamp(ms / 1000, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError):
+        return "after the year 9999"

@@ -7,7 +7,7 @@ line is read.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, BinaryIO
 from uuid import UUID
@@ -15,9 +15,14 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta
 
-from schemas.catalog import ENDPOINTS
+from broker.core.admit import admit
+from broker.core.records import BatchInfo
+from schemas.catalog import ENDPOINTS, Catalog
+from schemas.codec import UNREADABLE
 from schemas.ids import line_id
 from schemas.job import BODY_BYTES, CustomId, Job
+from schemas.subjects import DEFAULT, Source
+from schemas.units import Ms
 
 LINE_BYTES = BODY_BYTES + 16 * 1024
 """A body at its limit, and room for the rest of its line."""
@@ -96,6 +101,26 @@ def read_lines(
         yield Fault(0, "empty_file", "there is no request in it")
 
 
+def admissible(
+    items: Iterable[Line | Fault], *, batch: BatchInfo, catalog: Catalog, now: Ms
+) -> Iterator[Line | Fault]:
+    """The same, where each line that admission would refuse is a fault too."""
+    for item in items:
+        yield item if isinstance(item, Fault) else _admissible(item, batch, catalog, now)
+
+
+def _admissible(line: Line, batch: BatchInfo, catalog: Catalog, now: Ms) -> Line | Fault:
+    source = Source(batch.lane, line.model, batch.tenant, DEFAULT)
+    entry = admit(line.job, source, derived=lambda: batch.id, batch=batch, catalog=catalog, now=now)
+    if (refused := entry.refused) is None:
+        return line
+    return Fault(line.number, refused.code, refused.message, _FIELDS.get(refused.field, refused.field), refused.limit)
+
+
+_FIELDS: dict[str | None, str] = {"model": "body.model", "endpoint": "url"}
+"""A job's, as a line calls them."""
+
+
 def _truncated(bad: _Bad) -> tuple[str, str, str | None, int | None]:
     return "truncated", f"the last line ends in the middle, the file seems cut off ({bad})", None, None
 
@@ -159,15 +184,15 @@ def _decoded(text: bytes) -> _Request:
     except msgspec.ValidationError as error:
         what, _, path = str(error).partition(" - at ")
         raise _Bad("bad_line", what, path.strip("`").removeprefix("$.") or None) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise _Bad("not_json", f"not JSON: {error}") from error
 
 
 def _check(request: _Request, seen: set[bytes]) -> None:
     if request.method != "POST":
-        raise _Bad("bad_method", f"{request.method!r} is not POST", "method")
+        raise _Bad("bad_method", f"{request.method[:80]!r} is not POST", "method")
     if request.url not in ENDPOINTS:
-        raise _Bad("bad_url", f"{request.url!r} is not one of {', '.join(ENDPOINTS)}", "url")
+        raise _Bad("bad_url", f"{request.url[:80]!r} is not one of {', '.join(ENDPOINTS)}", "url")
     if "\0" in request.custom_id:
         raise _Bad("nul_character", "it holds a NUL character", "custom_id")
     mark = hashlib.blake2b(request.custom_id.encode(), digest_size=8).digest()
@@ -184,3 +209,5 @@ def _decoded_body(raw: msgspec.Raw) -> _Body:
     except msgspec.ValidationError as error:
         what, _, path = str(error).partition(" - at ")
         raise _Bad("body_shape", what, f"body{path.strip('`').removeprefix('$')}") from error
+    except UNREADABLE as error:
+        raise _Bad("body_not_json", f"the body is not JSON: {error}", "body") from error

@@ -1,15 +1,21 @@
 """The commands as a user runs them, on a system of their own."""
 
+import contextlib
 import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from uuid import UUID
 
+import nats
 import pytest
 import pytest_asyncio
 
-from tests.system import System, a_catalog_file, a_system, infermq
+from broker.client import Client, Refused, Submission
+from schemas.job import Job
+from tests.builders import CHAT
+from tests.system import System, a_catalog_file, a_client, a_system, infermq, until
 
 pytestmark = [pytest.mark.story, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
 ROOT = Path(__file__).parents[2]
@@ -26,6 +32,28 @@ def a_line(custom_id: str | None = "a", **changes: object) -> str:
     body = {"model": "m", "messages": [{"role": "user", "content": "Hello."}], "max_tokens": 8}
     line: dict[str, object] = {"custom_id": custom_id, "method": "POST", "url": "/v1/chat/completions", "body": body}
     return json.dumps({name: value for name, value in {**line, **changes}.items() if value is not None})
+
+
+BAD_BODIES: list[dict[str, object]] = [{"model": "nothing"}, {"n": 0}, {"max_tokens": 10**7}, {"messages": []}]
+BAD_CODES = ["unknown_model", "n_out_of_range", "max_tokens_out_of_range", "body_shape"]
+
+
+def write(file: Path, *bodies: dict[str, object]) -> None:
+    """A line for each, `c0` and on: what its body has that is not usual."""
+    usual = {"model": "m", "messages": [{"role": "user", "content": "x"}], "max_tokens": 8}
+    file.write_text("".join(a_line(f"c{n}", body={**usual, **body}) + "\n" for n, body in enumerate(bodies)))
+
+
+def asked(system: System, *words: str, stdin: bytes) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "broker", *words, "--data", str(system.data)]
+    ran = subprocess.run(command, capture_output=True, timeout=60, check=False, input=stdin)
+    return subprocess.CompletedProcess(ran.args, ran.returncode, ran.stdout.decode(), ran.stderr.decode())
+
+
+async def is_there(client: Client, job: UUID) -> bool:
+    with contextlib.suppress(Refused):
+        return bool(await client.job(job))
+    return False
 
 
 async def test_a_file_is_submitted_waited_for_and_written(system: System, tmp_path: Path) -> None:
@@ -98,19 +126,150 @@ async def test_a_file_without_requests_is_refused(system: System, tmp_path: Path
 
 async def test_jobs_that_the_broker_refuses_end_as_failed_with_the_reason(system: System, tmp_path: Path) -> None:
     file, results = tmp_path / "refused.jsonl", tmp_path / "refused.out"
-    bodies = [
-        {"model": "nothing", "messages": [{"role": "user", "content": "x"}]},
-        {"model": "m", "messages": [{"role": "user", "content": "x"}], "n": 0},
-        {"model": "m", "messages": [{"role": "user", "content": "x"}], "max_tokens": 10**7},
-        {"model": "m", "messages": [{"role": "user", "content": "word " * 20_000}]},
-    ]
-    file.write_text("\n".join(a_line(f"c{n}", body=body) for n, body in enumerate(bodies)) + "\n")
+    write(file, {}, *BAD_BODIES)
+    async with a_client(system) as client:
+        batch = await client.create_batch()
 
-    ran = system.command("submit", str(file), "--out", str(results))
+    ran = system.command("submit", str(file), "--batch", str(batch.id), "--out", str(results))
 
-    errors = {line["custom_id"]: line["error"]["code"] for line in map(json.loads, results.read_text().splitlines())}
+    errors = {line["custom_id"]: line["error"] for line in map(json.loads, results.read_text().splitlines())}
     assert ran.returncode == 1
-    assert errors == {"c0": "refused", "c1": "refused", "c2": "refused", "c3": "context_too_long"}
+    assert [errors[f"c{n}"] and errors[f"c{n}"]["code"] for n in range(5)] == [None, *BAD_CODES]
+    assert errors["c2"]["param"] == "body.n"
+    assert errors["c2"]["limit"] == 128
+    assert errors["c2"]["line"] == 3
+    assert "line 3 (c2): n_out_of_range: body.n: n is 0" in ran.stderr
+
+
+async def test_the_first_failures_of_a_batch_are_named(system: System, tmp_path: Path) -> None:
+    file = tmp_path / "long.jsonl"
+    too_long: dict[str, object] = {"messages": [{"role": "user", "content": "word " * 20_000}]}
+    write(file, {}, *[too_long] * 7)
+
+    ran = system.command("submit", str(file), "--wait")
+
+    assert ran.returncode == 1
+    assert ran.stderr.count("context_too_long: ") == 5
+    assert "… and 2 more" in ran.stderr
+
+
+async def test_strict_knows_what_the_broker_would_refuse(system: System, tmp_path: Path) -> None:
+    file = tmp_path / "strict.jsonl"
+    write(file, {}, *BAD_BODIES)
+    before = system.command("batch", "list", "--json").stdout
+
+    ran = system.command("submit", str(file), "--strict", "--json")
+
+    assert ran.returncode == 2
+    assert json.loads(ran.stdout)["bad_lines"] == 4
+    for expected in (
+        "line 2: body.model: ",
+        "line 3: body.n: ",
+        "line 4: body.max_tokens: ",
+        "line 5: body.messages",
+    ):
+        assert expected in ran.stderr
+    assert system.command("batch", "list", "--json").stdout == before
+
+
+async def test_what_the_broker_would_refuse_is_named_and_the_others_run(system: System, tmp_path: Path) -> None:
+    file = tmp_path / "mixed.jsonl"
+    write(file, *BAD_BODIES, {})
+
+    ran = system.command("submit", str(file), "--wait", "--json")
+
+    report = json.loads(ran.stdout)
+    assert ran.returncode == 1
+    assert (report["batch"]["jobs"], report["batch"]["counts"]["succeeded"], report["bad_lines"]) == (1, 1, 4)
+    assert report["faults"][1] == "line 2: body.n: n is 0, it must be 1 to 128"
+
+
+async def test_as_json_every_bad_line_is_named(system: System, tmp_path: Path) -> None:
+    file = tmp_path / "bad.jsonl"
+    file.write_text("nope\n" * 1100)
+
+    ran = system.command("submit", str(file), "--json")
+
+    report = json.loads(ran.stdout)
+    assert (len(report["faults"]), report["bad_lines"], report["batch"]) == (1000, 1100, None)
+    assert "… and 1080 more" in ran.stderr
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfea\x00", b"", b"nope\n"])
+async def test_a_batch_stays_open_when_nothing_of_its_file_can_be_read(
+    system: System, tmp_path: Path, content: bytes
+) -> None:
+    file = tmp_path / "u16.jsonl"
+    file.write_bytes(content)
+    async with a_client(system) as client:
+        batch = await client.create_batch()
+
+        ran = system.command("submit", str(file), "--batch", str(batch.id))
+
+        assert ran.returncode == 2
+        assert (await client.batch(batch.id)).status == "open"
+
+
+@pytest.mark.parametrize("name", ["-", "/dev/stdin"])
+async def test_a_pipe_is_read(system: System, name: str) -> None:
+    ran = asked(system, "submit", name, "--wait", "--json", stdin=a_line("a").encode() + b"\n")
+
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["batch"]["counts"]["succeeded"] == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("infer", "m", "x", "--timeout-s", "inf"), "timeout_s"),
+        (("infer", "m", "x", "--timeout-s", "nan"), "--timeout-s"),
+        (("infer", "m", "x", "--temperature", "inf"), "finite"),
+        (("infer", "m", "x", "--temperature", "nan"), "--temperature"),
+        (("infer", "m", "-"), "not UTF-8"),
+        (("infer", "", "x"), "model: "),
+        (("infer", "x" * 5000, "x"), "model: "),
+        (("submit", "-", "--model", ""), "there is no model"),
+        (("submit", "-", "--model", "x" * 5000), "there is no model"),
+        (("submit", "x" * 300), "too long"),
+        (("submit", "-", "--out", "x" * 253), "too long"),
+    ],
+)
+async def test_what_cannot_be_used_is_said_in_a_line(system: System, words: tuple[str, ...], says: str) -> None:
+    ran = asked(system, *words, stdin=b"caf\xe9")
+
+    assert ran.returncode == 2, ran.stderr
+    assert says in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+async def test_a_job_of_odd_values_can_be_looked_at(system: System) -> None:
+    odd = "\\[/x] \x1b[31mred :smile:"
+    async with a_client(system) as client:
+        job = await client.submit("m", {"messages": []}, custom_id=odd, deadline_ms=10**15)
+        batch = await client.create_batch()
+        await client.submit_many([Submission("m", Job(endpoint=CHAT, body=b"{}", custom_id=odd))], batch_id=batch.id)
+        await client.seal(batch.id, jobs=1)
+        await until(lambda: is_there(client, job), "the job is recorded")
+
+    ran = system.command("job", "show", str(job))
+    [result] = map(json.loads, system.command("batch", "results", str(batch.id), "--wait").stdout.splitlines())
+    shown = system.command("job", "show", result["id"])
+
+    assert "9999" in ran.stdout
+    assert "custom_id \\[/x] \\x1b[31mred :smile:" in shown.stdout, shown.stderr
+    assert "\x1b" not in shown.stdout
+
+
+async def test_the_doctor_counts_dead_letters_and_says_how_to_look(system: System) -> None:
+    nc = await nats.connect(system.info.nats_url)
+    await nc.jetstream().publish("infermq.submit.bulk.m.default.default", b"nope")
+    await nc.close()
+
+    async def counted() -> bool:
+        findings = json.loads(system.command("doctor", "--json").stdout)
+        return any(one["name"] == "dead letters" and "select" in one["advice"] for one in findings)
+
+    await until(counted, "the doctor counts the dead letter")
 
 
 async def test_an_answer_streams_to_the_terminal(system: System) -> None:
@@ -195,6 +354,47 @@ async def test_what_is_not_there_is_said(system: System, words: tuple[str, ...])
     assert ran.returncode == 2
     assert "there is no" in ran.stderr
     assert "Traceback" not in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("infer", "m", b"caf\xe9"), "not UTF-8"),
+        (("infer", b"caf\xe9", "x"), "not UTF-8"),
+        (("submit", "FILE", "--model", b"caf\xe9"), "not UTF-8"),
+        (("submit", "FILE", "--deadline", "99999999999999999d"), "at most 7d"),
+        (("submit", "FILE", "--deadline", "8d"), "at most 7d"),
+        (("submit", "FILE/x"), "there is no file"),
+        (("submit", "FILE", "--out", "nowhere/x"), "nowhere/x"),
+        (("submit", "FILE", "--out", "FILE/x"), "no file can be made"),
+        (("apply", "LATIN"), "not UTF-8"),
+        (("apply", "FILE/x"), "there is no file"),
+    ],
+)
+async def test_arguments_that_cannot_be_used_are_said_and_nothing_is_submitted(
+    system: System, tmp_path: Path, words: tuple[str | bytes, ...], says: str
+) -> None:
+    (tmp_path / "FILE").write_text(a_line("a") + "\n")
+    (tmp_path / "LATIN").write_bytes(b"# caf\xe9\n")
+    before = json.loads(system.command("batch", "list", "--json").stdout)
+    command = [sys.executable, "-m", "broker", *words, "--data", str(system.data)]
+
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path)  # noqa: ASYNC221 - nothing else runs
+
+    assert ran.returncode == 2
+    assert says in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert json.loads(system.command("batch", "list", "--json").stdout) == before
+
+
+async def test_up_refuses_a_catalog_that_is_no_text(tmp_path: Path) -> None:
+    file = tmp_path / "latin.toml"
+    file.write_bytes(b"# caf\xe9\n")
+
+    ran = infermq("up", "--data", str(tmp_path / "data"), "--catalog", str(file))
+
+    assert ran.returncode == 2
+    assert "not UTF-8" in ran.stderr
 
 
 async def test_without_a_system_the_commands_say_how_to_start_one(tmp_path: Path) -> None:

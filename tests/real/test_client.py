@@ -1,0 +1,142 @@
+"""The Python producer's client, on a NATS without a broker: what it refuses by itself, and what it leaves behind."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from broker.client import Client, NoBroker, Refused, Submission
+from schemas.job import BODY_BYTES
+from schemas.subjects import LONGEST_NAME
+from tests.builders import BODY, a_job
+
+pytestmark = pytest.mark.real
+LONG_NAMES = ["x" * 5000, "x" * (LONGEST_NAME + 1), "\N{GRINNING FACE}" * LONGEST_NAME]
+BAD_NAMES = ["", "\ud800", *LONG_NAMES]
+
+
+@pytest.fixture
+async def client(nats_url: str) -> AsyncIterator[Client]:
+    async with Client.connect(nats_url) as connected:
+        yield connected
+
+
+async def test_a_task_goes_on_after_submit_many_has_failed(client: Client) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+
+    with pytest.raises(NoBroker):
+        await client.submit_many([Submission("m", a_job())])
+
+    assert task.cancelling() == 0
+    with pytest.raises(NoBroker):
+        await client.submit("m", BODY)
+
+
+async def test_a_cancelled_submit_many_is_cancelled(client: Client) -> None:
+    asked = asyncio.Event()
+
+    async def jobs() -> AsyncIterator[Submission]:
+        yield Submission("m", a_job())
+        asked.set()
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(client.submit_many(jobs()))
+    await asked.wait()
+    task.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+@pytest.mark.parametrize("model", BAD_NAMES)
+async def test_a_model_that_no_subject_can_carry_is_refused_and_the_connection_stays(
+    client: Client, model: str
+) -> None:
+    for refused in (client.infer(model, BODY), client.submit(model, BODY)):
+        with pytest.raises(Refused) as caught:
+            await refused
+        assert (caught.value.problem.code, caught.value.problem.field) == ("unknown_model", "model")
+        assert caught.value.problem.limit == LONGEST_NAME
+
+    assert client.nats.is_connected
+    with pytest.raises(NoBroker):
+        await client.status()
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+@pytest.mark.parametrize("field", ["tenant", "key"])
+async def test_a_tenant_or_key_that_no_subject_can_carry_is_refused(nats_url: str, field: str, name: str) -> None:
+    with pytest.raises(Refused) as caught:
+        async with Client.connect(nats_url, **{field: name}):
+            pass
+
+    assert (caught.value.problem.code, caught.value.problem.field) == ("bad_name", field)
+
+
+async def test_the_longest_names_fit(nats_url: str) -> None:
+    longest = "é" * LONGEST_NAME
+
+    async with Client.connect(nats_url, tenant=longest, key=longest) as client:
+        with pytest.raises(NoBroker):
+            await client.submit(longest, BODY)
+        with pytest.raises(NoBroker):
+            await client.infer(longest, BODY)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"custom_id": ""}, "custom_id"),
+        ({"custom_id": "x" * 600}, "custom_id"),
+        ({"custom_id": 5}, "custom_id"),
+        ({"custom_id": "\ud800"}, "custom_id"),
+        ({"metadata": {str(n): "" for n in range(17)}}, "metadata"),
+        ({"metadata": {"a": "x" * 600}}, "metadata[...]"),
+        ({"deadline_ms": -1}, "deadline_ms"),
+        ({"deadline_ms": 1.5}, "deadline_ms"),
+        ({"deadline_ms": 10**20}, "deadline_ms"),
+        ({"idempotency_key": ""}, "idempotency_key"),
+        ({"endpoint": "x" * 9_000_000}, "endpoint"),
+        ({"body": b"x" * (BODY_BYTES + 1)}, "body"),
+        ({"body": {"messages": "\ud800"}}, "body"),
+    ],
+)
+async def test_what_no_intake_could_read_is_refused_with_its_field(
+    client: Client, changes: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(Refused) as caught:
+        await client.submit("m", **{"body": BODY, **changes})
+
+    assert caught.value.problem.field == field
+
+
+async def test_a_body_over_the_limit_is_not_sent_whichever_way(client: Client) -> None:
+    body = b" " * 9_000_000
+
+    for refused in (client.infer("m", body), client.submit("m", body)):
+        with pytest.raises(Refused) as caught:
+            await refused
+        assert (caught.value.problem.code, caught.value.problem.limit) == ("body_too_large", BODY_BYTES)
+
+
+async def test_of_many_jobs_the_bad_one_is_named(client: Client) -> None:
+    with pytest.raises(Refused, match=r"custom_id: .*, in job 2") as caught:
+        await client.submit_many(Submission("m", a_job(custom_id=name)) for name in ("a", ""))
+
+    assert caught.value.problem.field == "custom_id"
+
+
+@pytest.mark.parametrize("timeout_s", [float("inf"), float("nan"), 0.0, -1.0, 1e300])
+async def test_a_timeout_that_is_no_time_is_refused(client: Client, timeout_s: float) -> None:
+    with pytest.raises(Refused) as caught:
+        await client.infer("m", BODY, timeout_s=timeout_s)
+
+    assert caught.value.problem.field == "timeout_s"
+
+
+async def test_what_no_message_can_carry_is_refused(client: Client) -> None:
+    for refused in (client.apply_catalog("#" * 9_000_000), client.create_batch(metadata={"a": "\ud800"})):
+        with pytest.raises(Refused):
+            await refused
