@@ -235,7 +235,7 @@ class Broker:
             ends = zip(*(_end(report) for report in reports), strict=True)
             bodies = {report.job: _body(report) for report in reports}
             async with self._pool.acquire() as connection, connection.transaction():
-                ended = await connection.fetch(_FINISH, *map(list, ends), now, min(bodies), max(bodies))
+                ended = await connection.fetch(_FINISH, *map(list, ends), now)
                 await _copy(connection, "executions", EXECUTION_COLUMNS, executions)
                 results = [(row["id"], row["batch"], bodies[row["id"]]) for row in ended]
                 await _copy(connection, "results", ("job", "batch", "body"), results)

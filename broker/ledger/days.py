@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import lru_cache
 from uuid import UUID
 
 from broker.ledger.connection import Connection
@@ -26,6 +27,12 @@ class Days:
             self._known.add(day)
 
 
+def day_of(job: UUID) -> str:
+    """What the partitions of its day end with."""
+    return _name(ms_of(job) // _DAY_MS)
+
+
+@lru_cache(maxsize=64)
 def _name(day: int) -> str:
     return datetime.fromtimestamp(day * _DAY_MS / 1000, UTC).strftime("%Y%m%d")
 

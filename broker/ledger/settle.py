@@ -5,6 +5,7 @@ executions and results are copied in. What is left (a late report, an expiry in 
 repeated group) takes the careful way.
 """
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -27,7 +28,7 @@ from broker.core.records import (
 )
 from broker.ledger.connection import Connection
 from broker.ledger.counts import Deltas
-from broker.ledger.days import Days
+from broker.ledger.days import Days, day_of
 from broker.ledger.intake import columns, copy_bodies, copy_results, insert_jobs
 from broker.ledger.rows import EXECUTION_COLUMNS, execution_row, job_row, json_text, key_of, recorded_of
 from broker.ledger.spend import add_spend
@@ -121,10 +122,12 @@ class _Group:
         return apart
 
     async def _finish(self, finals: Mapping[int, Verdict]) -> None:
-        if finals:
-            ends = _ends(finals.values())
-            rows = await self.connection.fetch(query("finish"), *ends, self.now, ends[0][0], ends[0][-1])
-            self._take(finals, rows)
+        by_day: dict[str, list[Verdict]] = defaultdict(list)
+        for verdict in finals.values():
+            by_day[day_of(verdict.job)].append(verdict)
+        for day, theirs in sorted(by_day.items()):
+            finish = query("finish").replace("infermq.jobs", f"infermq.jobs_{day}")
+            self._take(finals, await self.connection.fetch(finish, *_ends(theirs), self.now))
 
     async def _finish_any(self, left: Mapping[int, Verdict]) -> None:
         rows = await self.connection.fetch(query("finish_any"), *_ends(left.values()), self.now)

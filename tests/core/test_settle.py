@@ -18,6 +18,7 @@ from schemas.outcome import (
     Charge,
     Denied,
     EngineFault,
+    EngineLost,
     Expired,
     Failed,
     Failure,
@@ -347,3 +348,4 @@ def test_backoff_stays_within_its_bounds(attempt: int, unit: float) -> None:
 def test_an_engine_that_asks_for_patience_gets_it() -> None:
     assert wait_ms(Throttled(Ms(5000)), 1, unit=0.0) == 5000
     assert wait_ms(EngineFault("x"), 1, unit=0.0) == 0
+    assert wait_ms(EngineLost("x"), 1, unit=0.5) > 4 * wait_ms(EngineLost("x", sent=False), 1, unit=0.5)

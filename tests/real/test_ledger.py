@@ -1,6 +1,6 @@
 import asyncio
 import re
-from typing import Any
+from typing import Any, LiteralString
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -11,6 +11,7 @@ from broker.core.records import Entry, Final, Ignore, Pick, Requeue, Verdict
 from broker.core.settle import Prices, decide, expiry, last_word, unstorable
 from broker.errors import BadData, Conflict, Deposed, Unavailable
 from broker.ledger import PgLedger, migrate, pending
+from broker.ledger.days import day_of
 from broker.ledger.pg import SETTINGS
 from broker.ledger.sql import query
 from schemas.api import Batch, BatchCreate, BatchStatus, ResultPage, State
@@ -288,13 +289,50 @@ async def test_the_usual_way_of_a_job_plans_over_its_own_days_only(ledger: PgLed
     plans = {
         "dispatch": await connection.fetch(f"explain {query('dispatch')}", *flow, job, job),
         "attempts_of": await connection.fetch(f"explain {query('attempts_of')}", [job], [1], job, job),
-        "finish": await connection.fetch(f"explain {query('finish')}", *end, job, job),
+        "finish": await connection.fetch(f"explain {on_day('finish', job)}", *end),
     }
 
     await connection.close()
     for name, plan in plans.items():
         days = set(re.findall(r"(?:jobs|bodies)_(\d{8})", "\n".join(row[0] for row in plan)))
         assert len(days) == 1, (name, days)
+
+
+def on_day(name: LiteralString, job: UUID) -> str:
+    return query(name).replace("infermq.jobs", f"infermq.jobs_{day_of(job)}")
+
+
+async def test_statistics_that_know_no_new_job_spoil_no_plan(ledger: PgLedger, ledger_url: str) -> None:
+    before = [an_entry() for _ in range(1000)]
+    await ledger.admit(before)
+    attempts = await dispatched(ledger, *before)
+    await settled(ledger, *(a_verdict(attempt, a_success()) for attempt in attempts))
+    connection = await asyncpg.connect(ledger_url, server_settings=SETTINGS)
+    await connection.execute("analyze")
+    entries = sorted((an_entry() for _ in range(1000)), key=lambda entry: entry.id)
+    await ledger.admit(entries)
+    jobs = [entry.id for entry in entries]
+    flow = [[entry.model for entry in entries], ["bulk"] * 1000, ["default"] * 1000]
+    deadlines = [entry.deadline_ms for entry in entries]
+    zeros = [0] * 1000
+
+    plans = [
+        await connection.fetch(
+            f"explain analyze {query('dispatch')}",
+            *flow, deadlines, jobs, ["d"] * 1000, now(), jobs[0], jobs[-1],
+        ),
+        await connection.fetch(f"explain analyze {query('attempts_of')}", jobs, [1] * 1000, jobs[0], jobs[-1]),
+        await connection.fetch(
+            f"explain analyze {on_day('finish', jobs[0])}",
+            jobs, [1] * 1000, ["succeeded"] * 1000, [None] * 1000, zeros, zeros, zeros, zeros, now(),
+        ),
+    ]  # fmt: skip
+
+    await connection.close()
+    for plan in plans:
+        text = "\n".join(row[0] for row in plan)
+        assert "rows=1000" in text, text
+        assert "Removed by Join Filter" not in text, text
 
 
 # settlement

@@ -1,12 +1,19 @@
 -- queued → running, for those that still wait, in the order of the picks. Their ids are between $8 and $9: said apart, it
 -- leaves all other days out of the plan.
-with picked as (
-    delete from infermq.waiting w
-     using unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::uuid[], $6::text[]) with ordinality
+--
+-- Each `lateral` keeps a lookup by its key, and rows go by their ctid: in a plain join, the planner takes a backlog that
+-- was empty when it was last analyzed for one row, and runs through all picks for each of its rows.
+with picked as materialized (
+    select w.*, p.deployment, p.place
+      from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::uuid[], $6::text[]) with ordinality
            as p(model, lane, tenant, deadline_ms, job, deployment, place)
-     where w.model = p.model and w.lane = p.lane and w.tenant = p.tenant and w.deadline_ms = p.deadline_ms
-       and w.job = p.job
-    returning w.job, w.attempt + 1 as attempt, w.uncounted, w.tried, p.deployment, p.place
+     cross join lateral (
+           select w.ctid as at, w.job, w.attempt + 1 as attempt, w.uncounted, w.tried from infermq.waiting w
+            where w.model = p.model and w.lane = p.lane and w.tenant = p.tenant and w.deadline_ms = p.deadline_ms
+              and w.job = p.job
+              for update) w
+), gone as (
+    delete from infermq.waiting where ctid = any(array(select at from picked))
 ), started as (
     insert into infermq.running (job, attempt, uncounted, deployment, dispatched_ms, tried)
     select job, attempt, uncounted, deployment, $7, tried from picked
@@ -14,6 +21,8 @@ with picked as (
 select j.id as job, p.attempt, j.tenant, j.lane, j.model, p.deployment, j.endpoint, b.body, j.admitted_ms, j.deadline_ms,
        $7::bigint as dispatched_ms, j.traceparent
   from picked p
-  join infermq.jobs j on j.id = p.job and j.id between $8 and $9
-  join infermq.bodies b on b.job = p.job and b.job between $8 and $9
+  cross join lateral (
+        select * from infermq.jobs j where j.id = p.job and j.id between $8 and $9 offset 0) j
+  cross join lateral (
+        select b.body from infermq.bodies b where b.job = p.job and b.job between $8 and $9 offset 0) b
  order by p.place

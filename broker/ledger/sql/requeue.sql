@@ -1,13 +1,19 @@
 -- running → queued, for those that run this very attempt. Lists of deployments come as JSON, since arrays of unequal
--- lengths do not nest.
+-- lengths do not nest; `lateral` and ctid as in dispatch.sql.
 with verdict as (
     select job, attempt, not_before_ms, uncounted,
            (select array_agg(name) from jsonb_array_elements_text(tried) as t(name)) as tried
       from unnest($1::uuid[], $2::int[], $3::bigint[], $4::int[], $5::jsonb[])
            as v(job, attempt, not_before_ms, uncounted, tried)
-), gone as (
-    delete from infermq.running r using verdict v where r.job = v.job and r.attempt = v.attempt
-    returning v.job, v.attempt, v.not_before_ms, r.uncounted + v.uncounted as uncounted, v.tried
+), gone as materialized (
+    select v.job, v.attempt, v.not_before_ms, r.uncounted + v.uncounted as uncounted, v.tried, r.at
+      from verdict v
+     cross join lateral (
+           select r.ctid as at, r.uncounted from infermq.running r
+            where r.job = v.job and r.attempt = v.attempt
+              for update) r
+), ended as (
+    delete from infermq.running where ctid = any(array(select at from gone))
 )
 insert into infermq.waiting (model, lane, tenant, deadline_ms, job, attempt, uncounted, not_before_ms, tried)
 select j.model, j.lane, j.tenant, j.deadline_ms, j.id, g.attempt, g.uncounted, g.not_before_ms, g.tried
