@@ -4,7 +4,6 @@ An answer with the header `Infermq-Kind: error` is an ErrorBody.
 """
 
 import logging
-import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
@@ -41,7 +40,7 @@ from schemas.api import (
     Status,
 )
 from schemas.catalog import CatalogError, parse
-from schemas.codec import ERROR, KIND, jsoned
+from schemas.codec import ERROR, KIND, jsoned, place_of
 from schemas.ids import why_not
 from schemas.subjects import Verb, untoken
 
@@ -207,9 +206,9 @@ def _problem(error: Exception) -> Problem:
 
 
 def _invalid(message: str) -> Problem:
-    """The words are msgspec's, with the place as a field: it says `… - at `$.ask.id``."""
-    what, _, path = message.partition(" - at ")
-    field = re.sub(r"^`\$\.ask\.?|`$", "", path)
+    """The words are msgspec's, of a call whose argument is `ask`."""
+    what, path = place_of(message)
+    field = path.removeprefix(".ask").removeprefix(".")
     if not field and "got `bytes`" in what:
         what = "the request is not a JSON object"
     return Problem("bad_request", what, field or None)

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import re
 import secrets
-import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -51,7 +50,8 @@ from schemas.api import (
     Status,
 )
 from schemas.catalog import CHAT
-from schemas.codec import ERROR, KIND, Undecodable, bundled, bundles, decode_job, jsoned, packed
+from schemas.clock import wall_clock
+from schemas.codec import ERROR, KIND, Undecodable, bundled, bundles, decode_job, jsoned, packed, place_of
 from schemas.ids import line_id, uuid7
 from schemas.jetstream import (
     BATCH_BYTES,
@@ -417,7 +417,7 @@ class Client:
     async def _conversation(
         self, model: str, body: Mapping[str, Any] | bytes, endpoint: str, timeout_s: float
     ) -> AsyncGenerator[Piece | Reply, None]:
-        deadline = Ms(_now() + _timeout_ms(timeout_s))
+        deadline = Ms(wall_clock() + _timeout_ms(timeout_s))
         payload = _payload(Job(endpoint=endpoint, body=_body(body), deadline_ms=deadline))
         subject = _infer_subject(model, self._tenant, self._key)
         inbox = self._nc.new_inbox()
@@ -474,13 +474,9 @@ def _refusal(data: bytes) -> Exception:
     return Refused(problem)
 
 
-def _now() -> Ms:
-    return Ms(time.time_ns() // 1_000_000)
-
-
 def new_id() -> UUID:
     """For a batch or a job."""
-    return uuid7(_now(), secrets.randbits(80))
+    return uuid7(wall_clock(), secrets.randbits(80))
 
 
 def _body(body: Mapping[str, Any] | bytes) -> bytes:
@@ -509,8 +505,8 @@ def _payload(job: Job) -> bytes:
         payload = packed(job)
         decode_job(payload, None)
     except Undecodable as error:
-        what, _, path = str(error.__cause__).partition(" - at ")
-        raise Refused(Problem("bad_job", what, path.strip("`").removeprefix("$.") or None)) from error
+        what, path = place_of(str(error.__cause__))
+        raise Refused(Problem("bad_job", what, path.removeprefix(".") or None)) from error
     except _UNWRITABLE as error:
         raise Refused(Problem("bad_job", str(error), _unwritable(job))) from error
     if len(payload) > size + _REST_BYTES:

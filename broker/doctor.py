@@ -20,6 +20,7 @@ from broker.errors import Conflict, Unavailable
 from broker.ledger import pending
 from schemas.api import Status
 from schemas.catalog import parse
+from schemas.clock import wall_clock
 
 DISTRIBUTION = "infermq"
 PACKAGES = ("broker", "workers", "schemas")
@@ -151,7 +152,7 @@ def _broker_state(status: Status) -> Finding:
 
 
 def _clocks(status: Status) -> list[Finding]:
-    here = time.time_ns() // 1_000_000
+    here = wall_clock()
     skews = {"broker": here - status.now_ms, "database": status.now_ms - status.database_now_ms}
     skews |= {f"worker {beat.worker}": max(0, abs(status.now_ms - beat.at_ms) - 2000) for beat in status.workers}
     wrong = [f"{name} {skew:+} ms" for name, skew in skews.items() if abs(skew) > _MOST_SKEW_MS]

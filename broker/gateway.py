@@ -107,6 +107,8 @@ class Gateway:
         self._outstanding: Counter[str] = Counter()
         self._peaks = deque([Counter[str]()], maxlen=_PEAK_TICKS)
         """The most that was outstanding, tick by tick."""
+        self._earlier = Counter[str]()
+        """The most of all these, until the last tick."""
         self._inbox = f"_INBOX.{secrets.token_hex(11)}"
         self._idle = asyncio.Event()
 
@@ -189,7 +191,7 @@ class Gateway:
             catalog=self._catalog(),
             beats=self._beats(),
             outstanding=self._outstanding,
-            peak=reduce(or_, self._peaks),
+            peak=self._earlier | self._peaks[-1],
             unit=(self._entropy() % 1_000_003) / 1_000_003,
             tried=tried,
             capped=self._is_capped,
@@ -325,6 +327,7 @@ class Gateway:
             heed_cancellation()
             await asyncio.sleep(_TICK_S)
             self._peaks.append(Counter(self._outstanding))
+            self._earlier = reduce(or_, self._peaks)
             now = self._clock()
             for live in list(self._live.values()):
                 why = core.overdue(

@@ -5,7 +5,6 @@ import contextlib
 import importlib.metadata
 import logging
 import secrets
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -34,18 +33,14 @@ from broker.patience import patiently
 from broker.settle import Settle
 from schemas import subjects
 from schemas.catalog import Catalog, CatalogError
+from schemas.clock import wall_clock
 from schemas.jetstream import heed_cancellation
 from schemas.job import Lane
-from schemas.units import Ms
 
 log = logging.getLogger(__name__)
 _ADVISORY_BYTES = 1024 * 1024
 POOLS_S = 1.0
 GAUGES_S = 5.0
-
-
-def wall_clock() -> Ms:
-    return Ms(time.time_ns() // 1_000_000)
 
 
 def entropy() -> int:

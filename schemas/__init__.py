@@ -3,6 +3,7 @@
 Standard library and msgspec only; imports nothing of ours; anyone may import it.
 
 units      Ms, NanoUsd, Tokens
+clock      the time of this machine
 ids        job ids: UUIDv7 made, derived, checked
 subjects   every subject, stream, consumer and bucket name; build and parse
 jetstream  the JetStream wire that nats-py has no call for: raw pulls, atomic batches

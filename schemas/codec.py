@@ -4,7 +4,7 @@ MessagePack inside the system; producers choose. Unknown fields are ignored ever
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
@@ -37,6 +37,7 @@ UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What a decoder raises over bytes that are not what they should be."""
 
 T = TypeVar("T")
+V = TypeVar("V")
 
 _msgpack = msgspec.msgpack.Encoder(uuid_format="bytes")
 _json = msgspec.json.Encoder()
@@ -62,16 +63,28 @@ def unpacker(kind: type[T]) -> msgspec.msgpack.Decoder[T]:
     return msgspec.msgpack.Decoder(kind)
 
 
+def place_of(message: str) -> tuple[str, str]:
+    """Msgspec's words, and the place they speak of without its `$`: it says `… - at `$.n``; empty for the whole."""
+    what, _, path = message.partition(" - at ")
+    return what, path.strip("`").removeprefix("$")
+
+
 def bundles(values: Iterable[bytes], *, most_bytes: int = BUNDLE_BYTES) -> Iterator[list[bytes]]:
     """Packed values in groups, in their order, each small enough for one message."""
-    group: list[bytes] = []
+    return grouped(values, len, most=BUNDLE, most_bytes=most_bytes)
+
+
+def grouped(values: Iterable[V], size_of: Callable[[V], int], *, most: int, most_bytes: int) -> Iterator[list[V]]:
+    """In their order, so many and so many bytes at most; one that is larger by itself is a group of its own."""
+    group: list[V] = []
     size = 0
     for value in values:
-        if group and (len(group) == BUNDLE or size + len(value) > most_bytes):
+        length = size_of(value)
+        if group and (len(group) == most or size + length > most_bytes):
             yield group
             group, size = [], 0
         group.append(value)
-        size += len(value)
+        size += length
     if group:
         yield group
 

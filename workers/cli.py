@@ -11,7 +11,6 @@ import os
 import signal
 import socket
 import sys
-import time
 from collections.abc import Callable
 from typing import Annotated
 
@@ -25,6 +24,7 @@ from nats.js.errors import NotFoundError
 
 from schemas import subjects
 from schemas.catalog import Deployment, Revision
+from schemas.clock import wall_clock
 from schemas.codec import UNREADABLE
 from schemas.units import Ms
 from schemas.worker import WorkerBeat
@@ -47,10 +47,6 @@ _GC = (20_000, 50, 100)
 _PENDING_BYTES = 16 * 1024 * 1024
 _PR_SET_PDEATHSIG = 1
 _revision = msgspec.json.Decoder(Revision)
-
-
-def wall_clock() -> Ms:
-    return Ms(time.time_ns() // 1_000_000)
 
 
 def main() -> None:

@@ -33,6 +33,7 @@ from broker.ledger.sql import query
 from schemas import subjects
 from schemas.api import ResultNotice, State
 from schemas.catalog import CHAT
+from schemas.clock import wall_clock
 from schemas.codec import jsoned, packed, unpacker
 from schemas.ids import line_id
 from schemas.job import Attempt, Job, Lane
@@ -192,7 +193,7 @@ class Broker:
         await pull.open()
         while True:
             messages = await pull.group()
-            now = _now()
+            now = wall_clock()
             jobs = [_job.decode(message.data) for message in messages]
             rows = [_job_row(job, now) for job in jobs]
             waiting = [("m", "bulk", "t", now, job.id) for job in jobs]
@@ -215,7 +216,7 @@ class Broker:
             picks = [self._ready.popleft() for _ in range(room)]
             deadlines, jobs = [deadline for deadline, _ in picks], [job for _, job in picks]
             flow = ["m"] * room, ["bulk"] * room, ["t"] * room
-            now = _now()
+            now = wall_clock()
             async with self._pool.acquire() as connection, connection.transaction():
                 least, greatest = min(jobs), max(jobs)
                 rows = await connection.fetch(_DISPATCH, *flow, deadlines, jobs, ["d"] * room, now, least, greatest)
@@ -229,7 +230,7 @@ class Broker:
         await pull.open()
         while True:
             messages = await pull.group()
-            now = _now()
+            now = wall_clock()
             reports = [_report.decode(message.data) for message in messages]
             executions = [_execution(report) for report in reports]
             ends = zip(*(_end(report) for report in reports), strict=True)
@@ -247,10 +248,6 @@ class Broker:
             ]
             await self._nc.publish(_SETTLED, jsoned(notices), headers={"Count": str(len(notices))})
             await _ack(self._nc, messages)
-
-
-def _now() -> Ms:
-    return Ms(time.time_ns() // 1_000_000)
 
 
 def _job_row(job: Job, now: Ms) -> tuple[object, ...]:
@@ -323,7 +320,7 @@ async def _work(nc: Nats, answer: bytes) -> None:
 
 
 def _answered(attempt: Attempt, answer: bytes) -> Report:
-    now = _now()
+    now = wall_clock()
     return Report(
         job=attempt.job,
         attempt=attempt.number,

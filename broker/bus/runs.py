@@ -19,7 +19,7 @@ from broker.core.settle import BROKER
 from broker.errors import Unavailable
 from broker.patience import patiently
 from schemas import subjects
-from schemas.codec import UNREADABLE, Bundle, bundled, bundles, packed
+from schemas.codec import UNREADABLE, Bundle, bundled, bundles, grouped, packed
 from schemas.jetstream import (
     BATCH_BYTES,
     BATCH_MESSAGES,
@@ -110,16 +110,7 @@ async def _store(nc: Client, batch: Sequence[Outgoing], name: str) -> None:
 
 
 def _batches(messages: Sequence[Outgoing]) -> Iterator[Sequence[Outgoing]]:
-    batch: list[Outgoing] = []
-    size = 0
-    for message in messages:
-        if batch and (len(batch) == BATCH_MESSAGES or size + len(message.payload) > BATCH_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append(message)
-        size += len(message.payload)
-    if batch:
-        yield batch
+    return grouped(messages, lambda message: len(message.payload), most=BATCH_MESSAGES, most_bytes=BATCH_BYTES)
 
 
 async def in_run(nc: Client) -> set[tuple[UUID, int]]:

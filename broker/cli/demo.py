@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from broker.config import DATA, UpConfig
 from broker.core.lines import Fault, read_lines
 from broker.up import running
 from schemas.api import Batch, Execution, JobShow, Result
+from schemas.clock import wall_clock
 
 PROMPTS = Path(__file__).parents[2] / "examples" / "prompts.jsonl"
 _QUESTION = "Explain in two sentences why the sky is blue."
@@ -36,7 +36,7 @@ def demo(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
 ) -> None:
     """Run a batch of real prompts on this machine, stream an answer, show what it took, stop everything."""
-    began_ms = time.time_ns() // 1_000_000
+    began_ms = wall_clock()
     with told():
         if not file.exists():
             fail(f"there is no {file}: give a file of OpenAI Batch lines with --file", Exit.USAGE)
@@ -75,7 +75,7 @@ class _Demo:
         assert task is not None  # noqa: S101 - we run in one
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         async with running(self._config, say=lambda line: err.print(line, markup=False)) as up:
-            self._say(f"[bold]infermq is up[/] after {(time.time_ns() // 1_000_000 - self._began_ms) / 1000:.1f} s")
+            self._say(f"[bold]infermq is up[/] after {(wall_clock() - self._began_ms) / 1000:.1f} s")
             async with Client.connect(up.nats_url) as client:
                 return await self._with(client)
 

@@ -6,7 +6,6 @@ import shutil
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -41,10 +40,10 @@ from broker.core.records import BatchInfo
 from broker.errors import Unavailable
 from schemas.api import Batch
 from schemas.catalog import Catalog, CatalogError, parse
+from schemas.clock import wall_clock
 from schemas.ids import ms_of
 from schemas.job import Lane
 from schemas.subjects import DEFAULT
-from schemas.units import Ms
 
 _SHOWN = 20
 """Faults that are printed one by one."""
@@ -208,7 +207,7 @@ class _Submit:
         if catalog is None:
             return items
         info = BatchInfo(id=batch, tenant=DEFAULT, lane=self._lane, deadline_ms=None, sealed=False)
-        return admissible(items, batch=info, catalog=catalog, now=_now())
+        return admissible(items, batch=info, catalog=catalog, now=wall_clock())
 
     async def _send(self, client: Client, batch: Batch, catalog: Catalog | None) -> None:
         """Ids are made of batch and line: sending again what was sent before is safe.
@@ -264,10 +263,6 @@ async def _catalog(client: Client) -> Catalog | None:
         return parse((await client.catalog()).toml)
     except CatalogError:
         return None
-
-
-def _now() -> Ms:
-    return Ms(time.time_ns() // 1_000_000)
 
 
 async def _say_what_failed(client: Client, state: Batch) -> None:

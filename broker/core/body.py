@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from schemas.catalog import CHAT, COMPLETIONS, EMBEDDINGS, Model
+from schemas.codec import place_of
 from schemas.job import BODY_BYTES
 from schemas.outcome import Refused
 
@@ -111,10 +112,8 @@ def _read(body: bytes, endpoint: str) -> Sampled | Embedding | Refused:
 
 
 def _misshapen(message: str, endpoint: str) -> Refused:
-    """msgspec's words, with the place as a field: it says `… - at `$.n``."""  # noqa: D403 - a name
-    what, _, path = message.partition(" - at ")
-    field = "body" + path.strip("`").removeprefix("$")
-    return Refused("body_shape", f"the body does not have the shape of {endpoint}: {what}", field)
+    what, path = place_of(message)
+    return Refused("body_shape", f"the body does not have the shape of {endpoint}: {what}", f"body{path}")
 
 
 def _out_of_range(read: Sampled, model: Model) -> Refused | None:

@@ -18,7 +18,7 @@ from msgspec import Meta
 from broker.core.admit import admit
 from broker.core.records import BatchInfo
 from schemas.catalog import ENDPOINTS, Catalog
-from schemas.codec import UNREADABLE
+from schemas.codec import UNREADABLE, place_of
 from schemas.ids import line_id
 from schemas.job import BODY_BYTES, CustomId, Job
 from schemas.subjects import DEFAULT, Source
@@ -182,8 +182,8 @@ def _decoded(text: bytes) -> _Request:
     try:
         return _request.decode(text)
     except msgspec.ValidationError as error:
-        what, _, path = str(error).partition(" - at ")
-        raise _Bad("bad_line", what, path.strip("`").removeprefix("$.") or None) from error
+        what, path = place_of(str(error))
+        raise _Bad("bad_line", what, path.removeprefix(".") or None) from error
     except UNREADABLE as error:
         raise _Bad("not_json", f"not JSON: {error}") from error
 
@@ -207,7 +207,7 @@ def _decoded_body(raw: msgspec.Raw) -> _Body:
     try:
         return _body.decode(raw)
     except msgspec.ValidationError as error:
-        what, _, path = str(error).partition(" - at ")
-        raise _Bad("body_shape", what, f"body{path.strip('`').removeprefix('$')}") from error
+        what, path = place_of(str(error))
+        raise _Bad("body_shape", what, f"body{path}") from error
     except UNREADABLE as error:
         raise _Bad("body_not_json", f"the body is not JSON: {error}", "body") from error

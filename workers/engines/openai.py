@@ -13,6 +13,7 @@ import time
 import tomllib
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import cache
 from importlib.resources import files
 from types import SimpleNamespace
 from typing import Annotated, Any
@@ -25,6 +26,7 @@ from msgspec import Meta
 from msgspec.structs import replace
 
 from schemas.catalog import CHAT, EMBEDDINGS, Deployment
+from schemas.clock import wall_clock
 from schemas.outcome import (
     BadRequest,
     Charge,
@@ -109,6 +111,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Whether a response without a cost is priced by genai-prices before the deployment's own price."""
 
 
+@cache
 def profiles() -> dict[str, Profile]:
     text = files("workers.engines").joinpath("providers.toml").read_text()
     return msgspec.convert(tomllib.loads(text), dict[str, Profile])
@@ -213,7 +216,7 @@ class OpenAI:
 
     def capacity(self) -> Capacity:
         """None while the API is left alone: what is not sent cannot be refused. Then one, until it has answered."""
-        if self._pause.left_ms(_now()):
+        if self._pause.left_ms(wall_clock()):
             return Capacity(0, 0)
         if self._pause.is_in_doubt:
             return Capacity(1, min(1, self._most.reserve))
@@ -241,7 +244,7 @@ class OpenAI:
             yield step
 
     def _heed(self, outcome: Succeeded | Failed, *, is_outage: bool) -> None:
-        now = _now()
+        now = wall_clock()
         was_left_alone = bool(self._pause.left_ms(now))
         match outcome:
             case Failed(Throttled(asked)):
@@ -290,7 +293,7 @@ class OpenAI:
             headers,
             denied=self._profile.denied or profiles()["generic"].denied,
             context_tokens=self._deployment.context_tokens,
-            now=_now(),
+            now=wall_clock(),
         )
 
     def charge(
@@ -524,7 +527,3 @@ def _why_lost(error: aiohttp.ClientError | OSError) -> str:
 
 def _line(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-def _now() -> Ms:
-    return Ms(time.time_ns() // 1_000_000)
