@@ -74,6 +74,8 @@ _MESSAGE_BYTES = 64 * 1024
 _IN_FLIGHT = 4
 """Atomic batches on their way at once; the server allows 50 a stream, for all producers."""
 _POLL_S = 2.0
+_SOON_S = 0.1
+"""Until results that an older transaction still hides are asked for again: their notice has come already."""
 """The net under the live feed of results."""
 _SILENCE_S = 6.0
 """The gateway passes on a keepalive each second."""
@@ -341,10 +343,11 @@ class Client:
                 if page.results:
                     yield page
                     cursor = page.cursor
-                if page.completed or not (wait or page.results):
+                if page.results and page.more:
+                    continue
+                if page.completed or not wait:
                     return
-                if not page.results:
-                    await _either(news, _POLL_S)
+                await _either(news, _SOON_S if page.more else _POLL_S)
         finally:
             if not self._nc.is_closed:
                 await feed.unsubscribe()

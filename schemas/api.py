@@ -168,6 +168,8 @@ class ResultPage(msgspec.Struct, frozen=True):
     """Where to go on; None only if there is nothing yet and none was given."""
     completed: bool
     """The batch is completed and this page is its last."""
+    more: bool = False
+    """There was more already when the page was read; maybe not to be read yet, while an older transaction is open."""
 
 
 class JobRef(msgspec.Struct, frozen=True):

@@ -84,7 +84,9 @@ class Pool:
         self._held: dict[tuple[bytes, int, bool], Held] = {}
         self._running = {False: 0, True: 0}
         self._reported: OrderedDict[tuple[bytes, int], None] = OrderedDict()
-        self._reporter = Reporter(nc, deployment, metrics)
+        self._reporter = Reporter(
+            nc, deployment, metrics, free=partial(self._room, live=False), running=lambda: self.running
+        )
         self._idle = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
         self.is_draining = False

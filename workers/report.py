@@ -1,6 +1,7 @@
 """Outcomes on their way to OUTCOME: durable first, then whatever waits for that."""
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import os
@@ -21,6 +22,16 @@ from workers.ports import LARGEST_BODY
 log = logging.getLogger(__name__)
 _BESIDE = 64 * 1024
 """Bytes of a report that are neither request nor response, and headers."""
+SHARE = 1 / 8
+LONGEST_S = 0.25
+"""While all slots are busy, a dispatched attempt's outcome waits for others: this share of the time that it took to run,
+and at most so long. Each message on its own costs NATS, broker and Postgres several milliseconds of CPU between them,
+which an engine on the same machine would use.
+"""
+GRACE_S = 0.01
+"""A slot that stays free longer may be free because the broker does not know yet that it is."""
+ENOUGH = 16
+"""Outcomes that wait for no more of them."""
 _RETRY_S = 0.2
 _LONGEST_RETRY_S = 5.0
 _numbers = itertools.count(1)
@@ -29,17 +40,27 @@ _numbers = itertools.count(1)
 @dataclass(slots=True)
 class Pending:
     payload: bytes
+    due_s: float
+    """When it is to be sent, by the loop's clock."""
+    grace_s: float
+    """When it is to be sent if a slot is free then."""
     stored: Callable[[], Awaitable[str | None]]
     """Called once the stream has it; says which message may go then, by its ack subject."""
 
 
 class Reporter:
-    """Publishes what is ready together as one message, and again until it is stored."""
+    """Publishes what is ready together as one message, and again until it is stored. `free` are the slots that wait for
+    an attempt, `running` the attempts that have not ended yet.
+    """
 
-    def __init__(self, nc: Client, deployment: str, metrics: Metrics) -> None:
+    def __init__(
+        self, nc: Client, deployment: str, metrics: Metrics, *, free: Callable[[], int], running: Callable[[], int]
+    ) -> None:
         self._nc = nc
         self._subject = subjects.outcome(deployment)
         self._metrics = metrics
+        self._free = free
+        self._running = running
         self._pending: list[Pending] = []
         self._ready = asyncio.Event()
         self._idle = asyncio.Event()
@@ -49,7 +70,8 @@ class Reporter:
         return f"Reporter(pending={len(self._pending)})"
 
     def add(self, report: Report, stored: Callable[[], Awaitable[str | None]]) -> None:
-        self._pending.append(Pending(packed(report), stored))
+        now = asyncio.get_running_loop().time()
+        self._pending.append(Pending(packed(report), now + wait_s(report), now + GRACE_S, stored))
         self._idle.clear()
         self._ready.set()
 
@@ -64,11 +86,29 @@ class Reporter:
             await self._ready.wait()
             self._ready.clear()
             while self._pending:
+                await self._gather()
                 bundle = self._take()
                 await self._store([one.payload for one in bundle])
                 await self._let_go([await _told(one) for one in bundle])
                 heed_cancellation()
             self._idle.set()
+
+    async def _gather(self) -> None:
+        """Until what is pending is due; that of callers comes first."""
+        while (left := self._left_s()) > 0:
+            self._ready.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._ready.wait()
+        self._pending.sort(key=lambda one: one.due_s)
+
+    def _left_s(self) -> float:
+        if not self._running() or len(self._pending) >= ENOUGH:
+            return 0.0
+        due = min(one.due_s for one in self._pending)
+        if self._free() > 0:
+            due = min(due, max(one.grace_s for one in self._pending))
+        return due - asyncio.get_running_loop().time()
 
     def _take(self) -> Sequence[Pending]:
         count = len(next(bundles(one.payload for one in self._pending)))
@@ -97,6 +137,11 @@ class Reporter:
             else:
                 self._metrics.stored.observe(asyncio.get_running_loop().time() - began)
                 return
+
+
+def wait_s(report: Report) -> float:
+    """How long an outcome may wait for others. The caller of an interactive one waits for it already."""
+    return 0.0 if report.live is not None else min(LONGEST_S, SHARE * report.timings.run_ms / 1000)
 
 
 async def _told(one: Pending) -> str | None:

@@ -1,58 +1,112 @@
 """An engine kept full through the broker, against the same engine driven directly: both at the same concurrency."""
 
+import asyncio
+import statistics
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from broker.bench.figure import Baseline, Figure, figure_of
-from broker.bench.system import Direct, a_system, direct
+from broker.bench.system import Direct, a_system, loading
 from broker.client import Client, Submission
 from schemas.api import BatchStatus
-from schemas.catalog import CHAT, Catalog
+from schemas.catalog import CHAT, parse
 from schemas.job import Job
 
-_WORDS = (
-    "Name three things that a lighthouse keeper does in a day, and say why each of them matters. Number %d.",
-    "Write a short note to a neighbour about a borrowed ladder. Number %d.",
-)
+_PROMPT = "Name three things that a lighthouse keeper does in a day, and say why each of them matters. Number %d."
+_LENGTHS = tuple(16 + 7 * number % 33 for number in range(33))
+"""Output tokens, 32 on average. Were all alike, then those that start together would end in one step and the next ones
+be taken in as one batch, again and again; whoever lost that step once would be slower from then on, by up to a tenth on
+llama.cpp. Real answers are not alike.
+"""
 
 
 async def saturation(
-    *, catalog: str, model: str, deployment: str, parsed: Catalog, runs: int, rounds: int, say: Callable[[str], None]
+    *, catalog: Path, model: str, deployment: str, runs: int, rounds: int, quick: bool, say: Callable[[str], None]
 ) -> Figure:
-    """Output tokens/s. `rounds`: how often each slot is filled."""
-    async with a_system(catalog) as (_, client, file), direct(file, deployment) as engine:
+    """Output tokens/s. `rounds`: how often each slot is filled in a part of a run; it has four, there and back, so that
+    a machine that grows slower or faster tells on both sides alike. `quick`: two, and both engines load side by side,
+    which is not for GPUs.
+    """
+    text = catalog.read_text()
+    async with AsyncExitStack() as stack:
+        if quick:
+            talk = await stack.enter_async_context(loading(catalog, deployment))
+        _, client, _ = await stack.enter_async_context(a_system(text))
+        if not quick:
+            talk = await stack.enter_async_context(loading(catalog, deployment))
+        await talk.answer()
         status = await client.status()
         slots = next(beat.slots for beat in status.workers if beat.deployment == deployment)
-        through, alone = [], []
-        await _through(client, model, slots)
-        await _alone(engine, slots, slots)
-        for number in range(1, runs + 1):
-            alone.append(await _alone(engine, slots * rounds, slots))
-            through.append(await _through(client, model, slots * rounds))
-            say(f"run {number}: {through[-1]:.0f} tokens/s, {alone[-1]:.0f} directly")
-    name = parsed.deployments[deployment].engine
-    ratios = sorted(a / b for a, b in zip(through, alone, strict=True))
-    direct_figure = Baseline("driven directly", sorted(alone)[(runs - 1) // 2])
-    figure = figure_of(f"saturation {name}", "output tokens/s", through, baselines=[direct_figure])
-    return msgspec.structs.replace(
-        figure, details={"median of the runs' own ratios": ratios[(runs - 1) // 2], "slots": slots}
+        through, alone = await _measured(
+            client, Direct(talk), model=model, slots=slots, runs=runs, rounds=rounds, quick=quick, say=say
+        )
+        talk.end()
+    ratios = sorted(ours.per_s / theirs.per_s for ours, theirs in zip(through, alone, strict=True))
+    figure = figure_of(
+        f"saturation {parse(text).deployments[deployment].engine}",
+        "output tokens/s",
+        [made.per_s for made in through],
+        baselines=[Baseline("driven directly", statistics.median_low([made.per_s for made in alone]))],
     )
+    return msgspec.structs.replace(figure, details={"median of the runs' own ratios": statistics.median_low(ratios)})
 
 
-def _body() -> dict[str, Any]:
-    message = {"role": "user", "content": _WORDS[0]}
-    return {"messages": [message], "max_tokens": 32, "temperature": 0, "ignore_eos": True}
+async def _measured(
+    client: Client,
+    engine: Direct,
+    *,
+    model: str,
+    slots: int,
+    runs: int,
+    rounds: int,
+    quick: bool,
+    say: Callable[[str], None],
+) -> tuple[list["Made"], list["Made"]]:
+    """Of each run, through the broker and driven directly."""
+    through, alone = [], []
+    await asyncio.gather(_through(client, model, slots), _alone(engine, slots, slots))  # the first is slower
+    for number in range(1, runs + 1):
+        theirs = await _alone(engine, slots * rounds, slots)
+        ours = await _through(client, model, slots * rounds)
+        if not quick:
+            ours += await _through(client, model, slots * rounds)
+            theirs += await _alone(engine, slots * rounds, slots)
+        through.append(ours)
+        alone.append(theirs)
+        say(f"run {number}, {slots} slots: {ours.per_s:.0f} tokens/s, {theirs.per_s:.0f} directly")
+    return through, alone
 
 
-async def _alone(engine: Direct, requests: int, slots: int) -> float:
-    ran = await engine.run(_body(), requests=requests, concurrency=slots)
-    return float(ran["output_tokens"] / ran["seconds"])
+@dataclass(frozen=True, slots=True)
+class Made:
+    tokens: int
+    seconds: float
+
+    def __add__(self, other: "Made") -> "Made":
+        return Made(self.tokens + other.tokens, self.seconds + other.seconds)
+
+    @property
+    def per_s(self) -> float:
+        return self.tokens / self.seconds
 
 
-async def _through(client: Client, model: str, requests: int) -> float:
+def _bodies() -> list[dict[str, Any]]:
+    asked = {"messages": [{"role": "user", "content": _PROMPT}], "temperature": 0, "ignore_eos": True}
+    return [asked | {"max_tokens": length} for length in _LENGTHS]
+
+
+async def _alone(engine: Direct, requests: int, slots: int) -> Made:
+    ran = await engine.run(*_bodies(), requests=requests, concurrency=slots)
+    return Made(ran["output_tokens"], ran["seconds"])
+
+
+async def _through(client: Client, model: str, requests: int) -> Made:
     batch = await client.create_batch()
     began = time.perf_counter()
     sent = await client.submit_many(_submissions(model, requests), batch_id=batch.id)
@@ -63,11 +117,11 @@ async def _through(client: Client, model: str, requests: int) -> float:
     state = await client.batch(batch.id)
     if state.status is not BatchStatus.COMPLETED or state.counts.succeeded != requests:
         raise RuntimeError(f"{requests} jobs were submitted: {state.counts}")
-    return state.usage.output_tokens / (ended - began)
+    return Made(state.usage.output_tokens, ended - began)
 
 
 def _submissions(model: str, requests: int) -> Iterator[Submission]:
-    template = msgspec.json.encode(_body())
+    templates = [msgspec.json.encode(body) for body in _bodies()]
     for number in range(requests):
-        body = template.replace(b"%d", str(number).encode())
+        body = templates[number % len(templates)].replace(b"%d", str(number).encode())
         yield Submission(model, Job(endpoint=CHAT, body=body, custom_id=f"s{number}"))

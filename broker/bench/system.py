@@ -6,7 +6,7 @@ import os
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,11 @@ class Talk:
                 return answer
         raise RuntimeError(f"a process of the benchmark ended:\n{self._log.read_text(errors='replace')[-2000:]}")
 
+    def end(self) -> None:
+        """Tell it to end; it is waited for later."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+
 
 class Direct:
     """An engine in a process of its own, with nothing between it and its requests."""
@@ -69,14 +74,26 @@ class Direct:
 
 @asynccontextmanager
 async def direct(catalog: Path, deployment: str) -> AsyncIterator[Direct]:
-    words = ["-m", "workers.direct", "--catalog", str(catalog), "--deployment", deployment]
-    async with child(*words) as talk:
+    async with loading(catalog, deployment) as talk:
+        await talk.answer()
         yield Direct(talk)
+
+
+def loading(catalog: Path, deployment: str) -> AbstractAsyncContextManager[Talk]:
+    """An engine that is not ready before its first answer; then it is for `Direct`."""
+    return _process("-m", "workers.direct", "--catalog", str(catalog), "--deployment", deployment)
 
 
 @asynccontextmanager
 async def child(*words: str) -> AsyncIterator[Talk]:
     """A Python process that ends with us, once it has said that it is ready."""
+    async with _process(*words) as talk:
+        await talk.answer()
+        yield talk
+
+
+@asynccontextmanager
+async def _process(*words: str) -> AsyncIterator[Talk]:
     with tempfile.NamedTemporaryFile(prefix="infermq-bench-", suffix=".log") as log:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -88,9 +105,7 @@ async def child(*words: str) -> AsyncIterator[Talk]:
             limit=64 * 1024 * 1024,
         )
         try:
-            talk = Talk(process, Path(log.name))
-            await talk.answer()
-            yield talk
+            yield Talk(process, Path(log.name))
         finally:
             await _ended(process)
 

@@ -59,7 +59,9 @@ def saturation(
     *,
     catalog: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="A catalog with one model.")] = _EXAMPLE,
     model: Annotated[str, typer.Option(help="Its model.")] = "small-chat",
-    rounds: Annotated[int, typer.Option(min=1, max=1000, help="How often each slot is filled in a run.")] = 12,
+    rounds: Annotated[
+        int, typer.Option(min=1, max=1000, help="How often each slot is filled in a quarter of a run.")
+    ] = 6,
     runs: Runs = 5,
     quick: Quick = False,
     as_json: AsJson = False,
@@ -67,14 +69,13 @@ def saturation(
     """A real engine kept full through the broker, against the same engine driven directly: output tokens/s."""
     from broker.bench.saturation import saturation as measure  # noqa: PLC0415
 
-    rounds, runs = (2, 1) if quick else (rounds, runs)
-    text = catalog.read_text()
-    parsed = parse(text)
+    rounds, runs = (1, 1) if quick else (rounds, runs)
+    parsed = parse(catalog.read_text())
     if model not in parsed.models:
         fail(f"{catalog} has no model {model!r}; known: {', '.join(parsed.models)}", Exit.USAGE)
     deployment = parsed.models[model].route[0].deployment
     _show(
-        measure(catalog=text, model=model, deployment=deployment, parsed=parsed, runs=runs, rounds=rounds, say=_say),
+        measure(catalog=catalog, model=model, deployment=deployment, runs=runs, rounds=rounds, quick=quick, say=_say),
         as_json=as_json,
     )
 

@@ -54,8 +54,9 @@ async def results(
     if rows:
         xid, job = rows[-1]["xid"], rows[-1]["id"]
         cursor = f"{xid}-{job}"
-    left = asked.completed_ms is None or await connection.fetchval(query("results_left"), batch_id, xid, job)
-    return ResultPage(tuple(result_of(row) for row in rows), cursor, completed=not left)
+    more: bool = await connection.fetchval(query("results_left"), batch_id, xid, job)
+    is_completed = asked.completed_ms is not None and not more
+    return ResultPage(tuple(result_of(row) for row in rows), cursor, completed=is_completed, more=more)
 
 
 def _parse_cursor(cursor: str | None) -> tuple[str, UUID]:

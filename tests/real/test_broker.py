@@ -283,6 +283,19 @@ async def test_refused_jobs_of_a_batch_complete_it(running: Running) -> None:
     assert (await running.client.batch(batch.id)).status is BatchStatus.COMPLETED
 
 
+async def test_results_of_an_open_batch_end_with_those_that_are_there(running: Running) -> None:
+    batch = await running.client.create_batch()
+    await running.client.submit_many([Submission("m", a_job(custom_id="one"))], batch_id=batch.id)
+    async for _ in running.client.results(batch.id):
+        break
+    asked = running.client.nats.stats["out_msgs"]
+
+    there = [result.custom_id async for result in running.client.results(batch.id, wait=False)]
+
+    assert there == ["one"]
+    assert running.client.nats.stats["out_msgs"] - asked == 1
+
+
 async def test_sending_a_batch_again_changes_nothing(running: Running) -> None:
     batch = await running.client.create_batch()
     short = BODY.replace(b"8}", b"1}")

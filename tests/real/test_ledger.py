@@ -583,6 +583,7 @@ async def test_pages_of_results_end_with_the_batch(ledger: PgLedger) -> None:
 
     assert [len(first.results), len(last.results)] == [3, 2]
     assert (first.completed, last.completed) == (False, True)
+    assert (first.more, last.more) == (True, False)
 
 
 async def test_a_page_of_results_fits_a_message_and_always_goes_on(ledger: PgLedger) -> None:

@@ -5,12 +5,14 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
+from uuid import UUID
 
 import msgspec
 import pytest
 from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
 
+import workers.report
 from broker.bus.runs import Runs
 from broker.bus.streams import declare_pool, declare_streams
 from schemas import subjects
@@ -31,17 +33,19 @@ from schemas.outcome import (
     ResponseTooLarge,
     Succeeded,
     TimedOut,
+    Timings,
     WorkerLost,
     failure_kind,
     public_message,
 )
 from schemas.units import Ms
-from tests.builders import a_catalog, an_attempt, now
+from tests.builders import a_catalog, a_report, an_attempt, now
 from workers.core.leases import MOST_DELIVERIES, before_run, extend_every_ms, while_running
 from workers.engines.simulated import Options, Simulated
 from workers.metrics import Metrics
 from workers.pool import Pool, problem_of
 from workers.ports import Capacity
+from workers.report import ENOUGH, LONGEST_S, Reporter, wait_s
 
 pytestmark = pytest.mark.real
 _reports = Bundle(Report)
@@ -309,6 +313,98 @@ async def test_a_cancelled_job_stops(nc: Nats) -> None:
 
         assert (await bench.report()).outcome == Cancelled()
         assert bench.pool.running == 0
+
+
+class Stored:
+    """A reporter at work, and what of its reports is stored."""
+
+    def __init__(self, nc: Nats, *, running: int) -> None:
+        self.nc = nc
+        self.free = 0
+        self.reporter = Reporter(nc, "d", Metrics(), free=lambda: self.free, running=lambda: running)
+        self.jobs: asyncio.Queue[UUID] = asyncio.Queue()
+
+    async def add(self, report: Report) -> None:
+        async def stored() -> None:
+            self.jobs.put_nowait(report.job)
+
+        self.reporter.add(report, stored)
+        await self.nc.flush()
+
+    async def messages(self) -> int:
+        return (await self.nc.jetstream().stream_info(subjects.OUTCOME)).state.messages
+
+
+@pytest.fixture
+async def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An outcome waits as long as the test does."""
+    monkeypatch.setattr(workers.report, "LONGEST_S", 3600.0)
+
+
+@asynccontextmanager
+async def a_reporter(nc: Nats, *, running: int) -> AsyncIterator[Stored]:
+    await declare_streams(nc)
+    found = Stored(nc, running=running)
+    serving = asyncio.create_task(found.reporter.serve())
+    try:
+        yield found
+    finally:
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+
+
+def a_long_one(**changes: Any) -> Report:
+    timings = Timings(started_ms=now(), queue_ms=Ms(0), run_ms=Ms(3_600_000_000))
+    return a_report(timings=timings, **changes)
+
+
+@pytest.mark.usefixtures("patience")
+async def test_outcomes_wait_for_more_while_every_slot_is_busy(nc: Nats) -> None:
+    async with a_reporter(nc, running=1) as found:
+        await found.add(a_long_one())
+        await found.add(a_long_one())
+        assert await found.messages() == 0
+
+        found.free = 1
+        await found.add(a_long_one())
+
+        async with asyncio.timeout(20):
+            assert len({await found.jobs.get() for _ in range(3)}) == 3
+        assert await found.messages() == 1
+
+
+@pytest.mark.usefixtures("patience")
+async def test_outcomes_do_not_wait_once_they_are_many(nc: Nats) -> None:
+    async with a_reporter(nc, running=1) as found, asyncio.timeout(20):
+        for _ in range(ENOUGH):
+            await found.add(a_long_one())
+
+        assert {await found.jobs.get() for _ in range(ENOUGH)}
+        assert await found.messages() == 1
+
+
+@pytest.mark.usefixtures("patience")
+@pytest.mark.parametrize(
+    ("running", "changes"), [(0, {}), (1, {"live": an_attempt()})], ids=["nothing runs", "a caller waits"]
+)
+async def test_an_outcome_that_need_not_wait_is_stored_at_once(
+    nc: Nats, running: int, changes: dict[str, Any]
+) -> None:
+    async with a_reporter(nc, running=running) as found, asyncio.timeout(20):
+        report = a_long_one(**changes)
+        await found.add(report)
+
+        assert await found.jobs.get() == report.job
+
+
+async def test_an_outcome_waits_an_eighth_of_its_run_at_most(nc: Nats) -> None:
+    async with a_reporter(nc, running=1) as found, asyncio.timeout(20):
+        report = a_report(timings=Timings(started_ms=now(), queue_ms=Ms(0), run_ms=Ms(80)))
+        await found.add(report)
+
+        assert await found.jobs.get() == report.job
+    assert wait_s(report) == pytest.approx(0.01)
+    assert wait_s(a_long_one()) == LONGEST_S
 
 
 async def test_draining_finishes_what_runs_and_takes_nothing_more(nc: Nats) -> None:

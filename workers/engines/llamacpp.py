@@ -17,14 +17,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
-import psutil
-import xllamacpp
 from msgspec import Meta
 
 from schemas.catalog import CHAT, COMPLETIONS, EMBEDDINGS, Deployment
 from schemas.outcome import BadRequest, ContextTooLong, EngineFault, Failed, Succeeded, Usage
 from workers.core.whole import Whole
+from workers.engines import openmp
 from workers.ports import Capacity, Chunk, EngineConfigError, Limits, Request, Step
+
+if importlib.util.find_spec("xllamacpp") is None:
+    raise ModuleNotFoundError("xllamacpp is not installed", name="xllamacpp")
 
 _DEFAULT_SLOTS = 8
 """The example prompts on two cores: 4 at once make 97 tokens/s, 8 make 105, 16 make 99."""
@@ -44,7 +46,7 @@ _UNREADABLE = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threads: Annotated[int, Meta(ge=1, le=1024)] | None = None
-    """None: one a physical core."""
+    """None: one for each physical core that the worker may use."""
     gpu_layers: Annotated[int, Meta(ge=-1)] | None = None
     """Layers on the GPU, -1 for all. None: llama.cpp decides."""
     batch_tokens: Annotated[int, Meta(ge=32)] = 2048
@@ -93,6 +95,7 @@ class LlamaCpp:
         self._context_tokens = context_tokens
         self._capacity = capacity
         self._options = options
+        self._compute_threads = options.threads or openmp.cores()
         self._server: Any = None
         most = capacity.slots + capacity.reserve
         self._threads = ThreadPoolExecutor(most, thread_name_prefix="llamacpp")
@@ -101,7 +104,11 @@ class LlamaCpp:
     async def start(self) -> Capacity:
         loop = asyncio.get_running_loop()
         try:
-            self._server = await loop.run_in_executor(self._threads, xllamacpp.Server, self._params())
+            xllamacpp = openmp.load("xllamacpp", threads=self._compute_threads)
+            params = self._set(xllamacpp.CommonParams())
+            self._server = await loop.run_in_executor(self._threads, xllamacpp.Server, params)
+        except ImportError as error:
+            raise EngineConfigError(f"xllamacpp is installed and cannot be loaded: {error}") from error
         except (RuntimeError, ValueError) as error:
             raise EngineConfigError(f"llama.cpp cannot load {self._file}: {error}") from error
         return self._capacity
@@ -119,15 +126,14 @@ class LlamaCpp:
         await asyncio.get_running_loop().run_in_executor(None, self._threads.shutdown)
         self._server = None
 
-    def _params(self) -> Any:
-        params, options = xllamacpp.CommonParams(), self._options
-        threads = options.threads or psutil.cpu_count(logical=False) or 1
+    def _set(self, params: Any) -> Any:
+        options = self._options
         params.model.path = str(self._file)
         params.n_parallel = self._capacity.slots + self._capacity.reserve
         params.n_ctx = params.n_parallel * self._context_tokens
         params.n_batch = options.batch_tokens
-        params.cpuparams.n_threads = threads
-        params.cpuparams_batch.n_threads = threads
+        params.cpuparams.n_threads = self._compute_threads
+        params.cpuparams_batch.n_threads = self._compute_threads
         params.cache_ram_mib = options.prompt_cache_mib
         params.warmup = False
         params.verbosity = -1
