@@ -70,7 +70,8 @@ async def _measured(
 ) -> tuple[list["Made"], list["Made"]]:
     """Of each run, through the broker and driven directly."""
     through, alone = [], []
-    await asyncio.gather(_through(client, model, slots), _alone(engine, slots, slots))  # the first is slower
+    few = max(1, slots // 4) if quick else slots
+    await asyncio.gather(_through(client, model, few), _alone(engine, few, slots))  # the first are slower
     for number in range(1, runs + 1):
         theirs = await _alone(engine, slots * rounds, slots)
         ours = await _through(client, model, slots * rounds)

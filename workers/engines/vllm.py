@@ -31,12 +31,14 @@ from workers.core.body import BadBody, asks_for_length, fields_of, spent_of, wit
 from workers.core.capacity import Load, slots
 from workers.core.sse import DONE, Events
 from workers.core.whole import Whole
+from workers.engines import openmp
 from workers.engines.asgi import App, Reply, called
 from workers.engines.guard import Guard
 from workers.ports import Alive, Capacity, Chunk, EngineConfigError, EngineDied, Limits, Request, Step
 
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+os.environ.setdefault("GOMP_SPINCOUNT", openmp.SPINS)  # on a CPU its threads wait for each other as llama.cpp's do
 os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, sorted(os.sched_getaffinity(0)))))
 """By default vLLM leaves one core out; with two, that is half of them."""
 os.environ.pop("VLLM_API_KEY", None)  # there is no door to lock
