@@ -74,9 +74,9 @@ _MESSAGE_BYTES = 64 * 1024
 _IN_FLIGHT = 4
 """Atomic batches on their way at once; the server allows 50 a stream, for all producers."""
 _POLL_S = 2.0
+"""The net under the live feed of results."""
 _SOON_S = 0.1
 """Until results that an older transaction still hides are asked for again: their notice has come already."""
-"""The net under the live feed of results."""
 _SILENCE_S = 6.0
 """The gateway passes on a keepalive each second."""
 _FULL = frozenset({10077, 10047, 10167, 10168})

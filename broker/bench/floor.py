@@ -27,7 +27,7 @@ from nats.js.api import AckPolicy, ConsumerConfig
 from broker.bench.system import child
 from broker.bus.streams import STREAMS
 from broker.embedded import die_with_parent
-from broker.ledger.pg import SETTINGS
+from broker.ledger.pg import SETTINGS, as_it_is
 from broker.ledger.rows import EXECUTION_COLUMNS, JOB_COLUMNS
 from broker.ledger.sql import query
 from schemas import subjects
@@ -339,7 +339,9 @@ def _job_of(body: bytes, batch: UUID, line: int) -> Job:
 
 async def _main(role: str, nats_url: str, postgres_url: str, answer_bytes: int) -> None:
     nc = await _connected(nats_url)
-    async with asyncpg.create_pool(postgres_url, min_size=3, max_size=3, server_settings=SETTINGS) as pool:
+    async with asyncpg.create_pool(
+        postgres_url, min_size=3, max_size=3, server_settings=SETTINGS, reset=as_it_is
+    ) as pool:
         serving = asyncio.create_task(
             Broker(nc, pool).serve() if role == "broker" else _work(nc, b"y" * answer_bytes)
         )

@@ -26,6 +26,21 @@ llama.cpp. Real answers are not alike.
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Made:
+    """Output tokens, and the time that they took."""
+
+    tokens: int
+    seconds: float
+
+    def __add__(self, other: "Made") -> "Made":
+        return Made(self.tokens + other.tokens, self.seconds + other.seconds)
+
+    @property
+    def per_s(self) -> float:
+        return self.tokens / self.seconds
+
+
 async def saturation(
     *, catalog: Path, model: str, deployment: str, runs: int, rounds: int, quick: bool, say: Callable[[str], None]
 ) -> Figure:
@@ -47,14 +62,14 @@ async def saturation(
             client, Direct(talk), model=model, slots=slots, runs=runs, rounds=rounds, quick=quick, say=say
         )
         talk.end()
-    ratios = sorted(ours.per_s / theirs.per_s for ours, theirs in zip(through, alone, strict=True))
-    figure = figure_of(
+    ratios = [ours.per_s / theirs.per_s for ours, theirs in zip(through, alone, strict=True)]
+    return figure_of(
         f"saturation {parse(text).deployments[deployment].engine}",
         "output tokens/s",
         [made.per_s for made in through],
         baselines=[Baseline("driven directly", statistics.median_low([made.per_s for made in alone]))],
+        details={"median of the runs' own ratios": statistics.median_low(ratios), "slots": slots},
     )
-    return msgspec.structs.replace(figure, details={"median of the runs' own ratios": statistics.median_low(ratios)})
 
 
 async def _measured(
@@ -67,7 +82,7 @@ async def _measured(
     rounds: int,
     quick: bool,
     say: Callable[[str], None],
-) -> tuple[list["Made"], list["Made"]]:
+) -> tuple[list[Made], list[Made]]:
     """Of each run, through the broker and driven directly."""
     through, alone = [], []
     few = max(1, slots // 4) if quick else slots
@@ -80,21 +95,8 @@ async def _measured(
             theirs += await _alone(engine, slots * rounds, slots)
         through.append(ours)
         alone.append(theirs)
-        say(f"run {number}, {slots} slots: {ours.per_s:.0f} tokens/s, {theirs.per_s:.0f} directly")
+        say(f"run {number}: {ours.per_s:.0f} tokens/s, {theirs.per_s:.0f} directly")
     return through, alone
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    tokens: int
-    seconds: float
-
-    def __add__(self, other: "Made") -> "Made":
-        return Made(self.tokens + other.tokens, self.seconds + other.seconds)
-
-    @property
-    def per_s(self) -> float:
-        return self.tokens / self.seconds
 
 
 def _bodies() -> list[dict[str, Any]]:

@@ -44,7 +44,7 @@ SETTINGS = {
 }
 
 
-async def _as_it_is(_: object) -> None:
+async def as_it_is(_: object) -> None:
     """No query here leaves anything behind in its session that asyncpg would have to reset, at a round trip each time. A
     transaction that is open is rolled back in any case.
     """
@@ -63,7 +63,7 @@ class PgLedger:
         """Raises: Unavailable."""
         with translated():
             pool = await asyncpg.create_pool(
-                url, min_size=1, max_size=connections, server_settings=SETTINGS, reset=_as_it_is
+                url, min_size=1, max_size=connections, server_settings=SETTINGS, reset=as_it_is
             )
         try:
             yield cls(pool)

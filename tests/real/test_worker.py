@@ -39,7 +39,7 @@ from schemas.outcome import (
     public_message,
 )
 from schemas.units import Ms
-from tests.builders import a_catalog, a_report, an_attempt, now
+from tests.builders import BODY, a_catalog, a_report, an_attempt, now
 from workers.core.leases import MOST_DELIVERIES, before_run, extend_every_ms, while_running
 from workers.engines.simulated import Options, Simulated
 from workers.metrics import Metrics
@@ -90,6 +90,15 @@ class Bench:
         """Wait until a stream holds so many."""
         async with asyncio.timeout(10):
             while (await self.nc.jetstream().stream_info(stream)).state.messages != messages:
+                await asyncio.sleep(0.01)
+
+    async def leases(self, attempts: int) -> None:
+        """Wait until the worker holds so many."""
+        async with asyncio.timeout(20):
+            while True:
+                info = await self.nc.jetstream().consumer_info(subjects.RUN, subjects.pool_consumer("d"))
+                if info.num_ack_pending == attempts:
+                    return
                 await asyncio.sleep(0.01)
 
     async def asks(self, stream: str, *, pulls: int) -> None:
@@ -371,6 +380,22 @@ async def test_outcomes_wait_for_more_while_every_slot_is_busy(nc: Nats) -> None
         async with asyncio.timeout(20):
             assert len({await found.jobs.get() for _ in range(3)}) == 3
         assert await found.messages() == 1
+
+
+@pytest.mark.usefixtures("patience")
+async def test_a_message_stays_while_its_outcome_waits_so_a_killed_worker_loses_no_job(
+    nc: Nats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers.report, "SHARE", 3600.0)
+    monkeypatch.setattr(workers.report, "GRACE_S", 3600.0)
+    async with a_pool(nc, slots=2, options={"decode_tokens_per_s": 20.0}) as bench:
+        long = BODY.replace(b"8}", b"800}")
+        assert await Runs(nc).publish([a_chat("x"), an_attempt(body=long), an_attempt(body=long)])
+
+        await bench.leases(3)  # so the first has ended: there are two slots
+
+        await bench.holds(subjects.RUN, 3)
+        await bench.holds(subjects.OUTCOME, 0)
 
 
 @pytest.mark.usefixtures("patience")

@@ -14,6 +14,7 @@ import asyncpg
 import psycopg
 
 from broker.bench.peers.producer import POSTGRES
+from broker.ledger.pg import as_it_is
 
 _END = """
 with ended as (update peers.jobs set state = 'succeeded', answer = {}, ended = now() where id = {} returning id)
@@ -68,7 +69,7 @@ async def _opened() -> asyncpg.Pool:
     global _pool  # noqa: PLW0603 - the frameworks call a task with its arguments only
     async with _opening:
         if _pool is None:
-            _pool = await asyncpg.create_pool(POSTGRES, min_size=1, max_size=_CONNECTIONS)
+            _pool = await asyncpg.create_pool(POSTGRES, min_size=1, max_size=_CONNECTIONS, reset=as_it_is)
     return _pool
 
 
