@@ -68,7 +68,6 @@ def run(
 ) -> None:
     """Serve one deployment: pull its jobs, run them, report what they came to."""
     die_with_parent()
-    gc.set_threshold(*_GC)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     config = WorkerConfig(
         nats_url=nats_url,
@@ -113,8 +112,13 @@ def _printer(config: WorkerConfig, *, as_json: bool) -> Callable[[str, Capacity]
     return ready
 
 
-async def serve(config: WorkerConfig, *, ready: Callable[[str, Capacity], None]) -> int:
-    """Until a signal, or until the engine dies; the exit code. Raises: EngineConfigError, nats-py's errors."""
+async def serve(
+    config: WorkerConfig, *, ready: Callable[[str, Capacity], None], started: Engine | None = None
+) -> int:
+    """Until a signal, or until the engine dies; the exit code. `started`: an engine to serve instead of a new one.
+
+    Raises: EngineConfigError, nats-py's errors.
+    """
     worker: list[Worker] = []
 
     async def back() -> None:
@@ -138,13 +142,21 @@ async def serve(config: WorkerConfig, *, ready: Callable[[str, Capacity], None])
     )
     try:
         revision, deployment = await _deployment(nc, config.deployment)
-        engine = factory(deployment.engine)(deployment, Limits(config.slots))
-        capacity = await engine.start()
+        engine = started or factory(deployment.engine)(deployment, Limits(config.slots))
+        capacity = started.capacity() if started else await engine.start()
+        _spare_gc()
         lease_ms = await _lease_ms(nc, config.deployment)
         worker.append(Worker(nc, engine, config=config, revision=revision, capacity=capacity, lease_ms=lease_ms))
         return await worker[0].serve(ready)
     finally:
         await nc.close()
+
+
+def _spare_gc() -> None:
+    """An engine's own objects are many, and looking at all of them holds everything up for a third of a second."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_GC)
 
 
 async def _deployment(nc: Client, name: str) -> tuple[Revision, Deployment]:

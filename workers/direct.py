@@ -2,7 +2,8 @@
 
 `python -m workers.direct --catalog FILE --deployment NAME` reads one JSON object a line, such as
 `{"requests": 64, "concurrency": 8, "bodies": [{…}]}`, runs so many requests with these bodies in turn (`%d` in one is the
-request's number), and answers with one line of what it took.
+request's number), and answers with one line of what it took. From `{"serve": "nats://…"}` on, the same engine serves its
+deployment too, as a worker.
 """
 
 import asyncio
@@ -10,6 +11,8 @@ import json
 import logging
 import sys
 import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +21,8 @@ import uvloop
 
 from schemas.catalog import CHAT, parse
 from schemas.outcome import Succeeded
-from workers.cli import die_with_parent
+from workers.cli import die_with_parent, serve
+from workers.config import WorkerConfig
 from workers.engines import factory
 from workers.ports import Chunk, Engine, Limits, Request
 
@@ -39,11 +43,27 @@ async def _serve(catalog: Path, name: str) -> None:
     engine = factory(deployment.engine)(deployment, Limits())
     await engine.start()
     _say({"ready": True})
-    try:
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(engine.close)
         while line := await asyncio.to_thread(sys.stdin.readline):
-            _say(await _run(engine, json.loads(line)))
-    finally:
-        await engine.close()
+            ask = json.loads(line)
+            if "serve" in ask:
+                await stack.enter_async_context(
+                    _serving(WorkerConfig(nats_url=ask["serve"], deployment=name, name="direct"), engine)
+                )
+                _say({"slots": engine.capacity().slots})
+            else:
+                _say(await _run(engine, ask))
+
+
+@asynccontextmanager
+async def _serving(config: WorkerConfig, engine: Engine) -> AsyncIterator[None]:
+    is_ready = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        serving = group.create_task(serve(config, ready=lambda *_: is_ready.set(), started=engine))
+        await is_ready.wait()
+        yield
+        serving.cancel()
 
 
 def _say(what: dict[str, Any]) -> None:

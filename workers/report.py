@@ -22,8 +22,8 @@ from workers.ports import LARGEST_BODY
 log = logging.getLogger(__name__)
 _BESIDE = 64 * 1024
 """Bytes of a report that are neither request nor response, and headers."""
-SHARE = 1 / 8
-LONGEST_S = 0.25
+SHARE = 1 / 4
+LONGEST_S = 1.0
 """While all slots are busy, a dispatched attempt's outcome waits for others: this share of the time that it took to run,
 and at most so long. Each message on its own costs NATS, broker and Postgres several milliseconds of CPU between them,
 which an engine on the same machine would use.

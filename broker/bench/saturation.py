@@ -4,7 +4,6 @@ import asyncio
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import msgspec
 
 from broker.bench.figure import Baseline, Figure, figure_of
-from broker.bench.system import Direct, a_system, loading
+from broker.bench.system import Direct, a_system, direct
 from broker.client import Client, Submission
 from schemas.api import BatchStatus
 from schemas.catalog import CHAT, parse
@@ -44,24 +43,17 @@ class Made:
 async def saturation(
     *, catalog: Path, model: str, deployment: str, runs: int, rounds: int, quick: bool, say: Callable[[str], None]
 ) -> Figure:
-    """Output tokens/s. `rounds`: how often each slot is filled in a part of a run; it has four, there and back, so that
-    a machine that grows slower or faster tells on both sides alike. `quick`: two, and both engines load side by side,
-    which is not for GPUs.
+    """Output tokens/s. The very same engine takes its requests in turn directly and as a worker of a broker.
+
+    `rounds`: how often each slot is filled in a part of a run; it has four, there and back, so that a machine that grows
+    slower or faster tells on both sides alike. `quick`: two.
     """
     text = catalog.read_text()
-    async with AsyncExitStack() as stack:
-        if quick:
-            talk = await stack.enter_async_context(loading(catalog, deployment))
-        _, client, _ = await stack.enter_async_context(a_system(text))
-        if not quick:
-            talk = await stack.enter_async_context(loading(catalog, deployment))
-        await talk.answer()
-        status = await client.status()
-        slots = next(beat.slots for beat in status.workers if beat.deployment == deployment)
+    async with direct(catalog, deployment) as engine, a_system(text, workers=0) as (up, client, _):
+        slots = await engine.serve(up.nats_url)
         through, alone = await _measured(
-            client, Direct(talk), model=model, slots=slots, runs=runs, rounds=rounds, quick=quick, say=say
+            client, engine, model=model, slots=slots, runs=runs, rounds=rounds, quick=quick, say=say
         )
-        talk.end()
     ratios = [ours.per_s / theirs.per_s for ours, theirs in zip(through, alone, strict=True)]
     return figure_of(
         f"saturation {parse(text).deployments[deployment].engine}",

@@ -6,7 +6,7 @@ import os
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,12 @@ _END_S = 20.0
 
 
 @asynccontextmanager
-async def a_system(catalog: str) -> AsyncIterator[tuple[Up, Client, Path]]:
-    """Up, with a client, and the catalog's file."""
+async def a_system(catalog: str, *, workers: int = 1) -> AsyncIterator[tuple[Up, Client, Path]]:
+    """Up, with a client, and the catalog's file. `workers`: of each deployment."""
     with tempfile.TemporaryDirectory(prefix="infermq-bench-") as folder:
         file = Path(folder) / "catalog.toml"
         file.write_text(catalog)
-        config = UpConfig(data=Path(folder) / "data", catalog=file)
+        config = UpConfig(data=Path(folder) / "data", catalog=file, workers=workers)
         async with running(config, say=lambda _: None) as up, Client.connect(up.nats_url) as client:
             yield up, client, file
 
@@ -52,11 +52,6 @@ class Talk:
                 return answer
         raise RuntimeError(f"a process of the benchmark ended:\n{self._log.read_text(errors='replace')[-2000:]}")
 
-    def end(self) -> None:
-        """Tell it to end; it is waited for later."""
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-
 
 class Direct:
     """An engine in a process of its own, with nothing between it and its requests."""
@@ -71,29 +66,20 @@ class Direct:
         ask = {"bodies": bodies, "requests": requests, "concurrency": concurrency, "streamed": streamed}
         return await self._talk.ask(ask)
 
+    async def serve(self, nats_url: str) -> int:
+        """Be a broker's worker too, with the same engine; its slots."""
+        return int((await self._talk.ask({"serve": nats_url}))["slots"])
+
 
 @asynccontextmanager
 async def direct(catalog: Path, deployment: str) -> AsyncIterator[Direct]:
-    async with loading(catalog, deployment) as talk:
-        await talk.answer()
+    async with child("-m", "workers.direct", "--catalog", str(catalog), "--deployment", deployment) as talk:
         yield Direct(talk)
-
-
-def loading(catalog: Path, deployment: str) -> AbstractAsyncContextManager[Talk]:
-    """An engine that is not ready before its first answer; then it is for `Direct`."""
-    return _process("-m", "workers.direct", "--catalog", str(catalog), "--deployment", deployment)
 
 
 @asynccontextmanager
 async def child(*words: str) -> AsyncIterator[Talk]:
     """A Python process that ends with us, once it has said that it is ready."""
-    async with _process(*words) as talk:
-        await talk.answer()
-        yield talk
-
-
-@asynccontextmanager
-async def _process(*words: str) -> AsyncIterator[Talk]:
     with tempfile.NamedTemporaryFile(prefix="infermq-bench-", suffix=".log") as log:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -105,7 +91,9 @@ async def _process(*words: str) -> AsyncIterator[Talk]:
             limit=64 * 1024 * 1024,
         )
         try:
-            yield Talk(process, Path(log.name))
+            talk = Talk(process, Path(log.name))
+            await talk.answer()
+            yield talk
         finally:
             await _ended(process)
 
