@@ -143,7 +143,11 @@ async def nats_server(folder: Path, *, port: int = -1, started: Started = lambda
     config.write_text(
         NATS_CONFIG.format(port=port, store=json.dumps(str(folder / "store")), ports=json.dumps(str(folder)))
     )
-    child = spawn("NATS", [program, "-c", str(config)], log=folder / "nats.log")
+    threads = max(
+        1, len(os.sched_getaffinity(0)) // 2
+    )  # more of them look for work that others here are waiting to do
+    env = {"GOMAXPROCS": os.environ.get("GOMAXPROCS", str(threads))}
+    child = spawn("NATS", [program, "-c", str(config)], log=folder / "nats.log", env=env)
     started(child)
     try:
         yield await _nats_url(child, folder)
