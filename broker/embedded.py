@@ -143,10 +143,8 @@ async def nats_server(folder: Path, *, port: int = -1, started: Started = lambda
     config.write_text(
         NATS_CONFIG.format(port=port, store=json.dumps(str(folder / "store")), ports=json.dumps(str(folder)))
     )
-    threads = max(
-        1, len(os.sched_getaffinity(0)) // 2
-    )  # more of them look for work that others here are waiting to do
-    env = {"GOMAXPROCS": os.environ.get("GOMAXPROCS", str(threads))}
+    half = max(1, len(os.sched_getaffinity(0)) // 2)  # more threads would look for work on cores that others need
+    env = {"GOMAXPROCS": os.environ.get("GOMAXPROCS", str(half))}
     child = spawn("NATS", [program, "-c", str(config)], log=folder / "nats.log", env=env)
     started(child)
     try:
