@@ -104,17 +104,13 @@ def spawn(
     stdout: int | None = None,
     prepare: Callable[[], None] | None = None,
     last_words: signal.Signals = signal.SIGKILL,
-    nice: int = 0,
 ) -> Child:
-    """Start a child that gets `last_words` when this process dies. `prepare` runs in it before the program; `nice` as
-    in nice(1).
-    """
+    """Start a child that gets `last_words` when this process dies. `prepare` runs in it before the program."""
     parent = os.getpid()
 
     def before() -> None:
         if prepare is not None:
             prepare()
-        os.nice(nice)
         _libc.prctl(_PR_SET_PDEATHSIG, int(last_words))
         if os.getppid() != parent:
             os._exit(1)
@@ -173,7 +169,7 @@ async def _nats_url(child: Child, folder: Path) -> str:
 
 @asynccontextmanager
 async def postgres_server(
-    folder: Path, *, durable: bool = True, started: Started = lambda _: None, nice: int = 0
+    folder: Path, *, durable: bool = True, started: Started = lambda _: None
 ) -> AsyncIterator[str]:
     """A server on a socket file, its data under `folder`; the value is the URL of its database `infermq`.
 
@@ -191,7 +187,7 @@ async def postgres_server(
         settings |= {"fsync": "off", "full_page_writes": "off"}
     options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
     command = [str(programs / "postgres"), "-D", str(data), *options]
-    child = spawn("Postgres", command, log=log, prepare=as_other, last_words=signal.SIGQUIT, nice=nice)
+    child = spawn("Postgres", command, log=log, prepare=as_other, last_words=signal.SIGQUIT)
     started(child)
     try:
         await _make_database(child, sockets)

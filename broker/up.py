@@ -40,10 +40,6 @@ _FIRST_RESTART_S = 1.0
 _LAST_RESTART_S = 30.0
 _STEADY_S = 60.0
 """A child that lived so long is restarted without much waiting."""
-_NICE = 10
-"""Of broker and Postgres: the threads of an engine on the same CPU wait for each other, so whoever interrupts one stops
-all of them. Work for the engine is dispatched ahead, so it can wait for a gap between two steps.
-"""
 _MISCONFIGURED = 2
 """A worker's exit code when no restart will help."""
 
@@ -57,7 +53,6 @@ class Kept:
     name: str
     command: Sequence[str]
     log: Path
-    nice: int = 0
     child: Child | None = None
     http: str = ""
     restart_s: float = _FIRST_RESTART_S
@@ -71,7 +66,7 @@ class Kept:
         self._answer.unlink(missing_ok=True)
         answer = os.open(self._answer, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
-            self.child = spawn(self.name, self.command, log=self.log, stdout=answer, nice=self.nice)
+            self.child = spawn(self.name, self.command, log=self.log, stdout=answer)
         finally:
             os.close(answer)
 
@@ -171,7 +166,7 @@ async def _servers(config: UpConfig, stack: AsyncExitStack, started: Started) ->
     async def postgres() -> str:
         if config.postgres_url is not None:
             return config.postgres_url
-        return await stack.enter_async_context(postgres_server(config.data / "postgres", started=started, nice=_NICE))
+        return await stack.enter_async_context(postgres_server(config.data / "postgres", started=started))
 
     both = asyncio.gather(nats(), postgres(), return_exceptions=True)
     try:
@@ -223,7 +218,7 @@ class Up:
     async def start_broker(self) -> None:
         command = [sys.executable, "-m", "broker", "serve", "--json"]
         urls = ["--nats-url", self.nats_url, "--postgres-url", self.postgres_url]
-        await self._keep("broker", [*command, *urls], nice=_NICE).ready(say=self._say, within_s=_READY_S)
+        await self._keep("broker", [*command, *urls]).ready(say=self._say, within_s=_READY_S)
 
     async def apply(self, text: str) -> None:
         """Make this the active catalog, unless it is."""
@@ -264,11 +259,11 @@ class Up:
                 raise
             self._gives_up(kept)
 
-    def _keep(self, name: str, command: Sequence[str], *, nice: int = 0) -> Kept:
+    def _keep(self, name: str, command: Sequence[str]) -> Kept:
         log_file = self._logs / f"{name}.log"
         if log_file.exists():
             log_file.replace(log_file.with_suffix(".log.1"))
-        kept = Kept(name, command, log_file, nice)
+        kept = Kept(name, command, log_file)
         kept.start()
         self._children.append(kept)
         return kept

@@ -87,22 +87,3 @@ async def test_a_signal_stops_it_while_a_model_loads(starting: subprocess.Popen[
     assert starting.returncode == 0
     assert "stopped before everything was up" in said
     assert not psutil.wait_procs(children, timeout=5)[1]
-
-
-@pytest.mark.timeout(60)
-async def test_broker_and_postgres_let_engines_go_first(starting: subprocess.Popen[str]) -> None:
-    parent = psutil.Process(starting.pid)
-
-    async def is_started() -> bool:
-        return a_worker_of(parent) is not None
-
-    await until(is_started, "a worker was started")
-
-    nice = {program_of(child): child.nice() - parent.nice() for child in parent.children()}
-    assert nice == {"postgres": 10, "broker": 10, "nats-server": 0, "workers": 0}
-
-
-def program_of(process: psutil.Process) -> str:
-    """A Python program is called as its module."""
-    words = process.cmdline()
-    return words[words.index("-m") + 1] if "-m" in words else Path(words[0]).name
