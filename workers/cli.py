@@ -119,6 +119,7 @@ async def serve(
 
     Raises: EngineConfigError, nats-py's errors.
     """
+    gc.set_threshold(*_GC)
     worker: list[Worker] = []
 
     async def back() -> None:
@@ -144,19 +145,13 @@ async def serve(
         revision, deployment = await _deployment(nc, config.deployment)
         engine = started or factory(deployment.engine)(deployment, Limits(config.slots))
         capacity = started.capacity() if started else await engine.start()
-        _spare_gc()
+        gc.collect()
+        gc.freeze()  # an engine's own objects are many, and a look at all of them stops everything for a third of a second
         lease_ms = await _lease_ms(nc, config.deployment)
         worker.append(Worker(nc, engine, config=config, revision=revision, capacity=capacity, lease_ms=lease_ms))
         return await worker[0].serve(ready)
     finally:
         await nc.close()
-
-
-def _spare_gc() -> None:
-    """An engine's own objects are many, and looking at all of them holds everything up for a third of a second."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*_GC)
 
 
 async def _deployment(nc: Client, name: str) -> tuple[Revision, Deployment]:

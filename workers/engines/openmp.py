@@ -13,7 +13,7 @@ from types import ModuleType
 
 import psutil
 
-SPINS = "10000"
+_SPINS = "10000"
 """Some 100 µs; its own is 300,000."""
 
 
@@ -42,10 +42,13 @@ def load(name: str, *, threads: int) -> ModuleType:
             os.sched_setaffinity(0, allowed)
 
 
+def spins() -> dict[str, str]:
+    """The environment in which threads spin little; none where it says already how they wait."""
+    return {} if os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} else {"GOMP_SPINCOUNT": _SPINS}
+
+
 def _settings(threads: int) -> dict[str, str]:
-    found = {}
-    if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
-        found["GOMP_SPINCOUNT"] = SPINS
+    found = spins()
     if threads == cores() and not os.environ.keys() & {"OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY"}:
         found |= {"OMP_PROC_BIND": "true", "OMP_PLACES": "cores"}
     return found

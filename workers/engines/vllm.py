@@ -38,7 +38,7 @@ from workers.ports import Alive, Capacity, Chunk, EngineConfigError, EngineDied,
 
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
-os.environ.setdefault("GOMP_SPINCOUNT", openmp.SPINS)  # on a CPU its threads wait for each other as llama.cpp's do
+os.environ |= openmp.spins()  # on a CPU its threads wait for each other as llama.cpp's do
 os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, sorted(os.sched_getaffinity(0)))))
 """By default vLLM leaves one core out; with two, that is half of them."""
 os.environ.pop("VLLM_API_KEY", None)  # there is no door to lock
