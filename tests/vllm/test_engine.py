@@ -31,7 +31,7 @@ from workers.engines import factory
 from workers.ports import Chunk, Engine, EngineConfigError, EngineDied, Limits
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-OPTIONS: dict[str, Any] = {"dtype": "bfloat16", "enforce_eager": True, "kv_cache_memory_bytes": 2**28}
+OPTIONS: dict[str, Any] = {"enforce_eager": True, "kv_cache_memory_bytes": 2**28}
 FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
 ENDLESS = {"messages": [{"role": "user", "content": "Tell a long story."}], "max_tokens": 400, "ignore_eos": True}
 
@@ -212,6 +212,18 @@ async def test_an_endpoint_that_the_model_does_not_serve_fails_for_good(engine: 
 async def test_unknown_options_are_refused_before_anything_is_loaded(options: dict[str, Any], why: str) -> None:
     with pytest.raises(EngineConfigError, match=why):
         factory("vllm")(Deployment(engine="vllm", source="nowhere", options=options), Limits())
+
+
+@pytest.mark.parametrize(
+    ("capability", "options", "dtype"),
+    [("AVX2", {}, "float32"), ("AVX2", {"dtype": "bfloat16"}, "bfloat16"), ("AVX512", {}, "auto")],
+)
+async def test_where_a_cpu_has_no_fast_halves_float32_is_the_default(
+    monkeypatch: pytest.MonkeyPatch, tiny: Path, capability: str, options: dict[str, Any], dtype: str
+) -> None:
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
+
+    assert f", {dtype}, " in repr(factory("vllm")(a_deployment(tiny, **options), Limits()))
 
 
 async def test_a_model_that_is_not_there_is_refused_and_harms_no_other(engine: Engine, tmp_path: Path) -> None:

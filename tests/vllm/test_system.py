@@ -22,7 +22,6 @@ source = "{source}"
 context_tokens = 512
 max_concurrency = 4
 [deployments.d.options]
-dtype = "bfloat16"
 enforce_eager = true
 kv_cache_memory_bytes = 268435456
 """
