@@ -22,7 +22,7 @@ from schemas.api import ErrorBody, Problem
 from schemas.catalog import Deployment, Revision
 from schemas.codec import CHUNK, ERROR, FAILURE, FINAL, KEEPALIVE, KIND, SEQ, UNREADABLE, jsoned, unpacker
 from schemas.jetstream import ACK, EXTEND, TERM, answer_all, deliveries, heed_cancellation
-from schemas.job import Attempt
+from schemas.job import Attempt, Lane
 from schemas.outcome import (
     Cancelled,
     ContextTooLong,
@@ -43,6 +43,7 @@ from schemas.outcome import (
     retryable,
 )
 from schemas.units import Ms
+from workers.core.capacity import few
 from workers.core.leases import before_run, extend_every_ms, while_running
 from workers.metrics import Metrics
 from workers.ports import Clock, Engine, EngineDied
@@ -85,7 +86,12 @@ class Pool:
         self._running = {False: 0, True: 0}
         self._reported: OrderedDict[tuple[bytes, int], None] = OrderedDict()
         self._reporter = Reporter(
-            nc, deployment, metrics, free=partial(self._room, live=False), running=lambda: self.running
+            nc,
+            deployment,
+            metrics,
+            free=partial(self._room, live=False),
+            running=lambda: self.running,
+            few=self._few,
         )
         self._idle = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
@@ -157,6 +163,12 @@ class Pool:
     def _room(self, *, live: bool) -> int:
         capacity = self._engine.capacity()
         return (capacity.reserve if live else capacity.slots) - self._running[live]
+
+    def _few(self) -> int:
+        """Outcomes that may wait while slots are free. Under a cap the broker looks ahead to nothing."""
+        deployment = self._revision().catalog.deployments.get(self._deployment)
+        is_capped = deployment is None or deployment.daily_cap_usd is not None
+        return 0 if is_capped else few(self._engine.capacity().slots)
 
     def _surplus(self, *, live: bool) -> Outcome | None:
         """What becomes of an attempt that comes when none can start: capacity fell, or a pull was given up.
@@ -257,7 +269,7 @@ class Pool:
             live=attempt if held.is_live else None,
         )
         self._metrics.reported(report)
-        self._reporter.add(report, partial(self._stored, held, outcome))
+        self._reporter.add(report, partial(self._stored, held, outcome), is_bulk=attempt.lane is Lane.BULK)
 
     async def _stored(self, held: Held, outcome: Outcome) -> str | None:
         """The outcome is durable: complete the reply, or say which message is to be let go."""

@@ -120,6 +120,7 @@ class Puller:
         if message.reply:
             self._asked = max(0, self._asked - is_current)
             self._start(message)
+            self.wake()  # for slots that were not asked for yet
         elif isinstance(ended := pull_status(message.headers or {}), Ended) and is_current:
             self._end(ended.unused)
         if is_current:

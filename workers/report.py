@@ -24,12 +24,14 @@ _BESIDE = 64 * 1024
 """Bytes of a report that are neither request nor response, and headers."""
 SHARE = 1 / 4
 LONGEST_S = 1.0
-"""While all slots are busy, a dispatched attempt's outcome waits for others: this share of the time that it took to run,
-and at most so long. Each message on its own costs NATS, broker and Postgres several milliseconds of CPU between them,
-which an engine on the same machine would use.
+"""A dispatched attempt's outcome waits for others: this share of the time that it took to run, and at most so long. Each
+message on its own costs NATS, broker and Postgres several milliseconds of CPU between them, which an engine on the same
+machine would use.
 """
 GRACE_S = 0.01
-"""A slot that stays free longer may be free because the broker does not know yet that it is."""
+"""Once a slot has been free for so long, outcomes wait no more: somebody may wait for them, and with many of them the slot
+may be free because the broker does not know yet that it is. A few of the bulk lane wait on.
+"""
 ENOUGH = 16
 """Outcomes that wait for no more of them."""
 _RETRY_S = 0.2
@@ -44,23 +46,32 @@ class Pending:
     """When it is to be sent, by the loop's clock."""
     grace_s: float
     """When it is to be sent if a slot is free then."""
+    is_bulk: bool
     stored: Callable[[], Awaitable[str | None]]
     """Called once the stream has it; says which message may go then, by its ack subject."""
 
 
 class Reporter:
     """Publishes what is ready together as one message, and again until it is stored. `free` are the slots that wait for
-    an attempt, `running` the attempts that have not ended yet.
+    an attempt, `running` the attempts that have not ended yet; with `few` outcomes unheard, the broker still dispatches.
     """
 
     def __init__(
-        self, nc: Client, deployment: str, metrics: Metrics, *, free: Callable[[], int], running: Callable[[], int]
+        self,
+        nc: Client,
+        deployment: str,
+        metrics: Metrics,
+        *,
+        free: Callable[[], int],
+        running: Callable[[], int],
+        few: Callable[[], int],
     ) -> None:
         self._nc = nc
         self._subject = subjects.outcome(deployment)
         self._metrics = metrics
         self._free = free
         self._running = running
+        self._few = few
         self._pending: list[Pending] = []
         self._ready = asyncio.Event()
         self._idle = asyncio.Event()
@@ -69,9 +80,9 @@ class Reporter:
     def __repr__(self) -> str:
         return f"Reporter(pending={len(self._pending)})"
 
-    def add(self, report: Report, stored: Callable[[], Awaitable[str | None]]) -> None:
+    def add(self, report: Report, stored: Callable[[], Awaitable[str | None]], *, is_bulk: bool) -> None:
         now = asyncio.get_running_loop().time()
-        self._pending.append(Pending(packed(report), now + wait_s(report), now + GRACE_S, stored))
+        self._pending.append(Pending(packed(report), now + wait_s(report), now + GRACE_S, is_bulk, stored))
         self._idle.clear()
         self._ready.set()
 
@@ -107,7 +118,9 @@ class Reporter:
             return 0.0
         due = min(one.due_s for one in self._pending)
         if self._free() > 0:
-            due = min(due, max(one.grace_s for one in self._pending))
+            is_few = len(self._pending) <= self._few()
+            graces = [one.grace_s for one in self._pending if not (is_few and one.is_bulk)]
+            due = min(due, max(graces, default=due))
         return due - asyncio.get_running_loop().time()
 
     def _take(self) -> Sequence[Pending]:

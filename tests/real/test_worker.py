@@ -15,6 +15,7 @@ from nats.aio.msg import Msg
 import workers.report
 from broker.bus.runs import Runs
 from broker.bus.streams import declare_pool, declare_streams
+from broker.core.policy import lookahead
 from schemas import subjects
 from schemas.catalog import Deployment, Revision
 from schemas.codec import KIND, Bundle, packed
@@ -40,11 +41,13 @@ from schemas.outcome import (
 )
 from schemas.units import Ms
 from tests.builders import BODY, a_catalog, a_report, an_attempt, now
+from workers.core.capacity import few
 from workers.core.leases import MOST_DELIVERIES, before_run, extend_every_ms, while_running
 from workers.engines.simulated import Options, Simulated
 from workers.metrics import Metrics
 from workers.pool import Pool, problem_of
 from workers.ports import Capacity
+from workers.puller import Puller
 from workers.report import ENOUGH, LONGEST_S, Reporter, wait_s
 
 pytestmark = pytest.mark.real
@@ -324,20 +327,23 @@ async def test_a_cancelled_job_stops(nc: Nats) -> None:
         assert bench.pool.running == 0
 
 
+FEW = 2
+
+
 class Stored:
     """A reporter at work, and what of its reports is stored."""
 
     def __init__(self, nc: Nats, *, running: int) -> None:
         self.nc = nc
         self.free = 0
-        self.reporter = Reporter(nc, "d", Metrics(), free=lambda: self.free, running=lambda: running)
+        self.reporter = Reporter(nc, "d", Metrics(), free=lambda: self.free, running=lambda: running, few=lambda: FEW)
         self.jobs: asyncio.Queue[UUID] = asyncio.Queue()
 
-    async def add(self, report: Report) -> None:
+    async def add(self, report: Report, *, is_bulk: bool = True) -> None:
         async def stored() -> None:
             self.jobs.put_nowait(report.job)
 
-        self.reporter.add(report, stored)
+        self.reporter.add(report, stored, is_bulk=is_bulk)
         await self.nc.flush()
 
     async def messages(self) -> int:
@@ -370,16 +376,40 @@ def a_long_one(**changes: Any) -> Report:
 @pytest.mark.usefixtures("patience")
 async def test_outcomes_wait_for_more_while_every_slot_is_busy(nc: Nats) -> None:
     async with a_reporter(nc, running=1) as found:
-        await found.add(a_long_one())
-        await found.add(a_long_one())
+        await found.add(a_long_one(), is_bulk=False)
+        await found.add(a_long_one(), is_bulk=False)
         assert await found.messages() == 0
 
         found.free = 1
-        await found.add(a_long_one())
+        await found.add(a_long_one(), is_bulk=False)
 
         async with asyncio.timeout(20):
             assert len({await found.jobs.get() for _ in range(3)}) == 3
         assert await found.messages() == 1
+
+
+@pytest.mark.usefixtures("patience")
+@pytest.mark.parametrize("more", [{"is_bulk": False}, {"is_bulk": True}], ids=["a standard one", "one too many"])
+async def test_a_few_bulk_outcomes_wait_although_a_slot_is_free(
+    nc: Nats, monkeypatch: pytest.MonkeyPatch, more: dict[str, bool]
+) -> None:
+    monkeypatch.setattr(workers.report, "GRACE_S", 0.0)
+    async with a_reporter(nc, running=1) as found:
+        found.free = 1
+        for _ in range(FEW):
+            await found.add(a_long_one())
+        assert await found.messages() == 0
+
+        await found.add(a_long_one(), **more)
+
+        async with asyncio.timeout(20):
+            assert len({await found.jobs.get() for _ in range(FEW + 1)}) == FEW + 1
+        assert await found.messages() == 1
+
+
+@pytest.mark.parametrize("slots", [*range(1, 100), 256, 10_000])
+def test_outcomes_that_wait_beside_free_slots_leave_room_in_the_look_ahead(slots: int) -> None:
+    assert few(slots) < lookahead(slots, per_s=0.0)
 
 
 @pytest.mark.usefixtures("patience")
@@ -430,6 +460,31 @@ async def test_an_outcome_waits_a_quarter_of_its_run_at_most(nc: Nats) -> None:
         assert await found.jobs.get() == report.job
     assert wait_s(report) == pytest.approx(0.02)
     assert wait_s(a_long_one()) == LONGEST_S
+
+
+async def test_slots_that_were_not_asked_for_are_once_those_asked_for_are_filled(nc: Nats) -> None:
+    await declare_streams(nc)
+    await declare_pool(nc, "d", slots=5)
+    free, came = 3, asyncio.Event()
+
+    def start(_: Msg) -> None:
+        nonlocal free
+        free -= 1
+        if free == 0:
+            came.set()
+
+    puller = Puller(nc, stream=subjects.RUN, consumer=subjects.pool_consumer("d"), free=lambda: free, start=start)
+    await puller.open()
+    while (await nc.jetstream().consumer_info(subjects.RUN, subjects.pool_consumer("d"))).num_waiting < 1:
+        await asyncio.sleep(0.01)
+    free = 5  # two more, too few to be worth a request beside the three
+    puller.wake()
+
+    assert await Runs(nc).publish([a_chat(f"n{n}") for n in range(5)])
+
+    async with asyncio.timeout(20):
+        await came.wait()
+    await puller.close()
 
 
 async def test_draining_finishes_what_runs_and_takes_nothing_more(nc: Nats) -> None:

@@ -24,3 +24,8 @@ def slots(now: int, *, most: int, load: Load) -> int:
     if load.waiting and load.kv_usage >= _FULL:
         return max(1, min(now, load.running) * 9 // 10)
     return min(most, now + max(1, now // 8))
+
+
+def few(slots: int) -> int:
+    """Outcomes that the broker need not know of to keep all slots busy: half of what it looks ahead to at least."""
+    return slots // 4
