@@ -52,15 +52,19 @@ _job, _attempt, _report = unpacker(Job), unpacker(Attempt), unpacker(Report)
 
 _TABLES = """
 create schema if not exists floor;
-drop table if exists floor.jobs, floor.bodies, floor.executions, floor.results, floor.waiting, floor.running, floor.counts;
+drop table if exists floor.jobs, floor.bodies, floor.executions, floor.results, floor.waiting, floor.running,
+    floor.leader, floor.counts;
 create table floor.jobs (like infermq.jobs including all) with (fillfactor = 85);
 create table floor.bodies (like infermq.bodies including all);
 create table floor.executions (like infermq.executions including all);
 create table floor.results (like infermq.results including all);
 create table floor.waiting (like infermq.waiting including all);
 create table floor.running (like infermq.running including all);
+create table floor.leader (like infermq.leader including all);
+insert into floor.leader (holder, term, until) values ('floor', 1, 'infinity');
 create table floor.counts (batch uuid primary key, admitted bigint not null, ended bigint not null);
 """
+_TERM = 1
 _DISPATCH = query("dispatch").replace("infermq.", "floor.")
 _FINISH = query("finish").replace("infermq.", "floor.")
 _COUNT = """
@@ -217,9 +221,8 @@ class Broker:
             deadlines, jobs = [deadline for deadline, _ in picks], [job for _, job in picks]
             flow = ["m"] * room, ["bulk"] * room, ["t"] * room
             now = wall_clock()
-            async with self._pool.acquire() as connection, connection.transaction():
-                least, greatest = min(jobs), max(jobs)
-                rows = await connection.fetch(_DISPATCH, *flow, deadlines, jobs, ["d"] * room, now, least, greatest)
+            among = min(jobs), max(jobs)
+            rows = await self._pool.fetch(_DISPATCH, *flow, deadlines, jobs, ["d"] * room, now, *among, _TERM)
             self._outstanding += len(rows)
             self._round += 1
             payloads = [packed(_attempt_of(row, now)) for row in rows]

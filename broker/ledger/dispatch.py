@@ -32,22 +32,22 @@ async def heads(connection: Connection, flow: Flow, *, after: Place | None, limi
 
 async def dispatch(connection: Connection, picks: Sequence[Pick], *, term: int, now: Ms) -> list[Attempt]:
     """Raises: Deposed."""
-    async with connection.transaction():
-        if await connection.fetchval(query("term")) != term:
-            raise Deposed(f"term {term} is over")
-        jobs = [pick.place.job for pick in picks]
-        rows = await connection.fetch(
-            query("dispatch"),
-            [pick.flow.model for pick in picks],
-            [pick.flow.lane for pick in picks],
-            [pick.flow.tenant for pick in picks],
-            [pick.place.deadline_ms for pick in picks],
-            jobs,
-            [pick.deployment for pick in picks],
-            now,
-            min(jobs),
-            max(jobs),
-        )
+    jobs = [pick.place.job for pick in picks]
+    rows = await connection.fetch(
+        query("dispatch"),
+        [pick.flow.model for pick in picks],
+        [pick.flow.lane for pick in picks],
+        [pick.flow.tenant for pick in picks],
+        [pick.place.deadline_ms for pick in picks],
+        jobs,
+        [pick.deployment for pick in picks],
+        now,
+        min(jobs),
+        max(jobs),
+        term,
+    )
+    if not rows and await connection.fetchval(query("term")) != term:
+        raise Deposed(f"term {term} is over")
     return [attempt_of(row) for row in rows]
 
 

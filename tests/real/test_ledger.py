@@ -287,7 +287,7 @@ async def test_the_usual_way_of_a_job_plans_over_its_own_days_only(ledger: PgLed
     connection = await asyncpg.connect(ledger_url, server_settings=SETTINGS)
 
     plans = {
-        "dispatch": await connection.fetch(f"explain {query('dispatch')}", *flow, job, job),
+        "dispatch": await connection.fetch(f"explain {query('dispatch')}", *flow, job, job, 1),
         "attempts_of": await connection.fetch(f"explain {query('attempts_of')}", [job], [1], job, job),
         "finish": await connection.fetch(f"explain {on_day('finish', job)}", *end),
     }
@@ -315,11 +315,13 @@ async def test_statistics_that_know_no_new_job_spoil_no_plan(ledger: PgLedger, l
     flow = [[entry.model for entry in entries], ["bulk"] * 1000, ["default"] * 1000]
     deadlines = [entry.deadline_ms for entry in entries]
     zeros = [0] * 1000
+    leadership = await ledger.leader()
+    assert leadership is not None
 
     plans = [
         await connection.fetch(
             f"explain analyze {query('dispatch')}",
-            *flow, deadlines, jobs, ["d"] * 1000, now(), jobs[0], jobs[-1],
+            *flow, deadlines, jobs, ["d"] * 1000, now(), jobs[0], jobs[-1], leadership.term,
         ),
         await connection.fetch(f"explain analyze {query('attempts_of')}", jobs, [1] * 1000, jobs[0], jobs[-1]),
         await connection.fetch(
