@@ -1,6 +1,7 @@
 """CPU time of everything that a benchmark started, by what it is."""
 
 from collections import defaultdict
+from collections.abc import Mapping
 
 import psutil
 
@@ -30,8 +31,8 @@ def _kind(process: psutil.Process) -> str:
         return "NATS"
     if words[0].endswith("postgres"):
         return "Postgres"
-    return "worker" if {"worker", "workers"} & set(words) else "broker"
+    return "worker" if {"worker", "workers", "workers.direct"} & set(words) else "broker"
 
 
-def us_per_job(before: dict[str, float], after: dict[str, float], jobs: int) -> dict[str, float]:
+def us_per_job(before: Mapping[str, float], after: Mapping[str, float], jobs: int) -> dict[str, float]:
     return {kind: (after.get(kind, 0.0) - before.get(kind, 0.0)) * 1e6 / jobs for kind in KINDS}

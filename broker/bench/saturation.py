@@ -3,13 +3,15 @@
 import asyncio
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from broker.bench.cpu import KINDS, spent_s, us_per_job
 from broker.bench.figure import Baseline, Figure, figure_of
 from broker.bench.system import Direct, a_system, direct
 from broker.client import Client, Submission
@@ -27,17 +29,28 @@ llama.cpp. Real answers are not alike.
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """Output tokens, and the time that they took."""
+    """Output tokens of so many requests, and the time that they took."""
 
+    requests: int
     tokens: int
     seconds: float
+    cpu_s: Counter[str] = field(default_factory=Counter)
+    """By process."""
 
     def __add__(self, other: "Made") -> "Made":
-        return Made(self.tokens + other.tokens, self.seconds + other.seconds)
+        return Made(
+            self.requests + other.requests,
+            self.tokens + other.tokens,
+            self.seconds + other.seconds,
+            self.cpu_s + other.cpu_s,
+        )
 
     @property
     def per_s(self) -> float:
         return self.tokens / self.seconds
+
+    def cpu_us_per_job(self) -> dict[str, float]:
+        return us_per_job({}, self.cpu_s, self.requests)
 
 
 async def saturation(
@@ -55,12 +68,18 @@ async def saturation(
             client, engine, model=model, slots=slots, runs=runs, rounds=rounds, quick=quick, say=say
         )
     ratios = [ours.per_s / theirs.per_s for ours, theirs in zip(through, alone, strict=True)]
+    spent = [made.cpu_us_per_job() for made in alone]
+    costs = {
+        f"driven directly, CPU µs a job: {kind}": statistics.median_low([one[kind] for one in spent])
+        for kind in KINDS
+    }
     return figure_of(
         f"saturation {parse(text).deployments[deployment].engine}",
         "output tokens/s",
         [made.per_s for made in through],
+        cpu=[made.cpu_us_per_job() for made in through],
         baselines=[Baseline("driven directly", statistics.median_low([made.per_s for made in alone]))],
-        details={"median of the runs' own ratios": statistics.median_low(ratios), "slots": slots},
+        details={"median of the runs' own ratios": statistics.median_low(ratios), "slots": slots} | costs,
     )
 
 
@@ -80,15 +99,21 @@ async def _measured(
     few = max(1, slots // 4) if quick else slots
     await asyncio.gather(_through(client, model, few), _alone(engine, few, slots))  # the first are slower
     for number in range(1, runs + 1):
-        theirs = await _alone(engine, slots * rounds, slots)
-        ours = await _through(client, model, slots * rounds)
+        theirs = await _spending(_alone(engine, slots * rounds, slots))
+        ours = await _spending(_through(client, model, slots * rounds))
         if not quick:
-            ours += await _through(client, model, slots * rounds)
-            theirs += await _alone(engine, slots * rounds, slots)
+            ours += await _spending(_through(client, model, slots * rounds))
+            theirs += await _spending(_alone(engine, slots * rounds, slots))
         through.append(ours)
         alone.append(theirs)
         say(f"run {number}: {ours.per_s:.0f} tokens/s, {theirs.per_s:.0f} directly")
     return through, alone
+
+
+async def _spending(making: Awaitable[Made]) -> Made:
+    before = Counter(spent_s())
+    made = await making
+    return replace(made, cpu_s=Counter(spent_s()) - before)
 
 
 def _bodies() -> list[dict[str, Any]]:
@@ -98,7 +123,7 @@ def _bodies() -> list[dict[str, Any]]:
 
 async def _alone(engine: Direct, requests: int, slots: int) -> Made:
     ran = await engine.run(*_bodies(), requests=requests, concurrency=slots)
-    return Made(ran["output_tokens"], ran["seconds"])
+    return Made(requests, ran["output_tokens"], ran["seconds"])
 
 
 async def _through(client: Client, model: str, requests: int) -> Made:
@@ -112,7 +137,7 @@ async def _through(client: Client, model: str, requests: int) -> Made:
     state = await client.batch(batch.id)
     if state.status is not BatchStatus.COMPLETED or state.counts.succeeded != requests:
         raise RuntimeError(f"{requests} jobs were submitted: {state.counts}")
-    return Made(state.usage.output_tokens, ended - began)
+    return Made(requests, state.usage.output_tokens, ended - began)
 
 
 def _submissions(model: str, requests: int) -> Iterator[Submission]:

@@ -51,7 +51,7 @@ def test_a_benchmark_prints_its_figure_and_its_baseline(
     assert len(figure["runs"]) == 1
     assert [one["name"] for one in figure["baselines"]] == ([baseline] if baseline else [])
     assert all(ratio > 0 for ratio in figure["ratios"].values())
-    if words[0] == "bulk":
+    if words[0] in {"bulk", "saturation"}:
         assert set(figure["cpu_us_per_job"]) == {"producer", "broker", "worker", "NATS", "Postgres"}
 
 
