@@ -10,12 +10,11 @@ import asyncio
 import contextlib
 import re
 import secrets
+from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import groupby
-from operator import attrgetter
 from typing import Any, Self, TypeVar
 from uuid import UUID
 
@@ -51,7 +50,18 @@ from schemas.api import (
 )
 from schemas.catalog import CHAT
 from schemas.clock import wall_clock
-from schemas.codec import ERROR, KIND, Undecodable, bundled, bundles, decode_job, jsoned, packed, place_of
+from schemas.codec import (
+    BUNDLE_BYTES,
+    ERROR,
+    KIND,
+    Undecodable,
+    bundled,
+    bundles,
+    decode_job,
+    jsoned,
+    packed,
+    place_of,
+)
 from schemas.ids import line_id, uuid7
 from schemas.jetstream import (
     BATCH_BYTES,
@@ -69,10 +79,8 @@ from schemas.units import Ms
 T = TypeVar("T")
 _CALL_S = 10.0
 _TRIES = 5
-_MESSAGE_BYTES = 64 * 1024
-"""Of a message of several jobs."""
-_IN_FLIGHT = 4
-"""Atomic batches on their way at once; the server allows 50 a stream, for all producers."""
+_IN_FLIGHT = 8
+"""Groups on their way at once. Those of several subjects are atomic batches; the server allows 50, for all producers."""
 _POLL_S = 2.0
 """The net under the live feed of results."""
 _SOON_S = 0.1
@@ -236,7 +244,7 @@ class Client:
     async def submit_many(
         self, jobs: AsyncIterable[Submission] | Iterable[Submission], *, batch_id: UUID | None = None
     ) -> int:
-        """Jobs in atomic groups of up to 1000, some in flight at once; how many were accepted.
+        """Jobs in atomic groups of up to 1000 and 256 KiB, some in flight at once; how many were accepted.
 
         Jobs should carry ids (`line_id` for those of a batch): then sending all of them again after an error is safe.
         Raises: Unavailable, BacklogFull; Refused, for a job that no intake could read.
@@ -600,11 +608,14 @@ async def _each(jobs: AsyncIterable[Submission] | Iterable[Submission]) -> Async
 
 
 async def _atomic(messages: AsyncIterator[Outgoing]) -> AsyncIterator[list[Outgoing]]:
-    """Jobs that are stored together or not at all."""
+    """Jobs that are stored together or not at all; few enough for one message, if all are of one subject.
+
+    A message is atomic by itself; for an atomic batch the server writes everything twice, in files of its own.
+    """
     group: list[Outgoing] = []
     size = 0
     async for message in messages:
-        if group and (len(group) == BATCH_MESSAGES or size + len(message.payload) > BATCH_BYTES):
+        if group and (len(group) == BATCH_MESSAGES or size + len(message.payload) > BUNDLE_BYTES):
             yield group
             group, size = [], 0
         group.append(message)
@@ -614,12 +625,11 @@ async def _atomic(messages: AsyncIterator[Outgoing]) -> AsyncIterator[list[Outgo
 
 
 def _messages(jobs: Sequence[Outgoing]) -> list[Outgoing]:
-    """Neighbours of one subject share a message: a server's work is by the message."""
-    return [
-        Outgoing(subject, bundled(bundle))
-        for subject, group in groupby(jobs, key=attrgetter("subject"))
-        for bundle in bundles((job.payload for job in group), most_bytes=_MESSAGE_BYTES)
-    ]
+    """Those of one subject share a message: a server's work is by the message."""
+    of: defaultdict[str, list[bytes]] = defaultdict(list)
+    for job in jobs:
+        of[job.subject].append(job.payload)
+    return [Outgoing(subject, bundled(bundle)) for subject, payloads in of.items() for bundle in bundles(payloads)]
 
 
 @lru_cache(maxsize=1024)

@@ -69,9 +69,9 @@ def place_of(message: str) -> tuple[str, str]:
     return what, path.strip("`").removeprefix("$")
 
 
-def bundles(values: Iterable[bytes], *, most_bytes: int = BUNDLE_BYTES) -> Iterator[list[bytes]]:
+def bundles(values: Iterable[bytes]) -> Iterator[list[bytes]]:
     """Packed values in groups, in their order, each small enough for one message."""
-    return grouped(values, len, most=BUNDLE, most_bytes=most_bytes)
+    return grouped(values, len, most=BUNDLE, most_bytes=BUNDLE_BYTES)
 
 
 def grouped(values: Iterable[V], size_of: Callable[[V], int], *, most: int, most_bytes: int) -> Iterator[list[V]]:

@@ -5,6 +5,7 @@ Beside it, run by run: the bare pipeline on the same servers, and other task que
 """
 
 import asyncio
+import contextlib
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from uuid import UUID
 
 import msgspec
 from msgspec.structs import replace
+from nats.aio.msg import Msg
 
 from broker.bench.cpu import KINDS, spent_s, us_per_job
 from broker.bench.figure import Baseline, Figure, figure_of
@@ -20,6 +22,7 @@ from broker.bench.floor import Floor, floor
 from broker.bench.peers import PEERS, Peers, peers
 from broker.bench.system import a_system
 from broker.client import Client, Submission, new_id
+from schemas import subjects
 from schemas.api import BatchStatus
 from schemas.catalog import CHAT
 from schemas.job import Job
@@ -38,9 +41,11 @@ output = 0.02
 [deployments.simulated.options]
 output_tokens = 64
 """
-_LOOK_S = 0.02
+_LOOK_S = 2.0
+"""Announcements are not kept for who missed one."""
 _WARM_JOBS = 2000
 _FLOOR = "bare pipeline"
+_notices = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,8 +101,17 @@ async def _ours(client: Client, bodies: Sequence[bytes]) -> Run:
 
 
 async def _batch(client: Client, bodies: Sequence[bytes]) -> UUID:
-    """Through all of infermq, until the last job is settled."""
+    """Through all of infermq, until the last job is settled and announced."""
     batch = await client.create_batch()
+    announced, all_announced = 0, asyncio.Event()
+
+    async def heard(message: Msg) -> None:
+        nonlocal announced
+        announced += len(_notices.decode(message.data))
+        if announced >= len(bodies):
+            all_announced.set()
+
+    feed = await client.nats.subscribe(subjects.result(subjects.DEFAULT, batch.id), cb=heard)
     sent = await client.submit_many(
         (
             Submission("echo", Job(endpoint=CHAT, body=body, custom_id=f"job-{line}"))
@@ -107,8 +121,11 @@ async def _batch(client: Client, bodies: Sequence[bytes]) -> UUID:
     )
     state = await client.seal(batch.id, jobs=sent)
     while state.status is not BatchStatus.COMPLETED:
-        await asyncio.sleep(_LOOK_S)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LOOK_S):
+                await all_announced.wait()
         state = await client.batch(batch.id)
+    await feed.unsubscribe()
     if state.counts.succeeded != len(bodies):
         raise RuntimeError(f"{len(bodies)} jobs were submitted, {state.counts.succeeded} succeeded")
     return batch.id

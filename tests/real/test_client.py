@@ -6,8 +6,12 @@ from typing import Any
 
 import pytest
 
-from broker.client import Client, NoBroker, Refused, Submission
-from schemas.job import BODY_BYTES
+from broker.bus.streams import declare_streams
+from broker.client import Client, NoBroker, Refused, Submission, new_id
+from schemas import subjects
+from schemas.catalog import CHAT
+from schemas.codec import decode_jobs
+from schemas.job import BODY_BYTES, Job
 from schemas.subjects import LONGEST_NAME
 from tests.builders import BODY, a_job
 
@@ -119,6 +123,22 @@ async def test_a_body_over_the_limit_is_not_sent_whichever_way(client: Client) -
         with pytest.raises(Refused) as caught:
             await refused
         assert (caught.value.problem.code, caught.value.problem.limit) == ("body_too_large", BODY_BYTES)
+
+
+async def test_jobs_of_one_model_share_a_message_whatever_lies_between_them(client: Client) -> None:
+    await declare_streams(client.nats)
+    ids = [new_id() for _ in range(6)]
+
+    sent = await client.submit_many(
+        Submission("ab"[number % 2], Job(id=job, endpoint=CHAT, body=b"{}")) for number, job in enumerate(ids)
+    )
+
+    js = client.nats.jetstream()
+    stored = [await js.get_msg(subjects.SUBMIT, seq) for seq in (1, 2)]
+    assert sent == 6
+    assert (await js.stream_info(subjects.SUBMIT)).state.messages == 2
+    read = [decode_jobs(message.data or b"", message.headers)[0] for message in stored]
+    assert [[job.id for job in jobs.values()] for jobs in read] == [ids[::2], ids[1::2]]
 
 
 async def test_of_many_jobs_the_bad_one_is_named(client: Client) -> None:

@@ -9,7 +9,9 @@ import hashlib
 import os
 from collections.abc import AsyncGenerator
 from enum import StrEnum
+from itertools import accumulate
 from typing import Annotated, Any, NamedTuple
+from zlib import crc32
 
 import msgspec
 from msgspec import Meta
@@ -35,7 +37,10 @@ _WORDS = (
     "what it said since nobody needs to ask twice while queues drain slowly over quiet machines at night"
 ).split()
 _TEXT_WORDS = 4096
-_TEXT = [_WORDS[(n * n + n // 7) % len(_WORDS)] for n in range(2 * _TEXT_WORDS)]
+_SAID = [_WORDS[(n * n + n // 7) % len(_WORDS)] for n in range(2 * _TEXT_WORDS)]
+_TEXT = " ".join(_SAID)
+_STARTS = [0, *accumulate(len(word) + 1 for word in _SAID)]
+"""Of each word, in the text."""
 _DEFAULT_SLOTS = 64
 _DIMENSIONS = 8
 _CRASH_CODE = 70
@@ -98,7 +103,7 @@ _json = msgspec.json.Encoder()
 
 
 class _Answer(NamedTuple):
-    said: list[str]
+    text: str
     reason: str
     """Why it ends there: `stop` or `length`."""
     outcome: Succeeded
@@ -120,7 +125,6 @@ class Simulated:
         self._capacity = capacity
         self._context_tokens = context_tokens
         self._running = 0
-        self._salt = options.seed.to_bytes(8)
         self._takes_time = bool(options.prefill_tokens_per_s or options.decode_tokens_per_s)
 
     async def start(self) -> Capacity:
@@ -170,12 +174,11 @@ class Simulated:
         if prompt + words > self._context_tokens:
             message = f"{prompt} prompt tokens and {words} of the answer are more than {self._context_tokens}"
             return Failed(ContextTooLong(message, self._context_tokens))
-        digest = hashlib.blake2b(request.body, digest_size=8, salt=self._salt).digest()
-        start = int.from_bytes(digest) % _TEXT_WORDS
-        said = _TEXT[start : start + words]
+        start = crc32(request.body, self._options.seed) % _TEXT_WORDS
+        text = _TEXT[_STARTS[start] : _STARTS[start + words]].rstrip()
         reason = "length" if words < wished else "stop"
-        response = _response(request, body, " ".join(said), Usage(prompt, words), reason)
-        return _Answer(said, reason, Succeeded(response, Usage(prompt, words)))
+        usage = Usage(prompt, words)
+        return _Answer(text, reason, Succeeded(_response(request, body, text, usage, reason), usage))
 
     async def _chunks(self, request: Request, answer: "_Answer") -> AsyncGenerator[Chunk, None]:
         """Its words at their pace; in one piece if nobody reads them."""
@@ -184,10 +187,11 @@ class Simulated:
         if not request.streamed:
             await self._decode(1)
             yield Chunk()
-            await self._decode(len(answer.said) - 1)
+            await self._decode(answer.outcome.usage.output_tokens - 1)
             return
-        last = len(answer.said) - 1
-        for number, word in enumerate(answer.said):
+        words = answer.text.split()
+        last = len(words) - 1
+        for number, word in enumerate(words):
             await self._decode(1)
             text = word if number == 0 else f" {word}"
             yield Chunk(_chunk(request, text, answer.reason if number == last else None))
