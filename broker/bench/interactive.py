@@ -6,6 +6,7 @@ is the way and not a queue in front of two cores.
 
 import asyncio
 import random
+import statistics
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -61,15 +62,13 @@ async def interactive(*, requests: int, runs: int, say: Callable[[str], None]) -
             await _run(client, engine=engine, paced=paced, raw=raw, requests=requests, say=say) for _ in range(runs)
         ]
         await raw.close()
-    middle = sorted(measured, key=lambda run: run["added p50 ms, 1 at once"])[(runs - 1) // 2]
+    medians = {name: statistics.median_low([run[name] for run in measured]) for name in measured[0]}
     return figure_of(
         "interactive",
         "ms added at p50, 1 at once",
         [run["added p50 ms, 1 at once"] for run in measured],
-        baselines=[
-            Baseline("raw NATS request-reply p50", middle["raw p50 ms, 1 at once"]),
-        ],
-        details=middle,
+        baselines=[Baseline("raw NATS request-reply p50", medians["raw p50 ms, 1 at once"])],
+        details=medians,
     )
 
 
