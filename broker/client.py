@@ -51,6 +51,7 @@ from schemas.api import (
 from schemas.catalog import CHAT
 from schemas.clock import wall_clock
 from schemas.codec import (
+    BUNDLE,
     BUNDLE_BYTES,
     ERROR,
     KIND,
@@ -65,10 +66,8 @@ from schemas.codec import (
 from schemas.ids import line_id, uuid7
 from schemas.jetstream import (
     BATCH_BYTES,
-    BATCH_MESSAGES,
     NotStored,
     Outgoing,
-    publish_atomically,
     publish_one,
 )
 from schemas.job import BODY_BYTES, Job, Lane
@@ -80,7 +79,7 @@ T = TypeVar("T")
 _CALL_S = 10.0
 _TRIES = 5
 _IN_FLIGHT = 8
-"""Groups on their way at once. Those of several subjects are atomic batches; the server allows 50, for all producers."""
+"""Groups on their way at once."""
 _POLL_S = 2.0
 """The net under the live feed of results."""
 _SOON_S = 0.1
@@ -237,14 +236,14 @@ class Client:
             metadata=metadata,
             idempotency_key=idempotency_key,
         )
-        await self._store([self._outgoing(Submission(model, job, lane))], str(job.id))
+        await self._store(self._outgoing(Submission(model, job, lane)), str(job.id))
         assert job.id is not None  # noqa: S101 - given above
         return job.id
 
     async def submit_many(
         self, jobs: AsyncIterable[Submission] | Iterable[Submission], *, batch_id: UUID | None = None
     ) -> int:
-        """Jobs in atomic groups of up to 1000 and 256 KiB, some in flight at once; how many were accepted.
+        """Jobs in messages of up to 1000 and 256 KiB, some in flight at once; how many were accepted.
 
         Jobs should carry ids (`line_id` for those of a batch): then sending all of them again after an error is safe.
         Raises: Unavailable, BacklogFull; Refused, for a job that no intake could read.
@@ -253,10 +252,10 @@ class Client:
         # a TaskGroup that fails at its end leaves the caller's task told to end, before Python 3.13
         sends: set[asyncio.Task[None]] = set()
         try:
-            async for submissions in _atomic(self._prepared(jobs, batch_id)):
+            async for submissions in _groups(self._prepared(jobs, batch_id)):
                 if len(sends) == _IN_FLIGHT:
                     sends = await _fewer(sends)
-                sends.add(asyncio.create_task(self._store(_messages(submissions), secrets.token_hex(12))))
+                sends.add(asyncio.create_task(self._store_all(_messages(submissions))))
                 count += len(submissions)
             while sends:
                 sends = await _fewer(sends)
@@ -284,14 +283,18 @@ class Client:
         subject = _submit_subject(one.lane, one.model, self._tenant, self._key)
         return Outgoing(subject, _payload(one.job))
 
-    async def _store(self, messages: list[Outgoing], name: str) -> None:
+    async def _store_all(self, messages: Sequence[Outgoing]) -> None:
+        """Side by side; what one of them raises, once all have ended."""
+        storing = [self._store(message, secrets.token_hex(12)) for message in messages]
+        for ended in await asyncio.gather(*storing, return_exceptions=True):
+            if isinstance(ended, BaseException):
+                raise ended
+
+    async def _store(self, message: Outgoing, name: str) -> None:
         """Until it is stored, under one name, so that it is stored once."""
         for attempt in range(_TRIES):
             try:
-                if len(messages) == 1:
-                    await publish_one(self._nc, messages[0], message_id=name)
-                else:
-                    await publish_atomically(self._nc, messages, batch_id=name)
+                await publish_one(self._nc, message, message_id=name)
             except NotStored as error:
                 if error.code in _FULL:
                     raise BacklogFull(f"{error}: wait until waiting jobs are taken in, and send again") from error
@@ -607,15 +610,16 @@ async def _each(jobs: AsyncIterable[Submission] | Iterable[Submission]) -> Async
         yield one
 
 
-async def _atomic(messages: AsyncIterator[Outgoing]) -> AsyncIterator[list[Outgoing]]:
-    """Jobs that are stored together or not at all; few enough for one message, if all are of one subject.
+async def _groups(messages: AsyncIterator[Outgoing]) -> AsyncIterator[list[Outgoing]]:
+    """Jobs that fit into one message, if all are of one subject.
 
-    A message is atomic by itself; for an atomic batch the server writes everything twice, in files of its own.
+    No atomic batches, which could hold more: the server writes these twice, in files of their own, and has a limit for
+    all producers together.
     """
     group: list[Outgoing] = []
     size = 0
     async for message in messages:
-        if group and (len(group) == BATCH_MESSAGES or size + len(message.payload) > BUNDLE_BYTES):
+        if group and (len(group) == BUNDLE or size + len(message.payload) > BUNDLE_BYTES):
             yield group
             group, size = [], 0
         group.append(message)

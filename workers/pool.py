@@ -90,7 +90,7 @@ class Pool:
             deployment,
             metrics,
             free=partial(self._room, live=False),
-            running=lambda: self.running,
+            running=lambda: self._running[False],
             few=self._few,
         )
         self._idle = asyncio.Event()
@@ -269,7 +269,8 @@ class Pool:
             live=attempt if held.is_live else None,
         )
         self._metrics.reported(report)
-        self._reporter.add(report, partial(self._stored, held, outcome), is_bulk=attempt.lane is Lane.BULK)
+        is_bulk_result = attempt.lane is Lane.BULK and isinstance(outcome, Succeeded)
+        self._reporter.add(report, partial(self._stored, held, outcome), can_wait=is_bulk_result)
 
     async def _stored(self, held: Held, outcome: Outcome) -> str | None:
         """The outcome is durable: complete the reply, or say which message is to be let go."""

@@ -30,7 +30,7 @@ machine would use.
 """
 GRACE_S = 0.01
 """Once a slot has been free for so long, outcomes wait no more: somebody may wait for them, and with many of them the slot
-may be free because the broker does not know yet that it is. A few of the bulk lane wait on.
+may be free because the broker does not know yet that it is. A few results of the bulk lane wait on.
 """
 ENOUGH = 16
 """Outcomes that wait for no more of them."""
@@ -46,14 +46,16 @@ class Pending:
     """When it is to be sent, by the loop's clock."""
     grace_s: float
     """When it is to be sent if a slot is free then."""
-    is_bulk: bool
+    can_wait: bool
+    """Beside free slots too, with a few others."""
     stored: Callable[[], Awaitable[str | None]]
     """Called once the stream has it; says which message may go then, by its ack subject."""
 
 
 class Reporter:
     """Publishes what is ready together as one message, and again until it is stored. `free` are the slots that wait for
-    an attempt, `running` the attempts that have not ended yet; with `few` outcomes unheard, the broker still dispatches.
+    an attempt, `running` the dispatched attempts that have not ended yet; with `few` outcomes unheard, the broker still
+    dispatches.
     """
 
     def __init__(
@@ -80,9 +82,9 @@ class Reporter:
     def __repr__(self) -> str:
         return f"Reporter(pending={len(self._pending)})"
 
-    def add(self, report: Report, stored: Callable[[], Awaitable[str | None]], *, is_bulk: bool) -> None:
+    def add(self, report: Report, stored: Callable[[], Awaitable[str | None]], *, can_wait: bool) -> None:
         now = asyncio.get_running_loop().time()
-        self._pending.append(Pending(packed(report), now + wait_s(report), now + GRACE_S, is_bulk, stored))
+        self._pending.append(Pending(packed(report), now + wait_s(report), now + GRACE_S, can_wait, stored))
         self._idle.clear()
         self._ready.set()
 
@@ -119,7 +121,7 @@ class Reporter:
         due = min(one.due_s for one in self._pending)
         if self._free() > 0:
             is_few = len(self._pending) <= self._few()
-            graces = [one.grace_s for one in self._pending if not (is_few and one.is_bulk)]
+            graces = [one.grace_s for one in self._pending if not (is_few and one.can_wait)]
             due = min(due, max(graces, default=due))
         return due - asyncio.get_running_loop().time()
 

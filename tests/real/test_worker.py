@@ -339,11 +339,11 @@ class Stored:
         self.reporter = Reporter(nc, "d", Metrics(), free=lambda: self.free, running=lambda: running, few=lambda: FEW)
         self.jobs: asyncio.Queue[UUID] = asyncio.Queue()
 
-    async def add(self, report: Report, *, is_bulk: bool = True) -> None:
+    async def add(self, report: Report, *, can_wait: bool = True) -> None:
         async def stored() -> None:
             self.jobs.put_nowait(report.job)
 
-        self.reporter.add(report, stored, is_bulk=is_bulk)
+        self.reporter.add(report, stored, can_wait=can_wait)
         await self.nc.flush()
 
     async def messages(self) -> int:
@@ -376,12 +376,12 @@ def a_long_one(**changes: Any) -> Report:
 @pytest.mark.usefixtures("patience")
 async def test_outcomes_wait_for_more_while_every_slot_is_busy(nc: Nats) -> None:
     async with a_reporter(nc, running=1) as found:
-        await found.add(a_long_one(), is_bulk=False)
-        await found.add(a_long_one(), is_bulk=False)
+        await found.add(a_long_one(), can_wait=False)
+        await found.add(a_long_one(), can_wait=False)
         assert await found.messages() == 0
 
         found.free = 1
-        await found.add(a_long_one(), is_bulk=False)
+        await found.add(a_long_one(), can_wait=False)
 
         async with asyncio.timeout(20):
             assert len({await found.jobs.get() for _ in range(3)}) == 3
@@ -389,7 +389,7 @@ async def test_outcomes_wait_for_more_while_every_slot_is_busy(nc: Nats) -> None
 
 
 @pytest.mark.usefixtures("patience")
-@pytest.mark.parametrize("more", [{"is_bulk": False}, {"is_bulk": True}], ids=["a standard one", "one too many"])
+@pytest.mark.parametrize("more", [{"can_wait": False}, {"can_wait": True}], ids=["a standard one", "one too many"])
 async def test_a_few_bulk_outcomes_wait_although_a_slot_is_free(
     nc: Nats, monkeypatch: pytest.MonkeyPatch, more: dict[str, bool]
 ) -> None:
@@ -405,6 +405,32 @@ async def test_a_few_bulk_outcomes_wait_although_a_slot_is_free(
         async with asyncio.timeout(20):
             assert len({await found.jobs.get() for _ in range(FEW + 1)}) == FEW + 1
         assert await found.messages() == 1
+
+
+HANG = {"match": "hang", "kind": "hang"}
+
+
+@pytest.fixture
+def outcomes_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For as long as the test does, where they wait at all."""
+    monkeypatch.setattr(workers.report, "wait_s", lambda _: 3600.0)
+
+
+@pytest.mark.usefixtures("outcomes_wait")
+async def test_a_failure_does_not_wait_beside_free_slots(nc: Nats) -> None:
+    async with a_pool(nc, options={"failures": [HANG, {"match": "fault", "kind": "engine_fault"}]}) as bench:
+        assert await Runs(nc).publish([a_chat("hang"), a_chat("fault")])
+
+        assert isinstance((await bench.report()).outcome, Failed)
+
+
+@pytest.mark.usefixtures("outcomes_wait")
+async def test_a_result_does_not_wait_while_only_interactive_attempts_run(nc: Nats) -> None:
+    async with a_pool(nc, reserve=1, options={"failures": [HANG]}) as bench:
+        await nc.jetstream().publish(subjects.now("d"), packed(an_ask("hang")))
+        await bench.until(lambda: bench.pool.live == 1)
+
+        assert isinstance(await bench.outcome(a_chat("good")), Succeeded)
 
 
 @pytest.mark.parametrize("slots", [*range(1, 100), 256, 10_000])

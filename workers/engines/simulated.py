@@ -80,7 +80,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     slowdown: Annotated[float, Meta(ge=0)] = 0.0
     output_tokens: Annotated[int, Meta(ge=1, le=_TEXT_WORDS)] = 16
     """Length of an answer, unless the body or the model allows less."""
-    seed: Annotated[int, Meta(ge=0, le=2**62)] = 0
+    seed: Annotated[int, Meta(ge=0, lt=2**32)] = 0
     """Another seed, other words."""
     failures: tuple[Script, ...] = ()
 
@@ -170,7 +170,7 @@ class Simulated:
         wished = self._options.output_tokens
         prompt = -(-_length(body) // 4)
         most = body.max_completion_tokens or body.max_tokens or request.max_output_tokens
-        words = 0 if request.endpoint == EMBEDDINGS else min(wished, most)
+        words = 0 if request.endpoint == EMBEDDINGS else max(0, min(wished, most))
         if prompt + words > self._context_tokens:
             message = f"{prompt} prompt tokens and {words} of the answer are more than {self._context_tokens}"
             return Failed(ContextTooLong(message, self._context_tokens))

@@ -15,7 +15,7 @@ import os
 import threading
 import time
 from argparse import ArgumentError, Namespace
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -95,7 +95,7 @@ def make(deployment: Deployment, limits: Limits) -> "Vllm":
             deployment.context_tokens if is_cpu else 0, _CPU_STEP_TOKENS if is_cpu else _GPU_STEP_TOKENS
         ),
         "enable_prompt_tokens_details": True,
-        **({"dtype": "float32"} if is_cpu and _has_slow_halves() else {}),
+        **_dtype(deployment.options, is_cpu=is_cpu),
         **deployment.options,
     }
     args = arguments(deployment.source, wanted)
@@ -104,12 +104,14 @@ def make(deployment: Deployment, limits: Limits) -> "Vllm":
     return Vllm(args, capacity, args.max_model_len)
 
 
-def _has_slow_halves() -> bool:
+def _dtype(options: Mapping[str, Any], *, is_cpu: bool) -> dict[str, str]:
     """An x86 CPU without AVX-512 has no fast way to multiply bfloat16 or float16, which models come in: SmolLM2 is five
-    times as fast there in float32, at twice the memory.
+    times as fast there in float32.
     """
-    capability: str = import_module("torch").backends.cpu.get_cpu_capability()
-    return capability == "AVX2"
+    if "dtype" in options or not is_cpu or import_module("torch").backends.cpu.get_cpu_capability() != "AVX2":
+        return {}
+    log.info('no AVX-512: computing in float32, in twice the memory (options.dtype = "bfloat16" to save it)')
+    return {"dtype": "float32"}
 
 
 def arguments(source: str, options: dict[str, Any]) -> Namespace:
