@@ -24,7 +24,7 @@ from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig
 
-from broker.bench.system import child
+from broker.bench.system import Talk, child
 from broker.bus.streams import STREAMS
 from broker.embedded import die_with_parent
 from broker.ledger.pg import SETTINGS, as_it_is
@@ -76,11 +76,12 @@ on conflict (batch) do update set admitted = c.admitted + excluded.admitted, end
 class Floor:
     """Its processes, waiting for jobs."""
 
-    def __init__(self, nc: Nats) -> None:
+    def __init__(self, nc: Nats, processes: Sequence[Talk]) -> None:
         self._nc = nc
+        self.processes = processes
 
     async def run(self, bodies: Sequence[bytes], batch: UUID) -> float:
-        """Seconds from the first submission to the last announcement."""
+        """Seconds from the first submission to the last announcement. Raises: RuntimeError, if one of them ends."""
         ended, all_ended = 0, asyncio.Event()
 
         async def heard(message: Msg) -> None:
@@ -97,10 +98,20 @@ class Floor:
                 for line, body in enumerate(bodies[start : start + _BATCH], start + 1)
             ]
             await _store(self._nc, "floor.submit", payloads, name=f"{batch}.{start}")
-        await all_ended.wait()
+        await self._unless_gone(all_ended)
         seconds = time.perf_counter() - began
         await subscription.unsubscribe()
         return seconds
+
+    async def _unless_gone(self, event: asyncio.Event) -> None:
+        waiting = [event.wait(), *(process.answer() for process in self.processes)]  # who serves says no more
+        tasks = [asyncio.ensure_future(one) for one in waiting]
+        ended, others = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for other in others:
+            other.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        for one in ended:
+            one.result()
 
 
 @asynccontextmanager
@@ -111,8 +122,8 @@ async def floor(nats_url: str, postgres_url: str, *, answer_bytes: int) -> Async
     nc = await _connected(nats_url)
     await _declare(nc, postgres_url)
     try:
-        async with child(*words, "broker", *servers), child(*words, "worker", *servers):
-            yield Floor(nc)
+        async with child(*words, "broker", *servers) as settler, child(*words, "worker", *servers) as worker:
+            yield Floor(nc, (settler, worker))
     finally:
         await nc.close()
 

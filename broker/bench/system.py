@@ -36,7 +36,11 @@ class Talk:
         self._log = log
 
     def __repr__(self) -> str:
-        return f"Talk(pid={self._process.pid})"
+        return f"Talk(pid={self.pid})"
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     async def ask(self, what: Mapping[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None  # noqa: S101 - it is a pipe
