@@ -64,12 +64,7 @@ from schemas.codec import (
     place_of,
 )
 from schemas.ids import line_id, uuid7
-from schemas.jetstream import (
-    BATCH_BYTES,
-    NotStored,
-    Outgoing,
-    publish_one,
-)
+from schemas.jetstream import BATCH_BYTES, NotStored, Outgoing, publish_one
 from schemas.job import BODY_BYTES, Job, Lane
 from schemas.outcome import Usage
 from schemas.subjects import DEFAULT, LONGEST_NAME, Source, Verb

@@ -16,7 +16,7 @@ import msgspec
 from msgspec.structs import replace
 from nats.aio.msg import Msg
 
-from broker.bench.cpu import KINDS, spent_s, us_per_job
+from broker.bench.cpu import of_baseline, spent_s, us_per_job
 from broker.bench.figure import Baseline, Figure, figure_of
 from broker.bench.floor import Floor, floor
 from broker.bench.peers import PEERS, Peers, peers
@@ -74,14 +74,13 @@ async def bulk(*, jobs: int, body_bytes: int, runs: int, with_peers: bool, say: 
                 say(f"run {number}: {name} {rate:,.0f}")
     baselines = [Baseline(_FLOOR, _median([run.jobs_per_s for run in bare]))]
     baselines += [Baseline(name, _median(rates)) for name, rates in others.items()]
-    costs = {f"{_FLOOR}, CPU µs a job: {kind}": _median([run.cpu_us_per_job[kind] for run in bare]) for kind in KINDS}
     return figure_of(
         "bulk",
         "jobs/s",
         [run.jobs_per_s for run in ours],
         cpu=[run.cpu_us_per_job for run in ours],
         baselines=baselines,
-        details=costs,
+        details=of_baseline(_FLOOR, [run.cpu_us_per_job for run in bare]),
     )
 
 

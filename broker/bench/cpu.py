@@ -1,7 +1,8 @@
 """CPU time of everything that a benchmark started, by what it is."""
 
+import statistics
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import psutil
 
@@ -32,6 +33,11 @@ def _kind(process: psutil.Process) -> str:
     if words[0].endswith("postgres"):
         return "Postgres"
     return "worker" if {"worker", "workers", "workers.direct"} & set(words) else "broker"
+
+
+def of_baseline(name: str, runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """What `us_per_job` said of a baseline's runs, as details of a figure."""
+    return {f"{name}, CPU µs a job: {kind}": statistics.median_low([run[kind] for run in runs]) for kind in KINDS}
 
 
 def us_per_job(before: Mapping[str, float], after: Mapping[str, float], jobs: int) -> dict[str, float]:

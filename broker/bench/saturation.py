@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from broker.bench.cpu import KINDS, spent_s, us_per_job
+from broker.bench.cpu import of_baseline, spent_s, us_per_job
 from broker.bench.figure import Baseline, Figure, figure_of
 from broker.bench.system import Direct, a_system, direct
 from broker.client import Client, Submission
@@ -20,6 +20,7 @@ from schemas.catalog import CHAT, parse
 from schemas.job import Job
 
 _PROMPT = "Name three things that a lighthouse keeper does in a day, and say why each of them matters. Number %d."
+_DIRECTLY = "driven directly"
 _LENGTHS = tuple(16 + 7 * number % 33 for number in range(33))
 """Output tokens, 32 on average. Were all alike, then those that start together would end in one step and the next ones
 be taken in as one batch, again and again; whoever lost that step once would be slower from then on, by up to a tenth on
@@ -68,18 +69,14 @@ async def saturation(
             client, engine, model=model, slots=slots, runs=runs, rounds=rounds, quick=quick, say=say
         )
     ratios = [ours.per_s / theirs.per_s for ours, theirs in zip(through, alone, strict=True)]
-    spent = [made.cpu_us_per_job() for made in alone]
-    costs = {
-        f"driven directly, CPU µs a job: {kind}": statistics.median_low([one[kind] for one in spent])
-        for kind in KINDS
-    }
     return figure_of(
         f"saturation {parse(text).deployments[deployment].engine}",
         "output tokens/s",
         [made.per_s for made in through],
         cpu=[made.cpu_us_per_job() for made in through],
-        baselines=[Baseline("driven directly", statistics.median_low([made.per_s for made in alone]))],
-        details={"median of the runs' own ratios": statistics.median_low(ratios), "slots": slots} | costs,
+        baselines=[Baseline(_DIRECTLY, statistics.median_low([made.per_s for made in alone]))],
+        details={"median of the runs' own ratios": statistics.median_low(ratios), "slots": slots}
+        | of_baseline(_DIRECTLY, [made.cpu_us_per_job() for made in alone]),
     )
 
 
