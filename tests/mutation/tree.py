@@ -1,0 +1,125 @@
+"""A copy of the source tree that may be broken, and the tests run in it."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+_FAILED = 1
+"""pytest's exit code when a test failed; everything above it means that the tests could not be run as asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What a run of tests came to."""
+
+    code: int
+    """pytest's exit code; -1 when the run took too long and was ended."""
+    seconds: float
+    output: str
+
+    @property
+    def is_clean(self) -> bool:
+        return self.code == 0
+
+    @property
+    def has_failed_test(self) -> bool:
+        return self.code == _FAILED
+
+    @property
+    def timed_out(self) -> bool:
+        return self.code < 0
+
+    def noticed_by(self) -> str:
+        """The first test that failed, or why there is none."""
+        for line in self.output.splitlines():
+            if line.startswith(("FAILED ", "ERROR ")):
+                return line.split(" ", 1)[1].partition(" - ")[0]
+        return "took too long" if self.timed_out else f"exit code {self.code}"
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """The copy at `root`."""
+
+    root: Path
+
+    @classmethod
+    def copy_to(cls, root: Path) -> "Tree":
+        """Everything that git tracks or would, as it is in the working tree."""
+        for name in _files():
+            target = root / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target)
+        return cls(root)
+
+    def apply(self, patch: Path) -> None:
+        """Raises: ValueError, when the patch does not fit the source any more."""
+        ran = apply(patch, self.root)
+        if ran.returncode:
+            raise ValueError(f"{patch.name} does not apply: {ran.stderr.strip()}")
+
+    def restore(self, *names: str) -> None:
+        """These files as they are in the real tree."""
+        for name in names:
+            shutil.copy2(ROOT / name, self.root / name)
+
+    def run(self, tests: Sequence[str], *, within_s: float) -> Ran:
+        """Run these tests, in this order, until the first that fails."""
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-x",
+            "-q",
+            "--tb=line",
+            "-p",
+            "no:randomly",
+            "-p",
+            "no:cacheprovider",
+        ]
+        began = time.monotonic()
+        process = subprocess.Popen(
+            [*command, *tests],
+            cwd=self.root,
+            # the copy comes before the installed package, also for the commands that tests start
+            env={**os.environ, "PYTHONPATH": str(self.root), "PYTHONDONTWRITEBYTECODE": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            output, _ = process.communicate(timeout=within_s)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            output, _ = process.communicate()
+            return Ran(-1, time.monotonic() - began, output)
+        return Ran(process.returncode, time.monotonic() - began, output)
+
+
+def apply(patch: Path, root: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run `git apply`, as if there were no repository around `root`."""
+    env = {**os.environ, "GIT_CEILING_DIRECTORIES": str(root.parent)}
+    return subprocess.run(
+        ["git", "apply", *options, str(patch)], cwd=root, env=env, capture_output=True, text=True, check=False
+    )
+
+
+def _files() -> list[str]:
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
