@@ -9,11 +9,13 @@ VLLM_STAMP := $(VLLM)/.installed
 VLLM_MODEL := $(VLLM)/smollm2
 
 PEERS := $(VENV)/.peers
+SEED ?= 1
+N ?= 300
 COMPILE = $(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-header --no-emit-find-links \
   --no-emit-index-url
 
 .DEFAULT_GOAL := help
-.PHONY: help setup vllm peers demo test test-vllm check format lock clean
+.PHONY: help setup vllm peers demo test test-vllm mutate check format lock clean
 
 help:
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -64,6 +66,10 @@ test: $(MODEL) ## run the tests
 test-vllm: $(VLLM_MODEL) ## run the tests that need vLLM
 	INFERMQ_VLLM_MODEL=$(VLLM_MODEL) $(VLLM)/bin/python -m pytest -q -o filterwarnings=default tests/vllm
 
+mutate: $(MODEL) ## break the code on purpose and see what the tests notice (SEED=1 N=300; an hour)
+	$(BIN)/python -m tests.mutation removals
+	$(BIN)/python -m tests.mutation seeded --seed $(SEED) --number $(N)
+
 check: $(STAMP) ## lint, types and import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -81,4 +87,4 @@ lock: $(STAMP) ## renew requirements.lock and deploy/peers.lock from pyproject.t
 	$(COMPILE) --extra peers --constraint requirements.lock --output-file deploy/peers.lock pyproject.toml
 
 clean: ## remove .venv and all caches
-	rm -rf $(VENV) $(VLLM) .infermq .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VLLM) .infermq .mypy_cache .ruff_cache .pytest_cache .hypothesis .mutate .import_linter_cache

@@ -10,7 +10,10 @@ from typing import Annotated, TypeVar
 
 import typer
 
+from tests.mutation.edits import Edit
+from tests.mutation.relevance import relevance
 from tests.mutation.removals import Removal, removals
+from tests.mutation.seeded import Tried, attempt, candidates, sample, survivors, table
 from tests.mutation.tree import Tree
 
 T = TypeVar("T")
@@ -52,6 +55,27 @@ def _removed(tree: Tree, removal: Removal) -> str | None:
         tree.restore(*removal.files)
     print(f"{'ok    ' if wrong is None else 'MISSED'} {removal.name}: {wrong or removal.promise}", flush=True)
     return wrong
+
+
+@app.command("seeded")
+def run_seeded(
+    seed: Annotated[int, typer.Option(help="Draws the same edits from the same source.")] = 1,
+    number: Annotated[int, typer.Option("--number", "-n", help="Of edits.")] = 300,
+    only: Annotated[str, typer.Option(help="The beginning of the paths of the files to edit.")] = "",
+) -> None:
+    """Make small wrong edits, one at a time, and run the tests that run the edited line."""
+    known = relevance()
+    drawn = [(area, edit) for area, edit in sample(seed, number) if edit.file.startswith(only)]
+    print(f"{len(drawn)} of {len(candidates())} possible edits")
+
+    def act(tree: Tree, one: tuple[str, Edit]) -> Tried:
+        tried = attempt(tree, *one, known)
+        print(tried, flush=True)
+        return tried
+
+    with _trees() as trees:
+        tried = _spread(drawn, trees, act)
+    print("\nsurvived:", *survivors(tried), "", table(tried), sep="\n")
 
 
 @contextmanager
