@@ -41,20 +41,19 @@ def run_removals(names: Annotated[list[str] | None, typer.Argument(help="Some of
 
 def _removed(tree: Tree, removal: Removal) -> str | None:
     """None when it was noticed by all; else what is wrong. Prints a line either way."""
-    wrong = None
+    changed = removal.changed(tree.root)
+    tree.write(changed)
     try:
-        tree.apply(removal.patch)
-        for test in removal.noticed_by:
-            ran = tree.run([test], within_s=_REMOVAL_S)
-            if not ran.has_failed_test:
-                wrong = f"{test}: {'passes' if ran.is_clean else ran.noticed_by()}"
-                break
-    except ValueError as error:
-        wrong = str(error)
+        wrong = next((why for test in removal.noticed_by if (why := _missed(tree, test)) is not None), None)
     finally:
-        tree.restore(*removal.files)
+        tree.restore(*changed)
     print(f"{'ok    ' if wrong is None else 'MISSED'} {removal.name}: {wrong or removal.promise}", flush=True)
     return wrong
+
+
+def _missed(tree: Tree, test: str) -> str | None:
+    ran = tree.run([test], within_s=_REMOVAL_S)
+    return None if ran.has_failed_test else f"{test}: {'passes' if ran.is_clean else ran.noticed_by()}"
 
 
 @app.command("seeded")

@@ -89,7 +89,7 @@ def attempt(tree: Tree, area: str, edit: Edit, relevance: Relevance) -> Tried:
     tests = _affordable(relevance.of(edit.file, edit.line), relevance.seconds)
     if why is not None or not tests:
         return Tried(area, edit, before, after, None, 0, why)
-    (tree.root / edit.file).write_text(edit.applied(text))
+    tree.write({edit.file: edit.applied(text)})
     try:
         expected = sum(relevance.seconds.get(test, 0.0) for test in tests)
         ran = tree.run(tests, within_s=_MARGIN_S + 3 * expected)

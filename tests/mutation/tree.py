@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,11 +60,10 @@ class Tree:
             shutil.copy2(ROOT / name, target)
         return cls(root)
 
-    def apply(self, patch: Path) -> None:
-        """Raises: ValueError, when the patch does not fit the source any more."""
-        ran = apply(patch, self.root)
-        if ran.returncode:
-            raise ValueError(f"{patch.name} does not apply: {ran.stderr.strip()}")
+    def write(self, texts: Mapping[str, str]) -> None:
+        """Other texts for these files."""
+        for name, text in texts.items():
+            (self.root / name).write_text(text)
 
     def restore(self, *names: str) -> None:
         """These files as they are in the real tree."""
@@ -104,14 +103,6 @@ class Tree:
             output, _ = process.communicate()
             return Ran(-1, time.monotonic() - began, output)
         return Ran(process.returncode, time.monotonic() - began, output)
-
-
-def apply(patch: Path, root: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run `git apply`, as if there were no repository around `root`."""
-    env = {**os.environ, "GIT_CEILING_DIRECTORIES": str(root.parent)}
-    return subprocess.run(
-        ["git", "apply", *options, str(patch)], cwd=root, env=env, capture_output=True, text=True, check=False
-    )
 
 
 def _files() -> list[str]:
