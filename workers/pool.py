@@ -48,14 +48,15 @@ from workers.core.leases import before_run, extend_every_ms, while_running
 from workers.metrics import Metrics
 from workers.ports import Clock, Engine, EngineDied
 from workers.puller import Puller
-from workers.report import Reporter, largest_body, within_limit
+from workers.report import WAITS, Reporter, Waits, largest_body, within_limit
 from workers.run import Held, outcome_of, request_of
 
 log = logging.getLogger(__name__)
 KEEPALIVE_MS = Ms(1000)
 _REMEMBERED = 100_000
 """Reported attempts, so that a redelivery is not run again."""
-_TICK_S = 0.5
+TICK_S = 0.5
+"""How often leases, time-outs and pulls are looked after."""
 _attempt = unpacker(Attempt)
 
 
@@ -73,6 +74,9 @@ class Pool:
         lease_ms: Ms,
         clock: Clock,
         metrics: Metrics,
+        tick_s: float = TICK_S,
+        keepalive_ms: Ms = KEEPALIVE_MS,
+        waits: Waits = WAITS,
     ) -> None:
         self._nc = nc
         self._engine = engine
@@ -82,6 +86,8 @@ class Pool:
         self._lease_ms = lease_ms
         self._clock = clock
         self._metrics = metrics
+        self._tick_s = tick_s
+        self._keepalive_ms = keepalive_ms
         self._held: dict[tuple[bytes, int, bool], Held] = {}
         self._running = {False: 0, True: 0}
         self._reported: OrderedDict[tuple[bytes, int], None] = OrderedDict()
@@ -92,6 +98,7 @@ class Pool:
             free=partial(self._room, live=False),
             running=lambda: self._running[False],
             few=self._few,
+            waits=waits,
         )
         self._idle = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
@@ -325,7 +332,7 @@ class Pool:
         extended_at = loop.time()
         while True:
             heed_cancellation()
-            await asyncio.sleep(_TICK_S)
+            await asyncio.sleep(self._tick_s)
             now = self._clock()
             self._end_overdue(now)
             try:
@@ -354,7 +361,7 @@ class Pool:
 
     async def _keep_alive(self, now: Ms) -> None:
         for held in list(self._held.values()):
-            if held.is_live and now - (held.spoken_ms or held.leased_ms) >= KEEPALIVE_MS:
+            if held.is_live and now - (held.spoken_ms or held.leased_ms) >= self._keepalive_ms:
                 held.spoken_ms = now
                 await self._tell(held, b"", {KIND: KEEPALIVE})
 

@@ -22,21 +22,33 @@ from workers.ports import LARGEST_BODY
 log = logging.getLogger(__name__)
 _BESIDE = 64 * 1024
 """Bytes of a report that are neither request nor response, and headers."""
-SHARE = 1 / 4
-LONGEST_S = 1.0
-"""A dispatched attempt's outcome waits for others: this share of the time that it took to run, and at most so long. Each
-message on its own costs NATS, broker and Postgres several milliseconds of CPU between them, which an engine on the same
-machine would use.
-"""
-GRACE_S = 0.01
-"""Once a slot has been free for so long, outcomes wait no more: somebody may wait for them, and with many of them the slot
-may be free because the broker does not know yet that it is. A few results of the bulk lane wait on.
-"""
-ENOUGH = 16
-"""Outcomes that wait for no more of them."""
-_RETRY_S = 0.2
 _LONGEST_RETRY_S = 5.0
 _numbers = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """How long outcomes wait: for others to travel with, and until they are published again.
+
+    Each message on its own costs NATS, broker and Postgres several milliseconds of CPU between them, which an engine on
+    the same machine would use.
+    """
+
+    share: float = 1 / 4
+    """Of the time that a dispatched attempt took to run, its outcome waits for others."""
+    longest_s: float = 1.0
+    """But at most so long."""
+    grace_s: float = 0.01
+    """Once a slot has been free for so long, outcomes wait no more: somebody may wait for them, and with many of them the
+    slot may be free because the broker does not know yet that it is. A few results of the bulk lane wait on.
+    """
+    enough: int = 16
+    """So many outcomes wait for no more of them."""
+    retry_s: float = 0.2
+    """An outcome that could not be stored is published again after this; then after twice as long, and so on."""
+
+
+WAITS = Waits()
 
 
 @dataclass(slots=True)
@@ -67,6 +79,7 @@ class Reporter:
         free: Callable[[], int],
         running: Callable[[], int],
         few: Callable[[], int],
+        waits: Waits,
     ) -> None:
         self._nc = nc
         self._subject = subjects.outcome(deployment)
@@ -74,6 +87,7 @@ class Reporter:
         self._free = free
         self._running = running
         self._few = few
+        self._waits = waits
         self._pending: list[Pending] = []
         self._ready = asyncio.Event()
         self._idle = asyncio.Event()
@@ -84,7 +98,8 @@ class Reporter:
 
     def add(self, report: Report, stored: Callable[[], Awaitable[str | None]], *, can_wait: bool) -> None:
         now = asyncio.get_running_loop().time()
-        self._pending.append(Pending(packed(report), now + wait_s(report), now + GRACE_S, can_wait, stored))
+        due, grace = now + wait_s(report, self._waits), now + self._waits.grace_s
+        self._pending.append(Pending(packed(report), due, grace, can_wait, stored))
         self._idle.clear()
         self._ready.set()
 
@@ -116,7 +131,7 @@ class Reporter:
         self._pending.sort(key=lambda one: one.due_s)
 
     def _left_s(self) -> float:
-        if not self._running() or len(self._pending) >= ENOUGH:
+        if not self._running() or len(self._pending) >= self._waits.enough:
             return 0.0
         due = min(one.due_s for one in self._pending)
         if self._free() > 0:
@@ -139,7 +154,7 @@ class Reporter:
     async def _store(self, payloads: Sequence[bytes]) -> None:
         name = f"{os.getpid():x}-{os.urandom(6).hex()}-{next(_numbers):x}"
         message = Outgoing(self._subject, bundled(payloads))
-        wait = _RETRY_S
+        wait = self._waits.retry_s
         began = asyncio.get_running_loop().time()
         while True:
             try:
@@ -154,9 +169,9 @@ class Reporter:
                 return
 
 
-def wait_s(report: Report) -> float:
+def wait_s(report: Report, waits: Waits) -> float:
     """How long an outcome may wait for others. The caller of an interactive one waits for it already."""
-    return 0.0 if report.live is not None else min(LONGEST_S, SHARE * report.timings.run_ms / 1000)
+    return 0.0 if report.live is not None else min(waits.longest_s, waits.share * report.timings.run_ms / 1000)
 
 
 async def _told(one: Pending) -> str | None:

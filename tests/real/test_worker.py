@@ -12,7 +12,6 @@ import pytest
 from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
 
-import workers.report
 from broker.bus.runs import Runs
 from broker.bus.streams import declare_pool, declare_streams
 from broker.core.policy import lookahead
@@ -48,7 +47,7 @@ from workers.metrics import Metrics
 from workers.pool import Pool, problem_of
 from workers.ports import Capacity
 from workers.puller import Puller
-from workers.report import ENOUGH, LONGEST_S, Reporter, wait_s
+from workers.report import WAITS, Reporter, Waits, wait_s
 
 pytestmark = pytest.mark.real
 _reports = Bundle(Report)
@@ -121,7 +120,14 @@ class Bench:
 
 @asynccontextmanager
 async def a_pool(
-    nc: Nats, *, lease_ms: int = 15_000, slots: int = 4, options: dict[str, Any] | None = None, **changes: Any
+    nc: Nats,
+    *,
+    lease_ms: int = 15_000,
+    slots: int = 4,
+    options: dict[str, Any] | None = None,
+    tick_s: float = 0.02,
+    waits: Waits = WAITS,
+    **changes: Any,
 ) -> AsyncIterator[Bench]:
     await declare_streams(nc)
     await declare_pool(nc, "d", slots=slots)
@@ -138,6 +144,9 @@ async def a_pool(
         lease_ms=Ms(lease_ms),
         clock=now,
         metrics=Metrics(),
+        tick_s=tick_s,
+        keepalive_ms=Ms(50),
+        waits=waits,
     )
     bench = Bench(nc, pool, engine)
     await nc.subscribe(subjects.outcome("d"), cb=bench.heard)
@@ -181,15 +190,12 @@ async def test_never_more_is_leased_than_there_are_slots(nc: Nats) -> None:
         assert info.num_pending == 7
 
 
-@pytest.fixture
-def no_tick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pulls stay out, whatever the capacity is."""
-    monkeypatch.setattr("workers.pool._TICK_S", 60.0)
+NO_TICK_S = 60.0
+"""Pulls stay out, whatever the capacity is."""
 
 
-@pytest.mark.usefixtures("no_tick")
 async def test_what_comes_when_capacity_fell_is_put_back_once(nc: Nats) -> None:
-    async with a_pool(nc) as bench:
+    async with a_pool(nc, tick_s=NO_TICK_S) as bench:
         await bench.asks(subjects.RUN, pulls=1)
         bench.engine.paused = True
 
@@ -212,9 +218,8 @@ async def test_a_pull_is_withdrawn_when_capacity_falls(nc: Nats) -> None:
         assert isinstance((await bench.report()).outcome, Succeeded)
 
 
-@pytest.mark.usefixtures("no_tick")
 async def test_an_interactive_attempt_that_comes_when_capacity_fell_may_go_elsewhere(nc: Nats) -> None:
-    async with a_pool(nc, reserve=1) as bench:
+    async with a_pool(nc, reserve=1, tick_s=NO_TICK_S) as bench:
         await heard_by(nc, an_ask("first"))
         await bench.asks(subjects.NOW, pulls=1)
         bench.engine.paused = True
@@ -333,10 +338,12 @@ FEW = 2
 class Stored:
     """A reporter at work, and what of its reports is stored."""
 
-    def __init__(self, nc: Nats, *, running: int) -> None:
+    def __init__(self, nc: Nats, *, running: int, waits: Waits) -> None:
         self.nc = nc
         self.free = 0
-        self.reporter = Reporter(nc, "d", Metrics(), free=lambda: self.free, running=lambda: running, few=lambda: FEW)
+        self.reporter = Reporter(
+            nc, "d", Metrics(), free=lambda: self.free, running=lambda: running, few=lambda: FEW, waits=waits
+        )
         self.jobs: asyncio.Queue[UUID] = asyncio.Queue()
 
     async def add(self, report: Report, *, can_wait: bool = True) -> None:
@@ -350,16 +357,15 @@ class Stored:
         return (await self.nc.jetstream().stream_info(subjects.OUTCOME)).state.messages
 
 
-@pytest.fixture
-async def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An outcome waits as long as the test does."""
-    monkeypatch.setattr(workers.report, "LONGEST_S", 3600.0)
+FOREVER_S = 3600.0
+PATIENT = Waits(share=FOREVER_S, longest_s=FOREVER_S, grace_s=0.0)
+"""An outcome that may wait for others waits as long as the test does."""
 
 
 @asynccontextmanager
-async def a_reporter(nc: Nats, *, running: int) -> AsyncIterator[Stored]:
+async def a_reporter(nc: Nats, *, running: int, waits: Waits = PATIENT) -> AsyncIterator[Stored]:
     await declare_streams(nc)
-    found = Stored(nc, running=running)
+    found = Stored(nc, running=running, waits=waits)
     serving = asyncio.create_task(found.reporter.serve())
     try:
         yield found
@@ -373,7 +379,6 @@ def a_long_one(**changes: Any) -> Report:
     return a_report(timings=timings, **changes)
 
 
-@pytest.mark.usefixtures("patience")
 async def test_outcomes_wait_for_more_while_every_slot_is_busy(nc: Nats) -> None:
     async with a_reporter(nc, running=1) as found:
         await found.add(a_long_one(), can_wait=False)
@@ -388,12 +393,8 @@ async def test_outcomes_wait_for_more_while_every_slot_is_busy(nc: Nats) -> None
         assert await found.messages() == 1
 
 
-@pytest.mark.usefixtures("patience")
 @pytest.mark.parametrize("more", [{"can_wait": False}, {"can_wait": True}], ids=["a standard one", "one too many"])
-async def test_a_few_bulk_outcomes_wait_although_a_slot_is_free(
-    nc: Nats, monkeypatch: pytest.MonkeyPatch, more: dict[str, bool]
-) -> None:
-    monkeypatch.setattr(workers.report, "GRACE_S", 0.0)
+async def test_a_few_bulk_outcomes_wait_although_a_slot_is_free(nc: Nats, more: dict[str, bool]) -> None:
     async with a_reporter(nc, running=1) as found:
         found.free = 1
         for _ in range(FEW):
@@ -408,25 +409,19 @@ async def test_a_few_bulk_outcomes_wait_although_a_slot_is_free(
 
 
 HANG = {"match": "hang", "kind": "hang"}
+QUICK = {"decode_tokens_per_s": 400.0}
+"""An answer takes a few milliseconds, so that a share of its run is not nothing."""
 
 
-@pytest.fixture
-def outcomes_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For as long as the test does, where they wait at all."""
-    monkeypatch.setattr(workers.report, "wait_s", lambda _: 3600.0)
+async def test_what_is_no_result_does_not_wait_beside_free_slots(nc: Nats) -> None:
+    async with a_pool(nc, options={"failures": [HANG]}, waits=PATIENT) as bench:
+        assert await Runs(nc).publish([a_chat("hang"), a_chat("hang", deadline_ms=Ms(now() + 100))])
+
+        assert (await bench.report()).outcome == Expired()
 
 
-@pytest.mark.usefixtures("outcomes_wait")
-async def test_a_failure_does_not_wait_beside_free_slots(nc: Nats) -> None:
-    async with a_pool(nc, options={"failures": [HANG, {"match": "fault", "kind": "engine_fault"}]}) as bench:
-        assert await Runs(nc).publish([a_chat("hang"), a_chat("fault")])
-
-        assert isinstance((await bench.report()).outcome, Failed)
-
-
-@pytest.mark.usefixtures("outcomes_wait")
 async def test_a_result_does_not_wait_while_only_interactive_attempts_run(nc: Nats) -> None:
-    async with a_pool(nc, reserve=1, options={"failures": [HANG]}) as bench:
+    async with a_pool(nc, reserve=1, options={**QUICK, "failures": [HANG]}, waits=PATIENT) as bench:
         await nc.jetstream().publish(subjects.now("d"), packed(an_ask("hang")))
         await bench.until(lambda: bench.pool.live == 1)
 
@@ -438,13 +433,9 @@ def test_outcomes_that_wait_beside_free_slots_leave_room_in_the_look_ahead(slots
     assert few(slots) < lookahead(slots, per_s=0.0)
 
 
-@pytest.mark.usefixtures("patience")
-async def test_a_message_stays_while_its_outcome_waits_so_a_killed_worker_loses_no_job(
-    nc: Nats, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(workers.report, "SHARE", 3600.0)
-    monkeypatch.setattr(workers.report, "GRACE_S", 3600.0)
-    async with a_pool(nc, slots=2, options={"decode_tokens_per_s": 20.0}) as bench:
+async def test_a_message_stays_while_its_outcome_waits_so_a_killed_worker_loses_no_job(nc: Nats) -> None:
+    waits = Waits(share=FOREVER_S, longest_s=FOREVER_S, grace_s=FOREVER_S)
+    async with a_pool(nc, slots=2, options={"decode_tokens_per_s": 80.0}, waits=waits) as bench:
         long = BODY.replace(b"8}", b"800}")
         assert await Runs(nc).publish([a_chat("x"), an_attempt(body=long), an_attempt(body=long)])
 
@@ -454,17 +445,16 @@ async def test_a_message_stays_while_its_outcome_waits_so_a_killed_worker_loses_
         await bench.holds(subjects.OUTCOME, 0)
 
 
-@pytest.mark.usefixtures("patience")
 async def test_outcomes_do_not_wait_once_they_are_many(nc: Nats) -> None:
     async with a_reporter(nc, running=1) as found, asyncio.timeout(20):
-        for _ in range(ENOUGH):
-            await found.add(a_long_one())
+        reports = [a_long_one() for _ in range(PATIENT.enough)]
+        for report in reports:
+            await found.add(report)
 
-        assert {await found.jobs.get() for _ in range(ENOUGH)}
+        assert {await found.jobs.get() for _ in reports} == {report.job for report in reports}
         assert await found.messages() == 1
 
 
-@pytest.mark.usefixtures("patience")
 @pytest.mark.parametrize(
     ("running", "changes"), [(0, {}), (1, {"live": an_attempt()})], ids=["nothing runs", "a caller waits"]
 )
@@ -479,13 +469,13 @@ async def test_an_outcome_that_need_not_wait_is_stored_at_once(
 
 
 async def test_an_outcome_waits_a_quarter_of_its_run_at_most(nc: Nats) -> None:
-    async with a_reporter(nc, running=1) as found, asyncio.timeout(20):
+    async with a_reporter(nc, running=1, waits=WAITS) as found, asyncio.timeout(20):
         report = a_report(timings=Timings(started_ms=now(), queue_ms=Ms(0), run_ms=Ms(80)))
         await found.add(report)
 
         assert await found.jobs.get() == report.job
-    assert wait_s(report) == pytest.approx(0.02)
-    assert wait_s(a_long_one()) == LONGEST_S
+    assert wait_s(report, WAITS) == pytest.approx(0.02)
+    assert wait_s(a_long_one(), WAITS) == WAITS.longest_s
 
 
 async def test_slots_that_were_not_asked_for_are_once_those_asked_for_are_filled(nc: Nats) -> None:
@@ -588,7 +578,7 @@ async def test_an_answer_that_nobody_streams_comes_whole(nc: Nats) -> None:
 
 async def test_a_silent_engine_is_kept_alive_and_a_failure_is_said(nc: Nats) -> None:
     script = [{"match": "x", "kind": "hang"}]
-    async with a_pool(nc, options={"failures": script}, attempt_timeout_s=2.2):
+    async with a_pool(nc, options={"failures": script}, attempt_timeout_s=0.2):
         heard = await heard_by(nc, an_ask("x"))
 
         kinds = [message.headers[KIND] for message in heard if message.headers]
