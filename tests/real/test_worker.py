@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
+from nats.js.api import RawStreamMsg
 
 from broker.bus.runs import Runs
 from broker.bus.streams import declare_pool, declare_streams
@@ -18,12 +19,14 @@ from broker.core.policy import lookahead
 from schemas import subjects
 from schemas.catalog import Deployment, Revision
 from schemas.codec import KIND, Bundle, packed
+from schemas.jetstream import deliveries
 from schemas.job import Attempt, Lane
 from schemas.outcome import (
     BadRequest,
     Cancelled,
     ContextTooLong,
     EngineFault,
+    EngineLost,
     Expired,
     Failed,
     Failure,
@@ -34,14 +37,12 @@ from schemas.outcome import (
     Succeeded,
     TimedOut,
     Timings,
-    WorkerLost,
     failure_kind,
     public_message,
 )
 from schemas.units import Ms
 from tests.builders import BODY, a_catalog, a_report, an_attempt, now
 from workers.core.capacity import few
-from workers.core.leases import MOST_DELIVERIES, before_run, extend_every_ms, while_running
 from workers.engines.simulated import Options, Simulated
 from workers.metrics import Metrics
 from workers.pool import Pool, problem_of
@@ -94,6 +95,12 @@ class Bench:
             while (await self.nc.jetstream().stream_info(stream)).state.messages != messages:
                 await asyncio.sleep(0.01)
 
+    async def stored(self, stream: str) -> list[RawStreamMsg]:
+        """What a stream holds."""
+        js = self.nc.jetstream()
+        state = (await js.stream_info(stream)).state
+        return [await js.get_msg(stream, number) for number in range(state.first_seq, state.last_seq + 1)]
+
     async def leases(self, attempts: int) -> None:
         """Wait until the worker holds so many."""
         async with asyncio.timeout(20):
@@ -112,6 +119,13 @@ class Bench:
                     return
                 await asyncio.sleep(0.01)
 
+    async def redelivers_after(self, seconds: float) -> None:
+        """How long a lease lasts that is not extended."""
+        js = self.nc.jetstream()
+        config = (await js.consumer_info(subjects.RUN, subjects.pool_consumer("d"))).config
+        config.ack_wait = seconds
+        await js.add_consumer(subjects.RUN, config)
+
     async def until(self, holds: Callable[[], bool]) -> None:
         async with asyncio.timeout(20):
             while not holds():
@@ -127,6 +141,7 @@ async def a_pool(
     options: dict[str, Any] | None = None,
     tick_s: float = 0.02,
     waits: Waits = WAITS,
+    kind: type[Pausing] = Pausing,
     **changes: Any,
 ) -> AsyncIterator[Bench]:
     await declare_streams(nc)
@@ -134,7 +149,7 @@ async def a_pool(
     catalog = a_catalog(options=options, **changes)
     deployment: Deployment = catalog.deployments["d"]
     options_read = msgspec.convert(deployment.options, Options)
-    engine = Pausing(options_read, Capacity(slots, deployment.reserve), deployment.context_tokens)
+    engine = kind(options_read, Capacity(slots, deployment.reserve), deployment.context_tokens)
     pool = Pool(
         nc,
         engine,
@@ -260,6 +275,8 @@ async def test_a_message_that_is_no_attempt_is_let_go_and_does_no_harm(nc: Nats,
         assert isinstance(await bench.outcome(a_chat("x")), Succeeded)
         assert (await heard_by(nc, an_ask("x")))[-1].headers
         await bench.holds(subjects.RUN, 0)
+        [letter] = await bench.stored(subjects.ADVISORY)  # so the broker hears of it
+        assert letter.subject == f"$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.{subjects.RUN}.d"
 
 
 @pytest.mark.parametrize("body", [b'{"x": ' + b"[" * DEEP, b'{"stream": "\xff"}'], ids=["too deep", "no text"])
@@ -272,7 +289,7 @@ async def test_a_request_whose_body_cannot_be_read_is_answered_and_does_no_harm(
 
 
 async def test_an_attempt_whose_deadline_has_passed_is_not_run(nc: Nats) -> None:
-    async with a_pool(nc, options=SLOW) as bench:
+    async with a_pool(nc, options={"failures": [{"match": "x", "kind": "raise"}]}) as bench:
         assert await bench.outcome(a_chat("x", deadline_ms=Ms(now() - 1))) == Expired()
 
 
@@ -296,17 +313,25 @@ async def test_an_attempt_that_takes_too_long_or_stands_still_is_ended(nc: Nats)
 
 
 async def test_leases_are_extended_while_the_engine_works(nc: Nats) -> None:
-    async with a_pool(nc, lease_ms=600, options={"decode_tokens_per_s": 4.0}) as bench:
-        js = nc.jetstream()
-        info = await js.consumer_info(subjects.RUN, "d")
-        config = info.config
-        config.ack_wait = 1.0
-        await js.add_consumer(subjects.RUN, config)
+    async with a_pool(nc, lease_ms=400, options={"decode_tokens_per_s": 7.0}) as bench:
+        await bench.redelivers_after(0.8)
+
+        [report] = await bench.run(a_chat("x"))
+
+        assert deliveries(report.run_ack or "") == 1
+        assert report.timings.run_ms >= 1000
+
+
+async def test_an_attempt_delivered_again_while_it_runs_runs_on_under_its_new_lease(nc: Nats) -> None:
+    async with a_pool(nc, options={"decode_tokens_per_s": 20.0}) as bench:
+        await bench.redelivers_after(0.1)
 
         [report] = await bench.run(a_chat("x"))
 
         assert report.delivery == 1
-        assert report.timings.run_ms >= 1500
+        assert deliveries(report.run_ack or "") > 1
+        await bench.holds(subjects.RUN, 0)
+        await bench.holds(subjects.OUTCOME, 1)
 
 
 async def test_an_attempt_delivered_again_after_its_report_is_not_run_again(nc: Nats) -> None:
@@ -318,6 +343,7 @@ async def test_an_attempt_delivered_again_after_its_report_is_not_run_again(nc: 
         await bench.run(a_chat("after"))
 
         assert bench.reports.empty()
+        await bench.holds(subjects.RUN, 0)
 
 
 async def test_a_cancelled_job_stops(nc: Nats) -> None:
@@ -330,6 +356,21 @@ async def test_a_cancelled_job_stops(nc: Nats) -> None:
 
         assert (await bench.report()).outcome == Cancelled()
         assert bench.pool.running == 0
+
+
+async def test_every_attempt_of_a_cancelled_job_stops_and_no_other(nc: Nats) -> None:
+    async with a_pool(nc, reserve=1, options=SLOW) as bench:
+        first, other = a_chat("x"), a_chat("y")
+        asked = msgspec.structs.replace(an_ask("x", stream=False), job=first.job)
+        assert await Runs(nc).publish([first, msgspec.structs.replace(first, number=2), other])
+        await nc.jetstream().publish(subjects.now("d"), packed(asked))
+        await bench.until(lambda: bench.pool.running == 4)
+
+        await nc.publish(subjects.CTL_ABORT, first.job.bytes)
+
+        ended = [await bench.report() for _ in range(3)]
+        assert {(report.job, report.outcome) for report in ended} == {(first.job, Cancelled())}
+        assert bench.pool.running == 1
 
 
 FEW = 2
@@ -510,9 +551,23 @@ async def test_draining_finishes_what_runs_and_takes_nothing_more(nc: Nats) -> N
 
         await bench.pool.drain()
 
-        assert [isinstance((await bench.report()).outcome, Succeeded) for _ in range(2)] == [True, True]
-        assert bench.reports.empty()
         assert bench.pool.running == 0
+        assert len(await bench.stored(subjects.OUTCOME)) >= 1
+        assert [isinstance((await bench.report()).outcome, Succeeded) for _ in range(2)] == [True, True]
+        await bench.holds(subjects.RUN, 4)
+        assert bench.reports.empty()
+
+
+async def test_what_was_on_its_way_to_a_draining_worker_is_put_back_but_a_caller_is_answered(nc: Nats) -> None:
+    async with a_pool(nc, reserve=1, tick_s=NO_TICK_S) as bench:
+        await bench.asks(subjects.RUN, pulls=1)
+        await bench.asks(subjects.NOW, pulls=1)
+        bench.pool.is_draining = True
+
+        assert await bench.outcome(a_chat("x")) == Released()
+
+        heard = await heard_by(nc, an_ask("x", stream=False))
+        assert [message.headers[KIND] for message in heard if message.headers] == ["final"]
 
 
 async def test_putting_back_releases_what_runs(nc: Nats) -> None:
@@ -531,8 +586,17 @@ async def test_a_dead_engine_is_seen_and_takes_nothing_more(nc: Nats) -> None:
     async with a_pool(nc, options={"failures": [{"match": "x", "kind": "engine_lost"}]}) as bench:
         outcome = await bench.outcome(a_chat("x"))
 
-        assert isinstance(outcome, Failed)
+        assert outcome == Failed(EngineLost("scripted"))
         assert bench.pool.died.is_set()
+        await bench.asks(subjects.RUN, pulls=0)
+
+
+async def test_what_was_on_its_way_to_a_dead_engine_is_put_back(nc: Nats) -> None:
+    async with a_pool(nc, tick_s=NO_TICK_S) as bench:
+        await bench.asks(subjects.RUN, pulls=1)
+        bench.pool.died.set()
+
+        assert await bench.outcome(a_chat("x")) == Released()
 
 
 async def heard_by(nc: Nats, attempt: Attempt) -> list[Msg]:
@@ -596,33 +660,3 @@ def test_a_limit_is_told_as_a_value(failure: Failure, limit: int | None) -> None
     problem = problem_of(Failed(failure))
 
     assert (problem.code, problem.message, problem.limit) == (failure_kind(failure), public_message(failure), limit)
-
-
-def test_a_delivery_too_many_is_not_run() -> None:
-    attempt = an_attempt()
-
-    assert before_run(attempt, deliveries=MOST_DELIVERIES, now=now()) is None
-    assert before_run(attempt, deliveries=MOST_DELIVERIES + 1, now=now()) == Failed(WorkerLost(MOST_DELIVERIES))
-
-
-def test_time_outs_are_told_apart() -> None:
-    attempt = an_attempt(deadline_ms=Ms(10_000))
-
-    def at(time: int) -> Outcome | None:
-        return while_running(
-            attempt,
-            started=Ms(0),
-            progressed=Ms(900),
-            attempt_timeout=Ms(5000),
-            progress_timeout=Ms(2000),
-            now=Ms(time),
-        )
-
-    assert at(1000) is None
-    assert at(2900) == Failed(TimedOut(Ms(2000), "progress"))
-    assert at(5000) == Failed(TimedOut(Ms(5000), "attempt"))
-    assert at(10_000) == Expired()
-
-
-def test_a_lease_survives_two_lost_extensions() -> None:
-    assert 3 * extend_every_ms(Ms(15_000)) <= 15_000

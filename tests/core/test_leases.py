@@ -1,0 +1,60 @@
+"""When an attempt must not run, and when it must end."""
+
+import pytest
+
+from schemas.job import Lane
+from schemas.outcome import Expired, Failed, Outcome, TimedOut, WorkerLost
+from schemas.units import Ms
+from tests.builders import an_attempt
+from workers.core.leases import MOST_DELIVERIES, before_run, extend_every_ms, priority, while_running
+
+
+def test_a_lease_survives_two_lost_extensions() -> None:
+    assert 3 * extend_every_ms(Ms(15_000)) <= 15_000
+    assert 4 * extend_every_ms(Ms(15_000)) > 15_000
+    assert extend_every_ms(Ms(1)) == 1
+
+
+def test_a_delivery_too_many_is_not_run() -> None:
+    attempt = an_attempt(deadline_ms=Ms(1000))
+
+    assert before_run(attempt, deliveries=MOST_DELIVERIES, now=Ms(0)) is None
+    assert before_run(attempt, deliveries=MOST_DELIVERIES + 1, now=Ms(0)) == Failed(WorkerLost(MOST_DELIVERIES))
+
+
+def test_an_attempt_is_not_run_from_its_deadline_on() -> None:
+    attempt = an_attempt(deadline_ms=Ms(1000))
+
+    assert before_run(attempt, deliveries=1, now=Ms(999)) is None
+    assert before_run(attempt, deliveries=1, now=Ms(1000)) == Expired()
+
+
+@pytest.mark.parametrize(
+    ("time", "outcome"),
+    [
+        (2899, None),
+        (2900, Failed(TimedOut(Ms(2000), "progress"))),
+        (4999, Failed(TimedOut(Ms(4099), "progress"))),
+        (5000, Failed(TimedOut(Ms(5000), "attempt"))),
+        (9999, Failed(TimedOut(Ms(9999), "attempt"))),
+        (10_000, Expired()),
+    ],
+)
+def test_an_attempt_ends_at_its_time_outs_and_its_deadline(time: int, outcome: Outcome | None) -> None:
+    attempt = an_attempt(deadline_ms=Ms(10_000))
+
+    ended = while_running(
+        attempt,
+        started=Ms(0),
+        progressed=Ms(900),
+        attempt_timeout=Ms(5000),
+        progress_timeout=Ms(2000),
+        now=Ms(time),
+    )
+
+    assert ended == outcome
+
+
+def test_an_engine_runs_what_is_urgent_first() -> None:
+    assert sorted(Lane, key=priority) == [Lane.INTERACTIVE, Lane.STANDARD, Lane.BULK]
+    assert len({priority(lane) for lane in Lane}) == len(Lane)
