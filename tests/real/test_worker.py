@@ -15,7 +15,6 @@ from nats.js.api import RawStreamMsg
 
 from broker.bus.runs import Runs
 from broker.bus.streams import declare_pool, declare_streams
-from broker.core.policy import lookahead
 from schemas import subjects
 from schemas.catalog import Deployment, Revision
 from schemas.codec import KIND, Bundle, packed
@@ -42,7 +41,6 @@ from schemas.outcome import (
 )
 from schemas.units import Ms
 from tests.builders import BODY, a_catalog, a_report, an_attempt, now
-from workers.core.capacity import few
 from workers.engines.simulated import Options, Simulated
 from workers.metrics import Metrics
 from workers.pool import Pool, problem_of
@@ -209,6 +207,20 @@ NO_TICK_S = 60.0
 """Pulls stay out, whatever the capacity is."""
 
 
+async def test_no_attempt_comes_for_which_no_slot_is_free(nc: Nats) -> None:
+    async with a_pool(nc, slots=2, options=SLOW, tick_s=NO_TICK_S) as bench:
+        first = a_chat("a")
+        assert await Runs(nc).publish([first])
+        await bench.until(lambda: bench.pool.running == 1)
+
+        assert await Runs(nc).publish([a_chat("b"), a_chat("c")])
+        await bench.until(lambda: bench.pool.running == 2)
+
+        await nc.publish(subjects.CTL_ABORT, first.job.bytes)
+        report = await bench.report()
+        assert (report.job, report.outcome) == (first.job, Cancelled())  # none was put back before
+
+
 async def test_what_comes_when_capacity_fell_is_put_back_once(nc: Nats) -> None:
     async with a_pool(nc, tick_s=NO_TICK_S) as bench:
         await bench.asks(subjects.RUN, pulls=1)
@@ -340,8 +352,10 @@ async def test_an_attempt_delivered_again_after_its_report_is_not_run_again(nc: 
         await bench.run(attempt)
 
         assert await Runs(nc).publish([attempt])
-        await bench.run(a_chat("after"))
+        after = a_chat("after")
+        [report] = await bench.run(after)
 
+        assert report.job == after.job
         assert bench.reports.empty()
         await bench.holds(subjects.RUN, 0)
 
@@ -469,11 +483,6 @@ async def test_a_result_does_not_wait_while_only_interactive_attempts_run(nc: Na
         assert isinstance(await bench.outcome(a_chat("good")), Succeeded)
 
 
-@pytest.mark.parametrize("slots", [*range(1, 100), 256, 10_000])
-def test_outcomes_that_wait_beside_free_slots_leave_room_in_the_look_ahead(slots: int) -> None:
-    assert few(slots) < lookahead(slots, per_s=0.0)
-
-
 async def test_a_message_stays_while_its_outcome_waits_so_a_killed_worker_loses_no_job(nc: Nats) -> None:
     waits = Waits(share=FOREVER_S, longest_s=FOREVER_S, grace_s=FOREVER_S)
     async with a_pool(nc, slots=2, options={"decode_tokens_per_s": 80.0}, waits=waits) as bench:
@@ -556,6 +565,17 @@ async def test_draining_finishes_what_runs_and_takes_nothing_more(nc: Nats) -> N
         assert [isinstance((await bench.report()).outcome, Succeeded) for _ in range(2)] == [True, True]
         await bench.holds(subjects.RUN, 4)
         assert bench.reports.empty()
+
+
+async def test_a_drained_worker_asks_for_nothing(nc: Nats) -> None:
+    async with a_pool(nc, reserve=1) as bench:
+        await bench.asks(subjects.RUN, pulls=1)
+        await bench.asks(subjects.NOW, pulls=1)
+
+        await bench.pool.drain()
+
+        await bench.asks(subjects.RUN, pulls=0)
+        await bench.asks(subjects.NOW, pulls=0)
 
 
 async def test_what_was_on_its_way_to_a_draining_worker_is_put_back_but_a_caller_is_answered(nc: Nats) -> None:

@@ -9,11 +9,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import nats
 import pytest
 from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
-from nats.js.api import ConsumerInfo
+from nats.js.api import ConsumerInfo, RawStreamMsg
 
 from broker.bus.runs import Runs
 from broker.bus.streams import declare_pool, declare_streams
@@ -22,14 +23,16 @@ from schemas import subjects
 from schemas.catalog import Revision
 from schemas.codec import ERROR, KIND, Bundle, jsoned, packed
 from schemas.job import Attempt, Lane
-from schemas.outcome import Failed, Released, Report, Succeeded, WorkerLost
+from schemas.outcome import EngineLost, Failed, Released, Report, Succeeded, WorkerLost
 from schemas.units import Ms
+from schemas.worker import WorkerBeat
 from tests.builders import a_catalog, an_attempt
 from tests.system import until
 from workers.core.leases import MOST_DELIVERIES
 
 pytestmark = pytest.mark.real
 _reports = Bundle(Report)
+_beat = msgspec.json.Decoder(WorkerBeat)
 SLOW = {"decode_tokens_per_s": 1.0}
 """Eight seconds an answer: as good as for ever here."""
 
@@ -75,14 +78,28 @@ async def outcomes(nc: Nats) -> list[Report]:
     return [report for message in messages for report in _reports.unpack(message.data or b"")[0]]
 
 
-async def apply(nc: Nats, options: dict[str, Any] | None, *, lease_s: float = 15.0) -> None:
+async def last_beat(nc: Nats) -> WorkerBeat:
+    return _beat.decode((await _last_of_a_worker(nc)).data or b"")
+
+
+async def is_forgotten(nc: Nats) -> bool:
+    """Whether the worker left, instead of having its last beat live its time."""
+    return (await _last_of_a_worker(nc)).headers == {"KV-Operation": "DEL"}
+
+
+async def _last_of_a_worker(nc: Nats) -> RawStreamMsg:
+    bucket = subjects.WORKERS_BUCKET
+    return await nc.jetstream().get_last_msg(f"KV_{bucket}", f"$KV.{bucket}.>")
+
+
+async def apply(nc: Nats, options: dict[str, Any] | None, *, lease_s: float = 15.0, **changes: Any) -> None:
     """What a broker does before a worker can work."""
     await declare_streams(nc)
     await declare_pool(nc, "d", slots=64)
     config = (await leases(nc)).config
     config.ack_wait = lease_s
     await nc.jetstream().add_consumer(subjects.RUN, config)
-    active = jsoned(Revision(1, Ms(0), a_catalog(options=options)))
+    active = jsoned(Revision(1, Ms(0), a_catalog(options=options, **changes)))
     await nc.jetstream().publish(f"$KV.{subjects.CATALOG_BUCKET}.{subjects.ACTIVE}", active)
 
 
@@ -180,8 +197,7 @@ async def test_a_worker_told_to_stop_under_load_leaves_nothing_leased(nc: Nats, 
     if put_back:
         pulls = await nc.jetstream().pull_subscribe_bind(subjects.pool_consumer("d"), subjects.RUN)
         assert [m.metadata.num_delivered for m in await pulls.fetch(put_back, timeout=2)] == [2] * put_back
-    beat = await nc.jetstream().get_last_msg(f"KV_{subjects.WORKERS_BUCKET}", f"$KV.{subjects.WORKERS_BUCKET}.>")
-    assert beat.headers == {"KV-Operation": "DEL"}
+    assert await is_forgotten(nc)
 
 
 async def test_a_second_signal_puts_back_what_runs(nc: Nats, nats_url: str) -> None:
@@ -191,6 +207,10 @@ async def test_a_second_signal_puts_back_what_runs(nc: Nats, nats_url: str) -> N
     async def heard(message: Msg) -> None:
         if message.headers and message.headers[KIND] == ERROR:
             last.set_result(message)
+
+    async def says_that_it_drains() -> bool:
+        beat = await last_beat(nc)
+        return (beat.draining, beat.running, beat.live) == (True, 3, 1)
 
     await nc.subscribe("_INBOX.gateway.x", cb=heard)
     async with a_worker(nats_url) as process:
@@ -203,6 +223,7 @@ async def test_a_second_signal_puts_back_what_runs(nc: Nats, nats_url: str) -> N
         async with asyncio.timeout(20):
             while b"draining" not in await process.stderr.readline():
                 pass
+        await until(says_that_it_drains, "the worker says that it drains")
         process.send_signal(signal.SIGTERM)
 
         assert await ended(process) == 0
@@ -211,6 +232,76 @@ async def test_a_second_signal_puts_back_what_runs(nc: Nats, nats_url: str) -> N
     assert (await leases(nc)).num_ack_pending == 0
     async with asyncio.timeout(10):
         assert ((await last).headers or {})["Infermq-Failure"]
+
+
+async def test_what_still_runs_when_the_time_to_drain_is_over_is_put_back(nc: Nats, nats_url: str) -> None:
+    await apply(nc, SLOW)
+    async with a_worker(nats_url, "--drain-timeout-s", "0.1") as process:
+        assert await Runs(nc).publish([a_chat("x")])
+        await leased(nc, 1)
+        process.send_signal(signal.SIGTERM)
+
+        assert await ended(process) == 0
+
+    assert [report.outcome for report in await outcomes(nc)] == [Released()]
+    assert (await leases(nc)).num_ack_pending == 0
+
+
+async def test_a_worker_told_to_stop_finishes_what_runs(nc: Nats, nats_url: str) -> None:
+    await apply(nc, {"decode_tokens_per_s": 20.0})
+    async with a_worker(nats_url) as process:
+        assert await Runs(nc).publish([a_chat("x")])
+        await leased(nc, 1)
+        process.send_signal(signal.SIGTERM)
+
+        assert await ended(process) == 0
+
+    assert [type(report.outcome) for report in await outcomes(nc)] == [Succeeded]
+    assert (await leases(nc)).num_ack_pending == 0
+
+
+async def test_a_worker_whose_engine_dies_puts_back_the_others_and_ends_with_an_error(
+    nc: Nats, nats_url: str
+) -> None:
+    await apply(nc, {**SLOW, "failures": [{"match": "die", "kind": "engine_lost"}]})
+    async with a_worker(nats_url) as process:
+        other, deadly = a_chat("x"), a_chat("die")
+        assert await Runs(nc).publish([other])
+        await leased(nc, 1)
+
+        assert await Runs(nc).publish([deadly])
+
+        assert await ended(process) == 1
+    ends = {report.job: report.outcome for report in await outcomes(nc)}
+    assert ends == {other.job: Released(), deadly.job: Failed(EngineLost("scripted"))}
+    assert (await leases(nc)).num_ack_pending == 0
+    assert await is_forgotten(nc)
+
+
+async def test_a_worker_says_what_it_can_run(nc: Nats, nats_url: str) -> None:
+    await apply(nc, SLOW, max_concurrency=8, reserve=3)
+    async with a_worker(nats_url, "--name", "w", "--slots", "5"):
+        beat = await last_beat(nc)
+
+    assert (beat.worker, beat.deployment, beat.engine) == ("w", "d", "simulated")
+    assert (beat.slots, beat.reserve, beat.running, beat.live, beat.draining) == (5, 3, 0, 0, False)
+
+
+async def test_a_worker_serves_once_there_are_a_catalog_and_its_consumers(nc: Nats, nats_url: str) -> None:
+    await declare_streams(nc)
+    async with a_process(nats_url, "--deployment", "d") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        async with asyncio.timeout(20):
+            while b"waiting for a catalog" not in await process.stderr.readline():
+                pass
+
+        await apply(nc, None)
+
+        async with asyncio.timeout(20):
+            assert json.loads(await process.stdout.readline())["ready"] is True
+        assert await Runs(nc).publish([a_chat("x")])
+        await reported(nc, 1)
 
 
 async def test_after_a_restart_of_nats_a_worker_goes_on(tmp_path: Path) -> None:
