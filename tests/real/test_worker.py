@@ -475,6 +475,14 @@ async def test_what_is_no_result_does_not_wait_beside_free_slots(nc: Nats) -> No
         assert (await bench.report()).outcome == Expired()
 
 
+async def test_under_a_daily_cap_no_result_waits_beside_free_slots(nc: Nats) -> None:
+    script = {**QUICK, "failures": [HANG]}
+    async with a_pool(nc, options=script, waits=PATIENT, daily_cap_usd=1.0) as bench:
+        assert await Runs(nc).publish([a_chat("hang"), a_chat("good")])
+
+        assert isinstance((await bench.report()).outcome, Succeeded)
+
+
 async def test_a_result_does_not_wait_while_only_interactive_attempts_run(nc: Nats) -> None:
     async with a_pool(nc, reserve=1, options={**QUICK, "failures": [HANG]}, waits=PATIENT) as bench:
         await nc.jetstream().publish(subjects.now("d"), packed(an_ask("hang")))
