@@ -8,6 +8,7 @@ client's inbox.
 """
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections import Counter, deque
@@ -57,10 +58,10 @@ log = logging.getLogger(__name__)
 _failure = msgspec.json.Decoder(Failure)
 GATEWAYS = "gateways"
 JOB = "Infermq-Job"
-_TICK_S = 0.25
+TICK_S = 0.25
 _PEAK_TICKS = 8
 """As long as it may be until a beat tells what changed: twice the time between two."""
-_LAST_S = 10.0
+LAST_S = 10.0
 """How long running requests may finish when the broker stops."""
 
 
@@ -93,6 +94,8 @@ class Gateway:
         caps: Caps,
         clock: Clock,
         entropy: Entropy,
+        tick_s: float = TICK_S,
+        last_s: float = LAST_S,
     ) -> None:
         self._nc = nc
         self._catalog = catalog
@@ -101,6 +104,8 @@ class Gateway:
         self._tasks: set[asyncio.Task[None]] = set()
         self._clock = clock
         self._entropy = entropy
+        self._tick_s = tick_s
+        self._last_s = last_s
         self._live: dict[str, Live] = {}
         self._jobs: set[UUID] = set()
         """Of the live requests: one at a time has an id."""
@@ -124,13 +129,15 @@ class Gateway:
             await ticking
         finally:
             if not self._nc.is_closed:
-                await asks.unsubscribe()
+                if self._nc.is_connected:
+                    with contextlib.suppress(Error):
+                        await asks.drain()  # type: ignore[no-untyped-call] # what was sent to us nobody else answers
                 await self._finish()
                 await answers.unsubscribe()
 
     async def _finish(self) -> None:
         try:
-            async with asyncio.timeout(_LAST_S):
+            async with asyncio.timeout(self._last_s):
                 while self._live:
                     self._idle.clear()
                     await self._idle.wait()
@@ -325,7 +332,7 @@ class Gateway:
         """Give up on what took too long."""
         while True:
             heed_cancellation()
-            await asyncio.sleep(_TICK_S)
+            await asyncio.sleep(self._tick_s)
             self._peaks.append(Counter(self._outstanding))
             self._earlier = reduce(or_, self._peaks)
             now = self._clock()
