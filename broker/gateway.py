@@ -225,10 +225,13 @@ class Gateway:
         task.add_done_callback(self._tasks.discard)
 
     async def _publish(self, live: Live) -> None:
+        token = live.token
         outgoing = Outgoing(subjects.now(live.attempt.deployment), packed(live.attempt))
         try:
-            await publish_one(self._nc, outgoing, message_id=f"{live.entry.id}.{live.token}")
+            await publish_one(self._nc, outgoing, message_id=f"{live.entry.id}.{token}")
         except (Error, NotStored) as error:
+            if token not in self._live or live.heard_ms is not None:
+                return  # a worker had it all the same
             await self._give_up(live, Problem("unavailable", f"{Unavailable('NATS', str(error))}: try again"))
 
     async def _again(self, live: Live) -> bool:

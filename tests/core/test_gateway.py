@@ -1,15 +1,31 @@
-"""Where an interactive request goes."""
+"""Where an interactive request goes, whom it may answer and when it is given up on."""
 
 from typing import Any
 
 import pytest
 
 from broker.core.caps import is_reached
-from broker.core.gateway import Absent, Capped, Full, choose, has_another
+from broker.core.gateway import (
+    FIRST_WORD_MS,
+    SILENCE_MS,
+    Absent,
+    Capped,
+    Full,
+    choose,
+    has_another,
+    in_use,
+    is_lost,
+    may_answer,
+    overdue,
+    problem_of,
+)
 from broker.core.records import Spend
+from schemas.api import Problem
 from schemas.catalog import Catalog, Deployment, Model, Route
+from schemas.outcome import Refused
 from schemas.units import Ms, NanoUsd
 from schemas.worker import WorkerBeat
+from tests.builders import an_id
 
 CATALOG = Catalog(
     models={"m": Model(route=(Route("a", 3), Route("b", 1), Route("spare", 0)))},
@@ -48,6 +64,28 @@ def test_a_spare_is_for_when_no_other_has_room() -> None:
     assert chosen(a_beat("a", draining=True), a_beat("spare")) == "spare"
 
 
+def test_the_first_of_several_spares_is_taken() -> None:
+    catalog = Catalog(models={"m": Model(route=(Route("b", 0), Route("a", 0)))})
+
+    assert choose("m", catalog=catalog, beats=EVERYONE, outstanding={}, unit=0.999) == "b"
+
+
+def test_weights_count_only_where_there_is_room() -> None:
+    assert chosen(*EVERYONE, outstanding={"a": 1}, unit=0.0) == "b"
+    assert chosen(a_beat("b"), a_beat("spare"), unit=0.0) == "b"
+
+
+def test_the_workers_of_a_deployment_have_their_reserves_together() -> None:
+    assert chosen(a_beat("a"), a_beat("a"), outstanding={"a": 1}) == "a"
+    assert chosen(a_beat("a"), a_beat("a"), outstanding={"a": 2}) == Full()
+
+
+def test_a_draining_worker_has_no_room_and_takes_none_from_others() -> None:
+    assert chosen(a_beat("a", draining=True)) == Absent()
+    assert chosen(a_beat("a", live=1, draining=True), a_beat("a")) == "a"
+    assert not has_another("m", catalog=CATALOG, beats=[a_beat("a", draining=True)], tried=())
+
+
 def test_what_other_brokers_took_of_the_reserve_is_not_given_again() -> None:
     full = a_beat("a", reserve=3, live=3)
 
@@ -82,3 +120,59 @@ def test_a_cap_counts_what_runs_at_the_days_mean() -> None:
     assert not is_reached(1.0, spent, running=3)
     assert is_reached(1.0, spent, running=4)
     assert is_reached(0.0, Spend(NanoUsd(0), 0), running=0)
+
+
+def at(now: int, *, started: int = 1_000, heard: int | None = None) -> str | None:
+    """Why a request is given up on that began at 0 and has a minute."""
+    why = overdue(
+        began=Ms(0), started=Ms(started), heard=None if heard is None else Ms(heard), deadline=Ms(60_000), now=Ms(now)
+    )
+    return None if why is None else why.code
+
+
+def test_an_attempt_that_no_worker_took_is_given_up_on_in_its_own_time() -> None:
+    assert at(1_000 + FIRST_WORD_MS - 1) is None
+    assert at(1_000 + FIRST_WORD_MS) == "no_worker"
+    assert at(1_000 + FIRST_WORD_MS, started=2_000) is None
+
+
+def test_a_worker_that_was_heard_and_went_silent_is_given_up_on() -> None:
+    assert at(30_000 + SILENCE_MS - 1, heard=30_000) is None
+    assert at(30_000 + SILENCE_MS, heard=30_000) == "worker_lost"
+
+
+def test_a_deadline_ends_a_request_whatever_was_heard() -> None:
+    assert at(59_999, heard=59_000) is None
+    assert at(60_000, heard=60_000) == "timed_out"
+    assert at(60_000, heard=1_000) == "timed_out"
+    assert at(60_000) == "timed_out"
+
+
+def test_another_may_be_tried_only_when_the_worker_is_gone() -> None:
+    lost = [code for code in ("no_worker", "worker_lost", "timed_out") if is_lost(Problem(code, ""))]
+
+    assert lost == ["no_worker", "worker_lost"]
+
+
+def test_an_answer_goes_only_to_an_inbox_of_the_tenant() -> None:
+    assert may_answer("_INBOX.a.b", "default")
+    assert may_answer("_INBOX_bob.a", "bob")
+    assert not may_answer("_INBOX.a", "bob")
+    assert not may_answer("_INBOX_bob.a", "default")
+    assert not may_answer("_INBOX_bobby.a", "bob")
+    assert not may_answer("infermq.now.d", "default")
+
+
+@pytest.mark.parametrize("character", ["*", ">", " "])
+def test_an_answer_never_goes_to_many_subjects_or_to_none(character: str) -> None:
+    assert not may_answer(f"_INBOX.{character}", "default")
+    assert not may_answer(f"_INBOX.a.{character}.b", "default")
+
+
+def test_a_refusal_says_why() -> None:
+    job = an_id()
+
+    assert [problem_of(why, "m").code for why in (Full(), Absent(), Capped())] == ["busy", "no_worker", "daily_cap"]
+    assert problem_of(Refused("code", "message", "field", 7), "m") == Problem("code", "message", "field", 7)
+    assert (in_use(job).code, in_use(job).field) == ("id_in_use", "id")
+    assert str(job) in in_use(job).message

@@ -100,9 +100,10 @@ class Asker:
 class Taken:
     """An attempt in the hands of a worker, which is the test."""
 
-    def __init__(self, nc: Nats, attempt: Attempt) -> None:
+    def __init__(self, nc: Nats, attempt: Attempt, ack: str) -> None:
         self._nc = nc
         self.attempt = attempt
+        self._ack = ack
 
     async def say(self, kind: str, data: bytes = b"", *, sequence: int | None = None, **headers: str) -> None:
         if sequence is not None:
@@ -119,6 +120,10 @@ class Taken:
         data = jsoned({"error": problem_of(Failed(failure))})
         await self.say(ERROR, data, sequence=1, **{FAILURE: said})
 
+    async def turn_away(self) -> None:
+        """What NATS says of it, where the test is NATS too."""
+        await self._nc.publish(self._ack, b'{"error":{"err_code":10077,"description":"maximum messages exceeded"}}')
+
 
 class Door:
     """A gateway, its clients and its workers."""
@@ -131,7 +136,7 @@ class Door:
         self.clock = Clock()
         self._serving: list[asyncio.Task[None]] = []
         self._workers: list[Subscription] = []
-        self._handed: dict[str, asyncio.Queue[Attempt]] = {}
+        self._handed: dict[str, asyncio.Queue[Taken]] = {}
         self._reports: asyncio.Queue[Report] = asyncio.Queue()
         self.aborted: asyncio.Queue[UUID] = asyncio.Queue()
 
@@ -148,7 +153,7 @@ class Door:
 
     async def _take(self, message: Msg) -> None:
         attempt = _attempts.decode(message.data)
-        self._handed[attempt.deployment].put_nowait(attempt)
+        self._handed[attempt.deployment].put_nowait(Taken(self.nc, attempt, message.reply))
 
     async def _abort(self, message: Msg) -> None:
         self.aborted.put_nowait(UUID(bytes=message.data))
@@ -170,7 +175,7 @@ class Door:
     async def taken(self, deployment: str = "d") -> Taken:
         """The next attempt that a worker of it gets."""
         async with asyncio.timeout(10):
-            return Taken(self.nc, await self._handed[deployment].get())
+            return await self._handed[deployment].get()
 
     def untaken(self, deployment: str = "d") -> int:
         return self._handed[deployment].qsize()
@@ -590,6 +595,36 @@ async def test_a_request_that_nats_does_not_takeis_answered_and_its_slot_freed(
         codes = [(await (await door.ask()).word()).code for _ in range(2)]
 
         assert codes == ["unavailable", "unavailable"]
+
+
+async def test_nats_turning_an_attempt_away_late_does_no_harm_to_the_next(nc: Nats, ledger: PgLedger) -> None:
+    async with a_door(nc, ledger, a_beat("d"), a_beat("e"), catalog=TWO) as door:
+        await nc.jetstream().delete_stream(subjects.NOW)
+        asker = await door.ask()
+        first = await door.taken("d")
+        await first.fail()
+        second = await door.taken("e")
+
+        await first.turn_away()
+        await door.answers()
+        await second.finish()
+
+        assert await asker.kinds() == [FINAL]
+
+
+async def test_nats_turning_away_what_a_worker_has_does_no_harm(nc: Nats, ledger: PgLedger) -> None:
+    async with a_door(nc, ledger, a_beat("d")) as door:
+        await nc.jetstream().delete_stream(subjects.NOW)
+        asker = await door.ask()
+        worker = await door.taken()
+        await worker.say(KEEPALIVE)
+        assert (await asker.word()).kind == KEEPALIVE
+
+        await worker.turn_away()
+        await door.answers()
+        await worker.finish()
+
+        assert await asker.kinds() == [FINAL]
 
 
 async def test_an_id_is_refused_while_it_is_being_answered_and_taken_again_afterwards(

@@ -1,0 +1,134 @@
+"""What a worker does with interactive attempts; the test is its gateway."""
+
+import json
+from typing import Any
+
+import pytest
+from nats.aio.client import Client as Nats
+
+from broker.bus.runs import Runs
+from schemas import subjects
+from schemas.codec import CHUNK, ERROR, FAILURE, FINAL, KIND, SEQ, packed
+from schemas.job import Attempt, Lane
+from schemas.outcome import Cancelled, Succeeded
+from schemas.units import Ms
+from tests.builders import an_attempt, an_id, now
+from tests.real.test_worker import HANG, SLOW, a_chat, a_pool, an_ask, heard_by
+
+pytestmark = pytest.mark.real
+FAULT = {"match": "fault", "kind": "engine_fault"}
+WRONG = {"match": "wrong", "kind": "bad_request"}
+
+
+def asked(text: str, **changes: Any) -> Attempt:
+    """One that is heard at a place of its own."""
+    body = {"messages": [{"role": "user", "content": text}], "max_tokens": 5}
+    fields = {"lane": Lane.INTERACTIVE, "reply_to": f"_INBOX.gateway.{an_id().hex}", "key": "k"}
+    return an_attempt(body=json.dumps(body).encode(), **{**fields, **changes})
+
+
+@pytest.mark.parametrize(("text", "last"), [("x", FINAL), ("fault", ERROR)])
+async def test_the_last_word_is_said_only_once_the_outcome_is_durable(nc: Nats, text: str, last: str) -> None:
+    async with a_pool(nc, reserve=1, options={"failures": [FAULT]}):
+        await nc.jetstream().delete_stream(subjects.OUTCOME)  # the test is the stream
+        outcomes = await nc.subscribe(subjects.outcome("d"))
+        ask = an_ask(text)
+        words = await nc.subscribe(str(ask.reply_to))
+        await nc.jetstream().publish(subjects.now("d"), packed(ask))
+
+        outcome = await outcomes.next_msg(timeout=10)
+        await nc.flush()
+        before = [(await words.next_msg()).headers for _ in range(words.pending_msgs)]
+        await nc.publish(outcome.reply, b'{"stream":"INFERMQ_OUTCOME","seq":1}')
+        after = (await words.next_msg(timeout=10)).headers
+
+        assert {(headers or {})[KIND] for headers in before} <= {CHUNK}
+        assert (after or {})[KIND] == last
+
+
+@pytest.mark.parametrize(
+    ("text", "failure"), [("wrong", None), ("fault", "engine_fault")], ids=["the request's", "the engine's"]
+)
+async def test_only_a_failure_that_another_deployment_may_mend_is_said_to_be_one(
+    nc: Nats, text: str, failure: str | None
+) -> None:
+    async with a_pool(nc, reserve=1, options={"failures": [FAULT, WRONG]}):
+        [last] = await heard_by(nc, an_ask(text))
+
+        said = (last.headers or {}).get(FAILURE)
+        assert (None if said is None else json.loads(said)["type"]) == failure
+        assert (last.headers or {})[SEQ] == "1"
+
+
+async def test_a_request_that_a_stopping_worker_puts_back_may_go_elsewhere(nc: Nats) -> None:
+    async with a_pool(nc, reserve=1, options=SLOW) as bench:
+        ask = asked("x")
+        words = await nc.subscribe(str(ask.reply_to))
+        await nc.jetstream().publish(subjects.now("d"), packed(ask))
+        await bench.until(lambda: bench.pool.live == 1)
+
+        bench.pool.put_back()
+
+        last = (await words.next_msg(timeout=10)).headers or {}
+        assert (last[KIND], json.loads(last[FAILURE])["type"]) == (ERROR, "engine_lost")
+
+
+async def test_an_aborted_request_stops_and_is_recorded_as_cancelled(nc: Nats) -> None:
+    async with a_pool(nc, reserve=1, options=SLOW) as bench:
+        ask = asked("x")
+        await nc.jetstream().publish(subjects.now("d"), packed(ask))
+        await bench.until(lambda: bench.pool.live == 1)
+
+        await nc.publish(subjects.CTL_ABORT, an_id().bytes)
+        await nc.publish(subjects.CTL_ABORT, ask.job.bytes)
+
+        report = await bench.report()
+        assert (report.job, report.outcome, report.live) == (ask.job, Cancelled(), ask)
+        assert bench.pool.live == 0
+
+
+async def test_an_abort_ends_no_other_request(nc: Nats) -> None:
+    async with a_pool(nc, reserve=2, options={"decode_tokens_per_s": 50.0}) as bench:
+        stays, goes = asked("x"), asked("y")
+        for ask in (stays, goes):
+            await nc.jetstream().publish(subjects.now("d"), packed(ask))
+        await bench.until(lambda: bench.pool.live == 2)
+
+        await nc.publish(subjects.CTL_ABORT, goes.job.bytes)
+
+        ends = {report.job: report.outcome for report in [await bench.report() for _ in range(2)]}
+        assert ends[goes.job] == Cancelled()
+        assert isinstance(ends[stays.job], Succeeded)
+
+
+async def test_a_request_that_comes_twice_runs_once(nc: Nats) -> None:
+    async with a_pool(nc, reserve=2, options={"failures": [HANG]}) as bench:
+        ask = asked("hang")
+        for _ in range(2):
+            await nc.jetstream().publish(subjects.now("d"), packed(ask))
+
+        heard = await heard_by(nc, asked("after"))
+
+        assert (heard[-1].headers or {})[KIND] == FINAL
+        assert bench.pool.live == 1
+
+
+async def test_a_request_past_its_deadline_is_not_run(nc: Nats) -> None:
+    async with a_pool(nc, reserve=1, options=SLOW):
+        [last] = await heard_by(nc, asked("x", deadline_ms=Ms(now() - 1)))
+
+        assert json.loads(last.data)["error"]["code"] == "expired"
+
+
+async def test_the_reserve_is_for_requests_and_the_slots_for_jobs(nc: Nats) -> None:
+    async with a_pool(nc, slots=1, reserve=1, options={"failures": [HANG]}) as bench:
+        assert await Runs(nc).publish([a_chat("hang")])
+        await bench.until(lambda: bench.pool.running == 1)
+        assert (await heard_by(nc, asked("x")))[-1].headers
+        assert await Runs(nc).publish([a_chat("waits")])
+        await nc.jetstream().publish(subjects.now("d"), packed(asked("hang")))
+        await bench.until(lambda: bench.pool.live == 1)
+
+        info = await nc.jetstream().consumer_info(subjects.RUN, subjects.pool_consumer("d"))
+
+        assert (info.num_ack_pending, info.num_pending) == (1, 1)
