@@ -64,6 +64,12 @@ def test_a_spare_is_for_when_no_other_has_room() -> None:
     assert chosen(a_beat("a", draining=True), a_beat("spare")) == "spare"
 
 
+def test_a_spare_gets_nothing_wherever_it_stands_in_the_route() -> None:
+    catalog = Catalog(models={"m": Model(route=(Route("spare", 0), Route("a", 1)))})
+
+    assert choose("m", catalog=catalog, beats=EVERYONE, outstanding={}, unit=0.0) == "a"
+
+
 def test_the_first_of_several_spares_is_taken() -> None:
     catalog = Catalog(models={"m": Model(route=(Route("b", 0), Route("a", 0)))})
 
@@ -78,6 +84,8 @@ def test_weights_count_only_where_there_is_room() -> None:
 def test_the_workers_of_a_deployment_have_their_reserves_together() -> None:
     assert chosen(a_beat("a"), a_beat("a"), outstanding={"a": 1}) == "a"
     assert chosen(a_beat("a"), a_beat("a"), outstanding={"a": 2}) == Full()
+    assert chosen(a_beat("a", live=1), a_beat("a", live=1)) == Full()
+    assert chosen(a_beat("a", live=1), a_beat("a", live=0)) == "a"
 
 
 def test_a_draining_worker_has_no_room_and_takes_none_from_others() -> None:

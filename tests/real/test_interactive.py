@@ -39,19 +39,19 @@ FAULT = EngineFault("x")
 
 
 class Clock:
-    """The time, and as much later as the test says."""
+    """It stands still until the test moves it."""
 
     def __init__(self) -> None:
-        self._later = 0
+        self._at = now()
         self.read = 0
         """How often."""
 
     def __call__(self) -> Ms:
         self.read += 1
-        return Ms(now() + self._later)
+        return self._at
 
     def advance(self, ms: int) -> None:
-        self._later += ms
+        self._at = Ms(self._at + ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -415,7 +415,7 @@ async def test_once_something_was_streamed_no_other_deployment_takes_it_and_the_
         assert door.untaken("e") == 0
 
 
-async def test_what_every_deployment_failsis_answered_and_recorded(nc: Nats, ledger: PgLedger) -> None:
+async def test_what_every_deployment_fails_is_answered_and_recorded(nc: Nats, ledger: PgLedger) -> None:
     async with a_door(nc, ledger, a_beat("d"), a_beat("e"), catalog=TWO) as door:
         asker = await door.ask()
         await (await door.taken("d")).fail()
@@ -474,9 +474,9 @@ async def test_what_an_earlier_attempt_still_says_is_not_passed_on(nc: Nats, led
 # giving up
 
 
-async def test_at_its_deadline_a_requestis_answered_and_its_worker_stopped(nc: Nats, ledger: PgLedger) -> None:
+async def test_at_its_deadline_a_request_is_answered_and_its_worker_stopped(nc: Nats, ledger: PgLedger) -> None:
     async with a_door(nc, ledger, a_beat("d"), a_beat("e"), catalog=TWO) as door:
-        asker = await door.ask(a_job(id=an_id(), deadline_ms=now() + 60_000))
+        asker = await door.ask(a_job(id=an_id(), deadline_ms=door.clock() + 60_000))
         await (await door.taken("d")).say(KEEPALIVE)
         assert (await asker.word()).kind == KEEPALIVE
 
@@ -493,7 +493,7 @@ async def test_at_its_deadline_a_requestis_answered_and_its_worker_stopped(nc: N
     [(False, 10_000, "no_worker"), (True, 5_000, "worker_lost")],
     ids=["not taken", "silent"],
 )
-async def test_a_request_whose_worker_is_goneis_answered_stopped_and_recorded(
+async def test_a_request_whose_worker_is_gone_is_answered_stopped_and_recorded(
     nc: Nats, ledger: PgLedger, *, is_taken: bool, after_ms: int, code: str
 ) -> None:
     async with a_door(nc, ledger, a_beat("d")) as door:
@@ -579,7 +579,7 @@ async def test_a_client_that_left_has_its_worker_stopped_and_its_slot_freed(nc: 
 
 
 @pytest.mark.parametrize("why", ["away", "full"])
-async def test_a_request_that_nats_does_not_takeis_answered_and_its_slot_freed(
+async def test_a_request_that_nats_does_not_take_is_answered_and_its_slot_freed(
     nc: Nats, ledger: PgLedger, why: str
 ) -> None:
     async with a_door(nc, ledger, a_beat("d", reserve=1)) as door:
@@ -706,6 +706,7 @@ async def test_a_slot_that_came_free_is_given_again_before_the_worker_says_so(nc
     async with a_door(nc, ledger, a_beat("d", reserve=1)) as door:
         first = await door.ask()
         worker = await door.taken()
+        assert (await (await door.ask()).word()).code == "busy"
         door.beats[:] = [a_beat("d", reserve=1, live=1)]
         assert (await (await door.ask()).word()).code == "busy"
         await worker.finish()
@@ -759,7 +760,7 @@ async def test_a_request_on_its_way_to_a_broker_that_stops_is_answered(nc: Nats,
         assert await asker.kinds() == [FINAL]
 
 
-async def test_what_does_not_finish_in_timeis_answered_and_its_worker_stopped(nc: Nats, ledger: PgLedger) -> None:
+async def test_what_does_not_finish_in_time_is_answered_and_its_worker_stopped(nc: Nats, ledger: PgLedger) -> None:
     async with a_door(nc, ledger, a_beat("d")) as door:
         asker = await door.ask()
         await door.taken()

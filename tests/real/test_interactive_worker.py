@@ -114,20 +114,21 @@ async def test_a_request_that_comes_twice_runs_once(nc: Nats) -> None:
 
 
 async def test_a_request_past_its_deadline_is_not_run(nc: Nats) -> None:
-    async with a_pool(nc, reserve=1, options=SLOW):
+    async with a_pool(nc, reserve=1):
         [last] = await heard_by(nc, asked("x", deadline_ms=Ms(now() - 1)))
 
         assert json.loads(last.data)["error"]["code"] == "expired"
 
 
 async def test_the_reserve_is_for_requests_and_the_slots_for_jobs(nc: Nats) -> None:
-    async with a_pool(nc, slots=1, reserve=1, options={"failures": [HANG]}) as bench:
+    async with a_pool(nc, slots=1, reserve=2, options={"failures": [HANG]}) as bench:
         assert await Runs(nc).publish([a_chat("hang")])
         await bench.until(lambda: bench.pool.running == 1)
         assert (await heard_by(nc, asked("x")))[-1].headers
         assert await Runs(nc).publish([a_chat("waits")])
-        await nc.jetstream().publish(subjects.now("d"), packed(asked("hang")))
-        await bench.until(lambda: bench.pool.live == 1)
+        for _ in range(2):
+            await nc.jetstream().publish(subjects.now("d"), packed(asked("hang")))
+        await bench.until(lambda: bench.pool.live == 2)
 
         info = await nc.jetstream().consumer_info(subjects.RUN, subjects.pool_consumer("d"))
 
