@@ -1,0 +1,202 @@
+"""Batches as the ledger keeps them: sealed once, complete when all has ended, read in order."""
+
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from broker.core.records import Entry, Final, Requeue, Verdict
+from broker.ledger import PgLedger
+from schemas.api import TERMINAL, Batch, BatchCreate, BatchStatus, Result, State
+from schemas.ids import uuid7
+from schemas.job import Attempt, Lane
+from schemas.outcome import EngineFault, Failed, Refused
+from schemas.units import Ms
+from tests.builders import a_success, an_entry, an_id, now
+from tests.real.test_ledger import a_batch, a_verdict, dispatched, running
+
+pytestmark = pytest.mark.real
+DAY_MS = 24 * 3_600_000
+
+
+@pytest.fixture(params=["usual", "unusual"])
+async def planned(ledger_url: str, request: pytest.FixtureRequest) -> AsyncIterator[PgLedger]:
+    """The ledger where the planner goes by indexes, whose order may be the wanted one by chance, and where it does not."""
+    if request.param == "unusual":
+        connection = await asyncpg.connect(ledger_url)
+        name = await connection.fetchval("select current_database()")
+        for way in ("nestloop", "indexscan", "indexonlyscan"):
+            await connection.execute(f'alter database "{name}" set enable_{way} = off')
+        await connection.close()
+    async with PgLedger.open(ledger_url) as opened:
+        yield opened
+
+
+def an_end(attempt: Attempt, state: State) -> Verdict:
+    if state is State.SUCCEEDED:
+        return a_verdict(attempt, a_success())
+    failure = EngineFault("x")
+    return a_verdict(attempt, Failed(failure), transition=Final(state, None, failure))
+
+
+async def status_of(ledger: PgLedger, batch: Batch) -> BatchStatus:
+    shown = await ledger.batch(batch.id, "default")
+    assert shown is not None
+    return shown.status
+
+
+async def results_of(ledger: PgLedger, batch: Batch, *, a_page: int) -> list[Result]:
+    """All that are there, so many a page."""
+    found: list[Result] = []
+    cursor = None
+    while True:
+        page = await ledger.results(batch.id, "default", cursor, a_page)
+        assert page is not None
+        found += page.results
+        if not page.more:
+            return found
+        cursor = page.cursor
+
+
+# sealed and completed
+
+
+async def test_sealing_again_changes_nothing(ledger: PgLedger) -> None:
+    batch = await a_batch(ledger)
+    await ledger.settle([an_end(await running(ledger, batch=batch.id), State.SUCCEEDED)], now=now())
+    sealed = await ledger.seal_batch(batch.id, "default", 2, now())
+
+    fewer = await ledger.seal_batch(batch.id, "default", 1, Ms(now() + 1000))
+    more = await ledger.seal_batch(batch.id, "default", 3, Ms(now() + 1000))
+
+    assert sealed is not None
+    assert (sealed.jobs, sealed.status) == (2, BatchStatus.IN_PROGRESS)
+    assert fewer == more == sealed
+
+
+@pytest.mark.parametrize("state", sorted(TERMINAL))
+async def test_a_batch_is_complete_once_as_many_have_ended_as_it_was_sealed_with(
+    ledger: PgLedger, state: State
+) -> None:
+    early, late = await a_batch(ledger), await a_batch(ledger)
+    await ledger.seal_batch(early.id, "default", 2, now())
+    seen = []
+
+    for _ in range(2):
+        seen.append(await status_of(ledger, early))
+        attempts = [await running(ledger, batch=batch.id) for batch in (early, late)]
+        await ledger.settle([an_end(attempt, state) for attempt in attempts], now=now())
+    seen += [await status_of(ledger, early), await status_of(ledger, late)]
+    sealed = await ledger.seal_batch(late.id, "default", 2, now())
+
+    in_progress, completed = BatchStatus.IN_PROGRESS, BatchStatus.COMPLETED
+    assert seen == [in_progress, in_progress, completed, BatchStatus.OPEN]
+    assert sealed is not None
+    assert sealed.status is completed
+
+
+async def test_a_batch_sealed_with_more_than_have_ended_is_not_complete(ledger: PgLedger) -> None:
+    batch = await a_batch(ledger)
+    await ledger.settle([an_end(await running(ledger, batch=batch.id), State.SUCCEEDED)], now=now())
+
+    sealed = await ledger.seal_batch(batch.id, "default", 2, now())
+
+    assert sealed is not None
+    assert sealed.status is BatchStatus.IN_PROGRESS
+
+
+async def test_a_job_that_is_refused_at_intake_can_be_the_last_of_its_batch(ledger: PgLedger) -> None:
+    batch = await a_batch(ledger)
+    await ledger.seal_batch(batch.id, "default", 1, now())
+
+    await ledger.admit([an_entry(batch=batch.id, refused=Refused("code", "message"))])
+
+    assert await status_of(ledger, batch) is BatchStatus.COMPLETED
+
+
+async def test_a_batch_stays_completed_when_it_was(ledger: PgLedger) -> None:
+    batch = await a_batch(ledger)
+    first, second = [await running(ledger, batch=batch.id) for _ in range(2)]
+    await ledger.seal_batch(batch.id, "default", 1, now())
+    await ledger.settle([an_end(first, State.SUCCEEDED)], now=Ms(now() + 1000))
+    completed = await ledger.batch(batch.id, "default")
+
+    await ledger.settle([an_end(second, State.SUCCEEDED)], now=Ms(now() + 9000))
+
+    shown = await ledger.batch(batch.id, "default")
+    assert shown is not None
+    assert completed is not None
+    assert shown.completed_ms == completed.completed_ms is not None
+    assert shown.counts.succeeded == 2
+
+
+async def test_creating_a_batch_again_answers_it_as_it_is(ledger: PgLedger) -> None:
+    ask = BatchCreate(id=an_id(), lane=Lane.STANDARD, deadline_ms=now() + 5000, metadata={"k": "v"})
+    created = await ledger.create_batch(ask, "default", now())
+
+    again = await ledger.create_batch(BatchCreate(id=ask.id, metadata={"k": "w"}), "default", Ms(now() + 1000))
+
+    assert (created.lane, created.deadline_ms, created.metadata) == (Lane.STANDARD, ask.deadline_ms, {"k": "v"})
+    assert again == created
+
+
+# in order
+
+
+async def test_results_come_in_the_order_recorded_and_in_one_transaction_by_id(planned: PgLedger) -> None:
+    batch = await a_batch(planned)
+    yesterday = [an_entry(id=uuid7(Ms(now() - DAY_MS), n), batch=batch.id) for n in range(2)]
+    today = [an_entry(batch=batch.id) for _ in range(4)]
+    older, newer = [*today[2:], yesterday[1]], [yesterday[0], *today[:2]]
+    await planned.admit([*yesterday, *today])
+    for group in (older, newer):
+        attempts = await dispatched(planned, *group)
+        await planned.settle([an_end(one, State.SUCCEEDED) for one in attempts], now=now())
+
+    read = [await results_of(planned, batch, a_page=size) for size in (1, 2, 500)]
+
+    recorded = [*_ids(older), *_ids(newer)]
+    assert [[result.job for result in results] for results in read] == [recorded] * 3
+
+
+def _ids(entries: list[Entry]) -> list[object]:
+    return sorted(entry.id for entry in entries)
+
+
+async def test_a_page_of_results_holds_its_own_batchs_only(ledger: PgLedger) -> None:
+    batches = [await a_batch(ledger) for _ in range(3)]
+    attempts = [await running(ledger, batch=batch.id) for batch in batches]
+    await ledger.settle([an_end(attempt, State.SUCCEEDED) for attempt in attempts], now=now())
+
+    pages = [await ledger.results(batch.id, "default", None, 1) for batch in batches]
+
+    assert [[result.job for result in page.results] for page in pages if page] == [[one.job] for one in attempts]
+    assert [page.more for page in pages if page] == [False] * 3
+
+
+async def test_batches_are_listed_newest_first_a_page_at_a_time(ledger: PgLedger) -> None:
+    asks = [BatchCreate(id=uuid7(Ms(now() + n), n)) for n in (3, 0, 4, 1, 2)]
+    for ask in asks:
+        await ledger.create_batch(ask, "default", now())
+
+    first = await ledger.batches("default", 2, None)
+    rest = await ledger.batches("default", 10, first[-1].id)
+
+    newest_first = sorted((ask.id for ask in asks), reverse=True)
+    assert [batch.id for batch in first] == newest_first[:2]
+    assert [batch.id for batch in rest] == newest_first[2:]
+
+
+async def test_executions_of_a_job_come_by_attempt_and_delivery(planned: PgLedger) -> None:
+    first = await running(planned)
+    back = a_verdict(first, Failed(EngineFault("x")), transition=Requeue(now(), counted=True))
+    await planned.settle([back], now=now())
+    entry = an_entry(id=first.job, deadline_ms=first.deadline_ms)
+    [second] = await dispatched(planned, entry)
+    for attempt, delivery in ((second, 2), (second, 1), (first, 3), (first, 2)):
+        await planned.settle([a_verdict(attempt, a_success(), delivery=delivery)], now=now())
+
+    shown = await planned.job(first.job, "default")
+
+    assert shown is not None
+    assert [(run.attempt, run.delivery) for run in shown.executions] == [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2)]
