@@ -1,6 +1,7 @@
 """Batches as the ledger keeps them: sealed once, complete when all has ended, read in order."""
 
 from collections.abc import AsyncIterator
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -159,7 +160,7 @@ async def test_results_come_in_the_order_recorded_and_in_one_transaction_by_id(p
     assert [[result.job for result in results] for results in read] == [recorded] * 3
 
 
-def _ids(entries: list[Entry]) -> list[object]:
+def _ids(entries: list[Entry]) -> list[UUID]:
     return sorted(entry.id for entry in entries)
 
 

@@ -1,0 +1,245 @@
+"""What a broker leaves in its streams, and what it tells of results."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import msgspec
+import pytest
+from nats.aio.client import Client as Nats
+from nats.aio.msg import Msg
+
+from broker.bus.results import announce_results
+from broker.bus.runs import publish_verdicts
+from broker.bus.streams import declare_streams
+from broker.client import Submission
+from broker.core.records import Recorded
+from broker.intake import Intake
+from broker.leases import Leases
+from broker.ledger import PgLedger
+from broker.metrics import Metrics
+from broker.settle import Settle
+from schemas import subjects
+from schemas.api import ResultNotice, State
+from schemas.catalog import Catalog, Revision
+from schemas.codec import packed
+from schemas.job import Lane
+from schemas.subjects import Source
+from schemas.units import Ms
+from tests.builders import a_catalog, a_job, a_report, an_id, now
+from tests.real.test_broker import Running, a_broker, a_worker, body_of
+from tests.real.test_ledger import a_batch, running
+from tests.system import until
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(60)]
+WORK = (subjects.SUBMIT, subjects.RUN, subjects.OUTCOME, subjects.NOW)
+EMPTY_WITHIN_S = 5.0
+"""Sooner than an interactive attempt that nobody took leaves its stream by age."""
+
+
+@pytest.fixture
+async def system(nats_url: str, ledger_url: str, nc: Nats) -> AsyncIterator[Running]:
+    async with a_broker(nats_url, ledger_url, nc) as broker, a_worker(nc):
+        await broker.has_a_worker()
+        yield broker
+
+
+async def is_empty(nc: Nats, stream: str) -> bool:
+    """No message is in it, and no consumer waits for an answer to one."""
+    js = nc.jetstream()
+    state = (await js.stream_info(stream)).state
+    return state.messages == 0 and not any(one.num_ack_pending for one in await js.consumers_info(stream))
+
+
+async def emptied(nc: Nats, *streams: str) -> None:
+    """Wait until something has gone through each and nothing is left."""
+    for stream in streams:
+        await until(lambda stream=stream: is_empty(nc, stream), f"{stream} is empty", within_s=EMPTY_WITHIN_S)  # type: ignore[misc]
+        assert (await nc.jetstream().stream_info(stream)).state.last_seq > 0, stream
+
+
+async def test_when_all_work_is_done_nothing_is_left_in_its_streams(system: Running) -> None:
+    batch = await system.client.create_batch()
+    jobs = [Submission("m", a_job(body=body_of(f"n{n}"), custom_id=str(n))) for n in range(20)]
+    bad = [Submission("m", a_job(body=b"nope")), Submission("m", a_job(body=body_of("once")))]
+    sent = await system.client.submit_many([*jobs, *bad], batch_id=batch.id)
+    await system.client.seal(batch.id, jobs=sent)
+
+    answers = await asyncio.gather(*(system.client.infer("m", body_of(f"i{n}")) for n in range(2)))
+    results = [result async for result in system.client.results(batch.id)]
+
+    assert len(answers) == 2
+    assert len(results) == 22
+    await emptied(system.nc, *WORK)
+
+
+async def test_what_nobody_can_read_is_not_left_in_its_stream(system: Running) -> None:
+    js = system.nc.jetstream()
+    for subject in (
+        subjects.submit(Source(Lane.BULK, "m", "default", "default")),
+        subjects.run("d"),
+        subjects.now("d"),
+        subjects.outcome("d"),
+    ):
+        await js.publish(subject, b"\xff nonsense")
+
+    await emptied(system.nc, *WORK)
+
+
+# the live feed of results
+
+
+class Feed:
+    """The notices that come, by their subject."""
+
+    def __init__(self) -> None:
+        self.heard: dict[str, list[ResultNotice]] = defaultdict(list)
+        self.sizes: list[int] = []
+
+    async def take(self, message: Msg) -> None:
+        notices = msgspec.json.decode(message.data, type=list[ResultNotice])
+        self.heard[message.subject] += notices
+        self.sizes.append(len(notices))
+
+    async def holds(self, count: int) -> None:
+        """Wait for so many."""
+
+        async def enough() -> bool:
+            return sum(map(len, self.heard.values())) >= count
+
+        await until(enough, f"{count} notices, not {dict(self.heard)}", within_s=10)
+
+
+@pytest.fixture
+async def feed(nc: Nats) -> Feed:
+    """All that is told from now on."""
+    told = Feed()
+    await nc.subscribe("infermq.result.>", cb=told.take)
+    await nc.flush()
+    return told
+
+
+async def test_each_job_that_ends_is_announced_once_to_its_own_tenant_and_batch(feed: Feed, system: Running) -> None:
+    client = system.client
+    batches = [await client.create_batch() for _ in range(2)]
+    first = a_job(id=an_id(), body=body_of("hello"), custom_id="a", batch=batches[0].id)
+    second = a_job(id=an_id(), body=body_of("hello"), batch=batches[1].id)
+    refused = a_job(id=an_id(), body=b"nope", custom_id="b", batch=batches[1].id)
+    alone = a_job(id=an_id(), body=body_of("wrong"))
+    late = a_job(id=an_id(), body=body_of("hello"), deadline_ms=now() - 1)
+    foreign = a_job(id=an_id(), body=body_of("hello"))
+
+    await client.submit_many([Submission("m", job) for job in (first, second, refused, alone, late)])
+    source = Source(Lane.BULK, "m", "a b.*", "default")
+    await system.nc.jetstream().publish(subjects.submit(source), packed(foreign))
+    answered = (await client.infer("m", body_of("hello"))).job
+
+    await feed.holds(7)
+    for notices in feed.heard.values():
+        notices.sort(key=lambda notice: notice.job)
+    assert dict(feed.heard) == {
+        f"infermq.result.default.{batches[0].id}": [_notice(first.id, State.SUCCEEDED, "a")],
+        f"infermq.result.default.{batches[1].id}": [
+            _notice(second.id, State.SUCCEEDED),
+            _notice(refused.id, State.FAILED, "b"),
+        ],
+        "infermq.result.default.-": [
+            _notice(alone.id, State.FAILED),
+            _notice(late.id, State.FAILED),
+            _notice(answered, State.SUCCEEDED),
+        ],
+        "infermq.result.a_20_b_2e__2a_.-": [_notice(foreign.id, State.SUCCEEDED)],
+    }
+
+
+def _notice(job: UUID | None, state: State, custom_id: str | None = None) -> ResultNotice:
+    assert job is not None
+    return ResultNotice(job=job, state=state, custom_id=custom_id)
+
+
+async def test_many_results_at_once_are_announced_in_several_messages(nc: Nats, feed: Feed) -> None:
+    ended = [
+        Recorded(job=an_id(), tenant="t", batch=None, custom_id="x" * 512, state=State.SUCCEEDED, total_ms=Ms(1))
+        for _ in range(4100)
+    ]
+
+    await announce_results(nc, ended)
+
+    await feed.holds(len(ended))
+    assert [notice.job for notice in feed.heard["infermq.result.t.-"]] == [one.job for one in ended]
+    assert sum(feed.sizes) == len(ended)
+    assert max(feed.sizes) <= 2000
+
+
+_WAITING = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+
+
+@asynccontextmanager
+async def held_up(url: str, batch: UUID) -> AsyncIterator[Callable[[], Coroutine[Any, Any, bool]]]:
+    """No transaction that counts in this batch can commit; the condition that one of them waits."""
+    async with (
+        asyncpg.create_pool(url, min_size=1, max_size=2) as pool,
+        pool.acquire() as holder,
+        holder.transaction(),
+    ):
+        await holder.execute("select from infermq.batches where id = $1 for update", batch)
+
+        async def is_waiting() -> bool:
+            return bool(await pool.fetchval(_WAITING))
+
+        yield is_waiting
+
+
+def an_intake(nc: Nats, ledger: PgLedger) -> Intake:
+    return Intake(nc=nc, ledger=ledger, catalog=a_catalog, metrics=Metrics(), lane=Lane.BULK)
+
+
+def a_settle(nc: Nats, ledger: PgLedger) -> Settle:
+    return Settle(
+        nc=nc,
+        ledger=ledger,
+        revision=lambda: Revision(1, Ms(0), Catalog()),
+        alive=list,
+        clock=now,
+        leases=Leases(nc, beats=list),
+        unit=lambda: 0.5,
+        metrics=Metrics(),
+    )
+
+
+@pytest.mark.parametrize("role", [an_intake, a_settle])
+async def test_a_result_is_announced_and_its_message_let_go_once_the_ledger_has_it(
+    nc: Nats, ledger: PgLedger, ledger_url: str, feed: Feed, role: Callable[[Nats, PgLedger], Intake | Settle]
+) -> None:
+    await declare_streams(nc)
+    batch = await a_batch(ledger)
+    stream = await _given(role, nc, ledger, batch.id)
+    serving = asyncio.create_task(role(nc, ledger).serve())
+
+    async with held_up(ledger_url, batch.id) as is_waiting:
+        await until(is_waiting, "the transaction waits")
+        await nc.flush()
+        early = dict(feed.heard)
+        left = (await nc.jetstream().stream_info(stream)).state.messages
+    await feed.holds(1)
+    await emptied(nc, stream)
+
+    serving.cancel()
+    await asyncio.gather(serving, return_exceptions=True)
+    assert (early, left) == ({}, 1)
+    assert list(feed.heard) == [subjects.result("default", batch.id)]
+
+
+async def _given(role: object, nc: Nats, ledger: PgLedger, batch: UUID) -> str:
+    """Something for it to do that ends a job of the batch, and the stream that it is in."""
+    if role is a_settle:
+        attempt = await running(ledger, batch=batch)
+        await publish_verdicts(nc, [a_report(job=attempt.job)])
+        return subjects.OUTCOME
+    job = a_job(body=b"nope", batch=batch)
+    await nc.jetstream().publish(subjects.submit(Source(Lane.BULK, "m", "default", "default")), packed(job))
+    return subjects.SUBMIT
