@@ -182,10 +182,11 @@ def _text_of(data: bytes, part: str) -> str:
 class Client:
     """A producer's connection. One for a process is enough; it is safe to use from many tasks."""
 
-    def __init__(self, nc: Nats, *, tenant: str, key: str) -> None:
+    def __init__(self, nc: Nats, *, tenant: str, key: str, poll_s: float = _POLL_S) -> None:
         self._nc = nc
         self._tenant = tenant
         self._key = key
+        self._poll_s = poll_s
 
     @classmethod
     @asynccontextmanager
@@ -353,7 +354,7 @@ class Client:
                     continue
                 if page.completed or not wait:
                     return
-                await _either(news, _SOON_S if page.more else _POLL_S)
+                await _either(news, _SOON_S if page.more else self._poll_s)
         finally:
             if not self._nc.is_closed:
                 await feed.unsubscribe()

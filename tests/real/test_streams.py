@@ -16,7 +16,7 @@ from nats.aio.msg import Msg
 from broker.bus.results import announce_results
 from broker.bus.runs import publish_verdicts
 from broker.bus.streams import declare_streams
-from broker.client import Submission
+from broker.client import Client, Submission
 from broker.core.records import Recorded
 from broker.intake import Intake
 from broker.leases import Leases
@@ -24,7 +24,7 @@ from broker.ledger import PgLedger
 from broker.metrics import Metrics
 from broker.settle import Settle
 from schemas import subjects
-from schemas.api import ResultNotice, State
+from schemas.api import Result, ResultNotice, State
 from schemas.catalog import Catalog, Revision
 from schemas.codec import packed
 from schemas.job import Lane
@@ -173,6 +173,31 @@ async def test_many_results_at_once_are_announced_in_several_messages(nc: Nats, 
     assert [notice.job for notice in feed.heard["infermq.result.t.-"]] == [one.job for one in ended]
     assert sum(feed.sizes) == len(ended)
     assert max(feed.sizes) <= 2000
+
+
+@pytest.mark.usefixtures("system")
+async def test_a_client_that_waits_for_results_reads_them_when_they_are_announced(nats_url: str) -> None:
+    async with Client.connect(nats_url) as connected:
+        client = Client(connected.nats, tenant="a b.*", key="default", poll_s=60.0)
+        batch = await client.create_batch()
+        await client.seal(batch.id, jobs=1)
+        heard = client.nats.stats["in_msgs"]
+
+        async def has_asked() -> bool:
+            return client.nats.stats["in_msgs"] > heard
+
+        reading = asyncio.create_task(_all(client.results(batch.id)))
+        await until(has_asked, "it has found none yet")
+        await client.submit_many([Submission("m", a_job(body=body_of("hello")))], batch_id=batch.id)
+
+        async with asyncio.timeout(15):
+            results = await reading
+
+    assert [result.state for result in results] == [State.SUCCEEDED]
+
+
+async def _all(results: AsyncIterator[Result]) -> list[Result]:
+    return [result async for result in results]
 
 
 _WAITING = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"

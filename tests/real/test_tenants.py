@@ -1,0 +1,252 @@
+"""One tenant's jobs, batches, results and keys are no other's."""
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from uuid import UUID
+
+import msgspec
+import pytest
+from nats.aio.client import Client as Nats
+
+from broker.client import Client
+from broker.core.records import Entry
+from broker.ledger import PgLedger
+from schemas import subjects
+from schemas.api import (
+    Batch,
+    BatchCreate,
+    Batches,
+    BatchList,
+    BatchRef,
+    BatchResults,
+    BatchSeal,
+    BatchStatus,
+    CatalogApply,
+    ErrorBody,
+    JobRef,
+    JobShow,
+    Nothing,
+    ResultPage,
+    State,
+)
+from schemas.codec import ERROR, KIND, jsoned
+from schemas.job import Lane
+from schemas.outcome import Refused
+from schemas.subjects import Verb
+from tests.builders import a_job, a_success, an_attempt, an_entry, an_id, now
+from tests.real.test_broker import Running, a_broker, a_worker, asked, body_of
+from tests.real.test_ledger import a_verdict, running, settled
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(60)]
+TENANTS = ("a.b", "a_2e_b", "ü*", "a b>")
+"""Among them one whose name is how another's is written in a subject."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """A tenant with an open batch, in which one job has ended."""
+
+    tenant: str
+    batch: UUID
+    job: UUID
+
+
+def about(owner: Owner) -> dict[Verb, msgspec.Struct]:
+    """What can be asked of a tenant's own."""
+    return {
+        Verb.BATCH_CREATE: BatchCreate(id=owner.batch, metadata={"of": "another"}),
+        Verb.BATCH_SHOW: BatchRef(owner.batch),
+        Verb.BATCH_LIST: BatchList(),
+        Verb.BATCH_RESULTS: BatchResults(owner.batch),
+        Verb.BATCH_SEAL: BatchSeal(owner.batch, 1),
+        Verb.JOB_SHOW: JobRef(owner.job),
+    }
+
+
+SHARED = {Verb.CATALOG_APPLY, Verb.CATALOG_SHOW, Verb.STATUS}
+"""What these are about belongs to all tenants."""
+REFUSALS = {
+    Verb.BATCH_CREATE: "conflict",
+    Verb.BATCH_SHOW: "unknown_batch",
+    Verb.BATCH_RESULTS: "unknown_batch",
+    Verb.BATCH_SEAL: "unknown_batch",
+    Verb.JOB_SHOW: "unknown_job",
+}
+"""What another tenant is told."""
+
+
+async def answer(nc: Nats, verb: Verb, tenant: str, ask: msgspec.Struct) -> bytes:
+    message = await nc.request(subjects.api(verb, tenant, "default"), jsoned(ask), timeout=5)
+    if (message.headers or {}).get(KIND) == ERROR:
+        return msgspec.json.decode(message.data, type=ErrorBody).error.code.encode()
+    return message.data
+
+
+@pytest.fixture
+async def system(nats_url: str, ledger_url: str, nc: Nats) -> AsyncIterator[Running]:
+    async with a_broker(nats_url, ledger_url, nc) as broker, a_worker(nc):
+        await broker.has_a_worker()
+        yield broker
+
+
+async def an_owner(url: str, system: Running, tenant: str) -> Owner:
+    async with Client.connect(url, tenant=tenant) as client:
+        batch = await client.create_batch()
+        job = await submitted(system, client, tenant, batch.id)
+        return Owner(tenant, batch.id, job.id)
+
+
+async def submitted(system: Running, client: Client, tenant: str, batch: UUID) -> JobShow:
+    """A job of the tenant that names the batch, when it has ended."""
+    job = a_job(id=an_id(), body=body_of(tenant), batch=batch)
+    source = subjects.Source(Lane.BULK, "m", tenant, "default")
+    await system.nc.jetstream().publish(subjects.submit(source), msgspec.msgpack.encode(job))
+    assert job.id is not None
+    return await Running(system.nc, client, system.ledger_url, system.url).ended(job.id)
+
+
+async def test_no_verb_lets_a_tenant_see_or_touch_what_is_anothers(nats_url: str, system: Running) -> None:
+    owners = [await an_owner(nats_url, system, tenant) for tenant in TENANTS]
+    assert about(owners[0]).keys() | SHARED == set(Verb), "a verb is missing here"
+
+    for owner in owners:
+        for stranger in owners:
+            if stranger is not owner:
+                told = {
+                    verb: await answer(system.nc, verb, stranger.tenant, ask) for verb, ask in about(owner).items()
+                }
+                listed = msgspec.json.decode(told.pop(Verb.BATCH_LIST), type=Batches)
+                assert [batch.id for batch in listed.batches] == [stranger.batch]
+                assert told == {verb: code.encode() for verb, code in REFUSALS.items()}, (owner, stranger)
+
+    for owner in owners:
+        own = {verb: await answer(system.nc, verb, owner.tenant, ask) for verb, ask in about(owner).items()}
+        assert_own(owner, own)
+
+
+def assert_own(owner: Owner, told: Mapping[Verb, bytes]) -> None:
+    """It is as its owner left it, and its owner is shown all of it."""
+    created, shown, sealed = [
+        msgspec.json.decode(told[verb], type=Batch) for verb in (Verb.BATCH_CREATE, Verb.BATCH_SHOW, Verb.BATCH_SEAL)
+    ]
+    assert created == shown
+    assert (shown.id, shown.status, shown.metadata, shown.counts.succeeded) == (owner.batch, BatchStatus.OPEN, {}, 1)
+    assert (sealed.id, sealed.jobs, sealed.status) == (owner.batch, 1, BatchStatus.COMPLETED)
+    assert msgspec.json.decode(told[Verb.BATCH_LIST], type=Batches).batches == (shown,)
+    assert [one.job for one in msgspec.json.decode(told[Verb.BATCH_RESULTS], type=ResultPage).results] == [owner.job]
+    assert msgspec.json.decode(told[Verb.JOB_SHOW], type=JobShow).batch == owner.batch
+
+
+async def test_what_all_tenants_share_is_the_same_for_each(system: Running) -> None:
+    [told] = {await answer(system.nc, Verb.CATALOG_SHOW, tenant, Nothing()) for tenant in TENANTS}
+
+    assert b"toml" in told
+
+
+async def test_a_catalog_is_kept_with_the_tenant_who_applied_it(system: Running) -> None:
+    await answer(system.nc, Verb.CATALOG_APPLY, "a b>", CatalogApply("# mine"))
+
+    [newest] = await system.rows("select applied_by from infermq.catalog order by number desc limit 1")
+    assert newest["applied_by"] == "a b>"
+
+
+async def test_no_job_gets_into_anothers_batch(nats_url: str, system: Running) -> None:
+    owner = await an_owner(nats_url, system, "a.b")
+
+    async with Client.connect(nats_url, tenant="a_2e_b") as client:
+        job = await submitted(system, client, "a_2e_b", owner.batch)
+
+    async with Client.connect(nats_url, tenant="a.b") as client:
+        batch = await client.batch(owner.batch)
+        results = [result.job async for result in client.results(owner.batch, wait=False)]
+    assert isinstance(job.failure, Refused)
+    assert (job.state, job.failure.code, job.batch) == (State.FAILED, "unknown_batch", None)
+    assert batch.counts.admitted == 1
+    assert results == [owner.job]
+
+
+async def test_an_interactive_request_is_recorded_as_its_tenants(nats_url: str, system: Running) -> None:
+    job = an_id()
+
+    heard = await asked(system.nc, a_job(id=job, body=body_of("hello")), "a b>")
+    await heard.get()
+
+    async with Client.connect(nats_url, tenant="a b>") as client:
+        shown = await Running(system.nc, client, system.ledger_url, system.url).ended(job)
+    assert shown.state is State.SUCCEEDED
+    assert await answer(system.nc, Verb.JOB_SHOW, "default", JobRef(job)) == b"unknown_job"
+
+
+async def test_an_answer_comes_to_no_inbox_of_another_tenant(system: Running) -> None:
+    victim = await system.nc.subscribe(f"{subjects.inbox_prefix('a.b')}.x")
+    own = await system.nc.subscribe(f"{subjects.inbox_prefix('ü*')}.x")
+    request = msgspec.msgpack.encode(a_job())
+
+    for inbox in (victim, own):
+        await system.nc.publish(subjects.infer("none", "ü*", "default"), request, inbox.subject)
+
+    refusal = await own.next_msg(timeout=5)
+    assert b"unknown_model" in refusal.data
+    assert victim.pending_msgs == 0
+
+
+# in the ledger
+
+
+def of(tenant: str, **changes: object) -> Entry:
+    return an_entry(tenant=tenant, **changes)
+
+
+async def test_an_idempotency_key_stands_for_one_job_of_each_tenant(ledger: PgLedger) -> None:
+    first = {tenant: of(tenant, idempotency_key="k") for tenant in TENANTS}
+    again = [of(tenant, idempotency_key="k") for tenant in TENANTS]
+
+    admitted = await ledger.admit(list(first.values()))
+    repeated = await ledger.admit(again)
+
+    assert [place.job for _, place in admitted.waiting] == [entry.id for entry in first.values()]
+    assert not repeated.waiting
+    assert not repeated.conflicts
+
+
+async def test_an_id_of_anothers_job_is_a_conflict(ledger: PgLedger) -> None:
+    theirs = of("a.b")
+    await ledger.admit([theirs])
+
+    admitted = await ledger.admit([of("a_2e_b", id=theirs.id)])
+
+    assert admitted.conflicts == (theirs.id,)
+    assert not admitted.waiting
+    assert await ledger.job(theirs.id, "a_2e_b") is None
+
+
+async def test_a_flow_holds_its_own_jobs_only(ledger: PgLedger) -> None:
+    entries = [of("a.b"), of("a_2e_b"), of("a.b", model="n"), of("a.b", lane=Lane.STANDARD)]
+    await ledger.admit(entries)
+
+    heads = [await ledger.heads(entry.flow, after=None, limit=9) for entry in entries]
+
+    assert [[head.place for head in ahead] for ahead in heads] == [[entry.place] for entry in entries]
+    assert sorted(await ledger.flows()) == sorted(entry.flow for entry in entries)
+
+
+async def test_requests_of_two_tenants_with_one_id_are_two_jobs(ledger: PgLedger) -> None:
+    job, admitted_ms = an_id(), now()
+    asks = [an_attempt(job=job, tenant=tenant, key="k", admitted_ms=admitted_ms) for tenant in TENANTS[:2]]
+
+    ends = [await settled(ledger, a_verdict(one, a_success(), live=one)) for one in asks]
+
+    [[(first, _)], [(second, _)]] = ends
+    assert first == job != second
+    assert await ledger.job(first, TENANTS[0]) is not None
+    assert await ledger.job(second, TENANTS[1]) is not None
+    assert await ledger.job(first, TENANTS[1]) is None
+
+
+async def test_the_jobs_of_a_tenant_run_as_its_own(ledger: PgLedger) -> None:
+    attempt = await running(ledger, tenant="a b>")
+
+    done = await ledger.settle([a_verdict(attempt, a_success())], now=now())
+
+    assert attempt.tenant == "a b>"
+    assert [one.tenant for one in done.final] == ["a b>"]
