@@ -28,7 +28,7 @@ CTL_WAITING = "infermq.ctl.waiting"
 CTL_SETTLED = "infermq.ctl.settled"
 """Settle tells the dispatch leader which attempts are over."""
 CTL_ABORT = "infermq.ctl.abort"
-"""The gateway tells workers to end a job: 16 bytes, its id."""
+"""The gateway tells workers to end an interactive request: 16 bytes, its id."""
 LONGEST_NAME = 200
 """Characters of a tenant or key."""
 DEFAULT = "default"

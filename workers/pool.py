@@ -321,8 +321,9 @@ class Pool:
         asyncio.ensure_future(self._nc.publish(ack, word)).add_done_callback(_noticed)
 
     async def _abort(self, message: Msg) -> None:
-        for (job, _, _), held in list(self._held.items()):
-            if job == message.data:
+        """Of a request only: a dispatched job with the same id is another's."""
+        for (job, _, is_live), held in list(self._held.items()):
+            if is_live and job == message.data:
                 held.end(Cancelled())
 
     async def _tick(self) -> None:

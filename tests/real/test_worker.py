@@ -360,30 +360,29 @@ async def test_an_attempt_delivered_again_after_its_report_is_not_run_again(nc: 
         await bench.holds(subjects.RUN, 0)
 
 
-async def test_a_cancelled_job_stops(nc: Nats) -> None:
-    async with a_pool(nc, options=SLOW) as bench:
-        attempt = a_chat("x")
-        assert await Runs(nc).publish([attempt])
-        await bench.until(lambda: bench.pool.running == 1)
+async def test_a_request_that_is_aborted_stops(nc: Nats) -> None:
+    async with a_pool(nc, reserve=1, options=SLOW) as bench:
+        ask = an_ask("x")
+        await nc.jetstream().publish(subjects.now("d"), packed(ask))
+        await bench.until(lambda: bench.pool.live == 1)
 
-        await nc.publish(subjects.CTL_ABORT, attempt.job.bytes)
+        await nc.publish(subjects.CTL_ABORT, ask.job.bytes)
 
         assert (await bench.report()).outcome == Cancelled()
         assert bench.pool.running == 0
 
 
-async def test_every_attempt_of_a_cancelled_job_stops_and_no_other(nc: Nats) -> None:
+async def test_an_aborted_request_leaves_a_dispatched_job_with_its_id_running(nc: Nats) -> None:
+    """Whoever asks chooses the id, which may be another tenant's job's."""
     async with a_pool(nc, reserve=1, options=SLOW) as bench:
-        first, other = a_chat("x"), a_chat("y")
-        asked = msgspec.structs.replace(an_ask("x", stream=False), job=first.job)
-        assert await Runs(nc).publish([first, msgspec.structs.replace(first, number=2), other])
-        await nc.jetstream().publish(subjects.now("d"), packed(asked))
-        await bench.until(lambda: bench.pool.running == 4)
+        ask = an_ask("x")
+        assert await Runs(nc).publish([a_chat("y", job=ask.job)])
+        await nc.jetstream().publish(subjects.now("d"), packed(ask))
+        await bench.until(lambda: bench.pool.running == 2)
 
-        await nc.publish(subjects.CTL_ABORT, first.job.bytes)
+        await nc.publish(subjects.CTL_ABORT, ask.job.bytes)
 
-        ended = [await bench.report() for _ in range(3)]
-        assert {(report.job, report.outcome) for report in ended} == {(first.job, Cancelled())}
+        assert (await bench.report()).live is not None
         assert bench.pool.running == 1
 
 
