@@ -189,6 +189,7 @@ async def test_batches_are_listed_newest_first_a_page_at_a_time(ledger: PgLedger
 
 
 async def test_executions_of_a_job_come_by_attempt_and_delivery(planned: PgLedger) -> None:
+    await planned.settle([an_end(await running(planned), State.SUCCEEDED)], now=now())
     first = await running(planned)
     back = a_verdict(first, Failed(EngineFault("x")), transition=Requeue(now(), counted=True))
     await planned.settle([back], now=now())
@@ -201,3 +202,20 @@ async def test_executions_of_a_job_come_by_attempt_and_delivery(planned: PgLedge
 
     assert shown is not None
     assert [(run.attempt, run.delivery) for run in shown.executions] == [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2)]
+
+
+async def test_a_page_of_an_open_batch_is_not_its_last(ledger: PgLedger) -> None:
+    batch = await a_batch(ledger)
+    first = await ledger.results(batch.id, "default", None, 10)
+    await ledger.settle([an_end(await running(ledger, batch=batch.id), State.SUCCEEDED)], now=now())
+
+    second = await ledger.results(batch.id, "default", first.cursor if first else None, 10)
+    third = await ledger.results(batch.id, "default", second.cursor if second else None, 10)
+
+    pages = [page for page in (first, second, third) if page]
+    assert [(len(page.results), page.completed, page.more) for page in pages] == [
+        (0, False, False),
+        (1, False, False),
+        (0, False, False),
+    ]
+    assert [page.cursor is None for page in pages] == [True, False, False]
