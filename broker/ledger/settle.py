@@ -184,7 +184,8 @@ class _Group:
             await self.connection.fetch(query("charge"), *spent)
 
     async def _requeue(self, verdicts: Sequence[Verdict]) -> tuple[Requeued, ...]:
-        moves = [(v.job, v.attempt, v.transition) for v in verdicts if isinstance(v.transition, Requeue)]
+        by_job = sorted(verdicts, key=_job_number)
+        moves = [(v.job, v.attempt, v.transition) for v in by_job if isinstance(v.transition, Requeue)]
         if not moves:
             return ()
         rows = await self.connection.fetch(
@@ -208,6 +209,8 @@ class _Group:
         """Executions, results, what they cost, and the batches' counts."""
         deltas = Deltas()
         ran = [(n, v, v.executed) for n, v in enumerate(verdicts) if v.executed is not None]
+        if careful:
+            ran.sort(key=_execution_number)
         rows = [execution_row(v, executed, waste=n not in self.won) for n, v, executed in ran]
         if careful:
             new = await self._insert_executions(ran, rows)
@@ -275,6 +278,12 @@ def _state(verdict: Verdict) -> State:
 def _job_number(verdict: Verdict) -> int:
     """Orders as the ids do, without their comparison in Python."""
     return verdict.job.int
+
+
+def _execution_number(ran: Ran) -> tuple[int, int, int]:
+    """Orders as the keys of executions do: two groups may have the same."""
+    _, verdict, executed = ran
+    return verdict.job.int, verdict.attempt, executed.delivery
 
 
 def _ends(finals: Iterable[Verdict]) -> list[list[object]]:

@@ -1,0 +1,235 @@
+"""Two brokers that record the same things at the same moment, each in an order of its own."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+from uuid import UUID
+
+import asyncpg
+import pytest
+from msgspec.structs import replace
+
+from broker.core.records import Entry, Ignore, Requeue, Verdict
+from broker.core.settle import decide, expiry
+from broker.ledger import PgLedger
+from schemas.ids import uuid7
+from schemas.job import Attempt
+from schemas.outcome import Charge, EngineFault, Failed, Usage
+from schemas.units import Ms, NanoUsd
+from tests.builders import a_success, an_attempt, an_entry, now
+from tests.real.test_ledger import PRICES, a_batch, a_verdict, dispatched
+from tests.system import until
+
+pytestmark = pytest.mark.real
+T = TypeVar("T")
+A_JOB = """insert into infermq.jobs (id, tenant, key, lane, model, endpoint, state, max_attempts, admitted_ms,
+                                     deadline_ms, body_hash)
+           values ($1, 't', 'k', 'bulk', 'm', '/', 'open', 1, 0, 0, '')"""
+AN_EXECUTION = """insert into infermq.executions (job, attempt, delivery, deployment, worker, outcome, waste, input_tokens,
+                      output_tokens, cached_tokens, cost_nano_usd, cost_source, started_ms, queue_ms, run_ms)
+                  values ($1, $2, $3, 'd', 'w', 'failed', true, 0, 0, 0, 0, 'none', 0, 0, 0)"""
+HELD_RUNNING = "select from infermq.running where job = $1 for update"
+A_KEY = "insert into infermq.idempotency (tenant, key, job) values ('default', $1, $2)"
+
+
+class Brokers:
+    """The ledgers of two brokers, and a third hand that holds things up."""
+
+    def __init__(self, ours: PgLedger, theirs: PgLedger, hand: "asyncpg.Connection[asyncpg.Record]") -> None:
+        self.ours = ours
+        self.theirs = theirs
+        self.hand = hand
+
+    async def meet(
+        self, do: Callable[[PgLedger, Sequence[T]], Awaitable[Any]], items: Sequence[T], held: str, *values: object
+    ) -> None:
+        """Each does it with the items, one forwards and one backwards, once both wait for what is held: where each locks
+        in its own order, each then has what the other waits for. Postgres ends that, and it is raised here.
+        """
+        holding = self.hand.transaction()
+        await holding.start()
+        await self.hand.execute(held, *values)
+        both = asyncio.gather(do(self.ours, items), do(self.theirs, items[::-1]))
+        await until(self._both_wait, "both brokers wait")
+        await holding.rollback()
+        await both
+
+    async def _both_wait(self) -> bool:
+        waiting = (
+            "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+        )
+        count: int = await self.hand.fetchval(waiting)
+        return count == 2
+
+
+@pytest.fixture
+async def brokers(ledger_url: str) -> AsyncIterator[Brokers]:
+    async with PgLedger.open(ledger_url, connections=1) as ours, PgLedger.open(ledger_url, connections=1) as theirs:
+        hand = await asyncpg.connect(ledger_url)
+        yield Brokers(ours, theirs, hand)
+        await hand.close()
+
+
+async def admit(ledger: PgLedger, entries: Sequence[Entry]) -> None:
+    await ledger.admit(entries)
+
+
+async def settle(ledger: PgLedger, verdicts: Sequence[Verdict]) -> None:
+    await ledger.settle(verdicts, now=now())
+
+
+async def test_brokers_that_admit_the_same_jobs_never_wait_for_each_other(brokers: Brokers) -> None:
+    entries = [an_entry() for _ in range(3)]
+    await brokers.ours.admit([an_entry()])
+
+    await brokers.meet(admit, entries, A_JOB, entries[1].id)
+
+    assert len(await brokers.ours.heads(entries[0].flow, after=None, limit=9)) == 4
+
+
+async def test_brokers_that_admit_some_of_the_same_jobs_never_wait_for_each_other(brokers: Brokers) -> None:
+    known, *entries = (an_entry(idempotency_key=f"k{n}") for n in range(4))
+    await brokers.ours.admit([known])
+
+    async def admit_own(ledger: PgLedger, entries: Sequence[Entry]) -> None:
+        """With keys that nobody else has, so that no claim of them makes the other wait."""
+        theirs = [replace(entry, idempotency_key=f"{id(ledger)}-{entry.id}") for entry in entries]
+        await ledger.admit([known, *theirs])
+
+    await brokers.meet(admit_own, entries, A_JOB, entries[1].id)
+
+    assert len(await brokers.ours.heads(known.flow, after=None, limit=9)) == 4
+
+
+async def test_brokers_that_claim_the_same_keys_never_wait_for_each_other(brokers: Brokers) -> None:
+    other = an_entry()
+    await brokers.ours.admit([other])
+
+    async def claim(ledger: PgLedger, keys: Sequence[str]) -> None:
+        await ledger.admit([an_entry(idempotency_key=key) for key in keys])
+
+    await brokers.meet(claim, ["k0", "k1", "k2"], A_KEY, "k1", other.id)
+
+    assert len(await brokers.ours.heads(other.flow, after=None, limit=9)) == 4
+
+
+async def test_brokers_that_end_the_same_jobs_never_wait_for_each_other(brokers: Brokers) -> None:
+    entries = [an_entry() for _ in range(3)]
+    await brokers.ours.admit(entries)
+    verdicts = [a_verdict(attempt, a_success()) for attempt in await dispatched(brokers.ours, *entries)]
+
+    await brokers.meet(settle, verdicts, HELD_RUNNING, entries[1].id)
+
+    assert not await brokers.ours.running()
+
+
+async def test_brokers_that_end_jobs_of_several_days_never_wait_for_each_other(brokers: Brokers) -> None:
+    entries = [an_entry(id=uuid7(Ms(now() - n * 24 * 3_600_000), n)) for n in range(3)]
+    await brokers.ours.admit(entries)
+    verdicts = [a_verdict(attempt, a_success()) for attempt in await dispatched(brokers.ours, *entries)]
+
+    await brokers.meet(settle, verdicts, HELD_RUNNING, entries[1].id)
+
+    assert not await brokers.ours.running()
+
+
+async def test_brokers_that_end_the_same_waiting_jobs_never_wait_for_each_other(brokers: Brokers) -> None:
+    entries = [an_entry() for _ in range(3)]
+    await brokers.ours.admit(entries)
+    verdicts = decide([expiry(entry.id, now()) for entry in entries], {}, prices=PRICES, now=now(), unit=0.0)
+
+    held = "select from infermq.waiting where job = $1 for update"
+    await brokers.meet(settle, verdicts, held, entries[1].id)
+
+    assert not await brokers.ours.flows()
+
+
+async def test_brokers_that_put_the_same_jobs_back_never_wait_for_each_other(brokers: Brokers) -> None:
+    entries = [an_entry() for _ in range(3)]
+    await brokers.ours.admit(entries)
+    back = Requeue(now(), counted=True)
+    verdicts = [
+        a_verdict(attempt, Failed(EngineFault("x")), transition=back)
+        for attempt in await dispatched(brokers.ours, *entries)
+    ]
+
+    await brokers.meet(settle, verdicts, HELD_RUNNING, entries[1].id)
+
+    assert not await brokers.ours.running()
+
+
+async def test_brokers_that_record_the_same_interactive_jobs_never_wait_for_each_other(brokers: Brokers) -> None:
+    attempts = [an_attempt(reply_to="x", key="k") for _ in range(3)]
+    verdicts = [a_verdict(attempt, a_success(), live=attempt) for attempt in attempts]
+    await brokers.ours.admit([an_entry()])
+
+    await brokers.meet(settle, verdicts, A_JOB, attempts[1].job)
+
+    assert (await brokers.ours.spend(now()))["d"].executions == 3
+
+
+async def test_brokers_that_record_the_same_late_executions_never_wait_for_each_other(brokers: Brokers) -> None:
+    entries = [an_entry() for _ in range(3)]
+    await brokers.ours.admit(entries)
+    attempts = await dispatched(brokers.ours, *entries)
+    late = [a_verdict(attempt, Failed(EngineFault("x"), Usage(1, 0)), transition=Ignore()) for attempt in attempts]
+
+    await brokers.meet(settle, late, AN_EXECUTION, entries[1].id, 1, 1)
+
+    assert (await brokers.ours.spend(now()))["d"].executions == 3
+
+
+async def test_brokers_that_charge_the_same_jobs_never_wait_for_each_other(brokers: Brokers) -> None:
+    """One many, one a few of them: Postgres makes other plans for either, which depend on the ids."""
+    entries = [an_entry(id=uuid7(Ms(1_800_000_000_000), n)) for n in range(300, 360)]
+    await brokers.ours.admit(entries)
+    attempts = await dispatched(brokers.ours, *entries)
+
+    async def charge(ledger: PgLedger, running: Sequence[Attempt]) -> None:
+        ours = ledger is brokers.ours
+        failed = Failed(EngineFault("x"), Usage(1, 0))
+        await settle(
+            ledger,
+            [
+                a_verdict(one, failed, transition=Ignore(), delivery=1 if ours else 2)
+                for one in running
+                if ours or one.job <= entries[20].id
+            ],
+        )
+
+    held = "select from infermq.jobs where id = $1 for update"
+    await brokers.meet(charge, attempts, held, entries[20].id)
+
+    assert (await brokers.ours.spend(now()))["d"].executions == 60 + 21
+
+
+async def test_brokers_that_count_in_the_same_batches_never_wait_for_each_other(brokers: Brokers) -> None:
+    batches = [(await a_batch(brokers.ours)).id for _ in range(3)]
+    await brokers.ours.admit([an_entry()])
+
+    async def fill(ledger: PgLedger, ids: Sequence[UUID]) -> None:
+        await ledger.admit([an_entry(batch=batch) for batch in ids])
+
+    held = "select from infermq.batches where id = $1 for no key update"
+    await brokers.meet(fill, batches, held, batches[1])
+
+    assert [batch.counts.admitted for batch in await brokers.ours.batches("default", 9, None)] == [2, 2, 2]
+
+
+async def test_brokers_that_spend_on_the_same_deployments_never_wait_for_each_other(brokers: Brokers) -> None:
+    names = ["d0", "d1", "d2"]
+    await brokers.ours.admit([an_entry()])
+
+    async def spend(ledger: PgLedger, deployments: Sequence[str]) -> None:
+        attempts = [an_attempt(reply_to="x", key="k", deployment=name) for name in deployments]
+        charged = Charge(NanoUsd(1), "provider")
+        ends = a_success(charge=charged)
+        await settle(ledger, [a_verdict(one, ends, live=one, deployment=one.deployment) for one in attempts])
+
+    await spend(brokers.ours, names)
+    held = "select from infermq.spend where deployment = $1 for update"
+    await brokers.meet(spend, names, held, "d1")
+
+    assert {name: spent.executions for name, spent in (await brokers.ours.spend(now())).items()} == dict.fromkeys(
+        names, 3
+    )
