@@ -37,7 +37,7 @@ from schemas.api import State
 from schemas.ids import derived_id, ms_of
 from schemas.job import Lane
 from schemas.outcome import Usage
-from schemas.units import Ms
+from schemas.units import Ms, NanoUsd
 
 
 async def open_jobs(connection: Connection, ids: Collection[UUID]) -> dict[UUID, OpenJob]:
@@ -67,6 +67,8 @@ async def settle(connection: Connection, days: Days, verdicts: Sequence[Verdict]
             return await _Group(connection, now).settle(verdicts, repeated=True)
 
 
+_PLACES = 64
+"""Few, since Postgres has room for some thousand locks."""
 Ran = tuple[int, Verdict, Executed]
 """A verdict's place in its group, and the execution that it is on."""
 Live = tuple[Verdict, Entry]
@@ -104,11 +106,19 @@ class _Group:
         live = {n: (v, v.entry) for n, v in enumerate(verdicts) if v.entry is not None}
         if not live:
             return verdicts
+        await self._hold([v for v, _ in live.values()])
         await self._insert(live)
         unsure = {n: pair for n, pair in live.items() if n not in self.won}
         apart = await self._apart(unsure) if unsure else {}
         await self._insert(apart)
         return [apart[n][0] if n in apart else verdict for n, verdict in enumerate(verdicts)]
+
+    async def _hold(self, live: Iterable[Verdict]) -> None:
+        """A request that has several reports: what one cost must not be missed by the other, in another broker."""
+        several = [v for v in live if not (isinstance(v.transition, Final) and _is_first(v))]
+        if several:
+            places = sorted({verdict.job.int % _PLACES for verdict in several})
+            await self.connection.fetch(query("hold_requests"), places)
 
     async def _apart(self, live: Mapping[int, Live]) -> dict[int, Live]:
         """Those whose id is another's, under an id of their own."""
@@ -160,9 +170,7 @@ class _Group:
         ]
         new = await insert_jobs(self.connection, rows)
         fresh = [entries[job] for job in new]
-        await self._add_earlier(
-            [entry.id for _, verdict, entry in fresh if verdict.attempt > 1 or verdict.executed is None]
-        )
+        await self._add_earlier([entry.id for _, verdict, entry in fresh if not _is_first(verdict)])
         await copy_bodies(self.connection, [entry for _, _, entry in fresh])
         for n, verdict, entry in fresh:
             total = Ms(max(0, self.now - entry.admitted_ms))
@@ -215,6 +223,9 @@ class _Group:
         if careful:
             new = await self._insert_executions(ran, rows)
             await self._charge([(v, executed) for n, v, executed in new if n not in self.won], deltas)
+            fresh = {n for n, _, _ in new}
+            twice = [(v, e) for n, v, e in ran if n in self.won and n not in fresh and v.entry is None]
+            await self._charge([(v, _taken_back(e)) for v, e in twice], deltas)
         else:
             new = ran
             await self._copy_executions(rows)
@@ -254,6 +265,18 @@ class _Group:
         batches = {row["id"]: row["batch"] for row in rows}
         for verdict, executed in spent:
             deltas.spent(batches.get(verdict.job), executed.usage, executed.cost_nano_usd)
+
+
+def _is_first(verdict: Verdict) -> bool:
+    """Of an interactive request: no attempt came before that it has to pay for."""
+    return verdict.attempt == 1 and verdict.executed is not None
+
+
+def _taken_back(executed: Executed) -> Executed:
+    """What an end added to its job, though the execution was recorded before, and paid for."""
+    usage = executed.usage
+    negative = Usage(-usage.input_tokens, -usage.output_tokens, -usage.cached_tokens)
+    return replace(executed, usage=negative, cost_nano_usd=NanoUsd(-executed.cost_nano_usd))
 
 
 def _identity(entry: Entry) -> tuple[str, bytes, Ms]:

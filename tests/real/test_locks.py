@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
 
-import asyncpg
 import pytest
 from msgspec.structs import replace
 
@@ -17,8 +16,8 @@ from schemas.job import Attempt
 from schemas.outcome import Charge, EngineFault, Failed, Usage
 from schemas.units import Ms, NanoUsd
 from tests.builders import a_success, an_attempt, an_entry, now
+from tests.holding import Hand, a_hand
 from tests.real.test_ledger import PRICES, a_batch, a_verdict, dispatched
-from tests.system import until
 
 pytestmark = pytest.mark.real
 T = TypeVar("T")
@@ -35,7 +34,7 @@ A_KEY = "insert into infermq.idempotency (tenant, key, job) values ('default', $
 class Brokers:
     """The ledgers of two brokers, and a third hand that holds things up."""
 
-    def __init__(self, ours: PgLedger, theirs: PgLedger, hand: "asyncpg.Connection[asyncpg.Record]") -> None:
+    def __init__(self, ours: PgLedger, theirs: PgLedger, hand: Hand) -> None:
         self.ours = ours
         self.theirs = theirs
         self.hand = hand
@@ -46,28 +45,21 @@ class Brokers:
         """Each does it with the items, one forwards and one backwards, once both wait for what is held: where each locks
         in its own order, each then has what the other waits for. Postgres ends that, and it is raised here.
         """
-        holding = self.hand.transaction()
-        await holding.start()
-        await self.hand.execute(held, *values)
+        await self.hand.hold(held, *values)
         both = asyncio.gather(do(self.ours, items), do(self.theirs, items[::-1]))
-        await until(self._both_wait, "both brokers wait")
-        await holding.rollback()
+        await self.hand.until_waiting(2)
+        await self.hand.let_go()
         await both
-
-    async def _both_wait(self) -> bool:
-        waiting = (
-            "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
-        )
-        count: int = await self.hand.fetchval(waiting)
-        return count == 2
 
 
 @pytest.fixture
 async def brokers(ledger_url: str) -> AsyncIterator[Brokers]:
-    async with PgLedger.open(ledger_url, connections=1) as ours, PgLedger.open(ledger_url, connections=1) as theirs:
-        hand = await asyncpg.connect(ledger_url)
+    async with (
+        PgLedger.open(ledger_url, connections=1) as ours,
+        PgLedger.open(ledger_url, connections=1) as theirs,
+        a_hand(ledger_url) as hand,
+    ):
         yield Brokers(ours, theirs, hand)
-        await hand.close()
 
 
 async def admit(ledger: PgLedger, entries: Sequence[Entry]) -> None:

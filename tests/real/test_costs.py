@@ -1,0 +1,423 @@
+"""What executions cost, wherever it is added up: the job, its batch, its result, the deployment's day."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from broker.core.records import Final, Ignore, Requeue, Spend, Verdict
+from broker.core.settle import decide, expiry, last_word
+from broker.errors import Unavailable
+from broker.ledger import PgLedger
+from schemas.api import BatchStatus, Counts, JobShow, State
+from schemas.job import Attempt
+from schemas.outcome import BadRequest, Charge, EngineFault, Failed, Usage
+from schemas.units import Ms, NanoUsd
+from tests.builders import a_success, an_attempt, an_entry, now
+from tests.holding import Hand, a_hand
+from tests.real.test_ledger import PRICES, a_batch, a_verdict, dispatched, running, settled
+from tests.system import until
+
+pytestmark = pytest.mark.real
+FIRST, SECOND = Usage(100, 20, 30), Usage(1000, 200, 300)
+BOTH = Usage(1100, 220, 330)
+DAY_MS = 24 * 3_600_000
+
+
+def failed(usage: Usage, nano_usd: int = 7) -> Failed:
+    return Failed(EngineFault("x"), usage, Charge(NanoUsd(nano_usd), "provider"))
+
+
+def succeeded(usage: Usage, nano_usd: int = 60) -> Any:
+    return a_success(usage=usage, charge=Charge(NanoUsd(nano_usd), "provider"))
+
+
+def again(attempt: Attempt, usage: Usage, **changes: Any) -> Verdict:
+    """A failure that lets the job wait again."""
+    return a_verdict(attempt, failed(usage), transition=Requeue(now(), counted=True), **changes)
+
+
+async def ended_or_waiting(act: "asyncio.Task[Any]", hand: Hand) -> bool:
+    return act.done() or len(await hand.waiting()) == 2
+
+
+async def shown(ledger: PgLedger, attempt: Attempt) -> JobShow:
+    job = await ledger.job(attempt.job, attempt.tenant)
+    assert job is not None
+    return job
+
+
+async def test_what_a_failed_execution_cost_is_its_jobs_and_its_batchs(ledger: PgLedger) -> None:
+    batch = await a_batch(ledger)
+    attempt = await running(ledger, batch=batch.id)
+
+    await ledger.settle([again(attempt, FIRST)], now=now())
+
+    job, counted = await shown(ledger, attempt), await ledger.batch(batch.id, "default")
+    assert counted is not None
+    assert (job.usage, job.cost_nano_usd) == (counted.usage, counted.cost_nano_usd) == (FIRST, 7)
+
+
+async def test_an_end_adds_to_what_was_spent_before(ledger: PgLedger) -> None:
+    batch = await a_batch(ledger)
+    attempt = await running(ledger, batch=batch.id)
+    await ledger.settle([a_verdict(attempt, failed(FIRST), transition=Ignore())], now=now())
+
+    await ledger.settle([a_verdict(attempt, succeeded(SECOND), delivery=2)], now=now())
+
+    job, counted = await shown(ledger, attempt), await ledger.batch(batch.id, "default")
+    page = await ledger.results(batch.id, "default", None, 9)
+    assert counted is not None
+    assert page is not None
+    [result] = page.results
+    assert [run.usage for run in job.executions] == [FIRST, SECOND]
+    assert (job.usage, job.cost_nano_usd) == (BOTH, 67)
+    assert (result.usage, result.cost_nano_usd) == (BOTH, 67)
+    assert (counted.usage, counted.cost_nano_usd) == (BOTH, 67)
+    assert await ledger.batches("default", 9, None) == (counted,)
+
+
+async def test_a_late_success_adds_to_what_was_spent_before(ledger: PgLedger) -> None:
+    attempt = await running(ledger)
+    await ledger.settle([again(attempt, FIRST)], now=now())
+
+    await ledger.settle([a_verdict(attempt, succeeded(SECOND), delivery=2)], now=now())
+
+    job = await shown(ledger, attempt)
+    assert (job.usage, job.cost_nano_usd) == (BOTH, 67)
+
+
+async def test_two_executions_of_a_job_in_one_group_both_cost(ledger: PgLedger) -> None:
+    attempt = await running(ledger)
+    late = [
+        a_verdict(attempt, failed(usage), transition=Ignore(), delivery=n)
+        for n, usage in enumerate((FIRST, SECOND), 1)
+    ]
+
+    await ledger.settle(late, now=now())
+
+    job = await shown(ledger, attempt)
+    assert (job.usage, job.cost_nano_usd) == (BOTH, 14)
+
+
+async def test_an_execution_costs_its_own_job_only(ledger: PgLedger) -> None:
+    attempt, other = await running(ledger), await running(ledger)
+
+    await ledger.settle([a_verdict(attempt, failed(FIRST), transition=Ignore())], now=now())
+
+    assert (await shown(ledger, other)).usage == Usage()
+
+
+async def test_an_interactive_request_costs_its_earlier_attempts_too(ledger: PgLedger) -> None:
+    first = an_attempt(reply_to="x", key="k", fallback=True)
+    second = an_attempt(job=first.job, number=2, admitted_ms=first.admitted_ms, reply_to="x", key="k")
+    other = an_attempt(reply_to="x", key="k", fallback=True)
+    await settled(ledger, a_verdict(first, failed(FIRST), live=first), a_verdict(other, failed(FIRST), live=other))
+
+    await settled(ledger, a_verdict(second, succeeded(SECOND), live=second))
+
+    job = await shown(ledger, first)
+    assert (job.usage, job.cost_nano_usd) == (BOTH, 67)
+
+
+async def test_an_attempt_that_is_recorded_while_the_next_one_ends_its_request_costs_too(
+    ledger: PgLedger, ledger_url: str
+) -> None:
+    """By two brokers: neither has seen what the other records."""
+    other, first = an_attempt(reply_to="x", key="k"), an_attempt(reply_to="x", key="k", fallback=True)
+    second = an_attempt(job=first.job, number=2, admitted_ms=first.admitted_ms, reply_to="x", key="k")
+    await settled(ledger, a_verdict(other, succeeded(FIRST), live=other))
+    async with a_hand(ledger_url) as hand:
+        await hand.hold("select from infermq.spend where deployment = 'd' for update")
+        slow = asyncio.create_task(settled(ledger, a_verdict(first, failed(FIRST), live=first)))
+        await hand.until_waiting(1)
+
+        ends = a_verdict(second, succeeded(SECOND), live=second, deployment="e")
+        quick = asyncio.create_task(settled(ledger, ends))
+        await until(lambda: ended_or_waiting(quick, hand), "the second has ended or waits")
+        await hand.let_go()
+        await asyncio.gather(slow, quick)
+
+    job = await shown(ledger, first)
+    assert (job.usage, job.cost_nano_usd) == (BOTH, 67)
+
+
+async def test_an_interactive_request_that_is_given_up_on_costs_its_attempts(ledger: PgLedger) -> None:
+    attempt = an_attempt(reply_to="x", key="k", fallback=True)
+    tries = [
+        a_verdict(attempt, failed(usage), live=attempt, delivery=n) for n, usage in enumerate((FIRST, SECOND), 1)
+    ]
+    await settled(ledger, *tries)
+
+    await settled(
+        ledger, *decide([last_word(attempt, EngineFault("x"), now())], {}, prices=PRICES, now=now(), unit=0)
+    )
+
+    job = await shown(ledger, attempt)
+    assert (job.usage, job.cost_nano_usd) == (BOTH, 14)
+
+
+async def test_an_execution_that_ends_its_job_after_all_costs_once(ledger: PgLedger) -> None:
+    batch = await a_batch(ledger)
+    attempt = await running(ledger, batch=batch.id)
+    refused = Failed(BadRequest("x"), SECOND, Charge(NanoUsd(60), "provider"))
+    late = a_verdict(attempt, refused, transition=Ignore(), delivery=2)
+    await ledger.settle([again(attempt, FIRST), late], now=now())
+
+    ends = await settled(
+        ledger, a_verdict(attempt, refused, transition=Final(State.FAILED, None, BadRequest("x")), delivery=2)
+    )
+
+    job, counted = await shown(ledger, attempt), await ledger.batch(batch.id, "default")
+    assert counted is not None
+    assert ends == [(attempt.job, State.FAILED)]
+    assert (job.usage, job.cost_nano_usd) == (counted.usage, counted.cost_nano_usd) == (BOTH, 67)
+
+
+# a deployment's day
+
+
+async def test_a_day_of_a_deployment_is_what_its_executions_cost(ledger: PgLedger) -> None:
+    noon = Ms(20_000 * DAY_MS + DAY_MS // 2)
+    attempts = [await running(ledger) for _ in range(5)]
+    group = [
+        a_verdict(attempts[0], succeeded(FIRST, 1), deployment="d"),
+        a_verdict(attempts[1], succeeded(FIRST, 2), deployment="e"),
+        a_verdict(attempts[2], succeeded(FIRST, 4), deployment="d"),
+        a_verdict(attempts[3], succeeded(FIRST, 0), deployment="d"),
+    ]
+
+    await ledger.settle(group, now=noon)
+    await ledger.settle(group, now=noon)
+    for delivery, at in enumerate((noon, Ms(noon + DAY_MS)), 1):
+        late = a_verdict(attempts[4], failed(FIRST, 8), transition=Ignore(), delivery=delivery)
+        await ledger.settle([late], now=at)
+
+    assert await ledger.spend(noon) == {"d": Spend(NanoUsd(13), 3), "e": Spend(NanoUsd(2), 1)}
+    assert await ledger.spend(Ms(noon + DAY_MS)) == {"d": Spend(NanoUsd(8), 1)}
+    assert await ledger.spend(Ms(noon - DAY_MS)) == {}
+
+
+async def test_a_day_ends_at_midnight_utc(ledger: PgLedger) -> None:
+    midnight = Ms(20_000 * DAY_MS)
+    attempt = await running(ledger)
+
+    await ledger.settle([a_verdict(attempt, succeeded(FIRST, 1))], now=Ms(midnight - 1))
+
+    assert await ledger.spend(midnight) == {}
+    assert await ledger.spend(Ms(midnight - DAY_MS)) == {"d": Spend(NanoUsd(1), 1)}
+
+
+# who is ended
+
+
+async def test_an_end_leaves_all_other_jobs_where_they_are(ledger: PgLedger) -> None:
+    at = Ms(now() + 60_000)
+    waiting, other, third = (an_entry(deadline_ms=at) for _ in range(3))
+    await ledger.admit([waiting, other, third])
+    going, going_on = await running(ledger, deadline_ms=at), await running(ledger, deadline_ms=at)
+    gone = decide([expiry(job, now()) for job in (waiting.id, going.job)], {}, prices=PRICES, now=now(), unit=0)
+
+    ends = await settled(ledger, *gone)
+
+    assert sorted(ends) == sorted([(waiting.id, State.EXPIRED), (going.job, State.EXPIRED)])
+    assert [one.job for one in await ledger.running()] == [going_on.job]
+    heads = await ledger.heads(other.flow, after=None, limit=9)
+    assert {head.place.job for head in heads} == {other.id, third.id}
+
+
+@pytest.mark.parametrize("is_running", [False, True])
+async def test_an_expiry_is_recorded_with_the_attempt_that_it_ended(ledger: PgLedger, is_running: bool) -> None:  # noqa: FBT001
+    entry = an_entry()
+    await ledger.admit([entry])
+    [attempt] = await dispatched(ledger, entry)
+    await ledger.settle([again(attempt, FIRST)], now=now())
+    if is_running:
+        await dispatched(ledger, entry)
+
+    await settled(ledger, *decide([expiry(entry.id, now())], {}, prices=PRICES, now=now(), unit=0))
+
+    assert (await shown(ledger, attempt)).attempt == (2 if is_running else 1)
+
+
+@pytest.mark.parametrize("is_running", [False, True])
+async def test_a_failure_of_an_attempt_that_is_over_does_not_end_its_job(ledger: PgLedger, is_running: bool) -> None:  # noqa: FBT001
+    entry = an_entry()
+    await ledger.admit([entry])
+    [first] = await dispatched(ledger, entry)
+    await ledger.settle([again(first, FIRST)], now=now())
+    [second] = await dispatched(ledger, entry)
+    if not is_running:
+        await ledger.settle([again(second, FIRST)], now=now())
+    late = a_verdict(first, failed(FIRST), transition=Final(State.DEAD, None, EngineFault("x")), delivery=2)
+
+    ends = await settled(ledger, late)
+
+    assert ends == []
+    assert (await shown(ledger, first)).state is (State.RUNNING if is_running else State.QUEUED)
+
+
+async def test_an_end_is_recorded_with_its_instant_and_its_failure(ledger: PgLedger) -> None:
+    usual, late = await running(ledger), await running(ledger)
+    await ledger.settle([again(late, FIRST)], now=now())
+    at = Ms(now() + 12_345)
+    dead = Final(State.DEAD, None, EngineFault("why"))
+
+    await ledger.settle([a_verdict(one, failed(FIRST), transition=dead, delivery=2) for one in (usual, late)], now=at)
+
+    for one in (usual, late):
+        job = await shown(ledger, one)
+        assert (job.state, job.attempt, job.settled_ms, job.failure) == (State.DEAD, 1, at, EngineFault("why"))
+
+
+async def test_a_report_that_another_attempt_or_end_came_before_answers_no_end(ledger: PgLedger) -> None:
+    attempt, other = await running(ledger), await running(ledger)
+    await settled(ledger, a_verdict(attempt, succeeded(FIRST)), a_verdict(other, succeeded(FIRST)))
+    dead = Final(State.DEAD, None, EngineFault("x"))
+    next_one = Attempt(**{name: getattr(attempt, name) for name in Attempt.__struct_fields__} | {"number": 2})
+
+    other_attempt = await settled(ledger, a_verdict(next_one, succeeded(FIRST)))
+    other_end = await settled(ledger, a_verdict(attempt, failed(FIRST), transition=dead, delivery=2))
+
+    assert other_attempt == other_end == []
+
+
+# one transaction a group
+
+
+async def cut_off(url: str, act: Coroutine[Any, Any, object], batch: UUID) -> None:
+    """End its connection to Postgres while it waits for the batch, which it counts last."""
+    async with a_hand(url) as hand:
+        await hand.hold("select from infermq.batches where id = $1 for update", batch)
+        acting = asyncio.create_task(act)
+        await hand.until_waiting(1)
+        await hand.cut_off()
+        with pytest.raises(Unavailable):
+            await acting
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+async def test_of_an_admission_that_is_cut_off_nothing_stays(
+    ledger: PgLedger, ledger_url: str, key: str | None
+) -> None:
+    batch = await a_batch(ledger)
+    entry = an_entry(batch=batch.id, idempotency_key=key)
+
+    await cut_off(ledger_url, ledger.admit([entry]), batch.id)
+
+    assert await ledger.job(entry.id, "default") is None
+    assert not await ledger.flows()
+    admitted = await ledger.admit([entry])
+    assert [place.job for _, place in admitted.waiting] == [entry.id]
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+async def test_of_a_settlement_that_is_cut_off_nothing_stays(
+    ledger: PgLedger,
+    ledger_url: str,
+    is_known: bool,  # noqa: FBT001
+) -> None:
+    """Known: its execution is recorded already, which shows in the middle of the group."""
+    batch = await a_batch(ledger)
+    attempt = await running(ledger, batch=batch.id)
+    verdict = a_verdict(attempt, succeeded(FIRST))
+    if is_known:
+        await ledger.settle([a_verdict(attempt, succeeded(FIRST), transition=Ignore())], now=now())
+    before = await shown(ledger, attempt), await ledger.spend(now()), await ledger.running()
+
+    await cut_off(ledger_url, ledger.settle([verdict], now=now()), batch.id)
+
+    assert (await shown(ledger, attempt), await ledger.spend(now()), await ledger.running()) == before
+    assert await settled(ledger, verdict) == [(attempt.job, State.SUCCEEDED)]
+
+
+async def test_a_job_that_is_ended_while_it_is_put_back_does_not_wait_again(
+    ledger: PgLedger, ledger_url: str
+) -> None:
+    attempt = await running(ledger)
+    async with a_hand(ledger_url) as hand:
+        await hand.hold("select from infermq.running where job = $1 for update", attempt.job)
+        ending = asyncio.create_task(settled(ledger, a_verdict(attempt, succeeded(FIRST))))
+        await hand.until_waiting(1)
+        back = asyncio.create_task(ledger.settle([again(attempt, FIRST, delivery=2)], now=now()))
+        await hand.until_waiting(2)
+
+        await hand.let_go()
+        done = await asyncio.gather(ending, back)
+
+    assert done[0] == [(attempt.job, State.SUCCEEDED)]
+    assert not done[1].requeued
+    assert not await ledger.flows()
+
+
+async def test_a_batch_stays_completed_when_it_was(ledger: PgLedger) -> None:
+    batch = await a_batch(ledger)
+    attempt = await running(ledger, batch=batch.id)
+    await ledger.seal_batch(batch.id, "default", 1, now())
+    await settled(ledger, a_verdict(attempt, succeeded(FIRST)))
+    completed = await ledger.batch(batch.id, "default")
+
+    await ledger.settle([a_verdict(attempt, succeeded(SECOND), delivery=2)], now=Ms(now() + 10_000))
+
+    after = await ledger.batch(batch.id, "default")
+    assert completed is not None
+    assert after is not None
+    assert after.completed_ms == completed.completed_ms is not None
+    assert after.usage == BOTH
+
+
+async def test_only_the_batch_of_a_job_counts_it(ledger: PgLedger) -> None:
+    batch, other = await a_batch(ledger), await a_batch(ledger)
+    attempts = [await running(ledger, batch=one) for one in (batch.id, None)]
+
+    await settled(ledger, *(a_verdict(attempt, succeeded(FIRST)) for attempt in attempts))
+
+    counted = await ledger.batch(batch.id, "default")
+    assert counted is not None
+    assert (counted.counts, counted.usage) == (Counts(admitted=1, succeeded=1), FIRST)
+    assert await ledger.batch(other.id, "default") == other
+
+
+@pytest.mark.parametrize("state", [State.SUCCEEDED, State.FAILED, State.EXPIRED, State.CANCELLED, State.DEAD])
+async def test_a_batch_is_completed_by_ends_of_any_kind(ledger: PgLedger, state: State) -> None:
+    batch = await a_batch(ledger)
+    attempts = [await running(ledger, batch=batch.id) for _ in range(2)]
+    end = Final(state, None, None)
+    await settled(ledger, a_verdict(attempts[0], succeeded(FIRST), transition=end))
+    await ledger.seal_batch(batch.id, "default", 2, now())
+
+    await settled(ledger, a_verdict(attempts[1], succeeded(FIRST), transition=end))
+
+    completed = await ledger.batch(batch.id, "default")
+    assert completed is not None
+    assert completed.status is BatchStatus.COMPLETED
+    assert completed.counts == Counts(admitted=2, **{state.value: 2})
+
+
+async def test_ends_of_any_kind_complete_a_batch_that_is_sealed_after_them(ledger: PgLedger) -> None:
+    batch = await a_batch(ledger)
+    states = [State.SUCCEEDED, State.FAILED, State.EXPIRED, State.CANCELLED, State.DEAD]
+    ends = [
+        a_verdict(await running(ledger, batch=batch.id), succeeded(FIRST), transition=Final(state, None, None))
+        for state in states
+    ]
+    await settled(ledger, *ends)
+
+    sealed = await ledger.seal_batch(batch.id, "default", len(states), now())
+
+    assert sealed is not None
+    assert sealed.status is BatchStatus.COMPLETED
+
+
+@pytest.mark.parametrize("is_running", [False, True])
+async def test_a_job_that_is_put_back_leaves_all_others_where_they_are(ledger: PgLedger, is_running: bool) -> None:  # noqa: FBT001
+    attempt, other = await running(ledger), await running(ledger)
+    if not is_running:
+        await settled(ledger, a_verdict(attempt, succeeded(FIRST)))
+
+    done = await ledger.settle([again(attempt, SECOND, delivery=2)], now=now())
+
+    assert [one.place.job for one in done.requeued] == ([attempt.job] if is_running else [])
+    assert [one.job for one in await ledger.running()] == [other.job]
