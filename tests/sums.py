@@ -4,14 +4,20 @@ from pathlib import Path
 
 import asyncpg
 
+from broker.ledger.connection import Connection
+
 _SUMS = (Path(__file__).parent / "sums.sql").read_text()
 
 
+async def disagreements(connection: Connection) -> list[str]:
+    """Where not: Σ executions = Σ jobs = Σ batches = spend, and each job stands in one place."""
+    return [row["disagreement"] for row in await connection.fetch(_SUMS)]
+
+
 async def check_sums(url: str) -> None:
-    """Σ executions = Σ jobs = Σ batches = spend, and each job stands in one place."""
     connection = await asyncpg.connect(url)
     try:
-        disagreements = [row["disagreement"] for row in await connection.fetch(_SUMS)]
+        found = await disagreements(connection)
     finally:
         await connection.close()
-    assert disagreements == []
+    assert not found, "\n".join(found)

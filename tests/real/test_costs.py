@@ -421,3 +421,40 @@ async def test_a_job_that_is_put_back_leaves_all_others_where_they_are(ledger: P
 
     assert [one.place.job for one in done.requeued] == ([attempt.job] if is_running else [])
     assert [one.job for one in await ledger.running()] == [other.job]
+
+
+async def test_a_usual_end_leaves_all_other_jobs_where_they_are(ledger: PgLedger) -> None:
+    attempt, other = await running(ledger), await running(ledger)
+
+    ends = await settled(ledger, a_verdict(attempt, succeeded(FIRST)))
+
+    assert ends == [(attempt.job, State.SUCCEEDED)]
+    assert [one.job for one in await ledger.running()] == [other.job]
+    assert (await shown(ledger, other)).state is State.RUNNING
+
+
+async def test_a_success_of_any_attempt_ends_its_waiting_job(ledger: PgLedger) -> None:
+    entry = an_entry()
+    await ledger.admit([entry])
+    attempts: list[Attempt] = []
+    for _ in range(2):
+        attempts += await dispatched(ledger, entry)
+        await ledger.settle([again(attempts[-1], FIRST)], now=now())
+
+    ends = await settled(ledger, a_verdict(attempts[0], succeeded(SECOND), delivery=2))
+
+    assert ends == [(entry.id, State.SUCCEEDED)]
+    assert not await ledger.flows()
+
+
+async def test_attempts_that_did_not_count_add_up(ledger: PgLedger) -> None:
+    entry = an_entry()
+    await ledger.admit([entry])
+    for counted in (False, True, False):
+        [attempt] = await dispatched(ledger, entry)
+        back = Requeue(now(), counted=counted, tried=("d", "e"))
+        await ledger.settle([a_verdict(attempt, failed(FIRST), transition=back)], now=now())
+
+    job = (await ledger.open_jobs([entry.id]))[entry.id]
+
+    assert (job.attempt, job.uncounted, job.tried) == (3, 2, ("d", "e"))

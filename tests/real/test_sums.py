@@ -1,0 +1,89 @@
+"""The check after every test sees each way in which a ledger can disagree with itself."""
+
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from broker.core.records import Ignore
+from broker.ledger import PgLedger
+from broker.ledger.connection import Connection
+from schemas.outcome import Charge, EngineFault, Failed, Usage
+from schemas.units import NanoUsd
+from tests.builders import a_success, an_entry, now
+from tests.real.test_ledger import a_batch, a_verdict, dispatched
+from tests.sums import check_sums, disagreements
+
+pytestmark = pytest.mark.real
+COUNTED = ("input_tokens", "output_tokens", "cached_tokens", "cost_nano_usd")
+ENDS = ("succeeded", "failed", "expired", "cancelled", "dead")
+RUNNING_TOO = """insert into infermq.running (job, attempt, uncounted, deployment, dispatched_ms)
+                 select job, 1, 0, 'd', 0 from infermq."""
+WAITING_TOO = """insert into infermq.waiting (model, lane, tenant, deadline_ms, job)
+                 select 'm', 'bulk', 'other', 0, job from infermq."""
+MORE = {
+    "jobs": COUNTED,
+    "executions": COUNTED,
+    "batches": (*COUNTED, "admitted", *ENDS),
+    "spend": ("cost_nano_usd", "executions"),
+}
+WRONG = [
+    *(f"update infermq.{table} set {name} = {name} + 1" for table, names in MORE.items() for name in names),  # noqa: S608
+    "delete from infermq.executions where waste",
+    "delete from infermq.spend",
+    "update infermq.spend set deployment = 'other'",
+    "insert into infermq.spend values ('2026-01-01', 'other', 1, 1)",
+    "update infermq.jobs set state = 'open' where state = 'succeeded'",
+    "update infermq.jobs set state = 'failed' where state = 'succeeded'",
+    "update infermq.jobs set state = 'failed' where state = 'open'",
+    "delete from infermq.results",
+    "delete from infermq.waiting",
+    "delete from infermq.running",
+    "insert into infermq.results (job) select job from infermq.waiting",
+    *(RUNNING_TOO + table for table in ("waiting", "results")),
+    *(WAITING_TOO + table for table in ("waiting", "running", "results")),
+]
+
+
+@pytest.fixture
+async def writer(ledger: PgLedger, ledger_url: str) -> AsyncIterator[Connection]:
+    """Of a ledger with a job that ended, one that waits and one that runs; what it writes is taken back."""
+    batch = await a_batch(ledger)
+    ended, runs, waits = an_entry(batch=batch.id), an_entry(), an_entry()
+    await ledger.admit([ended, runs, waits])
+    attempt, _ = await dispatched(ledger, ended, runs)
+    usage, charge = Usage(100, 20, 30), Charge(NanoUsd(7), "provider")
+    late = a_verdict(attempt, Failed(EngineFault("x"), usage, charge), transition=Ignore())
+    await ledger.settle([late, a_verdict(attempt, a_success(usage=usage, charge=charge), delivery=2)], now=now())
+    connection = await asyncpg.connect(ledger_url)
+    yield connection
+    await connection.close()
+
+
+async def test_a_ledger_that_agrees_with_itself_passes(writer: Connection, ledger_url: str) -> None:
+    found = await disagreements(writer)
+
+    await check_sums(ledger_url)
+    assert found == []
+
+
+async def test_each_way_of_disagreeing_is_noticed(writer: Connection) -> None:
+    unnoticed = []
+    for wrong in WRONG:
+        writing = writer.transaction()
+        await writing.start()
+        changed = await writer.execute(wrong)
+        if changed.endswith(" 0") or not await disagreements(writer):
+            unnoticed.append(wrong)
+        await writing.rollback()
+
+    assert unnoticed == []
+
+
+async def test_the_check_says_what_disagrees(ledger_url: str, writer: Connection) -> None:
+    await writer.execute("update infermq.spend set executions = executions + 1")
+
+    with pytest.raises(AssertionError, match="deployment d spent"):
+        await check_sums(ledger_url)
+
+    await writer.execute("update infermq.spend set executions = executions - 1")
