@@ -71,6 +71,8 @@ from schemas.subjects import DEFAULT, LONGEST_NAME, Source, Verb
 from schemas.units import Ms
 
 T = TypeVar("T")
+_ACK_S = 5.0
+"""How long a stream may take to say that it has a message."""
 _CALL_S = 10.0
 _TRIES = 5
 _IN_FLIGHT = 8
@@ -79,7 +81,7 @@ _POLL_S = 2.0
 """The net under the live feed of results."""
 _SOON_S = 0.1
 """Until results that an older transaction still hides are asked for again: their notice has come already."""
-_SILENCE_S = 6.0
+_SILENCE_S = 12.0
 """The gateway passes on a keepalive each second."""
 _FULL = frozenset({10077, 10047, 10167, 10168})
 """The stream, or a limit of it, has no more room."""
@@ -182,11 +184,24 @@ def _text_of(data: bytes, part: str) -> str:
 class Client:
     """A producer's connection. One for a process is enough; it is safe to use from many tasks."""
 
-    def __init__(self, nc: Nats, *, tenant: str, key: str, poll_s: float = _POLL_S) -> None:
+    def __init__(
+        self,
+        nc: Nats,
+        *,
+        tenant: str,
+        key: str,
+        ack_s: float = _ACK_S,
+        call_s: float = _CALL_S,
+        poll_s: float = _POLL_S,
+        silence_s: float = _SILENCE_S,
+    ) -> None:
         self._nc = nc
         self._tenant = tenant
         self._key = key
+        self._ack_s = ack_s
+        self._call_s = call_s
         self._poll_s = poll_s
+        self._silence_s = silence_s
 
     @classmethod
     @asynccontextmanager
@@ -290,7 +305,7 @@ class Client:
         """Until it is stored, under one name, so that it is stored once."""
         for attempt in range(_TRIES):
             try:
-                await publish_one(self._nc, message, message_id=name)
+                await publish_one(self._nc, message, message_id=name, timeout_s=self._ack_s)
             except NotStored as error:
                 if error.code in _FULL:
                     raise BacklogFull(f"{error}: wait until waiting jobs are taken in, and send again") from error
@@ -386,14 +401,14 @@ class Client:
         """Raises: Refused, NoBroker, Unavailable."""
         subject = subjects.api(verb, self._tenant, self._key)
         try:
-            message = await self._nc.request(subject, _json(ask, "bad_request"), timeout=_CALL_S)
+            message = await self._nc.request(subject, _json(ask, "bad_request"), timeout=self._call_s)
         except MaxPayloadError as error:
             what = "what is asked is larger than a message of this NATS server may be"
             raise Refused(Problem("too_large", what, limit=self._nc.max_payload)) from error
         except NoRespondersError as error:
             raise NoBroker from error
         except NatsTimeoutError as error:
-            raise Unavailable("infermq", f"no answer to {verb} within {_CALL_S:.0f} s") from error
+            raise Unavailable("infermq", f"no answer to {verb} within {self._call_s:.0f} s") from error
         except Error as error:
             raise Unavailable("NATS", str(error) or type(error).__name__) from error
         if (message.headers or {}).get(KIND) == ERROR:
@@ -447,7 +462,7 @@ class Client:
 
     async def _next(self, next_msg: Any, timeout_s: float) -> Msg:
         try:
-            message: Msg = await next_msg(timeout=min(timeout_s + 1, _SILENCE_S + 6))
+            message: Msg = await next_msg(timeout=min(timeout_s + 1, self._silence_s))
         except NatsTimeoutError as error:
             raise TimedOut("the broker went silent: ask again") from error
         except Error as error:
@@ -555,12 +570,16 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 async def _connected(url: str, tenant: str) -> Nats:
+    async def said(error: Exception) -> None:
+        """Without it nats-py would go on trying."""
+        raise error
+
     async def quiet(_: Exception) -> None:
         """Errors reach the caller where they matter."""
 
     try:
         async with asyncio.timeout(5):
-            first = await nats.connect(url, allow_reconnect=False, error_cb=quiet, connect_timeout=2)
+            first = await nats.connect(url, allow_reconnect=False, error_cb=said, connect_timeout=2)
             await first.close()
         nc = Connection()
         await nc.connect(

@@ -63,7 +63,7 @@ from workers.core.pause import Pause
 from workers.core.sse import DONE, Events
 from workers.core.whole import Whole
 from workers.engines.prices import is_listed, list_price, nano_usd
-from workers.ports import LARGEST_BODY, Alive, Capacity, Chunk, EngineConfigError, Limits, Request, Step
+from workers.ports import LARGEST_BODY, Alive, Capacity, Chunk, Clock, EngineConfigError, Limits, Request, Step
 
 log = logging.getLogger(__name__)
 PROVIDER = "provider"
@@ -129,7 +129,7 @@ def profile_of(name: str | None, base_url: str) -> Profile:
     return next(found, known["generic"])
 
 
-def make(deployment: Deployment, limits: Limits) -> "OpenAI":
+def make(deployment: Deployment, limits: Limits, *, clock: Clock = wall_clock) -> "OpenAI":
     try:
         options = msgspec.convert(deployment.options, Options)
     except msgspec.ValidationError as error:
@@ -145,7 +145,7 @@ def make(deployment: Deployment, limits: Limits) -> "OpenAI":
     slots = limits.slots or deployment.max_concurrency or _DEFAULT_SLOTS
     key = _key(profile.key_env if deployment.key_env is None else deployment.key_env)
     capacity = Capacity(slots, deployment.reserve)
-    return OpenAI(deployment, options, profile, base_url=base_url, key=key, capacity=capacity)
+    return OpenAI(deployment, options, profile, base_url=base_url, key=key, capacity=capacity, clock=clock)
 
 
 def _check_cap(deployment: Deployment, options: Options, profile: Profile) -> None:
@@ -184,6 +184,7 @@ class OpenAI:
         base_url: str,
         key: str,
         capacity: Capacity,
+        clock: Clock,
     ) -> None:
         self._deployment = deployment
         self._options = options
@@ -191,6 +192,7 @@ class OpenAI:
         self._base_url = base_url
         self._key = key
         self._most = capacity
+        self._clock = clock
         self._session: aiohttp.ClientSession | None = None
         self._pause = Pause()
 
@@ -216,7 +218,7 @@ class OpenAI:
 
     def capacity(self) -> Capacity:
         """None while the API is left alone: what is not sent cannot be refused. Then one, until it has answered."""
-        if self._pause.left_ms(wall_clock()):
+        if self._pause.left_ms(self._clock()):
             return Capacity(0, 0)
         if self._pause.is_in_doubt:
             return Capacity(1, min(1, self._most.reserve))
@@ -244,7 +246,7 @@ class OpenAI:
             yield step
 
     def _heed(self, outcome: Succeeded | Failed, *, is_outage: bool) -> None:
-        now = wall_clock()
+        now = self._clock()
         was_left_alone = bool(self._pause.left_ms(now))
         match outcome:
             case Failed(Throttled(asked)):
@@ -293,7 +295,7 @@ class OpenAI:
             headers,
             denied=self._profile.denied or profiles()["generic"].denied,
             context_tokens=self._deployment.context_tokens,
-            now=wall_clock(),
+            now=self._clock(),
         )
 
     def charge(
