@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from schemas.catalog import CHAT, COMPLETIONS, EMBEDDINGS, Deployment, Price
+from schemas.clock import wall_clock
 from schemas.outcome import (
     BadRequest,
     Charge,
@@ -29,11 +30,11 @@ from schemas.outcome import (
     Usage,
     counts,
 )
-from schemas.units import NanoUsd
+from schemas.units import Ms, NanoUsd
 from workers.engines import factory
-from workers.engines.openai import profile_of
+from workers.engines.openai import make, profile_of
 from workers.engines.prices import SOURCE
-from workers.ports import Alive, Capacity, Chunk, Engine, EngineConfigError, Limits, Request, Step
+from workers.ports import Alive, Capacity, Chunk, Clock, Engine, EngineConfigError, Limits, Request, Step
 
 KEY = "sk-test-0123456789"
 USED: dict[str, Any] = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
@@ -89,6 +90,19 @@ def chunked(*pieces: bytes, then: Script | None = None, kind: str = "text/event-
     return script
 
 
+class Hands:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = Ms(1_800_000_000_000)
+
+    def __call__(self) -> Ms:
+        return self.now
+
+    def move(self, ms: int) -> None:
+        self.now = Ms(self.now + ms)
+
+
 async def turns() -> None:
     """Let the client, in the same event loop, read what was written."""
     for _ in range(20):
@@ -140,7 +154,7 @@ class Api:
 
 @asynccontextmanager
 async def serving(
-    script: Script, *, options: dict[str, Any] | None = None, **changes: Any
+    script: Script, *, options: dict[str, Any] | None = None, clock: Clock = wall_clock, **changes: Any
 ) -> AsyncIterator[tuple[Api, Engine]]:
     api = Api(script)
     os.environ["TEST_API_KEY"] = KEY
@@ -156,7 +170,7 @@ async def serving(
             **changes,
         }
     )
-    made = factory("openai")(deployment, Limits())
+    made = make(deployment, Limits(), clock=clock)
     await made.start()
     try:
         yield api, made
@@ -208,6 +222,7 @@ async def test_the_body_goes_out_as_it_is_with_the_providers_model_and_a_limit()
     [(head, body)] = api.asked
     assert head.startswith("POST /v1/chat/completions ")
     assert f"Authorization: Bearer {KEY}" in head
+    assert "Content-Type: application/json" in head
     assert body == {
         "messages": [{"role": "user", "content": "Say hello."}],
         "temperature": 0.5,
@@ -259,6 +274,24 @@ async def test_a_proxy_is_the_environments_and_netrc_is_not_read(
     assert isinstance(proxied, Succeeded)
     assert "Authorization" not in proxy.asked[0][0]
     assert proxy.asked[1][0].startswith("POST http://api.invalid/v1/chat/completions ")
+
+
+async def test_headers_of_the_deployment_are_sent() -> None:
+    async with serving(answer(RESPONSE), options={"headers": {"X-Title": "mine"}}) as (api, engine):
+        await steps_of(engine, a_request())
+
+    assert "X-Title: mine" in api.asked[0][0]
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_redirect_is_a_failure_and_nobody_else_is_sent_request_and_key(status: int) -> None:
+    async with serving(answer(RESPONSE)) as (elsewhere, _):
+        there = answer({}, status=status, location=f"{elsewhere.base_url}/chat/completions")
+        last = await outcome(there)
+
+    assert isinstance(last, Failed)
+    assert last.failure == EngineFault(f"it answered {status} with no reason")
+    assert not elsewhere.asked
 
 
 async def test_openrouter_is_asked_for_what_it_charged() -> None:
@@ -350,6 +383,11 @@ async def test_an_answer_without_usage_is_estimated_and_says_so(usage: object) -
     assert last.charge.source == f"{SOURCE}:estimate"
 
 
+@pytest.mark.parametrize("kind", ["application/json; charset=utf-8", "text/json", "text/plain"])
+async def test_an_answer_may_be_called_what_apis_call_json(kind: str) -> None:
+    assert isinstance(await outcome(answer(RESPONSE, kind=kind)), Succeeded)
+
+
 async def test_embeddings() -> None:
     body = {"object": "list", "data": [{"index": 0, "embedding": [0.5]}], "usage": {"prompt_tokens": 3}}
     async with serving(answer(body)) as (api, engine):
@@ -368,6 +406,8 @@ async def test_a_stream_is_passed_on_and_put_together() -> None:
     last = steps[-1]
     assert api.asked[0][1]["stream_options"] == {"include_usage": True}
     assert [type(step) for step in steps[:-1]] == [Chunk] * 4
+    assert {json.loads(step.data)["model"] for step in steps if isinstance(step, Chunk)} == {"public"}
+    assert json.loads(last.body)["model"] == "public"  # type: ignore[union-attr] # it succeeded
     assert isinstance(last, Succeeded)
     assert json.loads(last.body)["choices"][0]["message"]["content"] == "Hello"
     assert last.usage == Usage(10, 5)
@@ -450,6 +490,7 @@ async def test_a_whole_answer_to_a_stream_is_an_answer() -> None:
         (answer({"error": {"message": "x", "code": "content_filter"}}, status=400), Filtered),
         (answer(b"<html>Bad gateway</html>", status=502, kind="text/html"), EngineFault),
         (answer(b"<html>Welcome</html>", kind="text/html"), EngineFault),
+        (answer(RESPONSE, kind="text/html"), EngineFault),
         (answer(b"{not json"), EngineFault),
         (answer({"hello": "world"}), EngineFault),
         (answer([1, 2]), EngineFault),
@@ -587,43 +628,150 @@ async def test_what_is_too_large_for_a_report_is_not_read_for_ever(script: Scrip
     assert last.charge.source == f"{SOURCE}:estimate"
 
 
-@pytest.mark.parametrize("script", [hang_up, *(answer(status=status) for status in (429, 502, 503, 504, 529))])
+NOTHING, ONE, ALL = Capacity(0, 0), Capacity(1, 1), Capacity(32, 1)
+NO_SUCH_TOOL = {"error": {"message": "No endpoints found that support tool use"}}
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        hang_up,
+        half,
+        *(answer(status=status) for status in (401, 402, 403, 429, 502, 503, 504, 529)),
+        answer(status=500, retry_after="1"),
+        answer({"error": {"message": "Provider returned error", "code": 502}}),
+        answer({"error": {"message": "Rate limited upstream", "code": 429}}),
+    ],
+)
 async def test_an_api_that_serves_nobody_is_left_alone(script: Script) -> None:
     async with serving(script) as (_, engine):
         await steps_of(engine, a_request())
 
-        assert engine.capacity() == Capacity(0, 0)
+        assert engine.capacity() == NOTHING
+
+
+async def test_an_api_that_cannot_be_reached_is_left_alone() -> None:
+    async with serving(silence, base_url="http://127.0.0.1:9/v1") as (_, engine):
+        await steps_of(engine, a_request())
+
+        assert engine.capacity() == NOTHING
 
 
 async def test_after_a_pause_one_tries_and_the_rest_follow_its_answer() -> None:
-    async with serving(answer(status=503)) as (api, engine):
+    hands = Hands()
+    async with serving(answer(status=503), clock=hands) as (api, engine):
         await steps_of(engine, a_request())
-        await until(lambda: engine.capacity() != Capacity(0, 0))
-        assert engine.capacity() == Capacity(1, 1)
+        hands.move(999)
+        assert engine.capacity() == NOTHING
+        hands.move(1)
+        assert engine.capacity() == ONE
 
         api.script = answer(RESPONSE)
         await steps_of(engine, a_request())
 
-        assert engine.capacity() == Capacity(32, 1)
+        assert engine.capacity() == ALL
 
 
-@pytest.mark.parametrize("status", [400, 404, 500])
-async def test_what_only_one_request_is_refused_stops_no_other(status: int) -> None:
-    body = {"error": {"message": "No endpoints found that support tool use", "code": status}}
-    async with serving(answer(body, status=status)) as (_, engine):
+async def test_one_that_tries_in_vain_is_followed_by_a_longer_pause() -> None:
+    hands = Hands()
+    async with serving(answer(status=502), clock=hands) as (_, engine):
+        for pause_ms in (1_000, 2_000, 4_000):
+            await steps_of(engine, a_request())
+            hands.move(pause_ms - 1)
+            assert engine.capacity() == NOTHING
+            hands.move(1)
+            assert engine.capacity() == ONE
+
+
+@pytest.mark.parametrize("status", [401, 402, 403])
+async def test_a_refused_account_is_left_alone_for_half_a_minute_then_one_tries(status: int) -> None:
+    hands = Hands()
+    async with serving(answer(status=status), clock=hands) as (api, engine):
+        await steps_of(engine, a_request())
+        hands.move(29_999)
+        assert engine.capacity() == NOTHING
+        hands.move(1)
+        assert engine.capacity() == ONE
+
+        api.script = answer(RESPONSE)
         await steps_of(engine, a_request())
 
-        assert engine.capacity() == Capacity(32, 1)
+        assert engine.capacity() == ALL
+
+
+@pytest.mark.parametrize(
+    ("script", "after"),
+    [
+        (answer(NO_SUCH_TOOL, status=404), ALL),
+        (answer({"error": {"message": "no", "code": "content_filter"}}, status=400), ALL),
+        (answer({"error": {"message": "no", "code": "context_length_exceeded"}}, status=400), ALL),
+        (answer({**RESPONSE, "padding": "x" * 7 * 1024 * 1024}), ALL),
+        (answer(status=500), ONE),
+        (answer(b"<html>Welcome</html>", kind="text/html"), ONE),
+        (silence, ONE),
+    ],
+)
+async def test_the_rest_follow_an_answer_be_it_a_refusal_of_the_request(script: Script, after: Capacity) -> None:
+    hands = Hands()
+    async with serving(answer(status=503), clock=hands, options={"silence_timeout_s": 0.2}) as (api, engine):
+        await steps_of(engine, a_request())
+        hands.move(1_000)
+
+        api.script = script
+        await steps_of(engine, a_request())
+
+        assert engine.capacity() == after
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        *(answer({**NO_SUCH_TOOL, "code": status}, status=status) for status in (400, 404, 500)),
+        answer(b"{not json"),
+        silence,
+    ],
+)
+async def test_what_only_one_request_met_stops_no_other(script: Script) -> None:
+    async with serving(script, options={"silence_timeout_s": 0.2}) as (_, engine):
+        await steps_of(engine, a_request())
+
+        assert engine.capacity() == ALL
 
 
 async def test_patience_that_was_asked_for_is_kept() -> None:
-    async with serving(answer({}, status=429, retry_after="600")) as (_, engine):
-        assert engine.capacity() == Capacity(32, 1)
+    hands = Hands()
+    async with serving(answer({}, status=429, retry_after="600"), clock=hands) as (_, engine):
+        assert engine.capacity() == ALL
         [last] = await steps_of(engine, a_request())
 
         assert isinstance(last, Failed)
-        assert last.failure == Throttled(600_000)  # type: ignore[arg-type] # milliseconds
-        assert engine.capacity() == Capacity(0, 0)
+        assert last.failure == Throttled(Ms(600_000))
+        hands.move(599_999)
+        assert engine.capacity() == NOTHING
+        hands.move(1)
+        assert engine.capacity() == ONE
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 429, 500, 502, 503])
+async def test_what_was_refused_has_cost_nothing(status: int) -> None:
+    last = await outcome(answer({"error": {"message": "no"}}, status=status))
+
+    assert isinstance(last, Failed)
+    assert (last.usage, last.charge) == (Usage(), None)
+
+
+async def test_an_attempt_that_takes_too_long_is_recorded_before_its_worker_ends_it() -> None:
+    async def trickle(writer: asyncio.StreamWriter) -> None:
+        while True:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n ")
+            await asyncio.sleep(0.05)
+
+    last = await outcome(trickle, attempt_timeout_s=2)
+
+    assert isinstance(last, Failed)
+    assert isinstance(last.failure, Unanswered)
+    assert last.failure.after_ms < 2_000
+    assert last.usage.output_tokens == 64
 
 
 async def test_a_refused_key_stops_the_sending_and_is_never_repeated() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from schemas.outcome import BadRequest, ContextTooLong, Denied, EngineFault, Failure, Filtered, Throttled
 from schemas.units import Ms
-from workers.core.answers import error_in, failure_of, patience_ms, status_of
+from workers.core.answers import ApiError, error_in, failure_of, patience_ms, status_of
 from workers.core.body import BadBody, spent_of
 
 NOW = Ms(1_800_000_000_000)
@@ -62,11 +62,31 @@ def an_error(message: str = "words", **more: Any) -> dict[str, Any]:
         (of(503), Throttled),
         (of(504), EngineFault),
         (of(503, None, retry_after="2"), Throttled),
+        (of(500, None, retry_after="2"), Throttled),
+        (of(502, None, retry_after="2"), Throttled),
+        (of(400, an_error(), retry_after="2"), BadRequest),
+        (of(400, an_error(code="insufficient_quota")), Denied),
+        (of(403, an_error(type="moderation")), Filtered),
+        (of(400, an_error(code="content_policy_violation")), Filtered),
+        (of(429, an_error("too many tokens a minute for this model")), Throttled),
+        *((of(status, an_error()), BadRequest) for status in (405, 411, 413, 414, 415, 422, 431)),
         (of(529, an_error(type="overloaded_error")), Throttled),
     ],
 )
 def test_every_status_is_a_failure(failure: Failure, kind: type) -> None:
     assert type(failure) is kind
+
+
+def test_a_failure_knows_the_limit_and_the_wait() -> None:
+    assert of(413, an_error("too many tokens")) == ContextTooLong("413: too many tokens", 512)
+    assert of(429, None, retry_after="2") == Throttled(Ms(2000))
+    assert of(429) == Throttled()
+
+
+def test_an_apis_words_are_cut() -> None:
+    failure = of(400, an_error("x" * 10_000))
+
+    assert failure == BadRequest(f"400: {'x' * 500}")
 
 
 def test_a_failure_has_the_apis_words_and_never_a_page() -> None:
@@ -103,6 +123,13 @@ def test_where_an_error_stands(answer: dict[str, Any], message: str | None) -> N
         ({"retry-after": "Fri, 15 Jan 2027 08:00:30 GMT"}, 30_000),
         ({"retry-after": "soon"}, None),
         ({"retry-after": "-3"}, None),
+        ({"retry-after": "Fri, 15 Jan 2027 07:00:00 GMT"}, 0),
+        ({"retry-after": "7", "x-ratelimit-reset": "9"}, 7000),
+        ({"retry-after": "soon", "x-ratelimit-reset": "9"}, None),
+        ({"retry-after-ms": "soon", "retry-after": "7"}, 7000),
+        ({"x-ratelimit-reset-requests": "1s", "x-ratelimit-reset-tokens": "2s"}, 2000),
+        ({"x-ratelimit-reset": "1h1m1s"}, 3_661_000),
+        ({"x-ratelimit-reset": "2027-01-15T08:00:05+00:00"}, 5000),
         ({"x-ratelimit-reset-requests": "6m0s", "x-ratelimit-remaining-requests": "0"}, 360_000),
         ({"x-ratelimit-reset-tokens": "120ms", "x-ratelimit-remaining-tokens": "0"}, 120),
         ({"x-ratelimit-reset-tokens": "120ms", "x-ratelimit-remaining-tokens": "5"}, None),
@@ -114,6 +141,14 @@ def test_where_an_error_stands(answer: dict[str, Any], message: str | None) -> N
 )
 def test_how_long_to_wait(headers: dict[str, str], wait: int | None) -> None:
     assert patience_ms(headers, NOW) == wait
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [(429, 429), ("429", 429), (None, 500), ("rate_limited", 500), (200, 500), (399, 500), (600, 500)],
+)
+def test_an_error_inside_an_answer_has_its_code_for_a_status(code: str | int | None, status: int) -> None:
+    assert status_of(ApiError("words", code)) == status
 
 
 @given(st.binary() | st.text().map(str.encode), st.text(), st.integers(100, 599))

@@ -1,14 +1,27 @@
 """What a request asks for, and what a response says that it took."""
 
+import json
 from decimal import Decimal
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from schemas.catalog import CHAT, COMPLETIONS, EMBEDDINGS
 from schemas.outcome import Usage
-from workers.core.body import MOST_TOKENS, Asked, asked_of, has_parts, spent_of
+from workers.core.body import (
+    MOST_TOKENS,
+    Asked,
+    BadBody,
+    asked_of,
+    asks_for_length,
+    fields_of,
+    has_parts,
+    spent_of,
+    with_fields,
+)
 
 
 def spent(**usage: Any) -> tuple[Usage | None, Decimal | None]:
@@ -26,6 +39,8 @@ def spent(**usage: Any) -> tuple[Usage | None, Decimal | None]:
         (COMPLETIONS, {"prompt": [1, 2, 3]}, Asked(1, 64)),
         (COMPLETIONS, {"prompt": [[1, 2], [3]]}, Asked(2, 128)),
         (COMPLETIONS, {"prompt": [], "n": None}, Asked(1, 64)),
+        (CHAT, {"max_tokens": 5, "max_completion_tokens": 9}, Asked(1, 9)),
+        (CHAT, {"max_tokens": "5", "n": "x"}, Asked(1, 5)),
         (CHAT, {"n": 10**6, "max_tokens": 10**6}, Asked(10**6, MOST_TOKENS)),
         (EMBEDDINGS, {"input": ["a", "b"]}, Asked(1, 0)),
     ],
@@ -43,6 +58,10 @@ def test_what_a_request_asks_for(endpoint: str, body: dict[str, Any], asked: Ask
         ({"prompt_tokens": 3, "prompt_tokens_details": {"cached_tokens": "9"}}, Usage(3, 0, 3)),
         ({"prompt_tokens": 3, "prompt_tokens_details": "none"}, Usage(3)),
         ({"prompt_tokens": 3, "completion_tokens": MOST_TOKENS + 1}, None),
+        ({"completion_tokens": 4}, Usage(0, 4)),
+        ({"prompt_tokens": MOST_TOKENS}, Usage(MOST_TOKENS)),
+        ({"prompt_tokens": -1}, None),
+        ({"prompt_tokens": 5, "prompt_tokens_details": {"cached_tokens": 2}}, Usage(5, 0, 2)),
         ({"prompt_tokens": {}, "completion_tokens": 1}, None),
         ({"total_tokens": 3}, None),
     ],
@@ -61,6 +80,9 @@ def test_tokens_are_read_as_apis_write_them(usage: dict[str, Any], counted: Usag
         ({"cost": 0, "is_byok": True, "cost_details": None}, None),
         ({"cost": 1e300}, None),
         ({"cost": -1}, None),
+        ({"cost": "NaN"}, None),
+        ({"cost": 9 * 10**6}, "9000000"),
+        ({"cost": 9 * 10**6 + 1}, None),
     ],
 )
 def test_a_cost_is_all_that_was_charged(usage: dict[str, Any], usd: str | None) -> None:
@@ -76,3 +98,47 @@ def test_a_number_that_no_float_holds_spoils_nothing() -> None:
 @pytest.mark.parametrize(("value", "has"), [(b"[1]", True), (b"[]", False), (b"null", False), (b'"x"', False)])
 def test_parts_are_a_list_with_something_in_it(value: bytes, *, has: bool) -> None:
     assert has_parts(msgspec.Raw(value)) is has
+
+
+names = st.text(max_size=5)
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | names,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(names, values, max_size=5), st.dictionaries(names, values, max_size=3))
+def test_fields_are_set_and_taken_out_and_the_others_stay(body: dict[str, Any], changes: dict[str, Any]) -> None:
+    changed = with_fields(fields_of(json.dumps(body).encode()), **changes)
+
+    kept = {name: value for name, value in {**body, **changes}.items() if name not in changes or value is not None}
+    assert json.loads(changed) == kept
+
+
+def test_what_is_not_changed_stays_as_it_was_written() -> None:
+    assert with_fields(fields_of(b'{"a": 1.0e0,  "b":[ 1 ]}'), c=2) == b'{"a":1.0e0,"b":[ 1 ],"c":2}'
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"5", b"null", b"{", b"\xff", b"[" * 100_000])
+def test_a_body_that_is_no_object_is_bad(body: bytes) -> None:
+    for read in (fields_of, spent_of, lambda body: asked_of(body, CHAT, max_output_tokens=1)):
+        with pytest.raises(BadBody, match="cannot be read"):
+            read(body)
+
+
+@pytest.mark.parametrize(
+    ("body", "asks"),
+    [
+        ({}, False),
+        ({"max_tokens": None}, False),
+        ({"max_tokens": 1}, True),
+        ({"max_completion_tokens": 1, "max_tokens": None}, True),
+    ],
+)
+def test_whether_a_length_is_asked_for(body: dict[str, Any], *, asks: bool) -> None:
+    assert asks_for_length(fields_of(msgspec.json.encode(body))) is asks

@@ -1,6 +1,7 @@
 """Names that cross a process: building and parsing are inverse."""
 
 import contextlib
+import re
 from uuid import UUID
 
 import pytest
@@ -12,7 +13,7 @@ from schemas.codec import JSON, Undecodable, decode_job, packed
 from schemas.ids import NEWEST_MS, OLDEST_MS, derived_id, line_id, ms_of, uuid7, why_not
 from schemas.jetstream import delivered
 from schemas.job import Job, Lane
-from schemas.subjects import Source, token, untoken
+from schemas.subjects import Source, Verb, token, untoken
 from schemas.units import Ms
 from tests.builders import a_job, an_id, now
 
@@ -25,6 +26,24 @@ def test_a_name_survives_its_token(name: str) -> None:
 
     assert untoken(escaped) == name
     assert not set(escaped) & set(" .*>\r\n\t\0")
+
+
+@given(names)
+def test_of_a_name_only_ascii_letters_digits_and_hyphens_stand_as_they_are(name: str) -> None:
+    escaped = "".join(c if re.fullmatch("[A-Za-z0-9-]", c) else f"_{ord(c):x}_" for c in name)
+
+    assert token(name) == escaped
+
+
+@given(names, names)
+def test_two_names_never_share_a_token(one: str, other: str) -> None:
+    assert (token(one) == token(other)) == (one == other)
+
+
+@pytest.mark.parametrize("escaped", ["", "a.b", "a_", "_", "_2E_", "_02e_", "_61_", "_é_", "é", "a b", "*", ">"])
+def test_what_no_name_can_have_become_is_no_token(escaped: str) -> None:
+    with pytest.raises(ValueError, match="not an escaped name"):
+        untoken(escaped)
 
 
 @given(st.sampled_from(list(Lane)), names, names, names)
@@ -40,6 +59,11 @@ def test_a_source_survives_its_subject(lane: Lane, model: str, tenant: str, key:
     [
         "x",
         "infermq.submit.bulk.m.t",
+        "infermq.submit.bulk.m.t.k.x",
+        "infermq.infer.bulk.m.t.k",
+        "other.submit.bulk.m.t.k",
+        "infermq.submit.Bulk.m.t.k",
+        "infermq.submit.bulk.m..k",
         "infermq.submit.none.m.t.k",
         "infermq.submit.bulk.a_.t.k",
         "infermq.submit.bulk._ffffffffffffffffffff_.t.k",
@@ -50,6 +74,47 @@ def test_a_source_survives_its_subject(lane: Lane, model: str, tenant: str, key:
 def test_a_subject_that_we_cannot_have_built_is_refused(subject: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
         subjects.parse_submit(subject)
+
+
+@pytest.mark.parametrize(
+    "subject", ["x", "infermq.infer.m.t", "infermq.infer.m.t.k.x", "infermq.submit.m.t.k", "infermq.infer.a_.t.k"]
+)
+def test_a_request_on_another_subject_is_refused(subject: str) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        subjects.parse_infer(subject)
+
+
+def test_a_tenant_or_key_has_200_characters_at_most() -> None:
+    fits, too_long = "x" * 200, "x" * 201
+
+    assert subjects.parse_submit(subjects.submit(Source(Lane.BULK, too_long, fits, fits))).tenant == fits
+    for tenant, key in ((too_long, "k"), ("t", too_long)):
+        with pytest.raises(ValueError, match="the limit is 200"):
+            subjects.parse_submit(subjects.submit(Source(Lane.BULK, "m", tenant, key)))
+        with pytest.raises(ValueError, match="the limit is 200"):
+            subjects.parse_infer(subjects.infer("m", tenant, key))
+
+
+def test_subjects_are_as_documented() -> None:
+    batch = an_id()
+
+    assert subjects.submit(Source(Lane.STANDARD, "a.b", "t", "k")) == "infermq.submit.standard.a_2e_b.t.k"
+    assert subjects.infer("a b", "t*", ">") == "infermq.infer.a_20_b.t_2a_._3e_"
+    assert subjects.api(Verb.JOB_SHOW, "t.", "k") == "infermq.api.job-show.t_2e_.k"
+    assert subjects.result("t.", batch) == f"infermq.result.t_2e_.{batch}"
+    assert subjects.result("t", None) == "infermq.result.t.-"
+    assert subjects.run("d.") == "infermq.run.d_2e_"
+    assert subjects.now("d.") == "infermq.now.d_2e_"
+    assert subjects.outcome("d.") == "infermq.outcome.d_2e_"
+    assert subjects.pool_consumer("d.") == "d_2e_"
+
+
+@given(names.filter(lambda name: name != "default"))
+def test_a_tenant_has_an_inbox_of_its_own(tenant: str) -> None:
+    prefix = subjects.inbox_prefix(tenant)
+
+    assert subjects.inbox_prefix("default") == "_INBOX"
+    assert untoken(prefix.removeprefix("_INBOX_")) == tenant
 
 
 def test_a_name_cannot_be_empty() -> None:
@@ -75,9 +140,33 @@ def test_lines_ids_stand_in_the_order_of_the_lines(line: int) -> None:
     assert line_id(batch, line).version == 7
 
 
+def test_lines_of_two_batches_have_ids_of_their_own() -> None:
+    one, other = an_id(), an_id()
+
+    assert line_id(one, 1) != line_id(other, 1)
+    assert ms_of(line_id(one, 1)) == ms_of(one)
+
+
+@given(st.integers(0, 2**48 - 2), st.integers(0, 2**74 - 2))
+def test_ids_are_in_the_order_of_their_time_then_of_their_entropy(ms: int, entropy: int) -> None:
+    assert uuid7(Ms(ms), 2**74 - 1) < uuid7(Ms(ms + 1), 0)
+    assert uuid7(Ms(ms), entropy) < uuid7(Ms(ms), entropy + 1)
+
+
 def test_a_redelivered_message_derives_the_same_id() -> None:
-    assert derived_id("S", 5, Ms(1000)) == derived_id("S", 5, Ms(1000))
-    assert derived_id("S", 5, Ms(1000)) != derived_id("S", 6, Ms(1000))
+    derived = [
+        derived_id("S", 5, Ms(1000)),
+        derived_id("T", 5, Ms(1000)),
+        derived_id("S", 6, Ms(1000)),
+        derived_id("S", 5, Ms(1001)),
+        derived_id("S", 5, Ms(1000), 1),
+        derived_id("S", 5, Ms(1000), 2),
+    ]
+
+    assert derived_id("S", 5, Ms(1000)) == derived[0]
+    assert derived_id("S", 5, Ms(1000), 2) == derived[-1]
+    assert len(set(derived)) == len(derived)
+    assert [ms_of(one) for one in derived] == [1000, 1000, 1000, 1001, 1000, 1000]
 
 
 def test_ids_are_accepted_within_their_bounds() -> None:
@@ -85,8 +174,10 @@ def test_ids_are_accepted_within_their_bounds() -> None:
 
     assert why_not(uuid7(Ms(at + NEWEST_MS), 1), at) is None
     assert why_not(uuid7(Ms(at - OLDEST_MS), 1), at) is None
-    assert why_not(uuid7(Ms(at + NEWEST_MS + 1), 1), at) is not None
-    assert why_not(UUID(int=0), at) is not None
+    assert "ahead of now, the limit is 3600 s" in str(why_not(uuid7(Ms(at + NEWEST_MS + 1), 1), at))
+    assert "before now, the limit is 604800 s" in str(why_not(uuid7(Ms(at - OLDEST_MS - 1), 1), at))
+    assert "not a UUIDv7" in str(why_not(UUID(int=0), at))
+    assert "not a UUIDv7" in str(why_not(UUID(int=uuid7(at, 1).int ^ (3 << 76)), at))
 
 
 def test_a_job_is_the_same_in_both_encodings() -> None:

@@ -55,3 +55,30 @@ def test_afterwards_it_is_in_doubt_until_something_was_answered() -> None:
     assert doubts == [False, True, False]
     assert pause.left_ms(NOW) == 1_000
     assert pause.left_ms(after(1_000)) == 0
+
+
+def test_a_shorter_one_shortens_no_longer_one() -> None:
+    pause = Pause()
+
+    pause.begin(NOW, asked=Ms(30_000))
+    pause.begin(NOW, asked=Ms(2_000))
+
+    assert pause.left_ms(NOW) == 30_000
+
+
+def test_one_that_was_asked_for_doubles_nothing() -> None:
+    pause = Pause()
+
+    pause.begin(NOW, asked=Ms(1_000))
+    pause.begin(after(1_000))
+
+    assert pause.left_ms(after(1_000)) == 1_000
+
+
+def test_an_answer_to_what_was_sent_before_does_not_end_it() -> None:
+    pause = Pause()
+
+    pause.begin(NOW)
+    pause.answered()
+
+    assert pause.left_ms(after(999)) == 1

@@ -3,6 +3,7 @@
 import itertools
 import time
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -41,3 +42,36 @@ def test_a_long_line_is_kept_but_not_copied_for_each_piece() -> None:
     assert events.feed(b"\n\n") == []
     assert events.pending_bytes == 0
     assert time.process_time() - began < 1
+
+
+@pytest.mark.parametrize(
+    ("line", "data"),
+    [
+        (b"data: x", b"x"),
+        (b"data:x", b"x"),
+        (b"data:  x ", b" x "),
+        (b"data:", b""),
+        (b"data: x\r", b"x"),
+        (b": data: x", None),
+        (b"database: x", None),
+        (b"event: x", None),
+        (b"data", None),
+    ],
+)
+def test_what_a_line_holds(line: bytes, data: bytes | None) -> None:
+    assert Events().feed(line + b"\n\n") == ([] if data is None else [data])
+
+
+def test_at_the_end_nothing_is_left() -> None:
+    events = Events()
+
+    events.feed(b"data: a\n")
+    assert events.pending_bytes == len(b"a")
+    assert events.end() == b"a"
+
+    assert events.end() is None
+    assert events.pending_bytes == 0
+
+
+def test_several_events_may_come_at_once() -> None:
+    assert Events().feed(b"\n\ndata: a\n\n\ndata: b\n\ndata: c") == [b"a", b"b"]

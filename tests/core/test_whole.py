@@ -1,8 +1,13 @@
 """A stream put together is the answer that would have come whole."""
 
+import itertools
 import json
 import time
 from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from schemas.catalog import CHAT, COMPLETIONS
 from workers.core.whole import Whole
@@ -74,3 +79,95 @@ def test_a_long_answer_is_not_copied_for_each_piece() -> None:
 
     assert len(whole.body()) > 2_000_000
     assert time.process_time() - began < 1.5
+
+
+def body_of(*events: dict[str, Any], endpoint: str = CHAT, **head: str) -> dict[str, Any]:
+    whole = Whole(endpoint)
+    for event in events:
+        whole.add(event)
+    body: dict[str, Any] = json.loads(whole.body(**head))
+    return body
+
+
+def test_a_completion_is_text() -> None:
+    body = body_of(
+        {"choices": [{"index": 0, "text": "a"}]},
+        {"choices": [{"index": 0, "text": "b", "finish_reason": "length"}]},
+        endpoint=COMPLETIONS,
+    )
+
+    assert body["object"] == "text_completion"
+    assert body["choices"] == [{"index": 0, "text": "ab", "finish_reason": "length"}]
+
+
+def test_choices_stand_in_their_order_and_are_not_mixed() -> None:
+    body = body_of(
+        {"choices": [{"index": 1, "delta": {"content": "b"}, "finish_reason": "stop"}]},
+        {"choices": [{"index": 0, "delta": {"content": "a"}}]},
+        {"choices": [{"index": 0, "delta": {}, "finish_reason": "length", "stop_reason": 2}]},
+    )
+
+    assert [(choice["index"], choice["message"]["content"]) for choice in body["choices"]] == [(0, "a"), (1, "b")]
+    assert [choice["finish_reason"] for choice in body["choices"]] == ["length", "stop"]
+    assert body["choices"][0]["stop_reason"] == 2
+
+
+def test_a_null_says_nothing_of_what_was_said_before() -> None:
+    body = body_of(
+        {"id": "g", "usage": {"prompt_tokens": 1}, "choices": [{"delta": {"role": "x"}, "finish_reason": "stop"}]},
+        {"id": None, "usage": None, "choices": [{"delta": {"role": None, "content": None}, "finish_reason": None}]},
+        {"choices": None},
+    )
+
+    assert (body["id"], body["usage"]) == ("g", {"prompt_tokens": 1})
+    assert body["choices"][0]["finish_reason"] == "stop"
+    assert body["choices"][0]["message"] == {"role": "x", "content": ""}
+
+
+def test_the_head_is_the_first_ones_and_the_usage_the_last_ones() -> None:
+    first = {"id": "g", "created": 1, "model": "m", "system_fingerprint": "f", "provider": "p", "service_tier": "s"}
+
+    body = body_of(
+        {**first, "usage": {"prompt_tokens": 1}}, {"id": "h", "usage": {"prompt_tokens": 2}}, model="public"
+    )
+
+    assert body == {
+        **first,
+        "model": "public",
+        "object": "chat.completion",
+        "choices": [],
+        "usage": {"prompt_tokens": 2},
+    }
+
+
+def test_probabilities_go_on() -> None:
+    body = body_of(
+        {"choices": [{"delta": {"content": "a"}, "logprobs": {"content": [1], "refusal": None}}]},
+        {"choices": [{"delta": {"content": "b"}, "logprobs": None}]},
+        {"choices": [{"delta": {"content": "c"}, "logprobs": {"content": [2]}}]},
+    )
+
+    assert body["choices"][0]["logprobs"] == {"content": [1, 2], "refusal": []}
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        [],
+        {"choices": [5]},
+        {"choices": 5},
+        {"choices": [{"index": "x"}]},
+        {"choices": [{"delta": {"tool_calls": [1]}}]},
+        {"choices": [{"delta": {"function_call": {"arguments": 5}}}]},
+    ],
+)
+def test_what_is_no_streaming_object_is_said_to_be_none(event: Any) -> None:
+    with pytest.raises((AttributeError, TypeError, ValueError)):
+        Whole(CHAT).add(event)
+
+
+@given(st.text(max_size=30), st.lists(st.integers(0, 30), max_size=5))
+def test_a_text_is_whole_however_it_was_cut(text: str, cuts: list[int]) -> None:
+    places = [0, *sorted(cuts), len(text)]
+
+    assert put_together(*({"content": text[a:b]} for a, b in itertools.pairwise(places)))["content"] == text

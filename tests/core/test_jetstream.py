@@ -1,0 +1,80 @@
+"""JetStream's own messages."""
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.jetstream import Ended, Heartbeat, delivered, deliveries, next_request, next_subject, pull_status
+from schemas.units import Ms
+
+counts = st.integers(1, 2**40)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, None),
+        ({"Infermq-Kind": "chunk"}, None),
+        ({"Status": "100", "Description": "Idle Heartbeat"}, Heartbeat()),
+        (
+            {"Status": "408", "Description": "Request Timeout", "Nats-Pending-Messages": "7"},
+            Ended(7, "408 Request Timeout"),
+        ),
+        (
+            {"Status": "404", "Description": "No Messages", "Nats-Pending-Messages": "64"},
+            Ended(64, "404 No Messages"),
+        ),
+        ({"Status": "409", "Description": "Consumer Deleted"}, Ended(0, "409 Consumer Deleted")),
+        ({"Status": "503"}, Ended(0, "503")),
+    ],
+)
+def test_what_a_message_says_of_its_pull(headers: dict[str, str], status: object) -> None:
+    assert pull_status(headers) == status
+
+
+@given(st.tuples(counts, counts, counts, st.integers(0, 2**41), counts), st.sampled_from(["", "_.hash."]))
+def test_an_ack_subject_is_read_in_every_shape(numbers: tuple[int, ...], domain: str) -> None:
+    count, sequence, of_consumer, at_ms, pending = numbers
+    subject = f"$JS.ACK.{domain}S.c.{count}.{sequence}.{of_consumer}.{at_ms}000999.{pending}"
+
+    for tail in ("", ".token") if domain else ("",):
+        found = delivered(subject + tail)
+
+        assert (found.deliveries, found.sequence, found.at_ms, found.pending) == (count, sequence, at_ms, pending)
+        assert deliveries(subject + tail) == count
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        "",
+        "x",
+        "$JS.ACK.S.c.2.10.3.1.7.x",
+        "JS.ACK.S.c.2.10.3.1.7",
+        "$JS.NAK.S.c.2.10.3.1.7",
+        "$JS.ACK.S.c.a.10.3.1.7",
+    ],
+)
+def test_what_is_no_ack_subject_is_refused(subject: str) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        deliveries(subject)
+    with pytest.raises(ValueError, match=r".+"):
+        delivered(subject)
+
+
+def test_a_pull_asks_in_nanoseconds_and_for_bytes_only_where_there_is_a_bound() -> None:
+    plain = json.loads(next_request(5, expires_ms=Ms(30_000), heartbeat_ms=Ms(5_000)))
+    bounded = json.loads(next_request(5, expires_ms=Ms(30_000), heartbeat_ms=Ms(5_000), most_bytes=1024))
+
+    assert plain == {"batch": 5, "expires": 30 * 10**9, "idle_heartbeat": 5 * 10**9}
+    assert bounded == plain | {"max_bytes": 1024}
+    assert next_subject("S", "c") == "$JS.API.CONSUMER.MSG.NEXT.S.c"
+
+
+def test_the_servers_clock_is_in_milliseconds() -> None:
+    at = datetime(2027, 1, 15, 8, tzinfo=UTC)
+
+    assert delivered(f"$JS.ACK.S.c.1.1.1.{int(at.timestamp())}000000001.0").at_ms == at.timestamp() * 1000

@@ -1,0 +1,80 @@
+"""A connection outlives what nats-py's client does not."""
+
+from typing import Any
+
+import pytest
+
+from schemas.sturdy import Sturdy
+
+
+class Fragile:
+    """Breaks where nats-py's client would."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.is_connected = True
+        self.error = error
+        self.lost: list[Exception] = []
+        self.names: tuple[bytes, bytes] | None = None
+
+    async def _flush_pending(self, force_flush: bool = False) -> str:  # noqa: FBT001, FBT002 - nats-py's own signature
+        del force_flush
+        self._break()
+        return "flushed"
+
+    async def _read_loop(self) -> None:
+        self._break()
+
+    async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
+        self._break()
+        return {"read": headers.decode()}
+
+    def _build_message(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: Any) -> str:
+        del sid, data, headers
+        return f"{subject.decode()} {reply.decode()}"
+
+    async def _process_op_err(self, error: Exception) -> None:
+        self.lost.append(error)
+
+    def _break(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+
+class Connection(Sturdy, Fragile):
+    pass
+
+
+async def test_a_write_to_a_socket_that_was_closed_is_a_lost_connection() -> None:
+    nc = Connection(RuntimeError("unable to perform operation on <TCPTransport closed=True>"))
+
+    await nc._flush_pending()
+
+    assert [type(error) for error in nc.lost] == [RuntimeError]
+
+
+async def test_a_write_that_goes_well_is_passed_on() -> None:
+    assert await Connection()._flush_pending() == "flushed"
+
+
+async def test_a_reader_that_ends_although_connected_is_a_lost_connection() -> None:
+    connected, closed = Connection(), Connection()
+    closed.is_connected = False
+
+    for nc in (connected, closed):
+        await nc._read_loop()
+
+    assert [type(error) for error in connected.lost] == [ConnectionError]
+    assert not closed.lost
+
+
+@pytest.mark.parametrize("error", [ValueError(), IndexError()])
+async def test_headers_that_are_none_are_no_headers(error: Exception) -> None:
+    assert await Connection(error)._process_headers(b"NATS/1.0") is None
+    assert await Connection()._process_headers(b"x") == {"read": "x"}
+
+
+def test_a_name_that_is_no_utf8_is_readable() -> None:
+    built = Connection()._build_message(1, b"a.\xff", b"r.\xfe", b"", None)
+
+    assert built == "a.\\xff r.\\xfe"
+    assert Connection()._build_message(1, "é".encode(), b"r", b"", None) == "é r"
