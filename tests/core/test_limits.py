@@ -12,10 +12,12 @@ from schemas.api import BatchList, BatchResults
 from schemas.codec import BUNDLE_BYTES, Undecodable, bundled, decode_job, decode_jobs, packed
 from schemas.ids import uuid7
 from schemas.job import Lane
+from schemas.outcome import Failed, ResponseTooLarge
 from schemas.subjects import LONGEST_NAME, Source
 from schemas.units import Ms
-from tests.builders import BODY, a_catalog, a_job, an_id, now
+from tests.builders import BODY, a_catalog, a_job, a_success, an_attempt, an_id, now
 from workers.ports import LARGEST_BODY
+from workers.report import largest_body, within_limit
 
 AT = now()
 MINUTE_MS, DAY_MS = 60_000, 24 * 3_600_000
@@ -101,3 +103,18 @@ def test_a_page_has_a_limit(kind: type[msgspec.Struct], most: int) -> None:
     for limit in (0, most + 1):
         with pytest.raises(msgspec.ValidationError, match="limit"):
             asked(limit)
+
+
+def test_a_response_that_no_message_can_carry_is_a_failure_and_its_cost_stays() -> None:
+    fits, too_large = a_success(body=b"x" * 7), a_success(body=b"x" * 8)
+
+    assert within_limit(fits, 7) == fits
+    assert within_limit(too_large, 7) == Failed(ResponseTooLarge(8, 7), too_large.usage, too_large.charge)
+
+
+def test_a_response_has_room_beside_its_request_in_one_message() -> None:
+    attempt = an_attempt(body=b"x" * 200_000)
+
+    assert largest_body(8 * 1024 * 1024, attempt) == LARGEST_BODY
+    assert largest_body(1024 * 1024, attempt) == 1024 * 1024 - 200_000 - 64 * 1024
+    assert largest_body(1024, attempt) == 0
