@@ -33,27 +33,24 @@ def run_removals(names: Annotated[list[str] | None, typer.Argument(help="Some of
     """Take out one promise after the other; each must be noticed by the tests that its patch names."""
     chosen = removals(names or [])
     with _trees() as trees:
-        ends = [end for end in _spread(chosen, trees, _removed) if end is not None]
-    print(f"{len(chosen) - len(ends)} of {len(chosen)} removals were noticed by each test that they name")
-    if ends:
+        missed = [removal for removal, tests in zip(chosen, _spread(chosen, trees, _removed), strict=True) if tests]
+    print(f"{len(chosen) - len(missed)} of {len(chosen)} removals were noticed by each test that they name")
+    if missed:
         raise typer.Exit(1)
 
 
-def _removed(tree: Tree, removal: Removal) -> str | None:
-    """None when it was noticed by all; else what is wrong. Prints a line either way."""
+def _removed(tree: Tree, removal: Removal) -> Sequence[str]:
+    """The tests that did not notice. Prints a line in any case."""
     changed = removal.changed(tree.root)
     tree.write(changed)
     try:
-        wrong = next((why for test in removal.noticed_by if (why := _missed(tree, test)) is not None), None)
+        ran = tree.run(removal.noticed_by, within_s=_REMOVAL_S, until_one_fails=False)
     finally:
         tree.restore(*changed)
-    print(f"{'ok    ' if wrong is None else 'MISSED'} {removal.name}: {wrong or removal.promise}", flush=True)
-    return wrong
-
-
-def _missed(tree: Tree, test: str) -> str | None:
-    ran = tree.run([test], within_s=_REMOVAL_S)
-    return None if ran.has_failed_test else f"{test}: {'passes' if ran.is_clean else ran.noticed_by()}"
+    missed = [test for test in removal.noticed_by if not ran.failed(test)]
+    end = f"MISSED by {', '.join(missed)} ({ran.outcome()})" if missed else "noticed"
+    print(f"{removal.name}: {removal.promise}: {end}", flush=True)
+    return missed
 
 
 @app.command("seeded")

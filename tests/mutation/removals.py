@@ -9,12 +9,12 @@ A patch file begins with what it breaks, in words, and who notices:
     +++ b/broker/ledger/sql/seal_batch.sql
     …
 
-The lines of a hunk are looked for in the file that it names, and in all others when they are not there: code that moves
-to another file takes its removals along.
+The lines of a hunk are looked for in the file that it names and then in all others, with less and less of what stands
+around them, until they are found in one place: code that moves takes its removals along.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,8 +27,16 @@ class Hunk:
     """A run of lines, and what it becomes."""
 
     file: str
-    before: str
-    after: str
+    lines: tuple[str, ...]
+    """Each with its sign."""
+
+    def trimmed(self) -> Iterator[tuple[str, str]]:
+        """What to look for and what it becomes, with all of the lines around it, then fewer and fewer."""
+        changed = [n for n, line in enumerate(self.lines) if line[0] != " "]
+        first, last = changed[0], changed[-1]
+        for around in range(max(first, len(self.lines) - 1 - last), -1, -1):
+            lines = self.lines[max(0, first - around) : last + around + 1]
+            yield _text(lines, " -"), _text(lines, " +")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,23 +51,25 @@ class Removal:
         """The files of a tree with the promise taken out, by name. Raises: ValueError, when its lines are not there."""
         changed: dict[str, str] = {}
         for hunk in self.hunks:
-            file = self._place(hunk, root)
+            file, before, after = self._place(hunk, root)
             text = changed.get(file) or (root / file).read_text()
-            changed[file] = text.replace(hunk.before, hunk.after, 1)
+            changed[file] = text.replace(before, after, 1)
         return changed
 
-    def _place(self, hunk: Hunk, root: Path) -> str:
-        """The named file, else the only other one that has these lines."""
-        if (root / hunk.file).is_file() and hunk.before in (root / hunk.file).read_text():
-            return hunk.file
-        paths = [path for name in _PACKAGES for path in (root / name).rglob(f"*{Path(hunk.file).suffix}")]
-        found = [str(path.relative_to(root)) for path in paths if hunk.before in path.read_text()]
-        if len(found) != 1:
-            where = f"in {len(found)} files" if found else "nowhere"
-            raise ValueError(
-                f"{self.name}: the lines that it changes in {hunk.file} are {where}: make the patch anew"
-            )
-        return found[0]
+    def _place(self, hunk: Hunk, root: Path) -> tuple[str, str, str]:
+        """The file, and what becomes what there."""
+        named = root / hunk.file
+        for files in ([named] if named.is_file() else [], _sources(root, named.suffix)):
+            texts = {str(path.relative_to(root)): path.read_text() for path in files}
+            for before, after in hunk.trimmed():
+                found = [name for name, text in texts.items() for _ in range(text.count(before)) if before]
+                if len(found) == 1:
+                    return found[0], before, after
+        raise ValueError(f"{self.name}: what it changes in {hunk.file} is nowhere, or not in one place: make it anew")
+
+
+def _sources(root: Path, suffix: str) -> list[Path]:
+    return [path for name in _PACKAGES for path in sorted((root / name).rglob(f"*{suffix}"))]
 
 
 def removals(names: Sequence[str] = ()) -> list[Removal]:
@@ -83,16 +93,18 @@ def read(patch: Path) -> Removal:
 def _hunks(part: str) -> list[Hunk]:
     """Of one file, whose name comes first."""
     file, _, diff = part.partition("\n")
-    return [
-        Hunk(file.strip(), _lines(lines, " -"), _lines(lines, " +"))
-        for lines in re.split(r"^@@.*\n", diff, flags=re.MULTILINE)[1:]
-    ]
+    runs = re.split(r"^@@.*\n", diff, flags=re.MULTILINE)[1:]
+    return [Hunk(file.strip(), _signed(run)) for run in runs]
 
 
-def _lines(diff: str, signs: str) -> str:
-    """Those with one of the signs; a line without any is an empty one whose space an editor took."""
-    kept = [line[1:] for line in diff.splitlines() if (line[:1] or " ") in signs]
-    return "".join(f"{line}\n" for line in kept)
+def _signed(run: str) -> tuple[str, ...]:
+    """A line without a sign is an empty one whose space an editor took."""
+    lines = [line or " " for line in run.rstrip("\n").split("\n")]
+    return tuple(line for line in lines if line[0] in " +-")
+
+
+def _text(lines: Sequence[str], signs: str) -> str:
+    return "".join(f"{line[1:]}\n" for line in lines if line[0] in signs)
 
 
 def _said(head: str, word: str) -> list[str]:

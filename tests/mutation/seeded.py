@@ -92,10 +92,10 @@ def attempt(tree: Tree, area: str, edit: Edit, relevance: Relevance) -> Tried:
     tree.write({edit.file: edit.applied(text)})
     try:
         expected = sum(relevance.seconds.get(test, 0.0) for test in tests)
-        ran = tree.run(tests, within_s=_MARGIN_S + 3 * expected)
+        ran = tree.run(tests, within_s=_MARGIN_S + 3 * expected, until_one_fails=True)
     finally:
         tree.restore(edit.file)
-    return Tried(area, edit, before, after, None if ran.is_clean else ran.noticed_by(), len(tests))
+    return Tried(area, edit, before, after, None if ran.is_clean else ran.outcome(), len(tests))
 
 
 def table(tried: Sequence[Tried]) -> str:

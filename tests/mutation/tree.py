@@ -29,16 +29,16 @@ class Ran:
     def is_clean(self) -> bool:
         return self.code == 0
 
-    @property
-    def has_failed_test(self) -> bool:
-        return self.code == _FAILED
+    def failed(self, test: str) -> bool:
+        """Whether it failed, in any of its cases. A run that could not begin, or was ended, fails no test."""
+        return self.code == _FAILED and any(f"FAILED {test}" in line for line in self.output.splitlines())
 
     @property
     def timed_out(self) -> bool:
         return self.code < 0
 
-    def noticed_by(self) -> str:
-        """The first test that failed, or why there is none."""
+    def outcome(self) -> str:
+        """The first test that failed, or how it ended else."""
         for line in self.output.splitlines():
             if line.startswith(("FAILED ", "ERROR ")):
                 return line.split(" ", 1)[1].partition(" - ")[0]
@@ -70,20 +70,10 @@ class Tree:
         for name in names:
             shutil.copy2(ROOT / name, self.root / name)
 
-    def run(self, tests: Sequence[str], *, within_s: float) -> Ran:
-        """Run these tests, in this order, until the first that fails."""
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-x",
-            "-q",
-            "--tb=line",
-            "-p",
-            "no:randomly",
-            "-p",
-            "no:cacheprovider",
-        ]
+    def run(self, tests: Sequence[str], *, within_s: float, until_one_fails: bool) -> Ran:
+        """Run these tests, in this order."""
+        command = [sys.executable, "-m", "pytest", "-q", "--tb=line", "-p", "no:randomly", "-p", "no:cacheprovider"]
+        command += ["-x"] if until_one_fails else []
         began = time.monotonic()
         process = subprocess.Popen(
             [*command, *tests],
