@@ -89,8 +89,12 @@ class Dispatch:
         metrics: Metrics,
         clock: Clock,
         term: int,
+        idle_s: float = IDLE_S,
         sweep_s: float = SWEEP_S,
+        recount_s: float = RECOUNT_S,
+        reread_s: float = REREAD_S,
         silence_ms: int = SILENCE_MS,
+        overdue_ms: int = OVERDUE_MS,
     ) -> None:
         self._nc = nc
         self._ledger = ledger
@@ -100,8 +104,12 @@ class Dispatch:
         self._metrics = metrics
         self._clock = clock
         self._term = term
+        self._idle_s = idle_s
         self._sweep_s = sweep_s
+        self._recount_s = recount_s
+        self._reread_s = reread_s
         self._silence_ms = silence_ms
+        self._overdue_ms = overdue_ms
         self._measured_ms = clock()
         self._runs = Runs(nc)
         self._sweep_at = 0.0
@@ -132,19 +140,19 @@ class Dispatch:
             self._wake.clear()
             if loop.time() >= recount:
                 await self._recount()
-                recount = loop.time() + RECOUNT_S
+                recount = loop.time() + self._recount_s
             if loop.time() >= self._sweep_at:
                 self._sweep_at = loop.time() + self._sweep_s
                 await self._sweep()
             if loop.time() >= reread:
                 self._fronts.restart(await patiently(self._ledger.flows))
-                reread = loop.time() + REREAD_S
+                reread = loop.time() + self._reread_s
             if not await self._round():
                 await self._pause()
 
     async def _pause(self) -> None:
         due = self._fronts.next_due_ms()
-        wait = IDLE_S if due is None else min(IDLE_S, max(0, due - self._clock()) / 1000)
+        wait = self._idle_s if due is None else min(self._idle_s, max(0, due - self._clock()) / 1000)
         try:
             async with asyncio.timeout(wait):
                 await self._wake.wait()
@@ -298,7 +306,7 @@ class Dispatch:
 
     async def _end_overdue(self, jobs: Mapping[UUID, OpenJob]) -> None:
         now = self._clock()
-        overdue = [job.job for job in jobs.values() if job.deadline_ms + OVERDUE_MS < now]
+        overdue = [job.job for job in jobs.values() if job.deadline_ms + self._overdue_ms < now]
         if overdue:
             log.warning("overdue attempts=%d", len(overdue))
             await publish_verdicts(self._nc, [expiry(job, now) for job in overdue])

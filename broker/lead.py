@@ -22,13 +22,15 @@ class Lead:
     ledger: PgLedger
     holder: str
     metrics: Metrics
+    lease_ms: Ms = LEASE_MS
+    renew_s: float = RENEW_S
 
     async def serve(self, work: Callable[[int], Awaitable[None]]) -> None:
         """For ever: whenever the lease is ours, do `work(term)` until it is not."""
         while True:
             term = await self._term()
             if term is None:
-                await asyncio.sleep(RENEW_S)
+                await asyncio.sleep(self.renew_s)
                 continue
             log.info("leading term=%d", term)
             self.metrics.leading.set(1)
@@ -54,22 +56,22 @@ class Lead:
     async def _renew(self, term: int) -> None:
         """Until it fails for as long as the lease lasts, or another holds it."""
         loop = asyncio.get_running_loop()
-        good_until = loop.time() + LEASE_MS / 1000
+        good_until = loop.time() + self.lease_ms / 1000
         while loop.time() < good_until:
-            await asyncio.sleep(RENEW_S)
+            await asyncio.sleep(self.renew_s)
             asked = loop.time()
             try:
-                async with asyncio.timeout(LEASE_MS / 1000):
-                    current = await self.ledger.lead(self.holder, lease_ms=LEASE_MS)
+                async with asyncio.timeout(self.lease_ms / 1000):
+                    current = await self.ledger.lead(self.holder, lease_ms=self.lease_ms)
             except (Unavailable, TimeoutError):
                 continue
             if current != term:
                 return
-            good_until = asked + LEASE_MS / 1000
+            good_until = asked + self.lease_ms / 1000
 
     async def _term(self) -> int | None:
         try:
-            return await self.ledger.lead(self.holder, lease_ms=LEASE_MS)
+            return await self.ledger.lead(self.holder, lease_ms=self.lease_ms)
         except Unavailable as error:
             log.warning("no leader lease error=%s", error)
             return None

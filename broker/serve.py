@@ -26,7 +26,7 @@ from broker.http.app import build_app
 from broker.http.server import listening
 from broker.intake import Intake
 from broker.lead import Lead
-from broker.leases import Leases
+from broker.leases import LATER_S, Leases
 from broker.ledger import PgLedger
 from broker.metrics import Metrics
 from broker.patience import patiently
@@ -40,7 +40,7 @@ from schemas.job import Lane
 log = logging.getLogger(__name__)
 _ADVISORY_BYTES = 1024 * 1024
 POOLS_S = 1.0
-GAUGES_S = 5.0
+NETS_S = 5.0
 
 
 def entropy() -> int:
@@ -55,7 +55,9 @@ def version() -> str:
     return importlib.metadata.version("infermq")
 
 
-async def serve(config: BrokerConfig, *, ready: Callable[[str], None]) -> None:
+async def serve(
+    config: BrokerConfig, *, ready: Callable[[str], None], nets_s: float = NETS_S, later_s: float = LATER_S
+) -> None:
     """Until cancelled. `ready` is told the URL of /metrics and /healthz. Raises: Unavailable, Conflict."""
     back = asyncio.Event()
     async with (
@@ -72,6 +74,8 @@ async def serve(config: BrokerConfig, *, ready: Callable[[str], None]) -> None:
             caps=Caps(ledger, wall_clock),
             metrics=Metrics(),
             back=back,
+            nets_s=nets_s,
+            later_s=later_s,
         )
         await process.run(ready)
 
@@ -89,6 +93,8 @@ class Process:
     metrics: Metrics
     back: asyncio.Event
     """NATS was away: what it kept in memory only, streams and consumers, is to be declared again."""
+    nets_s: float
+    later_s: float
 
     async def run(self, ready: Callable[[str], None]) -> None:
         await self.catalogs.listen()
@@ -109,7 +115,7 @@ class Process:
             Intake(nc=self.nc, ledger=self.ledger, catalog=self._catalog, metrics=self.metrics, lane=lane).serve
             for lane in Lane
         ]
-        leases = Leases(self.nc, beats=self.beats.alive)
+        leases = Leases(self.nc, beats=self.beats.alive, later_s=self.later_s)
         settle = Settle(
             nc=self.nc,
             leases=leases,
@@ -213,7 +219,7 @@ class Process:
             await self._refresh_catalog()
             self.metrics.backlog(await patiently(lambda: self.ledger.backlog(wall_clock())))
             heed_cancellation()
-            await asyncio.sleep(GAUGES_S)
+            await asyncio.sleep(self.nets_s)
 
     async def _refresh_catalog(self) -> None:
         try:

@@ -31,13 +31,21 @@ class Puller:
     """
 
     def __init__(
-        self, nc: Client, *, stream: str, consumer: str, free: Callable[[], int], start: Callable[[Msg], None]
+        self,
+        nc: Client,
+        *,
+        stream: str,
+        consumer: str,
+        free: Callable[[], int],
+        start: Callable[[Msg], None],
+        silence_s: float = SILENCE_S,
     ) -> None:
         self._nc = nc
         self._subject = next_subject(stream, consumer)
         self._inbox = ""
         self._free = free
         self._start = start
+        self._silence_s = silence_s
         self._asked = 0
         self._is_open = False
         self._is_scheduled = False
@@ -79,7 +87,7 @@ class Puller:
         Where capacity fell below what was asked for, that is withdrawn.
         """
         self.wake()
-        is_silent = asyncio.get_running_loop().time() - self._heard_at > SILENCE_S
+        is_silent = asyncio.get_running_loop().time() - self._heard_at > self._silence_s
         if self._asked and self._nc.is_connected and (is_silent or self._asked > self._free()):
             await self.renew()
 

@@ -41,11 +41,21 @@ _SILENCE_S = 12.0
 class Groups:
     """The messages of one consumer. `room` bounds what is held here or on its way, in messages."""
 
-    def __init__(self, nc: Client, *, stream: str, consumer: str, room: int, group_bytes: int) -> None:
+    def __init__(
+        self,
+        nc: Client,
+        *,
+        stream: str,
+        consumer: str,
+        room: int,
+        group_bytes: int,
+        silence_s: float = _SILENCE_S,
+    ) -> None:
         self._nc = nc
         self._subject = next_subject(stream, consumer)
         self._room = room
         self._group_bytes = group_bytes
+        self._silence_s = silence_s
         self._asked = 0
         self._gathered: list[Msg] = []
         self._bytes = 0
@@ -107,7 +117,7 @@ class Groups:
             async with asyncio.timeout(_LOOK_S):
                 await self._came.wait()
         except TimeoutError:
-            is_silent = loop.time() - self._heard_at > _SILENCE_S
+            is_silent = loop.time() - self._heard_at > self._silence_s
             if is_silent or self._nc.stats["reconnects"] != self._reconnects:
                 self._asked = 0
 

@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import asyncpg
 import pytest
@@ -19,9 +20,10 @@ from broker.dispatch import Dispatch
 from broker.leases import Leases
 from broker.ledger import PgLedger
 from broker.metrics import Metrics
+from broker.ports import Clock
 from broker.settle import Settle
 from schemas.catalog import Catalog, Deployment, Model, Revision, Route
-from schemas.job import Lane
+from schemas.job import Attempt, Lane
 from schemas.outcome import Charge, Failed, Throttled
 from schemas.units import Ms, NanoUsd
 from schemas.worker import WorkerBeat
@@ -32,7 +34,7 @@ from workers.beat import beat
 pytestmark = pytest.mark.real
 
 
-def a_beat(deployment: str, *, slots: int = 4, live: int = 0) -> WorkerBeat:
+def a_beat(deployment: str, *, slots: int = 4, live: int = 0, draining: bool = False) -> WorkerBeat:
     return WorkerBeat(
         worker=f"of-{deployment}",
         deployment=deployment,
@@ -41,7 +43,7 @@ def a_beat(deployment: str, *, slots: int = 4, live: int = 0) -> WorkerBeat:
         reserve=0,
         running=live,
         live=live,
-        draining=False,
+        draining=draining,
         started_ms=now(),
         at_ms=now(),
         version="0",
@@ -56,7 +58,15 @@ def a_route(*routes: Route, **caps_usd: float) -> Catalog:
 
 
 @asynccontextmanager
-async def a_leader(nc: Nats, ledger: PgLedger, catalog: Catalog, *beats: WorkerBeat) -> AsyncIterator[None]:
+async def a_leader(
+    nc: Nats,
+    ledger: PgLedger,
+    catalog: Catalog,
+    *beats: WorkerBeat,
+    settles: bool = True,
+    clock: Clock = now,
+    **timing: Any,
+) -> AsyncIterator[Metrics]:
     """Dispatch and settle over these workers, which take nothing."""
     await declare_streams(nc)
     for deployment in catalog.deployments:
@@ -72,10 +82,9 @@ async def a_leader(nc: Nats, ledger: PgLedger, catalog: Catalog, *beats: WorkerB
         beats=heard,
         caps=caps,
         metrics=metrics,
-        clock=now,
+        clock=clock,
         term=term,
-        sweep_s=0.1,
-        silence_ms=100,
+        **{"idle_s": 0.05, "sweep_s": 0.1, "silence_ms": 100, **timing},
     )
     settle = Settle(
         nc=nc,
@@ -88,9 +97,10 @@ async def a_leader(nc: Nats, ledger: PgLedger, catalog: Catalog, *beats: WorkerB
         metrics=metrics,
     )
     saying = [beat(nc, lambda one=one: one) for one in beats]  # type: ignore[misc]
-    tasks = [asyncio.create_task(work) for work in (*saying, dispatch.serve(), settle.serve())]
+    roles = [dispatch.serve, settle.serve] if settles else [dispatch.serve]
+    tasks = [asyncio.create_task(work) for work in (*saying, *(role() for role in roles))]
     try:
-        yield
+        yield metrics
     finally:
         for task in tasks:
             task.cancel()
@@ -127,14 +137,18 @@ async def spend(ledger: PgLedger, requests: int, *, each: NanoUsd) -> None:
     await ledger.settle(verdicts, now=now())
 
 
-async def dispatched(nc: Nats, ledger: PgLedger, entry: Entry, deployment: str) -> None:
-    """As a leader did that is gone."""
-    await declare_streams(nc)
+async def committed(ledger: PgLedger, entry: Entry, deployment: str) -> Sequence[Attempt]:
+    """Running by the ledger, and in no stream."""
     term = await ledger.lead("me", lease_ms=60_000)
     assert term is not None
     await ledger.admit([entry])
-    attempts = await ledger.dispatch([Pick(entry.flow, entry.place, deployment)], term=term, now=now())
-    assert await Runs(nc).publish(attempts)
+    return await ledger.dispatch([Pick(entry.flow, entry.place, deployment)], term=term, now=now())
+
+
+async def dispatched(nc: Nats, ledger: PgLedger, entry: Entry, deployment: str) -> None:
+    """As a leader did that is gone."""
+    await declare_streams(nc)
+    assert await Runs(nc).publish(await committed(ledger, entry, deployment))
 
 
 @pytest.mark.parametrize("route", [(Route("d"), Route("e")), (Route("e"),)], ids=["in its route", "out of its route"])
