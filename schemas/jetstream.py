@@ -74,7 +74,8 @@ def next_request(batch: int, *, expires_ms: Ms, heartbeat_ms: Ms, most_bytes: in
 class Ended:
     """A pull is over; `unused` of what it asked for will not come."""
 
-    unused: int
+    unused: int | None
+    """None when the server does not say: it refused the pull, or the consumer is gone."""
     reason: str
 
 
@@ -92,7 +93,8 @@ def pull_status(headers: Mapping[str, str]) -> Ended | Heartbeat | None:
             return Heartbeat()
         case code:
             reason = f"{code} {headers.get('Description', '')}".strip()
-            return Ended(int(headers.get("Nats-Pending-Messages", "0")), reason)
+            unused = headers.get("Nats-Pending-Messages")
+            return Ended(None if unused is None else int(unused), reason)
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,13 +134,13 @@ class Puller:
         if is_current:
             self._heard_at = asyncio.get_running_loop().time()
 
-    def _end(self, unused: int) -> None:
+    def _end(self, unused: int | None) -> None:
         """A pull ran out; or, without a number, the consumer cannot be asked now, and `check` tries again."""
-        if unused:
+        if unused is None:
+            self._asked = 0
+        else:
             self._asked = max(0, self._asked - unused)
             self.wake()
-        else:
-            self._asked = 0
 
 
 async def _finish(subscription: Subscription) -> None:

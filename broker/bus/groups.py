@@ -34,6 +34,8 @@ _PULL_BYTES = 2 * LARGEST_MESSAGE
 _LOOK_S = 1.0
 _FULL = "Exceeds MaxBytes"
 """How a pull ends that has brought as many bytes as it may."""
+_COMPLETED = "Batch Completed"
+"""How a pull with a bound on its bytes ends that has brought as many messages as it asked for."""
 _SILENCE_S = 12.0
 """Two heartbeats and a little: then the pull is taken for lost (a reconnect, a server that came back)."""
 
@@ -85,11 +87,11 @@ class Groups:
         """At least one message, then as many as `group_bytes` allow and half the room; waits for ever."""
         heed_cancellation()
         while not self._gathered:
+            self._came.clear()
             if self._refused:
                 self._refused = False
                 await asyncio.sleep(_PAUSE_S)
             await self._pull()
-            self._came.clear()
             heed_cancellation()
             await self._wait()
         return await self.came()
@@ -146,8 +148,8 @@ class Groups:
             case Heartbeat():
                 return
             case Ended(unused, reason):
-                self._asked = max(0, self._asked - unused) if unused else 0
-                self._refused = not (reason.startswith(("404", "408")) or _FULL in reason)
+                self._asked = 0 if unused is None else max(0, self._asked - unused)
+                self._refused = not (reason.startswith(("404", "408")) or _FULL in reason or _COMPLETED in reason)
         self._came.set()
 
 

@@ -1,0 +1,58 @@
+"""A way to a server that loses what it is told to lose."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
+
+
+class Proxy:
+    """Stands between clients and a NATS server."""
+
+    def __init__(self, port: int) -> None:
+        self.url = ""
+        self.losing: bytes | None = None
+        """What a client writes is lost where these bytes are in it."""
+        self.lost = 0
+        self._port = port
+        self._writers: list[asyncio.StreamWriter] = []
+
+    def cut(self) -> None:
+        """Every connection; new ones are taken."""
+        writers, self._writers = self._writers, []
+        for writer in writers:
+            writer.close()
+
+    async def took(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._port)
+        self._writers += [writer, server_writer]
+        await asyncio.gather(self._upward(reader, server_writer), _copy(server_reader, writer))
+
+    async def _upward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(1 << 16):
+                if self.losing is not None and self.losing in data:
+                    self.lost += 1
+                    continue
+                writer.write(data)
+        writer.close()
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(ConnectionError):
+        while data := await reader.read(1 << 16):
+            writer.write(data)
+    writer.close()
+
+
+@asynccontextmanager
+async def a_proxy(nats_url: str) -> AsyncIterator[Proxy]:
+    proxy = Proxy(int(urlsplit(nats_url).port or 0))
+    server = await asyncio.start_server(proxy.took, "127.0.0.1", 0)
+    proxy.url = f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    try:
+        yield proxy
+    finally:
+        server.close()
+        proxy.cut()

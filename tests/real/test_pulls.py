@@ -1,0 +1,180 @@
+"""Pulls that are lost on their way, of brokers and of workers."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from nats.aio.client import Client as Nats
+from nats.aio.msg import Msg
+
+from broker.bus.connect import connected
+from broker.bus.groups import Groups, ack_all
+from broker.bus.runs import Runs
+from broker.bus.streams import declare_pool, declare_streams
+from schemas import subjects
+from tests.builders import an_attempt
+from tests.proxy import Proxy, a_proxy
+from tests.system import until
+from workers.puller import Puller
+
+pytestmark = pytest.mark.real
+PULL = b"CONSUMER.MSG.NEXT"
+
+
+@asynccontextmanager
+async def settle_groups(proxy: Proxy, *, room: int = 10) -> AsyncIterator[Groups]:
+    """What settle pulls, over a way that may lose it."""
+    async with connected(proxy.url, name="test", came_back=lambda: None) as nc:
+        await declare_streams(nc)
+        groups = Groups(
+            nc,
+            stream=subjects.OUTCOME,
+            consumer=subjects.SETTLE_CONSUMER,
+            room=room,
+            group_bytes=1_000_000,
+            silence_s=0.2,
+        )
+        async with groups.open():
+            await nc.flush()  # a pull that is lost takes nothing else along
+            yield groups
+
+
+@asynccontextmanager
+async def a_puller(proxy: Proxy, came: list[Msg]) -> AsyncIterator[tuple[Nats, Puller]]:
+    """A worker with a slot, over a way that may lose its pulls."""
+    async with connected(proxy.url, name="test", came_back=lambda: None) as nc:
+        await declare_streams(nc)
+        await declare_pool(nc, "d", slots=1)
+        puller = Puller(
+            nc,
+            stream=subjects.RUN,
+            consumer=subjects.pool_consumer("d"),
+            free=lambda: 1 - len(came),
+            start=came.append,
+            silence_s=0.2,
+        )
+        try:
+            yield nc, puller
+        finally:
+            await puller.close()
+
+
+async def loses(proxy: Proxy, pulls: int) -> None:
+    async def it_has() -> bool:
+        return proxy.lost >= pulls
+
+    await until(it_has, f"{pulls} pulls are lost")
+
+
+async def asked(nc: Nats, stream: str, consumer: str) -> None:
+    async def it_was() -> bool:
+        return bool((await nc.jetstream().consumer_info(stream, consumer)).num_waiting)
+
+    await until(it_was, f"{consumer} is asked")
+
+
+async def comes(came: list[Msg], puller: Puller) -> None:
+    """Wait for a message, with the puller looked after as a worker does it."""
+
+    async def it_has() -> bool:
+        await puller.check()
+        return bool(came)
+
+    await until(it_has, "the message comes")
+
+
+async def test_a_group_whose_pull_was_lost_is_asked_for_anew(nats_url: str, nc: Nats) -> None:
+    async with a_proxy(nats_url) as proxy, settle_groups(proxy) as groups:
+        proxy.losing = PULL
+        waiting = asyncio.create_task(groups.next())
+        await loses(proxy, 1)
+        proxy.losing = None
+
+        await nc.jetstream().publish(subjects.outcome("d"), b"x")
+
+        async with asyncio.timeout(20):
+            assert [message.data for message in await waiting] == [b"x"]
+
+
+async def test_a_group_goes_on_after_the_server_refused_its_pull(nats_url: str, nc: Nats) -> None:
+    async with a_proxy(nats_url) as proxy, settle_groups(proxy) as groups:
+        waiting = asyncio.create_task(groups.next())
+        await asked(nc, subjects.OUTCOME, subjects.SETTLE_CONSUMER)
+
+        await nc.jetstream().delete_consumer(subjects.OUTCOME, subjects.SETTLE_CONSUMER)
+        await declare_streams(nc)
+        await nc.jetstream().publish(subjects.outcome("d"), b"x")
+
+        async with asyncio.timeout(20):
+            assert [message.data for message in await waiting] == [b"x"]
+
+
+async def test_never_more_is_held_in_a_group_than_there_is_room(nats_url: str, nc: Nats) -> None:
+    async with a_proxy(nats_url) as proxy, settle_groups(proxy) as groups:
+        for _ in range(30):
+            await nc.jetstream().publish(subjects.outcome("d"), b"x")
+
+        sizes = list[int]()
+        while sum(sizes) < 30:
+            group = await groups.next()
+            sizes.append(len(group))
+            info = await nc.jetstream().consumer_info(subjects.OUTCOME, subjects.SETTLE_CONSUMER)
+            assert info.delivered.consumer_seq - sum(sizes) <= 10
+            await ack_all(nc, group)
+
+        assert max(sizes) <= 5
+
+
+async def test_a_group_does_not_pause_when_its_pull_has_brought_all(nats_url: str, nc: Nats) -> None:
+    async with a_proxy(nats_url) as proxy, settle_groups(proxy, room=2) as groups:
+        async with asyncio.timeout(4):  # a pause for each pull would take longer
+            for _ in range(40):
+                await nc.jetstream().publish(subjects.outcome("d"), b"x")
+                await ack_all(nc, await groups.next())
+
+
+async def test_an_attempt_whose_pull_was_lost_is_asked_for_anew(nats_url: str, nc: Nats) -> None:
+    came: list[Msg] = []
+    async with a_proxy(nats_url) as proxy, a_puller(proxy, came) as (_, puller):
+        proxy.losing = PULL
+        await puller.open()
+        await loses(proxy, 1)
+        proxy.losing = None
+
+        assert await Runs(nc).publish([an_attempt()])
+
+        await comes(came, puller)
+
+
+async def test_after_a_reconnect_attempts_are_asked_for_anew(nats_url: str, nc: Nats) -> None:
+    came: list[Msg] = []
+    async with a_proxy(nats_url) as proxy, a_puller(proxy, came) as (worker, puller):
+        await puller.open()
+        await asked(nc, subjects.RUN, subjects.pool_consumer("d"))
+        proxy.cut()
+
+        async def is_back() -> bool:
+            return worker.stats["reconnects"] > 0 and worker.is_connected
+
+        await until(is_back, "the connection is back")
+        await puller.renew()
+        assert await Runs(nc).publish([an_attempt()])
+
+        async def it_came() -> bool:
+            return bool(came)
+
+        await until(it_came, "the message comes")
+
+
+async def test_attempts_are_asked_for_again_once_there_is_a_consumer(nats_url: str, nc: Nats) -> None:
+    came: list[Msg] = []
+    async with a_proxy(nats_url) as proxy, a_puller(proxy, came) as (_, puller):
+        await puller.open()
+        await asked(nc, subjects.RUN, subjects.pool_consumer("d"))
+
+        await nc.jetstream().delete_consumer(subjects.RUN, subjects.pool_consumer("d"))
+        await declare_pool(nc, "d", slots=1)
+        assert await Runs(nc).publish([an_attempt()])
+
+        await comes(came, puller)
