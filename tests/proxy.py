@@ -10,21 +10,27 @@ from urllib.parse import urlsplit
 class Proxy:
     """Stands between clients and a NATS server."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, watched: bytes) -> None:
         self.url = ""
-        self.losing: bytes | None = None
-        """What a client writes is lost where these bytes are in it."""
-        self.lost = 0
+        self.watched = watched
+        """Counted in what clients write."""
+        self.seen = 0
+        self.loses = False
+        """What is watched is lost."""
+        self.is_open = True
         self._port = port
         self._writers: list[asyncio.StreamWriter] = []
 
     def cut(self) -> None:
-        """Every connection; new ones are taken."""
+        """Every connection; new ones are taken while it is open."""
         writers, self._writers = self._writers, []
         for writer in writers:
             writer.close()
 
     async def took(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not self.is_open:
+            writer.close()
+            return
         server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._port)
         self._writers += [writer, server_writer]
         await asyncio.gather(self._upward(reader, server_writer), _copy(server_reader, writer))
@@ -32,9 +38,10 @@ class Proxy:
     async def _upward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(1 << 16):
-                if self.losing is not None and self.losing in data:
-                    self.lost += 1
-                    continue
+                if self.watched in data:
+                    self.seen += 1
+                    if self.loses:
+                        continue
                 writer.write(data)
         writer.close()
 
@@ -47,8 +54,8 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 @asynccontextmanager
-async def a_proxy(nats_url: str) -> AsyncIterator[Proxy]:
-    proxy = Proxy(int(urlsplit(nats_url).port or 0))
+async def a_proxy(nats_url: str, *, watched: bytes = b"\0") -> AsyncIterator[Proxy]:
+    proxy = Proxy(int(urlsplit(nats_url).port or 0), watched)
     server = await asyncio.start_server(proxy.took, "127.0.0.1", 0)
     proxy.url = f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:

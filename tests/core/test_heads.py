@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.core.heads import FAILED_MOST, FIRST_PAGE, PAGE, Front, Fronts
-from broker.core.records import Flow, Head, Place
+from broker.core.records import Flow, Head, Pick, Place
 from schemas.job import Lane
 from schemas.units import Ms
 
@@ -204,3 +204,82 @@ def test_nothing_that_waits_is_ever_missed(arrivals: list[int], limit: int, data
         front.drop({one.place.job for one in front.ready})
 
     assert sorted(served) == sorted(arrivals)
+
+
+@given(
+    st.lists(
+        st.builds(
+            Head,
+            st.builds(Place, st.sampled_from([Ms(10_000), Ms(20_000)]), st.uuids(version=4)),
+            st.just(1),
+            st.sampled_from([Ms(0), Ms(2_000), Ms(5_000), Ms(30_000)]),
+            st.sampled_from([(), ("d",)]),
+        ),
+        min_size=1,
+        max_size=40,
+        unique_by=lambda head: head.place.job,
+    ),
+    st.integers(1, 7),
+    st.data(),
+)
+def test_each_job_leaves_once_in_its_time_and_in_order(arrivals: list[Head], limit: int, data: st.DataObject) -> None:
+    """Jobs come at any place of the order, some to wait for their time, while pages are read and time goes on."""
+    front, ledger, left, time = Front(), dict[UUID, Head](), list[UUID](), 1_000
+
+    def go_on() -> None:
+        front.ripen(Ms(time))
+        if front.wants_page():
+            behind = [head for head in ledger.values() if front.read_to is None or head.place > front.read_to]
+            front.took_page(sorted(behind, key=lambda head: head.place)[:limit], limit=limit, now=Ms(time))
+        places = [head.place for head in front.ready]
+        assert places == sorted(set(places))
+        assert all(head.not_before_ms <= time for head in front.ready)
+        gone = front.take_expired(Ms(time))
+        assert all(ledger[job].place.deadline_ms <= time for job in gone)
+        if data.draw(st.booleans()):
+            chosen = [head.place.job for head in front.ready if data.draw(st.booleans())]
+            front.drop(set(chosen))
+            gone += chosen
+        for job in gone:
+            del ledger[job]
+        left.extend(gone)
+
+    for head in arrivals:
+        ledger[head.place.job] = head
+        front.announced(head.place)
+        time += data.draw(st.sampled_from([0, 500]))
+        if data.draw(st.booleans()):
+            go_on()
+    time = 40_000
+    while not front.is_idle():
+        go_on()
+
+    assert sorted(left) == sorted(head.place.job for head in arrivals)
+
+
+def test_the_next_due_time_is_that_of_the_first_that_waits_for_its_time() -> None:
+    fronts = Fronts()
+    for flow, times in {"a": (9_000, 7_000), "b": (8_000,)}.items():
+        fronts.announced(Flow("m", Lane.BULK, flow), place(1))
+        page = [head(n, not_before=at) for n, at in enumerate(times, 1)]
+        fronts.flows[Flow("m", Lane.BULK, flow)].took_page(page, limit=5, now=NOW)
+
+    assert fronts.next_due_ms() == 7_000
+    assert Fronts().next_due_ms() is None
+
+
+def test_what_was_chosen_of_several_flows_leaves_each_of_them() -> None:
+    first, second = Flow("m", Lane.BULK, "a"), Flow("m", Lane.BULK, "b")
+    fronts = Fronts()
+    fronts.restart([first, second])
+    for flow, numbers in {first: (1, 2), second: (3, 4)}.items():
+        fronts.flows[flow].took_page([head(n) for n in numbers], limit=5, now=NOW)
+
+    fronts.drop(
+        [Pick(first, place(1), "d"), Pick(second, place(4), "d"), Pick(Flow("m", Lane.BULK, "c"), place(9), "d")]
+    )
+
+    assert {flow: [one.place.job.int for one in left] for flow, left in fronts.ready().items()} == {
+        first: [2],
+        second: [3],
+    }

@@ -1,7 +1,7 @@
 from collections import Counter
 from uuid import UUID
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.core.policy import WEIGHTS, Order, Rate, lookahead
@@ -211,3 +211,105 @@ def test_jobs_that_wait_for_another_deployment_hold_up_nothing_behind_them() -> 
     picks = Order().choose(waiting, room={"d": 9}, alive={"e"}, catalog=a_catalog(m={"d": 1, "e": 0}), limit=100)
 
     assert [pick.place.job.int for pick in picks] == [1000, 1001, 1002]
+
+
+def test_models_that_draw_on_one_deployment_share_it_alike() -> None:
+    waiting = {Flow("m", Lane.BULK, "t"): heads(1000), Flow("n", Lane.BULK, "t"): heads(1000, first=5000)}
+
+    picks = Order().choose(waiting, room={"d": 100}, catalog=a_catalog(m={"d": 1}, n={"d": 1}), limit=1000)
+
+    assert Counter(pick.flow.model for pick in picks) == {"m": 50, "n": 50}
+
+
+def test_a_deployment_that_comes_back_gets_its_share_and_no_more() -> None:
+    order, catalog = Order(), a_catalog(m={"d": 1, "e": 1})
+    waiting = {Flow("m", Lane.BULK, "t"): heads(1000)}
+    order.choose(waiting, room={"d": 2, "e": 2}, catalog=catalog, limit=2)
+    for _ in range(100):
+        order.choose(waiting, room={"d": 1}, alive={"e"}, catalog=catalog, limit=1)
+
+    picks = order.choose(waiting, room={"d": 100, "e": 100}, catalog=catalog, limit=100)
+
+    assert abs(Counter(pick.deployment for pick in picks)["e"] - 50) <= 1
+
+
+def test_spares_stand_in_in_their_order() -> None:
+    waiting = {Flow("m", Lane.BULK, "t"): heads(3)}
+
+    picks = Order().choose(waiting, room={"e": 1, "f": 9}, catalog=a_catalog(m={"d": 1, "e": 0, "f": 0}), limit=100)
+
+    assert [pick.deployment for pick in picks] == ["e", "f", "f"]
+
+
+@settings(max_examples=20)
+@given(st.lists(st.integers(1, 4), min_size=60, max_size=60))
+def test_over_many_small_rounds_the_shares_are_the_same(rooms: list[int]) -> None:
+    """Every lane, tenant and model always has work; a round has room for a few only."""
+    order = Order()
+    names = [Flow(model, lane, tenant) for model in "mn" for lane in Lane for tenant in "ab"]
+    waiting = {flow: heads(300, first=1000 * n) for n, flow in enumerate(names, 1)}
+    catalog = a_catalog(m={"d": 1}, n={"d": 1})
+    served = Counter[Flow]()
+
+    for room in rooms:
+        picks = order.choose(waiting, room={"d": room}, catalog=catalog, limit=1000)
+        assert len(picks) == room
+        for pick in picks:
+            served[pick.flow] += 1
+
+    total = sum(rooms)
+    for model in "mn":
+        of_model = sum(count for flow, count in served.items() if flow.model == model)
+        assert abs(of_model - total / 2) <= 1
+        for lane in Lane:
+            of_lane = {flow.tenant: served[flow] for flow in names if (flow.model, flow.lane) == (model, lane)}
+            assert abs(sum(of_lane.values()) - of_model * WEIGHTS[lane] / sum(WEIGHTS.values())) <= 3, served
+            assert abs(of_lane["a"] - of_lane["b"]) <= 1
+
+
+ROUTE = {"d": 2, "e": 1, "s": 0, "t": 0}
+tried = st.sets(st.sampled_from(list(ROUTE))).map(lambda names: tuple(sorted(names)))
+
+
+def may_take(head: Head, alive: set[str]) -> set[str]:
+    """The rule in words: a regular deployment that is alive. After a failure, or where no regular one is alive, any that is
+    alive and has not failed it; where all of those have failed it, any that is alive.
+    """
+    regular = {name for name, weight in ROUTE.items() if weight} & alive
+    if not head.tried and regular:
+        return regular
+    return (alive - set(head.tried)) or alive
+
+
+@settings(max_examples=300)
+@given(
+    st.dictionaries(flows.filter(lambda flow: flow.model == "m"), st.lists(tried, max_size=12)),
+    st.dictionaries(st.sampled_from(list(ROUTE)), st.integers(0, 8)),
+    st.sets(st.sampled_from(list(ROUTE))),
+    st.integers(0, 40),
+)
+def test_each_job_goes_where_it_may_and_no_slot_is_idle_that_could_take_one(
+    sizes: dict[Flow, list[tuple[str, ...]]], room: dict[str, int], more_alive: set[str], limit: int
+) -> None:
+    waiting = {
+        flow: [Head(Place(Ms(10**12), UUID(int=1000 * n + at)), 1, Ms(0), one) for at, one in enumerate(failed)]
+        for n, (flow, failed) in enumerate(sizes.items(), 1)
+    }
+    alive = more_alive | set(room)
+
+    picks = Order().choose(waiting, room=room, alive=alive, catalog=a_catalog(m=ROUTE), limit=limit)
+
+    given_to = {pick.place.job: pick.deployment for pick in picks}
+    left = Counter(room)
+    left.subtract(given_to.values())
+    assert len(given_to) == len(picks) <= limit
+    assert all(count >= 0 for count in left.values())
+    for flow_heads in waiting.values():
+        skipped = set[tuple[str, ...]]()
+        for head in flow_heads:
+            if head.place.job not in given_to:
+                skipped.add(head.tried)
+                assert len(picks) == limit or not any(left[name] > 0 for name in may_take(head, alive))
+            else:
+                assert head.tried not in skipped
+                assert given_to[head.place.job] in may_take(head, alive)

@@ -126,10 +126,10 @@ async def a_worker(nc: Nats, *, slots: int = 4) -> AsyncIterator[Pool]:
 
 
 @asynccontextmanager
-async def a_broker(nats_url: str, ledger_url: str, nc: Nats) -> AsyncIterator[Running]:
+async def a_broker(nats_url: str, ledger_url: str, nc: Nats, **pace: float) -> AsyncIterator[Running]:
     ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     config = BrokerConfig(nats_url=nats_url, postgres_url=ledger_url, name=f"b-{an_id()}")
-    serving = asyncio.create_task(serve(config, ready=ready.set_result))
+    serving = asyncio.create_task(serve(config, ready=ready.set_result, **pace))
     serving.add_done_callback(lambda _: ready.done() or ready.cancel())
     await ready
     async with Client.connect(nats_url) as client:
@@ -479,8 +479,8 @@ async def test_an_answer_that_fits_no_message_is_a_problem(broker_alone: Running
 async def test_every_process_says_how_it_is(running: Running) -> None:
     await running.ended(await running.submit("hello"))
 
-    health = await _get(f"{running.url}/healthz")
-    metrics = await _get(f"{running.url}/metrics")
+    health = await get(f"{running.url}/healthz")
+    metrics = await get(f"{running.url}/metrics")
 
     assert json.loads(health)["postgres"] is True
     for name in (
@@ -492,7 +492,7 @@ async def test_every_process_says_how_it_is(running: Running) -> None:
         assert name in metrics
 
 
-async def _get(url: str) -> str:
+async def get(url: str) -> str:
     host, _, path = url.removeprefix("http://").partition("/")
     name, _, port = host.partition(":")
     reader, writer = await asyncio.open_connection(name, int(port))

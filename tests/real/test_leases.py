@@ -49,3 +49,18 @@ async def test_leases_of_the_dead_are_let_go_and_only_theirs(nc: Nats) -> None:
     await until(one_is_left, "two leases are let go")
     info = await nc.jetstream().consumer_info(subjects.RUN, subjects.pool_consumer("d"))
     assert info.num_ack_pending == 1
+
+
+async def test_leases_are_left_to_their_worker_for_a_while(nc: Nats) -> None:
+    await declare_streams(nc)
+    await declare_pool(nc, "d", slots=8)
+    assert await Runs(nc).publish([an_attempt()])
+    pulls = await nc.jetstream().pull_subscribe_bind(subjects.pool_consumer("d"), subjects.RUN)
+    [message] = await pulls.fetch(1, timeout=5)
+    leases = Leases(nc, beats=list, later_s=3600)
+    leases.settled([a_report(a_success(), run_ack=message.reply)])
+
+    await leases.look()
+    await nc.flush()
+
+    assert (await nc.jetstream().stream_info(subjects.RUN)).state.messages == 1

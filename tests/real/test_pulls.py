@@ -23,7 +23,7 @@ PULL = b"CONSUMER.MSG.NEXT"
 
 
 @asynccontextmanager
-async def settle_groups(proxy: Proxy, *, room: int = 10) -> AsyncIterator[Groups]:
+async def settle_groups(proxy: Proxy, *, room: int = 10, silence_s: float = 60.0) -> AsyncIterator[Groups]:
     """What settle pulls, over a way that may lose it."""
     async with connected(proxy.url, name="test", came_back=lambda: None) as nc:
         await declare_streams(nc)
@@ -33,7 +33,7 @@ async def settle_groups(proxy: Proxy, *, room: int = 10) -> AsyncIterator[Groups
             consumer=subjects.SETTLE_CONSUMER,
             room=room,
             group_bytes=1_000_000,
-            silence_s=0.2,
+            silence_s=silence_s,
         )
         async with groups.open():
             await nc.flush()  # a pull that is lost takes nothing else along
@@ -41,7 +41,7 @@ async def settle_groups(proxy: Proxy, *, room: int = 10) -> AsyncIterator[Groups
 
 
 @asynccontextmanager
-async def a_puller(proxy: Proxy, came: list[Msg]) -> AsyncIterator[tuple[Nats, Puller]]:
+async def a_puller(proxy: Proxy, came: list[Msg], *, silence_s: float = 60.0) -> AsyncIterator[tuple[Nats, Puller]]:
     """A worker with a slot, over a way that may lose its pulls."""
     async with connected(proxy.url, name="test", came_back=lambda: None) as nc:
         await declare_streams(nc)
@@ -52,7 +52,7 @@ async def a_puller(proxy: Proxy, came: list[Msg]) -> AsyncIterator[tuple[Nats, P
             consumer=subjects.pool_consumer("d"),
             free=lambda: 1 - len(came),
             start=came.append,
-            silence_s=0.2,
+            silence_s=silence_s,
         )
         try:
             yield nc, puller
@@ -60,11 +60,11 @@ async def a_puller(proxy: Proxy, came: list[Msg]) -> AsyncIterator[tuple[Nats, P
             await puller.close()
 
 
-async def loses(proxy: Proxy, pulls: int) -> None:
-    async def it_has() -> bool:
-        return proxy.lost >= pulls
+async def sees(proxy: Proxy, pulls: int) -> None:
+    async def it_does() -> bool:
+        return proxy.seen >= pulls
 
-    await until(it_has, f"{pulls} pulls are lost")
+    await until(it_does, f"{pulls} pulls are made")
 
 
 async def asked(nc: Nats, stream: str, consumer: str) -> None:
@@ -72,6 +72,20 @@ async def asked(nc: Nats, stream: str, consumer: str) -> None:
         return bool((await nc.jetstream().consumer_info(stream, consumer)).num_waiting)
 
     await until(it_was, f"{consumer} is asked")
+
+
+async def delivered(nc: Nats, *, at_least: int) -> int:
+    """How many of the outcomes are with settle or on their way to it."""
+    found = 0
+
+    async def so_many() -> bool:
+        nonlocal found
+        info = await nc.jetstream().consumer_info(subjects.OUTCOME, subjects.SETTLE_CONSUMER)
+        found = info.delivered.consumer_seq if info.delivered else 0
+        return found >= at_least
+
+    await until(so_many, f"{at_least} outcomes are delivered")
+    return found
 
 
 async def comes(came: list[Msg], puller: Puller) -> None:
@@ -85,11 +99,11 @@ async def comes(came: list[Msg], puller: Puller) -> None:
 
 
 async def test_a_group_whose_pull_was_lost_is_asked_for_anew(nats_url: str, nc: Nats) -> None:
-    async with a_proxy(nats_url) as proxy, settle_groups(proxy) as groups:
-        proxy.losing = PULL
+    async with a_proxy(nats_url, watched=PULL) as proxy, settle_groups(proxy, silence_s=0.2) as groups:
+        proxy.loses = True
         waiting = asyncio.create_task(groups.next())
-        await loses(proxy, 1)
-        proxy.losing = None
+        await sees(proxy, 1)
+        proxy.loses = False
 
         await nc.jetstream().publish(subjects.outcome("d"), b"x")
 
@@ -98,13 +112,27 @@ async def test_a_group_whose_pull_was_lost_is_asked_for_anew(nats_url: str, nc: 
 
 
 async def test_a_group_goes_on_after_the_server_refused_its_pull(nats_url: str, nc: Nats) -> None:
+    async with a_proxy(nats_url, watched=PULL) as proxy, settle_groups(proxy) as groups:
+        await nc.jetstream().delete_consumer(subjects.OUTCOME, subjects.SETTLE_CONSUMER)
+        waiting = asyncio.create_task(groups.next())
+        await sees(proxy, 2)
+
+        await declare_streams(nc)
+        await nc.jetstream().publish(subjects.outcome("d"), b"x")
+
+        async with asyncio.timeout(20):
+            assert [message.data for message in await waiting] == [b"x"]
+
+
+async def test_a_group_comes_although_its_pull_ended_while_nats_was_away(nats_url: str, nc: Nats) -> None:
     async with a_proxy(nats_url) as proxy, settle_groups(proxy) as groups:
         waiting = asyncio.create_task(groups.next())
         await asked(nc, subjects.OUTCOME, subjects.SETTLE_CONSUMER)
 
-        await nc.jetstream().delete_consumer(subjects.OUTCOME, subjects.SETTLE_CONSUMER)
-        await declare_streams(nc)
+        proxy.is_open = False
+        proxy.cut()
         await nc.jetstream().publish(subjects.outcome("d"), b"x")
+        proxy.is_open = True
 
         async with asyncio.timeout(20):
             assert [message.data for message in await waiting] == [b"x"]
@@ -115,15 +143,22 @@ async def test_never_more_is_held_in_a_group_than_there_is_room(nats_url: str, n
         for _ in range(30):
             await nc.jetstream().publish(subjects.outcome("d"), b"x")
 
-        sizes = list[int]()
-        while sum(sizes) < 30:
-            group = await groups.next()
-            sizes.append(len(group))
-            info = await nc.jetstream().consumer_info(subjects.OUTCOME, subjects.SETTLE_CONSUMER)
-            assert info.delivered.consumer_seq - sum(sizes) <= 10
-            await ack_all(nc, group)
+        taken = 0
+        while taken < 15:
+            taken += len(await groups.next())
+            assert await delivered(nc, at_least=taken + 5) - taken <= 10
 
-        assert max(sizes) <= 5
+
+async def test_a_group_is_half_the_room_at_most(nats_url: str, nc: Nats) -> None:
+    async with a_proxy(nats_url) as proxy, settle_groups(proxy) as groups:
+        for _ in range(30):
+            await nc.jetstream().publish(subjects.outcome("d"), b"x")
+        sizes = list[int]()
+        while sum(sizes) < 20:
+            sizes.append(len(await groups.next()))
+            await delivered(nc, at_least=sum(sizes) + 5)
+
+        assert max(sizes) == 5
 
 
 async def test_a_group_does_not_pause_when_its_pull_has_brought_all(nats_url: str, nc: Nats) -> None:
@@ -136,11 +171,11 @@ async def test_a_group_does_not_pause_when_its_pull_has_brought_all(nats_url: st
 
 async def test_an_attempt_whose_pull_was_lost_is_asked_for_anew(nats_url: str, nc: Nats) -> None:
     came: list[Msg] = []
-    async with a_proxy(nats_url) as proxy, a_puller(proxy, came) as (_, puller):
-        proxy.losing = PULL
+    async with a_proxy(nats_url, watched=PULL) as proxy, a_puller(proxy, came, silence_s=0.2) as (_, puller):
+        proxy.loses = True
         await puller.open()
-        await loses(proxy, 1)
-        proxy.losing = None
+        await sees(proxy, 1)
+        proxy.loses = False
 
         assert await Runs(nc).publish([an_attempt()])
 
@@ -169,11 +204,12 @@ async def test_after_a_reconnect_attempts_are_asked_for_anew(nats_url: str, nc: 
 
 async def test_attempts_are_asked_for_again_once_there_is_a_consumer(nats_url: str, nc: Nats) -> None:
     came: list[Msg] = []
-    async with a_proxy(nats_url) as proxy, a_puller(proxy, came) as (_, puller):
-        await puller.open()
-        await asked(nc, subjects.RUN, subjects.pool_consumer("d"))
-
+    async with a_proxy(nats_url, watched=PULL) as proxy, a_puller(proxy, came) as (worker, puller):
         await nc.jetstream().delete_consumer(subjects.RUN, subjects.pool_consumer("d"))
+        await puller.open()
+        await sees(proxy, 1)
+        await worker.flush()
+
         await declare_pool(nc, "d", slots=1)
         assert await Runs(nc).publish([an_attempt()])
 

@@ -1,75 +1,144 @@
-"""A worker from its start to its end, with an engine of the test's own."""
+"""What a broker process keeps up beside the way of the jobs."""
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import json
+from contextlib import suppress
 
 import pytest
 from nats.aio.client import Client as Nats
+from nats.js.errors import NotFoundError
 
-from broker.bus.runs import Runs
+from broker.bus.runs import Runs, publish_verdicts
+from broker.bus.streams import ack_pending, declare_streams
+from broker.ledger import PgLedger
 from schemas import subjects
-from schemas.catalog import Revision
-from schemas.codec import jsoned
-from schemas.outcome import Failed, TimedOut
-from schemas.units import Ms
-from tests.builders import a_catalog
-from tests.real.test_worker_process import a_chat, apply, is_forgotten, reported
-from workers.cli import serve
-from workers.config import WorkerConfig
-from workers.engines.simulated import Kind, Options, Script, Simulated
-from workers.ports import Capacity
+from tests.builders import a_report, a_success, an_attempt, now
+from tests.proxy import a_proxy
+from tests.real.test_broker import Running, a_broker, a_worker, get
+from tests.real.test_dispatch import a_beat
+from tests.real.test_recovery import holds, saying
+from tests.system import CATALOG, until
 
-pytestmark = pytest.mark.real
-
-
-class Mortal(Simulated):
-    """An engine that dies when it is told to."""
-
-    def __init__(self) -> None:
-        super().__init__(Options(failures=(Script("hang", Kind.HANG),)), Capacity(4, 1), 4096)
-        self.dead = asyncio.Event()
-
-    async def gone(self) -> str:
-        await self.dead.wait()
-        return "old age"
+pytestmark = [pytest.mark.real, pytest.mark.timeout(60)]
+ANOTHER = (
+    CATALOG.format(slots=4, options="")
+    .replace('deployment = "d"', 'deployment = "new"')
+    .replace("[deployments.d", "[deployments.new")
+)
 
 
-@asynccontextmanager
-async def serving(url: str, engine: Simulated) -> AsyncIterator[asyncio.Task[int]]:
-    """A worker that is ready; its exit code."""
-    ready = asyncio.Event()
-    config = WorkerConfig(nats_url=url, deployment="d", name="w")
-    task = asyncio.create_task(serve(config, ready=lambda *_: ready.set(), started=engine))
-    try:
-        async with asyncio.timeout(20):
-            await ready.wait()
-        yield task
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+async def has_pool(nc: Nats, stream: str, deployment: str) -> None:
+    async def it_has() -> bool:
+        with suppress(NotFoundError):
+            await nc.jetstream().consumer_info(stream, subjects.pool_consumer(deployment))
+            return True
+        return False
+
+    await until(it_has, f"{deployment} has a consumer of {stream}")
 
 
-async def test_an_engine_that_dies_while_nothing_runs_ends_its_worker(nc: Nats, nats_url: str) -> None:
-    await apply(nc, None)
-    engine = Mortal()
-    async with serving(nats_url, engine) as worker:
-        engine.dead.set()
+async def measures(running: Running, line: str) -> None:
+    async def it_does() -> bool:
+        return line in await get(f"{running.url}/metrics")
 
-        async with asyncio.timeout(20):
-            assert await worker == 1
-    assert await is_forgotten(nc)
+    await until(it_does, f"/metrics has {line}")
 
 
-async def test_the_newest_catalog_holds_for_what_runs(nc: Nats, nats_url: str) -> None:
-    await apply(nc, None)
-    async with serving(nats_url, Mortal()):
-        assert await Runs(nc).publish([a_chat("hang")])
-        for number, timeout_s in ((3, 0.1), (2, 300.0)):  # they come in any order
-            newer = Revision(number, Ms(0), a_catalog(attempt_timeout_s=timeout_s))
-            await nc.jetstream().publish(f"$KV.{subjects.CATALOG_BUCKET}.{subjects.ACTIVE}", jsoned(newer))
+async def has_revision(running: Running, number: int) -> None:
+    async def it_has() -> bool:
+        return bool(json.loads(await get(f"{running.url}/healthz"))["revision"] == number)
 
-        [report] = await reported(nc, 1)
+    await until(it_has, f"revision {number} is active")
 
-        assert isinstance(report.outcome, Failed)
-        assert isinstance(report.outcome.failure, TimedOut)
+
+async def test_a_new_deployment_has_its_consumers(nats_url: str, ledger_url: str, nc: Nats) -> None:
+    async with a_broker(nats_url, ledger_url, nc) as running:
+        await running.client.apply_catalog(ANOTHER)
+
+        await has_pool(nc, subjects.RUN, "new")
+        await has_pool(nc, subjects.NOW, "new")
+
+
+async def test_a_pool_may_hold_as_many_leases_as_its_workers_need(nats_url: str, ledger_url: str, nc: Nats) -> None:
+    async with a_broker(nats_url, ledger_url, nc), saying(nc, a_beat("d", slots=5000)):
+
+        async def it_may() -> bool:
+            with suppress(NotFoundError):
+                info = await nc.jetstream().consumer_info(subjects.RUN, subjects.pool_consumer("d"))
+                return bool(info.config.max_ack_pending == ack_pending(5000) >= 5000)
+            return False
+
+        await until(it_may, "the pool is as large")
+
+
+async def test_what_nats_kept_in_memory_is_declared_again_when_it_was_away(
+    nats_url: str, ledger_url: str, nc: Nats
+) -> None:
+    async with a_proxy(nats_url) as proxy, a_broker(proxy.url, ledger_url, nc):
+        await has_pool(nc, subjects.NOW, "d")
+        await nc.jetstream().delete_stream(subjects.NOW)
+
+        proxy.cut()
+
+        await has_pool(nc, subjects.NOW, "d")
+
+
+async def test_a_role_that_fails_begins_again(
+    nats_url: str, ledger_url: str, nc: Nats, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with a_broker(nats_url, ledger_url, nc) as running:
+        await has_pool(nc, subjects.NOW, "d")
+        await nc.jetstream().delete_stream(subjects.RUN)
+        await running.client.apply_catalog(ANOTHER)
+
+        async def has_failed() -> bool:
+            return "role begins again" in caplog.text
+
+        await until(has_failed, "the role has failed")
+        await declare_streams(nc)
+
+        await has_pool(nc, subjects.RUN, "new")
+
+
+async def test_a_catalog_that_was_announced_to_nobody_is_found_in_the_ledger(
+    nats_url: str, ledger: PgLedger, ledger_url: str, nc: Nats
+) -> None:
+    async with a_broker(nats_url, ledger_url, nc, nets_s=0.1) as running:
+        revision = await ledger.apply_catalog(ANOTHER, "test", now())
+
+        await has_revision(running, revision.number)
+        await has_pool(nc, subjects.RUN, "new")
+
+
+async def test_the_backlog_is_measured(nats_url: str, ledger_url: str, nc: Nats) -> None:
+    async with a_broker(nats_url, ledger_url, nc, nets_s=0.1) as running:
+        await running.submit("hello")
+
+        await measures(running, 'infermq_jobs_waiting{lane="bulk",model="m"} 1.0')
+
+
+async def test_what_jetstream_gives_up_on_is_counted(nats_url: str, ledger_url: str, nc: Nats) -> None:
+    async with a_broker(nats_url, ledger_url, nc) as running, a_worker(nc):
+        await has_pool(nc, subjects.RUN, "d")
+        await nc.jetstream().publish(subjects.run("d"), b"nope")
+
+        await measures(running, 'infermq_advisories_total{kind="msg_terminated"} 1.0')
+        await holds(nc, subjects.ADVISORY, 1)
+
+        async def is_let_go() -> bool:
+            info = await nc.jetstream().consumer_info(subjects.ADVISORY, "brokers")
+            return info.num_ack_pending == 0 and info.ack_floor is not None and info.ack_floor.stream_seq == 1
+
+        await until(is_let_go, "it is counted once")
+
+
+async def test_what_a_dead_worker_had_reported_is_let_go(nats_url: str, ledger_url: str, nc: Nats) -> None:
+    async with a_broker(nats_url, ledger_url, nc, later_s=0.1):
+        await has_pool(nc, subjects.RUN, "d")
+        attempt = an_attempt()
+        assert await Runs(nc).publish([attempt])
+        pulls = await nc.jetstream().pull_subscribe_bind(subjects.pool_consumer("d"), subjects.RUN)
+        [message] = await pulls.fetch(1, timeout=10)
+
+        await publish_verdicts(nc, [a_report(a_success(), job=attempt.job, run_ack=message.reply)])
+
+        await holds(nc, subjects.RUN, 0)

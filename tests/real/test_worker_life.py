@@ -1,0 +1,75 @@
+"""A worker from its start to its end, with an engine of the test's own."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from nats.aio.client import Client as Nats
+
+from broker.bus.runs import Runs
+from schemas import subjects
+from schemas.catalog import Revision
+from schemas.codec import jsoned
+from schemas.outcome import Failed, TimedOut
+from schemas.units import Ms
+from tests.builders import a_catalog
+from tests.real.test_worker_process import a_chat, apply, is_forgotten, reported
+from workers.cli import serve
+from workers.config import WorkerConfig
+from workers.engines.simulated import Kind, Options, Script, Simulated
+from workers.ports import Capacity
+
+pytestmark = pytest.mark.real
+
+
+class Mortal(Simulated):
+    """An engine that dies when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__(Options(failures=(Script("hang", Kind.HANG),)), Capacity(4, 1), 4096)
+        self.dead = asyncio.Event()
+
+    async def gone(self) -> str:
+        await self.dead.wait()
+        return "old age"
+
+
+@asynccontextmanager
+async def serving(url: str, engine: Simulated) -> AsyncIterator[asyncio.Task[int]]:
+    """A worker that is ready; its exit code."""
+    ready = asyncio.Event()
+    config = WorkerConfig(nats_url=url, deployment="d", name="w")
+    task = asyncio.create_task(serve(config, ready=lambda *_: ready.set(), started=engine))
+    try:
+        async with asyncio.timeout(20):
+            await ready.wait()
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_an_engine_that_dies_while_nothing_runs_ends_its_worker(nc: Nats, nats_url: str) -> None:
+    await apply(nc, None)
+    engine = Mortal()
+    async with serving(nats_url, engine) as worker:
+        engine.dead.set()
+
+        async with asyncio.timeout(20):
+            assert await worker == 1
+    assert await is_forgotten(nc)
+
+
+async def test_the_newest_catalog_holds_for_what_runs(nc: Nats, nats_url: str) -> None:
+    await apply(nc, None)
+    async with serving(nats_url, Mortal()):
+        assert await Runs(nc).publish([a_chat("hang")])
+        for number, timeout_s in ((3, 0.1), (2, 300.0)):  # they come in any order
+            newer = Revision(number, Ms(0), a_catalog(attempt_timeout_s=timeout_s))
+            await nc.jetstream().publish(f"$KV.{subjects.CATALOG_BUCKET}.{subjects.ACTIVE}", jsoned(newer))
+
+        [report] = await reported(nc, 1)
+
+        assert isinstance(report.outcome, Failed)
+        assert isinstance(report.outcome.failure, TimedOut)
