@@ -42,7 +42,7 @@ async def test_waiting_ends_with_its_task() -> None:
     waiting.cancel()
 
     async with asyncio.timeout(10):
-        assert await asyncio.gather(waiting, return_exceptions=True) != ["there"]
+        await asyncio.wait({waiting})
     assert waiting.cancelled()
 
 
@@ -66,7 +66,7 @@ def test_of_a_group_all_is_done_but_the_culprits_in_order(are_bad: list[bool]) -
 async def test_a_group_waits_for_what_is_away() -> None:
     away = Away(1)
 
-    async def act(items: Sequence[int]) -> str:
+    async def act(_: Sequence[int]) -> str:
         return await away()
 
     assert await bisected([1, 2], act) == (["there"], [])
