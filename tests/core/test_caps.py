@@ -55,3 +55,17 @@ def test_a_cap_is_passed_by_less_than_one_mean(
         assert day.cost_nano_usd + (running + started - 1) * mean < cap_usd * USD + 1
     elif free and not running:
         assert is_reached(cap_usd, day, running=0)
+
+
+def test_what_runs_counts_towards_the_cap_at_the_days_mean() -> None:
+    assert not is_reached(20, spent(15, 15), running=4)
+    assert is_reached(20, spent(15, 15), running=5)
+    assert is_reached(20, spent(20, 20), running=0)
+
+
+def test_without_a_cap_none_is_reached() -> None:
+    assert not is_reached(None, spent(1000, 1), running=64)
+
+
+def test_while_something_runs_no_more_is_started_than_is_left() -> None:
+    assert affordable(20, Spend(NanoUsd(round(18.5 * USD)), 18), running=1, free=64) == 0

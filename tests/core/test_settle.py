@@ -6,12 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from broker.core.body import body_hash
 from broker.core.price import price_nano_usd
-from broker.core.records import Final, Ignore, OpenJob, Requeue, Running, Verdict
+from broker.core.records import Entry, Final, Ignore, OpenJob, Requeue, Running, Verdict
 from broker.core.retry import CAP_MS, backoff_ms, wait_ms
-from broker.core.settle import Prices, decide, expiry, last_word, released, stranded, unstorable
+from broker.core.settle import Prices, decide, expiry, last_word, needs_look, released, stranded, unstorable
 from schemas.api import State
 from schemas.catalog import Catalog, Model, Price, Route
+from schemas.job import Lane
 from schemas.outcome import (
     BadRequest,
     Cancelled,
@@ -349,3 +351,183 @@ def test_an_engine_that_asks_for_patience_gets_it() -> None:
     assert wait_ms(Throttled(Ms(5000)), 1, unit=0.0) == 5000
     assert wait_ms(EngineFault("x"), 1, unit=0.0) == 0
     assert wait_ms(EngineLost("x"), 1, unit=0.5) > 4 * wait_ms(EngineLost("x", sent=False), 1, unit=0.5)
+
+
+def transitions(*reports: Report, job: OpenJob | None = None) -> list[Final | Requeue | Ignore]:
+    jobs = {} if job is None else {job.job: job}
+    return [verdict.transition for verdict in decide(reports, jobs, prices=PRICES, now=now(), unit=0.5)]
+
+
+def test_only_what_depends_on_a_jobs_row_needs_a_look_at_it() -> None:
+    failed = Failed(EngineFault("x"))
+
+    assert needs_look(a_report(failed))
+    assert not needs_look(a_report())
+    assert not needs_look(a_report(failed, live=an_attempt()))
+
+
+def test_an_id_that_is_a_jobs_and_a_requests_is_decided_for_both() -> None:
+    request = an_attempt(reply_to="x")
+    reports = [a_report(job=request.job), a_report(job=request.job, live=request)]
+
+    assert [type(transition) for transition in transitions(*reports)] == [Final, Final]
+
+
+def test_of_two_successes_the_newest_attempts_first_delivery_decides() -> None:
+    job = an_id()
+    keys = [(1, 1), (2, 2), (2, 1), (1, 2)]
+    reports = [a_report(job=job, attempt=attempt, delivery=delivery) for attempt, delivery in keys]
+
+    deciding = [key for key, made in zip(keys, transitions(*reports), strict=True) if isinstance(made, Final)]
+
+    assert deciding == [(2, 1)]
+
+
+def test_what_cannot_be_stored_leaves_out_all_that_a_worker_or_producer_wrote() -> None:
+    live = an_attempt(custom_id="c", metadata={"k": "v"}, traceparent="t", reply_to="x")
+    charged = Failed(BadRequest("x"), Usage(1, 1), Charge(NanoUsd(2**70), "s\0"))
+
+    verdict = unstorable(verdict_on(a_report(charged, worker="w\0", live=live)))
+
+    executed, entry = verdict.executed, verdict.entry
+    assert executed is not None
+    assert (executed.worker, executed.failure, executed.cost_nano_usd) == ("?", "engine_fault", 0)
+    assert executed.cost_source == "?"
+    assert entry is not None
+    assert (entry.custom_id, entry.metadata, entry.traceparent) == (None, None, None)
+    assert (entry.id, entry.body) == (live.job, live.body)
+
+
+def test_attempts_of_jobs_that_are_unknown_or_elsewhere_are_not_stranded() -> None:
+    unknown, alive = Running(an_id(), 1, "e"), Running(an_id(), 1, "d")
+    route = a_route(Route("d"), Route("e"))
+
+    found = stranded([unknown, alive], {alive.job: "m"}, catalog=route, alive={"d"}, silent={"e"})
+
+    assert found == []
+
+
+def test_a_job_whose_route_has_nobody_alive_stays_where_it_is() -> None:
+    one = Running(an_id(), 1, "e")
+
+    assert stranded([one], {one.job: "m"}, catalog=a_route(Route("d"), Route("e")), alive=(), silent={"d", "e"}) == []
+
+
+def test_an_interactive_request_that_is_put_back_is_cancelled_unless_it_has_a_fallback() -> None:
+    last, going_on = (a_report(Released(), live=an_attempt(fallback=fallback)) for fallback in (False, True))
+
+    assert verdict_on(last).transition == Final(State.CANCELLED, None, None)
+    assert verdict_on(going_on).transition == Ignore()
+
+
+def test_a_deployment_is_named_once_among_those_that_failed_a_job() -> None:
+    report = a_report(Failed(EngineFault("x")), attempt=2)
+
+    transition = verdict_on(
+        report,
+        an_open_job(report, model="m", tried=("e", "d")),
+        catalog=a_route(Route("d"), Route("e"), Route("f")),
+        alive=("f",),
+    ).transition
+
+    assert isinstance(transition, Requeue)
+    assert transition.tried == ("e", "d")
+
+
+def test_all_deployments_that_failed_a_job_leave_it_to_the_rest() -> None:
+    report = a_report(Failed(EngineFault("x")), attempt=2)
+    at = now()
+
+    transition = verdict_on(
+        report,
+        an_open_job(report, model="m", tried=("e",)),
+        at=at,
+        catalog=a_route(Route("d"), Route("e"), Route("f")),
+        alive=("d", "e", "f"),
+    ).transition
+
+    assert transition == Requeue(Ms(at), counted=True, tried=("e", "d"))
+
+
+def test_jobs_that_failed_together_are_tried_again_apart() -> None:
+    at = now()
+    again = []
+    for n in range(16):
+        report = a_report(Failed(EngineFault("x")), job=UUID(int=n << 12))
+        transition = verdict_on(report, an_open_job(report), at=at).transition
+        assert isinstance(transition, Requeue)
+        assert at <= transition.not_before_ms < at + 500
+        again.append(transition.not_before_ms)
+
+    assert len(set(again)) == 16
+
+
+def waits_ms(failure: Failure, *, attempt: int, uncounted: int) -> int:
+    report = a_report(Failed(failure), job=UUID(int=0), attempt=attempt)
+    at = now()
+    transition = verdict_on(report, an_open_job(report, uncounted=uncounted, max_attempts=99), at=at).transition
+    assert isinstance(transition, Requeue)
+    return transition.not_before_ms - at
+
+
+def test_waits_grow_with_the_attempts_that_count_and_of_those_that_do_not_with_all() -> None:
+    assert waits_ms(EngineFault("x"), attempt=4, uncounted=3) == waits_ms(EngineFault("x"), attempt=1, uncounted=0)
+    assert waits_ms(Throttled(), attempt=4, uncounted=3) == 8 * waits_ms(Throttled(), attempt=1, uncounted=0)
+
+
+@pytest.mark.parametrize(("failure", "state"), [(EngineFault("x"), State.DEAD), (Throttled(), State.EXPIRED)])
+def test_a_try_at_the_deadline_is_too_late(failure: Failure, state: State) -> None:
+    at = now()
+    report = a_report(Failed(failure), job=UUID(int=0))
+    deadline = Ms(at + waits_ms(failure, attempt=1, uncounted=0))
+
+    too_late = verdict_on(report, an_open_job(report, deadline_ms=deadline), at=at).transition
+    in_time = verdict_on(report, an_open_job(report, deadline_ms=Ms(deadline + 1)), at=at).transition
+
+    assert too_late == Final(state, None, failure)
+    assert isinstance(in_time, Requeue)
+
+
+def test_an_execution_is_recorded_as_it_was_reported() -> None:
+    report = a_report(Failed(BadRequest("x"), Usage(3, 2, 1)), delivery=4, deployment="e", worker="v")
+
+    executed = verdict_on(report).executed
+
+    assert executed is not None
+    assert (executed.delivery, executed.deployment, executed.worker) == (4, "e", "v")
+    assert (executed.outcome, executed.failure, executed.usage) == ("failed", "bad_request", Usage(3, 2, 1))
+    timings = executed.started_ms, executed.queue_ms, executed.ttft_ms, executed.run_ms
+    assert timings == (report.timings.started_ms, 5, 10, 50)
+
+
+def test_a_cost_says_where_it_is_from() -> None:
+    free = verdict_on(a_report(Succeeded(b"{}", Usage(5, 5), Charge(NanoUsd(0), "provider")))).executed
+    guessed = verdict_on(a_report(Succeeded(b"{}", Usage(5, 5, estimated=True)))).executed
+    unpriced = verdict_on(a_report(), catalog=a_catalog(price=None)).executed
+
+    assert free is not None
+    assert (free.cost_nano_usd, free.cost_source) == (0, "provider")
+    assert guessed is not None
+    assert guessed.cost_source == "catalog:3:estimate"
+    assert unpriced is not None
+    assert (unpriced.cost_nano_usd, unpriced.cost_source) == (0, "none")
+
+
+def test_an_interactive_job_is_recorded_as_it_was_asked() -> None:
+    asked = an_attempt(
+        lane=Lane.INTERACTIVE,
+        key="k",
+        custom_id="c",
+        metadata={"m": "v"},
+        traceparent="t",
+        reply_to="x",
+        tenant="bob",
+    )
+
+    entry = verdict_on(a_report(job=asked.job, live=asked)).entry
+
+    assert entry == Entry(
+        id=asked.job, tenant="bob", key="k", lane=Lane.INTERACTIVE, model="m", endpoint=asked.endpoint,
+        body=asked.body, body_hash=body_hash(asked.endpoint, asked.body), admitted_ms=asked.admitted_ms,
+        deadline_ms=asked.deadline_ms, max_attempts=1, custom_id="c", metadata={"m": "v"}, traceparent="t",
+    )  # fmt: skip
