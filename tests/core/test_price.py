@@ -29,7 +29,7 @@ def test_cached_tokens_may_be_free() -> None:
     assert price_nano_usd(Usage(100, 0, 60), Price(input=1.0, cached_input=0.0)) == 40 * 1000
 
 
-@pytest.mark.parametrize("usd", [0.29, 0.57, 1.1, 4.35])
+@pytest.mark.parametrize("usd", [0.29, 2.01])
 def test_a_price_is_what_its_decimals_say(usd: float) -> None:
     assert price_nano_usd(Usage(1_000_000, 0), Price(input=usd)) == round(usd * 100) * 10**7
 

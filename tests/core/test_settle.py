@@ -462,6 +462,12 @@ def test_jobs_that_failed_together_are_tried_again_apart() -> None:
     assert len(set(again)) == 16
 
 
+def test_what_never_ran_waits_on_also_when_all_attempts_are_used_up() -> None:
+    report = a_report(Failed(Throttled()), attempt=4)
+
+    assert isinstance(verdict_on(report, an_open_job(report)).transition, Requeue)
+
+
 def waits_ms(failure: Failure, *, attempt: int, uncounted: int) -> int:
     report = a_report(Failed(failure), job=UUID(int=0), attempt=attempt)
     at = now()

@@ -113,13 +113,14 @@ async def test_an_execution_costs_its_own_job_only(ledger: PgLedger) -> None:
 async def test_an_interactive_request_costs_its_earlier_attempts_too(ledger: PgLedger) -> None:
     first = an_attempt(reply_to="x", key="k", fallback=True)
     second = an_attempt(job=first.job, number=2, admitted_ms=first.admitted_ms, reply_to="x", key="k")
-    other = an_attempt(reply_to="x", key="k", fallback=True)
+    other = an_attempt(reply_to="x", key="k")
     await settled(ledger, a_verdict(first, failed(FIRST), live=first), a_verdict(other, failed(FIRST), live=other))
 
     await settled(ledger, a_verdict(second, succeeded(SECOND), live=second))
 
     job = await shown(ledger, first)
     assert (job.usage, job.cost_nano_usd) == (BOTH, 67)
+    assert (await shown(ledger, other)).usage == FIRST
 
 
 async def test_an_attempt_that_is_recorded_while_the_next_one_ends_its_request_costs_too(
@@ -270,6 +271,16 @@ async def test_an_end_is_recorded_with_its_instant_and_its_failure(ledger: PgLed
     for one in (usual, late):
         job = await shown(ledger, one)
         assert (job.state, job.attempt, job.settled_ms, job.failure) == (State.DEAD, 1, at, EngineFault("why"))
+
+
+async def test_a_repeated_group_answers_the_same_ends_and_no_others(ledger: PgLedger) -> None:
+    attempt, other = await running(ledger), await running(ledger)
+    await settled(ledger, a_verdict(attempt, succeeded(FIRST)), a_verdict(other, succeeded(FIRST)))
+
+    ends = await settled(ledger, a_verdict(attempt, succeeded(FIRST)))
+
+    assert ends == [(attempt.job, State.SUCCEEDED)]
+    assert (await shown(ledger, attempt)).usage == FIRST
 
 
 async def test_a_report_that_another_attempt_or_end_came_before_answers_no_end(ledger: PgLedger) -> None:
