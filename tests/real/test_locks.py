@@ -1,6 +1,7 @@
 """Two brokers that record the same things at the same moment, each in an order of its own."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
@@ -225,3 +226,35 @@ async def test_brokers_that_spend_on_the_same_deployments_never_wait_for_each_ot
     assert {name: spent.executions for name, spent in (await brokers.ours.spend(now())).items()} == dict.fromkeys(
         names, 3
     )
+
+
+async def test_brokers_with_the_same_work_in_any_order_never_wait_for_each_other(brokers: Brokers) -> None:
+    """Whatever comes together in one group: a thousand groups, two of them always at once."""
+    batches = [(await a_batch(brokers.ours)).id for _ in range(3)]
+    order = random.Random(1)  # noqa: S311 - to be repeated
+
+    async def both(do: Callable[[PgLedger, Sequence[T]], Awaitable[Any]], items: Sequence[T]) -> None:
+        shuffled = [order.sample(items, len(items)) for _ in range(2)]
+        await asyncio.gather(do(brokers.ours, shuffled[0]), do(brokers.theirs, shuffled[1]))
+
+    for n in range(100):
+        entries = [
+            an_entry(batch=order.choice([None, *batches]), idempotency_key=f"{n}-{i}" if n % 2 else None)
+            for i in range(6)
+        ]
+        await both(admit, entries)
+        for outcome in (Failed(EngineFault("x"), Usage(1, 0)), a_success()):
+            attempts = await dispatched(brokers.ours, *entries)
+            named = [(attempt, f"d{i % 3}") for i, attempt in enumerate(attempts)]
+            again = Requeue(now(), counted=True) if isinstance(outcome, Failed) else None
+            for delivery in (1, 2):
+                await both(
+                    settle,
+                    [
+                        a_verdict(attempt, outcome, transition=again, delivery=delivery, deployment=name)
+                        for attempt, name in named
+                    ],
+                )
+
+    assert not await brokers.ours.running()
+    assert not await brokers.ours.flows()
