@@ -14,6 +14,10 @@ from schemas.subjects import DEFAULT
 
 DATA = ".infermq"
 RUN_FILE = "run.json"
+LEASE_S = 15.0
+"""How long a killed worker's jobs stay with it. A worker extends its leases at a third of that."""
+LEAST_LEASE_S = 2.0
+"""A worker looks after its leases twice a second. Below six seconds, what a killed worker had reported may run again."""
 
 
 class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -26,6 +30,7 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Of /metrics and /healthz; 0 takes any free port."""
     database_connections: Annotated[int, Meta(ge=4, le=1000)] = 8
     """One a role that writes, and some for the API."""
+    lease_s: Annotated[float, Meta(ge=LEAST_LEASE_S, le=3600)] = LEASE_S
 
 
 class UpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -35,6 +40,7 @@ class UpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     workers: Annotated[int, Meta(ge=0, le=64)] = 1
     """Processes for each deployment."""
     slots: Annotated[int, Meta(ge=1, le=65536)] | None = None
+    lease_s: Annotated[float, Meta(ge=LEAST_LEASE_S, le=3600)] = LEASE_S
     nats_url: str | None = None
     postgres_url: str | None = None
 

@@ -16,8 +16,8 @@ from nats.aio.msg import Msg
 
 from broker.bus.heard import Beats, heard_settled, heard_waiting
 from broker.bus.runs import Runs, in_outcome, in_run, publish_verdicts
-from broker.bus.streams import LEASE_S
 from broker.caps import Caps
+from broker.config import LEASE_S
 from broker.core.heads import Fronts
 from broker.core.policy import Order, Rate, lookahead
 from broker.core.records import Flow, Head, OpenJob, Pick, Place, Running

@@ -193,7 +193,9 @@ class Process:
             for deployment in self._catalog().deployments:
                 wanted = ack_pending(slots.get(deployment, 0))
                 if declared.get(deployment) != wanted:
-                    await declare_pool(self.nc, deployment, slots=slots.get(deployment, 0))
+                    await declare_pool(
+                        self.nc, deployment, slots=slots.get(deployment, 0), lease_s=self.config.lease_s
+                    )
                     declared[deployment] = wanted
             self.catalogs.changed.clear()
             heed_cancellation()

@@ -218,7 +218,8 @@ class Up:
     async def start_broker(self) -> None:
         command = [sys.executable, "-m", "broker", "serve", "--json"]
         urls = ["--nats-url", self.nats_url, "--postgres-url", self.postgres_url]
-        await self._keep("broker", [*command, *urls]).ready(say=self._say, within_s=_READY_S)
+        lease = ["--lease-s", str(self.config.lease_s)]
+        await self._keep("broker", [*command, *urls, *lease]).ready(say=self._say, within_s=_READY_S)
 
     async def apply(self, text: str) -> None:
         """Make this the active catalog, unless it is."""

@@ -20,14 +20,13 @@ from nats.js.api import (
 )
 from nats.js.errors import APIError, BadRequestError, NotFoundError, ServiceUnavailableError
 
+from broker.config import LEASE_S
 from broker.core.gateway import FIRST_WORD_MS
 from broker.errors import Conflict
 from schemas import subjects
 from schemas.job import Lane
 from schemas.worker import BEAT_LIFETIME_MS
 
-LEASE_S = 15.0
-"""`ack_wait` of RUN: how long a killed worker's jobs stay with it. A worker extends at a third of it."""
 LONGEST_WAIT_S = FIRST_WORD_MS / 1000
 """An interactive request that no worker took by then is gone: the gateway gives up on it, or has it run elsewhere."""
 BACKLOG_MESSAGES = 1_000_000
@@ -130,7 +129,7 @@ async def declare_streams(nc: Client) -> None:
     await _declare_consumer(js, subjects.ADVISORY, replace(_PULL, durable_name=ADVISED))
 
 
-async def declare_pool(nc: Client, deployment: str, *, slots: int) -> None:
+async def declare_pool(nc: Client, deployment: str, *, slots: int, lease_s: float = LEASE_S) -> None:
     """The consumers that a deployment's workers share; `slots` is what they can run in all. Raises: Conflict."""
     js = nc.jetstream()
     name = subjects.pool_consumer(deployment)
@@ -138,7 +137,7 @@ async def declare_pool(nc: Client, deployment: str, *, slots: int) -> None:
         _PULL,
         durable_name=name,
         filter_subject=subjects.run(deployment),
-        ack_wait=LEASE_S,
+        ack_wait=lease_s,
         max_ack_pending=ack_pending(slots),
     )
     await _declare_consumer(js, subjects.RUN, leases)

@@ -15,13 +15,16 @@ import typer
 import uvloop
 
 from broker.cli.terminal import AsJson, Data, Exit, NatsUrl, err, out, print_json, print_table, told, where
-from broker.config import DATA, BrokerConfig, NotFound, RunInfo, UpConfig, process_name
+from broker.config import DATA, LEASE_S, LEAST_LEASE_S, BrokerConfig, NotFound, RunInfo, UpConfig, process_name
 from broker.embedded import die_with_parent
 
 _GC = (20_000, 50, 100)
 """Thresholds of the garbage collector: jobs are freed by their counts, so looking for cycles seldom is enough."""
 PostgresUrl = Annotated[
     str | None, typer.Option("--postgres-url", envvar="INFERMQ_POSTGRES_URL", help="Where Postgres is.")
+]
+LeaseS = Annotated[
+    float, typer.Option(min=LEAST_LEASE_S, max=3600, help="How long a killed worker's jobs stay with it.")
 ]
 
 
@@ -35,6 +38,7 @@ def up(
     ] = None,
     workers: Annotated[int, typer.Option(min=0, max=64, help="Worker processes for each deployment.")] = 1,
     slots: Annotated[int | None, typer.Option(min=1, help="Slots of each worker, instead of the catalog's.")] = None,
+    lease_s: LeaseS = LEASE_S,
     nats_url: Annotated[str | None, typer.Option(envvar="INFERMQ_NATS_URL", help="A NATS of your own.")] = None,
     postgres_url: PostgresUrl = None,
     as_json: AsJson = False,
@@ -50,6 +54,7 @@ def up(
         catalog=catalog,
         workers=workers,
         slots=slots,
+        lease_s=lease_s,
         nats_url=nats_url,
         postgres_url=postgres_url,
     )
@@ -78,6 +83,7 @@ def serve(
     name: Annotated[str | None, typer.Option(help="Unique name; by default host and process id.")] = None,
     http_host: Annotated[str, typer.Option(help="Where /metrics and /healthz listen.")] = "127.0.0.1",
     http_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 0,
+    lease_s: LeaseS = LEASE_S,
     as_json: AsJson = False,
 ) -> None:
     """Run one broker. Any number may run on the same NATS and Postgres."""
@@ -90,6 +96,7 @@ def serve(
         name=name or process_name(),
         http_host=http_host,
         http_port=http_port,
+        lease_s=lease_s,
     )
 
     def ready(url: str) -> None:

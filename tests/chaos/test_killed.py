@@ -5,6 +5,7 @@ import signal
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -24,10 +25,14 @@ SLOW = "decode_tokens_per_s = 40.0\noutput_tokens = 8"
 """0.2 s a job: a batch takes a few seconds on 16 slots."""
 
 
-def submissions() -> Iterator[Submission]:
+LEASE = ("--lease-s", "3")
+"""How long a killed worker's jobs stay with it."""
+
+
+def submissions(**changes: Any) -> Iterator[Submission]:
     for number in range(JOBS):
         body = b'{"messages":[{"role":"user","content":"number %d"}]}' % number
-        yield Submission("m", a_job(body=body, custom_id=f"c{number}"))
+        yield Submission("m", a_job(body=body, custom_id=f"c{number}", **changes))
 
 
 async def begin(client: Client) -> UUID:
@@ -74,7 +79,7 @@ async def check_record(url: str, batch: UUID) -> None:
 
 async def test_everything_killed_and_started_again_finishes_the_batch(tmp_path: Path) -> None:
     catalog = a_catalog_file(tmp_path, options=SLOW)
-    system = await start(tmp_path / "data", catalog)
+    system = await start(tmp_path / "data", catalog, *LEASE)
     children = psutil.Process(system.process.pid).children(recursive=True)
     async with a_client(system) as client:
         batch = await begin(client)
@@ -84,7 +89,7 @@ async def test_everything_killed_and_started_again_finishes_the_batch(tmp_path: 
     _, alive = psutil.wait_procs(children, timeout=10)
     assert not alive
 
-    async with a_system(tmp_path / "data", catalog) as again, a_client(again) as client:
+    async with a_system(tmp_path / "data", catalog, *LEASE) as again, a_client(again) as client:
         await complete(client, batch)
         await check_record(again.info.postgres_url, batch)
 
@@ -101,12 +106,14 @@ async def killed_in_mid_batch(system: System, *words: str) -> None:
 
 
 async def test_a_killed_workers_jobs_are_finished_by_its_successor(tmp_path: Path) -> None:
-    async with a_system(tmp_path / "data", a_catalog_file(tmp_path, options=SLOW)) as system:
+    async with a_system(tmp_path / "data", a_catalog_file(tmp_path, options=SLOW), *LEASE) as system:
         await killed_in_mid_batch(system, "workers")
 
 
 async def test_a_killed_workers_jobs_are_finished_by_another_worker(tmp_path: Path) -> None:
-    async with a_system(tmp_path / "data", a_catalog_file(tmp_path, options=SLOW), "--workers", "2") as system:
+    async with a_system(
+        tmp_path / "data", a_catalog_file(tmp_path, options=SLOW), "--workers", "2", *LEASE
+    ) as system:
         await killed_in_mid_batch(system, "workers")
 
 
@@ -122,7 +129,7 @@ async def test_a_job_that_takes_its_worker_down_is_dead_and_the_others_succeed(t
         a_client(system) as client,
     ):
         batch = await client.create_batch()
-        jobs = [one for one, _ in zip(submissions(), range(20), strict=False)]
+        jobs = [one for one, _ in zip(submissions(max_attempts=2), range(20), strict=False)]
         sent = await client.submit_many(jobs, batch_id=batch.id)
         await client.seal(batch.id, jobs=sent)
 

@@ -178,6 +178,7 @@ async def test_as_many_as_it_has_places_run_at_once(engine: Engine) -> None:
 
     async with asyncio.timeout(80):
         await asyncio.gather(*(begin() for _ in range(3)))
+    assert len(begun) == 3
 
 
 async def test_unknown_options_are_refused_with_the_known_ones(engine: Engine) -> None:

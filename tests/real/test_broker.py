@@ -1,6 +1,7 @@
 """A broker with all its roles, and one simulated worker, in the test's own process."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,9 +12,10 @@ import msgspec
 import pytest
 from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
+from nats.js.errors import NotFoundError
 
 from broker.client import BacklogFull, Client, Piece, Refused, Reply, Submission, TimedOut
-from broker.config import BrokerConfig
+from broker.config import LEASE_S, BrokerConfig
 from broker.errors import Unavailable
 from broker.serve import serve
 from schemas import subjects
@@ -25,7 +27,7 @@ from schemas.subjects import Source, Verb
 from schemas.units import Ms
 from schemas.worker import WorkerBeat
 from tests.builders import BODY, CHAT, a_job, an_id, now
-from tests.system import CATALOG
+from tests.system import CATALOG, until
 from workers.beat import beat
 from workers.engines.simulated import make
 from workers.metrics import Metrics
@@ -126,9 +128,11 @@ async def a_worker(nc: Nats, *, slots: int = 4) -> AsyncIterator[Pool]:
 
 
 @asynccontextmanager
-async def a_broker(nats_url: str, ledger_url: str, nc: Nats, **pace: float) -> AsyncIterator[Running]:
+async def a_broker(
+    nats_url: str, ledger_url: str, nc: Nats, *, lease_s: float = LEASE_S, **pace: float
+) -> AsyncIterator[Running]:
     ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    config = BrokerConfig(nats_url=nats_url, postgres_url=ledger_url, name=f"b-{an_id()}")
+    config = BrokerConfig(nats_url=nats_url, postgres_url=ledger_url, name=f"b-{an_id()}", lease_s=lease_s)
     serving = asyncio.create_task(serve(config, ready=ready.set_result, **pace))
     serving.add_done_callback(lambda _: ready.done() or ready.cancel())
     await ready
@@ -296,6 +300,18 @@ async def test_results_of_an_open_batch_end_with_those_that_are_there(running: R
     assert running.client.nats.stats["out_msgs"] - asked == 1
 
 
+async def test_a_brokers_lease_is_that_of_its_pools(nats_url: str, ledger_url: str, nc: Nats) -> None:
+    async with a_broker(nats_url, ledger_url, nc, lease_s=4.0):
+
+        async def leased() -> bool:
+            with contextlib.suppress(NotFoundError):
+                info = await nc.jetstream().consumer_info(subjects.RUN, subjects.pool_consumer("d"))
+                return bool(info.config.ack_wait == 4.0)
+            return False
+
+        await until(leased, "the pool's lease is the broker's")
+
+
 async def test_sending_a_batch_again_changes_nothing(running: Running) -> None:
     batch = await running.client.create_batch()
     short = BODY.replace(b"8}", b"1}")
@@ -348,7 +364,7 @@ async def test_an_ask_without_a_worker_is_refused_at_once(broker_alone: Running)
 
 async def test_asks_beyond_the_reserve_are_told_to_come_back(running: Running) -> None:
     hang = {"messages": [{"role": "user", "content": "hang"}]}
-    holding = [asyncio.create_task(running.client.infer("m", hang, timeout_s=3)) for _ in range(2)]
+    holding = [asyncio.create_task(running.client.infer("m", hang, timeout_s=1)) for _ in range(2)]
     async with asyncio.timeout(20):
         while sum(worker.live for worker in (await running.client.status()).workers) < 2:
             await asyncio.sleep(0.05)

@@ -8,6 +8,7 @@ import pytest
 
 from broker.bus.streams import declare_streams
 from broker.client import Client, NoBroker, Refused, Submission, new_id
+from broker.errors import Unavailable
 from schemas import subjects
 from schemas.catalog import CHAT
 from schemas.codec import decode_jobs
@@ -160,3 +161,9 @@ async def test_what_no_message_can_carry_is_refused(client: Client) -> None:
     for refused in (client.apply_catalog("#" * 9_000_000), client.create_batch(metadata={"a": "\ud800"})):
         with pytest.raises(Refused):
             await refused
+
+
+async def test_without_nats_a_client_says_why_at_once() -> None:
+    with pytest.raises(Unavailable, match="Connect call failed"):
+        async with asyncio.timeout(3), Client.connect("nats://127.0.0.1:9"):
+            pass
