@@ -39,8 +39,9 @@ _settled = msgspec.msgpack.Decoder(list[tuple[UUID, int]])
 class Beats:
     """The workers that are alive, by what they say each second."""
 
-    def __init__(self, nc: Client) -> None:
+    def __init__(self, nc: Client, *, lifetime_ms: int = BEAT_LIFETIME_MS) -> None:
         self._nc = nc
+        self._lifetime_s = lifetime_ms / 1000
         self._heard: dict[str, tuple[WorkerBeat, float]] = {}
         self.changed: Callable[[], None] = lambda: None
         """Called when the capacity of some deployment is another one."""
@@ -49,7 +50,7 @@ class Beats:
         await self._nc.subscribe(f"$KV.{subjects.WORKERS_BUCKET}.>", cb=self._beat)
 
     def alive(self) -> Sequence[WorkerBeat]:
-        oldest = asyncio.get_running_loop().time() - BEAT_LIFETIME_MS / 1000
+        oldest = asyncio.get_running_loop().time() - self._lifetime_s
         self._heard = {name: heard for name, heard in self._heard.items() if heard[1] > oldest}
         return [beat for beat, _ in self._heard.values()]
 

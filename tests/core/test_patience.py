@@ -41,8 +41,7 @@ async def test_waiting_ends_with_its_task() -> None:
 
     waiting.cancel()
 
-    async with asyncio.timeout(10):
-        await asyncio.wait({waiting})
+    await asyncio.wait({waiting}, timeout=10)
     assert waiting.cancelled()
 
 
@@ -66,7 +65,7 @@ def test_of_a_group_all_is_done_but_the_culprits_in_order(are_bad: list[bool]) -
 async def test_a_group_waits_for_what_is_away() -> None:
     away = Away(1)
 
-    async def act(_: Sequence[int]) -> str:
-        return await away()
+    async def act(items: Sequence[int]) -> str:
+        return f"{await away()}: {items}"
 
-    assert await bisected([1, 2], act) == (["there"], [])
+    assert await bisected([1, 2], act) == (["there: [1, 2]"], [])

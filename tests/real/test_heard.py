@@ -14,6 +14,7 @@ from schemas.codec import jsoned
 from schemas.units import Ms
 from schemas.worker import WorkerBeat
 from tests.builders import a_catalog, now
+from workers.beat import leave, say
 
 pytestmark = pytest.mark.real
 UNREADABLE = [b"nope", b'{"worker": "\xff", "number": "\xff"}', b'{"x": ' + b"[" * 100_000]
@@ -41,7 +42,7 @@ async def until(holds: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-def a_beat(worker: str) -> WorkerBeat:
+def a_beat(worker: str, *, draining: bool = False) -> WorkerBeat:
     return WorkerBeat(
         worker=worker,
         deployment="d",
@@ -50,7 +51,7 @@ def a_beat(worker: str) -> WorkerBeat:
         reserve=1,
         running=0,
         live=0,
-        draining=False,
+        draining=draining,
         started_ms=now(),
         at_ms=now(),
         version="0",
@@ -77,3 +78,64 @@ async def test_catalogs_that_cannot_be_read_are_ignored(listener: Nats, raised: 
 
     await until(lambda: catalogs.active.number == 7)
     assert raised == []
+
+
+async def test_slots_of_a_deployment_are_those_of_all_its_workers_but_the_draining(listener: Nats) -> None:
+    beats = Beats(listener)
+    await beats.listen()
+
+    for state in (a_beat("a"), a_beat("b"), a_beat("c", draining=True)):
+        await say(listener, state)
+
+    await until(lambda: len(beats.alive()) == 3)
+    assert beats.slots() == {"d": 8}
+
+
+async def test_a_worker_that_leaves_is_forgotten_at_once(listener: Nats) -> None:
+    beats, changes = Beats(listener), list[None]()
+    await beats.listen()
+    await say(listener, a_beat("w"))
+    await until(lambda: bool(beats.alive()))
+    beats.changed = lambda: changes.append(None)
+
+    await leave(listener, "w")
+
+    await until(lambda: not beats.alive())
+    assert len(changes) == 1
+
+
+async def test_a_worker_that_is_not_heard_any_more_is_forgotten(listener: Nats) -> None:
+    beats = Beats(listener, lifetime_ms=300)
+    await beats.listen()
+    await say(listener, a_beat("w"))
+    await until(lambda: bool(beats.alive()))
+
+    await until(lambda: not beats.alive())
+
+    assert beats.slots() == {}
+
+
+async def test_only_another_capacity_is_a_change(listener: Nats) -> None:
+    beats, changes = Beats(listener), list[None]()
+    await beats.listen()
+    beats.changed = lambda: changes.append(None)
+
+    for state in (a_beat("a"), a_beat("a"), a_beat("a", draining=True), a_beat("b")):
+        await say(listener, state)
+
+    await until(lambda: len(beats.alive()) == 2)
+    assert len(changes) == 3
+
+
+async def test_an_older_catalog_takes_no_newer_ones_place(listener: Nats) -> None:
+    catalogs = Catalogs(listener)
+    await catalogs.listen()
+
+    for number in (7, 5, 8):
+        await listener.publish(
+            f"$KV.{subjects.CATALOG_BUCKET}.{subjects.ACTIVE}", jsoned(Revision(number, Ms(0), a_catalog()))
+        )
+
+    await until(lambda: catalogs.active.number == 8)
+    await catalogs.publish(Revision(6, Ms(0), a_catalog()))
+    assert catalogs.active.number == 8
