@@ -27,8 +27,8 @@ counts = st.integers(1, 2**40)
             {"Status": "404", "Description": "No Messages", "Nats-Pending-Messages": "64"},
             Ended(64, "404 No Messages"),
         ),
-        ({"Status": "409", "Description": "Consumer Deleted"}, Ended(0, "409 Consumer Deleted")),
-        ({"Status": "503"}, Ended(0, "503")),
+        ({"Status": "409", "Description": "Consumer Deleted"}, Ended(None, "409 Consumer Deleted")),
+        ({"Status": "503"}, Ended(None, "503")),
     ],
 )
 def test_what_a_message_says_of_its_pull(headers: dict[str, str], status: object) -> None:

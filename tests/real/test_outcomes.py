@@ -14,7 +14,7 @@ from nats.errors import ConnectionClosedError
 from broker.bus.runs import Runs
 from broker.bus.streams import LARGEST_MESSAGE
 from schemas import subjects
-from schemas.codec import BUNDLE_BYTES, MSG_ID
+from schemas.codec import BUNDLE_BYTES, MSG_ID, packed
 from schemas.job import Attempt
 from schemas.outcome import (
     BadRequest,
@@ -33,7 +33,7 @@ from schemas.outcome import (
 )
 from schemas.units import Ms, NanoUsd
 from tests.builders import a_report, a_success, now
-from tests.real.test_worker import FOREVER_S, QUICK, Bench, Pausing, a_chat, a_pool, a_reporter
+from tests.real.test_worker import FOREVER_S, QUICK, Bench, Pausing, a_chat, a_pool, a_reporter, an_ask
 from workers.ports import LARGEST_BODY, Alive, Chunk, EngineDied, Request, Step
 from workers.report import Waits
 
@@ -181,11 +181,12 @@ async def test_what_an_engine_spent_before_it_failed_is_reported(nc: Nats, text:
 
 
 async def test_what_a_cancelled_attempt_has_spent_is_reported(nc: Nats) -> None:
-    async with a_pool(nc, kind=Spending) as bench:
-        attempt = a_chat("hang")
-        await begun(bench, attempt)
+    async with a_pool(nc, reserve=1, kind=Spending) as bench:
+        ask = an_ask("hang")
+        await nc.jetstream().publish(subjects.now("d"), packed(ask))
+        await bench.until(lambda: bench.pool.live == 1)
 
-        await nc.publish(subjects.CTL_ABORT, attempt.job.bytes)
+        await nc.publish(subjects.CTL_ABORT, ask.job.bytes)
 
         assert (await bench.report()).outcome == Cancelled(SPENT, CHARGE)
 
