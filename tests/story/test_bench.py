@@ -26,7 +26,7 @@ KEYS = {"name", "unit", "figure", "spread", "runs", "baselines", "ratios", "cpu_
 @pytest.mark.parametrize(
     ("words", "baseline"),
     [
-        (["bulk", "--jobs", "300", "--runs", "1"], "bare pipeline"),
+        (["bulk", "--jobs", "100", "--runs", "1"], "bare pipeline"),
         (["interactive", "--requests", "50", "--runs", "1"], "raw NATS request-reply p50"),
         (["dispatch", "--jobs", "20", "--runs", "1"], None),
         (["submit", "--lines", "1000", "--runs", "1"], None),
