@@ -188,6 +188,15 @@ async def test_unknown_options_are_refused_with_the_known_ones(engine: Engine) -
 
 
 @pytest.mark.parametrize(
+    ("options", "field"),
+    [({"failures": [{"match": "x", "kind": "hang", "time": 1}]}, "time"), ({"failures": [{"match": "x"}]}, "kind")],
+)
+async def test_a_script_that_cannot_be_read_is_refused(options: dict[str, Any], field: str) -> None:
+    with pytest.raises(EngineConfigError, match=f"`{field}`"):
+        factory("simulated")(Deployment(engine="simulated", options=options), Limits())
+
+
+@pytest.mark.parametrize(
     ("source", "why"),
     [
         ("/nowhere/model.gguf", "no model file /nowhere/model.gguf"),

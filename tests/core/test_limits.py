@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from broker.bus.streams import ack_pending
 from broker.core.admit import admit
 from broker.core.policy import Order
 from broker.core.records import Entry, Flow, Head, Place
@@ -92,6 +93,15 @@ def test_a_message_holds_a_thousand_jobs_at_most(*, is_json: bool) -> None:
 
 def test_sizes_are_as_documented() -> None:
     assert (BUNDLE_BYTES, LARGEST_BODY, LONGEST_NAME) == (256 * 1024, 7 * 1024 * 1024, 200)
+
+
+def test_pages_that_say_no_limit_hold_the_documented_number() -> None:
+    assert (BatchList().limit, BatchResults(an_id()).limit) == (20, 500)
+
+
+@pytest.mark.parametrize(("slots", "leases"), [(0, 4096), (2000, 4096), (2048, 8192), (5000, 16384)])
+def test_a_pool_may_lease_twice_its_slots_in_powers_of_two(slots: int, leases: int) -> None:
+    assert ack_pending(slots) == leases
 
 
 @pytest.mark.parametrize(("kind", "most"), [(BatchList, 1000), (BatchResults, 5000)])

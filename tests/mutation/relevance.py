@@ -20,6 +20,7 @@ from tests.mutation.tree import ROOT, Tree
 FOLDER = ROOT / ".mutate"
 TESTS = ("tests/core", "tests/wire", "tests/contract", "tests/real", "tests/test_boundaries.py")
 """Those that run our code in their own process, where it can be seen."""
+_PURE = ("tests/core/", "tests/wire/")
 _DURATION = re.compile(r"^\s*([\d.]+)s (?:setup|call|teardown)\s+(\S.*)$", re.MULTILINE)
 _QUERY = re.compile(r"""\b(?:query|on_day)\("(\w+)"\)""")
 
@@ -32,13 +33,17 @@ class Relevance:
     seconds: Mapping[str, float]
 
     def of(self, file: str, line: int) -> list[str]:
-        """The tests that run this line, the quickest first; of a line that runs at import only, those of its file."""
+        """The tests that run this line, the quickest first.
+
+        Of a line that runs at import only, those of its file; of a file without any other line, those without servers.
+        """
         found = self._of_query(Path(file).stem) if file.endswith(".sql") else self._of_line(file, line)
         return sorted(found, key=lambda test: (self.seconds.get(test, 0.0), test))
 
     def _of_line(self, file: str, line: int) -> set[str]:
         by_line = self.lines.get(file, {})
-        return set(by_line.get(line, ())) or {test for tests in by_line.values() for test in tests}
+        of_file = {test for tests in by_line.values() for test in tests}
+        return set(by_line.get(line, ())) or of_file or {test for test in self.seconds if test.startswith(_PURE)}
 
     def _of_query(self, name: str) -> set[str]:
         return {test for file, line in _asked().get(name, ()) for test in self.lines.get(file, {}).get(line, ())}
