@@ -204,7 +204,9 @@ def test_an_id_that_is_no_recent_v7_is_refused_and_recorded_under_another(bad: U
 
 def test_deadlines_must_be_ahead_but_not_too_far() -> None:
     assert refused(a_job(deadline_ms=AT - 1)).code == "deadline_past"
-    assert refused(a_job(deadline_ms=AT + LONGEST_MS + 1)).code == "deadline_too_far"
+    too_far = refused(a_job(deadline_ms=AT + LONGEST_MS + 1))
+    assert (too_far.code, too_far.limit) == ("deadline_too_far", LONGEST_MS)
+    assert "more than 7 days ahead" in too_far.message
 
 
 def test_a_deadline_in_seconds_is_refused_with_the_unit() -> None:
