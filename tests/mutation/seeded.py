@@ -32,6 +32,8 @@ LEFT_OUT = frozenset(
     """.split()
 )
 """What runs in a process of its own only; what is only observed; the engine that needs an environment of its own."""
+ELSEWHERE = {"workers/engines/asgi.py": "only the engine vllm runs it, whose tests need an environment of their own"}
+"""What is set aside as a whole."""
 EQUIVALENTS = Path(__file__).with_name("equivalents.toml")
 _MOST_S = 90.0
 """Of tests for one edit, as long as they took when they were recorded: the quickest of those that run its line."""
@@ -85,7 +87,7 @@ def attempt(tree: Tree, area: str, edit: Edit, relevance: Relevance) -> Tried:
     """Make the edit in the copy, run the tests that run its line, and take it back."""
     text = (ROOT / edit.file).read_text()
     before, after = edit.shown(text)
-    why = _equivalents().get((edit.file, before, after))
+    why = ELSEWHERE.get(edit.file) or _equivalents().get((edit.file, before, after))
     tests = _affordable(relevance.of(edit.file, edit.line), relevance.seconds)
     if why is not None or not tests:
         return Tried(area, edit, before, after, None, 0, why)

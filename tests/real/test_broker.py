@@ -481,6 +481,15 @@ async def test_the_api_answers_nonsense_with_a_problem(broker_alone: Running, ve
     assert problem["message"]
 
 
+async def test_a_cursor_that_is_none_is_a_problem(broker_alone: Running) -> None:
+    batch = await broker_alone.client.create_batch()
+
+    with pytest.raises(Refused) as refusal:
+        [page async for page in broker_alone.client.result_pages(batch.id, cursor="nonsense", wait=False)]
+
+    assert (refusal.value.problem.code, refusal.value.problem.field) == ("bad_cursor", "cursor")
+
+
 async def test_an_answer_that_fits_no_message_is_a_problem(broker_alone: Running) -> None:
     await broker_alone.rows(
         "insert into infermq.catalog (number, applied_ms, applied_by, toml) values (99, 0, '', '#' || repeat('x', 9000000))"

@@ -183,3 +183,20 @@ async def test_the_workers_are_shown_by_deployment_and_name(system: Running, nc:
     await until(all_heard, "all are heard of")
     shown = [(worker.deployment, worker.worker) for worker in (await system.client.status()).workers]
     assert shown == sorted(names)
+
+
+async def test_a_job_that_waits_among_others_is_shown_as_it_waits_itself(ledger: PgLedger) -> None:
+    deadline = Ms(now() + 3_600_000)
+    entries = [an_entry(deadline_ms=deadline) for _ in range(3)]
+    await ledger.admit(entries)
+    [attempt] = await dispatched(ledger, entries[1])
+    later = Requeue(Ms(now() + 60_000), counted=True)
+    await ledger.settle([a_verdict(attempt, Failed(EngineFault("x")), transition=later)], now=now())
+
+    shown = [await ledger.job(entry.id, "default") for entry in entries]
+
+    assert [one and (one.id, one.attempt, one.not_before_ms) for one in shown] == [
+        (entries[0].id, 0, None),
+        (entries[1].id, 1, later.not_before_ms),
+        (entries[2].id, 0, None),
+    ]

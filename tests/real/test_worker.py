@@ -468,7 +468,7 @@ QUICK = {"decode_tokens_per_s": 400.0}
 
 
 async def test_what_is_no_result_does_not_wait_beside_free_slots(nc: Nats) -> None:
-    async with a_pool(nc, options={"failures": [HANG]}, waits=PATIENT) as bench:
+    async with a_pool(nc, reserve=0, options={"failures": [HANG]}, waits=PATIENT) as bench:
         assert await Runs(nc).publish([a_chat("hang"), a_chat("hang", deadline_ms=Ms(now() + 100))])
 
         assert (await bench.report()).outcome == Expired()
