@@ -181,6 +181,22 @@ async def test_as_many_as_it_has_places_run_at_once(engine: Engine) -> None:
     assert len(begun) == 3
 
 
+async def test_what_runs_at_once_slows_each_other_down_as_stated() -> None:
+    options = {"decode_tokens_per_s": 100.0, "slowdown": 2.0, "output_tokens": 10}
+    engine = factory("simulated")(Deployment(engine="simulated", options=options), Limits())
+
+    began = asyncio.get_running_loop().time()
+    await succeeded(engine, a_request({"messages": [{"role": "user", "content": "Hi"}]}))
+    alone_s = asyncio.get_running_loop().time() - began
+    await asyncio.gather(
+        *(succeeded(engine, a_request({"messages": [{"role": "user", "content": "Hi"}]})) for _ in "ab")
+    )
+    together_s = asyncio.get_running_loop().time() - began - alone_s
+
+    assert alone_s >= 0.1
+    assert together_s >= 0.28
+
+
 async def test_unknown_options_are_refused_with_the_known_ones(engine: Engine) -> None:
     name = type(engine).__name__.lower()
     with pytest.raises(EngineConfigError, match="known:"):

@@ -1,7 +1,7 @@
 """What each answer of an API becomes: the table of the README."""
 
 import contextlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import pytest
@@ -27,54 +27,69 @@ def an_error(message: str = "words", **more: Any) -> dict[str, Any]:
     return {"error": {"message": message, **more}}
 
 
+class Answered(NamedTuple):
+    """An answer of an API, to be judged in the test."""
+
+    status: int
+    body: object
+    headers: dict[str, str]
+
+
+def answered(status: int, body: object = None, **headers: str) -> Answered:
+    return Answered(status, body, headers)
+
+
 @pytest.mark.parametrize(
-    ("failure", "kind"),
+    ("said", "kind"),
     [
-        (of(400, an_error()), BadRequest),
-        (of(400, an_error(code="context_length_exceeded")), ContextTooLong),
-        (of(400, an_error("This model's maximum context length is 512 tokens")), ContextTooLong),
-        (of(400, an_error(type="exceed_context_size_error", code=400)), ContextTooLong),
-        (of(400, an_error(code="content_filter")), Filtered),
-        (of(403, an_error(code=403, metadata={"reasons": ["violence"]})), Filtered),
-        (of(403, an_error()), Denied),
-        (of(401, an_error(code="invalid_api_key")), Denied),
-        (of(402, an_error(code=402)), Denied),
-        (of(404), Denied),
-        (of(404, b"<html>Not Found</html>"), Denied),
-        (of(404, {"detail": "Not Found"}), Denied),
-        (of(404, an_error("File Not Found", type="not_found_error", code=404)), Denied),
-        (of(404, an_error("Invalid URL (POST /v1/chat/complete)", type="invalid_request_error")), Denied),
-        (of(404, an_error("The model `x` does not exist.", type="NotFoundError", code=404)), Denied),
-        (of(404, an_error('model "x" not found, try pulling it first', type="api_error")), Denied),
-        (of(404, an_error("words", code="model_not_found")), Denied),
-        (of(404, an_error("No endpoints found for x/y.", code=404)), Denied),
-        (of(404, an_error("No endpoints found that support tool use", code=404)), BadRequest),
-        (of(404, an_error("This is a chat model and not supported in the v1/completions endpoint")), BadRequest),
-        (of(422, {"detail": [{"loc": ["body"], "msg": "required"}]}), BadRequest),
-        (of(413, b"<html>too large</html>"), BadRequest),
-        (of(429, an_error()), Throttled),
-        (of(429, an_error(code="insufficient_quota")), Denied),
-        (of(408, an_error(code=408)), EngineFault),
-        (of(409), EngineFault),
-        (of(301), EngineFault),
-        (of(500, b"<html>oops</html>"), EngineFault),
-        (of(502, an_error(code=502, metadata={"provider_name": "x"})), EngineFault),
-        (of(503), Throttled),
-        (of(504), EngineFault),
-        (of(503, None, retry_after="2"), Throttled),
-        (of(500, None, retry_after="2"), Throttled),
-        (of(502, None, retry_after="2"), Throttled),
-        (of(400, an_error(), retry_after="2"), BadRequest),
-        (of(400, an_error(code="insufficient_quota")), Denied),
-        (of(403, an_error(type="moderation")), Filtered),
-        (of(400, an_error(code="content_policy_violation")), Filtered),
-        (of(429, an_error("too many tokens a minute for this model")), Throttled),
-        *((of(status, an_error()), BadRequest) for status in (405, 411, 413, 414, 415, 422, 431)),
-        (of(529, an_error(type="overloaded_error")), Throttled),
+        (answered(400, an_error()), BadRequest),
+        (answered(400, an_error(code="context_length_exceeded")), ContextTooLong),
+        (answered(400, an_error("This model's maximum context length is 512 tokens")), ContextTooLong),
+        (answered(400, an_error(type="exceed_context_size_error", code=400)), ContextTooLong),
+        (answered(400, an_error(code="content_filter")), Filtered),
+        (answered(403, an_error(code=403, metadata={"reasons": ["violence"]})), Filtered),
+        (answered(403, an_error()), Denied),
+        (answered(401, an_error(code="invalid_api_key")), Denied),
+        (answered(402, an_error(code=402)), Denied),
+        (answered(404), Denied),
+        (answered(404, b"<html>Not Found</html>"), Denied),
+        (answered(404, {"detail": "Not Found"}), Denied),
+        (answered(404, an_error("File Not Found", type="not_found_error", code=404)), Denied),
+        (answered(404, an_error("Invalid URL (POST /v1/chat/complete)", type="invalid_request_error")), Denied),
+        (answered(404, an_error("The model `x` does not exist.", type="NotFoundError", code=404)), Denied),
+        (answered(404, an_error('model "x" not found, try pulling it first', type="api_error")), Denied),
+        (answered(404, an_error("words", code="model_not_found")), Denied),
+        (answered(404, an_error("No endpoints found for x/y.", code=404)), Denied),
+        (answered(404, an_error("No endpoints found that support tool use", code=404)), BadRequest),
+        (
+            answered(404, an_error("This is a chat model and not supported in the v1/completions endpoint")),
+            BadRequest,
+        ),
+        (answered(422, {"detail": [{"loc": ["body"], "msg": "required"}]}), BadRequest),
+        (answered(413, b"<html>too large</html>"), BadRequest),
+        (answered(429, an_error()), Throttled),
+        (answered(429, an_error(code="insufficient_quota")), Denied),
+        (answered(408, an_error(code=408)), EngineFault),
+        (answered(409), EngineFault),
+        (answered(301), EngineFault),
+        (answered(500, b"<html>oops</html>"), EngineFault),
+        (answered(502, an_error(code=502, metadata={"provider_name": "x"})), EngineFault),
+        (answered(503), Throttled),
+        (answered(504), EngineFault),
+        (answered(503, None, retry_after="2"), Throttled),
+        (answered(500, None, retry_after="2"), Throttled),
+        (answered(502, None, retry_after="2"), Throttled),
+        (answered(400, an_error(), retry_after="2"), BadRequest),
+        (answered(400, an_error(code="insufficient_quota")), Denied),
+        (answered(403, an_error(type="moderation")), Filtered),
+        (answered(400, an_error(code="content_policy_violation")), Filtered),
+        (answered(429, an_error("too many tokens a minute for this model")), Throttled),
+        *((answered(status, an_error()), BadRequest) for status in (405, 411, 413, 414, 415, 422, 431)),
+        (answered(529, an_error(type="overloaded_error")), Throttled),
     ],
 )
-def test_every_status_is_a_failure(failure: Failure, kind: type) -> None:
-    assert type(failure) is kind
+def test_every_status_is_a_failure(said: Answered, kind: type) -> None:
+    assert type(of(said.status, said.body, **said.headers)) is kind
 
 
 def test_a_failure_knows_the_limit_and_the_wait() -> None:
@@ -145,7 +160,17 @@ def test_how_long_to_wait(headers: dict[str, str], wait: int | None) -> None:
 
 @pytest.mark.parametrize(
     ("code", "status"),
-    [(429, 429), ("429", 429), (None, 500), ("rate_limited", 500), (200, 500), (399, 500), (600, 500)],
+    [
+        (429, 429),
+        ("429", 429),
+        (400, 400),
+        (599, 599),
+        (None, 500),
+        ("slow", 500),
+        (200, 500),
+        (399, 500),
+        (600, 500),
+    ],
 )
 def test_an_error_inside_an_answer_has_its_code_for_a_status(code: str | int | None, status: int) -> None:
     assert status_of(ApiError("words", code)) == status

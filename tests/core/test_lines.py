@@ -183,3 +183,9 @@ def test_what_a_line_holds_is_not_repeated_at_length() -> None:
     [fault] = read(a_line(method="x" * 100_000))
 
     assert len(str(fault)) < 200
+
+
+def test_a_fault_says_its_line_and_field_or_that_it_is_the_files() -> None:
+    assert str(Fault(7, "bad", "words", "body.stream")) == "line 7: body.stream: words"
+    assert str(Fault(7, "bad", "words")) == "line 7: words"
+    assert str(Fault(0, "bad", "words")) == "file: words"

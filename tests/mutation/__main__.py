@@ -18,7 +18,8 @@ from tests.mutation.tree import Tree
 
 T = TypeVar("T")
 R = TypeVar("R")
-_SIDE_BY_SIDE = 2
+_SIDE_BY_SIDE = 4
+"""Twice the cores that these runs are made for: tests wait more than they compute."""
 _REMOVAL_S = 180.0
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 

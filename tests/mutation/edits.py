@@ -63,6 +63,8 @@ class Edit:
     """Offsets into the text, in characters."""
     becomes: str
     kind: str
+    within: str = ""
+    """The innermost function around it."""
 
     def applied(self, text: str) -> str:
         return text[: self.start] + self.becomes + text[self.end :]
@@ -93,7 +95,8 @@ class _Finder(ast.NodeVisitor):
         for line in text.splitlines(keepends=True):
             self._starts.append(self._starts[-1] + len(line))
         self._lines = text.splitlines()
-        self._depth = 0
+        self._around: list[str] = []
+        """The functions around what is visited."""
 
     def _at(self, line: int, column: int) -> int:
         """The offset of a position of `ast`, whose columns count bytes."""
@@ -110,7 +113,7 @@ class _Finder(ast.NodeVisitor):
 
     def _add(self, node: ast.expr | ast.stmt, becomes: str, kind: str) -> None:
         start, end = self._span(node)
-        self.edits.append(Edit(self.file, node.lineno, start, end, becomes, kind))
+        self._found(node.lineno, start, end, becomes, kind)
 
     def _between(self, left: ast.expr, right: ast.expr, before: str, becomes: str, kind: str) -> None:
         """The operator between two operands."""
@@ -118,7 +121,11 @@ class _Finder(ast.NodeVisitor):
         at = self.text.find(before, start, end)
         if at >= 0:
             line = self.text.count("\n", 0, at) + 1
-            self.edits.append(Edit(self.file, line, at, at + len(before), becomes, kind))
+            self._found(line, at, at + len(before), becomes, kind)
+
+    def _found(self, line: int, start: int, end: int, becomes: str, kind: str) -> None:
+        within = self._around[-1] if self._around else ""
+        self.edits.append(Edit(self.file, line, start, end, becomes, kind, within))
 
     # what is left out
 
@@ -131,12 +138,12 @@ class _Finder(ast.NodeVisitor):
     def _function(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
         if node.name == "__repr__":
             return
-        self._depth += 1
+        self._around.append(node.name)
         for default in [*node.args.defaults, *(one for one in node.args.kw_defaults if one is not None)]:
             self.visit(default)
         for statement in node.body:
             self.visit(statement)
-        self._depth -= 1
+        self._around.pop()
 
     def visit_ClassDef(self, node: ast.ClassDef) -> None:
         for keyword in node.keywords:
@@ -150,7 +157,7 @@ class _Finder(ast.NodeVisitor):
             self.visit(node.value)
 
     def visit_Assign(self, node: ast.Assign) -> None:
-        if self._depth == 0 and isinstance(node.value, ast.Constant | ast.BinOp | ast.UnaryOp | ast.Call):
+        if not self._around and isinstance(node.value, ast.Constant | ast.BinOp | ast.UnaryOp | ast.Call):
             return
         if any(isinstance(target, ast.Attribute | ast.Subscript) for target in node.targets):
             self._add(node, "pass", "statement taken out")

@@ -5,6 +5,7 @@ import random
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import msgspec
@@ -47,6 +48,8 @@ class Equivalent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     before: str
     after: str
     why: str
+    within: str = ""
+    """The function, where these lines stand in several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +90,7 @@ def attempt(tree: Tree, area: str, edit: Edit, relevance: Relevance) -> Tried:
     """Make the edit in the copy, run the tests that run its line, and take it back."""
     text = (ROOT / edit.file).read_text()
     before, after = edit.shown(text)
-    why = ELSEWHERE.get(edit.file) or _equivalents().get((edit.file, before, after))
+    why = ELSEWHERE.get(edit.file) or _equivalent(edit, before, after)
     tests = _affordable(relevance.of(edit.file, edit.line), relevance.seconds)
     if why is not None or not tests:
         return Tried(area, edit, before, after, None, 0, why)
@@ -143,6 +146,13 @@ def _affordable(tests: Sequence[str], seconds: Mapping[str, float]) -> list[str]
     return [test for test, total in zip(tests, sums, strict=True) if total <= _MOST_S or test == tests[0]]
 
 
-def _equivalents() -> dict[tuple[str, str, str], str]:
-    read = msgspec.convert(tomllib.loads(EQUIVALENTS.read_text()), dict[str, list[Equivalent]])
-    return {(one.file, one.before, one.after): one.why for one in read.get("equivalent", [])}
+def _equivalent(edit: Edit, before: str, after: str) -> str | None:
+    for one in _equivalents():
+        if (one.file, one.before, one.after) == (edit.file, before, after) and one.within in {"", edit.within}:
+            return one.why
+    return None
+
+
+@cache
+def _equivalents() -> list[Equivalent]:
+    return msgspec.convert(tomllib.loads(EQUIVALENTS.read_text())["equivalent"], list[Equivalent])

@@ -270,6 +270,15 @@ async def test_the_lease_is_one_brokers_until_it_ends_or_is_given_up(ledger: PgL
     assert await ledger.lead("b", lease_ms=60_000) == term + 1
 
 
+async def test_strays_are_given_out_again_each_with_its_own_body(ledger: PgLedger) -> None:
+    attempts = [await running(ledger, body=b'{"n":%d}' % n) for n in range(3)]
+
+    again = await ledger.attempts_of(await ledger.running())
+
+    assert {one.job: one.body for one in again} == {one.job: one.body for one in attempts}
+    assert len(again) == 3
+
+
 async def test_strays_are_given_out_again_only_while_they_run(ledger: PgLedger) -> None:
     attempt = await running(ledger)
     held = await ledger.running()
