@@ -59,13 +59,21 @@ class Removal:
     def _place(self, hunk: Hunk, root: Path) -> tuple[str, str, str]:
         """The file, and what becomes what there."""
         named = root / hunk.file
-        for files in ([named] if named.is_file() else [], _sources(root, named.suffix)):
-            texts = {str(path.relative_to(root)): path.read_text() for path in files}
-            for before, after in hunk.trimmed():
-                found = [name for name, text in texts.items() for _ in range(text.count(before)) if before]
-                if len(found) == 1:
-                    return found[0], before, after
+        found = _found(hunk, root, [named]) if named.is_file() else None
+        found = found or _found(hunk, root, _sources(root, named.suffix))
+        if found is not None:
+            return found
         raise ValueError(f"{self.name}: what it changes in {hunk.file} is nowhere, or not in one place: make it anew")
+
+
+def _found(hunk: Hunk, root: Path, files: Sequence[Path]) -> tuple[str, str, str] | None:
+    """The one place in these files that has its lines, with as many of those around them as it takes."""
+    texts = {str(path.relative_to(root)): path.read_text() for path in files}
+    for before, after in hunk.trimmed():
+        places = [name for name, text in texts.items() for _ in range(text.count(before)) if before]
+        if len(places) == 1:
+            return places[0], before, after
+    return None
 
 
 def _sources(root: Path, suffix: str) -> list[Path]:
