@@ -30,8 +30,12 @@ class Ran:
         return self.code == 0
 
     def failed(self, test: str) -> bool:
-        """Whether it failed, in any of its cases. A run that could not begin, or was ended, fails no test."""
-        return self.code == _FAILED and any(f"FAILED {test}" in line for line in self.output.splitlines())
+        """Whether it failed, in any of its cases or in what is checked after it.
+
+        A run that could not begin, or was ended, fails no test.
+        """
+        said = (f"FAILED {test}", f"ERROR {test}")
+        return self.code == _FAILED and any(line.startswith(said) for line in self.output.splitlines())
 
     @property
     def timed_out(self) -> bool:
