@@ -54,7 +54,7 @@ async def results_of(ledger: PgLedger, batch: Batch, *, a_page: int) -> list[Res
         page = await ledger.results(batch.id, "default", cursor, a_page)
         assert page is not None
         found += page.results
-        if not page.more:
+        if not (page.more and page.results):
             return found
         cursor = page.cursor
 
