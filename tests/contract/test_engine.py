@@ -194,7 +194,7 @@ async def test_what_runs_at_once_slows_each_other_down_as_stated() -> None:
     together_s = asyncio.get_running_loop().time() - began - alone_s
 
     assert alone_s >= 0.1
-    assert together_s >= 0.28
+    assert together_s >= max(0.28, 1.8 * alone_s)
 
 
 async def test_unknown_options_are_refused_with_the_known_ones(engine: Engine) -> None:
