@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,6 @@ class Ran:
 
     code: int
     """pytest's exit code; -1 when the run took too long and was ended."""
-    seconds: float
     output: str
 
     @property
@@ -78,7 +76,6 @@ class Tree:
         """Run these tests, in this order."""
         command = [sys.executable, "-m", "pytest", "-q", "--tb=line", "-p", "no:randomly", "-p", "no:cacheprovider"]
         command += ["-x"] if until_one_fails else []
-        began = time.monotonic()
         process = subprocess.Popen(
             [*command, *tests],
             cwd=self.root,
@@ -95,8 +92,8 @@ class Tree:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             output, _ = process.communicate()
-            return Ran(-1, time.monotonic() - began, output)
-        return Ran(process.returncode, time.monotonic() - began, output)
+            return Ran(-1, output)
+        return Ran(process.returncode, output)
 
 
 def _files() -> list[str]:
