@@ -26,7 +26,7 @@ from nats.errors import Error
 from broker.bus.runs import publish_verdicts
 from broker.caps import Caps
 from broker.core import gateway as core
-from broker.core.admit import admit
+from broker.core.admit import AdmissionContext, admit
 from broker.core.records import Entry
 from broker.core.settle import last_word
 from broker.errors import Unavailable
@@ -169,16 +169,15 @@ class Gateway:
     def _admitted(self, message: Msg, source: subjects.Source) -> Entry:
         now = self._clock()
         headers = message.headers or {}
-        return admit(
-            decode_job(message.data, headers),
-            source,
-            derived=lambda: uuid7(now, self._entropy()),
-            batch=None,
+        context = AdmissionContext(
+            source=source,
             catalog=self._catalog(),
             now=now,
+            new_id=lambda _: uuid7(now, self._entropy()),
             traceparent=headers.get(TRACEPARENT),
             streams=True,
         )
+        return admit(decode_job(message.data, headers), context)
 
     async def _begin(self, entry: Entry, client: str) -> None:
         if entry.id in self._jobs:

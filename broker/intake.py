@@ -4,7 +4,7 @@ A group of messages: decode → admit (pure) → ledger commit → announce → 
 is known is the same job.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from uuid import UUID
@@ -16,7 +16,7 @@ from broker.bus.groups import Groups, ack_all
 from broker.bus.heard import announce_waiting
 from broker.bus.letters import letter_of, merged
 from broker.bus.results import announce_results
-from broker.core.admit import admit
+from broker.core.admit import AdmissionContext, admit
 from broker.core.records import BatchInfo, DeadLetter, Entry
 from broker.ledger import PgLedger
 from broker.metrics import Metrics
@@ -35,14 +35,13 @@ GROUP_BYTES = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """A job of a message."""
+    """A message, decoded."""
 
     message: Msg
-    job: Job
-    place: int | None
-    """In a message of several."""
     source: subjects.Source
     at: Delivered
+    jobs: Mapping[int | None, Job]
+    """By their place in a message of several."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,41 +68,32 @@ class Intake:
         submitted, letters = _sorted_out(messages)
         batches = await self._batches(submitted)
         catalog = self.catalog()
-        entries = [self._entry(one, catalog=catalog, batches=batches) for one in submitted]
-        letters += await self._record(entries, submitted)
+        letters += await self._record(
+            [(entry, one.message) for one in submitted for entry in _admitted(one, catalog=catalog, batches=batches)]
+        )
         if letters:
             await patiently(lambda: self.ledger.bury(merged(letters)))
             self.metrics.dead_letters.inc(len(letters))
         await ack_all(self.nc, messages)
 
     async def _batches(self, submitted: Sequence[Submitted]) -> dict[UUID, BatchInfo]:
-        named = {one.job.batch for one in submitted if one.job.batch is not None}
+        named = {job.batch for one in submitted for job in one.jobs.values() if job.batch is not None}
         return await patiently(lambda: self.ledger.batches_of(named)) if named else {}
 
-    def _entry(self, one: Submitted, *, catalog: Catalog, batches: dict[UUID, BatchInfo]) -> Entry:
-        return admit(
-            one.job,
-            one.source,
-            derived=partial(derived_id, subjects.SUBMIT, one.at.sequence, one.at.at_ms, one.place),
-            batch=batches.get(one.job.batch) if one.job.batch else None,
-            catalog=catalog,
-            now=one.at.at_ms,
-            traceparent=(one.message.headers or {}).get(TRACEPARENT),
-        )
-
-    async def _record(self, entries: Sequence[Entry], submitted: Sequence[Submitted]) -> list[DeadLetter]:
+    async def _record(self, submitted: Sequence[tuple[Entry, Msg]]) -> list[DeadLetter]:
         """Commit and announce; what the ledger cannot take becomes a dead letter."""
-        if not entries:
+        if not submitted:
             return []
-        by_id = {entry.id: one for entry, one in zip(entries, submitted, strict=True)}
+        entries = [entry for entry, _ in submitted]
+        by_id = {entry.id: message for entry, message in submitted}
         admitted, culprits = await bisected(entries, self.ledger.admit)
         for part in admitted:
             self.metrics.admitted(self.lane, waiting=len(part.waiting), refused=len(part.refused))
             await announce_waiting(self.nc, part.waiting)
             await announce_results(self.nc, part.refused)
-        letters = [_letter(by_id[entry.id].message, why) for entry, why in culprits]
+        letters = [_letter(by_id[entry.id], why) for entry, why in culprits]
         letters += [
-            _letter(by_id[job].message, f"id {job} is another job's already: ids are never used twice")
+            _letter(by_id[job], f"id {job} is another job's already: ids are never used twice")
             for part in admitted
             for job in part.conflicts
         ]
@@ -122,9 +112,20 @@ def _sorted_out(messages: Sequence[Msg]) -> tuple[list[Submitted], list[DeadLett
             continue
         if why is not None:
             letters.append(_letter(message, why))
-        at = delivered(message.reply)
-        submitted += [Submitted(message, job, place, source, at) for place, job in jobs.items()]
+        submitted.append(Submitted(message, source, delivered(message.reply), jobs))
     return submitted, letters
+
+
+def _admitted(one: Submitted, *, catalog: Catalog, batches: Mapping[UUID, BatchInfo]) -> list[Entry]:
+    context = AdmissionContext(
+        source=one.source,
+        catalog=catalog,
+        now=one.at.at_ms,
+        new_id=partial(derived_id, subjects.SUBMIT, one.at.sequence, one.at.at_ms),
+        batches=batches,
+        traceparent=(one.message.headers or {}).get(TRACEPARENT),
+    )
+    return [admit(job, context, place=place) for place, job in one.jobs.items()]
 
 
 def _letter(message: Msg, why: str) -> DeadLetter:

@@ -1,7 +1,9 @@
 """Admission: a submitted job becomes an entry of the ledger, waiting or refused with its reason."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from uuid import UUID
+
+import msgspec
 
 from broker.core.body import body_hash, fault
 from broker.core.records import BatchInfo, Entry
@@ -28,29 +30,33 @@ _IN_SECONDS = 10**11
 """An instant below it is in 1973 or earlier, as ms since the epoch; as seconds it may be any of our time."""
 
 
-def admit(
-    job: Job,
-    source: Source,
-    *,
-    derived: Callable[[], UUID],
-    batch: BatchInfo | None,
-    catalog: Catalog,
-    now: Ms,
-    traceparent: str | None = None,
-    streams: bool = False,
-) -> Entry:
-    """The entry for a job, `refused` if it must not run. `derived` makes the id of one that has none, or a bad one.
+class AdmissionContext(msgspec.Struct, frozen=True, kw_only=True):
+    """What admission must know besides the job. All jobs of one message share one."""
 
-    `batch` is the batch that the job names, if it is known. `streams`: someone would read the chunks.
-    """
+    source: Source
+    """Who asks, in which lane and for which model."""
+    catalog: Catalog
+    now: Ms
+    new_id: Callable[[int | None], UUID]
+    """Makes the id of a job that has none, or a bad one, from the job's place in a message of several."""
+    batches: Mapping[UUID, BatchInfo] = {}
+    """The known batches, of any tenant, that the jobs may name."""
+    traceparent: str | None = None
+    streams: bool = False
+    """Somebody reads the chunks of a streamed answer."""
+
+
+def admit(job: Job, context: AdmissionContext, *, place: int | None = None) -> Entry:
+    """Return the entry for a job, `refused` if it must not run. `place` is where it stands in a message of several."""
+    source, now = context.source, context.now
     bad_id = None if job.id is None else why_not(job.id, now)
-    ours = batch if batch is not None and batch.tenant == source.tenant else None
-    deadline = _deadline(job, source.lane, batch=ours, now=now)
-    refused = _refused(job, source, batch=ours, catalog=catalog, now=now, deadline=deadline, streams=streams)
+    batch = _own_batch(job, context)
+    deadline = _deadline(job, source.lane, batch=batch, now=now)
+    refused = _refused(job, context, batch=batch, deadline=deadline)
     if bad_id is not None and refused is None:
         refused = Refused("bad_id", f"the id {job.id} {bad_id}", "id")
     return Entry(
-        id=derived() if job.id is None or bad_id is not None else job.id,
+        id=context.new_id(place) if job.id is None or bad_id is not None else job.id,
         tenant=_storable(source.tenant),
         key=_storable(source.key),
         lane=source.lane,
@@ -61,11 +67,11 @@ def admit(
         admitted_ms=now,
         deadline_ms=deadline,
         max_attempts=job.max_attempts or MAX_ATTEMPTS,
-        batch=ours.id if ours else None,
+        batch=batch.id if batch else None,
         line=job.line,
         custom_id=None if job.custom_id is None else _storable(job.custom_id),
         metadata=job.metadata and {_storable(name): _storable(text) for name, text in job.metadata.items()},
-        traceparent=None if traceparent is None else _storable(traceparent)[:512],
+        traceparent=None if context.traceparent is None else _storable(context.traceparent)[:512],
         idempotency_key=None if job.idempotency_key is None else _storable(job.idempotency_key),
         refused=refused,
     )
@@ -76,6 +82,12 @@ def _storable(text: str) -> str:
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}") if "\0" in text else text
 
 
+def _own_batch(job: Job, context: AdmissionContext) -> BatchInfo | None:
+    """The batch that the job names, if its tenant has one of that id."""
+    batch = None if job.batch is None else context.batches.get(job.batch)
+    return batch if batch is not None and batch.tenant == context.source.tenant else None
+
+
 def _deadline(job: Job, lane: Lane, *, batch: BatchInfo | None, now: Ms) -> Ms:
     if job.deadline_ms is not None:
         return Ms(job.deadline_ms)
@@ -84,19 +96,18 @@ def _deadline(job: Job, lane: Lane, *, batch: BatchInfo | None, now: Ms) -> Ms:
     return Ms(now + DEFAULT_DEADLINE_MS[lane])
 
 
-def _refused(
-    job: Job, source: Source, *, batch: BatchInfo | None, catalog: Catalog, now: Ms, deadline: Ms, streams: bool
-) -> Refused | None:
-    model = catalog.models.get(source.model)
+def _refused(job: Job, context: AdmissionContext, *, batch: BatchInfo | None, deadline: Ms) -> Refused | None:
+    asked = context.source.model
+    model = context.catalog.models.get(asked)
     if model is None:
-        return _unknown_model(source.model, catalog)
+        return _unknown_model(asked, context.catalog)
     if job.endpoint not in model.endpoints:
         served = ", ".join(model.endpoints)
-        asked = job.endpoint[:_CHARACTERS_SHOWN]
-        return Refused("endpoint_not_served", f"{source.model} serves {served}, not {asked!r}", "endpoint")
+        endpoint = job.endpoint[:_CHARACTERS_SHOWN]
+        return Refused("endpoint_not_served", f"{asked} serves {served}, not {endpoint!r}", "endpoint")
     return next(
-        _faults(job, source, batch=batch, now=now, deadline=deadline),
-        fault(job.body, job.endpoint, model, streams=streams),
+        _faults(job, context, batch=batch, deadline=deadline),
+        fault(job.body, job.endpoint, model, streams=context.streams),
     )
 
 
@@ -106,11 +117,12 @@ def _unknown_model(name: str, catalog: Catalog) -> Refused:
     return Refused("unknown_model", f"there is no model {name[:200]!r}; known: {names or 'none, see apply'}", "model")
 
 
-def _faults(job: Job, source: Source, *, batch: BatchInfo | None, now: Ms, deadline: Ms) -> Iterator[Refused]:
+def _faults(job: Job, context: AdmissionContext, *, batch: BatchInfo | None, deadline: Ms) -> Iterator[Refused]:
+    lane, now = context.source.lane, context.now
     if job.batch is not None and batch is None:
         yield Refused("unknown_batch", f"there is no batch {job.batch}: create it first", "batch")
-    if batch is not None and batch.lane is not source.lane:
-        yield Refused("wrong_lane", f"the batch is of lane {batch.lane}, the subject says {source.lane}", "batch")
+    if batch is not None and batch.lane is not lane:
+        yield Refused("wrong_lane", f"the batch is of lane {batch.lane}, the subject says {lane}", "batch")
     if deadline <= now:
         hint = ": deadline_ms is in milliseconds since the epoch" if deadline < _IN_SECONDS else ""
         yield Refused("deadline_past", f"the deadline was {now - deadline} ms ago{hint}", "deadline_ms")

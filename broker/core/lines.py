@@ -15,7 +15,7 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta
 
-from broker.core.admit import admit
+from broker.core.admit import AdmissionContext, admit
 from broker.core.records import BatchInfo
 from schemas.catalog import ENDPOINTS, Catalog
 from schemas.codec import UNREADABLE, place_of
@@ -111,8 +111,10 @@ def admissible(
 
 def _admissible(line: Line, batch: BatchInfo, catalog: Catalog, now: Ms) -> Line | Fault:
     source = Source(batch.lane, line.model, batch.tenant, DEFAULT)
-    entry = admit(line.job, source, derived=lambda: batch.id, batch=batch, catalog=catalog, now=now)
-    if (refused := entry.refused) is None:
+    context = AdmissionContext(
+        source=source, catalog=catalog, now=now, new_id=lambda _: batch.id, batches={batch.id: batch}
+    )
+    if (refused := admit(line.job, context).refused) is None:
         return line
     return Fault(line.number, refused.code, refused.message, _FIELDS.get(refused.field, refused.field), refused.limit)
 

@@ -3,7 +3,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from broker.core.admit import DEFAULT_DEADLINE_MS, LONGEST_MS, admit
+from broker.core.admit import DEFAULT_DEADLINE_MS, LONGEST_MS, AdmissionContext, admit
 from broker.core.body import MOST_LOGPROBS
 from broker.core.records import BatchInfo, Entry
 from schemas.catalog import COMPLETIONS, Catalog
@@ -27,16 +27,15 @@ def admitted(
     streams: bool = False,
     catalog: Catalog | None = None,
 ) -> Entry:
-    source = Source(lane, model, "tenant", "key")
-    return admit(
-        job or a_job(),
-        source,
-        derived=lambda: DERIVED,
-        batch=batch,
+    context = AdmissionContext(
+        source=Source(lane, model, "tenant", "key"),
         catalog=a_catalog() if catalog is None else catalog,
         now=AT,
+        new_id=lambda _: DERIVED,
+        batches={batch.id: batch} if batch else {},
         streams=streams,
     )
+    return admit(job or a_job(), context)
 
 
 def refused(job: Job | None = None, **changes: Any) -> Refused:

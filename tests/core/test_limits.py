@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from broker.bus.streams import ack_pending
-from broker.core.admit import admit
+from broker.core.admit import AdmissionContext, admit
 from broker.core.policy import Order
 from broker.core.records import Entry, Flow, Head, Place
 from schemas.api import BatchList, BatchResults
@@ -25,8 +25,10 @@ MINUTE_MS, DAY_MS = 60_000, 24 * 3_600_000
 
 
 def admitted(*, lane: Lane = Lane.BULK, **changes: Any) -> Entry:
-    source = Source(lane, "m", "t", "k")
-    return admit(a_job(**changes), source, derived=an_id, batch=None, catalog=a_catalog(), now=AT)
+    context = AdmissionContext(
+        source=Source(lane, "m", "t", "k"), catalog=a_catalog(), now=AT, new_id=lambda _: an_id()
+    )
+    return admit(a_job(**changes), context)
 
 
 def refusal(**changes: Any) -> str | None:

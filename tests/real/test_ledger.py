@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from broker.core.admit import admit
+from broker.core.admit import AdmissionContext, admit
 from broker.core.records import Entry, Final, Ignore, Pick, Requeue, Verdict
 from broker.core.settle import Prices, decide, expiry, last_word, unstorable
 from broker.errors import BadData, Conflict, Deposed, Unavailable
@@ -673,14 +673,14 @@ async def test_a_database_that_is_not_there_is_unavailable() -> None:
 async def test_a_whole_admission_fits_the_ledger(ledger: PgLedger) -> None:
     """What admission makes of the worst of jobs can be stored."""
     job = a_job(id=uuid4(), custom_id="a\0", metadata={"k\0": "v\0"}, body=b"\0\xff", endpoint="\0")
-    entry = admit(
-        job,
-        Source(an_entry().lane, "m\0", "t\0", "k\0"),
-        derived=an_id,
-        batch=None,
+    context = AdmissionContext(
+        source=Source(an_entry().lane, "m\0", "t\0", "k\0"),
         catalog=a_catalog(),
         now=now(),
+        new_id=lambda _: an_id(),
         traceparent="\0",
     )
 
-    assert len((await ledger.admit([entry])).refused) == 1
+    admitted = await ledger.admit([admit(job, context)])
+
+    assert len(admitted.refused) == 1
