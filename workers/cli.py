@@ -318,6 +318,7 @@ class Worker:
             started_ms=self.started_ms,
             at_ms=wall_clock(),
             version=importlib.metadata.version("infermq"),
+            paused=capacity.paused,
         )
 
     def _health(self) -> dict[str, object]:

@@ -1,7 +1,7 @@
 """What an engine is to a worker."""
 
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import msgspec
@@ -9,6 +9,7 @@ import msgspec
 from schemas.catalog import Deployment
 from schemas.outcome import Charge, Failed, Succeeded, Usage
 from schemas.units import Ms
+from schemas.worker import Paused
 
 LARGEST_BODY = 7 * 1024 * 1024
 """Bytes of a response, however large the server's messages may be."""
@@ -61,6 +62,8 @@ class Capacity:
 
     slots: int
     reserve: int
+    paused: Paused | None = field(default=None, compare=False)
+    """Why it is less than usual, for people to read. None: it is not, or the engine does not say."""
 
 
 class EngineConfigError(ValueError):

@@ -32,6 +32,7 @@ from schemas.outcome import (
     counts,
 )
 from schemas.units import Ms, NanoUsd
+from schemas.worker import DENIED, THROTTLED, UPSTREAM_DOWN, Paused
 from workers.engines import factory
 from workers.engines.openai import make, profile_of
 from workers.engines.prices import SOURCE
@@ -658,6 +659,42 @@ async def test_an_api_that_cannot_be_reached_is_left_alone() -> None:
         await steps_of(engine, a_request())
 
         assert engine.capacity() == NOTHING
+
+
+@pytest.mark.parametrize(
+    ("script", "cause", "detail", "pause_ms"),
+    [
+        (answer(status=401), DENIED, "401", 30_000),
+        (answer({"error": {"message": "no", "code": "insufficient_quota"}}, status=429), DENIED, "429", 30_000),
+        (answer({}, status=429, retry_after="7"), THROTTLED, "429", 7_000),
+        (answer(status=502), UPSTREAM_DOWN, "502", 1_000),
+        (hang_up, UPSTREAM_DOWN, "no answer", 1_000),
+    ],
+)
+async def test_it_says_why_an_api_is_left_alone_until_that_has_answered(
+    script: Script, cause: str, detail: str, pause_ms: int
+) -> None:
+    hands = Hands()
+    why = Paused(cause, detail, Ms(hands.now + pause_ms))
+    async with serving(script, clock=hands) as (api, engine):
+        await steps_of(engine, a_request())
+        paused = engine.capacity().paused
+        hands.move(pause_ms)
+        tried = engine.capacity().paused
+
+        api.script = answer(RESPONSE)
+        await steps_of(engine, a_request())
+
+        assert (paused, tried, engine.capacity().paused) == (why, why, None)
+
+
+async def test_it_says_that_an_api_cannot_be_reached() -> None:
+    async with serving(silence, base_url="http://127.0.0.1:9/v1") as (_, engine):
+        await steps_of(engine, a_request())
+
+        paused = engine.capacity().paused
+        assert paused is not None
+        assert (paused.cause, paused.detail) == (UPSTREAM_DOWN, "no connection")
 
 
 async def test_after_a_pause_one_tries_and_the_rest_follow_its_answer() -> None:

@@ -13,7 +13,7 @@ import time
 import tomllib
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from types import SimpleNamespace
 from typing import Annotated, Any
@@ -45,6 +45,7 @@ from schemas.outcome import (
     failure_kind,
 )
 from schemas.units import Ms
+from schemas.worker import DENIED, THROTTLED, UPSTREAM_DOWN
 from workers.core.answers import OUTAGE, ApiError, error_in, failure_of, status_of
 from workers.core.body import (
     LENGTHS,
@@ -218,10 +219,11 @@ class OpenAI:
 
     def capacity(self) -> Capacity:
         """None while the API is left alone: what is not sent cannot be refused. Then one, until it has answered."""
-        if self._pause.left_ms(self._clock()):
-            return Capacity(0, 0)
+        now = self._clock()
+        if self._pause.left_ms(now):
+            return Capacity(0, 0, self._pause.state(now))
         if self._pause.is_in_doubt:
-            return Capacity(1, min(1, self._most.reserve))
+            return Capacity(1, min(1, self._most.reserve), self._pause.state(now))
         return self._most
 
     async def gone(self) -> str:
@@ -242,19 +244,19 @@ class OpenAI:
         call = Call(self, request, body, asked)
         async for step in call.steps():
             if isinstance(step, Succeeded | Failed):
-                self._heed(step, is_outage=call.is_outage)
+                self._heed(step, call)
             yield step
 
-    def _heed(self, outcome: Succeeded | Failed, *, is_outage: bool) -> None:
-        now = self._clock()
+    def _heed(self, outcome: Succeeded | Failed, call: "Call") -> None:
+        now, begin = self._clock(), partial(self._pause.begin, detail=call.answered)
         was_left_alone = bool(self._pause.left_ms(now))
         match outcome:
             case Failed(Throttled(asked)):
-                self._pause.begin(now, asked=asked)
+                begin(now, cause=THROTTLED, asked=asked)
             case Failed(Denied()):
-                self._pause.begin(now, asked=_DENIED_MS)
-            case Failed(EngineFault() | EngineLost() | Unanswered()) if is_outage:
-                self._pause.begin(now)
+                begin(now, cause=DENIED, asked=_DENIED_MS)
+            case Failed(EngineFault() | EngineLost() | Unanswered()) if call.is_outage:
+                begin(now, cause=UPSTREAM_DOWN)
             case Succeeded() | Failed(BadRequest() | ContextTooLong() | Filtered() | ResponseTooLarge()):
                 self._pause.answered()
             case _:
@@ -339,6 +341,8 @@ class Call:
         self._headers: dict[str, str] = {}
         self.is_outage = False
         """It failed as others would, too."""
+        self.answered = "no answer"
+        """The status of its failure."""
 
     async def steps(self) -> AsyncGenerator[Step, None]:
         """Its steps as they come; now and then that it waits, and what it may have cost by then."""
@@ -385,7 +389,7 @@ class Call:
     def _lost(self, error: aiohttp.ClientError | OSError) -> Failed:
         if not self._sent.done():
             log.warning("cannot connect: %s", _line(error))
-            self.is_outage = True
+            self.is_outage, self.answered = True, "no connection"
             return Failed(EngineLost(_line(error), sent=False))
         self.is_outage = not isinstance(error, TimeoutError)
         return self._unanswered(_why_lost(error))
@@ -478,7 +482,7 @@ class Call:
         return Alive(usage, self._api.estimate(usage))
 
     def _refusal(self, status: int, error: ApiError | None) -> Failure:
-        self.is_outage = status in OUTAGE
+        self.is_outage, self.answered = status in OUTAGE, str(status)
         return self._api.failure(status, error, self._headers)
 
     def _failed(self, failure: Failure) -> Failed:
