@@ -7,6 +7,7 @@ leases     of dead workers      caps       what deployments may cost a day
 gateway    interactive          api        the API over NATS   lead    who dispatches
 serve      one broker process   up         everything on this machine
 embedded   NATS and Postgres from wheels   client  what a producer imports
+batch_file  reads OpenAI Batch lines (JSONL)
 cli/       the commands         bench/     what `infermq bench` measures
 
 Meets the workers on the wire only: nothing here imports `workers`.

@@ -11,13 +11,13 @@ from uuid import UUID
 import msgspec
 import typer
 
+from broker.batch_file import Fault, read_lines
 from broker.cli.jobs import streamed
 from broker.cli.progress import watched
 from broker.cli.results import write_results
 from broker.cli.terminal import Exit, duration, err, fail, money, out, plain, print_json, print_table, told
 from broker.client import Client, Reply, Submission
 from broker.config import DATA, UpConfig
-from broker.core.lines import Fault, read_lines
 from broker.up import running
 from schemas.api import Batch, Execution, JobShow, Result
 from schemas.clock import wall_clock

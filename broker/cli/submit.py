@@ -15,6 +15,7 @@ from uuid import UUID
 
 import typer
 
+from broker.batch_file import Fault, Line, admissible, read_lines
 from broker.cli.progress import sending, watch, watched
 from broker.cli.results import check_out, failure_line, first_failures, write_results
 from broker.cli.terminal import (
@@ -35,7 +36,6 @@ from broker.cli.terminal import (
 )
 from broker.client import BacklogFull, Client, Submission, new_id
 from broker.core.admit import LONGEST_MS
-from broker.core.lines import Fault, Line, admissible, read_lines
 from broker.core.records import BatchInfo
 from broker.errors import Unavailable
 from schemas.api import Batch

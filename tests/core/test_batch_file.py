@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from broker.core.lines import LINE_BYTES, Fault, Line, admissible, read_lines
+from broker.batch_file import LINE_BYTES, Fault, Line, admissible, read_lines
 from broker.core.records import BatchInfo
 from schemas.catalog import Catalog
 from schemas.ids import line_id

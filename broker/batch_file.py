@@ -1,9 +1,9 @@
-"""A file of requests, a line each, as the Batch API of OpenAI has it.
+"""Reads a JSONL file in the format of OpenAI's Batch API: one request on each line.
 
-{"custom_id": "…", "method": "POST", "url": "/v1/chat/completions", "body": {"model": "…", …}}
+{"custom_id": "…", "method": "POST", "url": ENDPOINT, "body": {"model": "…", …}}
 
-Read once, a line at a time: the size of the file does not matter. What is wrong with a line is a Fault, and the next
-line is read.
+The file is read once, a line at a time, so its size does not matter. A bad line becomes a Fault, and reading goes on with
+the next one.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ _TAIL_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A request, and the model that it names."""
+    """One request, with the model that it names."""
 
     number: int
     model: str
@@ -80,9 +80,9 @@ class _Bad(Exception):
 def read_lines(
     stream: BinaryIO, *, model: str | None, batch: UUID, deadline_ms: int | None = None
 ) -> Iterator[Line | Fault]:
-    """Each request of the file, or what is wrong with it. `model` is for lines that name none.
+    """Yield each request of the file, or what is wrong with its line. `model` is for lines that name none.
 
-    Ids are made of the batch and the line's number, so that reading again gives the same jobs.
+    A job's id is made from the batch and the line's number, so reading the file again gives the same jobs.
     """
     seen: set[bytes] = set()
     is_empty = True
@@ -104,7 +104,7 @@ def read_lines(
 def admissible(
     items: Iterable[Line | Fault], *, batch: BatchInfo, catalog: Catalog, now: Ms
 ) -> Iterator[Line | Fault]:
-    """The same, where each line that admission would refuse is a fault too."""
+    """Yield the same items, with each line that admission would refuse turned into a Fault."""
     for item in items:
         yield item if isinstance(item, Fault) else _admissible(item, batch, catalog, now)
 
@@ -120,7 +120,7 @@ def _admissible(line: Line, batch: BatchInfo, catalog: Catalog, now: Ms) -> Line
 
 
 _FIELDS: dict[str | None, str] = {"model": "body.model", "endpoint": "url"}
-"""A job's, as a line calls them."""
+"""What a line calls the fields of a job."""
 
 
 def _truncated(bad: _Bad) -> tuple[str, str, str | None, int | None]:
@@ -128,7 +128,7 @@ def _truncated(bad: _Bad) -> tuple[str, str, str | None, int | None]:
 
 
 def _raw_lines(stream: BinaryIO) -> Iterator[tuple[bytes | Fault, bool]]:
-    """Lines without their ends, and whether each had one. One over the limit is skipped without being held."""
+    """Yield each line without its end, and whether it had one. A line over the limit is skipped without being held."""
     number = 0
     while text := stream.readline(LINE_BYTES + 1):
         number += 1
@@ -147,7 +147,7 @@ def _raw_lines(stream: BinaryIO) -> Iterator[tuple[bytes | Fault, bool]]:
 
 
 def _skip_line(stream: BinaryIO) -> int:
-    """Its bytes."""
+    """Skip the rest of a line; return how many bytes it had."""
     size = 0
     while text := stream.readline(_TAIL_BYTES):
         size += len(text.rstrip(b"\r\n"))
