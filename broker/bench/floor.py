@@ -26,6 +26,7 @@ from nats.js.api import AckPolicy, ConsumerConfig
 
 from broker.bench.system import Talk, child
 from broker.bus.streams import STREAMS
+from broker.core.records import ONLY_SHARD
 from broker.embedded import die_with_parent
 from broker.ledger.pg import SETTINGS, as_it_is
 from broker.ledger.rows import EXECUTION_COLUMNS, JOB_COLUMNS
@@ -61,7 +62,7 @@ create table floor.results (like infermq.results including all);
 create table floor.waiting (like infermq.waiting including all);
 create table floor.running (like infermq.running including all);
 create table floor.leader (like infermq.leader including all);
-insert into floor.leader (holder, term, until) values ('floor', 1, 'infinity');
+insert into floor.leader (shard, holder, term, until) values (0, 'floor', 1, 'infinity');
 create table floor.counts (batch uuid primary key, admitted bigint not null, ended bigint not null);
 """
 _TERM = 1
@@ -233,7 +234,9 @@ class Broker:
             flow = ["m"] * room, ["bulk"] * room, ["t"] * room
             now = wall_clock()
             among = min(jobs), max(jobs)
-            rows = await self._pool.fetch(_DISPATCH, *flow, deadlines, jobs, ["d"] * room, now, *among, _TERM)
+            rows = await self._pool.fetch(
+                _DISPATCH, *flow, deadlines, jobs, ["d"] * room, now, *among, _TERM, ONLY_SHARD
+            )
             self._outstanding += len(rows)
             self._round += 1
             payloads = [packed(_attempt_of(row, now)) for row in rows]

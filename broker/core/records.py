@@ -9,6 +9,7 @@ A job's states and its edges:
     (insert) ──► any terminal state, for an interactive or a refused job
 """
 
+from typing import NewType
 from uuid import UUID
 
 import msgspec
@@ -17,6 +18,11 @@ from schemas.api import State
 from schemas.job import Lane
 from schemas.outcome import Failure, Refused, Usage
 from schemas.units import Ms, NanoUsd
+
+Shard = NewType("Shard", int)
+"""What one dispatch leader serves: deployments, and all models that draw on them."""
+ONLY_SHARD = Shard(0)
+"""All deployments are one shard so far."""
 
 
 class Flow(msgspec.Struct, frozen=True, order=True):

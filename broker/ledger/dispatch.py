@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from uuid import UUID
 
-from broker.core.records import Flow, Head, Leadership, Pick, Place, Running
+from broker.core.records import Flow, Head, Leadership, Pick, Place, Running, Shard
 from broker.errors import Deposed
 from broker.ledger.connection import Connection
 from broker.ledger.rows import attempt_of
@@ -30,7 +30,9 @@ async def heads(connection: Connection, flow: Flow, *, after: Place | None, limi
     ]
 
 
-async def dispatch(connection: Connection, picks: Sequence[Pick], *, term: int, now: Ms) -> list[Attempt]:
+async def dispatch(
+    connection: Connection, picks: Sequence[Pick], *, shard: Shard, term: int, now: Ms
+) -> list[Attempt]:
     """Raises: Deposed."""
     jobs = [pick.place.job for pick in picks]
     rows = await connection.fetch(
@@ -45,8 +47,9 @@ async def dispatch(connection: Connection, picks: Sequence[Pick], *, term: int, 
         min(jobs),
         max(jobs),
         term,
+        shard,
     )
-    if not rows and await connection.fetchval(query("term")) != term:
+    if not rows and await connection.fetchval(query("term"), shard) != term:
         raise Deposed(f"term {term} is over")
     return [attempt_of(row) for row in rows]
 
@@ -61,15 +64,15 @@ async def attempts_of(connection: Connection, attempts: Sequence[Running]) -> li
     return [attempt_of(row) for row in rows]
 
 
-async def lead(connection: Connection, holder: str, *, lease_ms: int) -> int | None:
-    term: int | None = await connection.fetchval(query("lead"), holder, lease_ms)
+async def lead(connection: Connection, holder: str, *, shard: Shard, lease_ms: int) -> int | None:
+    term: int | None = await connection.fetchval(query("lead"), holder, lease_ms, shard)
     return term
 
 
-async def step_down(connection: Connection, holder: str, term: int) -> None:
-    await connection.execute(query("step_down"), holder, term)
+async def step_down(connection: Connection, holder: str, term: int, *, shard: Shard) -> None:
+    await connection.execute(query("step_down"), holder, term, shard)
 
 
-async def leader(connection: Connection) -> Leadership | None:
-    row = await connection.fetchrow(query("leader"))
+async def leader(connection: Connection, *, shard: Shard) -> Leadership | None:
+    row = await connection.fetchrow(query("leader"), shard)
     return None if row is None else Leadership(row["holder"], row["term"])

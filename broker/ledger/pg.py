@@ -8,6 +8,7 @@ from uuid import UUID
 import asyncpg
 
 from broker.core.records import (
+    ONLY_SHARD,
     Admitted,
     BatchInfo,
     DeadLetter,
@@ -20,6 +21,7 @@ from broker.core.records import (
     Place,
     Running,
     Settled,
+    Shard,
     Spend,
     Verdict,
 )
@@ -103,10 +105,12 @@ class PgLedger:
         async with self._connection() as connection:
             return await dispatch.heads(connection, flow, after=after, limit=limit)
 
-    async def dispatch(self, picks: Sequence[Pick], *, term: int, now: Ms) -> list[Attempt]:
+    async def dispatch(
+        self, picks: Sequence[Pick], *, term: int, now: Ms, shard: Shard = ONLY_SHARD
+    ) -> list[Attempt]:
         """Queued → running for those that still wait, in order, with their bodies. Raises: Deposed."""
         async with self._connection() as connection:
-            return await dispatch.dispatch(connection, picks, term=term, now=now)
+            return await dispatch.dispatch(connection, picks, shard=shard, term=term, now=now)
 
     async def running(self) -> list[Running]:
         """Every attempt that is dispatched and not settled."""
@@ -132,18 +136,18 @@ class PgLedger:
         async with self._connection() as connection:
             return await spend.spend(connection, now=now)
 
-    async def lead(self, holder: str, *, lease_ms: int) -> int | None:
-        """Take or renew the leader's lease: its term, or None while another holds it."""
+    async def lead(self, holder: str, *, lease_ms: int, shard: Shard = ONLY_SHARD) -> int | None:
+        """Take or renew the lease of the shard's leader: its term, or None while another holds it."""
         async with self._connection() as connection:
-            return await dispatch.lead(connection, holder, lease_ms=lease_ms)
+            return await dispatch.lead(connection, holder, shard=shard, lease_ms=lease_ms)
 
-    async def step_down(self, holder: str, term: int) -> None:
+    async def step_down(self, holder: str, term: int, *, shard: Shard = ONLY_SHARD) -> None:
         async with self._connection() as connection:
-            await dispatch.step_down(connection, holder, term)
+            await dispatch.step_down(connection, holder, term, shard=shard)
 
-    async def leader(self) -> Leadership | None:
+    async def leader(self, *, shard: Shard = ONLY_SHARD) -> Leadership | None:
         async with self._connection() as connection:
-            return await dispatch.leader(connection)
+            return await dispatch.leader(connection, shard=shard)
 
     async def create_batch(self, ask: BatchCreate, tenant: str, now: Ms) -> Batch:
         async with self._connection() as connection:

@@ -7,12 +7,13 @@ from contextlib import asynccontextmanager
 import asyncpg
 import pytest
 
-from broker.core.records import Leadership
+from broker.core.records import ONLY_SHARD, Leadership, Pick, Shard
 from broker.errors import Deposed, Unavailable
 from broker.lead import Lead
 from broker.ledger import PgLedger
 from broker.metrics import Metrics
 from schemas.units import Ms
+from tests.builders import an_entry, now
 from tests.system import until
 
 pytestmark = pytest.mark.real
@@ -49,8 +50,8 @@ class Refusing(PgLedger):
 
     refused = 0
 
-    async def lead(self, holder: str, *, lease_ms: int) -> int | None:
-        term = await super().lead(holder, lease_ms=lease_ms)
+    async def lead(self, holder: str, *, lease_ms: int, shard: Shard = ONLY_SHARD) -> int | None:
+        term = await super().lead(holder, lease_ms=lease_ms, shard=shard)
         self.refused += term is None
         return term
 
@@ -61,11 +62,11 @@ class Away(PgLedger):
     asked = 0
     answered = 0
 
-    async def lead(self, holder: str, *, lease_ms: int) -> int | None:
+    async def lead(self, holder: str, *, lease_ms: int, shard: Shard = ONLY_SHARD) -> int | None:
         self.asked += 1
         if self.asked == 2:
             raise Unavailable("Postgres")
-        term = await super().lead(holder, lease_ms=lease_ms)
+        term = await super().lead(holder, lease_ms=lease_ms, shard=shard)
         self.answered += 1
         return term
 
@@ -75,11 +76,11 @@ class Gone(PgLedger):
 
     is_asked = False
 
-    async def lead(self, holder: str, *, lease_ms: int) -> int | None:
+    async def lead(self, holder: str, *, lease_ms: int, shard: Shard = ONLY_SHARD) -> int | None:
         if self.is_asked:
             raise Unavailable("Postgres")
         self.is_asked = True
-        return await super().lead(holder, lease_ms=lease_ms)
+        return await super().lead(holder, lease_ms=lease_ms, shard=shard)
 
 
 @asynccontextmanager
@@ -233,3 +234,38 @@ async def test_a_lease_that_ran_out_is_nobodys(ledger: PgLedger) -> None:
     await ledger.lead("a", lease_ms=0)
 
     assert await ledger.leader() is None
+
+
+async def test_each_shard_has_a_leader_and_terms_of_its_own(ledger: PgLedger) -> None:
+    other = Shard(7)
+    term = await ledger.lead("a", lease_ms=HOUR_MS)
+    assert term is not None
+
+    await ledger.lead("b", lease_ms=0, shard=other)
+    later = await ledger.lead("b", lease_ms=HOUR_MS, shard=other)
+
+    assert later == term + 1
+    assert await ledger.leader() == Leadership("a", term)
+    assert await ledger.leader(shard=other) == Leadership("b", later)
+    await ledger.step_down("b", later)
+    assert await ledger.leader(shard=other) == Leadership("b", later)
+    await ledger.step_down("b", later, shard=other)
+    assert await ledger.leader(shard=other) is None
+    assert await ledger.leader() == Leadership("a", term)
+
+
+async def test_the_term_of_another_shard_dispatches_nothing(ledger: PgLedger) -> None:
+    entry = an_entry()
+    await ledger.admit([entry])
+    await ledger.lead("a", lease_ms=0)
+    term = await ledger.lead("a", lease_ms=HOUR_MS)
+    other = await ledger.lead("a", lease_ms=HOUR_MS, shard=Shard(7))
+    assert term is not None
+    assert other is not None
+    pick = Pick(entry.flow, entry.place, "d")
+
+    with pytest.raises(Deposed):
+        await ledger.dispatch([pick], term=other, now=now())
+    attempts = await ledger.dispatch([pick], term=term, now=now())
+
+    assert [attempt.job for attempt in attempts] == [entry.id]

@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 
 from broker.core.admit import AdmissionContext, admit
-from broker.core.records import Entry, Final, Ignore, Pick, Requeue, Verdict
+from broker.core.records import ONLY_SHARD, Entry, Final, Ignore, Pick, Requeue, Verdict
 from broker.core.settle import Prices, decide, expiry, last_word, unstorable
 from broker.errors import BadData, Conflict, Deposed, Unavailable
 from broker.ledger import PgLedger, migrate, pending
@@ -296,7 +296,7 @@ async def test_the_usual_way_of_a_job_plans_over_its_own_days_only(ledger: PgLed
     connection = await asyncpg.connect(ledger_url, server_settings=SETTINGS)
 
     plans = {
-        "dispatch": await connection.fetch(f"explain {query('dispatch')}", *flow, job, job, 1),
+        "dispatch": await connection.fetch(f"explain {query('dispatch')}", *flow, job, job, 1, ONLY_SHARD),
         "attempts_of": await connection.fetch(f"explain {query('attempts_of')}", [job], [1], job, job),
         "finish": await connection.fetch(f"explain {on_day('finish', job)}", *end),
     }
@@ -332,7 +332,7 @@ async def test_statistics_that_know_no_new_job_spoil_no_plan(ledger: PgLedger, l
     plans = [
         await connection.fetch(
             f"explain analyze {query('dispatch')}",
-            *flow, deadlines, jobs, ["d"] * 1000, now(), jobs[0], jobs[-1], leadership.term,
+            *flow, deadlines, jobs, ["d"] * 1000, now(), jobs[0], jobs[-1], leadership.term, ONLY_SHARD,
         ),
         await connection.fetch(f"explain analyze {query('attempts_of')}", jobs, [1] * 1000, jobs[0], jobs[-1]),
         await connection.fetch(

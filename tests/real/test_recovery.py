@@ -11,7 +11,7 @@ from nats.aio.client import Client as Nats
 from broker.bus.heard import announce_waiting
 from broker.bus.runs import Runs, in_run, publish_verdicts
 from broker.bus.streams import declare_streams
-from broker.core.records import Entry, Pick, Running
+from broker.core.records import ONLY_SHARD, Entry, Pick, Running, Shard
 from broker.core.settle import Prices, decide
 from broker.errors import Unavailable
 from broker.ledger import PgLedger
@@ -36,8 +36,10 @@ class Losing(PgLedger):
 
     has_lost = False
 
-    async def dispatch(self, picks: Sequence[Pick], *, term: int, now: Ms) -> list[Attempt]:
-        attempts = await super().dispatch(picks, term=term, now=now)
+    async def dispatch(
+        self, picks: Sequence[Pick], *, term: int, now: Ms, shard: Shard = ONLY_SHARD
+    ) -> list[Attempt]:
+        attempts = await super().dispatch(picks, term=term, now=now, shard=shard)
         if not self.has_lost:
             self.has_lost = True
             raise Unavailable("Postgres", "the answer was lost")

@@ -145,8 +145,9 @@ create table infermq.catalog (
     toml        text    not null
 );
 
+-- Who dispatches each shard, by a lease.
 create table infermq.leader (
-    one     boolean     not null primary key default true check (one),
+    shard   int         not null primary key,
     holder  text        not null,
     term    bigint      not null,
     until   timestamptz not null

@@ -1,4 +1,4 @@
--- queued → running, for those that still wait, in the order of the picks, unless the term $10 is over. Their ids are
+-- queued → running, for those that still wait, in the order of the picks, unless the term $10 of shard $11 is over. Their ids are
 -- between $8 and $9: said apart, it leaves all other days out of the plan.
 --
 -- Each `lateral` keeps a lookup by its key, and rows go by their ctid: in a plain join, the planner takes a backlog that
@@ -12,7 +12,7 @@ with picked as materialized (
             where w.model = p.model and w.lane = p.lane and w.tenant = p.tenant and w.deadline_ms = p.deadline_ms
               and w.job = p.job
               for update) w
-     where exists (select from infermq.leader where term = $10)
+     where exists (select from infermq.leader where shard = $11 and term = $10)
 ), gone as (
     delete from infermq.waiting where ctid = any(array(select at from picked))
 ), started as (

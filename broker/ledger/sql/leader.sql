@@ -1,1 +1,1 @@
-select holder, term from infermq.leader where until > clock_timestamp()
+select holder, term from infermq.leader where shard = $1 and until > clock_timestamp()

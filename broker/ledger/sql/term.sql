@@ -1,1 +1,1 @@
-select term from infermq.leader
+select term from infermq.leader where shard = $1
