@@ -191,7 +191,7 @@ class Gateway:
         attempt = self._attempt(entry, where, token, number=1, tried=(), now=now)
         self._hand(Live(entry, client, began_ms=now, attempt=attempt, token=token, started_ms=now))
 
-    def _choose(self, model: str, tried: Sequence[str]) -> str | core.Full | core.Absent | core.Capped:
+    def _choose(self, model: str, tried: Sequence[str]) -> str | core.Full | core.Absent | core.Capped | core.Gone:
         return core.choose(
             model,
             catalog=self._catalog(),
@@ -356,4 +356,5 @@ class Gateway:
             await self._give_up(live, why)
         elif not await self._again(live):
             self._last_word(live, EngineLost(why.message))
-            await self._give_up(live, why)
+            is_gone = isinstance(self._choose(live.entry.model, live.tried), core.Gone)
+            await self._give_up(live, core.problem_of(core.Gone(), live.entry.model) if is_gone else why)

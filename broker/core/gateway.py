@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+from broker.core import route
 from schemas.api import Problem
 from schemas.catalog import Catalog
 from schemas.outcome import Refused
@@ -33,6 +34,11 @@ class Capped:
     """Every deployment of the model has spent what it may today."""
 
 
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """The active catalog has no such model any more."""
+
+
 def choose(
     model: str,
     *,
@@ -43,8 +49,8 @@ def choose(
     peak: Mapping[str, int] | None = None,
     tried: Collection[str] = (),
     capped: Callable[[str], bool] = lambda _: False,
-) -> str | Full | Absent | Capped:
-    """A deployment with room that is not `tried`, by the route's weights, else the first spare; `unit` is uniform in
+) -> str | Full | Absent | Capped | Gone:
+    """A deployment with room among the candidates, by the route's weights; of spares the first. `unit` is uniform in
     [0, 1).
 
     The reserve is one for all brokers' gateways. What this one has `outstanding` counts, and what the beats say to be
@@ -52,20 +58,25 @@ def choose(
     """
     room = _room(beats)
     taken = _taken(beats, outstanding, outstanding if peak is None else peak)
-    alive = [r for r in catalog.models[model].route if r.deployment in room and r.deployment not in tried]
-    if not alive:
+    if not route.entries(model, catalog):
+        return Gone()
+    there = [e.deployment for e in route.untried(model, catalog=catalog, tried=tried) if e.deployment in room]
+    if not there:
         return Absent()
-    allowed = [route for route in alive if not capped(route.deployment)]
+    allowed = {name for name in there if not capped(name)}
     if not allowed:
         return Capped()
-    free = [route for route in allowed if taken[route.deployment] < room[route.deployment]]
+    # A deployment without any reserve takes no requests: it is away for them, not full.
+    takes = {name for name in allowed if room[name]}
+    candidates = route.candidates(model, catalog=catalog, alive=takes, tried=tried)
+    free = [entry for entry in candidates if taken[entry.deployment] < room[entry.deployment]]
     if not free:
         return Full()
-    mark = unit * sum(route.weight for route in free)
-    for route in free:
-        mark -= route.weight
+    mark = unit * sum(entry.weight for entry in free)
+    for entry in free:
+        mark -= entry.weight
         if mark < 0:
-            return route.deployment
+            return entry.deployment
     return free[0].deployment
 
 
@@ -88,7 +99,7 @@ def _taken(beats: Sequence[WorkerBeat], outstanding: Mapping[str, int], peak: Ma
 def has_another(model: str, *, catalog: Catalog, beats: Sequence[WorkerBeat], tried: Collection[str]) -> bool:
     """Whether a deployment is left to fall back to."""
     room = _room(beats)
-    return any(r.deployment in room and r.deployment not in tried for r in catalog.models[model].route)
+    return bool(route.candidates(model, catalog=catalog, alive=room, tried=tried))
 
 
 def may_answer(reply_to: str, tenant: str) -> bool:
@@ -96,7 +107,7 @@ def may_answer(reply_to: str, tenant: str) -> bool:
     return reply_to.startswith(f"{inbox_prefix(tenant)}.") and not any(c in reply_to for c in "*> ")
 
 
-def problem_of(why: Full | Absent | Capped | Refused, model: str) -> Problem:
+def problem_of(why: Full | Absent | Capped | Gone | Refused, model: str) -> Problem:
     match why:
         case Full():
             return Problem("busy", f"every worker of {model} is full: try again in a moment, or submit the job")
@@ -104,6 +115,8 @@ def problem_of(why: Full | Absent | Capped | Refused, model: str) -> Problem:
             return Problem("no_worker", f"no worker serves {model} now: try again, or submit the job")
         case Capped():
             return Problem("daily_cap", f"{model} has spent what it may today: try tomorrow, or raise its cap")
+        case Gone():
+            return Problem("unknown_model", f"{model} was taken out of the catalog while its request ran", "model")
         case Refused(code, message, field, limit):
             return Problem(code, message, field, limit)
 

@@ -13,8 +13,10 @@ import heapq
 from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Generic, TypeVar
 
+from broker.core import route
 from broker.core.records import Flow, Head, Pick
 from schemas.catalog import Catalog, Route
 from schemas.job import Lane
@@ -112,7 +114,8 @@ class _Round:
         self.order = order
         self.room = dict(room)
         self.alive = alive
-        self._regulars: dict[str, Sequence[Route]] = {}
+        self._routes: dict[tuple[str, tuple[str, ...]], Sequence[Route]] = {}
+        """By model and what a job has tried, the candidates for it."""
         self._closed: dict[str, set[tuple[str, ...]]] = defaultdict(set)
         """By model, what jobs have tried that nobody left has room for."""
         self.catalog = catalog
@@ -169,34 +172,25 @@ class _Round:
         return None
 
     def _deployment(self, model: str, tried: tuple[str, ...]) -> str | None:
-        """Of the deployments that may take it and have room, the one furthest behind its weight; spares in order."""
-        open_routes = [r for r in self._routes(model, tried) if self.room.get(r.deployment, 0) > 0]
-        weighted = [r for r in open_routes if r.weight]
-        if len(open_routes) == 1 or not weighted:
-            return open_routes[0].deployment if open_routes else None
+        """Of the candidates that have room, the one furthest behind its weight; of spares, the first."""
+        free = [entry for entry in self._candidates(model, tried) if self.room.get(entry.deployment, 0) > 0]
+        if len(free) < 2 or not free[0].weight:
+            return free[0].deployment if free else None
         shares = self.order.routes[model]
-        shares.wake(route.deployment for route in weighted)
-        chosen = min(weighted, key=lambda route: shares.counters[route.deployment])
+        shares.wake(entry.deployment for entry in free)
+        chosen = min(free, key=lambda entry: shares.counters[entry.deployment])
         shares.charge(chosen.deployment, 1.0 / chosen.weight)
         return chosen.deployment
 
-    def _routes(self, model: str, tried: tuple[str, ...]) -> Sequence[Route]:
-        """Who may take it: those that have not failed it. The spares only after a failure, or for want of others."""
-        route = self.catalog.models[model].route
-        if not tried and (regular := self._regular(model)):
-            return regular
-        alive = [r for r in route if r.deployment in self.alive]
-        return [r for r in alive if r.deployment not in tried] or alive
-
-    def _regular(self, model: str) -> Sequence[Route]:
-        if model not in self._regulars:
-            route = self.catalog.models[model].route
-            self._regulars[model] = [r for r in route if r.weight and r.deployment in self.alive]
-        return self._regulars[model]
+    def _candidates(self, model: str, tried: tuple[str, ...]) -> Sequence[Route]:
+        """Who may take a job. One that every deployment alive has failed begins its route again."""
+        if (model, tried) not in self._routes:
+            ask = partial(route.candidates, model, catalog=self.catalog, alive=self.alive)
+            self._routes[model, tried] = ask(tried=tried) or ask()
+        return self._routes[model, tried]
 
     def _has_room(self, model: str) -> bool:
-        found = self.catalog.models.get(model)
-        return found is not None and any(self.room.get(r.deployment, 0) > 0 for r in found.route)
+        return any(self.room.get(entry.deployment, 0) > 0 for entry in route.entries(model, self.catalog))
 
 
 def lookahead(slots: int, *, per_s: float) -> int:

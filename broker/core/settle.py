@@ -8,6 +8,7 @@ from uuid import UUID
 
 from msgspec.structs import replace
 
+from broker.core import route
 from broker.core.body import body_hash
 from broker.core.price import price_nano_usd
 from broker.core.records import Entry, Executed, Final, Ignore, OpenJob, Requeue, Running, Verdict
@@ -151,8 +152,9 @@ def stranded(
     found = []
     for one in running:
         if one.deployment in silent and one.job in models:
-            route = untried(models[one.job], (), catalog)
-            if one.deployment not in route or any(name in alive for name in route):
+            model = models[one.job]
+            is_dropped = all(entry.deployment != one.deployment for entry in route.entries(model, catalog))
+            if is_dropped or route.candidates(model, catalog=catalog, alive=alive):
                 found.append(one)
     return found
 
@@ -231,20 +233,15 @@ def _after_failure(
     if counted and spent >= job.max_attempts:
         return Final(State.DEAD, None, failure)
     tried = job.tried if report.deployment in job.tried else (*job.tried, report.deployment)
-    left = untried(job.model, tried, catalog)
-    if any(name in alive for name in left):
+    if route.candidates(job.model, catalog=catalog, alive=alive, tried=tried):
         return Requeue(now, counted=counted, tried=tried)
     spread = (unit + (job.job.int & 0xFFFF) / 0x10000) % 1.0
     again = Ms(now + wait_ms(failure, spent if counted else job.attempt, unit=spread))
     if again >= job.deadline_ms:
         return Final(State.DEAD if counted else State.EXPIRED, None, failure)
-    return Requeue(again, counted=counted, tried=tried if left else ())
-
-
-def untried(model: str, tried: Collection[str], catalog: Catalog) -> list[str]:
-    """The deployments of a model's route that are left, in its order."""
-    found = catalog.models.get(model)
-    return [route.deployment for route in found.route if route.deployment not in tried] if found else []
+    return Requeue(
+        again, counted=counted, tried=tried if route.untried(job.model, catalog=catalog, tried=tried) else ()
+    )
 
 
 def _verdict(report: Report, transition: Final | Requeue | Ignore, prices: Prices) -> Verdict:

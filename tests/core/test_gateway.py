@@ -11,6 +11,7 @@ from broker.core.gateway import (
     Absent,
     Capped,
     Full,
+    Gone,
     choose,
     has_another,
     in_use,
@@ -58,10 +59,25 @@ def test_weights_decide_between_those_with_room(unit: float, where: str) -> None
     assert chosen(*EVERYONE, unit=unit) == where
 
 
-def test_a_spare_is_for_when_no_other_has_room() -> None:
-    assert chosen(*EVERYONE, outstanding={"a": 1, "b": 1}) == "spare"
-    assert chosen(*EVERYONE, outstanding={"a": 1, "b": 1, "spare": 1}) == Full()
+def test_a_spare_is_for_what_the_others_failed_and_for_when_they_are_away() -> None:
     assert chosen(a_beat("a", draining=True), a_beat("spare")) == "spare"
+    assert chosen(*EVERYONE, tried=("a", "b")) == "spare"
+    assert chosen(*EVERYONE, capped=lambda name: name != "spare") == "spare"
+    assert chosen(a_beat("a", reserve=0), a_beat("spare")) == "spare"
+
+
+def test_a_spare_gets_nothing_while_the_others_are_full() -> None:
+    assert chosen(*EVERYONE, outstanding={"a": 1, "b": 1}) == Full()
+    assert chosen(*EVERYONE, outstanding={"b": 1}, tried=("a",)) == Full()
+
+
+def test_a_deployment_without_a_reserve_has_no_room() -> None:
+    assert chosen(a_beat("a", reserve=0)) == Full()
+
+
+def test_a_model_that_left_the_catalog_goes_nowhere() -> None:
+    assert choose("gone", catalog=CATALOG, beats=EVERYONE, outstanding={}, unit=0.0) == Gone()
+    assert not has_another("gone", catalog=CATALOG, beats=EVERYONE, tried=())
 
 
 def test_a_spare_gets_nothing_wherever_it_stands_in_the_route() -> None:
@@ -180,7 +196,8 @@ def test_an_answer_never_goes_to_many_subjects_or_to_none(character: str) -> Non
 def test_a_refusal_says_why() -> None:
     job = an_id()
 
-    assert [problem_of(why, "m").code for why in (Full(), Absent(), Capped())] == ["busy", "no_worker", "daily_cap"]
+    codes = [problem_of(why, "m").code for why in (Full(), Absent(), Capped(), Gone())]
+    assert codes == ["busy", "no_worker", "daily_cap", "unknown_model"]
     assert problem_of(Refused("code", "message", "field", 7), "m") == Problem("code", "message", "field", 7)
     assert (in_use(job).code, in_use(job).field) == ("id_in_use", "id")
     assert str(job) in in_use(job).message

@@ -233,6 +233,17 @@ def test_a_deployment_that_comes_back_gets_its_share_and_no_more() -> None:
     assert abs(Counter(pick.deployment for pick in picks)["e"] - 50) <= 1
 
 
+def test_a_job_that_failed_waits_for_a_regular_deployment_that_is_full() -> None:
+    waiting = {Flow("m", Lane.BULK, "t"): [Head(Place(Ms(10**12), UUID(int=1)), 1, Ms(0), ("d",))]}
+    catalog = a_catalog(m={"d": 1, "e": 1, "spare": 0})
+
+    while_full = Order().choose(waiting, room={"d": 1, "spare": 1}, alive={"e"}, catalog=catalog, limit=100)
+    while_away = Order().choose(waiting, room={"d": 1, "spare": 1}, catalog=catalog, limit=100)
+
+    assert not while_full
+    assert [pick.deployment for pick in while_away] == ["spare"]
+
+
 def test_spares_stand_in_in_their_order() -> None:
     waiting = {Flow("m", Lane.BULK, "t"): heads(3)}
 
@@ -272,13 +283,12 @@ tried = st.sets(st.sampled_from(list(ROUTE))).map(lambda names: tuple(sorted(nam
 
 
 def may_take(head: Head, alive: set[str]) -> set[str]:
-    """The rule in words: a regular deployment that is alive. After a failure, or where no regular one is alive, any that is
-    alive and has not failed it; where all of those have failed it, any that is alive.
+    """The rule in words: a regular deployment that is alive and has not failed it; if there is none, such a spare. A job
+    that all of those alive have failed begins again.
     """
-    regular = {name for name, weight in ROUTE.items() if weight} & alive
-    if not head.tried and regular:
-        return regular
-    return (alive - set(head.tried)) or alive
+    regular = {name for name, weight in ROUTE.items() if weight}
+    left = alive - set(head.tried) or alive
+    return (left & regular) or left
 
 
 @settings(max_examples=300)

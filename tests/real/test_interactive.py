@@ -231,14 +231,14 @@ def a_beat(deployment: str, *, reserve: int = 4, live: int = 0) -> WorkerBeat:
     )
 
 
-def a_route(*routes: Route, **caps_usd: float) -> Catalog:
+def a_route(*routes: Route, model: str = "m", **caps_usd: float) -> Catalog:
     """One model, and the daily caps of those of its deployments that have one."""
     names = [route.deployment for route in routes]
     deployments = {
         name: Deployment(engine="simulated", price=Price(input=1000.0, output=0.0), daily_cap_usd=caps_usd.get(name))
         for name in names
     }
-    return Catalog(models={"m": Model(endpoints=(CHAT,), route=routes)}, deployments=deployments)
+    return Catalog(models={model: Model(endpoints=(CHAT,), route=routes)}, deployments=deployments)
 
 
 def worker_says(attempt: Attempt, outcome: Outcome) -> Report:
@@ -285,7 +285,7 @@ async def a_door(
     for _ in range(brokers):
         gateway = Gateway(
             nc,
-            catalog=lambda: catalog,
+            catalog=lambda: door.catalog,
             beats=lambda: door.beats,
             caps=caps,
             clock=door.clock,
@@ -532,6 +532,30 @@ async def test_another_deployment_takes_it_when_the_worker_is_gone_and_has_its_o
 
         assert await door.aborts() == asker.job
         assert await asker.kinds() == [FINAL]
+
+
+@pytest.mark.parametrize("says", ["nothing", "a failure"])
+async def test_a_catalog_that_drops_the_model_of_a_request_ends_no_broker(
+    nc: Nats, ledger: PgLedger, says: str
+) -> None:
+    async with a_door(nc, ledger, a_beat("d"), a_beat("e"), catalog=TWO) as door:
+        asker = await door.ask()
+        worker = await door.taken("d")
+        door.catalog = a_route(Route("d"), model="n")
+
+        if says == "nothing":
+            door.clock.advance(10_000)
+        else:
+            await worker.fail()
+
+        assert (await asker.word()).code == ("unknown_model" if says == "nothing" else "engine_fault")
+        job = await door.settle(await door.last_word())
+        assert job is not None
+        assert job.state is State.FAILED
+        assert (await (await door.ask()).word()).code == "unknown_model"
+        other = await door.ask(model="n")
+        await (await door.taken("d")).finish()
+        assert await other.kinds() == [FINAL]
 
 
 async def test_a_worker_that_goes_silent_in_its_answer_is_not_followed_by_another(nc: Nats, ledger: PgLedger) -> None:
