@@ -7,29 +7,29 @@ term → publish into RUN, in order. Nobody else touches a round, so what the le
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from uuid import UUID
+from collections.abc import Callable, Sequence
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from broker.bus.heard import Beats, heard_settled, heard_waiting
-from broker.bus.runs import Runs, in_outcome, in_run, publish_verdicts
+from broker.bus.runs import Runs, publish_verdicts
 from broker.caps import Caps
 from broker.config import LEASE_S
 from broker.core.heads import Fronts
-from broker.core.policy import Order, Rate, lookahead
-from broker.core.records import Flow, Head, OpenJob, Pick, Place, Running
-from broker.core.settle import expiry, released, stranded
+from broker.core.outstanding import Outstanding
+from broker.core.policy import Order
+from broker.core.pools import Pool, Silence, alive, snapshot
+from broker.core.records import Flow, Head, Pick, Place, Running
+from broker.core.settle import expiry
 from broker.ledger import PgLedger
 from broker.metrics import Metrics
 from broker.patience import patiently
 from broker.ports import Clock
+from broker.sweep import OVERDUE_MS, Sweep
 from schemas import subjects
 from schemas.catalog import Catalog
 from schemas.jetstream import heed_cancellation
-from schemas.job import Attempt
 from schemas.units import Ms
 
 log = logging.getLogger(__name__)
@@ -44,35 +44,8 @@ FRESH = 20
 SWEEP_S = 60.0
 DOUBT_S = 0.5
 """Until the next sweep, when attempts may be missing from RUN."""
-OVERDUE_MS = 900_000
-"""A running job this long after its deadline has no worker: one would have ended it by its time-out."""
 SILENCE_MS = Ms(int(2 * LEASE_S * 1000))
 """A deployment without a worker for this long is given up on where others can do its work."""
-ROUND_MS = 2000
-"""The most silence that one round counts: while the leader was busy or cut off, it heard nobody."""
-
-
-@dataclass(slots=True)
-class Pool:
-    """What the leader knows of a deployment's workers."""
-
-    slots: int = 0
-    outstanding: int = 0
-    live: int = 0
-    """Interactive attempts in its engines, which are the gateways' to hand out."""
-    silent_ms: int = 0
-    """For how long others were heard, and no worker of it."""
-    rate: Rate = field(default_factory=Rate)
-
-    def running(self) -> int:
-        """What has not been charged yet."""
-        return self.outstanding + self.live
-
-    def credit(self) -> int:
-        return self.slots + lookahead(self.slots, per_s=self.rate.per_s) if self.slots else 0
-
-    def room(self) -> int:
-        return max(0, self.credit() - self.outstanding)
 
 
 class Dispatch:
@@ -109,14 +82,21 @@ class Dispatch:
         self._recount_s = recount_s
         self._reread_s = reread_s
         self._silence_ms = silence_ms
-        self._overdue_ms = overdue_ms
-        self._measured_ms = clock()
         self._runs = Runs(nc)
+        self._sweep = Sweep(
+            nc=nc,
+            ledger=ledger,
+            runs=self._runs,
+            catalog=catalog,
+            clock=clock,
+            metrics=metrics,
+            overdue_ms=overdue_ms,
+        )
         self._sweep_at = 0.0
         self._fronts = Fronts()
         self._order = Order()
-        self._pools: dict[str, Pool] = {}
-        self._outstanding: dict[UUID, Running] = {}
+        self._outstanding = Outstanding()
+        self._silence = Silence(clock())
         self._announced: list[tuple[Flow, Place]] = []
         self._wake = asyncio.Event()
 
@@ -143,7 +123,7 @@ class Dispatch:
                 recount = loop.time() + self._recount_s
             if loop.time() >= self._sweep_at:
                 self._sweep_at = loop.time() + self._sweep_s
-                await self._sweep()
+                await self._swept()
             if loop.time() >= reread:
                 self._fronts.restart(await patiently(self._ledger.flows))
                 reread = loop.time() + self._reread_s
@@ -164,14 +144,14 @@ class Dispatch:
         now = self._clock()
         await self._read(now)
         await self._expire(now)
-        self._measure(now)
-        if self._has_caps():
+        if any(deployment.daily_cap_usd is not None for deployment in self._catalog().deployments.values()):
             await self._caps.look()  # a second is long: thousands of jobs may run in it
-        alive = self._alive()
+        pools = self._pools(now)
+        self._silence.look(pools, now)
         picks = self._order.choose(
             self._fronts.ready(),
-            room={name: room for name, pool in alive.items() if (room := self._room(name, pool))},
-            alive=alive.keys(),
+            room={name: pool.room for name, pool in pools.items() if pool.room},
+            alive=alive(pools),
             catalog=self._catalog(),
             limit=ROUND,
         )
@@ -202,129 +182,44 @@ class Dispatch:
             await publish_verdicts(self._nc, [expiry(job, now) for job in expired])
             self._metrics.expired.inc(len(expired))
 
-    def _has_caps(self) -> bool:
-        found = self._catalog().deployments
-        return any(name in found and found[name].daily_cap_usd is not None for name in self._pools)
-
-    def _is_capped(self, deployment: str, pool: Pool) -> bool:
-        found = self._catalog().deployments.get(deployment)
-        return found is not None and self._caps.is_reached(deployment, found, running=pool.running())
-
-    def _room(self, deployment: str, pool: Pool) -> int:
-        """Under a cap nothing is looked ahead to: what is not started costs nothing."""
-        found = self._catalog().deployments.get(deployment)
-        if found is None or found.daily_cap_usd is None:
-            return pool.room()
-        free = max(0, pool.slots - pool.outstanding)
-        return self._caps.affordable(deployment, found, running=pool.running(), free=free)
-
-    def _alive(self) -> dict[str, Pool]:
-        """The pools that may start something."""
-        return {name: pool for name, pool in self._pools.items() if pool.slots and not self._is_capped(name, pool)}
-
-    def _measure(self, now: Ms) -> None:
-        slots, live = self._beats.slots(), Counter[str]()
-        for beat in self._beats.alive():
-            live[beat.deployment] += beat.live
-        passed_ms = min(now - self._measured_ms, ROUND_MS) if slots else 0
-        self._measured_ms = now
-        for deployment in {*slots, *self._pools}:
-            pool = self._pools.setdefault(deployment, Pool())
-            pool.slots, pool.live = slots.get(deployment, 0), live[deployment]
-            pool.silent_ms = 0 if deployment in slots else pool.silent_ms + passed_ms
+    def _pools(self, now: Ms) -> dict[str, Pool]:
+        return snapshot(
+            self._catalog(),
+            self._beats.alive(),
+            self._caps.spent,
+            now=now,
+            outstanding=self._outstanding.counts,
+            per_s=self._outstanding.per_s(),
+        )
 
     async def _dispatch(self, picks: Sequence[Pick], now: Ms) -> None:
         attempts = await patiently(lambda: self._ledger.dispatch(picks, term=self._term, now=now))
         self._fronts.drop(picks)
         if len(attempts) < len(picks):
             self._doubt()  # they waited no more; or they were dispatched, and Postgres's answer was lost
-        for attempt in attempts:
-            if (pool := self._pools[attempt.deployment]).outstanding == 0:
-                pool.rate.begin(now)
-            self._took(Running(attempt.job, attempt.number, attempt.deployment))
-        await self._publish(attempts)
-        for deployment, count in Counter(attempt.deployment for attempt in attempts).items():
-            self._metrics.dispatched(deployment, count)
-
-    async def _publish(self, attempts: Sequence[Attempt]) -> None:
+        self._outstanding.dispatched([Running(one.job, one.number, one.deployment) for one in attempts], now)
         if attempts and not await self._runs.publish(attempts):
             self._doubt()
+        for deployment, count in Counter(attempt.deployment for attempt in attempts).items():
+            self._metrics.dispatched(deployment, count)
 
     def _doubt(self) -> None:
         """Attempts may be missing from RUN: look soon."""
         self._sweep_at = min(self._sweep_at, asyncio.get_running_loop().time() + DOUBT_S)
 
-    def _took(self, running: Running) -> None:
-        self._outstanding[running.job] = running
-        self._pools.setdefault(running.deployment, Pool()).outstanding += 1
-
     async def _recount(self) -> None:
-        """What the ledger holds as running is outstanding, whatever was heard or missed."""
-        running = await patiently(self._ledger.running)
-        self._outstanding = {}
-        for pool in self._pools.values():
-            pool.outstanding = 0
-        for one in running:
-            self._took(one)
-        self._metrics.pools(
-            outstanding={name: pool.outstanding for name, pool in self._pools.items()},
-            credit={name: pool.credit() for name, pool in self._pools.items()},
-        )
+        self._outstanding.recount(await patiently(self._ledger.running))
+        self._metrics.pools(self._pools(self._clock()))
 
-    async def _sweep(self) -> None:
-        """Publish again what runs by the ledger but is in no stream, put back what its deployment has left lying, and
-        end what is long overdue.
-
-        The streams are read in the order in which an attempt moves, the ledger last, so that none slips through.
-        """
-        handed = await patiently(lambda: in_run(self._nc))
-        reported = await patiently(lambda: in_outcome(self._nc))
-        left = [one for one in await patiently(self._ledger.running) if (one.job, one.attempt) not in reported]
-        jobs = await patiently(lambda: self._ledger.open_jobs([one.job for one in left]))
-        given_up = await self._give_up(left, jobs)
-        strays = [one for one in left if (one.job, one.attempt) not in handed and one not in given_up]
-        if strays:
-            log.warning("strays attempts=%d", len(strays))
-            self._metrics.strays.inc(len(strays))
-            await self._publish(await patiently(lambda: self._ledger.attempts_of(strays)))
-        await self._end_overdue(jobs)
-
-    async def _give_up(self, running: Sequence[Running], jobs: Mapping[UUID, OpenJob]) -> set[Running]:
-        """Attempts on deployments that have lost their workers, so that settle lets others have the jobs."""
-        now = self._clock()
-        found = stranded(
-            running,
-            {job.job: job.model for job in jobs.values()},
-            catalog=self._catalog(),
-            alive=self._alive(),
-            silent={name for name, pool in self._pools.items() if pool.silent_ms > self._silence_ms},
-        )
-        if found:
-            log.warning("given up attempts=%d", len(found))
-            await publish_verdicts(self._nc, [released(one, now) for one in found])
-        return set(found)
-
-    async def _end_overdue(self, jobs: Mapping[UUID, OpenJob]) -> None:
-        now = self._clock()
-        overdue = [job.job for job in jobs.values() if job.deadline_ms + self._overdue_ms < now]
-        if overdue:
-            log.warning("overdue attempts=%d", len(overdue))
-            await publish_verdicts(self._nc, [expiry(job, now) for job in overdue])
+    async def _swept(self) -> None:
+        pools = self._pools(self._clock())
+        if not await self._sweep.run(alive=alive(pools), silent=self._silence.longer_than(self._silence_ms)):
+            self._doubt()
 
     async def _heard_waiting(self, message: Msg) -> None:
         self._announced += heard_waiting(message)
         self._wake.set()
 
     async def _heard_settled(self, message: Msg) -> None:
-        now = self._clock()
-        over: Counter[str] = Counter()
-        for job, attempt in heard_settled(message):
-            running = self._outstanding.get(job)
-            if running is not None and running.attempt == attempt:
-                del self._outstanding[job]
-                over[running.deployment] += 1
-        for deployment, count in over.items():
-            pool = self._pools[deployment]
-            pool.outstanding -= count
-            pool.rate.add(count, now)
+        self._outstanding.settled(heard_settled(message), self._clock())
         self._wake.set()

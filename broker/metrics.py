@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from broker.core.pools import Pool
 from broker.core.records import Settled
 from schemas.api import LaneBacklog
 from schemas.job import Lane
@@ -76,10 +77,10 @@ class Metrics:
                 if report.timings.ttft_ms is not None:
                     self._first.observe(report.timings.ttft_ms / 1000)
 
-    def pools(self, *, outstanding: Mapping[str, int], credit: Mapping[str, int]) -> None:
-        for deployment in {*outstanding, *credit}:
-            self._outstanding.labels(deployment).set(outstanding.get(deployment, 0))
-            self._credits.labels(deployment).set(credit.get(deployment, 0))
+    def pools(self, pools: Mapping[str, Pool]) -> None:
+        for deployment, pool in pools.items():
+            self._outstanding.labels(deployment).set(pool.outstanding)
+            self._credits.labels(deployment).set(pool.credit)
 
     def backlog(self, lanes: Sequence[LaneBacklog]) -> None:
         self._waiting.clear()

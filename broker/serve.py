@@ -19,6 +19,7 @@ from broker.bus.heard import Beats, Catalogs
 from broker.bus.streams import ADVISED, ack_pending, declare_pool, declare_streams
 from broker.caps import Caps
 from broker.config import BrokerConfig
+from broker.core.pools import Pool, alive, snapshot
 from broker.dispatch import Dispatch
 from broker.errors import Unavailable
 from broker.gateway import Gateway
@@ -121,7 +122,7 @@ class Process:
             leases=leases,
             ledger=self.ledger,
             revision=lambda: self.catalogs.active,
-            alive=lambda: self.caps.open_among(self.beats.alive(), self._catalog()),
+            alive=lambda: alive(self._snapshot()),
             clock=wall_clock,
             unit=unit,
             metrics=self.metrics,
@@ -165,6 +166,9 @@ class Process:
     def _catalog(self) -> Catalog:
         return self.catalogs.active.catalog
 
+    def _snapshot(self) -> dict[str, Pool]:
+        return snapshot(self._catalog(), self.beats.alive(), self.caps.spent, now=wall_clock())
+
     async def _dispatch(self) -> None:
         lead = Lead(ledger=self.ledger, holder=self.config.name, metrics=self.metrics)
         await lead.serve(self._lead)
@@ -189,13 +193,11 @@ class Process:
                 self.back.clear()
                 await declare_streams(self.nc)
                 declared.clear()
-            slots = self.beats.slots()
+            pools = self._snapshot()
             for deployment in self._catalog().deployments:
-                wanted = ack_pending(slots.get(deployment, 0))
-                if declared.get(deployment) != wanted:
-                    await declare_pool(
-                        self.nc, deployment, slots=slots.get(deployment, 0), lease_s=self.config.lease_s
-                    )
+                slots = pools[deployment].slots
+                if declared.get(deployment) != (wanted := ack_pending(slots)):
+                    await declare_pool(self.nc, deployment, slots=slots, lease_s=self.config.lease_s)
                     declared[deployment] = wanted
             self.catalogs.changed.clear()
             heed_cancellation()

@@ -219,6 +219,32 @@ class Nothing(msgspec.Struct, frozen=True):
     """A request without parameters."""
 
 
+class HoldCode(StrEnum):
+    """What can keep a deployment from starting anything, in the order in which a refusal names them."""
+
+    BUSY = "busy"
+    THROTTLED = "throttled"
+    UPSTREAM_DOWN = "upstream_down"
+    PAUSED = "paused"
+    """Its workers offer no slots, and do not say why."""
+    DAILY_CAP = "daily_cap"
+    DENIED = "denied"
+    DRAINING = "draining"
+    NO_WORKER = "no_worker"
+    UNKNOWN_DEPLOYMENT = "unknown_deployment"
+    UNKNOWN_MODEL = "unknown_model"
+
+
+class Hold(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why something waits."""
+
+    code: HoldCode
+    message: str
+    """One line for people, which names the deployment or the model."""
+    until_ms: Ms | None = None
+    """When it will have passed by itself, if that is known."""
+
+
 class LaneBacklog(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     lane: Lane

@@ -54,13 +54,6 @@ class Beats:
         self._heard = {name: heard for name, heard in self._heard.items() if heard[1] > oldest}
         return [beat for beat, _ in self._heard.values()]
 
-    def slots(self) -> dict[str, int]:
-        """Slots for dispatched work by deployment; a draining worker has none."""
-        slots: dict[str, int] = {}
-        for beat in self.alive():
-            slots[beat.deployment] = slots.get(beat.deployment, 0) + (0 if beat.draining else beat.slots)
-        return slots
-
     async def _beat(self, message: Msg) -> None:
         name = message.subject.rpartition(".")[2]
         if not message.data or (message.headers and _KV_DELETED in message.headers):

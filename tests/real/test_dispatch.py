@@ -14,6 +14,7 @@ from broker.bus.heard import Beats
 from broker.bus.runs import Runs, publish_verdicts
 from broker.bus.streams import declare_pool, declare_streams
 from broker.caps import Caps
+from broker.core.pools import alive, snapshot
 from broker.core.records import Entry, Pick, Running
 from broker.core.settle import Prices, decide
 from broker.dispatch import Dispatch
@@ -90,7 +91,7 @@ async def a_leader(
         nc=nc,
         ledger=ledger,
         revision=lambda: Revision(1, Ms(0), catalog),
-        alive=lambda: caps.open_among(heard.alive(), catalog),
+        alive=lambda: alive(snapshot(catalog, heard.alive(), caps.spent, now=now())),
         clock=now,
         leases=Leases(nc, beats=heard.alive),
         unit=lambda: 0.5,

@@ -1,0 +1,52 @@
+"""The attempts that are dispatched and not settled, as the leader counts them between two looks at the ledger."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from uuid import UUID
+
+from broker.core.policy import Rate
+from broker.core.records import Running
+from schemas.units import Ms
+
+
+class Outstanding:
+    """Knows how many attempts each deployment has, and how many it settles a second."""
+
+    def __init__(self) -> None:
+        self._running: dict[UUID, Running] = {}
+        self._counts: Counter[str] = Counter()
+        self._rates: dict[str, Rate] = defaultdict(Rate)
+
+    def __repr__(self) -> str:
+        return f"Outstanding({dict(self._counts)})"
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        return self._counts
+
+    def per_s(self) -> dict[str, float]:
+        return {deployment: rate.per_s for deployment, rate in self._rates.items()}
+
+    def recount(self, running: Sequence[Running]) -> None:
+        """Replace the count by what the ledger holds as running, whatever was heard or missed."""
+        self._running = {one.job: one for one in running}
+        self._counts = Counter(one.deployment for one in running)
+
+    def dispatched(self, attempts: Sequence[Running], now: Ms) -> None:
+        for one in attempts:
+            if not self._counts[one.deployment]:
+                self._rates[one.deployment].begin(now)
+            self._running[one.job] = one
+            self._counts[one.deployment] += 1
+
+    def settled(self, attempts: Iterable[tuple[UUID, int]], now: Ms) -> None:
+        """Attempts that it does not know, or that a later one has followed, change nothing."""
+        over: Counter[str] = Counter()
+        for job, attempt in attempts:
+            running = self._running.get(job)
+            if running is not None and running.attempt == attempt:
+                del self._running[job]
+                over[running.deployment] += 1
+        self._counts -= over
+        for deployment, count in over.items():
+            self._rates[deployment].add(count, now)

@@ -1,0 +1,223 @@
+"""What each deployment can take now, and what holds it: one snapshot for all who have to know.
+
+Dispatch asks for the room, settle and the route for who is alive, the relay for its refusal, and `status`, `doctor`,
+`job show` and the metrics for the hold, which is the reason in one line.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from broker.core import route
+from broker.core.caps import affordable, is_reached
+from broker.core.policy import lookahead
+from broker.core.records import Spend
+from schemas.api import Hold, HoldCode
+from schemas.catalog import Catalog, Deployment
+from schemas.units import Ms, NanoUsd
+from schemas.worker import WorkerBeat
+
+_DAY_MS = 24 * 3600 * 1000
+_NOTHING = Spend(NanoUsd(0), 0)
+_LONGEST_LOOK_MS = 2000
+"""The most silence that one look counts: while the leader was busy or cut off, it heard nobody."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """The workers of one deployment. All but `workers` and `outstanding` leave out those that drain."""
+
+    deployment: str
+    workers: int
+    slots: int
+    """How many dispatched attempts they run at once."""
+    reserve: int
+    """How many interactive ones beside those."""
+    running: int
+    """Dispatched attempts in their engines."""
+    interactive: int
+    """Interactive attempts: those that the asker knows of, and those of other brokers."""
+    outstanding: int
+    """Attempts that are dispatched and not settled, where the asker counts them, else `running`."""
+    credit: int
+    """How many may be outstanding: the slots and a look-ahead."""
+    room: int
+    """How many more may be dispatched. Under a cap nothing is looked ahead to: what is not started costs nothing."""
+    stop: Hold | None
+    """Why it starts nothing at all, not even when a slot comes free."""
+    trying: Hold | None = None
+    """Why each of its workers tries its provider with a single attempt only."""
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it takes jobs, though maybe not before a slot comes free."""
+        return self.stop is None
+
+    @property
+    def hold(self) -> Hold | None:
+        """Why a dispatched job would not start here now; None if it would."""
+        if self.stop is not None or self.outstanding < self.slots:
+            return self.stop
+        return self.trying or Hold(HoldCode.BUSY, f"every worker of {self.deployment} is full")
+
+
+def snapshot(
+    catalog: Catalog,
+    beats: Iterable[WorkerBeat],
+    spent: Mapping[str, Spend],
+    *,
+    now: Ms,
+    outstanding: Mapping[str, int] | None = None,
+    per_s: Mapping[str, float] | None = None,
+) -> dict[str, Pool]:
+    """The pools of the catalog, and of every deployment that a worker or an attempt still names.
+
+    `spent` is today's. The leader knows better than the beats what is `outstanding`, and how many attempts each
+    deployment settles `per_s`.
+    """
+    by_deployment: dict[str, list[WorkerBeat]] = defaultdict(list)
+    for beat in beats:
+        by_deployment[beat.deployment].append(beat)
+    counted = outstanding or {}
+    return {
+        name: _pool(
+            name,
+            catalog.deployments.get(name),
+            by_deployment.get(name, ()),
+            spent.get(name, _NOTHING),
+            now=now,
+            outstanding=None if outstanding is None else counted.get(name, 0),
+            per_s=(per_s or {}).get(name, 0.0),
+        )
+        for name in {**catalog.deployments, **by_deployment, **counted}
+    }
+
+
+def _pool(
+    name: str,
+    deployment: Deployment | None,
+    beats: Sequence[WorkerBeat],
+    spent: Spend,
+    *,
+    now: Ms,
+    outstanding: int | None,
+    per_s: float,
+) -> Pool:
+    heard = [beat for beat in beats if not beat.draining]
+    slots = sum(beat.slots for beat in heard)
+    running = sum(beat.running - beat.live for beat in heard)
+    charged_later = sum(beat.running for beat in beats)
+    if outstanding is not None:
+        charged_later = outstanding + sum(beat.live for beat in beats)
+    taken = running if outstanding is None else outstanding
+    cap_usd = None if deployment is None else deployment.daily_cap_usd
+    stop = _stop(name, deployment, beats, heard, now) or _capped(name, cap_usd, spent, running=charged_later, now=now)
+    credit = slots + lookahead(slots, per_s=per_s)
+    room = 0
+    if stop is None and cap_usd is None:
+        room = max(0, credit - taken)
+    elif stop is None:
+        room = affordable(cap_usd, spent, running=charged_later, free=max(0, slots - taken))
+    return Pool(
+        deployment=name,
+        workers=len(beats),
+        slots=slots,
+        reserve=sum(beat.reserve for beat in heard),
+        running=running,
+        interactive=sum(beat.live for beat in heard),
+        outstanding=taken,
+        credit=credit,
+        room=room,
+        stop=stop,
+        trying=_paused(name, heard, now),
+    )
+
+
+def _stop(
+    name: str, deployment: Deployment | None, beats: Sequence[WorkerBeat], heard: Sequence[WorkerBeat], now: Ms
+) -> Hold | None:
+    """What its workers are stopped by, whatever they may spend."""
+    if deployment is None:
+        return Hold(HoldCode.UNKNOWN_DEPLOYMENT, f"the active catalog has no deployment {name}")
+    if not beats:
+        return Hold(HoldCode.NO_WORKER, f"no worker serves {name}")
+    if not heard:
+        return Hold(HoldCode.DRAINING, f"every worker of {name} is draining")
+    if not any(beat.slots for beat in heard):
+        return _paused(name, heard, now) or Hold(HoldCode.PAUSED, f"the workers of {name} take no jobs now")
+    return None
+
+
+def _paused(name: str, heard: Sequence[WorkerBeat], now: Ms) -> Hold | None:
+    """What the worker says that tries again first, if all of them have something to say."""
+    pauses = [beat.paused for beat in heard if beat.paused is not None]
+    if not pauses or len(pauses) < len(heard):
+        return None
+    first = min(pauses, key=lambda pause: pause.until_ms)
+    again = "being tried again" if first.until_ms <= now else f"tried again at {clock_time(first.until_ms)}"
+    match first.cause:
+        case HoldCode.DENIED:
+            return Hold(HoldCode.DENIED, f"denied {first.detail} on {name}, {again}", first.until_ms)
+        case HoldCode.THROTTLED:
+            return Hold(HoldCode.THROTTLED, f"throttled {first.detail} on {name}, {again}", first.until_ms)
+        case HoldCode.UPSTREAM_DOWN:
+            message = f"the upstream of {name} is down ({first.detail}), {again}"
+            return Hold(HoldCode.UPSTREAM_DOWN, message, first.until_ms)
+        case _:
+            message = f"the workers of {name} pause ({first.cause} {first.detail}), {again}"
+            return Hold(HoldCode.PAUSED, message, first.until_ms)
+
+
+def _capped(name: str, cap_usd: float | None, spent: Spend, *, running: int, now: Ms) -> Hold | None:
+    if cap_usd is None or not is_reached(cap_usd, spent, running=running):
+        return None
+    if not is_reached(cap_usd, spent, running=0):
+        return Hold(
+            HoldCode.DAILY_CAP, f"what runs on {name} may spend the rest of its daily cap of {cap_usd:.2f} USD"
+        )
+    tomorrow = Ms((now // _DAY_MS + 1) * _DAY_MS)
+    return Hold(HoldCode.DAILY_CAP, f"daily cap of {cap_usd:.2f} USD spent on {name}, resumes 00:00 UTC", tomorrow)
+
+
+def clock_time(instant: Ms) -> str:
+    return datetime.fromtimestamp(instant / 1000, UTC).strftime("%H:%M:%S UTC")
+
+
+def alive(pools: Mapping[str, Pool]) -> set[str]:
+    """The deployments that take jobs."""
+    return {name for name, pool in pools.items() if pool.is_alive}
+
+
+def holds(
+    model: str, *, catalog: Catalog, pools: Mapping[str, Pool], tried: Collection[str] = ()
+) -> tuple[Hold, ...]:
+    """Why a waiting job of this model does not start, in the order of its route; empty if it would start now."""
+    entries = route.entries(model, catalog)
+    if not entries:
+        return (Hold(HoldCode.UNKNOWN_MODEL, f"the active catalog has no model {model}"),)
+    able = alive(pools)
+    candidates = route.candidates(model, catalog=catalog, alive=able, tried=tried)
+    for entry in candidates or route.candidates(model, catalog=catalog, alive=able):
+        if pools[entry.deployment].hold is None:
+            return ()
+    return tuple(hold for entry in entries if (hold := pools[entry.deployment].hold) is not None)
+
+
+@dataclass(slots=True)
+class Silence:
+    """For how long each deployment has had no worker, while those of others were heard."""
+
+    looked_ms: Ms
+    lasts_ms: dict[str, int] = field(default_factory=dict)
+
+    def look(self, pools: Mapping[str, Pool], now: Ms) -> None:
+        is_deaf = not any(pool.workers for pool in pools.values())
+        passed_ms = 0 if is_deaf else min(now - self.looked_ms, _LONGEST_LOOK_MS)
+        self.looked_ms = now
+        self.lasts_ms = {
+            name: 0 if pool.workers else self.lasts_ms.get(name, 0) + passed_ms for name, pool in pools.items()
+        }
+
+    def longer_than(self, most_ms: int) -> set[str]:
+        return {name for name, ms in self.lasts_ms.items() if ms > most_ms}

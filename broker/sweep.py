@@ -1,0 +1,76 @@
+"""The sweep of the dispatch leader: it compares what runs by the ledger with what the streams hold, and repairs it."""
+
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from nats.aio.client import Client
+
+from broker.bus.runs import Runs, in_outcome, in_run, publish_verdicts
+from broker.core.records import OpenJob, Running
+from broker.core.settle import expiry, released, stranded
+from broker.ledger import PgLedger
+from broker.metrics import Metrics
+from broker.patience import patiently
+from broker.ports import Clock
+from schemas.catalog import Catalog
+
+log = logging.getLogger(__name__)
+OVERDUE_MS = 900_000
+"""A running job this long after its deadline has no worker: one would have ended it by its time-out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    nc: Client
+    ledger: PgLedger
+    runs: Runs
+    catalog: Callable[[], Catalog]
+    clock: Clock
+    metrics: Metrics
+    overdue_ms: int = OVERDUE_MS
+
+    async def run(self, *, alive: Collection[str], silent: Collection[str]) -> bool:
+        """Publish again what runs by the ledger but is in no stream, put back what a silent deployment has left lying,
+        and end what is long overdue. False: some of what was published again may be missing still.
+
+        The streams are read in the order in which an attempt moves, the ledger last, so that none slips through.
+        """
+        handed = await patiently(lambda: in_run(self.nc))
+        reported = await patiently(lambda: in_outcome(self.nc))
+        left = [one for one in await patiently(self.ledger.running) if (one.job, one.attempt) not in reported]
+        jobs = await patiently(lambda: self.ledger.open_jobs([one.job for one in left]))
+        given_up = await self._give_up(left, jobs, alive=alive, silent=silent)
+        strays = [one for one in left if (one.job, one.attempt) not in handed and one not in given_up]
+        is_whole = True
+        if strays:
+            log.warning("strays attempts=%d", len(strays))
+            self.metrics.strays.inc(len(strays))
+            is_whole = await self.runs.publish(await patiently(lambda: self.ledger.attempts_of(strays)))
+        await self._end_overdue(jobs)
+        return is_whole
+
+    async def _give_up(
+        self,
+        running: Sequence[Running],
+        jobs: Mapping[UUID, OpenJob],
+        *,
+        alive: Collection[str],
+        silent: Collection[str],
+    ) -> set[Running]:
+        """Put back attempts on deployments that have lost their workers, so that settle lets others have the jobs."""
+        now = self.clock()
+        models = {job.job: job.model for job in jobs.values()}
+        found = stranded(running, models, catalog=self.catalog(), alive=alive, silent=silent)
+        if found:
+            log.warning("given up attempts=%d", len(found))
+            await publish_verdicts(self.nc, [released(one, now) for one in found])
+        return set(found)
+
+    async def _end_overdue(self, jobs: Mapping[UUID, OpenJob]) -> None:
+        now = self.clock()
+        overdue = [job.job for job in jobs.values() if job.deadline_ms + self.overdue_ms < now]
+        if overdue:
+            log.warning("overdue attempts=%d", len(overdue))
+            await publish_verdicts(self.nc, [expiry(job, now) for job in overdue])

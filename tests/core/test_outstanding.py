@@ -1,0 +1,58 @@
+"""The leader's count of what is dispatched and not settled."""
+
+from broker.core.outstanding import Outstanding
+from broker.core.records import Running
+from schemas.units import Ms
+from tests.builders import an_id
+
+
+def a_running(deployment: str = "d", *, attempt: int = 1) -> Running:
+    return Running(an_id(), attempt, deployment)
+
+
+def test_what_is_dispatched_counts_until_it_is_settled() -> None:
+    one, other, elsewhere = a_running(), a_running(), a_running("e")
+    outstanding = Outstanding()
+
+    outstanding.dispatched([one, other, elsewhere], Ms(0))
+    outstanding.settled([(one.job, 1)], Ms(0))
+
+    assert outstanding.counts == {"d": 1, "e": 1}
+
+
+def test_what_is_settled_twice_or_was_followed_by_a_later_attempt_counts_no_less() -> None:
+    again = a_running(attempt=2)
+    outstanding = Outstanding()
+    outstanding.dispatched([again, a_running()], Ms(0))
+
+    outstanding.settled([(again.job, 1), (an_id(), 1)], Ms(0))
+    twice = [(again.job, 2), (again.job, 2)]
+    outstanding.settled(twice, Ms(0))
+
+    assert outstanding.counts == {"d": 1}
+
+
+def test_a_recount_replaces_what_was_counted() -> None:
+    outstanding, kept = Outstanding(), a_running("e")
+    outstanding.dispatched([a_running(), a_running()], Ms(0))
+
+    outstanding.recount([kept])
+    known = dict(outstanding.counts)
+    outstanding.settled([(kept.job, 1)], Ms(0))
+
+    assert known == {"e": 1}
+    assert outstanding.counts["e"] == 0
+
+
+def test_the_rate_of_a_deployment_leaves_out_the_time_in_which_it_had_nothing() -> None:
+    outstanding = Outstanding()
+    first, second = a_running(), a_running()
+
+    outstanding.dispatched([first], Ms(0))
+    outstanding.settled([(first.job, 1)], Ms(1_000))
+    before = outstanding.per_s()["d"]
+    outstanding.dispatched([second], Ms(1_000_000))
+    outstanding.settled([(second.job, 1)], Ms(1_001_000))
+
+    assert before == 0.5
+    assert outstanding.per_s()["d"] == (0.5 + 1) / 2

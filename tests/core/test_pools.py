@@ -1,0 +1,264 @@
+"""What a deployment can take, and what holds it."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.core.pools import Pool, Silence, alive, holds, snapshot
+from broker.core.records import Spend
+from schemas.api import Hold, HoldCode
+from schemas.catalog import Catalog, Deployment, Model, Route
+from schemas.units import Ms, NanoUsd
+from schemas.worker import DENIED, THROTTLED, UPSTREAM_DOWN, Paused, WorkerBeat
+
+NOON = Ms(1_800_014_400_000)
+"""15 January 2027, 12:00 UTC."""
+MIDNIGHT = Ms(NOON + 12 * 3600 * 1000)
+
+
+def a_beat(deployment: str = "d", **changes: Any) -> WorkerBeat:
+    fields: dict[str, Any] = {"slots": 4, "reserve": 1, "running": 0, "live": 0, "draining": False}
+    return WorkerBeat(
+        worker="w",
+        deployment=deployment,
+        engine="simulated",
+        started_ms=Ms(0),
+        at_ms=Ms(0),
+        version="0",
+        **{**fields, **changes},
+    )
+
+
+def a_catalog(*routes: Route, **caps_usd: float) -> Catalog:
+    """One model, and the daily caps of those of its deployments that have one."""
+    routes = routes or (Route("d"),)
+    names = [route.deployment for route in routes]
+    deployments = {name: Deployment(engine="simulated", daily_cap_usd=caps_usd.get(name)) for name in names}
+    return Catalog(models={"m": Model(route=routes)}, deployments=deployments)
+
+
+def usd(amount: float, *, executions: int = 1) -> Spend:
+    return Spend(NanoUsd(round(amount * 10**9)), executions)
+
+
+def pools(*beats: WorkerBeat, catalog: Catalog | None = None, **more: Any) -> dict[str, Pool]:
+    return snapshot(catalog or a_catalog(), beats, more.pop("spent", {}), now=NOON, **more)
+
+
+def pool(*beats: WorkerBeat, **more: Any) -> Pool:
+    return pools(*beats, **more)["d"]
+
+
+def paused(cause: str, detail: str, *, for_ms: int = 30_000) -> WorkerBeat:
+    return a_beat(slots=0, reserve=0, paused=Paused(cause, detail, Ms(NOON + for_ms)))
+
+
+def test_the_workers_of_a_deployment_are_taken_together() -> None:
+    found = pool(a_beat(running=3, live=1), a_beat(running=1), a_beat("e", running=4), catalog=two_routes())
+
+    assert (found.workers, found.slots, found.reserve, found.running, found.interactive) == (2, 8, 2, 3, 1)
+
+
+def two_routes() -> Catalog:
+    return a_catalog(Route("d"), Route("e"))
+
+
+def test_a_draining_worker_adds_nothing_and_fills_nobodys_slots() -> None:
+    found = pool(a_beat(), a_beat(running=4, draining=True))
+
+    assert (found.workers, found.slots, found.running, found.hold) == (2, 4, 0, None)
+
+
+def test_the_room_is_what_is_left_of_the_slots_and_the_look_ahead() -> None:
+    assert (pool(a_beat(), outstanding={}).credit, pool(a_beat(), outstanding={}).room) == (6, 6)
+    assert pool(a_beat(), outstanding={"d": 5}).room == 1
+    assert pool(a_beat(), outstanding={"d": 9}).room == 0
+    assert pool(a_beat(), outstanding={}, per_s={"d": 400.0}).credit == 4 + 100
+
+
+def test_under_a_cap_nothing_is_looked_ahead_to_and_no_more_starts_than_is_left() -> None:
+    catalog, day = a_catalog(d=20.0), {"d": usd(15, executions=15)}
+
+    assert pool(a_beat(slots=64), catalog=catalog, outstanding={}).room == 64
+    assert pool(a_beat(slots=64), catalog=catalog, spent=day, outstanding={}).room == 5
+    assert pool(a_beat(slots=64), catalog=catalog, spent=day, outstanding={"d": 1}).room == 4
+    assert pool(a_beat(slots=64, running=1, live=1), catalog=catalog, spent=day, outstanding={"d": 1}).room == 3
+    assert pool(a_beat(slots=2), catalog=catalog, spent=day, outstanding={"d": 1}).room == 1
+
+
+def test_interactive_attempts_of_draining_workers_are_charged_too() -> None:
+    catalog, day = a_catalog(d=20.0), {"d": usd(15, executions=15)}
+
+    found = pool(
+        a_beat(slots=64), a_beat(running=2, live=2, draining=True), catalog=catalog, spent=day, outstanding={}
+    )
+
+    assert found.room == 3
+
+
+@pytest.mark.parametrize(
+    ("beats", "code", "message"),
+    [
+        ([], HoldCode.NO_WORKER, "no worker serves d"),
+        ([a_beat(draining=True)], HoldCode.DRAINING, "every worker of d is draining"),
+        ([a_beat(slots=0)], HoldCode.PAUSED, "the workers of d take no jobs now"),
+        ([paused(DENIED, "401")], HoldCode.DENIED, "denied 401 on d, tried again at 12:00:30 UTC"),
+        ([paused(THROTTLED, "429")], HoldCode.THROTTLED, "throttled 429 on d, tried again at 12:00:30 UTC"),
+        (
+            [paused(UPSTREAM_DOWN, "no connection")],
+            HoldCode.UPSTREAM_DOWN,
+            "the upstream of d is down (no connection), tried again at 12:00:30 UTC",
+        ),
+        (
+            [paused("of_a_later_version", "x")],
+            HoldCode.PAUSED,
+            "the workers of d pause (of_a_later_version x), tried again at 12:00:30 UTC",
+        ),
+        ([a_beat(running=4)], HoldCode.BUSY, "every worker of d is full"),
+        ([a_beat(running=4), paused(DENIED, "401")], HoldCode.BUSY, "every worker of d is full"),
+    ],
+)
+def test_it_says_why_nothing_starts(beats: list[WorkerBeat], code: HoldCode, message: str) -> None:
+    hold = pool(*beats).hold
+
+    assert hold is not None
+    assert (hold.code, hold.message) == (code, message)
+
+
+def test_a_worker_that_tries_its_provider_with_one_attempt_says_why() -> None:
+    trying = a_beat(slots=1, paused=Paused(DENIED, "401", NOON))
+
+    assert pool(trying).hold is None
+    assert pool(trying, outstanding={"d": 1}).hold == Hold(
+        HoldCode.DENIED, "denied 401 on d, being tried again", until_ms=NOON
+    )
+
+
+def test_of_several_pauses_the_one_that_ends_first_is_said() -> None:
+    hold = pool(paused(DENIED, "401"), paused(THROTTLED, "429", for_ms=2_000)).hold
+
+    assert hold is not None
+    assert (hold.code, hold.until_ms) == (HoldCode.THROTTLED, NOON + 2_000)
+
+
+def test_a_spent_cap_is_said_with_its_end() -> None:
+    hold = pool(a_beat(), catalog=a_catalog(d=2.0), spent={"d": usd(2.0)}).hold
+
+    message = "daily cap of 2.00 USD spent on d, resumes 00:00 UTC"
+    assert hold == Hold(HoldCode.DAILY_CAP, message, until_ms=MIDNIGHT)
+
+
+def test_a_cap_that_what_runs_may_spend_is_said_to_be_so() -> None:
+    hold = pool(a_beat(running=1), catalog=a_catalog(d=2.0), spent={"d": usd(1.5)}).hold
+
+    assert hold == Hold(HoldCode.DAILY_CAP, "what runs on d may spend the rest of its daily cap of 2.00 USD")
+
+
+def test_a_deployment_that_is_gone_from_the_catalog_is_said_to_be() -> None:
+    found = pools(a_beat("gone"), outstanding={"lost": 1})
+
+    holds_of = [hold for name in ("gone", "lost", "d") if (hold := found[name].hold) is not None]
+    unknown = HoldCode.UNKNOWN_DEPLOYMENT
+    assert [hold.code for hold in holds_of] == [unknown, unknown, HoldCode.NO_WORKER]
+
+
+def test_a_full_deployment_is_alive_and_a_stopped_one_is_not() -> None:
+    catalog = a_catalog(Route("d"), Route("e"), Route("f"), f=0.0)
+
+    found = pools(a_beat("d", running=4), a_beat("e", draining=True), a_beat("f"), catalog=catalog)
+
+    assert alive(found) == {"d"}
+
+
+@given(
+    slots=st.integers(0, 64),
+    outstanding=st.integers(0, 100),
+    per_s=st.floats(0, 10_000),
+    spent_usd=st.floats(0, 3),
+    draining=st.booleans(),
+    has_cap=st.booleans(),
+)
+def test_nothing_has_room_that_is_stopped_and_no_more_than_its_credit(
+    *, slots: int, outstanding: int, per_s: float, spent_usd: float, draining: bool, has_cap: bool
+) -> None:
+    found = pool(
+        a_beat(slots=slots, draining=draining),
+        catalog=a_catalog(d=2.0) if has_cap else a_catalog(),
+        spent={"d": usd(spent_usd)},
+        outstanding={"d": outstanding},
+        per_s={"d": per_s},
+    )
+
+    assert 0 <= found.room <= max(0, found.credit - outstanding)
+    if found.room:
+        assert found.is_alive
+    if found.stop is not None:
+        assert found.hold == found.stop
+        assert found.room == 0
+
+
+# a model's jobs
+
+
+def test_a_job_waits_for_nothing_where_a_deployment_has_a_free_slot() -> None:
+    assert holds("m", catalog=two_routes(), pools=pools(a_beat("e"), catalog=two_routes())) == ()
+
+
+def test_a_job_that_waits_says_what_holds_each_of_its_deployments() -> None:
+    catalog = a_catalog(Route("d"), Route("e"), e=1.0)
+    found = pools(paused(DENIED, "401"), a_beat("e"), catalog=catalog, spent={"e": usd(1)})
+
+    assert [hold.code for hold in holds("m", catalog=catalog, pools=found)] == [HoldCode.DENIED, HoldCode.DAILY_CAP]
+
+
+def test_a_spare_that_is_free_takes_no_job_of_a_deployment_that_is_full() -> None:
+    catalog = a_catalog(Route("d"), Route("e", 0))
+    full = pools(a_beat("d", running=4), a_beat("e"), catalog=catalog)
+    gone = pools(a_beat("e"), catalog=catalog)
+
+    assert [hold.message for hold in holds("m", catalog=catalog, pools=full)] == ["every worker of d is full"]
+    assert holds("m", catalog=catalog, pools=gone) == ()
+
+
+def test_a_job_waits_for_those_that_have_not_failed_it() -> None:
+    catalog = two_routes()
+    full = pools(a_beat("d"), a_beat("e", running=4), catalog=catalog)
+    gone = pools(a_beat("d"), catalog=catalog)
+
+    assert [hold.message for hold in holds("m", catalog=catalog, pools=full, tried=("d",))] == [
+        "every worker of e is full"
+    ]
+    assert holds("m", catalog=catalog, pools=gone, tried=("d",)) == ()
+
+
+def test_a_job_whose_model_is_gone_says_so() -> None:
+    [hold] = holds("n", catalog=a_catalog(), pools=pools(a_beat()))
+
+    assert hold == Hold(HoldCode.UNKNOWN_MODEL, "the active catalog has no model n")
+
+
+# silence
+
+
+def test_only_a_deployment_without_any_worker_is_silent_and_a_beat_ends_it() -> None:
+    silence, catalog = Silence(NOON), a_catalog(Route("d"), Route("e"))
+    nobody, draining = pools(a_beat("e"), catalog=catalog), pools(a_beat("e"), a_beat(draining=True), catalog=catalog)
+
+    silence.look(nobody, Ms(NOON + 1_500))
+    silence.look(nobody, Ms(NOON + 3_000))
+    silent = silence.longer_than(2_999), silence.longer_than(3_000)
+    silence.look(draining, Ms(NOON + 4_000))
+
+    assert silent == ({"d"}, set())
+    assert silence.longer_than(0) == set()
+
+
+def test_one_look_counts_two_seconds_of_silence_at_most_and_none_if_nobody_is_heard() -> None:
+    silence, catalog = Silence(NOON), a_catalog(Route("d"), Route("e"))
+
+    silence.look(pools(a_beat("e"), catalog=catalog), Ms(NOON + 60_000))
+    silence.look(pools(catalog=catalog), Ms(NOON + 61_000))
+
+    assert silence.lasts_ms == {"d": 2_000, "e": 0}
