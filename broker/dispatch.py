@@ -13,7 +13,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from broker.bus.heard import Beats, heard_settled, heard_waiting
-from broker.bus.runs import Runs, publish_verdicts
+from broker.bus.runs import Runs, publish_rulings
 from broker.caps import Caps
 from broker.config import LEASE_S
 from broker.core.heads import Fronts
@@ -21,7 +21,6 @@ from broker.core.outstanding import Outstanding
 from broker.core.policy import Order
 from broker.core.pools import Pool, Silence, alive, snapshot
 from broker.core.records import Flow, Head, Pick, Place, Running
-from broker.core.settle import expiry
 from broker.ledger import PgLedger
 from broker.metrics import Metrics
 from broker.patience import patiently
@@ -30,6 +29,7 @@ from broker.sweep import OVERDUE_MS, Sweep
 from schemas import subjects
 from schemas.catalog import Catalog
 from schemas.jetstream import heed_cancellation
+from schemas.ruling import Expire
 from schemas.units import Ms
 
 log = logging.getLogger(__name__)
@@ -176,10 +176,10 @@ class Dispatch:
         return await patiently(lambda: self._ledger.heads(flow, after=after, limit=limit))
 
     async def _expire(self, now: Ms) -> None:
-        """The broker's own verdict on those whose deadline passed in the backlog; settle records it."""
+        """Rule on those whose deadline passed in the backlog; settle records it."""
         expired = [job for front in self._fronts.flows.values() for job in front.take_expired(now)]
         if expired:
-            await publish_verdicts(self._nc, [expiry(job, now) for job in expired])
+            await publish_rulings(self._nc, [Expire(job) for job in expired])
             self._metrics.expired.inc(len(expired))
 
     def _pools(self, now: Ms) -> dict[str, Pool]:

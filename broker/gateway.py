@@ -23,12 +23,11 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error
 
-from broker.bus.runs import publish_verdicts
+from broker.bus.runs import publish_rulings
 from broker.caps import Caps
 from broker.core import gateway as core
 from broker.core.admit import AdmissionContext, admit
 from broker.core.records import Entry
-from broker.core.settle import last_word
 from broker.errors import Unavailable
 from broker.ports import Clock, Entropy
 from schemas import subjects
@@ -51,6 +50,7 @@ from schemas.ids import uuid7
 from schemas.jetstream import NotStored, Outgoing, heed_cancellation, publish_one
 from schemas.job import Attempt
 from schemas.outcome import EngineLost, Failure
+from schemas.ruling import Fail
 from schemas.units import Ms
 from schemas.worker import WorkerBeat
 
@@ -303,7 +303,7 @@ class Gateway:
 
     def _last_word(self, live: Live, failure: Failure) -> None:
         """Into the record, where no worker's report will end it."""
-        self._spawn(publish_verdicts(self._nc, [last_word(live.attempt, failure, self._clock())]))
+        self._spawn(publish_rulings(self._nc, [Fail(live.attempt, failure)]))
 
     async def _tell(self, live: Live, data: bytes, kind: str, sequence: str | None) -> None:
         """To the client; the reply subject is ours, so that the server says if nobody listens there."""

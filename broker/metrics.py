@@ -64,10 +64,13 @@ class Metrics:
             self._settled.labels(state).inc(count)
         self._requeued.inc(len(settled.requeued))
 
-    def reported(self, reports: Sequence[Report], *, lag_ms: Ms) -> None:
-        """What a group of executions took. Latencies are those of successes; a sample of a large group is enough."""
+    def decided(self, verdicts: int, *, lag_ms: Ms) -> None:
+        """How many reports and rulings one group held, and how long its oldest had waited."""
         self._lag.set(max(0, lag_ms) / 1000)
-        self._group.labels("settle").observe(len(reports))
+        self._group.labels("settle").observe(verdicts)
+
+    def reported(self, reports: Sequence[Report]) -> None:
+        """What a group of executions took. Latencies are those of successes; a sample of a large group is enough."""
         self._tokens.labels("input").inc(sum(report.outcome.usage.input_tokens for report in reports))
         self._tokens.labels("output").inc(sum(report.outcome.usage.output_tokens for report in reports))
         for report in reports[:: max(1, len(reports) // _SAMPLE)]:

@@ -7,14 +7,15 @@ from uuid import UUID
 
 from nats.aio.client import Client
 
-from broker.bus.runs import Runs, in_outcome, in_run, publish_verdicts
+from broker.bus.runs import Runs, in_outcome, in_run, publish_rulings
 from broker.core.records import OpenJob, Running
-from broker.core.settle import expiry, released, stranded
+from broker.core.settle import stranded
 from broker.ledger import PgLedger
 from broker.metrics import Metrics
 from broker.patience import patiently
 from broker.ports import Clock
 from schemas.catalog import Catalog
+from schemas.ruling import Expire, PutBack
 
 log = logging.getLogger(__name__)
 OVERDUE_MS = 900_000
@@ -60,12 +61,11 @@ class Sweep:
         silent: Collection[str],
     ) -> set[Running]:
         """Put back attempts on deployments that have lost their workers, so that settle lets others have the jobs."""
-        now = self.clock()
         models = {job.job: job.model for job in jobs.values()}
         found = stranded(running, models, catalog=self.catalog(), alive=alive, silent=silent)
         if found:
             log.warning("given up attempts=%d", len(found))
-            await publish_verdicts(self.nc, [released(one, now) for one in found])
+            await publish_rulings(self.nc, [PutBack(one.job, one.attempt) for one in found])
         return set(found)
 
     async def _end_overdue(self, jobs: Mapping[UUID, OpenJob]) -> None:
@@ -73,4 +73,4 @@ class Sweep:
         overdue = [job.job for job in jobs.values() if job.deadline_ms + self.overdue_ms < now]
         if overdue:
             log.warning("overdue attempts=%d", len(overdue))
-            await publish_verdicts(self.nc, [expiry(job, now) for job in overdue])
+            await publish_rulings(self.nc, [Expire(job) for job in overdue])

@@ -11,6 +11,7 @@ codec      headers, content types, encode and decode
 sturdy     what nats-py does not survive
 job        Job (what a producer submits), Attempt (what a worker gets)
 outcome    Usage, Timings, Failure, Outcome, Report (what a worker says)
+ruling     Ruling (what a broker decides by itself): Expire, PutBack, Fail
 worker     WorkerBeat
 catalog    Catalog: models, routes, deployments, prices
 api        the broker's API: requests, answers, errors

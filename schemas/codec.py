@@ -5,6 +5,7 @@ MessagePack inside the system; producers choose. Unknown fields are ignored ever
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import UnionType
 from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
@@ -95,11 +96,11 @@ def bundled(values: Sequence[bytes]) -> bytes:
 
 
 class Bundle(Generic[T]):
-    """Reads arrays of one kind of value."""
+    """Reads arrays of one kind of value, or of a union of kinds."""
 
-    def __init__(self, kind: type[T]) -> None:
+    def __init__(self, kind: type[T] | UnionType) -> None:
         self._all: msgspec.msgpack.Decoder[list[T]] = msgspec.msgpack.Decoder(list[kind])  # type: ignore[valid-type]
-        self._each = msgspec.msgpack.Decoder(kind)
+        self._each: msgspec.msgpack.Decoder[T] = msgspec.msgpack.Decoder(kind)
 
     def unpack(self, data: bytes) -> tuple[list[T], str | None]:
         """The values that can be read, and why the others cannot. One that is broken does not cost the others."""

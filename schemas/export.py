@@ -4,12 +4,15 @@ from typing import Any
 
 import msgspec
 
-from schemas import api, catalog, job, outcome, worker
+from schemas import api, catalog, job, outcome, ruling, worker
 
 WIRE: tuple[type[msgspec.Struct], ...] = (
     job.JsonJob,
     job.Attempt,
     outcome.Report,
+    ruling.Expire,
+    ruling.PutBack,
+    ruling.Fail,
     worker.WorkerBeat,
     catalog.Catalog,
     catalog.Revision,

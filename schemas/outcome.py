@@ -240,7 +240,7 @@ Outcome = Succeeded | Failed | Expired | Cancelled | Released
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One execution and what it came to: the payload of OUTCOME."""
+    """One execution and what it came to. OUTCOME holds arrays of them."""
 
     job: UUID
     attempt: int

@@ -6,7 +6,8 @@ groups     a raw pull consumer that hands over whatever came, as one group
 heard      what is announced to everyone: workers' beats, the catalog, what waits, what is settled
 letters    messages that are not what they should be
 results    the live feed
-runs       attempts into RUN, and what RUN and OUTCOME still hold
+outcomes   what came through OUTCOME: workers' reports and brokers' rulings
+runs       attempts into RUN, rulings into OUTCOME, and what both still hold
 
 Raw nats-py where every microsecond counts; FastStream (broker.api) for control. Only roles and the composition root
 import from here.

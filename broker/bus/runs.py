@@ -1,4 +1,4 @@
-"""Attempts into RUN, verdicts of the broker's own into OUTCOME, and what both streams still hold."""
+"""Attempts into RUN, rulings into OUTCOME, and what both streams still hold."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,6 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error
 
-from broker.core.settle import BROKER
 from broker.errors import Unavailable
 from broker.patience import patiently
 from schemas import subjects
@@ -29,7 +28,7 @@ from schemas.jetstream import (
     publish_in_order,
 )
 from schemas.job import Attempt
-from schemas.outcome import Report
+from schemas.ruling import Ruling
 
 log = logging.getLogger(__name__)
 _numbers = itertools.count(1)
@@ -51,7 +50,7 @@ class RunKey(msgspec.Struct, frozen=True):
 
 
 class OutcomeKey(msgspec.Struct, frozen=True):
-    """Of a Report, the fields that name its attempt."""
+    """Of a report, or of a ruling on one attempt, the fields that name it."""
 
     job: UUID
     attempt: int
@@ -90,16 +89,11 @@ class Runs:
         return self._last == before + len(messages)
 
 
-async def publish_verdicts(nc: Client, reports: Sequence[Report]) -> None:
-    """Into OUTCOME: what the broker itself decides travels the way of the workers' reports."""
-    subject = subjects.outcome(BROKER)
-    await _publish(nc, [Outgoing(subject, bundled(bundle)) for bundle in bundles(packed(one) for one in reports)])
-
-
-async def _publish(nc: Client, messages: Sequence[Outgoing]) -> None:
+async def publish_rulings(nc: Client, rulings: Sequence[Ruling]) -> None:
+    """Into OUTCOME, where settle finds them among the workers' reports. Waits for as long as NATS is away."""
+    messages = [Outgoing(subjects.RULING, bundled(bundle)) for bundle in bundles(packed(one) for one in rulings)]
     for batch in _batches(messages):
-        store = partial(_store, nc, batch, batch_name())
-        await patiently(store)
+        await patiently(partial(_store, nc, batch, batch_name()))
 
 
 async def _store(nc: Client, batch: Sequence[Outgoing], name: str) -> None:
@@ -124,7 +118,7 @@ async def in_run(nc: Client) -> set[tuple[UUID, int]]:
 
 
 async def in_outcome(nc: Client) -> set[tuple[UUID, int]]:
-    """Attempts whose outcome waits to be settled. Raises: Unavailable."""
+    """Attempts whose report or ruling waits to be settled. Raises: Unavailable."""
     return {
         (key.job, key.attempt)
         async for payload in _payloads(nc, subjects.OUTCOME)

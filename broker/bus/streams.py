@@ -60,7 +60,12 @@ STREAMS = (
     ),
     # What is in these two is gone in a moment: not worth compressing.
     replace(_WORK_QUEUE, name=subjects.RUN, subjects=["infermq.run.*"], compression=StoreCompression.NONE),
-    replace(_WORK_QUEUE, name=subjects.OUTCOME, subjects=["infermq.outcome.*"], compression=StoreCompression.NONE),
+    replace(
+        _WORK_QUEUE,
+        name=subjects.OUTCOME,
+        subjects=["infermq.outcome.*", subjects.RULING],
+        compression=StoreCompression.NONE,
+    ),
     replace(
         _WORK_QUEUE,
         name=subjects.NOW,

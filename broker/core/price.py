@@ -1,10 +1,34 @@
-"""What an execution cost: usage times the deployment's price."""
+"""What an execution cost: usage times the deployment's price, unless its worker knows better."""
 
-from schemas.catalog import Price
-from schemas.outcome import Usage
+from dataclasses import dataclass
+
+from schemas.catalog import Catalog, Price
+from schemas.outcome import Report, Usage
 from schemas.units import NanoUsd
 
+UNPRICED = "none"
+"""Cost source of an execution whose deployment names no price."""
 _NANO = 10**9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prices:
+    """The deployments' prices, and where they are from."""
+
+    catalog: Catalog
+    source: str
+    """Kept on every execution, such as `catalog:7`."""
+
+
+def cost_of(report: Report, prices: Prices) -> tuple[NanoUsd, str]:
+    """The cost of the reported execution, and who says so."""
+    if (charge := report.outcome.charge) is not None:
+        return charge.nano_usd, charge.source
+    deployment = prices.catalog.deployments.get(report.deployment)
+    if deployment is None or deployment.price is None:
+        return NanoUsd(0), UNPRICED
+    usage = report.outcome.usage
+    return price_nano_usd(usage, deployment.price), f"{prices.source}:estimate" if usage.estimated else prices.source
 
 
 def price_nano_usd(usage: Usage, price: Price) -> NanoUsd:

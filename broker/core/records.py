@@ -140,6 +140,7 @@ class OpenJob(msgspec.Struct, frozen=True, kw_only=True):
 class Executed(msgspec.Struct, frozen=True, kw_only=True):
     """One delivery that ran, priced: a row of `executions`. Whether it was waste shows when it is recorded."""
 
+    attempt: int
     delivery: int
     deployment: str
     worker: str
@@ -163,7 +164,7 @@ class Spend(msgspec.Struct, frozen=True):
 
 
 class Final(msgspec.Struct, frozen=True):
-    """End the job, if it is open and at this attempt."""
+    """End the job, if it is open and at the verdict's attempt. A success ends it at any."""
 
     state: State
     body: bytes | None
@@ -171,7 +172,7 @@ class Final(msgspec.Struct, frozen=True):
 
 
 class Requeue(msgspec.Struct, frozen=True):
-    """Let the job wait again, if it is running this attempt."""
+    """Let the job wait again, if it is running the verdict's attempt."""
 
     not_before_ms: Ms
     counted: bool
@@ -180,17 +181,18 @@ class Requeue(msgspec.Struct, frozen=True):
 
 
 class Ignore(msgspec.Struct, frozen=True):
-    """The report changes nothing: only what it cost is recorded."""
+    """Change nothing. What a report cost is recorded all the same."""
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """What settle decided on one report."""
+    """What settle decided on one report or ruling."""
 
     job: UUID
-    attempt: int
+    attempt: int | None
+    """None: whatever attempt the job is at."""
     transition: Final | Requeue | Ignore
     executed: Executed | None
-    """None: nothing ran (a verdict of the broker's own, such as an expiry in the backlog)."""
+    """None: nothing ran, it was a ruling."""
     entry: Entry | None = None
     """Interactive: the job itself, to be inserted unless it is known."""
 

@@ -1,8 +1,7 @@
-"""The verdict on what workers report."""
+"""Settle: decide what becomes of jobs, on what workers report and brokers rule."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import assert_never
 from uuid import UUID
 
@@ -10,9 +9,10 @@ from msgspec.structs import replace
 
 from broker.core import route
 from broker.core.body import body_hash
-from broker.core.price import price_nano_usd
+from broker.core.price import Prices, cost_of
 from broker.core.records import Entry, Executed, Final, Ignore, OpenJob, Requeue, Running, Verdict
 from broker.core.retry import wait_ms
+from broker.core.ruling import attempt_of, put_back, ruled
 from schemas.api import State
 from schemas.catalog import Catalog
 from schemas.job import Attempt
@@ -22,41 +22,30 @@ from schemas.outcome import (
     Expired,
     Failed,
     Failure,
-    Outcome,
     Released,
     Report,
     Succeeded,
-    Timings,
     Usage,
     WorkerLost,
     counts,
     failure_kind,
     retryable,
 )
+from schemas.ruling import Expire, Fail, PutBack, Ruling
 from schemas.units import Ms, NanoUsd
 
-BROKER = "-"
-"""Deployment and worker of a report that the broker itself made."""
-UNPRICED = "none"
-"""Cost source of an execution whose deployment names no price."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prices:
-    """The deployments' prices, and where they are from."""
-
-    catalog: Catalog
-    source: str
-    """Kept on every execution, such as `catalog:7`."""
-
-
-def needs_look(report: Report) -> bool:
-    """Whether the verdict depends on the job's row. A success does not, nor does an interactive job: it has none."""
-    return report.live is None and not isinstance(report.outcome, Succeeded)
+def needs_look(item: Report | Ruling) -> bool:
+    """Whether the verdict depends on the job's row. An interactive job has none."""
+    match item:
+        case Report(outcome=Failed() | Released(), live=None) | PutBack():
+            return True
+        case _:
+            return False
 
 
 def decide(
-    reports: Sequence[Report],
+    items: Sequence[Report | Ruling],
     jobs: Mapping[UUID, OpenJob],
     *,
     prices: Prices,
@@ -64,21 +53,22 @@ def decide(
     now: Ms,
     unit: float,
 ) -> list[Verdict]:
-    """One verdict a report. Of several reports of one job the best decides, the others only cost. `alive` are the
-    deployments that can take a job now: only to them is it worth going at once.
+    """Decide on each report and ruling. Of several on one job the best decides (see `_rank`), the others change nothing:
+    what the reports among them cost is recorded all the same. `alive` are the deployments that can take a job now: only
+    to them is it worth going at once.
     """
     verdicts: dict[int, Verdict] = {}
-    for places in _by_job(reports):
-        deciding = places[0] if len(places) == 1 else min(places, key=lambda place: _rank(reports[place]))
+    for places in _by_job(items):
+        deciding = places[0] if len(places) == 1 else min(places, key=lambda place: _rank(items[place]))
         for place in places:
-            report = reports[place]
+            item = items[place]
             transition = (
-                _transition(report, jobs.get(report.job), catalog=prices.catalog, alive=alive, now=now, unit=unit)
-                if place == deciding and not _goes_on(report)
+                _transition(item, jobs.get(item.job), catalog=prices.catalog, alive=alive, now=now, unit=unit)
+                if place == deciding
                 else Ignore()
             )
-            verdicts[place] = _verdict(report, transition, prices)
-    return [verdicts[place] for place in range(len(reports))]
+            verdicts[place] = _verdict(item, transition, prices)
+    return [verdicts[place] for place in range(len(items))]
 
 
 def unstorable(verdict: Verdict) -> Verdict:
@@ -99,43 +89,6 @@ def unstorable(verdict: Verdict) -> Verdict:
     if entry is not None:
         entry = replace(entry, custom_id=None, metadata=None, traceparent=None)
     return replace(verdict, transition=Final(State.FAILED, None, failure), executed=executed, entry=entry)
-
-
-def last_word(attempt: Attempt, failure: Failure, now: Ms) -> Report:
-    """The gateway's own report on an interactive request that it gives up on: no worker's word decides it any more."""
-    timings = Timings(started_ms=now, queue_ms=Ms(0), run_ms=Ms(0))
-    return Report(
-        job=attempt.job,
-        attempt=attempt.number,
-        delivery=0,
-        deployment=BROKER,
-        worker=BROKER,
-        outcome=Failed(failure),
-        timings=timings,
-        live=replace(attempt, fallback=False),
-    )
-
-
-def expiry(job: UUID, now: Ms) -> Report:
-    """The broker's own report on a job whose deadline passed where no worker could see it."""
-    return _own_report(job, 0, Expired(), now)
-
-
-def released(running: Running, now: Ms) -> Report:
-    """The broker's own report on an attempt that no worker is left to run."""
-    return _own_report(running.job, running.attempt, Released(), now)
-
-
-def _own_report(job: UUID, attempt: int, outcome: Outcome, now: Ms) -> Report:
-    return Report(
-        job=job,
-        attempt=attempt,
-        delivery=0,
-        deployment=BROKER,
-        worker=BROKER,
-        outcome=outcome,
-        timings=Timings(started_ms=now, queue_ms=Ms(0), run_ms=Ms(0)),
-    )
 
 
 def stranded(
@@ -159,54 +112,74 @@ def stranded(
     return found
 
 
-def _by_job(reports: Sequence[Report]) -> Iterable[list[int]]:
-    """Apart where one id stands for a job and for an interactive request too."""
+def _by_job(items: Sequence[Report | Ruling]) -> Iterable[list[int]]:
+    """Their places by job, apart where one id stands for a job and for an interactive request too."""
     places: dict[tuple[int, bool], list[int]] = defaultdict(list)
-    for place, report in enumerate(reports):
-        places[report.job.int, report.live is None].append(place)
+    for place, item in enumerate(items):
+        places[item.job.int, is_interactive(item)].append(place)
     return places.values()
 
 
-def _rank(report: Report) -> tuple[bool, int, bool, int]:
-    """A success first, of whatever attempt, then the newest attempt's first delivery that was not put back."""
-    outcome = report.outcome
-    return not isinstance(outcome, Succeeded), -report.attempt, isinstance(outcome, Released), report.delivery
+def is_interactive(item: Report | Ruling) -> bool:
+    """Whether it is on an interactive request, whose caller has the answer by now."""
+    return item.live is not None if isinstance(item, Report) else isinstance(item, Fail)
+
+
+def _rank(item: Report | Ruling) -> tuple[int, int, bool, int]:
+    """Of several on one job the lowest decides: a success, of whatever attempt; then a ruling that ends the job; then what
+    is known of the newest attempt, where its first delivery that was run counts more than one that was put back.
+    """
+    match item:
+        case Report(attempt=attempt, delivery=delivery, outcome=Succeeded()):
+            return 0, -attempt, False, delivery
+        case Expire() | Fail():
+            return 1, 0, False, 0
+        case PutBack(_, attempt):
+            return 2, -attempt, True, 0
+        case Report(attempt=attempt, delivery=delivery, outcome=outcome):
+            return 2, -attempt, isinstance(outcome, Released), delivery
+        case _:
+            assert_never(item)
 
 
 def _transition(
-    report: Report, job: OpenJob | None, *, catalog: Catalog, alive: Collection[str], now: Ms, unit: float
+    item: Report | Ruling,
+    job: OpenJob | None,
+    *,
+    catalog: Catalog,
+    alive: Collection[str],
+    now: Ms,
+    unit: float,
 ) -> Final | Requeue | Ignore:
-    match report.outcome:
+    if not isinstance(item, Report):
+        return ruled(item, job, now=now)
+    match item.outcome:
         case Succeeded(body):
             return Final(State.SUCCEEDED, body, None)
-        case Failed(failure):
-            if report.live is not None:
-                return Final(State.FAILED, None, failure)
-            return _after_failure(report, failure, job, catalog=catalog, alive=alive, now=now, unit=unit)
         case Expired():
             return Final(State.EXPIRED, None, None)
         case Cancelled():
             return Final(State.CANCELLED, None, None)
-        case Released() if report.live is None:
-            return _after_release(report, job, now)
+        case Failed() | Released() if item.live is not None:
+            return _after_request(item.live, item.outcome)
+        case Failed(failure):
+            return _after_failure(item, failure, job, catalog=catalog, alive=alive, now=now, unit=unit)
         case Released():
-            return Final(State.CANCELLED, None, None)
+            return put_back(item.attempt, job, now=now)
         case _:
-            assert_never(report.outcome)
+            assert_never(item.outcome)
 
 
-def _goes_on(report: Report) -> bool:
-    """An interactive attempt after which the gateway tries another deployment, or reports itself that it cannot."""
-    if report.live is None or not report.live.fallback:
-        return False
-    outcome = report.outcome
-    return isinstance(outcome, Released) or (isinstance(outcome, Failed) and retryable(outcome.failure))
-
-
-def _after_release(report: Report, job: OpenJob | None, now: Ms) -> Requeue | Ignore:
-    if job is None or job.state is not State.RUNNING or job.attempt != report.attempt:
-        return Ignore()
-    return Requeue(now, counted=False, tried=job.tried)
+def _after_request(request: Attempt, outcome: Failed | Released) -> Final | Ignore:
+    """Final, unless the relay goes on: it tries another deployment, or rules that it cannot."""
+    match outcome:
+        case Failed(failure):
+            goes_on = request.fallback and retryable(failure)
+            return Ignore() if goes_on else Final(State.FAILED, None, failure)
+        case Released():
+            return Ignore() if request.fallback else Final(State.CANCELLED, None, None)
+        case _:
+            assert_never(outcome)
 
 
 def _after_failure(
@@ -244,20 +217,29 @@ def _after_failure(
     )
 
 
-def _verdict(report: Report, transition: Final | Requeue | Ignore, prices: Prices) -> Verdict:
+def _verdict(item: Report | Ruling, transition: Final | Requeue | Ignore, prices: Prices) -> Verdict:
+    if isinstance(item, Report):
+        return Verdict(
+            job=item.job,
+            attempt=item.attempt,
+            transition=transition,
+            executed=_executed(item, prices),
+            entry=None if item.live is None else entry_of(item.live),
+        )
     return Verdict(
-        job=report.job,
-        attempt=report.attempt,
+        job=item.job,
+        attempt=attempt_of(item),
         transition=transition,
-        executed=_executed(report, prices) if report.delivery else None,
-        entry=None if report.live is None else entry_of(report.live),
+        executed=None,
+        entry=entry_of(item.request) if isinstance(item, Fail) else None,
     )
 
 
 def _executed(report: Report, prices: Prices) -> Executed:
     outcome = report.outcome
-    cost, source = _cost(report, prices)
+    cost, source = cost_of(report, prices)
     return Executed(
+        attempt=report.attempt,
         delivery=report.delivery,
         deployment=report.deployment,
         worker=report.worker,
@@ -271,16 +253,6 @@ def _executed(report: Report, prices: Prices) -> Executed:
         ttft_ms=report.timings.ttft_ms,
         run_ms=report.timings.run_ms,
     )
-
-
-def _cost(report: Report, prices: Prices) -> tuple[NanoUsd, str]:
-    if (charge := report.outcome.charge) is not None:
-        return charge.nano_usd, charge.source
-    deployment = prices.catalog.deployments.get(report.deployment)
-    if deployment is None or deployment.price is None:
-        return NanoUsd(0), UNPRICED
-    usage = report.outcome.usage
-    return price_nano_usd(usage, deployment.price), f"{prices.source}:estimate" if usage.estimated else prices.source
 
 
 def entry_of(attempt: Attempt) -> Entry:

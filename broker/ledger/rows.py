@@ -56,7 +56,7 @@ def execution_row(verdict: Verdict, executed: Executed, *, waste: bool) -> tuple
     """In the order of EXECUTION_COLUMNS."""
     usage = executed.usage
     return (
-        verdict.job, verdict.attempt, executed.delivery, executed.deployment, executed.worker, executed.outcome,
+        verdict.job, executed.attempt, executed.delivery, executed.deployment, executed.worker, executed.outcome,
         executed.failure, waste, usage.input_tokens, usage.output_tokens, usage.cached_tokens, executed.cost_nano_usd,
         executed.cost_source, executed.started_ms, executed.queue_ms, executed.ttft_ms, executed.run_ms,
     )  # fmt: skip

@@ -161,7 +161,7 @@ class _Group:
             job_row(
                 entry,
                 state=_state(v),
-                attempts=v.attempt,
+                attempts=v.attempt or 0,
                 settled_ms=self.now,
                 failure=_final(v).failure,
                 executed=v.executed,
@@ -249,7 +249,7 @@ class _Group:
         """Those that were not recorded before."""
         inserted = await self.connection.fetch(query("insert_executions"), *columns(rows, len(EXECUTION_COLUMNS)))
         new = {key_of(row) for row in inserted}
-        return [(n, v, e) for n, v, e in ran if (v.job, v.attempt, e.delivery) in new]
+        return [(n, v, e) for n, v, e in ran if (v.job, e.attempt, e.delivery) in new]
 
     async def _charge(self, spent: Sequence[tuple[Verdict, Executed]], deltas: Deltas) -> None:
         if not spent:
@@ -306,7 +306,7 @@ def _job_number(verdict: Verdict) -> int:
 def _execution_number(ran: Ran) -> tuple[int, int, int]:
     """Orders as the keys of executions do: two groups may have the same."""
     _, verdict, executed = ran
-    return verdict.job.int, verdict.attempt, executed.delivery
+    return verdict.job.int, executed.attempt, executed.delivery
 
 
 def _ends(finals: Iterable[Verdict]) -> list[list[object]]:
@@ -318,7 +318,7 @@ def _ends(finals: Iterable[Verdict]) -> list[list[object]]:
         rows.append(
             (
                 verdict.job,
-                verdict.attempt if executed else None,
+                verdict.attempt,
                 final.state,
                 json_text(final.failure),
                 usage.input_tokens,

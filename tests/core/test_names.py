@@ -106,6 +106,7 @@ def test_subjects_are_as_documented() -> None:
     assert subjects.run("d.") == "infermq.run.d_2e_"
     assert subjects.now("d.") == "infermq.now.d_2e_"
     assert subjects.outcome("d.") == "infermq.outcome.d_2e_"
+    assert subjects.RULING == "infermq.ruling"
     assert subjects.pool_consumer("d.") == "d_2e_"
 
 

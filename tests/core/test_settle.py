@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.core.body import body_hash
-from broker.core.price import price_nano_usd
+from broker.core.price import Prices, price_nano_usd
 from broker.core.records import Entry, Final, Ignore, OpenJob, Requeue, Running, Verdict
 from broker.core.retry import CAP_MS, backoff_ms, wait_ms
-from broker.core.settle import Prices, decide, expiry, last_word, needs_look, released, stranded, unstorable
+from broker.core.settle import decide, needs_look, stranded, unstorable
 from schemas.api import State
 from schemas.catalog import Catalog, Model, Price, Route
 from schemas.job import Lane
@@ -33,13 +33,14 @@ from schemas.outcome import (
     Usage,
     WorkerLost,
 )
+from schemas.ruling import Expire, Fail, PutBack, Ruling
 from schemas.units import Ms, NanoUsd
 from tests.builders import a_catalog, a_report, a_success, an_attempt, an_id, now
 
 PRICES = Prices(catalog=a_catalog(), source="catalog:3")
 
 
-def an_open_job(report: Report, **changes: Any) -> OpenJob:
+def an_open_job(report: Report | PutBack, **changes: Any) -> OpenJob:
     fields = {
         "state": State.RUNNING,
         "attempt": report.attempt,
@@ -51,7 +52,7 @@ def an_open_job(report: Report, **changes: Any) -> OpenJob:
 
 
 def verdict_on(
-    report: Report,
+    item: Report | Ruling,
     job: OpenJob | None = None,
     *,
     at: int | None = None,
@@ -60,7 +61,7 @@ def verdict_on(
 ) -> Verdict:
     jobs = {} if job is None else {job.job: job}
     prices = Prices(catalog=catalog, source="catalog:3")
-    [verdict] = decide([report], jobs, prices=prices, alive=alive, now=Ms(at or now()), unit=0.5)
+    [verdict] = decide([item], jobs, prices=prices, alive=alive, now=Ms(at or now()), unit=0.5)
     return verdict
 
 
@@ -195,9 +196,6 @@ def test_an_interactive_attempt_that_has_a_fallback_is_not_the_end() -> None:
 
     assert isinstance(verdict_on(failed).transition, Ignore)
     assert verdict_on(refused).transition == Final(State.FAILED, None, BadRequest("x"))
-    last = verdict_on(last_word(live, EngineFault("x"), now()))
-    assert last.transition == Final(State.FAILED, None, EngineFault("x"))
-    assert last.executed is None
 
 
 def test_a_job_that_takes_its_workers_down_is_dead_at_once() -> None:
@@ -236,28 +234,9 @@ def test_a_released_attempt_is_left_to_others_as_before() -> None:
     assert transition.tried == ("e",)
 
 
-def test_an_attempt_of_a_lost_deployment_is_put_back_by_the_brokers_own_report() -> None:
-    running = Running(an_id(), 2, "d")
-    report = released(running, now())
-
-    verdict = verdict_on(report, an_open_job(report))
-
-    assert isinstance(verdict.transition, Requeue)
-    assert not verdict.transition.counted
-    assert verdict.executed is None
-
-
-def test_a_release_of_an_attempt_that_is_over_changes_nothing() -> None:
-    report = released(Running(an_id(), 1, "d"), now())
-
-    assert verdict_on(report, an_open_job(report, attempt=2)).transition == Ignore()
-    assert verdict_on(report, an_open_job(report, state=State.QUEUED)).transition == Ignore()
-    assert verdict_on(report).transition == Ignore()
-
-
 def test_what_a_worker_says_of_an_attempt_counts_more_than_its_release() -> None:
     failed = a_report(Failed(BadRequest("x")))
-    put_back = released(Running(failed.job, 1, "d"), now())
+    put_back = PutBack(failed.job, 1)
 
     verdicts = decide([put_back, failed], {failed.job: an_open_job(failed)}, prices=PRICES, now=now(), unit=0.5)
 
@@ -285,13 +264,6 @@ def test_an_interactive_failure_is_final_and_brings_the_job_along() -> None:
     assert verdict.transition == Final(State.FAILED, None, EngineFault("x"))
     assert verdict.entry is not None
     assert verdict.entry.id == attempt.job
-
-
-def test_an_expiry_in_the_backlog_ran_nothing() -> None:
-    verdict = verdict_on(expiry(an_id(), now()))
-
-    assert verdict.executed is None
-    assert verdict.transition == Final(State.EXPIRED, None, None)
 
 
 def test_what_cannot_be_stored_ends_without_its_words() -> None:
@@ -353,17 +325,27 @@ def test_an_engine_that_asks_for_patience_gets_it() -> None:
     assert wait_ms(EngineLost("x"), 1, unit=0.5) > 4 * wait_ms(EngineLost("x", sent=False), 1, unit=0.5)
 
 
-def transitions(*reports: Report, job: OpenJob | None = None) -> list[Final | Requeue | Ignore]:
+def transitions(*items: Report | Ruling, job: OpenJob | None = None) -> list[Final | Requeue | Ignore]:
     jobs = {} if job is None else {job.job: job}
-    return [verdict.transition for verdict in decide(reports, jobs, prices=PRICES, now=now(), unit=0.5)]
+    return [verdict.transition for verdict in decide(items, jobs, prices=PRICES, now=now(), unit=0.5)]
 
 
 def test_only_what_depends_on_a_jobs_row_needs_a_look_at_it() -> None:
     failed = Failed(EngineFault("x"))
 
-    assert needs_look(a_report(failed))
-    assert not needs_look(a_report())
-    assert not needs_look(a_report(failed, live=an_attempt()))
+    looks: list[Report | Ruling] = [a_report(failed), a_report(Released()), PutBack(an_id(), 1)]
+    others: list[Report | Ruling] = [
+        a_report(),
+        a_report(Expired()),
+        a_report(Cancelled()),
+        a_report(failed, live=an_attempt()),
+        a_report(Released(), live=an_attempt()),
+        Expire(an_id()),
+        Fail(an_attempt(), EngineFault("x")),
+    ]
+
+    assert all(needs_look(item) for item in looks)
+    assert not any(needs_look(item) for item in others)
 
 
 def test_an_id_that_is_a_jobs_and_a_requests_is_decided_for_both() -> None:

@@ -2,21 +2,23 @@
 
 import pytest
 
-from broker.core.records import Final, Ignore, Pick, Requeue, Running, Verdict
-from broker.core.settle import Prices, decide, released
+from broker.core.price import Prices
+from broker.core.records import Final, Ignore, Pick, Requeue, Verdict
+from broker.core.settle import decide
 from broker.ledger import PgLedger
 from schemas.api import State
 from schemas.job import Attempt
 from schemas.outcome import EngineFault, Failed, Report
+from schemas.ruling import PutBack, Ruling
 from tests.builders import a_catalog, a_report, a_success, an_entry, now
 
 pytestmark = pytest.mark.real
 PRICES = Prices(catalog=a_catalog(), source="catalog:1")
 
 
-async def verdicts(ledger: PgLedger, *reports: Report) -> list[Verdict]:
-    jobs = await ledger.open_jobs([report.job for report in reports])
-    return decide(reports, jobs, prices=PRICES, now=now(), unit=0.0)
+async def verdicts(ledger: PgLedger, *items: Report | Ruling) -> list[Verdict]:
+    jobs = await ledger.open_jobs([item.job for item in items])
+    return decide(items, jobs, prices=PRICES, now=now(), unit=0.0)
 
 
 async def in_its_second_attempt(ledger: PgLedger) -> tuple[Attempt, Attempt]:
@@ -63,7 +65,7 @@ async def test_what_the_next_attempt_says_after_a_late_success_is_waste(ledger: 
 async def test_putting_back_an_attempt_that_is_over_leaves_the_next_one_running(ledger: PgLedger) -> None:
     first, second = await in_its_second_attempt(ledger)
     running = await ledger.running()
-    [verdict] = await verdicts(ledger, released(Running(first.job, 1, "d"), now()))
+    [verdict] = await verdicts(ledger, PutBack(first.job, 1))
     stale = Verdict(job=first.job, attempt=1, transition=Requeue(now(), counted=False), executed=None)
 
     done = await ledger.settle([verdict, stale], now=now())

@@ -8,12 +8,13 @@ from uuid import UUID
 import pytest
 
 from broker.core.records import Final, Ignore, Requeue, Spend, Verdict
-from broker.core.settle import decide, expiry, last_word
+from broker.core.settle import decide
 from broker.errors import Unavailable
 from broker.ledger import PgLedger
 from schemas.api import BatchStatus, Counts, JobShow, State
 from schemas.job import Attempt
 from schemas.outcome import BadRequest, Charge, EngineFault, Failed, Usage
+from schemas.ruling import Expire, Fail
 from schemas.units import Ms, NanoUsd
 from tests.builders import a_success, an_attempt, an_entry, now
 from tests.holding import Hand, a_hand
@@ -152,9 +153,7 @@ async def test_an_interactive_request_that_is_given_up_on_costs_its_attempts(led
     ]
     await settled(ledger, *tries)
 
-    await settled(
-        ledger, *decide([last_word(attempt, EngineFault("x"), now())], {}, prices=PRICES, now=now(), unit=0)
-    )
+    await settled(ledger, *decide([Fail(attempt, EngineFault("x"))], {}, prices=PRICES, now=now(), unit=0))
 
     job = await shown(ledger, attempt)
     assert (job.usage, job.cost_nano_usd) == (BOTH, 14)
@@ -219,7 +218,7 @@ async def test_an_end_leaves_all_other_jobs_where_they_are(ledger: PgLedger) -> 
     waiting, other, third = (an_entry(deadline_ms=at) for _ in range(3))
     await ledger.admit([waiting, other, third])
     going, going_on = await running(ledger, deadline_ms=at), await running(ledger, deadline_ms=at)
-    gone = decide([expiry(job, now()) for job in (waiting.id, going.job)], {}, prices=PRICES, now=now(), unit=0)
+    gone = decide([Expire(job) for job in (waiting.id, going.job)], {}, prices=PRICES, now=now(), unit=0)
 
     ends = await settled(ledger, *gone)
 
@@ -238,7 +237,7 @@ async def test_an_expiry_is_recorded_with_the_attempt_that_it_ended(ledger: PgLe
     if is_running:
         await dispatched(ledger, entry)
 
-    await settled(ledger, *decide([expiry(entry.id, now())], {}, prices=PRICES, now=now(), unit=0))
+    await settled(ledger, *decide([Expire(entry.id)], {}, prices=PRICES, now=now(), unit=0))
 
     assert (await shown(ledger, attempt)).attempt == (2 if is_running else 1)
 

@@ -11,12 +11,13 @@ import pytest
 from nats.aio.client import Client as Nats
 
 from broker.bus.heard import Beats
-from broker.bus.runs import Runs, publish_verdicts
+from broker.bus.runs import Runs
 from broker.bus.streams import declare_pool, declare_streams
 from broker.caps import Caps
 from broker.core.pools import alive, snapshot
+from broker.core.price import Prices
 from broker.core.records import Entry, Pick, Running
-from broker.core.settle import Prices, decide
+from broker.core.settle import decide
 from broker.dispatch import Dispatch
 from broker.leases import Leases
 from broker.ledger import PgLedger
@@ -29,6 +30,7 @@ from schemas.outcome import Charge, Failed, Throttled
 from schemas.units import Ms, NanoUsd
 from schemas.worker import WorkerBeat
 from tests.builders import a_report, a_success, an_attempt, an_entry, now
+from tests.reporting import report
 from tests.system import until
 from workers.beat import beat
 
@@ -212,7 +214,7 @@ async def test_while_the_other_deployment_takes_nothing_a_throttled_job_waits_as
     throttled = a_report(Failed(Throttled(Ms(600_000))), job=entry.id)
 
     async with a_leader(nc, ledger, a_route(Route("d"), Route("e"), e=0.0), *map(a_beat, there)):
-        await publish_verdicts(nc, [throttled])
+        await report(nc, throttled)
 
         async def waits() -> bool:
             return bool(await ledger.flows())

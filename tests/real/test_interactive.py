@@ -17,7 +17,8 @@ from nats.errors import NoRespondersError
 
 from broker.bus.streams import declare_streams
 from broker.caps import Caps
-from broker.core.settle import Prices, decide
+from broker.core.price import Prices
+from broker.core.settle import decide
 from broker.gateway import LAST_S, Gateway
 from broker.ledger import PgLedger
 from schemas import subjects
@@ -26,6 +27,7 @@ from schemas.catalog import CHAT, Catalog, Deployment, Model, Price, Route
 from schemas.codec import CHUNK, ERROR, FAILURE, FINAL, KEEPALIVE, KIND, SEQ, Bundle, jsoned, packed, unpacker
 from schemas.job import Attempt, Job, Lane
 from schemas.outcome import BadRequest, Charge, EngineFault, EngineLost, Failed, Failure, Outcome, Report, Usage
+from schemas.ruling import Ruling
 from schemas.units import Ms, NanoUsd
 from schemas.worker import WorkerBeat
 from tests.builders import a_job, a_report, a_success, an_attempt, an_id, now
@@ -34,7 +36,7 @@ from workers.pool import problem_of
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(60)]
 _attempts = unpacker(Attempt)
-_reports = Bundle(Report)
+_rulings: Bundle[Ruling] = Bundle(Ruling)
 FAULT = EngineFault("x")
 
 
@@ -137,7 +139,7 @@ class Door:
         self._serving: list[asyncio.Task[None]] = []
         self._workers: list[Subscription] = []
         self._handed: dict[str, asyncio.Queue[Taken]] = {}
-        self._reports: asyncio.Queue[Report] = asyncio.Queue()
+        self._rulings: asyncio.Queue[Ruling] = asyncio.Queue()
         self.aborted: asyncio.Queue[UUID] = asyncio.Queue()
 
     async def listen(self) -> None:
@@ -145,7 +147,7 @@ class Door:
             self._handed[name] = asyncio.Queue()
             self._workers.append(await self.nc.subscribe(subjects.now(name), cb=self._take))
         await self.nc.subscribe(subjects.CTL_ABORT, cb=self._abort)
-        await self.nc.subscribe(subjects.outcome("-"), cb=self._report)
+        await self.nc.subscribe(subjects.RULING, cb=self._ruled)
 
     async def workers_leave(self) -> None:
         for worker in self._workers:
@@ -158,9 +160,9 @@ class Door:
     async def _abort(self, message: Msg) -> None:
         self.aborted.put_nowait(UUID(bytes=message.data))
 
-    async def _report(self, message: Msg) -> None:
-        for report in _reports.unpack(message.data)[0]:
-            self._reports.put_nowait(report)
+    async def _ruled(self, message: Msg) -> None:
+        for ruling in _rulings.unpack(message.data)[0]:
+            self._rulings.put_nowait(ruling)
 
     async def ask(
         self, job: Job | None = None, *, data: bytes | None = None, model: str = "m", **headers: str
@@ -184,17 +186,17 @@ class Door:
         async with asyncio.timeout(10):
             return await self.aborted.get()
 
-    async def last_word(self) -> Report:
-        """The broker's own report on a request."""
+    async def ruling(self) -> Ruling:
+        """The broker's own decision on a request."""
         async with asyncio.timeout(10):
-            return await self._reports.get()
+            return await self._rulings.get()
 
-    async def settle(self, *reports: Report) -> JobShow | None:
-        """What the ledger makes of the reports on a job."""
-        for report in reports:
+    async def settle(self, *items: Report | Ruling) -> JobShow | None:
+        """What the ledger makes of the reports and rulings on a job."""
+        for item in items:
             prices = Prices(catalog=self.catalog, source="catalog:1")
-            await self.ledger.settle(decide([report], {}, prices=prices, now=now(), unit=0.5), now=now())
-        return await self.ledger.job(reports[0].job, "default")
+            await self.ledger.settle(decide([item], {}, prices=prices, now=now(), unit=0.5), now=now())
+        return await self.ledger.job(items[0].job, "default")
 
     def serve(self, gateway: Gateway) -> None:
         self._serving.append(asyncio.create_task(gateway.serve()))
@@ -408,7 +410,7 @@ async def test_once_something_was_streamed_no_other_deployment_takes_it_and_the_
         await worker.fail()
 
         assert await asker.kinds() == [CHUNK, ERROR]
-        job = await door.settle(failed, await door.last_word())
+        job = await door.settle(failed, await door.ruling())
         assert job is not None
         assert (job.state, job.failure) == (State.FAILED, FAULT)
         assert (job.cost_nano_usd, len(job.executions)) == (7_000_000, 1)
@@ -423,7 +425,7 @@ async def test_what_every_deployment_fails_is_answered_and_recorded(nc: Nats, le
         await (await door.taken("e")).fail(EngineFault("both"))
 
         assert (await asker.word()).code == "engine_fault"
-        job = await door.settle(await door.last_word())
+        job = await door.settle(await door.ruling())
         assert job is not None
         assert (job.state, job.failure) == (State.FAILED, EngineFault("both"))
 
@@ -507,7 +509,7 @@ async def test_a_request_whose_worker_is_gone_is_answered_stopped_and_recorded(
 
         assert (await asker.word()).code == code
         assert await door.aborts() == asker.job
-        job = await door.settle(await door.last_word())
+        job = await door.settle(await door.ruling())
         assert job is not None
         assert (job.state, job.executions) == (State.FAILED, ())
         assert isinstance(job.failure, EngineLost)
@@ -549,7 +551,7 @@ async def test_a_catalog_that_drops_the_model_of_a_request_ends_no_broker(
             await worker.fail()
 
         assert (await asker.word()).code == ("unknown_model" if says == "nothing" else "engine_fault")
-        job = await door.settle(await door.last_word())
+        job = await door.settle(await door.ruling())
         assert job is not None
         assert job.state is State.FAILED
         assert (await (await door.ask()).word()).code == "unknown_model"

@@ -7,8 +7,9 @@ import asyncpg
 import pytest
 
 from broker.core.admit import AdmissionContext, admit
+from broker.core.price import Prices
 from broker.core.records import ONLY_SHARD, Entry, Final, Ignore, Pick, Requeue, Verdict
-from broker.core.settle import Prices, decide, expiry, last_word, unstorable
+from broker.core.settle import decide, unstorable
 from broker.errors import BadData, Conflict, Deposed, Unavailable
 from broker.ledger import PgLedger, migrate, pending
 from broker.ledger.days import day_of
@@ -18,6 +19,7 @@ from schemas.api import Batch, BatchCreate, BatchStatus, ResultPage, State
 from schemas.ids import uuid7
 from schemas.job import Attempt, Lane
 from schemas.outcome import EngineFault, Failed, Outcome, Refused, Released, Succeeded, Usage
+from schemas.ruling import Expire, Fail
 from schemas.subjects import Source
 from schemas.units import Ms
 from tests.builders import a_catalog, a_job, a_report, a_success, an_attempt, an_entry, an_id, now
@@ -442,7 +444,7 @@ async def test_racing_settlements_end_a_job_once(ledger: PgLedger) -> None:
 async def test_an_expiry_ends_a_job_wherever_it_stands(ledger: PgLedger) -> None:
     waiting, dispatched_one = an_entry(), await running(ledger)
     await ledger.admit([waiting])
-    reports = [expiry(waiting.id, now()), expiry(dispatched_one.job, now())]
+    reports = [Expire(waiting.id), Expire(dispatched_one.job)]
 
     ends = await settled(ledger, *decide(reports, {}, prices=PRICES, now=now(), unit=0.0))
 
@@ -470,7 +472,7 @@ async def test_what_the_gateway_gave_up_on_costs_what_was_run(ledger: PgLedger) 
     attempt = an_attempt(reply_to="x", key="k", fallback=True)
     await settled(ledger, a_verdict(attempt, Failed(EngineFault("x"), Usage(7, 0)), live=attempt))
 
-    [verdict] = decide([last_word(attempt, EngineFault("x"), now())], {}, prices=PRICES, now=now(), unit=0.5)
+    [verdict] = decide([Fail(attempt, EngineFault("x"))], {}, prices=PRICES, now=now(), unit=0.5)
     ends = await settled(ledger, verdict)
 
     job = await ledger.job(attempt.job, "default")

@@ -10,11 +10,12 @@ import pytest
 from msgspec.structs import replace
 
 from broker.core.records import Entry, Ignore, Requeue, Verdict
-from broker.core.settle import decide, expiry
+from broker.core.settle import decide
 from broker.ledger import PgLedger
 from schemas.ids import uuid7
 from schemas.job import Attempt
 from schemas.outcome import Charge, EngineFault, Failed, Usage
+from schemas.ruling import Expire
 from schemas.units import Ms, NanoUsd
 from tests.builders import a_success, an_attempt, an_entry, now
 from tests.holding import Hand, a_hand
@@ -129,7 +130,7 @@ async def test_brokers_that_end_jobs_of_several_days_never_wait_for_each_other(b
 async def test_brokers_that_end_the_same_waiting_jobs_never_wait_for_each_other(brokers: Brokers) -> None:
     entries = [an_entry() for _ in range(3)]
     await brokers.ours.admit(entries)
-    verdicts = decide([expiry(entry.id, now()) for entry in entries], {}, prices=PRICES, now=now(), unit=0.0)
+    verdicts = decide([Expire(entry.id) for entry in entries], {}, prices=PRICES, now=now(), unit=0.0)
 
     held = "select from infermq.waiting where job = $1 for update"
     await brokers.meet(settle, verdicts, held, entries[1].id)

@@ -9,10 +9,11 @@ import pytest
 from nats.aio.client import Client as Nats
 
 from broker.bus.heard import announce_waiting
-from broker.bus.runs import Runs, in_run, publish_verdicts
+from broker.bus.runs import Runs, in_run
 from broker.bus.streams import declare_streams
+from broker.core.price import Prices
 from broker.core.records import ONLY_SHARD, Entry, Pick, Running, Shard
-from broker.core.settle import Prices, decide
+from broker.core.settle import decide
 from broker.errors import Unavailable
 from broker.ledger import PgLedger
 from schemas import subjects
@@ -24,6 +25,7 @@ from schemas.units import Ms
 from schemas.worker import WorkerBeat
 from tests.builders import a_report, a_success, an_attempt, an_entry, now
 from tests.real.test_dispatch import a_beat, a_leader, a_route, committed, dispatched, running
+from tests.reporting import report
 from tests.system import until
 from workers.beat import beat, leave
 
@@ -165,7 +167,7 @@ async def test_a_job_that_is_put_back_starts_again_at_once(nc: Nats, ledger: PgL
         await announced(nc, ledger, entry)
         await runs(ledger, entry.id)
 
-        await publish_verdicts(nc, [a_report(Released(), job=entry.id)])
+        await report(nc, a_report(Released(), job=entry.id))
 
         await runs(ledger, entry.id, attempt=2)
 
@@ -175,7 +177,7 @@ async def test_a_job_that_waits_for_its_time_starts_when_that_comes(nc: Nats, le
     async with a_leader(nc, ledger, a_route(Route("d")), a_beat("d"), reread_s=NEVER_S, clock=clock):
         await announced(nc, ledger, entry)
         await runs(ledger, entry.id)
-        await publish_verdicts(nc, [a_report(Failed(Throttled(Ms(600_000))), job=entry.id)])
+        await report(nc, a_report(Failed(Throttled(Ms(600_000))), job=entry.id))
         await swept(nc, ledger)
         assert [head.place.job for head in await ledger.heads(entry.flow, after=None, limit=9)] == [entry.id]
 
@@ -189,7 +191,7 @@ async def test_room_that_was_announced_is_used_at_once(nc: Nats, ledger: PgLedge
     async with a_leader(nc, ledger, a_route(Route("d")), a_beat("d", slots=1), idle_s=NEVER_S, recount_s=NEVER_S):
         first, _ = await running(ledger, at_least=2)
 
-        await publish_verdicts(nc, [a_report(a_success(), job=first.job)])
+        await report(nc, a_report(a_success(), job=first.job))
 
         await holds(nc, subjects.RUN, 3)
 
@@ -267,7 +269,7 @@ async def test_only_what_is_in_no_stream_is_published_again(nc: Nats, ledger: Pg
     await dispatched(nc, ledger, handed, "d")
     await committed(ledger, reported, "d")
     await committed(ledger, lost, "d")
-    await publish_verdicts(nc, [a_report(a_success(), job=reported.id)])
+    await report(nc, a_report(a_success(), job=reported.id))
 
     async with a_leader(nc, ledger, a_route(Route("d")), a_beat("d"), settles=False) as metrics:
         await swept(nc, ledger, on="d")

@@ -7,7 +7,7 @@ import pytest
 from nats.aio.client import Client as Nats
 from nats.js.errors import NotFoundError
 
-from broker.bus.runs import Runs, publish_verdicts
+from broker.bus.runs import Runs
 from broker.bus.streams import ack_pending, declare_streams
 from broker.ledger import PgLedger
 from schemas import subjects
@@ -16,6 +16,7 @@ from tests.proxy import a_proxy
 from tests.real.test_broker import Running, a_broker, a_worker, get
 from tests.real.test_dispatch import a_beat
 from tests.real.test_recovery import holds, saying
+from tests.reporting import report
 from tests.system import CATALOG, until
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(60)]
@@ -139,6 +140,6 @@ async def test_what_a_dead_worker_had_reported_is_let_go(nats_url: str, ledger_u
         pulls = await nc.jetstream().pull_subscribe_bind(subjects.pool_consumer("d"), subjects.RUN)
         [message] = await pulls.fetch(1, timeout=10)
 
-        await publish_verdicts(nc, [a_report(a_success(), job=attempt.job, run_ack=message.reply)])
+        await report(nc, a_report(a_success(), job=attempt.job, run_ack=message.reply))
 
         await holds(nc, subjects.RUN, 0)

@@ -14,7 +14,6 @@ from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
 
 from broker.bus.results import announce_results
-from broker.bus.runs import publish_verdicts
 from broker.bus.streams import declare_streams
 from broker.client import Client, Submission
 from broker.core.records import Recorded
@@ -33,6 +32,7 @@ from schemas.units import Ms
 from tests.builders import a_catalog, a_job, a_report, an_id, now
 from tests.real.test_broker import Running, a_broker, a_worker, body_of
 from tests.real.test_ledger import a_batch, running
+from tests.reporting import report
 from tests.system import until
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(60)]
@@ -263,7 +263,7 @@ async def _given(role: object, nc: Nats, ledger: PgLedger, batch: UUID) -> str:
     """Something for it to do that ends a job of the batch, and the stream that it is in."""
     if role is a_settle:
         attempt = await running(ledger, batch=batch)
-        await publish_verdicts(nc, [a_report(job=attempt.job)])
+        await report(nc, a_report(job=attempt.job))
         return subjects.OUTCOME
     job = a_job(body=b"nope", batch=batch)
     await nc.jetstream().publish(subjects.submit(Source(Lane.BULK, "m", "default", "default")), packed(job))

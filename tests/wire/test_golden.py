@@ -11,7 +11,8 @@ from schemas.catalog import Revision, parse
 from schemas.codec import JSON, Bundle, Undecodable, bundled, decode_job, decode_jobs, packed
 from schemas.export import WIRE, json_schema
 from schemas.job import Attempt, Lane
-from schemas.outcome import Report, Succeeded
+from schemas.outcome import EngineFault, Report, Succeeded
+from schemas.ruling import Expire, Fail, PutBack, Ruling
 from schemas.worker import WorkerBeat
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -51,6 +52,18 @@ def test_a_report_decodes() -> None:
 
     assert isinstance(report.outcome, Succeeded)
     assert report.outcome.usage.output_tokens == 5
+
+
+def test_rulings_decode() -> None:
+    bundle: Bundle[Ruling] = Bundle(Ruling)
+
+    [expire, put_back, fail], why = bundle.unpack(stored("rulings_v1.hex"))
+
+    assert why is None
+    assert expire == Expire(expire.job)
+    assert put_back == PutBack(expire.job, 2)
+    assert isinstance(fail, Fail)
+    assert (fail.request.number, fail.failure) == (2, EngineFault("it stopped"))
 
 
 def test_reports_of_a_message_decode_and_a_broken_one_costs_no_other() -> None:

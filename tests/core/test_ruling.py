@@ -1,0 +1,311 @@
+"""Rulings among workers' reports: the laws of settling, with the ledger's guarded row as a model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.core.price import Prices
+from broker.core.records import Final, Ignore, OpenJob, Requeue, Verdict
+from broker.core.ruling import attempt_of
+from broker.core.settle import decide, is_interactive
+from schemas.api import State
+from schemas.job import Attempt, Lane
+from schemas.outcome import (
+    BadRequest,
+    Cancelled,
+    Charge,
+    EngineFault,
+    Expired,
+    Failed,
+    Outcome,
+    Released,
+    Report,
+    Throttled,
+)
+from schemas.ruling import Expire, Fail, PutBack, Ruling
+from schemas.units import Ms, NanoUsd
+from tests.builders import a_catalog, a_report, a_success, an_attempt, an_id, now
+
+PRICES = Prices(catalog=a_catalog(), source="catalog:3")
+NOW = now()
+JOBS = [UUID(int=n) for n in range(1, 4)]
+FAULT = EngineFault("x")
+
+
+def verdicts_on(*items: Report | Ruling, job: OpenJob | None = None) -> list[Verdict]:
+    return decide(items, {} if job is None else {job.job: job}, prices=PRICES, alive=("d",), now=NOW, unit=0.5)
+
+
+def transitions(*items: Report | Ruling, job: OpenJob | None = None) -> list[Final | Requeue | Ignore]:
+    return [verdict.transition for verdict in verdicts_on(*items, job=job)]
+
+
+def a_running_job(job: UUID, attempt: int = 1, state: State = State.RUNNING, tried: tuple[str, ...] = ()) -> OpenJob:
+    return OpenJob(
+        job=job,
+        state=state,
+        attempt=attempt,
+        uncounted=0,
+        max_attempts=3,
+        deadline_ms=Ms(NOW + 3_600_000),
+        tried=tried,
+    )
+
+
+def test_an_expiry_ends_its_job_whatever_attempt_it_is_at() -> None:
+    [verdict] = verdicts_on(Expire(an_id()))
+
+    assert verdict.transition == Final(State.EXPIRED, None, None)
+    assert (verdict.attempt, verdict.executed, verdict.entry) == (None, None, None)
+
+
+def test_an_attempt_that_is_put_back_waits_again_at_once_and_does_not_count() -> None:
+    job = an_id()
+
+    [verdict] = verdicts_on(PutBack(job, 2), job=a_running_job(job, 2, tried=("e",)))
+
+    assert verdict.transition == Requeue(NOW, counted=False, tried=("e",))
+    assert (verdict.attempt, verdict.executed) == (2, None)
+
+
+@pytest.mark.parametrize(("attempt", "state"), [(2, State.RUNNING), (1, State.QUEUED), (None, None)])
+def test_an_attempt_that_is_over_is_not_put_back(attempt: int | None, state: State | None) -> None:
+    job = an_id()
+    there = None if attempt is None or state is None else a_running_job(job, attempt, state)
+
+    assert transitions(PutBack(job, 1), job=there) == [Ignore()]
+
+
+def test_a_request_that_the_broker_gives_up_on_fails_and_brings_the_job_along() -> None:
+    request = an_attempt(lane=Lane.INTERACTIVE, number=2, reply_to="x", key="k", fallback=True)
+
+    [verdict] = verdicts_on(Fail(request, FAULT))
+
+    assert verdict.transition == Final(State.FAILED, None, FAULT)
+    assert (verdict.job, verdict.attempt, verdict.executed) == (request.job, 2, None)
+    assert verdict.entry is not None
+    assert (verdict.entry.id, verdict.entry.body) == (request.job, request.body)
+
+
+def test_what_a_worker_says_of_an_attempt_counts_more_than_that_it_was_put_back() -> None:
+    failed = a_report(Failed(BadRequest("x")))
+
+    made = transitions(PutBack(failed.job, 1), failed, job=a_running_job(failed.job))
+
+    assert made == [Ignore(), Final(State.FAILED, None, BadRequest("x"))]
+
+
+def test_a_job_that_expired_is_not_put_back_or_tried_again() -> None:
+    job = an_id()
+    others = PutBack(job, 1), a_report(Failed(FAULT), job=job), a_report(Released(), job=job)
+
+    made = transitions(*others, Expire(job), job=a_running_job(job))
+
+    assert made == [Ignore(), Ignore(), Ignore(), Final(State.EXPIRED, None, None)]
+
+
+def test_a_success_counts_more_than_any_ruling() -> None:
+    job, request = an_id(), an_attempt(reply_to="x")
+    succeeded = Final(State.SUCCEEDED, b'{"choices":[]}', None)
+
+    assert transitions(Expire(job), a_report(job=job), PutBack(job, 2)) == [Ignore(), succeeded, Ignore()]
+    assert transitions(Fail(request, FAULT), a_report(job=request.job, live=request)) == [Ignore(), succeeded]
+
+
+def test_a_ruling_on_a_request_counts_more_than_the_failures_of_its_attempts() -> None:
+    request = an_attempt(reply_to="x", fallback=True)
+    failed = a_report(Failed(BadRequest("y")), job=request.job, live=request)
+
+    assert transitions(failed, Fail(request, FAULT)) == [Ignore(), Final(State.FAILED, None, FAULT)]
+
+
+def test_a_ruling_on_a_job_leaves_a_request_of_its_id_alone() -> None:
+    request = an_attempt(reply_to="x")
+
+    made = transitions(Expire(request.job), Fail(request, FAULT))
+
+    assert made == [Final(State.EXPIRED, None, None), Final(State.FAILED, None, FAULT)]
+
+
+def test_a_ruling_says_which_attempt_it_is_on() -> None:
+    assert attempt_of(Expire(JOBS[0])) is None
+    assert attempt_of(PutBack(JOBS[0], 2)) == 2
+    assert attempt_of(Fail(an_attempt(number=3), FAULT)) == 3
+
+
+@dataclass
+class Row:
+    """What the ledger holds of a job, as its guarded statements change it."""
+
+    state: State = State.RUNNING
+    attempt: int = 1
+    uncounted: int = 0
+    tried: tuple[str, ...] = ()
+    cost: int = 0
+    ends: list[State] = field(default_factory=list)
+
+    @property
+    def is_open(self) -> bool:
+        return self.state in {State.QUEUED, State.RUNNING}
+
+    def change(self, verdict: Verdict) -> None:
+        match verdict.transition:
+            case Final(state, _, _) if self.is_open and (
+                verdict.attempt in {None, self.attempt} or state is State.SUCCEEDED
+            ):
+                self.state = state
+                self.ends.append(state)
+            case Requeue(_, counted, tried) if (self.state, self.attempt) == (State.RUNNING, verdict.attempt):
+                self.state, self.tried = State.QUEUED, tried
+                self.uncounted += not counted
+
+    def dispatch(self) -> None:
+        if self.state is State.QUEUED:
+            self.state, self.attempt = State.RUNNING, self.attempt + 1
+
+
+class Model:
+    """A ledger of three jobs that take all that is said of them in groups."""
+
+    def __init__(self) -> None:
+        self.rows = {job: Row() for job in JOBS}
+        self.executions: dict[tuple[UUID, int, int], int] = {}
+
+    def settle(self, items: Sequence[Report | Ruling]) -> None:
+        looked_up = {
+            job: OpenJob(
+                job=job,
+                state=row.state,
+                attempt=row.attempt,
+                uncounted=row.uncounted,
+                max_attempts=3,
+                deadline_ms=Ms(NOW + 3_600_000),
+                tried=row.tried,
+            )
+            for job, row in self.rows.items()
+            if row.is_open
+        }
+        for verdict in decide(items, looked_up, prices=PRICES, alive=("d",), now=NOW, unit=0.5):
+            self._execute(verdict)
+            self.rows[verdict.job].change(verdict)
+        for row in self.rows.values():
+            row.dispatch()
+
+    def _execute(self, verdict: Verdict) -> None:
+        executed = verdict.executed
+        if executed is None:
+            return
+        key = verdict.job, executed.attempt, executed.delivery
+        if key not in self.executions:
+            self.executions[key] = executed.cost_nano_usd
+            self.rows[verdict.job].cost += executed.cost_nano_usd
+
+
+def a_charged(outcome: Outcome, cost: int) -> Outcome:
+    charge = Charge(NanoUsd(cost), "provider")
+    match outcome:
+        case Failed(failure):
+            return Failed(failure, charge=charge)
+        case Expired() | Cancelled() | Released():
+            return type(outcome)(charge=charge)
+        case _:
+            return a_success(charge=charge)
+
+
+jobs, attempts, deliveries = st.sampled_from(JOBS), st.integers(1, 3), st.integers(1, 3)
+outcomes = st.builds(
+    a_charged,
+    st.sampled_from(
+        [
+            a_success(),
+            Failed(FAULT),
+            Failed(Throttled()),
+            Failed(BadRequest("x")),
+            Expired(),
+            Cancelled(),
+            Released(),
+        ]
+    ),
+    st.integers(0, 9),
+)
+reports = st.builds(
+    lambda outcome, job, attempt, delivery: a_report(outcome, job=job, attempt=attempt, delivery=delivery),
+    outcomes,
+    jobs,
+    attempts,
+    deliveries,
+)
+rulings = st.one_of(st.builds(Expire, jobs), st.builds(PutBack, jobs, attempts))
+groups = st.lists(st.lists(st.one_of(reports, rulings), min_size=1, max_size=8), max_size=8)
+
+
+@given(groups)
+def test_any_reports_and_rulings_in_any_order_end_a_job_at_most_once(said: list[list[Report | Ruling]]) -> None:
+    model = Model()
+
+    for group in said:
+        model.settle(group)
+
+    for row in model.rows.values():
+        assert len(row.ends) <= 1
+        assert row.is_open == (not row.ends)
+
+
+@given(groups)
+def test_only_reports_make_executions_and_what_they_cost_is_what_the_jobs_cost(
+    said: list[list[Report | Ruling]],
+) -> None:
+    model = Model()
+
+    for group in said:
+        model.settle(group)
+
+    told = {(one.job, one.attempt, one.delivery) for group in said for one in group if isinstance(one, Report)}
+    assert model.executions.keys() == told
+    assert sum(model.executions.values()) == sum(row.cost for row in model.rows.values())
+
+
+@given(groups, jobs)
+def test_a_job_that_was_ruled_to_expire_ends_whatever_else_is_said(
+    said: list[list[Report | Ruling]], job: UUID
+) -> None:
+    model = Model()
+    for group in said:
+        model.settle([*group, Expire(job)])
+
+    assert not said or not model.rows[job].is_open
+
+
+def a_request(job: UUID, number: int, fallback: bool) -> Attempt:  # noqa: FBT001 - drawn
+    return an_attempt(job=job, number=number, lane=Lane.INTERACTIVE, reply_to="x", fallback=fallback)
+
+
+requests = st.builds(a_request, jobs, attempts, st.booleans())
+of_requests = st.one_of(
+    st.builds(
+        lambda outcome, live: a_report(outcome, job=live.job, attempt=live.number, live=live), outcomes, requests
+    ),
+    st.builds(Fail, requests, st.just(FAULT)),
+)
+
+
+@given(st.lists(st.one_of(reports, rulings, of_requests), max_size=12))
+def test_of_all_that_is_said_of_a_job_or_a_request_in_a_group_one_decides(said: list[Report | Ruling]) -> None:
+    there = {job: a_running_job(job) for job in JOBS}
+
+    verdicts = decide(said, there, prices=PRICES, alive=("d",), now=NOW, unit=0.5)
+
+    assert [verdict.job for verdict in verdicts] == [one.job for one in said]
+    assert all(
+        (verdict.executed is not None) == isinstance(one, Report) for verdict, one in zip(verdicts, said, strict=True)
+    )
+    deciding = [
+        (one.job, is_interactive(one))
+        for verdict, one in zip(verdicts, said, strict=True)
+        if not isinstance(verdict.transition, Ignore)
+    ]
+    assert len(deciding) == len(set(deciding))
