@@ -80,7 +80,7 @@ _IN_FLIGHT = 8
 _POLL_S = 2.0
 """The net under the live feed of results."""
 _SOON_S = 0.1
-"""Until results that an older transaction still hides are asked for again: their notice has come already."""
+"""Until results that were recorded while a page was read are asked for: their notice may have come already."""
 _SILENCE_S = 12.0
 """The gateway passes on a keepalive each second."""
 _FULL = frozenset({10077, 10047, 10167, 10168})

@@ -1,5 +1,5 @@
--- Where the ledger disagrees with itself: Σ executions = Σ jobs = Σ batches = spend, a result for each end, and a place
--- for each open job. One statement, so one snapshot: it may be asked at any moment.
+-- Where the ledger disagrees with itself: Σ executions = Σ jobs = Σ batches = spend, a result for each end,
+-- numbered in its batch without a gap, and a place for each open job. One statement, so one snapshot: it may be asked at any moment.
 with ran as (
     select job, sum(input_tokens) as input_tokens, sum(output_tokens) as output_tokens,
            sum(cached_tokens) as cached_tokens, sum(cost_nano_usd) as cost_nano_usd
@@ -33,6 +33,18 @@ select format('batch %s has %s, its jobs %s', b.id, to_jsonb(b) - 'metadata', to
        (coalesce(h.admitted, 0), coalesce(h.succeeded, 0), coalesce(h.failed, 0), coalesce(h.expired, 0),
         coalesce(h.cancelled, 0), coalesce(h.dead, 0), coalesce(h.input_tokens, 0), coalesce(h.output_tokens, 0),
         coalesce(h.cached_tokens, 0), coalesce(h.cost_nano_usd, 0))
+union all
+select format('batch %s has the results %s, and %s ended', b.id, to_jsonb(r), e.ended)
+  from infermq.batches b
+ cross join lateral (select b.succeeded + b.failed + b.expired + b.cancelled + b.dead as ended) e
+ cross join lateral (
+       select count(*), count(distinct ordinal) as ordinals, coalesce(min(ordinal), 1) as first, coalesce(max(ordinal), 0) as last
+         from infermq.results r where r.batch = b.id) r
+ where (r.count, r.ordinals, r.first, r.last) is distinct from (e.ended::bigint, e.ended::bigint, 1, e.ended)
+union all
+select format('the result of job %s is number %s of batch %s, its job of %s', r.job, r.ordinal, r.batch, j.batch)
+  from infermq.results r join infermq.jobs j on j.id = r.job
+ where r.batch is distinct from j.batch or (r.batch is null) <> (r.ordinal is null)
 union all
 select format('deployment %s spent %s, its executions %s', coalesce(s.deployment, c.deployment), to_jsonb(s), to_jsonb(c))
   from spent s full join charged c on c.deployment = s.deployment

@@ -1,4 +1,4 @@
-"""The counters of batches: one delta a batch a group."""
+"""The counters of batches, one delta a batch a group, and the numbers of their results."""
 
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -41,10 +41,13 @@ class Deltas:
         delta["cached_tokens"] += usage.cached_tokens
         delta["cost_nano_usd"] += cost
 
-    async def write(self, connection: Connection, *, now: Ms) -> None:
-        """Last in its transaction, since it locks the batches' rows."""
+    async def write(self, connection: Connection, *, now: Ms) -> dict[UUID, int]:
+        """How many jobs of each batch had ended before. It locks the batches' rows, so only their results follow it in
+        its transaction.
+        """
         if not self.by_batch:
-            return
+            return {}
         batches = sorted(self.by_batch)
         columns = [[self.by_batch[batch][name] for batch in batches] for name in _FIELDS]
-        await connection.execute(query("count_batches"), batches, *columns, now)
+        rows = await connection.fetch(query("count_batches"), batches, *columns, now)
+        return {row["id"]: row["ended_before"] for row in rows}

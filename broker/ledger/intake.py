@@ -132,8 +132,6 @@ async def _follow(connection: Connection, fresh: Sequence[Entry]) -> None:
         columns=("model", "lane", "tenant", "deadline_ms", "job"),
         schema_name="infermq",
     )
-    if refused := [(entry.id, entry.batch, None) for entry in fresh if entry.refused is not None]:
-        await copy_results(connection, refused)
     deltas = Deltas()
     for batch, count in Counter(entry.batch for entry in fresh).items():
         deltas.admitted(batch, count)
@@ -141,7 +139,9 @@ async def _follow(connection: Connection, fresh: Sequence[Entry]) -> None:
         if entry.refused is not None:
             deltas.ended(entry.batch, State.FAILED)
     latest = max((entry.admitted_ms for entry in fresh), default=Ms(0))
-    await deltas.write(connection, now=latest)
+    ended_before = await deltas.write(connection, now=latest)
+    if refused := [(entry.id, entry.batch, None) for entry in fresh if entry.refused is not None]:
+        await copy_results(connection, refused, ended_before)
 
 
 async def copy_bodies(connection: Connection, entries: Sequence[Entry]) -> None:
@@ -149,9 +149,20 @@ async def copy_bodies(connection: Connection, entries: Sequence[Entry]) -> None:
     await connection.copy_records_to_table("bodies", records=records, columns=("job", "body"), schema_name="infermq")
 
 
-async def copy_results(connection: Connection, rows: Sequence[tuple[UUID, UUID | None, bytes | None]]) -> None:
+async def copy_results(
+    connection: Connection,
+    ended: Sequence[tuple[UUID, UUID | None, bytes | None]],
+    ended_before: Mapping[UUID, int],
+) -> None:
+    """Jobs that end, with their batches and bodies, in this order; those of a batch with the next ordinals of it."""
+    last: dict[UUID | None, int] = dict(ended_before.items())
+    rows = []
+    for job, batch, body in ended:
+        if batch in last:
+            last[batch] += 1
+        rows.append((job, batch, last.get(batch), body))
     await connection.copy_records_to_table(
-        "results", records=rows, columns=("job", "batch", "body"), schema_name="infermq"
+        "results", records=rows, columns=("job", "batch", "ordinal", "body"), schema_name="infermq"
     )
 
 

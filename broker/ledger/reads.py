@@ -14,6 +14,8 @@ from schemas.units import Ms
 
 PAGE_BYTES = 4 * 1024 * 1024
 """What a page of results holds, unless its first is larger: half a message."""
+_CURSOR_DIGITS = 9
+"""As many as an `int` of Postgres always has room for."""
 
 
 async def create_batch(connection: Connection, ask: BatchCreate, tenant: str, now: Ms) -> Batch:
@@ -46,27 +48,26 @@ async def results(
     connection: Connection, batch_id: UUID, tenant: str, cursor: str | None, limit: int
 ) -> ResultPage | None:
     """`limit` results, or as many as fit into PAGE_BYTES. Raises: ValueError, for a cursor that is none."""
-    xid, job = _parse_cursor(cursor)
+    read_to = _parse_cursor(cursor)
     asked = await batch(connection, batch_id, tenant)
     if asked is None:
         return None
-    rows = await connection.fetch(query("results"), batch_id, xid, job, limit, PAGE_BYTES)
+    rows = await connection.fetch(query("results"), batch_id, read_to, limit, PAGE_BYTES)
     if rows:
-        xid, job = rows[-1]["xid"], rows[-1]["id"]
-        cursor = f"{xid}-{job}"
-    more: bool = await connection.fetchval(query("results_left"), batch_id, xid, job)
+        read_to = rows[-1]["ordinal"]
+        cursor = str(read_to)
+    more: bool = await connection.fetchval(query("results_left"), batch_id, read_to)
     is_completed = asked.completed_ms is not None and not more
     return ResultPage(tuple(result_of(row) for row in rows), cursor, completed=is_completed, more=more)
 
 
-def _parse_cursor(cursor: str | None) -> tuple[str, UUID]:
-    xid, _, job = (cursor or f"0-{UUID(int=0)}").partition("-")
-    if not (xid.isascii() and xid.isdigit() and len(xid) < 20):
+def _parse_cursor(cursor: str | None) -> int:
+    """The ordinal of the last result that was read; 0: none was."""
+    if cursor is None:
+        return 0
+    if not (cursor.isascii() and cursor.isdigit() and len(cursor) <= _CURSOR_DIGITS):
         raise ValueError(f"{cursor!r} is not a cursor of a page of results")
-    try:
-        return xid, UUID(job)
-    except ValueError as error:
-        raise ValueError(f"{cursor!r} is not a cursor of a page of results") from error
+    return int(cursor)
 
 
 async def job(connection: Connection, job_id: UUID, tenant: str) -> JobShow | None:

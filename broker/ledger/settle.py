@@ -229,15 +229,16 @@ class _Group:
         else:
             new = ran
             await self._copy_executions(rows)
-        if self.won:
-            bodies = [(one.job, one.batch, _final(verdicts[n]).body) for n, one in self.won.items()]
-            await copy_results(self.connection, bodies)
         for n, one in self.won.items():
             deltas.ended(one.batch, one.state)
             if (executed := verdicts[n].executed) is not None:
                 deltas.spent(one.batch, executed.usage, executed.cost_nano_usd)
         await add_spend(self.connection, [executed for _, _, executed in new], now=self.now)
-        await deltas.write(self.connection, now=self.now)
+        ended_before = await deltas.write(self.connection, now=self.now)
+        if self.won:
+            won = sorted(self.won.items(), key=_ended_number)
+            ended = [(one.job, one.batch, _final(verdicts[n]).body) for n, one in won]
+            await copy_results(self.connection, ended, ended_before)
 
     async def _copy_executions(self, rows: Sequence[tuple[object, ...]]) -> None:
         if rows:
@@ -301,6 +302,10 @@ def _state(verdict: Verdict) -> State:
 def _job_number(verdict: Verdict) -> int:
     """Orders as the ids do, without their comparison in Python."""
     return verdict.job.int
+
+
+def _ended_number(won: tuple[int, Recorded]) -> int:
+    return won[1].job.int
 
 
 def _execution_number(ran: Ran) -> tuple[int, int, int]:

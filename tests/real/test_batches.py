@@ -160,6 +160,17 @@ async def test_results_come_in_the_order_recorded_and_in_one_transaction_by_id(p
     assert [[result.job for result in results] for results in read] == [recorded] * 3
 
 
+async def test_results_of_one_group_come_by_id_however_their_jobs_ended(ledger: PgLedger) -> None:
+    batch = await a_batch(ledger)
+    waits, runs = [await running(ledger, batch=batch.id) for _ in range(2)]
+    back = a_verdict(waits, Failed(EngineFault("x")), transition=Requeue(now(), counted=True))
+    await ledger.settle([back], now=now())
+
+    await ledger.settle([a_verdict(one, a_success(), delivery=2) for one in (runs, waits)], now=now())
+
+    assert [result.job for result in await results_of(ledger, batch, a_page=10)] == [waits.job, runs.job]
+
+
 def _ids(entries: list[Entry]) -> list[UUID]:
     return sorted(entry.id for entry in entries)
 

@@ -189,7 +189,7 @@ async def test_a_notice_that_was_missed_is_made_up_for(nats_url: str, nc: Nats) 
         assert await names_of(client) == ["a"]
 
 
-async def test_what_an_older_transaction_hides_is_asked_for_without_a_notice(client: Client, nc: Nats) -> None:
+async def test_what_is_recorded_while_a_page_is_read_is_asked_for_without_a_notice(client: Client, nc: Nats) -> None:
     async with answering(nc, RESULTS, a_page(more=True), a_page("a", cursor="1", completed=True)):
         assert await names_of(client) == ["a"]
 

@@ -1,6 +1,8 @@
 import asyncio
 import re
+from collections.abc import Sequence
 from typing import Any, LiteralString
+from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -12,6 +14,7 @@ from broker.core.records import ONLY_SHARD, Entry, Final, Ignore, Pick, Requeue,
 from broker.core.settle import decide, unstorable
 from broker.errors import BadData, Conflict, Deposed, Unavailable
 from broker.ledger import PgLedger, migrate, pending
+from broker.ledger.connection import Connection
 from broker.ledger.days import day_of
 from broker.ledger.pg import SETTINGS
 from broker.ledger.sql import query
@@ -23,6 +26,7 @@ from schemas.ruling import Expire, Fail
 from schemas.subjects import Source
 from schemas.units import Ms
 from tests.builders import a_catalog, a_job, a_report, a_success, an_attempt, an_entry, an_id, now
+from tests.holding import a_hand
 
 pytestmark = pytest.mark.real
 
@@ -563,30 +567,112 @@ async def test_a_batch_is_its_tenants_alone(ledger: PgLedger) -> None:
     assert await ledger.create_batch(BatchCreate(id=batch.id), "default", now()) == batch
 
 
-async def test_results_are_read_once_each_while_others_are_still_committing(
+async def test_results_are_read_whatever_else_the_server_is_writing(ledger: PgLedger, ledger_url: str) -> None:
+    batch = await a_batch(ledger)
+    attempt = await running(ledger, batch=batch.id)
+    other = await asyncpg.connect(urlunsplit(urlsplit(ledger_url)._replace(path="/postgres")))
+    writing = other.transaction()
+    await writing.start()
+    await other.execute("select pg_current_xact_id()")
+    await settled(ledger, a_verdict(attempt, a_success()))
+
+    page = await ledger.results(batch.id, "default", None, 10)
+
+    await writing.rollback()
+    await other.close()
+    assert page is not None
+    assert [result.job for result in page.results] == [attempt.job]
+    assert not page.more
+
+
+async def test_results_are_read_once_each_while_two_brokers_record_them(ledger: PgLedger, ledger_url: str) -> None:
+    """Whoever reads sees the numbers grow without a gap: each is committed after all before it."""
+    batch = await a_batch(ledger)
+    entries = [an_entry(batch=batch.id) for _ in range(200)]
+    await ledger.admit(entries)
+    verdicts = [a_verdict(attempt, a_success()) for attempt in await dispatched(ledger, *entries)]
+    groups = [verdicts[n : n + 5] for n in range(0, len(verdicts), 5)]
+    numbers = list[int]()
+    read = list[UUID]()
+
+    async def record(broker: PgLedger, groups: Sequence[Sequence[Verdict]]) -> None:
+        for group in groups:
+            await broker.settle(group, now=now())
+
+    async def read_on(watching: Connection) -> None:
+        cursor = None
+        while len(read) < len(entries):
+            seen = "select ordinal from infermq.results where batch = $1 order by ordinal"
+            numbers[:] = [row["ordinal"] for row in await watching.fetch(seen, batch.id)]
+            assert numbers == list(range(1, len(numbers) + 1))
+            page = await ledger.results(batch.id, "default", cursor, 7)
+            assert page is not None
+            cursor = page.cursor
+            read.extend(result.job for result in page.results)
+
+    watching = await asyncpg.connect(ledger_url)
+    async with PgLedger.open(ledger_url) as other, asyncio.timeout(60), asyncio.TaskGroup() as group:
+        group.create_task(read_on(watching))
+        for n in range(4):
+            group.create_task(record(other if n % 2 else ledger, groups[n::4]))
+    await watching.close()
+
+    assert sorted(read) == sorted(entry.id for entry in entries)
+
+
+async def test_a_result_is_read_only_after_those_that_were_recorded_before_it(
     ledger: PgLedger, ledger_url: str
 ) -> None:
+    """The second waits for the first, which has its number already, and is not committed yet."""
     batch = await a_batch(ledger)
-    first, second = [await running(ledger, batch=batch.id) for _ in range(2)]
-    slow = await asyncpg.connect(ledger_url)
-    transaction = slow.transaction()
-    await transaction.start()
-    await slow.execute("insert into infermq.results (job, batch) values ($1, $2)", first.job, batch.id)
-    await slow.execute("update infermq.jobs set state = 'dead', settled_ms = admitted_ms where id = $1", first.job)
-    await settled(ledger, a_verdict(second, a_success()))
-    early = await ledger.results(batch.id, "default", None, 10)
-    await transaction.commit()
+    first, second = [a_verdict(await running(ledger, batch=batch.id), a_success()) for _ in range(2)]
+    async with a_hand(ledger_url) as hand:
+        await hand.hold("insert into infermq.results (job) values ($1)", first.job)
+        numbered = asyncio.create_task(ledger.settle([first], now=now()))
+        await hand.until_waiting(1)
+        behind = asyncio.create_task(ledger.settle([second], now=now()))
+        await hand.until_waiting(2)
+        before = await ledger.results(batch.id, "default", None, 10)
 
-    late = await ledger.results(batch.id, "default", early.cursor if early else None, 10)
+        await hand.let_go()
+        await asyncio.gather(numbered, behind)
 
-    await slow.execute("delete from infermq.results where job = $1", first.job)
-    await slow.execute("update infermq.jobs set state = 'open', settled_ms = null where id = $1", first.job)
-    await slow.close()
+    after = await ledger.results(batch.id, "default", None, 10)
+    assert before is not None
+    assert after is not None
+    assert not before.results
+    assert [result.job for result in after.results] == [first.job, second.job]
 
-    assert early is not None
-    assert late is not None
-    assert {result.job for result in [*early.results, *late.results]} == {first.job, second.job}
-    assert len(early.results) + len(late.results) == 2
+
+async def test_a_repeated_group_numbers_no_result_again(ledger: PgLedger) -> None:
+    batch = await a_batch(ledger)
+    first, second = [a_verdict(await running(ledger, batch=batch.id), a_success()) for _ in range(2)]
+    await settled(ledger, first)
+    before = await ledger.results(batch.id, "default", None, 10)
+
+    await settled(ledger, first)
+    await settled(ledger, first, second)
+
+    assert before is not None
+    after = await ledger.results(batch.id, "default", before.cursor, 10)
+    assert after is not None
+    assert [[result.job for result in page.results] for page in (before, after)] == [[first.job], [second.job]]
+    assert (before.cursor, after.cursor) == ("1", "2")
+
+
+async def test_the_results_of_refused_jobs_are_numbered_with_the_others(ledger: PgLedger) -> None:
+    batch = await a_batch(ledger)
+    attempt = await running(ledger, batch=batch.id)
+    refused = [an_entry(batch=batch.id, refused=Refused("code", "message")) for _ in range(3)]
+
+    await ledger.admit(refused[:2])
+    await settled(ledger, a_verdict(attempt, a_success()))
+    await ledger.admit([*refused, an_entry(batch=batch.id)])
+
+    page = await ledger.results(batch.id, "default", None, 10)
+    assert page is not None
+    assert [result.job for result in page.results] == [refused[0].id, refused[1].id, attempt.job, refused[2].id]
+    assert page.cursor == "4"
 
 
 async def test_pages_of_results_end_with_the_batch(ledger: PgLedger) -> None:
@@ -624,7 +710,7 @@ async def test_a_page_of_results_fits_a_message_and_always_goes_on(ledger: PgLed
     assert len({result.job for page in pages for result in page.results}) == len(sizes_mb)
 
 
-@pytest.mark.parametrize("cursor", ["x", "5", "-1-x", "1-2", "9" * 30 + "-x"])
+@pytest.mark.parametrize("cursor", ["x", "", "-1", "1-2", "9" * 30, "\u00b2"])
 async def test_a_cursor_that_is_none_is_said(ledger: PgLedger, cursor: str) -> None:
     with pytest.raises(ValueError, match="not a cursor"):
         await ledger.results(an_id(), "default", cursor, 10)

@@ -40,6 +40,10 @@ WRONG = [
     "delete from infermq.waiting",
     "delete from infermq.running",
     "insert into infermq.results (job) select job from infermq.waiting",
+    "update infermq.results set ordinal = ordinal + 1",
+    "update infermq.results set ordinal = null",
+    "update infermq.results set batch = null",
+    "update infermq.results set ordinal = 2 where ordinal = 1",
     *(RUNNING_TOO + table for table in ("waiting", "results")),
     *(WAITING_TOO + table for table in ("waiting", "running", "results")),
 ]

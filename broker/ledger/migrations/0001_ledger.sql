@@ -54,14 +54,15 @@ create table infermq.executions (
     primary key (job, attempt, delivery)
 ) partition by range (job);
 
--- One row a job that ended. `xid` gives the order of commits: a reader goes as far as no older transaction can follow.
+-- One row a job that ended. The results of a batch are numbered from 1 without a gap, in the order of commits: a number is
+-- given while the batch's row is locked, so whoever has read up to one has missed none before it.
 create table infermq.results (
     job     uuid    not null primary key,
     batch   uuid,
-    xid     xid8    not null default pg_current_xact_id(),
+    ordinal int,
     body    bytea
 ) partition by range (job);
-create index results_feed on infermq.results (batch, xid, job) where batch is not null;
+create index results_feed on infermq.results (batch, ordinal) where batch is not null;
 
 -- The backlog in the order of dispatch: the primary key is the flow, then the place in it.
 create table infermq.waiting (

@@ -1,5 +1,6 @@
--- One delta a batch; the batch is complete when it is sealed and all its jobs have ended. Rows are locked in the order
--- of their ids, so that intake and settlement of the same batches never wait for each other.
+-- One delta a batch; the batch is complete when it is sealed and all its jobs have ended. Answers how many of its jobs
+-- had ended before: the results that follow are numbered from there, under the lock that is held here until the commit.
+-- Rows are locked in the order of their ids, so that intake and settlement of the same batches never wait for each other.
 with held as materialized (
     select id from infermq.batches where id = any($1::uuid[]) order by id for no key update
 )
@@ -22,3 +23,5 @@ update infermq.batches b
        as d(id, admitted, succeeded, failed, expired, cancelled, dead, input_tokens, output_tokens, cached_tokens,
            cost_nano_usd)
  where b.id = d.id and d.id in (select id from held)
+returning b.id, b.succeeded + b.failed + b.expired + b.cancelled + b.dead
+              - (d.succeeded + d.failed + d.expired + d.cancelled + d.dead) as ended_before

@@ -1,1 +1,1 @@
-select exists (select from infermq.results where batch = $1 and (xid, job) > ($2::text::xid8, $3))
+select exists (select from infermq.results where batch = $1 and ordinal > $2)
