@@ -17,8 +17,9 @@ from msgspec import Meta
 
 from broker.core.admit import AdmissionContext, admit
 from broker.core.records import BatchInfo
-from schemas.catalog import ENDPOINTS, Catalog
+from schemas.catalog import Catalog
 from schemas.codec import UNREADABLE, place_of
+from schemas.endpoints import ENDPOINTS
 from schemas.ids import line_id
 from schemas.job import BODY_BYTES, CustomId, Job
 from schemas.subjects import DEFAULT, Source

@@ -48,7 +48,6 @@ from schemas.api import (
     ResultPage,
     Status,
 )
-from schemas.catalog import CHAT
 from schemas.clock import wall_clock
 from schemas.codec import (
     BUNDLE,
@@ -63,6 +62,7 @@ from schemas.codec import (
     packed,
     place_of,
 )
+from schemas.endpoints import CHAT
 from schemas.ids import line_id, uuid7
 from schemas.jetstream import BATCH_BYTES, NotStored, Outgoing, publish_one
 from schemas.job import BODY_BYTES, Job, Lane
@@ -227,7 +227,7 @@ class Client:
         model: str,
         body: Mapping[str, Any] | bytes,
         *,
-        endpoint: str = CHAT,
+        endpoint: str = CHAT.path,
         lane: Lane = Lane.STANDARD,
         custom_id: str | None = None,
         deadline_ms: int | None = None,
@@ -418,7 +418,7 @@ class Client:
     # ask and wait
 
     async def infer(
-        self, model: str, body: Mapping[str, Any] | bytes, *, endpoint: str = CHAT, timeout_s: float = 120.0
+        self, model: str, body: Mapping[str, Any] | bytes, *, endpoint: str = CHAT.path, timeout_s: float = 120.0
     ) -> Reply:
         """A whole answer. Raises: Refused, TimedOut, NoBroker, Unavailable."""
         async with contextlib.aclosing(self._conversation(model, body, endpoint, timeout_s)) as steps:
@@ -428,7 +428,7 @@ class Client:
         raise AssertionError("a conversation ends with a reply or an error")
 
     async def infer_stream(
-        self, model: str, body: Mapping[str, Any], *, endpoint: str = CHAT, timeout_s: float = 120.0
+        self, model: str, body: Mapping[str, Any], *, endpoint: str = CHAT.path, timeout_s: float = 120.0
     ) -> AsyncGenerator[Piece | Reply, None]:
         """Pieces as they come, then the whole Reply, which is right even where a piece was lost.
 
@@ -535,7 +535,7 @@ def _payload(job: Job) -> bytes:
     except _UNWRITABLE as error:
         raise Refused(Problem("bad_job", str(error), _unwritable(job))) from error
     if len(payload) > size + _REST_BYTES:
-        message = f"it has {len(job.endpoint)} characters: it is an address such as {CHAT}"
+        message = f"it has {len(job.endpoint)} characters: it is an address such as {CHAT.path}"
         raise Refused(Problem("endpoint_not_served", message, "endpoint"))
     return payload
 

@@ -13,6 +13,7 @@ job        Job (what a producer submits), Attempt (what a worker gets)
 outcome    Usage, Timings, Failure, Outcome, Report (what a worker says)
 ruling     Ruling (what a broker decides by itself): Expire, PutBack, Fail
 worker     WorkerBeat
+endpoints  the endpoints that a model can serve: one table
 catalog    Catalog: models, routes, deployments, prices
 api        the broker's API: requests, answers, errors
 """

@@ -13,12 +13,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from schemas.endpoints import CHAT, ENDPOINTS, EndpointPath
 from schemas.units import Ms
-
-CHAT = "/v1/chat/completions"
-COMPLETIONS = "/v1/completions"
-EMBEDDINGS = "/v1/embeddings"
-ENDPOINTS = (CHAT, COMPLETIONS, EMBEDDINGS)
 
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
 
@@ -35,7 +31,7 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    endpoints: Annotated[tuple[str, ...], Meta(min_length=1)] = (CHAT,)
+    endpoints: Annotated[tuple[EndpointPath, ...], Meta(min_length=1)] = (CHAT.path,)
     max_output_tokens: Annotated[int, Meta(ge=1, le=10_000_000)] = 1024
     """What a body may ask for at most, and gets when it does not say."""
     route: Annotated[tuple[Route, ...], Meta(min_length=1)]

@@ -7,6 +7,7 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta
 
+from schemas.endpoints import EndpointPath
 from schemas.units import Ms
 
 BODY_BYTES = 256 * 1024
@@ -29,7 +30,7 @@ Metadata = Annotated[dict[Annotated[str, Meta(max_length=64)], Label], Meta(max_
 class JobFields(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Everything of a job but its body. Tenant, key, lane and model are tokens of its subject, never fields."""
 
-    endpoint: str
+    endpoint: EndpointPath
     id: UUID | None = None
     batch: UUID | None = None
     line: Annotated[int, Meta(ge=1, lt=2**31)] | None = None

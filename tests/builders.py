@@ -15,6 +15,12 @@ from schemas.units import Ms
 _numbers = itertools.count(1)
 CHAT = "/v1/chat/completions"
 BODY = b'{"messages":[{"role":"user","content":"Say hello."}],"max_tokens":8}'
+BODIES = {
+    CHAT: BODY,
+    "/v1/completions": b'{"prompt":"Say hello.","max_tokens":8}',
+    "/v1/embeddings": b'{"input":"Say hello."}',
+}
+"""A request for each endpoint."""
 
 
 def now() -> Ms:

@@ -19,7 +19,8 @@ from typing import Annotated, Any
 import typer
 import uvloop
 
-from schemas.catalog import CHAT, parse
+from schemas.catalog import parse
+from schemas.endpoints import CHAT
 from schemas.outcome import Succeeded
 from workers.cli import die_with_parent, serve
 from workers.config import WorkerConfig

@@ -7,6 +7,7 @@ from typing import Protocol
 import msgspec
 
 from schemas.catalog import Deployment
+from schemas.endpoints import Endpoint
 from schemas.outcome import Charge, Failed, Succeeded, Usage
 from schemas.units import Ms
 from schemas.worker import Paused
@@ -24,7 +25,7 @@ class Request(msgspec.Struct, frozen=True):
     """Unique to the execution."""
     model: str
     """The public name, for the response's `model`."""
-    endpoint: str
+    endpoint: Endpoint
     body: bytes
     """The OpenAI request, JSON."""
     max_output_tokens: int

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from schemas.codec import UNREADABLE
+from schemas.endpoints import ENDPOINTS
 from schemas.job import Attempt
 from schemas.outcome import EngineFault, Failed, Outcome
 from schemas.units import Ms
@@ -60,14 +61,16 @@ class Held:
 
 
 def request_of(held: Held, *, max_output_tokens: int) -> Request:
+    """The request of an attempt whose endpoint is known, as `before_run` has seen to."""
     attempt = held.attempt
+    endpoint = ENDPOINTS[attempt.endpoint]
     return Request(
         id=f"{attempt.job}.{attempt.number}.{held.delivery}",
         model=attempt.model,
-        endpoint=attempt.endpoint,
+        endpoint=endpoint,
         body=attempt.body,
         max_output_tokens=max_output_tokens,
-        streamed=held.is_live and _asks_for_stream(attempt.body),
+        streamed=held.is_live and endpoint.can_stream and _asks_for_stream(attempt.body),
         priority=priority(attempt.lane),
         attempt=attempt.number,
     )

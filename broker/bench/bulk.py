@@ -24,7 +24,7 @@ from broker.bench.system import a_system
 from broker.client import Client, Submission, new_id
 from schemas import subjects
 from schemas.api import BatchStatus
-from schemas.catalog import CHAT
+from schemas.endpoints import CHAT
 from schemas.job import Job
 
 _CATALOG = """\
@@ -113,7 +113,7 @@ async def _batch(client: Client, bodies: Sequence[bytes]) -> UUID:
     feed = await client.nats.subscribe(subjects.result(subjects.DEFAULT, batch.id), cb=heard)
     sent = await client.submit_many(
         (
-            Submission("echo", Job(endpoint=CHAT, body=body, custom_id=f"job-{line}"))
+            Submission("echo", Job(endpoint=CHAT.path, body=body, custom_id=f"job-{line}"))
             for line, body in enumerate(bodies, 1)
         ),
         batch_id=batch.id,

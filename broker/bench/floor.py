@@ -33,9 +33,9 @@ from broker.ledger.rows import EXECUTION_COLUMNS, JOB_COLUMNS
 from broker.ledger.sql import query
 from schemas import subjects
 from schemas.api import ResultNotice, State
-from schemas.catalog import CHAT
 from schemas.clock import wall_clock
 from schemas.codec import jsoned, packed, unpacker
+from schemas.endpoints import CHAT
 from schemas.ids import line_id
 from schemas.job import Attempt, Job, Lane
 from schemas.outcome import Report, Succeeded, Timings, Usage
@@ -351,7 +351,9 @@ def _answered(attempt: Attempt, answer: bytes) -> Report:
 
 def _job_of(body: bytes, batch: UUID, line: int) -> Job:
     """As the client makes it."""
-    return Job(id=line_id(batch, line), batch=batch, line=line, endpoint=CHAT, body=body, custom_id=f"job-{line}")
+    return Job(
+        id=line_id(batch, line), batch=batch, line=line, endpoint=CHAT.path, body=body, custom_id=f"job-{line}"
+    )
 
 
 async def _main(role: str, nats_url: str, postgres_url: str, answer_bytes: int) -> None:

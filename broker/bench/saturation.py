@@ -16,7 +16,8 @@ from broker.bench.figure import Baseline, Figure, figure_of
 from broker.bench.system import Direct, a_system, direct
 from broker.client import Client, Submission
 from schemas.api import BatchStatus
-from schemas.catalog import CHAT, parse
+from schemas.catalog import parse
+from schemas.endpoints import CHAT
 from schemas.job import Job
 
 _PROMPT = "Name three things that a lighthouse keeper does in a day, and say why each of them matters. Number %d."
@@ -141,4 +142,4 @@ def _submissions(model: str, requests: int) -> Iterator[Submission]:
     templates = [msgspec.json.encode(body) for body in _bodies()]
     for number in range(requests):
         body = templates[number % len(templates)].replace(b"%d", str(number).encode())
-        yield Submission(model, Job(endpoint=CHAT, body=body, custom_id=f"s{number}"))
+        yield Submission(model, Job(endpoint=CHAT.path, body=body, custom_id=f"s{number}"))

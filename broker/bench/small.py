@@ -16,6 +16,7 @@ from broker.bench.figure import Figure, figure_of
 from broker.bench.system import a_system, quantile
 from broker.client import Client, Refused
 from broker.up import Up
+from schemas.endpoints import CHAT
 from schemas.job import Lane
 
 _CATALOG = """\
@@ -27,7 +28,7 @@ deployment = "simulated"
 engine = "simulated"
 max_concurrency = 64
 """
-_LINE = {"method": "POST", "url": "/v1/chat/completions"}
+_LINE = {"method": "POST", "url": CHAT.path}
 _MB = 1024 * 1024
 
 

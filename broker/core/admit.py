@@ -8,6 +8,7 @@ import msgspec
 from broker.core.body import body_hash, fault
 from broker.core.records import BatchInfo, Entry
 from schemas.catalog import Catalog
+from schemas.endpoints import ENDPOINTS
 from schemas.ids import why_not
 from schemas.job import Job, Lane
 from schemas.outcome import Refused
@@ -101,13 +102,13 @@ def _refused(job: Job, context: AdmissionContext, *, batch: BatchInfo | None, de
     model = context.catalog.models.get(asked)
     if model is None:
         return _unknown_model(asked, context.catalog)
-    if job.endpoint not in model.endpoints:
-        served = ", ".join(model.endpoints)
-        endpoint = job.endpoint[:_CHARACTERS_SHOWN]
-        return Refused("endpoint_not_served", f"{asked} serves {served}, not {endpoint!r}", "endpoint")
+    endpoint = ENDPOINTS.get(job.endpoint)
+    if endpoint is None or job.endpoint not in model.endpoints:
+        served, other = ", ".join(model.endpoints), job.endpoint[:_CHARACTERS_SHOWN]
+        return Refused("endpoint_not_served", f"{asked} serves {served}, not {other!r}", "endpoint")
     return next(
         _faults(job, context, batch=batch, deadline=deadline),
-        fault(job.body, job.endpoint, model, streams=context.streams),
+        fault(job.body, endpoint, model, streams=context.streams),
     )
 
 

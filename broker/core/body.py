@@ -2,14 +2,14 @@
 
 import hashlib
 import re
-from typing import Annotated, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
-from msgspec import Meta
 
-from schemas.catalog import CHAT, COMPLETIONS, EMBEDDINGS, Model
+from schemas.catalog import Model
 from schemas.codec import place_of
+from schemas.endpoints import ENDPOINTS, Body, ChatBody, Endpoint, GenerationBody
 from schemas.job import BODY_BYTES
 from schemas.outcome import Refused
 
@@ -18,59 +18,8 @@ MOST_CHOICES = 128
 MOST_LOGPROBS = 20
 """`top_logprobs` as OpenAI has it, and a completion's `logprobs` as vLLM has it, where OpenAI's limit is 5."""
 
-_Count = Annotated[int, Meta(ge=-(2**53), le=2**53)]
-
-
-class Sampled(msgspec.Struct, frozen=True):
-    """Of chat and text completions."""
-
-    model: str | None = None
-    n: _Count | None = None
-    max_tokens: _Count | None = None
-    max_completion_tokens: _Count | None = None
-    logprobs: bool | _Count | None = None
-    top_logprobs: _Count | None = None
-    stream: bool | None = None
-
-
-class Part(msgspec.Struct, frozen=True):
-    """Of a message's content, when that is a list."""
-
-    type: str = ""
-    text: str | None = None
-    image_url: Any = None
-    input_audio: Any = None
-    video_url: Any = None
-    audio_url: Any = None
-    file: Any = None
-
-
-class Message(msgspec.Struct, frozen=True):
-    role: str
-    content: str | list[Part] | None = None
-
-
-class Chat(Sampled, frozen=True):
-    messages: Annotated[list[Message], Meta(min_length=1)] = msgspec.UNSET  # type: ignore[assignment]
-
-
-class Completion(Sampled, frozen=True):
-    prompt: str | list[Any] = msgspec.UNSET  # type: ignore[assignment]
-
-
-class Embedding(msgspec.Struct, frozen=True):
-    input: str | list[Any]
-    model: str | None = None
-    stream: bool | None = None
-
-
-_DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
-    CHAT: msgspec.json.Decoder(Chat),
-    COMPLETIONS: msgspec.json.Decoder(Completion),
-    EMBEDDINGS: msgspec.json.Decoder(Embedding),
-}
+_DECODERS = {path: msgspec.json.Decoder(endpoint.body) for path, endpoint in ENDPOINTS.items()}
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
-_REQUIRED = {CHAT: "messages", COMPLETIONS: "prompt", EMBEDDINGS: "input"}
 
 
 def body_hash(endpoint: str, body: bytes) -> bytes:
@@ -79,36 +28,31 @@ def body_hash(endpoint: str, body: bytes) -> bytes:
     return digest.digest()
 
 
-def fault(body: bytes, endpoint: str, model: Model, *, streams: bool) -> Refused | None:
-    """What is wrong with a body, or None. `streams`: someone would read the chunks."""
-    read = _read(body, endpoint)
+def fault(body: bytes, endpoint: Endpoint, model: Model, *, streams: bool) -> Refused | None:
+    """Say what is wrong with a body, or return None. `streams`: somebody would read the chunks."""
+    read = _read(body, endpoint.path)
     if isinstance(read, Refused):
         return read
     if read.stream and not streams:
         message = "nobody reads a stream of a submitted job: leave `stream` out"
         return Refused("stream_not_allowed", message, "body.stream")
-    if isinstance(read, Sampled):
-        return _out_of_range(read, model) or (_media(read) if isinstance(read, Chat) else None)
-    return None
+    return _out_of_range(read, endpoint, model) or (_media(read) if isinstance(read, ChatBody) else None)
 
 
-def _read(body: bytes, endpoint: str) -> Sampled | Embedding | Refused:
+def _read(body: bytes, endpoint: str) -> Body | Refused:
     if len(body) > BODY_BYTES:
         message = f"the body is {len(body)} bytes, the limit is {BODY_BYTES}: split the request or shorten the prompt"
         return Refused("body_too_large", message, "body", BODY_BYTES)
     if b"\\u0000" in body and _NUL.search(body):
         return Refused("nul_character", "the body holds a NUL character (\\u0000)", "body")
     try:
-        read: Sampled | Embedding = _DECODERS[endpoint].decode(body)
+        return _DECODERS[endpoint].decode(body)
     except msgspec.ValidationError as error:
         return _misshapen(str(error), endpoint)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         return Refused("body_not_json", f"the body is not JSON: {error}", "body")
     except RecursionError:
         return Refused("body_not_json", "the body is nested too deeply", "body")
-    if getattr(read, _REQUIRED[endpoint]) is msgspec.UNSET:
-        return _misshapen(f"Object missing required field `{_REQUIRED[endpoint]}`", endpoint)
-    return read
 
 
 def _misshapen(message: str, endpoint: str) -> Refused:
@@ -116,15 +60,10 @@ def _misshapen(message: str, endpoint: str) -> Refused:
     return Refused("body_shape", f"the body does not have the shape of {endpoint}: {what}", f"body{path}")
 
 
-def _out_of_range(read: Sampled, model: Model) -> Refused | None:
-    if read.n is not None and not 1 <= read.n <= MOST_CHOICES:
-        return Refused("n_out_of_range", f"n is {read.n}, it must be 1 to {MOST_CHOICES}", "body.n", MOST_CHOICES)
-    for name in ("logprobs", "top_logprobs"):
-        asked = getattr(read, name)
-        if asked is not None and not 0 <= asked <= MOST_LOGPROBS:
-            message = f"{name} is {asked}, it must be 0 to {MOST_LOGPROBS}"
-            return Refused("logprobs_out_of_range", message, f"body.{name}", MOST_LOGPROBS)
-    for name in ("max_tokens", "max_completion_tokens"):
+def _out_of_range(read: Body, endpoint: Endpoint, model: Model) -> Refused | None:
+    if isinstance(read, GenerationBody) and (refused := _too_many(read)) is not None:
+        return refused
+    for name in endpoint.limits:
         asked, most = getattr(read, name), model.max_output_tokens
         if asked is not None and not 1 <= asked <= most:
             message = f"{name} is {asked}, it must be 1 to {most} for this model"
@@ -132,7 +71,18 @@ def _out_of_range(read: Sampled, model: Model) -> Refused | None:
     return None
 
 
-def _media(chat: Chat) -> Refused | None:
+def _too_many(read: GenerationBody) -> Refused | None:
+    if read.n is not None and not 1 <= read.n <= MOST_CHOICES:
+        return Refused("n_out_of_range", f"n is {read.n}, it must be 1 to {MOST_CHOICES}", "body.n", MOST_CHOICES)
+    for name in ("logprobs", "top_logprobs"):
+        asked = getattr(read, name)
+        if asked is not None and not 0 <= asked <= MOST_LOGPROBS:
+            message = f"{name} is {asked}, it must be 0 to {MOST_LOGPROBS}"
+            return Refused("logprobs_out_of_range", message, f"body.{name}", MOST_LOGPROBS)
+    return None
+
+
+def _media(chat: ChatBody) -> Refused | None:
     """A worker must not fetch what a producer points it at."""
     for number, message in enumerate(chat.messages):
         if not isinstance(message.content, list):

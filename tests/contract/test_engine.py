@@ -13,9 +13,13 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from schemas.catalog import CHAT, COMPLETIONS, Deployment
+from schemas.catalog import Deployment
+from schemas.endpoints import CHAT, COMPLETIONS, ENDPOINTS, Endpoint
 from schemas.outcome import BadRequest, ContextTooLong, EngineFault, Failed, Succeeded, Usage
+from tests.builders import BODIES
+from workers.core.whole import Whole
 from workers.engines import factory
+from workers.engines.simulated import Simulated
 from workers.ports import Capacity, Chunk, Engine, EngineConfigError, Limits, Request, Step
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -56,7 +60,7 @@ async def engine(request: pytest.FixtureRequest) -> AsyncIterator[Engine]:
 _numbers = iter(range(1, 1_000_000))
 
 
-def a_request(body: dict[str, Any] | None = None, *, endpoint: str = CHAT, streamed: bool = False) -> Request:
+def a_request(body: dict[str, Any] | None = None, *, endpoint: Endpoint = CHAT, streamed: bool = False) -> Request:
     asked = {"messages": [{"role": "user", "content": "Say hello to Ada."}], "max_tokens": 12, "temperature": 0}
     return Request(
         id=f"r{next(_numbers)}",
@@ -96,6 +100,43 @@ async def test_a_completion_has_its_text(engine: Engine) -> None:
 
     assert body["object"] == "text_completion"
     assert body["choices"][0]["text"]
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS.values(), ids=ENDPOINTS)
+async def test_each_endpoint_is_answered_in_its_shape_or_said_not_to_be_served(
+    engine: Engine, endpoint: Endpoint
+) -> None:
+    request = a_request(json.loads(BODIES[endpoint.path]), endpoint=endpoint)
+
+    last = (await steps_of(engine, request))[-1]
+
+    if isinstance(last, Failed):
+        assert isinstance(last.failure, BadRequest)
+        assert endpoint.path in last.failure.message
+        assert not isinstance(engine, Simulated), "the simulated engine answers every endpoint"
+    else:
+        assert isinstance(last, Succeeded)
+        body = json.loads(last.body)
+        assert body["object"] == endpoint.object
+        assert body[endpoint.parts]
+
+
+@pytest.mark.parametrize("endpoint", [e for e in ENDPOINTS.values() if e.can_stream], ids=lambda e: e.path)
+async def test_a_stream_put_together_is_the_answer_that_comes_whole(endpoint: Endpoint) -> None:
+    engine = factory("simulated")(Deployment(engine="simulated"), Limits())
+    asked = json.loads(BODIES[endpoint.path])
+    streamed = await steps_of(engine, a_request(asked, endpoint=endpoint, streamed=True))
+    whole = Whole(endpoint)
+
+    for step in streamed:
+        if isinstance(step, Chunk):
+            event = json.loads(step.data)
+            assert event["object"] == endpoint.chunk
+            whole.add(event)
+
+    assert isinstance(streamed[-1], Succeeded)
+    body, expected = json.loads(whole.body()), json.loads(streamed[-1].body)
+    assert (body["object"], body[endpoint.parts]) == (expected["object"], expected[endpoint.parts])
 
 
 async def test_the_pieces_of_a_stream_are_the_whole_answer(engine: Engine) -> None:
@@ -371,7 +412,7 @@ async def step_of_a_stream(*events: Any) -> Step:
             heard(event)
 
     class Scripted(LlamaCpp):
-        def _call(self, _: str) -> Callable[..., Any] | None:
+        def _call(self, _: Endpoint) -> Callable[..., Any] | None:
             return call
 
     scripted = Scripted(Path("no.gguf"), 512, Capacity(1, 0), Options())

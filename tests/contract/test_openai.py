@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from schemas.catalog import CHAT, COMPLETIONS, EMBEDDINGS, Deployment, Price
+from schemas.catalog import Deployment, Price
 from schemas.clock import wall_clock
+from schemas.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, Endpoint
 from schemas.outcome import (
     BadRequest,
     Charge,
@@ -181,7 +182,7 @@ async def serving(
         server.close()
 
 
-def a_request(*, streamed: bool = False, endpoint: str = CHAT, **fields: Any) -> Request:
+def a_request(*, streamed: bool = False, endpoint: Endpoint = CHAT, **fields: Any) -> Request:
     body = {"messages": [{"role": "user", "content": "Say hello."}], **fields}
     raw = json.dumps({"input": "text"} if endpoint == EMBEDDINGS else body).encode()
     return Request("r1", "public", endpoint, raw, 64, streamed, 1)
@@ -247,7 +248,7 @@ async def test_the_body_goes_out_as_it_is_with_the_providers_model_and_a_limit()
     ],
 )
 async def test_the_limit_is_called_what_the_api_calls_it(
-    profile: str, endpoint: str, body: dict[str, Any], limits: dict[str, int]
+    profile: str, endpoint: Endpoint, body: dict[str, Any], limits: dict[str, int]
 ) -> None:
     async with serving(answer(RESPONSE), options={"profile": profile, "body": body}) as (api, engine):
         await steps_of(engine, a_request(endpoint=endpoint))
@@ -564,7 +565,7 @@ async def test_a_time_out_after_sending_is_recorded_at_the_most_it_can_have_cost
 )
 @pytest.mark.parametrize("streamed", [False, True])
 async def test_the_most_that_it_can_have_cost_is_that_of_all_choices(
-    endpoint: str, fields: dict[str, Any], output_tokens: int, *, streamed: bool
+    endpoint: Endpoint, fields: dict[str, Any], output_tokens: int, *, streamed: bool
 ) -> None:
     async with serving(hang_up) as (_, engine):
         last = (await steps_of(engine, a_request(streamed=streamed, endpoint=endpoint, **fields)))[-1]

@@ -1,12 +1,14 @@
 from typing import Any
 from uuid import UUID, uuid4
 
+import msgspec
 import pytest
 
 from broker.core.admit import DEFAULT_DEADLINE_MS, LONGEST_MS, AdmissionContext, admit
 from broker.core.body import MOST_LOGPROBS
 from broker.core.records import BatchInfo, Entry
-from schemas.catalog import COMPLETIONS, Catalog
+from schemas.catalog import Catalog
+from schemas.endpoints import COMPLETIONS
 from schemas.ids import NEWEST_MS, OLDEST_MS, uuid7
 from schemas.job import BODY_BYTES, Job, Lane
 from schemas.outcome import Refused
@@ -101,7 +103,7 @@ def test_a_body_out_of_bounds_is_refused_by_field(more: str, code: str, field: s
 
 
 def test_probabilities_beyond_the_limit_are_refused_with_it() -> None:
-    refusal = refused(a_job(endpoint=COMPLETIONS, body=b'{"prompt":"x","logprobs":21}'))
+    refusal = refused(a_job(endpoint=COMPLETIONS.path, body=b'{"prompt":"x","logprobs":21}'))
 
     assert (refusal.field, refusal.limit) == ("body.logprobs", MOST_LOGPROBS)
     assert "21" in refusal.message
@@ -183,6 +185,15 @@ def test_an_endpoint_that_is_not_served_is_refused_with_those_that_are() -> None
 
     assert refusal.code == "endpoint_not_served"
     assert CHAT in refusal.message
+
+
+def test_an_endpoint_that_only_a_newer_catalog_knows_is_refused() -> None:
+    later = "/v2/later"
+    model = msgspec.structs.replace(a_catalog().models["m"], endpoints=(later,))
+
+    refusal = refused(a_job(endpoint=later), catalog=Catalog(models={"m": model}))
+
+    assert refusal.code == "endpoint_not_served"
 
 
 def test_a_refusal_does_not_repeat_a_long_endpoint() -> None:

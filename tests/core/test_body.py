@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.catalog import CHAT, COMPLETIONS, EMBEDDINGS
+from schemas.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, Endpoint
 from schemas.outcome import Usage
 from workers.core.body import (
     MOST_TOKENS,
@@ -45,7 +45,7 @@ def spent(**usage: Any) -> tuple[Usage | None, Decimal | None]:
         (EMBEDDINGS, {"input": ["a", "b"]}, Asked(1, 0)),
     ],
 )
-def test_what_a_request_asks_for(endpoint: str, body: dict[str, Any], asked: Asked) -> None:
+def test_what_a_request_asks_for(endpoint: Endpoint, body: dict[str, Any], asked: Asked) -> None:
     assert asked_of(msgspec.json.encode(body), endpoint, max_output_tokens=64) == asked
 
 
@@ -141,4 +141,4 @@ def test_a_body_that_is_no_object_is_bad(body: bytes) -> None:
     ],
 )
 def test_whether_a_length_is_asked_for(body: dict[str, Any], *, asks: bool) -> None:
-    assert asks_for_length(fields_of(msgspec.json.encode(body))) is asks
+    assert asks_for_length(fields_of(msgspec.json.encode(body)), CHAT) is asks

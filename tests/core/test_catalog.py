@@ -2,7 +2,8 @@
 
 import pytest
 
-from schemas.catalog import CHAT, ENDPOINTS, CatalogError, Price, Route, parse
+from schemas.catalog import CatalogError, Price, Route, parse
+from schemas.endpoints import CHAT, ENDPOINTS
 
 GOOD = """
 [models.m]
@@ -23,7 +24,7 @@ def test_what_a_catalog_leaves_out_has_the_documented_value() -> None:
     catalog = parse(GOOD)
 
     model, deployment = catalog.models["m"], catalog.deployments["d"]
-    assert (model.endpoints, model.max_output_tokens, model.route) == ((CHAT,), 1024, (Route("d", 100),))
+    assert (model.endpoints, model.max_output_tokens, model.route) == ((CHAT.path,), 1024, (Route("d", 100),))
     assert (deployment.source, deployment.context_tokens, deployment.options) == ("", 2048, {})
     assert (deployment.max_concurrency, deployment.reserve) == (0, 1)
     assert (deployment.attempt_timeout_s, deployment.progress_timeout_s) == (300.0, 120.0)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.catalog import CHAT, COMPLETIONS
+from schemas.endpoints import CHAT, COMPLETIONS, Endpoint
 from workers.core.whole import Whole
 
 
@@ -81,7 +81,7 @@ def test_a_long_answer_is_not_copied_for_each_piece() -> None:
     assert time.process_time() - began < 1.5
 
 
-def body_of(*events: dict[str, Any], endpoint: str = CHAT, **head: str) -> dict[str, Any]:
+def body_of(*events: dict[str, Any], endpoint: Endpoint = CHAT, **head: str) -> dict[str, Any]:
     whole = Whole(endpoint)
     for event in events:
         whole.add(event)

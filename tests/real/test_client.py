@@ -10,8 +10,8 @@ from broker.bus.streams import declare_streams
 from broker.client import Client, NoBroker, Refused, Submission, new_id
 from broker.errors import Unavailable
 from schemas import subjects
-from schemas.catalog import CHAT
 from schemas.codec import decode_jobs
+from schemas.endpoints import CHAT
 from schemas.job import BODY_BYTES, Job
 from schemas.subjects import LONGEST_NAME
 from tests.builders import BODY, a_job
@@ -131,7 +131,7 @@ async def test_jobs_of_one_model_share_a_message_whatever_lies_between_them(clie
     ids = [new_id() for _ in range(6)]
 
     sent = await client.submit_many(
-        Submission("ab"[number % 2], Job(id=job, endpoint=CHAT, body=b"{}")) for number, job in enumerate(ids)
+        Submission("ab"[number % 2], Job(id=job, endpoint=CHAT.path, body=b"{}")) for number, job in enumerate(ids)
     )
 
     js = client.nats.jetstream()

@@ -23,8 +23,9 @@ from broker.gateway import LAST_S, Gateway
 from broker.ledger import PgLedger
 from schemas import subjects
 from schemas.api import JobShow, State
-from schemas.catalog import CHAT, Catalog, Deployment, Model, Price, Route
+from schemas.catalog import Catalog, Deployment, Model, Price, Route
 from schemas.codec import CHUNK, ERROR, FAILURE, FINAL, KEEPALIVE, KIND, SEQ, Bundle, jsoned, packed, unpacker
+from schemas.endpoints import CHAT
 from schemas.job import Attempt, Job, Lane
 from schemas.outcome import BadRequest, Charge, EngineFault, EngineLost, Failed, Failure, Outcome, Report, Usage
 from schemas.ruling import Ruling
@@ -240,7 +241,7 @@ def a_route(*routes: Route, model: str = "m", **caps_usd: float) -> Catalog:
         name: Deployment(engine="simulated", price=Price(input=1000.0, output=0.0), daily_cap_usd=caps_usd.get(name))
         for name in names
     }
-    return Catalog(models={model: Model(endpoints=(CHAT,), route=routes)}, deployments=deployments)
+    return Catalog(models={model: Model(endpoints=(CHAT.path,), route=routes)}, deployments=deployments)
 
 
 def worker_says(attempt: Attempt, outcome: Outcome) -> Report:

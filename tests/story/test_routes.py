@@ -10,7 +10,7 @@ import pytest
 
 from broker.client import Client, Refused, Submission
 from schemas.api import BatchStatus, JobShow
-from schemas.catalog import CHAT
+from schemas.endpoints import CHAT
 from tests.builders import a_job
 from tests.system import a_client, a_system, until
 
@@ -62,7 +62,7 @@ def a_body(text: str) -> dict[str, object]:
 def submissions(model: str, *texts: str) -> Iterator[Submission]:
     for number, text in enumerate(texts):
         body = b'{"messages":[{"role":"user","content":"%s"}],"max_tokens":8}' % text.encode()
-        yield Submission(model, a_job(endpoint=CHAT, body=body, custom_id=f"c{number}"))
+        yield Submission(model, a_job(endpoint=CHAT.path, body=body, custom_id=f"c{number}"))
 
 
 async def run(client: Client, model: str, *texts: str) -> list[tuple[str, list[str]]]:

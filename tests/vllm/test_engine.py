@@ -11,7 +11,8 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from schemas.catalog import CHAT, COMPLETIONS, EMBEDDINGS, Deployment
+from schemas.catalog import Deployment
+from schemas.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, Endpoint
 from schemas.outcome import BadRequest, ContextTooLong, Failed, Succeeded
 from tests.contract.test_engine import (  # noqa: F401 - the suite of all engines, on this module's engine
     a_request,
@@ -57,7 +58,7 @@ async def engine(smol: Path) -> AsyncIterator[Engine]:
     await made.close()
 
 
-async def answer(engine: Engine, body: dict[str, Any], *, endpoint: str = CHAT) -> dict[str, Any]:
+async def answer(engine: Engine, body: dict[str, Any], *, endpoint: Endpoint = CHAT) -> dict[str, Any]:
     return (await succeeded(engine, a_request({"temperature": 0, **body}, endpoint=endpoint)))[0]
 
 

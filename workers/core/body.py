@@ -6,17 +6,17 @@ from typing import Any
 
 import msgspec
 
-from schemas.catalog import COMPLETIONS, EMBEDDINGS
 from schemas.codec import UNREADABLE
+from schemas.endpoints import Endpoint
 from schemas.outcome import Usage
 
 MOST_TOKENS = 10**9
 """Of one request. No context is nearly as long, and at the catalog's highest price its cost still fits the ledger."""
 MOST_USD = 9 * 10**6
 """Of one request: its nano-dollars are exact in JSON."""
-LENGTHS = ("max_tokens", "max_completion_tokens")
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _parts = msgspec.json.Decoder(list[msgspec.Raw])
+_any = msgspec.json.Decoder()
 _json = msgspec.json.Encoder()
 
 
@@ -38,8 +38,9 @@ def with_fields(fields: dict[str, msgspec.Raw], **changes: Any) -> bytes:
     return _json.encode(kept | {name: value for name, value in changes.items() if value is not None})
 
 
-def asks_for_length(fields: dict[str, msgspec.Raw]) -> bool:
-    return any(bytes(fields.get(name, b"null")) != b"null" for name in LENGTHS)
+def asks_for_length(fields: dict[str, msgspec.Raw], endpoint: Endpoint) -> bool:
+    """Whether the body itself limits how many tokens are generated."""
+    return any(bytes(fields.get(name, b"null")) != b"null" for name in endpoint.limits)
 
 
 def has_parts(value: msgspec.Raw | None) -> bool:
@@ -50,17 +51,6 @@ def has_parts(value: msgspec.Raw | None) -> bool:
         return False
 
 
-class _Sampled(msgspec.Struct, frozen=True):
-    n: Any = None
-    best_of: Any = None
-    prompt: Any = None
-    max_tokens: Any = None
-    max_completion_tokens: Any = None
-
-
-_sampled = msgspec.json.Decoder(_Sampled)
-
-
 class Asked(msgspec.Struct, frozen=True):
     """What a request asks for."""
 
@@ -69,19 +59,24 @@ class Asked(msgspec.Struct, frozen=True):
     """The most that can be generated, for all choices together."""
 
 
-def asked_of(body: bytes, endpoint: str, *, max_output_tokens: int) -> Asked:
+def asked_of(body: bytes, endpoint: Endpoint, *, max_output_tokens: int) -> Asked:
     """`max_output_tokens` of a choice, where the body does not say. Raises: BadBody."""
-    if endpoint == EMBEDDINGS:
+    if not endpoint.limits:
         return Asked(1, 0)
-    try:
-        said = _sampled.decode(body)
-    except UNREADABLE as error:
-        raise BadBody(f"the body cannot be read: {error}") from error
-    prompts = _prompts(said.prompt) if endpoint == COMPLETIONS else 1
-    n, best_of = _count(said.n) or 1, _count(said.best_of) or 1
-    limits = [count for name in LENGTHS if (count := _count(getattr(said, name))) is not None]
+    fields = fields_of(body)
+    prompts = 1 if endpoint.prompts is None else _prompts(_value(fields, endpoint.prompts))
+    n, best_of = _count(_value(fields, "n")) or 1, _count(_value(fields, "best_of")) or 1
+    limits = [count for name in endpoint.limits if (count := _count(_value(fields, name))) is not None]
     output = prompts * max(n, best_of) * max(limits, default=max_output_tokens)
     return Asked(prompts * n, min(MOST_TOKENS, output))
+
+
+def _value(fields: dict[str, msgspec.Raw], name: str) -> Any:
+    """Raises: BadBody."""
+    try:
+        return _any.decode(fields[name]) if name in fields else None
+    except UNREADABLE as error:
+        raise BadBody(f"the body cannot be read: {error}") from error
 
 
 def _prompts(prompt: Any) -> int:

@@ -1,7 +1,8 @@
 """When a lease is extended, when its attempt is ended, and what a delivery means before it is run."""
 
+from schemas.endpoints import ENDPOINTS
 from schemas.job import Attempt, Lane
-from schemas.outcome import Expired, Failed, Outcome, TimedOut, WorkerLost
+from schemas.outcome import BadRequest, Expired, Failed, Outcome, TimedOut, WorkerLost
 from schemas.units import Ms
 
 MOST_DELIVERIES = 4
@@ -23,6 +24,8 @@ def before_run(attempt: Attempt, *, deliveries: int, now: Ms) -> Outcome | None:
         return Failed(WorkerLost(deliveries - 1))
     if attempt.deadline_ms <= now:
         return Expired()
+    if attempt.endpoint not in ENDPOINTS:
+        return Failed(BadRequest(f"this worker does not know the endpoint {attempt.endpoint[:200]!r}"))
     return None
 
 

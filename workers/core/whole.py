@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from schemas.catalog import CHAT
+from schemas.endpoints import Endpoint, Shape
 
 _TEXT = frozenset({"content", "refusal", "reasoning", "reasoning_content"})
 _HEAD = ("id", "created", "model", "system_fingerprint", "provider", "service_tier")
@@ -101,10 +101,13 @@ class Choice:
 
 
 class Whole:
-    """Streaming objects in, one response out."""
+    """Puts the objects of a stream together into the response that would have come whole.
 
-    def __init__(self, endpoint: str) -> None:
-        self._is_chat = endpoint == CHAT
+    It knows the shapes that have `choices`; one that streams anything else needs a class of its own beside this.
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
         self._choices: dict[int, Choice] = {}
         self._head: dict[str, Any] = {}
         self.usage: dict[str, Any] = {}
@@ -125,9 +128,10 @@ class Whole:
 
     def body(self, **head: str) -> bytes:
         """The response; `head` replaces what the stream said of itself."""
-        choices = [self._choices[n].whole(n, chat=self._is_chat) for n in sorted(self._choices)]
-        kind = "chat.completion" if self._is_chat else "text_completion"
-        response = {**self._head, **head, "object": kind, "choices": choices, "usage": self.usage or None}
+        is_chat = self._endpoint.shape is Shape.CHAT
+        choices = [self._choices[n].whole(n, chat=is_chat) for n in sorted(self._choices)]
+        kind, usage = self._endpoint.object, self.usage or None
+        response = {**self._head, **head, "object": kind, "choices": choices, "usage": usage}
         return _utf8(json.dumps(response, ensure_ascii=False))
 
 

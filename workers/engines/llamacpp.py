@@ -19,7 +19,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from schemas.catalog import CHAT, COMPLETIONS, EMBEDDINGS, Deployment
+from schemas.catalog import Deployment
+from schemas.endpoints import Endpoint, Shape
 from schemas.outcome import BadRequest, ContextTooLong, EngineFault, Failed, Succeeded, Usage
 from workers.core.whole import Whole
 from workers.engines import openmp
@@ -149,9 +150,9 @@ class LlamaCpp:
         body = _prepared(request, context_tokens=self._context_tokens)
         call = self._call(request.endpoint)
         if isinstance(body, Failed) or call is None:
-            yield body if isinstance(body, Failed) else _not_served(request.endpoint)
+            yield body if isinstance(body, Failed) else _not_served(request.endpoint.path)
             return
-        if request.endpoint == EMBEDDINGS:
+        if not request.endpoint.can_stream:
             yield await self._embed(request, body, call)
             return
         conversation = Conversation(asyncio.get_running_loop())
@@ -164,11 +165,13 @@ class LlamaCpp:
             conversation.stopped.set()
             self._running.discard(conversation)
 
-    def _call(self, endpoint: str) -> Callable[..., Any] | None:
+    def _call(self, endpoint: Endpoint) -> Callable[..., Any] | None:
+        """llama.cpp's function for an endpoint, or None. A model that was loaded for embeddings does nothing else."""
         if self._options.embeddings:
-            return self._server.handle_embeddings if endpoint == EMBEDDINGS else None
-        calls = {CHAT: self._server.handle_chat_completions, COMPLETIONS: self._server.handle_completions}
-        return calls.get(endpoint)
+            calls = {Shape.EMBEDDINGS: self._server.handle_embeddings}
+        else:
+            calls = {Shape.CHAT: self._server.handle_chat_completions, Shape.TEXT: self._server.handle_completions}
+        return calls.get(endpoint.shape)
 
     async def _steps(
         self, request: Request, conversation: "Conversation", *, choices: int
@@ -244,9 +247,10 @@ def _prepared(request: Request, *, context_tokens: int) -> dict[str, Any] | Fail
         return Failed(beyond)
     for name in _OURS:
         body.pop(name, None)
-    if request.endpoint != EMBEDDINGS:
+    if request.endpoint.limits:
         asked = body.pop("max_completion_tokens", None) or body.get("max_tokens")
         body |= {"max_tokens": asked or request.max_output_tokens}
+    if request.endpoint.can_stream:
         body |= {"stream": True, "stream_options": {"include_usage": True}}
     return {**body, "model": request.model}
 

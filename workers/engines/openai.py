@@ -25,8 +25,9 @@ import msgspec
 from msgspec import Meta
 from msgspec.structs import replace
 
-from schemas.catalog import CHAT, EMBEDDINGS, Deployment
+from schemas.catalog import Deployment
 from schemas.clock import wall_clock
+from schemas.endpoints import Shape
 from schemas.outcome import (
     BadRequest,
     Charge,
@@ -48,7 +49,6 @@ from schemas.units import Ms
 from schemas.worker import DENIED, THROTTLED, UPSTREAM_DOWN
 from workers.core.answers import OUTAGE, ApiError, error_in, failure_of, status_of
 from workers.core.body import (
-    LENGTHS,
     Asked,
     BadBody,
     Spent,
@@ -270,18 +270,19 @@ class OpenAI:
         extra = {**self._profile.body, **self._options.body}
         changes: dict[str, Any] = {name: value for name, value in extra.items() if name not in fields}
         changes["model"] = self._deployment.source
-        if request.endpoint == EMBEDDINGS:
-            return with_fields(fields, **changes)
-        changes["stream"] = request.streamed
-        changes["stream_options"] = {"include_usage": True} if request.streamed else None
-        if not asks_for_length(fields) and not changes.keys() & set(LENGTHS):
-            limit = self._profile.limit if request.endpoint == CHAT else "max_tokens"
+        endpoint = request.endpoint
+        if endpoint.can_stream:
+            changes["stream"] = request.streamed
+            changes["stream_options"] = {"include_usage": True} if request.streamed else None
+        is_limited = asks_for_length(fields, endpoint) or bool(changes.keys() & set(endpoint.limits))
+        if endpoint.limits and not is_limited:
+            limit = self._profile.limit if endpoint.shape is Shape.CHAT else endpoint.limits[0]
             changes[limit] = request.max_output_tokens
         return with_fields(fields, **changes)
 
     def post(self, request: Request, body: bytes, *, sent: asyncio.Future[None]) -> Any:
         assert self._session is not None  # noqa: S101 - it was started
-        url = f"{self._base_url}{request.endpoint.removeprefix('/v1')}"
+        url = f"{self._base_url}{request.endpoint.path.removeprefix('/v1')}"
         return self._session.post(url, data=body, allow_redirects=False, trace_request_ctx=sent)
 
     @property
@@ -451,7 +452,7 @@ class Call:
     def _succeeded(self, body: bytes) -> Step:
         """Raises: BadBody."""
         spent, fields = spent_of(body), fields_of(body)
-        parts = "data" if self._request.endpoint == EMBEDDINGS else "choices"
+        parts = self._request.endpoint.parts
         if not has_parts(fields.get(parts)):
             raise BadBody(f"it answered JSON without {parts}")
         usage, charge = self._spent(spent, len(body))

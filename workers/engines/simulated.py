@@ -16,8 +16,9 @@ from zlib import crc32
 import msgspec
 from msgspec import Meta
 
-from schemas.catalog import CHAT, COMPLETIONS, EMBEDDINGS, Deployment
+from schemas.catalog import Deployment
 from schemas.codec import UNREADABLE
+from schemas.endpoints import Shape
 from schemas.outcome import (
     BadRequest,
     ContextTooLong,
@@ -170,7 +171,7 @@ class Simulated:
         wished = self._options.output_tokens
         prompt = -(-_length(body) // 4)
         most = body.max_completion_tokens or body.max_tokens or request.max_output_tokens
-        words = 0 if request.endpoint == EMBEDDINGS else max(0, min(wished, most))
+        words = max(0, min(wished, most)) if request.endpoint.limits else 0
         if prompt + words > self._context_tokens:
             message = f"{prompt} prompt tokens and {words} of the answer are more than {self._context_tokens}"
             return Failed(ContextTooLong(message, self._context_tokens))
@@ -249,17 +250,19 @@ def _characters(content: object) -> int:
 def _response(request: Request, body: _Body, text: str, usage: Usage, reason: str) -> bytes:
     prompt, words = usage.input_tokens, usage.output_tokens
     used = {"prompt_tokens": prompt, "completion_tokens": words, "total_tokens": prompt + words}
-    head = {"id": request.id, "model": request.model, "created": 0}
-    if request.endpoint == CHAT:
-        message = {"role": "assistant", "content": text}
-        choice = {"index": 0, "message": message, "finish_reason": reason}
-        return _json.encode({**head, "object": "chat.completion", "choices": [choice], "usage": used})
-    if request.endpoint == COMPLETIONS:
-        choice = {"index": 0, "text": text, "finish_reason": reason}
-        return _json.encode({**head, "object": "text_completion", "choices": [choice], "usage": used})
-    used.pop("completion_tokens")
-    data = [_embedding(number, text) for number, text in enumerate(_inputs(body.input))]
-    return _json.encode({"object": "list", "model": request.model, "data": data, "usage": used})
+    head: dict[str, object] = {"id": request.id, "model": request.model, "created": 0}
+    parts: list[dict[str, object]]
+    match request.endpoint.shape:
+        case Shape.CHAT:
+            message = {"role": "assistant", "content": text}
+            parts = [{"index": 0, "message": message, "finish_reason": reason}]
+        case Shape.TEXT:
+            parts = [{"index": 0, "text": text, "finish_reason": reason}]
+        case Shape.EMBEDDINGS:
+            del head["id"], head["created"], used["completion_tokens"]
+            parts = [_embedding(number, text) for number, text in enumerate(_inputs(body.input))]
+    endpoint = request.endpoint
+    return _json.encode({**head, "object": endpoint.object, endpoint.parts: parts, "usage": used})
 
 
 def _inputs(given: str | list[Any]) -> list[Any]:
@@ -274,7 +277,7 @@ def _embedding(number: int, given: Any) -> dict[str, object]:
 
 
 def _chunk(request: Request, text: str, reason: str | None) -> bytes:
-    said = {"delta": {"content": text}} if request.endpoint == CHAT else {"text": text}
-    kind = "chat.completion.chunk" if request.endpoint == CHAT else "text_completion"
-    head = {"id": request.id, "object": kind, "created": 0, "model": request.model}
+    endpoint = request.endpoint
+    said = {"delta": {"content": text}} if endpoint.shape is Shape.CHAT else {"text": text}
+    head = {"id": request.id, "object": endpoint.chunk, "created": 0, "model": request.model}
     return _json.encode({**head, "choices": [{"index": 0, **said, "finish_reason": reason}]})

@@ -24,7 +24,7 @@ from typing import Any
 
 import msgspec
 
-from schemas.catalog import EMBEDDINGS, Deployment
+from schemas.catalog import Deployment
 from schemas.codec import UNREADABLE
 from schemas.outcome import BadRequest, ContextTooLong, EngineFault, Failed, Failure, Succeeded, Usage
 from workers.core.body import BadBody, asks_for_length, fields_of, spent_of, with_fields
@@ -254,7 +254,7 @@ class Vllm:
         except BadBody as error:
             yield Failed(BadRequest(str(error)))
             return
-        async with called(self._app, request.endpoint, body, {"x-request-id": request.id}) as reply:
+        async with called(self._app, request.endpoint.path, body, {"x-request-id": request.id}) as reply:
             steps = self._streamed(request, reply) if request.streamed else self._whole(request, reply)
             async for step in steps:
                 yield step
@@ -309,11 +309,12 @@ def _prepared(request: Request) -> bytes:
     """Raises: BadBody."""
     fields = fields_of(request.body)
     changes: dict[str, Any] = {"model": _SERVED, "priority": request.priority, "request_id": None}
-    if request.endpoint != EMBEDDINGS:
+    endpoint = request.endpoint
+    if endpoint.can_stream:
         changes["stream"] = request.streamed
         changes["stream_options"] = {"include_usage": True} if request.streamed else None
-        if not asks_for_length(fields):
-            changes["max_tokens"] = request.max_output_tokens
+    if endpoint.limits and not asks_for_length(fields, endpoint):
+        changes[endpoint.limits[0]] = request.max_output_tokens
     return with_fields(fields, **changes)
 
 
