@@ -63,7 +63,9 @@ async def answer(engine: Engine, body: dict[str, Any], *, endpoint: Endpoint = C
 
 
 async def test_it_answers_with_sense(engine: Engine) -> None:
-    body = await answer(engine, {"messages": FRANCE, "max_tokens": 12})
+    question = "Which city is the capital of France? Answer in one word."
+
+    body = await answer(engine, {"messages": [{"role": "user", "content": question}], "max_tokens": 12})
 
     assert "Paris" in body["choices"][0]["message"]["content"]
 

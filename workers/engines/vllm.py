@@ -96,6 +96,7 @@ def make(deployment: Deployment, limits: Limits) -> "Vllm":
         ),
         "enable_prompt_tokens_details": True,
         **_dtype(deployment.options, is_cpu=is_cpu),
+        **({"worker_extension_cls": "workers.engines.amx.Permitted"} if is_cpu else {}),
         **deployment.options,
     }
     args = arguments(deployment.source, wanted)
