@@ -4,7 +4,7 @@ An answer with the header `Infermq-Kind: error` is an ErrorBody.
 """
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -19,6 +19,8 @@ from nats.errors import MaxPayloadError
 
 from broker.bus.connect import Connection
 from broker.bus.heard import Beats, Catalogs
+from broker.core.explain import explained, model_statuses, pool_status
+from broker.core.pools import Pool
 from broker.errors import BadData, Conflict, Unavailable
 from broker.ledger import PgLedger
 from broker.ports import Clock
@@ -97,6 +99,7 @@ class Api:
     ledger: PgLedger
     catalogs: Catalogs
     beats: Beats
+    pools: Callable[[], Mapping[str, Pool]]
     clock: Clock
 
     def on(self, url: str) -> NatsBroker:
@@ -137,7 +140,8 @@ class Api:
         return _found(page, f"batch {ask.id}")
 
     async def job_show(self, ask: JobRef, tenant: Tenant) -> JobShow:
-        return _found(await self.ledger.job(ask.id, untoken(tenant)), f"job {ask.id}")
+        job = _found(await self.ledger.job(ask.id, untoken(tenant)), f"job {ask.id}")
+        return explained(job, catalog=self.catalogs.active.catalog, pools=self.pools(), now=self.clock())
 
     async def catalog_apply(self, ask: CatalogApply, tenant: Tenant) -> CatalogShow:
         try:
@@ -159,6 +163,7 @@ class Api:
     async def status(self, ask: Nothing) -> Status:
         del ask
         leadership = await self.ledger.leader()
+        pools, backlog = self.pools(), await self.ledger.backlog(self.clock())
         return Status(
             name=self.name,
             version=self.version,
@@ -168,7 +173,9 @@ class Api:
             term=leadership.term if leadership else 0,
             revision=self.catalogs.active.number or None,
             workers=tuple(sorted(self.beats.alive(), key=lambda beat: (beat.deployment, beat.worker))),
-            backlog=tuple(await self.ledger.backlog(self.clock())),
+            backlog=tuple(backlog),
+            pools=tuple(pool_status(pools[name]) for name in sorted(pools)),
+            models=model_statuses(self.catalogs.active.catalog, pools, backlog),
         )
 
 

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import assert_never
 
 import asyncpg
 import nats
@@ -18,8 +19,7 @@ from broker.bus.streams import STREAMS
 from broker.client import Client, NoBroker, Refused
 from broker.errors import Conflict, Unavailable
 from broker.ledger import pending
-from schemas.api import Status
-from schemas.catalog import parse
+from schemas.api import HoldCode, ModelStatus, Status
 from schemas.clock import wall_clock
 
 DISTRIBUTION = "infermq"
@@ -134,14 +134,14 @@ async def _broker(url: str) -> list[Finding]:
     try:
         async with Client.connect(url) as client:
             status = await client.status()
-            shown = await client.catalog()
+            await client.catalog()
     except NoBroker:
         return [Finding("broker", Grade.BAD, "none answers", "start one: infermq serve")]
     except Refused as error:
         return [Finding("catalog", Grade.BAD, str(error), "infermq apply FILE")]
     except Unavailable as error:
         return [Finding("broker", Grade.BAD, str(error), "its log says why")]
-    return [_broker_state(status), *_clocks(status), *_workers(status, shown.toml)]
+    return [_broker_state(status), *_clocks(status), *map(_model, status.models)]
 
 
 def _broker_state(status: Status) -> Finding:
@@ -161,19 +161,35 @@ def _clocks(status: Status) -> list[Finding]:
     return [Finding("clocks", Grade.OK, f"within {_MOST_SKEW_MS} ms of each other")]
 
 
-def _workers(status: Status, toml: str) -> list[Finding]:
-    catalog, served = parse(toml), {beat.deployment for beat in status.workers if not beat.draining}
-    findings = []
-    for name, model in catalog.models.items():
-        routes = [route.deployment for route in model.route]
-        if served.isdisjoint(routes):
-            advice = f"infermq worker --deployment {routes[0]}"
-            findings.append(Finding(f"model {name}", Grade.WARN, "no worker serves it: its jobs wait", advice))
-        else:
-            findings.append(
-                Finding(f"model {name}", Grade.OK, f"served by {', '.join(sorted(served & set(routes)))}")
-            )
-    return findings
+def _model(model: ModelStatus) -> Finding:
+    name, seen = f"model {model.model}", "; ".join(hold.message for hold in model.holds)
+    if not model.holds:
+        return Finding(name, Grade.OK, f"can start on {' or '.join(model.deployments)}")
+    if any(hold.code is HoldCode.BUSY for hold in model.holds):
+        return Finding(name, Grade.OK, seen)
+    advice = dict.fromkeys(_advice(hold.code) for hold in model.holds)
+    wait = f"{model.waiting} {'job waits' if model.waiting == 1 else 'jobs wait'}"
+    return Finding(name, Grade.WARN, f"{seen} ({wait})", "; ".join(advice))
+
+
+def _advice(code: HoldCode) -> str:
+    match code:
+        case HoldCode.BUSY | HoldCode.THROTTLED | HoldCode.DRAINING | HoldCode.BACKING_OFF:
+            return "it passes"
+        case HoldCode.UPSTREAM_DOWN:
+            return "look at the provider, and at the deployment's base_url"
+        case HoldCode.PAUSED:
+            return "the workers' logs say why"
+        case HoldCode.DAILY_CAP:
+            return "raise its daily_cap_usd, or wait"
+        case HoldCode.DENIED:
+            return "mend the key or the account, and start its workers again if the key is another"
+        case HoldCode.NO_WORKER | HoldCode.UNKNOWN_DEPLOYMENT:
+            return "infermq worker --deployment NAME"
+        case HoldCode.UNKNOWN_MODEL:
+            return "infermq apply a catalog that has it, or its jobs expire"
+        case _:
+            assert_never(code)
 
 
 async def _postgres(url: str) -> list[Finding]:

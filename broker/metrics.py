@@ -32,6 +32,9 @@ class Metrics:
         self._lag = self._gauge("settle_lag_seconds", "Age of the oldest outcome of the last settled group.")
         self._outstanding = self._gauge("attempts_outstanding", "Dispatched and not settled.", "deployment")
         self._credits = self._gauge("credits", "Slots of the pool's workers, plus look-ahead.", "deployment")
+        self._held = self._gauge(
+            "deployment_held", "1 for the reason why no waiting job would start on it.", "deployment", "reason"
+        )
         self._waiting = self._gauge("jobs_waiting", "Jobs that wait in the ledger.", "model", "lane")
         self._oldest = self._gauge(
             "oldest_waiting_seconds", "How long the first of them has waited.", "model", "lane"
@@ -84,6 +87,12 @@ class Metrics:
         for deployment, pool in pools.items():
             self._outstanding.labels(deployment).set(pool.outstanding)
             self._credits.labels(deployment).set(pool.credit)
+
+    def holds(self, pools: Mapping[str, Pool]) -> None:
+        self._held.clear()
+        for deployment, pool in pools.items():
+            if pool.hold is not None:
+                self._held.labels(deployment, pool.hold.code).set(1)
 
     def backlog(self, lanes: Sequence[LaneBacklog]) -> None:
         self._waiting.clear()

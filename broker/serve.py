@@ -155,6 +155,7 @@ class Process:
             ledger=self.ledger,
             catalogs=self.catalogs,
             beats=self.beats,
+            pools=self._snapshot,
             clock=wall_clock,
         ).on(self.config.nats_url)
         await app.start()
@@ -222,6 +223,7 @@ class Process:
         while True:
             await self._refresh_catalog()
             self.metrics.backlog(await patiently(lambda: self.ledger.backlog(wall_clock())))
+            self.metrics.holds(self._snapshot())
             heed_cancellation()
             await asyncio.sleep(self.nets_s)
 

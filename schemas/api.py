@@ -176,6 +176,47 @@ class JobRef(msgspec.Struct, frozen=True):
     id: UUID
 
 
+class HoldCode(StrEnum):
+    """What can hold a deployment, a model or a job. Of several, a refusal bears the first."""
+
+    BUSY = "busy"
+    THROTTLED = "throttled"
+    UPSTREAM_DOWN = "upstream_down"
+    PAUSED = "paused"
+    """Its workers offer no slots, and do not say why."""
+    DAILY_CAP = "daily_cap"
+    DENIED = "denied"
+    DRAINING = "draining"
+    NO_WORKER = "no_worker"
+    UNKNOWN_DEPLOYMENT = "unknown_deployment"
+    UNKNOWN_MODEL = "unknown_model"
+    BACKING_OFF = "backing_off"
+    """The job's last attempt failed, and it is tried again later."""
+
+
+class Hold(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why something waits."""
+
+    code: HoldCode
+    message: str
+    """One line for people, which names the deployment or the model."""
+    until_ms: Ms | None = None
+    """When it will have passed by itself, if that is known."""
+
+
+class Waiting(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a job stands that waits, and why it does."""
+
+    ahead: int
+    """The jobs of its flow (its model, lane and tenant) that come first; counted up to a thousand."""
+    more_ahead: bool = False
+    """There are more than that."""
+    tried: tuple[str, ...] = ()
+    """Deployments that failed it, and leave it to others."""
+    holds: tuple[Hold, ...] = ()
+    """Empty: nothing holds it but the jobs before it."""
+
+
 class JobShow(msgspec.Struct, frozen=True, kw_only=True):
     """All that the ledger knows of a job but its prompt."""
 
@@ -201,6 +242,8 @@ class JobShow(msgspec.Struct, frozen=True, kw_only=True):
     executions: tuple[Execution, ...]
     body: msgspec.Raw
     """The OpenAI response, once it succeeded, else `null`."""
+    waiting: Waiting | None = None
+    """While it waits."""
 
 
 class CatalogApply(msgspec.Struct, frozen=True):
@@ -219,38 +262,38 @@ class Nothing(msgspec.Struct, frozen=True):
     """A request without parameters."""
 
 
-class HoldCode(StrEnum):
-    """What can keep a deployment from starting anything, in the order in which a refusal names them."""
-
-    BUSY = "busy"
-    THROTTLED = "throttled"
-    UPSTREAM_DOWN = "upstream_down"
-    PAUSED = "paused"
-    """Its workers offer no slots, and do not say why."""
-    DAILY_CAP = "daily_cap"
-    DENIED = "denied"
-    DRAINING = "draining"
-    NO_WORKER = "no_worker"
-    UNKNOWN_DEPLOYMENT = "unknown_deployment"
-    UNKNOWN_MODEL = "unknown_model"
-
-
-class Hold(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Why something waits."""
-
-    code: HoldCode
-    message: str
-    """One line for people, which names the deployment or the model."""
-    until_ms: Ms | None = None
-    """When it will have passed by itself, if that is known."""
-
-
 class LaneBacklog(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     lane: Lane
     waiting: int
     oldest_ms: Ms
     """How long its first job has waited."""
+
+
+class PoolStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What the workers of a deployment can take. Those that drain are left out, but for `workers`."""
+
+    deployment: str
+    workers: int
+    slots: int
+    reserve: int
+    running: int
+    """Dispatched attempts in their engines."""
+    interactive: int
+    """Interactive attempts beside those."""
+    hold: Hold | None
+    """Why no waiting job would start here now."""
+
+
+class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A model of the active catalog, or one that is gone from it while jobs wait for it."""
+
+    model: str
+    deployments: tuple[str, ...]
+    """Of its route, in order. Empty: it is gone from the catalog."""
+    waiting: int
+    holds: tuple[Hold, ...]
+    """Why none of its jobs would start now: what holds each deployment of the route."""
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -267,6 +310,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     revision: int | None
     workers: tuple[WorkerBeat, ...]
     backlog: tuple[LaneBacklog, ...]
+    pools: tuple[PoolStatus, ...] = ()
+    models: tuple[ModelStatus, ...] = ()
 
 
 class ResultNotice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

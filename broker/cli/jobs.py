@@ -5,6 +5,7 @@ import contextlib
 import math
 import signal
 import sys
+from collections.abc import Sequence
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -31,8 +32,9 @@ from broker.cli.terminal import (
     with_client,
 )
 from broker.client import Client, Piece, Reply
-from schemas.api import JobShow, Status
+from schemas.api import Hold, JobShow, Status, Waiting
 from schemas.outcome import public_message
+from schemas.worker import WorkerBeat
 
 app = typer.Typer(help="Look at a job.", no_args_is_help=True)
 
@@ -72,6 +74,8 @@ def _print_job(job: JobShow) -> None:
             ("admitted", instant(job.admitted_ms)),
             ("deadline", instant(job.deadline_ms)),
             ("not before", job.not_before_ms and instant(job.not_before_ms)),
+            ("waiting", job.waiting and (reasons(job.waiting.holds) or "its turn")),
+            ("ahead", job.waiting and _ahead(job.waiting)),
             ("settled", took and f"{instant(job.settled_ms)}, after {took}"),
             ("failure", failure),
             ("attempts", f"{job.attempt} of {job.max_attempts}"),
@@ -84,6 +88,17 @@ def _print_job(job: JobShow) -> None:
         print_table(columns, (_execution_row(execution) for execution in job.executions))
     if bytes(job.body) != b"null":
         out.print_json(bytes(job.body).decode())
+
+
+def reasons(holds: Sequence[Hold]) -> str:
+    """What holds something, in a line."""
+    return "; ".join(hold.message for hold in holds)
+
+
+def _ahead(waiting: Waiting) -> str:
+    if waiting.more_ahead:
+        return f"more than {waiting.ahead} jobs"
+    return f"{waiting.ahead} {'job' if waiting.ahead == 1 else 'jobs'}"
 
 
 def _execution_row(run: Any) -> tuple[object, ...]:
@@ -189,10 +204,18 @@ def _print_status(state: Status) -> None:
     print_fields([("broker", f"{state.name} {state.version}"), ("leader", leader), ("catalog", state.revision)])
     columns = ("worker", "deployment", "engine", "slots>", "reserve>", "running>", "")
     workers = (
-        (w.worker, w.deployment, w.engine, w.slots, w.reserve, w.running, "draining" if w.draining else "")
-        for w in state.workers
+        (w.worker, w.deployment, w.engine, w.slots, w.reserve, w.running, _worker_state(w)) for w in state.workers
     )
     print_table(columns, workers)
+    if held := [(pool.deployment, pool.hold.message) for pool in state.pools if pool.hold is not None]:
+        print_table(("deployment", "starts nothing more, because"), held)
     if state.backlog:
-        rows = ((lane.model, lane.lane, lane.waiting, duration(lane.oldest_ms)) for lane in state.backlog)
-        print_table(("model", "lane", "waiting>", "oldest>"), rows)
+        why = {model.model: reasons(model.holds) for model in state.models}
+        rows = ((b.model, b.lane, b.waiting, duration(b.oldest_ms), why.get(b.model, "")) for b in state.backlog)
+        print_table(("model", "lane", "waiting>", "oldest>", "because"), rows)
+
+
+def _worker_state(worker: WorkerBeat) -> str:
+    if worker.paused is not None:
+        return f"{worker.paused.cause} {worker.paused.detail}"
+    return "draining" if worker.draining else ""

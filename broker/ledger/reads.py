@@ -4,7 +4,7 @@ from uuid import UUID
 
 from broker.errors import Conflict
 from broker.ledger.connection import Connection
-from broker.ledger.rows import batch_of, execution_of, json_text, result_of, show_of
+from broker.ledger.rows import AHEAD_MOST, Row, batch_of, execution_of, json_text, result_of, show_of
 from broker.ledger.sql import query
 from schemas.api import Batch, BatchCreate, JobShow, LaneBacklog, ResultPage
 from schemas.catalog import Revision, parse
@@ -75,7 +75,15 @@ async def job(connection: Connection, job_id: UUID, tenant: str) -> JobShow | No
     if row is None:
         return None
     executions = await connection.fetch(query("executions_of"), job_id)
-    return show_of(row, tuple(execution_of(execution) for execution in executions))
+    ahead = await _ahead(connection, row) if row["waiting_attempt"] is not None else None
+    return show_of(row, tuple(execution_of(execution) for execution in executions), ahead=ahead)
+
+
+async def _ahead(connection: Connection, row: Row) -> int:
+    """How many jobs of its flow come before a waiting one, as far as AHEAD_MOST and one more."""
+    place = [row[name] for name in ("model", "lane", "tenant", "deadline_ms", "id")]
+    ahead: int = await connection.fetchval(query("ahead"), *place, AHEAD_MOST + 1)
+    return ahead
 
 
 async def apply_catalog(connection: Connection, toml: str, by: str, now: Ms) -> Revision:

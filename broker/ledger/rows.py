@@ -6,7 +6,7 @@ import asyncpg
 import msgspec
 
 from broker.core.records import Entry, Executed, Recorded, Verdict
-from schemas.api import Batch, BatchStatus, Counts, Execution, JobShow, Result, State
+from schemas.api import Batch, BatchStatus, Counts, Execution, JobShow, Result, State, Waiting
 from schemas.job import Attempt, Lane
 from schemas.outcome import Failure, Usage
 from schemas.units import Ms, NanoUsd
@@ -154,7 +154,12 @@ def execution_of(row: Row) -> Execution:
     return Execution(usage=usage_of(row), **fields)
 
 
-def show_of(row: Row, executions: tuple[Execution, ...]) -> JobShow:
+AHEAD_MOST = 1000
+"""Jobs before a waiting one that are counted."""
+
+
+def show_of(row: Row, executions: tuple[Execution, ...], *, ahead: int | None) -> JobShow:
+    """`ahead`: None unless it waits; more than AHEAD_MOST means that there are more."""
     state, attempt = _standing(row)
     return JobShow(
         id=row["id"],
@@ -178,7 +183,12 @@ def show_of(row: Row, executions: tuple[Execution, ...]) -> JobShow:
         metadata=metadata_of(row),
         executions=executions,
         body=_raw(row["body"]),
+        waiting=None if ahead is None else _waiting(row, ahead),
     )
+
+
+def _waiting(row: Row, ahead: int) -> Waiting:
+    return Waiting(ahead=min(ahead, AHEAD_MOST), more_ahead=ahead > AHEAD_MOST, tried=tuple(row["tried"] or ()))
 
 
 def _standing(row: Row) -> tuple[State, int]:

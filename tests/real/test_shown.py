@@ -9,7 +9,7 @@ from nats.aio.client import Client as Nats
 
 from broker.core.records import Entry, Final, Requeue, Verdict
 from broker.ledger import PgLedger
-from schemas.api import Execution, JobShow, Result, State
+from schemas.api import Execution, JobShow, Result, State, Waiting
 from schemas.job import Attempt, Lane
 from schemas.outcome import BadRequest, EngineFault, Failed, Outcome, Timings, Usage
 from schemas.units import Ms, NanoUsd
@@ -60,6 +60,7 @@ def as_it_waits(entry: Entry) -> JobShow:
         metadata=entry.metadata or {},
         executions=(),
         body=Raw(b"null"),
+        waiting=Waiting(ahead=0),
     )
 
 
@@ -108,7 +109,7 @@ async def test_a_job_is_shown_as_it_waits_runs_is_put_back_and_ends(ledger: PgLe
     await look()
 
     waits = as_it_waits(entry)
-    runs = replace(waits, state=State.RUNNING, attempt=1, dispatched_ms=first.dispatched_ms)
+    runs = replace(waits, waiting=None, state=State.RUNNING, attempt=1, dispatched_ms=first.dispatched_ms)
     again = replace(
         waits,
         attempt=1,
@@ -119,6 +120,7 @@ async def test_a_job_is_shown_as_it_waits_runs_is_put_back_and_ends(ledger: PgLe
     )
     ended = replace(
         waits,
+        waiting=None,
         state=State.SUCCEEDED,
         attempt=2,
         settled_ms=ended_ms,

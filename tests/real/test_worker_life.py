@@ -7,14 +7,17 @@ from contextlib import asynccontextmanager
 import pytest
 from nats.aio.client import Client as Nats
 
+from broker.bus.heard import Beats
 from broker.bus.runs import Runs
 from schemas import subjects
 from schemas.catalog import Revision
 from schemas.codec import jsoned
 from schemas.outcome import Failed, TimedOut
 from schemas.units import Ms
+from schemas.worker import DENIED, Paused
 from tests.builders import a_catalog
 from tests.real.test_worker_process import a_chat, apply, is_forgotten, reported
+from tests.system import until
 from workers.cli import serve
 from workers.config import WorkerConfig
 from workers.engines.simulated import Kind, Options, Script, Simulated
@@ -73,3 +76,25 @@ async def test_the_newest_catalog_holds_for_what_runs(nc: Nats, nats_url: str) -
 
         assert isinstance(report.outcome, Failed)
         assert isinstance(report.outcome.failure, TimedOut)
+
+
+class Refused(Simulated):
+    """An engine whose provider refuses its key."""
+
+    why = Paused(DENIED, "401", Ms(1))
+
+    def __init__(self) -> None:
+        super().__init__(Options(), Capacity(0, 0, self.why), 4096)
+
+
+async def test_a_worker_says_in_its_beat_why_its_engine_pauses(nc: Nats, nats_url: str) -> None:
+    await apply(nc, None)
+    beats = Beats(nc)
+    await beats.listen()
+
+    async with serving(nats_url, Refused()):
+
+        async def is_heard() -> bool:
+            return [beat.paused for beat in beats.alive()] == [Refused.why]
+
+        await until(is_heard, "the worker says why")

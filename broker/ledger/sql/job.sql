@@ -1,4 +1,5 @@
-select j.*, r.attempt as running_attempt, r.dispatched_ms, w.attempt as waiting_attempt, w.not_before_ms, res.body
+select j.*, r.attempt as running_attempt, r.dispatched_ms, w.attempt as waiting_attempt, w.not_before_ms, w.tried,
+       res.body
   from infermq.jobs j
   left join infermq.running r on r.job = j.id
   left join infermq.waiting w on w.model = j.model and w.lane = j.lane and w.tenant = j.tenant
