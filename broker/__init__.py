@@ -2,9 +2,10 @@
 
 core/      decides: admission, order, prices, retries, verdicts; pure
 bus/       NATS                 ledger/    Postgres            http/   /metrics, /healthz
+service/   what callers can ask doors/     how callers come in
 intake     SUBMIT → ledger      dispatch   ledger → RUN        settle  OUTCOME → ledger
 leases     of dead workers      caps       what deployments may cost a day
-gateway    interactive          api        the API over NATS   lead    who dispatches
+gateway    interactive          lead       who dispatches
 serve      one broker process   up         everything on this machine
 embedded   NATS and Postgres from wheels   client  what a producer imports
 batch_file  reads OpenAI Batch lines (JSONL)

@@ -5,22 +5,22 @@ import contextlib
 import importlib.metadata
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from nats.aio.client import Client
 from nats.errors import Error
 
-from broker.api import Api
-from broker.bus.connect import connected
+from broker.bus.connect import Connection, connected
 from broker.bus.groups import Groups, ack_all
 from broker.bus.heard import Beats, Catalogs
 from broker.bus.streams import ADVISED, ack_pending, declare_pool, declare_streams
 from broker.caps import Caps
 from broker.config import BrokerConfig
 from broker.core.pools import Pool, alive, snapshot
+from broker.core.principal import open_principal
 from broker.dispatch import Dispatch
+from broker.doors.nats_api import nats_api
 from broker.errors import Unavailable
 from broker.gateway import Gateway
 from broker.http.app import build_app
@@ -31,6 +31,7 @@ from broker.leases import LATER_S, Leases
 from broker.ledger import PgLedger
 from broker.metrics import Metrics
 from broker.patience import patiently
+from broker.service import BatchService, CatalogService, JobService, Services, StatusService
 from broker.settle import Settle
 from schemas import subjects
 from schemas.catalog import Catalog, CatalogError
@@ -102,9 +103,16 @@ class Process:
         await self.beats.listen()
         await self._refresh_catalog()
         app = build_app(self.metrics.registry, self._health)
+        api = nats_api(
+            self.config.nats_url,
+            self._services(),
+            name=self.config.name,
+            connection=Connection,
+            principal=open_principal,
+        )
         async with (
             listening(app, host=self.config.http_host, port=self.config.http_port) as url,
-            self._api(),
+            api,
             asyncio.TaskGroup() as roles,
         ):
             for role in self._roles():
@@ -147,22 +155,21 @@ class Process:
             self._nets,
         ]
 
-    @asynccontextmanager
-    async def _api(self) -> AsyncIterator[None]:
-        app = Api(
-            name=self.config.name,
-            version=version(),
-            ledger=self.ledger,
-            catalogs=self.catalogs,
-            beats=self.beats,
-            pools=self._snapshot,
-            clock=wall_clock,
-        ).on(self.config.nats_url)
-        await app.start()
-        try:
-            yield
-        finally:
-            await app.stop()
+    def _services(self) -> Services:
+        return Services(
+            batches=BatchService(ledger=self.ledger, clock=wall_clock),
+            jobs=JobService(ledger=self.ledger, catalogs=self.catalogs, pools=self._snapshot, clock=wall_clock),
+            catalogs=CatalogService(ledger=self.ledger, catalogs=self.catalogs, clock=wall_clock),
+            status=StatusService(
+                name=self.config.name,
+                version=version(),
+                ledger=self.ledger,
+                catalogs=self.catalogs,
+                beats=self.beats,
+                pools=self._snapshot,
+                clock=wall_clock,
+            ),
+        )
 
     def _catalog(self) -> Catalog:
         return self.catalogs.active.catalog

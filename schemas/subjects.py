@@ -120,11 +120,16 @@ def parse_infer(subject: str) -> Source:
 
 
 def _source(lane: Lane, names: list[str]) -> Source:
-    model, tenant, key = map(untoken, names)
-    for name in (tenant, key):
-        if len(name) > LONGEST_NAME:
-            raise ValueError(f"the name {name[:20]!r}… has {len(name)} characters, the limit is {LONGEST_NAME}")
-    return Source(lane, model, tenant, key)
+    model, tenant, key = names
+    return Source(lane, untoken(model), _name(tenant), _name(key))
+
+
+def _name(escaped: str) -> str:
+    """Of a tenant or key. Raises: ValueError."""
+    name = untoken(escaped)
+    if len(name) > LONGEST_NAME:
+        raise ValueError(f"the name {name[:20]!r}… has {len(name)} characters, the limit is {LONGEST_NAME}")
+    return name
 
 
 def run(deployment: str) -> str:
@@ -149,8 +154,18 @@ def api(verb: Verb, tenant: str, key: str) -> str:
 
 
 def api_pattern(verb: Verb) -> str:
-    """What a handler of FastStream listens on; the names in braces reach it as its path."""
+    """What a handler of FastStream listens on; it shows the names in braces in its AsyncAPI document."""
     return f"infermq.api.{verb}.{{tenant}}.{{key}}"
+
+
+@lru_cache(maxsize=4096)
+def parse_api(subject: str) -> tuple[Verb, str, str]:
+    """Verb, tenant and key. Raises: ValueError."""
+    prefix, kind, verb, *names = subject.split(".")
+    if (prefix, kind) != ("infermq", "api") or len(names) != 2:
+        raise ValueError(f"{subject!r} is not infermq.api.<verb>.<tenant>.<key>")
+    tenant, key = map(_name, names)
+    return Verb(verb), tenant, key
 
 
 def result(tenant: str, batch: UUID | None) -> str:

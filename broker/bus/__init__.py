@@ -9,6 +9,6 @@ results    the live feed
 outcomes   what came through OUTCOME: workers' reports and brokers' rulings
 runs       attempts into RUN, rulings into OUTCOME, and what both still hold
 
-Raw nats-py where every microsecond counts; FastStream (broker.api) for control. Only roles and the composition root
-import from here.
+Raw nats-py where every microsecond counts; FastStream (broker.doors.nats_api) for control. Only services, roles and the
+composition root import from here.
 """

@@ -54,6 +54,11 @@ def test_a_source_survives_its_subject(lane: Lane, model: str, tenant: str, key:
     assert subjects.parse_infer(subjects.infer(model, tenant, key)) == Source(Lane.INTERACTIVE, model, tenant, key)
 
 
+@given(st.sampled_from(list(Verb)), names, names)
+def test_a_call_survives_its_subject(verb: Verb, tenant: str, key: str) -> None:
+    assert subjects.parse_api(subjects.api(verb, tenant, key)) == (verb, tenant, key)
+
+
 @pytest.mark.parametrize(
     "subject",
     [
@@ -84,6 +89,15 @@ def test_a_request_on_another_subject_is_refused(subject: str) -> None:
         subjects.parse_infer(subject)
 
 
+@pytest.mark.parametrize(
+    "subject",
+    ["x", "infermq.api.status.t", "infermq.api.status.t.k.x", "infermq.infer.status.t.k", "infermq.api.none.t.k"],
+)
+def test_a_call_on_another_subject_is_refused(subject: str) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        subjects.parse_api(subject)
+
+
 def test_a_tenant_or_key_has_200_characters_at_most() -> None:
     fits, too_long = "x" * 200, "x" * 201
 
@@ -93,6 +107,8 @@ def test_a_tenant_or_key_has_200_characters_at_most() -> None:
             subjects.parse_submit(subjects.submit(Source(Lane.BULK, "m", tenant, key)))
         with pytest.raises(ValueError, match="the limit is 200"):
             subjects.parse_infer(subjects.infer("m", tenant, key))
+        with pytest.raises(ValueError, match="the limit is 200"):
+            subjects.parse_api(subjects.api(Verb.STATUS, tenant, key))
 
 
 def test_subjects_are_as_documented() -> None:

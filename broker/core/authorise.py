@@ -1,0 +1,50 @@
+"""Who may do what: the one place that decides it, whichever door the caller came in by.
+
+Which batches and jobs a principal reaches is not decided here: services ask the ledger for those of its tenant only, so
+that what belongs to another tenant is answered like what does not exist.
+"""
+
+from enum import StrEnum
+from typing import assert_never
+
+from broker.core.principal import Principal, Role
+from schemas.api import Problem
+from schemas.job import Lane
+
+
+class Action(StrEnum):
+    """What a principal asks to do, in words that follow "may not"."""
+
+    SUBMIT = "submit jobs"
+    """Alone or in a batch, of any lane."""
+    READ_JOBS = "read jobs, batches and results"
+    READ_CATALOG = "read the catalog"
+    APPLY_CATALOG = "apply a catalog"
+    READ_STATUS = "read the status"
+    """It shows the workers and the backlog of all tenants together."""
+
+
+def may(
+    principal: Principal, action: Action, *, model: str | None = None, lane: Lane | None = None
+) -> Problem | None:
+    """Why the principal may not do this, with this model and in this lane if it is about one; None: it may."""
+    if principal.role not in _roles(action):
+        return Problem("forbidden", f"a key of the role {principal.role} may not {action}")
+    if model is not None and principal.models is not None and model not in principal.models:
+        return Problem("forbidden", f"this key may not use the model {model[:200]!r}", "model")
+    if lane is not None and lane not in principal.lanes:
+        return Problem("forbidden", f"this key may not use the lane {lane}", "lane")
+    return None
+
+
+def _roles(action: Action) -> frozenset[Role]:
+    """The roles that may do it."""
+    match action:
+        case Action.SUBMIT | Action.READ_JOBS:
+            return frozenset({Role.PRODUCER, Role.TENANT_ADMIN, Role.OPERATOR})
+        case Action.READ_CATALOG:
+            return frozenset({Role.PRODUCER, Role.TENANT_ADMIN, Role.DEPLOYER, Role.OPERATOR})
+        case Action.APPLY_CATALOG | Action.READ_STATUS:
+            return frozenset({Role.DEPLOYER, Role.OPERATOR})
+        case _:
+            assert_never(action)

@@ -1,0 +1,6 @@
+"""How callers come in. A door makes a principal out of what the caller shows, and has no rule of its own.
+
+nats_api   the API over NATS: request → use-case → answer
+
+Doors import services and the core, never the ledger or the bus. Only `broker.serve` imports doors.
+"""

@@ -1,0 +1,187 @@
+"""The API over NATS: a FastStream handler for each verb, which decodes, calls the use-case and encodes.
+
+Requests and answers are JSON. Tenant and key are the subject's. An answer with the header `Infermq-Kind: error` is an
+ErrorBody.
+"""
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import msgspec
+from fast_depends.msgspec import MsgSpecSerializer
+from faststream import BaseMiddleware, ContextRepo, ExceptionMiddleware
+from faststream.nats import NatsBroker, NatsMessage, NatsPublishCommand, NatsResponse
+from nats.aio.client import Client
+from nats.errors import Error, MaxPayloadError
+
+from broker.core.principal import Principal
+from broker.service import Services
+from broker.service.refusal import Refusal, problem_of
+from schemas import subjects
+from schemas.api import (
+    BatchCreate,
+    BatchList,
+    BatchRef,
+    BatchResults,
+    BatchSeal,
+    CatalogApply,
+    ErrorBody,
+    JobRef,
+    Nothing,
+    Problem,
+)
+from schemas.codec import ERROR, KIND, jsoned, place_of
+from schemas.subjects import Verb
+
+Ask = TypeVar("Ask", bound=msgspec.Struct)
+BROKERS = "brokers"
+"""The queue group: each request reaches one broker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[Ask]):
+    """What a verb takes, and the use-case that answers it."""
+
+    request: type[Ask]
+    use_case: Callable[[Principal, Ask], Awaitable[msgspec.Struct]]
+
+
+def calls(services: Services) -> Mapping[Verb, Call[Any]]:
+    """Every verb of the API."""
+    return {
+        Verb.BATCH_CREATE: Call(BatchCreate, services.batches.create),
+        Verb.BATCH_SEAL: Call(BatchSeal, services.batches.seal),
+        Verb.BATCH_SHOW: Call(BatchRef, services.batches.show),
+        Verb.BATCH_LIST: Call(BatchList, services.batches.list),
+        Verb.BATCH_RESULTS: Call(BatchResults, services.batches.results),
+        Verb.JOB_SHOW: Call(JobRef, services.jobs.show),
+        Verb.CATALOG_APPLY: Call(CatalogApply, services.catalogs.apply),
+        Verb.CATALOG_SHOW: Call(Nothing, lambda principal, _: services.catalogs.show(principal)),
+        Verb.STATUS: Call(Nothing, lambda principal, _: services.status.show(principal)),
+    }
+
+
+@asynccontextmanager
+async def nats_api(
+    url: str,
+    services: Services,
+    *,
+    name: str,
+    connection: Callable[[], Client],
+    principal: Callable[[str, str], Principal],
+) -> AsyncIterator[NatsBroker]:
+    """Answer on a connection of its own as long as the context lasts.
+
+    `connection` makes the client before it is connected; `principal` makes the caller out of its tenant and key.
+    """
+    app = _Connected(
+        url,
+        connection,
+        name=f"infermq-api-{name}",
+        serializer=MsgSpecSerializer(use_fastdepends_errors=False),
+        middlewares=[_errors(), _Fitting],
+        max_reconnect_attempts=-1,
+        logger=None,
+    )
+    table = calls(services)
+    for verb in Verb:
+        handler = _handler(table[verb], app.context, principal)
+        app.subscriber(subjects.api_pattern(verb), queue=BROKERS, title=verb)(handler)
+    await app.start()
+    try:
+        await _heard(await app.connect())
+        yield app
+    finally:
+        await app.stop()
+
+
+async def _heard(nc: Client) -> None:
+    """Wait until the server knows the subscriptions.
+
+    Twice, since nats-py (2.16) writes the PING of a flush in front of the commands that still wait to be written.
+    """
+    with contextlib.suppress(Error):  # a connection that is lost here subscribes again by itself
+        await nc.flush()
+        await nc.flush()
+
+
+def _handler(
+    call: Call[Any], context: ContextRepo, principal: Callable[[str, str], Principal]
+) -> Callable[[Any], Awaitable[msgspec.Struct]]:
+    """A handler of FastStream, which decodes `ask` by its annotation and encodes the answer.
+
+    The subject comes from the context and not from a parameter such as `Path()`: fast-depends (3.0) fills each of those
+    by a hop to a thread and back.
+    """
+
+    async def handle(ask: Any) -> msgspec.Struct:
+        message: NatsMessage = context.get_local("message")
+        return await call.use_case(_caller(message.raw_message.subject, principal), ask)
+
+    handle.__annotations__ = {"ask": call.request}
+    return handle
+
+
+def _caller(subject: str, principal: Callable[[str, str], Principal]) -> Principal:
+    """Raises: Refusal."""
+    try:
+        _, tenant, key = subjects.parse_api(subject)
+    except ValueError as error:
+        raise Refusal(Problem("bad_name", str(error))) from error
+    return principal(tenant, key)
+
+
+class _Connected(NatsBroker):
+    """On a connection of the kind that it is given. FastStream has no public way to choose it."""
+
+    def __init__(self, url: str, connection: Callable[[], Client], **options: Any) -> None:
+        super().__init__(url, **options)
+        self._new = connection
+
+    async def _connect(self) -> Client:
+        nc = self._new()
+        await nc.connect(**self._connection_kwargs)
+        self.config.connect(nc)
+        return nc
+
+
+class _Fitting(BaseMiddleware[NatsPublishCommand, Any]):
+    """An answer that no message can carry becomes one that says so."""
+
+    async def publish_scope(
+        self, call_next: Callable[[NatsPublishCommand], Awaitable[object]], cmd: NatsPublishCommand
+    ) -> object:
+        try:
+            return await call_next(cmd)
+        except MaxPayloadError:
+            cmd.body, cmd.headers = jsoned(ErrorBody(_TOO_LARGE)), {KIND: ERROR}
+            return await call_next(cmd)
+
+
+_TOO_LARGE = Problem(
+    "too_large", "the answer is larger than a message of this NATS server may be: ask for less at once"
+)
+
+
+def _errors() -> ExceptionMiddleware:
+    """Every exception of a handler becomes an answer."""
+    middleware = ExceptionMiddleware()
+
+    @middleware.add_handler(Exception, publish=True)
+    async def answer(error: Exception) -> NatsResponse:
+        problem = _invalid(str(error)) if isinstance(error, msgspec.ValidationError) else problem_of(error)
+        return NatsResponse(jsoned(ErrorBody(problem)), headers={KIND: ERROR})
+
+    return middleware
+
+
+def _invalid(message: str) -> Problem:
+    """The words are msgspec's, about a call whose argument is `ask`."""
+    what, path = place_of(message)
+    field = path.removeprefix(".ask").removeprefix(".")
+    if not field and "got `bytes`" in what:
+        what = "the request is not a JSON object"
+    return Problem("bad_request", what, field or None)

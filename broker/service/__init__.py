@@ -1,0 +1,30 @@
+"""The use-cases: what callers can ask of the broker, whichever door they come in by.
+
+batches    create, seal, show, list, results
+jobs       show
+catalogs   apply, show
+status     what this broker sees right now
+refusal    the one error by which a use-case says no, and what every error is to a caller
+
+A use-case takes a Principal first, asks `broker.core.authorise` whether it may, and raises Refusal when the answer is
+no. Nothing here knows a transport: doors decode, call and encode. Doors and roles may import it.
+"""
+
+from dataclasses import dataclass
+
+from broker.service.batches import BatchService
+from broker.service.catalogs import CatalogService
+from broker.service.jobs import JobService
+from broker.service.status import StatusService
+
+__all__ = ["BatchService", "CatalogService", "JobService", "Services", "StatusService"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """All of them, as a door takes them."""
+
+    batches: BatchService
+    jobs: JobService
+    catalogs: CatalogService
+    status: StatusService

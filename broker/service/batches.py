@@ -1,0 +1,60 @@
+"""Batches of the principal's tenant, and their results."""
+
+from dataclasses import dataclass
+
+from broker.core.authorise import Action
+from broker.core.principal import Principal
+from broker.ledger import PgLedger
+from broker.ports import Clock
+from broker.service.refusal import Refusal, authorise, found
+from schemas.api import (
+    Batch,
+    BatchCreate,
+    Batches,
+    BatchList,
+    BatchRef,
+    BatchResults,
+    BatchSeal,
+    Problem,
+    ResultPage,
+)
+from schemas.ids import why_not
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchService:
+    """Each method raises Refusal, Unavailable, Conflict or BadData."""
+
+    ledger: PgLedger
+    clock: Clock
+
+    async def create(self, principal: Principal, ask: BatchCreate) -> Batch:
+        """An open batch. Asking again with the same id answers the batch as it is."""
+        authorise(principal, Action.SUBMIT, lane=ask.lane)
+        if wrong := why_not(ask.id, self.clock()):
+            raise Refusal(Problem("bad_id", f"the id {ask.id} {wrong}", "id"))
+        return await self.ledger.create_batch(ask, principal.tenant, self.clock())
+
+    async def seal(self, principal: Principal, ask: BatchSeal) -> Batch:
+        """No more jobs will come; a batch that is sealed stays as it was sealed."""
+        authorise(principal, Action.SUBMIT)
+        sealed = await self.ledger.seal_batch(ask.id, principal.tenant, ask.jobs, self.clock())
+        return found(sealed, f"batch {ask.id}")
+
+    async def show(self, principal: Principal, ask: BatchRef) -> Batch:
+        authorise(principal, Action.READ_JOBS)
+        return found(await self.ledger.batch(ask.id, principal.tenant), f"batch {ask.id}")
+
+    async def list(self, principal: Principal, ask: BatchList) -> Batches:
+        """A page of the tenant's batches, newest first."""
+        authorise(principal, Action.READ_JOBS)
+        return Batches(await self.ledger.batches(principal.tenant, ask.limit, ask.before))
+
+    async def results(self, principal: Principal, ask: BatchResults) -> ResultPage:
+        """A page of results in the order in which they were recorded."""
+        authorise(principal, Action.READ_JOBS)
+        try:
+            page = await self.ledger.results(ask.id, principal.tenant, ask.cursor, ask.limit)
+        except ValueError as error:
+            raise Refusal(Problem("bad_cursor", str(error), "cursor")) from error
+        return found(page, f"batch {ask.id}")

@@ -1,0 +1,41 @@
+"""The catalog, which all tenants share."""
+
+from dataclasses import dataclass
+
+from broker.bus.heard import Catalogs
+from broker.core.authorise import Action
+from broker.core.principal import Principal
+from broker.ledger import PgLedger
+from broker.ports import Clock
+from broker.service.refusal import Refusal, authorise
+from schemas.api import CatalogApply, CatalogShow, Problem
+from schemas.catalog import CatalogError, parse
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CatalogService:
+    """Each method raises Refusal or Unavailable; `apply` also Conflict and BadData."""
+
+    ledger: PgLedger
+    catalogs: Catalogs
+    clock: Clock
+
+    async def apply(self, principal: Principal, ask: CatalogApply) -> CatalogShow:
+        """A new revision, active at once and kept for ever with the tenant that applied it."""
+        authorise(principal, Action.APPLY_CATALOG)
+        try:
+            parse(ask.toml)
+        except CatalogError as error:
+            raise Refusal(Problem("bad_catalog", str(error), "toml")) from error
+        revision = await self.ledger.apply_catalog(ask.toml, principal.tenant, self.clock())
+        await self.catalogs.publish(revision)
+        return CatalogShow(revision.number, revision.applied_ms, ask.toml)
+
+    async def show(self, principal: Principal) -> CatalogShow:
+        """The active revision, as it was written."""
+        authorise(principal, Action.READ_CATALOG)
+        active = await self.ledger.active_catalog()
+        if active is None:
+            raise Refusal(Problem("no_catalog", "no catalog was applied yet: infermq apply FILE"))
+        revision, toml = active
+        return CatalogShow(revision.number, revision.applied_ms, toml)

@@ -1,0 +1,30 @@
+"""Jobs of the principal's tenant."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from broker.bus.heard import Catalogs
+from broker.core.authorise import Action
+from broker.core.explain import explained
+from broker.core.pools import Pool
+from broker.core.principal import Principal
+from broker.ledger import PgLedger
+from broker.ports import Clock
+from broker.service.refusal import authorise, found
+from schemas.api import JobRef, JobShow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobService:
+    """Each method raises Refusal or Unavailable."""
+
+    ledger: PgLedger
+    catalogs: Catalogs
+    pools: Callable[[], Mapping[str, Pool]]
+    clock: Clock
+
+    async def show(self, principal: Principal, ask: JobRef) -> JobShow:
+        """All that is known of a job but its prompt, and while it waits what it waits for."""
+        authorise(principal, Action.READ_JOBS)
+        job = found(await self.ledger.job(ask.id, principal.tenant), f"job {ask.id}")
+        return explained(job, catalog=self.catalogs.active.catalog, pools=self.pools(), now=self.clock())

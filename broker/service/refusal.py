@@ -1,0 +1,50 @@
+"""How a use-case says no, and what every error is to a caller."""
+
+import logging
+from typing import TypeVar
+
+from broker.core.authorise import Action, may
+from broker.core.principal import Principal
+from broker.errors import BadData, Conflict, Unavailable
+from schemas.api import Problem
+from schemas.job import Lane
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Refusal(Exception):
+    """A use-case refuses what it was asked; the problem says why."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.message)
+        self.problem = problem
+
+
+def authorise(principal: Principal, action: Action, *, lane: Lane | None = None) -> None:
+    """Raises: Refusal, when the principal may not do this."""
+    if (problem := may(principal, action, lane=lane)) is not None:
+        raise Refusal(problem)
+
+
+def found(answer: T | None, what: str) -> T:
+    """The answer, unless there is none. Raises: Refusal, `unknown_` and the first word of `what`."""
+    if answer is None:
+        raise Refusal(Problem(f"unknown_{what.partition(' ')[0]}", f"there is no {what}", "id"))
+    return answer
+
+
+def problem_of(error: Exception) -> Problem:
+    """What a caller is told when a use-case raised this. An error that no use-case raises on purpose is logged."""
+    match error:
+        case Refusal():
+            return error.problem
+        case Unavailable():
+            return Problem("unavailable", f"{error}: try again in a moment")
+        case Conflict():
+            return Problem("conflict", str(error))
+        case BadData():
+            return Problem("bad_text", f"the request holds text that cannot be stored: {error}")
+        case _:
+            log.error("request failed error=%s", type(error).__name__, exc_info=error)
+            return Problem("internal", "the broker failed on this request; its log says why")

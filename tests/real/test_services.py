@@ -1,0 +1,186 @@
+"""The use-cases as a door calls them, and the NATS door with principals of every role."""
+
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+
+import msgspec
+import pytest
+from nats.aio.client import Client as Nats
+
+from broker.bus.connect import Connection
+from broker.bus.heard import Beats, Catalogs
+from broker.bus.streams import declare_streams
+from broker.core.authorise import Action, may
+from broker.core.principal import Principal, Role, open_principal
+from broker.doors.nats_api import calls, nats_api
+from broker.ledger import PgLedger
+from broker.service import BatchService, CatalogService, JobService, Services, StatusService
+from broker.service.refusal import Refusal
+from schemas import subjects
+from schemas.api import (
+    Batch,
+    BatchCreate,
+    Batches,
+    BatchList,
+    BatchRef,
+    BatchResults,
+    BatchSeal,
+    CatalogApply,
+    ErrorBody,
+    JobRef,
+    Nothing,
+    Problem,
+)
+from schemas.codec import ERROR, KIND, jsoned
+from schemas.job import Lane
+from schemas.subjects import Verb
+from tests.builders import an_entry, an_id, now
+
+pytestmark = pytest.mark.real
+ACTIONS = {
+    Verb.BATCH_CREATE: Action.SUBMIT,
+    Verb.BATCH_SEAL: Action.SUBMIT,
+    Verb.BATCH_SHOW: Action.READ_JOBS,
+    Verb.BATCH_LIST: Action.READ_JOBS,
+    Verb.BATCH_RESULTS: Action.READ_JOBS,
+    Verb.JOB_SHOW: Action.READ_JOBS,
+    Verb.CATALOG_APPLY: Action.APPLY_CATALOG,
+    Verb.CATALOG_SHOW: Action.READ_CATALOG,
+    Verb.STATUS: Action.READ_STATUS,
+}
+"""What each verb asks to do."""
+TOML = "# nothing is served yet\n"
+
+
+@pytest.fixture
+async def services(nc: Nats, ledger: PgLedger) -> Services:
+    await declare_streams(nc)
+    catalogs = Catalogs(nc)
+    return Services(
+        batches=BatchService(ledger=ledger, clock=now),
+        jobs=JobService(ledger=ledger, catalogs=catalogs, pools=dict, clock=now),
+        catalogs=CatalogService(ledger=ledger, catalogs=catalogs, clock=now),
+        status=StatusService(
+            name="b", version="0", ledger=ledger, catalogs=catalogs, beats=Beats(nc), pools=dict, clock=now
+        ),
+    )
+
+
+def a_door(url: str, services: Services, *, role: Role) -> AbstractAsyncContextManager[object]:
+    """The NATS API, whose callers are all of one role."""
+
+    def principal(tenant: str, key: str) -> Principal:
+        return a_principal(role, tenant, key)
+
+    return nats_api(url, services, name="b", connection=Connection, principal=principal)
+
+
+def a_principal(role: Role, tenant: str = "t", key: str = "k") -> Principal:
+    return Principal(tenant=tenant, key=key, role=role)
+
+
+async def asks_about_ones_own(services: Services, ledger: PgLedger) -> Mapping[Verb, msgspec.Struct]:
+    """A request of each verb that tenant `t` is answered."""
+    batch = await services.batches.create(open_principal("t", "k"), BatchCreate(id=an_id()))
+    entry = an_entry(tenant="t", batch=batch.id)
+    await ledger.admit([entry])
+    await services.catalogs.apply(open_principal("t", "k"), CatalogApply(TOML))
+    return {
+        Verb.BATCH_CREATE: BatchCreate(id=batch.id),
+        Verb.BATCH_SEAL: BatchSeal(batch.id, 7),
+        Verb.BATCH_SHOW: BatchRef(batch.id),
+        Verb.BATCH_LIST: BatchList(),
+        Verb.BATCH_RESULTS: BatchResults(batch.id),
+        Verb.JOB_SHOW: JobRef(entry.id),
+        Verb.CATALOG_APPLY: CatalogApply(TOML),
+        Verb.CATALOG_SHOW: Nothing(),
+        Verb.STATUS: Nothing(),
+    }
+
+
+async def by_service(services: Services, verb: Verb, principal: Principal, ask: msgspec.Struct) -> Problem | None:
+    try:
+        await calls(services)[verb].use_case(principal, ask)
+    except Refusal as refusal:
+        return refusal.problem
+    return None
+
+
+async def by_door(nc: Nats, verb: Verb, principal: Principal, ask: msgspec.Struct) -> Problem | None:
+    subject = subjects.api(verb, principal.tenant, principal.key)
+    answer = await nc.request(subject, jsoned(ask), timeout=5)
+    if (answer.headers or {}).get(KIND) != ERROR:
+        return None
+    return msgspec.json.decode(answer.data, type=ErrorBody).error
+
+
+@pytest.mark.parametrize("role", list(Role))
+async def test_each_verb_is_refused_to_the_roles_that_may_not_by_service_and_door_alike(
+    role: Role, services: Services, nats_url: str, nc: Nats, ledger: PgLedger
+) -> None:
+    asks = await asks_about_ones_own(services, ledger)
+    assert asks.keys() == ACTIONS.keys() == set(Verb), "a verb is missing here"
+
+    async with a_door(nats_url, services, role=role):
+        for verb, ask in asks.items():
+            principal = a_principal(role)
+            expected = may(principal, ACTIONS[verb])
+            assert await by_service(services, verb, principal, ask) == expected, verb
+            assert await by_door(nc, verb, principal, ask) == expected, verb
+
+
+async def test_what_is_refused_changes_nothing(services: Services, ledger: PgLedger) -> None:
+    asks = await asks_about_ones_own(services, ledger)
+    stranger = BatchCreate(id=an_id())
+    before = await everything(services)
+
+    for verb, ask in {**asks, Verb.BATCH_CREATE: stranger}.items():
+        assert await by_service(services, verb, a_principal(Role.WORKER), ask) is not None
+
+    assert await everything(services) == before
+
+
+async def everything(services: Services) -> tuple[Batches, int]:
+    """All that a verb could have changed for tenant `t`."""
+    principal = open_principal("t", "k")
+    return await services.batches.list(principal, BatchList()), (await services.catalogs.show(principal)).number
+
+
+@pytest.mark.parametrize("role", [Role.PRODUCER, Role.TENANT_ADMIN, Role.OPERATOR])
+async def test_no_role_reaches_what_is_another_tenants_by_service_or_door(
+    role: Role, services: Services, nats_url: str, nc: Nats, ledger: PgLedger
+) -> None:
+    asks = await asks_about_ones_own(services, ledger)
+    stranger = a_principal(role, tenant="u", key="t")  # a key may be called like a tenant
+    lookups = {verb: asks[verb] for verb in (Verb.BATCH_SEAL, Verb.BATCH_SHOW, Verb.BATCH_RESULTS, Verb.JOB_SHOW)}
+
+    async with a_door(nats_url, services, role=role):
+        for verb, ask in lookups.items():
+            told = await by_service(services, verb, stranger, ask)
+            assert told is not None
+            assert told.code in {"unknown_batch", "unknown_job"}
+            assert await by_door(nc, verb, stranger, ask) == told
+
+    assert (await services.batches.list(stranger, BatchList())).batches == ()
+
+
+async def test_a_batch_is_created_in_the_lanes_of_the_key_only(services: Services) -> None:
+    principal = Principal(tenant="t", key="k", role=Role.PRODUCER, lanes=frozenset({Lane.STANDARD}))
+
+    created = await services.batches.create(principal, BatchCreate(id=an_id(), lane=Lane.STANDARD))
+    with pytest.raises(Refusal) as refusal:
+        await services.batches.create(principal, BatchCreate(id=an_id(), lane=Lane.BULK))
+
+    assert isinstance(created, Batch)
+    assert (refusal.value.problem.code, refusal.value.problem.field) == ("forbidden", "lane")
+
+
+@pytest.mark.parametrize("names", ["_.k", "t._zz_", f"t.{'k' * 201}"])
+async def test_names_that_no_client_writes_are_refused(
+    names: str, services: Services, nats_url: str, nc: Nats
+) -> None:
+    async with a_door(nats_url, services, role=Role.OPERATOR):
+        answer = await nc.request(f"infermq.api.{Verb.STATUS}.{names}", b"{}", timeout=5)
+
+    problem = msgspec.json.decode(answer.data, type=ErrorBody).error
+    assert problem.code == "bad_name"
