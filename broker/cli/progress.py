@@ -70,14 +70,14 @@ def _bar() -> Iterator[Callable[[Batch], None]]:
     last_line = began
     with Progress(*columns, console=err, disable=not err.is_terminal) as progress:
         task: TaskID = progress.add_task("running", total=None, more="")
-        first: list[int] = []
+        done_before: int | None = None
 
         def show(batch: Batch) -> None:
-            nonlocal last_line
+            nonlocal last_line, done_before
             done = batch.counts.settled()
-            first.append(done) if not first else None
+            done_before = done if done_before is None else done_before
             elapsed = time.monotonic() - began
-            more = describe(batch, rate=(done - first[0]) / elapsed if elapsed else 0.0)
+            more = describe(batch, rate=(done - done_before) / elapsed if elapsed else 0.0)
             progress.update(task, completed=done, total=batch.jobs or batch.counts.admitted, more=more)
             if not err.is_terminal and time.monotonic() - last_line >= _PLAIN_S:
                 last_line = time.monotonic()

@@ -98,4 +98,4 @@ async def _finished(answering: asyncio.Task[None]) -> None:
         if not answering.done():
             answering.cancel()
     with contextlib.suppress(asyncio.CancelledError):
-        answering.result() if answering.done() else await answering
+        await answering
