@@ -16,4 +16,5 @@ worker     WorkerBeat
 endpoints  the endpoints that a model can serve: one table
 catalog    Catalog: models, routes, deployments, prices
 api        the broker's API: requests, answers, errors
+export     all of it as JSON Schema
 """

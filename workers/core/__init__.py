@@ -1,4 +1,10 @@
 """What a worker decides: pure functions of plain values.
 
-leases   when to extend, when to give up, what a redelivery means
+leases    when to extend, when to give up, what a redelivery means
+capacity  how many slots an engine has now
+pause     when an API that serves nobody is left alone
+body      the fields of OpenAI's requests and responses: read, set, counted
+answers   what an API's status, headers and errors mean
+sse       the events of a stream, from the pieces that come in
+whole     the response that a stream adds up to
 """
