@@ -1,6 +1,7 @@
 """Valid defaults; a test overrides what it is about."""
 
 import itertools
+import json
 import time
 from typing import Any
 from uuid import UUID
@@ -11,6 +12,7 @@ from schemas.ids import uuid7
 from schemas.job import Attempt, Job, Lane
 from schemas.outcome import Outcome, Report, Succeeded, Timings, Usage
 from schemas.units import Ms
+from schemas.worker import WorkerBeat
 
 _numbers = itertools.count(1)
 CHAT = "/v1/chat/completions"
@@ -84,6 +86,29 @@ def a_report(outcome: Outcome | None = None, **changes: Any) -> Report:
         "timings": Timings(started_ms=now(), queue_ms=Ms(5), run_ms=Ms(50), ttft_ms=Ms(10)),
     }
     return Report(**{**fields, **changes})
+
+
+def a_chat(text: str, **changes: Any) -> Attempt:
+    body = json.dumps({"messages": [{"role": "user", "content": text}], "max_tokens": 8}).encode()
+    return an_attempt(body=body, **changes)
+
+
+def a_beat(worker: str = "w", **changes: Any) -> WorkerBeat:
+    """Of a worker of the deployment `d` that runs nothing."""
+    fields: dict[str, Any] = {
+        "worker": worker,
+        "deployment": "d",
+        "engine": "simulated",
+        "slots": 4,
+        "reserve": 1,
+        "running": 0,
+        "live": 0,
+        "draining": False,
+        "started_ms": now(),
+        "at_ms": now(),
+        "version": "0",
+    }
+    return WorkerBeat(**{**fields, **changes})
 
 
 def a_catalog(*, engine: str = "simulated", options: dict[str, Any] | None = None, **changes: Any) -> Catalog:

@@ -12,8 +12,7 @@ from schemas import subjects
 from schemas.catalog import Revision
 from schemas.codec import jsoned
 from schemas.units import Ms
-from schemas.worker import WorkerBeat
-from tests.builders import a_catalog, now
+from tests.builders import a_beat, a_catalog
 from workers.beat import leave, say
 
 pytestmark = pytest.mark.real
@@ -40,22 +39,6 @@ async def until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
         while not holds():
             await asyncio.sleep(0.01)
-
-
-def a_beat(worker: str, *, draining: bool = False) -> WorkerBeat:
-    return WorkerBeat(
-        worker=worker,
-        deployment="d",
-        engine="simulated",
-        slots=4,
-        reserve=1,
-        running=0,
-        live=0,
-        draining=draining,
-        started_ms=now(),
-        at_ms=now(),
-        version="0",
-    )
 
 
 async def test_beats_that_cannot_be_read_are_ignored(listener: Nats, raised: list[Exception]) -> None:

@@ -12,8 +12,8 @@ from schemas.codec import CHUNK, ERROR, FAILURE, FINAL, KIND, SEQ, packed
 from schemas.job import Attempt, Lane
 from schemas.outcome import Cancelled, Succeeded
 from schemas.units import Ms
-from tests.builders import an_attempt, an_id, now
-from tests.real.test_worker import HANG, SLOW, a_chat, a_pool, an_ask, heard_by
+from tests.builders import a_chat, an_attempt, an_id, now
+from tests.real.test_worker import HANG, SLOW, a_pool, an_ask, heard_by
 
 pytestmark = pytest.mark.real
 FAULT = {"match": "fault", "kind": "engine_fault"}

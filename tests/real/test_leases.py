@@ -8,27 +8,10 @@ from broker.bus.streams import declare_pool, declare_streams
 from broker.leases import Leases
 from schemas import subjects
 from schemas.units import Ms
-from schemas.worker import WorkerBeat
-from tests.builders import a_report, a_success, an_attempt
+from tests.builders import a_beat, a_report, a_success, an_attempt
 from tests.system import until
 
 pytestmark = pytest.mark.real
-
-
-def a_beat(worker: str, *, started: int) -> WorkerBeat:
-    return WorkerBeat(
-        worker=worker,
-        deployment="d",
-        engine="simulated",
-        slots=1,
-        reserve=0,
-        running=0,
-        live=0,
-        draining=False,
-        started_ms=Ms(started),
-        at_ms=Ms(started),
-        version="0",
-    )
 
 
 async def test_leases_of_the_dead_are_let_go_and_only_theirs(nc: Nats) -> None:
@@ -37,7 +20,9 @@ async def test_leases_of_the_dead_are_let_go_and_only_theirs(nc: Nats) -> None:
     assert await Runs(nc).publish([an_attempt() for _ in range(3)])
     pulls = await nc.jetstream().pull_subscribe_bind(subjects.pool_consumer("d"), subjects.RUN)
     alive, gone, restarted = [message.reply for message in await pulls.fetch(3, timeout=5)]
-    leases = Leases(nc, beats=lambda: [a_beat("alive", started=0), a_beat("restarted", started=10**15)], later_s=0)
+    leases = Leases(
+        nc, beats=lambda: [a_beat("alive", started_ms=Ms(0)), a_beat("restarted", started_ms=Ms(10**15))], later_s=0
+    )
     for worker, ack in (("alive", alive), ("gone", gone), ("restarted", restarted)):
         leases.settled([a_report(a_success(), worker=worker, run_ack=ack)])
 

@@ -32,8 +32,8 @@ from schemas.outcome import (
     Usage,
 )
 from schemas.units import Ms, NanoUsd
-from tests.builders import a_report, a_success, now
-from tests.real.test_worker import FOREVER_S, QUICK, Bench, Pausing, a_chat, a_pool, a_reporter, an_ask
+from tests.builders import a_chat, a_report, a_success, now
+from tests.real.test_worker import FOREVER_S, QUICK, Bench, Pausing, a_pool, a_reporter, an_ask
 from workers.ports import LARGEST_BODY, Alive, Chunk, EngineDied, Request, Step
 from workers.report import Waits
 

@@ -40,7 +40,7 @@ from schemas.outcome import (
     public_message,
 )
 from schemas.units import Ms
-from tests.builders import BODY, a_catalog, a_report, an_attempt, now
+from tests.builders import BODY, a_catalog, a_chat, a_report, an_attempt, now
 from tests.scripted import round_trip
 from workers.engines.simulated import Options, Simulated
 from workers.metrics import Metrics
@@ -170,11 +170,6 @@ async def a_pool(
     finally:
         serving.cancel()
         await asyncio.gather(serving, return_exceptions=True)
-
-
-def a_chat(text: str, **changes: Any) -> Attempt:
-    body = json.dumps({"messages": [{"role": "user", "content": text}], "max_tokens": 8}).encode()
-    return an_attempt(body=body, **changes)
 
 
 SLOW = {"decode_tokens_per_s": 1.0}

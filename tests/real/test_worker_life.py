@@ -15,8 +15,8 @@ from schemas.codec import jsoned
 from schemas.outcome import Failed, TimedOut
 from schemas.units import Ms
 from schemas.worker import DENIED, Paused
-from tests.builders import a_catalog
-from tests.real.test_worker_process import a_chat, apply, is_forgotten, reported
+from tests.builders import a_catalog, a_chat
+from tests.real.test_worker_process import apply, is_forgotten, reported
 from tests.system import until
 from workers.cli import serve
 from workers.config import WorkerConfig

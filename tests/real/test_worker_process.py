@@ -22,11 +22,11 @@ from broker.embedded import nats_server
 from schemas import subjects
 from schemas.catalog import Revision
 from schemas.codec import ERROR, KIND, Bundle, jsoned, packed
-from schemas.job import Attempt, Lane
+from schemas.job import Lane
 from schemas.outcome import EngineLost, Failed, Released, Report, Succeeded, WorkerLost
 from schemas.units import Ms
 from schemas.worker import WorkerBeat
-from tests.builders import a_catalog, an_attempt
+from tests.builders import a_catalog, a_chat
 from tests.system import until
 from workers.core.leases import MOST_DELIVERIES
 
@@ -35,11 +35,6 @@ _reports = Bundle(Report)
 _beat = msgspec.json.Decoder(WorkerBeat)
 SLOW = {"decode_tokens_per_s": 1.0}
 """Eight seconds an answer: as good as for ever here."""
-
-
-def a_chat(text: str, **changes: Any) -> Attempt:
-    body = json.dumps({"messages": [{"role": "user", "content": text}], "max_tokens": 8}).encode()
-    return an_attempt(body=body, **changes)
 
 
 async def leases(nc: Nats) -> ConsumerInfo:
