@@ -192,7 +192,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """None: whatever attempt the job is at."""
     transition: Final | Requeue | Ignore
     executed: Executed | None
-    """None: nothing ran, it was a ruling."""
+    """None: nothing ran, it was a ruling; or another verdict of the group has this execution."""
     entry: Entry | None = None
     """Interactive: the job itself, to be inserted unless it is known."""
 

@@ -54,21 +54,33 @@ def decide(
     unit: float,
 ) -> list[Verdict]:
     """Decide on each report and ruling. Of several on one job the best decides (see `_rank`), the others change nothing:
-    what the reports among them cost is recorded all the same. `alive` are the deployments that can take a job now: only
-    to them is it worth going at once.
+    what the reports among them cost is recorded all the same, once for each execution. `alive` are the deployments that
+    can take a job now: only to them is it worth going at once.
     """
     verdicts: dict[int, Verdict] = {}
     for places in _by_job(items):
-        deciding = places[0] if len(places) == 1 else min(places, key=lambda place: _rank(items[place]))
-        for place in places:
-            item = items[place]
-            transition = (
-                _transition(item, jobs.get(item.job), catalog=prices.catalog, alive=alive, now=now, unit=unit)
-                if place == deciding
-                else Ignore()
-            )
-            verdicts[place] = _verdict(item, transition, prices)
+        best, *others = places if len(places) == 1 else sorted(places, key=lambda place: _rank(items[place]))
+        item = items[best]
+        transition = _transition(item, jobs.get(item.job), catalog=prices.catalog, alive=alive, now=now, unit=unit)
+        verdicts[best] = _verdict(item, transition, prices)
+        recorded = {_execution(item)} if others else set()
+        for place in others:
+            verdicts[place] = _without_effect(items[place], recorded, prices)
     return [verdicts[place] for place in range(len(items))]
+
+
+def _without_effect(item: Report | Ruling, recorded: set[tuple[int, int] | None], prices: Prices) -> Verdict:
+    """Record what it cost, unless its execution is among the `recorded` ones: a message may come twice."""
+    verdict = _verdict(item, Ignore(), prices)
+    if (execution := _execution(item)) in recorded:
+        return replace(verdict, executed=None)
+    recorded.add(execution)
+    return verdict
+
+
+def _execution(item: Report | Ruling) -> tuple[int, int] | None:
+    """Which of its job's executions a report is on."""
+    return (item.attempt, item.delivery) if isinstance(item, Report) else None
 
 
 def unstorable(verdict: Verdict) -> Verdict:

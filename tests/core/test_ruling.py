@@ -300,9 +300,10 @@ def test_of_all_that_is_said_of_a_job_or_a_request_in_a_group_one_decides(said: 
     verdicts = decide(said, there, prices=PRICES, alive=("d",), now=NOW, unit=0.5)
 
     assert [verdict.job for verdict in verdicts] == [one.job for one in said]
-    assert all(
-        (verdict.executed is not None) == isinstance(one, Report) for verdict, one in zip(verdicts, said, strict=True)
-    )
+    executions = [(verdict.job, verdict.executed) for verdict in verdicts if verdict.executed is not None]
+    assert {(job, one.attempt, one.delivery) for job, one in executions} == {
+        (one.job, one.attempt, one.delivery) for one in said if isinstance(one, Report)
+    }
     deciding = [
         (one.job, is_interactive(one))
         for verdict, one in zip(verdicts, said, strict=True)

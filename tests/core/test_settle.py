@@ -5,6 +5,7 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from broker.core.body import body_hash
 from broker.core.price import Prices, price_nano_usd
@@ -363,6 +364,17 @@ def test_of_two_successes_the_newest_attempts_first_delivery_decides() -> None:
     deciding = [key for key, made in zip(keys, transitions(*reports), strict=True) if isinstance(made, Final)]
 
     assert deciding == [(2, 1)]
+
+
+def test_a_report_that_comes_twice_in_a_group_is_one_execution() -> None:
+    failed, other = a_report(Failed(EngineFault("x"))), a_report(delivery=2)
+    reports = [failed, failed, other, replace(other, job=failed.job), replace(other, job=failed.job)]
+
+    verdicts = decide(reports, {}, prices=PRICES, now=now(), unit=0.5)
+
+    executed = [(verdict.job, verdict.executed.delivery) for verdict in verdicts if verdict.executed is not None]
+    assert sorted(executed) == sorted([(failed.job, 1), (other.job, 2), (failed.job, 2)])
+    assert [type(verdict.transition) for verdict in verdicts] == [Ignore, Ignore, Final, Final, Ignore]
 
 
 def test_what_cannot_be_stored_leaves_out_all_that_a_worker_or_producer_wrote() -> None:

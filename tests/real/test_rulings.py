@@ -1,27 +1,44 @@
 """Rulings among workers' reports, in OUTCOME and in the ledger."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import random
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from uuid import UUID
 
 import pytest
 from nats.aio.client import Client as Nats
 
 from broker.bus.runs import publish_rulings
 from broker.bus.streams import declare_streams
+from broker.core.settle import decide
 from broker.leases import Leases
 from broker.ledger import PgLedger
 from broker.metrics import Metrics
+from broker.patience import patiently
 from broker.settle import Settle
 from schemas import subjects
 from schemas.api import State
 from schemas.catalog import Catalog, Revision
 from schemas.codec import bundled, packed
 from schemas.job import Attempt
-from schemas.ruling import Expire, PutBack
-from schemas.units import Ms
-from tests.builders import a_report, now
-from tests.real.test_ledger import running, state_of
+from schemas.outcome import (
+    BadRequest,
+    Cancelled,
+    Charge,
+    EngineFault,
+    Expired,
+    Failed,
+    Outcome,
+    Released,
+    Report,
+    Usage,
+)
+from schemas.ruling import Expire, PutBack, Ruling
+from schemas.units import Ms, NanoUsd
+from tests.builders import a_report, a_success, an_entry, now
+from tests.real.test_ledger import PRICES, a_batch, dispatched, running, state_of
+from tests.reporting import report
 from tests.system import until
 
 pytestmark = pytest.mark.real
@@ -69,7 +86,7 @@ async def test_rulings_are_settled_among_reports(nc: Nats, ledger: PgLedger) -> 
 
     async with a_settle(nc, ledger):
         await publish_rulings(nc, [Expire(late.job), PutBack(left.job, 1), PutBack(done.job, 2)])
-        await nc.jetstream().publish(subjects.outcome("d"), bundled([packed(a_report(job=done.job))]))
+        await report(nc, a_report(job=done.job))
 
         await ended(ledger, late, State.EXPIRED)
         await ended(ledger, left, State.QUEUED)
@@ -84,3 +101,71 @@ async def test_a_ruling_that_comes_as_a_workers_outcome_is_none(nc: Nats, ledger
 
         await buried(metrics, 1)
         assert await state_of(ledger, attempt.job) is State.RUNNING
+
+
+async def test_a_report_that_comes_twice_at_once_costs_once(nc: Nats, ledger: PgLedger) -> None:
+    attempt = await running(ledger)
+    twice = a_report(a_success(charge=Charge(NanoUsd(7), "provider")), job=attempt.job)
+    await declare_streams(nc)
+    await report(nc, twice, twice)
+
+    async with a_settle(nc, ledger):
+        await ended(ledger, attempt, State.SUCCEEDED)
+
+    shown = await ledger.job(attempt.job, "default")
+    assert shown is not None
+    assert shown.cost_nano_usd == 7
+    assert (await ledger.spend(now()))["d"].cost_nano_usd == 7
+
+
+OUTCOMES: Sequence[Outcome] = (
+    a_success(),
+    Failed(EngineFault("x"), Usage(3, 1)),
+    Failed(BadRequest("x"), Usage(2, 0)),
+    Expired(Usage(1, 1)),
+    Cancelled(Usage(1, 2)),
+    Released(Usage(4, 0)),
+)
+
+
+def a_word(order: random.Random, attempt: Attempt) -> Report | Ruling:
+    """Something that is said of a job, at random."""
+    match order.randrange(8):
+        case 0:
+            return Expire(attempt.job)
+        case 1:
+            return PutBack(attempt.job, attempt.number)
+        case _:
+            return a_report(
+                order.choice(OUTCOMES), job=attempt.job, attempt=attempt.number, delivery=order.randint(1, 2)
+            )
+
+
+async def test_any_reports_and_rulings_in_any_order_end_a_job_once(ledger: PgLedger, ledger_url: str) -> None:
+    """Two brokers settle them, in groups that come twice and in another order. What the ledger holds in the end agrees
+    with itself: that is checked after each test.
+    """
+    order = random.Random(7)  # noqa: S311 - to be repeated
+    batch = await a_batch(ledger)
+    told: set[tuple[UUID, int, int]] = set()
+
+    async def settle(broker: PgLedger, items: Sequence[Report | Ruling]) -> None:
+        jobs = await broker.open_jobs({item.job for item in items})
+        verdicts = decide(items, jobs, prices=PRICES, alive=("d",), now=now(), unit=0.0)
+        await patiently(lambda: broker.settle(verdicts, now=now()))
+
+    async with PgLedger.open(ledger_url, connections=2) as other:
+        for _ in range(25):
+            entries = [an_entry(batch=order.choice([None, batch.id])) for _ in range(5)]
+            await ledger.admit(entries)
+            for _ in range(3):
+                attempts = await dispatched(ledger, *entries)
+                items = [a_word(order, one) for one in attempts for _ in range(order.randint(0, 3))]
+                told |= {(one.job, one.attempt, one.delivery) for one in items if isinstance(one, Report)}
+                await asyncio.gather(
+                    *(settle(broker, order.sample(items, len(items))) for broker in (ledger, other) if items)
+                )
+
+    shown = [await ledger.job(job, "default") for job in {job for job, _, _ in told}]
+    executions = {(one.id, run.attempt, run.delivery) for one in shown if one is not None for run in one.executions}
+    assert executions == told
