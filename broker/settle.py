@@ -17,7 +17,7 @@ from broker.bus.outcomes import Outcomes, read
 from broker.bus.results import announce_results
 from broker.core.price import Prices
 from broker.core.records import Settled, Verdict
-from broker.core.settle import decide, is_interactive, needs_look, unstorable
+from broker.core.settle import decide, needs_look, unstorable
 from broker.leases import Leases
 from broker.ledger import PgLedger
 from broker.metrics import Metrics
@@ -59,7 +59,7 @@ class Settle:
         async with groups.open():
             while True:
                 outcomes = read(await groups.next())
-                if all(is_interactive(item) for item in outcomes.all):
+                if all(item.live is not None for item in outcomes.all):
                     await asyncio.sleep(LINGER_S)
                     outcomes += read(await groups.came())
                 await self.settle(outcomes)

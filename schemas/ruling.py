@@ -4,6 +4,7 @@ A worker reports what an execution came to: it has a deployment, a delivery, tim
 these, since nothing ran. Both reach settle through OUTCOME, on subjects of their own: only a broker may rule.
 """
 
+from typing import ClassVar
 from uuid import UUID
 
 import msgspec
@@ -13,9 +14,13 @@ from schemas.outcome import Failure
 
 
 class Expire(msgspec.Struct, frozen=True, tag="expire"):
-    """The deadline has passed: end the job, whether it waits or runs, and in whatever attempt."""
+    """The deadline has passed: end the job, whether it waits or runs, and whatever attempt it is at."""
 
     job: UUID
+    attempt: ClassVar[None] = None
+    """It is on no attempt, but on the job."""
+    live: ClassVar[None] = None
+    """As in a report: it is on no interactive request."""
 
 
 class PutBack(msgspec.Struct, frozen=True, tag="put_back"):
@@ -23,18 +28,23 @@ class PutBack(msgspec.Struct, frozen=True, tag="put_back"):
 
     job: UUID
     attempt: int
+    live: ClassVar[None] = None
 
 
 class Fail(msgspec.Struct, frozen=True, tag="fail"):
     """End an interactive request: no other deployment takes it, and no report of its attempts ends it."""
 
-    request: Attempt
+    live: Attempt
     """The whole of its last attempt, since the ledger may never have heard of the job."""
     failure: Failure
 
     @property
     def job(self) -> UUID:
-        return self.request.job
+        return self.live.job
+
+    @property
+    def attempt(self) -> int:
+        return self.live.number
 
 
 Ruling = Expire | PutBack | Fail

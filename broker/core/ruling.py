@@ -30,16 +30,3 @@ def put_back(attempt: int, job: OpenJob | None, *, now: Ms) -> Requeue | Ignore:
     if job is None or job.state is not State.RUNNING or job.attempt != attempt:
         return Ignore()
     return Requeue(now, counted=False, tried=job.tried)
-
-
-def attempt_of(ruling: Ruling) -> int | None:
-    """The attempt that a ruling is on. None: on the job, whatever attempt it is at."""
-    match ruling:
-        case Expire():
-            return None
-        case PutBack(_, attempt):
-            return attempt
-        case Fail(request, _):
-            return request.number
-        case _:
-            assert_never(ruling)

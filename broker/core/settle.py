@@ -12,7 +12,7 @@ from broker.core.body import body_hash
 from broker.core.price import Prices, cost_of
 from broker.core.records import Entry, Executed, Final, Ignore, OpenJob, Requeue, Running, Verdict
 from broker.core.retry import wait_ms
-from broker.core.ruling import attempt_of, put_back, ruled
+from broker.core.ruling import put_back, ruled
 from schemas.api import State
 from schemas.catalog import Catalog
 from schemas.job import Attempt
@@ -125,16 +125,13 @@ def stranded(
 
 
 def _by_job(items: Sequence[Report | Ruling]) -> Iterable[list[int]]:
-    """Their places by job, apart where one id stands for a job and for an interactive request too."""
-    places: dict[tuple[int, bool], list[int]] = defaultdict(list)
+    """Their places by job. One id may stand for a job and for interactive requests too, of any tenants."""
+    places: dict[tuple[int, tuple[str, Ms, bytes] | None], list[int]] = defaultdict(list)
     for place, item in enumerate(items):
-        places[item.job.int, is_interactive(item)].append(place)
+        request = item.live
+        identity = None if request is None else (request.tenant, request.admitted_ms, request.body)
+        places[item.job.int, identity].append(place)
     return places.values()
-
-
-def is_interactive(item: Report | Ruling) -> bool:
-    """Whether it is on an interactive request, whose caller has the answer by now."""
-    return item.live is not None if isinstance(item, Report) else isinstance(item, Fail)
 
 
 def _rank(item: Report | Ruling) -> tuple[int, int, bool, int]:
@@ -230,20 +227,12 @@ def _after_failure(
 
 
 def _verdict(item: Report | Ruling, transition: Final | Requeue | Ignore, prices: Prices) -> Verdict:
-    if isinstance(item, Report):
-        return Verdict(
-            job=item.job,
-            attempt=item.attempt,
-            transition=transition,
-            executed=_executed(item, prices),
-            entry=None if item.live is None else entry_of(item.live),
-        )
     return Verdict(
         job=item.job,
-        attempt=attempt_of(item),
+        attempt=item.attempt,
         transition=transition,
-        executed=None,
-        entry=entry_of(item.request) if isinstance(item, Fail) else None,
+        executed=_executed(item, prices) if isinstance(item, Report) else None,
+        entry=None if item.live is None else entry_of(item.live),
     )
 
 

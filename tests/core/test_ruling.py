@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from broker.core.price import Prices
 from broker.core.records import Final, Ignore, OpenJob, Requeue, Verdict
-from broker.core.ruling import attempt_of
-from broker.core.settle import decide, is_interactive
+from broker.core.settle import decide
 from schemas.api import State
 from schemas.job import Attempt, Lane
 from schemas.outcome import (
@@ -129,12 +128,6 @@ def test_a_ruling_on_a_job_leaves_a_request_of_its_id_alone() -> None:
     made = transitions(Expire(request.job), Fail(request, FAULT))
 
     assert made == [Final(State.EXPIRED, None, None), Final(State.FAILED, None, FAULT)]
-
-
-def test_a_ruling_says_which_attempt_it_is_on() -> None:
-    assert attempt_of(Expire(JOBS[0])) is None
-    assert attempt_of(PutBack(JOBS[0], 2)) == 2
-    assert attempt_of(Fail(an_attempt(number=3), FAULT)) == 3
 
 
 @dataclass
@@ -281,7 +274,7 @@ def test_a_job_that_was_ruled_to_expire_ends_whatever_else_is_said(
 
 
 def a_request(job: UUID, number: int, fallback: bool) -> Attempt:  # noqa: FBT001 - drawn
-    return an_attempt(job=job, number=number, lane=Lane.INTERACTIVE, reply_to="x", fallback=fallback)
+    return an_attempt(job=job, number=number, lane=Lane.INTERACTIVE, reply_to="x", fallback=fallback, admitted_ms=NOW)
 
 
 requests = st.builds(a_request, jobs, attempts, st.booleans())
@@ -291,6 +284,10 @@ of_requests = st.one_of(
     ),
     st.builds(Fail, requests, st.just(FAULT)),
 )
+
+
+def identity_of(item: Report | Ruling) -> tuple[str, Ms, bytes] | None:
+    return None if item.live is None else (item.live.tenant, item.live.admitted_ms, item.live.body)
 
 
 @given(st.lists(st.one_of(reports, rulings, of_requests), max_size=12))
@@ -305,7 +302,7 @@ def test_of_all_that_is_said_of_a_job_or_a_request_in_a_group_one_decides(said: 
         (one.job, one.attempt, one.delivery) for one in said if isinstance(one, Report)
     }
     deciding = [
-        (one.job, is_interactive(one))
+        (one.job, identity_of(one))
         for verdict, one in zip(verdicts, said, strict=True)
         if not isinstance(verdict.transition, Ignore)
     ]

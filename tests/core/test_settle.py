@@ -356,6 +356,14 @@ def test_an_id_that_is_a_jobs_and_a_requests_is_decided_for_both() -> None:
     assert [type(transition) for transition in transitions(*reports)] == [Final, Final]
 
 
+def test_requests_of_two_tenants_with_one_id_are_both_decided() -> None:
+    ours = an_attempt(reply_to="x", tenant="ours")
+    theirs = replace(ours, tenant="theirs")
+    reports = [a_report(job=one.job, live=one) for one in (ours, theirs)]
+
+    assert [type(transition) for transition in transitions(*reports)] == [Final, Final]
+
+
 def test_of_two_successes_the_newest_attempts_first_delivery_decides() -> None:
     job = an_id()
     keys = [(1, 1), (2, 2), (2, 1), (1, 2)]

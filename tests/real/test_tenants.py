@@ -10,6 +10,7 @@ from nats.aio.client import Client as Nats
 
 from broker.client import Client
 from broker.core.records import Entry
+from broker.core.settle import decide
 from broker.ledger import PgLedger
 from schemas import subjects
 from schemas.api import (
@@ -33,9 +34,9 @@ from schemas.codec import ERROR, KIND, jsoned
 from schemas.job import Lane
 from schemas.outcome import Refused
 from schemas.subjects import Verb
-from tests.builders import a_job, a_success, an_attempt, an_entry, an_id, now
+from tests.builders import a_job, a_report, a_success, an_attempt, an_entry, an_id, now
 from tests.real.test_broker import Running, a_broker, a_worker, asked, body_of
-from tests.real.test_ledger import a_verdict, running, settled
+from tests.real.test_ledger import PRICES, a_verdict, running, settled
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(60)]
 TENANTS = ("a.b", "a_2e_b", "ü*", "a b>")
@@ -241,6 +242,24 @@ async def test_requests_of_two_tenants_with_one_id_are_two_jobs(ledger: PgLedger
     assert await ledger.job(first, TENANTS[0]) is not None
     assert await ledger.job(second, TENANTS[1]) is not None
     assert await ledger.job(first, TENANTS[1]) is None
+
+
+async def test_requests_of_two_tenants_with_one_id_are_two_jobs_when_settled_together(ledger: PgLedger) -> None:
+    job, admitted_ms = an_id(), now()
+    asks = [an_attempt(job=job, tenant=tenant, key="k", admitted_ms=admitted_ms) for tenant in TENANTS[:2]]
+    reports = [a_report(job=job, live=one) for one in asks]
+    verdicts = decide(reports, {}, prices=PRICES, now=now(), unit=0.5)
+
+    first = await settled(ledger, *verdicts)
+    again = await settled(ledger, *verdicts)
+
+    assert len({job for job, _ in first}) == 2
+    assert sorted(first) == sorted(again)
+    for one in TENANTS[:2]:
+        [shown] = [found for found, _ in first if await ledger.job(found, one) is not None]
+        found = await ledger.job(shown, one)
+        assert found is not None
+        assert len(found.executions) == 1
 
 
 async def test_the_jobs_of_a_tenant_run_as_its_own(ledger: PgLedger) -> None:

@@ -63,7 +63,7 @@ def test_rulings_decode() -> None:
     assert expire == Expire(expire.job)
     assert put_back == PutBack(expire.job, 2)
     assert isinstance(fail, Fail)
-    assert (fail.request.number, fail.failure) == (2, EngineFault("it stopped"))
+    assert (fail.live.number, fail.failure) == (2, EngineFault("it stopped"))
 
 
 def test_reports_of_a_message_decode_and_a_broken_one_costs_no_other() -> None:
