@@ -2,11 +2,34 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from uuid import UUID
 
-from broker.core.policy import Rate
 from broker.core.records import Running
 from schemas.units import Ms
+
+_RATE_WINDOW_MS = 250
+
+
+@dataclass(slots=True)
+class Rate:
+    """How many a second, over about the last second."""
+
+    per_s: float = 0.0
+    since_ms: Ms | None = None
+    count: int = 0
+
+    def begin(self, now: Ms) -> None:
+        """After idleness, which says nothing of the pool."""
+        self.count, self.since_ms = 0, now
+
+    def add(self, count: int, now: Ms) -> None:
+        if self.since_ms is None:
+            self.since_ms = now
+        self.count += count
+        if (elapsed := now - self.since_ms) >= _RATE_WINDOW_MS:
+            self.per_s = (self.per_s + self.count * 1000 / elapsed) / 2
+            self.count, self.since_ms = 0, now
 
 
 class Outstanding:

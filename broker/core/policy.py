@@ -20,7 +20,6 @@ from broker.core import route
 from broker.core.records import Flow, Head, Pick
 from schemas.catalog import Catalog, Route
 from schemas.job import Lane
-from schemas.units import Ms
 
 WEIGHTS: Mapping[Lane, float] = {Lane.INTERACTIVE: 16.0, Lane.STANDARD: 4.0, Lane.BULK: 1.0}
 """Shares of capacity while all lanes have work. A guess: bulk keeps a twentieth, so that it never starves."""
@@ -191,40 +190,3 @@ class _Round:
 
     def _has_room(self, model: str) -> bool:
         return any(self.room.get(entry.deployment, 0) > 0 for entry in route.entries(model, self.catalog))
-
-
-def lookahead(slots: int, *, per_s: float) -> int:
-    """Attempts to have in a work stream beyond what runs, so that no slot waits for the broker.
-
-    Half the slots, or what the pool settles in a quarter of a second: several times the way from an outcome through
-    settle back to the next dispatch. More would only take jobs out of the order early.
-    """
-    return max(1, slots // 2, min(int(per_s * _LOOKAHEAD_S), _LOOKAHEAD_MOST)) if slots else 0
-
-
-_LOOKAHEAD_S = 0.25
-_LOOKAHEAD_MOST = 4096
-
-
-@dataclass(slots=True)
-class Rate:
-    """How many a second, over about the last second."""
-
-    per_s: float = 0.0
-    since_ms: Ms | None = None
-    count: int = 0
-
-    def begin(self, now: Ms) -> None:
-        """After idleness, which says nothing of the pool."""
-        self.count, self.since_ms = 0, now
-
-    def add(self, count: int, now: Ms) -> None:
-        if self.since_ms is None:
-            self.since_ms = now
-        self.count += count
-        if (elapsed := now - self.since_ms) >= _RATE_WINDOW_MS:
-            self.per_s = (self.per_s + self.count * 1000 / elapsed) / 2
-            self.count, self.since_ms = 0, now
-
-
-_RATE_WINDOW_MS = 250

@@ -11,13 +11,14 @@ from datetime import UTC, datetime
 
 from broker.core import route
 from broker.core.caps import affordable, is_reached
-from broker.core.policy import lookahead
 from broker.core.records import Spend
 from schemas.api import Hold, HoldCode
 from schemas.catalog import Catalog, Deployment
 from schemas.units import Ms, NanoUsd
 from schemas.worker import WorkerBeat
 
+_LOOKAHEAD_S = 0.25
+_LOOKAHEAD_MOST = 4096
 _DAY_MS = 24 * 3600 * 1000
 _NOTHING = Spend(NanoUsd(0), 0)
 _LONGEST_LOOK_MS = 2000
@@ -178,6 +179,15 @@ def _capped(name: str, cap_usd: float | None, spent: Spend, *, running: int, now
         )
     tomorrow = Ms((now // _DAY_MS + 1) * _DAY_MS)
     return Hold(HoldCode.DAILY_CAP, f"daily cap of {cap_usd:.2f} USD spent on {name}, resumes 00:00 UTC", tomorrow)
+
+
+def lookahead(slots: int, *, per_s: float) -> int:
+    """Attempts to have in a work stream beyond what runs, so that no slot waits for the broker.
+
+    Half the slots, or what the pool settles in a quarter of a second: several times the way from an outcome through
+    settle back to the next dispatch. More would only take jobs out of the order early.
+    """
+    return max(1, slots // 2, min(int(per_s * _LOOKAHEAD_S), _LOOKAHEAD_MOST)) if slots else 0
 
 
 def clock_time(instant: Ms) -> str:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from broker.core.policy import lookahead
+from broker.core.pools import lookahead
 from workers.core.capacity import Load, few, slots
 
 

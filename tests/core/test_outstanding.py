@@ -1,6 +1,6 @@
 """The leader's count of what is dispatched and not settled."""
 
-from broker.core.outstanding import Outstanding
+from broker.core.outstanding import Outstanding, Rate
 from broker.core.records import Running
 from schemas.units import Ms
 from tests.builders import an_id
@@ -56,3 +56,25 @@ def test_the_rate_of_a_deployment_leaves_out_the_time_in_which_it_had_nothing() 
 
     assert before == 0.5
     assert outstanding.per_s()["d"] == (0.5 + 1) / 2
+
+
+def test_a_rate_follows_what_is_counted() -> None:
+    rate = Rate()
+
+    for step in range(1, 41):
+        rate.add(100, Ms(step * 100))
+
+    assert 800 < rate.per_s < 1200
+
+
+def test_a_rate_outlives_idleness_but_not_slowness() -> None:
+    idle, slow = Rate(per_s=1000.0), Rate(per_s=1000.0)
+    for rate in (idle, slow):
+        rate.begin(Ms(0))
+
+    idle.begin(Ms(60_000))
+    idle.add(300, Ms(60_300))
+    slow.add(300, Ms(60_300))
+
+    assert idle.per_s == 1000.0
+    assert slow.per_s < 600.0

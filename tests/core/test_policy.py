@@ -4,7 +4,7 @@ from uuid import UUID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.core.policy import WEIGHTS, Order, Rate, lookahead
+from broker.core.policy import WEIGHTS, Order
 from broker.core.records import Flow, Head, Place
 from schemas.catalog import Catalog, Deployment, Model, Route
 from schemas.job import Lane
@@ -131,35 +131,6 @@ def test_every_choice_is_whole(sizes: dict[Flow, int], room_d: int, room_e: int,
         assert taken == sorted(taken, reverse=True)
     if len(picks) < limit and used["d"] < room_d:
         assert len(picks) == sum(sizes.values())
-
-
-def test_lookahead_covers_half_the_slots_or_a_quarter_second_of_work() -> None:
-    assert lookahead(0, per_s=100.0) == 0
-    assert lookahead(1, per_s=0.0) == 1
-    assert lookahead(64, per_s=10.0) == 32
-    assert lookahead(64, per_s=4000.0) == 1000
-
-
-def test_a_rate_follows_what_is_counted() -> None:
-    rate = Rate()
-
-    for step in range(1, 41):
-        rate.add(100, Ms(step * 100))
-
-    assert 800 < rate.per_s < 1200
-
-
-def test_a_rate_outlives_idleness_but_not_slowness() -> None:
-    idle, slow = Rate(per_s=1000.0), Rate(per_s=1000.0)
-    for rate in (idle, slow):
-        rate.begin(Ms(0))
-
-    idle.begin(Ms(60_000))
-    idle.add(300, Ms(60_300))
-    slow.add(300, Ms(60_300))
-
-    assert idle.per_s == 1000.0
-    assert slow.per_s < 600.0
 
 
 def test_a_spare_gets_what_failed_elsewhere_and_nothing_else() -> None:

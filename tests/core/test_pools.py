@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.core.pools import Pool, Silence, alive, holds, snapshot
+from broker.core.pools import Pool, Silence, alive, holds, lookahead, snapshot
 from broker.core.records import Spend
 from schemas.api import Hold, HoldCode
 from schemas.catalog import Catalog, Deployment, Model, Route
@@ -96,6 +96,13 @@ def test_interactive_attempts_of_draining_workers_are_charged_too() -> None:
     )
 
     assert found.room == 3
+
+
+def test_lookahead_covers_half_the_slots_or_a_quarter_second_of_work() -> None:
+    assert lookahead(0, per_s=100.0) == 0
+    assert lookahead(1, per_s=0.0) == 1
+    assert lookahead(64, per_s=10.0) == 32
+    assert lookahead(64, per_s=4000.0) == 1000
 
 
 @pytest.mark.parametrize(
