@@ -7,7 +7,7 @@ intake     SUBMIT → ledger      dispatch   ledger → RUN        settle  OUTCO
 leases     of dead workers      caps       what deployments may cost a day
 gateway    interactive          lead       who dispatches
 serve      one broker process   up         everything on this machine
-embedded   NATS and Postgres from wheels   client  what a producer imports
+embedded   NATS and Postgres from wheels   client/ what a producer imports
 batch_file  reads OpenAI Batch lines (JSONL)
 cli/       the commands         bench/     what `infermq bench` measures
 

@@ -1,0 +1,28 @@
+"""What a Python producer imports: submit jobs and batches, read results, ask and wait.
+
+    async with Client.connect("nats://127.0.0.1:4222") as client:
+        reply = await client.infer("small-chat", {"messages": [{"role": "user", "content": "Hello!"}]})
+
+submit     jobs, one at a time or many in a message
+batches    batches, their results, jobs
+infer      interactive requests
+system     the catalog and the status
+session    the connection and the calls of the broker's API, on which these stand
+encode     jobs, bodies and names as they go on the wire
+errors     what is raised               ids   new ids
+
+Everything is on the wire as the README states it; nothing here is needed to use infermq.
+"""
+
+from broker.client.batches import BatchClient
+from broker.client.errors import BacklogFull, NoBroker, Refused, TimedOut
+from broker.client.ids import new_id
+from broker.client.infer import InferClient, Piece, Reply
+from broker.client.submit import Submission, SubmitClient
+from broker.client.system import SystemClient
+
+__all__ = ["BacklogFull", "Client", "NoBroker", "Piece", "Refused", "Reply", "Submission", "TimedOut", "new_id"]
+
+
+class Client(SubmitClient, BatchClient, InferClient, SystemClient):
+    """A producer's connection. One for a process is enough; it is safe to use from many tasks."""

@@ -1,0 +1,107 @@
+"""Batches, their results, and single jobs."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from uuid import UUID
+
+from nats.aio.msg import Msg
+
+from broker.client.ids import new_id
+from broker.client.session import Session
+from broker.errors import Unavailable
+from schemas import subjects
+from schemas.api import (
+    Batch,
+    BatchCreate,
+    Batches,
+    BatchList,
+    BatchRef,
+    BatchResults,
+    BatchSeal,
+    JobRef,
+    JobShow,
+    Result,
+    ResultPage,
+)
+from schemas.job import Lane
+from schemas.subjects import Verb
+
+_SOON_S = 0.1
+"""Until results that were recorded while a page was read are asked for: their notice may have come already."""
+
+
+class BatchClient(Session):
+    """Creates batches, and reads what became of them and of their jobs. Raises: Refused, NoBroker, Unavailable."""
+
+    async def create_batch(
+        self, *, lane: Lane = Lane.BULK, deadline_ms: int | None = None, metadata: dict[str, str] | None = None
+    ) -> Batch:
+        ask = BatchCreate(id=new_id(), lane=lane, deadline_ms=deadline_ms, metadata=metadata or {})
+        return await self._call(Verb.BATCH_CREATE, ask, Batch)
+
+    async def seal(self, batch: UUID, *, jobs: int) -> Batch:
+        """No more will come: the batch is complete once so many have ended."""
+        return await self._call(Verb.BATCH_SEAL, BatchSeal(batch, jobs), Batch)
+
+    async def batch(self, batch: UUID) -> Batch:
+        return await self._call(Verb.BATCH_SHOW, BatchRef(batch), Batch)
+
+    async def batches(self, *, limit: int = 20, before: UUID | None = None) -> tuple[Batch, ...]:
+        """Newest first."""
+        return (await self._call(Verb.BATCH_LIST, BatchList(limit, before), Batches)).batches
+
+    async def results(self, batch: UUID, *, cursor: str | None = None, wait: bool = True) -> AsyncIterator[Result]:
+        """Each result once, in the order recorded, from the first or after `cursor`; ends with the batch.
+
+        `wait=False` ends with those that are there.
+        """
+        async for page in self.result_pages(batch, cursor=cursor, wait=wait):
+            for result in page.results:
+                yield result
+
+    async def result_pages(
+        self, batch: UUID, *, cursor: str | None = None, wait: bool = True
+    ) -> AsyncIterator[ResultPage]:
+        """The same by the page, each with the cursor from which another reader can go on."""
+        news = asyncio.Event()
+
+        async def heard(_: Msg) -> None:
+            news.set()
+
+        feed = await self._nc.subscribe(subjects.result(self._tenant, batch), cb=heard)
+        try:
+            while True:
+                news.clear()
+                page = await self._page(batch, cursor)
+                if page.results:
+                    yield page
+                    cursor = page.cursor
+                if page.results and page.more:
+                    continue
+                if page.completed or not wait:
+                    return
+                await _either(news, _SOON_S if page.more else self._poll_s)
+        finally:
+            if not self._nc.is_closed:
+                await feed.unsubscribe()
+
+    async def _page(self, batch: UUID, cursor: str | None) -> ResultPage:
+        """Through reconnects and restarts of the broker."""
+        for attempt in range(100):
+            try:
+                return await self._call(Verb.BATCH_RESULTS, BatchResults(batch, cursor), ResultPage)
+            except Unavailable:
+                if attempt == 99:
+                    raise
+            await asyncio.sleep(min(2.0, 0.1 * 2**attempt))
+        raise AssertionError("unreachable")
+
+    async def job(self, job: UUID) -> JobShow:
+        return await self._call(Verb.JOB_SHOW, JobRef(job), JobShow)
+
+
+async def _either(event: asyncio.Event, timeout_s: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            await event.wait()

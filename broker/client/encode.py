@@ -1,0 +1,75 @@
+"""Jobs, bodies and names as they go on the wire; what could not be read there is refused before it is sent."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from broker.client.errors import Refused
+from schemas import subjects
+from schemas.api import Problem
+from schemas.codec import Undecodable, decode_job, jsoned, packed, place_of
+from schemas.endpoints import CHAT
+from schemas.job import BODY_BYTES, Job
+from schemas.subjects import LONGEST_NAME
+
+_TOKEN_BYTES = 900
+"""Of a name in a subject. NATS closes a connection whose control line has more than 4096 bytes; four names stand in one."""
+_REST_BYTES = 64 * 1024
+"""Of a job without its body: more than its longest texts need."""
+
+
+def body_of(body: Mapping[str, Any] | bytes) -> bytes:
+    """Raises: Refused."""
+    return body if isinstance(body, bytes) else json_of(body, "body_not_json", "body")
+
+
+def json_of(value: object, code: str, field: str | None = None) -> bytes:
+    """Raises: Refused."""
+    try:
+        return jsoned(value)
+    except _UNWRITABLE as error:
+        raise Refused(Problem(code, f"JSON cannot hold it: {error}", field)) from error
+
+
+_UNWRITABLE = (UnicodeEncodeError, OverflowError, RecursionError)
+
+
+def payload_of(job: Job) -> bytes:
+    """As MessagePack. Raises: Refused, for what would be accepted and become a dead letter, or no message at all."""
+    size = len(job.body)
+    if size > BODY_BYTES:
+        message = f"the body is {size} bytes, the limit is {BODY_BYTES}: split the request or shorten the prompt"
+        raise Refused(Problem("body_too_large", message, "body", BODY_BYTES))
+    try:
+        payload = packed(job)
+        decode_job(payload, None)
+    except Undecodable as error:
+        what, path = place_of(str(error.__cause__))
+        raise Refused(Problem("bad_job", what, path.removeprefix(".") or None)) from error
+    except _UNWRITABLE as error:
+        raise Refused(Problem("bad_job", str(error), _unwritable(job))) from error
+    if len(payload) > size + _REST_BYTES:
+        message = f"it has {len(job.endpoint)} characters: it is an address such as {CHAT.path}"
+        raise Refused(Problem("endpoint_not_served", message, "endpoint"))
+    return payload
+
+
+def _unwritable(job: Job) -> str | None:
+    """Which field of it cannot be packed."""
+    for name in job.__struct_fields__:
+        try:
+            packed(getattr(job, name))
+        except _UNWRITABLE:
+            return name
+    return None
+
+
+def check_name(field: str, name: str, code: str = "bad_name") -> None:
+    """Raises: Refused, for a name that no subject can carry."""
+    fits = 1 <= len(name) <= LONGEST_NAME and len(subjects.token(name)) <= _TOKEN_BYTES
+    if not fits or _SURROGATE.search(name):
+        message = f"{name[:20]!r} has {len(name)} characters: a name has 1 to {LONGEST_NAME}, fewer beyond ASCII"
+        raise Refused(Problem(code, message, field, LONGEST_NAME))
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")

@@ -1,0 +1,38 @@
+"""What a client raises, beside `broker.errors.Unavailable`."""
+
+import msgspec
+
+from broker.errors import Unavailable
+from schemas.api import ErrorBody, Problem
+
+
+class Refused(Exception):
+    """The broker's no, with its reason; or the client's, for what the broker could not even read."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(f"{problem.field}: {problem.message}" if problem.field else problem.message)
+        self.problem = problem
+
+
+class NoBroker(Unavailable):
+    """NATS answers, and no broker listens there."""
+
+    def __init__(self) -> None:
+        super().__init__("infermq", "no broker listens on this NATS: start one with `infermq up` or `infermq serve`")
+
+
+class BacklogFull(Exception):
+    """The stream takes no more jobs of this kind until the broker has taken in those that wait."""
+
+
+class TimedOut(Exception):
+    """No answer in time."""
+
+
+def refusal_of(data: bytes) -> Exception:
+    problem = msgspec.json.decode(data, type=ErrorBody).error
+    if problem.code == "timed_out":
+        return TimedOut(problem.message)
+    if problem.code == "unavailable":
+        return Unavailable("infermq", problem.message)
+    return Refused(problem)

@@ -1,0 +1,176 @@
+"""Interactive requests: ask and wait."""
+
+import contextlib
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from nats.aio.msg import Msg
+from nats.errors import Error
+from nats.errors import TimeoutError as NatsTimeoutError
+
+from broker.client.encode import body_of, check_name, payload_of
+from broker.client.errors import NoBroker, Refused, TimedOut, refusal_of
+from broker.client.session import Session
+from broker.errors import Unavailable
+from schemas import subjects
+from schemas.api import Problem
+from schemas.clock import wall_clock
+from schemas.codec import KIND
+from schemas.endpoints import CHAT
+from schemas.job import Job
+from schemas.outcome import Usage
+from schemas.units import Ms
+
+_LONGEST_S = 7 * 24 * 3600
+"""A deadline further ahead is refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A streamed chunk: the engine's OpenAI object, and its text, if it has some."""
+
+    data: bytes
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A whole answer."""
+
+    job: UUID | None
+    body: bytes
+    """The OpenAI response."""
+
+    def text(self) -> str:
+        """What the model said in its first choice."""
+        return _text_of(self.body, "message")
+
+    def usage(self) -> Usage:
+        read = _answer.decode(self.body)
+        return Usage(read.usage.prompt_tokens, read.usage.completion_tokens)
+
+
+class _Content(msgspec.Struct):
+    content: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    message: _Content | None = None
+    delta: _Content | None = None
+    text: str | None = None
+
+
+class _Tokens(msgspec.Struct):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class _Answer(msgspec.Struct):
+    choices: list[_Choice] = []
+    usage: _Tokens = msgspec.field(default_factory=_Tokens)
+
+
+_answer = msgspec.json.Decoder(_Answer)
+
+
+def _text_of(data: bytes, part: str) -> str:
+    choices = _answer.decode(data).choices
+    if not choices:
+        return ""
+    content = getattr(choices[0], part)
+    return (content.content if content else choices[0].text) or ""
+
+
+class InferClient(Session):
+    """Sends interactive requests."""
+
+    async def infer(
+        self, model: str, body: Mapping[str, Any] | bytes, *, endpoint: str = CHAT.path, timeout_s: float = 120.0
+    ) -> Reply:
+        """A whole answer. Raises: Refused, TimedOut, NoBroker, Unavailable."""
+        async with contextlib.aclosing(self._conversation(model, body, endpoint, timeout_s)) as steps:
+            async for step in steps:
+                if isinstance(step, Reply):
+                    return step
+        raise AssertionError("a conversation ends with a reply or an error")
+
+    async def infer_stream(
+        self, model: str, body: Mapping[str, Any], *, endpoint: str = CHAT.path, timeout_s: float = 120.0
+    ) -> AsyncGenerator[Piece | Reply, None]:
+        """Pieces as they come, then the whole Reply, which is right even where a piece was lost.
+
+        Leaving the loop early ends the request. Raises as `infer`.
+        """
+        asked = {**body, "stream": True}
+        async with contextlib.aclosing(self._conversation(model, asked, endpoint, timeout_s)) as steps:
+            async for step in steps:
+                yield step
+
+    async def _conversation(
+        self, model: str, body: Mapping[str, Any] | bytes, endpoint: str, timeout_s: float
+    ) -> AsyncGenerator[Piece | Reply, None]:
+        deadline = Ms(wall_clock() + _timeout_ms(timeout_s))
+        payload = payload_of(Job(endpoint=endpoint, body=body_of(body), deadline_ms=deadline))
+        subject = _infer_subject(model, self._tenant, self._key)
+        inbox = self._nc.new_inbox()
+        subscription = await self._nc.subscribe(inbox)
+        try:
+            await self._nc.publish(subject, payload, inbox)
+            while True:
+                message = await self._next(subscription.next_msg, timeout_s)
+                step = _step(message)
+                if step is not None:
+                    yield step
+                if isinstance(step, Reply):
+                    return
+        finally:
+            if not self._nc.is_closed:
+                await subscription.unsubscribe()
+
+    async def _next(self, next_msg: Any, timeout_s: float) -> Msg:
+        try:
+            message: Msg = await next_msg(timeout=min(timeout_s + 1, self._silence_s))
+        except NatsTimeoutError as error:
+            raise TimedOut("the broker went silent: ask again") from error
+        except Error as error:
+            raise Unavailable("NATS", str(error) or type(error).__name__) from error
+        return message
+
+
+def _step(message: Msg) -> Piece | Reply | None:
+    """Raises: Refused, NoBroker."""
+    headers = message.headers or {}
+    if headers.get("Status") == "503":
+        raise NoBroker
+    match headers.get(KIND):
+        case "chunk":
+            return Piece(message.data, _text_of(message.data, "delta"))
+        case "final":
+            return Reply(_job(headers), message.data)
+        case "error":
+            raise refusal_of(message.data)
+        case _:
+            return None
+
+
+def _job(headers: Mapping[str, str]) -> UUID | None:
+    return UUID(headers["Infermq-Job"]) if "Infermq-Job" in headers else None
+
+
+def _timeout_ms(timeout_s: float) -> int:
+    """Raises: Refused."""
+    if not 0 < timeout_s <= _LONGEST_S:
+        message = f"it is {timeout_s:g} s, it must be more than 0 and at most {_LONGEST_S}"
+        raise Refused(Problem("bad_timeout", message, "timeout_s", _LONGEST_S))
+    return int(timeout_s * 1000)
+
+
+@lru_cache(maxsize=1024)
+def _infer_subject(model: str, tenant: str, key: str) -> str:
+    """Raises: Refused."""
+    check_name("model", model, "unknown_model")
+    return subjects.infer(model, tenant, key)

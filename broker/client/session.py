@@ -1,0 +1,116 @@
+"""A connection to NATS on behalf of a tenant and a key, and the calls of the broker's API on it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Self, TypeVar
+
+import msgspec
+import nats
+from nats.aio.client import Client as Nats
+from nats.errors import Error, MaxPayloadError, NoRespondersError, NoServersError
+from nats.errors import TimeoutError as NatsTimeoutError
+
+from broker.bus.connect import Connection
+from broker.client.encode import check_name, json_of
+from broker.client.errors import NoBroker, Refused, refusal_of
+from broker.errors import Unavailable
+from schemas import subjects
+from schemas.api import Problem
+from schemas.codec import ERROR, KIND
+from schemas.jetstream import BATCH_BYTES
+from schemas.subjects import DEFAULT, Verb
+
+T = TypeVar("T")
+_ACK_S = 5.0
+"""How long a stream may take to say that it has a message."""
+_CALL_S = 10.0
+_POLL_S = 2.0
+"""The net under the live feed of results."""
+_SILENCE_S = 12.0
+"""The gateway passes on a keepalive each second."""
+
+
+class Session:
+    """What every part of a client stands on."""
+
+    def __init__(
+        self,
+        nc: Nats,
+        *,
+        tenant: str,
+        key: str,
+        ack_s: float = _ACK_S,
+        call_s: float = _CALL_S,
+        poll_s: float = _POLL_S,
+        silence_s: float = _SILENCE_S,
+    ) -> None:
+        self._nc = nc
+        self._tenant = tenant
+        self._key = key
+        self._ack_s = ack_s
+        self._call_s = call_s
+        self._poll_s = poll_s
+        self._silence_s = silence_s
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(cls, url: str, *, tenant: str = DEFAULT, key: str = DEFAULT) -> AsyncIterator[Self]:
+        """Raises: Unavailable, at once, when NATS is not there, later it is waited for; Refused, for a bad name."""
+        check_name("tenant", tenant)
+        check_name("key", key)
+        nc = await _connected(url, tenant)
+        try:
+            yield cls(nc, tenant=tenant, key=key)
+        finally:
+            await nc.close()
+
+    @property
+    def nats(self) -> Nats:
+        """The connection itself."""
+        return self._nc
+
+    async def _call(self, verb: Verb, ask: msgspec.Struct, answer: type[T]) -> T:
+        """Raises: Refused, NoBroker, Unavailable."""
+        subject = subjects.api(verb, self._tenant, self._key)
+        try:
+            message = await self._nc.request(subject, json_of(ask, "bad_request"), timeout=self._call_s)
+        except MaxPayloadError as error:
+            what = "what is asked is larger than a message of this NATS server may be"
+            raise Refused(Problem("too_large", what, limit=self._nc.max_payload)) from error
+        except NoRespondersError as error:
+            raise NoBroker from error
+        except NatsTimeoutError as error:
+            raise Unavailable("infermq", f"no answer to {verb} within {self._call_s:.0f} s") from error
+        except Error as error:
+            raise Unavailable("NATS", str(error) or type(error).__name__) from error
+        if (message.headers or {}).get(KIND) == ERROR:
+            raise refusal_of(message.data)
+        return msgspec.json.decode(message.data, type=answer)
+
+
+async def _connected(url: str, tenant: str) -> Nats:
+    async def said(error: Exception) -> None:
+        """Without it nats-py would go on trying."""
+        raise error
+
+    async def quiet(_: Exception) -> None:
+        """Errors reach the caller where they matter."""
+
+    try:
+        async with asyncio.timeout(5):
+            first = await nats.connect(url, allow_reconnect=False, error_cb=said, connect_timeout=2)
+            await first.close()
+        nc = Connection()
+        await nc.connect(
+            url,
+            name="infermq-client",
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=1,
+            inbox_prefix=subjects.inbox_prefix(tenant),
+            error_cb=quiet,
+            pending_size=2 * BATCH_BYTES,
+        )
+    except (OSError, NoServersError, Error, TimeoutError) as error:
+        raise Unavailable("NATS", f"{url}: {str(error) or type(error).__name__}") from error
+    return nc

@@ -1,0 +1,199 @@
+"""Submitting jobs, one at a time or many in a message."""
+
+import asyncio
+import secrets
+from collections import defaultdict
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+from uuid import UUID
+
+from msgspec.structs import replace
+from nats.errors import Error, NoRespondersError
+
+from broker.client.encode import body_of, check_name, payload_of
+from broker.client.errors import BacklogFull, NoBroker, Refused
+from broker.client.ids import new_id
+from broker.client.session import Session
+from broker.errors import Unavailable
+from schemas import subjects
+from schemas.codec import BUNDLE, BUNDLE_BYTES, bundled, bundles
+from schemas.endpoints import CHAT
+from schemas.ids import line_id
+from schemas.jetstream import NotStored, Outgoing, publish_one
+from schemas.job import Job, Lane
+from schemas.subjects import Source
+
+_TRIES = 5
+_IN_FLIGHT = 8
+"""Groups on their way at once."""
+_FULL = frozenset({10077, 10047, 10167, 10168})
+"""The stream, or a limit of it, has no more room."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A job and where it goes."""
+
+    model: str
+    job: Job
+    lane: Lane = Lane.BULK
+
+
+class SubmitClient(Session):
+    """Submits jobs."""
+
+    async def submit(
+        self,
+        model: str,
+        body: Mapping[str, Any] | bytes,
+        *,
+        endpoint: str = CHAT.path,
+        lane: Lane = Lane.STANDARD,
+        custom_id: str | None = None,
+        deadline_ms: int | None = None,
+        metadata: dict[str, str] | None = None,
+        idempotency_key: str | None = None,
+    ) -> UUID:
+        """One job; its id once it is accepted. Raises: Refused, Unavailable, BacklogFull.
+
+        A second job with the same `idempotency_key` is not run; the id to ask for is the first one's.
+        """
+        job = Job(
+            id=new_id(),
+            endpoint=endpoint,
+            body=body_of(body),
+            custom_id=custom_id,
+            deadline_ms=deadline_ms,
+            metadata=metadata,
+            idempotency_key=idempotency_key,
+        )
+        await self._store(self._outgoing(Submission(model, job, lane)), str(job.id))
+        assert job.id is not None  # noqa: S101 - given above
+        return job.id
+
+    async def submit_many(
+        self, jobs: AsyncIterable[Submission] | Iterable[Submission], *, batch_id: UUID | None = None
+    ) -> int:
+        """Jobs in messages of up to 1000 and 256 KiB, some in flight at once; how many were accepted.
+
+        Jobs should carry ids (`line_id` for those of a batch): then sending all of them again after an error is safe.
+        Raises: Unavailable, BacklogFull; Refused, for a job that no intake could read.
+        """
+        count = 0
+        # a TaskGroup that fails at its end leaves the caller's task told to end, before Python 3.13
+        sends: set[asyncio.Task[None]] = set()
+        try:
+            async for submissions in _groups(self._prepared(jobs, batch_id)):
+                if len(sends) == _IN_FLIGHT:
+                    sends = await _fewer(sends)
+                sends.add(asyncio.create_task(self._store_all(_messages(submissions))))
+                count += len(submissions)
+            while sends:
+                sends = await _fewer(sends)
+        finally:
+            await _stopped(sends)
+        return count
+
+    async def _prepared(
+        self, jobs: AsyncIterable[Submission] | Iterable[Submission], batch_id: UUID | None
+    ) -> AsyncIterator[Outgoing]:
+        number = 0
+        async for one in _each(jobs):
+            number += 1
+            job = one.job
+            if batch_id is not None and job.batch is None:
+                line = job.line or number
+                job = replace(job, batch=batch_id, line=line, id=job.id or line_id(batch_id, line))
+            try:
+                yield self._outgoing(Submission(one.model, job, one.lane))
+            except Refused as refused:
+                problem = refused.problem
+                raise Refused(replace(problem, message=f"{problem.message}, in job {number}")) from refused
+
+    def _outgoing(self, one: Submission) -> Outgoing:
+        subject = _submit_subject(one.lane, one.model, self._tenant, self._key)
+        return Outgoing(subject, payload_of(one.job))
+
+    async def _store_all(self, messages: Sequence[Outgoing]) -> None:
+        """Side by side; what one of them raises, once all have ended."""
+        storing = [self._store(message, secrets.token_hex(12)) for message in messages]
+        for ended in await asyncio.gather(*storing, return_exceptions=True):
+            if isinstance(ended, BaseException):
+                raise ended
+
+    async def _store(self, message: Outgoing, name: str) -> None:
+        """Until it is stored, under one name, so that it is stored once."""
+        for attempt in range(_TRIES):
+            try:
+                await publish_one(self._nc, message, message_id=name, timeout_s=self._ack_s)
+            except NotStored as error:
+                if error.code in _FULL:
+                    raise BacklogFull(f"{error}: wait until waiting jobs are taken in, and send again") from error
+                if attempt == _TRIES - 1:
+                    raise Unavailable("NATS", str(error)) from error
+            except NoRespondersError as error:
+                raise NoBroker from error
+            except Error as error:
+                if attempt == _TRIES - 1:
+                    raise Unavailable("NATS", str(error) or type(error).__name__) from error
+            else:
+                return
+            await asyncio.sleep(0.1 * 2**attempt)
+
+
+async def _fewer(sends: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
+    """Those that go on when one at least has ended. Raises what it raised."""
+    ended, others = await asyncio.wait(sends, return_when=asyncio.FIRST_COMPLETED)
+    for one in ended:
+        one.result()
+    return others
+
+
+async def _stopped(sends: set[asyncio.Task[None]]) -> None:
+    for one in sends:
+        one.cancel()
+    await asyncio.gather(*sends, return_exceptions=True)
+
+
+async def _each(jobs: AsyncIterable[Submission] | Iterable[Submission]) -> AsyncIterator[Submission]:
+    if isinstance(jobs, AsyncIterable):
+        async for one in jobs:
+            yield one
+        return
+    for one in jobs:
+        yield one
+
+
+async def _groups(messages: AsyncIterator[Outgoing]) -> AsyncIterator[list[Outgoing]]:
+    """Jobs that fit into one message, if all are of one subject.
+
+    No atomic batches, which could hold more: the server writes these twice, in files of their own, and has a limit for
+    all producers together.
+    """
+    group: list[Outgoing] = []
+    size = 0
+    async for message in messages:
+        if group and (len(group) == BUNDLE or size + len(message.payload) > BUNDLE_BYTES):
+            yield group
+            group, size = [], 0
+        group.append(message)
+        size += len(message.payload)
+    if group:
+        yield group
+
+
+def _messages(jobs: Sequence[Outgoing]) -> list[Outgoing]:
+    """Those of one subject share a message: a server's work is by the message."""
+    of: defaultdict[str, list[bytes]] = defaultdict(list)
+    for job in jobs:
+        of[job.subject].append(job.payload)
+    return [Outgoing(subject, bundled(bundle)) for subject, payloads in of.items() for bundle in bundles(payloads)]
+
+
+@lru_cache(maxsize=1024)
+def _submit_subject(lane: Lane, model: str, tenant: str, key: str) -> str:
+    """Escaping costs more than the rest of a submission, and a producer has few models. Raises: Refused."""
+    check_name("model", model, "unknown_model")
+    return subjects.submit(Source(lane, model, tenant, key))
