@@ -41,20 +41,20 @@ class BatchClient(Session):
         return await self._call(Verb.BATCH_CREATE, ask, Batch)
 
     async def seal(self, batch: UUID, *, jobs: int) -> Batch:
-        """No more will come: the batch is complete once so many have ended."""
+        """Say that no more jobs will come: the batch is complete once this many have ended."""
         return await self._call(Verb.BATCH_SEAL, BatchSeal(batch, jobs), Batch)
 
     async def batch(self, batch: UUID) -> Batch:
         return await self._call(Verb.BATCH_SHOW, BatchRef(batch), Batch)
 
     async def batches(self, *, limit: int = 20, before: UUID | None = None) -> tuple[Batch, ...]:
-        """Newest first."""
+        """List the tenant's batches, newest first."""
         return (await self._call(Verb.BATCH_LIST, BatchList(limit, before), Batches)).batches
 
     async def results(self, batch: UUID, *, cursor: str | None = None, wait: bool = True) -> AsyncIterator[Result]:
-        """Each result once, in the order recorded, from the first or after `cursor`; ends with the batch.
+        """Yield each result once, in the order recorded, from the first or after `cursor`, until the batch is complete.
 
-        `wait=False` ends with those that are there.
+        With `wait=False` it stops after those that are there.
         """
         async for page in self.result_pages(batch, cursor=cursor, wait=wait):
             for result in page.results:
@@ -63,7 +63,7 @@ class BatchClient(Session):
     async def result_pages(
         self, batch: UUID, *, cursor: str | None = None, wait: bool = True
     ) -> AsyncIterator[ResultPage]:
-        """The same by the page, each with the cursor from which another reader can go on."""
+        """Yield results by the page, each with the cursor from which another reader can go on."""
         news = asyncio.Event()
 
         async def heard(_: Msg) -> None:
@@ -87,7 +87,7 @@ class BatchClient(Session):
                 await feed.unsubscribe()
 
     async def _page(self, batch: UUID, cursor: str | None) -> ResultPage:
-        """Through reconnects and restarts of the broker."""
+        """Ask for a page, again while NATS or the broker is away."""
         for attempt in range(100):
             try:
                 return await self._call(Verb.BATCH_RESULTS, BatchResults(batch, cursor), ResultPage)

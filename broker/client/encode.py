@@ -19,12 +19,12 @@ _REST_BYTES = 64 * 1024
 
 
 def body_of(body: Mapping[str, Any] | bytes) -> bytes:
-    """Raises: Refused."""
+    """A request body as JSON. Raises: Refused, if JSON cannot hold it."""
     return body if isinstance(body, bytes) else json_of(body, "body_not_json", "body")
 
 
 def json_of(value: object, code: str, field: str | None = None) -> bytes:
-    """Raises: Refused."""
+    """The value as JSON. Raises: Refused, with this code and field, if JSON cannot hold it."""
     try:
         return jsoned(value)
     except _UNWRITABLE as error:
@@ -35,7 +35,7 @@ _UNWRITABLE = (UnicodeEncodeError, OverflowError, RecursionError)
 
 
 def payload_of(job: Job) -> bytes:
-    """As MessagePack. Raises: Refused, for what would be accepted and become a dead letter, or no message at all."""
+    """The job as MessagePack. Raises: Refused, if intake could not read it or no message could hold it."""
     size = len(job.body)
     if size > BODY_BYTES:
         message = f"the body is {size} bytes, the limit is {BODY_BYTES}: split the request or shorten the prompt"
@@ -55,7 +55,7 @@ def payload_of(job: Job) -> bytes:
 
 
 def _unwritable(job: Job) -> str | None:
-    """Which field of it cannot be packed."""
+    """The field that cannot be packed."""
     for name in job.__struct_fields__:
         try:
             packed(getattr(job, name))
@@ -65,7 +65,7 @@ def _unwritable(job: Job) -> str | None:
 
 
 def check_name(field: str, name: str, code: str = "bad_name") -> None:
-    """Raises: Refused, for a name that no subject can carry."""
+    """Refuse a name that no subject can carry. Raises: Refused."""
     fits = 1 <= len(name) <= LONGEST_NAME and len(subjects.token(name)) <= _TOKEN_BYTES
     if not fits or _SURROGATE.search(name):
         message = f"{name[:20]!r} has {len(name)} characters: a name has 1 to {LONGEST_NAME}, fewer beyond ASCII"

@@ -7,7 +7,7 @@ from schemas.api import ErrorBody, Problem
 
 
 class Refused(Exception):
-    """The broker's no, with its reason; or the client's, for what the broker could not even read."""
+    """The broker said no and why; or the client did, because the broker could not read what was asked."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(f"{problem.field}: {problem.message}" if problem.field else problem.message)
@@ -26,10 +26,11 @@ class BacklogFull(Exception):
 
 
 class TimedOut(Exception):
-    """No answer in time."""
+    """No answer came in time."""
 
 
 def refusal_of(data: bytes) -> Exception:
+    """What to raise for an ErrorBody."""
     problem = msgspec.json.decode(data, type=ErrorBody).error
     if problem.code == "timed_out":
         return TimedOut(problem.message)

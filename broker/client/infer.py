@@ -91,7 +91,7 @@ class InferClient(Session):
     async def infer(
         self, model: str, body: Mapping[str, Any] | bytes, *, endpoint: str = CHAT.path, timeout_s: float = 120.0
     ) -> Reply:
-        """A whole answer. Raises: Refused, TimedOut, NoBroker, Unavailable."""
+        """Wait for the whole answer. Raises: Refused, TimedOut, NoBroker, Unavailable."""
         async with contextlib.aclosing(self._conversation(model, body, endpoint, timeout_s)) as steps:
             async for step in steps:
                 if isinstance(step, Reply):
@@ -101,7 +101,7 @@ class InferClient(Session):
     async def infer_stream(
         self, model: str, body: Mapping[str, Any], *, endpoint: str = CHAT.path, timeout_s: float = 120.0
     ) -> AsyncGenerator[Piece | Reply, None]:
-        """Pieces as they come, then the whole Reply, which is right even where a piece was lost.
+        """Yield pieces as they come, then the whole Reply, which is right even if a piece was lost.
 
         Leaving the loop early ends the request. Raises as `infer`.
         """

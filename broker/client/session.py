@@ -32,7 +32,7 @@ _SILENCE_S = 12.0
 
 
 class Session:
-    """What every part of a client stands on."""
+    """A connection for a tenant and a key; each part of the client adds its methods."""
 
     def __init__(
         self,
@@ -56,7 +56,10 @@ class Session:
     @classmethod
     @asynccontextmanager
     async def connect(cls, url: str, *, tenant: str = DEFAULT, key: str = DEFAULT) -> AsyncIterator[Self]:
-        """Raises: Unavailable, at once, when NATS is not there, later it is waited for; Refused, for a bad name."""
+        """Connect on behalf of a tenant. Once connected, a connection that is lost comes back by itself.
+
+        Raises: Unavailable, if NATS is not there; Refused, for a bad name.
+        """
         check_name("tenant", tenant)
         check_name("key", key)
         nc = await _connected(url, tenant)
@@ -71,7 +74,7 @@ class Session:
         return self._nc
 
     async def _call(self, verb: Verb, ask: msgspec.Struct, answer: type[T]) -> T:
-        """Raises: Refused, NoBroker, Unavailable."""
+        """Ask a broker and wait for its answer. Raises: Refused, NoBroker, Unavailable."""
         subject = subjects.api(verb, self._tenant, self._key)
         try:
             message = await self._nc.request(subject, json_of(ask, "bad_request"), timeout=self._call_s)

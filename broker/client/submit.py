@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Self
 from uuid import UUID
 
 from msgspec.structs import replace
@@ -34,11 +34,37 @@ _FULL = frozenset({10077, 10047, 10167, 10168})
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A job and where it goes."""
+    """A job, the model that it is for, and its lane."""
 
     model: str
     job: Job
     lane: Lane = Lane.BULK
+
+    @classmethod
+    def of(
+        cls,
+        model: str,
+        body: Mapping[str, Any] | bytes,
+        *,
+        endpoint: str = CHAT.path,
+        lane: Lane = Lane.BULK,
+        id: UUID | None = None,  # noqa: A002 - the job's own word
+        custom_id: str | None = None,
+        deadline_ms: int | None = None,
+        metadata: dict[str, str] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Self:
+        """Submit this body: a dict, or JSON as bytes. Raises: Refused, if JSON cannot hold it."""
+        job = Job(
+            id=id,
+            endpoint=endpoint,
+            body=body_of(body),
+            custom_id=custom_id,
+            deadline_ms=deadline_ms,
+            metadata=metadata,
+            idempotency_key=idempotency_key,
+        )
+        return cls(model, job, lane)
 
 
 class SubmitClient(Session):
@@ -56,27 +82,29 @@ class SubmitClient(Session):
         metadata: dict[str, str] | None = None,
         idempotency_key: str | None = None,
     ) -> UUID:
-        """One job; its id once it is accepted. Raises: Refused, Unavailable, BacklogFull.
+        """Submit one job and return its id once it is accepted. Raises: Refused, Unavailable, BacklogFull.
 
-        A second job with the same `idempotency_key` is not run; the id to ask for is the first one's.
+        If a job with the same `idempotency_key` was submitted before, this one does not run: ask for the id of the first.
         """
-        job = Job(
-            id=new_id(),
+        job = new_id()
+        one = Submission.of(
+            model,
+            body,
             endpoint=endpoint,
-            body=body_of(body),
+            lane=lane,
+            id=job,
             custom_id=custom_id,
             deadline_ms=deadline_ms,
             metadata=metadata,
             idempotency_key=idempotency_key,
         )
-        await self._store(self._outgoing(Submission(model, job, lane)), str(job.id))
-        assert job.id is not None  # noqa: S101 - given above
-        return job.id
+        await self._store(self._outgoing(one), str(job))
+        return job
 
     async def submit_many(
         self, jobs: AsyncIterable[Submission] | Iterable[Submission], *, batch_id: UUID | None = None
     ) -> int:
-        """Jobs in messages of up to 1000 and 256 KiB, some in flight at once; how many were accepted.
+        """Submit jobs in messages of up to 1000 jobs and 256 KiB, and return how many were accepted.
 
         Jobs should carry ids (`line_id` for those of a batch): then sending all of them again after an error is safe.
         Raises: Unavailable, BacklogFull; Refused, for a job that no intake could read.
@@ -117,14 +145,14 @@ class SubmitClient(Session):
         return Outgoing(subject, payload_of(one.job))
 
     async def _store_all(self, messages: Sequence[Outgoing]) -> None:
-        """Side by side; what one of them raises, once all have ended."""
+        """Store all of them at once. When all have ended, raise what one of them raised."""
         storing = [self._store(message, secrets.token_hex(12)) for message in messages]
         for ended in await asyncio.gather(*storing, return_exceptions=True):
             if isinstance(ended, BaseException):
                 raise ended
 
     async def _store(self, message: Outgoing, name: str) -> None:
-        """Until it is stored, under one name, so that it is stored once."""
+        """Try until it is stored, always under one name, so that it is stored once."""
         for attempt in range(_TRIES):
             try:
                 await publish_one(self._nc, message, message_id=name, timeout_s=self._ack_s)
@@ -144,7 +172,7 @@ class SubmitClient(Session):
 
 
 async def _fewer(sends: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
-    """Those that go on when one at least has ended. Raises what it raised."""
+    """Wait until at least one has ended, and return the others. Raises what an ended one raised."""
     ended, others = await asyncio.wait(sends, return_when=asyncio.FIRST_COMPLETED)
     for one in ended:
         one.result()
@@ -167,7 +195,7 @@ async def _each(jobs: AsyncIterable[Submission] | Iterable[Submission]) -> Async
 
 
 async def _groups(messages: AsyncIterator[Outgoing]) -> AsyncIterator[list[Outgoing]]:
-    """Jobs that fit into one message, if all are of one subject.
+    """Collect jobs into groups that fit into one message, if all are of one subject.
 
     No atomic batches, which could hold more: the server writes these twice, in files of their own, and has a limit for
     all producers together.
@@ -185,7 +213,7 @@ async def _groups(messages: AsyncIterator[Outgoing]) -> AsyncIterator[list[Outgo
 
 
 def _messages(jobs: Sequence[Outgoing]) -> list[Outgoing]:
-    """Those of one subject share a message: a server's work is by the message."""
+    """Put jobs of one subject into one message, since a server's work is by the message."""
     of: defaultdict[str, list[bytes]] = defaultdict(list)
     for job in jobs:
         of[job.subject].append(job.payload)

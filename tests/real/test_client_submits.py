@@ -9,7 +9,7 @@ from nats.js.api import StreamConfig
 
 from broker.client import BacklogFull, Client, NoBroker, Refused, Submission
 from broker.errors import Unavailable
-from schemas.codec import MSG_ID, decode_job, decode_jobs
+from schemas.codec import MSG_ID, decode_job, decode_jobs, jsoned
 from schemas.ids import line_id
 from schemas.job import Job
 from schemas.subjects import DEFAULT
@@ -190,3 +190,18 @@ async def test_what_is_refused_among_many_ends_the_sends_before_it(client: Clien
         left = asyncio.all_tasks() - before
 
     assert not left
+
+
+def test_a_submission_takes_a_dict_or_its_json() -> None:
+    body = {"messages": [{"role": "user", "content": "hello"}]}
+    job = Job(endpoint=CHAT, body=jsoned(body), custom_id="c")
+
+    assert Submission.of("m", body, custom_id="c") == Submission("m", job)
+    assert Submission.of("m", job.body, custom_id="c") == Submission("m", job)
+
+
+def test_a_dict_that_json_cannot_hold_is_refused() -> None:
+    with pytest.raises(Refused) as refusal:
+        Submission.of("m", {"prompt": "\ud800"})
+
+    assert (refusal.value.problem.code, refusal.value.problem.field) == ("body_not_json", "body")
