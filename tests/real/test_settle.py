@@ -1,4 +1,4 @@
-"""Rulings among workers' reports, in OUTCOME and in the ledger."""
+"""The settle role: reports and rulings, from OUTCOME into the ledger."""
 
 import asyncio
 import random
@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from uuid import UUID
 
+import msgspec
 import pytest
 from nats.aio.client import Client as Nats
 
@@ -36,7 +37,7 @@ from schemas.outcome import (
 )
 from schemas.ruling import Expire, PutBack, Ruling
 from schemas.units import Ms, NanoUsd
-from tests.builders import a_report, a_success, an_entry, now
+from tests.builders import a_report, a_success, an_attempt, an_entry, now
 from tests.real.test_ledger import PRICES, a_batch, dispatched, running, state_of
 from tests.reporting import report
 from tests.system import until
@@ -116,6 +117,61 @@ async def test_a_report_that_comes_twice_at_once_costs_once(nc: Nats, ledger: Pg
     assert shown is not None
     assert shown.cost_nano_usd == 7
     assert (await ledger.spend(now()))["d"].cost_nano_usd == 7
+
+
+def newer(attempt: Attempt, outcome: dict[str, object], *, live: Attempt | None = None) -> bytes:
+    """The report of a newer worker."""
+    fields = msgspec.to_builtins(a_report(job=attempt.job, live=live), builtin_types=(UUID, bytes))
+    return packed({**fields, "outcome": outcome})
+
+
+SPENT = {"usage": {"input_tokens": 5, "output_tokens": 2}, "charge": {"nano_usd": 9, "source": "provider"}}
+
+
+@pytest.mark.parametrize(
+    "outcome", [{"type": "failed", "failure": {"type": "preempted"}, **SPENT}, {"type": "preempted", **SPENT}]
+)
+async def test_what_only_a_newer_worker_knows_is_a_failure_that_costs_and_ends_nobody_else(
+    nc: Nats, ledger: PgLedger, outcome: dict[str, object]
+) -> None:
+    unknown, known = [await running(ledger) for _ in range(2)]
+
+    async with a_settle(nc, ledger) as metrics:
+        both = bundled([newer(unknown, outcome), packed(a_report(job=known.job))])
+        await nc.jetstream().publish(subjects.outcome("d"), both)
+
+        await ended(ledger, unknown, State.QUEUED)
+        await ended(ledger, known, State.SUCCEEDED)
+        await buried(metrics, 1)
+
+    shown = await ledger.job(unknown.job, "default")
+    assert shown is not None
+    [execution] = shown.executions
+    assert (execution.failure, execution.cost_nano_usd) == ("engine_fault", 9)
+    assert execution.usage == Usage(5, 2)
+
+
+async def test_a_request_that_ended_as_only_a_newer_worker_knows_is_recorded(nc: Nats, ledger: PgLedger) -> None:
+    request = an_attempt(reply_to="x", key="k")
+
+    async with a_settle(nc, ledger) as metrics:
+        said = bundled([newer(request, {"type": "preempted"}, live=request)])
+        await nc.jetstream().publish(subjects.outcome("d"), said)
+
+        await buried(metrics, 1)
+        assert await state_of(ledger, request.job) is State.FAILED
+
+
+@pytest.mark.parametrize("nonsense", [b"\xff", b"\x91\x80", b"\x90", bundled([packed({"job": 1, "outcome": {}})])])
+async def test_what_is_no_report_ends_nothing(nc: Nats, ledger: PgLedger, nonsense: bytes) -> None:
+    attempt = await running(ledger)
+
+    async with a_settle(nc, ledger):
+        await nc.jetstream().publish(subjects.outcome("d"), nonsense)
+        await nc.jetstream().publish(subjects.RULING, nonsense)
+        await report(nc, a_report(job=attempt.job))
+
+        await ended(ledger, attempt, State.SUCCEEDED)
 
 
 OUTCOMES: Sequence[Outcome] = (
