@@ -9,7 +9,7 @@ from nats.aio.client import Client
 
 from broker.bus.runs import Runs, in_outcome, in_run, publish_rulings
 from broker.core.records import OpenJob, Running
-from broker.core.settle import stranded
+from broker.core.ruling import stranded
 from broker.ledger import PgLedger
 from broker.metrics import Metrics
 from broker.patience import patiently

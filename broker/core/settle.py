@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from broker.core import route
 from broker.core.body import body_hash
 from broker.core.price import Prices, cost_of
-from broker.core.records import Entry, Executed, Final, Ignore, OpenJob, Requeue, Running, Verdict
+from broker.core.records import Entry, Executed, Final, Ignore, OpenJob, Requeue, Verdict
 from broker.core.retry import wait_ms
 from broker.core.ruling import put_back, ruled
 from schemas.api import State
@@ -103,27 +103,6 @@ def unstorable(verdict: Verdict) -> Verdict:
     return replace(verdict, transition=Final(State.FAILED, None, failure), executed=executed, entry=entry)
 
 
-def stranded(
-    running: Iterable[Running],
-    models: Mapping[UUID, str],
-    *,
-    catalog: Catalog,
-    alive: Collection[str],
-    silent: Collection[str],
-) -> list[Running]:
-    """Attempts on `silent` deployments, which have had no worker for long, that others could run: their model's route
-    has one that is alive, or has no place for the silent one any more. `models` are the jobs'.
-    """
-    found = []
-    for one in running:
-        if one.deployment in silent and one.job in models:
-            model = models[one.job]
-            is_dropped = all(entry.deployment != one.deployment for entry in route.entries(model, catalog))
-            if is_dropped or route.candidates(model, catalog=catalog, alive=alive):
-                found.append(one)
-    return found
-
-
 def _by_job(items: Sequence[Report | Ruling]) -> Iterable[list[int]]:
     """Their places by job. One id may stand for a job and for interactive requests too, of any tenants."""
     places: dict[tuple[int, tuple[str, Ms, bytes] | None], list[int]] = defaultdict(list)
@@ -201,8 +180,8 @@ def _after_failure(
     now: Ms,
     unit: float,
 ) -> Final | Requeue | Ignore:
-    """Another deployment at once, while one is alive that has not failed the job; else again, later: wherever, when
-    the whole route has failed it, and there rather than here, when the rest is only away.
+    """Requeue now if a live deployment has not failed this job yet. Otherwise requeue with back-off: on any deployment if
+    all have failed it, else on those that are only away. A job that is out of attempts or of time ends.
     """
     if job is None or job.attempt != report.attempt:
         return Ignore()

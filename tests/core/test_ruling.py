@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.core.price import Prices
-from broker.core.records import Final, Ignore, OpenJob, Requeue, Verdict
+from broker.core.records import Final, Ignore, OpenJob, Requeue, Running, Verdict
+from broker.core.ruling import stranded
 from broker.core.settle import decide
 from schemas.api import State
+from schemas.catalog import Catalog, Model, Route
 from schemas.job import Attempt, Lane
 from schemas.outcome import (
     BadRequest,
@@ -33,6 +35,10 @@ PRICES = Prices(catalog=a_catalog(), source="catalog:3")
 NOW = now()
 JOBS = [UUID(int=n) for n in range(1, 4)]
 FAULT = EngineFault("x")
+
+
+def a_route(*routes: Route) -> Catalog:
+    return Catalog(models={"m": Model(route=routes)}, deployments=PRICES.catalog.deployments)
 
 
 def verdicts_on(*items: Report | Ruling, job: OpenJob | None = None) -> list[Verdict]:
@@ -130,6 +136,34 @@ def test_a_ruling_on_a_job_leaves_a_request_of_its_id_alone() -> None:
     assert made == [Final(State.EXPIRED, None, None), Final(State.FAILED, None, FAULT)]
 
 
+def test_attempts_of_a_silent_deployment_are_stranded_while_another_could_run_them() -> None:
+    there, gone = Running(an_id(), 1, "d"), Running(an_id(), 1, "e")
+    models = {there.job: "m", gone.job: "m"}
+    route = a_route(Route("d"), Route("e"))
+
+    def found(catalog: Catalog, *alive: str) -> list[Running]:
+        return stranded([there, gone], models, catalog=catalog, alive=alive, silent={"e"})
+
+    assert found(route, "d") == [gone]
+    assert found(route) == []
+    assert found(a_route(Route("d"))) == [gone]
+
+
+def test_attempts_of_jobs_that_are_unknown_or_elsewhere_are_not_stranded() -> None:
+    unknown, alive = Running(an_id(), 1, "e"), Running(an_id(), 1, "d")
+    route = a_route(Route("d"), Route("e"))
+
+    found = stranded([unknown, alive], {alive.job: "m"}, catalog=route, alive={"d"}, silent={"e"})
+
+    assert found == []
+
+
+def test_a_job_whose_route_has_nobody_alive_stays_where_it_is() -> None:
+    one = Running(an_id(), 1, "e")
+
+    assert stranded([one], {one.job: "m"}, catalog=a_route(Route("d"), Route("e")), alive=(), silent={"d", "e"}) == []
+
+
 @dataclass
 class Row:
     """What the ledger holds of a job, as its guarded statements change it."""
@@ -161,7 +195,7 @@ class Row:
             self.state, self.attempt = State.RUNNING, self.attempt + 1
 
 
-class Model:
+class SmallLedger:
     """A ledger of three jobs that take all that is said of them in groups."""
 
     def __init__(self) -> None:
@@ -238,7 +272,7 @@ groups = st.lists(st.lists(st.one_of(reports, rulings), min_size=1, max_size=8),
 
 @given(groups)
 def test_any_reports_and_rulings_in_any_order_end_a_job_at_most_once(said: list[list[Report | Ruling]]) -> None:
-    model = Model()
+    model = SmallLedger()
 
     for group in said:
         model.settle(group)
@@ -252,7 +286,7 @@ def test_any_reports_and_rulings_in_any_order_end_a_job_at_most_once(said: list[
 def test_only_reports_make_executions_and_what_they_cost_is_what_the_jobs_cost(
     said: list[list[Report | Ruling]],
 ) -> None:
-    model = Model()
+    model = SmallLedger()
 
     for group in said:
         model.settle(group)
@@ -266,7 +300,7 @@ def test_only_reports_make_executions_and_what_they_cost_is_what_the_jobs_cost(
 def test_a_job_that_was_ruled_to_expire_ends_whatever_else_is_said(
     said: list[list[Report | Ruling]], job: UUID
 ) -> None:
-    model = Model()
+    model = SmallLedger()
     for group in said:
         model.settle([*group, Expire(job)])
 

@@ -9,9 +9,9 @@ from msgspec.structs import replace
 
 from broker.core.body import body_hash
 from broker.core.price import Prices, price_nano_usd
-from broker.core.records import Entry, Final, Ignore, OpenJob, Requeue, Running, Verdict
+from broker.core.records import Entry, Final, Ignore, OpenJob, Requeue, Verdict
 from broker.core.retry import CAP_MS, backoff_ms, wait_ms
-from broker.core.settle import decide, needs_look, stranded, unstorable
+from broker.core.settle import decide, needs_look, unstorable
 from schemas.api import State
 from schemas.catalog import Catalog, Model, Price, Route
 from schemas.job import Lane
@@ -244,19 +244,6 @@ def test_what_a_worker_says_of_an_attempt_counts_more_than_its_release() -> None
     assert [verdict.transition for verdict in verdicts] == [Ignore(), Final(State.FAILED, None, BadRequest("x"))]
 
 
-def test_attempts_of_a_silent_deployment_are_stranded_while_another_could_run_them() -> None:
-    there, gone = Running(an_id(), 1, "d"), Running(an_id(), 1, "e")
-    models = {there.job: "m", gone.job: "m"}
-    route = a_route(Route("d"), Route("e"))
-
-    def found(catalog: Catalog, *alive: str) -> list[Running]:
-        return stranded([there, gone], models, catalog=catalog, alive=alive, silent={"e"})
-
-    assert found(route, "d") == [gone]
-    assert found(route) == []
-    assert found(a_route(Route("d"))) == [gone]
-
-
 def test_an_interactive_failure_is_final_and_brings_the_job_along() -> None:
     attempt = an_attempt(reply_to="x", key="k")
 
@@ -398,21 +385,6 @@ def test_what_cannot_be_stored_leaves_out_all_that_a_worker_or_producer_wrote() 
     assert entry is not None
     assert (entry.custom_id, entry.metadata, entry.traceparent) == (None, None, None)
     assert (entry.id, entry.body) == (live.job, live.body)
-
-
-def test_attempts_of_jobs_that_are_unknown_or_elsewhere_are_not_stranded() -> None:
-    unknown, alive = Running(an_id(), 1, "e"), Running(an_id(), 1, "d")
-    route = a_route(Route("d"), Route("e"))
-
-    found = stranded([unknown, alive], {alive.job: "m"}, catalog=route, alive={"d"}, silent={"e"})
-
-    assert found == []
-
-
-def test_a_job_whose_route_has_nobody_alive_stays_where_it_is() -> None:
-    one = Running(an_id(), 1, "e")
-
-    assert stranded([one], {one.job: "m"}, catalog=a_route(Route("d"), Route("e")), alive=(), silent={"d", "e"}) == []
 
 
 def test_an_interactive_request_that_is_put_back_is_cancelled_unless_it_has_a_fallback() -> None:
