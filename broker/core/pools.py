@@ -62,6 +62,15 @@ class Pool:
             return self.stop
         return self.trying or Hold(HoldCode.BUSY, f"every worker of {self.deployment} is full")
 
+    @property
+    def request_hold(self) -> Hold | None:
+        """Why an interactive request would not start here now; None if it would."""
+        if self.stop is not None or self.interactive < self.reserve:
+            return self.stop
+        if not self.reserve and self.trying is None:
+            return Hold(HoldCode.BUSY, f"{self.deployment} keeps no slots for requests")
+        return self.trying or Hold(HoldCode.BUSY, f"every worker of {self.deployment} is full")
+
 
 def snapshot(
     catalog: Catalog,
@@ -69,13 +78,17 @@ def snapshot(
     spent: Mapping[str, Spend],
     *,
     now: Ms,
+    only: Iterable[str] | None = None,
     outstanding: Mapping[str, int] | None = None,
     per_s: Mapping[str, float] | None = None,
+    handed: Mapping[str, int] | None = None,
+    peak: Mapping[str, int] | None = None,
 ) -> dict[str, Pool]:
-    """The pools of the catalog, and of every deployment that a worker or an attempt still names.
+    """The pools of these deployments `only`, else those of the catalog and of all that a worker or an attempt names.
 
     `spent` is today's. The leader knows better than the beats what is `outstanding`, and how many attempts each
-    deployment settles `per_s`.
+    deployment settles `per_s`. A relay knows which interactive attempts it has `handed` out; what the beats say beyond
+    its `peak`, the most that it had out since they were said, is other brokers'.
     """
     by_deployment: dict[str, list[WorkerBeat]] = defaultdict(list)
     for beat in beats:
@@ -90,8 +103,10 @@ def snapshot(
             now=now,
             outstanding=None if outstanding is None else counted.get(name, 0),
             per_s=(per_s or {}).get(name, 0.0),
+            handed=(handed or {}).get(name, 0),
+            peak=(peak or {}).get(name, 0),
         )
-        for name in {**catalog.deployments, **by_deployment, **counted}
+        for name in (only if only is not None else {**catalog.deployments, **by_deployment, **counted})
     }
 
 
@@ -104,29 +119,31 @@ def _pool(
     now: Ms,
     outstanding: int | None,
     per_s: float,
+    handed: int,
+    peak: int,
 ) -> Pool:
     heard = [beat for beat in beats if not beat.draining]
     slots = sum(beat.slots for beat in heard)
     running = sum(beat.running - beat.live for beat in heard)
-    charged_later = sum(beat.running for beat in beats)
-    if outstanding is not None:
-        charged_later = outstanding + sum(beat.live for beat in beats)
+    interactive = handed + max(0, sum(beat.live for beat in heard) - peak)
     taken = running if outstanding is None else outstanding
+    leaving = sum(beat.live if outstanding is not None else beat.running for beat in beats if beat.draining)
+    uncharged = taken + interactive + leaving
     cap_usd = None if deployment is None else deployment.daily_cap_usd
-    stop = _stop(name, deployment, beats, heard, now) or _capped(name, cap_usd, spent, running=charged_later, now=now)
+    stop = _stop(name, deployment, beats, heard, now) or _capped(name, cap_usd, spent, running=uncharged, now=now)
     credit = slots + lookahead(slots, per_s=per_s)
     room = 0
     if stop is None and cap_usd is None:
         room = max(0, credit - taken)
     elif stop is None:
-        room = affordable(cap_usd, spent, running=charged_later, free=max(0, slots - taken))
+        room = affordable(cap_usd, spent, running=uncharged, free=max(0, slots - taken))
     return Pool(
         deployment=name,
         workers=len(beats),
         slots=slots,
         reserve=sum(beat.reserve for beat in heard),
         running=running,
-        interactive=sum(beat.live for beat in heard),
+        interactive=interactive,
         outstanding=taken,
         credit=credit,
         room=room,

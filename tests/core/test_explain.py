@@ -5,7 +5,8 @@ from schemas.api import Hold, HoldCode, LaneBacklog, ModelStatus, PoolStatus
 from schemas.catalog import Route
 from schemas.job import Lane
 from schemas.units import Ms
-from tests.core.test_pools import a_beat, a_catalog, pools
+from tests.builders import a_beat
+from tests.core.test_pools import a_catalog, pools
 
 
 def waiting(model: str, lane: Lane, count: int) -> LaneBacklog:

@@ -12,23 +12,11 @@ from schemas.api import Hold, HoldCode
 from schemas.catalog import Catalog, Deployment, Model, Route
 from schemas.units import Ms, NanoUsd
 from schemas.worker import DENIED, THROTTLED, UPSTREAM_DOWN, Paused, WorkerBeat
+from tests.builders import a_beat
 
 NOON = Ms(1_800_014_400_000)
 """15 January 2027, 12:00 UTC."""
 MIDNIGHT = Ms(NOON + 12 * 3600 * 1000)
-
-
-def a_beat(deployment: str = "d", **changes: Any) -> WorkerBeat:
-    fields: dict[str, Any] = {"slots": 4, "reserve": 1, "running": 0, "live": 0, "draining": False}
-    return WorkerBeat(
-        worker="w",
-        deployment=deployment,
-        engine="simulated",
-        started_ms=Ms(0),
-        at_ms=Ms(0),
-        version="0",
-        **{**fields, **changes},
-    )
 
 
 def a_catalog(*routes: Route, **caps_usd: float) -> Catalog:
@@ -56,7 +44,9 @@ def paused(cause: str, detail: str, *, for_ms: int = 30_000) -> WorkerBeat:
 
 
 def test_the_workers_of_a_deployment_are_taken_together() -> None:
-    found = pool(a_beat(running=3, live=1), a_beat(running=1), a_beat("e", running=4), catalog=two_routes())
+    found = pool(
+        a_beat(running=3, live=1), a_beat(running=1), a_beat(deployment="e", running=4), catalog=two_routes()
+    )
 
     assert (found.workers, found.slots, found.reserve, found.running, found.interactive) == (2, 8, 2, 3, 1)
 
@@ -164,7 +154,7 @@ def test_a_cap_that_what_runs_may_spend_is_said_to_be_so() -> None:
 
 
 def test_a_deployment_that_is_gone_from_the_catalog_is_said_to_be() -> None:
-    found = pools(a_beat("gone"), outstanding={"lost": 1})
+    found = pools(a_beat(deployment="gone"), outstanding={"lost": 1})
 
     holds_of = [hold for name in ("gone", "lost", "d") if (hold := found[name].hold) is not None]
     unknown = HoldCode.UNKNOWN_DEPLOYMENT
@@ -174,7 +164,12 @@ def test_a_deployment_that_is_gone_from_the_catalog_is_said_to_be() -> None:
 def test_a_full_deployment_is_alive_and_a_stopped_one_is_not() -> None:
     catalog = a_catalog(Route("d"), Route("e"), Route("f"), f=0.0)
 
-    found = pools(a_beat("d", running=4), a_beat("e", draining=True), a_beat("f"), catalog=catalog)
+    found = pools(
+        a_beat(deployment="d", running=4),
+        a_beat(deployment="e", draining=True),
+        a_beat(deployment="f"),
+        catalog=catalog,
+    )
 
     assert alive(found) == {"d"}
 
@@ -206,24 +201,75 @@ def test_nothing_has_room_that_is_stopped_and_no_more_than_its_credit(
         assert found.room == 0
 
 
+# interactive requests
+
+
+def test_the_reserve_is_shared_with_other_brokers_who_have_what_this_one_did_not_hand_out() -> None:
+    full = a_beat(reserve=3, running=3, live=3)
+
+    assert pool(full).interactive == 3
+    assert pool(full, handed={"d": 0}, peak={"d": 3}).interactive == 0
+    assert pool(full, handed={"d": 1}, peak={"d": 2}).interactive == 2
+    assert pool(a_beat(), handed={"d": 4}, peak={"d": 4}).interactive == 4
+
+
+def test_requests_that_were_just_handed_out_are_charged_too() -> None:
+    catalog, day = a_catalog(d=2.0), {"d": usd(1.5)}
+
+    assert pool(a_beat(), catalog=catalog, spent=day).stop is None
+    assert pool(a_beat(), catalog=catalog, spent=day, handed={"d": 1}, peak={"d": 1}).stop is not None
+
+
+@pytest.mark.parametrize(
+    ("beats", "code", "message"),
+    [
+        ([a_beat(running=1, live=1)], HoldCode.BUSY, "every worker of d is full"),
+        ([a_beat(reserve=0)], HoldCode.BUSY, "d keeps no slots for requests"),
+        ([a_beat(draining=True)], HoldCode.DRAINING, "every worker of d is draining"),
+        ([paused(DENIED, "401")], HoldCode.DENIED, "denied 401 on d, tried again at 12:00:30 UTC"),
+        (
+            [a_beat(slots=1, running=1, live=1, paused=Paused(DENIED, "401", NOON))],
+            HoldCode.DENIED,
+            "denied 401 on d, being tried again",
+        ),
+    ],
+)
+def test_it_says_why_a_request_would_not_start(beats: list[WorkerBeat], code: HoldCode, message: str) -> None:
+    hold = pool(*beats).request_hold
+
+    assert hold is not None
+    assert (hold.code, hold.message) == (code, message)
+
+
+def test_jobs_and_requests_have_slots_of_their_own() -> None:
+    jobs, requests = pool(a_beat(running=4)), pool(a_beat(running=1, live=1))
+
+    assert (jobs.hold is None, jobs.request_hold is None) == (False, True)
+    assert (requests.hold is None, requests.request_hold is None) == (True, False)
+
+
+def test_only_the_pools_that_are_asked_for_are_looked_at() -> None:
+    assert set(pools(a_beat(deployment="d"), a_beat(deployment="e"), catalog=two_routes(), only=["e"])) == {"e"}
+
+
 # a model's jobs
 
 
 def test_a_job_waits_for_nothing_where_a_deployment_has_a_free_slot() -> None:
-    assert holds("m", catalog=two_routes(), pools=pools(a_beat("e"), catalog=two_routes())) == ()
+    assert holds("m", catalog=two_routes(), pools=pools(a_beat(deployment="e"), catalog=two_routes())) == ()
 
 
 def test_a_job_that_waits_says_what_holds_each_of_its_deployments() -> None:
     catalog = a_catalog(Route("d"), Route("e"), e=1.0)
-    found = pools(paused(DENIED, "401"), a_beat("e"), catalog=catalog, spent={"e": usd(1)})
+    found = pools(paused(DENIED, "401"), a_beat(deployment="e"), catalog=catalog, spent={"e": usd(1)})
 
     assert [hold.code for hold in holds("m", catalog=catalog, pools=found)] == [HoldCode.DENIED, HoldCode.DAILY_CAP]
 
 
 def test_a_spare_that_is_free_takes_no_job_of_a_deployment_that_is_full() -> None:
     catalog = a_catalog(Route("d"), Route("e", 0))
-    full = pools(a_beat("d", running=4), a_beat("e"), catalog=catalog)
-    gone = pools(a_beat("e"), catalog=catalog)
+    full = pools(a_beat(deployment="d", running=4), a_beat(deployment="e"), catalog=catalog)
+    gone = pools(a_beat(deployment="e"), catalog=catalog)
 
     assert [hold.message for hold in holds("m", catalog=catalog, pools=full)] == ["every worker of d is full"]
     assert holds("m", catalog=catalog, pools=gone) == ()
@@ -231,8 +277,8 @@ def test_a_spare_that_is_free_takes_no_job_of_a_deployment_that_is_full() -> Non
 
 def test_a_job_waits_for_those_that_have_not_failed_it() -> None:
     catalog = two_routes()
-    full = pools(a_beat("d"), a_beat("e", running=4), catalog=catalog)
-    gone = pools(a_beat("d"), catalog=catalog)
+    full = pools(a_beat(deployment="d"), a_beat(deployment="e", running=4), catalog=catalog)
+    gone = pools(a_beat(deployment="d"), catalog=catalog)
 
     assert [hold.message for hold in holds("m", catalog=catalog, pools=full, tried=("d",))] == [
         "every worker of e is full"
@@ -251,7 +297,10 @@ def test_a_job_whose_model_is_gone_says_so() -> None:
 
 def test_only_a_deployment_without_any_worker_is_silent_and_a_beat_ends_it() -> None:
     silence, catalog = Silence(NOON), a_catalog(Route("d"), Route("e"))
-    nobody, draining = pools(a_beat("e"), catalog=catalog), pools(a_beat("e"), a_beat(draining=True), catalog=catalog)
+    nobody, draining = (
+        pools(a_beat(deployment="e"), catalog=catalog),
+        pools(a_beat(deployment="e"), a_beat(draining=True), catalog=catalog),
+    )
 
     silence.look(nobody, Ms(NOON + 1_500))
     silence.look(nobody, Ms(NOON + 3_000))
@@ -265,7 +314,7 @@ def test_only_a_deployment_without_any_worker_is_silent_and_a_beat_ends_it() -> 
 def test_one_look_counts_two_seconds_of_silence_at_most_and_none_if_nobody_is_heard() -> None:
     silence, catalog = Silence(NOON), a_catalog(Route("d"), Route("e"))
 
-    silence.look(pools(a_beat("e"), catalog=catalog), Ms(NOON + 60_000))
+    silence.look(pools(a_beat(deployment="e"), catalog=catalog), Ms(NOON + 60_000))
     silence.look(pools(catalog=catalog), Ms(NOON + 61_000))
 
     assert silence.lasts_ms == {"d": 2_000, "e": 0}
