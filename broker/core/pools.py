@@ -9,6 +9,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+import msgspec
+
 from broker.core import route
 from broker.core.caps import affordable, is_reached
 from broker.core.records import Spend
@@ -25,8 +27,7 @@ _LONGEST_LOOK_MS = 2000
 """The most silence that one look counts: while the leader was busy or cut off, it heard nobody."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pool:
+class Pool(msgspec.Struct, frozen=True, kw_only=True):
     """The workers of one deployment. All but `workers` and `outstanding` leave out those that drain."""
 
     deployment: str
@@ -122,15 +123,23 @@ def _pool(
     handed: int,
     peak: int,
 ) -> Pool:
-    heard = [beat for beat in beats if not beat.draining]
-    slots = sum(beat.slots for beat in heard)
-    running = sum(beat.running - beat.live for beat in heard)
-    interactive = handed + max(0, sum(beat.live for beat in heard) - peak)
+    heard, slots, reserve, running, live, leaving = [], 0, 0, 0, 0, 0
+    for beat in beats:
+        if beat.draining:
+            leaving += beat.running if outstanding is None else beat.live
+            continue
+        heard.append(beat)
+        slots += beat.slots
+        reserve += beat.reserve
+        running += beat.running - beat.live
+        live += beat.live
+    interactive = handed + max(0, live - peak)
     taken = running if outstanding is None else outstanding
-    leaving = sum(beat.live if outstanding is not None else beat.running for beat in beats if beat.draining)
     uncharged = taken + interactive + leaving
     cap_usd = None if deployment is None else deployment.daily_cap_usd
-    stop = _stop(name, deployment, beats, heard, now) or _capped(name, cap_usd, spent, running=uncharged, now=now)
+    stop = _stop(name, deployment, beats, heard=heard, slots=slots, now=now)
+    if stop is None and cap_usd is not None:
+        stop = _capped(name, cap_usd, spent, running=uncharged, now=now)
     credit = slots + lookahead(slots, per_s=per_s)
     room = 0
     if stop is None and cap_usd is None:
@@ -141,7 +150,7 @@ def _pool(
         deployment=name,
         workers=len(beats),
         slots=slots,
-        reserve=sum(beat.reserve for beat in heard),
+        reserve=reserve,
         running=running,
         interactive=interactive,
         outstanding=taken,
@@ -153,16 +162,22 @@ def _pool(
 
 
 def _stop(
-    name: str, deployment: Deployment | None, beats: Sequence[WorkerBeat], heard: Sequence[WorkerBeat], now: Ms
+    name: str,
+    deployment: Deployment | None,
+    beats: Sequence[WorkerBeat],
+    *,
+    heard: Sequence[WorkerBeat],
+    slots: int,
+    now: Ms,
 ) -> Hold | None:
-    """What its workers are stopped by, whatever they may spend."""
+    """What its workers are stopped by, whatever they may spend. Those that are `heard` do not drain."""
     if deployment is None:
         return Hold(HoldCode.UNKNOWN_DEPLOYMENT, f"the active catalog has no deployment {name}")
     if not beats:
         return Hold(HoldCode.NO_WORKER, f"no worker serves {name}")
     if not heard:
         return Hold(HoldCode.DRAINING, f"every worker of {name} is draining")
-    if not any(beat.slots for beat in heard):
+    if not slots:
         return _paused(name, heard, now) or Hold(HoldCode.PAUSED, f"the workers of {name} take no jobs now")
     return None
 
@@ -187,8 +202,8 @@ def _paused(name: str, heard: Sequence[WorkerBeat], now: Ms) -> Hold | None:
             return Hold(HoldCode.PAUSED, message, first.until_ms)
 
 
-def _capped(name: str, cap_usd: float | None, spent: Spend, *, running: int, now: Ms) -> Hold | None:
-    if cap_usd is None or not is_reached(cap_usd, spent, running=running):
+def _capped(name: str, cap_usd: float, spent: Spend, *, running: int, now: Ms) -> Hold | None:
+    if not is_reached(cap_usd, spent, running=running):
         return None
     if not is_reached(cap_usd, spent, running=0):
         return Hold(
