@@ -19,3 +19,7 @@ class Deposed(Exception):
 
 class BadData(Exception):
     """Postgres cannot store a value of this group (such as a NUL in a text): bisect and dead-letter the culprit."""
+
+
+class DayNotKept(BadData):
+    """A row belongs to a day that the ledger does not keep: it was dropped, or no job was ever dated so."""

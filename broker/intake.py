@@ -91,7 +91,7 @@ class Intake:
             self.metrics.admitted(self.lane, waiting=len(part.waiting), refused=len(part.refused))
             await announce_waiting(self.nc, part.waiting)
             await announce_results(self.nc, part.refused)
-        letters = [_letter(by_id[entry.id], why) for entry, why in culprits]
+        letters = [_letter(by_id[entry.id], str(why)) for entry, why in culprits]
         letters += [
             _letter(by_id[job], f"id {job} is another job's already: ids are never used twice")
             for part in admitted

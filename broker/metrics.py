@@ -25,6 +25,7 @@ class Metrics:
         self._dispatched = self._counter("attempts_dispatched_total", "Attempts given to a pool.", "deployment")
         self._settled = self._counter("jobs_settled_total", "Jobs that ended.", "state")
         self._requeued = self._counter("jobs_requeued_total", "Jobs put back to wait, for a retry or by a release.")
+        self.outcomes_dropped = self._counter("outcomes_dropped_total", "Outcomes of days that are kept no more.")
         self._tokens = self._counter("tokens_total", "Tokens of settled executions.", "direction")
         self.strays = self._counter("strays_total", "Attempts that no stream held, published again.")
         self.expired = self._counter("jobs_expired_waiting_total", "Jobs whose deadline passed while they waited.")

@@ -30,13 +30,13 @@ async def patiently(act: Callable[[], Awaitable[R]]) -> R:
 
 async def bisected(
     items: Sequence[T], act: Callable[[Sequence[T]], Awaitable[R]]
-) -> tuple[list[R], list[tuple[T, str]]]:
+) -> tuple[list[R], list[tuple[T, BadData]]]:
     """Do it for the whole group, or for as much of it as the data allows: the answers, and the culprits with why."""
     try:
         return [await patiently(lambda: act(items))], []
     except BadData as error:
         if len(items) == 1:
-            return [], [(items[0], str(error))]
+            return [], [(items[0], error)]
     half = len(items) // 2
     first, first_bad = await bisected(items[:half], act)
     second, second_bad = await bisected(items[half:], act)

@@ -18,6 +18,7 @@ from broker.bus.results import announce_results
 from broker.core.price import Prices
 from broker.core.records import Settled, Verdict
 from broker.core.settle import decide, needs_look, unstorable
+from broker.errors import DayNotKept
 from broker.leases import Leases
 from broker.ledger import PgLedger
 from broker.metrics import Metrics
@@ -71,7 +72,10 @@ class Settle:
             settled, culprits = await bisected(verdicts, self._record)
             for verdict, why in culprits:
                 log.error("outcome cannot be stored job=%s attempt=%s error=%s", verdict.job, verdict.attempt, why)
-                settled.append(await patiently(partial(self._record, [unstorable(verdict)])))
+                if isinstance(why, DayNotKept):
+                    self.metrics.outcomes_dropped.inc()
+                else:
+                    settled.append(await patiently(partial(self._record, [unstorable(verdict)])))
             for part in settled:
                 await self._announce(part)
             over = [(one.job, one.attempt) for one in verdicts if one.attempt is not None]

@@ -68,6 +68,7 @@ create table floor.counts (batch uuid primary key, admitted bigint not null, end
 _TERM = 1
 _DISPATCH = query("dispatch").replace("infermq.", "floor.")
 _FINISH = query("finish").replace("infermq.", "floor.")
+_ANY_DAY = UUID(int=0), UUID(int=(1 << 128) - 1)
 _COUNT = """
 insert into floor.counts as c values ($1, $2, $3)
 on conflict (batch) do update set admitted = c.admitted + excluded.admitted, ended = c.ended + excluded.ended
@@ -253,7 +254,7 @@ class Broker:
             ends = zip(*(_end(report) for report in reports), strict=True)
             bodies = {report.job: _body(report) for report in reports}
             async with self._pool.acquire() as connection, connection.transaction():
-                ended = await connection.fetch(_FINISH, *map(list, ends), now)
+                ended = await connection.fetch(_FINISH, *map(list, ends), now, *_ANY_DAY)
                 await _copy(connection, "executions", EXECUTION_COLUMNS, executions)
                 results = [(row["id"], row["batch"], bodies[row["id"]]) for row in ended]
                 await _copy(connection, "results", ("job", "batch", "body"), results)

@@ -28,13 +28,13 @@ from broker.core.records import (
 )
 from broker.ledger.connection import Connection
 from broker.ledger.counts import Deltas
-from broker.ledger.days import Days, day_of
+from broker.ledger.days import Days, bounds, day_of
 from broker.ledger.intake import columns, copy_bodies, copy_results, insert_jobs
 from broker.ledger.rows import EXECUTION_COLUMNS, execution_row, job_row, json_text, key_of, recorded_of
 from broker.ledger.spend import add_spend
 from broker.ledger.sql import query
 from schemas.api import State
-from schemas.ids import derived_id, ms_of
+from schemas.ids import derived_id, ms_of, why_not
 from schemas.job import Lane
 from schemas.outcome import Usage
 from schemas.units import Ms, NanoUsd
@@ -58,7 +58,9 @@ async def open_jobs(connection: Connection, ids: Collection[UUID]) -> dict[UUID,
 
 
 async def settle(connection: Connection, days: Days, verdicts: Sequence[Verdict], *, now: Ms) -> Settled:
-    await days.ensure(connection, [verdict.job for verdict in verdicts])
+    """The days of all but interactive requests were made when their jobs were admitted. Raises: DayNotKept."""
+    requests = [verdict.entry for verdict in verdicts if verdict.entry is not None]
+    await days.ensure(connection, [entry.id for entry in requests if _is_well_dated(entry, now)])
     try:
         async with connection.transaction():
             return await _Group(connection, now).settle(verdicts, repeated=False)
@@ -132,12 +134,12 @@ class _Group:
         return apart
 
     async def _finish(self, finals: Mapping[int, Verdict]) -> None:
-        by_day: dict[str, list[Verdict]] = defaultdict(list)
+        by_day: dict[int, list[Verdict]] = defaultdict(list)
         for verdict in finals.values():
             by_day[day_of(verdict.job)].append(verdict)
         for day, theirs in sorted(by_day.items()):
-            finish = query("finish").replace("infermq.jobs", f"infermq.jobs_{day}")
-            self._take(finals, await self.connection.fetch(finish, *_ends(theirs), self.now))
+            rows = await self.connection.fetch(query("finish"), *_ends(theirs), self.now, *bounds(day))
+            self._take(finals, rows)
 
     async def _finish_any(self, left: Mapping[int, Verdict]) -> None:
         rows = await self.connection.fetch(query("finish_any"), *_ends(left.values()), self.now)
@@ -278,6 +280,11 @@ def _taken_back(executed: Executed) -> Executed:
     usage = executed.usage
     negative = Usage(-usage.input_tokens, -usage.output_tokens, -usage.cached_tokens)
     return replace(executed, usage=negative, cost_nano_usd=NanoUsd(-executed.cost_nano_usd))
+
+
+def _is_well_dated(entry: Entry, now: Ms) -> bool:
+    """Whether some broker can have admitted a request of this id."""
+    return why_not(entry.id, min(entry.admitted_ms, now)) is None
 
 
 def _identity(entry: Entry) -> tuple[str, bytes, Ms]:

@@ -59,7 +59,8 @@ def test_of_a_group_all_is_done_but_the_culprits_in_order(are_bad: list[bool]) -
 
     good = [item for item, is_bad in enumerate(are_bad) if not is_bad]
     assert done == [item for part in answers for item in part] == good
-    assert culprits == [(item, f"item {item}") for item, is_bad in enumerate(are_bad) if is_bad]
+    found = [(item, str(error)) for item, error in culprits]
+    assert found == [(item, f"item {item}") for item, is_bad in enumerate(are_bad) if is_bad]
 
 
 async def test_a_group_waits_for_what_is_away() -> None:

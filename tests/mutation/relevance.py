@@ -22,7 +22,7 @@ TESTS = ("tests/core", "tests/wire", "tests/contract", "tests/real", "tests/test
 """Those that run our code in their own process, where it can be seen."""
 _PURE = ("tests/core/", "tests/wire/")
 _DURATION = re.compile(r"^\s*([\d.]+)s (?:setup|call|teardown)\s+(\S.*)$", re.MULTILINE)
-_QUERY = re.compile(r"""\b(?:query|on_day)\("(\w+)"\)""")
+_QUERY = re.compile(r"""\bquery\("(\w+)"\)""")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 import asyncio
 import re
 from collections.abc import Sequence
-from typing import Any, LiteralString
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID, uuid4
 
@@ -12,14 +12,14 @@ from broker.core.admit import AdmissionContext, admit
 from broker.core.price import Prices
 from broker.core.records import ONLY_SHARD, Entry, Final, Ignore, Pick, Requeue, Verdict
 from broker.core.settle import decide, unstorable
-from broker.errors import BadData, Conflict, Deposed, Unavailable
+from broker.errors import BadData, Conflict, DayNotKept, Deposed, Unavailable
 from broker.ledger import PgLedger, migrate, pending
 from broker.ledger.connection import Connection
-from broker.ledger.days import day_of
+from broker.ledger.days import bounds, day_of
 from broker.ledger.pg import SETTINGS
 from broker.ledger.sql import query
 from schemas.api import Batch, BatchCreate, BatchStatus, ResultPage, State
-from schemas.ids import uuid7
+from schemas.ids import ms_of, uuid7
 from schemas.job import Attempt, Lane
 from schemas.outcome import EngineFault, Failed, Outcome, Refused, Released, Succeeded, Usage
 from schemas.ruling import Expire, Fail
@@ -298,13 +298,13 @@ async def test_the_usual_way_of_a_job_plans_over_its_own_days_only(ledger: PgLed
     job = an_id()
     await ledger.admit([an_entry(id=uuid7(Ms(now() - n * 24 * 3_600_000), n)) for n in range(5)])
     flow: list[object] = [["m"], ["bulk"], ["default"], [0], [job], ["d"], now()]
-    end: list[object] = [[job], [1], ["succeeded"], [None], [0], [0], [0], [0], now()]
+    end: list[object] = [[job], [1], ["succeeded"], [None], [0], [0], [0], [0], now(), *bounds(day_of(job))]
     connection = await asyncpg.connect(ledger_url, server_settings=SETTINGS)
 
     plans = {
         "dispatch": await connection.fetch(f"explain {query('dispatch')}", *flow, job, job, 1, ONLY_SHARD),
         "attempts_of": await connection.fetch(f"explain {query('attempts_of')}", [job], [1], job, job),
-        "finish": await connection.fetch(f"explain {on_day('finish', job)}", *end),
+        "finish": await connection.fetch(f"explain {query('finish')}", *end),
     }
 
     await connection.close()
@@ -313,46 +313,57 @@ async def test_the_usual_way_of_a_job_plans_over_its_own_days_only(ledger: PgLed
         assert len(days) == 1, (name, days)
 
 
-def on_day(name: LiteralString, job: UUID) -> str:
-    return query(name).replace("infermq.jobs", f"infermq.jobs_{day_of(job)}")
-
-
-async def test_statistics_that_know_no_new_job_spoil_no_plan(ledger: PgLedger, ledger_url: str) -> None:
-    before = [an_entry() for _ in range(1000)]
-    await ledger.admit(before)
-    attempts = await dispatched(ledger, *before)
-    await settled(ledger, *(a_verdict(attempt, a_success()) for attempt in attempts))
+@pytest.mark.parametrize("analyzed", [False, True])
+async def test_statistics_that_know_no_new_job_spoil_no_plan(
+    ledger: PgLedger,
+    ledger_url: str,
+    analyzed: bool,  # noqa: FBT001
+) -> None:
     connection = await asyncpg.connect(ledger_url, server_settings=SETTINGS)
-    await connection.execute("analyze")
-    entries = sorted((an_entry() for _ in range(1000)), key=lambda entry: entry.id)
+    if analyzed:
+        before = [an_entry() for _ in range(1000)]
+        await ledger.admit(before)
+        attempts = await dispatched(ledger, *before)
+        await settled(ledger, *(a_verdict(attempt, a_success()) for attempt in attempts))
+        await connection.execute("analyze")
+    others, entries = ([an_entry() for _ in range(1000)] for _ in range(2))
+    await ledger.admit(others)
     await ledger.admit(entries)
-    jobs = [entry.id for entry in entries]
-    flow = [[entry.model for entry in entries], ["bulk"] * 1000, ["default"] * 1000]
-    deadlines = [entry.deadline_ms for entry in entries]
-    zeros = [0] * 1000
-    leadership = await ledger.leader()
-    assert leadership is not None
+    runs = await dispatched(ledger, *others)
 
     trying = connection.transaction()
     await trying.start()
-    plans = [
-        await connection.fetch(
-            f"explain analyze {query('dispatch')}",
-            *flow, deadlines, jobs, ["d"] * 1000, now(), jobs[0], jobs[-1], leadership.term, ONLY_SHARD,
-        ),
-        await connection.fetch(f"explain analyze {query('attempts_of')}", jobs, [1] * 1000, jobs[0], jobs[-1]),
-        await connection.fetch(
-            f"explain analyze {on_day('finish', jobs[0])}",
-            jobs, [1] * 1000, ["succeeded"] * 1000, [None] * 1000, zeros, zeros, zeros, zeros, now(),
-        ),
-    ]  # fmt: skip
+    plans = await the_usual_way(ledger, connection, entries, runs)
     await trying.rollback()
 
     await connection.close()
     for plan in plans:
-        text = "\n".join(row[0] for row in plan)
-        assert "rows=1000" in text, text
-        assert "Removed by Join Filter" not in text, text
+        assert "rows=1000" in plan, plan
+        assert "Removed by Join Filter" not in plan, plan
+
+
+async def the_usual_way(
+    ledger: PgLedger, connection: Connection, waiting: Sequence[Entry], runs: Sequence[Attempt]
+) -> list[str]:
+    """The plans of the statements that every job takes."""
+    jobs, running = [entry.id for entry in waiting], sorted(one.job for one in runs)
+    ones, zeros = [1] * len(jobs), [0] * len(jobs)
+    flow = [[entry.model for entry in waiting], ["bulk"] * len(jobs), ["default"] * len(jobs)]
+    deadlines = [entry.deadline_ms for entry in waiting]
+    leadership = await ledger.leader()
+    assert leadership is not None
+    ends = ["succeeded"] * len(jobs), [None] * len(jobs), zeros, zeros, zeros, zeros, now()
+    found = [
+        await connection.fetch(
+            f"explain analyze {query('dispatch')}",
+            *flow, deadlines, jobs, ["d"] * len(jobs), now(), jobs[0], jobs[-1], leadership.term, ONLY_SHARD,
+        ),
+        await connection.fetch(f"explain analyze {query('attempts_of')}", running, ones, running[0], running[-1]),
+        await connection.fetch(
+            f"explain analyze {query('finish')}", running, ones, *ends, *bounds(day_of(running[0]))
+        ),
+    ]  # fmt: skip
+    return ["\n".join(row[0] for row in plan) for plan in found]
 
 
 # settlement
@@ -371,6 +382,64 @@ async def test_a_success_ends_its_job_once_however_often_it_is_reported(ledger: 
     assert job.cost_nano_usd == 10 * 1000 + 5 * 2000
     assert [run.waste for run in job.executions] == [False]
     assert not await ledger.running()
+
+
+async def test_jobs_of_several_days_end_in_one_group(ledger: PgLedger) -> None:
+    entries = [an_entry(id=uuid7(Ms(now() - n * 24 * 3_600_000), n)) for n in range(3)]
+    await ledger.admit(entries)
+    attempts = await dispatched(ledger, *entries)
+
+    ends = await settled(ledger, *(a_verdict(attempt, a_success()) for attempt in attempts))
+
+    assert sorted(ends) == sorted((entry.id, State.SUCCEEDED) for entry in entries)
+
+
+NEVER = [
+    UUID(int=0),
+    uuid7(Ms(86_400_000), 1),
+    uuid7(Ms(2**48 - 1), 1),
+    UUID(int=2**128 - 1),
+    UUID("6f1ed002-ab59-4b6e-8f2f-4d2c1c0f2b0a"),
+]
+"""Ids of days that the ledger never had."""
+
+
+@pytest.mark.parametrize("job", NEVER, ids=str)
+async def test_an_outcome_of_a_day_that_never_was_is_said_to_be_so(ledger: PgLedger, job: UUID) -> None:
+    attempt = an_attempt(job=job)
+    live = an_attempt(job=job, admitted_ms=ms_of(job), reply_to="x", key="k")
+
+    with pytest.raises(DayNotKept):
+        await ledger.settle([a_verdict(attempt, a_success())], now=now())
+    if ms_of(job) > now() or job.version != 7:
+        with pytest.raises(DayNotKept):
+            await ledger.settle([a_verdict(live, a_success(), live=live)], now=now())
+
+    assert await ledger.job(job, "default") is None
+
+
+async def test_an_outcome_of_a_day_that_was_dropped_is_said_to_be_so(ledger: PgLedger, ledger_url: str) -> None:
+    attempt = await running(ledger, id=uuid7(Ms(now() - 24 * 3_600_000), 1))
+    connection = await asyncpg.connect(ledger_url)
+    days = "select inhrelid::regclass::text as day from pg_inherits where inhparent::regclass::text like 'infermq.%'"
+    for row in await connection.fetch(days):
+        await connection.execute(f"drop table if exists {row['day']}")
+    await connection.close()
+
+    for verdict in (
+        a_verdict(attempt, a_success()),
+        a_verdict(attempt, Failed(EngineFault("x")), transition=Ignore()),
+    ):
+        with pytest.raises(DayNotKept):
+            await ledger.settle([verdict], now=now())
+
+
+async def test_an_interactive_outcome_makes_the_day_that_its_request_is_of(ledger: PgLedger) -> None:
+    """However long it waited for the ledger."""
+    at = Ms(now() - 60 * 24 * 3_600_000)
+    attempt = an_attempt(job=uuid7(at, 1), admitted_ms=at, reply_to="x", key="k")
+
+    assert await settled(ledger, a_verdict(attempt, a_success(), live=attempt)) == [(attempt.job, State.SUCCEEDED)]
 
 
 async def test_a_second_delivery_is_waste_that_costs(ledger: PgLedger) -> None:

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
 import msgspec
@@ -234,6 +234,27 @@ def a_settle(nc: Nats, ledger: PgLedger) -> Settle:
         unit=lambda: 0.5,
         metrics=Metrics(),
     )
+
+
+async def test_outcomes_of_days_that_never_were_are_counted_and_dropped_and_the_others_recorded(
+    nc: Nats, ledger: PgLedger
+) -> None:
+    await declare_streams(nc)
+    attempt = await running(ledger)
+    settle = a_settle(nc, ledger)
+    serving = asyncio.create_task(settle.serve())
+
+    for job in (UUID(int=0), attempt.job, UUID(int=2**128 - 1), uuid4()):
+        await report(nc, a_report(job=job))
+    await emptied(nc, subjects.OUTCOME)
+
+    shown = await ledger.job(attempt.job, "default")
+    assert shown is not None
+    assert shown.state is State.SUCCEEDED
+    assert settle.metrics.registry.get_sample_value("infermq_outcomes_dropped_total") == 3
+    assert not serving.done()
+    serving.cancel()
+    await asyncio.gather(serving, return_exceptions=True)
 
 
 @pytest.mark.parametrize("role", [an_intake, a_settle])
