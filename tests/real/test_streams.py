@@ -264,9 +264,9 @@ async def test_a_result_is_announced_and_its_message_let_go_once_the_ledger_has_
     await declare_streams(nc)
     batch = await a_batch(ledger)
     stream = await _given(role, nc, ledger, batch.id)
-    serving = asyncio.create_task(role(nc, ledger).serve())
 
     async with held_up(ledger_url, batch.id) as is_waiting:
+        serving = asyncio.create_task(role(nc, ledger).serve())
         await until(is_waiting, "the transaction waits")
         await nc.flush()
         early = dict(feed.heard)
