@@ -14,6 +14,10 @@ from schemas.subjects import DEFAULT
 
 DATA = ".infermq"
 RUN_FILE = "run.json"
+PORT = 14222
+"""Of the NATS of `infermq up`: NATS's usual port with a 1 before it, so that both run on one machine. Neither this one
+nor the dozen after it is registered with IANA, and Linux gives none of them to outgoing connections.
+"""
 LEASE_S = 15.0
 """How long a killed worker's jobs stay with it. A worker extends its leases at a third of that."""
 LEAST_LEASE_S = 2.0
@@ -41,6 +45,8 @@ class UpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Processes for each deployment."""
     slots: Annotated[int, Meta(ge=1, le=65536)] | None = None
     lease_s: Annotated[float, Meta(ge=LEAST_LEASE_S, le=3600)] = LEASE_S
+    port: Annotated[int, Meta(ge=0, le=65535)] = 0
+    """NATS listens here, the broker's HTTP server on the next port, the workers' on those after it. 0: any free ones."""
     nats_url: str | None = None
     postgres_url: str | None = None
 

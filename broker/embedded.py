@@ -1,4 +1,4 @@
-"""NATS and Postgres from wheels, as children of this process: no server to install, no port to choose.
+"""NATS and Postgres from wheels, as children of this process: no server to install.
 
 A child dies with its parent, also when that is killed: the kernel sends it a signal (PR_SET_PDEATHSIG). Both servers
 listen on the loopback or a socket file only, and keep their data where they are told.
@@ -14,6 +14,7 @@ import os
 import pwd
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,8 @@ import asyncpg
 
 from broker.errors import Unavailable
 
+ANY_PORT = -1
+"""What NATS calls any free port."""
 _START_S = 30.0
 _STOP_S = 15.0
 _POLL_S = 0.02
@@ -129,10 +132,42 @@ def spawn(
 
 
 @asynccontextmanager
-async def nats_server(folder: Path, *, port: int = -1, started: Started = lambda _: None) -> AsyncIterator[str]:
-    """A server on the loopback, its streams under `folder`; its URL. Port -1: any free one. Raises: Unavailable."""
+async def nats_server(folder: Path, *, port: int = ANY_PORT, started: Started = lambda _: None) -> AsyncIterator[str]:
+    """Run a server on the loopback, its streams under `folder`; the value is its URL.
+
+    It listens on any free port if `port` is taken, also when someone takes it at the same moment. Raises: Unavailable.
+    """
     program = _nats_program()
     folder.mkdir(parents=True, exist_ok=True)
+    choice = port if port != ANY_PORT and is_free(port) else ANY_PORT
+    child = _spawn_nats(program, folder, choice)
+    try:
+        try:
+            url = await _nats_url(child, folder)
+        except Unavailable:
+            if choice == ANY_PORT or is_free(choice):
+                raise
+            await child.stop()
+            child = _spawn_nats(program, folder, ANY_PORT)
+            url = await _nats_url(child, folder)
+        started(child)
+        yield url
+    finally:
+        await child.stop(signal.SIGTERM)
+
+
+def is_free(port: int) -> bool:
+    """Whether a server could listen on this port of the loopback now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except (OSError, OverflowError):
+            return False
+    return True
+
+
+def _spawn_nats(program: str, folder: Path, port: int) -> Child:
     for old in folder.glob("*.ports"):
         old.unlink()
     config = folder / "nats.conf"
@@ -141,12 +176,7 @@ async def nats_server(folder: Path, *, port: int = -1, started: Started = lambda
     )
     half = max(1, len(os.sched_getaffinity(0)) // 2)  # more threads would look for work on cores that others need
     env = {"GOMAXPROCS": os.environ.get("GOMAXPROCS", str(half))}
-    child = spawn("NATS", [program, "-c", str(config)], log=folder / "nats.log", env=env)
-    started(child)
-    try:
-        yield await _nats_url(child, folder)
-    finally:
-        await child.stop(signal.SIGTERM)
+    return spawn("NATS", [program, "-c", str(config)], log=folder / "nats.log", env=env)
 
 
 def _nats_program() -> str:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import fcntl
 import importlib.resources
+import itertools
 import json
 import logging
 import os
@@ -15,12 +16,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
 from broker.client import Client, NoBroker, Refused
 from broker.config import RUN_FILE, RunInfo, UpConfig, catalog_text, read_run_file
-from broker.embedded import Child, Started, nats_server, postgres_server, spawn
+from broker.embedded import ANY_PORT, Child, Started, is_free, nats_server, postgres_server, spawn
 from broker.errors import Unavailable
 from broker.ledger import migrate
 from schemas.catalog import Catalog, parse
@@ -53,6 +55,8 @@ class Kept:
     name: str
     command: Sequence[str]
     log: Path
+    http_port: int = 0
+    """The port it should have; 0: any free one."""
     child: Child | None = None
     http: str = ""
     restart_s: float = _FIRST_RESTART_S
@@ -61,12 +65,18 @@ class Kept:
     due: float = field(default=0.0)
     """When to start it again."""
 
-    def start(self) -> None:
+    def start(self, say: Say) -> None:
+        """Start it on its port, or on any free one if that is taken."""
         self.started, self.due = time.monotonic(), 0.0
+        port = self.http_port
+        if port and not is_free(port):
+            say(f"port {port} is taken: {self.name} listens on another")
+            port = 0
         self._answer.unlink(missing_ok=True)
         answer = os.open(self._answer, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
-            self.child = spawn(self.name, self.command, log=self.log, stdout=answer)
+            command = [*self.command, "--http-port", str(port)]
+            self.child = spawn(self.name, command, log=self.log, stdout=answer)
         finally:
             os.close(answer)
 
@@ -137,7 +147,8 @@ async def _started(config: UpConfig, say: Say, stack: AsyncExitStack) -> "Up":
     nats_url, postgres_url = await _servers(config, stack, servers.append)
     for name in await migrate(postgres_url):
         say(f"database: applied {name}")
-    up = Up(config, nats_url, postgres_url, say=say, servers=servers)
+    ports = _http_ports(config, nats_url, say)
+    up = Up(config, nats_url, postgres_url, say=say, servers=servers, http_ports=ports)
     stack.push_async_callback(up.stop)
     await up.start_broker()
     await up.apply(text)
@@ -161,7 +172,8 @@ async def _servers(config: UpConfig, stack: AsyncExitStack, started: Started) ->
     async def nats() -> str:
         if config.nats_url is not None:
             return config.nats_url
-        return await stack.enter_async_context(nats_server(config.data / "nats", started=started))
+        port = config.port or ANY_PORT
+        return await stack.enter_async_context(nats_server(config.data / "nats", port=port, started=started))
 
     async def postgres() -> str:
         if config.postgres_url is not None:
@@ -180,17 +192,38 @@ async def _servers(config: UpConfig, stack: AsyncExitStack, started: Started) ->
     return str(first), str(second)
 
 
+def _http_ports(config: UpConfig, nats_url: str, say: Say) -> Iterator[int]:
+    """The ports of the broker and then of each worker.
+
+    Who has the port of NATS has those after it: of two that start at once, only one tries to listen there.
+    """
+    if not config.port:
+        return itertools.repeat(0)
+    if config.nats_url is None and urlsplit(nats_url).port != config.port:
+        say(f"port {config.port} is taken: NATS listens at {nats_url}, the others on free ports too")
+        return itertools.repeat(0)
+    return itertools.count(config.port + 1)
+
+
 class Up:
     """What is running."""
 
     def __init__(
-        self, config: UpConfig, nats_url: str, postgres_url: str, *, say: Say, servers: Sequence[Child]
+        self,
+        config: UpConfig,
+        nats_url: str,
+        postgres_url: str,
+        *,
+        say: Say,
+        servers: Sequence[Child],
+        http_ports: Iterator[int],
     ) -> None:
         self.config = config
         self.nats_url = nats_url
         self.postgres_url = postgres_url
         self._say = say
         self._servers = servers
+        self._http_ports = http_ports
         self.lost = asyncio.Event()
         """A server ended by itself: nothing here can go on without it."""
         self._logs = config.data / "logs"
@@ -264,8 +297,8 @@ class Up:
         log_file = self._logs / f"{name}.log"
         if log_file.exists():
             log_file.replace(log_file.with_suffix(".log.1"))
-        kept = Kept(name, command, log_file)
-        kept.start()
+        kept = Kept(name, command, log_file, next(self._http_ports))
+        kept.start(self._say)
         self._children.append(kept)
         return kept
 
@@ -297,7 +330,7 @@ class Up:
             kept.due = now + kept.restart_s / 2
             self._say(f"{kept.name} ended with {child.process.returncode}; again in {kept.restart_s / 2:.0f} s")
         elif now >= kept.due:
-            kept.start()
+            kept.start(self._say)
 
     def _gives_up(self, kept: Kept) -> None:
         kept.gave_up = True

@@ -98,7 +98,8 @@ async def a_system(data: Path, catalog: Path, *more: str, within_s: float = 45) 
 
 
 async def start(data: Path, catalog: Path, *more: str, within_s: float = 45) -> System:
-    command = [sys.executable, "-m", "broker", "up", "--json", "--data", str(data), "--catalog", str(catalog), *more]
+    words = ["up", "--json", "--data", str(data), "--catalog", str(catalog), "--port", "0", *more]
+    command = [sys.executable, "-m", "broker", *words]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # noqa: ASYNC220 - it outlives us
     run_file = data / "run.json"
     run_file.unlink(missing_ok=True)

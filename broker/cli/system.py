@@ -15,7 +15,7 @@ import typer
 import uvloop
 
 from broker.cli.terminal import AsJson, Data, Exit, NatsUrl, err, out, print_json, print_table, told, where
-from broker.config import DATA, LEASE_S, LEAST_LEASE_S, BrokerConfig, NotFound, RunInfo, UpConfig, process_name
+from broker.config import DATA, LEASE_S, LEAST_LEASE_S, PORT, BrokerConfig, NotFound, RunInfo, UpConfig, process_name
 from broker.embedded import die_with_parent
 
 _GC = (20_000, 50, 100)
@@ -39,6 +39,12 @@ def up(
     workers: Annotated[int, typer.Option(min=0, max=64, help="Worker processes for each deployment.")] = 1,
     slots: Annotated[int | None, typer.Option(min=1, help="Slots of each worker, instead of the catalog's.")] = None,
     lease_s: LeaseS = LEASE_S,
+    port: Annotated[
+        int,
+        typer.Option(
+            min=0, max=65535, help="NATS's port; HTTP has the next ones. If taken, free ones; 0: free ones."
+        ),
+    ] = PORT,
     nats_url: Annotated[str | None, typer.Option(envvar="INFERMQ_NATS_URL", help="A NATS of your own.")] = None,
     postgres_url: PostgresUrl = None,
     as_json: AsJson = False,
@@ -55,6 +61,7 @@ def up(
         workers=workers,
         slots=slots,
         lease_s=lease_s,
+        port=port,
         nats_url=nats_url,
         postgres_url=postgres_url,
     )

@@ -1,6 +1,6 @@
 """What a Python producer imports: submit jobs and batches, read results, ask and wait.
 
-    async with Client.connect("nats://127.0.0.1:4222") as client:
+    async with Client.connect("nats://127.0.0.1:14222") as client:
         reply = await client.infer("small-chat", {"messages": [{"role": "user", "content": "Hello!"}]})
 
 submit     jobs, one at a time or many in a message
