@@ -46,6 +46,10 @@ select format('the result of job %s is number %s of batch %s, its job of %s', r.
   from infermq.results r join infermq.jobs j on j.id = r.job
  where r.batch is distinct from j.batch or (r.batch is null) <> (r.ordinal is null)
 union all
+select format('job %s waits as one of batch %s, and is one of %s', w.job, w.batch, j.batch)
+  from infermq.waiting w join infermq.jobs j on j.id = w.job
+ where w.batch is distinct from j.batch
+union all
 select format('deployment %s spent %s, its executions %s', coalesce(s.deployment, c.deployment), to_jsonb(s), to_jsonb(c))
   from spent s full join charged c on c.deployment = s.deployment
  where (s.cost_nano_usd, s.executions) is distinct from (c.cost_nano_usd, c.executions)

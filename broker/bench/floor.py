@@ -213,11 +213,13 @@ class Broker:
             now = wall_clock()
             jobs = [_job.decode(message.data) for message in messages]
             rows = [_job_row(job, now) for job in jobs]
-            waiting = [("m", "bulk", "t", now, job.id) for job in jobs]
+            waiting = [("m", "bulk", "t", now, job.id, job.batch) for job in jobs]
             async with self._pool.acquire() as connection, connection.transaction():
                 await _copy(connection, "jobs", JOB_COLUMNS, rows)
                 await _copy(connection, "bodies", ("job", "body"), [(job.id, job.body) for job in jobs])
-                await _copy(connection, "waiting", ("model", "lane", "tenant", "deadline_ms", "job"), waiting)
+                await _copy(
+                    connection, "waiting", ("model", "lane", "tenant", "deadline_ms", "job", "batch"), waiting
+                )
                 await connection.execute(_COUNT, jobs[0].batch, len(jobs), 0)
             self._ready.extend((now, job.id) for job in jobs if job.id is not None)
             self._wake.set()

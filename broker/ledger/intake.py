@@ -125,11 +125,11 @@ def _row(entry: Entry) -> tuple[object, ...]:
 async def _follow(connection: Connection, fresh: Sequence[Entry]) -> None:
     """What comes with new jobs: their bodies, their place in the backlog or their end, their batches' counts."""
     await copy_bodies(connection, fresh)
-    waiting = [(e.model, e.lane, e.tenant, e.deadline_ms, e.id) for e in fresh if e.refused is None]
+    waiting = [(e.model, e.lane, e.tenant, e.deadline_ms, e.id, e.batch) for e in fresh if e.refused is None]
     await connection.copy_records_to_table(
         "waiting",
         records=waiting,
-        columns=("model", "lane", "tenant", "deadline_ms", "job"),
+        columns=("model", "lane", "tenant", "deadline_ms", "job", "batch"),
         schema_name="infermq",
     )
     deltas = Deltas()

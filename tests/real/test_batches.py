@@ -8,6 +8,7 @@ import pytest
 
 from broker.core.records import Entry, Final, Requeue, Verdict
 from broker.ledger import PgLedger
+from broker.ledger.pg import SETTINGS
 from schemas.api import TERMINAL, Batch, BatchCreate, BatchStatus, Result, State
 from schemas.ids import uuid7
 from schemas.job import Attempt, Lane
@@ -139,6 +140,23 @@ async def test_creating_a_batch_again_answers_it_as_it_is(ledger: PgLedger) -> N
 
     assert (created.lane, created.deadline_ms, created.metadata) == (Lane.STANDARD, ask.deadline_ms, {"k": "v"})
     assert again == created
+
+
+async def test_a_job_of_a_batch_waits_as_one_of_it_also_after_a_failure(ledger: PgLedger, ledger_url: str) -> None:
+    batch = await a_batch(ledger)
+    first, again, other = an_entry(batch=batch.id), an_entry(batch=batch.id), an_entry()
+    await ledger.admit([first, again, other])
+    [attempt] = await dispatched(ledger, again)
+    back = a_verdict(attempt, Failed(EngineFault("x")), transition=Requeue(now(), counted=True))
+    await ledger.settle([back], now=now())
+
+    connection = await asyncpg.connect(ledger_url, server_settings=SETTINGS)
+    found = await connection.fetch("select job from infermq.waiting where batch = $1", batch.id)
+    plan = await connection.fetch("explain select job from infermq.waiting where batch = $1", batch.id)
+
+    await connection.close()
+    assert {row["job"] for row in found} == {first.id, again.id}
+    assert "waiting_of_batch" in "".join(row[0] for row in plan)
 
 
 # in order

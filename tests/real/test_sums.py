@@ -38,6 +38,7 @@ WRONG = [
     "update infermq.jobs set state = 'failed' where state = 'open'",
     "delete from infermq.results",
     "delete from infermq.waiting",
+    "update infermq.waiting set batch = gen_random_uuid()",
     "delete from infermq.running",
     "insert into infermq.results (job) select job from infermq.waiting",
     "update infermq.results set ordinal = ordinal + 1",

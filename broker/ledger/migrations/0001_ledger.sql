@@ -76,8 +76,10 @@ create table infermq.waiting (
     not_before_ms   bigint  not null default 0,
     -- deployments that failed it, and leave it to others; null: none
     tried           text[],
+    batch           uuid,
     primary key (model, lane, tenant, deadline_ms, job)
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000);
+create index waiting_of_batch on infermq.waiting (batch) where batch is not null;
 
 create table infermq.running (
     job             uuid    not null primary key,

@@ -15,7 +15,8 @@ with verdict as (
 ), ended as (
     delete from infermq.running where ctid = any(array(select at from gone))
 )
-insert into infermq.waiting (model, lane, tenant, deadline_ms, job, attempt, uncounted, not_before_ms, tried)
-select j.model, j.lane, j.tenant, j.deadline_ms, j.id, g.attempt, g.uncounted, g.not_before_ms, g.tried
+insert into infermq.waiting (model, lane, tenant, deadline_ms, job, attempt, uncounted, not_before_ms, tried, batch)
+select j.model, j.lane, j.tenant, j.deadline_ms, j.id, g.attempt, g.uncounted, g.not_before_ms, g.tried,
+       j.batch
   from gone g join infermq.jobs j on j.id = g.job
 returning model, lane, tenant, deadline_ms, job, not_before_ms
