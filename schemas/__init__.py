@@ -2,7 +2,7 @@
 
 Standard library and msgspec only; imports nothing of ours; anyone may import it.
 
-units      Ms, NanoUsd, Tokens
+units      Ms, NanoUsd
 clock      the time of this machine
 ids        job ids: UUIDv7 made, derived, checked
 subjects   every subject, stream, consumer and bucket name; build and parse

@@ -7,5 +7,3 @@ Ms = NewType("Ms", int)
 
 NanoUsd = NewType("NanoUsd", int)
 """10^-9 US dollars."""
-
-Tokens = NewType("Tokens", int)

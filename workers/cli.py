@@ -120,12 +120,12 @@ async def serve(
     Raises: EngineConfigError, nats-py's errors.
     """
     gc.set_threshold(*_GC)
-    worker: list[Worker] = []
+    worker: Worker | None = None
 
     async def back() -> None:
         log.warning("nats reconnected")
-        for one in worker:
-            one.pool.reconnected()
+        if worker is not None:
+            worker.pool.reconnected()
 
     async def noted(error: Exception) -> None:
         log.warning("nats error=%s", str(error) or type(error).__name__)
@@ -148,8 +148,8 @@ async def serve(
         gc.collect()
         gc.freeze()  # an engine's own objects are many, and a look at all of them stops everything for a third of a second
         lease_ms = await _lease_ms(nc, config.deployment)
-        worker.append(Worker(nc, engine, config=config, revision=revision, capacity=capacity, lease_ms=lease_ms))
-        return await worker[0].serve(ready)
+        worker = Worker(nc, engine, config=config, revision=revision, capacity=capacity, lease_ms=lease_ms)
+        return await worker.serve(ready)
     finally:
         await nc.close()
 
