@@ -205,7 +205,6 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     batch: UUID | None
     custom_id: str | None
     state: State
-    total_ms: Ms
 
 
 class Requeued(msgspec.Struct, frozen=True):

@@ -181,7 +181,6 @@ def _refused(entry: Entry) -> Recorded:
         batch=entry.batch,
         custom_id=entry.custom_id,
         state=State.FAILED,
-        total_ms=Ms(0),
     )
 
 

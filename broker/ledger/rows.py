@@ -86,7 +86,6 @@ def recorded_of(row: Row) -> Recorded:
         batch=row["batch"],
         custom_id=row["custom_id"],
         state=State(row["state"]),
-        total_ms=_total_ms(row),
     )
 
 

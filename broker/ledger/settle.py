@@ -175,14 +175,12 @@ class _Group:
         await self._add_earlier([entry.id for _, verdict, entry in fresh if not _is_first(verdict)])
         await copy_bodies(self.connection, [entry for _, _, entry in fresh])
         for n, verdict, entry in fresh:
-            total = Ms(max(0, self.now - entry.admitted_ms))
             self.won[n] = Recorded(
                 job=entry.id,
                 tenant=entry.tenant,
                 batch=entry.batch,
                 custom_id=entry.custom_id,
                 state=_final(verdict).state,
-                total_ms=total,
             )
 
     async def _add_earlier(self, jobs: Sequence[UUID]) -> None:
