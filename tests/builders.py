@@ -111,6 +111,13 @@ def a_beat(worker: str = "w", **changes: Any) -> WorkerBeat:
     return WorkerBeat(**{**fields, **changes})
 
 
+def a_route(*routes: Route, **caps_usd: float) -> Catalog:
+    """One model `m`, and the daily caps of those of its deployments that have one."""
+    names = [route.deployment for route in routes]
+    deployments = {name: Deployment(engine="simulated", daily_cap_usd=caps_usd.get(name)) for name in names}
+    return Catalog(models={"m": Model(route=routes)}, deployments=deployments)
+
+
 def a_catalog(*, engine: str = "simulated", options: dict[str, Any] | None = None, **changes: Any) -> Catalog:
     """One model `m` on one deployment `d`."""
     fields: dict[str, Any] = {"engine": engine, "price": Price(input=1.0, output=2.0), "options": options or {}}

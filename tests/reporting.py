@@ -1,13 +1,36 @@
-"""What a worker says, in tests where the test is the worker."""
+"""What a worker says, in tests where the test is the worker, and the role that settles it."""
+
+from typing import Any
 
 from nats.aio.client import Client
 
+from broker.leases import Leases
+from broker.ledger import PgLedger
+from broker.metrics import Metrics
+from broker.settle import Settle
 from schemas import subjects
+from schemas.catalog import Catalog, Revision
 from schemas.codec import bundled, packed
 from schemas.outcome import Report
+from schemas.units import Ms
+from tests.builders import now
 
 
 async def report(nc: Client, *reports: Report) -> None:
     """Have OUTCOME store them, a message for each."""
     for one in reports:
         await nc.jetstream().publish(subjects.outcome(one.deployment), bundled([packed(one)]))
+
+
+def a_settle(nc: Client, ledger: PgLedger, *, catalog: Catalog | None = None, **changes: Any) -> Settle:
+    """Of a broker that hears of no worker."""
+    revision = Revision(1, Ms(0), catalog or Catalog())
+    fields: dict[str, Any] = {
+        "revision": lambda: revision,
+        "alive": list,
+        "clock": now,
+        "leases": Leases(nc, beats=list),
+        "unit": lambda: 0.5,
+        "metrics": Metrics(),
+    }
+    return Settle(nc=nc, ledger=ledger, **{**fields, **changes})

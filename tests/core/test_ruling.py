@@ -13,7 +13,7 @@ from broker.core.records import Final, Ignore, OpenJob, Requeue, Running, Verdic
 from broker.core.ruling import stranded
 from broker.core.settle import decide
 from schemas.api import State
-from schemas.catalog import Catalog, Model, Route
+from schemas.catalog import Catalog, Route
 from schemas.job import Attempt, Lane
 from schemas.outcome import (
     BadRequest,
@@ -29,16 +29,12 @@ from schemas.outcome import (
 )
 from schemas.ruling import Expire, Fail, PutBack, Ruling
 from schemas.units import Ms, NanoUsd
-from tests.builders import a_catalog, a_report, a_success, an_attempt, an_id, now
+from tests.builders import a_catalog, a_report, a_route, a_success, an_attempt, an_id, now
 
 PRICES = Prices(catalog=a_catalog(), source="catalog:3")
 NOW = now()
 JOBS = [UUID(int=n) for n in range(1, 4)]
 FAULT = EngineFault("x")
-
-
-def a_route(*routes: Route) -> Catalog:
-    return Catalog(models={"m": Model(route=routes)}, deployments=PRICES.catalog.deployments)
 
 
 def verdicts_on(*items: Report | Ruling, job: OpenJob | None = None) -> list[Verdict]:

@@ -13,7 +13,7 @@ from broker.core.records import Entry, Final, Ignore, OpenJob, Requeue, Verdict
 from broker.core.retry import CAP_MS, backoff_ms, wait_ms
 from broker.core.settle import decide, needs_look, unstorable
 from schemas.api import State
-from schemas.catalog import Catalog, Model, Price, Route
+from schemas.catalog import Catalog, Price, Route
 from schemas.job import Lane
 from schemas.outcome import (
     BadRequest,
@@ -36,7 +36,7 @@ from schemas.outcome import (
 )
 from schemas.ruling import Expire, Fail, PutBack, Ruling
 from schemas.units import Ms, NanoUsd
-from tests.builders import a_catalog, a_report, a_success, an_attempt, an_id, now
+from tests.builders import a_catalog, a_report, a_route, a_success, an_attempt, an_id, now
 
 PRICES = Prices(catalog=a_catalog(), source="catalog:3")
 
@@ -64,10 +64,6 @@ def verdict_on(
     prices = Prices(catalog=catalog, source="catalog:3")
     [verdict] = decide([item], jobs, prices=prices, alive=alive, now=Ms(at or now()), unit=0.5)
     return verdict
-
-
-def a_route(*routes: Route) -> Catalog:
-    return Catalog(models={"m": Model(route=routes)}, deployments=PRICES.catalog.deployments)
 
 
 def test_a_success_ends_the_job_with_its_body_and_its_price() -> None:

@@ -23,14 +23,13 @@ from broker.leases import Leases
 from broker.ledger import PgLedger
 from broker.metrics import Metrics
 from broker.ports import Clock
-from broker.settle import Settle
-from schemas.catalog import Catalog, Deployment, Model, Revision, Route
+from schemas.catalog import Catalog, Route
 from schemas.job import Attempt, Lane
 from schemas.outcome import Charge, Failed, Throttled
 from schemas.units import Ms, NanoUsd
 from schemas.worker import WorkerBeat
-from tests.builders import a_report, a_success, an_attempt, an_entry, now
-from tests.reporting import report
+from tests.builders import a_report, a_route, a_success, an_attempt, an_entry, now
+from tests.reporting import a_settle, report
 from tests.system import until
 from workers.beat import beat
 
@@ -51,13 +50,6 @@ def a_beat(deployment: str, *, slots: int = 4, live: int = 0, draining: bool = F
         at_ms=now(),
         version="0",
     )
-
-
-def a_route(*routes: Route, **caps_usd: float) -> Catalog:
-    """One model, and the daily caps of those of its deployments that have one."""
-    names = [route.deployment for route in routes]
-    deployments = {name: Deployment(engine="simulated", daily_cap_usd=caps_usd.get(name)) for name in names}
-    return Catalog(models={"m": Model(route=routes)}, deployments=deployments)
 
 
 @asynccontextmanager
@@ -89,14 +81,12 @@ async def a_leader(
         term=term,
         **{"idle_s": 0.05, "sweep_s": 0.1, "silence_ms": 100, **timing},
     )
-    settle = Settle(
-        nc=nc,
-        ledger=ledger,
-        revision=lambda: Revision(1, Ms(0), catalog),
+    settle = a_settle(
+        nc,
+        ledger,
+        catalog=catalog,
         alive=lambda: alive(snapshot(catalog, heard.alive(), caps.spent, now=now())),
-        clock=now,
         leases=Leases(nc, beats=heard.alive),
-        unit=lambda: 0.5,
         metrics=metrics,
     )
     saying = [beat(nc, lambda one=one: one) for one in beats]  # type: ignore[misc]

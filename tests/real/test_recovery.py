@@ -23,8 +23,8 @@ from schemas.job import Attempt
 from schemas.outcome import Failed, Released, Throttled
 from schemas.units import Ms
 from schemas.worker import WorkerBeat
-from tests.builders import a_report, a_success, an_attempt, an_entry, now
-from tests.real.test_dispatch import a_beat, a_leader, a_route, committed, dispatched, running
+from tests.builders import a_report, a_route, a_success, an_attempt, an_entry, now
+from tests.real.test_dispatch import a_beat, a_leader, committed, dispatched, running
 from tests.reporting import report
 from tests.system import until
 from workers.beat import beat, leave

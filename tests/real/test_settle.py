@@ -13,14 +13,11 @@ from nats.aio.client import Client as Nats
 from broker.bus.runs import publish_rulings
 from broker.bus.streams import declare_streams
 from broker.core.settle import decide
-from broker.leases import Leases
 from broker.ledger import PgLedger
 from broker.metrics import Metrics
 from broker.patience import patiently
-from broker.settle import Settle
 from schemas import subjects
 from schemas.api import State
-from schemas.catalog import Catalog, Revision
 from schemas.codec import bundled, packed
 from schemas.job import Attempt
 from schemas.outcome import (
@@ -36,32 +33,23 @@ from schemas.outcome import (
     Usage,
 )
 from schemas.ruling import Expire, PutBack, Ruling
-from schemas.units import Ms, NanoUsd
+from schemas.units import NanoUsd
 from tests.builders import a_report, a_success, an_attempt, an_entry, now
 from tests.real.test_ledger import PRICES, a_batch, dispatched, running, state_of
-from tests.reporting import report
+from tests.reporting import a_settle, report
 from tests.system import until
 
 pytestmark = pytest.mark.real
 
 
 @asynccontextmanager
-async def a_settle(nc: Nats, ledger: PgLedger) -> AsyncIterator[Metrics]:
+async def settling(nc: Nats, ledger: PgLedger) -> AsyncIterator[Metrics]:
+    """The role at work, which nothing may end."""
     await declare_streams(nc)
-    metrics = Metrics()
-    settle = Settle(
-        nc=nc,
-        ledger=ledger,
-        revision=lambda: Revision(1, Ms(0), Catalog()),
-        alive=list,
-        clock=now,
-        leases=Leases(nc, beats=list),
-        unit=lambda: 0.5,
-        metrics=metrics,
-    )
+    settle = a_settle(nc, ledger)
     serving = asyncio.create_task(settle.serve())
     try:
-        yield metrics
+        yield settle.metrics
         assert not serving.done()
     finally:
         serving.cancel()
@@ -85,7 +73,7 @@ async def ended(ledger: PgLedger, attempt: Attempt, state: State) -> None:
 async def test_rulings_are_settled_among_reports(nc: Nats, ledger: PgLedger) -> None:
     late, left, done = [await running(ledger) for _ in range(3)]
 
-    async with a_settle(nc, ledger):
+    async with settling(nc, ledger):
         await publish_rulings(nc, [Expire(late.job), PutBack(left.job, 1), PutBack(done.job, 2)])
         await report(nc, a_report(job=done.job))
 
@@ -97,7 +85,7 @@ async def test_rulings_are_settled_among_reports(nc: Nats, ledger: PgLedger) -> 
 async def test_a_ruling_that_comes_as_a_workers_outcome_is_none(nc: Nats, ledger: PgLedger) -> None:
     attempt = await running(ledger)
 
-    async with a_settle(nc, ledger) as metrics:
+    async with settling(nc, ledger) as metrics:
         await nc.jetstream().publish(subjects.outcome("d"), bundled([packed(Expire(attempt.job))]))
 
         await buried(metrics, 1)
@@ -110,7 +98,7 @@ async def test_a_report_that_comes_twice_at_once_costs_once(nc: Nats, ledger: Pg
     await declare_streams(nc)
     await report(nc, twice, twice)
 
-    async with a_settle(nc, ledger):
+    async with settling(nc, ledger):
         await ended(ledger, attempt, State.SUCCEEDED)
 
     shown = await ledger.job(attempt.job, "default")
@@ -136,7 +124,7 @@ async def test_what_only_a_newer_worker_knows_is_a_failure_that_costs_and_ends_n
 ) -> None:
     unknown, known = [await running(ledger) for _ in range(2)]
 
-    async with a_settle(nc, ledger) as metrics:
+    async with settling(nc, ledger) as metrics:
         both = bundled([newer(unknown, outcome), packed(a_report(job=known.job))])
         await nc.jetstream().publish(subjects.outcome("d"), both)
 
@@ -154,7 +142,7 @@ async def test_what_only_a_newer_worker_knows_is_a_failure_that_costs_and_ends_n
 async def test_a_request_that_ended_as_only_a_newer_worker_knows_is_recorded(nc: Nats, ledger: PgLedger) -> None:
     request = an_attempt(reply_to="x", key="k")
 
-    async with a_settle(nc, ledger) as metrics:
+    async with settling(nc, ledger) as metrics:
         said = bundled([newer(request, {"type": "preempted"}, live=request)])
         await nc.jetstream().publish(subjects.outcome("d"), said)
 
@@ -166,7 +154,7 @@ async def test_a_request_that_ended_as_only_a_newer_worker_knows_is_recorded(nc:
 async def test_what_is_no_report_ends_nothing(nc: Nats, ledger: PgLedger, nonsense: bytes) -> None:
     attempt = await running(ledger)
 
-    async with a_settle(nc, ledger):
+    async with settling(nc, ledger):
         await nc.jetstream().publish(subjects.outcome("d"), nonsense)
         await nc.jetstream().publish(subjects.RULING, nonsense)
         await report(nc, a_report(job=attempt.job))

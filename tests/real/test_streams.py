@@ -18,21 +18,18 @@ from broker.bus.streams import declare_streams
 from broker.client import Client, Submission
 from broker.core.records import Recorded
 from broker.intake import Intake
-from broker.leases import Leases
 from broker.ledger import PgLedger
 from broker.metrics import Metrics
 from broker.settle import Settle
 from schemas import subjects
 from schemas.api import Result, ResultNotice, State
-from schemas.catalog import Catalog, Revision
 from schemas.codec import packed
 from schemas.job import Lane
 from schemas.subjects import Source
-from schemas.units import Ms
 from tests.builders import a_catalog, a_job, a_report, an_id, now
 from tests.real.test_broker import Running, a_broker, a_worker, body_of
 from tests.real.test_ledger import a_batch, running
-from tests.reporting import report
+from tests.reporting import a_settle, report
 from tests.system import until
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(60)]
@@ -220,19 +217,6 @@ async def held_up(url: str, batch: UUID) -> AsyncIterator[Callable[[], Coroutine
 
 def an_intake(nc: Nats, ledger: PgLedger) -> Intake:
     return Intake(nc=nc, ledger=ledger, catalog=a_catalog, metrics=Metrics(), lane=Lane.BULK)
-
-
-def a_settle(nc: Nats, ledger: PgLedger) -> Settle:
-    return Settle(
-        nc=nc,
-        ledger=ledger,
-        revision=lambda: Revision(1, Ms(0), Catalog()),
-        alive=list,
-        clock=now,
-        leases=Leases(nc, beats=list),
-        unit=lambda: 0.5,
-        metrics=Metrics(),
-    )
 
 
 async def test_outcomes_of_days_that_never_were_are_counted_and_dropped_and_the_others_recorded(
