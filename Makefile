@@ -15,7 +15,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes 
   --no-emit-index-url
 
 .DEFAULT_GOAL := help
-.PHONY: help setup vllm peers demo test test-vllm mutate check format lock clean
+.PHONY: help setup vllm peers demo test test-vllm count mutate check format lock clean
 
 help:
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -65,6 +65,9 @@ test: $(MODEL) ## run the tests
 
 test-vllm: $(VLLM_MODEL) ## run the tests that need vLLM
 	INFERMQ_VLLM_MODEL=$(VLLM_MODEL) $(VLLM)/bin/python -m pytest -q -o filterwarnings=default tests/vllm
+
+count: $(STAMP) ## count what a job and a request cost, against what is kept in tests/count/kept.toml
+	$(BIN)/python -m tests.count
 
 mutate: $(MODEL) ## break the code on purpose and see what the tests notice (SEED=1 N=300; an hour)
 	$(BIN)/python -m tests.mutation removals

@@ -22,6 +22,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import asyncpg
 
@@ -132,15 +133,18 @@ def spawn(
 
 
 @asynccontextmanager
-async def nats_server(folder: Path, *, port: int = ANY_PORT, started: Started = lambda _: None) -> AsyncIterator[str]:
+async def nats_server(
+    folder: Path, *, port: int = ANY_PORT, settings: str = "", started: Started = lambda _: None
+) -> AsyncIterator[str]:
     """Run a server on the loopback, its streams under `folder`; the value is its URL.
 
-    It listens on any free port if `port` is taken, also when someone takes it at the same moment. Raises: Unavailable.
+    It listens on any free port if `port` is taken, also when someone takes it at the same moment. `settings` are more
+    lines of its configuration. Raises: Unavailable.
     """
     program = _nats_program()
     folder.mkdir(parents=True, exist_ok=True)
     choice = port if port != ANY_PORT and is_free(port) else ANY_PORT
-    child = _spawn_nats(program, folder, choice)
+    child = _spawn_nats(program, folder, choice, settings)
     try:
         try:
             url = await _nats_url(child, folder)
@@ -148,7 +152,7 @@ async def nats_server(folder: Path, *, port: int = ANY_PORT, started: Started = 
             if choice == ANY_PORT or is_free(choice):
                 raise
             await child.stop()
-            child = _spawn_nats(program, folder, ANY_PORT)
+            child = _spawn_nats(program, folder, ANY_PORT, settings)
             url = await _nats_url(child, folder)
         started(child)
         yield url
@@ -167,12 +171,13 @@ def is_free(port: int) -> bool:
     return True
 
 
-def _spawn_nats(program: str, folder: Path, port: int) -> Child:
+def _spawn_nats(program: str, folder: Path, port: int, settings: str) -> Child:
     for old in folder.glob("*.ports"):
         old.unlink()
     config = folder / "nats.conf"
     config.write_text(
         NATS_CONFIG.format(port=port, store=json.dumps(str(folder / "store")), ports=json.dumps(str(folder)))
+        + settings
     )
     half = max(1, len(os.sched_getaffinity(0)) // 2)  # more threads would look for work on cores that others need
     env = {"GOMAXPROCS": os.environ.get("GOMAXPROCS", str(half))}
@@ -199,11 +204,15 @@ async def _nats_url(child: Child, folder: Path) -> str:
 
 @asynccontextmanager
 async def postgres_server(
-    folder: Path, *, durable: bool = True, started: Started = lambda _: None
+    folder: Path,
+    *,
+    durable: bool = True,
+    settings: Mapping[str, str] = MappingProxyType({}),
+    started: Started = lambda _: None,
 ) -> AsyncIterator[str]:
-    """A server on a socket file, its data under `folder`; the value is the URL of its database `infermq`.
+    """Run a server on a socket file, its data under `folder`; the value is the URL of its database `infermq`.
 
-    `durable=False` is for tests: no fsync. Raises: Unavailable.
+    `durable=False` is for tests: no fsync. `settings` are more of the server's own. Raises: Unavailable.
     """
     programs = _postgres_programs()
     folder.mkdir(parents=True, exist_ok=True)
@@ -212,10 +221,10 @@ async def postgres_server(
     as_other = _other_user(data, sockets)
     if not (data / "PG_VERSION").exists():
         await _init(programs, data, log, as_other)
-    settings = {**_POSTGRES_SETTINGS, "unix_socket_directories": str(sockets)}
+    chosen = {**_POSTGRES_SETTINGS, **settings, "unix_socket_directories": str(sockets)}
     if not durable:
-        settings |= {"fsync": "off", "full_page_writes": "off"}
-    options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        chosen |= {"fsync": "off", "full_page_writes": "off"}
+    options = [part for name, value in chosen.items() for part in ("-c", f"{name}={value}")]
     command = [str(programs / "postgres"), "-D", str(data), *options]
     child = spawn("Postgres", command, log=log, prepare=as_other, last_words=signal.SIGQUIT)
     started(child)
