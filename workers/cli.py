@@ -49,10 +49,14 @@ _PR_SET_PDEATHSIG = 1
 _revision = msgspec.json.Decoder(Revision)
 
 
+app = typer.Typer(name="infermq worker", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
 def main() -> None:
-    typer.run(run)
+    app(prog_name="infermq worker")
 
 
+@app.command()
 def run(
     *,
     deployment: Annotated[str, typer.Option(help="The deployment of the catalog to serve.")],

@@ -127,9 +127,14 @@ def serve(
         uvloop.run(until_signal())
 
 
-def worker(context: typer.Context) -> None:
-    """Run one worker: `infermq worker --deployment NAME` (see `python -m workers --help`)."""
-    os.execv(sys.executable, [sys.executable, "-m", "workers", *context.args])  # noqa: S606 - our own program
+def worker(context: typer.Context, *, data: Data = None) -> None:
+    """Run one worker: `infermq worker --deployment NAME` (see `infermq worker --help`)."""
+    words = context.args
+    environ = dict(os.environ)
+    if not any(word == "--help" or word.startswith("--nats-url") for word in words):
+        with told():
+            environ["INFERMQ_NATS_URL"] = where(None, data).nats_url
+    os.execve(sys.executable, [sys.executable, "-m", "workers", *words], environ)  # noqa: S606 - our own program
 
 
 def migrate(

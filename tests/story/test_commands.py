@@ -335,6 +335,20 @@ async def test_the_example_in_plain_nats_submits_reads_and_streams(system: Syste
     assert lines[-1].startswith("final")
 
 
+async def test_a_worker_finds_the_running_system_and_joins_it(system: System) -> None:
+    command = [sys.executable, "-m", "broker", "worker", "--deployment", "d", "--name", "w2"]
+    with subprocess.Popen([*command, "--data", str(system.data)]) as worker:  # noqa: ASYNC220 - it ends with the block
+        try:
+            async with a_client(system) as client:
+
+                async def has_joined() -> bool:
+                    return "w2" in {beat.worker for beat in (await client.status()).workers}
+
+                await until(has_joined, "the worker is in the status")
+        finally:
+            worker.terminate()
+
+
 async def test_a_second_up_on_the_same_data_says_who_runs(system: System) -> None:
     ran = infermq("up", "--data", str(system.data))
 
