@@ -1,4 +1,4 @@
-"""A producer in plain nats-py, JSON all the way, none of infermq's packages: python plain_nats.py NATS_URL MODEL
+"""A producer in plain nats-py and JSON, without infermq's packages: python examples/plain_nats.py NATS_URL MODEL
 
 It makes a batch, submits three jobs, waits for their results, then asks a question and streams the answer.
 """
@@ -82,4 +82,6 @@ async def main(url: str, model: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
     asyncio.run(main(sys.argv[1], sys.argv[2]))

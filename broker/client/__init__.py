@@ -11,7 +11,7 @@ session    the connection and the calls of the broker's API, on which these stan
 encode     jobs, bodies and names as they go on the wire
 errors     what is raised               ids   new ids
 
-Everything is on the wire as the README states it; nothing here is needed to use infermq.
+Plain NATS and JSON do the same (docs/wire.md): nothing here is needed to use infermq.
 """
 
 from broker.client.batches import BatchClient

@@ -1,4 +1,4 @@
-"""What each answer of an API becomes: the table of the README."""
+"""What each answer of an API becomes: the table of docs/engines.md."""
 
 import contextlib
 from typing import Any, NamedTuple

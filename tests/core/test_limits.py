@@ -1,4 +1,4 @@
-"""The numbers that the README states."""
+"""The numbers that README and docs state."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a failure means for its job: the second half of the README's table of answers."""
+"""What a failure means for its job: the last column of the table of answers in docs/engines.md."""
 
 from typing import get_args
 

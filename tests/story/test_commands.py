@@ -20,7 +20,6 @@ from tests.builders import CHAT
 from tests.system import System, a_catalog_file, a_client, a_system, infermq, infermq_here, until
 
 pytestmark = [pytest.mark.story, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
-ROOT = Path(__file__).parents[2]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -321,18 +320,6 @@ async def test_the_doctor_finds_nothing_bad(system: System) -> None:
         "Postgres",
         "migrations",
     }
-
-
-async def test_the_example_in_plain_nats_submits_reads_and_streams(system: System) -> None:
-    command = [sys.executable, str(ROOT / "examples" / "plain_nats.py"), system.info.nats_url, "m"]
-
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)  # noqa: ASYNC221 - nothing else runs
-
-    lines = ran.stdout.splitlines()
-    assert ran.returncode == 0, ran.stderr
-    assert sum(": succeeded: " in line for line in lines) == 3
-    assert sum(line.startswith("chunk") for line in lines) == 16
-    assert lines[-1].startswith("final")
 
 
 async def test_a_worker_finds_the_running_system_and_joins_it(system: System) -> None:
