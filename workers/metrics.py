@@ -3,6 +3,7 @@
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from schemas.outcome import Failed, Report, Succeeded, failure_kind
+from workers.ports import Capacity
 
 _SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 
@@ -12,8 +13,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.slots = Gauge("infermq_worker_slots", "Concurrent generations.", ["kind"], registry=self.registry)
-        self.running = Gauge("infermq_worker_running", "Attempts in the engine.", ["kind"], registry=self.registry)
+        self._slots = Gauge("infermq_worker_slots", "Concurrent generations.", ["kind"], registry=self.registry)
+        self._running = Gauge("infermq_worker_running", "Attempts in the engine.", ["kind"], registry=self.registry)
         self.skipped = self._counter("redeliveries_skipped_total", "Attempts delivered again after their outcome.")
         self.extended = self._counter("leases_extended_total", "Leases extended.")
         self.stored = self._histogram("outcome_publish_seconds", "Outcomes given to the stream until it had them.")
@@ -31,6 +32,12 @@ class Metrics:
 
     def _histogram(self, name: str, text: str) -> Histogram:
         return Histogram(f"infermq_worker_{name}", text, buckets=_SECONDS, registry=self.registry)
+
+    def at_work(self, capacity: Capacity, *, leased: int, interactive: int) -> None:
+        self._slots.labels("run").set(capacity.slots)
+        self._slots.labels("now").set(capacity.reserve)
+        self._running.labels("run").set(leased)
+        self._running.labels("now").set(interactive)
 
     def reported(self, report: Report) -> None:
         outcome, timings = report.outcome, report.timings

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable
 from functools import partial
 
@@ -10,8 +11,12 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error
 
-from schemas.jetstream import Ended, next_request, next_subject, pull_status
+from schemas.codec import UNREADABLE, unpacker
+from schemas.jetstream import Ended, deliveries, next_request, next_subject, pull_status
+from schemas.job import Attempt
 from schemas.units import Ms
+
+log = logging.getLogger(__name__)
 
 _EXPIRES_MS = Ms(30_000)
 _HEARTBEAT_MS = Ms(5_000)
@@ -19,6 +24,7 @@ SILENCE_S = 12.0
 """Two heartbeats and a little: then what was asked for is taken for lost."""
 _GATHER_S = 0.002
 """Slots that come free together are asked for together."""
+_attempt = unpacker(Attempt)
 
 
 class Puller:
@@ -147,3 +153,12 @@ async def _finish(subscription: Subscription) -> None:
     """Handle what has been sent to it, then let go of it."""
     with contextlib.suppress(Error):
         await subscription.drain()  # type: ignore[no-untyped-call] # nats-py has no types here
+
+
+def attempt_of(message: Msg) -> tuple[Attempt, int] | None:
+    """The attempt of a message and how often it was delivered; None for bytes that are no attempt."""
+    try:
+        return _attempt.decode(message.data), deliveries(message.reply)
+    except UNREADABLE:
+        log.exception("no attempt subject=%s bytes=%d", message.subject, len(message.data))
+        return None

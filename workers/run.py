@@ -1,116 +1,95 @@
-"""One attempt through the engine."""
+"""One attempt through the engine, to its outcome."""
 
+import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-import msgspec
-
-from schemas.codec import UNREADABLE
 from schemas.endpoints import ENDPOINTS
 from schemas.job import Attempt
-from schemas.outcome import EngineFault, Failed, Outcome
-from schemas.units import Ms
-from workers.core.leases import priority
+from schemas.outcome import EngineFault, EngineLost, Failed, Outcome
+from workers.catalog import ActiveCatalog
+from workers.core.body import asks_for_stream
+from workers.core.leases import before_run, priority
+from workers.pool import HeldAttempt, Pool
 from workers.ports import Alive, Chunk, Clock, Engine, EngineDied, Request
 
-if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Awaitable, Callable
-
 log = logging.getLogger(__name__)
+Piece = Callable[[bytes], Awaitable[None]]
+"""Takes one streaming object of an answer."""
 
 
-@dataclass(slots=True, eq=False)
-class Held:
-    """An attempt that this worker has, from its delivery until its outcome is durable."""
+class Runner:
+    """Runs held attempts in one engine."""
 
-    attempt: Attempt
-    delivery: int
-    ack: str
-    """The ack subject of its message."""
-    is_live: bool
-    """Interactive: it came from NOW, and the gateway waits for its reply."""
-    leased_ms: Ms
-    progressed_ms: Ms
-    first_ms: Ms | None = None
-    ended: Outcome | None = None
-    """Why it was ended from outside."""
-    task: "asyncio.Task[None] | None" = field(default=None, repr=False)
-    begun: bool = False
-    """A task that is cancelled before it begins never runs."""
-    chunks: int = 0
-    spent: Alive | None = None
-    """What an attempt that is ended from outside will have cost."""
-    spoken_ms: Ms | None = None
-    """When the gateway last heard of it."""
+    def __init__(self, engine: Engine, pool: Pool, *, catalog: ActiveCatalog, clock: Clock) -> None:
+        self._engine = engine
+        self._pool = pool
+        self._catalog = catalog
+        self._clock = clock
 
-    def end(self, outcome: Outcome) -> None:
-        """Stop it, with this outcome."""
-        if self.ended is None and self.task is not None:
-            self.ended = outcome
-            if self.begun:
-                self.task.cancel()
+    async def outcome(self, held: HeldAttempt, *, piece: Piece | None = None) -> Outcome:
+        """Run it to its outcome and give its slot back. `piece`: who reads the answer as it grows, if anybody does.
 
-    def as_ended(self, outcome: Outcome) -> Outcome:
-        """The outcome that it was ended with, and what had been spent."""
-        if self.spent is None or self.spent.usage is None:
-            return outcome
-        return msgspec.structs.replace(outcome, usage=self.spent.usage, charge=self.spent.charge)
+        Raises: CancelledError, when the worker itself is stopped meanwhile.
+        """
+        held.has_begun = True
+        attempt = held.attempt
+        try:
+            early = held.ended or before_run(attempt, deliveries=held.delivery, now=held.started_ms)
+            if early is not None:
+                return early
+            request = request_of(
+                attempt,
+                delivery=held.delivery,
+                max_output_tokens=self._catalog.max_output_tokens(attempt.model),
+                is_read=piece is not None,
+            )
+            return await self._generate(held, request, piece)
+        except asyncio.CancelledError:
+            if held.ended is None or (held.task is not None and held.task.uncancel() > 0):
+                raise
+            return held.with_spent(held.ended)
+        except EngineDied as error:
+            self._pool.died.set()
+            return held.with_spent(Failed(EngineLost(str(error))))
+        finally:
+            held.slots.give_back(held)
+
+    async def _generate(self, held: HeldAttempt, request: Request, piece: Piece | None) -> Outcome:
+        """Follow the engine step by step. Raises: EngineDied."""
+        try:
+            async with aclosing(self._engine.run(request)) as steps:
+                async for step in steps:
+                    now = self._clock()
+                    held.progressed_ms = now
+                    if isinstance(step, Alive):
+                        held.spent = step if step.usage is not None else held.spent
+                        continue
+                    if not isinstance(step, Chunk):
+                        return step
+                    if held.first_ms is None:
+                        held.first_ms = now
+                    if step.data and piece is not None and request.streamed:
+                        await piece(step.data)
+        except EngineDied:
+            raise
+        except Exception as error:
+            log.exception("engine failed job=%s", held.attempt.job)
+            return held.with_spent(Failed(EngineFault(f"{type(error).__name__} in the engine")))
+        return held.with_spent(Failed(EngineFault("the engine ended without an outcome")))
 
 
-def request_of(held: Held, *, max_output_tokens: int) -> Request:
-    """The request of an attempt whose endpoint is known, as `before_run` has seen to."""
-    attempt = held.attempt
+def request_of(attempt: Attempt, *, delivery: int, max_output_tokens: int, is_read: bool) -> Request:
+    """Make the engine's request of an attempt whose endpoint is known. `is_read`: somebody reads the answer as it grows."""
     endpoint = ENDPOINTS[attempt.endpoint]
     return Request(
-        id=f"{attempt.job}.{attempt.number}.{held.delivery}",
+        id=f"{attempt.job}.{attempt.number}.{delivery}",
         model=attempt.model,
         endpoint=endpoint,
         body=attempt.body,
         max_output_tokens=max_output_tokens,
-        streamed=held.is_live and endpoint.can_stream and _asks_for_stream(attempt.body),
+        streamed=is_read and endpoint.can_stream and asks_for_stream(attempt.body),
         priority=priority(attempt.lane),
         attempt=attempt.number,
     )
-
-
-class _Asked(msgspec.Struct, frozen=True):
-    stream: bool | None = None
-
-
-_asked = msgspec.json.Decoder(_Asked)
-
-
-def _asks_for_stream(body: bytes) -> bool:
-    try:
-        return bool(_asked.decode(body).stream)
-    except UNREADABLE:
-        return False
-
-
-async def outcome_of(
-    held: Held, request: Request, engine: Engine, *, clock: Clock, chunk: "Callable[[Held, bytes], Awaitable[None]]"
-) -> Outcome:
-    """Run it to its outcome. Raises: EngineDied; CancelledError, also when it was ended from outside."""
-    try:
-        async with aclosing(engine.run(request)) as steps:
-            async for step in steps:
-                now = clock()
-                held.progressed_ms = now
-                if isinstance(step, Alive):
-                    held.spent = step if step.usage is not None else held.spent
-                    continue
-                if held.first_ms is None and isinstance(step, Chunk):
-                    held.first_ms = now
-                if not isinstance(step, Chunk):
-                    return step
-                if step.data and request.streamed:
-                    await chunk(held, step.data)
-    except EngineDied:
-        raise
-    except Exception as error:
-        log.exception("engine failed job=%s", held.attempt.job)
-        return held.as_ended(Failed(EngineFault(f"{type(error).__name__} in the engine")))
-    return held.as_ended(Failed(EngineFault("the engine ended without an outcome")))

@@ -32,7 +32,7 @@ def _kind(process: psutil.Process) -> str:
         return "NATS"
     if words[0].endswith("postgres"):
         return "Postgres"
-    return "worker" if {"worker", "workers", "workers.direct"} & set(words) else "broker"
+    return "worker" if {"worker", "workers", "workers.bench"} & set(words) else "broker"
 
 
 def of_baseline(name: str, runs: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -77,7 +77,7 @@ class Direct:
 
 @asynccontextmanager
 async def direct(catalog: Path, deployment: str) -> AsyncIterator[Direct]:
-    async with child("-m", "workers.direct", "--catalog", str(catalog), "--deployment", deployment) as talk:
+    async with child("-m", "workers.bench", "--catalog", str(catalog), "--deployment", deployment) as talk:
         yield Direct(talk)
 
 

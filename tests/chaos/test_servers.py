@@ -1,5 +1,6 @@
 """Postgres and NATS go away under a running system, and come back."""
 
+import asyncio
 import signal
 import sys
 from contextlib import AsyncExitStack
@@ -18,7 +19,6 @@ from tests.builders import a_job
 from tests.real.test_broker import a_broker, a_worker
 from tests.sums import check_sums
 from tests.system import CATALOG, until
-from workers.pool import Pool
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(90), pytest.mark.usefixtures("servers")]
 HELLO = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}
@@ -50,15 +50,13 @@ async def test_after_a_restart_of_nats_everything_goes_on(tmp_path: Path) -> Non
         url = await servers.enter_async_context(postgres_server(tmp_path / "pg", durable=False))
         await migrate(url)
         nats_url = await first.enter_async_context(nats_server(tmp_path / "nats"))
-        worker: list[Pool] = []
+        reconnected = asyncio.Event()
 
         async def back() -> None:
-            for one in worker:
-                one.reconnected()
+            reconnected.set()
 
         nc = await nats.connect(nats_url, max_reconnect_attempts=-1, reconnect_time_wait=1, reconnected_cb=back)
-        async with a_broker(nats_url, url, nc) as running, a_worker(nc) as pool:
-            worker.append(pool)
+        async with a_broker(nats_url, url, nc) as running, a_worker(nc, reconnected=reconnected):
             before = [await running.submit(f"n{n}") for n in range(100)]
 
             await first.aclose()

@@ -3,7 +3,7 @@
 import pytest
 
 from broker.core.pools import lookahead
-from workers.core.capacity import Load, few, slots
+from workers.core.capacity import Load, deferrable_outcomes, slots
 
 
 def test_slots_grow_by_an_eighth_and_one_at_least_up_to_the_most() -> None:
@@ -31,8 +31,8 @@ def test_slots_do_not_fall_for_less(load: Load) -> None:
 
 @pytest.mark.parametrize("slots", [*range(1, 100), 256, 10_000])
 def test_outcomes_that_wait_beside_free_slots_leave_room_in_the_look_ahead(slots: int) -> None:
-    assert few(slots) < lookahead(slots, per_s=0.0)
+    assert deferrable_outcomes(slots) < lookahead(slots, per_s=0.0)
 
 
 def test_a_quarter_of_the_slots_may_wait_with_their_outcomes() -> None:
-    assert [few(3), few(4), few(16)] == [0, 1, 4]
+    assert [deferrable_outcomes(3), deferrable_outcomes(4), deferrable_outcomes(16)] == [0, 1, 4]

@@ -17,7 +17,7 @@ from schemas.units import Ms
 from tests.builders import BODIES, an_attempt, an_id
 from workers.core.body import Asked, asked_of, asks_for_length, fields_of, with_fields
 from workers.core.leases import before_run
-from workers.run import Held, request_of
+from workers.run import request_of
 
 MODEL = Model(endpoints=tuple(ENDPOINTS), max_output_tokens=100, route=(Route("d"),))
 every_endpoint = pytest.mark.parametrize("endpoint", ENDPOINTS.values(), ids=ENDPOINTS)
@@ -75,9 +75,8 @@ def test_a_catalog_and_a_line_of_a_batch_may_name_it(endpoint: Endpoint) -> None
 def test_a_worker_runs_it_and_streams_only_what_can_be_streamed(endpoint: Endpoint) -> None:
     body = with_fields(fields_of(BODIES[endpoint.path]), stream=True)
     attempt = an_attempt(endpoint=endpoint.path, body=body)
-    held = Held(attempt, 1, "", is_live=True, leased_ms=Ms(0), progressed_ms=Ms(0))
 
-    request = request_of(held, max_output_tokens=16)
+    request = request_of(attempt, delivery=1, max_output_tokens=16, is_read=True)
 
     assert before_run(attempt, deliveries=1, now=Ms(0)) is None
     assert (request.endpoint, request.streamed) == (endpoint, endpoint.can_stream)

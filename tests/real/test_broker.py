@@ -20,7 +20,7 @@ from broker.errors import Unavailable
 from broker.serve import serve
 from schemas import subjects
 from schemas.api import BatchStatus, JobShow, State
-from schemas.catalog import Deployment, Revision, parse
+from schemas.catalog import Revision, parse
 from schemas.codec import FINAL, JSON, KEEPALIVE, KIND, MSGPACK, packed
 from schemas.job import Job, Lane
 from schemas.subjects import Source, Verb
@@ -29,10 +29,11 @@ from schemas.worker import WorkerBeat
 from tests.builders import BODY, CHAT, a_job, an_id, now
 from tests.system import CATALOG, until
 from workers.beat import beat
+from workers.catalog import ActiveCatalog
 from workers.engines.simulated import make
 from workers.metrics import Metrics
-from workers.pool import Pool
 from workers.ports import Limits
+from workers.worker import Worker
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(60)]
 SCRIPT = """
@@ -88,39 +89,28 @@ class Running:
 
 
 @asynccontextmanager
-async def a_worker(nc: Nats, *, slots: int = 4) -> AsyncIterator[Pool]:
-    catalog = parse(CATALOG.format(slots=slots, options=SCRIPT))
-    deployment: Deployment = catalog.deployments["d"]
-    engine = make(deployment, Limits(slots))
-    pool = Pool(
+async def a_worker(nc: Nats, *, slots: int = 4, reconnected: asyncio.Event | None = None) -> AsyncIterator[Worker]:
+    text = CATALOG.format(slots=slots, options=SCRIPT).replace("reserve = 4", "reserve = 2")
+    catalog = ActiveCatalog(Revision(1, Ms(0), parse(text)), "d")
+    worker = Worker(
         nc,
-        engine,
+        make(catalog.deployment, Limits(slots)),
         name="w1",
-        revision=lambda: Revision(1, Ms(0), catalog),
-        deployment="d",
+        catalog=catalog,
         lease_ms=Ms(15_000),
         clock=now,
+        message_ids=lambda: str(an_id()),
         metrics=Metrics(),
+        reconnected=reconnected or asyncio.Event(),
     )
 
     def state() -> WorkerBeat:
-        return WorkerBeat(
-            worker="w1",
-            deployment="d",
-            engine="simulated",
-            slots=slots,
-            reserve=2,
-            running=pool.running,
-            live=pool.live,
-            draining=False,
-            started_ms=now(),
-            at_ms=now(),
-            version="0",
-        )
+        """Brokers do not hear that it drains."""
+        return msgspec.structs.replace(worker.beat(version="0"), draining=False)
 
-    tasks = [asyncio.create_task(pool.serve()), asyncio.create_task(beat(nc, state))]
+    tasks = [asyncio.create_task(worker.serve()), asyncio.create_task(beat(nc, state))]
     try:
-        yield pool
+        yield worker
     finally:
         for task in tasks:
             task.cancel()
@@ -444,17 +434,17 @@ async def test_an_ask_with_the_id_of_anothers_job_leaves_that_job_alone(running:
 
 
 async def test_a_client_that_leaves_ends_its_request(nats_url: str, broker_alone: Running) -> None:
-    async with a_worker(broker_alone.nc) as pool, Client.connect(nats_url) as leaving:
+    async with a_worker(broker_alone.nc) as worker, Client.connect(nats_url) as leaving:
         await broker_alone.has_a_worker()
         asking = asyncio.create_task(leaving.infer("m", {"messages": [{"role": "user", "content": "hang"}]}))
         async with asyncio.timeout(20):
-            while pool.live == 0:
+            while worker.pool.interactive.running == 0:
                 await asyncio.sleep(0.02)
 
         asking.cancel()
 
         async with asyncio.timeout(20):
-            while pool.live:
+            while worker.pool.interactive.running:
                 await asyncio.sleep(0.02)
 
 
@@ -577,8 +567,8 @@ async def test_attempts_that_a_stream_dropped_in_silence_are_found_and_published
 
 
 async def test_what_a_lost_stream_held_is_found_and_run(nats_url: str, ledger_url: str, nc: Nats) -> None:
-    async with a_broker(nats_url, ledger_url, nc) as first, a_worker(nc) as pool:
-        await pool.drain()
+    async with a_broker(nats_url, ledger_url, nc) as first, a_worker(nc) as worker:
+        await worker.drain()
         job = await first.submit("hello")
         async with asyncio.timeout(20):
             while (shown := await first.shown(job)) is None or shown.state is not State.RUNNING:

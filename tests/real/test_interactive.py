@@ -33,7 +33,7 @@ from schemas.units import Ms, NanoUsd
 from schemas.worker import WorkerBeat
 from tests.builders import a_job, a_report, a_success, an_attempt, an_id, now
 from tests.system import until
-from workers.pool import problem_of
+from workers.reply import problem_of
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(60)]
 _attempts = unpacker(Attempt)

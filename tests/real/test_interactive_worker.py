@@ -65,7 +65,7 @@ async def test_a_request_that_a_stopping_worker_puts_back_may_go_elsewhere(nc: N
         ask = asked("x")
         words = await nc.subscribe(str(ask.reply_to))
         await nc.jetstream().publish(subjects.now("d"), packed(ask))
-        await bench.until(lambda: bench.pool.live == 1)
+        await bench.until(lambda: bench.pool.interactive.running == 1)
 
         bench.pool.put_back()
 
@@ -77,14 +77,14 @@ async def test_an_aborted_request_stops_and_is_recorded_as_cancelled(nc: Nats) -
     async with a_pool(nc, reserve=1, options=SLOW) as bench:
         ask = asked("x")
         await nc.jetstream().publish(subjects.now("d"), packed(ask))
-        await bench.until(lambda: bench.pool.live == 1)
+        await bench.until(lambda: bench.pool.interactive.running == 1)
 
         await nc.publish(subjects.CTL_ABORT, an_id().bytes)
         await nc.publish(subjects.CTL_ABORT, ask.job.bytes)
 
         report = await bench.report()
         assert (report.job, report.outcome, report.live) == (ask.job, Cancelled(), ask)
-        assert bench.pool.live == 0
+        assert bench.pool.interactive.running == 0
 
 
 async def test_an_abort_ends_no_other_request(nc: Nats) -> None:
@@ -92,7 +92,7 @@ async def test_an_abort_ends_no_other_request(nc: Nats) -> None:
         stays, goes = asked("x"), asked("y")
         for ask in (stays, goes):
             await nc.jetstream().publish(subjects.now("d"), packed(ask))
-        await bench.until(lambda: bench.pool.live == 2)
+        await bench.until(lambda: bench.pool.interactive.running == 2)
 
         await nc.publish(subjects.CTL_ABORT, goes.job.bytes)
 
@@ -110,7 +110,7 @@ async def test_a_request_that_comes_twice_runs_once(nc: Nats) -> None:
         heard = await heard_by(nc, asked("after"))
 
         assert (heard[-1].headers or {})[KIND] == FINAL
-        assert bench.pool.live == 1
+        assert bench.pool.interactive.running == 1
 
 
 async def test_a_request_past_its_deadline_is_not_run(nc: Nats) -> None:
@@ -128,7 +128,7 @@ async def test_the_reserve_is_for_requests_and_the_slots_for_jobs(nc: Nats) -> N
         assert await Runs(nc).publish([a_chat("waits")])
         for _ in range(2):
             await nc.jetstream().publish(subjects.now("d"), packed(asked("hang")))
-        await bench.until(lambda: bench.pool.live == 2)
+        await bench.until(lambda: bench.pool.interactive.running == 2)
 
         info = await nc.jetstream().consumer_info(subjects.RUN, subjects.pool_consumer("d"))
 

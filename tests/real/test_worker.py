@@ -40,14 +40,17 @@ from schemas.outcome import (
     public_message,
 )
 from schemas.units import Ms
-from tests.builders import BODY, a_catalog, a_chat, a_report, an_attempt, now
+from tests.builders import BODY, a_catalog, a_chat, a_report, an_attempt, an_id, now
 from tests.scripted import round_trip
+from workers.catalog import ActiveCatalog
 from workers.engines.simulated import Options, Simulated
 from workers.metrics import Metrics
-from workers.pool import Pool, problem_of
+from workers.pool import Slots
 from workers.ports import Capacity
 from workers.puller import Puller
+from workers.reply import problem_of
 from workers.report import WAITS, Reporter, Waits, wait_s
+from workers.worker import Worker
 
 pytestmark = pytest.mark.real
 _reports = Bundle(Report)
@@ -63,11 +66,12 @@ class Pausing(Simulated):
 
 
 class Bench:
-    """A pool, and what it reports."""
+    """A worker, and what it reports."""
 
-    def __init__(self, nc: Nats, pool: Pool, engine: Pausing) -> None:
+    def __init__(self, nc: Nats, worker: Worker, engine: Pausing) -> None:
         self.nc = nc
-        self.pool = pool
+        self.worker = worker
+        self.pool = worker.pool
         self.engine = engine
         self.reports: asyncio.Queue[Report] = asyncio.Queue()
 
@@ -149,22 +153,23 @@ async def a_pool(
     deployment: Deployment = catalog.deployments["d"]
     options_read = msgspec.convert(deployment.options, Options)
     engine = kind(options_read, Capacity(slots, deployment.reserve), deployment.context_tokens)
-    pool = Pool(
+    worker = Worker(
         nc,
         engine,
         name="w",
-        revision=lambda: Revision(1, Ms(0), catalog),
-        deployment="d",
+        catalog=ActiveCatalog(Revision(1, Ms(0), catalog), "d"),
         lease_ms=Ms(lease_ms),
         clock=now,
+        message_ids=lambda: str(an_id()),
         metrics=Metrics(),
+        reconnected=asyncio.Event(),
         tick_s=tick_s,
         keepalive_ms=Ms(50),
         waits=waits,
     )
-    bench = Bench(nc, pool, engine)
+    bench = Bench(nc, worker, engine)
     await nc.subscribe(subjects.outcome("d"), cb=bench.heard)
-    serving = asyncio.create_task(pool.serve())
+    serving = asyncio.create_task(worker.serve())
     try:
         yield bench
     finally:
@@ -172,6 +177,7 @@ async def a_pool(
         await asyncio.gather(serving, return_exceptions=True)
 
 
+HANG = {"match": "hang", "kind": "hang"}
 SLOW = {"decode_tokens_per_s": 1.0}
 """Eight seconds an answer: as good as for ever here."""
 
@@ -189,9 +195,11 @@ async def test_attempts_run_and_their_messages_go_once_the_outcome_is_stored(nc:
 
 
 async def test_never_more_is_leased_than_there_are_slots(nc: Nats) -> None:
-    async with a_pool(nc, slots=3, options=SLOW) as bench:
-        assert await Runs(nc).publish([a_chat(f"n{n}") for n in range(10)])
-        await bench.until(lambda: bench.pool.running == 3)
+    async with a_pool(nc, slots=3, reserve=1, options={"failures": [HANG]}) as bench:
+        assert await Runs(nc).publish([a_chat("hang") for _ in range(10)])
+        await bench.until(lambda: bench.pool.leased.running == 3)
+        for _ in range(3):  # meanwhile it could ask for more
+            await heard_by(nc, an_ask("x"))
 
         info = await nc.jetstream().consumer_info(subjects.RUN, subjects.pool_consumer("d"))
 
@@ -359,7 +367,7 @@ async def test_a_request_that_is_aborted_stops(nc: Nats) -> None:
     async with a_pool(nc, reserve=1, options=SLOW) as bench:
         ask = an_ask("x")
         await nc.jetstream().publish(subjects.now("d"), packed(ask))
-        await bench.until(lambda: bench.pool.live == 1)
+        await bench.until(lambda: bench.pool.interactive.running == 1)
 
         await nc.publish(subjects.CTL_ABORT, ask.job.bytes)
 
@@ -381,26 +389,40 @@ async def test_an_aborted_request_leaves_a_dispatched_job_with_its_id_running(nc
         assert bench.pool.running == 1
 
 
-FEW = 2
+DEFERRABLE = 2
 
 
 class Stored:
-    """A reporter at work, and what of its reports is stored."""
+    """A reporter at work, and what of its reports is stored. Its worker runs some attempts and has some free slots."""
 
-    def __init__(self, nc: Nats, *, running: int, waits: Waits) -> None:
+    def __init__(self, nc: Nats, group: asyncio.TaskGroup, *, running: int, waits: Waits) -> None:
         self.nc = nc
         self.free = 0
+        slots = Slots(lambda: running + self.free)
+        slots.running = running
         self.reporter = Reporter(
-            nc, "d", Metrics(), free=lambda: self.free, running=lambda: running, few=lambda: FEW, waits=waits
+            nc,
+            "d",
+            worker="w",
+            slots=slots,
+            deferrable=lambda: DEFERRABLE,
+            clock=now,
+            message_ids=lambda: str(an_id()),
+            metrics=Metrics(),
+            waits=waits,
         )
         self.jobs: asyncio.Queue[UUID] = asyncio.Queue()
+        self.waiting: list[asyncio.Task[None]] = []
+        self._group = group
 
-    async def add(self, report: Report, *, can_wait: bool = True) -> None:
-        async def stored() -> None:
-            self.jobs.put_nowait(report.job)
-
-        self.reporter.add(report, stored, can_wait=can_wait)
+    async def add(self, *reports: Report, can_wait: bool = True) -> None:
+        for report in reports:
+            self.waiting.append(self._group.create_task(self._stored(report, can_wait=can_wait)))
         await self.nc.flush()
+
+    async def _stored(self, report: Report, *, can_wait: bool) -> None:
+        await self.reporter.stored(report, is_deferrable=can_wait)
+        self.jobs.put_nowait(report.job)
 
     async def messages(self) -> int:
         return (await self.nc.jetstream().stream_info(subjects.OUTCOME)).state.messages
@@ -414,13 +436,12 @@ PATIENT = Waits(share=FOREVER_S, longest_s=FOREVER_S, grace_s=0.0)
 @asynccontextmanager
 async def a_reporter(nc: Nats, *, running: int, waits: Waits = PATIENT) -> AsyncIterator[Stored]:
     await declare_streams(nc)
-    found = Stored(nc, running=running, waits=waits)
-    serving = asyncio.create_task(found.reporter.serve())
-    try:
+    async with asyncio.TaskGroup() as group:
+        found = Stored(nc, group, running=running, waits=waits)
+        serving = group.create_task(found.reporter.serve())
         yield found
-    finally:
-        serving.cancel()
-        await asyncio.gather(serving, return_exceptions=True)
+        for task in (serving, *found.waiting):
+            task.cancel()
 
 
 def a_long_one(**changes: Any) -> Report:
@@ -446,18 +467,17 @@ async def test_outcomes_wait_for_more_while_every_slot_is_busy(nc: Nats) -> None
 async def test_a_few_bulk_outcomes_wait_although_a_slot_is_free(nc: Nats, more: dict[str, bool]) -> None:
     async with a_reporter(nc, running=1) as found:
         found.free = 1
-        for _ in range(FEW):
+        for _ in range(DEFERRABLE):
             await found.add(a_long_one())
         assert await found.messages() == 0
 
         await found.add(a_long_one(), **more)
 
         async with asyncio.timeout(20):
-            assert len({await found.jobs.get() for _ in range(FEW + 1)}) == FEW + 1
+            assert len({await found.jobs.get() for _ in range(DEFERRABLE + 1)}) == DEFERRABLE + 1
         assert await found.messages() == 1
 
 
-HANG = {"match": "hang", "kind": "hang"}
 QUICK = {"decode_tokens_per_s": 400.0}
 """An answer takes a few milliseconds, so that a share of its run is not nothing."""
 
@@ -480,7 +500,7 @@ async def test_under_a_daily_cap_no_result_waits_beside_free_slots(nc: Nats) -> 
 async def test_a_result_does_not_wait_while_only_interactive_attempts_run(nc: Nats) -> None:
     async with a_pool(nc, reserve=1, options={**QUICK, "failures": [HANG]}, waits=PATIENT) as bench:
         await nc.jetstream().publish(subjects.now("d"), packed(an_ask("hang")))
-        await bench.until(lambda: bench.pool.live == 1)
+        await bench.until(lambda: bench.pool.interactive.running == 1)
 
         assert isinstance(await bench.outcome(a_chat("good")), Succeeded)
 
@@ -560,7 +580,7 @@ async def test_draining_finishes_what_runs_and_takes_nothing_more(nc: Nats) -> N
         assert await Runs(nc).publish([a_chat(f"n{n}") for n in range(6)])
         await bench.until(lambda: bench.pool.running == 2)
 
-        await bench.pool.drain()
+        await bench.worker.drain()
 
         assert bench.pool.running == 0
         assert len(await bench.stored(subjects.OUTCOME)) >= 1
@@ -574,7 +594,7 @@ async def test_a_drained_worker_asks_for_nothing(nc: Nats) -> None:
         await bench.asks(subjects.RUN, pulls=1)
         await bench.asks(subjects.NOW, pulls=1)
 
-        await bench.pool.drain()
+        await bench.worker.drain()
 
         await bench.asks(subjects.RUN, pulls=0)
         await bench.asks(subjects.NOW, pulls=0)
@@ -596,7 +616,7 @@ async def test_putting_back_releases_what_runs(nc: Nats) -> None:
     async with a_pool(nc, options=SLOW) as bench:
         assert await Runs(nc).publish([a_chat("x")])
         await bench.until(lambda: bench.pool.running == 1)
-        draining = asyncio.create_task(bench.pool.drain())
+        draining = asyncio.create_task(bench.worker.drain())
 
         bench.pool.put_back()
 
@@ -638,9 +658,9 @@ async def heard_by(nc: Nats, attempt: Attempt) -> list[Msg]:
     return heard
 
 
-def an_ask(text: str, *, stream: bool = True) -> Attempt:
+def an_ask(text: str, *, stream: bool = True, reply_to: str = "_INBOX.gateway.x") -> Attempt:
     body = {"messages": [{"role": "user", "content": text}], "max_tokens": 5, "stream": stream}
-    return an_attempt(body=json.dumps(body).encode(), lane=Lane.INTERACTIVE, reply_to="_INBOX.gateway.x", key="k")
+    return an_attempt(body=json.dumps(body).encode(), lane=Lane.INTERACTIVE, reply_to=reply_to, key="k")
 
 
 async def test_an_interactive_answer_streams_and_ends_once_its_outcome_is_stored(nc: Nats) -> None:

@@ -9,6 +9,7 @@ from nats.aio.client import Client as Nats
 
 from broker.bus.heard import Beats
 from broker.bus.runs import Runs
+from broker.bus.streams import declare_pool
 from schemas import subjects
 from schemas.catalog import Revision
 from schemas.codec import jsoned
@@ -98,3 +99,37 @@ async def test_a_worker_says_in_its_beat_why_its_engine_pauses(nc: Nats, nats_ur
             return [beat.paused for beat in beats.alive()] == [Refused.why]
 
         await until(is_heard, "the worker says why")
+
+
+class Seen(Mortal):
+    """An engine that tells when its worker has read the catalog and asks what it can run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = asyncio.Event()
+
+    def capacity(self) -> Capacity:
+        self.asked.set()
+        return super().capacity()
+
+
+async def test_a_catalog_applied_while_a_worker_starts_holds(nc: Nats, nats_url: str) -> None:
+    await apply(nc, None)
+    await nc.jetstream().delete_consumer(subjects.NOW, subjects.pool_consumer("d"))  # so it is not ready yet
+    engine = Seen()
+
+    async def makes_it_ready() -> None:
+        await engine.asked.wait()
+        newer = Revision(2, Ms(0), a_catalog(attempt_timeout_s=0.1))
+        await nc.jetstream().publish(f"$KV.{subjects.CATALOG_BUCKET}.{subjects.ACTIVE}", jsoned(newer))
+        await declare_pool(nc, "d", slots=64)
+
+    async with asyncio.timeout(40), asyncio.TaskGroup() as group:
+        group.create_task(makes_it_ready())
+        async with serving(nats_url, engine):
+            assert await Runs(nc).publish([a_chat("hang")])
+
+            [report] = await reported(nc, 1)
+
+    assert isinstance(report.outcome, Failed)
+    assert isinstance(report.outcome.failure, TimedOut)

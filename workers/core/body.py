@@ -51,6 +51,21 @@ def has_parts(value: msgspec.Raw | None) -> bool:
         return False
 
 
+class _Streamed(msgspec.Struct, frozen=True):
+    stream: bool | None = None
+
+
+_streamed = msgspec.json.Decoder(_Streamed)
+
+
+def asks_for_stream(body: bytes) -> bool:
+    """A body that cannot be read asks for nothing; the engine says what is wrong with it."""
+    try:
+        return bool(_streamed.decode(body).stream)
+    except UNREADABLE:
+        return False
+
+
 class Asked(msgspec.Struct, frozen=True):
     """What a request asks for."""
 

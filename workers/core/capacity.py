@@ -26,6 +26,6 @@ def slots(now: int, *, most: int, load: Load) -> int:
     return min(most, now + max(1, now // 8))
 
 
-def few(slots: int) -> int:
-    """Outcomes that the broker need not know of to keep all slots busy: half of what it looks ahead to at least."""
+def deferrable_outcomes(slots: int) -> int:
+    """Outcomes that the broker need not know of to keep all slots busy: at most half of what it looks ahead to."""
     return slots // 4

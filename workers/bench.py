@@ -1,6 +1,6 @@
 """An engine driven directly, without a broker: what benchmarks compare with.
 
-`python -m workers.direct --catalog FILE --deployment NAME` reads one JSON object a line, such as
+`python -m workers.bench --catalog FILE --deployment NAME` reads one JSON object a line, such as
 `{"requests": 64, "concurrency": 8, "bodies": [{…}]}`, runs so many requests with these bodies in turn (`%d` in one is the
 request's number), and answers with one line of what it took. From `{"serve": "nats://…"}` on, the same engine serves its
 deployment too, as a worker.

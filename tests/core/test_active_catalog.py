@@ -1,0 +1,43 @@
+"""What a worker takes from the catalogs that it hears of."""
+
+from typing import Any
+
+from schemas.catalog import Catalog, Model, Revision, Route
+from schemas.units import Ms
+from tests.builders import CHAT, a_catalog
+from workers.catalog import ActiveCatalog
+
+
+def a_revision(number: int, **changes: Any) -> Revision:
+    return Revision(number, Ms(0), a_catalog(**changes))
+
+
+def test_the_newest_revision_holds_in_whatever_order_they_come() -> None:
+    active = ActiveCatalog(a_revision(2), "d")
+
+    active.apply(a_revision(4, attempt_timeout_s=4.0))
+    active.apply(a_revision(3, attempt_timeout_s=3.0))
+
+    assert active.deployment.attempt_timeout_s == 4.0
+
+
+def test_what_still_runs_keeps_its_terms_when_the_catalog_drops_the_deployment() -> None:
+    active = ActiveCatalog(a_revision(1, attempt_timeout_s=7.0), "d")
+
+    active.apply(Revision(2, Ms(0), Catalog(models={}, deployments={})))
+
+    assert active.deployment.attempt_timeout_s == 7.0
+
+
+def test_a_request_without_a_length_gets_that_of_its_model() -> None:
+    model = Model(endpoints=(CHAT,), route=(Route("d"),), max_output_tokens=77)
+    catalog = a_catalog()
+    active = ActiveCatalog(Revision(1, Ms(0), Catalog(models={"m": model}, deployments=catalog.deployments)), "d")
+
+    assert active.max_output_tokens("m") == 77
+    assert active.max_output_tokens("gone") == 1024
+
+
+def test_under_a_daily_cap_no_outcome_waits_beside_free_slots() -> None:
+    assert ActiveCatalog(a_revision(1), "d").deferrable_outcomes(16) == 4
+    assert ActiveCatalog(a_revision(1, daily_cap_usd=1.0), "d").deferrable_outcomes(16) == 0

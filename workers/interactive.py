@@ -1,0 +1,91 @@
+"""The intake of interactive attempts: taken from NOW, and answered once their outcome is durable.
+
+They have no lease. They leave the stream when they are delivered, and the relay owns their retry.
+"""
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from schemas import subjects
+from schemas.outcome import Cancelled, Failed, Released, Throttled
+from schemas.units import Ms
+from workers.pool import HeldAttempt, Key, Pool
+from workers.ports import Clock
+from workers.puller import Puller, attempt_of
+from workers.reply import Replier
+from workers.report import Reporter
+from workers.run import Runner
+
+
+class InteractiveIntake:
+    """Takes requests for the free reserve, runs each, has its outcome stored and completes its reply."""
+
+    def __init__(
+        self,
+        nc: Client,
+        pool: Pool,
+        *,
+        deployment: str,
+        runner: Runner,
+        reporter: Reporter,
+        clock: Clock,
+        keepalive_ms: Ms,
+    ) -> None:
+        self._nc = nc
+        self._pool = pool
+        self._slots = pool.interactive
+        self._runner = runner
+        self._reporter = reporter
+        self._clock = clock
+        self._keepalive_ms = keepalive_ms
+        self._replies: dict[Key, Replier] = {}
+        self.puller = Puller(
+            nc,
+            stream=subjects.NOW,
+            consumer=subjects.pool_consumer(deployment),
+            free=lambda: pool.free(pool.interactive),
+            start=self._start,
+        )
+
+    def __repr__(self) -> str:
+        return f"InteractiveIntake({self._slots})"
+
+    def _start(self, message: Msg) -> None:
+        delivered = attempt_of(message)
+        if delivered is None:
+            return
+        attempt, delivery = delivered
+        key = (attempt.job.bytes, attempt.number)
+        if key in self._slots.attempts:
+            return
+        now = self._clock()
+        held = HeldAttempt(key, attempt, delivery, message.reply, self._slots, started_ms=now, progressed_ms=now)
+        if self._pool.died.is_set():
+            held.ended = Released()
+        elif self._slots.free <= 0:  # a worker that drains still answers what was on its way
+            held.ended = Failed(Throttled())
+        self._pool.start(held, self._run(held))
+
+    async def _run(self, held: HeldAttempt) -> None:
+        """Run the attempt, have its outcome stored, and only then complete its reply."""
+        attempt = held.attempt
+        reply = self._replies[held.key] = Replier(self._nc, attempt.reply_to, clock=self._clock)
+        try:
+            outcome = await self._runner.outcome(held, piece=reply.piece)
+            self.puller.wake()
+            report = self._reporter.report_of(held, outcome, live=attempt)
+            await reply.end(await self._reporter.stored(report, is_deferrable=False))
+        finally:
+            del self._replies[held.key]
+            self._pool.let_go(held)
+
+    async def abort(self, message: Msg) -> None:
+        """End the request that the message names. A dispatched job with the same id is another's."""
+        for (job, _), held in list(self._slots.attempts.items()):
+            if job == message.data:
+                held.end(Cancelled())
+
+    async def keep_alive(self, now: Ms) -> None:
+        """Tell the relay of every request that has been silent for a while that it is still at work."""
+        for reply in list(self._replies.values()):
+            await reply.keep_alive(now, every_ms=self._keepalive_ms)

@@ -1,0 +1,79 @@
+"""The intake of dispatched attempts: leased from RUN, and acked once their outcome is durable."""
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from schemas import subjects
+from schemas.job import Lane
+from schemas.outcome import Released, Succeeded
+from workers.leases import Leases
+from workers.pool import HeldAttempt, Pool
+from workers.ports import Clock
+from workers.puller import Puller, attempt_of
+from workers.report import Reporter
+from workers.run import Runner
+
+
+class LeasedIntake:
+    """Takes dispatched attempts for the free slots, runs each, has its outcome stored and acks its message."""
+
+    def __init__(
+        self,
+        nc: Client,
+        pool: Pool,
+        *,
+        deployment: str,
+        runner: Runner,
+        reporter: Reporter,
+        leases: Leases,
+        clock: Clock,
+    ) -> None:
+        self._pool = pool
+        self._slots = pool.leased
+        self._runner = runner
+        self._reporter = reporter
+        self._leases = leases
+        self._clock = clock
+        self.puller = Puller(
+            nc,
+            stream=subjects.RUN,
+            consumer=subjects.pool_consumer(deployment),
+            free=lambda: pool.free(pool.leased),
+            start=self._start,
+        )
+
+    def __repr__(self) -> str:
+        return f"LeasedIntake({self._slots})"
+
+    def _start(self, message: Msg) -> None:
+        """Start the attempt of a message, unless this worker has it or has reported it already."""
+        delivered = attempt_of(message)
+        if delivered is None:
+            self._leases.terminate(message.reply)
+            return
+        attempt, delivery = delivered
+        key = (attempt.job.bytes, attempt.number)
+        if key in self._leases.released:
+            self._leases.skip(message.reply)
+            return
+        if (running := self._slots.attempts.get(key)) is not None:
+            running.ack_subject = message.reply
+            return
+        now = self._clock()
+        held = HeldAttempt(key, attempt, delivery, message.reply, self._slots, started_ms=now, progressed_ms=now)
+        if self._pool.free(self._slots) <= 0:  # capacity fell, or a pull was given up
+            # not refused to the stream, which would send it back at once and count a delivery each time
+            held.ended = Released()
+        self._pool.start(held, self._run(held))
+
+    async def _run(self, held: HeldAttempt) -> None:
+        """Run the attempt, have its outcome stored, and only then ack its message."""
+        try:
+            outcome = await self._runner.outcome(held)
+            self.puller.wake()
+            report = self._reporter.report_of(held, outcome, run_ack=held.ack_subject)
+            is_bulk_result = held.attempt.lane is Lane.BULK and isinstance(report.outcome, Succeeded)
+            await self._reporter.stored(report, is_deferrable=is_bulk_result)
+            self._leases.release(held)
+        finally:
+            self._pool.let_go(held)

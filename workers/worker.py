@@ -1,0 +1,217 @@
+"""The life of a worker: it serves its deployment, drains, puts back what is left, or ends when its engine dies.
+
+serve ──stop()──► drain ──all done──────────────────────────────────► over
+  │                 ├─────second stop(), or its time is over──► put back ──► over
+  └─────────────────┴─────the engine dies─────────────────────► put back ──► over, as failed
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from nats.aio.client import Client
+
+from schemas import subjects
+from schemas.jetstream import heed_cancellation
+from schemas.units import Ms
+from schemas.worker import WorkerBeat
+from workers.catalog import ActiveCatalog
+from workers.interactive import InteractiveIntake
+from workers.leased import LeasedIntake
+from workers.leases import Leases
+from workers.metrics import Metrics
+from workers.pool import Pool
+from workers.ports import Clock, Engine
+from workers.report import WAITS, Reporter, Waits
+from workers.run import Runner
+
+log = logging.getLogger(__name__)
+KEEPALIVE_MS = Ms(1000)
+TICK_S = 0.5
+"""How often leases, time-outs and pulls are looked after."""
+_LEAVE_S = 10.0
+"""How long reporting what was put back may take; without NATS it is delivered again when its lease ends."""
+
+
+class Worker:
+    """One engine at work for one deployment, over one connection.
+
+    `reconnected` is set after each reconnect, when the server may know the worker's pulls or not.
+    """
+
+    def __init__(
+        self,
+        nc: Client,
+        engine: Engine,
+        *,
+        name: str,
+        catalog: ActiveCatalog,
+        lease_ms: Ms,
+        clock: Clock,
+        message_ids: Callable[[], str],
+        metrics: Metrics,
+        reconnected: asyncio.Event,
+        tick_s: float = TICK_S,
+        keepalive_ms: Ms = KEEPALIVE_MS,
+        waits: Waits = WAITS,
+    ) -> None:
+        self._nc = nc
+        self._engine = engine
+        self._name = name
+        self._catalog = catalog
+        self._clock = clock
+        self._started_ms = clock()
+        self._metrics = metrics
+        self._tick_s = tick_s
+        self.pool = pool = Pool(engine.capacity)
+        self._leases = leases = Leases(nc, pool.leased, lease_ms=lease_ms, metrics=metrics)
+        self._reporter = reporter = Reporter(
+            nc,
+            catalog.name,
+            worker=name,
+            slots=pool.leased,
+            deferrable=lambda: catalog.deferrable_outcomes(engine.capacity().slots),
+            clock=clock,
+            message_ids=message_ids,
+            metrics=metrics,
+            waits=waits,
+        )
+        deployment, runner = catalog.name, Runner(engine, pool, catalog=catalog, clock=clock)
+        self._leased = LeasedIntake(
+            nc, pool, deployment=deployment, runner=runner, reporter=reporter, leases=leases, clock=clock
+        )
+        self._interactive = InteractiveIntake(
+            nc, pool, deployment=deployment, runner=runner, reporter=reporter, clock=clock, keepalive_ms=keepalive_ms
+        )
+        self._pullers = (self._leased.puller, self._interactive.puller)
+        self._reconnected = reconnected
+        self._stop, self._stop_now = asyncio.Event(), asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"Worker({self._catalog.name}, {self.pool})"
+
+    def stop(self) -> None:
+        """Ask it to drain; a second time, to put back what still runs."""
+        (self._stop_now if self._stop.is_set() else self._stop).set()
+
+    async def serve(self) -> None:
+        """Take attempts and run them, until cancelled. What runs then is dropped; leased attempts are delivered again."""
+        aborts = await self._nc.subscribe(subjects.CTL_ABORT, cb=self._interactive.abort)
+        try:
+            async with self.pool.tasks as group:
+                for role in (self._reporter, self._leases):
+                    group.create_task(role.serve())
+                group.create_task(self._renew_pulls())
+                group.create_task(self._watch_engine())
+                try:
+                    for puller in self._pullers:
+                        await puller.open()
+                    await self._tick()
+                finally:
+                    await self._take_no_more()
+        finally:
+            self.pool.abandon()
+            if not self._nc.is_closed:
+                await aborts.unsubscribe()
+
+    async def until_over(self, *, drain_timeout_s: float, announce: Callable[[], Awaitable[None]]) -> bool:
+        """Wait for a stop or the engine's death, then until nothing is held. Return whether all went well.
+
+        `announce` tells the brokers that it is draining.
+        """
+        await _first_of(self._stop.wait(), self.pool.died.wait())
+        self.pool.is_draining = True
+        draining = asyncio.create_task(self.drain())
+        try:
+            await announce()
+            if not self.pool.died.is_set():
+                log.info("draining running=%d", self.pool.running)
+                ends = asyncio.shield(draining), self._stop_now.wait(), self.pool.died.wait()
+                await _first_of(*ends, within_s=drain_timeout_s)
+            if self.pool.died.is_set():
+                log.error("the engine died")
+            if not draining.done():
+                log.info("putting back running=%d", self.pool.running)
+                self.pool.put_back()
+            async with asyncio.timeout(_LEAVE_S):
+                await draining
+        except TimeoutError:
+            log.warning("left before everything was reported: %s", self.pool)
+            return False
+        finally:
+            draining.cancel()
+        return not self.pool.died.is_set()
+
+    async def drain(self) -> None:
+        """Take nothing more, finish what runs, and wait until all outcomes are durable and their messages acked."""
+        await self._take_no_more()
+        await self.pool.emptied()
+        await self._leases.flush()
+
+    async def _take_no_more(self) -> None:
+        self.pool.is_draining = True
+        for puller in self._pullers:
+            await puller.close()
+
+    def beat(self, *, version: str) -> WorkerBeat:
+        """What it says of itself now."""
+        capacity, pool = self._engine.capacity(), self.pool
+        self._metrics.at_work(capacity, leased=pool.leased.running, interactive=pool.interactive.running)
+        return WorkerBeat(
+            worker=self._name,
+            deployment=self._catalog.name,
+            engine=self._catalog.deployment.engine,
+            slots=capacity.slots,
+            reserve=capacity.reserve,
+            running=pool.running,
+            live=pool.interactive.running,
+            draining=pool.is_draining,
+            started_ms=self._started_ms,
+            at_ms=self._clock(),
+            version=version,
+            paused=capacity.paused,
+        )
+
+    def health(self) -> dict[str, object]:
+        """For /healthz: a value that is False means ill."""
+        return {
+            "worker": self._name,
+            "deployment": self._catalog.name,
+            "engine": not self.pool.died.is_set(),
+            "running": self.pool.running,
+            "draining": "yes" if self.pool.is_draining else "no",
+        }
+
+    async def _tick(self) -> None:
+        """Look after everything held, and after the pulls, now and then."""
+        while True:
+            heed_cancellation()
+            await asyncio.sleep(self._tick_s)
+            now = self._clock()
+            self.pool.end_overdue(self._catalog.deployment, now)
+            await self._interactive.keep_alive(now)
+            await self._leases.extend()
+            for puller in self._pullers:
+                await puller.check()
+
+    async def _renew_pulls(self) -> None:
+        while True:
+            await self._reconnected.wait()
+            self._reconnected.clear()
+            for puller in self._pullers:
+                await puller.renew()
+
+    async def _watch_engine(self) -> None:
+        """An engine may die while nothing runs."""
+        log.error("engine gone: %s", await self._engine.gone())
+        self.pool.died.set()
+
+
+async def _first_of(*events: Awaitable[object], within_s: float | None = None) -> None:
+    """Wait for one of them, or until the time is over."""
+    waits = [asyncio.ensure_future(event) for event in events]
+    try:
+        await asyncio.wait(waits, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
