@@ -1,7 +1,8 @@
 """Dispatch: the leader gives each free slot the job that the policy chooses.
 
-Round by round: read the fronts of the flows → choose (pure) → ledger commit queued → running, under the leader's
-term → publish into RUN, in order. Nobody else touches a round, so what the ledger says between two rounds is exact.
+Round by round: move jobs whose time has come into the backlog → read the fronts of the flows → choose (pure) → ledger
+commit queued → running, under the leader's term → publish into RUN, in order. Nobody else touches a round, so what the
+ledger says between two rounds is exact.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ from collections.abc import Callable, Sequence
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from broker.bus.heard import Beats, heard_settled, heard_waiting
+from broker.bus.heard import Beats, heard_delayed, heard_settled, heard_waiting
 from broker.bus.runs import Runs, publish_rulings
 from broker.caps import Caps
 from broker.config import LEASE_S
@@ -98,11 +99,14 @@ class Dispatch:
         self._outstanding = Outstanding()
         self._silence = Silence(clock())
         self._announced: list[tuple[Flow, Place]] = []
+        self._due_ms: Ms | None = None
+        """When the first of the delayed jobs is due that are known of."""
         self._wake = asyncio.Event()
 
     async def serve(self) -> None:
         """Until cancelled. Raises: Deposed, when another term has begun."""
         waiting = await self._nc.subscribe(subjects.CTL_WAITING, cb=self._heard_waiting)
+        delayed = await self._nc.subscribe(subjects.CTL_DELAYED, cb=self._heard_delayed)
         settled = await self._nc.subscribe(subjects.CTL_SETTLED, cb=self._heard_settled)
         self._beats.changed = self._wake.set
         try:
@@ -110,6 +114,7 @@ class Dispatch:
         finally:
             self._beats.changed = lambda: None
             await waiting.unsubscribe()
+            await delayed.unsubscribe()
             await settled.unsubscribe()
 
     async def _rounds(self) -> None:
@@ -131,7 +136,7 @@ class Dispatch:
                 await self._pause()
 
     async def _pause(self) -> None:
-        due = self._fronts.next_due_ms()
+        due = self._due_ms
         wait = self._idle_s if due is None else min(self._idle_s, max(0, due - self._clock()) / 1000)
         try:
             async with asyncio.timeout(wait):
@@ -142,7 +147,8 @@ class Dispatch:
     async def _round(self) -> bool:
         """Dispatch once. True if there may be more to do at once."""
         now = self._clock()
-        await self._read(now)
+        await self._move_due(now)
+        await self._read()
         await self._expire(now)
         if any(deployment.daily_cap_usd is not None for deployment in self._catalog().deployments.values()):
             await self._caps.look()  # a second is long: thousands of jobs may run in it
@@ -159,17 +165,32 @@ class Dispatch:
             await self._dispatch(picks, now)
         return bool(picks) or self._fronts.wants_more()
 
-    async def _read(self, now: Ms) -> None:
+    async def _move_due(self, now: Ms) -> None:
+        """Move jobs whose time has come into the backlog, a page of them."""
+        if self._due_ms is not None and self._due_ms <= now:
+            self._announced += await patiently(lambda: self._ledger.move_due(now, limit=ROUND))
+            await self._ask_next_due()
+
+    async def _ask_next_due(self) -> None:
+        """Ask the ledger, which may not know yet what is heard of meanwhile."""
+        self._due_ms = None
+        if (due := await patiently(self._ledger.next_due)) is not None:
+            self._knows_due(due)
+
+    def _knows_due(self, due: Ms) -> None:
+        self._due_ms = due if self._due_ms is None else min(due, self._due_ms)
+
+    async def _read(self) -> None:
         """Go back to what was announced, then read ahead where a front runs low."""
         announced, self._announced = self._announced, []
         for flow, place in announced:
             self._fronts.announced(flow, place)
         self._fronts.freshen(FRESH)
         for flow, front in list(self._fronts.flows.items()):
-            front.ripen(now)
+            front.go_back()
             if front.wants_page():
                 limit = front.next_page()
-                front.took_page(await self._page(flow, front.read_to, limit), limit=limit, now=now)
+                front.took_page(await self._page(flow, front.read_to, limit), limit=limit)
         self._fronts.prune()
 
     async def _page(self, flow: Flow, after: Place | None, limit: int) -> Sequence[Head]:
@@ -208,7 +229,9 @@ class Dispatch:
         self._sweep_at = min(self._sweep_at, asyncio.get_running_loop().time() + DOUBT_S)
 
     async def _recount(self) -> None:
+        """Ask the ledger anew what may have been announced and not heard."""
         self._outstanding.recount(await patiently(self._ledger.running))
+        await self._ask_next_due()
         self._metrics.pools(self._pools(self._clock()))
 
     async def _swept(self) -> None:
@@ -218,6 +241,10 @@ class Dispatch:
 
     async def _heard_waiting(self, message: Msg) -> None:
         self._announced += heard_waiting(message)
+        self._wake.set()
+
+    async def _heard_delayed(self, message: Msg) -> None:
+        self._knows_due(heard_delayed(message))
         self._wake.set()
 
     async def _heard_settled(self, message: Msg) -> None:

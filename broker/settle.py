@@ -12,7 +12,7 @@ from functools import partial
 from nats.aio.client import Client
 
 from broker.bus.groups import Groups, ack_all
-from broker.bus.heard import announce_settled, announce_waiting
+from broker.bus.heard import announce_delayed, announce_settled, announce_waiting
 from broker.bus.outcomes import Outcomes, read
 from broker.bus.results import announce_results
 from broker.core.price import Prices
@@ -101,4 +101,5 @@ class Settle:
     async def _announce(self, settled: Settled) -> None:
         self.metrics.settled(settled)
         await announce_results(self.nc, settled.final)
-        await announce_waiting(self.nc, [(one.flow, one.place) for one in settled.requeued])
+        await announce_waiting(self.nc, [(one.flow, one.place) for one in settled.requeued if one.due_ms is None])
+        await announce_delayed(self.nc, [one.due_ms for one in settled.requeued if one.due_ms is not None])

@@ -47,19 +47,21 @@ select format('the result of job %s is number %s of batch %s, its job of %s', r.
  where r.batch is distinct from j.batch or (r.batch is null) <> (r.ordinal is null)
 union all
 select format('job %s waits as one of batch %s, and is one of %s', w.job, w.batch, j.batch)
-  from infermq.waiting w join infermq.jobs j on j.id = w.job
+  from (select job, batch from infermq.waiting union all select job, batch from infermq.delayed) w
+  join infermq.jobs j on j.id = w.job
  where w.batch is distinct from j.batch
 union all
 select format('deployment %s spent %s, its executions %s', coalesce(s.deployment, c.deployment), to_jsonb(s), to_jsonb(c))
   from spent s full join charged c on c.deployment = s.deployment
  where (s.cost_nano_usd, s.executions) is distinct from (c.cost_nano_usd, c.executions)
 union all
-select format('job %s is %s and stands in %s of waiting, %s of running, %s of results', j.id, j.state, p.waiting,
-              p.running, p.results)
+select format('job %s is %s and stands in %s of waiting, %s of delayed, %s of running, %s of results', j.id, j.state,
+              p.waiting, p.delayed, p.running, p.results)
   from infermq.jobs j
  cross join lateral (
        select (select count(*) from infermq.waiting w where w.job = j.id) as waiting,
+              (select count(*) from infermq.delayed d where d.job = j.id) as delayed,
               (select count(*) from infermq.running r where r.job = j.id) as running,
               (select count(*) from infermq.results r where r.job = j.id) as results) p
- where case when j.state = 'open' then p.waiting + p.running <> 1 or p.results <> 0
-            else p.waiting + p.running <> 0 or p.results <> 1 end
+ where case when j.state = 'open' then p.waiting + p.delayed + p.running <> 1 or p.results <> 0
+            else p.waiting + p.delayed + p.running <> 0 or p.results <> 1 end

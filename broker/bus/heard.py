@@ -2,6 +2,7 @@
 
 beats      each second, so a late listener knows all workers a second later
 catalog    the active revision; read again each few seconds
+delayed    a job waits for its time: when the first of them is due; the dispatch leader asks the ledger now and then
 waiting    a flow has work: the lowest place that was let in; the dispatch leader reads fronts anew now and then
 settled    attempts that are over; the leader counts anew now and then
 """
@@ -33,6 +34,7 @@ _KV_DELETED = "KV-Operation"
 _beat = msgspec.json.Decoder(WorkerBeat)
 _revision = msgspec.json.Decoder(Revision)
 _waiting = msgspec.msgpack.Decoder(list[tuple[str, Lane, str, int, UUID]])
+_delayed = msgspec.msgpack.Decoder(Ms)
 _settled = msgspec.msgpack.Decoder(list[tuple[UUID, int]])
 
 
@@ -125,21 +127,35 @@ async def announce_waiting(nc: Client, places: Iterable[tuple[Flow, Place]]) -> 
     await _tell(nc, subjects.CTL_WAITING, entries)
 
 
+async def announce_delayed(nc: Client, due_ms: Sequence[Ms]) -> None:
+    """When jobs are due that wait for their time: of these the first."""
+    if due_ms:
+        await _publish(nc, subjects.CTL_DELAYED, packed(min(due_ms)))
+
+
 async def announce_settled(nc: Client, attempts: Sequence[tuple[UUID, int]]) -> None:
     await _tell(nc, subjects.CTL_SETTLED, attempts)
 
 
 async def _tell(nc: Client, subject: str, entries: Sequence[object]) -> None:
     for start in range(0, len(entries), _NOTICE):
-        try:
-            await nc.publish(subject, packed(entries[start : start + _NOTICE]))
-        except Error as error:
-            log.warning("not announced subject=%s error=%s", subject, error)
+        await _publish(nc, subject, packed(entries[start : start + _NOTICE]))
+
+
+async def _publish(nc: Client, subject: str, notice: bytes) -> None:
+    try:
+        await nc.publish(subject, notice)
+    except Error as error:
+        log.warning("not announced subject=%s error=%s", subject, error)
 
 
 def heard_waiting(message: Msg) -> Iterator[tuple[Flow, Place]]:
     for model, lane, tenant, deadline_ms, job in _waiting.decode(message.data):
         yield Flow(model, lane, tenant), Place(Ms(deadline_ms), job)
+
+
+def heard_delayed(message: Msg) -> Ms:
+    return _delayed.decode(message.data)
 
 
 def heard_settled(message: Msg) -> list[tuple[UUID, int]]:

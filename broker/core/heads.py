@@ -4,7 +4,7 @@ Ids arrive out of commit order, and deadlines and retries land before what was r
 (flow, place), and the cursor goes back there. Reading everything anew from time to time is the net.
 """
 
-from bisect import bisect_right, insort
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -19,10 +19,6 @@ PAGE = 1000
 _GROWTH = 4
 FAILED_MOST = 1000
 """Heads that failed somewhere, of one flow, to be held ready: they may wait for long for the deployment that is left."""
-
-
-def _by_place(head: Head) -> Place:
-    return head.place
 
 
 def _failed(heads: Iterable[Head]) -> int:
@@ -42,11 +38,9 @@ class Front:
     """What is known of one flow."""
 
     ready: list[Head] = field(default_factory=list)
-    """In order; all may start now."""
-    later: list[Head] = field(default_factory=list)
-    """Those whose not-before time is ahead."""
+    """In order."""
     read_to: Place | None = None
-    """Where the next page begins; everything up to it is in `ready` or `later`, or gone."""
+    """Where the next page begins; everything up to it is in `ready`, or gone."""
     ended: bool = False
     """The last page reached the end of the flow."""
     page: int = FIRST_PAGE
@@ -63,14 +57,12 @@ class Front:
         return FIRST_PAGE if self.read_to is None else min(PAGE, self.page * _GROWTH)
 
     def is_idle(self) -> bool:
-        return self.ended and not self.ready and not self.later and self.passed_over is None
+        return self.ended and not self.ready and self.passed_over is None
 
-    def took_page(self, page: Sequence[Head], *, limit: int, now: Ms) -> None:
+    def took_page(self, page: Sequence[Head], *, limit: int) -> None:
         self.page = self.next_page()
         for head in page:
-            if head.not_before_ms > now:
-                self.later.append(head)
-            elif head.tried and self.failed >= FAILED_MOST:
+            if head.tried and self.failed >= FAILED_MOST:
                 self.passed_over = self.passed_over or head.place
             else:
                 self.ready.append(head)
@@ -84,32 +76,21 @@ class Front:
         if self.read_to is not None and place <= self.read_to:
             self.read_to = _just_before(place)
             self.ready = [head for head in self.ready if head.place < place]
-            self.later = [head for head in self.later if head.place < place]
             if self.passed_over is not None and self.passed_over >= place:
                 self.passed_over = None
             self._recount()
         self.ended = False
 
-    def ripen(self, now: Ms) -> None:
-        """Let those in whose time has come, and go back for those that were passed over when there is room again."""
+    def go_back(self) -> None:
+        """Read those again that were passed over, when there is room for them."""
         if self.passed_over is not None and self.failed <= FAILED_MOST // 2:
             self.announced(self.passed_over)
-        if not self.later:
-            return
-        for head in self.later:
-            if head.not_before_ms <= now:
-                insort(self.ready, head, key=_by_place)
-                self.failed += bool(head.tried)
-        self.later = [head for head in self.later if head.not_before_ms > now]
 
     def take_expired(self, now: Ms) -> list[UUID]:
         """Jobs whose deadline has passed; they are at the front, since the order is by deadline."""
         at = bisect_right(self.ready, now, key=_deadline)
         expired, self.ready = self.ready[:at], self.ready[at:]
         self._recount()
-        if self.later:
-            expired += [head for head in self.later if head.place.deadline_ms <= now]
-            self.later = [head for head in self.later if head.place.deadline_ms > now]
         return [head.place.job for head in expired]
 
     def drop(self, chosen: set[UUID]) -> None:
@@ -168,8 +149,3 @@ class Fronts:
 
     def ready(self) -> dict[Flow, Sequence[Head]]:
         return {flow: front.ready for flow, front in self.flows.items() if front.ready}
-
-    def next_due_ms(self) -> Ms | None:
-        """When the first of those that wait for their time may start, or the first deadline passes."""
-        dues = [head.not_before_ms for front in self.flows.values() for head in front.later]
-        return min(dues, default=None)

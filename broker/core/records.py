@@ -102,7 +102,6 @@ class Head(msgspec.Struct, frozen=True):
     place: Place
     attempt: int
     """Attempts given out so far."""
-    not_before_ms: Ms
     tried: tuple[str, ...] = ()
     """Deployments that failed it; others are to try first."""
 
@@ -212,7 +211,8 @@ class Requeued(msgspec.Struct, frozen=True):
 
     flow: Flow
     place: Place
-    not_before_ms: Ms
+    due_ms: Ms | None
+    """When it comes into the backlog; None: it waits there."""
 
 
 class Settled(msgspec.Struct, frozen=True):

@@ -24,10 +24,19 @@ async def heads(connection: Connection, flow: Flow, *, after: Place | None, limi
     rows = await connection.fetch(
         query("heads"), flow.model, flow.lane, flow.tenant, start.deadline_ms, start.job, limit
     )
+    return [Head(Place(deadline, job), attempt, tuple(tried or ())) for deadline, job, attempt, tried in rows]
+
+
+async def move_due(connection: Connection, *, now: Ms, limit: int) -> list[tuple[Flow, Place]]:
+    rows = await connection.fetch(query("move_due"), now, limit)
     return [
-        Head(Place(deadline, job), attempt, not_before, tuple(tried or ()))
-        for deadline, job, attempt, not_before, tried in rows
+        (Flow(row["model"], Lane(row["lane"]), row["tenant"]), Place(row["deadline_ms"], row["job"])) for row in rows
     ]
+
+
+async def next_due(connection: Connection) -> Ms | None:
+    due: Ms | None = await connection.fetchval(query("next_due"))
+    return due
 
 
 async def dispatch(

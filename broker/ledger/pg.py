@@ -105,6 +105,16 @@ class PgLedger:
         async with self._connection() as connection:
             return await dispatch.heads(connection, flow, after=after, limit=limit)
 
+    async def move_due(self, now: Ms, *, limit: int) -> list[tuple[Flow, Place]]:
+        """Move up to `limit` jobs whose time has come into the backlog, and say where they stand there."""
+        async with self._connection() as connection:
+            return await dispatch.move_due(connection, now=now, limit=limit)
+
+    async def next_due(self) -> Ms | None:
+        """The earliest instant at which a delayed job is to be moved into the backlog."""
+        async with self._connection() as connection:
+            return await dispatch.next_due(connection)
+
     async def dispatch(
         self, picks: Sequence[Pick], *, term: int, now: Ms, shard: Shard = ONLY_SHARD
     ) -> list[Attempt]:

@@ -203,12 +203,13 @@ class _Group:
             [move.not_before_ms for _, _, move in moves],
             [0 if move.counted else 1 for _, _, move in moves],
             [json_text(move.tried) for _, _, move in moves],
+            self.now,
         )
         return tuple(
             Requeued(
                 Flow(row["model"], Lane(row["lane"]), row["tenant"]),
                 Place(row["deadline_ms"], row["job"]),
-                row["not_before_ms"],
+                row["due_ms"],
             )
             for row in rows
         )

@@ -9,15 +9,13 @@ from broker.core.records import Flow, Head, Pick, Place
 from schemas.job import Lane
 from schemas.units import Ms
 
-NOW = Ms(1_000)
-
 
 def place(number: int) -> Place:
     return Place(Ms(10_000), UUID(int=number))
 
 
-def head(number: int, *, not_before: int = 0, tried: tuple[str, ...] = ()) -> Head:
-    return Head(place(number), 0, Ms(not_before), tried)
+def head(number: int, *, tried: tuple[str, ...] = ()) -> Head:
+    return Head(place(number), 0, tried)
 
 
 def ready(front: Front) -> list[int]:
@@ -27,7 +25,7 @@ def ready(front: Front) -> list[int]:
 def test_a_short_page_ends_the_flow() -> None:
     front = Front()
 
-    front.took_page([head(1), head(2)], limit=5, now=NOW)
+    front.took_page([head(1), head(2)], limit=5)
 
     assert front.ended
     assert not front.wants_page()
@@ -35,7 +33,7 @@ def test_a_short_page_ends_the_flow() -> None:
 
 def test_a_job_announced_behind_the_cursor_is_read_again() -> None:
     front = Front()
-    front.took_page([head(10), head(20), head(30)], limit=3, now=NOW)
+    front.took_page([head(10), head(20), head(30)], limit=3)
 
     front.announced(place(15))
 
@@ -46,7 +44,7 @@ def test_a_job_announced_behind_the_cursor_is_read_again() -> None:
 
 def test_a_job_announced_ahead_of_the_cursor_only_opens_the_flow_again() -> None:
     front = Front()
-    front.took_page([head(10)], limit=5, now=NOW)
+    front.took_page([head(10)], limit=5)
 
     front.announced(place(15))
 
@@ -55,31 +53,19 @@ def test_a_job_announced_ahead_of_the_cursor_only_opens_the_flow_again() -> None
     assert front.wants_page()
 
 
-def test_a_job_waits_for_its_time_and_then_stands_in_its_place() -> None:
+def test_expired_jobs_leave_the_front() -> None:
     front = Front()
-    front.took_page([head(1, not_before=2_000), head(2)], limit=5, now=NOW)
-    assert ready(front) == [2]
-
-    front.ripen(Ms(2_000))
-
-    assert ready(front) == [1, 2]
-    assert not front.later
-
-
-def test_expired_jobs_leave_the_front_wherever_they_wait() -> None:
-    front = Front()
-    front.took_page([head(1), head(2, not_before=20_000), head(3)], limit=5, now=NOW)
+    front.took_page([head(1), head(2), Head(Place(Ms(10_001), UUID(int=3)), 0)], limit=5)
 
     expired = front.take_expired(Ms(10_000))
 
-    assert {job.int for job in expired} == {1, 2, 3}
-    assert not front.ready
-    assert not front.later
+    assert [job.int for job in expired] == [1, 2]
+    assert ready(front) == [3]
 
 
 def test_what_was_chosen_leaves_the_front() -> None:
     front = Front()
-    front.took_page([head(1), head(2), head(3)], limit=5, now=NOW)
+    front.took_page([head(1), head(2), head(3)], limit=5)
 
     front.drop({UUID(int=1), UUID(int=2)})
 
@@ -92,7 +78,7 @@ def test_flows_without_work_are_forgotten() -> None:
     fronts.prune()
     assert fronts.flows
 
-    next(iter(fronts.flows.values())).took_page([], limit=5, now=NOW)
+    next(iter(fronts.flows.values())).took_page([], limit=5)
     fronts.prune()
 
     assert not fronts.flows
@@ -102,7 +88,7 @@ def read(front: Front, waiting: Mapping[int, Head]) -> None:
     """One page, of what waits by its number."""
     after = front.read_to.job.int if front.read_to else 0
     page = [waiting[number] for number in sorted(waiting) if number > after][: front.next_page()]
-    front.took_page(page, limit=front.next_page(), now=NOW)
+    front.took_page(page, limit=front.next_page())
 
 
 def test_jobs_that_wait_for_another_deployment_do_not_end_the_reading() -> None:
@@ -131,7 +117,7 @@ def test_jobs_that_were_passed_over_have_their_turn() -> None:
     front, served = Front(), list[int]()
 
     while not front.is_idle():
-        front.ripen(NOW)
+        front.go_back()
         while front.wants_page():
             read(front, waiting)
         failed = [one.place.job for one in front.ready if one.tried][:100]
@@ -164,7 +150,7 @@ def test_flows_are_read_anew_a_few_at_a_time_and_those_gone_are_forgotten() -> N
     fronts = Fronts()
     fronts.restart(names)
     for front in fronts.flows.values():
-        front.took_page([head(1)], limit=5, now=NOW)
+        front.took_page([head(1)], limit=5)
 
     fronts.restart(names[1:])
     assert set(fronts.ready()) == set(names[1:])
@@ -185,7 +171,7 @@ def test_nothing_that_waits_is_ever_missed(arrivals: list[int], limit: int, data
     def read() -> None:
         after = front.read_to.job.int if front.read_to else 0
         page = sorted(number for number in ledger if number > after)[:limit]
-        front.took_page([head(number) for number in page], limit=limit, now=NOW)
+        front.took_page([head(number) for number in page], limit=limit)
 
     for number in arrivals:
         ledger.add(number)
@@ -212,7 +198,6 @@ def test_nothing_that_waits_is_ever_missed(arrivals: list[int], limit: int, data
             Head,
             st.builds(Place, st.sampled_from([Ms(10_000), Ms(20_000)]), st.uuids(version=4)),
             st.just(1),
-            st.sampled_from([Ms(0), Ms(2_000), Ms(5_000), Ms(30_000)]),
             st.sampled_from([(), ("d",)]),
         ),
         min_size=1,
@@ -222,18 +207,17 @@ def test_nothing_that_waits_is_ever_missed(arrivals: list[int], limit: int, data
     st.integers(1, 7),
     st.data(),
 )
-def test_each_job_leaves_once_in_its_time_and_in_order(arrivals: list[Head], limit: int, data: st.DataObject) -> None:
-    """Jobs come at any place of the order, some to wait for their time, while pages are read and time goes on."""
+def test_each_job_leaves_once_and_in_order(arrivals: list[Head], limit: int, data: st.DataObject) -> None:
+    """Jobs come at any place of the order, while pages are read and time goes on."""
     front, ledger, left, time = Front(), dict[UUID, Head](), list[UUID](), 1_000
 
     def go_on() -> None:
-        front.ripen(Ms(time))
+        front.go_back()
         if front.wants_page():
             behind = [head for head in ledger.values() if front.read_to is None or head.place > front.read_to]
-            front.took_page(sorted(behind, key=lambda head: head.place)[:limit], limit=limit, now=Ms(time))
+            front.took_page(sorted(behind, key=lambda head: head.place)[:limit], limit=limit)
         places = [head.place for head in front.ready]
         assert places == sorted(set(places))
-        assert all(head.not_before_ms <= time for head in front.ready)
         gone = front.take_expired(Ms(time))
         assert all(ledger[job].place.deadline_ms <= time for job in gone)
         if data.draw(st.booleans()):
@@ -257,23 +241,12 @@ def test_each_job_leaves_once_in_its_time_and_in_order(arrivals: list[Head], lim
     assert sorted(left) == sorted(head.place.job for head in arrivals)
 
 
-def test_the_next_due_time_is_that_of_the_first_that_waits_for_its_time() -> None:
-    fronts = Fronts()
-    for flow, times in {"a": (9_000, 7_000), "b": (8_000,)}.items():
-        fronts.announced(Flow("m", Lane.BULK, flow), place(1))
-        page = [head(n, not_before=at) for n, at in enumerate(times, 1)]
-        fronts.flows[Flow("m", Lane.BULK, flow)].took_page(page, limit=5, now=NOW)
-
-    assert fronts.next_due_ms() == 7_000
-    assert Fronts().next_due_ms() is None
-
-
 def test_what_was_chosen_of_several_flows_leaves_each_of_them() -> None:
     first, second = Flow("m", Lane.BULK, "a"), Flow("m", Lane.BULK, "b")
     fronts = Fronts()
     fronts.restart([first, second])
     for flow, numbers in {first: (1, 2), second: (3, 4)}.items():
-        fronts.flows[flow].took_page([head(n) for n in numbers], limit=5, now=NOW)
+        fronts.flows[flow].took_page([head(n) for n in numbers], limit=5)
 
     fronts.drop(
         [Pick(first, place(1), "d"), Pick(second, place(4), "d"), Pick(Flow("m", Lane.BULK, "c"), place(9), "d")]

@@ -38,7 +38,7 @@ def refusal(**changes: Any) -> str | None:
 
 def test_lanes_share_capacity_as_sixteen_to_four_to_one() -> None:
     flows = {lane: Flow("m", lane, "t") for lane in Lane}
-    waiting = {flow: [Head(Place(Ms(10**12), an_id()), 0, Ms(0)) for _ in range(500)] for flow in flows.values()}
+    waiting = {flow: [Head(Place(Ms(10**12), an_id()), 0) for _ in range(500)] for flow in flows.values()}
 
     picks = Order().choose(waiting, room={"d": 210}, catalog=a_catalog(), limit=1000)
 

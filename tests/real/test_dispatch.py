@@ -207,13 +207,16 @@ async def test_while_the_other_deployment_takes_nothing_a_throttled_job_waits_as
         await report(nc, throttled)
 
         async def waits() -> bool:
-            return bool(await ledger.flows())
+            return await ledger.next_due() is not None
 
-        await until(waits, "the job waits")
-        [head] = await ledger.heads(entry.flow, after=None, limit=9)
+        await until(waits, "the job waits for its time")
+        shown = await ledger.job(entry.id, "default")
 
-    assert head.not_before_ms > now() + 500_000
-    assert head.tried == ("d",)
+    assert shown is not None
+    assert shown.waiting is not None
+    assert shown.not_before_ms is not None
+    assert shown.not_before_ms > now() + 500_000
+    assert shown.waiting.tried == ("d",)
 
 
 @pytest.mark.parametrize(("spent_usd", "live", "started"), [(19.5, 0, 1), (15.0, 0, 5), (15.0, 2, 3)])

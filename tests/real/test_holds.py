@@ -37,6 +37,10 @@ daily_cap_usd = 2.0
 [deployments.e]
 engine = "simulated"
 """
+DELAY = """
+with moved as (delete from infermq.waiting returning *)
+insert into infermq.delayed (job, not_before_ms, model, lane, tenant, deadline_ms, attempt, uncounted, tried)
+select job, $1, model, lane, tenant, deadline_ms, 1, uncounted, array['d'] from moved"""
 OTHER = TWO.replace("models.m", "models.other")
 
 
@@ -168,7 +172,7 @@ async def test_a_job_that_failed_says_when_it_is_tried_again_and_where_it_was(
 ) -> None:
     entry, later = an_entry(), Ms(now() + 600_000)
     await ledger.admit([entry])
-    await execute(ledger_url, "update infermq.waiting set attempt = 1, not_before_ms = $1, tried = array['d']", later)
+    await execute(ledger_url, DELAY, later)
 
     job = await waits(broker, entry.id, HoldCode.BACKING_OFF, HoldCode.NO_WORKER, HoldCode.NO_WORKER)
 

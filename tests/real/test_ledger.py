@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
+from msgspec.structs import replace
 
 from broker.core.admit import AdmissionContext, admit
 from broker.core.price import Prices
@@ -366,6 +367,27 @@ async def the_usual_way(
     return ["\n".join(row[0] for row in plan) for plan in found]
 
 
+async def test_what_is_due_is_found_by_its_time_however_many_wait(ledger: PgLedger, ledger_url: str) -> None:
+    entries = [an_entry() for _ in range(2000)]
+    await ledger.admit(entries)
+    later = Requeue(Ms(now() + 60_000), counted=True)
+    attempts = await dispatched(ledger, *entries)
+    await ledger.settle([a_verdict(one, Failed(EngineFault("x")), transition=later) for one in attempts], now=now())
+    connection = await asyncpg.connect(ledger_url, server_settings=SETTINGS)
+
+    for statistics in ("select", "analyze"):
+        await connection.execute(statistics)
+        plans = [
+            await connection.fetch(f"explain (analyze, buffers) {query('move_due')}", now(), 1000),
+            await connection.fetch(f"explain (analyze, buffers) {query('next_due')}"),
+        ]
+        for plan in plans:
+            text = "\n".join(row[0] for row in plan)
+            assert "delayed_due" in text, text
+            assert "Removed by Filter" not in text, text
+    await connection.close()
+
+
 # settlement
 
 
@@ -456,21 +478,124 @@ async def test_a_second_delivery_is_waste_that_costs(ledger: PgLedger) -> None:
 
 async def test_a_job_that_is_put_back_waits_and_runs_again(ledger: PgLedger) -> None:
     attempt = await running(ledger)
-    later = Ms(now() + 50)
 
     done = await ledger.settle(
-        [a_verdict(attempt, Failed(EngineFault("x")), transition=Requeue(later, counted=True))], now=now()
+        [a_verdict(attempt, Failed(EngineFault("x")), transition=Requeue(now(), counted=True))], now=now()
     )
 
     [requeued] = done.requeued
     [head] = await ledger.heads(requeued.flow, after=None, limit=9)
+    assert requeued.due_ms is None
     assert head.attempt == 1
-    assert head.not_before_ms == later
     term = await ledger.lead("me", lease_ms=60_000)
     assert term is not None
     [second] = await ledger.dispatch([Pick(requeued.flow, requeued.place, "d")], term=term, now=now())
     assert second.number == 2
     assert await settled(ledger, a_verdict(second, a_success())) == [(attempt.job, State.SUCCEEDED)]
+
+
+async def delayed(ledger: PgLedger, due_ms: Ms, *, counted: bool = True, **changes: Any) -> Attempt:
+    """A job that has failed, and waits for its time."""
+    attempt = await running(ledger, **changes)
+    again = Requeue(due_ms, counted=counted, tried=("d",))
+    await ledger.settle([a_verdict(attempt, Failed(EngineFault("x")), transition=again)], now=now())
+    return attempt
+
+
+async def test_a_job_that_waits_for_its_time_is_not_in_the_backlog_before(ledger: PgLedger) -> None:
+    """However many do, they are in nobody's way."""
+    later = Ms(now() + 60_000)
+    flow = an_entry().flow
+    entries = [an_entry(deadline_ms=Ms(now() + 3_600_000)) for _ in range(300)]
+    await ledger.admit(entries)
+    back = [
+        a_verdict(one, Failed(EngineFault("x")), transition=Requeue(later, counted=True))
+        for one in await dispatched(ledger, *entries)
+    ]
+    done = await ledger.settle(back, now=now())
+    fresh = an_entry(deadline_ms=Ms(now() + 7_200_000))
+    before = await ledger.flows()
+    await ledger.admit([fresh])
+
+    heads = await ledger.heads(flow, after=None, limit=9)
+
+    assert {one.due_ms for one in done.requeued} == {later}
+    assert before == []
+    assert [head.place.job for head in heads] == [fresh.id]
+    assert await ledger.next_due() == later
+    assert await ledger.move_due(Ms(later - 1), limit=1000) == []
+    [lane] = await ledger.backlog(now())
+    assert lane.waiting == 301
+
+
+async def test_jobs_whose_time_has_come_are_moved_into_the_backlog_the_earliest_first(ledger: PgLedger) -> None:
+    at = now() + 60_000
+    attempts = {n: await delayed(ledger, Ms(at + n)) for n in (3, 1, 4, 0, 2)}
+
+    moved = [await ledger.move_due(Ms(at + 3), limit=2) for _ in range(3)]
+
+    assert [{place.job for _, place in page} for page in moved] == [
+        {attempts[0].job, attempts[1].job},
+        {attempts[2].job, attempts[3].job},
+        set(),
+    ]
+    assert await ledger.next_due() == at + 4
+    heads = await ledger.heads(moved[0][0][0], after=None, limit=9)
+    assert {head.place.job for head in heads} == {attempts[n].job for n in range(4)}
+    assert [(head.attempt, head.tried) for head in heads] == [(1, ("d",))] * 4
+
+
+async def test_two_leaders_that_move_the_same_jobs_move_each_once(ledger: PgLedger) -> None:
+    """One of them does not know yet that it is deposed."""
+    due = Ms(now() + 60_000)
+    attempts = [await delayed(ledger, due) for _ in range(30)]
+
+    moved = await asyncio.gather(*(ledger.move_due(due, limit=10) for _ in range(6)))
+    moved.append(await ledger.move_due(due, limit=100))
+
+    assert sorted(place.job for page in moved for _, place in page) == [one.job for one in attempts]
+
+
+async def test_a_job_that_waits_for_its_time_is_moved_when_its_deadline_passes(ledger: PgLedger) -> None:
+    deadline = Ms(now() + 60_000)
+    attempt = await delayed(ledger, Ms(deadline + 60_000), deadline_ms=deadline)
+
+    assert await ledger.next_due() == deadline
+    [(_, place)] = await ledger.move_due(deadline, limit=10)
+
+    assert place.job == attempt.job
+
+
+async def test_what_ends_a_job_ends_it_while_it_waits_for_its_time(ledger: PgLedger) -> None:
+    due = Ms(now() + 60_000)
+    expires, succeeds, fails_late, stays = [await delayed(ledger, due) for _ in range(4)]
+    older = Final(State.DEAD, None, EngineFault("x"))
+    newer = replace(stays, number=2)
+
+    ends = await settled(
+        ledger,
+        *decide([Expire(expires.job)], {}, prices=PRICES, now=now(), unit=0.0),
+        a_verdict(succeeds, a_success(), delivery=2),
+        a_verdict(fails_late, Failed(EngineFault("x")), transition=older, delivery=2),
+        a_verdict(newer, Failed(EngineFault("x")), transition=older, delivery=2),
+    )
+
+    assert dict(ends) == {
+        expires.job: State.EXPIRED,
+        succeeds.job: State.SUCCEEDED,
+        fails_late.job: State.DEAD,
+    }
+    assert [place.job for _, place in await ledger.move_due(due, limit=9)] == [stays.job]
+    shown = [await ledger.job(one.job, "default") for one in (expires, succeeds, fails_late)]
+    assert [job and job.attempt for job in shown] == [1, 1, 1]
+
+
+async def test_a_job_that_waits_for_its_time_is_queued_with_all_that_is_known_of_it(ledger: PgLedger) -> None:
+    attempt = await delayed(ledger, Ms(now() + 60_000), counted=False)
+
+    job = (await ledger.open_jobs([attempt.job]))[attempt.job]
+
+    assert (job.state, job.attempt, job.uncounted, job.tried) == (State.QUEUED, 1, 1, ("d",))
 
 
 async def test_attempts_that_were_released_are_counted_apart(ledger: PgLedger) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -12,25 +13,29 @@ from broker.bus.heard import announce_waiting
 from broker.bus.runs import Runs, in_run
 from broker.bus.streams import declare_streams
 from broker.core.price import Prices
-from broker.core.records import ONLY_SHARD, Entry, Pick, Running, Shard
+from broker.core.records import ONLY_SHARD, Entry, Pick, Requeue, Running, Shard
 from broker.core.settle import decide
+from broker.dispatch import ROUND
 from broker.errors import Unavailable
 from broker.ledger import PgLedger
 from schemas import subjects
 from schemas.api import State
 from schemas.catalog import Catalog, Model, Route
 from schemas.job import Attempt
-from schemas.outcome import Failed, Released, Throttled
+from schemas.outcome import EngineFault, Failed, Released, Throttled
 from schemas.units import Ms
 from schemas.worker import WorkerBeat
 from tests.builders import a_report, a_route, a_success, an_attempt, an_entry, now
 from tests.real.test_dispatch import a_beat, a_leader, committed, dispatched, running
+from tests.real.test_ledger import a_verdict
 from tests.reporting import report
 from tests.system import until
 from workers.beat import beat, leave
 
 pytestmark = pytest.mark.real
 NEVER_S = 3600.0
+ON_NOTICE: dict[str, Any] = {"idle_s": NEVER_S, "reread_s": NEVER_S, "recount_s": NEVER_S, "sweep_s": NEVER_S}
+"""A leader that looks once, and then only when it hears of something or knows when something is due."""
 
 
 class Losing(PgLedger):
@@ -185,11 +190,73 @@ async def test_a_job_that_waits_for_its_time_starts_when_that_comes(nc: Nats, le
         await runs(ledger, entry.id)
         await report(nc, a_report(Failed(Throttled(Ms(600_000))), job=entry.id))
         await swept(nc, ledger)
-        assert [head.place.job for head in await ledger.heads(entry.flow, after=None, limit=9)] == [entry.id]
+        assert await ledger.next_due() is not None
 
         clock.move(1_300_000)
 
         await runs(ledger, entry.id, attempt=2)
+
+
+async def delayed(ledger: PgLedger, *entries: Entry, due_ms: Ms) -> None:
+    """Put back until that instant, and announced to nobody."""
+    attempts = [attempt for entry in entries for attempt in await committed(ledger, entry, "d")]
+    again = Requeue(due_ms, counted=True)
+    await ledger.settle([a_verdict(one, Failed(EngineFault("x")), transition=again) for one in attempts], now=now())
+
+
+async def test_a_job_that_waits_for_its_time_is_not_kept_waiting_when_that_comes(nc: Nats, ledger: PgLedger) -> None:
+    """The leader hears of it, and of nothing else."""
+    entry = an_entry()
+    async with a_leader(nc, ledger, a_route(Route("d")), a_beat("d"), **ON_NOTICE):
+        await announced(nc, ledger, entry)
+        await runs(ledger, entry.id)
+
+        await report(nc, a_report(Failed(Throttled(Ms(300))), job=entry.id))
+
+        await runs(ledger, entry.id, attempt=2)
+
+
+async def test_a_job_that_waits_for_its_time_starts_under_the_next_leader(nc: Nats, ledger: PgLedger) -> None:
+    entry = an_entry()
+    await delayed(ledger, entry, due_ms=Ms(now() + 500))
+
+    async with a_leader(nc, ledger, a_route(Route("d")), a_beat("d"), **ON_NOTICE):
+        await runs(ledger, entry.id, attempt=2)
+
+
+async def test_a_job_whose_time_was_not_announced_starts_when_that_comes(nc: Nats, ledger: PgLedger) -> None:
+    entry = an_entry()
+    async with a_leader(nc, ledger, a_route(Route("d")), a_beat("d"), recount_s=0.1, reread_s=NEVER_S):
+        await swept(nc, ledger, on="d")
+        await delayed(ledger, entry, due_ms=Ms(now() + 100))
+
+        await runs(ledger, entry.id, attempt=2)
+
+
+async def test_all_whose_time_comes_at_once_are_moved_page_by_page(nc: Nats, ledger: PgLedger) -> None:
+    entries = [an_entry() for _ in range(ROUND + 2)]
+    await ledger.admit(entries)
+    term = await ledger.lead("me", lease_ms=60_000)
+    assert term is not None
+    picks = [Pick(entry.flow, entry.place, "d") for entry in entries]
+    attempts = await ledger.dispatch(picks, term=term, now=now())
+    again = Requeue(Ms(now() + 500), counted=True)
+    await ledger.settle([a_verdict(one, Failed(EngineFault("x")), transition=again) for one in attempts], now=now())
+
+    async with a_leader(nc, ledger, a_route(Route("d")), **ON_NOTICE):
+
+        async def none_is_left() -> bool:
+            return await ledger.next_due() is None
+
+        await until(none_is_left, "all are in the backlog")
+
+
+async def test_a_job_whose_deadline_passes_while_it_waits_for_its_time_is_ended(nc: Nats, ledger: PgLedger) -> None:
+    entry = an_entry(deadline_ms=Ms(now() + 500))
+    await delayed(ledger, entry, due_ms=Ms(now() + 3_600_000))
+
+    async with a_leader(nc, ledger, a_route(Route("d"))):
+        assert await ended(ledger, entry.id) is State.EXPIRED
 
 
 async def test_room_that_was_announced_is_used_at_once(nc: Nats, ledger: PgLedger) -> None:

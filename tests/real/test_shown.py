@@ -103,6 +103,7 @@ async def test_a_job_is_shown_as_it_waits_runs_is_put_back_and_ends(ledger: PgLe
     failed = Failed(EngineFault("x"), Usage(1, 2, 1))
     await ledger.settle([on(first, failed, Requeue(later, counted=True))], now=now())
     await look()
+    await ledger.move_due(later, limit=1)
     [second] = await dispatched(ledger, entry)
     ended_ms = Ms(now() + 1)
     await ledger.settle([on(second, a_success(body=b'"said"', usage=Usage(10, 20, 5)))], now=ended_ms)

@@ -64,7 +64,7 @@ create table infermq.results (
 ) partition by range (job);
 create index results_feed on infermq.results (batch, ordinal) where batch is not null;
 
--- The backlog in the order of dispatch: the primary key is the flow, then the place in it.
+-- The backlog in the order of dispatch, of jobs that may start now: the primary key is the flow, then the place in it.
 create table infermq.waiting (
     model           text    not null,
     lane            text    not null,
@@ -73,13 +73,29 @@ create table infermq.waiting (
     job             uuid    not null,
     attempt         int     not null default 0,
     uncounted       int     not null default 0,
-    not_before_ms   bigint  not null default 0,
     -- deployments that failed it, and leave it to others; null: none
     tried           text[],
     batch           uuid,
     primary key (model, lane, tenant, deadline_ms, job)
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000);
 create index waiting_of_batch on infermq.waiting (batch) where batch is not null;
+
+-- Jobs that wait for their time, in the order in which it comes: then they are moved into the backlog, or when their
+-- deadline passes, which is looked for there.
+create table infermq.delayed (
+    job             uuid    not null primary key,
+    not_before_ms   bigint  not null,
+    model           text    not null,
+    lane            text    not null,
+    tenant          text    not null,
+    deadline_ms     bigint  not null,
+    attempt         int     not null,
+    uncounted       int     not null,
+    tried           text[],
+    batch           uuid
+) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000);
+create index delayed_due on infermq.delayed (least(not_before_ms, deadline_ms));
+create index delayed_of_batch on infermq.delayed (batch) where batch is not null;
 
 create table infermq.running (
     job             uuid    not null primary key,

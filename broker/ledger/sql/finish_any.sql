@@ -13,8 +13,12 @@ with verdict as (
        and w.deadline_ms = j.deadline_ms and w.job = j.id
        and (v.attempt is null or v.state = 'succeeded' or w.attempt = v.attempt)
     returning v.*, coalesce(v.attempt, w.attempt) as ended_by
+), was_delayed as (
+    delete from infermq.delayed d using verdict v
+     where d.job = v.job and (v.attempt is null or v.state = 'succeeded' or d.attempt = v.attempt)
+    returning v.*, coalesce(v.attempt, d.attempt) as ended_by
 ), gone as (
-    select * from was_running union all select * from was_waiting
+    select * from was_running union all select * from was_waiting union all select * from was_delayed
 )
 update infermq.jobs j
    set state = g.state, attempts = g.ended_by, settled_ms = $9, failure = g.failure,

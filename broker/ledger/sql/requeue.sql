@@ -1,5 +1,6 @@
--- running → queued, for those that run this very attempt. Lists of deployments come as JSON, since arrays of unequal
--- lengths do not nest; `lateral` and ctid as in dispatch.sql.
+-- running → queued, for those that run this very attempt: into the backlog, or among the delayed, if their time is later
+-- than $6. Lists of deployments come as JSON, since arrays of unequal lengths do not nest; `lateral` and ctid as in
+-- dispatch.sql.
 with verdict as (
     select job, attempt, not_before_ms, uncounted,
            (select array_agg(name) from jsonb_array_elements_text(tried) as t(name)) as tried
@@ -14,9 +15,16 @@ with verdict as (
               for update) r
 ), ended as (
     delete from infermq.running where ctid = any(array(select at from gone))
+), back as materialized (
+    select j.model, j.lane, j.tenant, j.deadline_ms, j.batch, g.*,
+           case when g.not_before_ms > $6 then g.not_before_ms end as due_ms
+      from gone g join infermq.jobs j on j.id = g.job
+), waits as (
+    insert into infermq.waiting (model, lane, tenant, deadline_ms, job, attempt, uncounted, tried, batch)
+    select model, lane, tenant, deadline_ms, job, attempt, uncounted, tried, batch from back where due_ms is null
+), waits_for_a_time as (
+    insert into infermq.delayed (job, not_before_ms, model, lane, tenant, deadline_ms, attempt, uncounted, tried, batch)
+    select job, due_ms, model, lane, tenant, deadline_ms, attempt, uncounted, tried, batch
+      from back where due_ms is not null
 )
-insert into infermq.waiting (model, lane, tenant, deadline_ms, job, attempt, uncounted, not_before_ms, tried, batch)
-select j.model, j.lane, j.tenant, j.deadline_ms, j.id, g.attempt, g.uncounted, g.not_before_ms, g.tried,
-       j.batch
-  from gone g join infermq.jobs j on j.id = g.job
-returning model, lane, tenant, deadline_ms, job, not_before_ms
+select model, lane, tenant, deadline_ms, job, due_ms from back

@@ -1,0 +1,1 @@
+select min(least(not_before_ms, deadline_ms)) from infermq.delayed
