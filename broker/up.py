@@ -136,7 +136,9 @@ def _locked(data: Path) -> Iterator[None]:
         except BlockingIOError as error:
             info = read_run_file(data)
             who = f" (process {info.pid})" if info else ""
-            raise Unavailable("infermq", f"another `infermq up` runs on {data}{who}, use --data for more") from error
+            raise Unavailable(
+                "infermq", f"another `infermq up` runs on {data}{who}: a second one needs --data"
+            ) from error
         yield
 
 
@@ -247,6 +249,10 @@ class Up:
     def pids(self) -> dict[str, int]:
         """Of the broker and the workers."""
         return {kept.name: kept.child.process.pid for kept in self._children if kept.child is not None}
+
+    def unable(self) -> list[str]:
+        """The workers that no restart will help."""
+        return [kept.name for kept in self._children if kept.gave_up]
 
     async def start_broker(self) -> None:
         command = [sys.executable, "-m", "broker", "serve", "--json"]

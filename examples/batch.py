@@ -28,7 +28,7 @@ async def main(url: str, model: str) -> None:
         async for result in client.results(batch.id):  # as jobs finish; goes on after a lost connection
             answer = json.loads(bytes(result.body))  # OpenAI's response; None unless it succeeded
             text = answer and answer["choices"][0]["message"]["content"]
-            print(result.custom_id, result.state, f"${result.cost_nano_usd / 1e9:.6f}", text)
+            print(result.custom_id, result.state, result.cost_nano_usd, text)
 
 
 if __name__ == "__main__":

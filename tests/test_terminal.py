@@ -3,7 +3,7 @@
 import pytest
 from rich.text import Text
 
-from broker.cli.terminal import instant, plain, printable
+from broker.cli.terminal import instant, money, plain, printable
 
 
 @pytest.mark.parametrize("text", [r"\[/x]", "[red]", "[/]", r"a\\[b]", ":smile:"])
@@ -17,3 +17,11 @@ def test_control_characters_are_written_out_and_lines_stay_lines() -> None:
 
 def test_an_instant_that_no_calendar_holds_is_said() -> None:
     assert instant(10**15) == "after the year 9999"
+
+
+@pytest.mark.parametrize(
+    ("nano_usd", "shown"),
+    [(0, "$0.000000"), (330, "$0.000000330"), (1000, "$0.000001"), (1_234_567_891_000, "$1,234.567891")],
+)
+def test_money_shows_what_is_less_than_a_micro_dollar(nano_usd: int, shown: str) -> None:
+    assert money(nano_usd) == shown

@@ -1,17 +1,37 @@
 """The commands and their groups."""
 
+import importlib.metadata
+from typing import Annotated
+
 import typer
 
 from broker.cli import batches, bench, catalogs, demo, jobs, submit, system
 
 app = typer.Typer(
     name="infermq",
-    help="An asynchronous inference broker: submit jobs, run workers, read results.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"infermq {importlib.metadata.version('infermq')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """An asynchronous inference broker: submit jobs, run workers, read results."""
+
+
 app.command()(system.up)
 app.command()(system.serve)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})(

@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
-from broker.cli.terminal import AsJson, Data, NatsUrl, instant, out, print_json, told, with_client
+from broker.cli.results import check_out
+from broker.cli.terminal import AsJson, Data, Exit, NatsUrl, fail, instant, out, print_json, told, with_client
+from broker.client import Refused
 from broker.config import catalog_text
 
 
@@ -19,7 +21,10 @@ def apply(
     """Make a catalog the active one."""
     with told():
         text = catalog_text(file)
-        shown = with_client(nats_url, data, lambda client: client.apply_catalog(text))
+        try:
+            shown = with_client(nats_url, data, lambda client: client.apply_catalog(text))
+        except Refused as refused:
+            fail(f"{file}: {refused.problem.message}", Exit.USAGE)
     if as_json:
         print_json(shown)
     else:
@@ -46,4 +51,5 @@ def schema(*, file: Annotated[Path | None, typer.Option("--out", help="Write it 
         else:
             import msgspec  # noqa: PLC0415
 
+            check_out(file)
             file.write_bytes(msgspec.json.format(msgspec.json.encode(json_schema()), indent=2) + b"\n")

@@ -15,7 +15,19 @@ from broker.batch_file import Fault, read_lines
 from broker.cli.jobs import streamed
 from broker.cli.progress import watched
 from broker.cli.results import write_results
-from broker.cli.terminal import Exit, duration, err, fail, money, out, plain, print_json, print_table, told
+from broker.cli.terminal import (
+    Exit,
+    data_folder,
+    duration,
+    err,
+    fail,
+    money,
+    out,
+    plain,
+    print_json,
+    print_table,
+    told,
+)
 from broker.client import Client, Reply, Submission
 from broker.config import DATA, UpConfig
 from broker.up import running
@@ -42,7 +54,7 @@ def demo(
             fail(f"there is no {file}: give a file of OpenAI Batch lines with --file", Exit.USAGE)
         try:
             report = asyncio.run(
-                _Demo(file, UpConfig(data=data.resolve(), catalog=catalog), model, began_ms, quiet=as_json).run()
+                _Demo(file, UpConfig(data=data_folder(data), catalog=catalog), model, began_ms, quiet=as_json).run()
             )
         except KeyboardInterrupt:
             raise typer.Exit(Exit.INTERRUPTED) from None
@@ -75,6 +87,8 @@ class _Demo:
         assert task is not None  # noqa: S101 - we run in one
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         async with running(self._config, say=lambda line: err.print(line, markup=False)) as up:
+            if up.unable():
+                fail("the demo needs every worker of its catalog; see above what to install", Exit.USAGE)
             self._say(f"[bold]infermq is up[/] after {(wall_clock() - self._began_ms) / 1000:.1f} s")
             async with Client.connect(up.nats_url) as client:
                 return await self._with(client)

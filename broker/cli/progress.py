@@ -8,12 +8,14 @@ from uuid import UUID
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from broker.cli.terminal import duration, err, money
-from broker.client import Client
+from broker.cli.terminal import duration, err, money, plain
+from broker.client import Client, Refused
 from broker.errors import Unavailable
-from schemas.api import Batch, BatchStatus
+from schemas.api import Batch, BatchStatus, HoldCode
 
 _LOOK_S = 0.5
+_STILL_S = 5.0
+"""How long no job may end before we ask why."""
 _PLAIN_S = 10.0
 """Between lines where no live line can be shown."""
 
@@ -32,15 +34,30 @@ def sending(total_bytes: int | None) -> Iterator[Callable[[int, int], None]]:
 
 
 async def watch(client: Client, batch: UUID) -> Batch:
-    """Until it is complete."""
+    """Show the batch until it is complete; if no job ends for some seconds, show why too."""
+    settled, since, held = -1, 0.0, ""
     with _bar() as show:
         while True:
             state = await _look(client, batch)
             if state is not None:
-                show(state)
+                if state.counts.settled() != settled:
+                    settled, since, held = state.counts.settled(), time.monotonic(), ""
+                elif time.monotonic() - since >= _STILL_S:
+                    since, held = time.monotonic(), await _held(client)
+                show(state, held)
                 if state.status is BatchStatus.COMPLETED:
                     return state
             await asyncio.sleep(_LOOK_S)
+
+
+async def _held(client: Client) -> str:
+    """Why models that jobs wait for start nothing. Empty: they run, or no broker answers."""
+    try:
+        status = await client.status()
+    except (Refused, Unavailable):
+        return ""
+    holds = [hold for model in status.models if model.waiting for hold in model.holds]
+    return "; ".join(hold.message for hold in holds if hold.code is not HoldCode.BUSY)
 
 
 async def _look(client: Client, batch: UUID) -> Batch | None:
@@ -64,30 +81,32 @@ async def _await(work: Callable[[], Awaitable[None]]) -> None:
 
 
 @contextmanager
-def _bar() -> Iterator[Callable[[Batch], None]]:
+def _bar() -> Iterator[Callable[[Batch, str], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[more]}"))
     began = time.monotonic()
     last_line = began
     with Progress(*columns, console=err, disable=not err.is_terminal) as progress:
         task: TaskID = progress.add_task("running", total=None, more="")
         done_before: int | None = None
+        held_before = ""
 
-        def show(batch: Batch) -> None:
-            nonlocal last_line, done_before
+        def show(batch: Batch, held: str) -> None:
+            nonlocal last_line, done_before, held_before
             done = batch.counts.settled()
             done_before = done if done_before is None else done_before
             elapsed = time.monotonic() - began
-            more = describe(batch, rate=(done - done_before) / elapsed if elapsed else 0.0)
+            more = describe(batch, rate=(done - done_before) / elapsed if elapsed else 0.0, held=held)
             progress.update(task, completed=done, total=batch.jobs or batch.counts.admitted, more=more)
-            if not err.is_terminal and time.monotonic() - last_line >= _PLAIN_S:
+            if not err.is_terminal and (held not in {"", held_before} or time.monotonic() - last_line >= _PLAIN_S):
                 last_line = time.monotonic()
                 err.print(f"{done} of {batch.jobs or '?'} {more}")
+            held_before = held
 
         yield show
 
 
-def describe(batch: Batch, *, rate: float) -> str:
-    """Rate in jobs/s."""
+def describe(batch: Batch, *, rate: float, held: str = "") -> str:
+    """Rate in jobs/s; `held` says why nothing is started."""
     left = (batch.jobs or batch.counts.admitted) - batch.counts.settled()
     parts = [f"{rate:,.1f} jobs/s"]
     if left and rate > 0:
@@ -97,4 +116,6 @@ def describe(batch: Batch, *, rate: float) -> str:
     bad = batch.counts.settled() - batch.counts.succeeded
     if bad:
         parts.append(f"[red]{bad} not succeeded[/]")
+    if held:
+        parts.append(f"[yellow]{plain(held)}[/]")
     return " · ".join(parts)

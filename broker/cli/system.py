@@ -14,7 +14,20 @@ from typing import Annotated
 import typer
 import uvloop
 
-from broker.cli.terminal import AsJson, Data, Exit, NatsUrl, err, out, print_json, print_table, told, where
+from broker.cli.terminal import (
+    AsJson,
+    Data,
+    Exit,
+    NatsUrl,
+    data_folder,
+    err,
+    fail,
+    out,
+    print_json,
+    print_table,
+    told,
+    where,
+)
 from broker.config import DATA, LEASE_S, LEAST_LEASE_S, PORT, BrokerConfig, NotFound, RunInfo, UpConfig, process_name
 from broker.embedded import die_with_parent
 
@@ -56,7 +69,7 @@ def up(
     die_with_parent()
     began = time.monotonic()
     config = UpConfig(
-        data=data.resolve(),
+        data=data_folder(data),
         catalog=catalog,
         workers=workers,
         slots=slots,
@@ -144,10 +157,12 @@ def migrate(
     from broker.ledger import migrate as apply  # noqa: PLC0415 - other commands do not touch Postgres
 
     with told():
-        url = postgres_url or where(nats_url, data).postgres_url
+        try:
+            url = postgres_url or where(nats_url, data).postgres_url
+        except NotFound:
+            url = None
         if url is None:
-            err.print("error: say where Postgres is: --postgres-url or INFERMQ_POSTGRES_URL")
-            raise typer.Exit(Exit.USAGE)
+            fail("say where Postgres is: --postgres-url or INFERMQ_POSTGRES_URL", Exit.USAGE)
         applied = asyncio.run(apply(url))
         if as_json:
             print_json({"applied": applied})

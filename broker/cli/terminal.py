@@ -126,6 +126,15 @@ def fail(message: str, code: Exit) -> NoReturn:
     raise typer.Exit(code)
 
 
+def data_folder(path: Path) -> Path:
+    """Make the folder unless it is there; its full path. Raises: typer.Exit."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        fail(f"--data: no folder can be made at {path}: {error.strerror}", Exit.USAGE)
+    return path.resolve()
+
+
 def utf8(text: str, what: str) -> str:
     """An argument, where it can be sent. Raises: typer.Exit."""
     try:
@@ -175,7 +184,8 @@ def print_fields(fields: Iterable[tuple[str, object]]) -> None:
 
 
 def money(nano_usd: NanoUsd | int) -> str:
-    return f"${nano_usd / 1e9:,.6f}"
+    """In micro-dollars, or nano-dollars where it is less than one of those."""
+    return f"${nano_usd / 1e9:,.{9 if 0 < nano_usd < 1000 else 6}f}"
 
 
 def duration(ms: Ms | int | None) -> str:

@@ -354,6 +354,16 @@ async def test_a_bad_catalog_is_refused_with_every_fault(system: System, tmp_pat
     assert "none" in ran.stderr
 
 
+async def test_a_file_that_is_no_catalog_is_named(system: System, tmp_path: Path) -> None:
+    file = tmp_path / "lines.jsonl"
+    file.write_text(a_line() + "\n")
+
+    ran = await system.here("apply", str(file))
+
+    assert ran.returncode == 2
+    assert f"error: {file}: Invalid statement (at line 1" in ran.stderr
+
+
 @pytest.mark.parametrize("words", [("batch", "show", "01a20a99-e3c1-7340-97d5-e1e24b0b5345"), ("infer", "none", "x")])
 async def test_what_is_not_there_is_said(system: System, words: tuple[str, ...]) -> None:
     ran = system.command(*words)

