@@ -5,7 +5,7 @@ Dispatch asks for the room, settle and the route for who is alive, the relay for
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -17,7 +17,7 @@ from broker.core.records import Spend
 from schemas.api import Hold, HoldCode
 from schemas.catalog import Catalog, Deployment
 from schemas.units import Ms, NanoUsd
-from schemas.worker import WorkerBeat
+from schemas.worker import Paused, WorkerBeat
 
 _LOOKAHEAD_S = 0.25
 _LOOKAHEAD_MOST = 4096
@@ -47,14 +47,9 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     room: int
     """How many more may be dispatched. Under a cap nothing is looked ahead to: what is not started costs nothing."""
     stop: Hold | None
-    """Why it starts nothing at all, not even when a slot comes free."""
+    """Why it starts nothing at all, not even when a slot comes free. None: it is alive, though maybe full."""
     trying: Hold | None = None
     """Why each of its workers tries its provider with a single attempt only."""
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether it takes jobs, though maybe not before a slot comes free."""
-        return self.stop is None
 
     @property
     def hold(self) -> Hold | None:
@@ -91,15 +86,15 @@ def snapshot(
     deployment settles `per_s`. A relay knows which interactive attempts it has `handed` out; what the beats say beyond
     its `peak`, the most that it had out since they were said, is other brokers'.
     """
-    by_deployment: dict[str, list[WorkerBeat]] = defaultdict(list)
+    workers: dict[str, _Workers] = defaultdict(_Workers)
     for beat in beats:
-        by_deployment[beat.deployment].append(beat)
+        workers[beat.deployment].add(beat)
     counted = outstanding or {}
     return {
         name: _pool(
             name,
             catalog.deployments.get(name),
-            by_deployment.get(name, ()),
+            workers.get(name) or _Workers(),
             spent.get(name, _NOTHING),
             now=now,
             outstanding=None if outstanding is None else counted.get(name, 0),
@@ -107,14 +102,43 @@ def snapshot(
             handed=(handed or {}).get(name, 0),
             peak=(peak or {}).get(name, 0),
         )
-        for name in (only if only is not None else {**catalog.deployments, **by_deployment, **counted})
+        for name in (only if only is not None else {**catalog.deployments, **workers, **counted})
     }
+
+
+@dataclass(slots=True)
+class _Workers:
+    """The beats of a deployment, added up. Those of draining workers stand apart."""
+
+    count: int = 0
+    draining: int = 0
+    slots: int = 0
+    reserve: int = 0
+    running: int = 0
+    interactive: int = 0
+    draining_running: int = 0
+    draining_interactive: int = 0
+    pauses: list[Paused] = field(default_factory=list)
+
+    def add(self, beat: WorkerBeat) -> None:
+        self.count += 1
+        if beat.draining:
+            self.draining += 1
+            self.draining_running += beat.running - beat.live
+            self.draining_interactive += beat.live
+            return
+        self.slots += beat.slots
+        self.reserve += beat.reserve
+        self.running += beat.running - beat.live
+        self.interactive += beat.live
+        if beat.paused is not None:
+            self.pauses.append(beat.paused)
 
 
 def _pool(
     name: str,
     deployment: Deployment | None,
-    beats: Sequence[WorkerBeat],
+    workers: _Workers,
     spent: Spend,
     *,
     now: Ms,
@@ -123,71 +147,55 @@ def _pool(
     handed: int,
     peak: int,
 ) -> Pool:
-    heard, slots, reserve, running, live, leaving = [], 0, 0, 0, 0, 0
-    for beat in beats:
-        if beat.draining:
-            leaving += beat.running if outstanding is None else beat.live
-            continue
-        heard.append(beat)
-        slots += beat.slots
-        reserve += beat.reserve
-        running += beat.running - beat.live
-        live += beat.live
-    interactive = handed + max(0, live - peak)
-    taken = running if outstanding is None else outstanding
-    uncharged = taken + interactive + leaving
+    interactive = handed + max(0, workers.interactive - peak)
+    taken = workers.running if outstanding is None else outstanding
+    uncharged = taken + interactive + workers.draining_interactive
+    if outstanding is None:
+        uncharged += workers.draining_running
+    trying = _paused(name, workers, now) if workers.pauses else None
     cap_usd = None if deployment is None else deployment.daily_cap_usd
-    stop = _stop(name, deployment, beats, heard=heard, slots=slots, now=now)
-    if stop is None and cap_usd is not None:
+    stop = None
+    if deployment is None:
+        stop = Hold(HoldCode.UNKNOWN_DEPLOYMENT, f"the active catalog has no deployment {name}")
+    elif not workers.slots:
+        stop = trying or _without_slots(name, workers)
+    elif cap_usd is not None:
         stop = _capped(name, cap_usd, spent, running=uncharged, now=now)
-    credit = slots + lookahead(slots, per_s=per_s)
+    credit = workers.slots + lookahead(workers.slots, per_s=per_s)
     room = 0
     if stop is None and cap_usd is None:
         room = max(0, credit - taken)
     elif stop is None:
-        room = affordable(cap_usd, spent, running=uncharged, free=max(0, slots - taken))
+        room = affordable(cap_usd, spent, running=uncharged, free=max(0, workers.slots - taken))
     return Pool(
         deployment=name,
-        workers=len(beats),
-        slots=slots,
-        reserve=reserve,
-        running=running,
+        workers=workers.count,
+        slots=workers.slots,
+        reserve=workers.reserve,
+        running=workers.running,
         interactive=interactive,
         outstanding=taken,
         credit=credit,
         room=room,
         stop=stop,
-        trying=_paused(name, heard, now),
+        trying=trying,
     )
 
 
-def _stop(
-    name: str,
-    deployment: Deployment | None,
-    beats: Sequence[WorkerBeat],
-    *,
-    heard: Sequence[WorkerBeat],
-    slots: int,
-    now: Ms,
-) -> Hold | None:
-    """What its workers are stopped by, whatever they may spend. Those that are `heard` do not drain."""
-    if deployment is None:
-        return Hold(HoldCode.UNKNOWN_DEPLOYMENT, f"the active catalog has no deployment {name}")
-    if not beats:
+def _without_slots(name: str, workers: _Workers) -> Hold:
+    """Why no worker offers a slot, if none says that it pauses."""
+    if not workers.count:
         return Hold(HoldCode.NO_WORKER, f"no worker serves {name}")
-    if not heard:
+    if workers.count == workers.draining:
         return Hold(HoldCode.DRAINING, f"every worker of {name} is draining")
-    if not slots:
-        return _paused(name, heard, now) or Hold(HoldCode.PAUSED, f"the workers of {name} take no jobs now")
-    return None
+    return Hold(HoldCode.PAUSED, f"the workers of {name} take no jobs now")
 
 
-def _paused(name: str, heard: Sequence[WorkerBeat], now: Ms) -> Hold | None:
-    """What the worker says that tries again first, if all of them have something to say."""
-    pauses = [beat.paused for beat in heard if beat.paused is not None]
-    if not pauses or len(pauses) < len(heard):
+def _paused(name: str, workers: _Workers, now: Ms) -> Hold | None:
+    """What the worker says that tries again first, if all that do not drain pause."""
+    if len(workers.pauses) < workers.count - workers.draining:
         return None
-    first = min(pauses, key=lambda pause: pause.until_ms)
+    first = min(workers.pauses, key=lambda pause: pause.until_ms)
     again = "being tried again" if first.until_ms <= now else f"tried again at {clock_time(first.until_ms)}"
     match first.cause:
         case HoldCode.DENIED:
@@ -228,7 +236,7 @@ def clock_time(instant: Ms) -> str:
 
 def alive(pools: Mapping[str, Pool]) -> set[str]:
     """The deployments that take jobs."""
-    return {name for name, pool in pools.items() if pool.is_alive}
+    return {name for name, pool in pools.items() if pool.stop is None}
 
 
 def holds(

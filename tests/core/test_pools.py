@@ -195,7 +195,7 @@ def test_nothing_has_room_that_is_stopped_and_no_more_than_its_credit(
 
     assert 0 <= found.room <= max(0, found.credit - outstanding)
     if found.room:
-        assert found.is_alive
+        assert found.stop is None
     if found.stop is not None:
         assert found.hold == found.stop
         assert found.room == 0
