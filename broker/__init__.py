@@ -5,7 +5,7 @@ bus/       NATS                 ledger/    Postgres            http/   /metrics,
 service/   what callers can ask doors/     how callers come in
 intake     SUBMIT → ledger      dispatch   ledger → RUN        settle  OUTCOME → ledger
 leases     of dead workers      caps       what deployments may cost a day
-sweep      what the streams hold against what the ledger says runs
+backlog    what waits, read ahead      sweep      what runs by the ledger against what the streams hold
 gateway    interactive          lead       who dispatches
 serve      one broker process   up         everything on this machine
 embedded   NATS and Postgres from wheels   client/ what a producer imports

@@ -13,15 +13,15 @@ from collections.abc import Callable, Sequence
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from broker.backlog import Backlog
 from broker.bus.heard import Beats, heard_delayed, heard_settled, heard_waiting
 from broker.bus.runs import Runs, publish_rulings
 from broker.caps import Caps
 from broker.config import LEASE_S
-from broker.core.heads import Fronts
 from broker.core.outstanding import Outstanding
 from broker.core.policy import Order
 from broker.core.pools import Pool, Silence, alive, snapshot
-from broker.core.records import Flow, Head, Pick, Place, Running
+from broker.core.records import Pick, Running
 from broker.ledger import PgLedger
 from broker.metrics import Metrics
 from broker.patience import patiently
@@ -40,8 +40,6 @@ IDLE_S = 1.0
 """Between rounds when nothing is heard: deadlines pass, and announcements may be lost."""
 RECOUNT_S = 5.0
 REREAD_S = 15.0
-FRESH = 20
-"""Flows that a round reads anew at most, so that thousands of them hold up no dispatch."""
 SWEEP_S = 60.0
 DOUBT_S = 0.5
 """Until the next sweep, when attempts may be missing from RUN."""
@@ -94,13 +92,10 @@ class Dispatch:
             overdue_ms=overdue_ms,
         )
         self._sweep_at = 0.0
-        self._fronts = Fronts()
+        self._backlog = Backlog(ledger)
         self._order = Order()
         self._outstanding = Outstanding()
         self._silence = Silence(clock())
-        self._announced: list[tuple[Flow, Place]] = []
-        self._due_ms: Ms | None = None
-        """When the first of the delayed jobs is due that are known of."""
         self._wake = asyncio.Event()
 
     async def serve(self) -> None:
@@ -130,13 +125,13 @@ class Dispatch:
                 self._sweep_at = loop.time() + self._sweep_s
                 await self._swept()
             if loop.time() >= reread:
-                self._fronts.restart(await patiently(self._ledger.flows))
+                await self._backlog.restart()
                 reread = loop.time() + self._reread_s
             if not await self._round():
                 await self._pause()
 
     async def _pause(self) -> None:
-        due = self._due_ms
+        due = self._backlog.due_ms
         wait = self._idle_s if due is None else min(self._idle_s, max(0, due - self._clock()) / 1000)
         try:
             async with asyncio.timeout(wait):
@@ -147,15 +142,14 @@ class Dispatch:
     async def _round(self) -> bool:
         """Dispatch once. True if there may be more to do at once."""
         now = self._clock()
-        await self._move_due(now)
-        await self._read()
+        await self._backlog.read(now)
         await self._expire(now)
         if any(deployment.daily_cap_usd is not None for deployment in self._catalog().deployments.values()):
             await self._caps.look()  # a second is long: thousands of jobs may run in it
         pools = self._pools(now)
         self._silence.look(pools, now)
         picks = self._order.choose(
-            self._fronts.ready(),
+            self._backlog.fronts.ready(),
             room={name: pool.room for name, pool in pools.items() if pool.room},
             alive=alive(pools),
             catalog=self._catalog(),
@@ -163,42 +157,11 @@ class Dispatch:
         )
         if picks:
             await self._dispatch(picks, now)
-        return bool(picks) or self._fronts.wants_more()
-
-    async def _move_due(self, now: Ms) -> None:
-        """Move jobs whose time has come into the backlog, a page of them."""
-        if self._due_ms is not None and self._due_ms <= now:
-            self._announced += await patiently(lambda: self._ledger.move_due(now, limit=ROUND))
-            await self._ask_next_due()
-
-    async def _ask_next_due(self) -> None:
-        """Ask the ledger, which may not know yet what is heard of meanwhile."""
-        self._due_ms = None
-        if (due := await patiently(self._ledger.next_due)) is not None:
-            self._knows_due(due)
-
-    def _knows_due(self, due: Ms) -> None:
-        self._due_ms = due if self._due_ms is None else min(due, self._due_ms)
-
-    async def _read(self) -> None:
-        """Go back to what was announced, then read ahead where a front runs low."""
-        announced, self._announced = self._announced, []
-        for flow, place in announced:
-            self._fronts.announced(flow, place)
-        self._fronts.freshen(FRESH)
-        for flow, front in list(self._fronts.flows.items()):
-            front.go_back()
-            if front.wants_page():
-                limit = front.next_page()
-                front.took_page(await self._page(flow, front.read_to, limit), limit=limit)
-        self._fronts.prune()
-
-    async def _page(self, flow: Flow, after: Place | None, limit: int) -> Sequence[Head]:
-        return await patiently(lambda: self._ledger.heads(flow, after=after, limit=limit))
+        return bool(picks) or self._backlog.fronts.wants_more()
 
     async def _expire(self, now: Ms) -> None:
         """Rule on those whose deadline passed in the backlog; settle records it."""
-        expired = [job for front in self._fronts.flows.values() for job in front.take_expired(now)]
+        expired = [job for front in self._backlog.fronts.flows.values() for job in front.take_expired(now)]
         if expired:
             await publish_rulings(self._nc, [Expire(job) for job in expired])
             self._metrics.expired.inc(len(expired))
@@ -215,7 +178,7 @@ class Dispatch:
 
     async def _dispatch(self, picks: Sequence[Pick], now: Ms) -> None:
         attempts = await patiently(lambda: self._ledger.dispatch(picks, term=self._term, now=now))
-        self._fronts.drop(picks)
+        self._backlog.fronts.drop(picks)
         if len(attempts) < len(picks):
             self._doubt()  # they waited no more; or they were dispatched, and Postgres's answer was lost
         self._outstanding.dispatched([Running(one.job, one.number, one.deployment) for one in attempts], now)
@@ -231,7 +194,7 @@ class Dispatch:
     async def _recount(self) -> None:
         """Ask the ledger anew what may have been announced and not heard."""
         self._outstanding.recount(await patiently(self._ledger.running))
-        await self._ask_next_due()
+        await self._backlog.ask_next_due()
         self._metrics.pools(self._pools(self._clock()))
 
     async def _swept(self) -> None:
@@ -240,11 +203,11 @@ class Dispatch:
             self._doubt()
 
     async def _heard_waiting(self, message: Msg) -> None:
-        self._announced += heard_waiting(message)
+        self._backlog.announced(heard_waiting(message))
         self._wake.set()
 
     async def _heard_delayed(self, message: Msg) -> None:
-        self._knows_due(heard_delayed(message))
+        self._backlog.knows_due(heard_delayed(message))
         self._wake.set()
 
     async def _heard_settled(self, message: Msg) -> None:
