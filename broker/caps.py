@@ -9,7 +9,6 @@ from broker.ledger import PgLedger
 from broker.patience import patiently
 from broker.ports import Clock
 from schemas.catalog import Deployment
-from schemas.jetstream import heed_cancellation
 from schemas.units import NanoUsd
 
 _EVERY_S = 1.0
@@ -25,7 +24,6 @@ class Caps:
     async def serve(self) -> None:
         """For ever."""
         while True:
-            heed_cancellation()
             await self.look()
             await asyncio.sleep(_EVERY_S)
 

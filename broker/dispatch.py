@@ -29,7 +29,6 @@ from broker.ports import Clock
 from broker.sweep import OVERDUE_MS, Sweep
 from schemas import subjects
 from schemas.catalog import Catalog
-from schemas.jetstream import heed_cancellation
 from schemas.ruling import Expire
 from schemas.units import Ms
 
@@ -116,7 +115,6 @@ class Dispatch:
         loop = asyncio.get_running_loop()
         recount = reread = self._sweep_at = loop.time()
         while True:
-            heed_cancellation()
             self._wake.clear()
             if loop.time() >= recount:
                 await self._recount()

@@ -47,7 +47,7 @@ from schemas.codec import (
     packed,
 )
 from schemas.ids import uuid7
-from schemas.jetstream import NotStored, Outgoing, heed_cancellation, publish_one
+from schemas.jetstream import NotStored, Outgoing, publish_one
 from schemas.job import Attempt
 from schemas.outcome import EngineLost, Failure
 from schemas.ruling import Fail
@@ -333,7 +333,6 @@ class Gateway:
     async def _tick(self) -> None:
         """Give up on what took too long."""
         while True:
-            heed_cancellation()
             await asyncio.sleep(self._tick_s)
             self._peaks.append(Counter(self._outstanding))
             self._earlier = reduce(or_, self._peaks)

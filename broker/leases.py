@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from nats.aio.client import Client
 
-from schemas.jetstream import ACK, answer_all, heed_cancellation
+from schemas.jetstream import ACK, answer_all
 from schemas.outcome import Report
 from schemas.units import Ms
 from schemas.worker import BEAT_LIFETIME_MS, WorkerBeat
@@ -43,7 +43,6 @@ class Leases:
     async def serve(self) -> None:
         """For ever."""
         while True:
-            heed_cancellation()
             await asyncio.sleep(_LOOK_S)
             await self.look()
 

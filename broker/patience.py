@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from broker.errors import BadData, Unavailable
-from schemas.jetstream import heed_cancellation
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -19,7 +18,6 @@ async def patiently(act: Callable[[], Awaitable[R]]) -> R:
     """Repeat until what it needs is there. `act` must be safe to repeat."""
     wait = _FIRST_S
     while True:
-        heed_cancellation()
         try:
             return await act()
         except Unavailable as error:

@@ -36,7 +36,6 @@ from broker.settle import Settle
 from schemas import subjects
 from schemas.catalog import Catalog, CatalogError
 from schemas.clock import wall_clock
-from schemas.jetstream import heed_cancellation
 from schemas.job import Lane
 
 log = logging.getLogger(__name__)
@@ -208,7 +207,6 @@ class Process:
                     await declare_pool(self.nc, deployment, slots=slots, lease_s=self.config.lease_s)
                     declared[deployment] = wanted
             self.catalogs.changed.clear()
-            heed_cancellation()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(POOLS_S):
                     await self.catalogs.changed.wait()
@@ -231,7 +229,6 @@ class Process:
             await self._refresh_catalog()
             self.metrics.backlog(await patiently(lambda: self.ledger.backlog(wall_clock())))
             self.metrics.holds(self._snapshot())
-            heed_cancellation()
             await asyncio.sleep(self.nets_s)
 
     async def _refresh_catalog(self) -> None:
@@ -267,5 +264,4 @@ async def _kept_up(role: Callable[[], Awaitable[None]]) -> None:
             await role()
         except (Unavailable, Error, OSError) as error:
             log.warning("role begins again error=%s", str(error) or type(error).__name__)
-        heed_cancellation()
         await asyncio.sleep(1)

@@ -5,7 +5,6 @@ Atomic batches: headers `Nats-Batch-Id`, `-Sequence`, `-Commit`; one acknowledge
 No I/O of its own: `Connection` is the two calls that nats-py's client already has.
 """
 
-import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -140,16 +139,6 @@ class Outgoing(msgspec.Struct, frozen=True):
     payload: bytes
 
 
-def heed_cancellation() -> None:
-    """To be called in every loop that publishes. Raises: asyncio.CancelledError, if this task was told to end.
-
-    nats-py swallows a cancellation that comes while it flushes (Client._flush_pending, 2.16.0): the task would go on.
-    """
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
-
-
 async def publish_atomically(
     nc: Connection, messages: Sequence[Outgoing], *, batch_id: str, timeout_s: float = 5.0
 ) -> None:
@@ -167,7 +156,6 @@ async def publish_atomically(
             nc, [(one.subject, _in_batch(n, batch_id), one.payload) for n, one in enumerate(messages[:-1], 1)]
         )
     _check(await nc.request(last.subject, last.payload, timeout=timeout_s, headers=batch))
-    heed_cancellation()
 
 
 def _in_batch(sequence: int, batch_id: str) -> str:
@@ -183,9 +171,7 @@ async def publish_in_order(nc: Connection, messages: Sequence[Outgoing], *, time
     `messages` tells that some were not stored. Raises as `publish_atomically`.
     """
     await _write(nc, [(one.subject, "", one.payload) for one in messages[:-1]])
-    sequence = _check(await nc.request(messages[-1].subject, messages[-1].payload, timeout=timeout_s))
-    heed_cancellation()
-    return sequence
+    return _check(await nc.request(messages[-1].subject, messages[-1].payload, timeout=timeout_s))
 
 
 async def _write(nc: Connection, messages: Sequence[tuple[str, str, bytes]]) -> None:
@@ -221,7 +207,6 @@ async def answer_all(nc: Connection, ack_subjects: Sequence[str], word: bytes) -
         ack_subjects = ack_subjects[-1:]
     for subject in ack_subjects:
         await nc.publish(subject, word)  # the last one also wakes nats-py's writer
-    heed_cancellation()
 
 
 async def publish_one(
@@ -230,7 +215,6 @@ async def publish_one(
     """Store one message and wait for the acknowledgement. Raises as `publish_atomically`."""
     headers = None if message_id is None else {MSG_ID: message_id}
     _check(await nc.request(message.subject, message.payload, timeout=timeout_s, headers=headers))
-    heed_cancellation()
 
 
 def _check(answer: Message) -> int:

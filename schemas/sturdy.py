@@ -1,7 +1,8 @@
 """What nats-py's Client (2.16.0) does not survive; broker and workers put `Sturdy` in front of it.
 
 Its reader and its flusher end in silence over an exception they do not expect: the connection looks connected, and
-nothing comes or goes any more.
+nothing comes or goes any more. And a task that is cancelled inside one of its calls goes on as if it had not been: the
+flush catches the cancellation, as does asyncio.wait_for before Python 3.12 when the answer comes at the same moment.
 """
 
 import asyncio
@@ -9,22 +10,49 @@ from typing import Any
 
 
 class Sturdy:
-    """Takes a lost socket for lost, and any subject and headers for a message."""
+    """Takes a lost socket for lost, any subject and headers for a message, and a cancellation for what it is."""
 
     is_connected: bool
+    is_closed: bool
 
     async def _flush_pending(self, force_flush: bool = False) -> Any:  # noqa: FBT001, FBT002 - nats-py's own signature
-        """Uvloop raises RuntimeError for a write to a socket that the server has closed."""
+        """Uvloop raises RuntimeError for a write to a socket that the server has closed.
+
+        Publish, request, subscribe, unsubscribe and drain all come here when much is pending. A connection that is being
+        closed is closed first; then `close` raises.
+        """
+        before = _cancellations()
         try:
-            return await super()._flush_pending(force_flush)  # type: ignore[misc] # nats-py's Client is behind
+            flushed = await super()._flush_pending(force_flush)  # type: ignore[misc] # nats-py's Client is behind
         except RuntimeError as error:
+            flushed = None
             await self._lost(error)
+        if not self.is_closed:
+            _heed_since(before)
+        return flushed
+
+    async def request(self, *args: Any, **named: Any) -> Any:
+        """The answer may come at the moment of the cancellation."""
+        before = _cancellations()
+        answer = await super().request(*args, **named)  # type: ignore[misc]
+        _heed_since(before)
+        return answer
+
+    async def flush(self, *args: Any, **named: Any) -> None:
+        """The server's pong may come at the moment of the cancellation."""
+        before = _cancellations()
+        await super().flush(*args, **named)  # type: ignore[misc]
+        _heed_since(before)
+
+    async def close(self) -> None:
+        before = _cancellations()
+        await super().close()  # type: ignore[misc]
+        _heed_since(before)
 
     async def _read_loop(self) -> None:
         """It has to end by a reconnect, a close or a cancellation."""
         await super()._read_loop()  # type: ignore[misc]
-        task = asyncio.current_task()
-        if self.is_connected and not (task and task.cancelling()):
+        if self.is_connected and not _cancellations():
             await self._lost(ConnectionError("the reader ended"))
 
     async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
@@ -43,6 +71,21 @@ class Sturdy:
 
     async def _lost(self, error: Exception) -> None:
         await self._process_op_err(error)  # type: ignore[attr-defined]
+
+
+def _cancellations() -> int:
+    """How often this task was told to end."""
+    task = asyncio.current_task()
+    return task.cancelling() if task is not None else 0
+
+
+def _heed_since(before: int) -> None:
+    """Raise the cancellation that came since and was swallowed.
+
+    An earlier one does not count, so that a task can still publish while it ends. Raises: asyncio.CancelledError.
+    """
+    if _cancellations() > before:
+        raise asyncio.CancelledError
 
 
 def _utf8(name: bytes) -> bytes:

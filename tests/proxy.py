@@ -17,6 +17,9 @@ class Proxy:
         self.seen = 0
         self.loses = False
         """What is watched is lost."""
+        self.flows = asyncio.Event()
+        """While it is not set, nothing of what clients write is read."""
+        self.flows.set()
         self.is_open = True
         self._port = port
         self._writers: list[asyncio.StreamWriter] = []
@@ -38,6 +41,7 @@ class Proxy:
     async def _upward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(1 << 16):
+                await self.flows.wait()
                 if self.watched in data:
                     self.seen += 1
                     if self.loses:

@@ -10,7 +10,6 @@ from nats.errors import Error
 
 from schemas import subjects
 from schemas.codec import jsoned
-from schemas.jetstream import heed_cancellation
 from schemas.worker import BEAT_EVERY_MS, WorkerBeat
 
 log = logging.getLogger(__name__)
@@ -24,7 +23,6 @@ def _subject(worker: str) -> str:
 async def beat(nc: Client, now: Callable[[], WorkerBeat]) -> None:
     """For ever. A key-value put is a publish; nobody waits for its acknowledgement."""
     while True:
-        heed_cancellation()
         await say(nc, now())
         await asyncio.sleep(BEAT_EVERY_MS / 1000)
 

@@ -10,7 +10,6 @@ from nats.errors import Error
 
 from schemas.api import ErrorBody, Problem
 from schemas.codec import CHUNK, ERROR, FAILURE, FINAL, KEEPALIVE, KIND, SEQ, jsoned
-from schemas.jetstream import heed_cancellation
 from schemas.outcome import (
     Cancelled,
     ContextTooLong,
@@ -51,7 +50,6 @@ class Replier:
         self._said_ms = self._clock()
         with contextlib.suppress(Error):
             await self._say(data, {KIND: CHUNK, SEQ: str(self._pieces)})
-        heed_cancellation()
 
     async def keep_alive(self, now: Ms, *, every_ms: Ms) -> None:
         """Say that the attempt is still held, if nothing else was said for so long."""

@@ -12,7 +12,7 @@ from nats.errors import Error
 
 from schemas import subjects
 from schemas.codec import bundled, bundles, packed
-from schemas.jetstream import NotStored, Outgoing, heed_cancellation, publish_one
+from schemas.jetstream import NotStored, Outgoing, publish_one
 from schemas.job import Attempt
 from schemas.outcome import EngineFault, Failed, Outcome, Report, ResponseTooLarge, Succeeded, Timings
 from schemas.units import Ms
@@ -144,7 +144,6 @@ class Reporter:
     async def serve(self) -> None:
         """Send what is due, until cancelled."""
         while True:
-            heed_cancellation()
             await self._has_more.wait()
             self._has_more.clear()
             while self._pending:
@@ -189,7 +188,6 @@ class Reporter:
                 await publish_one(self._nc, message, message_id=message_id)
             except (Error, NotStored) as error:
                 log.warning("outcomes wait count=%d error=%s", len(payloads), str(error) or type(error).__name__)
-                heed_cancellation()
                 await asyncio.sleep(wait)
                 wait = min(_LONGEST_RETRY_S, wait * 2)
             else:

@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable
 from nats.aio.client import Client
 
 from schemas import subjects
-from schemas.jetstream import heed_cancellation
 from schemas.units import Ms
 from schemas.worker import WorkerBeat
 from workers.catalog import ActiveCatalog
@@ -185,7 +184,6 @@ class Worker:
     async def _tick(self) -> None:
         """Look after everything held, and after the pulls, now and then."""
         while True:
-            heed_cancellation()
             await asyncio.sleep(self._tick_s)
             now = self._clock()
             self.pool.end_overdue(self._catalog.deployment, now)

@@ -18,7 +18,6 @@ from schemas.jetstream import (
     Ended,
     Heartbeat,
     answer_all,
-    heed_cancellation,
     next_request,
     next_subject,
     pull_status,
@@ -85,14 +84,12 @@ class Groups:
 
     async def next(self) -> Sequence[Msg]:
         """At least one message, then as many as `group_bytes` allow and half the room; waits for ever."""
-        heed_cancellation()
         while not self._gathered:
             self._came.clear()
             if self._refused:
                 self._refused = False
                 await asyncio.sleep(_PAUSE_S)
             await self._pull()
-            heed_cancellation()
             await self._wait()
         return await self.came()
 

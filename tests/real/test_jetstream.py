@@ -1,7 +1,5 @@
 """What goes to JetStream by calls that nats-py does not have."""
 
-import asyncio
-
 import pytest
 from nats.aio.client import Client as Nats
 from nats.errors import NoRespondersError
@@ -14,7 +12,6 @@ from schemas.jetstream import (
     NotStored,
     Outgoing,
     answer_all,
-    heed_cancellation,
     publish_atomically,
     publish_in_order,
     publish_one,
@@ -129,27 +126,3 @@ async def test_the_same_is_said_of_all_messages(stored: Nats, word: bytes, count
         return waiting == 0
 
     await until(is_answered, "no message waits for its answer")
-
-
-async def test_a_task_that_was_told_to_end_ends() -> None:
-    gone_on: list[str] = []
-
-    async def stubborn() -> None:
-        try:
-            await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            gone_on.append("swallowed it, as nats-py does")
-        heed_cancellation()
-        gone_on.append("further")
-
-    task = asyncio.create_task(stubborn())
-    await asyncio.sleep(0)
-    task.cancel()
-
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert len(gone_on) == 1
-
-
-async def test_a_task_that_was_told_nothing_goes_on() -> None:
-    heed_cancellation()

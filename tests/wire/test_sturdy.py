@@ -1,5 +1,8 @@
 """A connection outlives what nats-py's client does not."""
 
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -12,14 +15,30 @@ class Fragile:
 
     def __init__(self, error: Exception | None = None) -> None:
         self.is_connected = True
+        self.is_closed = False
+        self.is_slow = False
         self.error = error
         self.lost: list[Exception] = []
         self.names: tuple[bytes, bytes] | None = None
 
     async def _flush_pending(self, force_flush: bool = False) -> str:  # noqa: FBT001, FBT002 - nats-py's own signature
         del force_flush
+        if self.is_slow:
+            await self._wait()
         self._break()
         return "flushed"
+
+    async def request(self, subject: str) -> str:
+        await self._wait()
+        return f"answer to {subject}"
+
+    async def flush(self) -> None:
+        await self._wait()
+
+    async def close(self) -> None:
+        self.is_closed = True
+        await self._flush_pending()
+        self.is_connected = False
 
     async def _read_loop(self) -> None:
         self._break()
@@ -34,6 +53,11 @@ class Fragile:
 
     async def _process_op_err(self, error: Exception) -> None:
         self.lost.append(error)
+
+    async def _wait(self) -> None:
+        """Swallow a cancellation, and nothing else ends it."""
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
 
     def _break(self) -> None:
         if self.error is not None:
@@ -78,3 +102,29 @@ def test_a_name_that_is_no_utf8_is_readable() -> None:
 
     assert built == "a.\\xff r.\\xfe"
     assert Connection()._build_message(1, "é".encode(), b"r", b"", None) == "é r"
+
+
+@pytest.mark.parametrize("call", [lambda nc: nc.request("ask"), lambda nc: nc.flush()], ids=["request", "flush"])
+async def test_a_cancellation_that_a_call_swallows_is_raised(call: Callable[[Connection], Awaitable[object]]) -> None:
+    async def work() -> None:
+        await call(Connection())
+
+    working = asyncio.create_task(work())
+    await asyncio.sleep(0)
+    working.cancel()
+    await asyncio.wait({working})
+
+    assert working.cancelled()
+
+
+async def test_a_connection_is_closed_whole_before_its_task_ends() -> None:
+    nc = Connection()
+    nc.is_slow = True
+    closing = asyncio.create_task(nc.close())
+    await asyncio.sleep(0)
+
+    closing.cancel()
+    await asyncio.wait({closing})
+
+    assert closing.cancelled()
+    assert not nc.is_connected
