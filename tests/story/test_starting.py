@@ -64,7 +64,7 @@ def a_worker_of(parent: psutil.Process) -> psutil.Process | None:
 
 @pytest.fixture
 def starting(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    command = ["up", "--data", str(tmp_path / "data"), "--catalog", str(a_catalog_file(tmp_path))]
+    command = ["up", "--port", "0", "--data", str(tmp_path / "data"), "--catalog", str(a_catalog_file(tmp_path))]
     with subprocess.Popen([sys.executable, "-m", "broker", *command], stderr=subprocess.PIPE, text=True) as process:
         yield process
         process.kill()
