@@ -3,6 +3,8 @@
 Its reader and its flusher end in silence over an exception they do not expect: the connection looks connected, and
 nothing comes or goes any more. And a task that is cancelled inside one of its calls goes on as if it had not been: the
 flush catches the cancellation, as does asyncio.wait_for before Python 3.12 when the answer comes at the same moment.
+What tells is how often the task was cancelled: an earlier cancellation does not count, so that a task can still publish
+while it ends.
 """
 
 import asyncio
@@ -21,38 +23,45 @@ class Sturdy:
         Publish, request, subscribe, unsubscribe and drain all come here when much is pending. A connection that is being
         closed is closed first; then `close` raises.
         """
-        before = _cancellations()
+        task = _this_task()
+        before = task.cancelling()
         try:
             flushed = await super()._flush_pending(force_flush)  # type: ignore[misc] # nats-py's Client is behind
         except RuntimeError as error:
             flushed = None
             await self._lost(error)
-        if not self.is_closed:
-            _heed_since(before)
+        if task.cancelling() > before and not self.is_closed:
+            raise asyncio.CancelledError
         return flushed
 
     async def request(self, *args: Any, **named: Any) -> Any:
         """The answer may come at the moment of the cancellation."""
-        before = _cancellations()
+        task = _this_task()
+        before = task.cancelling()
         answer = await super().request(*args, **named)  # type: ignore[misc]
-        _heed_since(before)
+        if task.cancelling() > before:
+            raise asyncio.CancelledError
         return answer
 
     async def flush(self, *args: Any, **named: Any) -> None:
         """The server's pong may come at the moment of the cancellation."""
-        before = _cancellations()
+        task = _this_task()
+        before = task.cancelling()
         await super().flush(*args, **named)  # type: ignore[misc]
-        _heed_since(before)
+        if task.cancelling() > before:
+            raise asyncio.CancelledError
 
     async def close(self) -> None:
-        before = _cancellations()
+        task = _this_task()
+        before = task.cancelling()
         await super().close()  # type: ignore[misc]
-        _heed_since(before)
+        if task.cancelling() > before:
+            raise asyncio.CancelledError
 
     async def _read_loop(self) -> None:
         """It has to end by a reconnect, a close or a cancellation."""
         await super()._read_loop()  # type: ignore[misc]
-        if self.is_connected and not _cancellations():
+        if self.is_connected and not _this_task().cancelling():
             await self._lost(ConnectionError("the reader ended"))
 
     async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
@@ -73,19 +82,10 @@ class Sturdy:
         await self._process_op_err(error)  # type: ignore[attr-defined]
 
 
-def _cancellations() -> int:
-    """How often this task was told to end."""
+def _this_task() -> asyncio.Task[Any]:
     task = asyncio.current_task()
-    return task.cancelling() if task is not None else 0
-
-
-def _heed_since(before: int) -> None:
-    """Raise the cancellation that came since and was swallowed.
-
-    An earlier one does not count, so that a task can still publish while it ends. Raises: asyncio.CancelledError.
-    """
-    if _cancellations() > before:
-        raise asyncio.CancelledError
+    assert task is not None  # noqa: S101 - only a task can await
+    return task
 
 
 def _utf8(name: bytes) -> bytes:
