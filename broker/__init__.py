@@ -6,7 +6,7 @@ service/   what callers can ask doors/     how callers come in
 intake     SUBMIT → ledger      dispatch   ledger → RUN        settle  OUTCOME → ledger
 leases     of dead workers      caps       what deployments may cost a day
 backlog    what waits, read ahead      sweep      what runs by the ledger against what the streams hold
-gateway    interactive          lead       who dispatches
+roles/     what runs by itself  lead       who dispatches
 serve      one broker process   up         everything on this machine
 embedded   NATS and Postgres from wheels   client/ what a producer imports
 batch_file  reads OpenAI Batch lines (JSONL)

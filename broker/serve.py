@@ -21,8 +21,8 @@ from broker.core.pools import Pool, alive, snapshot
 from broker.core.principal import open_principal
 from broker.dispatch import Dispatch
 from broker.doors.nats_api import nats_api
+from broker.doors.nats_infer import NatsInfer
 from broker.errors import Unavailable
-from broker.gateway import Gateway
 from broker.http.app import build_app
 from broker.http.server import listening
 from broker.intake import Intake
@@ -31,6 +31,8 @@ from broker.leases import LATER_S, Leases
 from broker.ledger import PgLedger
 from broker.metrics import Metrics
 from broker.patience import patiently
+from broker.roles.relay import Relay
+from broker.roles.reserves import Reserves
 from broker.service import BatchService, CatalogService, JobService, Services, StatusService
 from broker.settle import Settle
 from schemas import subjects
@@ -134,19 +136,11 @@ class Process:
             unit=unit,
             metrics=self.metrics,
         )
-        gateway = Gateway(
-            self.nc,
-            catalog=self._catalog,
-            beats=self.beats.alive,
-            caps=self.caps,
-            clock=wall_clock,
-            entropy=entropy,
-        )
         return [
             *intakes,
             settle.serve,
             leases.serve,
-            gateway.serve,
+            self._interactive,
             self.caps.serve,
             self._dispatch,
             self._pools,
@@ -175,6 +169,12 @@ class Process:
 
     def _snapshot(self) -> dict[str, Pool]:
         return snapshot(self._catalog(), self.beats.alive(), self.caps.spent, now=wall_clock())
+
+    async def _interactive(self) -> None:
+        reserves = Reserves(catalog=self._catalog, beats=self.beats.alive, caps=self.caps, entropy=entropy)
+        relay = Relay(self.nc, name=self.config.name, reserves=reserves, clock=wall_clock)
+        door = NatsInfer(self.nc, relay, catalog=self._catalog, clock=wall_clock, entropy=entropy)
+        await answer_requests(relay, door)
 
     async def _dispatch(self) -> None:
         lead = Lead(ledger=self.ledger, holder=self.config.name, metrics=self.metrics)
@@ -255,6 +255,12 @@ class Process:
         except (Unavailable, TimeoutError):
             return False
         return True
+
+
+async def answer_requests(relay: Relay, door: NatsInfer) -> None:
+    """Until cancelled. Then the door closes first, and what runs may finish."""
+    async with door.hearing_leavers(), relay.open(), door.open():
+        await relay.watch()
 
 
 async def _kept_up(role: Callable[[], Awaitable[None]]) -> None:

@@ -11,7 +11,7 @@ codec      headers, content types, encode and decode
 sturdy     what nats-py does not survive
 job        Job (what a producer submits), Attempt (what a worker gets)
 outcome    Usage, Timings, Failure, Outcome, Report (what a worker says)
-ruling     Ruling (what a broker decides by itself): Expire, PutBack, Fail
+ruling     Ruling (what a broker decides by itself): Expire, PutBack, EndRequest
 worker     WorkerBeat
 endpoints  the endpoints that a model can serve: one table
 catalog    Catalog: models, routes, deployments, prices

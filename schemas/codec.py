@@ -20,7 +20,7 @@ CONTENT_TYPE = "Content-Type"
 KIND = "Infermq-Kind"
 SEQ = "Infermq-Seq"
 FAILURE = "Infermq-Failure"
-"""From a worker to a gateway, beside an error after which another deployment may help: the Failure, in ASCII JSON."""
+"""From a worker to a relay, beside an error after which another deployment may help: the Failure, in ASCII JSON."""
 TRACEPARENT = "traceparent"
 MSG_ID = "Nats-Msg-Id"
 

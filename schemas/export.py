@@ -12,7 +12,7 @@ WIRE: tuple[type[msgspec.Struct], ...] = (
     outcome.Report,
     ruling.Expire,
     ruling.PutBack,
-    ruling.Fail,
+    ruling.EndRequest,
     worker.WorkerBeat,
     catalog.Catalog,
     catalog.Revision,

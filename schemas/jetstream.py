@@ -155,7 +155,7 @@ async def publish_atomically(
         await _write(
             nc, [(one.subject, _in_batch(n, batch_id), one.payload) for n, one in enumerate(messages[:-1], 1)]
         )
-    _check(await nc.request(last.subject, last.payload, timeout=timeout_s, headers=batch))
+    acknowledged(await nc.request(last.subject, last.payload, timeout=timeout_s, headers=batch))
 
 
 def _in_batch(sequence: int, batch_id: str) -> str:
@@ -171,7 +171,7 @@ async def publish_in_order(nc: Connection, messages: Sequence[Outgoing], *, time
     `messages` tells that some were not stored. Raises as `publish_atomically`.
     """
     await _write(nc, [(one.subject, "", one.payload) for one in messages[:-1]])
-    return _check(await nc.request(messages[-1].subject, messages[-1].payload, timeout=timeout_s))
+    return acknowledged(await nc.request(messages[-1].subject, messages[-1].payload, timeout=timeout_s))
 
 
 async def _write(nc: Connection, messages: Sequence[tuple[str, str, bytes]]) -> None:
@@ -214,11 +214,11 @@ async def publish_one(
 ) -> None:
     """Store one message and wait for the acknowledgement. Raises as `publish_atomically`."""
     headers = None if message_id is None else {MSG_ID: message_id}
-    _check(await nc.request(message.subject, message.payload, timeout=timeout_s, headers=headers))
+    acknowledged(await nc.request(message.subject, message.payload, timeout=timeout_s, headers=headers))
 
 
-def _check(answer: Message) -> int:
-    """The sequence of what was stored, 0 where it was before."""
+def acknowledged(answer: Message) -> int:
+    """The sequence of what was stored, 0 where it was before. Raises: NotStored."""
     said = json.loads(answer.data)
     error = said.get("error")
     if error is not None and error.get("err_code") != _KNOWN_ID:

@@ -59,7 +59,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     job: UUID
     number: int
-    """From 1, given by the dispatcher (by the gateway for an interactive request)."""
+    """From 1, given by the dispatcher (by the relay for an interactive request)."""
     tenant: str
     lane: Lane
     model: str
@@ -70,11 +70,9 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     deadline_ms: Ms
     dispatched_ms: Ms
     reply_to: str | None = None
-    """Interactive: the gateway's inbox for chunks and the final body. None: nobody listens."""
+    """Interactive: where the relay listens for chunks and the final body. None: nobody listens."""
     key: str | None = None
     custom_id: str | None = None
     metadata: dict[str, str] | None = None
-    fallback: bool = False
-    """Interactive: another deployment is tried if this one fails in a way that another may not."""
     traceparent: str | None = None
     """`reply_to` set: key, custom_id and metadata travel too, since the ledger has not seen the job yet."""

@@ -10,7 +10,7 @@ from uuid import UUID
 import msgspec
 
 from schemas.job import Attempt
-from schemas.outcome import Failure
+from schemas.outcome import Cancelled, Expired, Failed
 
 
 class Expire(msgspec.Struct, frozen=True, tag="expire"):
@@ -31,12 +31,12 @@ class PutBack(msgspec.Struct, frozen=True, tag="put_back"):
     live: ClassVar[None] = None
 
 
-class Fail(msgspec.Struct, frozen=True, tag="fail"):
-    """End an interactive request: no other deployment takes it, and no report of its attempts ends it."""
+class EndRequest(msgspec.Struct, frozen=True, tag="end_request"):
+    """End an interactive request as its relay decided: no report of its attempts ends it."""
 
     live: Attempt
     """The whole of its last attempt, since the ledger may never have heard of the job."""
-    failure: Failure
+    outcome: Failed | Expired | Cancelled
 
     @property
     def job(self) -> UUID:
@@ -47,4 +47,4 @@ class Fail(msgspec.Struct, frozen=True, tag="fail"):
         return self.live.number
 
 
-Ruling = Expire | PutBack | Fail
+Ruling = Expire | PutBack | EndRequest

@@ -32,7 +32,7 @@ CTL_WAITING = "infermq.ctl.waiting"
 CTL_SETTLED = "infermq.ctl.settled"
 """Settle tells the dispatch leader which attempts are over."""
 CTL_ABORT = "infermq.ctl.abort"
-"""The gateway tells workers to end an interactive request: 16 bytes, its id."""
+"""A relay tells workers to end an interactive attempt: the subject that its worker answers on names it."""
 LONGEST_NAME = 200
 """Characters of a tenant or key."""
 DEFAULT = "default"
@@ -177,3 +177,40 @@ def result(tenant: str, batch: UUID | None) -> str:
 def inbox_prefix(tenant: str) -> str:
     """Where a tenant's replies may go. Before keys exist everybody has nats-py's own default."""
     return "_INBOX" if tenant == DEFAULT else f"_INBOX_{token(tenant)}"
+
+
+def may_answer(reply_to: str, tenant: str) -> bool:
+    """Whether a tenant's answer may go there: only under its own inbox prefix, and to one subject.
+
+    NATS does not check permissions on reply subjects.
+    """
+    return reply_to.startswith(f"{inbox_prefix(tenant)}.") and not any(c in reply_to for c in "*> ")
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyTo:
+    """Where a worker answers on an interactive attempt."""
+
+    deployment: str
+    relay: str
+    """The name of the broker whose relay listens."""
+    token: str
+    """The attempt's own, never used again."""
+
+
+def reply(to: ReplyTo) -> str:
+    return f"infermq.reply.{token(to.deployment)}.{token(to.relay)}.{token(to.token)}"
+
+
+def replies_to(relay: str) -> str:
+    """What a broker's relay listens on."""
+    return f"infermq.reply.*.{token(relay)}.*"
+
+
+@lru_cache(maxsize=4096)
+def parse_reply(subject: str) -> ReplyTo:
+    """Raises: ValueError."""
+    prefix, kind, *names = subject.split(".")
+    if (prefix, kind) != ("infermq", "reply") or len(names) != 3:
+        raise ValueError(f"{subject!r} is not infermq.reply.<deployment>.<broker>.<token>")
+    return ReplyTo(*map(untoken, names))

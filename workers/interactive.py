@@ -7,6 +7,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from schemas import subjects
+from schemas.job import Attempt
 from schemas.outcome import Cancelled, Failed, Released, Throttled
 from schemas.units import Ms
 from workers.pool import HeldAttempt, Key, Pool
@@ -55,7 +56,7 @@ class InteractiveIntake:
         if delivered is None:
             return
         attempt, delivery = delivered
-        key = (attempt.job.bytes, attempt.number)
+        key = (attempt.job.bytes + _name(attempt), attempt.number)  # two relays may have requests of one id
         if key in self._slots.attempts:
             return
         now = self._clock()
@@ -80,12 +81,17 @@ class InteractiveIntake:
             self._pool.let_go(held)
 
     async def abort(self, message: Msg) -> None:
-        """End the request that the message names. A dispatched job with the same id is another's."""
-        for (job, _), held in list(self._slots.attempts.items()):
-            if job == message.data:
+        """End the attempt that the message names by the subject of its reply. Others of the same job go on."""
+        for held in list(self._slots.attempts.values()):
+            if _name(held.attempt) == message.data:
                 held.end(Cancelled())
 
     async def keep_alive(self, now: Ms) -> None:
         """Tell the relay of every request that has been silent for a while that it is still at work."""
         for reply in list(self._replies.values()):
             await reply.keep_alive(now, every_ms=self._keepalive_ms)
+
+
+def _name(attempt: Attempt) -> bytes:
+    """What a relay calls an attempt: the subject that it is answered on."""
+    return str(attempt.reply_to).encode()

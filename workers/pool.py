@@ -18,7 +18,7 @@ from workers.core.leases import while_running
 from workers.ports import Alive, Capacity
 
 Key = tuple[bytes, int]
-"""A job's id and the number of the attempt."""
+"""A job's id, for an interactive attempt with the subject of its reply, and the number of the attempt."""
 
 
 @dataclass(slots=True, eq=False)

@@ -1,4 +1,4 @@
-"""Ask and wait: what the way through gateway, work queue, worker and outcome adds to an engine's own time.
+"""Ask and wait: what the way through relay, work queue, worker and outcome adds to an engine's own time.
 
 One at a time on an engine that takes none; many at once on one whose answers take 50 to 150 ms, so that what is measured
 is the way and not a queue in front of two cores.

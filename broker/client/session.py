@@ -28,7 +28,7 @@ _CALL_S = 10.0
 _POLL_S = 2.0
 """The net under the live feed of results."""
 _SILENCE_S = 12.0
-"""The gateway passes on a keepalive each second."""
+"""The relay passes on a keepalive each second."""
 
 
 class Session:

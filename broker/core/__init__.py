@@ -8,5 +8,6 @@ policy       which waiting job runs next, and where                   heads     
 outstanding  attempts that are dispatched and not settled             caps         what may still be spent in a day
 settle       what becomes of a job on a worker's report               ruling       … on a broker's own decision
 retry        when a job is tried again                                price        what an execution cost
-gateway      where an interactive request goes, whom it may answer    explain      why things wait, in words
+relay        what follows each event of an interactive request     reserve      where such a request goes
+explain      why things wait, in words
 """

@@ -12,7 +12,8 @@ from broker.core import route
 from broker.core.records import Final, Ignore, OpenJob, Requeue, Running
 from schemas.api import State
 from schemas.catalog import Catalog
-from schemas.ruling import Expire, Fail, PutBack, Ruling
+from schemas.outcome import Cancelled, Expired, Failed
+from schemas.ruling import EndRequest, Expire, PutBack, Ruling
 from schemas.units import Ms
 
 
@@ -44,10 +45,22 @@ def ruled(ruling: Ruling, job: OpenJob | None, *, now: Ms) -> Final | Requeue | 
             return Final(State.EXPIRED, None, None)
         case PutBack(_, attempt):
             return put_back(attempt, job, now=now)
-        case Fail(_, failure):
-            return Final(State.FAILED, None, failure)
+        case EndRequest(_, outcome):
+            return _ended(outcome)
         case _:
             assert_never(ruling)
+
+
+def _ended(outcome: Failed | Expired | Cancelled) -> Final:
+    match outcome:
+        case Failed(failure):
+            return Final(State.FAILED, None, failure)
+        case Expired():
+            return Final(State.EXPIRED, None, None)
+        case Cancelled():
+            return Final(State.CANCELLED, None, None)
+        case _:
+            assert_never(outcome)
 
 
 def put_back(attempt: int, job: OpenJob | None, *, now: Ms) -> Requeue | Ignore:

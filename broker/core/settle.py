@@ -11,6 +11,7 @@ from broker.core import route
 from broker.core.body import body_hash
 from broker.core.price import Prices, cost_of
 from broker.core.records import Entry, Executed, Final, Ignore, OpenJob, Requeue, Verdict
+from broker.core.relay import is_an_end
 from broker.core.retry import wait_ms
 from broker.core.ruling import put_back, ruled
 from schemas.api import State
@@ -31,7 +32,7 @@ from schemas.outcome import (
     failure_kind,
     retryable,
 )
-from schemas.ruling import Expire, Fail, PutBack, Ruling
+from schemas.ruling import EndRequest, Expire, PutBack, Ruling
 from schemas.units import Ms, NanoUsd
 
 
@@ -114,18 +115,21 @@ def _by_job(items: Sequence[Report | Ruling]) -> Iterable[list[int]]:
 
 
 def _rank(item: Report | Ruling) -> tuple[int, int, bool, int]:
-    """Of several on one job the lowest decides: a success, of whatever attempt; then a ruling that ends the job; then what
-    is known of the newest attempt, where its first delivery that was run counts more than one that was put back.
+    """Of several on one job the lowest decides: a success, of whatever attempt; then a report that ends a request, since it
+    says more than the ruling beside it; then a ruling that ends the job; then what is known of the newest attempt, where
+    its first delivery that was run counts more than one that was put back.
     """
     match item:
         case Report(attempt=attempt, delivery=delivery, outcome=Succeeded()):
             return 0, -attempt, False, delivery
-        case Expire() | Fail():
-            return 1, 0, False, 0
+        case Report(attempt=attempt, delivery=delivery) if item.live is not None and is_an_end(item.outcome):
+            return 1, -attempt, False, delivery
+        case Expire() | EndRequest():
+            return 2, 0, False, 0
         case PutBack(_, attempt):
-            return 2, -attempt, True, 0
+            return 3, -attempt, True, 0
         case Report(attempt=attempt, delivery=delivery, outcome=outcome):
-            return 2, -attempt, isinstance(outcome, Released), delivery
+            return 3, -attempt, isinstance(outcome, Released), delivery
         case _:
             assert_never(item)
 
@@ -141,6 +145,8 @@ def _transition(
 ) -> Final | Requeue | Ignore:
     if not isinstance(item, Report):
         return ruled(item, job, now=now)
+    if item.live is not None and not is_an_end(item.outcome):
+        return Ignore()
     match item.outcome:
         case Succeeded(body):
             return Final(State.SUCCEEDED, body, None)
@@ -148,26 +154,14 @@ def _transition(
             return Final(State.EXPIRED, None, None)
         case Cancelled():
             return Final(State.CANCELLED, None, None)
-        case Failed() | Released() if item.live is not None:
-            return _after_request(item.live, item.outcome)
+        case Failed(failure) if item.live is not None:
+            return Final(State.FAILED, None, failure)
         case Failed(failure):
             return _after_failure(item, failure, job, catalog=catalog, alive=alive, now=now, unit=unit)
         case Released():
             return put_back(item.attempt, job, now=now)
         case _:
             assert_never(item.outcome)
-
-
-def _after_request(request: Attempt, outcome: Failed | Released) -> Final | Ignore:
-    """Final, unless the relay goes on: it tries another deployment, or rules that it cannot."""
-    match outcome:
-        case Failed(failure):
-            goes_on = request.fallback and retryable(failure)
-            return Ignore() if goes_on else Final(State.FAILED, None, failure)
-        case Released():
-            return Ignore() if request.fallback else Final(State.CANCELLED, None, None)
-        case _:
-            assert_never(outcome)
 
 
 def _after_failure(

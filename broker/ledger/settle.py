@@ -184,7 +184,7 @@ class _Group:
             )
 
     async def _add_earlier(self, jobs: Sequence[UUID]) -> None:
-        """Attempts that failed before, or that the gateway gave up on, were recorded without the job."""
+        """Attempts that failed before, or that a relay gave up on, were recorded without the job."""
         rows = await self.connection.fetch(query("spent_before"), jobs) if jobs else []
         if rows:
             names = ("input_tokens", "output_tokens", "cached_tokens", "cost_nano_usd")

@@ -124,6 +124,8 @@ def test_subjects_are_as_documented() -> None:
     assert subjects.outcome("d.") == "infermq.outcome.d_2e_"
     assert subjects.RULING == "infermq.ruling"
     assert subjects.pool_consumer("d.") == "d_2e_"
+    assert subjects.reply(subjects.ReplyTo("d.", "b.", "1f")) == "infermq.reply.d_2e_.b_2e_.1f"
+    assert subjects.replies_to("b.") == "infermq.reply.*.b_2e_.*"
 
 
 @given(names.filter(lambda name: name != "default"))
@@ -221,3 +223,47 @@ def test_ack_subjects_of_both_shapes_are_read() -> None:
 
     assert (old.deliveries, old.sequence, old.at_ms, old.pending) == (2, 10, 1_700_000_000_123, 7)
     assert new == old
+
+
+def test_an_answer_goes_only_to_an_inbox_of_the_tenant() -> None:
+    assert subjects.may_answer("_INBOX.a.b", "default")
+    assert subjects.may_answer("_INBOX_bob.a", "bob")
+    assert not subjects.may_answer("_INBOX.a", "bob")
+    assert not subjects.may_answer("_INBOX_bob.a", "default")
+    assert not subjects.may_answer("_INBOX_bobby.a", "bob")
+    assert not subjects.may_answer("infermq.now.d", "default")
+
+
+@pytest.mark.parametrize("character", ["*", ">", " "])
+def test_an_answer_never_goes_to_many_subjects_or_to_none(character: str) -> None:
+    assert not subjects.may_answer(f"_INBOX.{character}", "default")
+    assert not subjects.may_answer(f"_INBOX.a.{character}.b", "default")
+
+
+@given(names, names, names)
+def test_the_subject_of_a_reply_is_read_as_it_was_built(deployment: str, relay: str, token: str) -> None:
+    to = subjects.ReplyTo(deployment, relay, token)
+
+    assert subjects.parse_reply(subjects.reply(to)) == to
+    assert fits(subjects.reply(to), subjects.replies_to(relay))
+
+
+@given(names, names)
+def test_a_relay_hears_no_other_relays_replies(relay: str, other: str) -> None:
+    subject = subjects.reply(subjects.ReplyTo("d", relay, "t"))
+
+    assert fits(subject, subjects.replies_to(other)) == (relay == other)
+
+
+def fits(subject: str, pattern: str) -> bool:
+    """As NATS compares them."""
+    tokens, wanted = subject.split("."), pattern.split(".")
+    return len(tokens) == len(wanted) and all(w in {"*", t} for t, w in zip(tokens, wanted, strict=True))
+
+
+@pytest.mark.parametrize(
+    "subject", ["x", "infermq.reply.d.b", "infermq.reply.d.b.t.x", "infermq.now.d.b.t", "infermq.reply.a_.b.t"]
+)
+def test_a_reply_on_another_subject_is_refused(subject: str) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        subjects.parse_reply(subject)

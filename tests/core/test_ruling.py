@@ -27,7 +27,7 @@ from schemas.outcome import (
     Report,
     Throttled,
 )
-from schemas.ruling import Expire, Fail, PutBack, Ruling
+from schemas.ruling import EndRequest, Expire, PutBack, Ruling
 from schemas.units import Ms, NanoUsd
 from tests.builders import a_catalog, a_report, a_route, a_success, an_attempt, an_id, now
 
@@ -82,14 +82,19 @@ def test_an_attempt_that_is_over_is_not_put_back(attempt: int | None, state: Sta
 
 
 def test_a_request_that_the_broker_gives_up_on_fails_and_brings_the_job_along() -> None:
-    request = an_attempt(lane=Lane.INTERACTIVE, number=2, reply_to="x", key="k", fallback=True)
+    request = an_attempt(lane=Lane.INTERACTIVE, number=2, reply_to="x", key="k")
 
-    [verdict] = verdicts_on(Fail(request, FAULT))
+    [verdict] = verdicts_on(EndRequest(request, Failed(FAULT)))
 
     assert verdict.transition == Final(State.FAILED, None, FAULT)
     assert (verdict.job, verdict.attempt, verdict.executed) == (request.job, 2, None)
     assert verdict.entry is not None
     assert (verdict.entry.id, verdict.entry.body) == (request.job, request.body)
+
+
+@pytest.mark.parametrize(("outcome", "state"), [(Expired(), State.EXPIRED), (Cancelled(), State.CANCELLED)])
+def test_a_request_ends_as_its_relay_decided(outcome: Expired | Cancelled, state: State) -> None:
+    assert transitions(EndRequest(an_attempt(reply_to="x"), outcome)) == [Final(state, None, None)]
 
 
 def test_what_a_worker_says_of_an_attempt_counts_more_than_that_it_was_put_back() -> None:
@@ -114,20 +119,27 @@ def test_a_success_counts_more_than_any_ruling() -> None:
     succeeded = Final(State.SUCCEEDED, b'{"choices":[]}', None)
 
     assert transitions(Expire(job), a_report(job=job), PutBack(job, 2)) == [Ignore(), succeeded, Ignore()]
-    assert transitions(Fail(request, FAULT), a_report(job=request.job, live=request)) == [Ignore(), succeeded]
+    assert transitions(EndRequest(request, Failed(FAULT)), a_report(job=request.job, live=request)) == [
+        Ignore(),
+        succeeded,
+    ]
 
 
-def test_a_ruling_on_a_request_counts_more_than_the_failures_of_its_attempts() -> None:
-    request = an_attempt(reply_to="x", fallback=True)
-    failed = a_report(Failed(BadRequest("y")), job=request.job, live=request)
+def test_a_ruling_on_a_request_decides_unless_a_report_says_more_precisely_how_it_ended() -> None:
+    request = an_attempt(reply_to="x")
+    ruling = EndRequest(request, Failed(FAULT))
+    failed, ended = (
+        a_report(Failed(failure), job=request.job, live=request) for failure in (Throttled(), BadRequest("y"))
+    )
 
-    assert transitions(failed, Fail(request, FAULT)) == [Ignore(), Final(State.FAILED, None, FAULT)]
+    assert transitions(failed, ruling) == [Ignore(), Final(State.FAILED, None, FAULT)]
+    assert transitions(ruling, ended) == [Ignore(), Final(State.FAILED, None, BadRequest("y"))]
 
 
 def test_a_ruling_on_a_job_leaves_a_request_of_its_id_alone() -> None:
     request = an_attempt(reply_to="x")
 
-    made = transitions(Expire(request.job), Fail(request, FAULT))
+    made = transitions(Expire(request.job), EndRequest(request, Failed(FAULT)))
 
     assert made == [Final(State.EXPIRED, None, None), Final(State.FAILED, None, FAULT)]
 
@@ -303,16 +315,16 @@ def test_a_job_that_was_ruled_to_expire_ends_whatever_else_is_said(
     assert not said or not model.rows[job].is_open
 
 
-def a_request(job: UUID, number: int, fallback: bool) -> Attempt:  # noqa: FBT001 - drawn
-    return an_attempt(job=job, number=number, lane=Lane.INTERACTIVE, reply_to="x", fallback=fallback, admitted_ms=NOW)
+def a_request(job: UUID, number: int) -> Attempt:
+    return an_attempt(job=job, number=number, lane=Lane.INTERACTIVE, reply_to="x", admitted_ms=NOW)
 
 
-requests = st.builds(a_request, jobs, attempts, st.booleans())
+requests = st.builds(a_request, jobs, attempts)
 of_requests = st.one_of(
     st.builds(
         lambda outcome, live: a_report(outcome, job=live.job, attempt=live.number, live=live), outcomes, requests
     ),
-    st.builds(Fail, requests, st.just(FAULT)),
+    st.builds(EndRequest, requests, st.sampled_from([Failed(FAULT), Expired(), Cancelled()])),
 )
 
 

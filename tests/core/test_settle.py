@@ -34,7 +34,7 @@ from schemas.outcome import (
     Usage,
     WorkerLost,
 )
-from schemas.ruling import Expire, Fail, PutBack, Ruling
+from schemas.ruling import EndRequest, Expire, PutBack, Ruling
 from schemas.units import Ms, NanoUsd
 from tests.builders import a_catalog, a_report, a_route, a_success, an_attempt, an_id, now
 
@@ -186,13 +186,9 @@ def test_what_the_worker_knows_of_the_cost_counts_more_than_the_price() -> None:
     assert priced.executed.cost_source == PRICES.source
 
 
-def test_an_interactive_attempt_that_has_a_fallback_is_not_the_end() -> None:
-    live = an_attempt(fallback=True, reply_to="x")
-    failed = a_report(Failed(EngineFault("x")), live=live)
-    refused = a_report(Failed(BadRequest("x")), live=live)
-
-    assert isinstance(verdict_on(failed).transition, Ignore)
-    assert verdict_on(refused).transition == Final(State.FAILED, None, BadRequest("x"))
+@pytest.mark.parametrize("outcome", [Failed(EngineFault("x")), Released(), Cancelled()])
+def test_a_report_after_which_the_relay_decides_is_not_the_end_of_a_request(outcome: Outcome) -> None:
+    assert verdict_on(a_report(outcome, live=an_attempt(reply_to="x"))).transition == Ignore()
 
 
 def test_a_job_that_takes_its_workers_down_is_dead_at_once() -> None:
@@ -240,12 +236,12 @@ def test_what_a_worker_says_of_an_attempt_counts_more_than_its_release() -> None
     assert [verdict.transition for verdict in verdicts] == [Ignore(), Final(State.FAILED, None, BadRequest("x"))]
 
 
-def test_an_interactive_failure_is_final_and_brings_the_job_along() -> None:
+def test_a_failure_that_nothing_mends_ends_a_request_and_brings_the_job_along() -> None:
     attempt = an_attempt(reply_to="x", key="k")
 
-    verdict = verdict_on(a_report(Failed(EngineFault("x")), job=attempt.job, live=attempt))
+    verdict = verdict_on(a_report(Failed(BadRequest("x")), job=attempt.job, live=attempt))
 
-    assert verdict.transition == Final(State.FAILED, None, EngineFault("x"))
+    assert verdict.transition == Final(State.FAILED, None, BadRequest("x"))
     assert verdict.entry is not None
     assert verdict.entry.id == attempt.job
 
@@ -325,7 +321,7 @@ def test_only_what_depends_on_a_jobs_row_needs_a_look_at_it() -> None:
         a_report(failed, live=an_attempt()),
         a_report(Released(), live=an_attempt()),
         Expire(an_id()),
-        Fail(an_attempt(), EngineFault("x")),
+        EndRequest(an_attempt(), Failed(EngineFault("x"))),
     ]
 
     assert all(needs_look(item) for item in looks)
@@ -381,13 +377,6 @@ def test_what_cannot_be_stored_leaves_out_all_that_a_worker_or_producer_wrote() 
     assert entry is not None
     assert (entry.custom_id, entry.metadata, entry.traceparent) == (None, None, None)
     assert (entry.id, entry.body) == (live.job, live.body)
-
-
-def test_an_interactive_request_that_is_put_back_is_cancelled_unless_it_has_a_fallback() -> None:
-    last, going_on = (a_report(Released(), live=an_attempt(fallback=fallback)) for fallback in (False, True))
-
-    assert verdict_on(last).transition == Final(State.CANCELLED, None, None)
-    assert verdict_on(going_on).transition == Ignore()
 
 
 def test_a_deployment_is_named_once_among_those_that_failed_a_job() -> None:

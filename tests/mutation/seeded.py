@@ -18,7 +18,7 @@ from tests.mutation.tree import ROOT, Tree
 AREAS: Mapping[str, tuple[str, ...]] = {
     "cores": ("broker/core/*.py", "workers/core/*.py", "schemas/*.py"),
     "client": ("broker/client/*.py", "broker/batch_file.py"),
-    "roles": ("broker/*.py", "broker/service/*.py", "broker/doors/*.py"),
+    "roles": ("broker/*.py", "broker/roles/*.py", "broker/service/*.py", "broker/doors/*.py"),
     "bus": ("broker/bus/*.py",),
     "ledger": ("broker/ledger/*.py",),
     "SQL": ("broker/ledger/sql/*.sql",),

@@ -14,7 +14,7 @@ from broker.ledger import PgLedger
 from schemas.api import BatchStatus, Counts, JobShow, State
 from schemas.job import Attempt
 from schemas.outcome import BadRequest, Charge, EngineFault, Failed, Usage
-from schemas.ruling import Expire, Fail
+from schemas.ruling import EndRequest, Expire
 from schemas.units import Ms, NanoUsd
 from tests.builders import a_success, an_attempt, an_entry, now
 from tests.holding import Hand, a_hand
@@ -112,10 +112,10 @@ async def test_an_execution_costs_its_own_job_only(ledger: PgLedger) -> None:
 
 
 async def test_an_interactive_request_costs_its_earlier_attempts_too(ledger: PgLedger) -> None:
-    first = an_attempt(reply_to="x", key="k", fallback=True)
+    first = an_attempt(reply_to="x", key="k")
     second = an_attempt(job=first.job, number=2, admitted_ms=first.admitted_ms, reply_to="x", key="k")
     other = an_attempt(reply_to="x", key="k")
-    await settled(ledger, a_verdict(first, failed(FIRST), live=first), a_verdict(other, failed(FIRST), live=other))
+    await settled(ledger, a_verdict(first, failed(FIRST), live=first), a_verdict(other, succeeded(FIRST), live=other))
 
     await settled(ledger, a_verdict(second, succeeded(SECOND), live=second))
 
@@ -128,7 +128,7 @@ async def test_an_attempt_that_is_recorded_while_the_next_one_ends_its_request_c
     ledger: PgLedger, ledger_url: str
 ) -> None:
     """By two brokers: neither has seen what the other records."""
-    other, first = an_attempt(reply_to="x", key="k"), an_attempt(reply_to="x", key="k", fallback=True)
+    other, first = an_attempt(reply_to="x", key="k"), an_attempt(reply_to="x", key="k")
     second = an_attempt(job=first.job, number=2, admitted_ms=first.admitted_ms, reply_to="x", key="k")
     await settled(ledger, a_verdict(other, succeeded(FIRST), live=other))
     async with a_hand(ledger_url) as hand:
@@ -147,13 +147,15 @@ async def test_an_attempt_that_is_recorded_while_the_next_one_ends_its_request_c
 
 
 async def test_an_interactive_request_that_is_given_up_on_costs_its_attempts(ledger: PgLedger) -> None:
-    attempt = an_attempt(reply_to="x", key="k", fallback=True)
+    attempt = an_attempt(reply_to="x", key="k")
     tries = [
         a_verdict(attempt, failed(usage), live=attempt, delivery=n) for n, usage in enumerate((FIRST, SECOND), 1)
     ]
     await settled(ledger, *tries)
 
-    await settled(ledger, *decide([Fail(attempt, EngineFault("x"))], {}, prices=PRICES, now=now(), unit=0))
+    await settled(
+        ledger, *decide([EndRequest(attempt, Failed(EngineFault("x")))], {}, prices=PRICES, now=now(), unit=0)
+    )
 
     job = await shown(ledger, attempt)
     assert (job.usage, job.cost_nano_usd) == (BOTH, 14)

@@ -1,4 +1,4 @@
-"""What a worker does with interactive attempts; the test is its gateway."""
+"""What a worker does with interactive attempts; the test is their relay."""
 
 import json
 from typing import Any
@@ -23,7 +23,7 @@ WRONG = {"match": "wrong", "kind": "bad_request"}
 def asked(text: str, **changes: Any) -> Attempt:
     """One that is heard at a place of its own."""
     body = {"messages": [{"role": "user", "content": text}], "max_tokens": 5}
-    fields = {"lane": Lane.INTERACTIVE, "reply_to": f"_INBOX.gateway.{an_id().hex}", "key": "k"}
+    fields = {"lane": Lane.INTERACTIVE, "reply_to": f"infermq.reply.d.b.{an_id().hex}", "key": "k"}
     return an_attempt(body=json.dumps(body).encode(), **{**fields, **changes})
 
 
@@ -79,8 +79,8 @@ async def test_an_aborted_request_stops_and_is_recorded_as_cancelled(nc: Nats) -
         await nc.jetstream().publish(subjects.now("d"), packed(ask))
         await bench.until(lambda: bench.pool.interactive.running == 1)
 
-        await nc.publish(subjects.CTL_ABORT, an_id().bytes)
-        await nc.publish(subjects.CTL_ABORT, ask.job.bytes)
+        await nc.publish(subjects.CTL_ABORT, b"infermq.reply.d.b.other")
+        await nc.publish(subjects.CTL_ABORT, str(ask.reply_to).encode())
 
         report = await bench.report()
         assert (report.job, report.outcome, report.live) == (ask.job, Cancelled(), ask)
@@ -94,11 +94,27 @@ async def test_an_abort_ends_no_other_request(nc: Nats) -> None:
             await nc.jetstream().publish(subjects.now("d"), packed(ask))
         await bench.until(lambda: bench.pool.interactive.running == 2)
 
-        await nc.publish(subjects.CTL_ABORT, goes.job.bytes)
+        await nc.publish(subjects.CTL_ABORT, str(goes.reply_to).encode())
 
         ends = {report.job: report.outcome for report in [await bench.report() for _ in range(2)]}
         assert ends[goes.job] == Cancelled()
         assert isinstance(ends[stays.job], Succeeded)
+
+
+async def test_an_abort_ends_no_other_attempt_of_the_same_job(nc: Nats) -> None:
+    """Two brokers may answer requests of one id."""
+    async with a_pool(nc, reserve=2, options={"decode_tokens_per_s": 50.0}) as bench:
+        goes = asked("x")
+        stays = asked("x", job=goes.job)
+        for ask in (stays, goes):
+            await nc.jetstream().publish(subjects.now("d"), packed(ask))
+        await bench.until(lambda: bench.pool.interactive.running == 2)
+
+        await nc.publish(subjects.CTL_ABORT, str(goes.reply_to).encode())
+
+        ends = {report.live: report.outcome for report in [await bench.report() for _ in range(2)]}
+        assert ends[goes] == Cancelled()
+        assert isinstance(ends[stays], Succeeded)
 
 
 async def test_a_request_that_comes_twice_runs_once(nc: Nats) -> None:

@@ -23,7 +23,7 @@ from schemas.api import Batch, BatchCreate, BatchStatus, ResultPage, State
 from schemas.ids import ms_of, uuid7
 from schemas.job import Attempt, Lane
 from schemas.outcome import EngineFault, Failed, Outcome, Refused, Released, Succeeded, Usage
-from schemas.ruling import Expire, Fail
+from schemas.ruling import EndRequest, Expire
 from schemas.subjects import Source
 from schemas.units import Ms
 from tests.builders import a_catalog, a_job, a_report, a_success, an_attempt, an_entry, an_id, now
@@ -666,11 +666,11 @@ async def test_an_interactive_job_is_first_heard_of_at_its_end(ledger: PgLedger)
     assert len(job.executions) == 1
 
 
-async def test_what_the_gateway_gave_up_on_costs_what_was_run(ledger: PgLedger) -> None:
-    attempt = an_attempt(reply_to="x", key="k", fallback=True)
+async def test_what_a_relay_gave_up_on_costs_what_was_run(ledger: PgLedger) -> None:
+    attempt = an_attempt(reply_to="x", key="k")
     await settled(ledger, a_verdict(attempt, Failed(EngineFault("x"), Usage(7, 0)), live=attempt))
 
-    [verdict] = decide([Fail(attempt, EngineFault("x"))], {}, prices=PRICES, now=now(), unit=0.5)
+    [verdict] = decide([EndRequest(attempt, Failed(EngineFault("x")))], {}, prices=PRICES, now=now(), unit=0.5)
     ends = await settled(ledger, verdict)
 
     job = await ledger.job(attempt.job, "default")

@@ -172,7 +172,7 @@ async def test_what_a_cancelled_attempt_has_spent_is_reported(nc: Nats) -> None:
         await nc.jetstream().publish(subjects.now("d"), packed(ask))
         await bench.until(lambda: bench.pool.interactive.running == 1)
 
-        await nc.publish(subjects.CTL_ABORT, ask.job.bytes)
+        await nc.publish(subjects.CTL_ABORT, str(ask.reply_to).encode())
 
         assert (await bench.report()).outcome == Cancelled(SPENT, CHARGE)
 

@@ -32,7 +32,7 @@ from schemas.outcome import (
     Report,
     Usage,
 )
-from schemas.ruling import Expire, PutBack, Ruling
+from schemas.ruling import EndRequest, Expire, PutBack, Ruling
 from schemas.units import NanoUsd
 from tests.builders import a_report, a_success, an_attempt, an_entry, now
 from tests.real.test_ledger import PRICES, a_batch, dispatched, running, state_of
@@ -139,7 +139,9 @@ async def test_what_only_a_newer_worker_knows_is_a_failure_that_costs_and_ends_n
     assert execution.usage == Usage(5, 2)
 
 
-async def test_a_request_that_ended_as_only_a_newer_worker_knows_is_recorded(nc: Nats, ledger: PgLedger) -> None:
+async def test_a_request_that_ended_as_only_a_newer_worker_knows_is_recorded_as_its_relay_ruled(
+    nc: Nats, ledger: PgLedger
+) -> None:
     request = an_attempt(reply_to="x", key="k")
 
     async with settling(nc, ledger) as metrics:
@@ -147,7 +149,15 @@ async def test_a_request_that_ended_as_only_a_newer_worker_knows_is_recorded(nc:
         await nc.jetstream().publish(subjects.outcome("d"), said)
 
         await buried(metrics, 1)
-        assert await state_of(ledger, request.job) is State.FAILED
+        await publish_rulings(nc, [EndRequest(request, Failed(EngineFault("x")))])
+
+        async def is_recorded() -> bool:
+            return await ledger.job(request.job, request.tenant) is not None
+
+        await until(is_recorded, "the request is recorded")
+        job = await ledger.job(request.job, request.tenant)
+        assert job is not None
+        assert (job.state, job.failure, len(job.executions)) == (State.FAILED, EngineFault("x"), 1)
 
 
 @pytest.mark.parametrize("nonsense", [b"\xff", b"\x91\x80", b"\x90", bundled([packed({"job": 1, "outcome": {}})])])

@@ -297,7 +297,7 @@ async def test_a_message_that_is_no_attempt_is_let_go_and_does_no_harm(nc: Nats,
 @pytest.mark.parametrize("body", [b'{"x": ' + b"[" * DEEP, b'{"stream": "\xff"}'], ids=["too deep", "no text"])
 async def test_a_request_whose_body_cannot_be_read_is_answered_and_does_no_harm(nc: Nats, body: bytes) -> None:
     async with a_pool(nc, reserve=1):
-        bad = an_attempt(body=body, lane=Lane.INTERACTIVE, reply_to="_INBOX.gateway.bad", key="k")
+        bad = an_attempt(body=body, lane=Lane.INTERACTIVE, reply_to="infermq.reply.d.b.bad", key="k")
 
         assert len(await heard_by(nc, bad)) == 1
         assert (await heard_by(nc, an_ask("x")))[-1].headers
@@ -369,7 +369,7 @@ async def test_a_request_that_is_aborted_stops(nc: Nats) -> None:
         await nc.jetstream().publish(subjects.now("d"), packed(ask))
         await bench.until(lambda: bench.pool.interactive.running == 1)
 
-        await nc.publish(subjects.CTL_ABORT, ask.job.bytes)
+        await nc.publish(subjects.CTL_ABORT, str(ask.reply_to).encode())
 
         assert (await bench.report()).outcome == Cancelled()
         assert bench.pool.running == 0
@@ -383,7 +383,7 @@ async def test_an_aborted_request_leaves_a_dispatched_job_with_its_id_running(nc
         await nc.jetstream().publish(subjects.now("d"), packed(ask))
         await bench.until(lambda: bench.pool.running == 2)
 
-        await nc.publish(subjects.CTL_ABORT, ask.job.bytes)
+        await nc.publish(subjects.CTL_ABORT, str(ask.reply_to).encode())
 
         assert (await bench.report()).live is not None
         assert bench.pool.running == 1
@@ -658,7 +658,7 @@ async def heard_by(nc: Nats, attempt: Attempt) -> list[Msg]:
     return heard
 
 
-def an_ask(text: str, *, stream: bool = True, reply_to: str = "_INBOX.gateway.x") -> Attempt:
+def an_ask(text: str, *, stream: bool = True, reply_to: str = "infermq.reply.d.b.x") -> Attempt:
     body = {"messages": [{"role": "user", "content": text}], "max_tokens": 5, "stream": stream}
     return an_attempt(body=json.dumps(body).encode(), lane=Lane.INTERACTIVE, reply_to=reply_to, key="k")
 

@@ -207,10 +207,10 @@ async def test_a_second_signal_puts_back_what_runs(nc: Nats, nats_url: str) -> N
         beat = await last_beat(nc)
         return (beat.draining, beat.running, beat.live) == (True, 3, 1)
 
-    await nc.subscribe("_INBOX.gateway.x", cb=heard)
+    await nc.subscribe("infermq.reply.d.b.x", cb=heard)
     async with a_worker(nats_url) as process:
         assert await Runs(nc).publish([a_chat("x"), a_chat("y")])
-        live = a_chat("z", lane=Lane.INTERACTIVE, reply_to="_INBOX.gateway.x", key="k")
+        live = a_chat("z", lane=Lane.INTERACTIVE, reply_to="infermq.reply.d.b.x", key="k")
         await nc.jetstream().publish(subjects.now("d"), packed(live))
         await leased(nc, 2)
         process.send_signal(signal.SIGTERM)

@@ -11,8 +11,8 @@ from schemas.catalog import Revision, parse
 from schemas.codec import JSON, Bundle, Undecodable, bundled, decode_job, decode_jobs, packed
 from schemas.export import WIRE, json_schema
 from schemas.job import Attempt, Lane
-from schemas.outcome import EngineFault, Report, Succeeded
-from schemas.ruling import Expire, Fail, PutBack, Ruling
+from schemas.outcome import EngineFault, Failed, Report, Succeeded
+from schemas.ruling import EndRequest, Expire, PutBack, Ruling
 from schemas.worker import WorkerBeat
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -57,13 +57,13 @@ def test_a_report_decodes() -> None:
 def test_rulings_decode() -> None:
     bundle: Bundle[Ruling] = Bundle(Ruling)
 
-    [expire, put_back, fail], why = bundle.unpack(stored("rulings_v1.hex"))
+    [expire, put_back, end], why = bundle.unpack(stored("rulings_v1.hex"))
 
     assert why is None
     assert expire == Expire(expire.job)
     assert put_back == PutBack(expire.job, 2)
-    assert isinstance(fail, Fail)
-    assert (fail.live.number, fail.failure) == (2, EngineFault("it stopped"))
+    assert isinstance(end, EndRequest)
+    assert (end.live.number, end.outcome) == (2, Failed(EngineFault("it stopped")))
 
 
 def test_reports_of_a_message_decode_and_a_broken_one_costs_no_other() -> None:

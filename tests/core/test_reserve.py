@@ -1,26 +1,12 @@
-"""Where an interactive request goes, whom it may answer and when it is given up on."""
+"""Where an interactive request goes."""
 
 from typing import Any
 
 import pytest
 
 from broker.core.caps import is_reached
-from broker.core.gateway import (
-    FIRST_WORD_MS,
-    SILENCE_MS,
-    Absent,
-    Capped,
-    Full,
-    Gone,
-    choose,
-    has_another,
-    in_use,
-    is_lost,
-    may_answer,
-    overdue,
-    problem_of,
-)
 from broker.core.records import Spend
+from broker.core.reserve import Absent, Capped, Full, Gone, choose, in_use, problem_of
 from schemas.api import Problem
 from schemas.catalog import Catalog, Deployment, Model, Route
 from schemas.outcome import Refused
@@ -77,7 +63,6 @@ def test_a_deployment_without_a_reserve_has_no_room() -> None:
 
 def test_a_model_that_left_the_catalog_goes_nowhere() -> None:
     assert choose("gone", catalog=CATALOG, beats=EVERYONE, outstanding={}, unit=0.0) == Gone()
-    assert not has_another("gone", catalog=CATALOG, beats=EVERYONE, tried=())
 
 
 def test_a_spare_gets_nothing_wherever_it_stands_in_the_route() -> None:
@@ -107,7 +92,6 @@ def test_the_workers_of_a_deployment_have_their_reserves_together() -> None:
 def test_a_draining_worker_has_no_room_and_takes_none_from_others() -> None:
     assert chosen(a_beat("a", draining=True)) == Absent()
     assert chosen(a_beat("a", live=1, draining=True), a_beat("a")) == "a"
-    assert not has_another("m", catalog=CATALOG, beats=[a_beat("a", draining=True)], tried=())
 
 
 def test_what_other_brokers_took_of_the_reserve_is_not_given_again() -> None:
@@ -128,8 +112,6 @@ def test_what_was_tried_is_not_tried_again() -> None:
     assert chosen(*EVERYONE, tried=("a",)) == "b"
     assert chosen(*EVERYONE, tried=("a", "b")) == "spare"
     assert chosen(*EVERYONE, tried=("a", "b", "spare")) == Absent()
-    assert has_another("m", catalog=CATALOG, beats=EVERYONE, tried=("a", "b"))
-    assert not has_another("m", catalog=CATALOG, beats=[a_beat("a")], tried=("a",))
 
 
 def test_a_capped_deployment_is_left_out() -> None:
@@ -144,53 +126,6 @@ def test_a_cap_counts_what_runs_at_the_days_mean() -> None:
     assert not is_reached(1.0, spent, running=3)
     assert is_reached(1.0, spent, running=4)
     assert is_reached(0.0, Spend(NanoUsd(0), 0), running=0)
-
-
-def at(now: int, *, started: int = 1_000, heard: int | None = None) -> str | None:
-    """Why a request is given up on that began at 0 and has a minute."""
-    why = overdue(
-        began=Ms(0), started=Ms(started), heard=None if heard is None else Ms(heard), deadline=Ms(60_000), now=Ms(now)
-    )
-    return None if why is None else why.code
-
-
-def test_an_attempt_that_no_worker_took_is_given_up_on_in_its_own_time() -> None:
-    assert at(1_000 + FIRST_WORD_MS - 1) is None
-    assert at(1_000 + FIRST_WORD_MS) == "no_worker"
-    assert at(1_000 + FIRST_WORD_MS, started=2_000) is None
-
-
-def test_a_worker_that_was_heard_and_went_silent_is_given_up_on() -> None:
-    assert at(30_000 + SILENCE_MS - 1, heard=30_000) is None
-    assert at(30_000 + SILENCE_MS, heard=30_000) == "worker_lost"
-
-
-def test_a_deadline_ends_a_request_whatever_was_heard() -> None:
-    assert at(59_999, heard=59_000) is None
-    assert at(60_000, heard=60_000) == "timed_out"
-    assert at(60_000, heard=1_000) == "timed_out"
-    assert at(60_000) == "timed_out"
-
-
-def test_another_may_be_tried_only_when_the_worker_is_gone() -> None:
-    lost = [code for code in ("no_worker", "worker_lost", "timed_out") if is_lost(Problem(code, ""))]
-
-    assert lost == ["no_worker", "worker_lost"]
-
-
-def test_an_answer_goes_only_to_an_inbox_of_the_tenant() -> None:
-    assert may_answer("_INBOX.a.b", "default")
-    assert may_answer("_INBOX_bob.a", "bob")
-    assert not may_answer("_INBOX.a", "bob")
-    assert not may_answer("_INBOX_bob.a", "default")
-    assert not may_answer("_INBOX_bobby.a", "bob")
-    assert not may_answer("infermq.now.d", "default")
-
-
-@pytest.mark.parametrize("character", ["*", ">", " "])
-def test_an_answer_never_goes_to_many_subjects_or_to_none(character: str) -> None:
-    assert not may_answer(f"_INBOX.{character}", "default")
-    assert not may_answer(f"_INBOX.a.{character}.b", "default")
 
 
 def test_a_refusal_says_why() -> None:

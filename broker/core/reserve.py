@@ -1,4 +1,4 @@
-"""What the gateway decides: where an interactive request goes, and whom it may answer."""
+"""Where an interactive request goes: into the reserve that its model's deployments keep for requests."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -9,14 +9,15 @@ from broker.core import route
 from schemas.api import Problem
 from schemas.catalog import Catalog
 from schemas.outcome import Refused
-from schemas.subjects import inbox_prefix
-from schemas.units import Ms
 from schemas.worker import WorkerBeat
 
-FIRST_WORD_MS = Ms(10_000)
-"""How long a worker may take to be heard of: its keepalive comes each second once it has the request."""
-SILENCE_MS = Ms(5_000)
-"""Several keepalives missed: the worker is gone."""
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """The deployment that gets the next attempt, and the token that names this attempt to its relay."""
+
+    deployment: str
+    token: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,9 @@ class Gone:
     """The active catalog has no such model any more."""
 
 
+Unplaced = Full | Absent | Capped | Gone
+
+
 def choose(
     model: str,
     *,
@@ -49,11 +53,11 @@ def choose(
     peak: Mapping[str, int] | None = None,
     tried: Collection[str] = (),
     capped: Callable[[str], bool] = lambda _: False,
-) -> str | Full | Absent | Capped | Gone:
+) -> str | Unplaced:
     """A deployment with room among the candidates, by the route's weights; of spares the first. `unit` is uniform in
     [0, 1).
 
-    The reserve is one for all brokers' gateways. What this one has `outstanding` counts, and what the beats say to be
+    All brokers share the reserve. What this one has `outstanding` counts, and what the beats say to be
     live beyond the most that it had out since they were said, its `peak`: that is the others', a second late.
     """
     room = _room(beats)
@@ -96,18 +100,7 @@ def _taken(beats: Sequence[WorkerBeat], outstanding: Mapping[str, int], peak: Ma
     return {name: outstanding.get(name, 0) + max(0, said - peak.get(name, 0)) for name, said in live.items()}
 
 
-def has_another(model: str, *, catalog: Catalog, beats: Sequence[WorkerBeat], tried: Collection[str]) -> bool:
-    """Whether a deployment is left to fall back to."""
-    room = _room(beats)
-    return bool(route.candidates(model, catalog=catalog, alive=room, tried=tried))
-
-
-def may_answer(reply_to: str, tenant: str) -> bool:
-    """Only under the tenant's own inbox prefix: NATS does not check permissions on reply subjects."""
-    return reply_to.startswith(f"{inbox_prefix(tenant)}.") and not any(c in reply_to for c in "*> ")
-
-
-def problem_of(why: Full | Absent | Capped | Gone | Refused, model: str) -> Problem:
+def problem_of(why: Unplaced | Refused, model: str) -> Problem:
     match why:
         case Full():
             return Problem("busy", f"every worker of {model} is full: try again in a moment, or submit the job")
@@ -123,19 +116,3 @@ def problem_of(why: Full | Absent | Capped | Gone | Refused, model: str) -> Prob
 
 def in_use(job: UUID) -> Problem:
     return Problem("id_in_use", f"a request with the id {job} is being answered: make another id", "id")
-
-
-def is_lost(problem: Problem) -> bool:
-    """Whether the worker will not report any more, and another may be tried."""
-    return problem.code in {"no_worker", "worker_lost"}
-
-
-def overdue(*, began: Ms, started: Ms, heard: Ms | None, deadline: Ms, now: Ms) -> Problem | None:
-    """Why a request is given up on, or its present attempt, which was `started` later than the request `began`."""
-    if now >= deadline:
-        return Problem("timed_out", f"no answer within {deadline - began} ms")
-    if heard is None and now - started >= FIRST_WORD_MS:
-        return Problem("no_worker", f"no worker took the request within {FIRST_WORD_MS} ms: try again")
-    if heard is not None and now - heard >= SILENCE_MS:
-        return Problem("worker_lost", "the worker went silent: try again")
-    return None

@@ -1,0 +1,161 @@
+"""The door for interactive requests over NATS: a core request on `infermq.infer.<model>.<tenant>.<key>`.
+
+Decodes, admits and hands to the relay. A caller is an inbox; each message to it names a reply subject of ours, so that
+the server says there if nobody listens to the inbox any more.
+"""
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from uuid import UUID
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import Error
+
+from broker.core import reserve
+from broker.core.admit import AdmissionContext, admit
+from broker.core.records import Entry
+from broker.core.relay import Answered, Erred, Streamed
+from broker.ports import Clock, Entropy
+from broker.roles.relay import Relay
+from schemas import subjects
+from schemas.api import ErrorBody, Problem
+from schemas.catalog import Catalog
+from schemas.codec import CHUNK, ERROR, FINAL, KEEPALIVE, KIND, SEQ, TRACEPARENT, Undecodable, decode_job, jsoned
+from schemas.ids import uuid7
+
+log = logging.getLogger(__name__)
+BROKERS = "gateways"
+"""The queue group that shares the requests among brokers."""
+JOB = "Infermq-Job"
+
+
+class Inbox:
+    """A caller that listens on a NATS subject."""
+
+    def __init__(
+        self,
+        nc: Client,
+        subject: str,
+        *,
+        job: UUID | None,
+        gone: str = "",
+        ended: Callable[[], object] = lambda: None,
+    ) -> None:
+        """The server says on `gone` if nobody listens any more. `ended` is called with the end."""
+        self._nc = nc
+        self._subject = subject
+        self._headers = {} if job is None else {JOB: str(job)}
+        self._gone = gone
+        self._ended = ended
+
+    async def start(self) -> None:
+        """Each message says by itself what it is."""
+
+    async def piece(self, piece: Streamed) -> None:
+        await self._say(CHUNK, piece.data, piece.sequence)
+
+    async def alive(self) -> None:
+        await self._say(KEEPALIVE, b"", None)
+
+    async def end(self, end: Answered | Erred) -> None:
+        self._ended()
+        match end:
+            case Answered(body, sequence):
+                await self._say(FINAL, body, sequence)
+            case Erred(problem, sequence):
+                await self._say(ERROR, jsoned(ErrorBody(problem)), sequence)
+
+    async def _say(self, kind: str, data: bytes, sequence: str | None) -> None:
+        headers = {KIND: kind, **self._headers}
+        if sequence is not None:
+            headers[SEQ] = sequence
+        try:
+            await self._nc.publish(self._subject, data, self._gone, headers=headers)
+        except Error as error:
+            log.warning("not told kind=%s error=%s", kind, str(error) or type(error).__name__)
+
+
+class NatsInfer:
+    def __init__(
+        self, nc: Client, relay: Relay, *, catalog: Callable[[], Catalog], clock: Clock, entropy: Entropy
+    ) -> None:
+        self._nc = nc
+        self._relay = relay
+        self._catalog = catalog
+        self._clock = clock
+        self._entropy = entropy
+        self._inbox = nc.new_inbox()
+        """Where the server says that a caller is gone."""
+        self._jobs: dict[str, UUID] = {}
+        """What is being answered, by the last token of its subject there."""
+
+    @asynccontextmanager
+    async def hearing_leavers(self) -> AsyncIterator[None]:
+        """Tell the relay of callers that leave, while it answers."""
+        gone = await self._nc.subscribe(f"{self._inbox}.*", cb=self._left)
+        try:
+            yield
+        finally:
+            if not self._nc.is_closed:
+                await gone.unsubscribe()
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """Let requests in. In the end, those that were sent to this broker are still taken: nobody else answers them."""
+        asks = await self._nc.subscribe(subjects.INFER_ALL, queue=BROKERS, cb=self._asked)
+        try:
+            yield
+        finally:
+            if self._nc.is_connected:
+                with suppress(Error):
+                    await asks.drain()  # type: ignore[no-untyped-call]
+
+    async def _asked(self, message: Msg) -> None:
+        try:
+            source = subjects.parse_infer(message.subject)
+        except ValueError as error:
+            log.warning("infer ignored error=%s", error)
+            return
+        if not message.reply or not subjects.may_answer(message.reply, source.tenant):
+            log.warning("infer ignored tenant=%s error=foreign or missing reply subject", source.tenant)
+            return
+        try:
+            entry = self._admitted(message, source)
+        except Undecodable as error:
+            await Inbox(self._nc, message.reply, job=None).end(Erred(Problem("bad_request", str(error))))
+            return
+        if entry.refused is not None:
+            problem = reserve.problem_of(entry.refused, source.model)
+            await Inbox(self._nc, message.reply, job=entry.id).end(Erred(problem))
+            return
+        await self._relay.ask(entry, self._caller(entry.id, message.reply))
+
+    def _admitted(self, message: Msg, source: subjects.Source) -> Entry:
+        now = self._clock()
+        headers = message.headers or {}
+        context = AdmissionContext(
+            source=source,
+            catalog=self._catalog(),
+            now=now,
+            new_id=lambda _: uuid7(now, self._entropy()),
+            traceparent=headers.get(TRACEPARENT),
+            streams=True,
+        )
+        return admit(decode_job(message.data, headers), context)
+
+    def _caller(self, job: UUID, subject: str) -> Inbox:
+        token = f"{self._entropy():x}"
+        self._jobs[token] = job
+        return Inbox(
+            self._nc, subject, job=job, gone=f"{self._inbox}.{token}", ended=lambda: self._jobs.pop(token, None)
+        )
+
+    async def _left(self, message: Msg) -> None:
+        """The server's word that nobody listens where a caller did."""
+        if (message.headers or {}).get("Status") != "503":
+            return
+        job = self._jobs.pop(message.subject.rpartition(".")[2], None)
+        if job is not None:
+            await self._relay.left(job)

@@ -1,0 +1,71 @@
+"""What this broker has out of the reserves that deployments keep for interactive requests, and where the next one goes."""
+
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Sequence
+from functools import reduce
+from operator import or_
+
+from broker.caps import Caps
+from broker.core.reserve import Placed, Unplaced, choose
+from broker.ports import Entropy
+from schemas.catalog import Catalog
+from schemas.worker import WorkerBeat
+
+_PEAK_TICKS = 8
+"""Two beat intervals, in the relay's ticks: how stale a beat can be."""
+_UNIT_BITS = 53
+"""A float holds so many exactly."""
+
+
+class Reserves:
+    def __init__(
+        self,
+        *,
+        catalog: Callable[[], Catalog],
+        beats: Callable[[], Sequence[WorkerBeat]],
+        caps: Caps,
+        entropy: Entropy,
+    ) -> None:
+        self._catalog = catalog
+        self._beats = beats
+        self._caps = caps
+        self._entropy = entropy
+        self._outstanding = Counter[str]()
+        self._peaks = deque([Counter[str]()], maxlen=_PEAK_TICKS)
+        """The most that was outstanding, tick by tick."""
+        self._earlier = Counter[str]()
+        """The most of all these, until the last tick."""
+
+    def __repr__(self) -> str:
+        return f"Reserves(outstanding={dict(self._outstanding)})"
+
+    def place(self, model: str, tried: Collection[str]) -> Placed | Unplaced:
+        """A deployment for the next attempt of a request, with a token of the attempt's own; or why there is none."""
+        where = choose(
+            model,
+            catalog=self._catalog(),
+            beats=self._beats(),
+            outstanding=self._outstanding,
+            peak=self._earlier | self._peaks[-1],
+            unit=(self._entropy() & ((1 << _UNIT_BITS) - 1)) / (1 << _UNIT_BITS),
+            tried=tried,
+            capped=self._is_capped,
+        )
+        return Placed(where, f"{self._entropy():x}") if isinstance(where, str) else where
+
+    def take(self, deployment: str) -> None:
+        self._outstanding[deployment] += 1
+        self._peaks[-1][deployment] = max(self._peaks[-1][deployment], self._outstanding[deployment])
+
+    def give_back(self, deployment: str) -> None:
+        self._outstanding[deployment] -= 1
+
+    def tick(self) -> None:
+        self._peaks.append(Counter(self._outstanding))
+        self._earlier = reduce(or_, self._peaks)
+
+    def _is_capped(self, deployment: str) -> bool:
+        found = self._catalog().deployments.get(deployment)
+        return found is not None and self._caps.is_reached(
+            deployment, found, running=self._outstanding.get(deployment, 0)
+        )

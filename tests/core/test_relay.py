@@ -1,0 +1,387 @@
+"""What follows each event of an interactive request."""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from broker.core.relay import (
+    FIRST_WORD_MS,
+    SILENCE_MS,
+    STORE_MS,
+    Abort,
+    Action,
+    Answered,
+    CallerBehind,
+    CallerLeft,
+    CallerWord,
+    Erred,
+    Event,
+    Handed,
+    KeptAlive,
+    Publish,
+    Request,
+    Rule,
+    Said,
+    Started,
+    Stopping,
+    Stored,
+    Streamed,
+    Tell,
+    Ticked,
+    Unstored,
+    WorkerWord,
+    is_an_end,
+)
+from broker.core.reserve import Absent, Full, Gone, Placed, Unplaced
+from schemas.api import Problem
+from schemas.job import Lane
+from schemas.outcome import (
+    BadRequest,
+    Cancelled,
+    EngineFault,
+    EngineLost,
+    Expired,
+    Failed,
+    Outcome,
+    Released,
+    Throttled,
+)
+from schemas.units import Ms
+from tests.builders import a_success, an_entry
+
+DEADLINE_MS = 60_000
+FAULT = Erred(Problem("engine_fault", "x"), "1", EngineFault("x"))
+"""Another deployment may do better."""
+REFUSAL = Erred(Problem("bad_request", "x"), "1")
+"""No other would."""
+PIECE = Streamed(b"one", "1")
+WHOLE = Answered(b"all", "2")
+
+
+@dataclass
+class Script:
+    """A request that began at 0 with a minute to go, and everything that was done for it."""
+
+    route: list[str]
+    """The deployments with room, in the order in which they are chosen."""
+    none_left: Unplaced = field(default_factory=Absent)
+    now: int = 0
+    done: list[Action] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._tokens = iter(range(1_000_000))
+        entry = an_entry(lane=Lane.INTERACTIVE, admitted_ms=Ms(0), deadline_ms=Ms(DEADLINE_MS))
+        first = Placed(self.route[0], str(next(self._tokens)))
+        self.request = Request(entry, first, relay="b", place=self._place, now=Ms(0))
+        self.done += self.request.begin()
+
+    def _place(self, model: str, tried: Collection[str]) -> Placed | Unplaced:
+        assert model == "m"
+        left = [name for name in self.route if name not in tried]
+        return Placed(left[0], str(next(self._tokens))) if left else self.none_left
+
+    def on(self, event: Event) -> Sequence[Action]:
+        actions = self.request.on(event, Ms(self.now))
+        self.done += actions
+        return actions
+
+    def says(self, word: WorkerWord) -> Sequence[Action]:
+        """Of the present attempt."""
+        return self.on(Said(self.request.handed.token, word))
+
+    def passes(self, ms: int) -> Sequence[Action]:
+        self.now += ms
+        return self.on(Ticked())
+
+    @property
+    def told(self) -> list[CallerWord]:
+        return [action.word for action in self.done if isinstance(action, Tell)]
+
+    @property
+    def handed(self) -> list[Handed]:
+        return [action.handed for action in self.done if isinstance(action, Publish)]
+
+    @property
+    def aborted(self) -> list[Handed]:
+        return [action.handed for action in self.done if isinstance(action, Abort)]
+
+    @property
+    def ruled(self) -> list[Failed | Expired | Cancelled]:
+        return [action.outcome for action in self.done if isinstance(action, Rule)]
+
+    @property
+    def problem(self) -> str:
+        """The code of the error that the caller was told in the end."""
+        [end] = [word for word in self.told if isinstance(word, Erred)]
+        return end.problem.code
+
+
+def test_an_answer_is_passed_on_as_the_worker_says_it() -> None:
+    script = Script(["d"])
+
+    for word in (KeptAlive(), PIECE, PIECE, WHOLE):
+        script.says(word)
+
+    assert script.told == [KeptAlive(), Started(), PIECE, PIECE, WHOLE]
+    assert (script.ruled, script.aborted, script.request.is_over) == ([], [], True)
+
+
+def test_an_attempt_names_where_its_worker_answers() -> None:
+    [handed] = Script(["d"]).handed
+
+    assert (handed.attempt.number, handed.attempt.deployment) == (1, "d")
+    assert handed.attempt.reply_to == f"infermq.reply.d.b.{handed.token}"
+
+
+def test_what_one_deployment_fails_the_next_takes_and_the_caller_hears_nothing_of_it() -> None:
+    script = Script(["d", "e", "f"])
+
+    script.says(FAULT)
+    script.says(FAULT)
+    script.says(WHOLE)
+
+    assert [(handed.attempt.number, handed.attempt.deployment) for handed in script.handed] == [
+        (1, "d"),
+        (2, "e"),
+        (3, "f"),
+    ]
+    assert (script.told, script.ruled, script.aborted) == ([WHOLE], [], [])
+
+
+def test_what_every_deployment_fails_ends_with_the_last_failure() -> None:
+    script = Script(["d", "e"])
+
+    script.says(FAULT)
+    script.says(Erred(Problem("throttled", "y"), "1", Throttled()))
+
+    assert (script.problem, script.ruled) == ("throttled", [Failed(Throttled())])
+
+
+@pytest.mark.parametrize(
+    ("code", "outcome"),
+    [("bad_request", Failed(EngineFault("x"))), ("expired", Expired()), ("cancelled", Cancelled())],
+)
+def test_a_failure_that_no_other_deployment_mends_is_passed_on(code: str, outcome: Outcome) -> None:
+    script, error = Script(["d", "e"]), Erred(Problem(code, "x"), "1")
+
+    script.says(error)
+
+    assert (script.told, script.ruled, len(script.handed)) == ([error], [outcome], 1)
+
+
+def test_once_something_was_streamed_no_other_deployment_takes_it() -> None:
+    script = Script(["d", "e"])
+
+    script.says(PIECE)
+    script.says(FAULT)
+
+    assert (script.told[-1], script.ruled, len(script.handed)) == (FAULT, [Failed(EngineFault("x"))], 1)
+
+
+def test_an_attempt_that_no_worker_took_is_given_up_on_in_its_own_time() -> None:
+    script = Script(["d", "e"])
+    script.on(Stored("0"))
+
+    assert not script.passes(FIRST_WORD_MS - 1)
+    script.passes(1)
+    script.on(Stored("1"))
+    assert not script.passes(FIRST_WORD_MS - 1)
+    script.passes(1)
+
+    assert [handed.attempt.deployment for handed in script.aborted] == ["d", "e"]
+    assert (script.problem, len(script.handed)) == ("no_worker", 2)
+    assert isinstance(script.ruled[0], Failed)
+    assert isinstance(script.ruled[0].failure, EngineLost)
+
+
+def test_a_worker_that_was_heard_and_went_silent_is_given_up_on() -> None:
+    script = Script(["d"])
+
+    for _ in range(4):
+        script.says(KeptAlive())
+        assert not script.passes(SILENCE_MS - 1)
+    script.passes(1)
+
+    assert (script.problem, len(script.aborted)) == ("worker_lost", 1)
+
+
+def test_a_worker_that_goes_silent_in_its_answer_is_not_followed_by_another() -> None:
+    script = Script(["d", "e"])
+    script.says(PIECE)
+
+    script.passes(SILENCE_MS)
+
+    assert (script.problem, len(script.handed), len(script.aborted)) == ("worker_lost", 1, 1)
+
+
+def test_a_deadline_ends_a_request_whatever_was_heard() -> None:
+    for heard in (False, True):
+        script = Script(["d", "e"], now=DEADLINE_MS - 1)
+        if heard:
+            script.says(KeptAlive())
+            assert not script.passes(0)
+        script.passes(1)
+
+        assert (script.problem, script.ruled, len(script.aborted)) == ("timed_out", [Expired()], 1)
+        assert len(script.handed) == 1
+
+
+def test_an_attempt_that_nats_refuses_ends_the_request() -> None:
+    script = Script(["d", "e"])
+
+    script.on(Unstored("0", "full"))
+
+    assert (script.problem, len(script.handed), len(script.aborted)) == ("unavailable", 1, 1)
+    assert script.ruled == [Failed(EngineLost("NATS is away (full): try again", sent=False))]
+
+
+def test_an_attempt_of_which_nats_says_nothing_ends_the_request() -> None:
+    script = Script(["d"])
+
+    assert not script.passes(STORE_MS - 1)
+    script.passes(1)
+
+    assert script.problem == "unavailable"
+
+
+def test_what_nats_says_of_an_attempt_that_a_worker_has_does_no_harm() -> None:
+    script = Script(["d"])
+    script.says(KeptAlive())
+
+    assert not script.on(Unstored("0", "late"))
+    script.says(WHOLE)
+
+    assert script.told == [KeptAlive(), WHOLE]
+
+
+@pytest.mark.parametrize("late", [Unstored("0", "late"), Said("0", WHOLE), Said("0", FAULT), Said("0", PIECE)])
+def test_what_is_said_of_an_earlier_attempt_does_no_harm_to_the_next(late: Event) -> None:
+    script = Script(["d", "e", "f"])
+    script.says(FAULT)
+
+    assert not script.on(late)
+    script.says(WHOLE)
+
+    assert (script.told, len(script.handed)) == ([WHOLE], 2)
+
+
+def test_a_caller_that_left_is_told_nothing_and_its_worker_is_stopped() -> None:
+    script = Script(["d"])
+
+    script.on(CallerLeft())
+
+    assert (script.told, script.ruled, len(script.aborted)) == ([], [Cancelled()], 1)
+
+
+@pytest.mark.parametrize(("event", "code"), [(CallerBehind(), "too_slow"), (Stopping(), "broker_stopped")])
+def test_a_request_that_cannot_go_on_is_answered_and_its_worker_is_stopped(event: Event, code: str) -> None:
+    script = Script(["d", "e"])
+
+    script.on(event)
+
+    assert (script.problem, script.ruled, len(script.aborted)) == (code, [Cancelled()], 1)
+
+
+def test_a_request_whose_model_is_gone_is_told_so() -> None:
+    script = Script(["d"], none_left=Gone())
+
+    script.passes(FIRST_WORD_MS)
+
+    assert script.problem == "unavailable"
+    script = Script(["d"], none_left=Gone())
+    script.on(Stored("0"))
+    script.passes(FIRST_WORD_MS)
+    assert script.problem == "unknown_model"
+
+
+def test_a_report_is_the_end_of_a_request_if_no_other_attempt_could_follow() -> None:
+    ends: list[Outcome] = [a_success(), Expired(), Failed(BadRequest("x"))]
+    others: list[Outcome] = [Failed(EngineFault("x")), Released(), Cancelled()]
+
+    assert all(is_an_end(outcome) for outcome in ends)
+    assert not any(is_an_end(outcome) for outcome in others)
+
+
+# any order of events
+
+words = st.sampled_from([KeptAlive(), PIECE, WHOLE, FAULT, REFUSAL])
+tokens = st.integers(0, 4).map(str)
+events = st.one_of(
+    st.builds(Said, tokens, words),
+    st.builds(Stored, tokens),
+    st.builds(Unstored, tokens, st.just("full")),
+    st.sampled_from([CallerLeft(), CallerBehind(), Stopping()]),
+)
+steps = st.one_of(events, events, st.integers(0, 12_000))
+"""An event, or so many milliseconds that pass."""
+
+
+def deployments_are_lost(script: Script, at: int) -> None:
+    """Half of the route goes away in the middle of the request."""
+    if at == 2:
+        del script.route[1::2]
+
+
+def running(done: Sequence[Action | Event]) -> Iterator[set[str]]:
+    """The tokens of the attempts that may run, after each action or event."""
+    alive = set[str]()
+    for one in done:
+        match one:
+            case Publish(handed):
+                alive.add(handed.token)
+            case Abort(handed):
+                alive.discard(handed.token)
+            case Said(token, Answered() | Erred()):
+                alive.discard(token)
+        yield set(alive)
+
+
+@settings(max_examples=500)
+@given(st.integers(1, 4), st.lists(steps, max_size=25), st.sampled_from([Absent(), Full(), Gone()]))
+def test_in_any_order_of_events_a_request_has_one_end_and_one_attempt_at_a_time(
+    count: int, steps: list[Event | int], none_left: Unplaced
+) -> None:
+    script = Script([f"d{number}" for number in range(count)], none_left)
+    history: list[Action | Event] = list(script.done)
+
+    for at, step in enumerate([*steps, DEADLINE_MS]):
+        deployments_are_lost(script, at)
+        event: Event = Ticked() if isinstance(step, int) else step
+        script.now += step if isinstance(step, int) else 0
+        was_over = script.request.is_over
+        history.append(event)
+        actions = script.on(event)
+        history += actions
+        assert not (was_over and actions)
+
+    left = CallerLeft() in history
+    ends = [word for word in script.told if isinstance(word, Answered | Erred)]
+    assert script.request.is_over
+    assert len(ends) == 1 or (left and not ends)
+    assert not ends or script.told[-1] is ends[0]
+    assert all(len(alive) <= 1 for alive in running(history))
+    assert not list(running(history))[-1], "an attempt was left running"
+    assert len(script.ruled) == (0 if ends == [WHOLE] else 1)
+    places = [handed.attempt.deployment for handed in script.handed]
+    assert len(set(places)) == len(places) == script.handed[-1].attempt.number
+
+
+@given(st.integers(1, 4), st.lists(steps, max_size=25))
+def test_nothing_of_a_second_attempt_follows_what_was_streamed(count: int, steps: list[Event | int]) -> None:
+    script = Script([f"d{number}" for number in range(count)])
+
+    for step in steps:
+        script.now += step if isinstance(step, int) else 0
+        script.on(Ticked() if isinstance(step, int) else step)
+
+    pieces = [place for place, word in enumerate(script.told) if isinstance(word, Streamed)]
+    begins = [place for place, word in enumerate(script.told) if isinstance(word, Started)]
+    published = [place for place, action in enumerate(script.done) if isinstance(action, Publish)]
+    streamed = [
+        place for place, action in enumerate(script.done) if isinstance(action, Tell) and action.word == PIECE
+    ]
+    assert begins == [place - 1 for place in pieces[:1]]
+    assert not streamed or max(published) < streamed[0]
