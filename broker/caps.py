@@ -3,16 +3,12 @@
 import asyncio
 from collections.abc import Mapping
 
-from broker.core.caps import is_reached
 from broker.core.records import Spend
 from broker.ledger import PgLedger
 from broker.patience import patiently
 from broker.ports import Clock
-from schemas.catalog import Deployment
-from schemas.units import NanoUsd
 
 _EVERY_S = 1.0
-_NOTHING = Spend(NanoUsd(0), 0)
 
 
 class Caps:
@@ -29,7 +25,3 @@ class Caps:
 
     async def look(self) -> None:
         self.spent = await patiently(lambda: self._ledger.spend(self._clock()))
-
-    def is_reached(self, name: str, deployment: Deployment, *, running: int) -> bool:
-        """`running` attempts have not been charged yet."""
-        return is_reached(deployment.daily_cap_usd, self.spent.get(name, _NOTHING), running=running)

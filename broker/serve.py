@@ -171,7 +171,9 @@ class Process:
         return snapshot(self._catalog(), self.beats.alive(), self.caps.spent, now=wall_clock())
 
     async def _interactive(self) -> None:
-        reserves = Reserves(catalog=self._catalog, beats=self.beats.alive, caps=self.caps, entropy=entropy)
+        reserves = Reserves(
+            catalog=self._catalog, beats=self.beats.alive, caps=self.caps, clock=wall_clock, entropy=entropy
+        )
         relay = Relay(self.nc, name=self.config.name, reserves=reserves, clock=wall_clock)
         door = NatsInfer(self.nc, relay, catalog=self._catalog, clock=wall_clock, entropy=entropy)
         await answer_requests(relay, door)

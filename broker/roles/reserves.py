@@ -1,13 +1,15 @@
 """What this broker has out of the reserves that deployments keep for interactive requests, and where the next one goes."""
 
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import reduce
 from operator import or_
 
 from broker.caps import Caps
+from broker.core import route
+from broker.core.pools import Pool, snapshot
 from broker.core.reserve import Placed, Unplaced, choose
-from broker.ports import Entropy
+from broker.ports import Clock, Entropy
 from schemas.catalog import Catalog
 from schemas.worker import WorkerBeat
 
@@ -24,11 +26,13 @@ class Reserves:
         catalog: Callable[[], Catalog],
         beats: Callable[[], Sequence[WorkerBeat]],
         caps: Caps,
+        clock: Clock,
         entropy: Entropy,
     ) -> None:
         self._catalog = catalog
         self._beats = beats
         self._caps = caps
+        self._clock = clock
         self._entropy = entropy
         self._outstanding = Counter[str]()
         self._peaks = deque([Counter[str]()], maxlen=_PEAK_TICKS)
@@ -44,12 +48,9 @@ class Reserves:
         where = choose(
             model,
             catalog=self._catalog(),
-            beats=self._beats(),
-            outstanding=self._outstanding,
-            peak=self._earlier | self._peaks[-1],
+            pools=self._pools(model),
             unit=(self._entropy() & ((1 << _UNIT_BITS) - 1)) / (1 << _UNIT_BITS),
             tried=tried,
-            capped=self._is_capped,
         )
         return Placed(where, f"{self._entropy():x}") if isinstance(where, str) else where
 
@@ -64,8 +65,15 @@ class Reserves:
         self._peaks.append(Counter(self._outstanding))
         self._earlier = reduce(or_, self._peaks)
 
-    def _is_capped(self, deployment: str) -> bool:
-        found = self._catalog().deployments.get(deployment)
-        return found is not None and self._caps.is_reached(
-            deployment, found, running=self._outstanding.get(deployment, 0)
+    def _pools(self, model: str) -> Mapping[str, Pool]:
+        """Those of the model's route."""
+        catalog = self._catalog()
+        return snapshot(
+            catalog,
+            self._beats(),
+            self._caps.spent,
+            now=self._clock(),
+            only=[entry.deployment for entry in route.entries(model, catalog)],
+            handed=self._outstanding,
+            peak=self._earlier | self._peaks[-1],
         )

@@ -9,8 +9,9 @@ import pytest
 from msgspec.structs import replace
 from nats.aio.client import Client as Nats
 
+from broker.client import Refused
 from broker.ledger import PgLedger
-from schemas.api import Hold, HoldCode, ModelStatus, PoolStatus, State, Waiting
+from schemas.api import Hold, HoldCode, ModelStatus, PoolStatus, Problem, State, Waiting
 from schemas.job import Lane
 from schemas.units import Ms, NanoUsd
 from schemas.worker import DENIED, THROTTLED, UPSTREAM_DOWN, Paused, WorkerBeat
@@ -93,6 +94,13 @@ async def pool_status(broker: Running, deployment: str) -> PoolStatus:
     return pool
 
 
+async def refused(broker: Running) -> Problem:
+    """Why a request is not taken."""
+    with pytest.raises(Refused) as caught:
+        await broker.client.infer("m", {"messages": [{"role": "user", "content": "hello"}]}, timeout_s=10)
+    return caught.value.problem
+
+
 @pytest.mark.parametrize(
     ("state", "code", "message"),
     [
@@ -104,11 +112,11 @@ async def pool_status(broker: Running, deployment: str) -> PoolStatus:
             "the upstream of d is down (no connection), being tried again",
         ),
         (a_beat("d", draining=True), HoldCode.DRAINING, "every worker of d is draining"),
-        (replace(a_beat("d"), running=4), HoldCode.BUSY, "every worker of d is full"),
+        (replace(a_beat("d", live=1), reserve=1, running=5), HoldCode.BUSY, "every worker of d is full"),
     ],
     ids=["denied", "throttled", "upstream down", "draining", "busy"],
 )
-async def test_whatever_holds_the_workers_is_said_of_the_deployment_the_model_and_the_job(
+async def test_whatever_holds_the_workers_is_said_of_the_deployment_the_model_the_job_and_a_request(
     broker: Running, nc: Nats, state: WorkerBeat, code: HoldCode, message: str
 ) -> None:
     jobs = [await broker.submit("hello") for _ in range(10)]
@@ -116,12 +124,15 @@ async def test_whatever_holds_the_workers_is_said_of_the_deployment_the_model_an
     async with saying(nc, state):
         job = await waits(broker, jobs[-1], code, HoldCode.NO_WORKER)
         pool, model = await pool_status(broker, "d"), await model_status(broker)
+        refusal = await refused(broker)
         await measures(broker, f'infermq_deployment_held{{deployment="d",reason="{code}"}} 1.0')
 
     assert [hold.message for hold in job.holds] == [message, "no worker serves e"]
     assert pool.hold == job.holds[0]
     assert (model.deployments, model.holds) == (("d", "e"), job.holds)
     assert model.waiting > 0
+    assert refusal.code == code
+    assert f"({message}; no worker serves e)" in refusal.message
 
 
 async def test_a_daily_cap_that_is_spent_is_said_with_its_end(broker: Running, nc: Nats, ledger: PgLedger) -> None:
@@ -131,6 +142,7 @@ async def test_a_daily_cap_that_is_spent_is_said_with_its_end(broker: Running, n
     async with saying(nc, a_beat("d")):
         job = await waits(broker, id_, HoldCode.DAILY_CAP, HoldCode.NO_WORKER)
         pool, model = await pool_status(broker, "d"), await model_status(broker)
+        refusal = await refused(broker)
         await measures(broker, 'infermq_deployment_held{deployment="d",reason="daily_cap"} 1.0')
 
     cap = job.holds[0]
@@ -138,6 +150,7 @@ async def test_a_daily_cap_that_is_spent_is_said_with_its_end(broker: Running, n
     assert cap.until_ms is not None
     assert now() < cap.until_ms <= now() + 86_400_000
     assert (pool.hold, model.holds, model.waiting) == (cap, job.holds, 1)
+    assert (refusal.code, cap.message in refusal.message) == ("daily_cap", True)
 
 
 async def test_without_workers_a_job_says_so_and_with_a_free_one_it_starts(broker: Running, nc: Nats) -> None:

@@ -306,7 +306,9 @@ async def a_door(
     caps = Caps(ledger, now)
     await caps.look()
     for number in range(brokers):
-        reserves = Reserves(catalog=lambda: door.catalog, beats=lambda: door.beats, caps=caps, entropy=entropy)
+        reserves = Reserves(
+            catalog=lambda: door.catalog, beats=lambda: door.beats, caps=caps, clock=now, entropy=entropy
+        )
         relay = Relay(nc, name=f"b{number}", reserves=reserves, clock=door.clock, tick_s=0.02, last_s=last_s)
         door.serve(relay, NatsInfer(nc, relay, catalog=lambda: door.catalog, clock=door.clock, entropy=entropy))
     await until(lambda: is_answered(nc), "the door is open")

@@ -82,6 +82,7 @@ async def a_bench(nc: Nats, ledger: PgLedger, *, buffer_bytes: int) -> AsyncIter
         catalog=a_catalog,
         beats=lambda: [a_beat("d", reserve=8)],
         caps=Caps(ledger, now),
+        clock=now,
         entropy=iter(range(99)).__next__,
     )
     bench = Bench(nc, Relay(nc, name="b", reserves=reserves, clock=now, last_s=0.05, buffer_bytes=buffer_bytes))
