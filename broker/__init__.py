@@ -1,16 +1,16 @@
 """The control plane: takes jobs in, decides their order, records what they came to.
 
-core/      decides: admission, order, prices, retries, verdicts; pure
-bus/       NATS                 ledger/    Postgres            http/   /metrics, /healthz
-service/   what callers can ask doors/     how callers come in
-intake     SUBMIT → ledger      dispatch   ledger → RUN        settle  OUTCOME → ledger
-leases     of dead workers      caps       what deployments may cost a day
-backlog    what waits, read ahead      sweep      what runs by the ledger against what the streams hold
-roles/     what runs by itself  lead       who dispatches
-serve      one broker process   up         everything on this machine
-embedded   NATS and Postgres from wheels   client/ what a producer imports
-batch_file  reads OpenAI Batch lines (JSONL)
-cli/       the commands         bench/     what `infermq bench` measures
+core/       decides, pure: admission, route, fairness, relay, settlement, prices, limits
+ledger/     Postgres, one class an area           bus/     NATS: streams, consumers, notices
+roles/      what runs by itself in a broker       service/ use-cases of callers, without a transport
+doors/      how callers come in: decode → use-case → encode
+client/     what a Python producer imports        local/   everything on this machine: `infermq up`
+cli/        the commands                          bench/   what `infermq bench` measures
+serve       composes one broker process           config   its settings, checked once
+errors      what adapters raise                   ports    what the roles need from outside
+retrying    waits for Postgres or NATS, and parts a group that one row spoils
+batch_file  reads OpenAI Batch lines (JSONL)      metrics  what Prometheus reads
 
-Meets the workers on the wire only: nothing here imports `workers`.
+Each layer imports only those to its right: cli, serve, local → doors, roles → service → ledger, bus → core → schemas.
+Broker and workers meet on the wire only: nothing here imports `workers`.
 """

@@ -11,30 +11,31 @@ from dataclasses import dataclass
 from nats.aio.client import Client
 from nats.errors import Error
 
+from broker.bus.beats import Beats
+from broker.bus.catalogs import Catalogs
 from broker.bus.connect import Connection, connected
 from broker.bus.groups import Groups, ack_all
-from broker.bus.heard import Beats, Catalogs
 from broker.bus.streams import ADVISED, ack_pending, declare_pool, declare_streams
-from broker.caps import Caps
 from broker.config import BrokerConfig
 from broker.core.pools import Pool, alive, snapshot
 from broker.core.principal import open_principal
-from broker.dispatch import Dispatch
+from broker.doors.health import build_app
 from broker.doors.nats_api import nats_api
 from broker.doors.nats_infer import NatsInfer
+from broker.doors.server import listening
 from broker.errors import Unavailable
-from broker.http.app import build_app
-from broker.http.server import listening
-from broker.intake import Intake
-from broker.lead import Lead
-from broker.leases import LATER_S, Leases
 from broker.ledger import PgLedger
 from broker.metrics import Metrics
-from broker.patience import patiently
+from broker.retrying import patiently
+from broker.roles.dispatch import Dispatch
+from broker.roles.intake import Intake
+from broker.roles.late_acks import LATER_S, Leases
+from broker.roles.leader import Lead
+from broker.roles.limits import Caps
 from broker.roles.relay import Relay
 from broker.roles.reserves import Reserves
+from broker.roles.settle import Settle
 from broker.service import BatchService, CatalogService, JobService, Services, StatusService
-from broker.settle import Settle
 from schemas import subjects
 from schemas.catalog import Catalog, CatalogError
 from schemas.clock import wall_clock

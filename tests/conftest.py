@@ -13,9 +13,9 @@ import pytest
 from hypothesis import settings
 from nats.aio.client import Client
 
-from broker.embedded import nats_server, postgres_server
 from broker.errors import Unavailable
 from broker.ledger import PgLedger, migrate
+from broker.local.servers import nats_server, postgres_server
 from tests.sums import check_sums
 
 settings.register_profile("steady", deadline=None, print_blob=True)

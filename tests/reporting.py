@@ -4,10 +4,10 @@ from typing import Any
 
 from nats.aio.client import Client
 
-from broker.leases import Leases
 from broker.ledger import PgLedger
 from broker.metrics import Metrics
-from broker.settle import Settle
+from broker.roles.late_acks import Leases
+from broker.roles.settle import Settle
 from schemas import subjects
 from schemas.catalog import Catalog, Revision
 from schemas.codec import bundled, packed

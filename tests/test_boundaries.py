@@ -2,6 +2,9 @@
 
 import ast
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +24,40 @@ def test_the_import_contracts_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
 
     assert lint_imports(config_filename="pyproject.toml", no_cache=True) == 0
+
+
+@pytest.mark.parametrize(
+    ("module", "planted"),
+    [
+        ("broker/core/admit.py", "import asyncio"),
+        ("broker/core/admit.py", "from broker.ledger import errors"),
+        ("workers/core/pause.py", "import time"),
+        ("broker/ledger/rows.py", "from broker.roles import intake"),
+        ("broker/service/jobs.py", "from broker.doors import nats_api"),
+        ("broker/doors/nats_api.py", "from broker.ledger import errors"),
+        ("broker/roles/intake.py", "import workers.pool"),
+        ("schemas/job.py", "from broker.core import admit"),
+    ],
+)
+def test_an_import_of_what_is_above_breaks_a_contract(tmp_path: Path, module: str, planted: str) -> None:
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, tmp_path / package)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    with (tmp_path / module).open("a") as file:
+        file.write(f"\n{planted}\n")
+
+    check = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
+    done = subprocess.run(
+        [sys.executable, "-c", check],
+        check=False,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.returncode == 1
+    assert "1 broken" in done.stdout or "2 broken" in done.stdout, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("registry", [broker.metrics.Metrics().registry, workers.metrics.Metrics().registry])

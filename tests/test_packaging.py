@@ -6,7 +6,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-from broker.doctor import PACKAGES
+from broker.cli.doctor import PACKAGES
 
 ROOT = Path(__file__).parents[1]
 

@@ -7,7 +7,7 @@ import nats
 import uvloop
 from nats.aio.msg import Msg
 
-from broker.embedded import die_with_parent
+from broker.local.servers import die_with_parent
 
 SUBJECT = "bench.echo"
 

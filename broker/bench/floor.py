@@ -27,10 +27,10 @@ from nats.js.api import AckPolicy, ConsumerConfig
 from broker.bench.system import Talk, child
 from broker.bus.streams import STREAMS
 from broker.core.records import ONLY_SHARD
-from broker.embedded import die_with_parent
 from broker.ledger.pg import SETTINGS, as_it_is
 from broker.ledger.rows import EXECUTION_COLUMNS, JOB_COLUMNS
 from broker.ledger.sql import query
+from broker.local.servers import die_with_parent
 from schemas import subjects
 from schemas.api import ResultNotice, State
 from schemas.clock import wall_clock

@@ -15,7 +15,7 @@ import psutil
 from broker.bench.figure import Figure, figure_of
 from broker.bench.system import a_system, quantile
 from broker.client import Client, Refused
-from broker.up import Up
+from broker.local.up import Up
 from schemas.endpoints import CHAT
 from schemas.job import Lane
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from broker.client import Client
 from broker.config import UpConfig
-from broker.up import Up, running
+from broker.local.up import Up, running
 
 _END_S = 20.0
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import msgspec
 from nats.aio.msg import Msg
 
-from broker.bus.letters import letter_of
+from broker.bus.dead_letters import letter_of
 from broker.core.records import DeadLetter
 from schemas import subjects
 from schemas.codec import Bundle

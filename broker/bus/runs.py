@@ -16,7 +16,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error
 
 from broker.errors import Unavailable
-from broker.patience import patiently
+from broker.retrying import patiently
 from schemas import subjects
 from schemas.codec import UNREADABLE, Bundle, bundled, bundles, grouped, packed
 from schemas.jetstream import (

@@ -30,7 +30,7 @@ from broker.cli.terminal import (
 )
 from broker.client import Client, Reply, Submission
 from broker.config import DATA, UpConfig
-from broker.up import running
+from broker.local.up import running
 from schemas.api import Batch, Execution, JobShow, Result
 from schemas.clock import wall_clock
 

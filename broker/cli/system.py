@@ -29,7 +29,7 @@ from broker.cli.terminal import (
     where,
 )
 from broker.config import DATA, LEASE_S, LEAST_LEASE_S, PORT, BrokerConfig, NotFound, RunInfo, UpConfig, process_name
-from broker.embedded import die_with_parent
+from broker.local.servers import die_with_parent
 
 _GC = (20_000, 50, 100)
 """Thresholds of the garbage collector: jobs are freed by their counts, so looking for cycles seldom is enough."""
@@ -63,8 +63,8 @@ def up(
     as_json: AsJson = False,
 ) -> None:
     """Run everything on this machine: NATS, Postgres, a broker and workers."""
-    from broker.up import Up  # noqa: PLC0415 - other commands do not need it
-    from broker.up import up as run  # noqa: PLC0415
+    from broker.local.up import Up  # noqa: PLC0415 - other commands do not need it
+    from broker.local.up import up as run  # noqa: PLC0415
 
     die_with_parent()
     began = time.monotonic()
@@ -174,7 +174,7 @@ def doctor(
     *, nats_url: NatsUrl = None, data: Data = None, postgres_url: PostgresUrl = None, as_json: AsJson = False
 ) -> None:
     """Look for what is wrong, and say what to do."""
-    from broker.doctor import Grade, examine  # noqa: PLC0415 - only this command needs it
+    from broker.cli.doctor import Grade, examine  # noqa: PLC0415 - only this command needs it
 
     try:
         place = where(nats_url, data)

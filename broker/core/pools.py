@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from broker.core import route
-from broker.core.caps import affordable, is_reached
+from broker.core.limits import affordable, is_reached
 from broker.core.records import Spend
 from schemas.api import Hold, HoldCode
 from schemas.catalog import Catalog, Deployment

@@ -5,11 +5,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import reduce
 from operator import or_
 
-from broker.caps import Caps
 from broker.core import route
 from broker.core.pools import Pool, snapshot
 from broker.core.reserve import Placed, Unplaced, choose
 from broker.ports import Clock, Entropy
+from broker.roles.limits import Caps
 from schemas.catalog import Catalog
 from schemas.worker import WorkerBeat
 

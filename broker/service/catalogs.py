@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from broker.bus.heard import Catalogs
+from broker.bus.catalogs import Catalogs
 from broker.core.authorise import Action
 from broker.core.principal import Principal
 from broker.ledger import PgLedger

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from broker.bus.heard import Catalogs
+from broker.bus.catalogs import Catalogs
 from broker.core.authorise import Action
 from broker.core.explain import explained
 from broker.core.pools import Pool

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from broker.bus.heard import Beats, Catalogs
+from broker.bus.beats import Beats
+from broker.bus.catalogs import Catalogs
 from broker.core.authorise import Action
 from broker.core.explain import model_statuses, pool_status
 from broker.core.pools import Pool

@@ -11,9 +11,9 @@ import nats
 import pytest
 
 from broker.client import Client, Refused, Submission, TimedOut
-from broker.embedded import Child, nats_server, postgres_server, spawn
 from broker.errors import Unavailable
 from broker.ledger import migrate
+from broker.local.servers import Child, nats_server, postgres_server, spawn
 from schemas.api import State
 from tests.builders import a_job
 from tests.real.test_broker import a_broker, a_worker

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.core.caps import affordable, is_reached
+from broker.core.limits import affordable, is_reached
 from broker.core.records import Spend
 from schemas.units import NanoUsd
 

@@ -4,7 +4,7 @@ from uuid import UUID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.core.heads import FAILED_MOST, FIRST_PAGE, PAGE, Front, Fronts
+from broker.core.backlog import FAILED_MOST, FIRST_PAGE, PAGE, Front, Fronts
 from broker.core.records import Flow, Head, Pick, Place
 from schemas.job import Lane
 from schemas.units import Ms

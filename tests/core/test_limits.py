@@ -7,7 +7,7 @@ import pytest
 
 from broker.bus.streams import ack_pending
 from broker.core.admit import AdmissionContext, admit
-from broker.core.policy import Order
+from broker.core.fairness import Order
 from broker.core.records import Entry, Flow, Head, Place
 from schemas.api import BatchList, BatchResults
 from schemas.codec import BUNDLE_BYTES, Undecodable, bundled, decode_job, decode_jobs, packed

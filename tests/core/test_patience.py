@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.errors import BadData, Conflict, Unavailable
-from broker.patience import bisected, patiently
+from broker.retrying import bisected, patiently
 
 
 class Away:

@@ -4,7 +4,7 @@ from uuid import UUID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.core.policy import WEIGHTS, Order
+from broker.core.fairness import WEIGHTS, Order
 from broker.core.records import Flow, Head, Place
 from schemas.catalog import Catalog, Deployment, Model, Route
 from schemas.job import Lane

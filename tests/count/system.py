@@ -18,8 +18,8 @@ import msgspec
 
 from broker.bench.system import Talk, child
 from broker.client import Client
-from broker.embedded import nats_server, postgres_server
 from broker.ledger.connection import Connection
+from broker.local.servers import nats_server, postgres_server
 from schemas import subjects
 
 JOBS = 16

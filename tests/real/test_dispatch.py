@@ -10,19 +10,19 @@ import asyncpg
 import pytest
 from nats.aio.client import Client as Nats
 
-from broker.bus.heard import Beats
+from broker.bus.beats import Beats
 from broker.bus.runs import Runs
 from broker.bus.streams import declare_pool, declare_streams
-from broker.caps import Caps
 from broker.core.pools import alive, snapshot
 from broker.core.price import Prices
 from broker.core.records import Entry, Pick, Running
 from broker.core.settle import decide
-from broker.dispatch import Dispatch
-from broker.leases import Leases
 from broker.ledger import PgLedger
 from broker.metrics import Metrics
 from broker.ports import Clock
+from broker.roles.dispatch import Dispatch
+from broker.roles.late_acks import Leases
+from broker.roles.limits import Caps
 from schemas.catalog import Catalog, Route
 from schemas.job import Attempt, Lane
 from schemas.outcome import Charge, Failed, Throttled

@@ -13,13 +13,13 @@ import nats
 import psutil
 import pytest
 
-from broker.embedded import nats_server, postgres_server
+from broker.local.servers import nats_server, postgres_server
 
 pytestmark = [pytest.mark.real, pytest.mark.usefixtures("servers")]
 PARENT = """
 import asyncio, sys
 from pathlib import Path
-from broker.embedded import nats_server, postgres_server
+from broker.local.servers import nats_server, postgres_server
 
 async def main():
     folder = Path(sys.argv[1])

@@ -7,7 +7,8 @@ import nats
 import pytest
 from nats.aio.client import Client as Nats
 
-from broker.bus.heard import Beats, Catalogs
+from broker.bus.beats import Beats
+from broker.bus.catalogs import Catalogs
 from schemas import subjects
 from schemas.catalog import Revision
 from schemas.codec import jsoned

@@ -17,11 +17,11 @@ from nats.errors import NoRespondersError
 from nats.errors import TimeoutError as NatsTimeoutError
 
 from broker.bus.streams import declare_streams
-from broker.caps import Caps
 from broker.core.price import Prices
 from broker.core.settle import decide
 from broker.doors.nats_infer import NatsInfer
 from broker.ledger import PgLedger
+from broker.roles.limits import Caps
 from broker.roles.relay import LAST_S, Relay
 from broker.roles.reserves import Reserves
 from broker.serve import answer_requests

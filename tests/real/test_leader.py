@@ -9,9 +9,9 @@ import pytest
 
 from broker.core.records import ONLY_SHARD, Leadership, Pick, Shard
 from broker.errors import Deposed, Unavailable
-from broker.lead import Lead
 from broker.ledger import PgLedger
 from broker.metrics import Metrics
+from broker.roles.leader import Lead
 from schemas.units import Ms
 from tests.builders import an_entry, now
 from tests.system import until

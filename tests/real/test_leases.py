@@ -5,7 +5,7 @@ from nats.aio.client import Client as Nats
 
 from broker.bus.runs import Runs
 from broker.bus.streams import declare_pool, declare_streams
-from broker.leases import Leases
+from broker.roles.late_acks import Leases
 from schemas import subjects
 from schemas.units import Ms
 from tests.builders import a_beat, a_report, a_success, an_attempt

@@ -9,15 +9,15 @@ from uuid import UUID
 import pytest
 from nats.aio.client import Client as Nats
 
-from broker.bus.heard import announce_waiting
+from broker.bus.notices import announce_waiting
 from broker.bus.runs import Runs, in_run
 from broker.bus.streams import declare_streams
 from broker.core.price import Prices
 from broker.core.records import ONLY_SHARD, Entry, Pick, Requeue, Running, Shard
 from broker.core.settle import decide
-from broker.dispatch import ROUND
 from broker.errors import Unavailable
 from broker.ledger import PgLedger
+from broker.roles.dispatch import ROUND
 from schemas import subjects
 from schemas.api import State
 from schemas.catalog import Catalog, Model, Route

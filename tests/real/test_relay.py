@@ -9,9 +9,9 @@ from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
 
 from broker.bus.streams import declare_streams
-from broker.caps import Caps
 from broker.core.relay import Answered, Erred, Streamed
 from broker.ledger import PgLedger
+from broker.roles.limits import Caps
 from broker.roles.relay import Relay
 from broker.roles.reserves import Reserves
 from schemas import subjects

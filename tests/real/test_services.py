@@ -7,8 +7,9 @@ import msgspec
 import pytest
 from nats.aio.client import Client as Nats
 
+from broker.bus.beats import Beats
+from broker.bus.catalogs import Catalogs
 from broker.bus.connect import Connection
-from broker.bus.heard import Beats, Catalogs
 from broker.bus.streams import declare_streams
 from broker.core.authorise import Action, may
 from broker.core.principal import Principal, Role, open_principal

@@ -15,7 +15,7 @@ from broker.bus.streams import declare_streams
 from broker.core.settle import decide
 from broker.ledger import PgLedger
 from broker.metrics import Metrics
-from broker.patience import patiently
+from broker.retrying import patiently
 from schemas import subjects
 from schemas.api import State
 from schemas.codec import bundled, packed

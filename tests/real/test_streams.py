@@ -17,10 +17,10 @@ from broker.bus.results import announce_results
 from broker.bus.streams import declare_streams
 from broker.client import Client, Submission
 from broker.core.records import Recorded
-from broker.intake import Intake
 from broker.ledger import PgLedger
 from broker.metrics import Metrics
-from broker.settle import Settle
+from broker.roles.intake import Intake
+from broker.roles.settle import Settle
 from schemas import subjects
 from schemas.api import Result, ResultNotice, State
 from schemas.codec import packed

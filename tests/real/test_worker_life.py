@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 from nats.aio.client import Client as Nats
 
-from broker.bus.heard import Beats
+from broker.bus.beats import Beats
 from broker.bus.runs import Runs
 from broker.bus.streams import declare_pool
 from schemas import subjects

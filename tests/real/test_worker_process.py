@@ -18,7 +18,7 @@ from nats.js.api import ConsumerInfo, RawStreamMsg
 
 from broker.bus.runs import Runs
 from broker.bus.streams import declare_pool, declare_streams
-from broker.embedded import nats_server
+from broker.local.servers import nats_server
 from schemas import subjects
 from schemas.catalog import Revision
 from schemas.codec import ERROR, KIND, Bundle, jsoned, packed

@@ -13,8 +13,8 @@ import pytest
 
 from broker.client import Client
 from broker.config import PORT, UpConfig
-from broker.embedded import is_free
-from broker.up import Up, running
+from broker.local.servers import is_free
+from broker.local.up import Up, running
 from tests.system import a_catalog_file, infermq, until
 
 pytestmark = pytest.mark.story

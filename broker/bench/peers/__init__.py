@@ -20,8 +20,8 @@ from pathlib import Path
 import asyncpg
 import msgspec
 
-from broker.embedded import spawn
 from broker.errors import Unavailable
+from broker.local.servers import spawn
 
 _HERE = "broker.bench.peers"
 _CORES = str(os.cpu_count() or 1)

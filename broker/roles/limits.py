@@ -5,8 +5,8 @@ from collections.abc import Mapping
 
 from broker.core.records import Spend
 from broker.ledger import PgLedger
-from broker.patience import patiently
 from broker.ports import Clock
+from broker.retrying import patiently
 
 _EVERY_S = 1.0
 

@@ -12,15 +12,15 @@ from uuid import UUID
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from broker.bus.dead_letters import letter_of, merged
 from broker.bus.groups import Groups, ack_all
-from broker.bus.heard import announce_waiting
-from broker.bus.letters import letter_of, merged
+from broker.bus.notices import announce_waiting
 from broker.bus.results import announce_results
 from broker.core.admit import AdmissionContext, admit
 from broker.core.records import BatchInfo, DeadLetter, Entry
 from broker.ledger import PgLedger
 from broker.metrics import Metrics
-from broker.patience import bisected, patiently
+from broker.retrying import bisected, patiently
 from schemas import subjects
 from schemas.catalog import Catalog
 from schemas.codec import TRACEPARENT, Undecodable, decode_jobs

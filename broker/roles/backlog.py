@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 
-from broker.core.heads import Fronts
+from broker.core.backlog import Fronts
 from broker.core.records import Flow, Head, Place
 from broker.ledger import PgLedger
-from broker.patience import patiently
+from broker.retrying import patiently
 from schemas.units import Ms
 
 FRESH = 20

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, contextmanager
 
 import uvicorn
 
-from broker.http.app import App
+from broker.doors.health import App
 
 
 class _Guest(uvicorn.Server):

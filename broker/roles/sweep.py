@@ -12,8 +12,8 @@ from broker.core.records import OpenJob, Running
 from broker.core.ruling import stranded
 from broker.ledger import PgLedger
 from broker.metrics import Metrics
-from broker.patience import patiently
 from broker.ports import Clock
+from broker.retrying import patiently
 from schemas.catalog import Catalog
 from schemas.ruling import Expire, PutBack
 

@@ -22,9 +22,9 @@ import msgspec
 
 from broker.client import Client, NoBroker, Refused
 from broker.config import RUN_FILE, RunInfo, UpConfig, catalog_text, read_run_file
-from broker.embedded import ANY_PORT, Child, Started, is_free, nats_server, postgres_server, spawn
 from broker.errors import Unavailable
 from broker.ledger import migrate
+from broker.local.servers import ANY_PORT, Child, Started, is_free, nats_server, postgres_server, spawn
 from schemas.catalog import Catalog, parse
 
 log = logging.getLogger(__name__)

@@ -13,20 +13,21 @@ from collections.abc import Callable, Sequence
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from broker.backlog import Backlog
-from broker.bus.heard import Beats, heard_delayed, heard_settled, heard_waiting
+from broker.bus.beats import Beats
+from broker.bus.notices import heard_delayed, heard_settled, heard_waiting
 from broker.bus.runs import Runs, publish_rulings
-from broker.caps import Caps
 from broker.config import LEASE_S
+from broker.core.fairness import Order
 from broker.core.outstanding import Outstanding
-from broker.core.policy import Order
 from broker.core.pools import Pool, Silence, alive, snapshot
 from broker.core.records import Pick, Running
 from broker.ledger import PgLedger
 from broker.metrics import Metrics
-from broker.patience import patiently
 from broker.ports import Clock
-from broker.sweep import OVERDUE_MS, Sweep
+from broker.retrying import patiently
+from broker.roles.backlog import Backlog
+from broker.roles.limits import Caps
+from broker.roles.sweep import OVERDUE_MS, Sweep
 from schemas import subjects
 from schemas.catalog import Catalog
 from schemas.ruling import Expire

@@ -12,18 +12,18 @@ from functools import partial
 from nats.aio.client import Client
 
 from broker.bus.groups import Groups, ack_all
-from broker.bus.heard import announce_delayed, announce_settled, announce_waiting
+from broker.bus.notices import announce_delayed, announce_settled, announce_waiting
 from broker.bus.outcomes import Outcomes, read
 from broker.bus.results import announce_results
 from broker.core.price import Prices
 from broker.core.records import Settled, Verdict
 from broker.core.settle import decide, needs_look, unstorable
 from broker.errors import DayNotKept
-from broker.leases import Leases
 from broker.ledger import PgLedger
 from broker.metrics import Metrics
-from broker.patience import bisected, patiently
 from broker.ports import Clock
+from broker.retrying import bisected, patiently
+from broker.roles.late_acks import Leases
 from schemas import subjects
 from schemas.catalog import Revision
 from schemas.jetstream import delivered

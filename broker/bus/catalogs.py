@@ -1,0 +1,54 @@
+"""The active revision of the catalog, in its bucket. The ledger has all revisions and is read again every few seconds."""
+
+import asyncio
+import logging
+
+import msgspec
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import Error
+
+from broker.errors import Unavailable
+from schemas import subjects
+from schemas.catalog import Catalog, Revision
+from schemas.codec import UNREADABLE, jsoned
+from schemas.units import Ms
+
+log = logging.getLogger(__name__)
+_ACTIVE = f"$KV.{subjects.CATALOG_BUCKET}.{subjects.ACTIVE}"
+_revision = msgspec.json.Decoder(Revision)
+NONE = Revision(number=0, applied_ms=Ms(0), catalog=Catalog())
+"""Before the first catalog is applied: no model is known."""
+
+
+class Catalogs:
+    """The active revision, as the CATALOG bucket has it."""
+
+    def __init__(self, nc: Client) -> None:
+        self._nc = nc
+        self.active = NONE
+        self.changed = asyncio.Event()
+
+    async def listen(self) -> None:
+        await self._nc.subscribe(_ACTIVE, cb=self._put)
+
+    async def publish(self, revision: Revision) -> None:
+        """Make it the one that brokers and workers use, unless a newer one is. Raises: Unavailable."""
+        self._take(revision)
+        if self.active is not revision:
+            return
+        try:
+            await self._nc.jetstream().publish(_ACTIVE, jsoned(revision))
+        except Error as error:
+            raise Unavailable("NATS", str(error) or type(error).__name__) from error
+
+    async def _put(self, message: Msg) -> None:
+        try:
+            self._take(_revision.decode(message.data))
+        except UNREADABLE as error:
+            log.warning("catalog ignored error=%s", error)
+
+    def _take(self, revision: Revision) -> None:
+        if revision.number > self.active.number:
+            self.active = revision
+            self.changed.set()

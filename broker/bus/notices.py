@@ -1,0 +1,73 @@
+"""What brokers tell each other over core NATS. A notice may be lost: the dispatch leader then learns it from the ledger.
+
+waiting    a flow has work: the lowest place that was let in; the dispatch leader reads fronts anew now and then
+delayed    a job waits for its time: when the first of them is due; the dispatch leader asks the ledger now and then
+settled    attempts that are over; the leader counts anew now and then
+"""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from uuid import UUID
+
+import msgspec
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import Error
+
+from broker.core.records import Flow, Place
+from schemas import subjects
+from schemas.codec import packed
+from schemas.job import Lane
+from schemas.units import Ms
+
+log = logging.getLogger(__name__)
+_NOTICE = 2000
+"""Entries of one message."""
+_waiting = msgspec.msgpack.Decoder(list[tuple[str, Lane, str, int, UUID]])
+_delayed = msgspec.msgpack.Decoder(Ms)
+_settled = msgspec.msgpack.Decoder(list[tuple[UUID, int]])
+
+
+async def announce_waiting(nc: Client, places: Iterable[tuple[Flow, Place]]) -> None:
+    """Of each flow the lowest place is enough."""
+    lowest: dict[Flow, Place] = {}
+    for flow, place in places:
+        if flow not in lowest or place < lowest[flow]:
+            lowest[flow] = place
+    entries = [(flow.model, flow.lane, flow.tenant, place.deadline_ms, place.job) for flow, place in lowest.items()]
+    await _tell(nc, subjects.CTL_WAITING, entries)
+
+
+async def announce_delayed(nc: Client, due_ms: Sequence[Ms]) -> None:
+    """When jobs are due that wait for their time: of these the first."""
+    if due_ms:
+        await _publish(nc, subjects.CTL_DELAYED, packed(min(due_ms)))
+
+
+async def announce_settled(nc: Client, attempts: Sequence[tuple[UUID, int]]) -> None:
+    await _tell(nc, subjects.CTL_SETTLED, attempts)
+
+
+async def _tell(nc: Client, subject: str, entries: Sequence[object]) -> None:
+    for start in range(0, len(entries), _NOTICE):
+        await _publish(nc, subject, packed(entries[start : start + _NOTICE]))
+
+
+async def _publish(nc: Client, subject: str, notice: bytes) -> None:
+    try:
+        await nc.publish(subject, notice)
+    except Error as error:
+        log.warning("not announced subject=%s error=%s", subject, error)
+
+
+def heard_waiting(message: Msg) -> Iterator[tuple[Flow, Place]]:
+    for model, lane, tenant, deadline_ms, job in _waiting.decode(message.data):
+        yield Flow(model, lane, tenant), Place(Ms(deadline_ms), job)
+
+
+def heard_delayed(message: Msg) -> Ms:
+    return _delayed.decode(message.data)
+
+
+def heard_settled(message: Msg) -> list[tuple[UUID, int]]:
+    return _settled.decode(message.data)
