@@ -58,7 +58,7 @@ def token(raw: str) -> str:
     """One subject token for any non-empty name. Raises: ValueError for an empty one."""
     if not raw:
         raise ValueError("a name in a subject cannot be empty")
-    return "".join(c if c.isascii() and (c.isalnum() or c == "-") else f"_{ord(c):x}_" for c in raw)
+    return _UNSAFE.sub(lambda found: f"_{ord(found[0]):x}_", raw)
 
 
 def untoken(escaped: str) -> str:
@@ -73,6 +73,7 @@ def untoken(escaped: str) -> str:
     return raw
 
 
+_UNSAFE = re.compile(r"[^A-Za-z0-9-]")
 _ESCAPE = re.compile(r"_([0-9a-f]+)_")
 
 
