@@ -14,7 +14,7 @@ _FIRST_S = 0.2
 _LONGEST_S = 3.0
 
 
-async def patiently(act: Callable[[], Awaitable[R]]) -> R:
+async def until_available(act: Callable[[], Awaitable[R]]) -> R:
     """Repeat until what it needs is there. `act` must be safe to repeat."""
     wait = _FIRST_S
     while True:
@@ -31,7 +31,7 @@ async def bisected(
 ) -> tuple[list[R], list[tuple[T, BadData]]]:
     """Do it for the whole group, or for as much of it as the data allows: the answers, and the culprits with why."""
     try:
-        return [await patiently(lambda: act(items))], []
+        return [await until_available(lambda: act(items))], []
     except BadData as error:
         if len(items) == 1:
             return [], [(items[0], error)]

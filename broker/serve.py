@@ -26,12 +26,12 @@ from broker.doors.server import listening
 from broker.errors import Unavailable
 from broker.ledger import PgLedger
 from broker.metrics import Metrics
-from broker.retrying import patiently
+from broker.retrying import until_available
 from broker.roles.dispatch import Dispatch
 from broker.roles.intake import Intake
-from broker.roles.late_acks import LATER_S, Leases
-from broker.roles.leader import Lead
-from broker.roles.limits import Caps
+from broker.roles.late_acks import LATER_S, LateAcks
+from broker.roles.leader import Leader
+from broker.roles.limits import DailySpend
 from broker.roles.relay import Relay
 from broker.roles.reserves import Reserves
 from broker.roles.settle import Settle
@@ -75,7 +75,7 @@ async def serve(
             ledger=ledger,
             catalogs=Catalogs(nc),
             beats=Beats(nc),
-            caps=Caps(ledger, wall_clock),
+            daily_spend=DailySpend(ledger, wall_clock),
             metrics=Metrics(),
             back=back,
             nets_s=nets_s,
@@ -93,7 +93,7 @@ class Process:
     ledger: PgLedger
     catalogs: Catalogs
     beats: Beats
-    caps: Caps
+    daily_spend: DailySpend
     metrics: Metrics
     back: asyncio.Event
     """NATS was away: what it kept in memory only, streams and consumers, is to be declared again."""
@@ -126,10 +126,10 @@ class Process:
             Intake(nc=self.nc, ledger=self.ledger, catalog=self._catalog, metrics=self.metrics, lane=lane).serve
             for lane in Lane
         ]
-        leases = Leases(self.nc, beats=self.beats.alive, later_s=self.later_s)
+        late_acks = LateAcks(self.nc, beats=self.beats.alive, later_s=self.later_s)
         settle = Settle(
             nc=self.nc,
-            leases=leases,
+            late_acks=late_acks,
             ledger=self.ledger,
             revision=lambda: self.catalogs.active,
             alive=lambda: alive(self._snapshot()),
@@ -140,9 +140,9 @@ class Process:
         return [
             *intakes,
             settle.serve,
-            leases.serve,
+            late_acks.serve,
             self._interactive,
-            self.caps.serve,
+            self.daily_spend.serve,
             self._dispatch,
             self._pools,
             self._advisories,
@@ -169,27 +169,31 @@ class Process:
         return self.catalogs.active.catalog
 
     def _snapshot(self) -> dict[str, Pool]:
-        return snapshot(self._catalog(), self.beats.alive(), self.caps.spent, now=wall_clock())
+        return snapshot(self._catalog(), self.beats.alive(), self.daily_spend.by_deployment, now=wall_clock())
 
     async def _interactive(self) -> None:
         reserves = Reserves(
-            catalog=self._catalog, beats=self.beats.alive, caps=self.caps, clock=wall_clock, entropy=entropy
+            catalog=self._catalog,
+            beats=self.beats.alive,
+            daily_spend=self.daily_spend,
+            clock=wall_clock,
+            entropy=entropy,
         )
         relay = Relay(self.nc, name=self.config.name, reserves=reserves, clock=wall_clock)
         door = NatsInfer(self.nc, relay, catalog=self._catalog, clock=wall_clock, entropy=entropy)
         await answer_requests(relay, door)
 
     async def _dispatch(self) -> None:
-        lead = Lead(ledger=self.ledger, holder=self.config.name, metrics=self.metrics)
-        await lead.serve(self._lead)
+        leader = Leader(ledger=self.ledger, holder=self.config.name, metrics=self.metrics)
+        await leader.serve(self._dispatch_in_term)
 
-    async def _lead(self, term: int) -> None:
+    async def _dispatch_in_term(self, term: int) -> None:
         await Dispatch(
             self.nc,
             self.ledger,
             catalog=self._catalog,
             beats=self.beats,
-            caps=self.caps,
+            daily_spend=self.daily_spend,
             metrics=self.metrics,
             clock=wall_clock,
             term=term,
@@ -230,13 +234,13 @@ class Process:
         """What was announced and perhaps not heard, and what is dear to measure."""
         while True:
             await self._refresh_catalog()
-            self.metrics.backlog(await patiently(lambda: self.ledger.backlog(wall_clock())))
+            self.metrics.backlog(await until_available(lambda: self.ledger.backlog(wall_clock())))
             self.metrics.holds(self._snapshot())
             await asyncio.sleep(self.nets_s)
 
     async def _refresh_catalog(self) -> None:
         try:
-            active = await patiently(self.ledger.active_catalog)
+            active = await until_available(self.ledger.active_catalog)
         except CatalogError as error:  # a newer broker's
             log.warning("catalog of the ledger cannot be read, the present one stays error=%s", error)
             return

@@ -6,7 +6,7 @@ from nats.aio.client import Client
 
 from broker.ledger import PgLedger
 from broker.metrics import Metrics
-from broker.roles.late_acks import Leases
+from broker.roles.late_acks import LateAcks
 from broker.roles.settle import Settle
 from schemas import subjects
 from schemas.catalog import Catalog, Revision
@@ -29,7 +29,7 @@ def a_settle(nc: Client, ledger: PgLedger, *, catalog: Catalog | None = None, **
         "revision": lambda: revision,
         "alive": list,
         "clock": now,
-        "leases": Leases(nc, beats=list),
+        "late_acks": LateAcks(nc, beats=list),
         "unit": lambda: 0.5,
         "metrics": Metrics(),
     }

@@ -16,7 +16,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error
 
 from broker.errors import Unavailable
-from broker.retrying import patiently
+from broker.retrying import until_available
 from schemas import subjects
 from schemas.codec import UNREADABLE, Bundle, bundled, bundles, grouped, packed
 from schemas.jetstream import (
@@ -93,7 +93,7 @@ async def publish_rulings(nc: Client, rulings: Sequence[Ruling]) -> None:
     """Into OUTCOME, where settle finds them among the workers' reports. Waits for as long as NATS is away."""
     messages = [Outgoing(subjects.RULING, bundled(bundle)) for bundle in bundles(packed(one) for one in rulings)]
     for batch in _batches(messages):
-        await patiently(partial(_store, nc, batch, batch_name()))
+        await until_available(partial(_store, nc, batch, batch_name()))
 
 
 async def _store(nc: Client, batch: Sequence[Outgoing], name: str) -> None:

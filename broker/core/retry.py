@@ -9,7 +9,7 @@ DEATH_MS = Ms(8_000)
 they do not run out of attempts with it."""
 CAP_MS = Ms(60_000)
 """Guesses: a restarted engine is back within a minute; a provider that wants longer says so."""
-LONGEST_PATIENCE_MS = Ms(3_600_000)
+LONGEST_RETRY_AFTER_MS = Ms(3_600_000)
 """The most that a provider's Retry-After is believed."""
 
 
@@ -22,4 +22,4 @@ def wait_ms(failure: Failure, attempt: int, *, unit: float) -> Ms:
     """How long to wait after this failure: what the engine asks for, and some jitter on top."""
     asked = failure.retry_after_ms if isinstance(failure, Throttled) else None
     base = DEATH_MS if isinstance(failure, EngineLost) and failure.sent else BASE_MS
-    return Ms(min(asked or 0, LONGEST_PATIENCE_MS) + backoff_ms(attempt, unit=unit, base_ms=base))
+    return Ms(min(asked or 0, LONGEST_RETRY_AFTER_MS) + backoff_ms(attempt, unit=unit, base_ms=base))

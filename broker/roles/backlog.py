@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from broker.core.backlog import Fronts
 from broker.core.records import Flow, Head, Place
 from broker.ledger import PgLedger
-from broker.retrying import patiently
+from broker.retrying import until_available
 from schemas.units import Ms
 
 FRESH = 20
@@ -42,12 +42,12 @@ class Backlog:
 
     async def restart(self) -> None:
         """Read the flows from their beginnings, whatever was announced or missed."""
-        self._fronts.restart(await patiently(self._ledger.flows))
+        self._fronts.restart(await until_available(self._ledger.flows))
 
     async def ask_next_due(self) -> None:
         """Ask the ledger, which may not know yet what is heard of meanwhile."""
         self._due_ms = None
-        if (due := await patiently(self._ledger.next_due)) is not None:
+        if (due := await until_available(self._ledger.next_due)) is not None:
             self.knows_due(due)
 
     async def read(self, now: Ms) -> None:
@@ -55,7 +55,7 @@ class Backlog:
         low.
         """
         if self._due_ms is not None and self._due_ms <= now:
-            self._announced += await patiently(lambda: self._ledger.move_due(now, limit=_PAGE))
+            self._announced += await until_available(lambda: self._ledger.move_due(now, limit=_PAGE))
             await self.ask_next_due()
         announced, self._announced = self._announced, []
         for flow, place in announced:
@@ -69,4 +69,4 @@ class Backlog:
         self._fronts.prune()
 
     async def _page(self, flow: Flow, after: Place | None, limit: int) -> Sequence[Head]:
-        return await patiently(lambda: self._ledger.heads(flow, after=after, limit=limit))
+        return await until_available(lambda: self._ledger.heads(flow, after=after, limit=limit))

@@ -24,9 +24,9 @@ from broker.core.records import Pick, Running
 from broker.ledger import PgLedger
 from broker.metrics import Metrics
 from broker.ports import Clock
-from broker.retrying import patiently
+from broker.retrying import until_available
 from broker.roles.backlog import Backlog
-from broker.roles.limits import Caps
+from broker.roles.limits import DailySpend
 from broker.roles.sweep import OVERDUE_MS, Sweep
 from schemas import subjects
 from schemas.catalog import Catalog
@@ -57,7 +57,7 @@ class Dispatch:
         *,
         catalog: Callable[[], Catalog],
         beats: Beats,
-        caps: Caps,
+        daily_spend: DailySpend,
         metrics: Metrics,
         clock: Clock,
         term: int,
@@ -72,7 +72,7 @@ class Dispatch:
         self._ledger = ledger
         self._catalog = catalog
         self._beats = beats
-        self._caps = caps
+        self._daily_spend = daily_spend
         self._metrics = metrics
         self._clock = clock
         self._term = term
@@ -144,7 +144,7 @@ class Dispatch:
         await self._backlog.read(now)
         await self._expire(now)
         if any(deployment.daily_cap_usd is not None for deployment in self._catalog().deployments.values()):
-            await self._caps.look()  # a second is long: thousands of jobs may run in it
+            await self._daily_spend.refresh()  # a second is long: thousands of jobs may run in it
         pools = self._pools(now)
         self._silence.look(pools, now)
         picks = self._order.choose(
@@ -169,14 +169,14 @@ class Dispatch:
         return snapshot(
             self._catalog(),
             self._beats.alive(),
-            self._caps.spent,
+            self._daily_spend.by_deployment,
             now=now,
             outstanding=self._outstanding.counts,
             per_s=self._outstanding.per_s(),
         )
 
     async def _dispatch(self, picks: Sequence[Pick], now: Ms) -> None:
-        attempts = await patiently(lambda: self._ledger.dispatch(picks, term=self._term, now=now))
+        attempts = await until_available(lambda: self._ledger.dispatch(picks, term=self._term, now=now))
         self._backlog.fronts.drop(picks)
         if len(attempts) < len(picks):
             self._doubt()  # they waited no more; or they were dispatched, and Postgres's answer was lost
@@ -192,7 +192,7 @@ class Dispatch:
 
     async def _recount(self) -> None:
         """Ask the ledger anew what may have been announced and not heard."""
-        self._outstanding.recount(await patiently(self._ledger.running))
+        self._outstanding.recount(await until_available(self._ledger.running))
         await self._backlog.ask_next_due()
         self._metrics.pools(self._pools(self._clock()))
 

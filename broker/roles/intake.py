@@ -20,7 +20,7 @@ from broker.core.admit import AdmissionContext, admit
 from broker.core.records import BatchInfo, DeadLetter, Entry
 from broker.ledger import PgLedger
 from broker.metrics import Metrics
-from broker.retrying import bisected, patiently
+from broker.retrying import bisected, until_available
 from schemas import subjects
 from schemas.catalog import Catalog
 from schemas.codec import TRACEPARENT, Undecodable, decode_jobs
@@ -72,13 +72,13 @@ class Intake:
             [(entry, one.message) for one in submitted for entry in _admitted(one, catalog=catalog, batches=batches)]
         )
         if letters:
-            await patiently(lambda: self.ledger.bury(merged(letters)))
+            await until_available(lambda: self.ledger.bury(merged(letters)))
             self.metrics.dead_letters.inc(len(letters))
         await ack_all(self.nc, messages)
 
     async def _batches(self, submitted: Sequence[Submitted]) -> dict[UUID, BatchInfo]:
         named = {job.batch for one in submitted for job in one.jobs.values() if job.batch is not None}
-        return await patiently(lambda: self.ledger.batches_of(named)) if named else {}
+        return await until_available(lambda: self.ledger.batches_of(named)) if named else {}
 
     async def _record(self, submitted: Sequence[tuple[Entry, Msg]]) -> list[DeadLetter]:
         """Commit and announce; what the ledger cannot take becomes a dead letter."""

@@ -1,6 +1,7 @@
-"""Leases of workers that died between an outcome and the ack of its message.
+"""Acks the RUN messages of workers that died after their outcome was stored and before they could ack it.
 
-A worker lets go of its own. For the dead the broker does, so that what is recorded is not run again when a lease ends.
+A living worker acks its own messages. Without this, a job that is already recorded would run again when the dead
+worker's lease ran out.
 """
 
 import asyncio
@@ -15,22 +16,25 @@ from schemas.units import Ms
 from schemas.worker import BEAT_LIFETIME_MS, WorkerBeat
 
 LATER_S = BEAT_LIFETIME_MS / 1000 + 1
-"""By then a worker that died is known to be gone; its leases last longer."""
+"""How long after settlement to look: by then a dead worker's last beat has expired, and its leases have not."""
 _LOOK_S = 1.0
 
 
-class Leases:
+class LateAcks:
+    """Remembers the leases of settled reports, and acks those whose worker is gone when it looks again."""
+
     def __init__(self, nc: Client, *, beats: Callable[[], Sequence[WorkerBeat]], later_s: float = LATER_S) -> None:
         self._nc = nc
         self._beats = beats
         self._later_s = later_s
         self._settled: deque[tuple[float, str, Ms, list[str]]] = deque()
-        """When to look, the worker, when it began the first of them, and their ack subjects."""
+        """For each worker of a settled group: when to look, its name, when it began the first attempt, the ack subjects."""
 
     def __repr__(self) -> str:
-        return f"Leases(groups={len(self._settled)})"
+        return f"LateAcks(groups={len(self._settled)})"
 
     def settled(self, reports: Sequence[Report]) -> None:
+        """Remember the leases behind these reports, which the ledger has recorded."""
         by_worker: dict[str, list[Report]] = defaultdict(list)
         for report in reports:
             if report.run_ack is not None:
@@ -41,15 +45,16 @@ class Leases:
             self._settled.append((due, worker, min(report.timings.started_ms for report in theirs), acks))
 
     async def serve(self) -> None:
-        """For ever."""
+        """Look once a second until cancelled."""
         while True:
             await asyncio.sleep(_LOOK_S)
             await self.look()
 
     async def look(self) -> None:
+        """Ack what is due, if its worker no longer beats or is another process of the same name."""
         now = asyncio.get_running_loop().time()
         alive = {beat.worker: beat.started_ms for beat in self._beats()}
         while self._settled and self._settled[0][0] <= now:
             _, worker, began, acks = self._settled.popleft()
-            if alive.get(worker, began + 1) > began:  # gone, or another process of that name
+            if alive.get(worker, began + 1) > began:
                 await answer_all(self._nc, acks, ACK)

@@ -18,7 +18,7 @@ _GOODBYE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lead:
+class Leader:
     ledger: PgLedger
     holder: str
     metrics: Metrics

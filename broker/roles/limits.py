@@ -1,4 +1,4 @@
-"""Daily caps: what each deployment has cost today, about a second old."""
+"""Knows what each deployment has cost today, which daily caps are held against."""
 
 import asyncio
 from collections.abc import Mapping
@@ -6,22 +6,24 @@ from collections.abc import Mapping
 from broker.core.records import Spend
 from broker.ledger import PgLedger
 from broker.ports import Clock
-from broker.retrying import patiently
+from broker.retrying import until_available
 
 _EVERY_S = 1.0
 
 
-class Caps:
+class DailySpend:
+    """What each deployment has cost since 00:00 UTC, about a second old."""
+
     def __init__(self, ledger: PgLedger, clock: Clock) -> None:
         self._ledger = ledger
         self._clock = clock
-        self.spent: Mapping[str, Spend] = {}
+        self.by_deployment: Mapping[str, Spend] = {}
 
     async def serve(self) -> None:
-        """For ever."""
+        """Refresh once a second until cancelled."""
         while True:
-            await self.look()
+            await self.refresh()
             await asyncio.sleep(_EVERY_S)
 
-    async def look(self) -> None:
-        self.spent = await patiently(lambda: self._ledger.spend(self._clock()))
+    async def refresh(self) -> None:
+        self.by_deployment = await until_available(lambda: self._ledger.spend(self._clock()))

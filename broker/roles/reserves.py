@@ -9,7 +9,7 @@ from broker.core import route
 from broker.core.pools import Pool, snapshot
 from broker.core.reserve import Placed, Unplaced, choose
 from broker.ports import Clock, Entropy
-from broker.roles.limits import Caps
+from broker.roles.limits import DailySpend
 from schemas.catalog import Catalog
 from schemas.worker import WorkerBeat
 
@@ -25,13 +25,13 @@ class Reserves:
         *,
         catalog: Callable[[], Catalog],
         beats: Callable[[], Sequence[WorkerBeat]],
-        caps: Caps,
+        daily_spend: DailySpend,
         clock: Clock,
         entropy: Entropy,
     ) -> None:
         self._catalog = catalog
         self._beats = beats
-        self._caps = caps
+        self._daily_spend = daily_spend
         self._clock = clock
         self._entropy = entropy
         self._outstanding = Counter[str]()
@@ -71,7 +71,7 @@ class Reserves:
         return snapshot(
             catalog,
             self._beats(),
-            self._caps.spent,
+            self._daily_spend.by_deployment,
             now=self._clock(),
             only=[entry.deployment for entry in route.entries(model, catalog)],
             handed=self._outstanding,

@@ -22,8 +22,8 @@ from broker.errors import DayNotKept
 from broker.ledger import PgLedger
 from broker.metrics import Metrics
 from broker.ports import Clock
-from broker.retrying import bisected, patiently
-from broker.roles.late_acks import Leases
+from broker.retrying import bisected, until_available
+from broker.roles.late_acks import LateAcks
 from schemas import subjects
 from schemas.catalog import Revision
 from schemas.jetstream import delivered
@@ -48,7 +48,7 @@ class Settle:
     alive: Callable[[], Collection[str]]
     """The deployments that can take a job now."""
     clock: Clock
-    leases: Leases
+    late_acks: LateAcks
     unit: Callable[[], float]
     """Uniform in [0, 1), for the jitter of retries."""
     metrics: Metrics
@@ -75,14 +75,14 @@ class Settle:
                 if isinstance(why, DayNotKept):
                     self.metrics.outcomes_dropped.inc()
                 else:
-                    settled.append(await patiently(partial(self._record, [unstorable(verdict)])))
+                    settled.append(await until_available(partial(self._record, [unstorable(verdict)])))
             for part in settled:
                 await self._announce(part)
             over = [(one.job, one.attempt) for one in verdicts if one.attempt is not None]
             await announce_settled(self.nc, over)
-            self.leases.settled(outcomes.reports)
+            self.late_acks.settled(outcomes.reports)
         if outcomes.letters:
-            await patiently(lambda: self.ledger.bury(outcomes.letters))
+            await until_available(lambda: self.ledger.bury(outcomes.letters))
             self.metrics.dead_letters.inc(len(outcomes.letters))
         await ack_all(self.nc, outcomes.messages)
         self.metrics.reported(outcomes.reports)
@@ -90,7 +90,7 @@ class Settle:
 
     async def _verdicts(self, items: Sequence[Report | Ruling]) -> list[Verdict]:
         look = {item.job for item in items if needs_look(item)}
-        jobs = await patiently(lambda: self.ledger.open_jobs(look)) if look else {}
+        jobs = await until_available(lambda: self.ledger.open_jobs(look)) if look else {}
         revision = self.revision()
         prices = Prices(catalog=revision.catalog, source=f"catalog:{revision.number}")
         return decide(items, jobs, prices=prices, alive=self.alive(), now=self.clock(), unit=self.unit())

@@ -13,7 +13,7 @@ from broker.core.ruling import stranded
 from broker.ledger import PgLedger
 from broker.metrics import Metrics
 from broker.ports import Clock
-from broker.retrying import patiently
+from broker.retrying import until_available
 from schemas.catalog import Catalog
 from schemas.ruling import Expire, PutBack
 
@@ -38,17 +38,17 @@ class Sweep:
 
         The streams are read in the order in which an attempt moves, the ledger last, so that none slips through.
         """
-        handed = await patiently(lambda: in_run(self.nc))
-        reported = await patiently(lambda: in_outcome(self.nc))
-        left = [one for one in await patiently(self.ledger.running) if (one.job, one.attempt) not in reported]
-        jobs = await patiently(lambda: self.ledger.open_jobs([one.job for one in left]))
+        handed = await until_available(lambda: in_run(self.nc))
+        reported = await until_available(lambda: in_outcome(self.nc))
+        left = [one for one in await until_available(self.ledger.running) if (one.job, one.attempt) not in reported]
+        jobs = await until_available(lambda: self.ledger.open_jobs([one.job for one in left]))
         given_up = await self._give_up(left, jobs, alive=alive, silent=silent)
         strays = [one for one in left if (one.job, one.attempt) not in handed and one not in given_up]
         is_whole = True
         if strays:
             log.warning("strays attempts=%d", len(strays))
             self.metrics.strays.inc(len(strays))
-            is_whole = await self.runs.publish(await patiently(lambda: self.ledger.attempts_of(strays)))
+            is_whole = await self.runs.publish(await until_available(lambda: self.ledger.attempts_of(strays)))
         await self._end_overdue(jobs)
         return is_whole
 

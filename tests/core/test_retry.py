@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.core.retry import BASE_MS, CAP_MS, DEATH_MS, LONGEST_PATIENCE_MS, backoff_ms, wait_ms
+from broker.core.retry import BASE_MS, CAP_MS, DEATH_MS, LONGEST_RETRY_AFTER_MS, backoff_ms, wait_ms
 from schemas.outcome import EngineFault, EngineLost, Failure, Throttled
 from schemas.units import Ms
 
@@ -30,13 +30,13 @@ def test_waits_are_spread_over_all_that_is_allowed(attempt: int, one: float, oth
     assert backoff_ms(attempt, unit=sooner) <= backoff_ms(attempt, unit=later)
 
 
-@given(st.integers(0, 10 * LONGEST_PATIENCE_MS), st.integers(1, 40), units)
+@given(st.integers(0, 10 * LONGEST_RETRY_AFTER_MS), st.integers(1, 40), units)
 def test_an_engine_that_asks_for_patience_gets_up_to_an_hour_and_jitter_on_top(
     asked: int, attempt: int, unit: float
 ) -> None:
     waited = wait_ms(Throttled(Ms(asked)), attempt, unit=unit)
 
-    assert waited == min(asked, LONGEST_PATIENCE_MS) + backoff_ms(attempt, unit=unit)
+    assert waited == min(asked, LONGEST_RETRY_AFTER_MS) + backoff_ms(attempt, unit=unit)
 
 
 @pytest.mark.parametrize(

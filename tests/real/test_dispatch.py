@@ -21,8 +21,8 @@ from broker.ledger import PgLedger
 from broker.metrics import Metrics
 from broker.ports import Clock
 from broker.roles.dispatch import Dispatch
-from broker.roles.late_acks import Leases
-from broker.roles.limits import Caps
+from broker.roles.late_acks import LateAcks
+from broker.roles.limits import DailySpend
 from schemas.catalog import Catalog, Route
 from schemas.job import Attempt, Lane
 from schemas.outcome import Charge, Failed, Throttled
@@ -66,7 +66,7 @@ async def a_leader(
     await declare_streams(nc)
     for deployment in catalog.deployments:
         await declare_pool(nc, deployment, slots=4)
-    heard, caps, metrics = Beats(nc), Caps(ledger, now), Metrics()
+    heard, daily_spend, metrics = Beats(nc), DailySpend(ledger, now), Metrics()
     await heard.listen()
     term = await ledger.lead("me", lease_ms=60_000)
     assert term is not None
@@ -75,7 +75,7 @@ async def a_leader(
         ledger,
         catalog=lambda: catalog,
         beats=heard,
-        caps=caps,
+        daily_spend=daily_spend,
         metrics=metrics,
         clock=clock,
         term=term,
@@ -85,8 +85,8 @@ async def a_leader(
         nc,
         ledger,
         catalog=catalog,
-        alive=lambda: alive(snapshot(catalog, heard.alive(), caps.spent, now=now())),
-        leases=Leases(nc, beats=heard.alive),
+        alive=lambda: alive(snapshot(catalog, heard.alive(), daily_spend.by_deployment, now=now())),
+        late_acks=LateAcks(nc, beats=heard.alive),
         metrics=metrics,
     )
     saying = [beat(nc, lambda one=one: one) for one in beats]  # type: ignore[misc]

@@ -21,7 +21,7 @@ from broker.core.price import Prices
 from broker.core.settle import decide
 from broker.doors.nats_infer import NatsInfer
 from broker.ledger import PgLedger
-from broker.roles.limits import Caps
+from broker.roles.limits import DailySpend
 from broker.roles.relay import LAST_S, Relay
 from broker.roles.reserves import Reserves
 from broker.serve import answer_requests
@@ -303,11 +303,15 @@ async def a_door(
     await declare_streams(nc)
     door = Door(nc, ledger, catalog, beats)
     await door.listen()
-    caps = Caps(ledger, now)
-    await caps.look()
+    daily_spend = DailySpend(ledger, now)
+    await daily_spend.refresh()
     for number in range(brokers):
         reserves = Reserves(
-            catalog=lambda: door.catalog, beats=lambda: door.beats, caps=caps, clock=now, entropy=entropy
+            catalog=lambda: door.catalog,
+            beats=lambda: door.beats,
+            daily_spend=daily_spend,
+            clock=now,
+            entropy=entropy,
         )
         relay = Relay(nc, name=f"b{number}", reserves=reserves, clock=door.clock, tick_s=0.02, last_s=last_s)
         door.serve(relay, NatsInfer(nc, relay, catalog=lambda: door.catalog, clock=door.clock, entropy=entropy))

@@ -11,7 +11,7 @@ from broker.core.records import ONLY_SHARD, Leadership, Pick, Shard
 from broker.errors import Deposed, Unavailable
 from broker.ledger import PgLedger
 from broker.metrics import Metrics
-from broker.roles.leader import Lead
+from broker.roles.leader import Leader
 from schemas.units import Ms
 from tests.builders import an_entry, now
 from tests.system import until
@@ -88,8 +88,8 @@ async def leading(
     ledger: PgLedger, work: Work, *, holder: str = "a", lease_ms: Ms = HOUR_MS, metrics: Metrics | None = None
 ) -> AsyncIterator[asyncio.Task[None]]:
     """A broker that tries to lead."""
-    lead = Lead(ledger=ledger, holder=holder, metrics=metrics or Metrics(), lease_ms=lease_ms, renew_s=0.02)
-    task = asyncio.create_task(lead.serve(work))
+    leader = Leader(ledger=ledger, holder=holder, metrics=metrics or Metrics(), lease_ms=lease_ms, renew_s=0.02)
+    task = asyncio.create_task(leader.serve(work))
     try:
         yield task
     finally:

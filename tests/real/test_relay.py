@@ -11,7 +11,7 @@ from nats.aio.msg import Msg
 from broker.bus.streams import declare_streams
 from broker.core.relay import Answered, Erred, Streamed
 from broker.ledger import PgLedger
-from broker.roles.limits import Caps
+from broker.roles.limits import DailySpend
 from broker.roles.relay import Relay
 from broker.roles.reserves import Reserves
 from schemas import subjects
@@ -81,7 +81,7 @@ async def a_bench(nc: Nats, ledger: PgLedger, *, buffer_bytes: int) -> AsyncIter
     reserves = Reserves(
         catalog=a_catalog,
         beats=lambda: [a_beat("d", reserve=8)],
-        caps=Caps(ledger, now),
+        daily_spend=DailySpend(ledger, now),
         clock=now,
         entropy=iter(range(99)).__next__,
     )

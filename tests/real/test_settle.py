@@ -15,7 +15,7 @@ from broker.bus.streams import declare_streams
 from broker.core.settle import decide
 from broker.ledger import PgLedger
 from broker.metrics import Metrics
-from broker.retrying import patiently
+from broker.retrying import until_available
 from schemas import subjects
 from schemas.api import State
 from schemas.codec import bundled, packed
@@ -206,7 +206,7 @@ async def test_any_reports_and_rulings_in_any_order_end_a_job_once(ledger: PgLed
     async def settle(broker: PgLedger, items: Sequence[Report | Ruling]) -> None:
         jobs = await broker.open_jobs({item.job for item in items})
         verdicts = decide(items, jobs, prices=PRICES, alive=("d",), now=now(), unit=0.0)
-        await patiently(lambda: broker.settle(verdicts, now=now()))
+        await until_available(lambda: broker.settle(verdicts, now=now()))
 
     async with PgLedger.open(ledger_url, connections=2) as other:
         for _ in range(25):

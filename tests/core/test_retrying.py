@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.errors import BadData, Conflict, Unavailable
-from broker.retrying import bisected, patiently
+from broker.retrying import bisected, until_available
 
 
 class Away:
@@ -23,7 +23,7 @@ class Away:
 
 
 async def test_what_is_away_is_asked_again_until_it_is_there() -> None:
-    assert await patiently(Away(2)) == "there"
+    assert await until_available(Away(2)) == "there"
 
 
 @pytest.mark.parametrize("error", [BadData("NUL"), Conflict("first"), ValueError("a bug")])
@@ -32,11 +32,11 @@ async def test_only_absence_is_waited_out(error: Exception) -> None:
         raise error
 
     with pytest.raises(type(error)):
-        await patiently(fail)
+        await until_available(fail)
 
 
 async def test_waiting_ends_with_its_task() -> None:
-    waiting = asyncio.create_task(patiently(Away(10**9)))
+    waiting = asyncio.create_task(until_available(Away(10**9)))
     await asyncio.sleep(0)
 
     waiting.cancel()

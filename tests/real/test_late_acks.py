@@ -5,7 +5,7 @@ from nats.aio.client import Client as Nats
 
 from broker.bus.runs import Runs
 from broker.bus.streams import declare_pool, declare_streams
-from broker.roles.late_acks import Leases
+from broker.roles.late_acks import LateAcks
 from schemas import subjects
 from schemas.units import Ms
 from tests.builders import a_beat, a_report, a_success, an_attempt
@@ -20,13 +20,13 @@ async def test_leases_of_the_dead_are_let_go_and_only_theirs(nc: Nats) -> None:
     assert await Runs(nc).publish([an_attempt() for _ in range(3)])
     pulls = await nc.jetstream().pull_subscribe_bind(subjects.pool_consumer("d"), subjects.RUN)
     alive, gone, restarted = [message.reply for message in await pulls.fetch(3, timeout=5)]
-    leases = Leases(
+    late_acks = LateAcks(
         nc, beats=lambda: [a_beat("alive", started_ms=Ms(0)), a_beat("restarted", started_ms=Ms(10**15))], later_s=0
     )
     for worker, ack in (("alive", alive), ("gone", gone), ("restarted", restarted)):
-        leases.settled([a_report(a_success(), worker=worker, run_ack=ack)])
+        late_acks.settled([a_report(a_success(), worker=worker, run_ack=ack)])
 
-    await leases.look()
+    await late_acks.look()
 
     async def one_is_left() -> bool:
         return (await nc.jetstream().stream_info(subjects.RUN)).state.messages == 1
@@ -42,10 +42,10 @@ async def test_leases_are_left_to_their_worker_for_a_while(nc: Nats) -> None:
     assert await Runs(nc).publish([an_attempt()])
     pulls = await nc.jetstream().pull_subscribe_bind(subjects.pool_consumer("d"), subjects.RUN)
     [message] = await pulls.fetch(1, timeout=5)
-    leases = Leases(nc, beats=list, later_s=3600)
-    leases.settled([a_report(a_success(), run_ack=message.reply)])
+    late_acks = LateAcks(nc, beats=list, later_s=3600)
+    late_acks.settled([a_report(a_success(), run_ack=message.reply)])
 
-    await leases.look()
+    await late_acks.look()
     await nc.flush()
 
     assert (await nc.jetstream().stream_info(subjects.RUN)).state.messages == 1
