@@ -12,17 +12,17 @@ from schemas.jetstream import delivered
 _SHOWN = 5
 
 
-def merged(letters: Sequence[DeadLetter]) -> list[DeadLetter]:
+def one_per_message(dead_letters: Sequence[DeadLetter]) -> list[DeadLetter]:
     """One letter a message, with everything that is wrong in it."""
     by_message: dict[tuple[str, int], list[DeadLetter]] = defaultdict(list)
-    for letter in letters:
+    for letter in dead_letters:
         by_message[letter.stream, letter.sequence].append(letter)
     return [
         replace(same[0], reason="; ".join(letter.reason for letter in same[:_SHOWN])) for same in by_message.values()
     ]
 
 
-def letter_of(message: Msg, *, stream: str, why: str) -> DeadLetter:
+def dead_letter_of(message: Msg, *, stream: str, why: str) -> DeadLetter:
     at = delivered(message.reply)
     return DeadLetter(
         subject=message.subject,

@@ -60,14 +60,14 @@ async def _publish(nc: Client, subject: str, notice: bytes) -> None:
         log.warning("not announced subject=%s error=%s", subject, error)
 
 
-def heard_waiting(message: Msg) -> Iterator[tuple[Flow, Place]]:
+def decode_waiting(message: Msg) -> Iterator[tuple[Flow, Place]]:
     for model, lane, tenant, deadline_ms, job in _waiting.decode(message.data):
         yield Flow(model, lane, tenant), Place(Ms(deadline_ms), job)
 
 
-def heard_delayed(message: Msg) -> Ms:
+def decode_delayed(message: Msg) -> Ms:
     return _delayed.decode(message.data)
 
 
-def heard_settled(message: Msg) -> list[tuple[UUID, int]]:
+def decode_settled(message: Msg) -> list[tuple[UUID, int]]:
     return _settled.decode(message.data)

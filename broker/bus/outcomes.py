@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import msgspec
 from nats.aio.msg import Msg
 
-from broker.bus.dead_letters import letter_of
+from broker.bus.dead_letters import dead_letter_of
 from broker.core.records import DeadLetter
 from schemas import subjects
 from schemas.codec import Bundle
@@ -39,7 +39,7 @@ class Outcomes:
     messages: Sequence[Msg]
     reports: Sequence[Report]
     rulings: Sequence[Ruling]
-    letters: Sequence[DeadLetter]
+    dead_letters: Sequence[DeadLetter]
     """Messages that cannot be read as a whole. What can be read of them is among the reports or rulings."""
 
     def __add__(self, other: "Outcomes") -> "Outcomes":
@@ -47,7 +47,7 @@ class Outcomes:
             [*self.messages, *other.messages],
             [*self.reports, *other.reports],
             [*self.rulings, *other.rulings],
-            [*self.letters, *other.letters],
+            [*self.dead_letters, *other.dead_letters],
         )
 
     @property
@@ -60,7 +60,7 @@ def read(messages: Sequence[Msg]) -> Outcomes:
     """Decode them by their subjects, so that nothing that a worker may publish is taken for a ruling."""
     reports: list[Report] = []
     rulings: list[Ruling] = []
-    letters: list[DeadLetter] = []
+    dead_letters: list[DeadLetter] = []
     for message in messages:
         if message.subject == subjects.RULING:
             ruled, why = _rulings.unpack(message.data)
@@ -69,8 +69,8 @@ def read(messages: Sequence[Msg]) -> Outcomes:
             reported, why = _reports.unpack(message.data)
             reports += reported if why is None else [*reported, *_newer_reports(message.data, reported)]
         if why is not None:
-            letters.append(letter_of(message, stream=subjects.OUTCOME, why=why))
-    return Outcomes(messages, reports, rulings, letters)
+            dead_letters.append(dead_letter_of(message, stream=subjects.OUTCOME, why=why))
+    return Outcomes(messages, reports, rulings, dead_letters)
 
 
 def _newer_reports(data: bytes, known: Sequence[Report]) -> list[Report]:

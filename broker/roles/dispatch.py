@@ -14,7 +14,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from broker.bus.beats import Beats
-from broker.bus.notices import heard_delayed, heard_settled, heard_waiting
+from broker.bus.notices import decode_delayed, decode_settled, decode_waiting
 from broker.bus.runs import Runs, publish_rulings
 from broker.config import LEASE_S
 from broker.core.fairness import Order
@@ -100,9 +100,9 @@ class Dispatch:
 
     async def serve(self) -> None:
         """Until cancelled. Raises: Deposed, when another term has begun."""
-        waiting = await self._nc.subscribe(subjects.CTL_WAITING, cb=self._heard_waiting)
-        delayed = await self._nc.subscribe(subjects.CTL_DELAYED, cb=self._heard_delayed)
-        settled = await self._nc.subscribe(subjects.CTL_SETTLED, cb=self._heard_settled)
+        waiting = await self._nc.subscribe(subjects.CTL_WAITING, cb=self._on_waiting)
+        delayed = await self._nc.subscribe(subjects.CTL_DELAYED, cb=self._on_delayed)
+        settled = await self._nc.subscribe(subjects.CTL_SETTLED, cb=self._on_settled)
         self._beats.changed = self._wake.set
         try:
             await self._rounds()
@@ -201,14 +201,14 @@ class Dispatch:
         if not await self._sweep.run(alive=alive(pools), silent=self._silence.longer_than(self._silence_ms)):
             self._doubt()
 
-    async def _heard_waiting(self, message: Msg) -> None:
-        self._backlog.announced(heard_waiting(message))
+    async def _on_waiting(self, message: Msg) -> None:
+        self._backlog.announced(decode_waiting(message))
         self._wake.set()
 
-    async def _heard_delayed(self, message: Msg) -> None:
-        self._backlog.knows_due(heard_delayed(message))
+    async def _on_delayed(self, message: Msg) -> None:
+        self._backlog.knows_due(decode_delayed(message))
         self._wake.set()
 
-    async def _heard_settled(self, message: Msg) -> None:
-        self._outstanding.settled(heard_settled(message), self._clock())
+    async def _on_settled(self, message: Msg) -> None:
+        self._outstanding.settled(decode_settled(message), self._clock())
         self._wake.set()

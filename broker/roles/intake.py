@@ -12,7 +12,7 @@ from uuid import UUID
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from broker.bus.dead_letters import letter_of, merged
+from broker.bus.dead_letters import dead_letter_of, one_per_message
 from broker.bus.groups import Groups, ack_all
 from broker.bus.notices import announce_waiting
 from broker.bus.results import announce_results
@@ -65,15 +65,15 @@ class Intake:
 
     async def take(self, messages: Sequence[Msg]) -> None:
         """Bring a group into the ledger, announce it, then let the messages go."""
-        submitted, letters = _sorted_out(messages)
+        submitted, dead_letters = _sorted_out(messages)
         batches = await self._batches(submitted)
         catalog = self.catalog()
-        letters += await self._record(
+        dead_letters += await self._record(
             [(entry, one.message) for one in submitted for entry in _admitted(one, catalog=catalog, batches=batches)]
         )
-        if letters:
-            await until_available(lambda: self.ledger.bury(merged(letters)))
-            self.metrics.dead_letters.inc(len(letters))
+        if dead_letters:
+            await until_available(lambda: self.ledger.bury(one_per_message(dead_letters)))
+            self.metrics.dead_letters.inc(len(dead_letters))
         await ack_all(self.nc, messages)
 
     async def _batches(self, submitted: Sequence[Submitted]) -> dict[UUID, BatchInfo]:
@@ -91,29 +91,29 @@ class Intake:
             self.metrics.admitted(self.lane, waiting=len(part.waiting), refused=len(part.refused))
             await announce_waiting(self.nc, part.waiting)
             await announce_results(self.nc, part.refused)
-        letters = [_letter(by_id[entry.id], str(why)) for entry, why in culprits]
-        letters += [
-            _letter(by_id[job], f"id {job} is another job's already: ids are never used twice")
+        dead_letters = [_dead_letter(by_id[entry.id], str(why)) for entry, why in culprits]
+        dead_letters += [
+            _dead_letter(by_id[job], f"id {job} is another job's already: ids are never used twice")
             for part in admitted
             for job in part.conflicts
         ]
-        return letters
+        return dead_letters
 
 
 def _sorted_out(messages: Sequence[Msg]) -> tuple[list[Submitted], list[DeadLetter]]:
     submitted: list[Submitted] = []
-    letters: list[DeadLetter] = []
+    dead_letters: list[DeadLetter] = []
     for message in messages:
         try:
             jobs, why = decode_jobs(message.data, message.headers)
             source = subjects.parse_submit(message.subject)
         except (Undecodable, ValueError) as error:
-            letters.append(_letter(message, str(error)))
+            dead_letters.append(_dead_letter(message, str(error)))
             continue
         if why is not None:
-            letters.append(_letter(message, why))
+            dead_letters.append(_dead_letter(message, why))
         submitted.append(Submitted(message, source, delivered(message.reply), jobs))
-    return submitted, letters
+    return submitted, dead_letters
 
 
 def _admitted(one: Submitted, *, catalog: Catalog, batches: Mapping[UUID, BatchInfo]) -> list[Entry]:
@@ -128,5 +128,5 @@ def _admitted(one: Submitted, *, catalog: Catalog, batches: Mapping[UUID, BatchI
     return [admit(job, context, place=place) for place, job in one.jobs.items()]
 
 
-def _letter(message: Msg, why: str) -> DeadLetter:
-    return letter_of(message, stream=subjects.SUBMIT, why=why)
+def _dead_letter(message: Msg, why: str) -> DeadLetter:
+    return dead_letter_of(message, stream=subjects.SUBMIT, why=why)

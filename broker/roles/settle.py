@@ -81,9 +81,9 @@ class Settle:
             over = [(one.job, one.attempt) for one in verdicts if one.attempt is not None]
             await announce_settled(self.nc, over)
             self.late_acks.settled(outcomes.reports)
-        if outcomes.letters:
-            await until_available(lambda: self.ledger.bury(outcomes.letters))
-            self.metrics.dead_letters.inc(len(outcomes.letters))
+        if outcomes.dead_letters:
+            await until_available(lambda: self.ledger.bury(outcomes.dead_letters))
+            self.metrics.dead_letters.inc(len(outcomes.dead_letters))
         await ack_all(self.nc, outcomes.messages)
         self.metrics.reported(outcomes.reports)
         self.metrics.decided(len(items), lag_ms=Ms(self.clock() - delivered(outcomes.messages[0].reply).at_ms))
