@@ -252,5 +252,5 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     timings: Timings
     run_ack: str | None = None
     """The ack subject of the RUN message. The broker acks it if the worker died before it could."""
-    live: Attempt | None = None
+    interactive: Attempt | None = None
     """Interactive: the whole attempt, since this is the first that the ledger hears of the job."""

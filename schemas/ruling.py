@@ -19,7 +19,7 @@ class Expire(msgspec.Struct, frozen=True, tag="expire"):
     job: UUID
     attempt: ClassVar[None] = None
     """It is on no attempt, but on the job."""
-    live: ClassVar[None] = None
+    interactive: ClassVar[None] = None
     """As in a report: it is on no interactive request."""
 
 
@@ -28,23 +28,23 @@ class PutBack(msgspec.Struct, frozen=True, tag="put_back"):
 
     job: UUID
     attempt: int
-    live: ClassVar[None] = None
+    interactive: ClassVar[None] = None
 
 
 class EndRequest(msgspec.Struct, frozen=True, tag="end_request"):
     """End an interactive request as its relay decided: no report of its attempts ends it."""
 
-    live: Attempt
+    interactive: Attempt
     """The whole of its last attempt, since the ledger may never have heard of the job."""
     outcome: Failed | Expired | Cancelled
 
     @property
     def job(self) -> UUID:
-        return self.live.job
+        return self.interactive.job
 
     @property
     def attempt(self) -> int:
-        return self.live.number
+        return self.interactive.number
 
 
 Ruling = Expire | PutBack | EndRequest

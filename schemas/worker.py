@@ -39,7 +39,7 @@ class WorkerBeat(msgspec.Struct, frozen=True, kw_only=True):
     """Slots beyond those, kept for interactive requests."""
     running: int
     """Attempts in the engine now, of both kinds."""
-    live: int
+    interactive: int
     """The interactive ones among them."""
     draining: bool
     started_ms: Ms

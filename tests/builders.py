@@ -102,7 +102,7 @@ def a_beat(worker: str = "w", **changes: Any) -> WorkerBeat:
         "slots": 4,
         "reserve": 1,
         "running": 0,
-        "live": 0,
+        "interactive": 0,
         "draining": False,
         "started_ms": now(),
         "at_ms": now(),

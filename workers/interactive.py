@@ -74,7 +74,7 @@ class InteractiveIntake:
         try:
             outcome = await self._runner.outcome(held, piece=reply.piece)
             self.puller.wake()
-            report = self._reporter.report_of(held, outcome, live=attempt)
+            report = self._reporter.report_of(held, outcome, interactive=attempt)
             await reply.end(await self._reporter.stored(report, is_deferrable=False))
         finally:
             del self._replies[held.key]

@@ -102,9 +102,12 @@ class Reporter:
         return f"Reporter(pending={len(self._pending)})"
 
     def report_of(
-        self, held: HeldAttempt, outcome: Outcome, *, run_ack: str | None = None, live: Attempt | None = None
+        self, held: HeldAttempt, outcome: Outcome, *, run_ack: str | None = None, interactive: Attempt | None = None
     ) -> Report:
-        """`run_ack`: what acks the message of a leased attempt. `live`: the whole attempt, if it is an interactive one."""
+        """Make the report of an outcome.
+
+        `run_ack` is what acks the message of a leased attempt; `interactive` is the whole attempt of a request.
+        """
         now, started = self._clock(), held.started_ms
         return Report(
             job=held.attempt.job,
@@ -120,7 +123,7 @@ class Reporter:
                 ttft_ms=None if held.first_ms is None else Ms(max(0, held.first_ms - started)),
             ),
             run_ack=run_ack,
-            live=live,
+            interactive=interactive,
         )
 
     async def stored(self, report: Report, *, is_deferrable: bool) -> Outcome:
@@ -197,7 +200,7 @@ class Reporter:
 
 def wait_s(report: Report, waits: Waits) -> float:
     """How long a report may wait for others. The caller of an interactive attempt waits for its outcome already."""
-    return 0.0 if report.live is not None else min(waits.longest_s, waits.share * report.timings.run_ms / 1000)
+    return 0.0 if report.interactive is not None else min(waits.longest_s, waits.share * report.timings.run_ms / 1000)
 
 
 def within_limit(outcome: Outcome, limit_bytes: int) -> Outcome:

@@ -163,7 +163,7 @@ class Worker:
             slots=capacity.slots,
             reserve=capacity.reserve,
             running=pool.running,
-            live=pool.interactive.running,
+            interactive=pool.interactive.running,
             draining=pool.is_draining,
             started_ms=self._started_ms,
             at_ms=self._clock(),

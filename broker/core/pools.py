@@ -124,13 +124,13 @@ class _Workers:
         self.count += 1
         if beat.draining:
             self.draining += 1
-            self.draining_running += beat.running - beat.live
-            self.draining_interactive += beat.live
+            self.draining_running += beat.running - beat.interactive
+            self.draining_interactive += beat.interactive
             return
         self.slots += beat.slots
         self.reserve += beat.reserve
-        self.running += beat.running - beat.live
-        self.interactive += beat.live
+        self.running += beat.running - beat.interactive
+        self.interactive += beat.interactive
         if beat.paused is not None:
             self.pauses.append(beat.paused)
 

@@ -39,7 +39,7 @@ from schemas.units import Ms, NanoUsd
 def needs_look(item: Report | Ruling) -> bool:
     """Whether the verdict depends on the job's row. An interactive job has none."""
     match item:
-        case Report(outcome=Failed() | Released(), live=None) | PutBack():
+        case Report(outcome=Failed() | Released(), interactive=None) | PutBack():
             return True
         case _:
             return False
@@ -108,7 +108,7 @@ def _by_job(items: Sequence[Report | Ruling]) -> Iterable[list[int]]:
     """Their places by job. One id may stand for a job and for interactive requests too, of any tenants."""
     places: dict[tuple[int, tuple[str, Ms, bytes] | None], list[int]] = defaultdict(list)
     for place, item in enumerate(items):
-        request = item.live
+        request = item.interactive
         identity = None if request is None else (request.tenant, request.admitted_ms, request.body)
         places[item.job.int, identity].append(place)
     return places.values()
@@ -122,7 +122,7 @@ def _rank(item: Report | Ruling) -> tuple[int, int, bool, int]:
     match item:
         case Report(attempt=attempt, delivery=delivery, outcome=Succeeded()):
             return 0, -attempt, False, delivery
-        case Report(attempt=attempt, delivery=delivery) if item.live is not None and is_an_end(item.outcome):
+        case Report(attempt=attempt, delivery=delivery) if item.interactive is not None and is_an_end(item.outcome):
             return 1, -attempt, False, delivery
         case Expire() | EndRequest():
             return 2, 0, False, 0
@@ -145,7 +145,7 @@ def _transition(
 ) -> Final | Requeue | Ignore:
     if not isinstance(item, Report):
         return ruled(item, job, now=now)
-    if item.live is not None and not is_an_end(item.outcome):
+    if item.interactive is not None and not is_an_end(item.outcome):
         return Ignore()
     match item.outcome:
         case Succeeded(body):
@@ -154,7 +154,7 @@ def _transition(
             return Final(State.EXPIRED, None, None)
         case Cancelled():
             return Final(State.CANCELLED, None, None)
-        case Failed(failure) if item.live is not None:
+        case Failed(failure) if item.interactive is not None:
             return Final(State.FAILED, None, failure)
         case Failed(failure):
             return _after_failure(item, failure, job, catalog=catalog, alive=alive, now=now, unit=unit)
@@ -205,7 +205,7 @@ def _verdict(item: Report | Ruling, transition: Final | Requeue | Ignore, prices
         attempt=item.attempt,
         transition=transition,
         executed=_executed(item, prices) if isinstance(item, Report) else None,
-        entry=None if item.live is None else entry_of(item.live),
+        entry=None if item.interactive is None else entry_of(item.interactive),
     )
 
 

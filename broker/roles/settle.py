@@ -60,7 +60,7 @@ class Settle:
         async with groups.open():
             while True:
                 outcomes = read(await groups.next())
-                if all(item.live is not None for item in outcomes.all):
+                if all(item.interactive is not None for item in outcomes.all):
                     await asyncio.sleep(LINGER_S)
                     outcomes += read(await groups.came())
                 await self.settle(outcomes)

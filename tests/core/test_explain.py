@@ -29,7 +29,7 @@ def test_a_model_says_where_it_goes_what_waits_for_it_and_why() -> None:
 
 
 def test_a_pool_says_what_it_has_and_what_holds_it() -> None:
-    found = pools(a_beat(running=5, live=1), a_beat(draining=True))["d"]
+    found = pools(a_beat(running=5, interactive=1), a_beat(draining=True))["d"]
 
     assert pool_status(found) == PoolStatus(
         deployment="d",

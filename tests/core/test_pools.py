@@ -45,7 +45,7 @@ def paused(cause: str, detail: str, *, for_ms: int = 30_000) -> WorkerBeat:
 
 def test_the_workers_of_a_deployment_are_taken_together() -> None:
     found = pool(
-        a_beat(running=3, live=1), a_beat(running=1), a_beat(deployment="e", running=4), catalog=two_routes()
+        a_beat(running=3, interactive=1), a_beat(running=1), a_beat(deployment="e", running=4), catalog=two_routes()
     )
 
     assert (found.workers, found.slots, found.reserve, found.running, found.interactive) == (2, 8, 2, 3, 1)
@@ -74,7 +74,9 @@ def test_under_a_cap_nothing_is_looked_ahead_to_and_no_more_starts_than_is_left(
     assert pool(a_beat(slots=64), catalog=catalog, outstanding={}).room == 64
     assert pool(a_beat(slots=64), catalog=catalog, spent=day, outstanding={}).room == 5
     assert pool(a_beat(slots=64), catalog=catalog, spent=day, outstanding={"d": 1}).room == 4
-    assert pool(a_beat(slots=64, running=1, live=1), catalog=catalog, spent=day, outstanding={"d": 1}).room == 3
+    assert (
+        pool(a_beat(slots=64, running=1, interactive=1), catalog=catalog, spent=day, outstanding={"d": 1}).room == 3
+    )
     assert pool(a_beat(slots=2), catalog=catalog, spent=day, outstanding={"d": 1}).room == 1
 
 
@@ -82,7 +84,7 @@ def test_interactive_attempts_of_draining_workers_are_charged_too() -> None:
     catalog, day = a_catalog(d=20.0), {"d": usd(15, executions=15)}
 
     found = pool(
-        a_beat(slots=64), a_beat(running=2, live=2, draining=True), catalog=catalog, spent=day, outstanding={}
+        a_beat(slots=64), a_beat(running=2, interactive=2, draining=True), catalog=catalog, spent=day, outstanding={}
     )
 
     assert found.room == 3
@@ -205,7 +207,7 @@ def test_nothing_has_room_that_is_stopped_and_no_more_than_its_credit(
 
 
 def test_the_reserve_is_shared_with_other_brokers_who_have_what_this_one_did_not_hand_out() -> None:
-    full = a_beat(reserve=3, running=3, live=3)
+    full = a_beat(reserve=3, running=3, interactive=3)
 
     assert pool(full).interactive == 3
     assert pool(full, handed={"d": 0}, peak={"d": 3}).interactive == 0
@@ -223,12 +225,12 @@ def test_requests_that_were_just_handed_out_are_charged_too() -> None:
 @pytest.mark.parametrize(
     ("beats", "code", "message"),
     [
-        ([a_beat(running=1, live=1)], HoldCode.BUSY, "every worker of d is full"),
+        ([a_beat(running=1, interactive=1)], HoldCode.BUSY, "every worker of d is full"),
         ([a_beat(reserve=0)], HoldCode.BUSY, "d keeps no slots for requests"),
         ([a_beat(draining=True)], HoldCode.DRAINING, "every worker of d is draining"),
         ([paused(DENIED, "401")], HoldCode.DENIED, "denied 401 on d, tried again at 12:00:30 UTC"),
         (
-            [a_beat(slots=1, running=1, live=1, paused=Paused(DENIED, "401", NOON))],
+            [a_beat(slots=1, running=1, interactive=1, paused=Paused(DENIED, "401", NOON))],
             HoldCode.DENIED,
             "denied 401 on d, being tried again",
         ),
@@ -242,7 +244,7 @@ def test_it_says_why_a_request_would_not_start(beats: list[WorkerBeat], code: Ho
 
 
 def test_jobs_and_requests_have_slots_of_their_own() -> None:
-    jobs, requests = pool(a_beat(running=4)), pool(a_beat(running=1, live=1))
+    jobs, requests = pool(a_beat(running=4)), pool(a_beat(running=1, interactive=1))
 
     assert (jobs.hold is None, jobs.request_hold is None) == (False, True)
     assert (requests.hold is None, requests.request_hold is None) == (True, False)

@@ -21,8 +21,8 @@ NOBODY = "no worker serves {}"
 CAPPED = "daily cap of 0.00 USD spent on {}, resumes 00:00 UTC"
 
 
-def a_beat(deployment: str, *, live: int = 0, **changes: Any) -> WorkerBeat:
-    fields = {"deployment": deployment, "slots": 1, "reserve": 1, "running": live, "live": live}
+def a_beat(deployment: str, *, interactive: int = 0, **changes: Any) -> WorkerBeat:
+    fields = {"deployment": deployment, "slots": 1, "reserve": 1, "running": interactive, "interactive": interactive}
     return builders.a_beat(**{**fields, **changes})
 
 
@@ -102,29 +102,35 @@ def test_the_workers_of_a_deployment_have_their_reserves_together() -> None:
 
     assert chosen(a_beat("a"), a_beat("a"), handed={"a": 1}) == "a"
     assert chosen(a_beat("a"), a_beat("a"), route=alone, handed={"a": 2}) == said(FULL, "a")
-    assert chosen(a_beat("a", live=1), a_beat("a", live=1), route=alone) == said(FULL, "a")
-    assert chosen(a_beat("a", live=1), a_beat("a", live=0)) == "a"
+    assert chosen(a_beat("a", interactive=1), a_beat("a", interactive=1), route=alone) == said(FULL, "a")
+    assert chosen(a_beat("a", interactive=1), a_beat("a", interactive=0)) == "a"
 
 
 def test_a_draining_worker_has_no_room_and_takes_none_from_others() -> None:
     assert chosen(a_beat("a", draining=True), route=(Route("a"),)) == ["every worker of a is draining"]
-    assert chosen(a_beat("a", live=1, draining=True), a_beat("a")) == "a"
+    assert chosen(a_beat("a", interactive=1, draining=True), a_beat("a")) == "a"
 
 
 def test_what_other_brokers_took_of_the_reserve_is_not_given_again() -> None:
-    full, alone = a_beat("a", reserve=3, live=3), (Route("a"),)
+    full, alone = a_beat("a", reserve=3, interactive=3), (Route("a"),)
 
     assert chosen(full, route=alone) == said(FULL, "a")
-    assert chosen(a_beat("a", reserve=3, live=2)) == "a"
+    assert chosen(a_beat("a", reserve=3, interactive=2)) == "a"
     assert (
-        chosen(a_beat("a", reserve=3, live=2), a_beat("a", reserve=3, live=3), handed={"a": 4}, peak={"a": 4}) == "a"
+        chosen(
+            a_beat("a", reserve=3, interactive=2),
+            a_beat("a", reserve=3, interactive=3),
+            handed={"a": 4},
+            peak={"a": 4},
+        )
+        == "a"
     )
     assert chosen(full, handed={"a": 1}, peak={"a": 2}) == "a"
     assert chosen(full, route=alone, handed={"a": 2}, peak={"a": 2}) == said(FULL, "a")
 
 
 def test_what_ended_since_the_beat_is_room_again() -> None:
-    assert chosen(a_beat("a", reserve=3, live=3), handed={"a": 0}, peak={"a": 3}) == "a"
+    assert chosen(a_beat("a", reserve=3, interactive=3), handed={"a": 0}, peak={"a": 3}) == "a"
 
 
 def test_what_was_tried_is_not_tried_again() -> None:

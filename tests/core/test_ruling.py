@@ -119,7 +119,7 @@ def test_a_success_counts_more_than_any_ruling() -> None:
     succeeded = Final(State.SUCCEEDED, b'{"choices":[]}', None)
 
     assert transitions(Expire(job), a_report(job=job), PutBack(job, 2)) == [Ignore(), succeeded, Ignore()]
-    assert transitions(EndRequest(request, Failed(FAULT)), a_report(job=request.job, live=request)) == [
+    assert transitions(EndRequest(request, Failed(FAULT)), a_report(job=request.job, interactive=request)) == [
         Ignore(),
         succeeded,
     ]
@@ -129,7 +129,7 @@ def test_a_ruling_on_a_request_decides_unless_a_report_says_more_precisely_how_i
     request = an_attempt(reply_to="x")
     ruling = EndRequest(request, Failed(FAULT))
     failed, ended = (
-        a_report(Failed(failure), job=request.job, live=request) for failure in (Throttled(), BadRequest("y"))
+        a_report(Failed(failure), job=request.job, interactive=request) for failure in (Throttled(), BadRequest("y"))
     )
 
     assert transitions(failed, ruling) == [Ignore(), Final(State.FAILED, None, FAULT)]
@@ -322,14 +322,20 @@ def a_request(job: UUID, number: int) -> Attempt:
 requests = st.builds(a_request, jobs, attempts)
 of_requests = st.one_of(
     st.builds(
-        lambda outcome, live: a_report(outcome, job=live.job, attempt=live.number, live=live), outcomes, requests
+        lambda outcome, request: a_report(outcome, job=request.job, attempt=request.number, interactive=request),
+        outcomes,
+        requests,
     ),
     st.builds(EndRequest, requests, st.sampled_from([Failed(FAULT), Expired(), Cancelled()])),
 )
 
 
 def identity_of(item: Report | Ruling) -> tuple[str, Ms, bytes] | None:
-    return None if item.live is None else (item.live.tenant, item.live.admitted_ms, item.live.body)
+    return (
+        None
+        if item.interactive is None
+        else (item.interactive.tenant, item.interactive.admitted_ms, item.interactive.body)
+    )
 
 
 @given(st.lists(st.one_of(reports, rulings, of_requests), max_size=12))

@@ -188,7 +188,7 @@ def test_what_the_worker_knows_of_the_cost_counts_more_than_the_price() -> None:
 
 @pytest.mark.parametrize("outcome", [Failed(EngineFault("x")), Released(), Cancelled()])
 def test_a_report_after_which_the_relay_decides_is_not_the_end_of_a_request(outcome: Outcome) -> None:
-    assert verdict_on(a_report(outcome, live=an_attempt(reply_to="x"))).transition == Ignore()
+    assert verdict_on(a_report(outcome, interactive=an_attempt(reply_to="x"))).transition == Ignore()
 
 
 def test_a_job_that_takes_its_workers_down_is_dead_at_once() -> None:
@@ -239,7 +239,7 @@ def test_what_a_worker_says_of_an_attempt_counts_more_than_its_release() -> None
 def test_a_failure_that_nothing_mends_ends_a_request_and_brings_the_job_along() -> None:
     attempt = an_attempt(reply_to="x", key="k")
 
-    verdict = verdict_on(a_report(Failed(BadRequest("x")), job=attempt.job, live=attempt))
+    verdict = verdict_on(a_report(Failed(BadRequest("x")), job=attempt.job, interactive=attempt))
 
     assert verdict.transition == Final(State.FAILED, None, BadRequest("x"))
     assert verdict.entry is not None
@@ -318,8 +318,8 @@ def test_only_what_depends_on_a_jobs_row_needs_a_look_at_it() -> None:
         a_report(),
         a_report(Expired()),
         a_report(Cancelled()),
-        a_report(failed, live=an_attempt()),
-        a_report(Released(), live=an_attempt()),
+        a_report(failed, interactive=an_attempt()),
+        a_report(Released(), interactive=an_attempt()),
         Expire(an_id()),
         EndRequest(an_attempt(), Failed(EngineFault("x"))),
     ]
@@ -330,7 +330,7 @@ def test_only_what_depends_on_a_jobs_row_needs_a_look_at_it() -> None:
 
 def test_an_id_that_is_a_jobs_and_a_requests_is_decided_for_both() -> None:
     request = an_attempt(reply_to="x")
-    reports = [a_report(job=request.job), a_report(job=request.job, live=request)]
+    reports = [a_report(job=request.job), a_report(job=request.job, interactive=request)]
 
     assert [type(transition) for transition in transitions(*reports)] == [Final, Final]
 
@@ -338,7 +338,7 @@ def test_an_id_that_is_a_jobs_and_a_requests_is_decided_for_both() -> None:
 def test_requests_of_two_tenants_with_one_id_are_both_decided() -> None:
     ours = an_attempt(reply_to="x", tenant="ours")
     theirs = replace(ours, tenant="theirs")
-    reports = [a_report(job=one.job, live=one) for one in (ours, theirs)]
+    reports = [a_report(job=one.job, interactive=one) for one in (ours, theirs)]
 
     assert [type(transition) for transition in transitions(*reports)] == [Final, Final]
 
@@ -365,10 +365,10 @@ def test_a_report_that_comes_twice_in_a_group_is_one_execution() -> None:
 
 
 def test_what_cannot_be_stored_leaves_out_all_that_a_worker_or_producer_wrote() -> None:
-    live = an_attempt(custom_id="c", metadata={"k": "v"}, traceparent="t", reply_to="x")
+    request = an_attempt(custom_id="c", metadata={"k": "v"}, traceparent="t", reply_to="x")
     charged = Failed(BadRequest("x"), Usage(1, 1), Charge(NanoUsd(2**70), "s\0"))
 
-    verdict = unstorable(verdict_on(a_report(charged, worker="w\0", live=live)))
+    verdict = unstorable(verdict_on(a_report(charged, worker="w\0", interactive=request)))
 
     executed, entry = verdict.executed, verdict.entry
     assert executed is not None
@@ -376,7 +376,7 @@ def test_what_cannot_be_stored_leaves_out_all_that_a_worker_or_producer_wrote() 
     assert executed.cost_source == "?"
     assert entry is not None
     assert (entry.custom_id, entry.metadata, entry.traceparent) == (None, None, None)
-    assert (entry.id, entry.body) == (live.job, live.body)
+    assert (entry.id, entry.body) == (request.job, request.body)
 
 
 def test_a_deployment_is_named_once_among_those_that_failed_a_job() -> None:
@@ -489,7 +489,7 @@ def test_an_interactive_job_is_recorded_as_it_was_asked() -> None:
         tenant="bob",
     )
 
-    entry = verdict_on(a_report(job=asked.job, live=asked)).entry
+    entry = verdict_on(a_report(job=asked.job, interactive=asked)).entry
 
     assert entry == Entry(
         id=asked.job, tenant="bob", key="k", lane=Lane.INTERACTIVE, model="m", endpoint=asked.endpoint,

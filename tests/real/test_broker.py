@@ -356,7 +356,7 @@ async def test_asks_beyond_the_reserve_are_told_to_come_back(running: Running) -
     hang = {"messages": [{"role": "user", "content": "hang"}]}
     holding = [asyncio.create_task(running.client.infer("m", hang, timeout_s=1)) for _ in range(2)]
     async with asyncio.timeout(20):
-        while sum(worker.live for worker in (await running.client.status()).workers) < 2:
+        while sum(worker.interactive for worker in (await running.client.status()).workers) < 2:
             await asyncio.sleep(0.05)
 
     with pytest.raises(Refused) as refusal:

@@ -115,9 +115,13 @@ async def test_an_interactive_request_costs_its_earlier_attempts_too(ledger: PgL
     first = an_attempt(reply_to="x", key="k")
     second = an_attempt(job=first.job, number=2, admitted_ms=first.admitted_ms, reply_to="x", key="k")
     other = an_attempt(reply_to="x", key="k")
-    await settled(ledger, a_verdict(first, failed(FIRST), live=first), a_verdict(other, succeeded(FIRST), live=other))
+    await settled(
+        ledger,
+        a_verdict(first, failed(FIRST), interactive=first),
+        a_verdict(other, succeeded(FIRST), interactive=other),
+    )
 
-    await settled(ledger, a_verdict(second, succeeded(SECOND), live=second))
+    await settled(ledger, a_verdict(second, succeeded(SECOND), interactive=second))
 
     job = await shown(ledger, first)
     assert (job.usage, job.cost_nano_usd) == (BOTH, 67)
@@ -130,13 +134,13 @@ async def test_an_attempt_that_is_recorded_while_the_next_one_ends_its_request_c
     """By two brokers: neither has seen what the other records."""
     other, first = an_attempt(reply_to="x", key="k"), an_attempt(reply_to="x", key="k")
     second = an_attempt(job=first.job, number=2, admitted_ms=first.admitted_ms, reply_to="x", key="k")
-    await settled(ledger, a_verdict(other, succeeded(FIRST), live=other))
+    await settled(ledger, a_verdict(other, succeeded(FIRST), interactive=other))
     async with a_hand(ledger_url) as hand:
         await hand.hold("select from infermq.spend where deployment = 'd' for update")
-        slow = asyncio.create_task(settled(ledger, a_verdict(first, failed(FIRST), live=first)))
+        slow = asyncio.create_task(settled(ledger, a_verdict(first, failed(FIRST), interactive=first)))
         await hand.until_waiting(1)
 
-        ends = a_verdict(second, succeeded(SECOND), live=second, deployment="e")
+        ends = a_verdict(second, succeeded(SECOND), interactive=second, deployment="e")
         quick = asyncio.create_task(settled(ledger, ends))
         await until(lambda: ended_or_waiting(quick, hand), "the second has ended or waits")
         await hand.let_go()
@@ -149,7 +153,8 @@ async def test_an_attempt_that_is_recorded_while_the_next_one_ends_its_request_c
 async def test_an_interactive_request_that_is_given_up_on_costs_its_attempts(ledger: PgLedger) -> None:
     attempt = an_attempt(reply_to="x", key="k")
     tries = [
-        a_verdict(attempt, failed(usage), live=attempt, delivery=n) for n, usage in enumerate((FIRST, SECOND), 1)
+        a_verdict(attempt, failed(usage), interactive=attempt, delivery=n)
+        for n, usage in enumerate((FIRST, SECOND), 1)
     ]
     await settled(ledger, *tries)
 

@@ -36,15 +36,15 @@ from workers.beat import beat
 pytestmark = pytest.mark.real
 
 
-def a_beat(deployment: str, *, slots: int = 4, live: int = 0, draining: bool = False) -> WorkerBeat:
+def a_beat(deployment: str, *, slots: int = 4, interactive: int = 0, draining: bool = False) -> WorkerBeat:
     return WorkerBeat(
         worker=f"of-{deployment}",
         deployment=deployment,
         engine="simulated",
         slots=slots,
         reserve=0,
-        running=live,
-        live=live,
+        running=interactive,
+        interactive=interactive,
         draining=draining,
         started_ms=now(),
         at_ms=now(),
@@ -121,7 +121,7 @@ async def spend(ledger: PgLedger, requests: int, *, each: NanoUsd) -> None:
     answered = [an_attempt(lane=Lane.INTERACTIVE) for _ in range(requests)]
     outcome = a_success(charge=Charge(each, "provider"))
     verdicts = decide(
-        [a_report(outcome, job=attempt.job, live=attempt) for attempt in answered],
+        [a_report(outcome, job=attempt.job, interactive=attempt) for attempt in answered],
         {},
         prices=Prices(catalog=Catalog(), source="catalog:1"),
         now=now(),
@@ -219,14 +219,14 @@ async def test_while_the_other_deployment_takes_nothing_a_throttled_job_waits_as
     assert shown.waiting.tried == ("d",)
 
 
-@pytest.mark.parametrize(("spent_usd", "live", "started"), [(19.5, 0, 1), (15.0, 0, 5), (15.0, 2, 3)])
+@pytest.mark.parametrize(("spent_usd", "interactive", "started"), [(19.5, 0, 1), (15.0, 0, 5), (15.0, 2, 3)])
 async def test_near_its_cap_a_deployment_starts_what_is_left_pays_for(
-    nc: Nats, ledger: PgLedger, *, spent_usd: float, live: int, started: int
+    nc: Nats, ledger: PgLedger, *, spent_usd: float, interactive: int, started: int
 ) -> None:
     await spend(ledger, round(spent_usd), each=NanoUsd(round(spent_usd * 10**9 / round(spent_usd))))
     await ledger.admit([an_entry() for _ in range(64)])
 
-    async with a_leader(nc, ledger, a_route(Route("d"), d=20.0), a_beat("d", slots=64, live=live)):
+    async with a_leader(nc, ledger, a_route(Route("d"), d=20.0), a_beat("d", slots=64, interactive=interactive)):
         found = await running(ledger)
 
     assert Counter(one.deployment for one in found) == {"d": started}

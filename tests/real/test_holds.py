@@ -112,7 +112,7 @@ async def refused(broker: Running) -> Problem:
             "the upstream of d is down (no connection), being tried again",
         ),
         (a_beat("d", draining=True), HoldCode.DRAINING, "every worker of d is draining"),
-        (replace(a_beat("d", live=1), reserve=1, running=5), HoldCode.BUSY, "every worker of d is full"),
+        (replace(a_beat("d", interactive=1), reserve=1, running=5), HoldCode.BUSY, "every worker of d is full"),
     ],
     ids=["denied", "throttled", "upstream down", "draining", "busy"],
 )

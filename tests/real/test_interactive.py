@@ -238,15 +238,15 @@ class Door:
         assert (await (await self.ask(model="other")).word()).code == "unknown_model"
 
 
-def a_beat(deployment: str, *, reserve: int = 4, live: int = 0) -> WorkerBeat:
+def a_beat(deployment: str, *, reserve: int = 4, interactive: int = 0) -> WorkerBeat:
     return WorkerBeat(
         worker=f"of-{deployment}",
         deployment=deployment,
         engine="simulated",
         slots=4,
         reserve=reserve,
-        running=live,
-        live=live,
+        running=interactive,
+        interactive=interactive,
         draining=False,
         started_ms=now(),
         at_ms=now(),
@@ -265,7 +265,9 @@ def a_route(*routes: Route, model: str = "m", **caps_usd: float) -> Catalog:
 
 
 def worker_says(attempt: Attempt, outcome: Outcome) -> Report:
-    return a_report(outcome, job=attempt.job, attempt=attempt.number, deployment=attempt.deployment, live=attempt)
+    return a_report(
+        outcome, job=attempt.job, attempt=attempt.number, deployment=attempt.deployment, interactive=attempt
+    )
 
 
 async def ticks(door: Door, count: int = 2) -> None:
@@ -743,7 +745,7 @@ async def test_an_id_is_refused_while_it_is_being_answered_and_taken_again_after
     ("beats", "changes", "code"),
     [
         ([], {}, "no_worker"),
-        ([a_beat("d", reserve=1, live=1)], {}, "busy"),
+        ([a_beat("d", reserve=1, interactive=1)], {}, "busy"),
         ([a_beat("d")], {"deadline_ms": 1}, "deadline_past"),
         ([a_beat("d")], {"endpoint": "/v1/embeddings"}, "endpoint_not_served"),
     ],
@@ -801,7 +803,7 @@ async def test_a_slot_that_came_free_is_given_again_before_the_worker_says_so(nc
         first = await door.ask()
         worker = await door.taken()
         assert (await (await door.ask()).word()).code == "busy"
-        door.beats[:] = [a_beat("d", reserve=1, live=1)]
+        door.beats[:] = [a_beat("d", reserve=1, interactive=1)]
         assert (await (await door.ask()).word()).code == "busy"
         await worker.finish()
         assert await first.kinds() == [FINAL]
@@ -817,7 +819,7 @@ async def test_a_slot_that_stays_taken_is_another_brokers(nc: Nats, ledger: PgLe
         first = await door.ask()
         await (await door.taken()).finish()
         assert await first.kinds() == [FINAL]
-        door.beats[:] = [a_beat("d", reserve=1, live=1)]
+        door.beats[:] = [a_beat("d", reserve=1, interactive=1)]
 
         await ticks(door, 10)
 

@@ -83,7 +83,7 @@ async def test_an_aborted_request_stops_and_is_recorded_as_cancelled(nc: Nats) -
         await nc.publish(subjects.CTL_ABORT, str(ask.reply_to).encode())
 
         report = await bench.report()
-        assert (report.job, report.outcome, report.live) == (ask.job, Cancelled(), ask)
+        assert (report.job, report.outcome, report.interactive) == (ask.job, Cancelled(), ask)
         assert bench.pool.interactive.running == 0
 
 
@@ -112,7 +112,7 @@ async def test_an_abort_ends_no_other_attempt_of_the_same_job(nc: Nats) -> None:
 
         await nc.publish(subjects.CTL_ABORT, str(goes.reply_to).encode())
 
-        ends = {report.live: report.outcome for report in [await bench.report() for _ in range(2)]}
+        ends = {report.interactive: report.outcome for report in [await bench.report() for _ in range(2)]}
         assert ends[goes] == Cancelled()
         assert isinstance(ends[stays], Succeeded)
 

@@ -429,13 +429,13 @@ NEVER = [
 @pytest.mark.parametrize("job", NEVER, ids=str)
 async def test_an_outcome_of_a_day_that_never_was_is_said_to_be_so(ledger: PgLedger, job: UUID) -> None:
     attempt = an_attempt(job=job)
-    live = an_attempt(job=job, admitted_ms=ms_of(job), reply_to="x", key="k")
+    request = an_attempt(job=job, admitted_ms=ms_of(job), reply_to="x", key="k")
 
     with pytest.raises(DayNotKept):
         await ledger.settle([a_verdict(attempt, a_success())], now=now())
     if ms_of(job) > now() or job.version != 7:
         with pytest.raises(DayNotKept):
-            await ledger.settle([a_verdict(live, a_success(), live=live)], now=now())
+            await ledger.settle([a_verdict(request, a_success(), interactive=request)], now=now())
 
     assert await ledger.job(job, "default") is None
 
@@ -461,7 +461,9 @@ async def test_an_interactive_outcome_makes_the_day_that_its_request_is_of(ledge
     at = Ms(now() - 60 * 24 * 3_600_000)
     attempt = an_attempt(job=uuid7(at, 1), admitted_ms=at, reply_to="x", key="k")
 
-    assert await settled(ledger, a_verdict(attempt, a_success(), live=attempt)) == [(attempt.job, State.SUCCEEDED)]
+    assert await settled(ledger, a_verdict(attempt, a_success(), interactive=attempt)) == [
+        (attempt.job, State.SUCCEEDED)
+    ]
 
 
 async def test_a_second_delivery_is_waste_that_costs(ledger: PgLedger) -> None:
@@ -654,7 +656,7 @@ async def test_an_expiry_ends_a_job_wherever_it_stands(ledger: PgLedger) -> None
 
 async def test_an_interactive_job_is_first_heard_of_at_its_end(ledger: PgLedger) -> None:
     attempt = an_attempt(reply_to="x", key="k", custom_id="c")
-    verdict = a_verdict(attempt, a_success(), live=attempt)
+    verdict = a_verdict(attempt, a_success(), interactive=attempt)
 
     first = await settled(ledger, verdict)
     again = await settled(ledger, verdict)
@@ -668,7 +670,7 @@ async def test_an_interactive_job_is_first_heard_of_at_its_end(ledger: PgLedger)
 
 async def test_what_a_relay_gave_up_on_costs_what_was_run(ledger: PgLedger) -> None:
     attempt = an_attempt(reply_to="x", key="k")
-    await settled(ledger, a_verdict(attempt, Failed(EngineFault("x"), Usage(7, 0)), live=attempt))
+    await settled(ledger, a_verdict(attempt, Failed(EngineFault("x"), Usage(7, 0)), interactive=attempt))
 
     [verdict] = decide([EndRequest(attempt, Failed(EngineFault("x")))], {}, prices=PRICES, now=now(), unit=0.5)
     ends = await settled(ledger, verdict)
@@ -682,8 +684,8 @@ async def test_what_a_relay_gave_up_on_costs_what_was_run(ledger: PgLedger) -> N
 @pytest.mark.parametrize("tenant", ["default", "bob"])
 async def test_an_interactive_answer_ends_no_job_that_was_there_before(ledger: PgLedger, tenant: str) -> None:
     attempt = await running(ledger, lane=Lane.INTERACTIVE)
-    live = an_attempt(job=attempt.job, tenant=tenant, reply_to="x", key="k", admitted_ms=now())
-    verdict = a_verdict(live, a_success(body=b'"other"'), live=live)
+    request = an_attempt(job=attempt.job, tenant=tenant, reply_to="x", key="k", admitted_ms=now())
+    verdict = a_verdict(request, a_success(body=b'"other"'), interactive=request)
 
     [(own, _)] = await settled(ledger, verdict)
     again = await settled(ledger, verdict)

@@ -154,7 +154,7 @@ async def test_brokers_that_put_the_same_jobs_back_never_wait_for_each_other(bro
 
 async def test_brokers_that_record_the_same_interactive_jobs_never_wait_for_each_other(brokers: Brokers) -> None:
     attempts = [an_attempt(reply_to="x", key="k") for _ in range(3)]
-    verdicts = [a_verdict(attempt, a_success(), live=attempt) for attempt in attempts]
+    verdicts = [a_verdict(attempt, a_success(), interactive=attempt) for attempt in attempts]
     await brokers.ours.admit([an_entry()])
 
     await brokers.meet(settle, verdicts, A_JOB, attempts[1].job)
@@ -218,7 +218,7 @@ async def test_brokers_that_spend_on_the_same_deployments_never_wait_for_each_ot
         attempts = [an_attempt(reply_to="x", key="k", deployment=name) for name in deployments]
         charged = Charge(NanoUsd(1), "provider")
         ends = a_success(charge=charged)
-        await settle(ledger, [a_verdict(one, ends, live=one, deployment=one.deployment) for one in attempts])
+        await settle(ledger, [a_verdict(one, ends, interactive=one, deployment=one.deployment) for one in attempts])
 
     await spend(brokers.ours, names)
     held = "select from infermq.spend where deployment = $1 for update"

@@ -107,9 +107,9 @@ async def test_a_report_that_comes_twice_at_once_costs_once(nc: Nats, ledger: Pg
     assert (await ledger.spend(now()))["d"].cost_nano_usd == 7
 
 
-def newer(attempt: Attempt, outcome: dict[str, object], *, live: Attempt | None = None) -> bytes:
+def newer(attempt: Attempt, outcome: dict[str, object], *, interactive: Attempt | None = None) -> bytes:
     """The report of a newer worker."""
-    fields = msgspec.to_builtins(a_report(job=attempt.job, live=live), builtin_types=(UUID, bytes))
+    fields = msgspec.to_builtins(a_report(job=attempt.job, interactive=interactive), builtin_types=(UUID, bytes))
     return packed({**fields, "outcome": outcome})
 
 
@@ -145,7 +145,7 @@ async def test_a_request_that_ended_as_only_a_newer_worker_knows_is_recorded_as_
     request = an_attempt(reply_to="x", key="k")
 
     async with settling(nc, ledger) as metrics:
-        said = bundled([newer(request, {"type": "preempted"}, live=request)])
+        said = bundled([newer(request, {"type": "preempted"}, interactive=request)])
         await nc.jetstream().publish(subjects.outcome("d"), said)
 
         await buried(metrics, 1)

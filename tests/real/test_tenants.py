@@ -235,7 +235,7 @@ async def test_requests_of_two_tenants_with_one_id_are_two_jobs(ledger: PgLedger
     job, admitted_ms = an_id(), now()
     asks = [an_attempt(job=job, tenant=tenant, key="k", admitted_ms=admitted_ms) for tenant in TENANTS[:2]]
 
-    ends = [await settled(ledger, a_verdict(one, a_success(), live=one)) for one in asks]
+    ends = [await settled(ledger, a_verdict(one, a_success(), interactive=one)) for one in asks]
 
     [[(first, _)], [(second, _)]] = ends
     assert first == job != second
@@ -247,7 +247,7 @@ async def test_requests_of_two_tenants_with_one_id_are_two_jobs(ledger: PgLedger
 async def test_requests_of_two_tenants_with_one_id_are_two_jobs_when_settled_together(ledger: PgLedger) -> None:
     job, admitted_ms = an_id(), now()
     asks = [an_attempt(job=job, tenant=tenant, key="k", admitted_ms=admitted_ms) for tenant in TENANTS[:2]]
-    reports = [a_report(job=job, live=one) for one in asks]
+    reports = [a_report(job=job, interactive=one) for one in asks]
     verdicts = decide(reports, {}, prices=PRICES, now=now(), unit=0.5)
 
     first = await settled(ledger, *verdicts)

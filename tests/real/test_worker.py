@@ -385,7 +385,7 @@ async def test_an_aborted_request_leaves_a_dispatched_job_with_its_id_running(nc
 
         await nc.publish(subjects.CTL_ABORT, str(ask.reply_to).encode())
 
-        assert (await bench.report()).live is not None
+        assert (await bench.report()).interactive is not None
         assert bench.pool.running == 1
 
 
@@ -528,7 +528,7 @@ async def test_outcomes_do_not_wait_once_they_are_many(nc: Nats) -> None:
 
 
 @pytest.mark.parametrize(
-    ("running", "changes"), [(0, {}), (1, {"live": an_attempt()})], ids=["nothing runs", "a caller waits"]
+    ("running", "changes"), [(0, {}), (1, {"interactive": an_attempt()})], ids=["nothing runs", "a caller waits"]
 )
 async def test_an_outcome_that_need_not_wait_is_stored_at_once(
     nc: Nats, running: int, changes: dict[str, Any]
@@ -672,7 +672,7 @@ async def test_an_interactive_answer_streams_and_ends_once_its_outcome_is_stored
         assert [message.headers[KIND] for message in heard if message.headers] == ["chunk"] * 5 + ["final"]
         assert [message.headers["Infermq-Seq"] for message in heard if message.headers] == list("123456")
         await bench.holds(subjects.OUTCOME, 1)
-        assert (await bench.report()).live == ask
+        assert (await bench.report()).interactive == ask
 
 
 async def test_an_answer_that_nobody_streams_comes_whole(nc: Nats) -> None:

@@ -205,13 +205,13 @@ async def test_a_second_signal_puts_back_what_runs(nc: Nats, nats_url: str) -> N
 
     async def says_that_it_drains() -> bool:
         beat = await last_beat(nc)
-        return (beat.draining, beat.running, beat.live) == (True, 3, 1)
+        return (beat.draining, beat.running, beat.interactive) == (True, 3, 1)
 
     await nc.subscribe("infermq.reply.d.b.x", cb=heard)
     async with a_worker(nats_url) as process:
         assert await Runs(nc).publish([a_chat("x"), a_chat("y")])
-        live = a_chat("z", lane=Lane.INTERACTIVE, reply_to="infermq.reply.d.b.x", key="k")
-        await nc.jetstream().publish(subjects.now("d"), packed(live))
+        request = a_chat("z", lane=Lane.INTERACTIVE, reply_to="infermq.reply.d.b.x", key="k")
+        await nc.jetstream().publish(subjects.now("d"), packed(request))
         await leased(nc, 2)
         process.send_signal(signal.SIGTERM)
         assert process.stderr is not None
@@ -279,7 +279,7 @@ async def test_a_worker_says_what_it_can_run(nc: Nats, nats_url: str) -> None:
         beat = await last_beat(nc)
 
     assert (beat.worker, beat.deployment, beat.engine) == ("w", "d", "simulated")
-    assert (beat.slots, beat.reserve, beat.running, beat.live, beat.draining) == (5, 3, 0, 0, False)
+    assert (beat.slots, beat.reserve, beat.running, beat.interactive, beat.draining) == (5, 3, 0, 0, False)
 
 
 async def test_a_worker_serves_once_there_are_a_catalog_and_its_consumers(nc: Nats, nats_url: str) -> None:

@@ -63,7 +63,7 @@ def test_rulings_decode() -> None:
     assert expire == Expire(expire.job)
     assert put_back == PutBack(expire.job, 2)
     assert isinstance(end, EndRequest)
-    assert (end.live.number, end.outcome) == (2, Failed(EngineFault("it stopped")))
+    assert (end.interactive.number, end.outcome) == (2, Failed(EngineFault("it stopped")))
 
 
 def test_reports_of_a_message_decode_and_a_broken_one_costs_no_other() -> None:
