@@ -93,7 +93,8 @@ class Settle:
         jobs = await until_available(lambda: self.ledger.open_jobs(look)) if look else {}
         revision = self.revision()
         prices = Prices(catalog=revision.catalog, source=f"catalog:{revision.number}")
-        return decide(items, jobs, prices=prices, alive=self.alive(), now=self.clock(), unit=self.unit())
+        alive = self.alive() if jobs else ()  # asked only of jobs that may go on
+        return decide(items, jobs, prices=prices, alive=alive, now=self.clock(), unit=self.unit())
 
     async def _record(self, verdicts: Sequence[Verdict]) -> Settled:
         return await self.ledger.settle(verdicts, now=self.clock())
