@@ -1,151 +1,145 @@
-"""The fronts of the flows, as the dispatch leader has read them: keys only, a page at a time.
+"""The waiting jobs that the dispatch leader has read from the ledger, flow by flow, a page at a time.
 
-Ids arrive out of commit order, and deadlines and retries land before what was read: whoever lets a job wait announces
-(flow, place), and the cursor goes back there. Reading everything anew from time to time is the net.
+New ids, earlier deadlines and retries can put a job in front of what was read. Whoever lets a job wait therefore
+announces (flow, place), and the reading goes back to that place. An announcement may be lost, so the leader also reads
+every flow again from its beginning from time to time.
 """
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from broker.core.records import Flow, Head, Pick, Place
+from broker.core.records import Flow, Pick, Place, WaitingJob
 from schemas.units import Ms
 
 FIRST_PAGE = 64
+"""Jobs in the first page of a flow. It is small because most of many flows get no turn before they are read again."""
 PAGE = 1000
-"""Heads to read at once: first few, since most of many flows have no turn before they are read anew."""
+"""The most jobs in a page."""
 _GROWTH = 4
 FAILED_MOST = 1000
-"""Heads that failed somewhere, of one flow, to be held ready: they may wait for long for the deployment that is left."""
+"""How many jobs of one flow are kept that failed somewhere: they may wait long for the one deployment that is left."""
 
 
-def _failed(heads: Iterable[Head]) -> int:
-    return sum(1 for head in heads if head.tried)
-
-
-def _deadline(head: Head) -> Ms:
-    return head.place.deadline_ms
-
-
-def _just_before(place: Place) -> Place:
-    return Place(place.deadline_ms, UUID(int=max(0, place.job.int - 1)))
+def _deadline(job: WaitingJob) -> Ms:
+    return job.place.deadline_ms
 
 
 @dataclass(slots=True)
-class Front:
-    """What is known of one flow."""
+class FlowBacklog:
+    """What has been read of one flow."""
 
-    ready: list[Head] = field(default_factory=list)
-    """In order."""
+    ready: list[WaitingJob] = field(default_factory=list)
+    """In the order of the flow."""
     read_to: Place | None = None
-    """Where the next page begins; everything up to it is in `ready`, or gone."""
+    """Where the next page begins. Every job up to here is in `ready`, was passed over, or waits no more."""
     ended: bool = False
     """The last page reached the end of the flow."""
-    page: int = FIRST_PAGE
-    """Heads of the last page; they grow as the flow is consumed."""
+    page_size: int = FIRST_PAGE
+    """The size of the last page. It grows while the flow is consumed."""
     failed: int = 0
-    """Of `ready`, those that failed somewhere: what is behind them does not wait for them."""
+    """How many jobs in `ready` failed somewhere. They do not hold up the reading of those behind them."""
     passed_over: Place | None = None
-    """The first that failed somewhere and was one too many to be held."""
+    """The first job that was read and not kept, because too many that failed somewhere are kept already."""
 
     def wants_page(self) -> bool:
-        return not self.ended and len(self.ready) - self.failed < self.page // 2
+        return not self.ended and len(self.ready) - self.failed < self.page_size // 2
 
-    def next_page(self) -> int:
-        return FIRST_PAGE if self.read_to is None else min(PAGE, self.page * _GROWTH)
+    def next_page_size(self) -> int:
+        return FIRST_PAGE if self.read_to is None else min(PAGE, self.page_size * _GROWTH)
 
     def is_idle(self) -> bool:
         return self.ended and not self.ready and self.passed_over is None
 
-    def took_page(self, page: Sequence[Head], *, limit: int) -> None:
-        self.page = self.next_page()
-        for head in page:
-            if head.tried and self.failed >= FAILED_MOST:
-                self.passed_over = self.passed_over or head.place
+    def add_page(self, page: Sequence[WaitingJob], *, limit: int) -> None:
+        """Keep the jobs that were read after `read_to`. A page shorter than `limit` is the last one."""
+        self.page_size = self.next_page_size()
+        for job in page:
+            if job.tried and self.failed >= FAILED_MOST:
+                self.passed_over = self.passed_over or job.place
             else:
-                self.ready.append(head)
-                self.failed += bool(head.tried)
+                self.ready.append(job)
+                self.failed += bool(job.tried)
         self.ended = len(page) < limit
         if page:
             self.read_to = page[-1].place
 
-    def announced(self, place: Place) -> None:
-        """A job waits at `place`: read from there again, unless that is still to be read."""
+    def go_back_to(self, place: Place) -> None:
+        """Read again from `place`, where a job waits. If that is still ahead, only note that there is more to read."""
         if self.read_to is not None and place <= self.read_to:
-            self.read_to = _just_before(place)
-            self.ready = [head for head in self.ready if head.place < place]
+            self.read_to = Place(place.deadline_ms, UUID(int=max(0, place.job.int - 1)))
+            self.ready = [job for job in self.ready if job.place < place]
             if self.passed_over is not None and self.passed_over >= place:
                 self.passed_over = None
-            self._recount()
+            self._recount_failed()
         self.ended = False
 
-    def go_back(self) -> None:
-        """Read those again that were passed over, when there is room for them."""
+    def reread_passed_over(self) -> None:
+        """Go back to the jobs that were passed over once there is room for them."""
         if self.passed_over is not None and self.failed <= FAILED_MOST // 2:
-            self.announced(self.passed_over)
+            self.go_back_to(self.passed_over)
 
     def take_expired(self, now: Ms) -> list[UUID]:
-        """Jobs whose deadline has passed; they are at the front, since the order is by deadline."""
+        """Remove and return the jobs whose deadline has passed. They come first, since the order is by deadline."""
         at = bisect_right(self.ready, now, key=_deadline)
         expired, self.ready = self.ready[:at], self.ready[at:]
-        self._recount()
-        return [head.place.job for head in expired]
+        self._recount_failed()
+        return [job.place.job for job in expired]
 
-    def drop(self, chosen: set[UUID]) -> None:
-        """They were dispatched, or were not waiting any more. A choice is mostly the beginning of what is ready."""
-        taken = 0
-        while taken < len(self.ready) and self.ready[taken].place.job in chosen:
-            taken += 1
-        del self.ready[:taken]
-        if taken < len(chosen):
-            self.ready = [head for head in self.ready if head.place.job not in chosen]
-        self._recount()
+    def remove(self, jobs: set[UUID]) -> None:
+        """Remove jobs that were dispatched or wait no more. They are mostly the first of those that are ready."""
+        first = 0
+        while first < len(self.ready) and self.ready[first].place.job in jobs:
+            first += 1
+        del self.ready[:first]
+        if first < len(jobs):
+            self.ready = [job for job in self.ready if job.place.job not in jobs]
+        self._recount_failed()
 
-    def _recount(self) -> None:
-        """After some have left."""
+    def _recount_failed(self) -> None:
         if self.failed:
-            self.failed = _failed(self.ready)
+            self.failed = sum(1 for job in self.ready if job.tried)
 
 
 @dataclass(slots=True)
-class Fronts:
-    """All flows that may have work."""
+class Backlog:
+    """All flows that may have waiting jobs."""
 
-    flows: dict[Flow, Front] = field(default_factory=dict)
-    stale: list[Flow] = field(default_factory=list)
-    """To be read anew."""
+    flows: dict[Flow, FlowBacklog] = field(default_factory=dict)
+    to_reread: list[Flow] = field(default_factory=list)
+    """Flows that are to be read again from their beginning."""
 
-    def announced(self, flow: Flow, place: Place) -> None:
-        self.flows.setdefault(flow, Front()).announced(place)
+    def go_back_to(self, flow: Flow, place: Place) -> None:
+        self.flows.setdefault(flow, FlowBacklog()).go_back_to(place)
 
     def restart(self, flows: Sequence[Flow]) -> None:
-        """Read these from their beginnings, forget all others. Those that are known are read anew little by little."""
-        self.stale = [flow for flow in flows if flow in self.flows]
-        self.flows = {flow: self.flows.get(flow) or Front() for flow in flows}
+        """Forget all flows but these. Those that are known already are read again little by little."""
+        self.to_reread = [flow for flow in flows if flow in self.flows]
+        self.flows = {flow: self.flows.get(flow) or FlowBacklog() for flow in flows}
 
-    def freshen(self, count: int) -> None:
-        """Begin so many of those that are to be read anew."""
-        for flow in self.stale[:count]:
+    def begin_rereads(self, count: int) -> None:
+        """Start the next `count` flows that are to be read again from their beginning."""
+        for flow in self.to_reread[:count]:
             if flow in self.flows:
-                self.flows[flow] = Front()
-        del self.stale[:count]
+                self.flows[flow] = FlowBacklog()
+        del self.to_reread[:count]
 
     def wants_more(self) -> bool:
-        """Whether something is left to be read."""
-        return bool(self.stale) or any(front.wants_page() for front in self.flows.values())
+        """Tell whether something is left to be read."""
+        return bool(self.to_reread) or any(flow.wants_page() for flow in self.flows.values())
 
-    def drop(self, picks: Sequence[Pick]) -> None:
-        chosen: dict[Flow, set[UUID]] = defaultdict(set)
+    def remove(self, picks: Sequence[Pick]) -> None:
+        jobs: dict[Flow, set[UUID]] = defaultdict(set)
         for pick in picks:
-            chosen[pick.flow].add(pick.place.job)
-        for flow, jobs in chosen.items():
+            jobs[pick.flow].add(pick.place.job)
+        for flow, of_flow in jobs.items():
             if flow in self.flows:
-                self.flows[flow].drop(jobs)
+                self.flows[flow].remove(of_flow)
 
-    def prune(self) -> None:
-        self.flows = {flow: front for flow, front in self.flows.items() if not front.is_idle()}
+    def remove_idle(self) -> None:
+        self.flows = {flow: known for flow, known in self.flows.items() if not known.is_idle()}
 
-    def ready(self) -> dict[Flow, Sequence[Head]]:
-        return {flow: front.ready for flow, front in self.flows.items() if front.ready}
+    def ready(self) -> dict[Flow, Sequence[WaitingJob]]:
+        return {flow: known.ready for flow, known in self.flows.items() if known.ready}

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from broker.core import route
-from broker.core.records import Flow, Head, Pick
+from broker.core.records import Flow, Pick, WaitingJob
 from schemas.catalog import Catalog, Route
 from schemas.job import Lane
 
@@ -86,7 +86,7 @@ class Order:
 
     def choose(
         self,
-        waiting: Mapping[Flow, Sequence[Head]],
+        waiting: Mapping[Flow, Sequence[WaitingJob]],
         *,
         room: Mapping[str, int],
         alive: Collection[str] = (),
@@ -100,12 +100,12 @@ class Order:
 
 
 class _Round:
-    """One choice: the counters, the heads and the room that is left."""
+    """One choice: the counters, the jobs and the room that is left."""
 
     def __init__(
         self,
         order: Order,
-        waiting: Mapping[Flow, Sequence[Head]],
+        waiting: Mapping[Flow, Sequence[WaitingJob]],
         room: Mapping[str, int],
         alive: Collection[str],
         catalog: Catalog,
@@ -118,13 +118,13 @@ class _Round:
         self._closed: dict[str, set[tuple[str, ...]]] = defaultdict(set)
         """By model, what jobs have tried that nobody left has room for."""
         self.catalog = catalog
-        self.heads = {
-            (flow.model, flow.lane, flow.tenant): (flow, iter(heads))
-            for flow, heads in waiting.items()
-            if heads and self._has_room(flow.model)
+        self.jobs = {
+            (flow.model, flow.lane, flow.tenant): (flow, iter(jobs))
+            for flow, jobs in waiting.items()
+            if jobs and self._has_room(flow.model)
         }
         by_lane: dict[str, dict[Lane, list[str]]] = defaultdict(lambda: defaultdict(list))
-        for model, lane, tenant in self.heads:
+        for model, lane, tenant in self.jobs:
             by_lane[model][lane].append(tenant)
         self.models = Turns.of(order.models, by_lane)
         self.lanes = {model: Turns.of(order.lanes[model], lanes, WEIGHTS) for model, lanes in by_lane.items()}
@@ -159,14 +159,14 @@ class _Round:
     def _next_of_lane(self, model: str, lane: Lane) -> Pick | None:
         tenants, closed = self.tenants[model, lane], self._closed[model]
         while (tenant := tenants.first()) is not None:
-            flow, heads = self.heads[model, lane, tenant]
-            for head in heads:
-                if head.tried in closed:
+            flow, jobs = self.jobs[model, lane, tenant]
+            for job in jobs:
+                if job.tried in closed:
                     continue
-                if (deployment := self._deployment(model, head.tried)) is not None:
+                if (deployment := self._deployment(model, job.tried)) is not None:
                     tenants.served(tenant, 1.0)
-                    return Pick(flow, head.place, deployment)
-                closed.add(head.tried)
+                    return Pick(flow, job.place, deployment)
+                closed.add(job.tried)
             tenants.out()
         return None
 

@@ -96,7 +96,7 @@ class BatchInfo(msgspec.Struct, frozen=True, kw_only=True):
     sealed: bool
 
 
-class Head(msgspec.Struct, frozen=True):
+class WaitingJob(msgspec.Struct, frozen=True):
     """A waiting job near the front of its flow, as the dispatcher sees it."""
 
     place: Place

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from uuid import UUID
 
-from broker.core.records import Flow, Head, Leadership, Pick, Place, Running, Shard
+from broker.core.records import Flow, Leadership, Pick, Place, Running, Shard, WaitingJob
 from broker.errors import Deposed
 from broker.ledger.connection import Connection
 from broker.ledger.rows import attempt_of
@@ -19,12 +19,12 @@ async def flows(connection: Connection) -> list[Flow]:
     return [Flow(row["model"], Lane(row["lane"]), row["tenant"]) for row in rows]
 
 
-async def heads(connection: Connection, flow: Flow, *, after: Place | None, limit: int) -> list[Head]:
+async def heads(connection: Connection, flow: Flow, *, after: Place | None, limit: int) -> list[WaitingJob]:
     start = after or _BEGINNING
     rows = await connection.fetch(
         query("heads"), flow.model, flow.lane, flow.tenant, start.deadline_ms, start.job, limit
     )
-    return [Head(Place(deadline, job), attempt, tuple(tried or ())) for deadline, job, attempt, tried in rows]
+    return [WaitingJob(Place(deadline, job), attempt, tuple(tried or ())) for deadline, job, attempt, tried in rows]
 
 
 async def move_due(connection: Connection, *, now: Ms, limit: int) -> list[tuple[Flow, Place]]:

@@ -14,7 +14,6 @@ from broker.core.records import (
     DeadLetter,
     Entry,
     Flow,
-    Head,
     Leadership,
     OpenJob,
     Pick,
@@ -24,6 +23,7 @@ from broker.core.records import (
     Shard,
     Spend,
     Verdict,
+    WaitingJob,
 )
 from broker.ledger import dispatch, intake, reads, settle, spend
 from broker.ledger.connection import Connection
@@ -100,7 +100,7 @@ class PgLedger:
         async with self._connection() as connection:
             return await dispatch.flows(connection)
 
-    async def heads(self, flow: Flow, *, after: Place | None, limit: int) -> list[Head]:
+    async def heads(self, flow: Flow, *, after: Place | None, limit: int) -> list[WaitingJob]:
         """A page of the flow in its order, keys only."""
         async with self._connection() as connection:
             return await dispatch.heads(connection, flow, after=after, limit=limit)

@@ -1,72 +1,70 @@
-"""The backlog as the dispatch leader reads it from the ledger: the fronts of the flows, a page at a time."""
+"""Reads the backlog of the dispatch leader from the ledger."""
 
 from collections.abc import Iterable, Sequence
 
-from broker.core.backlog import Fronts
-from broker.core.records import Flow, Head, Place
+from broker.core.backlog import Backlog
+from broker.core.records import Flow, Place, WaitingJob
 from broker.ledger import PgLedger
 from broker.retrying import until_available
 from schemas.units import Ms
 
-FRESH = 20
-"""Flows that a round reads anew at most, so that thousands of them hold up no dispatch."""
-_PAGE = 1000
-"""Delayed jobs that a round moves into the backlog at most."""
+REREADS = 20
+"""The most flows that a round reads again from their beginning, so that thousands of them hold up no dispatch."""
+_DUE_PAGE = 1000
+"""The most delayed jobs that a round moves into the backlog."""
 
 
-class Backlog:
-    """Reads ahead, goes back to what is announced, and lets delayed jobs in when their time has come."""
+class BacklogReader:
+    """Reads ahead, goes back to the places announced, and moves delayed jobs into the backlog when they are due."""
 
     def __init__(self, ledger: PgLedger) -> None:
         self._ledger = ledger
-        self._fronts = Fronts()
+        self._backlog = Backlog()
         self._announced: list[tuple[Flow, Place]] = []
         self._due_ms: Ms | None = None
 
     @property
-    def fronts(self) -> Fronts:
-        return self._fronts
+    def backlog(self) -> Backlog:
+        return self._backlog
 
     @property
     def due_ms(self) -> Ms | None:
-        """When the first of the delayed jobs is due that are known of."""
+        """When the first delayed job that is known of is due."""
         return self._due_ms
 
     def announced(self, places: Iterable[tuple[Flow, Place]]) -> None:
-        """Jobs wait at these places: the next read goes back there."""
+        """Jobs wait at these places: let the next read go back there."""
         self._announced += places
 
     def knows_due(self, due: Ms) -> None:
-        """A delayed job is due then."""
+        """A delayed job is due at this time."""
         self._due_ms = due if self._due_ms is None else min(due, self._due_ms)
 
     async def restart(self) -> None:
         """Read the flows from their beginnings, whatever was announced or missed."""
-        self._fronts.restart(await until_available(self._ledger.flows))
+        self._backlog.restart(await until_available(self._ledger.flows))
 
     async def ask_next_due(self) -> None:
-        """Ask the ledger, which may not know yet what is heard of meanwhile."""
+        """Ask the ledger when the next delayed job is due. An earlier time that is announced meanwhile is kept."""
         self._due_ms = None
         if (due := await until_available(self._ledger.next_due)) is not None:
             self.knows_due(due)
 
     async def read(self, now: Ms) -> None:
-        """Move a page of jobs whose time has come, go back to what was announced, then read ahead where a front runs
-        low.
-        """
+        """Move a page of jobs that are due, go back to what was announced, and read flows of which little is left."""
         if self._due_ms is not None and self._due_ms <= now:
-            self._announced += await until_available(lambda: self._ledger.move_due(now, limit=_PAGE))
+            self._announced += await until_available(lambda: self._ledger.move_due(now, limit=_DUE_PAGE))
             await self.ask_next_due()
         announced, self._announced = self._announced, []
         for flow, place in announced:
-            self._fronts.announced(flow, place)
-        self._fronts.freshen(FRESH)
-        for flow, front in list(self._fronts.flows.items()):
-            front.go_back()
-            if front.wants_page():
-                limit = front.next_page()
-                front.took_page(await self._page(flow, front.read_to, limit), limit=limit)
-        self._fronts.prune()
+            self._backlog.go_back_to(flow, place)
+        self._backlog.begin_rereads(REREADS)
+        for flow, known in list(self._backlog.flows.items()):
+            known.reread_passed_over()
+            if known.wants_page():
+                limit = known.next_page_size()
+                known.add_page(await self._page(flow, known.read_to, limit), limit=limit)
+        self._backlog.remove_idle()
 
-    async def _page(self, flow: Flow, after: Place | None, limit: int) -> Sequence[Head]:
+    async def _page(self, flow: Flow, after: Place | None, limit: int) -> Sequence[WaitingJob]:
         return await until_available(lambda: self._ledger.heads(flow, after=after, limit=limit))

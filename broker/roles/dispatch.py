@@ -25,7 +25,7 @@ from broker.ledger import PgLedger
 from broker.metrics import Metrics
 from broker.ports import Clock
 from broker.retrying import until_available
-from broker.roles.backlog import Backlog
+from broker.roles.backlog import BacklogReader
 from broker.roles.limits import DailySpend
 from broker.roles.sweep import OVERDUE_MS, Sweep
 from schemas import subjects
@@ -92,7 +92,7 @@ class Dispatch:
             overdue_ms=overdue_ms,
         )
         self._sweep_at = 0.0
-        self._backlog = Backlog(ledger)
+        self._reader = BacklogReader(ledger)
         self._order = Order()
         self._outstanding = Outstanding()
         self._silence = Silence(clock())
@@ -124,13 +124,13 @@ class Dispatch:
                 self._sweep_at = loop.time() + self._sweep_s
                 await self._swept()
             if loop.time() >= reread:
-                await self._backlog.restart()
+                await self._reader.restart()
                 reread = loop.time() + self._reread_s
             if not await self._round():
                 await self._pause()
 
     async def _pause(self) -> None:
-        due = self._backlog.due_ms
+        due = self._reader.due_ms
         wait = self._idle_s if due is None else min(self._idle_s, max(0, due - self._clock()) / 1000)
         try:
             async with asyncio.timeout(wait):
@@ -141,14 +141,14 @@ class Dispatch:
     async def _round(self) -> bool:
         """Dispatch once. True if there may be more to do at once."""
         now = self._clock()
-        await self._backlog.read(now)
+        await self._reader.read(now)
         await self._expire(now)
         if any(deployment.daily_cap_usd is not None for deployment in self._catalog().deployments.values()):
             await self._daily_spend.refresh()  # a second is long: thousands of jobs may run in it
         pools = self._pools(now)
         self._silence.look(pools, now)
         picks = self._order.choose(
-            self._backlog.fronts.ready(),
+            self._reader.backlog.ready(),
             room={name: pool.room for name, pool in pools.items() if pool.room},
             alive=alive(pools),
             catalog=self._catalog(),
@@ -156,11 +156,11 @@ class Dispatch:
         )
         if picks:
             await self._dispatch(picks, now)
-        return bool(picks) or self._backlog.fronts.wants_more()
+        return bool(picks) or self._reader.backlog.wants_more()
 
     async def _expire(self, now: Ms) -> None:
         """Rule on those whose deadline passed in the backlog; settle records it."""
-        expired = [job for front in self._backlog.fronts.flows.values() for job in front.take_expired(now)]
+        expired = [job for flow in self._reader.backlog.flows.values() for job in flow.take_expired(now)]
         if expired:
             await publish_rulings(self._nc, [Expire(job) for job in expired])
             self._metrics.expired.inc(len(expired))
@@ -177,7 +177,7 @@ class Dispatch:
 
     async def _dispatch(self, picks: Sequence[Pick], now: Ms) -> None:
         attempts = await until_available(lambda: self._ledger.dispatch(picks, term=self._term, now=now))
-        self._backlog.fronts.drop(picks)
+        self._reader.backlog.remove(picks)
         if len(attempts) < len(picks):
             self._doubt()  # they waited no more; or they were dispatched, and Postgres's answer was lost
         self._outstanding.dispatched([Running(one.job, one.number, one.deployment) for one in attempts], now)
@@ -193,7 +193,7 @@ class Dispatch:
     async def _recount(self) -> None:
         """Ask the ledger anew what may have been announced and not heard."""
         self._outstanding.recount(await until_available(self._ledger.running))
-        await self._backlog.ask_next_due()
+        await self._reader.ask_next_due()
         self._metrics.pools(self._pools(self._clock()))
 
     async def _swept(self) -> None:
@@ -202,11 +202,11 @@ class Dispatch:
             self._doubt()
 
     async def _on_waiting(self, message: Msg) -> None:
-        self._backlog.announced(decode_waiting(message))
+        self._reader.announced(decode_waiting(message))
         self._wake.set()
 
     async def _on_delayed(self, message: Msg) -> None:
-        self._backlog.knows_due(decode_delayed(message))
+        self._reader.knows_due(decode_delayed(message))
         self._wake.set()
 
     async def _on_settled(self, message: Msg) -> None:

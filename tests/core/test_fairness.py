@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.core.fairness import WEIGHTS, Order
-from broker.core.records import Flow, Head, Place
+from broker.core.records import Flow, Place, WaitingJob
 from schemas.catalog import Catalog, Deployment, Model, Route
 from schemas.job import Lane
 from schemas.units import Ms
@@ -20,12 +20,12 @@ def a_catalog(**models: dict[str, int]) -> Catalog:
     )
 
 
-def heads(count: int, *, first: int = 1) -> list[Head]:
-    return [Head(Place(Ms(10**12), UUID(int=first + n)), 0) for n in range(count)]
+def jobs(count: int, *, first: int = 1) -> list[WaitingJob]:
+    return [WaitingJob(Place(Ms(10**12), UUID(int=first + n)), 0) for n in range(count)]
 
 
 def test_within_a_flow_the_order_of_the_ledger_is_kept() -> None:
-    waiting = {Flow("m", Lane.BULK, "t"): heads(5)}
+    waiting = {Flow("m", Lane.BULK, "t"): jobs(5)}
 
     picks = Order().choose(waiting, room={"d": 3}, catalog=a_catalog(m={"d": 1}), limit=100)
 
@@ -33,7 +33,7 @@ def test_within_a_flow_the_order_of_the_ledger_is_kept() -> None:
 
 
 def test_no_more_is_chosen_than_there_is_room() -> None:
-    waiting = {Flow("m", Lane.BULK, tenant): heads(50, first=100 * n) for n, tenant in enumerate("abc", 1)}
+    waiting = {Flow("m", Lane.BULK, tenant): jobs(50, first=100 * n) for n, tenant in enumerate("abc", 1)}
 
     picks = Order().choose(waiting, room={"d": 7, "e": 2}, catalog=a_catalog(m={"d": 1, "e": 1}), limit=100)
 
@@ -41,8 +41,8 @@ def test_no_more_is_chosen_than_there_is_room() -> None:
 
 
 def test_lanes_share_by_weight_and_none_starves() -> None:
-    waiting = {Flow("m", lane, "t"): heads(1000, first=10_000 * n) for n, lane in enumerate(Lane, 1)}
-    lane_of = {head.place.job: flow.lane for flow, flow_heads in waiting.items() for head in flow_heads}
+    waiting = {Flow("m", lane, "t"): jobs(1000, first=10_000 * n) for n, lane in enumerate(Lane, 1)}
+    lane_of = {job.place.job: flow.lane for flow, flow_jobs in waiting.items() for job in flow_jobs}
 
     picks = Order().choose(waiting, room={"d": 210}, catalog=a_catalog(m={"d": 1}), limit=1000)
 
@@ -52,7 +52,7 @@ def test_lanes_share_by_weight_and_none_starves() -> None:
 
 
 def test_a_lane_alone_takes_everything() -> None:
-    waiting = {Flow("m", Lane.BULK, "t"): heads(100)}
+    waiting = {Flow("m", Lane.BULK, "t"): jobs(100)}
 
     picks = Order().choose(waiting, room={"d": 100}, catalog=a_catalog(m={"d": 1}), limit=1000)
 
@@ -60,7 +60,7 @@ def test_a_lane_alone_takes_everything() -> None:
 
 
 def test_tenants_take_turns_however_much_one_has() -> None:
-    waiting = {Flow("m", Lane.BULK, "big"): heads(1000), Flow("m", Lane.BULK, "small"): heads(3, first=5000)}
+    waiting = {Flow("m", Lane.BULK, "big"): jobs(1000), Flow("m", Lane.BULK, "small"): jobs(3, first=5000)}
 
     picks = Order().choose(waiting, room={"d": 6}, catalog=a_catalog(m={"d": 1}), limit=1000)
 
@@ -69,18 +69,18 @@ def test_tenants_take_turns_however_much_one_has() -> None:
 
 def test_a_tenant_that_comes_back_has_saved_up_nothing() -> None:
     order, catalog = Order(), a_catalog(m={"d": 1})
-    busy = {Flow("m", Lane.BULK, "busy"): heads(1000)}
-    order.choose(busy | {Flow("m", Lane.BULK, "back"): heads(1, first=9000)}, room={"d": 2}, catalog=catalog, limit=9)
+    busy = {Flow("m", Lane.BULK, "busy"): jobs(1000)}
+    order.choose(busy | {Flow("m", Lane.BULK, "back"): jobs(1, first=9000)}, room={"d": 2}, catalog=catalog, limit=9)
     order.choose(busy, room={"d": 500}, catalog=catalog, limit=1000)
 
-    both = busy | {Flow("m", Lane.BULK, "back"): heads(500, first=9000)}
+    both = busy | {Flow("m", Lane.BULK, "back"): jobs(500, first=9000)}
     picks = order.choose(both, room={"d": 100}, catalog=catalog, limit=1000)
 
     assert abs(sum(pick.place.job.int >= 9000 for pick in picks) - 50) <= 1
 
 
 def test_deployments_of_a_model_share_by_weight() -> None:
-    waiting = {Flow("m", Lane.BULK, "t"): heads(1000)}
+    waiting = {Flow("m", Lane.BULK, "t"): jobs(1000)}
 
     picks = Order().choose(waiting, room={"d": 500, "e": 500}, catalog=a_catalog(m={"d": 95, "e": 5}), limit=200)
 
@@ -88,7 +88,7 @@ def test_deployments_of_a_model_share_by_weight() -> None:
 
 
 def test_what_one_deployment_has_no_room_for_goes_to_the_other() -> None:
-    waiting = {Flow("m", Lane.BULK, "t"): heads(100)}
+    waiting = {Flow("m", Lane.BULK, "t"): jobs(100)}
 
     picks = Order().choose(waiting, room={"d": 0, "e": 30}, catalog=a_catalog(m={"d": 95, "e": 5}), limit=200)
 
@@ -96,7 +96,7 @@ def test_what_one_deployment_has_no_room_for_goes_to_the_other() -> None:
 
 
 def test_a_model_without_workers_does_not_hold_up_another() -> None:
-    waiting = {Flow("dead", Lane.BULK, "t"): heads(100), Flow("m", Lane.BULK, "t"): heads(10, first=500)}
+    waiting = {Flow("dead", Lane.BULK, "t"): jobs(100), Flow("m", Lane.BULK, "t"): jobs(10, first=500)}
 
     picks = Order().choose(waiting, room={"d": 50}, catalog=a_catalog(m={"d": 1}, dead={"x": 1}), limit=200)
 
@@ -104,7 +104,7 @@ def test_a_model_without_workers_does_not_hold_up_another() -> None:
 
 
 def test_a_model_that_left_the_catalog_waits() -> None:
-    waiting = {Flow("gone", Lane.BULK, "t"): heads(5)}
+    waiting = {Flow("gone", Lane.BULK, "t"): jobs(5)}
 
     assert not Order().choose(waiting, room={"d": 50}, catalog=a_catalog(m={"d": 1}), limit=200)
 
@@ -115,7 +115,7 @@ flows = st.builds(Flow, st.sampled_from(["m", "n"]), st.sampled_from(list(Lane))
 @given(st.dictionaries(flows, st.integers(0, 20)), st.integers(0, 30), st.integers(0, 30), st.integers(0, 60))
 def test_every_choice_is_whole(sizes: dict[Flow, int], room_d: int, room_e: int, limit: int) -> None:
     """Nothing twice, nothing beyond room or limit, each flow from its beginning, and no slot idle beside work."""
-    waiting = {flow: heads(size, first=1000 * n) for n, (flow, size) in enumerate(sizes.items(), 1)}
+    waiting = {flow: jobs(size, first=1000 * n) for n, (flow, size) in enumerate(sizes.items(), 1)}
 
     picks = Order().choose(
         waiting, room={"d": room_d, "e": room_e}, catalog=a_catalog(m={"d": 1}, n={"d": 3, "e": 1}), limit=limit
@@ -126,16 +126,16 @@ def test_every_choice_is_whole(sizes: dict[Flow, int], room_d: int, room_e: int,
     assert len(set(chosen)) == len(chosen) <= limit
     assert used["d"] <= room_d
     assert used["e"] <= room_e
-    for flow_heads in waiting.values():
-        taken = [head.place.job in chosen for head in flow_heads]
+    for flow_jobs in waiting.values():
+        taken = [job.place.job in chosen for job in flow_jobs]
         assert taken == sorted(taken, reverse=True)
     if len(picks) < limit and used["d"] < room_d:
         assert len(picks) == sum(sizes.values())
 
 
 def test_a_spare_gets_what_failed_elsewhere_and_nothing_else() -> None:
-    failed = Head(Place(Ms(10**12), UUID(int=9)), 1, ("d",))
-    waiting = {Flow("m", Lane.BULK, "t"): [*heads(3), failed]}
+    failed = WaitingJob(Place(Ms(10**12), UUID(int=9)), 1, ("d",))
+    waiting = {Flow("m", Lane.BULK, "t"): [*jobs(3), failed]}
 
     picks = Order().choose(waiting, room={"d": 2, "e": 9}, catalog=a_catalog(m={"d": 1, "e": 0}), limit=100)
 
@@ -143,7 +143,7 @@ def test_a_spare_gets_what_failed_elsewhere_and_nothing_else() -> None:
 
 
 def test_a_spare_stands_in_while_the_others_have_no_worker() -> None:
-    waiting = {Flow("m", Lane.BULK, "t"): heads(3)}
+    waiting = {Flow("m", Lane.BULK, "t"): jobs(3)}
     catalog = a_catalog(m={"d": 1, "e": 0})
 
     alone = Order().choose(waiting, room={"e": 9}, catalog=catalog, limit=100)
@@ -154,7 +154,7 @@ def test_a_spare_stands_in_while_the_others_have_no_worker() -> None:
 
 
 def test_what_failed_everywhere_alive_may_go_anywhere_alive() -> None:
-    waiting = {Flow("m", Lane.BULK, "t"): [Head(Place(Ms(10**12), UUID(int=1)), 1, ("d",))]}
+    waiting = {Flow("m", Lane.BULK, "t"): [WaitingJob(Place(Ms(10**12), UUID(int=1)), 1, ("d",))]}
 
     picks = Order().choose(waiting, room={"d": 1}, catalog=a_catalog(m={"d": 1, "e": 1}), limit=100)
 
@@ -164,20 +164,20 @@ def test_what_failed_everywhere_alive_may_go_anywhere_alive() -> None:
 def test_of_lanes_that_are_level_the_heavier_is_served_first() -> None:
     """One slot, and a standard job that comes now and then: it waits for no further bulk job."""
     order, catalog = Order(), a_catalog(m={"d": 1})
-    bulk = {Flow("m", Lane.BULK, "t"): heads(1000)}
+    bulk = {Flow("m", Lane.BULK, "t"): jobs(1000)}
     for round_ in range(5):
         order.choose(bulk, room={"d": 1}, catalog=catalog, limit=1)
 
         [pick] = order.choose(
-            bulk | {Flow("m", Lane.STANDARD, "t"): heads(1, first=5000)}, room={"d": 1}, catalog=catalog, limit=1
+            bulk | {Flow("m", Lane.STANDARD, "t"): jobs(1, first=5000)}, room={"d": 1}, catalog=catalog, limit=1
         )
 
         assert pick.flow.lane is Lane.STANDARD, round_
 
 
 def test_jobs_that_wait_for_another_deployment_hold_up_nothing_behind_them() -> None:
-    failed = [Head(Place(Ms(10**12), UUID(int=n)), 1, ("d",)) for n in range(1, 501)]
-    waiting = {Flow("m", Lane.BULK, "t"): [*failed, *heads(3, first=1000)]}
+    failed = [WaitingJob(Place(Ms(10**12), UUID(int=n)), 1, ("d",)) for n in range(1, 501)]
+    waiting = {Flow("m", Lane.BULK, "t"): [*failed, *jobs(3, first=1000)]}
 
     picks = Order().choose(waiting, room={"d": 9}, alive={"e"}, catalog=a_catalog(m={"d": 1, "e": 0}), limit=100)
 
@@ -185,7 +185,7 @@ def test_jobs_that_wait_for_another_deployment_hold_up_nothing_behind_them() -> 
 
 
 def test_models_that_draw_on_one_deployment_share_it_alike() -> None:
-    waiting = {Flow("m", Lane.BULK, "t"): heads(1000), Flow("n", Lane.BULK, "t"): heads(1000, first=5000)}
+    waiting = {Flow("m", Lane.BULK, "t"): jobs(1000), Flow("n", Lane.BULK, "t"): jobs(1000, first=5000)}
 
     picks = Order().choose(waiting, room={"d": 100}, catalog=a_catalog(m={"d": 1}, n={"d": 1}), limit=1000)
 
@@ -194,7 +194,7 @@ def test_models_that_draw_on_one_deployment_share_it_alike() -> None:
 
 def test_a_deployment_that_comes_back_gets_its_share_and_no_more() -> None:
     order, catalog = Order(), a_catalog(m={"d": 1, "e": 1})
-    waiting = {Flow("m", Lane.BULK, "t"): heads(1000)}
+    waiting = {Flow("m", Lane.BULK, "t"): jobs(1000)}
     order.choose(waiting, room={"d": 2, "e": 2}, catalog=catalog, limit=2)
     for _ in range(100):
         order.choose(waiting, room={"d": 1}, alive={"e"}, catalog=catalog, limit=1)
@@ -205,7 +205,7 @@ def test_a_deployment_that_comes_back_gets_its_share_and_no_more() -> None:
 
 
 def test_a_job_that_failed_waits_for_a_regular_deployment_that_is_full() -> None:
-    waiting = {Flow("m", Lane.BULK, "t"): [Head(Place(Ms(10**12), UUID(int=1)), 1, ("d",))]}
+    waiting = {Flow("m", Lane.BULK, "t"): [WaitingJob(Place(Ms(10**12), UUID(int=1)), 1, ("d",))]}
     catalog = a_catalog(m={"d": 1, "e": 1, "spare": 0})
 
     while_full = Order().choose(waiting, room={"d": 1, "spare": 1}, alive={"e"}, catalog=catalog, limit=100)
@@ -216,7 +216,7 @@ def test_a_job_that_failed_waits_for_a_regular_deployment_that_is_full() -> None
 
 
 def test_spares_stand_in_in_their_order() -> None:
-    waiting = {Flow("m", Lane.BULK, "t"): heads(3)}
+    waiting = {Flow("m", Lane.BULK, "t"): jobs(3)}
 
     picks = Order().choose(waiting, room={"e": 1, "f": 9}, catalog=a_catalog(m={"d": 1, "e": 0, "f": 0}), limit=100)
 
@@ -229,7 +229,7 @@ def test_over_many_small_rounds_the_shares_are_the_same(rooms: list[int]) -> Non
     """Every lane, tenant and model always has work; a round has room for a few only."""
     order = Order()
     names = [Flow(model, lane, tenant) for model in "mn" for lane in Lane for tenant in "ab"]
-    waiting = {flow: heads(300, first=1000 * n) for n, flow in enumerate(names, 1)}
+    waiting = {flow: jobs(300, first=1000 * n) for n, flow in enumerate(names, 1)}
     catalog = a_catalog(m={"d": 1}, n={"d": 1})
     served = Counter[Flow]()
 
@@ -253,12 +253,12 @@ ROUTE = {"d": 2, "e": 1, "s": 0, "t": 0}
 tried = st.sets(st.sampled_from(list(ROUTE))).map(lambda names: tuple(sorted(names)))
 
 
-def may_take(head: Head, alive: set[str]) -> set[str]:
+def may_take(job: WaitingJob, alive: set[str]) -> set[str]:
     """The rule in words: a regular deployment that is alive and has not failed it; if there is none, such a spare. A job
     that all of those alive have failed begins again.
     """
     regular = {name for name, weight in ROUTE.items() if weight}
-    left = alive - set(head.tried) or alive
+    left = alive - set(job.tried) or alive
     return (left & regular) or left
 
 
@@ -273,7 +273,7 @@ def test_each_job_goes_where_it_may_and_no_slot_is_idle_that_could_take_one(
     sizes: dict[Flow, list[tuple[str, ...]]], room: dict[str, int], more_alive: set[str], limit: int
 ) -> None:
     waiting = {
-        flow: [Head(Place(Ms(10**12), UUID(int=1000 * n + at)), 1, one) for at, one in enumerate(failed)]
+        flow: [WaitingJob(Place(Ms(10**12), UUID(int=1000 * n + at)), 1, one) for at, one in enumerate(failed)]
         for n, (flow, failed) in enumerate(sizes.items(), 1)
     }
     alive = more_alive | set(room)
@@ -285,12 +285,12 @@ def test_each_job_goes_where_it_may_and_no_slot_is_idle_that_could_take_one(
     left.subtract(given_to.values())
     assert len(given_to) == len(picks) <= limit
     assert all(count >= 0 for count in left.values())
-    for flow_heads in waiting.values():
+    for flow_jobs in waiting.values():
         skipped = set[tuple[str, ...]]()
-        for head in flow_heads:
-            if head.place.job not in given_to:
-                skipped.add(head.tried)
-                assert len(picks) == limit or not any(left[name] > 0 for name in may_take(head, alive))
+        for job in flow_jobs:
+            if job.place.job not in given_to:
+                skipped.add(job.tried)
+                assert len(picks) == limit or not any(left[name] > 0 for name in may_take(job, alive))
             else:
-                assert head.tried not in skipped
-                assert given_to[head.place.job] in may_take(head, alive)
+                assert job.tried not in skipped
+                assert given_to[job.place.job] in may_take(job, alive)
