@@ -16,13 +16,14 @@ import msgspec
 from msgspec import Meta
 
 from broker.core.admit import AdmissionContext, admit
+from broker.core.principal import open_principal
 from broker.core.records import BatchInfo
 from schemas.catalog import Catalog
 from schemas.codec import UNREADABLE, place_of
 from schemas.endpoints import ENDPOINTS
 from schemas.ids import line_id
 from schemas.job import BODY_BYTES, CustomId, Job
-from schemas.subjects import DEFAULT, Source
+from schemas.subjects import DEFAULT
 from schemas.units import Ms
 
 LINE_BYTES = BODY_BYTES + 16 * 1024
@@ -111,9 +112,14 @@ def admissible(
 
 
 def _admissible(line: Line, batch: BatchInfo, catalog: Catalog, now: Ms) -> Line | Fault:
-    source = Source(batch.lane, line.model, batch.tenant, DEFAULT)
     context = AdmissionContext(
-        source=source, catalog=catalog, now=now, new_id=lambda _: batch.id, batches={batch.id: batch}
+        principal=open_principal(batch.tenant, DEFAULT),
+        lane=batch.lane,
+        model=line.model,
+        catalog=catalog,
+        now=now,
+        new_id=lambda _: batch.id,
+        batches={batch.id: batch},
     )
     if (refused := admit(line.job, context).refused) is None:
         return line

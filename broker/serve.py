@@ -123,7 +123,14 @@ class Process:
 
     def _roles(self) -> list[Callable[[], Awaitable[None]]]:
         intakes = [
-            Intake(nc=self.nc, ledger=self.ledger, catalog=self._catalog, metrics=self.metrics, lane=lane).serve
+            Intake(
+                nc=self.nc,
+                ledger=self.ledger,
+                principal=open_principal,
+                catalog=self._catalog,
+                metrics=self.metrics,
+                lane=lane,
+            ).serve
             for lane in Lane
         ]
         late_acks = LateAcks(self.nc, beats=self.beats.alive, later_s=self.later_s)
@@ -180,7 +187,9 @@ class Process:
             entropy=entropy,
         )
         relay = Relay(self.nc, name=self.config.name, reserves=reserves, clock=wall_clock)
-        door = NatsInfer(self.nc, relay, catalog=self._catalog, clock=wall_clock, entropy=entropy)
+        door = NatsInfer(
+            self.nc, relay, principal=open_principal, catalog=self._catalog, clock=wall_clock, entropy=entropy
+        )
         await answer_requests(relay, door)
 
     async def _dispatch(self) -> None:

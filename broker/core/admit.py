@@ -5,14 +5,15 @@ from uuid import UUID
 
 import msgspec
 
+from broker.core.authorise import Action, may
 from broker.core.body import body_hash, fault
+from broker.core.principal import Principal
 from broker.core.records import BatchInfo, Entry
 from schemas.catalog import Catalog
 from schemas.endpoints import ENDPOINTS
 from schemas.ids import why_not
 from schemas.job import Job, Lane
 from schemas.outcome import Refused
-from schemas.subjects import Source
 from schemas.units import Ms
 
 _HOUR_MS = 3_600_000
@@ -34,8 +35,10 @@ _IN_SECONDS = 10**11
 class AdmissionContext(msgspec.Struct, frozen=True, kw_only=True):
     """What admission must know besides the job. All jobs of one message share one."""
 
-    source: Source
-    """Who asks, in which lane and for which model."""
+    principal: Principal
+    lane: Lane
+    model: str
+    """What the principal calls it; the catalog may have no such model."""
     catalog: Catalog
     now: Ms
     new_id: Callable[[int | None], UUID]
@@ -49,19 +52,19 @@ class AdmissionContext(msgspec.Struct, frozen=True, kw_only=True):
 
 def admit(job: Job, context: AdmissionContext, *, place: int | None = None) -> Entry:
     """Return the entry for a job, `refused` if it must not run. `place` is where it stands in a message of several."""
-    source, now = context.source, context.now
+    principal, now = context.principal, context.now
     bad_id = None if job.id is None else why_not(job.id, now)
     batch = _own_batch(job, context)
-    deadline = _deadline(job, source.lane, batch=batch, now=now)
+    deadline = _deadline(job, context.lane, batch=batch, now=now)
     refused = _refused(job, context, batch=batch, deadline=deadline)
     if bad_id is not None and refused is None:
         refused = Refused("bad_id", f"the id {job.id} {bad_id}", "id")
     return Entry(
         id=context.new_id(place) if job.id is None or bad_id is not None else job.id,
-        tenant=_storable(source.tenant),
-        key=_storable(source.key),
-        lane=source.lane,
-        model=_storable(source.model)[:200],
+        tenant=_storable(principal.tenant),
+        key=_storable(principal.key),
+        lane=context.lane,
+        model=_storable(context.model)[:200],
         endpoint=_storable(job.endpoint)[:200],
         body=job.body,
         body_hash=body_hash(job.endpoint, job.body),
@@ -86,7 +89,7 @@ def _storable(text: str) -> str:
 def _own_batch(job: Job, context: AdmissionContext) -> BatchInfo | None:
     """The batch that the job names, if its tenant has one of that id."""
     batch = None if job.batch is None else context.batches.get(job.batch)
-    return batch if batch is not None and batch.tenant == context.source.tenant else None
+    return batch if batch is not None and batch.tenant == context.principal.tenant else None
 
 
 def _deadline(job: Job, lane: Lane, *, batch: BatchInfo | None, now: Ms) -> Ms:
@@ -98,14 +101,16 @@ def _deadline(job: Job, lane: Lane, *, batch: BatchInfo | None, now: Ms) -> Ms:
 
 
 def _refused(job: Job, context: AdmissionContext, *, batch: BatchInfo | None, deadline: Ms) -> Refused | None:
-    asked = context.source.model
-    model = context.catalog.models.get(asked)
+    forbidden = may(context.principal, Action.SUBMIT, model=context.model, lane=context.lane)
+    if forbidden is not None:
+        return Refused(forbidden.code, forbidden.message, forbidden.field, forbidden.limit)
+    model = context.catalog.models.get(context.model)
     if model is None:
-        return _unknown_model(asked, context.catalog)
+        return _unknown_model(context.model, context.catalog)
     endpoint = ENDPOINTS.get(job.endpoint)
     if endpoint is None or job.endpoint not in model.endpoints:
         served, other = ", ".join(model.endpoints), job.endpoint[:_CHARACTERS_SHOWN]
-        return Refused("endpoint_not_served", f"{asked} serves {served}, not {other!r}", "endpoint")
+        return Refused("endpoint_not_served", f"{context.model} serves {served}, not {other!r}", "endpoint")
     return next(
         _faults(job, context, batch=batch, deadline=deadline),
         fault(job.body, endpoint, model, streams=context.streams),
@@ -119,7 +124,7 @@ def _unknown_model(name: str, catalog: Catalog) -> Refused:
 
 
 def _faults(job: Job, context: AdmissionContext, *, batch: BatchInfo | None, deadline: Ms) -> Iterator[Refused]:
-    lane, now = context.source.lane, context.now
+    lane, now = context.lane, context.now
     if job.batch is not None and batch is None:
         yield Refused("unknown_batch", f"there is no batch {job.batch}: create it first", "batch")
     if batch is not None and batch.lane is not lane:

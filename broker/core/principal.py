@@ -1,5 +1,6 @@
 """Who calls. Every door makes a principal out of what the caller shows, and services take it as their first argument."""
 
+from collections.abc import Callable
 from enum import StrEnum
 
 import msgspec
@@ -32,6 +33,10 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     models: frozenset[str] | None = None
     """The models that it may use. None: all of them."""
     lanes: frozenset[Lane] = frozenset(Lane)
+
+
+Identify = Callable[[str, str], Principal]
+"""Makes the principal of a caller out of its tenant and the id of its key."""
 
 
 def open_principal(tenant: str, key: str) -> Principal:

@@ -17,7 +17,7 @@ from faststream.nats import NatsBroker, NatsMessage, NatsPublishCommand, NatsRes
 from nats.aio.client import Client
 from nats.errors import Error, MaxPayloadError
 
-from broker.core.principal import Principal
+from broker.core.principal import Identify, Principal
 from broker.service import Services
 from broker.service.refusal import Refusal, problem_of
 from schemas import subjects
@@ -71,7 +71,7 @@ async def nats_api(
     *,
     name: str,
     connection: Callable[[], Client],
-    principal: Callable[[str, str], Principal],
+    principal: Identify,
 ) -> AsyncIterator[NatsBroker]:
     """Answer on a connection of its own as long as the context lasts.
 
@@ -109,7 +109,7 @@ async def _heard(nc: Client) -> None:
 
 
 def _handler(
-    call: Call[Any], context: ContextRepo, principal: Callable[[str, str], Principal]
+    call: Call[Any], context: ContextRepo, principal: Identify
 ) -> Callable[[Any], Awaitable[msgspec.Struct]]:
     """A handler of FastStream, which decodes `ask` by its annotation and encodes the answer.
 
@@ -125,7 +125,7 @@ def _handler(
     return handle
 
 
-def _caller(subject: str, principal: Callable[[str, str], Principal]) -> Principal:
+def _caller(subject: str, principal: Identify) -> Principal:
     """Raises: Refusal."""
     try:
         _, tenant, key = subjects.parse_api(subject)

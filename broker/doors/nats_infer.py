@@ -15,6 +15,7 @@ from nats.errors import Error
 
 from broker.core import reserve
 from broker.core.admit import AdmissionContext, admit
+from broker.core.principal import Identify
 from broker.core.records import Entry
 from broker.core.relay import Answered, Erred, Streamed
 from broker.ports import Clock, Entropy
@@ -79,10 +80,18 @@ class Inbox:
 
 class NatsInfer:
     def __init__(
-        self, nc: Client, relay: Relay, *, catalog: Callable[[], Catalog], clock: Clock, entropy: Entropy
+        self,
+        nc: Client,
+        relay: Relay,
+        *,
+        principal: Identify,
+        catalog: Callable[[], Catalog],
+        clock: Clock,
+        entropy: Entropy,
     ) -> None:
         self._nc = nc
         self._relay = relay
+        self._principal = principal
         self._catalog = catalog
         self._clock = clock
         self._entropy = entropy
@@ -136,7 +145,9 @@ class NatsInfer:
         now = self._clock()
         headers = message.headers or {}
         context = AdmissionContext(
-            source=source,
+            principal=self._principal(source.tenant, source.key),
+            lane=source.lane,
+            model=source.model,
             catalog=self._catalog(),
             now=now,
             new_id=lambda _: uuid7(now, self._entropy()),

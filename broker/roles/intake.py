@@ -17,6 +17,7 @@ from broker.bus.groups import Groups, ack_all
 from broker.bus.notices import announce_waiting
 from broker.bus.results import announce_results
 from broker.core.admit import AdmissionContext, admit
+from broker.core.principal import Identify
 from broker.core.records import BatchInfo, DeadLetter, Entry
 from broker.ledger import PgLedger
 from broker.metrics import Metrics
@@ -50,6 +51,7 @@ class Intake:
 
     nc: Client
     ledger: PgLedger
+    principal: Identify
     catalog: Callable[[], Catalog]
     metrics: Metrics
     lane: Lane
@@ -69,7 +71,7 @@ class Intake:
         batches = await self._batches(submitted)
         catalog = self.catalog()
         dead_letters += await self._record(
-            [(entry, one.message) for one in submitted for entry in _admitted(one, catalog=catalog, batches=batches)]
+            [(entry, one.message) for one in submitted for entry in self._admitted(one, catalog, batches)]
         )
         if dead_letters:
             await until_available(lambda: self.ledger.bury(one_per_message(dead_letters)))
@@ -79,6 +81,19 @@ class Intake:
     async def _batches(self, submitted: Sequence[Submitted]) -> dict[UUID, BatchInfo]:
         named = {job.batch for one in submitted for job in one.jobs.values() if job.batch is not None}
         return await until_available(lambda: self.ledger.batches_of(named)) if named else {}
+
+    def _admitted(self, one: Submitted, catalog: Catalog, batches: Mapping[UUID, BatchInfo]) -> list[Entry]:
+        context = AdmissionContext(
+            principal=self.principal(one.source.tenant, one.source.key),
+            lane=one.source.lane,
+            model=one.source.model,
+            catalog=catalog,
+            now=one.at.at_ms,
+            new_id=partial(derived_id, subjects.SUBMIT, one.at.sequence, one.at.at_ms),
+            batches=batches,
+            traceparent=(one.message.headers or {}).get(TRACEPARENT),
+        )
+        return [admit(job, context, place=place) for place, job in one.jobs.items()]
 
     async def _record(self, submitted: Sequence[tuple[Entry, Msg]]) -> list[DeadLetter]:
         """Commit and announce; what the ledger cannot take becomes a dead letter."""
@@ -114,18 +129,6 @@ def _sorted_out(messages: Sequence[Msg]) -> tuple[list[Submitted], list[DeadLett
             dead_letters.append(_dead_letter(message, why))
         submitted.append(Submitted(message, source, delivered(message.reply), jobs))
     return submitted, dead_letters
-
-
-def _admitted(one: Submitted, *, catalog: Catalog, batches: Mapping[UUID, BatchInfo]) -> list[Entry]:
-    context = AdmissionContext(
-        source=one.source,
-        catalog=catalog,
-        now=one.at.at_ms,
-        new_id=partial(derived_id, subjects.SUBMIT, one.at.sequence, one.at.at_ms),
-        batches=batches,
-        traceparent=(one.message.headers or {}).get(TRACEPARENT),
-    )
-    return [admit(job, context, place=place) for place, job in one.jobs.items()]
 
 
 def _dead_letter(message: Msg, why: str) -> DeadLetter:

@@ -6,13 +6,13 @@ import pytest
 
 from broker.core.admit import DEFAULT_DEADLINE_MS, LONGEST_MS, AdmissionContext, admit
 from broker.core.body import MOST_LOGPROBS
+from broker.core.principal import Principal, Role, open_principal
 from broker.core.records import BatchInfo, Entry
 from schemas.catalog import Catalog
 from schemas.endpoints import COMPLETIONS
 from schemas.ids import NEWEST_MS, OLDEST_MS, uuid7
 from schemas.job import BODY_BYTES, Job, Lane
 from schemas.outcome import Refused
-from schemas.subjects import Source
 from schemas.units import Ms
 from tests.builders import CHAT, a_catalog, a_job, an_id, now
 
@@ -28,9 +28,12 @@ def admitted(
     batch: BatchInfo | None = None,
     streams: bool = False,
     catalog: Catalog | None = None,
+    principal: Principal | None = None,
 ) -> Entry:
     context = AdmissionContext(
-        source=Source(lane, model, "tenant", "key"),
+        principal=principal or open_principal("tenant", "key"),
+        lane=lane,
+        model=model,
         catalog=a_catalog() if catalog is None else catalog,
         now=AT,
         new_id=lambda _: DERIVED,
@@ -61,6 +64,28 @@ def test_a_good_job_waits_with_its_lanes_deadline() -> None:
     assert entry.refused is None
     assert entry.id == DERIVED
     assert entry.deadline_ms == AT + DEFAULT_DEADLINE_MS[Lane.BULK]
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"role": Role.DEPLOYER}, None),
+        ({"models": frozenset({"other"})}, "model"),
+        ({"lanes": frozenset({Lane.STANDARD})}, "lane"),
+    ],
+)
+def test_a_principal_that_may_not_submit_it_is_refused(changes: dict[str, Any], field: str | None) -> None:
+    principal = Principal(**{"tenant": "t", "key": "k", "role": Role.PRODUCER, **changes})
+
+    why = refused(principal=principal)
+
+    assert (why.code, why.field) == ("forbidden", field)
+
+
+def test_a_principal_is_not_told_which_models_there_are_beside_its_own() -> None:
+    principal = Principal(tenant="t", key="k", role=Role.PRODUCER, models=frozenset({"other"}))
+
+    assert refused(principal=principal, model="no such model").code == "forbidden"
 
 
 def test_a_job_keeps_its_own_id_and_deadline() -> None:

@@ -8,13 +8,14 @@ import pytest
 from broker.bus.streams import ack_pending
 from broker.core.admit import AdmissionContext, admit
 from broker.core.fairness import Order
+from broker.core.principal import open_principal
 from broker.core.records import Entry, Flow, Place, WaitingJob
 from schemas.api import BatchList, BatchResults
 from schemas.codec import BUNDLE_BYTES, Undecodable, bundled, decode_job, decode_jobs, packed
 from schemas.ids import uuid7
 from schemas.job import Lane
 from schemas.outcome import Failed, ResponseTooLarge
-from schemas.subjects import LONGEST_NAME, Source
+from schemas.subjects import LONGEST_NAME
 from schemas.units import Ms
 from tests.builders import BODY, a_catalog, a_job, a_success, an_attempt, an_id, now
 from workers.ports import LARGEST_BODY
@@ -26,7 +27,12 @@ MINUTE_MS, DAY_MS = 60_000, 24 * 3_600_000
 
 def admitted(*, lane: Lane = Lane.BULK, **changes: Any) -> Entry:
     context = AdmissionContext(
-        source=Source(lane, "m", "t", "k"), catalog=a_catalog(), now=AT, new_id=lambda _: an_id()
+        principal=open_principal("t", "k"),
+        lane=lane,
+        model="m",
+        catalog=a_catalog(),
+        now=AT,
+        new_id=lambda _: an_id(),
     )
     return admit(a_job(**changes), context)
 

@@ -18,6 +18,7 @@ from nats.errors import TimeoutError as NatsTimeoutError
 
 from broker.bus.streams import declare_streams
 from broker.core.price import Prices
+from broker.core.principal import Identify, Principal, Role, open_principal
 from broker.core.settle import decide
 from broker.doors.nats_infer import NatsInfer
 from broker.ledger import PgLedger
@@ -301,6 +302,7 @@ async def a_door(
     brokers: int = 1,
     entropy: Callable[[], int] = lambda: secrets.randbits(80),
     last_s: float = 0.05,
+    principal: Identify = open_principal,
 ) -> AsyncIterator[Door]:
     await declare_streams(nc)
     door = Door(nc, ledger, catalog, beats)
@@ -316,7 +318,10 @@ async def a_door(
             entropy=entropy,
         )
         relay = Relay(nc, name=f"b{number}", reserves=reserves, clock=door.clock, tick_s=0.02, last_s=last_s)
-        door.serve(relay, NatsInfer(nc, relay, catalog=lambda: door.catalog, clock=door.clock, entropy=entropy))
+        infer = NatsInfer(
+            nc, relay, principal=principal, catalog=lambda: door.catalog, clock=door.clock, entropy=entropy
+        )
+        door.serve(relay, infer)
     await until(lambda: is_answered(nc), "the door is open")
     try:
         yield door
@@ -759,6 +764,17 @@ async def test_a_request_that_is_refused_is_told_why(
         word = await asker.word()
 
         assert (word.code, word.job) == (code, str(asker.job))
+
+
+async def test_a_request_for_a_model_that_its_key_may_not_use_is_refused(nc: Nats, ledger: PgLedger) -> None:
+    def producer(tenant: str, key: str) -> Principal:
+        return Principal(tenant=tenant, key=key, role=Role.PRODUCER, models=frozenset({"other"}))
+
+    async with a_door(nc, ledger, a_beat("d"), principal=producer) as door:
+        word = await (await door.ask()).word()
+
+        assert word.code == "forbidden"
+        assert door.untaken() == 0
 
 
 async def test_bytes_that_are_no_request_are_told_so(nc: Nats, ledger: PgLedger) -> None:

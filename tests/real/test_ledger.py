@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from broker.core.admit import AdmissionContext, admit
 from broker.core.price import Prices
+from broker.core.principal import open_principal
 from broker.core.records import ONLY_SHARD, Entry, Final, Ignore, Pick, Requeue, Verdict
 from broker.core.settle import decide, unstorable
 from broker.errors import BadData, Conflict, DayNotKept, Deposed, Unavailable
@@ -24,7 +25,6 @@ from schemas.ids import ms_of, uuid7
 from schemas.job import Attempt, Lane
 from schemas.outcome import EngineFault, Failed, Outcome, Refused, Released, Succeeded, Usage
 from schemas.ruling import EndRequest, Expire
-from schemas.subjects import Source
 from schemas.units import Ms
 from tests.builders import a_catalog, a_job, a_report, a_success, an_attempt, an_entry, an_id, now
 from tests.holding import a_hand
@@ -958,7 +958,9 @@ async def test_a_whole_admission_fits_the_ledger(ledger: PgLedger) -> None:
     """What admission makes of the worst of jobs can be stored."""
     job = a_job(id=uuid4(), custom_id="a\0", metadata={"k\0": "v\0"}, body=b"\0\xff", endpoint="\0")
     context = AdmissionContext(
-        source=Source(an_entry().lane, "m\0", "t\0", "k\0"),
+        principal=open_principal("t\0", "k\0"),
+        lane=Lane.BULK,
+        model="m\0",
         catalog=a_catalog(),
         now=now(),
         new_id=lambda _: an_id(),

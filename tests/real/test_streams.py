@@ -16,6 +16,7 @@ from nats.aio.msg import Msg
 from broker.bus.results import announce_results
 from broker.bus.streams import declare_streams
 from broker.client import Client, Submission
+from broker.core.principal import Identify, Principal, Role, open_principal
 from broker.core.records import Recorded
 from broker.ledger import PgLedger
 from broker.metrics import Metrics
@@ -25,6 +26,7 @@ from schemas import subjects
 from schemas.api import Result, ResultNotice, State
 from schemas.codec import packed
 from schemas.job import Lane
+from schemas.outcome import Refused
 from schemas.subjects import Source
 from tests.builders import a_catalog, a_job, a_report, an_id, now
 from tests.real.test_broker import Running, a_broker, a_worker, body_of
@@ -215,8 +217,35 @@ async def held_up(url: str, batch: UUID) -> AsyncIterator[Callable[[], Coroutine
         yield is_waiting
 
 
-def an_intake(nc: Nats, ledger: PgLedger) -> Intake:
-    return Intake(nc=nc, ledger=ledger, catalog=a_catalog, metrics=Metrics(), lane=Lane.BULK)
+def an_intake(nc: Nats, ledger: PgLedger, *, principal: Identify = open_principal) -> Intake:
+    return Intake(
+        nc=nc,
+        ledger=ledger,
+        principal=principal,
+        catalog=a_catalog,
+        metrics=Metrics(),
+        lane=Lane.BULK,
+    )
+
+
+async def test_a_job_for_a_model_that_its_key_may_not_use_is_recorded_as_failed(nc: Nats, ledger: PgLedger) -> None:
+    def producer(tenant: str, key: str) -> Principal:
+        return Principal(tenant=tenant, key=key, role=Role.PRODUCER, models=frozenset({"other"}))
+
+    await declare_streams(nc)
+    job = a_job(id=an_id())
+    await nc.jetstream().publish(subjects.submit(Source(Lane.BULK, "m", "default", "default")), packed(job))
+    serving = asyncio.create_task(an_intake(nc, ledger, principal=producer).serve())
+
+    await emptied(nc, subjects.SUBMIT)
+
+    assert job.id is not None
+    shown = await ledger.job(job.id, "default")
+    assert shown is not None
+    assert isinstance(shown.failure, Refused)
+    assert (shown.state, shown.failure.code, shown.failure.field) == (State.FAILED, "forbidden", "model")
+    serving.cancel()
+    await asyncio.gather(serving, return_exceptions=True)
 
 
 async def test_outcomes_of_days_that_never_were_are_counted_and_dropped_and_the_others_recorded(
