@@ -27,7 +27,7 @@ from nats.js.api import AckPolicy, ConsumerConfig
 from broker.bench.system import Talk, child
 from broker.bus.streams import STREAMS
 from broker.core.records import ONLY_SHARD
-from broker.ledger.pg import SETTINGS, as_it_is
+from broker.ledger.connection import SETTINGS, as_it_is
 from broker.ledger.rows import EXECUTION_COLUMNS, JOB_COLUMNS
 from broker.ledger.sql import query
 from broker.local.servers import die_with_parent

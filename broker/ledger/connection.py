@@ -1,8 +1,12 @@
-"""What a query runs on: asyncpg's connection, or a pool's proxy of one."""
+"""The connections to Postgres, and what a query runs on: asyncpg's connection, or a pool's proxy of one."""
 
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Self
 
 import asyncpg
+
+from broker.ledger.errors import translated
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
@@ -11,4 +15,45 @@ if TYPE_CHECKING:
 else:
     Connection = asyncpg.Connection
 
-__all__ = ["Connection"]
+SETTINGS = {
+    "application_name": "infermq",
+    # Every query goes by key. Plans made for a partition's first rows must not outlive them.
+    "plan_cache_mode": "force_custom_plan",
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "jit": "off",
+}
+
+
+async def as_it_is(_: object) -> None:
+    """No query here leaves anything behind in its session that asyncpg would have to reset, at a round trip each time. A
+    transaction that is open is rolled back in any case.
+    """
+
+
+class Database:
+    """The connections that all areas of a ledger share."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, url: str, *, connections: int) -> AsyncIterator[Self]:
+        """Connect, and disconnect in the end. Raises: Unavailable."""
+        with translated():
+            pool = await asyncpg.create_pool(
+                url, min_size=1, max_size=connections, server_settings=SETTINGS, reset=as_it_is
+            )
+        try:
+            yield cls(pool)
+        finally:
+            await pool.close()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """A connection of one's own while the block runs. Raises: Unavailable, Conflict, BadData, DayNotKept."""
+        with translated():
+            async with self._pool.acquire() as connection:
+                yield connection

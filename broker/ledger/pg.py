@@ -5,8 +5,6 @@ from contextlib import asynccontextmanager
 from typing import Self
 from uuid import UUID
 
-import asyncpg
-
 from broker.core.records import (
     ONLY_SHARD,
     Admitted,
@@ -26,174 +24,145 @@ from broker.core.records import (
     WaitingJob,
 )
 from broker.ledger import dispatch, intake, reads, settle, spend
-from broker.ledger.connection import Connection
+from broker.ledger.connection import Database
 from broker.ledger.days import Days
-from broker.ledger.errors import translated
 from broker.ledger.sql import query
 from schemas.api import Batch, BatchCreate, JobShow, LaneBacklog, ResultPage
 from schemas.catalog import Revision
 from schemas.job import Attempt
 from schemas.units import Ms
 
-SETTINGS = {
-    "application_name": "infermq",
-    # Every query goes by key. Plans made for a partition's first rows must not outlive them.
-    "plan_cache_mode": "force_custom_plan",
-    "enable_seqscan": "off",
-    "enable_hashjoin": "off",
-    "enable_mergejoin": "off",
-    "jit": "off",
-}
-
-
-async def as_it_is(_: object) -> None:
-    """No query here leaves anything behind in its session that asyncpg would have to reset, at a round trip each time. A
-    transaction that is open is rolled back in any case.
-    """
-
 
 class PgLedger:
     """Each method is one transaction, and raises Unavailable, Conflict or BadData as broker.errors says."""
 
-    def __init__(self, pool: asyncpg.Pool) -> None:
-        self._pool = pool
+    def __init__(self, database: Database) -> None:
+        self._database = database
         self._days = Days()
 
     @classmethod
     @asynccontextmanager
     async def open(cls, url: str, *, connections: int = 8) -> AsyncIterator[Self]:
         """Raises: Unavailable."""
-        with translated():
-            pool = await asyncpg.create_pool(
-                url, min_size=1, max_size=connections, server_settings=SETTINGS, reset=as_it_is
-            )
-        try:
-            yield cls(pool)
-        finally:
-            await pool.close()
-
-    @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[Connection]:
-        with translated():
-            async with self._pool.acquire() as connection:
-                yield connection
+        async with Database.open(url, connections=connections) as database:
+            yield cls(database)
 
     async def database_now(self) -> Ms:
-        async with self._connection() as connection:
+        async with self._database.connection() as connection:
             return Ms(await connection.fetchval(query("database_now")))
 
     async def batches_of(self, ids: Collection[UUID]) -> dict[UUID, BatchInfo]:
-        async with self._connection() as connection:
+        async with self._database.connection() as connection:
             return await intake.batches_of(connection, ids)
 
     async def admit(self, entries: Sequence[Entry]) -> Admitted:
         """Take jobs in, with their batches' counts. An id that is known with the same content is the same job."""
-        async with self._connection() as connection:
+        async with self._database.connection() as connection:
             return await intake.admit(connection, self._days, entries)
 
     async def bury(self, letters: Sequence[DeadLetter]) -> None:
-        async with self._connection() as connection:
+        async with self._database.connection() as connection:
             await intake.bury(connection, letters)
 
     async def flows(self) -> list[Flow]:
         """Those with waiting jobs; its cost depends on the number of flows, not of jobs."""
-        async with self._connection() as connection:
+        async with self._database.connection() as connection:
             return await dispatch.flows(connection)
 
     async def heads(self, flow: Flow, *, after: Place | None, limit: int) -> list[WaitingJob]:
         """A page of the flow in its order, keys only."""
-        async with self._connection() as connection:
+        async with self._database.connection() as connection:
             return await dispatch.heads(connection, flow, after=after, limit=limit)
 
     async def move_due(self, now: Ms, *, limit: int) -> list[tuple[Flow, Place]]:
         """Move up to `limit` jobs whose time has come into the backlog, and say where they stand there."""
-        async with self._connection() as connection:
+        async with self._database.connection() as connection:
             return await dispatch.move_due(connection, now=now, limit=limit)
 
     async def next_due(self) -> Ms | None:
         """The earliest instant at which a delayed job is to be moved into the backlog."""
-        async with self._connection() as connection:
+        async with self._database.connection() as connection:
             return await dispatch.next_due(connection)
 
     async def dispatch(
         self, picks: Sequence[Pick], *, term: int, now: Ms, shard: Shard = ONLY_SHARD
     ) -> list[Attempt]:
         """Queued → running for those that still wait, in order, with their bodies. Raises: Deposed."""
-        async with self._connection() as connection:
+        async with self._database.connection() as connection:
             return await dispatch.dispatch(connection, picks, shard=shard, term=term, now=now)
 
     async def running(self) -> list[Running]:
         """Every attempt that is dispatched and not settled."""
-        async with self._connection() as connection:
+        async with self._database.connection() as connection:
             return await dispatch.running(connection)
 
     async def attempts_of(self, running: Sequence[Running]) -> list[Attempt]:
         """Those that still run this very attempt, to be published again."""
-        async with self._connection() as connection:
+        async with self._database.connection() as connection:
             return await dispatch.attempts_of(connection, running)
 
     async def open_jobs(self, ids: Collection[UUID]) -> dict[UUID, OpenJob]:
-        async with self._connection() as connection:
+        async with self._database.connection() as connection:
             return await settle.open_jobs(connection, ids)
 
     async def settle(self, verdicts: Sequence[Verdict], *, now: Ms) -> Settled:
         """Record a group; repeating it changes nothing and answers the same ends."""
-        async with self._connection() as connection:
+        async with self._database.connection() as connection:
             return await settle.settle(connection, self._days, verdicts, now=now)
 
     async def spend(self, now: Ms) -> dict[str, Spend]:
         """What each deployment has cost today (UTC)."""
-        async with self._connection() as connection:
+        async with self._database.connection() as connection:
             return await spend.spend(connection, now=now)
 
     async def lead(self, holder: str, *, lease_ms: int, shard: Shard = ONLY_SHARD) -> int | None:
         """Take or renew the lease of the shard's leader: its term, or None while another holds it."""
-        async with self._connection() as connection:
+        async with self._database.connection() as connection:
             return await dispatch.lead(connection, holder, shard=shard, lease_ms=lease_ms)
 
     async def step_down(self, holder: str, term: int, *, shard: Shard = ONLY_SHARD) -> None:
-        async with self._connection() as connection:
+        async with self._database.connection() as connection:
             await dispatch.step_down(connection, holder, term, shard=shard)
 
     async def leader(self, *, shard: Shard = ONLY_SHARD) -> Leadership | None:
-        async with self._connection() as connection:
+        async with self._database.connection() as connection:
             return await dispatch.leader(connection, shard=shard)
 
     async def create_batch(self, ask: BatchCreate, tenant: str, now: Ms) -> Batch:
-        async with self._connection() as connection:
+        async with self._database.connection() as connection:
             return await reads.create_batch(connection, ask, tenant, now)
 
     async def seal_batch(self, batch: UUID, tenant: str, jobs: int, now: Ms) -> Batch | None:
-        async with self._connection() as connection:
+        async with self._database.connection() as connection:
             return await reads.seal_batch(connection, batch, tenant, jobs, now)
 
     async def batch(self, batch: UUID, tenant: str) -> Batch | None:
-        async with self._connection() as connection:
+        async with self._database.connection() as connection:
             return await reads.batch(connection, batch, tenant)
 
     async def batches(self, tenant: str, limit: int, before: UUID | None) -> tuple[Batch, ...]:
-        async with self._connection() as connection:
+        async with self._database.connection() as connection:
             return await reads.batches(connection, tenant, limit, before)
 
     async def results(self, batch: UUID, tenant: str, cursor: str | None, limit: int) -> ResultPage | None:
         """Raises: ValueError, for a bad cursor."""
-        async with self._connection() as connection:
+        async with self._database.connection() as connection:
             return await reads.results(connection, batch, tenant, cursor, limit)
 
     async def job(self, job: UUID, tenant: str) -> JobShow | None:
-        async with self._connection() as connection:
+        async with self._database.connection() as connection:
             return await reads.job(connection, job, tenant)
 
     async def apply_catalog(self, toml: str, by: str, now: Ms) -> Revision:
         """Raises: CatalogError."""
-        async with self._connection() as connection:
+        async with self._database.connection() as connection:
             return await reads.apply_catalog(connection, toml, by, now)
 
     async def active_catalog(self) -> tuple[Revision, str] | None:
         """The newest revision, and its text as it was written."""
-        async with self._connection() as connection:
+        async with self._database.connection() as connection:
             return await reads.active_catalog(connection)
 
     async def backlog(self, now: Ms) -> list[LaneBacklog]:
-        async with self._connection() as connection:
+        async with self._database.connection() as connection:
             return await reads.backlog(connection, now)

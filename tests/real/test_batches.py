@@ -8,7 +8,7 @@ import pytest
 
 from broker.core.records import Entry, Final, Requeue, Verdict
 from broker.ledger import PgLedger
-from broker.ledger.pg import SETTINGS
+from broker.ledger.connection import SETTINGS
 from schemas.api import TERMINAL, Batch, BatchCreate, BatchStatus, Result, State
 from schemas.ids import uuid7
 from schemas.job import Attempt, Lane

@@ -16,9 +16,8 @@ from broker.core.records import ONLY_SHARD, Entry, Final, Ignore, Pick, Requeue,
 from broker.core.settle import decide, unstorable
 from broker.errors import BadData, Conflict, DayNotKept, Deposed, Unavailable
 from broker.ledger import PgLedger, migrate, pending
-from broker.ledger.connection import Connection
+from broker.ledger.connection import SETTINGS, Connection
 from broker.ledger.days import bounds, day_of
-from broker.ledger.pg import SETTINGS
 from broker.ledger.sql import query
 from schemas.api import Batch, BatchCreate, BatchStatus, ResultPage, State
 from schemas.ids import ms_of, uuid7

@@ -14,7 +14,7 @@ import asyncpg
 import psycopg
 
 from broker.bench.peers.producer import POSTGRES
-from broker.ledger.pg import as_it_is
+from broker.ledger.connection import as_it_is
 
 _END = """
 with ended as (update peers.jobs set state = 'succeeded', answer = {}, ended = now() where id = {} returning id)
