@@ -1,9 +1,18 @@
-"""What roles need from outside: time and chance, which only the composition root knows, and whoever calls."""
+"""What the roles and the use-cases are given: time, chance, whoever calls, and the areas of the
+ledger.
+
+Each method of an area is one transaction. It raises Unavailable, Conflict or BadData as `broker.errors` says, and what
+its docstring adds.
+"""
 
 from collections.abc import Callable
 from typing import Protocol
+from uuid import UUID
 
+from broker.core.records import ONLY_SHARD, Leadership, Shard
 from broker.core.relay import Answered, Erred, Streamed
+from schemas.api import Batch, BatchCreate, JobShow, LaneBacklog, ResultPage
+from schemas.catalog import Revision
 from schemas.units import Ms
 
 Clock = Callable[[], Ms]
@@ -30,3 +39,44 @@ class Caller(Protocol):
 
     async def end(self, end: Answered | Erred) -> None:
         """The last word, and the first too if the request is refused."""
+
+
+class BatchLedger(Protocol):
+    """The batches of each tenant; another tenant's are not found."""
+
+    async def create(self, ask: BatchCreate, tenant: str, now: Ms) -> Batch:
+        """An open batch; one that has the id already, as it is. Raises: Conflict, when the id is another tenant's."""
+
+    async def seal(self, batch: UUID, tenant: str, jobs: int, now: Ms) -> Batch | None: ...
+
+    async def find(self, batch: UUID, tenant: str) -> Batch | None: ...
+
+    async def page(self, tenant: str, limit: int, before: UUID | None) -> tuple[Batch, ...]:
+        """The newest first; `before`: only those that are older than this one."""
+
+    async def results(self, batch: UUID, tenant: str, cursor: str | None, limit: int) -> ResultPage | None:
+        """In the order recorded, those after the cursor. Raises: ValueError, for a cursor that is none."""
+
+
+class JobLedger(Protocol):
+    async def find(self, job: UUID, tenant: str) -> JobShow | None:
+        """All that is recorded of a job; another tenant's is not found."""
+
+
+class CatalogLedger(Protocol):
+    async def apply(self, toml: str, by: str, now: Ms) -> Revision:
+        """Record a new revision. Raises: CatalogError; Conflict, when another was applied at the same moment."""
+
+    async def active(self) -> tuple[Revision, str] | None:
+        """The newest revision, and its text as it was written. Raises: CatalogError, when a newer broker wrote it."""
+
+
+class StatusLedger(Protocol):
+    async def backlog(self, now: Ms) -> list[LaneBacklog]:
+        """What waits, by model and lane; its cost grows with their number."""
+
+    async def leader(self, *, shard: Shard = ONLY_SHARD) -> Leadership | None:
+        """Who leads the shard; None, when its lease has run out."""
+
+    async def database_now(self) -> Ms:
+        """The time by the database's clock."""

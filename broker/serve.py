@@ -158,13 +158,13 @@ class Process:
 
     def _services(self) -> Services:
         return Services(
-            batches=BatchService(ledger=self.ledger, clock=wall_clock),
-            jobs=JobService(ledger=self.ledger, catalogs=self.catalogs, pools=self._snapshot, clock=wall_clock),
-            catalogs=CatalogService(ledger=self.ledger, catalogs=self.catalogs, clock=wall_clock),
+            batches=BatchService(ledger=self.ledger.batches, clock=wall_clock),
+            jobs=JobService(ledger=self.ledger.jobs, catalogs=self.catalogs, pools=self._snapshot, clock=wall_clock),
+            catalogs=CatalogService(ledger=self.ledger.catalogs, catalogs=self.catalogs, clock=wall_clock),
             status=StatusService(
                 name=self.config.name,
                 version=version(),
-                ledger=self.ledger,
+                ledger=self.ledger.status,
                 catalogs=self.catalogs,
                 beats=self.beats,
                 pools=self._snapshot,
@@ -243,13 +243,13 @@ class Process:
         """What was announced and perhaps not heard, and what is dear to measure."""
         while True:
             await self._refresh_catalog()
-            self.metrics.backlog(await until_available(lambda: self.ledger.backlog(wall_clock())))
+            self.metrics.backlog(await until_available(lambda: self.ledger.status.backlog(wall_clock())))
             self.metrics.holds(self._snapshot())
             await asyncio.sleep(self.nets_s)
 
     async def _refresh_catalog(self) -> None:
         try:
-            active = await until_available(self.ledger.active_catalog)
+            active = await until_available(self.ledger.catalogs.active)
         except CatalogError as error:  # a newer broker's
             log.warning("catalog of the ledger cannot be read, the present one stays error=%s", error)
             return
@@ -267,7 +267,7 @@ class Process:
     async def _postgres_answers(self) -> bool:
         try:
             async with asyncio.timeout(2):
-                await self.ledger.database_now()
+                await self.ledger.status.database_now()
         except (Unavailable, TimeoutError):
             return False
         return True

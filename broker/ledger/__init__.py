@@ -1,8 +1,10 @@
 """Postgres: the record of jobs, executions, costs and results.
 
-pg         PgLedger, the one face of it: a method a question
+pg         PgLedger, which opens the areas and is those of them that have no class of their own yet
 intake     entries into the record        dispatch   fronts of flows, queued → running, leadership
-settle     verdicts into the record       reads      batches, results, jobs, catalog for the API
+settle     verdicts into the record       batches    batches and their results
+jobs       what is recorded of a job      catalogs   the revisions of the catalog
+status     how things stand now
 rows       columns to values and back     days       the partitions of a day, made when an id first needs them
 sql        named queries, one file each   migrate    numbered migrations, forward only
 errors     the driver's exceptions end here

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from uuid import UUID
 
-from broker.core.records import Flow, Leadership, Pick, Place, Running, Shard, WaitingJob
+from broker.core.records import Flow, Pick, Place, Running, Shard, WaitingJob
 from broker.errors import Deposed
 from broker.ledger.connection import Connection
 from broker.ledger.rows import attempt_of
@@ -80,8 +80,3 @@ async def lead(connection: Connection, holder: str, *, shard: Shard, lease_ms: i
 
 async def step_down(connection: Connection, holder: str, term: int, *, shard: Shard) -> None:
     await connection.execute(query("step_down"), holder, term, shard)
-
-
-async def leader(connection: Connection, *, shard: Shard) -> Leadership | None:
-    row = await connection.fetchrow(query("leader"), shard)
-    return None if row is None else Leadership(row["holder"], row["term"])

@@ -12,7 +12,6 @@ from broker.core.records import (
     DeadLetter,
     Entry,
     Flow,
-    Leadership,
     OpenJob,
     Pick,
     Place,
@@ -23,12 +22,14 @@ from broker.core.records import (
     Verdict,
     WaitingJob,
 )
-from broker.ledger import dispatch, intake, reads, settle, spend
+from broker.ledger import dispatch, intake, settle, spend
+from broker.ledger.batches import PgBatches
+from broker.ledger.catalogs import PgCatalogs
 from broker.ledger.connection import Database
 from broker.ledger.days import Days
-from broker.ledger.sql import query
-from schemas.api import Batch, BatchCreate, JobShow, LaneBacklog, ResultPage
-from schemas.catalog import Revision
+from broker.ledger.jobs import PgJobs
+from broker.ledger.status import PgStatus
+from broker.ports import BatchLedger, CatalogLedger, JobLedger, StatusLedger
 from schemas.job import Attempt
 from schemas.units import Ms
 
@@ -39,6 +40,10 @@ class PgLedger:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._days = Days()
+        self.batches: BatchLedger = PgBatches(database)
+        self.jobs: JobLedger = PgJobs(database)
+        self.catalogs: CatalogLedger = PgCatalogs(database)
+        self.status: StatusLedger = PgStatus(database)
 
     @classmethod
     @asynccontextmanager
@@ -46,10 +51,6 @@ class PgLedger:
         """Raises: Unavailable."""
         async with Database.open(url, connections=connections) as database:
             yield cls(database)
-
-    async def database_now(self) -> Ms:
-        async with self._database.connection() as connection:
-            return Ms(await connection.fetchval(query("database_now")))
 
     async def batches_of(self, ids: Collection[UUID]) -> dict[UUID, BatchInfo]:
         async with self._database.connection() as connection:
@@ -123,46 +124,3 @@ class PgLedger:
     async def step_down(self, holder: str, term: int, *, shard: Shard = ONLY_SHARD) -> None:
         async with self._database.connection() as connection:
             await dispatch.step_down(connection, holder, term, shard=shard)
-
-    async def leader(self, *, shard: Shard = ONLY_SHARD) -> Leadership | None:
-        async with self._database.connection() as connection:
-            return await dispatch.leader(connection, shard=shard)
-
-    async def create_batch(self, ask: BatchCreate, tenant: str, now: Ms) -> Batch:
-        async with self._database.connection() as connection:
-            return await reads.create_batch(connection, ask, tenant, now)
-
-    async def seal_batch(self, batch: UUID, tenant: str, jobs: int, now: Ms) -> Batch | None:
-        async with self._database.connection() as connection:
-            return await reads.seal_batch(connection, batch, tenant, jobs, now)
-
-    async def batch(self, batch: UUID, tenant: str) -> Batch | None:
-        async with self._database.connection() as connection:
-            return await reads.batch(connection, batch, tenant)
-
-    async def batches(self, tenant: str, limit: int, before: UUID | None) -> tuple[Batch, ...]:
-        async with self._database.connection() as connection:
-            return await reads.batches(connection, tenant, limit, before)
-
-    async def results(self, batch: UUID, tenant: str, cursor: str | None, limit: int) -> ResultPage | None:
-        """Raises: ValueError, for a bad cursor."""
-        async with self._database.connection() as connection:
-            return await reads.results(connection, batch, tenant, cursor, limit)
-
-    async def job(self, job: UUID, tenant: str) -> JobShow | None:
-        async with self._database.connection() as connection:
-            return await reads.job(connection, job, tenant)
-
-    async def apply_catalog(self, toml: str, by: str, now: Ms) -> Revision:
-        """Raises: CatalogError."""
-        async with self._database.connection() as connection:
-            return await reads.apply_catalog(connection, toml, by, now)
-
-    async def active_catalog(self) -> tuple[Revision, str] | None:
-        """The newest revision, and its text as it was written."""
-        async with self._database.connection() as connection:
-            return await reads.active_catalog(connection)
-
-    async def backlog(self, now: Ms) -> list[LaneBacklog]:
-        async with self._database.connection() as connection:
-            return await reads.backlog(connection, now)

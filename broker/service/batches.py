@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 from broker.core.authorise import Action
 from broker.core.principal import Principal
-from broker.ledger import PgLedger
-from broker.ports import Clock
+from broker.ports import BatchLedger, Clock
 from broker.service.refusal import Refusal, authorise, found
 from schemas.api import (
     Batch,
@@ -25,7 +24,7 @@ from schemas.ids import why_not
 class BatchService:
     """Each method raises Refusal, Unavailable, Conflict or BadData."""
 
-    ledger: PgLedger
+    ledger: BatchLedger
     clock: Clock
 
     async def create(self, principal: Principal, ask: BatchCreate) -> Batch:
@@ -33,22 +32,22 @@ class BatchService:
         authorise(principal, Action.SUBMIT, lane=ask.lane)
         if wrong := why_not(ask.id, self.clock()):
             raise Refusal(Problem("bad_id", f"the id {ask.id} {wrong}", "id"))
-        return await self.ledger.create_batch(ask, principal.tenant, self.clock())
+        return await self.ledger.create(ask, principal.tenant, self.clock())
 
     async def seal(self, principal: Principal, ask: BatchSeal) -> Batch:
         """No more jobs will come; a batch that is sealed stays as it was sealed."""
         authorise(principal, Action.SUBMIT)
-        sealed = await self.ledger.seal_batch(ask.id, principal.tenant, ask.jobs, self.clock())
+        sealed = await self.ledger.seal(ask.id, principal.tenant, ask.jobs, self.clock())
         return found(sealed, f"batch {ask.id}")
 
     async def show(self, principal: Principal, ask: BatchRef) -> Batch:
         authorise(principal, Action.READ_JOBS)
-        return found(await self.ledger.batch(ask.id, principal.tenant), f"batch {ask.id}")
+        return found(await self.ledger.find(ask.id, principal.tenant), f"batch {ask.id}")
 
     async def list(self, principal: Principal, ask: BatchList) -> Batches:
         """A page of the tenant's batches, newest first."""
         authorise(principal, Action.READ_JOBS)
-        return Batches(await self.ledger.batches(principal.tenant, ask.limit, ask.before))
+        return Batches(await self.ledger.page(principal.tenant, ask.limit, ask.before))
 
     async def results(self, principal: Principal, ask: BatchResults) -> ResultPage:
         """A page of results in the order in which they were recorded."""

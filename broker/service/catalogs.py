@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from broker.bus.catalogs import Catalogs
 from broker.core.authorise import Action
 from broker.core.principal import Principal
-from broker.ledger import PgLedger
-from broker.ports import Clock
+from broker.ports import CatalogLedger, Clock
 from broker.service.refusal import Refusal, authorise
 from schemas.api import CatalogApply, CatalogShow, Problem
 from schemas.catalog import CatalogError, parse
@@ -16,7 +15,7 @@ from schemas.catalog import CatalogError, parse
 class CatalogService:
     """Each method raises Refusal or Unavailable; `apply` also Conflict and BadData."""
 
-    ledger: PgLedger
+    ledger: CatalogLedger
     catalogs: Catalogs
     clock: Clock
 
@@ -27,14 +26,14 @@ class CatalogService:
             parse(ask.toml)
         except CatalogError as error:
             raise Refusal(Problem("bad_catalog", str(error), "toml")) from error
-        revision = await self.ledger.apply_catalog(ask.toml, principal.tenant, self.clock())
+        revision = await self.ledger.apply(ask.toml, principal.tenant, self.clock())
         await self.catalogs.publish(revision)
         return CatalogShow(revision.number, revision.applied_ms, ask.toml)
 
     async def show(self, principal: Principal) -> CatalogShow:
         """The active revision, as it was written."""
         authorise(principal, Action.READ_CATALOG)
-        active = await self.ledger.active_catalog()
+        active = await self.ledger.active()
         if active is None:
             raise Refusal(Problem("no_catalog", "no catalog was applied yet: infermq apply FILE"))
         revision, toml = active

@@ -8,8 +8,7 @@ from broker.core.authorise import Action
 from broker.core.explain import explained
 from broker.core.pools import Pool
 from broker.core.principal import Principal
-from broker.ledger import PgLedger
-from broker.ports import Clock
+from broker.ports import Clock, JobLedger
 from broker.service.refusal import authorise, found
 from schemas.api import JobRef, JobShow
 
@@ -18,7 +17,7 @@ from schemas.api import JobRef, JobShow
 class JobService:
     """Each method raises Refusal or Unavailable."""
 
-    ledger: PgLedger
+    ledger: JobLedger
     catalogs: Catalogs
     pools: Callable[[], Mapping[str, Pool]]
     clock: Clock
@@ -26,5 +25,5 @@ class JobService:
     async def show(self, principal: Principal, ask: JobRef) -> JobShow:
         """All that is known of a job but its prompt, and while it waits what it waits for."""
         authorise(principal, Action.READ_JOBS)
-        job = found(await self.ledger.job(ask.id, principal.tenant), f"job {ask.id}")
+        job = found(await self.ledger.find(ask.id, principal.tenant), f"job {ask.id}")
         return explained(job, catalog=self.catalogs.active.catalog, pools=self.pools(), now=self.clock())

@@ -9,8 +9,7 @@ from broker.core.authorise import Action
 from broker.core.explain import model_statuses, pool_status
 from broker.core.pools import Pool
 from broker.core.principal import Principal
-from broker.ledger import PgLedger
-from broker.ports import Clock
+from broker.ports import Clock, StatusLedger
 from broker.service.refusal import authorise
 from schemas.api import Status
 
@@ -20,7 +19,7 @@ class StatusService:
     name: str
     """The broker that answers."""
     version: str
-    ledger: PgLedger
+    ledger: StatusLedger
     catalogs: Catalogs
     beats: Beats
     pools: Callable[[], Mapping[str, Pool]]

@@ -54,7 +54,7 @@ async def test_what_the_next_attempt_says_after_a_late_success_is_waste(ledger: 
 
     again = [await ledger.settle(await verdicts(ledger, report), now=now()) for report in reports]
 
-    shown = await ledger.job(first.job, "default")
+    shown = await ledger.jobs.find(first.job, "default")
     assert shown is not None
     assert [len(one.final) for one in ends] == [1, 0]
     assert [len(one.final) for one in again] == [1, 0]

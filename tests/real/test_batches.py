@@ -42,7 +42,7 @@ def an_end(attempt: Attempt, state: State) -> Verdict:
 
 
 async def status_of(ledger: PgLedger, batch: Batch) -> BatchStatus:
-    shown = await ledger.batch(batch.id, "default")
+    shown = await ledger.batches.find(batch.id, "default")
     assert shown is not None
     return shown.status
 
@@ -52,7 +52,7 @@ async def results_of(ledger: PgLedger, batch: Batch, *, a_page: int) -> list[Res
     found: list[Result] = []
     cursor = None
     while True:
-        page = await ledger.results(batch.id, "default", cursor, a_page)
+        page = await ledger.batches.results(batch.id, "default", cursor, a_page)
         assert page is not None
         found += page.results
         if not (page.more and page.results):
@@ -66,10 +66,10 @@ async def results_of(ledger: PgLedger, batch: Batch, *, a_page: int) -> list[Res
 async def test_sealing_again_changes_nothing(ledger: PgLedger) -> None:
     batch = await a_batch(ledger)
     await ledger.settle([an_end(await running(ledger, batch=batch.id), State.SUCCEEDED)], now=now())
-    sealed = await ledger.seal_batch(batch.id, "default", 2, now())
+    sealed = await ledger.batches.seal(batch.id, "default", 2, now())
 
-    fewer = await ledger.seal_batch(batch.id, "default", 1, Ms(now() + 1000))
-    more = await ledger.seal_batch(batch.id, "default", 3, Ms(now() + 1000))
+    fewer = await ledger.batches.seal(batch.id, "default", 1, Ms(now() + 1000))
+    more = await ledger.batches.seal(batch.id, "default", 3, Ms(now() + 1000))
 
     assert sealed is not None
     assert (sealed.jobs, sealed.status) == (2, BatchStatus.IN_PROGRESS)
@@ -81,7 +81,7 @@ async def test_a_batch_is_complete_once_as_many_have_ended_as_it_was_sealed_with
     ledger: PgLedger, state: State
 ) -> None:
     early, late = await a_batch(ledger), await a_batch(ledger)
-    await ledger.seal_batch(early.id, "default", 2, now())
+    await ledger.batches.seal(early.id, "default", 2, now())
     seen = []
 
     for _ in range(2):
@@ -89,7 +89,7 @@ async def test_a_batch_is_complete_once_as_many_have_ended_as_it_was_sealed_with
         attempts = [await running(ledger, batch=batch.id) for batch in (early, late)]
         await ledger.settle([an_end(attempt, state) for attempt in attempts], now=now())
     seen += [await status_of(ledger, early), await status_of(ledger, late)]
-    sealed = await ledger.seal_batch(late.id, "default", 2, now())
+    sealed = await ledger.batches.seal(late.id, "default", 2, now())
 
     in_progress, completed = BatchStatus.IN_PROGRESS, BatchStatus.COMPLETED
     assert seen == [in_progress, in_progress, completed, BatchStatus.OPEN]
@@ -101,7 +101,7 @@ async def test_a_batch_sealed_with_more_than_have_ended_is_not_complete(ledger: 
     batch = await a_batch(ledger)
     await ledger.settle([an_end(await running(ledger, batch=batch.id), State.SUCCEEDED)], now=now())
 
-    sealed = await ledger.seal_batch(batch.id, "default", 2, now())
+    sealed = await ledger.batches.seal(batch.id, "default", 2, now())
 
     assert sealed is not None
     assert sealed.status is BatchStatus.IN_PROGRESS
@@ -109,7 +109,7 @@ async def test_a_batch_sealed_with_more_than_have_ended_is_not_complete(ledger: 
 
 async def test_a_job_that_is_refused_at_intake_can_be_the_last_of_its_batch(ledger: PgLedger) -> None:
     batch = await a_batch(ledger)
-    await ledger.seal_batch(batch.id, "default", 1, now())
+    await ledger.batches.seal(batch.id, "default", 1, now())
 
     await ledger.admit([an_entry(batch=batch.id, refused=Refused("code", "message"))])
 
@@ -119,13 +119,13 @@ async def test_a_job_that_is_refused_at_intake_can_be_the_last_of_its_batch(ledg
 async def test_a_batch_stays_completed_when_it_was(ledger: PgLedger) -> None:
     batch = await a_batch(ledger)
     first, second = [await running(ledger, batch=batch.id) for _ in range(2)]
-    await ledger.seal_batch(batch.id, "default", 1, now())
+    await ledger.batches.seal(batch.id, "default", 1, now())
     await ledger.settle([an_end(first, State.SUCCEEDED)], now=Ms(now() + 1000))
-    completed = await ledger.batch(batch.id, "default")
+    completed = await ledger.batches.find(batch.id, "default")
 
     await ledger.settle([an_end(second, State.SUCCEEDED)], now=Ms(now() + 9000))
 
-    shown = await ledger.batch(batch.id, "default")
+    shown = await ledger.batches.find(batch.id, "default")
     assert shown is not None
     assert completed is not None
     assert shown.completed_ms == completed.completed_ms is not None
@@ -134,9 +134,9 @@ async def test_a_batch_stays_completed_when_it_was(ledger: PgLedger) -> None:
 
 async def test_creating_a_batch_again_answers_it_as_it_is(ledger: PgLedger) -> None:
     ask = BatchCreate(id=an_id(), lane=Lane.STANDARD, deadline_ms=now() + 5000, metadata={"k": "v"})
-    created = await ledger.create_batch(ask, "default", now())
+    created = await ledger.batches.create(ask, "default", now())
 
-    again = await ledger.create_batch(BatchCreate(id=ask.id, metadata={"k": "w"}), "default", Ms(now() + 1000))
+    again = await ledger.batches.create(BatchCreate(id=ask.id, metadata={"k": "w"}), "default", Ms(now() + 1000))
 
     assert (created.lane, created.deadline_ms, created.metadata) == (Lane.STANDARD, ask.deadline_ms, {"k": "v"})
     assert again == created
@@ -198,7 +198,7 @@ async def test_a_page_of_results_holds_its_own_batchs_only(ledger: PgLedger) -> 
     attempts = [await running(ledger, batch=batch.id) for batch in batches]
     await ledger.settle([an_end(attempt, State.SUCCEEDED) for attempt in attempts], now=now())
 
-    pages = [await ledger.results(batch.id, "default", None, 1) for batch in batches]
+    pages = [await ledger.batches.results(batch.id, "default", None, 1) for batch in batches]
 
     assert [[result.job for result in page.results] for page in pages if page] == [[one.job] for one in attempts]
     assert [page.more for page in pages if page] == [False] * 3
@@ -207,10 +207,10 @@ async def test_a_page_of_results_holds_its_own_batchs_only(ledger: PgLedger) -> 
 async def test_batches_are_listed_newest_first_a_page_at_a_time(ledger: PgLedger) -> None:
     asks = [BatchCreate(id=uuid7(Ms(now() + n), n)) for n in (3, 0, 4, 1, 2)]
     for ask in asks:
-        await ledger.create_batch(ask, "default", now())
+        await ledger.batches.create(ask, "default", now())
 
-    first = await ledger.batches("default", 2, None)
-    rest = await ledger.batches("default", 10, first[-1].id)
+    first = await ledger.batches.page("default", 2, None)
+    rest = await ledger.batches.page("default", 10, first[-1].id)
 
     newest_first = sorted((ask.id for ask in asks), reverse=True)
     assert [batch.id for batch in first] == newest_first[:2]
@@ -227,7 +227,7 @@ async def test_executions_of_a_job_come_by_attempt_and_delivery(planned: PgLedge
     for attempt, delivery in ((second, 2), (second, 1), (first, 3), (first, 2)):
         await planned.settle([a_verdict(attempt, a_success(), delivery=delivery)], now=now())
 
-    shown = await planned.job(first.job, "default")
+    shown = await planned.jobs.find(first.job, "default")
 
     assert shown is not None
     assert [(run.attempt, run.delivery) for run in shown.executions] == [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2)]
@@ -235,11 +235,11 @@ async def test_executions_of_a_job_come_by_attempt_and_delivery(planned: PgLedge
 
 async def test_a_page_of_an_open_batch_is_not_its_last(ledger: PgLedger) -> None:
     batch = await a_batch(ledger)
-    first = await ledger.results(batch.id, "default", None, 10)
+    first = await ledger.batches.results(batch.id, "default", None, 10)
     await ledger.settle([an_end(await running(ledger, batch=batch.id), State.SUCCEEDED)], now=now())
 
-    second = await ledger.results(batch.id, "default", first.cursor if first else None, 10)
-    third = await ledger.results(batch.id, "default", second.cursor if second else None, 10)
+    second = await ledger.batches.results(batch.id, "default", first.cursor if first else None, 10)
+    third = await ledger.batches.results(batch.id, "default", second.cursor if second else None, 10)
 
     pages = [page for page in (first, second, third) if page]
     assert [(len(page.results), page.completed, page.more) for page in pages] == [

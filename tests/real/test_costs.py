@@ -45,7 +45,7 @@ async def ended_or_waiting(act: "asyncio.Task[Any]", hand: Hand) -> bool:
 
 
 async def shown(ledger: PgLedger, attempt: Attempt) -> JobShow:
-    job = await ledger.job(attempt.job, attempt.tenant)
+    job = await ledger.jobs.find(attempt.job, attempt.tenant)
     assert job is not None
     return job
 
@@ -56,7 +56,7 @@ async def test_what_a_failed_execution_cost_is_its_jobs_and_its_batchs(ledger: P
 
     await ledger.settle([again(attempt, FIRST)], now=now())
 
-    job, counted = await shown(ledger, attempt), await ledger.batch(batch.id, "default")
+    job, counted = await shown(ledger, attempt), await ledger.batches.find(batch.id, "default")
     assert counted is not None
     assert (job.usage, job.cost_nano_usd) == (counted.usage, counted.cost_nano_usd) == (FIRST, 7)
 
@@ -68,8 +68,8 @@ async def test_an_end_adds_to_what_was_spent_before(ledger: PgLedger) -> None:
 
     await ledger.settle([a_verdict(attempt, succeeded(SECOND), delivery=2)], now=now())
 
-    job, counted = await shown(ledger, attempt), await ledger.batch(batch.id, "default")
-    page = await ledger.results(batch.id, "default", None, 9)
+    job, counted = await shown(ledger, attempt), await ledger.batches.find(batch.id, "default")
+    page = await ledger.batches.results(batch.id, "default", None, 9)
     assert counted is not None
     assert page is not None
     [result] = page.results
@@ -77,7 +77,7 @@ async def test_an_end_adds_to_what_was_spent_before(ledger: PgLedger) -> None:
     assert (job.usage, job.cost_nano_usd) == (BOTH, 67)
     assert (result.usage, result.cost_nano_usd) == (BOTH, 67)
     assert (counted.usage, counted.cost_nano_usd) == (BOTH, 67)
-    assert await ledger.batches("default", 9, None) == (counted,)
+    assert await ledger.batches.page("default", 9, None) == (counted,)
 
 
 async def test_a_late_success_adds_to_what_was_spent_before(ledger: PgLedger) -> None:
@@ -177,7 +177,7 @@ async def test_an_execution_that_ends_its_job_after_all_costs_once(ledger: PgLed
         ledger, a_verdict(attempt, refused, transition=Final(State.FAILED, None, BadRequest("x")), delivery=2)
     )
 
-    job, counted = await shown(ledger, attempt), await ledger.batch(batch.id, "default")
+    job, counted = await shown(ledger, attempt), await ledger.batches.find(batch.id, "default")
     assert counted is not None
     assert ends == [(attempt.job, State.FAILED)]
     assert (job.usage, job.cost_nano_usd) == (counted.usage, counted.cost_nano_usd) == (BOTH, 67)
@@ -324,7 +324,7 @@ async def test_of_an_admission_that_is_cut_off_nothing_stays(
 
     await cut_off(ledger_url, ledger.admit([entry]), batch.id)
 
-    assert await ledger.job(entry.id, "default") is None
+    assert await ledger.jobs.find(entry.id, "default") is None
     assert not await ledger.flows()
     admitted = await ledger.admit([entry])
     assert [place.job for _, place in admitted.waiting] == [entry.id]
@@ -372,13 +372,13 @@ async def test_a_job_that_is_ended_while_it_is_put_back_does_not_wait_again(
 async def test_a_batch_stays_completed_when_it_was(ledger: PgLedger) -> None:
     batch = await a_batch(ledger)
     attempt = await running(ledger, batch=batch.id)
-    await ledger.seal_batch(batch.id, "default", 1, now())
+    await ledger.batches.seal(batch.id, "default", 1, now())
     await settled(ledger, a_verdict(attempt, succeeded(FIRST)))
-    completed = await ledger.batch(batch.id, "default")
+    completed = await ledger.batches.find(batch.id, "default")
 
     await ledger.settle([a_verdict(attempt, succeeded(SECOND), delivery=2)], now=Ms(now() + 10_000))
 
-    after = await ledger.batch(batch.id, "default")
+    after = await ledger.batches.find(batch.id, "default")
     assert completed is not None
     assert after is not None
     assert after.completed_ms == completed.completed_ms is not None
@@ -391,10 +391,10 @@ async def test_only_the_batch_of_a_job_counts_it(ledger: PgLedger) -> None:
 
     await settled(ledger, *(a_verdict(attempt, succeeded(FIRST)) for attempt in attempts))
 
-    counted = await ledger.batch(batch.id, "default")
+    counted = await ledger.batches.find(batch.id, "default")
     assert counted is not None
     assert (counted.counts, counted.usage) == (Counts(admitted=1, succeeded=1), FIRST)
-    assert await ledger.batch(other.id, "default") == other
+    assert await ledger.batches.find(other.id, "default") == other
 
 
 @pytest.mark.parametrize("state", [State.SUCCEEDED, State.FAILED, State.EXPIRED, State.CANCELLED, State.DEAD])
@@ -403,11 +403,11 @@ async def test_a_batch_is_completed_by_ends_of_any_kind(ledger: PgLedger, state:
     attempts = [await running(ledger, batch=batch.id) for _ in range(2)]
     end = Final(state, None, None)
     await settled(ledger, a_verdict(attempts[0], succeeded(FIRST), transition=end))
-    await ledger.seal_batch(batch.id, "default", 2, now())
+    await ledger.batches.seal(batch.id, "default", 2, now())
 
     await settled(ledger, a_verdict(attempts[1], succeeded(FIRST), transition=end))
 
-    completed = await ledger.batch(batch.id, "default")
+    completed = await ledger.batches.find(batch.id, "default")
     assert completed is not None
     assert completed.status is BatchStatus.COMPLETED
     assert completed.counts == Counts(admitted=2, **{state.value: 2})
@@ -422,7 +422,7 @@ async def test_ends_of_any_kind_complete_a_batch_that_is_sealed_after_them(ledge
     ]
     await settled(ledger, *ends)
 
-    sealed = await ledger.seal_batch(batch.id, "default", len(states), now())
+    sealed = await ledger.batches.seal(batch.id, "default", len(states), now())
 
     assert sealed is not None
     assert sealed.status is BatchStatus.COMPLETED

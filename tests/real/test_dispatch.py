@@ -210,7 +210,7 @@ async def test_while_the_other_deployment_takes_nothing_a_throttled_job_waits_as
             return await ledger.next_due() is not None
 
         await until(waits, "the job waits for its time")
-        shown = await ledger.job(entry.id, "default")
+        shown = await ledger.jobs.find(entry.id, "default")
 
     assert shown is not None
     assert shown.waiting is not None

@@ -199,11 +199,11 @@ async def test_a_job_says_how_many_of_its_flow_come_first_up_to_a_thousand(ledge
     others = [an_entry(deadline_ms=Ms(deadline - 1), tenant="t"), an_entry(deadline_ms=Ms(deadline - 1), model="n")]
     await ledger.admit([*entries, *others, an_entry(deadline_ms=Ms(deadline - 1), lane=Lane.STANDARD)])
     urgent = an_entry(deadline_ms=Ms(deadline - 1))
-    before = [await ledger.job(entries[place].id, "default") for place in (0, 7)]
+    before = [await ledger.jobs.find(entries[place].id, "default") for place in (0, 7)]
 
     await ledger.admit([urgent])
 
-    after = [await ledger.job(entries[place].id, "default") for place in (0, 7, 999, 1000)]
+    after = [await ledger.jobs.find(entries[place].id, "default") for place in (0, 7, 999, 1000)]
     assert [job and job.waiting for job in before] == [Waiting(ahead=0), Waiting(ahead=7)]
     assert [job and job.waiting for job in after] == [
         Waiting(ahead=1),

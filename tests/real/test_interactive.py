@@ -215,7 +215,7 @@ class Door:
         for item in items:
             prices = Prices(catalog=self.catalog, source="catalog:1")
             await self.ledger.settle(decide([item], {}, prices=prices, now=now(), unit=0.5), now=now())
-        return await self.ledger.job(items[0].job, "default")
+        return await self.ledger.jobs.find(items[0].job, "default")
 
     def serve(self, relay: Relay, door: NatsInfer) -> None:
         self._serving.append(asyncio.create_task(answer_requests(relay, door)))

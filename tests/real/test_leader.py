@@ -115,7 +115,7 @@ async def test_a_leader_whose_lease_another_has_taken_stops(ledger: PgLedger, le
 
         await becomes(lambda: work.ended == work.terms, "it stops")
         await becomes(lambda: metrics.registry.get_sample_value("infermq_leading") == 0, "it says so")
-        assert await ledger.leader() == Leadership("b", work.terms[0] + 1)
+        assert await ledger.status.leader() == Leadership("b", work.terms[0] + 1)
     await connection.close()
 
 
@@ -160,7 +160,7 @@ async def test_a_leader_that_stops_lets_the_next_lead_at_once(ledger: PgLedger) 
     async with leading(ledger, work):
         await becomes(lambda: bool(work.terms), "it leads")
 
-    assert await ledger.leader() is None
+    assert await ledger.status.leader() is None
     assert await ledger.lead("b", lease_ms=HOUR_MS) == work.terms[0] + 1
 
 
@@ -225,7 +225,7 @@ async def test_who_gives_up_an_old_term_leaves_the_new_one_alone(ledger: PgLedge
 
     await ledger.step_down("a", old)
 
-    leader = await ledger.leader()
+    leader = await ledger.status.leader()
     assert leader is not None
     assert leader.term == new
 
@@ -233,7 +233,7 @@ async def test_who_gives_up_an_old_term_leaves_the_new_one_alone(ledger: PgLedge
 async def test_a_lease_that_ran_out_is_nobodys(ledger: PgLedger) -> None:
     await ledger.lead("a", lease_ms=0)
 
-    assert await ledger.leader() is None
+    assert await ledger.status.leader() is None
 
 
 async def test_each_shard_has_a_leader_and_terms_of_its_own(ledger: PgLedger) -> None:
@@ -245,13 +245,13 @@ async def test_each_shard_has_a_leader_and_terms_of_its_own(ledger: PgLedger) ->
     later = await ledger.lead("b", lease_ms=HOUR_MS, shard=other)
 
     assert later == term + 1
-    assert await ledger.leader() == Leadership("a", term)
-    assert await ledger.leader(shard=other) == Leadership("b", later)
+    assert await ledger.status.leader() == Leadership("a", term)
+    assert await ledger.status.leader(shard=other) == Leadership("b", later)
     await ledger.step_down("b", later)
-    assert await ledger.leader(shard=other) == Leadership("b", later)
+    assert await ledger.status.leader(shard=other) == Leadership("b", later)
     await ledger.step_down("b", later, shard=other)
-    assert await ledger.leader(shard=other) is None
-    assert await ledger.leader() == Leadership("a", term)
+    assert await ledger.status.leader(shard=other) is None
+    assert await ledger.status.leader() == Leadership("a", term)
 
 
 async def test_the_term_of_another_shard_dispatches_nothing(ledger: PgLedger) -> None:

@@ -34,7 +34,7 @@ PRICES = Prices(catalog=a_catalog(), source="catalog:1")
 
 
 async def a_batch(ledger: PgLedger) -> Batch:
-    return await ledger.create_batch(BatchCreate(id=an_id()), "default", now())
+    return await ledger.batches.create(BatchCreate(id=an_id()), "default", now())
 
 
 async def dispatched(ledger: PgLedger, *entries: Entry) -> list[Attempt]:
@@ -73,7 +73,7 @@ async def settled(ledger: PgLedger, *verdicts: Verdict) -> list[tuple[UUID, Stat
 
 
 async def state_of(ledger: PgLedger, job: UUID) -> State:
-    shown = await ledger.job(job, "default")
+    shown = await ledger.jobs.find(job, "default")
     assert shown is not None
     return shown.state
 
@@ -122,8 +122,8 @@ async def test_a_key_used_twice_in_a_batch_fails_the_second_and_the_batch_comple
     later = await ledger.admit([second, third, first])
 
     await settled(ledger, a_verdict((await dispatched(ledger, first))[0], a_success()))
-    sealed = await ledger.seal_batch(batch.id, "default", 3, now())
-    shown = await ledger.job(second.id, "default")
+    sealed = await ledger.batches.seal(batch.id, "default", 3, now())
+    shown = await ledger.jobs.find(second.id, "default")
     assert [one.job for one in admitted.refused] == [second.id]
     assert [one.job for one in later.refused] == [third.id]
     assert not admitted.conflicts
@@ -217,7 +217,7 @@ async def test_groups_that_count_in_the_same_batches_never_block_each_other(ledg
     async with asyncio.timeout(30):
         await asyncio.gather(*[ledger.admit(group) for group in groups])
 
-    listed = await ledger.batches("default", 100, None)
+    listed = await ledger.batches.page("default", 100, None)
     assert [batch.counts.admitted for batch in listed] == [24] * 20
 
 
@@ -272,7 +272,7 @@ async def test_the_lease_is_one_brokers_until_it_ends_or_is_given_up(ledger: PgL
     assert await ledger.lead("a", lease_ms=60_000) == term
     assert await ledger.lead("b", lease_ms=60_000) is None
     await ledger.step_down("a", term)
-    assert await ledger.leader() is None
+    assert await ledger.status.leader() is None
     assert await ledger.lead("b", lease_ms=60_000) == term + 1
 
 
@@ -350,7 +350,7 @@ async def the_usual_way(
     ones, zeros = [1] * len(jobs), [0] * len(jobs)
     flow = [[entry.model for entry in waiting], ["bulk"] * len(jobs), ["default"] * len(jobs)]
     deadlines = [entry.deadline_ms for entry in waiting]
-    leadership = await ledger.leader()
+    leadership = await ledger.status.leader()
     assert leadership is not None
     ends = ["succeeded"] * len(jobs), [None] * len(jobs), zeros, zeros, zeros, zeros, now()
     found = [
@@ -397,7 +397,7 @@ async def test_a_success_ends_its_job_once_however_often_it_is_reported(ledger: 
     first = await settled(ledger, verdict)
     again = await settled(ledger, verdict)
 
-    job = await ledger.job(attempt.job, "default")
+    job = await ledger.jobs.find(attempt.job, "default")
     assert job is not None
     assert first == again == [(attempt.job, State.SUCCEEDED)]
     assert job.cost_nano_usd == 10 * 1000 + 5 * 2000
@@ -436,7 +436,7 @@ async def test_an_outcome_of_a_day_that_never_was_is_said_to_be_so(ledger: PgLed
         with pytest.raises(DayNotKept):
             await ledger.settle([a_verdict(request, a_success(), interactive=request)], now=now())
 
-    assert await ledger.job(job, "default") is None
+    assert await ledger.jobs.find(job, "default") is None
 
 
 async def test_an_outcome_of_a_day_that_was_dropped_is_said_to_be_so(ledger: PgLedger, ledger_url: str) -> None:
@@ -471,7 +471,7 @@ async def test_a_second_delivery_is_waste_that_costs(ledger: PgLedger) -> None:
 
     await settled(ledger, a_verdict(attempt, a_success(usage=Usage(2, 0)), delivery=2))
 
-    job = await ledger.job(attempt.job, "default")
+    job = await ledger.jobs.find(attempt.job, "default")
     assert job is not None
     assert [run.waste for run in job.executions] == [False, True]
     assert job.cost_nano_usd == sum(run.cost_nano_usd for run in job.executions) == 3000
@@ -525,7 +525,7 @@ async def test_a_job_that_waits_for_its_time_is_not_in_the_backlog_before(ledger
     assert [head.place.job for head in heads] == [fresh.id]
     assert await ledger.next_due() == later
     assert await ledger.move_due(Ms(later - 1), limit=1000) == []
-    [lane] = await ledger.backlog(now())
+    [lane] = await ledger.status.backlog(now())
     assert lane.waiting == 301
 
 
@@ -587,7 +587,7 @@ async def test_what_ends_a_job_ends_it_while_it_waits_for_its_time(ledger: PgLed
         fails_late.job: State.DEAD,
     }
     assert [place.job for _, place in await ledger.move_due(due, limit=9)] == [stays.job]
-    shown = [await ledger.job(one.job, "default") for one in (expires, succeeds, fails_late)]
+    shown = [await ledger.jobs.find(one.job, "default") for one in (expires, succeeds, fails_late)]
     assert [job and job.attempt for job in shown] == [1, 1, 1]
 
 
@@ -635,7 +635,7 @@ async def test_racing_settlements_end_a_job_once(ledger: PgLedger) -> None:
     await asyncio.gather(*(ledger.settle(way, now=now()) for way in ways))
 
     for attempt in attempts:
-        job = await ledger.job(attempt.job, "default")
+        job = await ledger.jobs.find(attempt.job, "default")
         assert job is not None
         assert sorted(run.waste for run in job.executions) == [False, True, True]
 
@@ -660,7 +660,7 @@ async def test_an_interactive_job_is_first_heard_of_at_its_end(ledger: PgLedger)
     first = await settled(ledger, verdict)
     again = await settled(ledger, verdict)
 
-    job = await ledger.job(attempt.job, "default")
+    job = await ledger.jobs.find(attempt.job, "default")
     assert job is not None
     assert first == again == [(attempt.job, State.SUCCEEDED)]
     assert bytes(job.body) == b'{"choices":[]}'
@@ -674,7 +674,7 @@ async def test_what_a_relay_gave_up_on_costs_what_was_run(ledger: PgLedger) -> N
     [verdict] = decide([EndRequest(attempt, Failed(EngineFault("x")))], {}, prices=PRICES, now=now(), unit=0.5)
     ends = await settled(ledger, verdict)
 
-    job = await ledger.job(attempt.job, "default")
+    job = await ledger.jobs.find(attempt.job, "default")
     assert job is not None
     assert ends == [(attempt.job, State.FAILED)]
     assert job.cost_nano_usd == sum(run.cost_nano_usd for run in job.executions) == 7000
@@ -688,10 +688,10 @@ async def test_an_interactive_answer_ends_no_job_that_was_there_before(ledger: P
 
     [(own, _)] = await settled(ledger, verdict)
     again = await settled(ledger, verdict)
-    untouched = await ledger.job(attempt.job, "default")
+    untouched = await ledger.jobs.find(attempt.job, "default")
     await settled(ledger, a_verdict(attempt, a_success()))
 
-    first, second = await ledger.job(attempt.job, "default"), await ledger.job(own, tenant)
+    first, second = await ledger.jobs.find(attempt.job, "default"), await ledger.jobs.find(own, tenant)
     assert untouched is not None
     assert first is not None
     assert second is not None
@@ -708,7 +708,7 @@ async def test_a_report_that_decides_nothing_still_costs(ledger: PgLedger) -> No
 
     await settled(ledger, a_verdict(attempt, Failed(EngineFault("x"), Usage(7, 0)), transition=Ignore()))
 
-    job = await ledger.job(attempt.job, "default")
+    job = await ledger.jobs.find(attempt.job, "default")
     assert job is not None
     assert (job.state, job.cost_nano_usd) == (State.RUNNING, 7000)
 
@@ -720,16 +720,16 @@ async def test_a_batch_is_complete_when_all_its_sealed_jobs_have_ended(ledger: P
     batch = await a_batch(ledger)
     attempts = [await running(ledger, batch=batch.id) for _ in range(3)]
     await settled(ledger, a_verdict(attempts[0], a_success(usage=Usage(1, 1))))
-    sealed = await ledger.seal_batch(batch.id, "default", 4, now())
+    sealed = await ledger.batches.seal(batch.id, "default", 4, now())
     await ledger.admit([an_entry(batch=batch.id, refused=Refused("c", "m"))])
     await settled(ledger, a_verdict(attempts[1], a_success(usage=Usage(1, 1))))
-    before = await ledger.batch(batch.id, "default")
+    before = await ledger.batches.find(batch.id, "default")
 
     await settled(
         ledger, a_verdict(attempts[2], Failed(EngineFault("x")), transition=Final(State.DEAD, None, EngineFault("x")))
     )
 
-    after = await ledger.batch(batch.id, "default")
+    after = await ledger.batches.find(batch.id, "default")
     assert sealed is not None
     assert before is not None
     assert after is not None
@@ -746,7 +746,7 @@ async def test_sealing_after_the_last_job_completes_the_batch(ledger: PgLedger) 
     batch = await a_batch(ledger)
     await settled(ledger, a_verdict(await running(ledger, batch=batch.id), a_success()))
 
-    sealed = await ledger.seal_batch(batch.id, "default", 1, now())
+    sealed = await ledger.batches.seal(batch.id, "default", 1, now())
 
     assert sealed is not None
     assert sealed.status is BatchStatus.COMPLETED
@@ -755,11 +755,11 @@ async def test_sealing_after_the_last_job_completes_the_batch(ledger: PgLedger) 
 async def test_a_batch_is_its_tenants_alone(ledger: PgLedger) -> None:
     batch = await a_batch(ledger)
 
-    assert await ledger.batch(batch.id, "other") is None
-    assert await ledger.results(batch.id, "other", None, 10) is None
+    assert await ledger.batches.find(batch.id, "other") is None
+    assert await ledger.batches.results(batch.id, "other", None, 10) is None
     with pytest.raises(Conflict):
-        await ledger.create_batch(BatchCreate(id=batch.id), "other", now())
-    assert await ledger.create_batch(BatchCreate(id=batch.id), "default", now()) == batch
+        await ledger.batches.create(BatchCreate(id=batch.id), "other", now())
+    assert await ledger.batches.create(BatchCreate(id=batch.id), "default", now()) == batch
 
 
 async def test_results_are_read_whatever_else_the_server_is_writing(ledger: PgLedger, ledger_url: str) -> None:
@@ -771,7 +771,7 @@ async def test_results_are_read_whatever_else_the_server_is_writing(ledger: PgLe
     await other.execute("select pg_current_xact_id()")
     await settled(ledger, a_verdict(attempt, a_success()))
 
-    page = await ledger.results(batch.id, "default", None, 10)
+    page = await ledger.batches.results(batch.id, "default", None, 10)
 
     await writing.rollback()
     await other.close()
@@ -800,7 +800,7 @@ async def test_results_are_read_once_each_while_two_brokers_record_them(ledger: 
             seen = "select ordinal from infermq.results where batch = $1 order by ordinal"
             numbers[:] = [row["ordinal"] for row in await watching.fetch(seen, batch.id)]
             assert numbers == list(range(1, len(numbers) + 1))
-            page = await ledger.results(batch.id, "default", cursor, 7)
+            page = await ledger.batches.results(batch.id, "default", cursor, 7)
             assert page is not None
             cursor = page.cursor
             read.extend(result.job for result in page.results)
@@ -827,12 +827,12 @@ async def test_a_result_is_read_only_after_those_that_were_recorded_before_it(
         await hand.until_waiting(1)
         behind = asyncio.create_task(ledger.settle([second], now=now()))
         await hand.until_waiting(2)
-        before = await ledger.results(batch.id, "default", None, 10)
+        before = await ledger.batches.results(batch.id, "default", None, 10)
 
         await hand.let_go()
         await asyncio.gather(numbered, behind)
 
-    after = await ledger.results(batch.id, "default", None, 10)
+    after = await ledger.batches.results(batch.id, "default", None, 10)
     assert before is not None
     assert after is not None
     assert not before.results
@@ -843,13 +843,13 @@ async def test_a_repeated_group_numbers_no_result_again(ledger: PgLedger) -> Non
     batch = await a_batch(ledger)
     first, second = [a_verdict(await running(ledger, batch=batch.id), a_success()) for _ in range(2)]
     await settled(ledger, first)
-    before = await ledger.results(batch.id, "default", None, 10)
+    before = await ledger.batches.results(batch.id, "default", None, 10)
 
     await settled(ledger, first)
     await settled(ledger, first, second)
 
     assert before is not None
-    after = await ledger.results(batch.id, "default", before.cursor, 10)
+    after = await ledger.batches.results(batch.id, "default", before.cursor, 10)
     assert after is not None
     assert [[result.job for result in page.results] for page in (before, after)] == [[first.job], [second.job]]
     assert (before.cursor, after.cursor) == ("1", "2")
@@ -864,7 +864,7 @@ async def test_the_results_of_refused_jobs_are_numbered_with_the_others(ledger: 
     await settled(ledger, a_verdict(attempt, a_success()))
     await ledger.admit([*refused, an_entry(batch=batch.id)])
 
-    page = await ledger.results(batch.id, "default", None, 10)
+    page = await ledger.batches.results(batch.id, "default", None, 10)
     assert page is not None
     assert [result.job for result in page.results] == [refused[0].id, refused[1].id, attempt.job, refused[2].id]
     assert page.cursor == "4"
@@ -874,11 +874,11 @@ async def test_pages_of_results_end_with_the_batch(ledger: PgLedger) -> None:
     batch = await a_batch(ledger)
     for _ in range(5):
         await settled(ledger, a_verdict(await running(ledger, batch=batch.id), a_success()))
-    await ledger.seal_batch(batch.id, "default", 5, now())
+    await ledger.batches.seal(batch.id, "default", 5, now())
 
-    first = await ledger.results(batch.id, "default", None, 3)
+    first = await ledger.batches.results(batch.id, "default", None, 3)
     assert first is not None
-    last = await ledger.results(batch.id, "default", first.cursor, 3)
+    last = await ledger.batches.results(batch.id, "default", first.cursor, 3)
     assert last is not None
 
     assert [len(first.results), len(last.results)] == [3, 2]
@@ -892,11 +892,11 @@ async def test_a_page_of_results_fits_a_message_and_always_goes_on(ledger: PgLed
     for size in sizes_mb:
         body = b'"%s"' % (b"x" * int(size * 1_000_000))
         await settled(ledger, a_verdict(await running(ledger, batch=batch.id), a_success(body=body)))
-    await ledger.seal_batch(batch.id, "default", len(sizes_mb), now())
+    await ledger.batches.seal(batch.id, "default", len(sizes_mb), now())
 
     pages: list[ResultPage] = []
     while not pages or not pages[-1].completed:
-        page = await ledger.results(batch.id, "default", pages[-1].cursor if pages else None, 500)
+        page = await ledger.batches.results(batch.id, "default", pages[-1].cursor if pages else None, 500)
         assert page is not None
         assert page.results
         pages.append(page)
@@ -908,17 +908,17 @@ async def test_a_page_of_results_fits_a_message_and_always_goes_on(ledger: PgLed
 @pytest.mark.parametrize("cursor", ["x", "", "-1", "1-2", "9" * 30, "\u00b2"])
 async def test_a_cursor_that_is_none_is_said(ledger: PgLedger, cursor: str) -> None:
     with pytest.raises(ValueError, match="not a cursor"):
-        await ledger.results(an_id(), "default", cursor, 10)
+        await ledger.batches.results(an_id(), "default", cursor, 10)
 
 
 # the rest
 
 
 async def test_catalogs_are_numbered_and_the_newest_is_active(ledger: PgLedger) -> None:
-    first = await ledger.apply_catalog("", "me", now())
-    second = await ledger.apply_catalog("# two", "me", now())
+    first = await ledger.catalogs.apply("", "me", now())
+    second = await ledger.catalogs.apply("# two", "me", now())
 
-    active = await ledger.active_catalog()
+    active = await ledger.catalogs.active()
 
     assert (first.number, second.number) == (1, 2)
     assert active == (second, "# two")
@@ -927,7 +927,7 @@ async def test_catalogs_are_numbered_and_the_newest_is_active(ledger: PgLedger) 
 async def test_the_backlog_is_counted_by_lane(ledger: PgLedger) -> None:
     await ledger.admit([an_entry(), an_entry(), an_entry(model="n")])
 
-    lanes = await ledger.backlog(Ms(now() + 1000))
+    lanes = await ledger.status.backlog(Ms(now() + 1000))
 
     assert {(lane.model, lane.waiting) for lane in lanes} == {("m", 2), ("n", 1)}
     assert all(lane.oldest_ms >= 900 for lane in lanes)

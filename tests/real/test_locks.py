@@ -207,7 +207,7 @@ async def test_brokers_that_count_in_the_same_batches_never_wait_for_each_other(
     held = "select from infermq.batches where id = $1 for no key update"
     await brokers.meet(fill, batches, held, batches[1])
 
-    assert [batch.counts.admitted for batch in await brokers.ours.batches("default", 9, None)] == [2, 2, 2]
+    assert [batch.counts.admitted for batch in await brokers.ours.batches.page("default", 9, None)] == [2, 2, 2]
 
 
 async def test_brokers_that_spend_on_the_same_deployments_never_wait_for_each_other(brokers: Brokers) -> None:

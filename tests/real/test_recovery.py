@@ -107,11 +107,11 @@ async def holds(nc: Nats, stream: str, messages: int) -> None:
 
 async def ended(ledger: PgLedger, job: UUID) -> State:
     async def it_has() -> bool:
-        shown = await ledger.job(job, "default")
+        shown = await ledger.jobs.find(job, "default")
         return shown is not None and shown.settled_ms is not None
 
     await until(it_has, "the job has ended")
-    shown = await ledger.job(job, "default")
+    shown = await ledger.jobs.find(job, "default")
     assert shown is not None
     return shown.state
 

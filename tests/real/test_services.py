@@ -58,11 +58,11 @@ async def services(nc: Nats, ledger: PgLedger) -> Services:
     await declare_streams(nc)
     catalogs = Catalogs(nc)
     return Services(
-        batches=BatchService(ledger=ledger, clock=now),
-        jobs=JobService(ledger=ledger, catalogs=catalogs, pools=dict, clock=now),
-        catalogs=CatalogService(ledger=ledger, catalogs=catalogs, clock=now),
+        batches=BatchService(ledger=ledger.batches, clock=now),
+        jobs=JobService(ledger=ledger.jobs, catalogs=catalogs, pools=dict, clock=now),
+        catalogs=CatalogService(ledger=ledger.catalogs, catalogs=catalogs, clock=now),
         status=StatusService(
-            name="b", version="0", ledger=ledger, catalogs=catalogs, beats=Beats(nc), pools=dict, clock=now
+            name="b", version="0", ledger=ledger.status, catalogs=catalogs, beats=Beats(nc), pools=dict, clock=now
         ),
     )
 

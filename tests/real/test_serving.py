@@ -104,7 +104,7 @@ async def test_a_catalog_that_was_announced_to_nobody_is_found_in_the_ledger(
     nats_url: str, ledger: PgLedger, ledger_url: str, nc: Nats
 ) -> None:
     async with a_broker(nats_url, ledger_url, nc, nets_s=0.1) as running:
-        revision = await ledger.apply_catalog(ANOTHER, "test", now())
+        revision = await ledger.catalogs.apply(ANOTHER, "test", now())
 
         await has_revision(running, revision.number)
         await has_pool(nc, subjects.RUN, "new")

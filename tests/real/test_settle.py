@@ -101,7 +101,7 @@ async def test_a_report_that_comes_twice_at_once_costs_once(nc: Nats, ledger: Pg
     async with settling(nc, ledger):
         await ended(ledger, attempt, State.SUCCEEDED)
 
-    shown = await ledger.job(attempt.job, "default")
+    shown = await ledger.jobs.find(attempt.job, "default")
     assert shown is not None
     assert shown.cost_nano_usd == 7
     assert (await ledger.spend(now()))["d"].cost_nano_usd == 7
@@ -132,7 +132,7 @@ async def test_what_only_a_newer_worker_knows_is_a_failure_that_costs_and_ends_n
         await ended(ledger, known, State.SUCCEEDED)
         await buried(metrics, 1)
 
-    shown = await ledger.job(unknown.job, "default")
+    shown = await ledger.jobs.find(unknown.job, "default")
     assert shown is not None
     [execution] = shown.executions
     assert (execution.failure, execution.cost_nano_usd) == ("engine_fault", 9)
@@ -152,10 +152,10 @@ async def test_a_request_that_ended_as_only_a_newer_worker_knows_is_recorded_as_
         await publish_rulings(nc, [EndRequest(request, Failed(EngineFault("x")))])
 
         async def is_recorded() -> bool:
-            return await ledger.job(request.job, request.tenant) is not None
+            return await ledger.jobs.find(request.job, request.tenant) is not None
 
         await until(is_recorded, "the request is recorded")
-        job = await ledger.job(request.job, request.tenant)
+        job = await ledger.jobs.find(request.job, request.tenant)
         assert job is not None
         assert (job.state, job.failure, len(job.executions)) == (State.FAILED, EngineFault("x"), 1)
 
@@ -220,6 +220,6 @@ async def test_any_reports_and_rulings_in_any_order_end_a_job_once(ledger: PgLed
                     *(settle(broker, order.sample(items, len(items))) for broker in (ledger, other) if items)
                 )
 
-    shown = [await ledger.job(job, "default") for job in {job for job, _, _ in told}]
+    shown = [await ledger.jobs.find(job, "default") for job in {job for job, _, _ in told}]
     executions = {(one.id, run.attempt, run.delivery) for one in shown if one is not None for run in one.executions}
     assert executions == told

@@ -93,7 +93,7 @@ async def test_a_job_is_shown_as_it_waits_runs_is_put_back_and_ends(ledger: PgLe
     seen = []
 
     async def look() -> None:
-        seen.append(await ledger.job(entry.id, "default"))
+        seen.append(await ledger.jobs.find(entry.id, "default"))
 
     await ledger.admit([entry])
     await look()
@@ -149,7 +149,7 @@ async def test_a_result_says_all_that_is_recorded_of_its_job(ledger: PgLedger, o
     ends = Final(State.FAILED, None, outcome.failure) if isinstance(outcome, Failed) else None
     await ledger.settle([a_verdict(second, outcome, transition=ends)], now=Ms(entry.admitted_ms + 90_000))
 
-    page = await ledger.results(entry.batch, "default", None, 10)
+    page = await ledger.batches.results(entry.batch, "default", None, 10)
 
     assert page is not None
     assert page.results == (
@@ -196,7 +196,7 @@ async def test_a_job_that_waits_among_others_is_shown_as_it_waits_itself(ledger:
     later = Requeue(Ms(now() + 60_000), counted=True)
     await ledger.settle([a_verdict(attempt, Failed(EngineFault("x")), transition=later)], now=now())
 
-    shown = [await ledger.job(entry.id, "default") for entry in entries]
+    shown = [await ledger.jobs.find(entry.id, "default") for entry in entries]
 
     assert [one and (one.id, one.attempt, one.not_before_ms) for one in shown] == [
         (entries[0].id, 0, None),

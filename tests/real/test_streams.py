@@ -260,7 +260,7 @@ async def test_outcomes_of_days_that_never_were_are_counted_and_dropped_and_the_
         await report(nc, a_report(job=job))
     await emptied(nc, subjects.OUTCOME)
 
-    shown = await ledger.job(attempt.job, "default")
+    shown = await ledger.jobs.find(attempt.job, "default")
     assert shown is not None
     assert shown.state is State.SUCCEEDED
     assert settle.metrics.registry.get_sample_value("infermq_outcomes_dropped_total") == 3

@@ -218,7 +218,7 @@ async def test_an_id_of_anothers_job_is_a_conflict(ledger: PgLedger) -> None:
 
     assert admitted.conflicts == (theirs.id,)
     assert not admitted.waiting
-    assert await ledger.job(theirs.id, "a_2e_b") is None
+    assert await ledger.jobs.find(theirs.id, "a_2e_b") is None
 
 
 async def test_a_flow_holds_its_own_jobs_only(ledger: PgLedger) -> None:
@@ -239,9 +239,9 @@ async def test_requests_of_two_tenants_with_one_id_are_two_jobs(ledger: PgLedger
 
     [[(first, _)], [(second, _)]] = ends
     assert first == job != second
-    assert await ledger.job(first, TENANTS[0]) is not None
-    assert await ledger.job(second, TENANTS[1]) is not None
-    assert await ledger.job(first, TENANTS[1]) is None
+    assert await ledger.jobs.find(first, TENANTS[0]) is not None
+    assert await ledger.jobs.find(second, TENANTS[1]) is not None
+    assert await ledger.jobs.find(first, TENANTS[1]) is None
 
 
 async def test_requests_of_two_tenants_with_one_id_are_two_jobs_when_settled_together(ledger: PgLedger) -> None:
@@ -256,8 +256,8 @@ async def test_requests_of_two_tenants_with_one_id_are_two_jobs_when_settled_tog
     assert len({job for job, _ in first}) == 2
     assert sorted(first) == sorted(again)
     for one in TENANTS[:2]:
-        [shown] = [found for found, _ in first if await ledger.job(found, one) is not None]
-        found = await ledger.job(shown, one)
+        [shown] = [found for found, _ in first if await ledger.jobs.find(found, one) is not None]
+        found = await ledger.jobs.find(shown, one)
         assert found is not None
         assert len(found.executions) == 1
 

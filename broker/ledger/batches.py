@@ -1,0 +1,75 @@
+"""Batches and their results."""
+
+from uuid import UUID
+
+from broker.errors import Conflict
+from broker.ledger.connection import Connection, Database
+from broker.ledger.rows import batch_of, json_text, result_of
+from broker.ledger.sql import query
+from schemas.api import Batch, BatchCreate, ResultPage
+from schemas.units import Ms
+
+PAGE_BYTES = 4 * 1024 * 1024
+"""What a page of results holds, unless its first is larger: half a message."""
+_CURSOR_DIGITS = 9
+"""As many as an `int` of Postgres always has room for."""
+
+
+class PgBatches:
+    """Implements `broker.ports.BatchLedger`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def create(self, ask: BatchCreate, tenant: str, now: Ms) -> Batch:
+        async with self._database.connection() as connection:
+            await connection.execute(
+                query("create_batch"), ask.id, tenant, ask.lane, now, ask.deadline_ms, json_text(ask.metadata)
+            )
+            found = await _find(connection, ask.id, tenant)
+            if found is None:
+                raise Conflict(f"the id {ask.id} is taken: make another")
+            return found
+
+    async def seal(self, batch: UUID, tenant: str, jobs: int, now: Ms) -> Batch | None:
+        async with self._database.connection() as connection:
+            await connection.execute(query("seal_batch"), batch, tenant, jobs, now)
+            return await _find(connection, batch, tenant)
+
+    async def find(self, batch: UUID, tenant: str) -> Batch | None:
+        async with self._database.connection() as connection:
+            return await _find(connection, batch, tenant)
+
+    async def page(self, tenant: str, limit: int, before: UUID | None) -> tuple[Batch, ...]:
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(query("batches"), tenant, before, limit)
+            return tuple(batch_of(row) for row in rows)
+
+    async def results(self, batch: UUID, tenant: str, cursor: str | None, limit: int) -> ResultPage | None:
+        """`limit` results, or as many as fit into PAGE_BYTES."""
+        read_to = _parse_cursor(cursor)
+        async with self._database.connection() as connection:
+            asked = await _find(connection, batch, tenant)
+            if asked is None:
+                return None
+            rows = await connection.fetch(query("results"), batch, read_to, limit, PAGE_BYTES)
+            if rows:
+                read_to = rows[-1]["ordinal"]
+                cursor = str(read_to)
+            more: bool = await connection.fetchval(query("results_left"), batch, read_to)
+        is_completed = asked.completed_ms is not None and not more
+        return ResultPage(tuple(result_of(row) for row in rows), cursor, completed=is_completed, more=more)
+
+
+async def _find(connection: Connection, batch: UUID, tenant: str) -> Batch | None:
+    row = await connection.fetchrow(query("batch"), batch, tenant)
+    return None if row is None else batch_of(row)
+
+
+def _parse_cursor(cursor: str | None) -> int:
+    """The ordinal of the last result that was read; 0: none was."""
+    if cursor is None:
+        return 0
+    if not (cursor.isascii() and cursor.isdigit() and len(cursor) <= _CURSOR_DIGITS):
+        raise ValueError(f"{cursor!r} is not a cursor of a page of results")
+    return int(cursor)

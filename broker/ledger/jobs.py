@@ -1,0 +1,31 @@
+"""All that is recorded of a job."""
+
+from uuid import UUID
+
+from broker.ledger.connection import Connection, Database
+from broker.ledger.rows import AHEAD_MOST, Row, execution_of, show_of
+from broker.ledger.sql import query
+from schemas.api import JobShow
+
+
+class PgJobs:
+    """Implements `broker.ports.JobLedger`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def find(self, job: UUID, tenant: str) -> JobShow | None:
+        async with self._database.connection() as connection:
+            row = await connection.fetchrow(query("job"), job, tenant)
+            if row is None:
+                return None
+            executions = await connection.fetch(query("executions_of"), job)
+            ahead = await _ahead(connection, row) if row["waiting_attempt"] is not None else None
+        return show_of(row, tuple(execution_of(execution) for execution in executions), ahead=ahead)
+
+
+async def _ahead(connection: Connection, row: Row) -> int:
+    """How many jobs of its flow come before a waiting one, as far as AHEAD_MOST and one more."""
+    place = [row[name] for name in ("model", "lane", "tenant", "deadline_ms", "id")]
+    ahead: int = await connection.fetchval(query("ahead"), *place, AHEAD_MOST + 1)
+    return ahead
