@@ -5,11 +5,11 @@ Each method of an area is one transaction. It raises Unavailable, Conflict or Ba
 its docstring adds.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 from uuid import UUID
 
-from broker.core.records import ONLY_SHARD, Leadership, Shard
+from broker.core.records import ONLY_SHARD, Admitted, BatchInfo, DeadLetter, Entry, Leadership, Shard, Spend
 from broker.core.relay import Answered, Erred, Streamed
 from schemas.api import Batch, BatchCreate, JobShow, LaneBacklog, ResultPage
 from schemas.catalog import Revision
@@ -39,6 +39,35 @@ class Caller(Protocol):
 
     async def end(self, end: Answered | Erred) -> None:
         """The last word, and the first too if the request is refused."""
+
+
+class IntakeLedger(Protocol):
+    """What intake commits."""
+
+    async def batches_of(self, ids: Collection[UUID]) -> dict[UUID, BatchInfo]: ...
+
+    async def admit(self, entries: Sequence[Entry]) -> Admitted:
+        """Take jobs in, with their batches' counts. An id that is known with the same content is the same job."""
+
+
+class DeadLetterLedger(Protocol):
+    async def bury(self, letters: Sequence[DeadLetter]) -> None:
+        """Keep what cannot be a job or an outcome; a message that is kept already stays as it is."""
+
+
+class LeaderLedger(Protocol):
+    """The lease of each shard's dispatch leader, by the database's clock."""
+
+    async def lead(self, holder: str, *, lease_ms: int, shard: Shard = ONLY_SHARD) -> int | None:
+        """Take or renew the lease of the shard's leader: its term, or None while another holds it."""
+
+    async def step_down(self, holder: str, term: int, *, shard: Shard = ONLY_SHARD) -> None:
+        """Give the lease up, if it is still of this term."""
+
+
+class SpendLedger(Protocol):
+    async def today(self, now: Ms) -> dict[str, Spend]:
+        """What each deployment has cost today (UTC)."""
 
 
 class BatchLedger(Protocol):

@@ -75,7 +75,7 @@ async def serve(
             ledger=ledger,
             catalogs=Catalogs(nc),
             beats=Beats(nc),
-            daily_spend=DailySpend(ledger, wall_clock),
+            daily_spend=DailySpend(ledger.spend, wall_clock),
             metrics=Metrics(),
             back=back,
             nets_s=nets_s,
@@ -125,7 +125,8 @@ class Process:
         intakes = [
             Intake(
                 nc=self.nc,
-                ledger=self.ledger,
+                ledger=self.ledger.intake,
+                dead_letters=self.ledger.dead_letters,
                 principal=open_principal,
                 catalog=self._catalog,
                 metrics=self.metrics,
@@ -193,7 +194,7 @@ class Process:
         await answer_requests(relay, door)
 
     async def _dispatch(self) -> None:
-        leader = Leader(ledger=self.ledger, holder=self.config.name, metrics=self.metrics)
+        leader = Leader(ledger=self.ledger.leadership, holder=self.config.name, metrics=self.metrics)
         await leader.serve(self._dispatch_in_term)
 
     async def _dispatch_in_term(self, term: int) -> None:

@@ -1,4 +1,4 @@
-"""The backlog as the leader reads it, queued → running, and who leads."""
+"""The backlog as the leader reads it, and queued → running."""
 
 from collections.abc import Sequence
 from uuid import UUID
@@ -71,12 +71,3 @@ async def attempts_of(connection: Connection, attempts: Sequence[Running]) -> li
     jobs = [one.job for one in attempts]
     rows = await connection.fetch(query("attempts_of"), jobs, [one.attempt for one in attempts], min(jobs), max(jobs))
     return [attempt_of(row) for row in rows]
-
-
-async def lead(connection: Connection, holder: str, *, shard: Shard, lease_ms: int) -> int | None:
-    term: int | None = await connection.fetchval(query("lead"), holder, lease_ms, shard)
-    return term
-
-
-async def step_down(connection: Connection, holder: str, term: int, *, shard: Shard) -> None:
-    await connection.execute(query("step_down"), holder, term, shard)

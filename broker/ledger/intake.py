@@ -1,4 +1,4 @@
-"""Entries into the record."""
+"""Jobs into the record, with their batches' counts."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -8,11 +8,12 @@ from uuid import UUID
 import asyncpg
 from msgspec.structs import replace
 
-from broker.core.records import Admitted, BatchInfo, DeadLetter, Entry, Recorded
-from broker.ledger.connection import Connection
+from broker.core.records import Admitted, BatchInfo, Entry, Recorded
+from broker.ledger.connection import Connection, Database
+from broker.ledger.copies import copy_bodies, copy_jobs, copy_results, insert_jobs
 from broker.ledger.counts import Deltas
 from broker.ledger.days import Days
-from broker.ledger.rows import JOB_COLUMNS, job_row, json_text
+from broker.ledger.rows import columns, job_row
 from broker.ledger.sql import query
 from schemas.api import State
 from schemas.job import Lane
@@ -20,35 +21,43 @@ from schemas.outcome import Refused
 from schemas.units import Ms
 
 
-async def batches_of(connection: Connection, ids: Collection[UUID]) -> dict[UUID, BatchInfo]:
-    rows = await connection.fetch(query("batches_of"), list(ids))
-    return {
-        row["id"]: BatchInfo(
-            id=row["id"],
-            tenant=row["tenant"],
-            lane=Lane(row["lane"]),
-            deadline_ms=row["deadline_ms"],
-            sealed=row["sealed"],
-        )
-        for row in rows
-    }
+class PgIntake:
+    """Implements `broker.ports.IntakeLedger`."""
 
+    def __init__(self, database: Database, days: Days) -> None:
+        self._database = database
+        self._days = days
 
-async def admit(connection: Connection, days: Days, entries: Sequence[Entry]) -> Admitted:
-    """One transaction. Most groups are all new, so they are copied in; one that is not goes row by row.
+    async def batches_of(self, ids: Collection[UUID]) -> dict[UUID, BatchInfo]:
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(query("batches_of"), list(ids))
+        return {
+            row["id"]: BatchInfo(
+                id=row["id"],
+                tenant=row["tenant"],
+                lane=Lane(row["lane"]),
+                deadline_ms=row["deadline_ms"],
+                sealed=row["sealed"],
+            )
+            for row in rows
+        }
 
-    Jobs are written in the order of their ids, so that two brokers with the same jobs never wait for each other.
-    """
-    await days.ensure(connection, [entry.id for entry in entries])
-    if any(entry.idempotency_key is not None for entry in entries):
-        return await _admit_some(connection, entries)
-    try:
-        async with connection.transaction():
-            await copy_jobs(connection, [_row(entry) for entry in sorted(entries, key=attrgetter("id.int"))])
-            await _follow(connection, entries)
-    except asyncpg.UniqueViolationError:
-        return await _admit_some(connection, entries)
-    return _answer(entries, [])
+    async def admit(self, entries: Sequence[Entry]) -> Admitted:
+        """Most groups are all new, so they are copied in; one that is not goes row by row.
+
+        Jobs are written in the order of their ids, so that two brokers with the same jobs never wait for each other.
+        """
+        async with self._database.connection() as connection:
+            await self._days.ensure(connection, [entry.id for entry in entries])
+            if any(entry.idempotency_key is not None for entry in entries):
+                return await _admit_some(connection, entries)
+            try:
+                async with connection.transaction():
+                    await copy_jobs(connection, [_row(entry) for entry in sorted(entries, key=attrgetter("id.int"))])
+                    await _follow(connection, entries)
+            except asyncpg.UniqueViolationError:
+                return await _admit_some(connection, entries)
+            return _answer(entries, [])
 
 
 async def _admit_some(connection: Connection, entries: Sequence[Entry]) -> Admitted:
@@ -102,20 +111,6 @@ async def _claimed(connection: Connection, keyed: Sequence[Entry]) -> dict[UUID,
     return {entry.id: row["job"] for entry, row in zip(keyed, rows, strict=True)}
 
 
-async def copy_jobs(connection: Connection, rows: Sequence[tuple[object, ...]]) -> None:
-    await connection.copy_records_to_table("jobs", records=rows, columns=JOB_COLUMNS, schema_name="infermq")
-
-
-async def insert_jobs(connection: Connection, rows: Sequence[tuple[object, ...]]) -> set[UUID]:
-    """The ids that were not known."""
-    return {row["id"] for row in await connection.fetch(query("insert_jobs"), *columns(rows, len(JOB_COLUMNS)))}
-
-
-def columns(rows: Sequence[tuple[object, ...]], width: int) -> list[list[object]]:
-    """Rows turned into the arrays that unnest takes."""
-    return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(width)]
-
-
 def _row(entry: Entry) -> tuple[object, ...]:
     if entry.refused is None:
         return job_row(entry, state="open")
@@ -144,28 +139,6 @@ async def _follow(connection: Connection, fresh: Sequence[Entry]) -> None:
         await copy_results(connection, refused, ended_before)
 
 
-async def copy_bodies(connection: Connection, entries: Sequence[Entry]) -> None:
-    records = [(entry.id, entry.body) for entry in entries]
-    await connection.copy_records_to_table("bodies", records=records, columns=("job", "body"), schema_name="infermq")
-
-
-async def copy_results(
-    connection: Connection,
-    ended: Sequence[tuple[UUID, UUID | None, bytes | None]],
-    ended_before: Mapping[UUID, int],
-) -> None:
-    """Jobs that end, with their batches and bodies, in this order; those of a batch with the next ordinals of it."""
-    last: dict[UUID | None, int] = dict(ended_before.items())
-    rows = []
-    for job, batch, body in ended:
-        if batch in last:
-            last[batch] += 1
-        rows.append((job, batch, last.get(batch), body))
-    await connection.copy_records_to_table(
-        "results", records=rows, columns=("job", "batch", "ordinal", "body"), schema_name="infermq"
-    )
-
-
 def _answer(fresh: Sequence[Entry], conflicts: Sequence[UUID]) -> Admitted:
     return Admitted(
         waiting=tuple((entry.flow, entry.place) for entry in fresh if entry.refused is None),
@@ -182,24 +155,3 @@ def _refused(entry: Entry) -> Recorded:
         custom_id=entry.custom_id,
         state=State.FAILED,
     )
-
-
-async def bury(connection: Connection, letters: Sequence[DeadLetter]) -> None:
-    rows = [
-        (
-            letter.stream,
-            letter.sequence,
-            letter.received_ms,
-            _storable(letter.subject),
-            _storable(letter.reason),
-            json_text({_storable(name): _storable(value) for name, value in letter.headers.items()}),
-            letter.payload,
-        )
-        for letter in letters
-    ]
-    await connection.execute(query("bury"), *columns(rows, 7))
-
-
-def _storable(text: str) -> str:
-    """Postgres stores no NUL, and UTF-8 no lone surrogate."""
-    return text.replace("\0", "\\0").encode(errors="backslashreplace").decode()

@@ -7,10 +7,6 @@ from uuid import UUID
 
 from broker.core.records import (
     ONLY_SHARD,
-    Admitted,
-    BatchInfo,
-    DeadLetter,
-    Entry,
     Flow,
     OpenJob,
     Pick,
@@ -18,18 +14,30 @@ from broker.core.records import (
     Running,
     Settled,
     Shard,
-    Spend,
     Verdict,
     WaitingJob,
 )
-from broker.ledger import dispatch, intake, settle, spend
+from broker.ledger import dispatch, settle
 from broker.ledger.batches import PgBatches
 from broker.ledger.catalogs import PgCatalogs
 from broker.ledger.connection import Database
 from broker.ledger.days import Days
+from broker.ledger.dead_letters import PgDeadLetters
+from broker.ledger.intake import PgIntake
 from broker.ledger.jobs import PgJobs
+from broker.ledger.leadership import PgLeadership
+from broker.ledger.spend import PgSpend
 from broker.ledger.status import PgStatus
-from broker.ports import BatchLedger, CatalogLedger, JobLedger, StatusLedger
+from broker.ports import (
+    BatchLedger,
+    CatalogLedger,
+    DeadLetterLedger,
+    IntakeLedger,
+    JobLedger,
+    LeaderLedger,
+    SpendLedger,
+    StatusLedger,
+)
 from schemas.job import Attempt
 from schemas.units import Ms
 
@@ -40,6 +48,10 @@ class PgLedger:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._days = Days()
+        self.intake: IntakeLedger = PgIntake(database, self._days)
+        self.dead_letters: DeadLetterLedger = PgDeadLetters(database)
+        self.leadership: LeaderLedger = PgLeadership(database)
+        self.spend: SpendLedger = PgSpend(database)
         self.batches: BatchLedger = PgBatches(database)
         self.jobs: JobLedger = PgJobs(database)
         self.catalogs: CatalogLedger = PgCatalogs(database)
@@ -51,19 +63,6 @@ class PgLedger:
         """Raises: Unavailable."""
         async with Database.open(url, connections=connections) as database:
             yield cls(database)
-
-    async def batches_of(self, ids: Collection[UUID]) -> dict[UUID, BatchInfo]:
-        async with self._database.connection() as connection:
-            return await intake.batches_of(connection, ids)
-
-    async def admit(self, entries: Sequence[Entry]) -> Admitted:
-        """Take jobs in, with their batches' counts. An id that is known with the same content is the same job."""
-        async with self._database.connection() as connection:
-            return await intake.admit(connection, self._days, entries)
-
-    async def bury(self, letters: Sequence[DeadLetter]) -> None:
-        async with self._database.connection() as connection:
-            await intake.bury(connection, letters)
 
     async def flows(self) -> list[Flow]:
         """Those with waiting jobs; its cost depends on the number of flows, not of jobs."""
@@ -110,17 +109,3 @@ class PgLedger:
         """Record a group; repeating it changes nothing and answers the same ends."""
         async with self._database.connection() as connection:
             return await settle.settle(connection, self._days, verdicts, now=now)
-
-    async def spend(self, now: Ms) -> dict[str, Spend]:
-        """What each deployment has cost today (UTC)."""
-        async with self._database.connection() as connection:
-            return await spend.spend(connection, now=now)
-
-    async def lead(self, holder: str, *, lease_ms: int, shard: Shard = ONLY_SHARD) -> int | None:
-        """Take or renew the lease of the shard's leader: its term, or None while another holds it."""
-        async with self._database.connection() as connection:
-            return await dispatch.lead(connection, holder, shard=shard, lease_ms=lease_ms)
-
-    async def step_down(self, holder: str, term: int, *, shard: Shard = ONLY_SHARD) -> None:
-        async with self._database.connection() as connection:
-            await dispatch.step_down(connection, holder, term, shard=shard)

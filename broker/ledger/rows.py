@@ -1,5 +1,6 @@
 """Columns to values and back."""
 
+from collections.abc import Sequence
 from uuid import UUID
 
 import asyncpg
@@ -18,6 +19,11 @@ _metadata = msgspec.json.Decoder(dict[str, str])
 
 def json_text(value: object | None) -> str | None:
     return None if value is None else msgspec.json.encode(value).decode()
+
+
+def columns(rows: Sequence[tuple[object, ...]], width: int) -> list[list[object]]:
+    """Rows turned into the arrays that unnest takes."""
+    return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(width)]
 
 
 JOB_COLUMNS = (

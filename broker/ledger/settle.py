@@ -27,10 +27,10 @@ from broker.core.records import (
     Verdict,
 )
 from broker.ledger.connection import Connection
+from broker.ledger.copies import copy_bodies, copy_results, insert_jobs
 from broker.ledger.counts import Deltas
 from broker.ledger.days import Days, bounds, day_of
-from broker.ledger.intake import columns, copy_bodies, copy_results, insert_jobs
-from broker.ledger.rows import EXECUTION_COLUMNS, execution_row, job_row, json_text, key_of, recorded_of
+from broker.ledger.rows import EXECUTION_COLUMNS, columns, execution_row, job_row, json_text, key_of, recorded_of
 from broker.ledger.spend import add_spend
 from broker.ledger.sql import query
 from schemas.api import State

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import UTC, date, datetime
 
 from broker.core.records import Executed, Spend
-from broker.ledger.connection import Connection
+from broker.ledger.connection import Connection, Database
 from broker.ledger.sql import query
 from schemas.units import Ms, NanoUsd
 
@@ -28,7 +28,13 @@ async def add_spend(connection: Connection, executions: Sequence[Executed], *, n
         await connection.execute(query("add_spend"), _day(now), names, counts, costs)
 
 
-async def spend(connection: Connection, *, now: Ms) -> dict[str, Spend]:
-    """Today's, by deployment."""
-    rows = await connection.fetch(query("spend"), _day(now))
-    return {row["deployment"]: Spend(NanoUsd(row["cost_nano_usd"]), row["executions"]) for row in rows}
+class PgSpend:
+    """Implements `broker.ports.SpendLedger`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def today(self, now: Ms) -> dict[str, Spend]:
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(query("spend"), _day(now))
+        return {row["deployment"]: Spend(NanoUsd(row["cost_nano_usd"]), row["executions"]) for row in rows}

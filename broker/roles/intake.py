@@ -19,8 +19,8 @@ from broker.bus.results import announce_results
 from broker.core.admit import AdmissionContext, admit
 from broker.core.principal import Identify
 from broker.core.records import BatchInfo, DeadLetter, Entry
-from broker.ledger import PgLedger
 from broker.metrics import Metrics
+from broker.ports import DeadLetterLedger, IntakeLedger
 from broker.retrying import bisected, until_available
 from schemas import subjects
 from schemas.catalog import Catalog
@@ -50,7 +50,8 @@ class Intake:
     """The intake of one lane."""
 
     nc: Client
-    ledger: PgLedger
+    ledger: IntakeLedger
+    dead_letters: DeadLetterLedger
     principal: Identify
     catalog: Callable[[], Catalog]
     metrics: Metrics
@@ -74,7 +75,7 @@ class Intake:
             [(entry, one.message) for one in submitted for entry in self._admitted(one, catalog, batches)]
         )
         if dead_letters:
-            await until_available(lambda: self.ledger.bury(one_per_message(dead_letters)))
+            await until_available(lambda: self.dead_letters.bury(one_per_message(dead_letters)))
             self.metrics.dead_letters.inc(len(dead_letters))
         await ack_all(self.nc, messages)
 

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from broker.errors import Deposed, Unavailable
-from broker.ledger import PgLedger
 from broker.metrics import Metrics
+from broker.ports import LeaderLedger
 from schemas.units import Ms
 
 log = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ _GOODBYE_S = 2.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leader:
-    ledger: PgLedger
+    ledger: LeaderLedger
     holder: str
     metrics: Metrics
     lease_ms: Ms = LEASE_MS

@@ -4,8 +4,7 @@ import asyncio
 from collections.abc import Mapping
 
 from broker.core.records import Spend
-from broker.ledger import PgLedger
-from broker.ports import Clock
+from broker.ports import Clock, SpendLedger
 from broker.retrying import until_available
 
 _EVERY_S = 1.0
@@ -14,7 +13,7 @@ _EVERY_S = 1.0
 class DailySpend:
     """What each deployment has cost since 00:00 UTC, about a second old."""
 
-    def __init__(self, ledger: PgLedger, clock: Clock) -> None:
+    def __init__(self, ledger: SpendLedger, clock: Clock) -> None:
         self._ledger = ledger
         self._clock = clock
         self.by_deployment: Mapping[str, Spend] = {}
@@ -26,4 +25,4 @@ class DailySpend:
             await asyncio.sleep(_EVERY_S)
 
     async def refresh(self) -> None:
-        self.by_deployment = await until_available(lambda: self._ledger.spend(self._clock()))
+        self.by_deployment = await until_available(lambda: self._ledger.today(self._clock()))

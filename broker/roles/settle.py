@@ -82,7 +82,7 @@ class Settle:
             await announce_settled(self.nc, over)
             self.late_acks.settled(outcomes.reports)
         if outcomes.dead_letters:
-            await until_available(lambda: self.ledger.bury(outcomes.dead_letters))
+            await until_available(lambda: self.ledger.dead_letters.bury(outcomes.dead_letters))
             self.metrics.dead_letters.inc(len(outcomes.dead_letters))
         await ack_all(self.nc, outcomes.messages)
         self.metrics.reported(outcomes.reports)

@@ -23,8 +23,8 @@ async def verdicts(ledger: PgLedger, *items: Report | Ruling) -> list[Verdict]:
 
 async def in_its_second_attempt(ledger: PgLedger) -> tuple[Attempt, Attempt]:
     entry = an_entry()
-    await ledger.admit([entry])
-    term = await ledger.lead("me", lease_ms=60_000)
+    await ledger.intake.admit([entry])
+    term = await ledger.leadership.lead("me", lease_ms=60_000)
     assert term is not None
     pick = Pick(entry.flow, entry.place, "d")
     [first] = await ledger.dispatch([pick], term=term, now=now())

@@ -111,7 +111,7 @@ async def test_a_job_that_is_refused_at_intake_can_be_the_last_of_its_batch(ledg
     batch = await a_batch(ledger)
     await ledger.batches.seal(batch.id, "default", 1, now())
 
-    await ledger.admit([an_entry(batch=batch.id, refused=Refused("code", "message"))])
+    await ledger.intake.admit([an_entry(batch=batch.id, refused=Refused("code", "message"))])
 
     assert await status_of(ledger, batch) is BatchStatus.COMPLETED
 
@@ -145,7 +145,7 @@ async def test_creating_a_batch_again_answers_it_as_it_is(ledger: PgLedger) -> N
 async def test_a_job_of_a_batch_waits_as_one_of_it_also_after_a_failure(ledger: PgLedger, ledger_url: str) -> None:
     batch = await a_batch(ledger)
     first, again, other = an_entry(batch=batch.id), an_entry(batch=batch.id), an_entry()
-    await ledger.admit([first, again, other])
+    await ledger.intake.admit([first, again, other])
     [attempt] = await dispatched(ledger, again)
     back = a_verdict(attempt, Failed(EngineFault("x")), transition=Requeue(now(), counted=True))
     await ledger.settle([back], now=now())
@@ -167,7 +167,7 @@ async def test_results_come_in_the_order_recorded_and_in_one_transaction_by_id(p
     yesterday = [an_entry(id=uuid7(Ms(now() - DAY_MS), n), batch=batch.id) for n in range(2)]
     today = [an_entry(batch=batch.id) for _ in range(4)]
     older, newer = [*today[2:], yesterday[1]], [yesterday[0], *today[:2]]
-    await planned.admit([*yesterday, *today])
+    await planned.intake.admit([*yesterday, *today])
     for group in (older, newer):
         attempts = await dispatched(planned, *group)
         await planned.settle([an_end(one, State.SUCCEEDED) for one in attempts], now=now())

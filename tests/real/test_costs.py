@@ -202,9 +202,9 @@ async def test_a_day_of_a_deployment_is_what_its_executions_cost(ledger: PgLedge
         late = a_verdict(attempts[4], failed(FIRST, 8), transition=Ignore(), delivery=delivery)
         await ledger.settle([late], now=at)
 
-    assert await ledger.spend(noon) == {"d": Spend(NanoUsd(13), 3), "e": Spend(NanoUsd(2), 1)}
-    assert await ledger.spend(Ms(noon + DAY_MS)) == {"d": Spend(NanoUsd(8), 1)}
-    assert await ledger.spend(Ms(noon - DAY_MS)) == {}
+    assert await ledger.spend.today(noon) == {"d": Spend(NanoUsd(13), 3), "e": Spend(NanoUsd(2), 1)}
+    assert await ledger.spend.today(Ms(noon + DAY_MS)) == {"d": Spend(NanoUsd(8), 1)}
+    assert await ledger.spend.today(Ms(noon - DAY_MS)) == {}
 
 
 async def test_a_day_ends_at_midnight_utc(ledger: PgLedger) -> None:
@@ -213,8 +213,8 @@ async def test_a_day_ends_at_midnight_utc(ledger: PgLedger) -> None:
 
     await ledger.settle([a_verdict(attempt, succeeded(FIRST, 1))], now=Ms(midnight - 1))
 
-    assert await ledger.spend(midnight) == {}
-    assert await ledger.spend(Ms(midnight - DAY_MS)) == {"d": Spend(NanoUsd(1), 1)}
+    assert await ledger.spend.today(midnight) == {}
+    assert await ledger.spend.today(Ms(midnight - DAY_MS)) == {"d": Spend(NanoUsd(1), 1)}
 
 
 # who is ended
@@ -223,7 +223,7 @@ async def test_a_day_ends_at_midnight_utc(ledger: PgLedger) -> None:
 async def test_an_end_leaves_all_other_jobs_where_they_are(ledger: PgLedger) -> None:
     at = Ms(now() + 60_000)
     waiting, other, third = (an_entry(deadline_ms=at) for _ in range(3))
-    await ledger.admit([waiting, other, third])
+    await ledger.intake.admit([waiting, other, third])
     going, going_on = await running(ledger, deadline_ms=at), await running(ledger, deadline_ms=at)
     gone = decide([Expire(job) for job in (waiting.id, going.job)], {}, prices=PRICES, now=now(), unit=0)
 
@@ -238,7 +238,7 @@ async def test_an_end_leaves_all_other_jobs_where_they_are(ledger: PgLedger) -> 
 @pytest.mark.parametrize("is_running", [False, True])
 async def test_an_expiry_is_recorded_with_the_attempt_that_it_ended(ledger: PgLedger, is_running: bool) -> None:  # noqa: FBT001
     entry = an_entry()
-    await ledger.admit([entry])
+    await ledger.intake.admit([entry])
     [attempt] = await dispatched(ledger, entry)
     await ledger.settle([again(attempt, FIRST)], now=now())
     if is_running:
@@ -252,7 +252,7 @@ async def test_an_expiry_is_recorded_with_the_attempt_that_it_ended(ledger: PgLe
 @pytest.mark.parametrize("is_running", [False, True])
 async def test_a_failure_of_an_attempt_that_is_over_does_not_end_its_job(ledger: PgLedger, is_running: bool) -> None:  # noqa: FBT001
     entry = an_entry()
-    await ledger.admit([entry])
+    await ledger.intake.admit([entry])
     [first] = await dispatched(ledger, entry)
     await ledger.settle([again(first, FIRST)], now=now())
     [second] = await dispatched(ledger, entry)
@@ -322,11 +322,11 @@ async def test_of_an_admission_that_is_cut_off_nothing_stays(
     batch = await a_batch(ledger)
     entry = an_entry(batch=batch.id, idempotency_key=key)
 
-    await cut_off(ledger_url, ledger.admit([entry]), batch.id)
+    await cut_off(ledger_url, ledger.intake.admit([entry]), batch.id)
 
     assert await ledger.jobs.find(entry.id, "default") is None
     assert not await ledger.flows()
-    admitted = await ledger.admit([entry])
+    admitted = await ledger.intake.admit([entry])
     assert [place.job for _, place in admitted.waiting] == [entry.id]
 
 
@@ -342,11 +342,11 @@ async def test_of_a_settlement_that_is_cut_off_nothing_stays(
     verdict = a_verdict(attempt, succeeded(FIRST))
     if is_known:
         await ledger.settle([a_verdict(attempt, succeeded(FIRST), transition=Ignore())], now=now())
-    before = await shown(ledger, attempt), await ledger.spend(now()), await ledger.running()
+    before = await shown(ledger, attempt), await ledger.spend.today(now()), await ledger.running()
 
     await cut_off(ledger_url, ledger.settle([verdict], now=now()), batch.id)
 
-    assert (await shown(ledger, attempt), await ledger.spend(now()), await ledger.running()) == before
+    assert (await shown(ledger, attempt), await ledger.spend.today(now()), await ledger.running()) == before
     assert await settled(ledger, verdict) == [(attempt.job, State.SUCCEEDED)]
 
 
@@ -452,7 +452,7 @@ async def test_a_usual_end_leaves_all_other_jobs_where_they_are(ledger: PgLedger
 
 async def test_a_success_of_any_attempt_ends_its_waiting_job(ledger: PgLedger) -> None:
     entry = an_entry()
-    await ledger.admit([entry])
+    await ledger.intake.admit([entry])
     attempts: list[Attempt] = []
     for _ in range(2):
         attempts += await dispatched(ledger, entry)
@@ -466,7 +466,7 @@ async def test_a_success_of_any_attempt_ends_its_waiting_job(ledger: PgLedger) -
 
 async def test_attempts_that_did_not_count_add_up(ledger: PgLedger) -> None:
     entry = an_entry()
-    await ledger.admit([entry])
+    await ledger.intake.admit([entry])
     for counted in (False, True, False):
         [attempt] = await dispatched(ledger, entry)
         back = Requeue(now(), counted=counted, tried=("d", "e"))

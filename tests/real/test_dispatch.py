@@ -66,9 +66,9 @@ async def a_leader(
     await declare_streams(nc)
     for deployment in catalog.deployments:
         await declare_pool(nc, deployment, slots=4)
-    heard, daily_spend, metrics = Beats(nc), DailySpend(ledger, now), Metrics()
+    heard, daily_spend, metrics = Beats(nc), DailySpend(ledger.spend, now), Metrics()
     await heard.listen()
-    term = await ledger.lead("me", lease_ms=60_000)
+    term = await ledger.leadership.lead("me", lease_ms=60_000)
     assert term is not None
     dispatch = Dispatch(
         nc,
@@ -132,9 +132,9 @@ async def spend(ledger: PgLedger, requests: int, *, each: NanoUsd) -> None:
 
 async def committed(ledger: PgLedger, entry: Entry, deployment: str) -> Sequence[Attempt]:
     """Running by the ledger, and in no stream."""
-    term = await ledger.lead("me", lease_ms=60_000)
+    term = await ledger.leadership.lead("me", lease_ms=60_000)
     assert term is not None
-    await ledger.admit([entry])
+    await ledger.intake.admit([entry])
     return await ledger.dispatch([Pick(entry.flow, entry.place, deployment)], term=term, now=now())
 
 
@@ -182,10 +182,10 @@ async def test_jobs_that_wait_for_a_spare_do_not_hold_up_those_behind_them(
     nc: Nats, ledger: PgLedger, ledger_url: str
 ) -> None:
     failed = [an_entry(deadline_ms=Ms(now() + 3_600_000)) for _ in range(1500)]
-    await ledger.admit(failed)
+    await ledger.intake.admit(failed)
     await execute(ledger_url, "update infermq.waiting set tried = array['d'], attempt = 1")
     fresh = [an_entry(deadline_ms=Ms(now() + 7_200_000)) for _ in range(20)]
-    await ledger.admit(fresh)
+    await ledger.intake.admit(fresh)
 
     async with a_leader(nc, ledger, a_route(Route("d"), Route("e", 0)), a_beat("d"), a_beat("e", slots=1)):
 
@@ -224,7 +224,7 @@ async def test_near_its_cap_a_deployment_starts_what_is_left_pays_for(
     nc: Nats, ledger: PgLedger, *, spent_usd: float, interactive: int, started: int
 ) -> None:
     await spend(ledger, round(spent_usd), each=NanoUsd(round(spent_usd * 10**9 / round(spent_usd))))
-    await ledger.admit([an_entry() for _ in range(64)])
+    await ledger.intake.admit([an_entry() for _ in range(64)])
 
     async with a_leader(nc, ledger, a_route(Route("d"), d=20.0), a_beat("d", slots=64, interactive=interactive)):
         found = await running(ledger)

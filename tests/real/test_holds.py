@@ -184,7 +184,7 @@ async def test_a_job_that_failed_says_when_it_is_tried_again_and_where_it_was(
     broker: Running, ledger: PgLedger, ledger_url: str
 ) -> None:
     entry, later = an_entry(), Ms(now() + 600_000)
-    await ledger.admit([entry])
+    await ledger.intake.admit([entry])
     await execute(ledger_url, DELAY, later)
 
     job = await waits(broker, entry.id, HoldCode.BACKING_OFF, HoldCode.NO_WORKER, HoldCode.NO_WORKER)
@@ -197,11 +197,11 @@ async def test_a_job_says_how_many_of_its_flow_come_first_up_to_a_thousand(ledge
     deadline = Ms(now() + 3_600_000)
     entries = [an_entry(deadline_ms=deadline) for _ in range(1002)]
     others = [an_entry(deadline_ms=Ms(deadline - 1), tenant="t"), an_entry(deadline_ms=Ms(deadline - 1), model="n")]
-    await ledger.admit([*entries, *others, an_entry(deadline_ms=Ms(deadline - 1), lane=Lane.STANDARD)])
+    await ledger.intake.admit([*entries, *others, an_entry(deadline_ms=Ms(deadline - 1), lane=Lane.STANDARD)])
     urgent = an_entry(deadline_ms=Ms(deadline - 1))
     before = [await ledger.jobs.find(entries[place].id, "default") for place in (0, 7)]
 
-    await ledger.admit([urgent])
+    await ledger.intake.admit([urgent])
 
     after = [await ledger.jobs.find(entries[place].id, "default") for place in (0, 7, 999, 1000)]
     assert [job and job.waiting for job in before] == [Waiting(ahead=0), Waiting(ahead=7)]

@@ -307,7 +307,7 @@ async def a_door(
     await declare_streams(nc)
     door = Door(nc, ledger, catalog, beats)
     await door.listen()
-    daily_spend = DailySpend(ledger, now)
+    daily_spend = DailySpend(ledger.spend, now)
     await daily_spend.refresh()
     for number in range(brokers):
         reserves = Reserves(

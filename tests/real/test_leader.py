@@ -10,7 +10,10 @@ import pytest
 from broker.core.records import ONLY_SHARD, Leadership, Pick, Shard
 from broker.errors import Deposed, Unavailable
 from broker.ledger import PgLedger
+from broker.ledger.connection import Database
+from broker.ledger.leadership import PgLeadership
 from broker.metrics import Metrics
+from broker.ports import LeaderLedger
 from broker.roles.leader import Leader
 from schemas.units import Ms
 from tests.builders import an_entry, now
@@ -45,7 +48,7 @@ class Deposing(Work):
         await asyncio.Event().wait()
 
 
-class Refusing(PgLedger):
+class Refusing(PgLeadership):
     """Counts how often the lease was another's."""
 
     refused = 0
@@ -56,7 +59,7 @@ class Refusing(PgLedger):
         return term
 
 
-class Away(PgLedger):
+class Away(PgLeadership):
     """Away when the lease is to be renewed for the first time."""
 
     asked = 0
@@ -71,7 +74,7 @@ class Away(PgLedger):
         return term
 
 
-class Gone(PgLedger):
+class Gone(PgLeadership):
     """Away for good once the lease has been taken."""
 
     is_asked = False
@@ -85,7 +88,7 @@ class Gone(PgLedger):
 
 @asynccontextmanager
 async def leading(
-    ledger: PgLedger, work: Work, *, holder: str = "a", lease_ms: Ms = HOUR_MS, metrics: Metrics | None = None
+    ledger: LeaderLedger, work: Work, *, holder: str = "a", lease_ms: Ms = HOUR_MS, metrics: Metrics | None = None
 ) -> AsyncIterator[asyncio.Task[None]]:
     """A broker that tries to lead."""
     leader = Leader(ledger=ledger, holder=holder, metrics=metrics or Metrics(), lease_ms=lease_ms, renew_s=0.02)
@@ -107,7 +110,7 @@ async def becomes(holds: Callable[[], bool], what: str) -> None:
 async def test_a_leader_whose_lease_another_has_taken_stops(ledger: PgLedger, ledger_url: str) -> None:
     work, metrics = Work(), Metrics()
     connection = await asyncpg.connect(ledger_url)
-    async with leading(ledger, work, metrics=metrics):
+    async with leading(ledger.leadership, work, metrics=metrics):
         await becomes(lambda: bool(work.terms), "it leads")
         assert metrics.registry.get_sample_value("infermq_leading") == 1
 
@@ -121,10 +124,10 @@ async def test_a_leader_whose_lease_another_has_taken_stops(ledger: PgLedger, le
 
 async def test_a_leader_that_has_a_new_term_stops_the_work_of_the_old_one(ledger: PgLedger) -> None:
     work = Work()
-    async with leading(ledger, work):
+    async with leading(ledger.leadership, work):
         await becomes(lambda: bool(work.terms), "it leads")
 
-        await ledger.step_down("a", work.terms[0])
+        await ledger.leadership.step_down("a", work.terms[0])
 
         await becomes(lambda: len(work.terms) == 2, "it leads again")
         assert work.ended == work.terms[:1]
@@ -133,7 +136,7 @@ async def test_a_leader_that_has_a_new_term_stops_the_work_of_the_old_one(ledger
 
 async def test_a_leader_whose_work_finds_it_deposed_may_lead_again(ledger: PgLedger) -> None:
     work = Deposing()
-    async with leading(ledger, work):
+    async with leading(ledger.leadership, work):
         await becomes(lambda: len(work.terms) == 2, "it leads again")
 
     assert work.terms[1] > work.terms[0]
@@ -142,7 +145,7 @@ async def test_a_leader_whose_work_finds_it_deposed_may_lead_again(ledger: PgLed
 async def test_a_leader_renews_its_lease(ledger: PgLedger, ledger_url: str) -> None:
     work = Work()
     connection = await asyncpg.connect(ledger_url)
-    async with leading(ledger, work):
+    async with leading(ledger.leadership, work):
         await becomes(lambda: bool(work.terms), "it leads")
         first = await connection.fetchval("select until from infermq.leader")
 
@@ -157,16 +160,17 @@ async def test_a_leader_renews_its_lease(ledger: PgLedger, ledger_url: str) -> N
 
 async def test_a_leader_that_stops_lets_the_next_lead_at_once(ledger: PgLedger) -> None:
     work = Work()
-    async with leading(ledger, work):
+    async with leading(ledger.leadership, work):
         await becomes(lambda: bool(work.terms), "it leads")
 
     assert await ledger.status.leader() is None
-    assert await ledger.lead("b", lease_ms=HOUR_MS) == work.terms[0] + 1
+    assert await ledger.leadership.lead("b", lease_ms=HOUR_MS) == work.terms[0] + 1
 
 
 async def test_one_of_two_leads_and_the_other_follows_it(ledger: PgLedger, ledger_url: str) -> None:
     first, second = Work(), Work()
-    async with Refusing.open(ledger_url) as others, leading(ledger, first) as stops:
+    async with Database.open(ledger_url, connections=1) as database, leading(ledger.leadership, first) as stops:
+        others = Refusing(database)
         await becomes(lambda: bool(first.terms), "the first leads")
         async with leading(others, second, holder="b"):
             await becomes(lambda: others.refused > 0, "the second may not lead")
@@ -181,7 +185,7 @@ async def test_one_of_two_leads_and_the_other_follows_it(ledger: PgLedger, ledge
 
 async def test_without_postgres_a_leader_stops_when_its_lease_has_passed(ledger_url: str) -> None:
     work = Work()
-    async with Gone.open(ledger_url) as ledger, leading(ledger, work, lease_ms=Ms(200)):
+    async with Database.open(ledger_url, connections=1) as database, leading(Gone(database), work, lease_ms=Ms(200)):
         await becomes(lambda: bool(work.terms), "it leads")
 
         await becomes(lambda: bool(work.ended), "it stops")
@@ -192,7 +196,7 @@ async def test_while_postgres_keeps_it_waiting_a_leader_stops_when_its_lease_has
 ) -> None:
     work = Work()
     connection = await asyncpg.connect(ledger_url)
-    async with leading(ledger, work, lease_ms=Ms(300)):
+    async with leading(ledger.leadership, work, lease_ms=Ms(300)):
         await becomes(lambda: bool(work.terms), "it leads")
 
         async with connection.transaction():
@@ -203,27 +207,29 @@ async def test_while_postgres_keeps_it_waiting_a_leader_stops_when_its_lease_has
 
 async def test_a_moment_without_postgres_deposes_nobody(ledger_url: str) -> None:
     work = Work()
-    async with Away.open(ledger_url) as ledger, leading(ledger, work):
-        await becomes(lambda: ledger.answered > 2, "it renews its lease again")
+    async with Database.open(ledger_url, connections=1) as database:
+        away = Away(database)
+        async with leading(away, work):
+            await becomes(lambda: away.answered > 2, "it renews its lease again")
 
-        assert len(work.terms) == 1
-        assert not work.ended
+            assert len(work.terms) == 1
+            assert not work.ended
 
 
 async def test_a_lease_that_ran_out_has_a_new_term_for_whoever_takes_it(ledger: PgLedger) -> None:
-    first = await ledger.lead("a", lease_ms=0)
-    same = await ledger.lead("a", lease_ms=0)
-    other = await ledger.lead("b", lease_ms=HOUR_MS)
+    first = await ledger.leadership.lead("a", lease_ms=0)
+    same = await ledger.leadership.lead("a", lease_ms=0)
+    other = await ledger.leadership.lead("b", lease_ms=HOUR_MS)
 
     assert (first, same, other) == (1, 2, 3)
 
 
 async def test_who_gives_up_an_old_term_leaves_the_new_one_alone(ledger: PgLedger) -> None:
-    old = await ledger.lead("a", lease_ms=0)
+    old = await ledger.leadership.lead("a", lease_ms=0)
     assert old is not None
-    new = await ledger.lead("a", lease_ms=HOUR_MS)
+    new = await ledger.leadership.lead("a", lease_ms=HOUR_MS)
 
-    await ledger.step_down("a", old)
+    await ledger.leadership.step_down("a", old)
 
     leader = await ledger.status.leader()
     assert leader is not None
@@ -231,35 +237,35 @@ async def test_who_gives_up_an_old_term_leaves_the_new_one_alone(ledger: PgLedge
 
 
 async def test_a_lease_that_ran_out_is_nobodys(ledger: PgLedger) -> None:
-    await ledger.lead("a", lease_ms=0)
+    await ledger.leadership.lead("a", lease_ms=0)
 
     assert await ledger.status.leader() is None
 
 
 async def test_each_shard_has_a_leader_and_terms_of_its_own(ledger: PgLedger) -> None:
     other = Shard(7)
-    term = await ledger.lead("a", lease_ms=HOUR_MS)
+    term = await ledger.leadership.lead("a", lease_ms=HOUR_MS)
     assert term is not None
 
-    await ledger.lead("b", lease_ms=0, shard=other)
-    later = await ledger.lead("b", lease_ms=HOUR_MS, shard=other)
+    await ledger.leadership.lead("b", lease_ms=0, shard=other)
+    later = await ledger.leadership.lead("b", lease_ms=HOUR_MS, shard=other)
 
     assert later == term + 1
     assert await ledger.status.leader() == Leadership("a", term)
     assert await ledger.status.leader(shard=other) == Leadership("b", later)
-    await ledger.step_down("b", later)
+    await ledger.leadership.step_down("b", later)
     assert await ledger.status.leader(shard=other) == Leadership("b", later)
-    await ledger.step_down("b", later, shard=other)
+    await ledger.leadership.step_down("b", later, shard=other)
     assert await ledger.status.leader(shard=other) is None
     assert await ledger.status.leader() == Leadership("a", term)
 
 
 async def test_the_term_of_another_shard_dispatches_nothing(ledger: PgLedger) -> None:
     entry = an_entry()
-    await ledger.admit([entry])
-    await ledger.lead("a", lease_ms=0)
-    term = await ledger.lead("a", lease_ms=HOUR_MS)
-    other = await ledger.lead("a", lease_ms=HOUR_MS, shard=Shard(7))
+    await ledger.intake.admit([entry])
+    await ledger.leadership.lead("a", lease_ms=0)
+    term = await ledger.leadership.lead("a", lease_ms=HOUR_MS)
+    other = await ledger.leadership.lead("a", lease_ms=HOUR_MS, shard=Shard(7))
     assert term is not None
     assert other is not None
     pick = Pick(entry.flow, entry.place, "d")

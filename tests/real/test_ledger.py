@@ -38,7 +38,7 @@ async def a_batch(ledger: PgLedger) -> Batch:
 
 
 async def dispatched(ledger: PgLedger, *entries: Entry) -> list[Attempt]:
-    term = await ledger.lead("me", lease_ms=60_000)
+    term = await ledger.leadership.lead("me", lease_ms=60_000)
     assert term is not None
     picks = [Pick(entry.flow, entry.place, "d") for entry in entries]
     return await ledger.dispatch(picks, term=term, now=now())
@@ -47,7 +47,7 @@ async def dispatched(ledger: PgLedger, *entries: Entry) -> list[Attempt]:
 async def running(ledger: PgLedger, **changes: Any) -> Attempt:
     """A job that has been dispatched."""
     entry = an_entry(**changes)
-    await ledger.admit([entry])
+    await ledger.intake.admit([entry])
     return (await dispatched(ledger, entry))[0]
 
 
@@ -84,8 +84,8 @@ async def state_of(ledger: PgLedger, job: UUID) -> State:
 async def test_a_job_is_admitted_once_however_often_it_comes(ledger: PgLedger) -> None:
     entry = an_entry()
 
-    first = await ledger.admit([entry, an_entry()])
-    again = await ledger.admit([entry, entry])
+    first = await ledger.intake.admit([entry, an_entry()])
+    again = await ledger.intake.admit([entry, entry])
 
     assert len(first.waiting) == 2
     assert not again.waiting
@@ -94,10 +94,10 @@ async def test_a_job_is_admitted_once_however_often_it_comes(ledger: PgLedger) -
 
 async def test_an_id_that_is_another_jobs_is_a_conflict(ledger: PgLedger) -> None:
     entry = an_entry()
-    await ledger.admit([entry])
+    await ledger.intake.admit([entry])
 
-    other_body = await ledger.admit([an_entry(id=entry.id, body_hash=b"x" * 16)])
-    other_tenant = await ledger.admit([an_entry(id=entry.id, tenant="other")])
+    other_body = await ledger.intake.admit([an_entry(id=entry.id, body_hash=b"x" * 16)])
+    other_tenant = await ledger.intake.admit([an_entry(id=entry.id, tenant="other")])
 
     assert other_body.conflicts == other_tenant.conflicts == (entry.id,)
 
@@ -106,8 +106,8 @@ async def test_an_idempotency_key_stands_for_one_job(ledger: PgLedger) -> None:
     first, again, both = (an_entry(idempotency_key="k") for _ in range(3))
     other = an_entry(idempotency_key="k", body_hash=b"x" * 16)
 
-    admitted = await ledger.admit([first, both])
-    repeated = await ledger.admit([again, other, first, an_entry(idempotency_key="k", tenant="another")])
+    admitted = await ledger.intake.admit([first, both])
+    repeated = await ledger.intake.admit([again, other, first, an_entry(idempotency_key="k", tenant="another")])
 
     assert [place.job for _, place in admitted.waiting] == [first.id]
     assert len(repeated.waiting) == 1
@@ -118,8 +118,8 @@ async def test_a_key_used_twice_in_a_batch_fails_the_second_and_the_batch_comple
     batch = await a_batch(ledger)
     first, second, third = (an_entry(idempotency_key="k", batch=batch.id) for _ in range(3))
 
-    admitted = await ledger.admit([first, second])
-    later = await ledger.admit([second, third, first])
+    admitted = await ledger.intake.admit([first, second])
+    later = await ledger.intake.admit([second, third, first])
 
     await settled(ledger, a_verdict((await dispatched(ledger, first))[0], a_success()))
     sealed = await ledger.batches.seal(batch.id, "default", 3, now())
@@ -138,15 +138,15 @@ async def test_a_key_used_twice_in_a_batch_fails_the_second_and_the_batch_comple
 
 async def test_a_key_whose_job_is_gone_is_free_again(ledger: PgLedger, ledger_url: str) -> None:
     old = an_entry(id=uuid7(Ms(now() - 2 * 24 * 3_600_000), 1), idempotency_key="k")
-    await ledger.admit([old])
+    await ledger.intake.admit([old])
     connection = await asyncpg.connect(ledger_url)
     day = await connection.fetchval("select tableoid::regclass::text from infermq.jobs")
     await connection.execute(f"drop table {day}")
     await connection.close()
     new, again = (an_entry(idempotency_key="k") for _ in range(2))
 
-    admitted = await ledger.admit([new])
-    repeated = await ledger.admit([again, new])
+    admitted = await ledger.intake.admit([new])
+    repeated = await ledger.intake.admit([again, new])
 
     assert [place.job for _, place in admitted.waiting] == [new.id]
     assert not repeated.waiting
@@ -156,7 +156,7 @@ async def test_a_key_whose_job_is_gone_is_free_again(ledger: PgLedger, ledger_ur
 async def test_a_refused_job_is_recorded_as_failed_and_never_waits(ledger: PgLedger) -> None:
     entry = an_entry(refused=Refused("code", "message"))
 
-    admitted = await ledger.admit([entry])
+    admitted = await ledger.intake.admit([entry])
 
     assert [one.state for one in admitted.refused] == [State.FAILED]
     assert not await ledger.flows()
@@ -167,7 +167,7 @@ async def test_ids_of_other_days_find_their_partition(ledger: PgLedger) -> None:
     day = 24 * 3_600_000
     entries = [an_entry(id=uuid7(Ms(now() - n * day), n)) for n in range(7)]
 
-    admitted = await ledger.admit(entries)
+    admitted = await ledger.intake.admit(entries)
 
     assert len(admitted.waiting) == 7
 
@@ -177,7 +177,7 @@ async def test_a_new_day_waits_for_no_reader_and_keeps_none_waiting(ledger: PgLe
     async with reader.transaction():
         await reader.execute("select from infermq.jobs, infermq.bodies, infermq.executions, infermq.results")
         async with asyncio.timeout(20):
-            admitted = await ledger.admit([an_entry()])
+            admitted = await ledger.intake.admit([an_entry()])
     await reader.close()
 
     assert len(admitted.waiting) == 1
@@ -187,9 +187,9 @@ async def test_a_nul_spoils_its_group_and_nothing_of_it_stays(ledger: PgLedger) 
     good = an_entry()
 
     with pytest.raises(BadData):
-        await ledger.admit([good, an_entry(custom_id="a\0b")])
+        await ledger.intake.admit([good, an_entry(custom_id="a\0b")])
 
-    assert len((await ledger.admit([good])).waiting) == 1
+    assert len((await ledger.intake.admit([good])).waiting) == 1
 
 
 @pytest.mark.parametrize("usage", [Usage(2**63, 0), Usage(2**62, 2**62), Usage(2**64, 0)], ids=str)
@@ -205,7 +205,7 @@ async def test_numbers_beyond_64_bits_spoil_an_outcome_and_not_the_broker(ledger
 async def test_two_groups_with_the_same_jobs_admit_them_once(ledger: PgLedger) -> None:
     entries = [an_entry() for _ in range(200)]
 
-    both = await asyncio.gather(ledger.admit(entries), ledger.admit(entries[::-1]))
+    both = await asyncio.gather(ledger.intake.admit(entries), ledger.intake.admit(entries[::-1]))
 
     assert sum(len(one.waiting) for one in both) == 200
 
@@ -215,7 +215,7 @@ async def test_groups_that_count_in_the_same_batches_never_block_each_other(ledg
     groups = [[an_entry(batch=batch) for batch in batches[:: 1 if n % 2 else -1]] for n in range(24)]
 
     async with asyncio.timeout(30):
-        await asyncio.gather(*[ledger.admit(group) for group in groups])
+        await asyncio.gather(*[ledger.intake.admit(group) for group in groups])
 
     listed = await ledger.batches.page("default", 100, None)
     assert [batch.counts.admitted for batch in listed] == [24] * 20
@@ -227,7 +227,7 @@ async def test_groups_that_count_in_the_same_batches_never_block_each_other(ledg
 async def test_heads_come_by_deadline_then_by_id_a_page_at_a_time(ledger: PgLedger) -> None:
     at = now() + 60_000
     entries = [an_entry(deadline_ms=at + deadline) for deadline in (5, 1, 3, 1, 9)]
-    await ledger.admit(entries)
+    await ledger.intake.admit(entries)
     flow = entries[0].flow
 
     first = await ledger.heads(flow, after=None, limit=2)
@@ -239,7 +239,7 @@ async def test_heads_come_by_deadline_then_by_id_a_page_at_a_time(ledger: PgLedg
 
 async def test_a_job_is_dispatched_once_with_its_body_and_in_the_order_chosen(ledger: PgLedger) -> None:
     entries = [an_entry(body=b"%d" % n) for n in range(3)]
-    await ledger.admit(entries)
+    await ledger.intake.admit(entries)
 
     attempts = await dispatched(ledger, *entries[::-1])
     again = await dispatched(ledger, *entries)
@@ -252,10 +252,10 @@ async def test_a_job_is_dispatched_once_with_its_body_and_in_the_order_chosen(le
 
 async def test_a_leader_whose_term_is_over_dispatches_nothing(ledger: PgLedger) -> None:
     entry = an_entry()
-    await ledger.admit([entry])
-    term = await ledger.lead("old", lease_ms=1)
+    await ledger.intake.admit([entry])
+    term = await ledger.leadership.lead("old", lease_ms=1)
     assert term is not None
-    while (new := await ledger.lead("new", lease_ms=60_000)) is None:
+    while (new := await ledger.leadership.lead("new", lease_ms=60_000)) is None:
         await asyncio.sleep(0)
 
     with pytest.raises(Deposed):
@@ -266,14 +266,14 @@ async def test_a_leader_whose_term_is_over_dispatches_nothing(ledger: PgLedger) 
 
 
 async def test_the_lease_is_one_brokers_until_it_ends_or_is_given_up(ledger: PgLedger) -> None:
-    term = await ledger.lead("a", lease_ms=60_000)
+    term = await ledger.leadership.lead("a", lease_ms=60_000)
 
     assert term is not None
-    assert await ledger.lead("a", lease_ms=60_000) == term
-    assert await ledger.lead("b", lease_ms=60_000) is None
-    await ledger.step_down("a", term)
+    assert await ledger.leadership.lead("a", lease_ms=60_000) == term
+    assert await ledger.leadership.lead("b", lease_ms=60_000) is None
+    await ledger.leadership.step_down("a", term)
     assert await ledger.status.leader() is None
-    assert await ledger.lead("b", lease_ms=60_000) == term + 1
+    assert await ledger.leadership.lead("b", lease_ms=60_000) == term + 1
 
 
 async def test_strays_are_given_out_again_each_with_its_own_body(ledger: PgLedger) -> None:
@@ -296,7 +296,7 @@ async def test_strays_are_given_out_again_only_while_they_run(ledger: PgLedger) 
 
 async def test_the_usual_way_of_a_job_plans_over_its_own_days_only(ledger: PgLedger, ledger_url: str) -> None:
     job = an_id()
-    await ledger.admit([an_entry(id=uuid7(Ms(now() - n * 24 * 3_600_000), n)) for n in range(5)])
+    await ledger.intake.admit([an_entry(id=uuid7(Ms(now() - n * 24 * 3_600_000), n)) for n in range(5)])
     flow: list[object] = [["m"], ["bulk"], ["default"], [0], [job], ["d"], now()]
     end: list[object] = [[job], [1], ["succeeded"], [None], [0], [0], [0], [0], now(), *bounds(day_of(job))]
     connection = await asyncpg.connect(ledger_url, server_settings=SETTINGS)
@@ -322,13 +322,13 @@ async def test_statistics_that_know_no_new_job_spoil_no_plan(
     connection = await asyncpg.connect(ledger_url, server_settings=SETTINGS)
     if analyzed:
         before = [an_entry() for _ in range(1000)]
-        await ledger.admit(before)
+        await ledger.intake.admit(before)
         attempts = await dispatched(ledger, *before)
         await settled(ledger, *(a_verdict(attempt, a_success()) for attempt in attempts))
         await connection.execute("analyze")
     others, entries = ([an_entry() for _ in range(1000)] for _ in range(2))
-    await ledger.admit(others)
-    await ledger.admit(entries)
+    await ledger.intake.admit(others)
+    await ledger.intake.admit(entries)
     runs = await dispatched(ledger, *others)
 
     trying = connection.transaction()
@@ -368,7 +368,7 @@ async def the_usual_way(
 
 async def test_what_is_due_is_found_by_its_time_however_many_wait(ledger: PgLedger, ledger_url: str) -> None:
     entries = [an_entry() for _ in range(2000)]
-    await ledger.admit(entries)
+    await ledger.intake.admit(entries)
     later = Requeue(Ms(now() + 60_000), counted=True)
     attempts = await dispatched(ledger, *entries)
     await ledger.settle([a_verdict(one, Failed(EngineFault("x")), transition=later) for one in attempts], now=now())
@@ -407,7 +407,7 @@ async def test_a_success_ends_its_job_once_however_often_it_is_reported(ledger: 
 
 async def test_jobs_of_several_days_end_in_one_group(ledger: PgLedger) -> None:
     entries = [an_entry(id=uuid7(Ms(now() - n * 24 * 3_600_000), n)) for n in range(3)]
-    await ledger.admit(entries)
+    await ledger.intake.admit(entries)
     attempts = await dispatched(ledger, *entries)
 
     ends = await settled(ledger, *(a_verdict(attempt, a_success()) for attempt in attempts))
@@ -488,7 +488,7 @@ async def test_a_job_that_is_put_back_waits_and_runs_again(ledger: PgLedger) -> 
     [head] = await ledger.heads(requeued.flow, after=None, limit=9)
     assert requeued.due_ms is None
     assert head.attempt == 1
-    term = await ledger.lead("me", lease_ms=60_000)
+    term = await ledger.leadership.lead("me", lease_ms=60_000)
     assert term is not None
     [second] = await ledger.dispatch([Pick(requeued.flow, requeued.place, "d")], term=term, now=now())
     assert second.number == 2
@@ -508,7 +508,7 @@ async def test_a_job_that_waits_for_its_time_is_not_in_the_backlog_before(ledger
     later = Ms(now() + 60_000)
     flow = an_entry().flow
     entries = [an_entry(deadline_ms=Ms(now() + 3_600_000)) for _ in range(300)]
-    await ledger.admit(entries)
+    await ledger.intake.admit(entries)
     back = [
         a_verdict(one, Failed(EngineFault("x")), transition=Requeue(later, counted=True))
         for one in await dispatched(ledger, *entries)
@@ -516,7 +516,7 @@ async def test_a_job_that_waits_for_its_time_is_not_in_the_backlog_before(ledger
     done = await ledger.settle(back, now=now())
     fresh = an_entry(deadline_ms=Ms(now() + 7_200_000))
     before = await ledger.flows()
-    await ledger.admit([fresh])
+    await ledger.intake.admit([fresh])
 
     heads = await ledger.heads(flow, after=None, limit=9)
 
@@ -614,7 +614,7 @@ async def test_a_late_success_counts_while_its_job_waits_and_while_it_runs_again
         a_verdict(one, Failed(EngineFault("x")), transition=Requeue(now(), counted=True)) for one in (first, second)
     ]
     done = await ledger.settle(back, now=now())
-    term = await ledger.lead("me", lease_ms=60_000)
+    term = await ledger.leadership.lead("me", lease_ms=60_000)
     assert term is not None
     place = next(one for one in done.requeued if one.place.job == second.job)
     await ledger.dispatch([Pick(place.flow, place.place, "d")], term=term, now=now())
@@ -642,7 +642,7 @@ async def test_racing_settlements_end_a_job_once(ledger: PgLedger) -> None:
 
 async def test_an_expiry_ends_a_job_wherever_it_stands(ledger: PgLedger) -> None:
     waiting, dispatched_one = an_entry(), await running(ledger)
-    await ledger.admit([waiting])
+    await ledger.intake.admit([waiting])
     reports = [Expire(waiting.id), Expire(dispatched_one.job)]
 
     ends = await settled(ledger, *decide(reports, {}, prices=PRICES, now=now(), unit=0.0))
@@ -721,7 +721,7 @@ async def test_a_batch_is_complete_when_all_its_sealed_jobs_have_ended(ledger: P
     attempts = [await running(ledger, batch=batch.id) for _ in range(3)]
     await settled(ledger, a_verdict(attempts[0], a_success(usage=Usage(1, 1))))
     sealed = await ledger.batches.seal(batch.id, "default", 4, now())
-    await ledger.admit([an_entry(batch=batch.id, refused=Refused("c", "m"))])
+    await ledger.intake.admit([an_entry(batch=batch.id, refused=Refused("c", "m"))])
     await settled(ledger, a_verdict(attempts[1], a_success(usage=Usage(1, 1))))
     before = await ledger.batches.find(batch.id, "default")
 
@@ -784,7 +784,7 @@ async def test_results_are_read_once_each_while_two_brokers_record_them(ledger: 
     """Whoever reads sees the numbers grow without a gap: each is committed after all before it."""
     batch = await a_batch(ledger)
     entries = [an_entry(batch=batch.id) for _ in range(200)]
-    await ledger.admit(entries)
+    await ledger.intake.admit(entries)
     verdicts = [a_verdict(attempt, a_success()) for attempt in await dispatched(ledger, *entries)]
     groups = [verdicts[n : n + 5] for n in range(0, len(verdicts), 5)]
     numbers = list[int]()
@@ -860,9 +860,9 @@ async def test_the_results_of_refused_jobs_are_numbered_with_the_others(ledger: 
     attempt = await running(ledger, batch=batch.id)
     refused = [an_entry(batch=batch.id, refused=Refused("code", "message")) for _ in range(3)]
 
-    await ledger.admit(refused[:2])
+    await ledger.intake.admit(refused[:2])
     await settled(ledger, a_verdict(attempt, a_success()))
-    await ledger.admit([*refused, an_entry(batch=batch.id)])
+    await ledger.intake.admit([*refused, an_entry(batch=batch.id)])
 
     page = await ledger.batches.results(batch.id, "default", None, 10)
     assert page is not None
@@ -925,7 +925,7 @@ async def test_catalogs_are_numbered_and_the_newest_is_active(ledger: PgLedger) 
 
 
 async def test_the_backlog_is_counted_by_lane(ledger: PgLedger) -> None:
-    await ledger.admit([an_entry(), an_entry(), an_entry(model="n")])
+    await ledger.intake.admit([an_entry(), an_entry(), an_entry(model="n")])
 
     lanes = await ledger.status.backlog(Ms(now() + 1000))
 
@@ -966,6 +966,6 @@ async def test_a_whole_admission_fits_the_ledger(ledger: PgLedger) -> None:
         traceparent="\0",
     )
 
-    admitted = await ledger.admit([admit(job, context)])
+    admitted = await ledger.intake.admit([admit(job, context)])
 
     assert len(admitted.refused) == 1

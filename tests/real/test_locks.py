@@ -65,7 +65,7 @@ async def brokers(ledger_url: str) -> AsyncIterator[Brokers]:
 
 
 async def admit(ledger: PgLedger, entries: Sequence[Entry]) -> None:
-    await ledger.admit(entries)
+    await ledger.intake.admit(entries)
 
 
 async def settle(ledger: PgLedger, verdicts: Sequence[Verdict]) -> None:
@@ -74,7 +74,7 @@ async def settle(ledger: PgLedger, verdicts: Sequence[Verdict]) -> None:
 
 async def test_brokers_that_admit_the_same_jobs_never_wait_for_each_other(brokers: Brokers) -> None:
     entries = [an_entry() for _ in range(3)]
-    await brokers.ours.admit([an_entry()])
+    await brokers.ours.intake.admit([an_entry()])
 
     await brokers.meet(admit, entries, A_JOB, entries[1].id)
 
@@ -83,12 +83,12 @@ async def test_brokers_that_admit_the_same_jobs_never_wait_for_each_other(broker
 
 async def test_brokers_that_admit_some_of_the_same_jobs_never_wait_for_each_other(brokers: Brokers) -> None:
     known, *entries = (an_entry(idempotency_key=f"k{n}") for n in range(4))
-    await brokers.ours.admit([known])
+    await brokers.ours.intake.admit([known])
 
     async def admit_own(ledger: PgLedger, entries: Sequence[Entry]) -> None:
         """With keys that nobody else has, so that no claim of them makes the other wait."""
         theirs = [replace(entry, idempotency_key=f"{id(ledger)}-{entry.id}") for entry in entries]
-        await ledger.admit([known, *theirs])
+        await ledger.intake.admit([known, *theirs])
 
     await brokers.meet(admit_own, entries, A_JOB, entries[1].id)
 
@@ -97,10 +97,10 @@ async def test_brokers_that_admit_some_of_the_same_jobs_never_wait_for_each_othe
 
 async def test_brokers_that_claim_the_same_keys_never_wait_for_each_other(brokers: Brokers) -> None:
     other = an_entry()
-    await brokers.ours.admit([other])
+    await brokers.ours.intake.admit([other])
 
     async def claim(ledger: PgLedger, keys: Sequence[str]) -> None:
-        await ledger.admit([an_entry(idempotency_key=key) for key in keys])
+        await ledger.intake.admit([an_entry(idempotency_key=key) for key in keys])
 
     await brokers.meet(claim, ["k0", "k1", "k2"], A_KEY, "k1", other.id)
 
@@ -109,7 +109,7 @@ async def test_brokers_that_claim_the_same_keys_never_wait_for_each_other(broker
 
 async def test_brokers_that_end_the_same_jobs_never_wait_for_each_other(brokers: Brokers) -> None:
     entries = [an_entry() for _ in range(3)]
-    await brokers.ours.admit(entries)
+    await brokers.ours.intake.admit(entries)
     verdicts = [a_verdict(attempt, a_success()) for attempt in await dispatched(brokers.ours, *entries)]
 
     await brokers.meet(settle, verdicts, HELD_RUNNING, entries[1].id)
@@ -119,7 +119,7 @@ async def test_brokers_that_end_the_same_jobs_never_wait_for_each_other(brokers:
 
 async def test_brokers_that_end_jobs_of_several_days_never_wait_for_each_other(brokers: Brokers) -> None:
     entries = [an_entry(id=uuid7(Ms(now() - n * 24 * 3_600_000), n)) for n in range(3)]
-    await brokers.ours.admit(entries)
+    await brokers.ours.intake.admit(entries)
     verdicts = [a_verdict(attempt, a_success()) for attempt in await dispatched(brokers.ours, *entries)]
 
     await brokers.meet(settle, verdicts, HELD_RUNNING, entries[1].id)
@@ -129,7 +129,7 @@ async def test_brokers_that_end_jobs_of_several_days_never_wait_for_each_other(b
 
 async def test_brokers_that_end_the_same_waiting_jobs_never_wait_for_each_other(brokers: Brokers) -> None:
     entries = [an_entry() for _ in range(3)]
-    await brokers.ours.admit(entries)
+    await brokers.ours.intake.admit(entries)
     verdicts = decide([Expire(entry.id) for entry in entries], {}, prices=PRICES, now=now(), unit=0.0)
 
     held = "select from infermq.waiting where job = $1 for update"
@@ -140,7 +140,7 @@ async def test_brokers_that_end_the_same_waiting_jobs_never_wait_for_each_other(
 
 async def test_brokers_that_put_the_same_jobs_back_never_wait_for_each_other(brokers: Brokers) -> None:
     entries = [an_entry() for _ in range(3)]
-    await brokers.ours.admit(entries)
+    await brokers.ours.intake.admit(entries)
     back = Requeue(now(), counted=True)
     verdicts = [
         a_verdict(attempt, Failed(EngineFault("x")), transition=back)
@@ -155,28 +155,28 @@ async def test_brokers_that_put_the_same_jobs_back_never_wait_for_each_other(bro
 async def test_brokers_that_record_the_same_interactive_jobs_never_wait_for_each_other(brokers: Brokers) -> None:
     attempts = [an_attempt(reply_to="x", key="k") for _ in range(3)]
     verdicts = [a_verdict(attempt, a_success(), interactive=attempt) for attempt in attempts]
-    await brokers.ours.admit([an_entry()])
+    await brokers.ours.intake.admit([an_entry()])
 
     await brokers.meet(settle, verdicts, A_JOB, attempts[1].job)
 
-    assert (await brokers.ours.spend(now()))["d"].executions == 3
+    assert (await brokers.ours.spend.today(now()))["d"].executions == 3
 
 
 async def test_brokers_that_record_the_same_late_executions_never_wait_for_each_other(brokers: Brokers) -> None:
     entries = [an_entry() for _ in range(3)]
-    await brokers.ours.admit(entries)
+    await brokers.ours.intake.admit(entries)
     attempts = await dispatched(brokers.ours, *entries)
     late = [a_verdict(attempt, Failed(EngineFault("x"), Usage(1, 0)), transition=Ignore()) for attempt in attempts]
 
     await brokers.meet(settle, late, AN_EXECUTION, entries[1].id, 1, 1)
 
-    assert (await brokers.ours.spend(now()))["d"].executions == 3
+    assert (await brokers.ours.spend.today(now()))["d"].executions == 3
 
 
 async def test_brokers_that_charge_the_same_jobs_never_wait_for_each_other(brokers: Brokers) -> None:
     """One many, one a few of them: Postgres makes other plans for either, which depend on the ids."""
     entries = [an_entry(id=uuid7(Ms(1_800_000_000_000), n)) for n in range(300, 360)]
-    await brokers.ours.admit(entries)
+    await brokers.ours.intake.admit(entries)
     attempts = await dispatched(brokers.ours, *entries)
 
     async def charge(ledger: PgLedger, running: Sequence[Attempt]) -> None:
@@ -194,15 +194,15 @@ async def test_brokers_that_charge_the_same_jobs_never_wait_for_each_other(broke
     held = "select from infermq.jobs where id = $1 for update"
     await brokers.meet(charge, attempts, held, entries[20].id)
 
-    assert (await brokers.ours.spend(now()))["d"].executions == 60 + 21
+    assert (await brokers.ours.spend.today(now()))["d"].executions == 60 + 21
 
 
 async def test_brokers_that_count_in_the_same_batches_never_wait_for_each_other(brokers: Brokers) -> None:
     batches = [(await a_batch(brokers.ours)).id for _ in range(3)]
-    await brokers.ours.admit([an_entry()])
+    await brokers.ours.intake.admit([an_entry()])
 
     async def fill(ledger: PgLedger, ids: Sequence[UUID]) -> None:
-        await ledger.admit([an_entry(batch=batch) for batch in ids])
+        await ledger.intake.admit([an_entry(batch=batch) for batch in ids])
 
     held = "select from infermq.batches where id = $1 for no key update"
     await brokers.meet(fill, batches, held, batches[1])
@@ -212,7 +212,7 @@ async def test_brokers_that_count_in_the_same_batches_never_wait_for_each_other(
 
 async def test_brokers_that_spend_on_the_same_deployments_never_wait_for_each_other(brokers: Brokers) -> None:
     names = ["d0", "d1", "d2"]
-    await brokers.ours.admit([an_entry()])
+    await brokers.ours.intake.admit([an_entry()])
 
     async def spend(ledger: PgLedger, deployments: Sequence[str]) -> None:
         attempts = [an_attempt(reply_to="x", key="k", deployment=name) for name in deployments]
@@ -224,9 +224,9 @@ async def test_brokers_that_spend_on_the_same_deployments_never_wait_for_each_ot
     held = "select from infermq.spend where deployment = $1 for update"
     await brokers.meet(spend, names, held, "d1")
 
-    assert {name: spent.executions for name, spent in (await brokers.ours.spend(now())).items()} == dict.fromkeys(
-        names, 3
-    )
+    assert {
+        name: spent.executions for name, spent in (await brokers.ours.spend.today(now())).items()
+    } == dict.fromkeys(names, 3)
 
 
 async def test_brokers_with_the_same_work_in_any_order_never_wait_for_each_other(brokers: Brokers) -> None:

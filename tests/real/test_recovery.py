@@ -74,7 +74,7 @@ def two_models() -> Catalog:
 
 async def announced(nc: Nats, ledger: PgLedger, *entries: Entry) -> None:
     """Taken in, as intake does it."""
-    admitted = await ledger.admit(entries)
+    admitted = await ledger.intake.admit(entries)
     await announce_waiting(nc, admitted.waiting)
 
 
@@ -167,7 +167,7 @@ async def test_a_job_whose_announcement_was_lost_is_found(nc: Nats, ledger: PgLe
         await announced(nc, ledger, first)
         await runs(ledger, first.id)
 
-        await ledger.admit([lost])
+        await ledger.intake.admit([lost])
 
         await runs(ledger, lost.id)
 
@@ -235,8 +235,8 @@ async def test_a_job_whose_time_was_not_announced_starts_when_that_comes(nc: Nat
 
 async def test_all_whose_time_comes_at_once_are_moved_page_by_page(nc: Nats, ledger: PgLedger) -> None:
     entries = [an_entry() for _ in range(ROUND + 2)]
-    await ledger.admit(entries)
-    term = await ledger.lead("me", lease_ms=60_000)
+    await ledger.intake.admit(entries)
+    term = await ledger.leadership.lead("me", lease_ms=60_000)
     assert term is not None
     picks = [Pick(entry.flow, entry.place, "d") for entry in entries]
     attempts = await ledger.dispatch(picks, term=term, now=now())
@@ -260,7 +260,7 @@ async def test_a_job_whose_deadline_passes_while_it_waits_for_its_time_is_ended(
 
 
 async def test_room_that_was_announced_is_used_at_once(nc: Nats, ledger: PgLedger) -> None:
-    await ledger.admit([an_entry() for _ in range(3)])
+    await ledger.intake.admit([an_entry() for _ in range(3)])
     async with a_leader(nc, ledger, a_route(Route("d")), a_beat("d", slots=1), idle_s=NEVER_S, recount_s=NEVER_S):
         first, _ = await running(ledger, at_least=2)
 
@@ -270,7 +270,7 @@ async def test_room_that_was_announced_is_used_at_once(nc: Nats, ledger: PgLedge
 
 
 async def test_room_whose_announcement_was_lost_is_found(nc: Nats, ledger: PgLedger) -> None:
-    await ledger.admit([an_entry() for _ in range(3)])
+    await ledger.intake.admit([an_entry() for _ in range(3)])
     async with a_leader(nc, ledger, a_route(Route("d")), a_beat("d", slots=1), recount_s=0.1):
         first, _ = await running(ledger, at_least=2)
 
@@ -282,7 +282,7 @@ async def test_room_whose_announcement_was_lost_is_found(nc: Nats, ledger: PgLed
 async def test_a_new_leader_counts_what_runs_already(nc: Nats, ledger: PgLedger) -> None:
     for _ in range(2):
         await dispatched(nc, ledger, an_entry(tenant="a"), "d")
-    await ledger.admit([an_entry(tenant="b"), an_entry(tenant="c")])
+    await ledger.intake.admit([an_entry(tenant="b"), an_entry(tenant="c")])
     async with a_leader(
         nc, ledger, a_route(Route("d")), a_beat("d", slots=2), recount_s=NEVER_S, silence_ms=3_600_000
     ):
@@ -366,7 +366,7 @@ async def test_attempts_long_overdue_are_ended_and_only_they(nc: Nats, ledger: P
 
 async def test_a_job_whose_deadline_passes_in_the_backlog_is_ended(nc: Nats, ledger: PgLedger) -> None:
     past, ahead = an_entry(deadline_ms=now() - 1), an_entry()
-    await ledger.admit([past, ahead])
+    await ledger.intake.admit([past, ahead])
 
     async with a_leader(nc, ledger, a_route(Route("d"))):
         assert await ended(ledger, past.id) is State.EXPIRED

@@ -81,7 +81,7 @@ async def a_bench(nc: Nats, ledger: PgLedger, *, buffer_bytes: int) -> AsyncIter
     reserves = Reserves(
         catalog=a_catalog,
         beats=lambda: [a_beat("d", reserve=8)],
-        daily_spend=DailySpend(ledger, now),
+        daily_spend=DailySpend(ledger.spend, now),
         clock=now,
         entropy=iter(range(99)).__next__,
     )

@@ -84,7 +84,7 @@ async def asks_about_ones_own(services: Services, ledger: PgLedger) -> Mapping[V
     """A request of each verb that tenant `t` is answered."""
     batch = await services.batches.create(open_principal("t", "k"), BatchCreate(id=an_id()))
     entry = an_entry(tenant="t", batch=batch.id)
-    await ledger.admit([entry])
+    await ledger.intake.admit([entry])
     await services.catalogs.apply(open_principal("t", "k"), CatalogApply(TOML))
     return {
         Verb.BATCH_CREATE: BatchCreate(id=batch.id),

@@ -104,7 +104,7 @@ async def test_a_report_that_comes_twice_at_once_costs_once(nc: Nats, ledger: Pg
     shown = await ledger.jobs.find(attempt.job, "default")
     assert shown is not None
     assert shown.cost_nano_usd == 7
-    assert (await ledger.spend(now()))["d"].cost_nano_usd == 7
+    assert (await ledger.spend.today(now()))["d"].cost_nano_usd == 7
 
 
 def newer(attempt: Attempt, outcome: dict[str, object], *, interactive: Attempt | None = None) -> bytes:
@@ -211,7 +211,7 @@ async def test_any_reports_and_rulings_in_any_order_end_a_job_once(ledger: PgLed
     async with PgLedger.open(ledger_url, connections=2) as other:
         for _ in range(25):
             entries = [an_entry(batch=order.choice([None, batch.id])) for _ in range(5)]
-            await ledger.admit(entries)
+            await ledger.intake.admit(entries)
             for _ in range(3):
                 attempts = await dispatched(ledger, *entries)
                 items = [a_word(order, one) for one in attempts for _ in range(order.randint(0, 3))]

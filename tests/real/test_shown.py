@@ -95,7 +95,7 @@ async def test_a_job_is_shown_as_it_waits_runs_is_put_back_and_ends(ledger: PgLe
     async def look() -> None:
         seen.append(await ledger.jobs.find(entry.id, "default"))
 
-    await ledger.admit([entry])
+    await ledger.intake.admit([entry])
     await look()
     [first] = await dispatched(ledger, entry)
     await look()
@@ -141,7 +141,7 @@ async def test_a_job_is_shown_as_it_waits_runs_is_put_back_and_ends(ledger: PgLe
 async def test_a_result_says_all_that_is_recorded_of_its_job(ledger: PgLedger, outcome: Outcome) -> None:
     entry = await a_full_entry(ledger)
     assert entry.batch is not None
-    await ledger.admit([entry])
+    await ledger.intake.admit([entry])
     [first] = await dispatched(ledger, entry)
     back = a_verdict(first, Failed(EngineFault("x"), Usage(1, 0)), transition=Requeue(now(), counted=True))
     await ledger.settle([back], now=now())
@@ -191,7 +191,7 @@ async def test_the_workers_are_shown_by_deployment_and_name(system: Running, nc:
 async def test_a_job_that_waits_among_others_is_shown_as_it_waits_itself(ledger: PgLedger) -> None:
     deadline = Ms(now() + 3_600_000)
     entries = [an_entry(deadline_ms=deadline) for _ in range(3)]
-    await ledger.admit(entries)
+    await ledger.intake.admit(entries)
     [attempt] = await dispatched(ledger, entries[1])
     later = Requeue(Ms(now() + 60_000), counted=True)
     await ledger.settle([a_verdict(attempt, Failed(EngineFault("x")), transition=later)], now=now())

@@ -220,7 +220,8 @@ async def held_up(url: str, batch: UUID) -> AsyncIterator[Callable[[], Coroutine
 def an_intake(nc: Nats, ledger: PgLedger, *, principal: Identify = open_principal) -> Intake:
     return Intake(
         nc=nc,
-        ledger=ledger,
+        ledger=ledger.intake,
+        dead_letters=ledger.dead_letters,
         principal=principal,
         catalog=a_catalog,
         metrics=Metrics(),
@@ -240,7 +241,7 @@ async def test_a_job_for_a_model_that_its_key_may_not_use_is_recorded_as_failed(
     await emptied(nc, subjects.SUBMIT)
 
     assert job.id is not None
-    shown = await ledger.job(job.id, "default")
+    shown = await ledger.jobs.find(job.id, "default")
     assert shown is not None
     assert isinstance(shown.failure, Refused)
     assert (shown.state, shown.failure.code, shown.failure.field) == (State.FAILED, "forbidden", "model")

@@ -55,7 +55,7 @@ async def writer(ledger: PgLedger, ledger_url: str) -> AsyncIterator[Connection]
     """Of a ledger with a job that ended, one that waits and one that runs; what it writes is taken back."""
     batch = await a_batch(ledger)
     ended, runs, waits = an_entry(batch=batch.id), an_entry(), an_entry()
-    await ledger.admit([ended, runs, waits])
+    await ledger.intake.admit([ended, runs, waits])
     attempt, _ = await dispatched(ledger, ended, runs)
     usage, charge = Usage(100, 20, 30), Charge(NanoUsd(7), "provider")
     late = a_verdict(attempt, Failed(EngineFault("x"), usage, charge), transition=Ignore())

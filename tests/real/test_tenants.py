@@ -202,8 +202,8 @@ async def test_an_idempotency_key_stands_for_one_job_of_each_tenant(ledger: PgLe
     first = {tenant: of(tenant, idempotency_key="k") for tenant in TENANTS}
     again = [of(tenant, idempotency_key="k") for tenant in TENANTS]
 
-    admitted = await ledger.admit(list(first.values()))
-    repeated = await ledger.admit(again)
+    admitted = await ledger.intake.admit(list(first.values()))
+    repeated = await ledger.intake.admit(again)
 
     assert [place.job for _, place in admitted.waiting] == [entry.id for entry in first.values()]
     assert not repeated.waiting
@@ -212,9 +212,9 @@ async def test_an_idempotency_key_stands_for_one_job_of_each_tenant(ledger: PgLe
 
 async def test_an_id_of_anothers_job_is_a_conflict(ledger: PgLedger) -> None:
     theirs = of("a.b")
-    await ledger.admit([theirs])
+    await ledger.intake.admit([theirs])
 
-    admitted = await ledger.admit([of("a_2e_b", id=theirs.id)])
+    admitted = await ledger.intake.admit([of("a_2e_b", id=theirs.id)])
 
     assert admitted.conflicts == (theirs.id,)
     assert not admitted.waiting
@@ -223,7 +223,7 @@ async def test_an_id_of_anothers_job_is_a_conflict(ledger: PgLedger) -> None:
 
 async def test_a_flow_holds_its_own_jobs_only(ledger: PgLedger) -> None:
     entries = [of("a.b"), of("a_2e_b"), of("a.b", model="n"), of("a.b", lane=Lane.STANDARD)]
-    await ledger.admit(entries)
+    await ledger.intake.admit(entries)
 
     heads = [await ledger.heads(entry.flow, after=None, limit=9) for entry in entries]
 
