@@ -6,13 +6,32 @@ its docstring adds.
 """
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
 
-from broker.core.records import ONLY_SHARD, Admitted, BatchInfo, DeadLetter, Entry, Leadership, Shard, Spend
+from broker.core.records import (
+    ONLY_SHARD,
+    Admitted,
+    BatchInfo,
+    DeadLetter,
+    Entry,
+    Flow,
+    Leadership,
+    OpenJob,
+    Pick,
+    Place,
+    Running,
+    Settled,
+    Shard,
+    Spend,
+    Verdict,
+    WaitingJob,
+)
 from broker.core.relay import Answered, Erred, Streamed
 from schemas.api import Batch, BatchCreate, JobShow, LaneBacklog, ResultPage
 from schemas.catalog import Revision
+from schemas.job import Attempt
 from schemas.units import Ms
 
 Clock = Callable[[], Ms]
@@ -53,6 +72,45 @@ class IntakeLedger(Protocol):
 class DeadLetterLedger(Protocol):
     async def bury(self, letters: Sequence[DeadLetter]) -> None:
         """Keep what cannot be a job or an outcome; a message that is kept already stays as it is."""
+
+
+class BacklogLedger(Protocol):
+    """What waits, as the dispatch leader reads it."""
+
+    async def flows(self) -> list[Flow]:
+        """Those with waiting jobs; its cost depends on the number of flows, not of jobs."""
+
+    async def heads(self, flow: Flow, *, after: Place | None, limit: int) -> list[WaitingJob]:
+        """A page of the flow in its order, keys only."""
+
+    async def move_due(self, now: Ms, *, limit: int) -> list[tuple[Flow, Place]]:
+        """Move up to `limit` jobs whose time has come into the backlog, and say where they stand there."""
+
+    async def next_due(self) -> Ms | None:
+        """The earliest instant at which a delayed job is to be moved into the backlog."""
+
+
+class AttemptLedger(Protocol):
+    async def dispatch(
+        self, picks: Sequence[Pick], *, term: int, now: Ms, shard: Shard = ONLY_SHARD
+    ) -> list[Attempt]:
+        """Queued → running for those that still wait, in order, with their bodies. Raises: Deposed."""
+
+    async def running(self) -> list[Running]:
+        """Every attempt that is dispatched and not settled."""
+
+    async def attempts_of(self, running: Sequence[Running]) -> list[Attempt]:
+        """Those that still run this very attempt, to be published again."""
+
+
+class OpenJobLedger(Protocol):
+    async def open_jobs(self, ids: Collection[UUID]) -> dict[UUID, OpenJob]:
+        """What must be known of those that are not settled."""
+
+
+class SettlementLedger(OpenJobLedger, Protocol):
+    async def settle(self, verdicts: Sequence[Verdict], *, now: Ms) -> Settled:
+        """Record a group; repeating it changes nothing and answers the same ends. Raises: DayNotKept."""
 
 
 class LeaderLedger(Protocol):
@@ -109,3 +167,20 @@ class StatusLedger(Protocol):
 
     async def database_now(self) -> Ms:
         """The time by the database's clock."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ledger:
+    """All areas of one ledger. Whoever composes a broker gives each role and each use-case its own."""
+
+    intake: IntakeLedger
+    dead_letters: DeadLetterLedger
+    backlog: BacklogLedger
+    attempts: AttemptLedger
+    settlement: SettlementLedger
+    leadership: LeaderLedger
+    spend: SpendLedger
+    batches: BatchLedger
+    jobs: JobLedger
+    catalogs: CatalogLedger
+    status: StatusLedger

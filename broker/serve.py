@@ -24,8 +24,9 @@ from broker.doors.nats_api import nats_api
 from broker.doors.nats_infer import NatsInfer
 from broker.doors.server import listening
 from broker.errors import Unavailable
-from broker.ledger import PgLedger
+from broker.ledger import open_ledger
 from broker.metrics import Metrics
+from broker.ports import Ledger
 from broker.retrying import until_available
 from broker.roles.dispatch import Dispatch
 from broker.roles.intake import Intake
@@ -65,7 +66,7 @@ async def serve(
     """Until cancelled. `ready` is told the URL of /metrics and /healthz. Raises: Unavailable, Conflict."""
     back = asyncio.Event()
     async with (
-        PgLedger.open(config.postgres_url, connections=config.database_connections) as ledger,
+        open_ledger(config.postgres_url, connections=config.database_connections) as ledger,
         connected(config.nats_url, name=f"infermq-broker-{config.name}", came_back=back.set) as nc,
     ):
         await declare_streams(nc)
@@ -90,7 +91,7 @@ class Process:
 
     config: BrokerConfig
     nc: Client
-    ledger: PgLedger
+    ledger: Ledger
     catalogs: Catalogs
     beats: Beats
     daily_spend: DailySpend
@@ -138,7 +139,8 @@ class Process:
         settle = Settle(
             nc=self.nc,
             late_acks=late_acks,
-            ledger=self.ledger,
+            ledger=self.ledger.settlement,
+            dead_letters=self.ledger.dead_letters,
             revision=lambda: self.catalogs.active,
             alive=lambda: alive(self._snapshot()),
             clock=wall_clock,
@@ -200,7 +202,9 @@ class Process:
     async def _dispatch_in_term(self, term: int) -> None:
         await Dispatch(
             self.nc,
-            self.ledger,
+            backlog=self.ledger.backlog,
+            attempts=self.ledger.attempts,
+            jobs=self.ledger.settlement,
             catalog=self._catalog,
             beats=self.beats,
             daily_spend=self.daily_spend,

@@ -14,8 +14,9 @@ from hypothesis import settings
 from nats.aio.client import Client
 
 from broker.errors import Unavailable
-from broker.ledger import PgLedger, migrate
+from broker.ledger import migrate, open_ledger
 from broker.local.servers import nats_server, postgres_server
+from broker.ports import Ledger
 from tests.sums import check_sums
 
 settings.register_profile("steady", deadline=None, print_blob=True)
@@ -99,6 +100,6 @@ async def ledger_url(servers: tuple[str, str]) -> AsyncIterator[str]:
 
 
 @pytest.fixture
-async def ledger(ledger_url: str) -> AsyncIterator[PgLedger]:
-    async with PgLedger.open(ledger_url, connections=6) as opened:
+async def ledger(ledger_url: str) -> AsyncIterator[Ledger]:
+    async with open_ledger(ledger_url, connections=6) as opened:
         yield opened

@@ -4,8 +4,8 @@ from typing import Any
 
 from nats.aio.client import Client
 
-from broker.ledger import PgLedger
 from broker.metrics import Metrics
+from broker.ports import Ledger
 from broker.roles.late_acks import LateAcks
 from broker.roles.settle import Settle
 from schemas import subjects
@@ -22,7 +22,7 @@ async def report(nc: Client, *reports: Report) -> None:
         await nc.jetstream().publish(subjects.outcome(one.deployment), bundled([packed(one)]))
 
 
-def a_settle(nc: Client, ledger: PgLedger, *, catalog: Catalog | None = None, **changes: Any) -> Settle:
+def a_settle(nc: Client, ledger: Ledger, *, catalog: Catalog | None = None, **changes: Any) -> Settle:
     """Of a broker that hears of no worker."""
     revision = Revision(1, Ms(0), catalog or Catalog())
     fields: dict[str, Any] = {
@@ -33,4 +33,4 @@ def a_settle(nc: Client, ledger: PgLedger, *, catalog: Catalog | None = None, **
         "unit": lambda: 0.5,
         "metrics": Metrics(),
     }
-    return Settle(nc=nc, ledger=ledger, **{**fields, **changes})
+    return Settle(nc=nc, ledger=ledger.settlement, dead_letters=ledger.dead_letters, **{**fields, **changes})

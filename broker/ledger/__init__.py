@@ -1,9 +1,9 @@
 """Postgres: the record of jobs, executions, costs and results.
 
-pg            PgLedger, which opens the areas and is those of them that have no class of their own yet
+areas         opens them, over one database
 intake        jobs into the record           dead_letters   messages that are no jobs or no outcomes
-dispatch      heads of flows, queued → running
-settle        verdicts into the record       spend          what deployments cost, by day
+backlog       what waits                     attempts       queued → running, and what runs
+settlement    verdicts into the record       spend          what deployments cost, by day
 leadership    the lease of the leader        status         how things stand now
 batches       batches and their results      jobs           all that is recorded of a job
 catalogs      the revisions of the catalog
@@ -15,10 +15,11 @@ rows          columns to values and back
 sql           named queries, one file each   migrate        numbered migrations, forward only
 errors        the driver's exceptions end here
 
-Roles and the composition root use PgLedger; nothing else of the system talks to Postgres.
+Each area is a class that implements its port in broker.ports, which is all that roles and services know of it. Only the
+composition root, commands and tests import from here; nothing else of the system talks to Postgres.
 """
 
+from broker.ledger.areas import open_ledger
 from broker.ledger.migrate import migrate, pending
-from broker.ledger.pg import PgLedger
 
-__all__ = ["PgLedger", "migrate", "pending"]
+__all__ = ["migrate", "open_ledger", "pending"]

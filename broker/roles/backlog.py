@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from broker.core.backlog import Backlog
 from broker.core.records import Flow, Place, WaitingJob
-from broker.ledger import PgLedger
+from broker.ports import BacklogLedger
 from broker.retrying import until_available
 from schemas.units import Ms
 
@@ -17,7 +17,7 @@ _DUE_PAGE = 1000
 class BacklogReader:
     """Reads ahead, goes back to the places announced, and moves delayed jobs into the backlog when they are due."""
 
-    def __init__(self, ledger: PgLedger) -> None:
+    def __init__(self, ledger: BacklogLedger) -> None:
         self._ledger = ledger
         self._backlog = Backlog()
         self._announced: list[tuple[Flow, Place]] = []

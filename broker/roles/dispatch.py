@@ -21,9 +21,8 @@ from broker.core.fairness import Order
 from broker.core.outstanding import Outstanding
 from broker.core.pools import Pool, Silence, alive, snapshot
 from broker.core.records import Pick, Running
-from broker.ledger import PgLedger
 from broker.metrics import Metrics
-from broker.ports import Clock
+from broker.ports import AttemptLedger, BacklogLedger, Clock, OpenJobLedger
 from broker.retrying import until_available
 from broker.roles.backlog import BacklogReader
 from broker.roles.limits import DailySpend
@@ -53,8 +52,10 @@ class Dispatch:
     def __init__(
         self,
         nc: Client,
-        ledger: PgLedger,
         *,
+        backlog: BacklogLedger,
+        attempts: AttemptLedger,
+        jobs: OpenJobLedger,
         catalog: Callable[[], Catalog],
         beats: Beats,
         daily_spend: DailySpend,
@@ -69,7 +70,7 @@ class Dispatch:
         overdue_ms: int = OVERDUE_MS,
     ) -> None:
         self._nc = nc
-        self._ledger = ledger
+        self._attempts = attempts
         self._catalog = catalog
         self._beats = beats
         self._daily_spend = daily_spend
@@ -84,7 +85,8 @@ class Dispatch:
         self._runs = Runs(nc)
         self._sweep = Sweep(
             nc=nc,
-            ledger=ledger,
+            attempts=attempts,
+            jobs=jobs,
             runs=self._runs,
             catalog=catalog,
             clock=clock,
@@ -92,7 +94,7 @@ class Dispatch:
             overdue_ms=overdue_ms,
         )
         self._sweep_at = 0.0
-        self._reader = BacklogReader(ledger)
+        self._reader = BacklogReader(backlog)
         self._order = Order()
         self._outstanding = Outstanding()
         self._silence = Silence(clock())
@@ -176,7 +178,7 @@ class Dispatch:
         )
 
     async def _dispatch(self, picks: Sequence[Pick], now: Ms) -> None:
-        attempts = await until_available(lambda: self._ledger.dispatch(picks, term=self._term, now=now))
+        attempts = await until_available(lambda: self._attempts.dispatch(picks, term=self._term, now=now))
         self._reader.backlog.remove(picks)
         if len(attempts) < len(picks):
             self._doubt()  # they waited no more; or they were dispatched, and Postgres's answer was lost
@@ -192,7 +194,7 @@ class Dispatch:
 
     async def _recount(self) -> None:
         """Ask the ledger anew what may have been announced and not heard."""
-        self._outstanding.recount(await until_available(self._ledger.running))
+        self._outstanding.recount(await until_available(self._attempts.running))
         await self._reader.ask_next_due()
         self._metrics.pools(self._pools(self._clock()))
 

@@ -19,9 +19,8 @@ from broker.core.price import Prices
 from broker.core.records import Settled, Verdict
 from broker.core.settle import decide, needs_look, unstorable
 from broker.errors import DayNotKept
-from broker.ledger import PgLedger
 from broker.metrics import Metrics
-from broker.ports import Clock
+from broker.ports import Clock, DeadLetterLedger, SettlementLedger
 from broker.retrying import bisected, until_available
 from broker.roles.late_acks import LateAcks
 from schemas import subjects
@@ -43,7 +42,8 @@ for each would take the time of the requests that come next."""
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settle:
     nc: Client
-    ledger: PgLedger
+    ledger: SettlementLedger
+    dead_letters: DeadLetterLedger
     revision: Callable[[], Revision]
     alive: Callable[[], Collection[str]]
     """The deployments that can take a job now."""
@@ -82,7 +82,7 @@ class Settle:
             await announce_settled(self.nc, over)
             self.late_acks.settled(outcomes.reports)
         if outcomes.dead_letters:
-            await until_available(lambda: self.ledger.dead_letters.bury(outcomes.dead_letters))
+            await until_available(lambda: self.dead_letters.bury(outcomes.dead_letters))
             self.metrics.dead_letters.inc(len(outcomes.dead_letters))
         await ack_all(self.nc, outcomes.messages)
         self.metrics.reported(outcomes.reports)

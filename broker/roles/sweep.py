@@ -10,9 +10,8 @@ from nats.aio.client import Client
 from broker.bus.runs import Runs, in_outcome, in_run, publish_rulings
 from broker.core.records import OpenJob, Running
 from broker.core.ruling import stranded
-from broker.ledger import PgLedger
 from broker.metrics import Metrics
-from broker.ports import Clock
+from broker.ports import AttemptLedger, Clock, OpenJobLedger
 from broker.retrying import until_available
 from schemas.catalog import Catalog
 from schemas.ruling import Expire, PutBack
@@ -25,7 +24,8 @@ OVERDUE_MS = 900_000
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
     nc: Client
-    ledger: PgLedger
+    attempts: AttemptLedger
+    jobs: OpenJobLedger
     runs: Runs
     catalog: Callable[[], Catalog]
     clock: Clock
@@ -40,15 +40,15 @@ class Sweep:
         """
         handed = await until_available(lambda: in_run(self.nc))
         reported = await until_available(lambda: in_outcome(self.nc))
-        left = [one for one in await until_available(self.ledger.running) if (one.job, one.attempt) not in reported]
-        jobs = await until_available(lambda: self.ledger.open_jobs([one.job for one in left]))
+        left = [one for one in await until_available(self.attempts.running) if (one.job, one.attempt) not in reported]
+        jobs = await until_available(lambda: self.jobs.open_jobs([one.job for one in left]))
         given_up = await self._give_up(left, jobs, alive=alive, silent=silent)
         strays = [one for one in left if (one.job, one.attempt) not in handed and one not in given_up]
         is_whole = True
         if strays:
             log.warning("strays attempts=%d", len(strays))
             self.metrics.strays.inc(len(strays))
-            is_whole = await self.runs.publish(await until_available(lambda: self.ledger.attempts_of(strays)))
+            is_whole = await self.runs.publish(await until_available(lambda: self.attempts.attempts_of(strays)))
         await self._end_overdue(jobs)
         return is_whole
 

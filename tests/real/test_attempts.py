@@ -5,7 +5,7 @@ import pytest
 from broker.core.price import Prices
 from broker.core.records import Final, Ignore, Pick, Requeue, Verdict
 from broker.core.settle import decide
-from broker.ledger import PgLedger
+from broker.ports import Ledger
 from schemas.api import State
 from schemas.job import Attempt
 from schemas.outcome import EngineFault, Failed, Report
@@ -16,43 +16,43 @@ pytestmark = pytest.mark.real
 PRICES = Prices(catalog=a_catalog(), source="catalog:1")
 
 
-async def verdicts(ledger: PgLedger, *items: Report | Ruling) -> list[Verdict]:
-    jobs = await ledger.open_jobs([item.job for item in items])
+async def verdicts(ledger: Ledger, *items: Report | Ruling) -> list[Verdict]:
+    jobs = await ledger.settlement.open_jobs([item.job for item in items])
     return decide(items, jobs, prices=PRICES, now=now(), unit=0.0)
 
 
-async def in_its_second_attempt(ledger: PgLedger) -> tuple[Attempt, Attempt]:
+async def in_its_second_attempt(ledger: Ledger) -> tuple[Attempt, Attempt]:
     entry = an_entry()
     await ledger.intake.admit([entry])
     term = await ledger.leadership.lead("me", lease_ms=60_000)
     assert term is not None
     pick = Pick(entry.flow, entry.place, "d")
-    [first] = await ledger.dispatch([pick], term=term, now=now())
+    [first] = await ledger.attempts.dispatch([pick], term=term, now=now())
     back = a_report(Failed(EngineFault("x")), job=entry.id)
-    await ledger.settle(await verdicts(ledger, back), now=now())
-    [second] = await ledger.dispatch([pick], term=term, now=now())
+    await ledger.settlement.settle(await verdicts(ledger, back), now=now())
+    [second] = await ledger.attempts.dispatch([pick], term=term, now=now())
     assert second.number == 2
     return first, second
 
 
-async def test_a_late_success_and_the_failure_of_the_next_attempt_end_the_job_in_success(ledger: PgLedger) -> None:
+async def test_a_late_success_and_the_failure_of_the_next_attempt_end_the_job_in_success(ledger: Ledger) -> None:
     first, second = await in_its_second_attempt(ledger)
     success = a_report(a_success(), job=first.job, attempt=1, delivery=2)
     failure = a_report(Failed(EngineFault("x")), job=second.job, attempt=2)
 
-    done = await ledger.settle(await verdicts(ledger, success, failure), now=now())
+    done = await ledger.settlement.settle(await verdicts(ledger, success, failure), now=now())
 
     assert [(one.job, one.state) for one in done.final] == [(first.job, State.SUCCEEDED)]
-    assert not await ledger.running()
-    assert not await ledger.flows()
+    assert not await ledger.attempts.running()
+    assert not await ledger.backlog.flows()
 
 
-async def test_what_the_next_attempt_says_after_a_late_success_is_waste(ledger: PgLedger) -> None:
+async def test_what_the_next_attempt_says_after_a_late_success_is_waste(ledger: Ledger) -> None:
     first, second = await in_its_second_attempt(ledger)
     reports = [a_report(a_success(), job=one.job, attempt=one.number, delivery=2) for one in (first, second)]
-    ends = [await ledger.settle(await verdicts(ledger, report), now=now()) for report in reports]
+    ends = [await ledger.settlement.settle(await verdicts(ledger, report), now=now()) for report in reports]
 
-    again = [await ledger.settle(await verdicts(ledger, report), now=now()) for report in reports]
+    again = [await ledger.settlement.settle(await verdicts(ledger, report), now=now()) for report in reports]
 
     shown = await ledger.jobs.find(first.job, "default")
     assert shown is not None
@@ -62,27 +62,27 @@ async def test_what_the_next_attempt_says_after_a_late_success_is_waste(ledger: 
     assert shown.cost_nano_usd == sum(run.cost_nano_usd for run in shown.executions)
 
 
-async def test_putting_back_an_attempt_that_is_over_leaves_the_next_one_running(ledger: PgLedger) -> None:
+async def test_putting_back_an_attempt_that_is_over_leaves_the_next_one_running(ledger: Ledger) -> None:
     first, second = await in_its_second_attempt(ledger)
-    running = await ledger.running()
+    running = await ledger.attempts.running()
     [verdict] = await verdicts(ledger, PutBack(first.job, 1))
     stale = Verdict(job=first.job, attempt=1, transition=Requeue(now(), counted=False), executed=None)
 
-    done = await ledger.settle([verdict, stale], now=now())
+    done = await ledger.settlement.settle([verdict, stale], now=now())
 
     assert verdict.transition == Ignore()
     assert not done.requeued
-    assert await ledger.running() == running
+    assert await ledger.attempts.running() == running
     assert running[0].attempt == second.number
 
 
-async def test_a_success_that_cannot_be_stored_ends_only_its_own_attempt(ledger: PgLedger) -> None:
+async def test_a_success_that_cannot_be_stored_ends_only_its_own_attempt(ledger: Ledger) -> None:
     first, _ = await in_its_second_attempt(ledger)
     [verdict] = await verdicts(ledger, a_report(Failed(EngineFault("x")), job=first.job, delivery=2))
     failed = Final(State.FAILED, None, EngineFault("x"))
     late = Verdict(job=first.job, attempt=1, transition=failed, executed=verdict.executed)
 
-    done = await ledger.settle([late], now=now())
+    done = await ledger.settlement.settle([late], now=now())
 
     assert not done.final
-    assert len(await ledger.running()) == 1
+    assert len(await ledger.attempts.running()) == 1

@@ -7,8 +7,9 @@ import asyncpg
 import pytest
 
 from broker.core.records import Entry, Final, Requeue, Verdict
-from broker.ledger import PgLedger
+from broker.ledger import open_ledger
 from broker.ledger.connection import SETTINGS
+from broker.ports import Ledger
 from schemas.api import TERMINAL, Batch, BatchCreate, BatchStatus, Result, State
 from schemas.ids import uuid7
 from schemas.job import Attempt, Lane
@@ -22,7 +23,7 @@ DAY_MS = 24 * 3_600_000
 
 
 @pytest.fixture(params=["usual", "unusual"])
-async def planned(ledger_url: str, request: pytest.FixtureRequest) -> AsyncIterator[PgLedger]:
+async def planned(ledger_url: str, request: pytest.FixtureRequest) -> AsyncIterator[Ledger]:
     """The ledger where the planner goes by indexes, whose order may be the wanted one by chance, and where it does not."""
     if request.param == "unusual":
         connection = await asyncpg.connect(ledger_url)
@@ -30,7 +31,7 @@ async def planned(ledger_url: str, request: pytest.FixtureRequest) -> AsyncItera
         for way in ("nestloop", "indexscan", "indexonlyscan"):
             await connection.execute(f'alter database "{name}" set enable_{way} = off')
         await connection.close()
-    async with PgLedger.open(ledger_url) as opened:
+    async with open_ledger(ledger_url) as opened:
         yield opened
 
 
@@ -41,13 +42,13 @@ def an_end(attempt: Attempt, state: State) -> Verdict:
     return a_verdict(attempt, Failed(failure), transition=Final(state, None, failure))
 
 
-async def status_of(ledger: PgLedger, batch: Batch) -> BatchStatus:
+async def status_of(ledger: Ledger, batch: Batch) -> BatchStatus:
     shown = await ledger.batches.find(batch.id, "default")
     assert shown is not None
     return shown.status
 
 
-async def results_of(ledger: PgLedger, batch: Batch, *, a_page: int) -> list[Result]:
+async def results_of(ledger: Ledger, batch: Batch, *, a_page: int) -> list[Result]:
     """All that are there, so many a page."""
     found: list[Result] = []
     cursor = None
@@ -63,9 +64,9 @@ async def results_of(ledger: PgLedger, batch: Batch, *, a_page: int) -> list[Res
 # sealed and completed
 
 
-async def test_sealing_again_changes_nothing(ledger: PgLedger) -> None:
+async def test_sealing_again_changes_nothing(ledger: Ledger) -> None:
     batch = await a_batch(ledger)
-    await ledger.settle([an_end(await running(ledger, batch=batch.id), State.SUCCEEDED)], now=now())
+    await ledger.settlement.settle([an_end(await running(ledger, batch=batch.id), State.SUCCEEDED)], now=now())
     sealed = await ledger.batches.seal(batch.id, "default", 2, now())
 
     fewer = await ledger.batches.seal(batch.id, "default", 1, Ms(now() + 1000))
@@ -78,7 +79,7 @@ async def test_sealing_again_changes_nothing(ledger: PgLedger) -> None:
 
 @pytest.mark.parametrize("state", sorted(TERMINAL))
 async def test_a_batch_is_complete_once_as_many_have_ended_as_it_was_sealed_with(
-    ledger: PgLedger, state: State
+    ledger: Ledger, state: State
 ) -> None:
     early, late = await a_batch(ledger), await a_batch(ledger)
     await ledger.batches.seal(early.id, "default", 2, now())
@@ -87,7 +88,7 @@ async def test_a_batch_is_complete_once_as_many_have_ended_as_it_was_sealed_with
     for _ in range(2):
         seen.append(await status_of(ledger, early))
         attempts = [await running(ledger, batch=batch.id) for batch in (early, late)]
-        await ledger.settle([an_end(attempt, state) for attempt in attempts], now=now())
+        await ledger.settlement.settle([an_end(attempt, state) for attempt in attempts], now=now())
     seen += [await status_of(ledger, early), await status_of(ledger, late)]
     sealed = await ledger.batches.seal(late.id, "default", 2, now())
 
@@ -97,9 +98,9 @@ async def test_a_batch_is_complete_once_as_many_have_ended_as_it_was_sealed_with
     assert sealed.status is completed
 
 
-async def test_a_batch_sealed_with_more_than_have_ended_is_not_complete(ledger: PgLedger) -> None:
+async def test_a_batch_sealed_with_more_than_have_ended_is_not_complete(ledger: Ledger) -> None:
     batch = await a_batch(ledger)
-    await ledger.settle([an_end(await running(ledger, batch=batch.id), State.SUCCEEDED)], now=now())
+    await ledger.settlement.settle([an_end(await running(ledger, batch=batch.id), State.SUCCEEDED)], now=now())
 
     sealed = await ledger.batches.seal(batch.id, "default", 2, now())
 
@@ -107,7 +108,7 @@ async def test_a_batch_sealed_with_more_than_have_ended_is_not_complete(ledger: 
     assert sealed.status is BatchStatus.IN_PROGRESS
 
 
-async def test_a_job_that_is_refused_at_intake_can_be_the_last_of_its_batch(ledger: PgLedger) -> None:
+async def test_a_job_that_is_refused_at_intake_can_be_the_last_of_its_batch(ledger: Ledger) -> None:
     batch = await a_batch(ledger)
     await ledger.batches.seal(batch.id, "default", 1, now())
 
@@ -116,14 +117,14 @@ async def test_a_job_that_is_refused_at_intake_can_be_the_last_of_its_batch(ledg
     assert await status_of(ledger, batch) is BatchStatus.COMPLETED
 
 
-async def test_a_batch_stays_completed_when_it_was(ledger: PgLedger) -> None:
+async def test_a_batch_stays_completed_when_it_was(ledger: Ledger) -> None:
     batch = await a_batch(ledger)
     first, second = [await running(ledger, batch=batch.id) for _ in range(2)]
     await ledger.batches.seal(batch.id, "default", 1, now())
-    await ledger.settle([an_end(first, State.SUCCEEDED)], now=Ms(now() + 1000))
+    await ledger.settlement.settle([an_end(first, State.SUCCEEDED)], now=Ms(now() + 1000))
     completed = await ledger.batches.find(batch.id, "default")
 
-    await ledger.settle([an_end(second, State.SUCCEEDED)], now=Ms(now() + 9000))
+    await ledger.settlement.settle([an_end(second, State.SUCCEEDED)], now=Ms(now() + 9000))
 
     shown = await ledger.batches.find(batch.id, "default")
     assert shown is not None
@@ -132,7 +133,7 @@ async def test_a_batch_stays_completed_when_it_was(ledger: PgLedger) -> None:
     assert shown.counts.succeeded == 2
 
 
-async def test_creating_a_batch_again_answers_it_as_it_is(ledger: PgLedger) -> None:
+async def test_creating_a_batch_again_answers_it_as_it_is(ledger: Ledger) -> None:
     ask = BatchCreate(id=an_id(), lane=Lane.STANDARD, deadline_ms=now() + 5000, metadata={"k": "v"})
     created = await ledger.batches.create(ask, "default", now())
 
@@ -142,13 +143,13 @@ async def test_creating_a_batch_again_answers_it_as_it_is(ledger: PgLedger) -> N
     assert again == created
 
 
-async def test_a_job_of_a_batch_waits_as_one_of_it_also_after_a_failure(ledger: PgLedger, ledger_url: str) -> None:
+async def test_a_job_of_a_batch_waits_as_one_of_it_also_after_a_failure(ledger: Ledger, ledger_url: str) -> None:
     batch = await a_batch(ledger)
     first, again, other = an_entry(batch=batch.id), an_entry(batch=batch.id), an_entry()
     await ledger.intake.admit([first, again, other])
     [attempt] = await dispatched(ledger, again)
     back = a_verdict(attempt, Failed(EngineFault("x")), transition=Requeue(now(), counted=True))
-    await ledger.settle([back], now=now())
+    await ledger.settlement.settle([back], now=now())
 
     connection = await asyncpg.connect(ledger_url, server_settings=SETTINGS)
     found = await connection.fetch("select job from infermq.waiting where batch = $1", batch.id)
@@ -162,7 +163,7 @@ async def test_a_job_of_a_batch_waits_as_one_of_it_also_after_a_failure(ledger: 
 # in order
 
 
-async def test_results_come_in_the_order_recorded_and_in_one_transaction_by_id(planned: PgLedger) -> None:
+async def test_results_come_in_the_order_recorded_and_in_one_transaction_by_id(planned: Ledger) -> None:
     batch = await a_batch(planned)
     yesterday = [an_entry(id=uuid7(Ms(now() - DAY_MS), n), batch=batch.id) for n in range(2)]
     today = [an_entry(batch=batch.id) for _ in range(4)]
@@ -170,7 +171,7 @@ async def test_results_come_in_the_order_recorded_and_in_one_transaction_by_id(p
     await planned.intake.admit([*yesterday, *today])
     for group in (older, newer):
         attempts = await dispatched(planned, *group)
-        await planned.settle([an_end(one, State.SUCCEEDED) for one in attempts], now=now())
+        await planned.settlement.settle([an_end(one, State.SUCCEEDED) for one in attempts], now=now())
 
     read = [await results_of(planned, batch, a_page=size) for size in (1, 2, 500)]
 
@@ -178,13 +179,13 @@ async def test_results_come_in_the_order_recorded_and_in_one_transaction_by_id(p
     assert [[result.job for result in results] for results in read] == [recorded] * 3
 
 
-async def test_results_of_one_group_come_by_id_however_their_jobs_ended(ledger: PgLedger) -> None:
+async def test_results_of_one_group_come_by_id_however_their_jobs_ended(ledger: Ledger) -> None:
     batch = await a_batch(ledger)
     waits, runs = [await running(ledger, batch=batch.id) for _ in range(2)]
     back = a_verdict(waits, Failed(EngineFault("x")), transition=Requeue(now(), counted=True))
-    await ledger.settle([back], now=now())
+    await ledger.settlement.settle([back], now=now())
 
-    await ledger.settle([a_verdict(one, a_success(), delivery=2) for one in (runs, waits)], now=now())
+    await ledger.settlement.settle([a_verdict(one, a_success(), delivery=2) for one in (runs, waits)], now=now())
 
     assert [result.job for result in await results_of(ledger, batch, a_page=10)] == [waits.job, runs.job]
 
@@ -193,10 +194,10 @@ def _ids(entries: list[Entry]) -> list[UUID]:
     return sorted(entry.id for entry in entries)
 
 
-async def test_a_page_of_results_holds_its_own_batchs_only(ledger: PgLedger) -> None:
+async def test_a_page_of_results_holds_its_own_batchs_only(ledger: Ledger) -> None:
     batches = [await a_batch(ledger) for _ in range(3)]
     attempts = [await running(ledger, batch=batch.id) for batch in batches]
-    await ledger.settle([an_end(attempt, State.SUCCEEDED) for attempt in attempts], now=now())
+    await ledger.settlement.settle([an_end(attempt, State.SUCCEEDED) for attempt in attempts], now=now())
 
     pages = [await ledger.batches.results(batch.id, "default", None, 1) for batch in batches]
 
@@ -204,7 +205,7 @@ async def test_a_page_of_results_holds_its_own_batchs_only(ledger: PgLedger) -> 
     assert [page.more for page in pages if page] == [False] * 3
 
 
-async def test_batches_are_listed_newest_first_a_page_at_a_time(ledger: PgLedger) -> None:
+async def test_batches_are_listed_newest_first_a_page_at_a_time(ledger: Ledger) -> None:
     asks = [BatchCreate(id=uuid7(Ms(now() + n), n)) for n in (3, 0, 4, 1, 2)]
     for ask in asks:
         await ledger.batches.create(ask, "default", now())
@@ -217,15 +218,15 @@ async def test_batches_are_listed_newest_first_a_page_at_a_time(ledger: PgLedger
     assert [batch.id for batch in rest] == newest_first[2:]
 
 
-async def test_executions_of_a_job_come_by_attempt_and_delivery(planned: PgLedger) -> None:
-    await planned.settle([an_end(await running(planned), State.SUCCEEDED)], now=now())
+async def test_executions_of_a_job_come_by_attempt_and_delivery(planned: Ledger) -> None:
+    await planned.settlement.settle([an_end(await running(planned), State.SUCCEEDED)], now=now())
     first = await running(planned)
     back = a_verdict(first, Failed(EngineFault("x")), transition=Requeue(now(), counted=True))
-    await planned.settle([back], now=now())
+    await planned.settlement.settle([back], now=now())
     entry = an_entry(id=first.job, deadline_ms=first.deadline_ms)
     [second] = await dispatched(planned, entry)
     for attempt, delivery in ((second, 2), (second, 1), (first, 3), (first, 2)):
-        await planned.settle([a_verdict(attempt, a_success(), delivery=delivery)], now=now())
+        await planned.settlement.settle([a_verdict(attempt, a_success(), delivery=delivery)], now=now())
 
     shown = await planned.jobs.find(first.job, "default")
 
@@ -233,10 +234,10 @@ async def test_executions_of_a_job_come_by_attempt_and_delivery(planned: PgLedge
     assert [(run.attempt, run.delivery) for run in shown.executions] == [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2)]
 
 
-async def test_a_page_of_an_open_batch_is_not_its_last(ledger: PgLedger) -> None:
+async def test_a_page_of_an_open_batch_is_not_its_last(ledger: Ledger) -> None:
     batch = await a_batch(ledger)
     first = await ledger.batches.results(batch.id, "default", None, 10)
-    await ledger.settle([an_end(await running(ledger, batch=batch.id), State.SUCCEEDED)], now=now())
+    await ledger.settlement.settle([an_end(await running(ledger, batch=batch.id), State.SUCCEEDED)], now=now())
 
     second = await ledger.batches.results(batch.id, "default", first.cursor if first else None, 10)
     third = await ledger.batches.results(batch.id, "default", second.cursor if second else None, 10)

@@ -10,7 +10,7 @@ import pytest
 from broker.core.records import Final, Ignore, Requeue, Spend, Verdict
 from broker.core.settle import decide
 from broker.errors import Unavailable
-from broker.ledger import PgLedger
+from broker.ports import Ledger
 from schemas.api import BatchStatus, Counts, JobShow, State
 from schemas.job import Attempt
 from schemas.outcome import BadRequest, Charge, EngineFault, Failed, Usage
@@ -44,29 +44,29 @@ async def ended_or_waiting(act: "asyncio.Task[Any]", hand: Hand) -> bool:
     return act.done() or len(await hand.waiting()) == 2
 
 
-async def shown(ledger: PgLedger, attempt: Attempt) -> JobShow:
+async def shown(ledger: Ledger, attempt: Attempt) -> JobShow:
     job = await ledger.jobs.find(attempt.job, attempt.tenant)
     assert job is not None
     return job
 
 
-async def test_what_a_failed_execution_cost_is_its_jobs_and_its_batchs(ledger: PgLedger) -> None:
+async def test_what_a_failed_execution_cost_is_its_jobs_and_its_batchs(ledger: Ledger) -> None:
     batch = await a_batch(ledger)
     attempt = await running(ledger, batch=batch.id)
 
-    await ledger.settle([again(attempt, FIRST)], now=now())
+    await ledger.settlement.settle([again(attempt, FIRST)], now=now())
 
     job, counted = await shown(ledger, attempt), await ledger.batches.find(batch.id, "default")
     assert counted is not None
     assert (job.usage, job.cost_nano_usd) == (counted.usage, counted.cost_nano_usd) == (FIRST, 7)
 
 
-async def test_an_end_adds_to_what_was_spent_before(ledger: PgLedger) -> None:
+async def test_an_end_adds_to_what_was_spent_before(ledger: Ledger) -> None:
     batch = await a_batch(ledger)
     attempt = await running(ledger, batch=batch.id)
-    await ledger.settle([a_verdict(attempt, failed(FIRST), transition=Ignore())], now=now())
+    await ledger.settlement.settle([a_verdict(attempt, failed(FIRST), transition=Ignore())], now=now())
 
-    await ledger.settle([a_verdict(attempt, succeeded(SECOND), delivery=2)], now=now())
+    await ledger.settlement.settle([a_verdict(attempt, succeeded(SECOND), delivery=2)], now=now())
 
     job, counted = await shown(ledger, attempt), await ledger.batches.find(batch.id, "default")
     page = await ledger.batches.results(batch.id, "default", None, 9)
@@ -80,38 +80,38 @@ async def test_an_end_adds_to_what_was_spent_before(ledger: PgLedger) -> None:
     assert await ledger.batches.page("default", 9, None) == (counted,)
 
 
-async def test_a_late_success_adds_to_what_was_spent_before(ledger: PgLedger) -> None:
+async def test_a_late_success_adds_to_what_was_spent_before(ledger: Ledger) -> None:
     attempt = await running(ledger)
-    await ledger.settle([again(attempt, FIRST)], now=now())
+    await ledger.settlement.settle([again(attempt, FIRST)], now=now())
 
-    await ledger.settle([a_verdict(attempt, succeeded(SECOND), delivery=2)], now=now())
+    await ledger.settlement.settle([a_verdict(attempt, succeeded(SECOND), delivery=2)], now=now())
 
     job = await shown(ledger, attempt)
     assert (job.usage, job.cost_nano_usd) == (BOTH, 67)
 
 
-async def test_two_executions_of_a_job_in_one_group_both_cost(ledger: PgLedger) -> None:
+async def test_two_executions_of_a_job_in_one_group_both_cost(ledger: Ledger) -> None:
     attempt = await running(ledger)
     late = [
         a_verdict(attempt, failed(usage), transition=Ignore(), delivery=n)
         for n, usage in enumerate((FIRST, SECOND), 1)
     ]
 
-    await ledger.settle(late, now=now())
+    await ledger.settlement.settle(late, now=now())
 
     job = await shown(ledger, attempt)
     assert (job.usage, job.cost_nano_usd) == (BOTH, 14)
 
 
-async def test_an_execution_costs_its_own_job_only(ledger: PgLedger) -> None:
+async def test_an_execution_costs_its_own_job_only(ledger: Ledger) -> None:
     attempt, other = await running(ledger), await running(ledger)
 
-    await ledger.settle([a_verdict(attempt, failed(FIRST), transition=Ignore())], now=now())
+    await ledger.settlement.settle([a_verdict(attempt, failed(FIRST), transition=Ignore())], now=now())
 
     assert (await shown(ledger, other)).usage == Usage()
 
 
-async def test_an_interactive_request_costs_its_earlier_attempts_too(ledger: PgLedger) -> None:
+async def test_an_interactive_request_costs_its_earlier_attempts_too(ledger: Ledger) -> None:
     first = an_attempt(reply_to="x", key="k")
     second = an_attempt(job=first.job, number=2, admitted_ms=first.admitted_ms, reply_to="x", key="k")
     other = an_attempt(reply_to="x", key="k")
@@ -129,7 +129,7 @@ async def test_an_interactive_request_costs_its_earlier_attempts_too(ledger: PgL
 
 
 async def test_an_attempt_that_is_recorded_while_the_next_one_ends_its_request_costs_too(
-    ledger: PgLedger, ledger_url: str
+    ledger: Ledger, ledger_url: str
 ) -> None:
     """By two brokers: neither has seen what the other records."""
     other, first = an_attempt(reply_to="x", key="k"), an_attempt(reply_to="x", key="k")
@@ -150,7 +150,7 @@ async def test_an_attempt_that_is_recorded_while_the_next_one_ends_its_request_c
     assert (job.usage, job.cost_nano_usd) == (BOTH, 67)
 
 
-async def test_an_interactive_request_that_is_given_up_on_costs_its_attempts(ledger: PgLedger) -> None:
+async def test_an_interactive_request_that_is_given_up_on_costs_its_attempts(ledger: Ledger) -> None:
     attempt = an_attempt(reply_to="x", key="k")
     tries = [
         a_verdict(attempt, failed(usage), interactive=attempt, delivery=n)
@@ -166,12 +166,12 @@ async def test_an_interactive_request_that_is_given_up_on_costs_its_attempts(led
     assert (job.usage, job.cost_nano_usd) == (BOTH, 14)
 
 
-async def test_an_execution_that_ends_its_job_after_all_costs_once(ledger: PgLedger) -> None:
+async def test_an_execution_that_ends_its_job_after_all_costs_once(ledger: Ledger) -> None:
     batch = await a_batch(ledger)
     attempt = await running(ledger, batch=batch.id)
     refused = Failed(BadRequest("x"), SECOND, Charge(NanoUsd(60), "provider"))
     late = a_verdict(attempt, refused, transition=Ignore(), delivery=2)
-    await ledger.settle([again(attempt, FIRST), late], now=now())
+    await ledger.settlement.settle([again(attempt, FIRST), late], now=now())
 
     ends = await settled(
         ledger, a_verdict(attempt, refused, transition=Final(State.FAILED, None, BadRequest("x")), delivery=2)
@@ -186,7 +186,7 @@ async def test_an_execution_that_ends_its_job_after_all_costs_once(ledger: PgLed
 # a deployment's day
 
 
-async def test_a_day_of_a_deployment_is_what_its_executions_cost(ledger: PgLedger) -> None:
+async def test_a_day_of_a_deployment_is_what_its_executions_cost(ledger: Ledger) -> None:
     noon = Ms(20_000 * DAY_MS + DAY_MS // 2)
     attempts = [await running(ledger) for _ in range(5)]
     group = [
@@ -196,22 +196,22 @@ async def test_a_day_of_a_deployment_is_what_its_executions_cost(ledger: PgLedge
         a_verdict(attempts[3], succeeded(FIRST, 0), deployment="d"),
     ]
 
-    await ledger.settle(group, now=noon)
-    await ledger.settle(group, now=noon)
+    await ledger.settlement.settle(group, now=noon)
+    await ledger.settlement.settle(group, now=noon)
     for delivery, at in enumerate((noon, Ms(noon + DAY_MS)), 1):
         late = a_verdict(attempts[4], failed(FIRST, 8), transition=Ignore(), delivery=delivery)
-        await ledger.settle([late], now=at)
+        await ledger.settlement.settle([late], now=at)
 
     assert await ledger.spend.today(noon) == {"d": Spend(NanoUsd(13), 3), "e": Spend(NanoUsd(2), 1)}
     assert await ledger.spend.today(Ms(noon + DAY_MS)) == {"d": Spend(NanoUsd(8), 1)}
     assert await ledger.spend.today(Ms(noon - DAY_MS)) == {}
 
 
-async def test_a_day_ends_at_midnight_utc(ledger: PgLedger) -> None:
+async def test_a_day_ends_at_midnight_utc(ledger: Ledger) -> None:
     midnight = Ms(20_000 * DAY_MS)
     attempt = await running(ledger)
 
-    await ledger.settle([a_verdict(attempt, succeeded(FIRST, 1))], now=Ms(midnight - 1))
+    await ledger.settlement.settle([a_verdict(attempt, succeeded(FIRST, 1))], now=Ms(midnight - 1))
 
     assert await ledger.spend.today(midnight) == {}
     assert await ledger.spend.today(Ms(midnight - DAY_MS)) == {"d": Spend(NanoUsd(1), 1)}
@@ -220,7 +220,7 @@ async def test_a_day_ends_at_midnight_utc(ledger: PgLedger) -> None:
 # who is ended
 
 
-async def test_an_end_leaves_all_other_jobs_where_they_are(ledger: PgLedger) -> None:
+async def test_an_end_leaves_all_other_jobs_where_they_are(ledger: Ledger) -> None:
     at = Ms(now() + 60_000)
     waiting, other, third = (an_entry(deadline_ms=at) for _ in range(3))
     await ledger.intake.admit([waiting, other, third])
@@ -230,17 +230,17 @@ async def test_an_end_leaves_all_other_jobs_where_they_are(ledger: PgLedger) -> 
     ends = await settled(ledger, *gone)
 
     assert sorted(ends) == sorted([(waiting.id, State.EXPIRED), (going.job, State.EXPIRED)])
-    assert [one.job for one in await ledger.running()] == [going_on.job]
-    heads = await ledger.heads(other.flow, after=None, limit=9)
+    assert [one.job for one in await ledger.attempts.running()] == [going_on.job]
+    heads = await ledger.backlog.heads(other.flow, after=None, limit=9)
     assert {head.place.job for head in heads} == {other.id, third.id}
 
 
 @pytest.mark.parametrize("is_running", [False, True])
-async def test_an_expiry_is_recorded_with_the_attempt_that_it_ended(ledger: PgLedger, is_running: bool) -> None:  # noqa: FBT001
+async def test_an_expiry_is_recorded_with_the_attempt_that_it_ended(ledger: Ledger, is_running: bool) -> None:  # noqa: FBT001
     entry = an_entry()
     await ledger.intake.admit([entry])
     [attempt] = await dispatched(ledger, entry)
-    await ledger.settle([again(attempt, FIRST)], now=now())
+    await ledger.settlement.settle([again(attempt, FIRST)], now=now())
     if is_running:
         await dispatched(ledger, entry)
 
@@ -250,14 +250,14 @@ async def test_an_expiry_is_recorded_with_the_attempt_that_it_ended(ledger: PgLe
 
 
 @pytest.mark.parametrize("is_running", [False, True])
-async def test_a_failure_of_an_attempt_that_is_over_does_not_end_its_job(ledger: PgLedger, is_running: bool) -> None:  # noqa: FBT001
+async def test_a_failure_of_an_attempt_that_is_over_does_not_end_its_job(ledger: Ledger, is_running: bool) -> None:  # noqa: FBT001
     entry = an_entry()
     await ledger.intake.admit([entry])
     [first] = await dispatched(ledger, entry)
-    await ledger.settle([again(first, FIRST)], now=now())
+    await ledger.settlement.settle([again(first, FIRST)], now=now())
     [second] = await dispatched(ledger, entry)
     if not is_running:
-        await ledger.settle([again(second, FIRST)], now=now())
+        await ledger.settlement.settle([again(second, FIRST)], now=now())
     late = a_verdict(first, failed(FIRST), transition=Final(State.DEAD, None, EngineFault("x")), delivery=2)
 
     ends = await settled(ledger, late)
@@ -266,20 +266,22 @@ async def test_a_failure_of_an_attempt_that_is_over_does_not_end_its_job(ledger:
     assert (await shown(ledger, first)).state is (State.RUNNING if is_running else State.QUEUED)
 
 
-async def test_an_end_is_recorded_with_its_instant_and_its_failure(ledger: PgLedger) -> None:
+async def test_an_end_is_recorded_with_its_instant_and_its_failure(ledger: Ledger) -> None:
     usual, late = await running(ledger), await running(ledger)
-    await ledger.settle([again(late, FIRST)], now=now())
+    await ledger.settlement.settle([again(late, FIRST)], now=now())
     at = Ms(now() + 12_345)
     dead = Final(State.DEAD, None, EngineFault("why"))
 
-    await ledger.settle([a_verdict(one, failed(FIRST), transition=dead, delivery=2) for one in (usual, late)], now=at)
+    await ledger.settlement.settle(
+        [a_verdict(one, failed(FIRST), transition=dead, delivery=2) for one in (usual, late)], now=at
+    )
 
     for one in (usual, late):
         job = await shown(ledger, one)
         assert (job.state, job.attempt, job.settled_ms, job.failure) == (State.DEAD, 1, at, EngineFault("why"))
 
 
-async def test_a_repeated_group_answers_the_same_ends_and_no_others(ledger: PgLedger) -> None:
+async def test_a_repeated_group_answers_the_same_ends_and_no_others(ledger: Ledger) -> None:
     attempt, other = await running(ledger), await running(ledger)
     await settled(ledger, a_verdict(attempt, succeeded(FIRST)), a_verdict(other, succeeded(FIRST)))
 
@@ -289,7 +291,7 @@ async def test_a_repeated_group_answers_the_same_ends_and_no_others(ledger: PgLe
     assert (await shown(ledger, attempt)).usage == FIRST
 
 
-async def test_a_report_that_another_attempt_or_end_came_before_answers_no_end(ledger: PgLedger) -> None:
+async def test_a_report_that_another_attempt_or_end_came_before_answers_no_end(ledger: Ledger) -> None:
     attempt, other = await running(ledger), await running(ledger)
     await settled(ledger, a_verdict(attempt, succeeded(FIRST)), a_verdict(other, succeeded(FIRST)))
     dead = Final(State.DEAD, None, EngineFault("x"))
@@ -317,7 +319,7 @@ async def cut_off(url: str, act: Coroutine[Any, Any, object], batch: UUID) -> No
 
 @pytest.mark.parametrize("key", [None, "k"])
 async def test_of_an_admission_that_is_cut_off_nothing_stays(
-    ledger: PgLedger, ledger_url: str, key: str | None
+    ledger: Ledger, ledger_url: str, key: str | None
 ) -> None:
     batch = await a_batch(ledger)
     entry = an_entry(batch=batch.id, idempotency_key=key)
@@ -325,14 +327,14 @@ async def test_of_an_admission_that_is_cut_off_nothing_stays(
     await cut_off(ledger_url, ledger.intake.admit([entry]), batch.id)
 
     assert await ledger.jobs.find(entry.id, "default") is None
-    assert not await ledger.flows()
+    assert not await ledger.backlog.flows()
     admitted = await ledger.intake.admit([entry])
     assert [place.job for _, place in admitted.waiting] == [entry.id]
 
 
 @pytest.mark.parametrize("is_known", [False, True])
 async def test_of_a_settlement_that_is_cut_off_nothing_stays(
-    ledger: PgLedger,
+    ledger: Ledger,
     ledger_url: str,
     is_known: bool,  # noqa: FBT001
 ) -> None:
@@ -341,24 +343,22 @@ async def test_of_a_settlement_that_is_cut_off_nothing_stays(
     attempt = await running(ledger, batch=batch.id)
     verdict = a_verdict(attempt, succeeded(FIRST))
     if is_known:
-        await ledger.settle([a_verdict(attempt, succeeded(FIRST), transition=Ignore())], now=now())
-    before = await shown(ledger, attempt), await ledger.spend.today(now()), await ledger.running()
+        await ledger.settlement.settle([a_verdict(attempt, succeeded(FIRST), transition=Ignore())], now=now())
+    before = await shown(ledger, attempt), await ledger.spend.today(now()), await ledger.attempts.running()
 
-    await cut_off(ledger_url, ledger.settle([verdict], now=now()), batch.id)
+    await cut_off(ledger_url, ledger.settlement.settle([verdict], now=now()), batch.id)
 
-    assert (await shown(ledger, attempt), await ledger.spend.today(now()), await ledger.running()) == before
+    assert (await shown(ledger, attempt), await ledger.spend.today(now()), await ledger.attempts.running()) == before
     assert await settled(ledger, verdict) == [(attempt.job, State.SUCCEEDED)]
 
 
-async def test_a_job_that_is_ended_while_it_is_put_back_does_not_wait_again(
-    ledger: PgLedger, ledger_url: str
-) -> None:
+async def test_a_job_that_is_ended_while_it_is_put_back_does_not_wait_again(ledger: Ledger, ledger_url: str) -> None:
     attempt = await running(ledger)
     async with a_hand(ledger_url) as hand:
         await hand.hold("select from infermq.running where job = $1 for update", attempt.job)
         ending = asyncio.create_task(settled(ledger, a_verdict(attempt, succeeded(FIRST))))
         await hand.until_waiting(1)
-        back = asyncio.create_task(ledger.settle([again(attempt, FIRST, delivery=2)], now=now()))
+        back = asyncio.create_task(ledger.settlement.settle([again(attempt, FIRST, delivery=2)], now=now()))
         await hand.until_waiting(2)
 
         await hand.let_go()
@@ -366,17 +366,17 @@ async def test_a_job_that_is_ended_while_it_is_put_back_does_not_wait_again(
 
     assert done[0] == [(attempt.job, State.SUCCEEDED)]
     assert not done[1].requeued
-    assert not await ledger.flows()
+    assert not await ledger.backlog.flows()
 
 
-async def test_a_batch_stays_completed_when_it_was(ledger: PgLedger) -> None:
+async def test_a_batch_stays_completed_when_it_was(ledger: Ledger) -> None:
     batch = await a_batch(ledger)
     attempt = await running(ledger, batch=batch.id)
     await ledger.batches.seal(batch.id, "default", 1, now())
     await settled(ledger, a_verdict(attempt, succeeded(FIRST)))
     completed = await ledger.batches.find(batch.id, "default")
 
-    await ledger.settle([a_verdict(attempt, succeeded(SECOND), delivery=2)], now=Ms(now() + 10_000))
+    await ledger.settlement.settle([a_verdict(attempt, succeeded(SECOND), delivery=2)], now=Ms(now() + 10_000))
 
     after = await ledger.batches.find(batch.id, "default")
     assert completed is not None
@@ -385,7 +385,7 @@ async def test_a_batch_stays_completed_when_it_was(ledger: PgLedger) -> None:
     assert after.usage == BOTH
 
 
-async def test_only_the_batch_of_a_job_counts_it(ledger: PgLedger) -> None:
+async def test_only_the_batch_of_a_job_counts_it(ledger: Ledger) -> None:
     batch, other = await a_batch(ledger), await a_batch(ledger)
     attempts = [await running(ledger, batch=one) for one in (batch.id, None)]
 
@@ -398,7 +398,7 @@ async def test_only_the_batch_of_a_job_counts_it(ledger: PgLedger) -> None:
 
 
 @pytest.mark.parametrize("state", [State.SUCCEEDED, State.FAILED, State.EXPIRED, State.CANCELLED, State.DEAD])
-async def test_a_batch_is_completed_by_ends_of_any_kind(ledger: PgLedger, state: State) -> None:
+async def test_a_batch_is_completed_by_ends_of_any_kind(ledger: Ledger, state: State) -> None:
     batch = await a_batch(ledger)
     attempts = [await running(ledger, batch=batch.id) for _ in range(2)]
     end = Final(state, None, None)
@@ -413,7 +413,7 @@ async def test_a_batch_is_completed_by_ends_of_any_kind(ledger: PgLedger, state:
     assert completed.counts == Counts(admitted=2, **{state.value: 2})
 
 
-async def test_ends_of_any_kind_complete_a_batch_that_is_sealed_after_them(ledger: PgLedger) -> None:
+async def test_ends_of_any_kind_complete_a_batch_that_is_sealed_after_them(ledger: Ledger) -> None:
     batch = await a_batch(ledger)
     states = [State.SUCCEEDED, State.FAILED, State.EXPIRED, State.CANCELLED, State.DEAD]
     ends = [
@@ -429,49 +429,49 @@ async def test_ends_of_any_kind_complete_a_batch_that_is_sealed_after_them(ledge
 
 
 @pytest.mark.parametrize("is_running", [False, True])
-async def test_a_job_that_is_put_back_leaves_all_others_where_they_are(ledger: PgLedger, is_running: bool) -> None:  # noqa: FBT001
+async def test_a_job_that_is_put_back_leaves_all_others_where_they_are(ledger: Ledger, is_running: bool) -> None:  # noqa: FBT001
     attempt, other = await running(ledger), await running(ledger)
     if not is_running:
         await settled(ledger, a_verdict(attempt, succeeded(FIRST)))
 
-    done = await ledger.settle([again(attempt, SECOND, delivery=2)], now=now())
+    done = await ledger.settlement.settle([again(attempt, SECOND, delivery=2)], now=now())
 
     assert [one.place.job for one in done.requeued] == ([attempt.job] if is_running else [])
-    assert [one.job for one in await ledger.running()] == [other.job]
+    assert [one.job for one in await ledger.attempts.running()] == [other.job]
 
 
-async def test_a_usual_end_leaves_all_other_jobs_where_they_are(ledger: PgLedger) -> None:
+async def test_a_usual_end_leaves_all_other_jobs_where_they_are(ledger: Ledger) -> None:
     attempt, other = await running(ledger), await running(ledger)
 
     ends = await settled(ledger, a_verdict(attempt, succeeded(FIRST)))
 
     assert ends == [(attempt.job, State.SUCCEEDED)]
-    assert [one.job for one in await ledger.running()] == [other.job]
+    assert [one.job for one in await ledger.attempts.running()] == [other.job]
     assert (await shown(ledger, other)).state is State.RUNNING
 
 
-async def test_a_success_of_any_attempt_ends_its_waiting_job(ledger: PgLedger) -> None:
+async def test_a_success_of_any_attempt_ends_its_waiting_job(ledger: Ledger) -> None:
     entry = an_entry()
     await ledger.intake.admit([entry])
     attempts: list[Attempt] = []
     for _ in range(2):
         attempts += await dispatched(ledger, entry)
-        await ledger.settle([again(attempts[-1], FIRST)], now=now())
+        await ledger.settlement.settle([again(attempts[-1], FIRST)], now=now())
 
     ends = await settled(ledger, a_verdict(attempts[0], succeeded(SECOND), delivery=2))
 
     assert ends == [(entry.id, State.SUCCEEDED)]
-    assert not await ledger.flows()
+    assert not await ledger.backlog.flows()
 
 
-async def test_attempts_that_did_not_count_add_up(ledger: PgLedger) -> None:
+async def test_attempts_that_did_not_count_add_up(ledger: Ledger) -> None:
     entry = an_entry()
     await ledger.intake.admit([entry])
     for counted in (False, True, False):
         [attempt] = await dispatched(ledger, entry)
         back = Requeue(now(), counted=counted, tried=("d", "e"))
-        await ledger.settle([a_verdict(attempt, failed(FIRST), transition=back)], now=now())
+        await ledger.settlement.settle([a_verdict(attempt, failed(FIRST), transition=back)], now=now())
 
-    job = (await ledger.open_jobs([entry.id]))[entry.id]
+    job = (await ledger.settlement.open_jobs([entry.id]))[entry.id]
 
     assert (job.attempt, job.uncounted, job.tried) == (3, 2, ("d", "e"))

@@ -17,9 +17,8 @@ from broker.core.pools import alive, snapshot
 from broker.core.price import Prices
 from broker.core.records import Entry, Pick, Running
 from broker.core.settle import decide
-from broker.ledger import PgLedger
 from broker.metrics import Metrics
-from broker.ports import Clock
+from broker.ports import Clock, Ledger
 from broker.roles.dispatch import Dispatch
 from broker.roles.late_acks import LateAcks
 from broker.roles.limits import DailySpend
@@ -55,7 +54,7 @@ def a_beat(deployment: str, *, slots: int = 4, interactive: int = 0, draining: b
 @asynccontextmanager
 async def a_leader(
     nc: Nats,
-    ledger: PgLedger,
+    ledger: Ledger,
     catalog: Catalog,
     *beats: WorkerBeat,
     settles: bool = True,
@@ -72,7 +71,9 @@ async def a_leader(
     assert term is not None
     dispatch = Dispatch(
         nc,
-        ledger,
+        backlog=ledger.backlog,
+        attempts=ledger.attempts,
+        jobs=ledger.settlement,
         catalog=lambda: catalog,
         beats=heard,
         daily_spend=daily_spend,
@@ -100,12 +101,12 @@ async def a_leader(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def running(ledger: PgLedger, *, at_least: int = 1) -> Sequence[Running]:
+async def running(ledger: Ledger, *, at_least: int = 1) -> Sequence[Running]:
     async def enough() -> bool:
-        return len(await ledger.running()) >= at_least
+        return len(await ledger.attempts.running()) >= at_least
 
     await until(enough, f"{at_least} attempts run")
-    return await ledger.running()
+    return await ledger.attempts.running()
 
 
 async def execute(url: str, query: str, *values: object) -> None:
@@ -116,7 +117,7 @@ async def execute(url: str, query: str, *values: object) -> None:
         await connection.close()
 
 
-async def spend(ledger: PgLedger, requests: int, *, each: NanoUsd) -> None:
+async def spend(ledger: Ledger, requests: int, *, each: NanoUsd) -> None:
     """Interactive requests that `d` answered today."""
     answered = [an_attempt(lane=Lane.INTERACTIVE) for _ in range(requests)]
     outcome = a_success(charge=Charge(each, "provider"))
@@ -127,18 +128,18 @@ async def spend(ledger: PgLedger, requests: int, *, each: NanoUsd) -> None:
         now=now(),
         unit=0.5,
     )
-    await ledger.settle(verdicts, now=now())
+    await ledger.settlement.settle(verdicts, now=now())
 
 
-async def committed(ledger: PgLedger, entry: Entry, deployment: str) -> Sequence[Attempt]:
+async def committed(ledger: Ledger, entry: Entry, deployment: str) -> Sequence[Attempt]:
     """Running by the ledger, and in no stream."""
     term = await ledger.leadership.lead("me", lease_ms=60_000)
     assert term is not None
     await ledger.intake.admit([entry])
-    return await ledger.dispatch([Pick(entry.flow, entry.place, deployment)], term=term, now=now())
+    return await ledger.attempts.dispatch([Pick(entry.flow, entry.place, deployment)], term=term, now=now())
 
 
-async def dispatched(nc: Nats, ledger: PgLedger, entry: Entry, deployment: str) -> None:
+async def dispatched(nc: Nats, ledger: Ledger, entry: Entry, deployment: str) -> None:
     """As a leader did that is gone."""
     await declare_streams(nc)
     assert await Runs(nc).publish(await committed(ledger, entry, deployment))
@@ -146,7 +147,7 @@ async def dispatched(nc: Nats, ledger: PgLedger, entry: Entry, deployment: str) 
 
 @pytest.mark.parametrize("route", [(Route("d"), Route("e")), (Route("e"),)], ids=["in its route", "out of its route"])
 async def test_attempts_of_a_deployment_without_workers_go_to_another(
-    nc: Nats, ledger: PgLedger, route: tuple[Route, ...]
+    nc: Nats, ledger: Ledger, route: tuple[Route, ...]
 ) -> None:
     entry = an_entry()
     await dispatched(nc, ledger, entry, "d")
@@ -154,15 +155,15 @@ async def test_attempts_of_a_deployment_without_workers_go_to_another(
     async with a_leader(nc, ledger, a_route(*route), a_beat("e")):
 
         async def moved() -> bool:
-            return await ledger.running() == [Running(entry.id, 2, "e")]
+            return await ledger.attempts.running() == [Running(entry.id, 2, "e")]
 
         await until(moved, "the job runs elsewhere")
-        open_jobs = await ledger.open_jobs([entry.id])
+        open_jobs = await ledger.settlement.open_jobs([entry.id])
 
     assert open_jobs[entry.id].uncounted == 1
 
 
-async def test_attempts_of_a_deployment_with_workers_stay(nc: Nats, ledger: PgLedger) -> None:
+async def test_attempts_of_a_deployment_with_workers_stay(nc: Nats, ledger: Ledger) -> None:
     gone, stays = an_entry(), an_entry()
     await dispatched(nc, ledger, gone, "d")
     await dispatched(nc, ledger, stays, "f")
@@ -170,16 +171,16 @@ async def test_attempts_of_a_deployment_with_workers_stay(nc: Nats, ledger: PgLe
     async with a_leader(nc, ledger, a_route(Route("d"), Route("e"), Route("f")), a_beat("e"), a_beat("f")):
 
         async def moved() -> bool:
-            return any(one.job == gone.id and one.attempt == 2 for one in await ledger.running())
+            return any(one.job == gone.id and one.attempt == 2 for one in await ledger.attempts.running())
 
         await until(moved, "the other job was put back")
-        left = await ledger.running()
+        left = await ledger.attempts.running()
 
     assert Running(stays.id, 1, "f") in left
 
 
 async def test_jobs_that_wait_for_a_spare_do_not_hold_up_those_behind_them(
-    nc: Nats, ledger: PgLedger, ledger_url: str
+    nc: Nats, ledger: Ledger, ledger_url: str
 ) -> None:
     failed = [an_entry(deadline_ms=Ms(now() + 3_600_000)) for _ in range(1500)]
     await ledger.intake.admit(failed)
@@ -190,14 +191,14 @@ async def test_jobs_that_wait_for_a_spare_do_not_hold_up_those_behind_them(
     async with a_leader(nc, ledger, a_route(Route("d"), Route("e", 0)), a_beat("d"), a_beat("e", slots=1)):
 
         async def first_has_work() -> bool:
-            return any(one.deployment == "d" for one in await ledger.running())
+            return any(one.deployment == "d" for one in await ledger.attempts.running())
 
         await until(first_has_work, "the first deployment has work")
 
 
 @pytest.mark.parametrize("there", [("d",), ("d", "e")], ids=["away", "at its cap"])
 async def test_while_the_other_deployment_takes_nothing_a_throttled_job_waits_as_it_was_asked_to(
-    nc: Nats, ledger: PgLedger, there: tuple[str, ...]
+    nc: Nats, ledger: Ledger, there: tuple[str, ...]
 ) -> None:
     entry = an_entry()
     await dispatched(nc, ledger, entry, "d")
@@ -207,7 +208,7 @@ async def test_while_the_other_deployment_takes_nothing_a_throttled_job_waits_as
         await report(nc, throttled)
 
         async def waits() -> bool:
-            return await ledger.next_due() is not None
+            return await ledger.backlog.next_due() is not None
 
         await until(waits, "the job waits for its time")
         shown = await ledger.jobs.find(entry.id, "default")
@@ -221,7 +222,7 @@ async def test_while_the_other_deployment_takes_nothing_a_throttled_job_waits_as
 
 @pytest.mark.parametrize(("spent_usd", "interactive", "started"), [(19.5, 0, 1), (15.0, 0, 5), (15.0, 2, 3)])
 async def test_near_its_cap_a_deployment_starts_what_is_left_pays_for(
-    nc: Nats, ledger: PgLedger, *, spent_usd: float, interactive: int, started: int
+    nc: Nats, ledger: Ledger, *, spent_usd: float, interactive: int, started: int
 ) -> None:
     await spend(ledger, round(spent_usd), each=NanoUsd(round(spent_usd * 10**9 / round(spent_usd))))
     await ledger.intake.admit([an_entry() for _ in range(64)])

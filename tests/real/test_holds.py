@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from nats.aio.client import Client as Nats
 
 from broker.client import Refused
-from broker.ledger import PgLedger
+from broker.ports import Ledger
 from schemas.api import Hold, HoldCode, ModelStatus, PoolStatus, Problem, State, Waiting
 from schemas.job import Lane
 from schemas.units import Ms, NanoUsd
@@ -135,7 +135,7 @@ async def test_whatever_holds_the_workers_is_said_of_the_deployment_the_model_th
     assert f"({message}; no worker serves e)" in refusal.message
 
 
-async def test_a_daily_cap_that_is_spent_is_said_with_its_end(broker: Running, nc: Nats, ledger: PgLedger) -> None:
+async def test_a_daily_cap_that_is_spent_is_said_with_its_end(broker: Running, nc: Nats, ledger: Ledger) -> None:
     await spend(ledger, 1, each=NanoUsd(2 * 10**9))
     id_ = await broker.submit("hello")
 
@@ -181,7 +181,7 @@ async def test_a_model_that_is_gone_from_the_catalog_is_shown_while_jobs_wait_fo
 
 
 async def test_a_job_that_failed_says_when_it_is_tried_again_and_where_it_was(
-    broker: Running, ledger: PgLedger, ledger_url: str
+    broker: Running, ledger: Ledger, ledger_url: str
 ) -> None:
     entry, later = an_entry(), Ms(now() + 600_000)
     await ledger.intake.admit([entry])
@@ -193,7 +193,7 @@ async def test_a_job_that_failed_says_when_it_is_tried_again_and_where_it_was(
     assert job.tried == ("d",)
 
 
-async def test_a_job_says_how_many_of_its_flow_come_first_up_to_a_thousand(ledger: PgLedger) -> None:
+async def test_a_job_says_how_many_of_its_flow_come_first_up_to_a_thousand(ledger: Ledger) -> None:
     deadline = Ms(now() + 3_600_000)
     entries = [an_entry(deadline_ms=deadline) for _ in range(1002)]
     others = [an_entry(deadline_ms=Ms(deadline - 1), tenant="t"), an_entry(deadline_ms=Ms(deadline - 1), model="n")]

@@ -21,7 +21,7 @@ from broker.core.price import Prices
 from broker.core.principal import Identify, Principal, Role, open_principal
 from broker.core.settle import decide
 from broker.doors.nats_infer import NatsInfer
-from broker.ledger import PgLedger
+from broker.ports import Ledger
 from broker.roles.limits import DailySpend
 from broker.roles.relay import LAST_S, Relay
 from broker.roles.reserves import Reserves
@@ -147,7 +147,7 @@ class Taken:
 class Door:
     """Relays with their doors, their clients and their workers."""
 
-    def __init__(self, nc: Nats, ledger: PgLedger, catalog: Catalog, beats: Sequence[WorkerBeat]) -> None:
+    def __init__(self, nc: Nats, ledger: Ledger, catalog: Catalog, beats: Sequence[WorkerBeat]) -> None:
         self.nc = nc
         self.ledger = ledger
         self.catalog = catalog
@@ -214,7 +214,7 @@ class Door:
         """What the ledger makes of the reports and rulings on a job."""
         for item in items:
             prices = Prices(catalog=self.catalog, source="catalog:1")
-            await self.ledger.settle(decide([item], {}, prices=prices, now=now(), unit=0.5), now=now())
+            await self.ledger.settlement.settle(decide([item], {}, prices=prices, now=now(), unit=0.5), now=now())
         return await self.ledger.jobs.find(items[0].job, "default")
 
     def serve(self, relay: Relay, door: NatsInfer) -> None:
@@ -281,11 +281,11 @@ async def ticks(door: Door, count: int = 2) -> None:
     await until(looked, "a relay looked at the clock")
 
 
-async def spend(ledger: PgLedger, cost: NanoUsd) -> None:
+async def spend(ledger: Ledger, cost: NanoUsd) -> None:
     """As much as one request cost `d` today."""
     report = worker_says(an_attempt(lane=Lane.INTERACTIVE), a_success(charge=Charge(cost, "provider")))
     prices = Prices(catalog=Catalog(), source="catalog:1")
-    await ledger.settle(decide([report], {}, prices=prices, now=now(), unit=0.5), now=now())
+    await ledger.settlement.settle(decide([report], {}, prices=prices, now=now(), unit=0.5), now=now())
 
 
 ONE = a_route(Route("d"))
@@ -296,7 +296,7 @@ TWO = a_route(Route("d"), Route("e", 0))
 @asynccontextmanager
 async def a_door(
     nc: Nats,
-    ledger: PgLedger,
+    ledger: Ledger,
     *beats: WorkerBeat,
     catalog: Catalog = ONE,
     brokers: int = 1,
@@ -341,7 +341,7 @@ async def is_answered(nc: Nats) -> bool:
 # an answer
 
 
-async def test_what_the_worker_says_reaches_the_client_as_it_was_said(nc: Nats, ledger: PgLedger) -> None:
+async def test_what_the_worker_says_reaches_the_client_as_it_was_said(nc: Nats, ledger: Ledger) -> None:
     async with a_door(nc, ledger, a_beat("d")) as door:
         asker = await door.ask()
         worker = await door.taken()
@@ -360,7 +360,7 @@ async def test_what_the_worker_says_reaches_the_client_as_it_was_said(nc: Nats, 
         ]
 
 
-async def test_an_attempt_carries_what_its_record_needs(nc: Nats, ledger: PgLedger) -> None:
+async def test_an_attempt_carries_what_its_record_needs(nc: Nats, ledger: Ledger) -> None:
     job = a_job(id=an_id(), custom_id="c", metadata={"k": "v"}, deadline_ms=now() + 60_000)
     async with a_door(nc, ledger, a_beat("d")) as door:
         await door.ask(job, traceparent="00-1-2-01")
@@ -383,7 +383,7 @@ async def test_an_attempt_carries_what_its_record_needs(nc: Nats, ledger: PgLedg
         )
 
 
-async def test_two_brokers_answer_a_request_once(nc: Nats, ledger: PgLedger) -> None:
+async def test_two_brokers_answer_a_request_once(nc: Nats, ledger: Ledger) -> None:
     async with a_door(nc, ledger, a_beat("d"), brokers=2) as door:
         asker = await door.ask()
         await (await door.taken()).finish()
@@ -393,7 +393,7 @@ async def test_two_brokers_answer_a_request_once(nc: Nats, ledger: PgLedger) -> 
         assert door.untaken() == 0
 
 
-async def test_the_routes_weights_share_the_requests(nc: Nats, ledger: PgLedger) -> None:
+async def test_the_routes_weights_share_the_requests(nc: Nats, ledger: Ledger) -> None:
     shares = [0.0, 0.749, 0.751, 0.999]
     numbers = iter([int(share * (1 << 53)) + (token << 60) for share in shares for token in (1, 2, 3)])
     catalog = a_route(Route("d", 3), Route("e", 1))
@@ -409,7 +409,7 @@ async def test_the_routes_weights_share_the_requests(nc: Nats, ledger: PgLedger)
 
 
 async def test_what_one_deployment_fails_the_next_takes_and_the_client_hears_nothing_of_it(
-    nc: Nats, ledger: PgLedger
+    nc: Nats, ledger: Ledger
 ) -> None:
     async with a_door(nc, ledger, a_beat("d"), a_beat("e"), catalog=TWO) as door:
         asker = await door.ask()
@@ -425,7 +425,7 @@ async def test_what_one_deployment_fails_the_next_takes_and_the_client_hears_not
 
 
 async def test_once_something_was_streamed_no_other_deployment_takes_it_and_the_failure_is_recorded(
-    nc: Nats, ledger: PgLedger
+    nc: Nats, ledger: Ledger
 ) -> None:
     async with a_door(nc, ledger, a_beat("d"), a_beat("e"), catalog=TWO) as door:
         asker = await door.ask()
@@ -443,7 +443,7 @@ async def test_once_something_was_streamed_no_other_deployment_takes_it_and_the_
         assert door.untaken("e") == 0
 
 
-async def test_what_every_deployment_fails_is_answered_and_recorded(nc: Nats, ledger: PgLedger) -> None:
+async def test_what_every_deployment_fails_is_answered_and_recorded(nc: Nats, ledger: Ledger) -> None:
     async with a_door(nc, ledger, a_beat("d"), a_beat("e"), catalog=TWO) as door:
         asker = await door.ask()
         await (await door.taken("d")).fail()
@@ -456,7 +456,7 @@ async def test_what_every_deployment_fails_is_answered_and_recorded(nc: Nats, le
         assert (job.state, job.failure) == (State.FAILED, EngineFault("both"))
 
 
-async def test_a_failure_that_no_other_deployment_mends_is_passed_on(nc: Nats, ledger: PgLedger) -> None:
+async def test_a_failure_that_no_other_deployment_mends_is_passed_on(nc: Nats, ledger: Ledger) -> None:
     async with a_door(nc, ledger, a_beat("d"), a_beat("e"), catalog=TWO) as door:
         asker = await door.ask()
         problem = problem_of(Failed(BadRequest("x")))
@@ -468,7 +468,7 @@ async def test_a_failure_that_no_other_deployment_mends_is_passed_on(nc: Nats, l
         assert door.untaken("e") == 0
 
 
-async def test_a_deployment_that_came_after_a_request_takes_it_when_it_failed(nc: Nats, ledger: PgLedger) -> None:
+async def test_a_deployment_that_came_after_a_request_takes_it_when_it_failed(nc: Nats, ledger: Ledger) -> None:
     async with a_door(nc, ledger, a_beat("d"), catalog=TWO) as door:
         asker = await door.ask()
         first = await door.taken("d")
@@ -480,7 +480,7 @@ async def test_a_deployment_that_came_after_a_request_takes_it_when_it_failed(nc
         assert await asker.kinds() == [FINAL]
 
 
-async def test_a_failure_of_a_kind_that_this_broker_does_not_know_ends_no_broker(nc: Nats, ledger: PgLedger) -> None:
+async def test_a_failure_of_a_kind_that_this_broker_does_not_know_ends_no_broker(nc: Nats, ledger: Ledger) -> None:
     async with a_door(nc, ledger, a_beat("d"), a_beat("e"), catalog=TWO) as door:
         asker = await door.ask()
         news = {FAILURE: json.dumps({"type": "invented_tomorrow"})}
@@ -494,7 +494,7 @@ async def test_a_failure_of_a_kind_that_this_broker_does_not_know_ends_no_broker
         assert (job.state, type(job.failure)) == (State.FAILED, EngineLost)
 
 
-async def test_an_error_that_cannot_be_read_ends_its_request(nc: Nats, ledger: PgLedger) -> None:
+async def test_an_error_that_cannot_be_read_ends_its_request(nc: Nats, ledger: Ledger) -> None:
     async with a_door(nc, ledger, a_beat("d")) as door:
         asker = await door.ask()
 
@@ -503,7 +503,7 @@ async def test_an_error_that_cannot_be_read_ends_its_request(nc: Nats, ledger: P
         assert (await asker.word()).code == "engine_fault"
 
 
-async def test_what_an_earlier_attempt_still_says_is_not_passed_on(nc: Nats, ledger: PgLedger) -> None:
+async def test_what_an_earlier_attempt_still_says_is_not_passed_on(nc: Nats, ledger: Ledger) -> None:
     async with a_door(nc, ledger, a_beat("d"), a_beat("e"), catalog=TWO) as door:
         asker = await door.ask()
         first = await door.taken("d")
@@ -521,7 +521,7 @@ async def test_what_an_earlier_attempt_still_says_is_not_passed_on(nc: Nats, led
 # giving up
 
 
-async def test_at_its_deadline_a_request_is_answered_and_its_worker_stopped(nc: Nats, ledger: PgLedger) -> None:
+async def test_at_its_deadline_a_request_is_answered_and_its_worker_stopped(nc: Nats, ledger: Ledger) -> None:
     async with a_door(nc, ledger, a_beat("d"), a_beat("e"), catalog=TWO) as door:
         asker = await door.ask(a_job(id=an_id(), deadline_ms=door.clock() + 60_000))
         await (await door.taken("d")).say(KEEPALIVE)
@@ -541,7 +541,7 @@ async def test_at_its_deadline_a_request_is_answered_and_its_worker_stopped(nc: 
     ids=["not taken", "silent"],
 )
 async def test_a_request_whose_worker_is_gone_is_answered_stopped_and_recorded(
-    nc: Nats, ledger: PgLedger, *, is_taken: bool, after_ms: int, code: str
+    nc: Nats, ledger: Ledger, *, is_taken: bool, after_ms: int, code: str
 ) -> None:
     async with a_door(nc, ledger, a_beat("d")) as door:
         asker = await door.ask()
@@ -562,7 +562,7 @@ async def test_a_request_whose_worker_is_gone_is_answered_stopped_and_recorded(
 
 @pytest.mark.parametrize(("is_taken", "after_ms"), [(False, 10_000), (True, 5_000)], ids=["not taken", "silent"])
 async def test_another_deployment_takes_it_when_the_worker_is_gone_and_has_its_own_time(
-    nc: Nats, ledger: PgLedger, *, is_taken: bool, after_ms: int
+    nc: Nats, ledger: Ledger, *, is_taken: bool, after_ms: int
 ) -> None:
     async with a_door(nc, ledger, a_beat("d"), a_beat("e"), catalog=TWO) as door:
         asker = await door.ask()
@@ -583,7 +583,7 @@ async def test_another_deployment_takes_it_when_the_worker_is_gone_and_has_its_o
 
 @pytest.mark.parametrize("says", ["nothing", "a failure"])
 async def test_a_catalog_that_drops_the_model_of_a_request_ends_no_broker(
-    nc: Nats, ledger: PgLedger, says: str
+    nc: Nats, ledger: Ledger, says: str
 ) -> None:
     async with a_door(nc, ledger, a_beat("d"), a_beat("e"), catalog=TWO) as door:
         asker = await door.ask()
@@ -605,7 +605,7 @@ async def test_a_catalog_that_drops_the_model_of_a_request_ends_no_broker(
         assert await other.kinds() == [FINAL]
 
 
-async def test_a_worker_that_goes_silent_in_its_answer_is_not_followed_by_another(nc: Nats, ledger: PgLedger) -> None:
+async def test_a_worker_that_goes_silent_in_its_answer_is_not_followed_by_another(nc: Nats, ledger: Ledger) -> None:
     async with a_door(nc, ledger, a_beat("d"), a_beat("e"), catalog=TWO) as door:
         asker = await door.ask()
         await (await door.taken("d")).say(CHUNK, b"one", sequence=1)
@@ -617,7 +617,7 @@ async def test_a_worker_that_goes_silent_in_its_answer_is_not_followed_by_anothe
         assert door.untaken("e") == 0
 
 
-async def test_a_worker_that_is_heard_now_and_then_is_not_given_up_on(nc: Nats, ledger: PgLedger) -> None:
+async def test_a_worker_that_is_heard_now_and_then_is_not_given_up_on(nc: Nats, ledger: Ledger) -> None:
     async with a_door(nc, ledger, a_beat("d")) as door:
         asker = await door.ask()
         worker = await door.taken()
@@ -632,7 +632,7 @@ async def test_a_worker_that_is_heard_now_and_then_is_not_given_up_on(nc: Nats, 
         assert await asker.kinds() == [FINAL]
 
 
-async def test_what_an_attempt_that_was_given_up_on_comes_to_ends_nothing(nc: Nats, ledger: PgLedger) -> None:
+async def test_what_an_attempt_that_was_given_up_on_comes_to_ends_nothing(nc: Nats, ledger: Ledger) -> None:
     async with a_door(nc, ledger, a_beat("d"), a_beat("e"), catalog=TWO) as door:
         asker = await door.ask()
         first = await door.taken("d")
@@ -649,7 +649,7 @@ async def test_what_an_attempt_that_was_given_up_on_comes_to_ends_nothing(nc: Na
         assert (job.state, len(job.executions)) == (State.SUCCEEDED, 2)
 
 
-async def test_a_client_that_left_has_its_request_recorded_as_cancelled(nc: Nats, ledger: PgLedger) -> None:
+async def test_a_client_that_left_has_its_request_recorded_as_cancelled(nc: Nats, ledger: Ledger) -> None:
     async with a_door(nc, ledger, a_beat("d")) as door:
         leaving = await door.ask()
         worker = await door.taken()
@@ -662,7 +662,7 @@ async def test_a_client_that_left_has_its_request_recorded_as_cancelled(nc: Nats
         assert (job.state, job.executions) == (State.CANCELLED, ())
 
 
-async def test_a_client_that_left_has_its_worker_stopped_and_its_slot_freed(nc: Nats, ledger: PgLedger) -> None:
+async def test_a_client_that_left_has_its_worker_stopped_and_its_slot_freed(nc: Nats, ledger: Ledger) -> None:
     async with a_door(nc, ledger, a_beat("d", reserve=1)) as door:
         leaving = await door.ask()
         worker = await door.taken()
@@ -681,7 +681,7 @@ async def test_a_client_that_left_has_its_worker_stopped_and_its_slot_freed(nc: 
 
 @pytest.mark.parametrize("why", ["away", "full"])
 async def test_a_request_that_nats_does_not_take_is_answered_and_its_slot_freed(
-    nc: Nats, ledger: PgLedger, why: str
+    nc: Nats, ledger: Ledger, why: str
 ) -> None:
     async with a_door(nc, ledger, a_beat("d", reserve=1)) as door:
         js = nc.jetstream()
@@ -698,7 +698,7 @@ async def test_a_request_that_nats_does_not_take_is_answered_and_its_slot_freed(
         assert codes == ["unavailable", "unavailable"]
 
 
-async def test_nats_turning_an_attempt_away_late_does_no_harm_to_the_next(nc: Nats, ledger: PgLedger) -> None:
+async def test_nats_turning_an_attempt_away_late_does_no_harm_to_the_next(nc: Nats, ledger: Ledger) -> None:
     async with a_door(nc, ledger, a_beat("d"), a_beat("e"), catalog=TWO) as door:
         await nc.jetstream().delete_stream(subjects.NOW)
         asker = await door.ask()
@@ -713,7 +713,7 @@ async def test_nats_turning_an_attempt_away_late_does_no_harm_to_the_next(nc: Na
         assert await asker.kinds() == [FINAL]
 
 
-async def test_nats_turning_away_what_a_worker_has_does_no_harm(nc: Nats, ledger: PgLedger) -> None:
+async def test_nats_turning_away_what_a_worker_has_does_no_harm(nc: Nats, ledger: Ledger) -> None:
     async with a_door(nc, ledger, a_beat("d")) as door:
         await nc.jetstream().delete_stream(subjects.NOW)
         asker = await door.ask()
@@ -729,7 +729,7 @@ async def test_nats_turning_away_what_a_worker_has_does_no_harm(nc: Nats, ledger
 
 
 async def test_an_id_is_refused_while_it_is_being_answered_and_taken_again_afterwards(
-    nc: Nats, ledger: PgLedger
+    nc: Nats, ledger: Ledger
 ) -> None:
     job = a_job(id=an_id())
     async with a_door(nc, ledger, a_beat("d")) as door:
@@ -756,7 +756,7 @@ async def test_an_id_is_refused_while_it_is_being_answered_and_taken_again_after
     ],
 )
 async def test_a_request_that_is_refused_is_told_why(
-    nc: Nats, ledger: PgLedger, beats: list[WorkerBeat], changes: dict[str, Any], code: str
+    nc: Nats, ledger: Ledger, beats: list[WorkerBeat], changes: dict[str, Any], code: str
 ) -> None:
     async with a_door(nc, ledger, *beats) as door:
         asker = await door.ask(a_job(id=an_id(), **changes))
@@ -766,7 +766,7 @@ async def test_a_request_that_is_refused_is_told_why(
         assert (word.code, word.job) == (code, str(asker.job))
 
 
-async def test_a_request_for_a_model_that_its_key_may_not_use_is_refused(nc: Nats, ledger: PgLedger) -> None:
+async def test_a_request_for_a_model_that_its_key_may_not_use_is_refused(nc: Nats, ledger: Ledger) -> None:
     def producer(tenant: str, key: str) -> Principal:
         return Principal(tenant=tenant, key=key, role=Role.PRODUCER, models=frozenset({"other"}))
 
@@ -777,20 +777,20 @@ async def test_a_request_for_a_model_that_its_key_may_not_use_is_refused(nc: Nat
         assert door.untaken() == 0
 
 
-async def test_bytes_that_are_no_request_are_told_so(nc: Nats, ledger: PgLedger) -> None:
+async def test_bytes_that_are_no_request_are_told_so(nc: Nats, ledger: Ledger) -> None:
     async with a_door(nc, ledger, a_beat("d")) as door:
         word = await (await door.ask(data=b"nope")).word()
 
         assert (word.code, word.job) == ("bad_request", None)
 
 
-async def test_at_its_cap_a_deployment_takes_no_request(nc: Nats, ledger: PgLedger) -> None:
+async def test_at_its_cap_a_deployment_takes_no_request(nc: Nats, ledger: Ledger) -> None:
     await spend(ledger, NanoUsd(1_000_000_000))
     async with a_door(nc, ledger, a_beat("d"), catalog=a_route(Route("d"), d=1.0)) as door:
         assert (await (await door.ask()).word()).code == "daily_cap"
 
 
-async def test_what_is_under_way_counts_towards_the_cap(nc: Nats, ledger: PgLedger) -> None:
+async def test_what_is_under_way_counts_towards_the_cap(nc: Nats, ledger: Ledger) -> None:
     await spend(ledger, NanoUsd(500_000_000))
     async with a_door(nc, ledger, a_beat("d"), catalog=a_route(Route("d"), d=1.0)) as door:
         await door.ask()
@@ -800,7 +800,7 @@ async def test_what_is_under_way_counts_towards_the_cap(nc: Nats, ledger: PgLedg
 
 
 @pytest.mark.parametrize("reply", ["", "victim.inbox", "_INBOX_bob.x", "_INBOXx.y"])
-async def test_a_request_that_may_not_be_answered_is_not_run(nc: Nats, ledger: PgLedger, reply: str) -> None:
+async def test_a_request_that_may_not_be_answered_is_not_run(nc: Nats, ledger: Ledger, reply: str) -> None:
     victim = await nc.subscribe(reply or "nobody")
     async with a_door(nc, ledger, a_beat("d")) as door:
         await nc.publish(subjects.infer("m", "default", "default"), packed(a_job()), reply)
@@ -814,7 +814,7 @@ async def test_a_request_that_may_not_be_answered_is_not_run(nc: Nats, ledger: P
 # the reserve, which all brokers share
 
 
-async def test_a_slot_that_came_free_is_given_again_before_the_worker_says_so(nc: Nats, ledger: PgLedger) -> None:
+async def test_a_slot_that_came_free_is_given_again_before_the_worker_says_so(nc: Nats, ledger: Ledger) -> None:
     async with a_door(nc, ledger, a_beat("d", reserve=1)) as door:
         first = await door.ask()
         worker = await door.taken()
@@ -830,7 +830,7 @@ async def test_a_slot_that_came_free_is_given_again_before_the_worker_says_so(nc
         assert await second.kinds() == [FINAL]
 
 
-async def test_a_slot_that_stays_taken_is_another_brokers(nc: Nats, ledger: PgLedger) -> None:
+async def test_a_slot_that_stays_taken_is_another_brokers(nc: Nats, ledger: Ledger) -> None:
     async with a_door(nc, ledger, a_beat("d", reserve=1)) as door:
         first = await door.ask()
         await (await door.taken()).finish()
@@ -845,9 +845,7 @@ async def test_a_slot_that_stays_taken_is_another_brokers(nc: Nats, ledger: PgLe
 # a broker that stops
 
 
-async def test_what_runs_may_finish_when_the_broker_stops_and_nothing_new_is_taken(
-    nc: Nats, ledger: PgLedger
-) -> None:
+async def test_what_runs_may_finish_when_the_broker_stops_and_nothing_new_is_taken(nc: Nats, ledger: Ledger) -> None:
     async with a_door(nc, ledger, a_beat("d"), last_s=LAST_S) as door:
         asker = await door.ask()
         worker = await door.taken()
@@ -862,7 +860,7 @@ async def test_what_runs_may_finish_when_the_broker_stops_and_nothing_new_is_tak
             await door.stopped()
 
 
-async def test_a_request_on_its_way_to_a_broker_that_stops_is_answered(nc: Nats, ledger: PgLedger) -> None:
+async def test_a_request_on_its_way_to_a_broker_that_stops_is_answered(nc: Nats, ledger: Ledger) -> None:
     async with a_door(nc, ledger, a_beat("d"), last_s=LAST_S) as door:
         asker = await door.ask()
         door.stop()
@@ -872,7 +870,7 @@ async def test_a_request_on_its_way_to_a_broker_that_stops_is_answered(nc: Nats,
         assert await asker.kinds() == [FINAL]
 
 
-async def test_what_does_not_finish_in_time_is_answered_and_its_worker_stopped(nc: Nats, ledger: PgLedger) -> None:
+async def test_what_does_not_finish_in_time_is_answered_and_its_worker_stopped(nc: Nats, ledger: Ledger) -> None:
     async with a_door(nc, ledger, a_beat("d")) as door:
         asker = await door.ask()
         await door.taken()

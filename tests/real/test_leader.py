@@ -9,11 +9,10 @@ import pytest
 
 from broker.core.records import ONLY_SHARD, Leadership, Pick, Shard
 from broker.errors import Deposed, Unavailable
-from broker.ledger import PgLedger
 from broker.ledger.connection import Database
 from broker.ledger.leadership import PgLeadership
 from broker.metrics import Metrics
-from broker.ports import LeaderLedger
+from broker.ports import LeaderLedger, Ledger
 from broker.roles.leader import Leader
 from schemas.units import Ms
 from tests.builders import an_entry, now
@@ -107,7 +106,7 @@ async def becomes(holds: Callable[[], bool], what: str) -> None:
     await until(it_does, what)
 
 
-async def test_a_leader_whose_lease_another_has_taken_stops(ledger: PgLedger, ledger_url: str) -> None:
+async def test_a_leader_whose_lease_another_has_taken_stops(ledger: Ledger, ledger_url: str) -> None:
     work, metrics = Work(), Metrics()
     connection = await asyncpg.connect(ledger_url)
     async with leading(ledger.leadership, work, metrics=metrics):
@@ -122,7 +121,7 @@ async def test_a_leader_whose_lease_another_has_taken_stops(ledger: PgLedger, le
     await connection.close()
 
 
-async def test_a_leader_that_has_a_new_term_stops_the_work_of_the_old_one(ledger: PgLedger) -> None:
+async def test_a_leader_that_has_a_new_term_stops_the_work_of_the_old_one(ledger: Ledger) -> None:
     work = Work()
     async with leading(ledger.leadership, work):
         await becomes(lambda: bool(work.terms), "it leads")
@@ -134,7 +133,7 @@ async def test_a_leader_that_has_a_new_term_stops_the_work_of_the_old_one(ledger
         assert work.terms[1] > work.terms[0]
 
 
-async def test_a_leader_whose_work_finds_it_deposed_may_lead_again(ledger: PgLedger) -> None:
+async def test_a_leader_whose_work_finds_it_deposed_may_lead_again(ledger: Ledger) -> None:
     work = Deposing()
     async with leading(ledger.leadership, work):
         await becomes(lambda: len(work.terms) == 2, "it leads again")
@@ -142,7 +141,7 @@ async def test_a_leader_whose_work_finds_it_deposed_may_lead_again(ledger: PgLed
     assert work.terms[1] > work.terms[0]
 
 
-async def test_a_leader_renews_its_lease(ledger: PgLedger, ledger_url: str) -> None:
+async def test_a_leader_renews_its_lease(ledger: Ledger, ledger_url: str) -> None:
     work = Work()
     connection = await asyncpg.connect(ledger_url)
     async with leading(ledger.leadership, work):
@@ -158,7 +157,7 @@ async def test_a_leader_renews_its_lease(ledger: PgLedger, ledger_url: str) -> N
     await connection.close()
 
 
-async def test_a_leader_that_stops_lets_the_next_lead_at_once(ledger: PgLedger) -> None:
+async def test_a_leader_that_stops_lets_the_next_lead_at_once(ledger: Ledger) -> None:
     work = Work()
     async with leading(ledger.leadership, work):
         await becomes(lambda: bool(work.terms), "it leads")
@@ -167,7 +166,7 @@ async def test_a_leader_that_stops_lets_the_next_lead_at_once(ledger: PgLedger) 
     assert await ledger.leadership.lead("b", lease_ms=HOUR_MS) == work.terms[0] + 1
 
 
-async def test_one_of_two_leads_and_the_other_follows_it(ledger: PgLedger, ledger_url: str) -> None:
+async def test_one_of_two_leads_and_the_other_follows_it(ledger: Ledger, ledger_url: str) -> None:
     first, second = Work(), Work()
     async with Database.open(ledger_url, connections=1) as database, leading(ledger.leadership, first) as stops:
         others = Refusing(database)
@@ -192,7 +191,7 @@ async def test_without_postgres_a_leader_stops_when_its_lease_has_passed(ledger_
 
 
 async def test_while_postgres_keeps_it_waiting_a_leader_stops_when_its_lease_has_passed(
-    ledger: PgLedger, ledger_url: str
+    ledger: Ledger, ledger_url: str
 ) -> None:
     work = Work()
     connection = await asyncpg.connect(ledger_url)
@@ -216,7 +215,7 @@ async def test_a_moment_without_postgres_deposes_nobody(ledger_url: str) -> None
             assert not work.ended
 
 
-async def test_a_lease_that_ran_out_has_a_new_term_for_whoever_takes_it(ledger: PgLedger) -> None:
+async def test_a_lease_that_ran_out_has_a_new_term_for_whoever_takes_it(ledger: Ledger) -> None:
     first = await ledger.leadership.lead("a", lease_ms=0)
     same = await ledger.leadership.lead("a", lease_ms=0)
     other = await ledger.leadership.lead("b", lease_ms=HOUR_MS)
@@ -224,7 +223,7 @@ async def test_a_lease_that_ran_out_has_a_new_term_for_whoever_takes_it(ledger: 
     assert (first, same, other) == (1, 2, 3)
 
 
-async def test_who_gives_up_an_old_term_leaves_the_new_one_alone(ledger: PgLedger) -> None:
+async def test_who_gives_up_an_old_term_leaves_the_new_one_alone(ledger: Ledger) -> None:
     old = await ledger.leadership.lead("a", lease_ms=0)
     assert old is not None
     new = await ledger.leadership.lead("a", lease_ms=HOUR_MS)
@@ -236,13 +235,13 @@ async def test_who_gives_up_an_old_term_leaves_the_new_one_alone(ledger: PgLedge
     assert leader.term == new
 
 
-async def test_a_lease_that_ran_out_is_nobodys(ledger: PgLedger) -> None:
+async def test_a_lease_that_ran_out_is_nobodys(ledger: Ledger) -> None:
     await ledger.leadership.lead("a", lease_ms=0)
 
     assert await ledger.status.leader() is None
 
 
-async def test_each_shard_has_a_leader_and_terms_of_its_own(ledger: PgLedger) -> None:
+async def test_each_shard_has_a_leader_and_terms_of_its_own(ledger: Ledger) -> None:
     other = Shard(7)
     term = await ledger.leadership.lead("a", lease_ms=HOUR_MS)
     assert term is not None
@@ -260,7 +259,7 @@ async def test_each_shard_has_a_leader_and_terms_of_its_own(ledger: PgLedger) ->
     assert await ledger.status.leader() == Leadership("a", term)
 
 
-async def test_the_term_of_another_shard_dispatches_nothing(ledger: PgLedger) -> None:
+async def test_the_term_of_another_shard_dispatches_nothing(ledger: Ledger) -> None:
     entry = an_entry()
     await ledger.intake.admit([entry])
     await ledger.leadership.lead("a", lease_ms=0)
@@ -271,7 +270,7 @@ async def test_the_term_of_another_shard_dispatches_nothing(ledger: PgLedger) ->
     pick = Pick(entry.flow, entry.place, "d")
 
     with pytest.raises(Deposed):
-        await ledger.dispatch([pick], term=other, now=now())
-    attempts = await ledger.dispatch([pick], term=term, now=now())
+        await ledger.attempts.dispatch([pick], term=other, now=now())
+    attempts = await ledger.attempts.dispatch([pick], term=term, now=now())
 
     assert [attempt.job for attempt in attempts] == [entry.id]

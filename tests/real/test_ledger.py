@@ -15,10 +15,11 @@ from broker.core.principal import open_principal
 from broker.core.records import ONLY_SHARD, Entry, Final, Ignore, Pick, Requeue, Verdict
 from broker.core.settle import decide, unstorable
 from broker.errors import BadData, Conflict, DayNotKept, Deposed, Unavailable
-from broker.ledger import PgLedger, migrate, pending
+from broker.ledger import migrate, open_ledger, pending
 from broker.ledger.connection import SETTINGS, Connection
 from broker.ledger.days import bounds, day_of
 from broker.ledger.sql import query
+from broker.ports import Ledger
 from schemas.api import Batch, BatchCreate, BatchStatus, ResultPage, State
 from schemas.ids import ms_of, uuid7
 from schemas.job import Attempt, Lane
@@ -33,18 +34,18 @@ pytestmark = pytest.mark.real
 PRICES = Prices(catalog=a_catalog(), source="catalog:1")
 
 
-async def a_batch(ledger: PgLedger) -> Batch:
+async def a_batch(ledger: Ledger) -> Batch:
     return await ledger.batches.create(BatchCreate(id=an_id()), "default", now())
 
 
-async def dispatched(ledger: PgLedger, *entries: Entry) -> list[Attempt]:
+async def dispatched(ledger: Ledger, *entries: Entry) -> list[Attempt]:
     term = await ledger.leadership.lead("me", lease_ms=60_000)
     assert term is not None
     picks = [Pick(entry.flow, entry.place, "d") for entry in entries]
-    return await ledger.dispatch(picks, term=term, now=now())
+    return await ledger.attempts.dispatch(picks, term=term, now=now())
 
 
-async def running(ledger: PgLedger, **changes: Any) -> Attempt:
+async def running(ledger: Ledger, **changes: Any) -> Attempt:
     """A job that has been dispatched."""
     entry = an_entry(**changes)
     await ledger.intake.admit([entry])
@@ -67,12 +68,12 @@ def a_verdict(
     )
 
 
-async def settled(ledger: PgLedger, *verdicts: Verdict) -> list[tuple[UUID, State]]:
-    done = await ledger.settle(verdicts, now=now())
+async def settled(ledger: Ledger, *verdicts: Verdict) -> list[tuple[UUID, State]]:
+    done = await ledger.settlement.settle(verdicts, now=now())
     return [(one.job, one.state) for one in done.final]
 
 
-async def state_of(ledger: PgLedger, job: UUID) -> State:
+async def state_of(ledger: Ledger, job: UUID) -> State:
     shown = await ledger.jobs.find(job, "default")
     assert shown is not None
     return shown.state
@@ -81,7 +82,7 @@ async def state_of(ledger: PgLedger, job: UUID) -> State:
 # admission
 
 
-async def test_a_job_is_admitted_once_however_often_it_comes(ledger: PgLedger) -> None:
+async def test_a_job_is_admitted_once_however_often_it_comes(ledger: Ledger) -> None:
     entry = an_entry()
 
     first = await ledger.intake.admit([entry, an_entry()])
@@ -92,7 +93,7 @@ async def test_a_job_is_admitted_once_however_often_it_comes(ledger: PgLedger) -
     assert not again.conflicts
 
 
-async def test_an_id_that_is_another_jobs_is_a_conflict(ledger: PgLedger) -> None:
+async def test_an_id_that_is_another_jobs_is_a_conflict(ledger: Ledger) -> None:
     entry = an_entry()
     await ledger.intake.admit([entry])
 
@@ -102,7 +103,7 @@ async def test_an_id_that_is_another_jobs_is_a_conflict(ledger: PgLedger) -> Non
     assert other_body.conflicts == other_tenant.conflicts == (entry.id,)
 
 
-async def test_an_idempotency_key_stands_for_one_job(ledger: PgLedger) -> None:
+async def test_an_idempotency_key_stands_for_one_job(ledger: Ledger) -> None:
     first, again, both = (an_entry(idempotency_key="k") for _ in range(3))
     other = an_entry(idempotency_key="k", body_hash=b"x" * 16)
 
@@ -114,7 +115,7 @@ async def test_an_idempotency_key_stands_for_one_job(ledger: PgLedger) -> None:
     assert repeated.conflicts == (other.id,)
 
 
-async def test_a_key_used_twice_in_a_batch_fails_the_second_and_the_batch_completes(ledger: PgLedger) -> None:
+async def test_a_key_used_twice_in_a_batch_fails_the_second_and_the_batch_completes(ledger: Ledger) -> None:
     batch = await a_batch(ledger)
     first, second, third = (an_entry(idempotency_key="k", batch=batch.id) for _ in range(3))
 
@@ -136,7 +137,7 @@ async def test_a_key_used_twice_in_a_batch_fails_the_second_and_the_batch_comple
     assert (sealed.status, sealed.counts.succeeded, sealed.counts.failed) == (BatchStatus.COMPLETED, 1, 2)
 
 
-async def test_a_key_whose_job_is_gone_is_free_again(ledger: PgLedger, ledger_url: str) -> None:
+async def test_a_key_whose_job_is_gone_is_free_again(ledger: Ledger, ledger_url: str) -> None:
     old = an_entry(id=uuid7(Ms(now() - 2 * 24 * 3_600_000), 1), idempotency_key="k")
     await ledger.intake.admit([old])
     connection = await asyncpg.connect(ledger_url)
@@ -153,17 +154,17 @@ async def test_a_key_whose_job_is_gone_is_free_again(ledger: PgLedger, ledger_ur
     assert not repeated.conflicts
 
 
-async def test_a_refused_job_is_recorded_as_failed_and_never_waits(ledger: PgLedger) -> None:
+async def test_a_refused_job_is_recorded_as_failed_and_never_waits(ledger: Ledger) -> None:
     entry = an_entry(refused=Refused("code", "message"))
 
     admitted = await ledger.intake.admit([entry])
 
     assert [one.state for one in admitted.refused] == [State.FAILED]
-    assert not await ledger.flows()
+    assert not await ledger.backlog.flows()
     assert await state_of(ledger, entry.id) is State.FAILED
 
 
-async def test_ids_of_other_days_find_their_partition(ledger: PgLedger) -> None:
+async def test_ids_of_other_days_find_their_partition(ledger: Ledger) -> None:
     day = 24 * 3_600_000
     entries = [an_entry(id=uuid7(Ms(now() - n * day), n)) for n in range(7)]
 
@@ -172,7 +173,7 @@ async def test_ids_of_other_days_find_their_partition(ledger: PgLedger) -> None:
     assert len(admitted.waiting) == 7
 
 
-async def test_a_new_day_waits_for_no_reader_and_keeps_none_waiting(ledger: PgLedger, ledger_url: str) -> None:
+async def test_a_new_day_waits_for_no_reader_and_keeps_none_waiting(ledger: Ledger, ledger_url: str) -> None:
     reader = await asyncpg.connect(ledger_url)
     async with reader.transaction():
         await reader.execute("select from infermq.jobs, infermq.bodies, infermq.executions, infermq.results")
@@ -183,7 +184,7 @@ async def test_a_new_day_waits_for_no_reader_and_keeps_none_waiting(ledger: PgLe
     assert len(admitted.waiting) == 1
 
 
-async def test_a_nul_spoils_its_group_and_nothing_of_it_stays(ledger: PgLedger) -> None:
+async def test_a_nul_spoils_its_group_and_nothing_of_it_stays(ledger: Ledger) -> None:
     good = an_entry()
 
     with pytest.raises(BadData):
@@ -193,16 +194,16 @@ async def test_a_nul_spoils_its_group_and_nothing_of_it_stays(ledger: PgLedger) 
 
 
 @pytest.mark.parametrize("usage", [Usage(2**63, 0), Usage(2**62, 2**62), Usage(2**64, 0)], ids=str)
-async def test_numbers_beyond_64_bits_spoil_an_outcome_and_not_the_broker(ledger: PgLedger, usage: Usage) -> None:
+async def test_numbers_beyond_64_bits_spoil_an_outcome_and_not_the_broker(ledger: Ledger, usage: Usage) -> None:
     verdict = a_verdict(await running(ledger), Succeeded(b"{}", usage))
 
     with pytest.raises(BadData):
-        await ledger.settle([verdict], now=now())
+        await ledger.settlement.settle([verdict], now=now())
 
     assert await settled(ledger, unstorable(verdict)) == [(verdict.job, State.FAILED)]
 
 
-async def test_two_groups_with_the_same_jobs_admit_them_once(ledger: PgLedger) -> None:
+async def test_two_groups_with_the_same_jobs_admit_them_once(ledger: Ledger) -> None:
     entries = [an_entry() for _ in range(200)]
 
     both = await asyncio.gather(ledger.intake.admit(entries), ledger.intake.admit(entries[::-1]))
@@ -210,7 +211,7 @@ async def test_two_groups_with_the_same_jobs_admit_them_once(ledger: PgLedger) -
     assert sum(len(one.waiting) for one in both) == 200
 
 
-async def test_groups_that_count_in_the_same_batches_never_block_each_other(ledger: PgLedger) -> None:
+async def test_groups_that_count_in_the_same_batches_never_block_each_other(ledger: Ledger) -> None:
     batches = [(await a_batch(ledger)).id for _ in range(20)]
     groups = [[an_entry(batch=batch) for batch in batches[:: 1 if n % 2 else -1]] for n in range(24)]
 
@@ -224,20 +225,20 @@ async def test_groups_that_count_in_the_same_batches_never_block_each_other(ledg
 # dispatch
 
 
-async def test_heads_come_by_deadline_then_by_id_a_page_at_a_time(ledger: PgLedger) -> None:
+async def test_heads_come_by_deadline_then_by_id_a_page_at_a_time(ledger: Ledger) -> None:
     at = now() + 60_000
     entries = [an_entry(deadline_ms=at + deadline) for deadline in (5, 1, 3, 1, 9)]
     await ledger.intake.admit(entries)
     flow = entries[0].flow
 
-    first = await ledger.heads(flow, after=None, limit=2)
-    rest = await ledger.heads(flow, after=first[-1].place, limit=10)
+    first = await ledger.backlog.heads(flow, after=None, limit=2)
+    rest = await ledger.backlog.heads(flow, after=first[-1].place, limit=10)
 
-    assert await ledger.flows() == [flow]
+    assert await ledger.backlog.flows() == [flow]
     assert [head.place for head in [*first, *rest]] == sorted(entry.place for entry in entries)
 
 
-async def test_a_job_is_dispatched_once_with_its_body_and_in_the_order_chosen(ledger: PgLedger) -> None:
+async def test_a_job_is_dispatched_once_with_its_body_and_in_the_order_chosen(ledger: Ledger) -> None:
     entries = [an_entry(body=b"%d" % n) for n in range(3)]
     await ledger.intake.admit(entries)
 
@@ -247,10 +248,10 @@ async def test_a_job_is_dispatched_once_with_its_body_and_in_the_order_chosen(le
     assert [attempt.body for attempt in attempts] == [b"2", b"1", b"0"]
     assert {attempt.number for attempt in attempts} == {1}
     assert not again
-    assert len(await ledger.running()) == 3
+    assert len(await ledger.attempts.running()) == 3
 
 
-async def test_a_leader_whose_term_is_over_dispatches_nothing(ledger: PgLedger) -> None:
+async def test_a_leader_whose_term_is_over_dispatches_nothing(ledger: Ledger) -> None:
     entry = an_entry()
     await ledger.intake.admit([entry])
     term = await ledger.leadership.lead("old", lease_ms=1)
@@ -259,13 +260,13 @@ async def test_a_leader_whose_term_is_over_dispatches_nothing(ledger: PgLedger) 
         await asyncio.sleep(0)
 
     with pytest.raises(Deposed):
-        await ledger.dispatch([Pick(entry.flow, entry.place, "d")], term=term, now=now())
+        await ledger.attempts.dispatch([Pick(entry.flow, entry.place, "d")], term=term, now=now())
 
     assert new == term + 1
-    assert len(await ledger.heads(entry.flow, after=None, limit=9)) == 1
+    assert len(await ledger.backlog.heads(entry.flow, after=None, limit=9)) == 1
 
 
-async def test_the_lease_is_one_brokers_until_it_ends_or_is_given_up(ledger: PgLedger) -> None:
+async def test_the_lease_is_one_brokers_until_it_ends_or_is_given_up(ledger: Ledger) -> None:
     term = await ledger.leadership.lead("a", lease_ms=60_000)
 
     assert term is not None
@@ -276,25 +277,25 @@ async def test_the_lease_is_one_brokers_until_it_ends_or_is_given_up(ledger: PgL
     assert await ledger.leadership.lead("b", lease_ms=60_000) == term + 1
 
 
-async def test_strays_are_given_out_again_each_with_its_own_body(ledger: PgLedger) -> None:
+async def test_strays_are_given_out_again_each_with_its_own_body(ledger: Ledger) -> None:
     attempts = [await running(ledger, body=b'{"n":%d}' % n) for n in range(3)]
 
-    again = await ledger.attempts_of(await ledger.running())
+    again = await ledger.attempts.attempts_of(await ledger.attempts.running())
 
     assert {one.job: one.body for one in again} == {one.job: one.body for one in attempts}
     assert len(again) == 3
 
 
-async def test_strays_are_given_out_again_only_while_they_run(ledger: PgLedger) -> None:
+async def test_strays_are_given_out_again_only_while_they_run(ledger: Ledger) -> None:
     attempt = await running(ledger)
-    held = await ledger.running()
+    held = await ledger.attempts.running()
 
-    assert [again.body for again in await ledger.attempts_of(held)] == [attempt.body]
+    assert [again.body for again in await ledger.attempts.attempts_of(held)] == [attempt.body]
     await settled(ledger, a_verdict(attempt, a_success()))
-    assert not await ledger.attempts_of(held)
+    assert not await ledger.attempts.attempts_of(held)
 
 
-async def test_the_usual_way_of_a_job_plans_over_its_own_days_only(ledger: PgLedger, ledger_url: str) -> None:
+async def test_the_usual_way_of_a_job_plans_over_its_own_days_only(ledger: Ledger, ledger_url: str) -> None:
     job = an_id()
     await ledger.intake.admit([an_entry(id=uuid7(Ms(now() - n * 24 * 3_600_000), n)) for n in range(5)])
     flow: list[object] = [["m"], ["bulk"], ["default"], [0], [job], ["d"], now()]
@@ -315,7 +316,7 @@ async def test_the_usual_way_of_a_job_plans_over_its_own_days_only(ledger: PgLed
 
 @pytest.mark.parametrize("analyzed", [False, True])
 async def test_statistics_that_know_no_new_job_spoil_no_plan(
-    ledger: PgLedger,
+    ledger: Ledger,
     ledger_url: str,
     analyzed: bool,  # noqa: FBT001
 ) -> None:
@@ -343,7 +344,7 @@ async def test_statistics_that_know_no_new_job_spoil_no_plan(
 
 
 async def the_usual_way(
-    ledger: PgLedger, connection: Connection, waiting: Sequence[Entry], runs: Sequence[Attempt]
+    ledger: Ledger, connection: Connection, waiting: Sequence[Entry], runs: Sequence[Attempt]
 ) -> list[str]:
     """The plans of the statements that every job takes."""
     jobs, running = [entry.id for entry in waiting], sorted(one.job for one in runs)
@@ -366,12 +367,14 @@ async def the_usual_way(
     return ["\n".join(row[0] for row in plan) for plan in found]
 
 
-async def test_what_is_due_is_found_by_its_time_however_many_wait(ledger: PgLedger, ledger_url: str) -> None:
+async def test_what_is_due_is_found_by_its_time_however_many_wait(ledger: Ledger, ledger_url: str) -> None:
     entries = [an_entry() for _ in range(2000)]
     await ledger.intake.admit(entries)
     later = Requeue(Ms(now() + 60_000), counted=True)
     attempts = await dispatched(ledger, *entries)
-    await ledger.settle([a_verdict(one, Failed(EngineFault("x")), transition=later) for one in attempts], now=now())
+    await ledger.settlement.settle(
+        [a_verdict(one, Failed(EngineFault("x")), transition=later) for one in attempts], now=now()
+    )
     connection = await asyncpg.connect(ledger_url, server_settings=SETTINGS)
 
     for statistics in ("select", "analyze"):
@@ -390,7 +393,7 @@ async def test_what_is_due_is_found_by_its_time_however_many_wait(ledger: PgLedg
 # settlement
 
 
-async def test_a_success_ends_its_job_once_however_often_it_is_reported(ledger: PgLedger) -> None:
+async def test_a_success_ends_its_job_once_however_often_it_is_reported(ledger: Ledger) -> None:
     attempt = await running(ledger)
     verdict = a_verdict(attempt, a_success(usage=Usage(10, 5)))
 
@@ -402,10 +405,10 @@ async def test_a_success_ends_its_job_once_however_often_it_is_reported(ledger: 
     assert first == again == [(attempt.job, State.SUCCEEDED)]
     assert job.cost_nano_usd == 10 * 1000 + 5 * 2000
     assert [run.waste for run in job.executions] == [False]
-    assert not await ledger.running()
+    assert not await ledger.attempts.running()
 
 
-async def test_jobs_of_several_days_end_in_one_group(ledger: PgLedger) -> None:
+async def test_jobs_of_several_days_end_in_one_group(ledger: Ledger) -> None:
     entries = [an_entry(id=uuid7(Ms(now() - n * 24 * 3_600_000), n)) for n in range(3)]
     await ledger.intake.admit(entries)
     attempts = await dispatched(ledger, *entries)
@@ -426,20 +429,20 @@ NEVER = [
 
 
 @pytest.mark.parametrize("job", NEVER, ids=str)
-async def test_an_outcome_of_a_day_that_never_was_is_said_to_be_so(ledger: PgLedger, job: UUID) -> None:
+async def test_an_outcome_of_a_day_that_never_was_is_said_to_be_so(ledger: Ledger, job: UUID) -> None:
     attempt = an_attempt(job=job)
     request = an_attempt(job=job, admitted_ms=ms_of(job), reply_to="x", key="k")
 
     with pytest.raises(DayNotKept):
-        await ledger.settle([a_verdict(attempt, a_success())], now=now())
+        await ledger.settlement.settle([a_verdict(attempt, a_success())], now=now())
     if ms_of(job) > now() or job.version != 7:
         with pytest.raises(DayNotKept):
-            await ledger.settle([a_verdict(request, a_success(), interactive=request)], now=now())
+            await ledger.settlement.settle([a_verdict(request, a_success(), interactive=request)], now=now())
 
     assert await ledger.jobs.find(job, "default") is None
 
 
-async def test_an_outcome_of_a_day_that_was_dropped_is_said_to_be_so(ledger: PgLedger, ledger_url: str) -> None:
+async def test_an_outcome_of_a_day_that_was_dropped_is_said_to_be_so(ledger: Ledger, ledger_url: str) -> None:
     attempt = await running(ledger, id=uuid7(Ms(now() - 24 * 3_600_000), 1))
     connection = await asyncpg.connect(ledger_url)
     days = "select inhrelid::regclass::text as day from pg_inherits where inhparent::regclass::text like 'infermq.%'"
@@ -452,10 +455,10 @@ async def test_an_outcome_of_a_day_that_was_dropped_is_said_to_be_so(ledger: PgL
         a_verdict(attempt, Failed(EngineFault("x")), transition=Ignore()),
     ):
         with pytest.raises(DayNotKept):
-            await ledger.settle([verdict], now=now())
+            await ledger.settlement.settle([verdict], now=now())
 
 
-async def test_an_interactive_outcome_makes_the_day_that_its_request_is_of(ledger: PgLedger) -> None:
+async def test_an_interactive_outcome_makes_the_day_that_its_request_is_of(ledger: Ledger) -> None:
     """However long it waited for the ledger."""
     at = Ms(now() - 60 * 24 * 3_600_000)
     attempt = an_attempt(job=uuid7(at, 1), admitted_ms=at, reply_to="x", key="k")
@@ -465,7 +468,7 @@ async def test_an_interactive_outcome_makes_the_day_that_its_request_is_of(ledge
     ]
 
 
-async def test_a_second_delivery_is_waste_that_costs(ledger: PgLedger) -> None:
+async def test_a_second_delivery_is_waste_that_costs(ledger: Ledger) -> None:
     attempt = await running(ledger)
     await settled(ledger, a_verdict(attempt, a_success(usage=Usage(1, 0))))
 
@@ -477,33 +480,33 @@ async def test_a_second_delivery_is_waste_that_costs(ledger: PgLedger) -> None:
     assert job.cost_nano_usd == sum(run.cost_nano_usd for run in job.executions) == 3000
 
 
-async def test_a_job_that_is_put_back_waits_and_runs_again(ledger: PgLedger) -> None:
+async def test_a_job_that_is_put_back_waits_and_runs_again(ledger: Ledger) -> None:
     attempt = await running(ledger)
 
-    done = await ledger.settle(
+    done = await ledger.settlement.settle(
         [a_verdict(attempt, Failed(EngineFault("x")), transition=Requeue(now(), counted=True))], now=now()
     )
 
     [requeued] = done.requeued
-    [head] = await ledger.heads(requeued.flow, after=None, limit=9)
+    [head] = await ledger.backlog.heads(requeued.flow, after=None, limit=9)
     assert requeued.due_ms is None
     assert head.attempt == 1
     term = await ledger.leadership.lead("me", lease_ms=60_000)
     assert term is not None
-    [second] = await ledger.dispatch([Pick(requeued.flow, requeued.place, "d")], term=term, now=now())
+    [second] = await ledger.attempts.dispatch([Pick(requeued.flow, requeued.place, "d")], term=term, now=now())
     assert second.number == 2
     assert await settled(ledger, a_verdict(second, a_success())) == [(attempt.job, State.SUCCEEDED)]
 
 
-async def delayed(ledger: PgLedger, due_ms: Ms, *, counted: bool = True, **changes: Any) -> Attempt:
+async def delayed(ledger: Ledger, due_ms: Ms, *, counted: bool = True, **changes: Any) -> Attempt:
     """A job that has failed, and waits for its time."""
     attempt = await running(ledger, **changes)
     again = Requeue(due_ms, counted=counted, tried=("d",))
-    await ledger.settle([a_verdict(attempt, Failed(EngineFault("x")), transition=again)], now=now())
+    await ledger.settlement.settle([a_verdict(attempt, Failed(EngineFault("x")), transition=again)], now=now())
     return attempt
 
 
-async def test_a_job_that_waits_for_its_time_is_not_in_the_backlog_before(ledger: PgLedger) -> None:
+async def test_a_job_that_waits_for_its_time_is_not_in_the_backlog_before(ledger: Ledger) -> None:
     """However many do, they are in nobody's way."""
     later = Ms(now() + 60_000)
     flow = an_entry().flow
@@ -513,61 +516,61 @@ async def test_a_job_that_waits_for_its_time_is_not_in_the_backlog_before(ledger
         a_verdict(one, Failed(EngineFault("x")), transition=Requeue(later, counted=True))
         for one in await dispatched(ledger, *entries)
     ]
-    done = await ledger.settle(back, now=now())
+    done = await ledger.settlement.settle(back, now=now())
     fresh = an_entry(deadline_ms=Ms(now() + 7_200_000))
-    before = await ledger.flows()
+    before = await ledger.backlog.flows()
     await ledger.intake.admit([fresh])
 
-    heads = await ledger.heads(flow, after=None, limit=9)
+    heads = await ledger.backlog.heads(flow, after=None, limit=9)
 
     assert {one.due_ms for one in done.requeued} == {later}
     assert before == []
     assert [head.place.job for head in heads] == [fresh.id]
-    assert await ledger.next_due() == later
-    assert await ledger.move_due(Ms(later - 1), limit=1000) == []
+    assert await ledger.backlog.next_due() == later
+    assert await ledger.backlog.move_due(Ms(later - 1), limit=1000) == []
     [lane] = await ledger.status.backlog(now())
     assert lane.waiting == 301
 
 
-async def test_jobs_whose_time_has_come_are_moved_into_the_backlog_the_earliest_first(ledger: PgLedger) -> None:
+async def test_jobs_whose_time_has_come_are_moved_into_the_backlog_the_earliest_first(ledger: Ledger) -> None:
     at = now() + 60_000
     attempts = {n: await delayed(ledger, Ms(at + n)) for n in (3, 1, 4, 0, 2)}
 
-    moved = [await ledger.move_due(Ms(at + 3), limit=2) for _ in range(3)]
+    moved = [await ledger.backlog.move_due(Ms(at + 3), limit=2) for _ in range(3)]
 
     assert [{place.job for _, place in page} for page in moved] == [
         {attempts[0].job, attempts[1].job},
         {attempts[2].job, attempts[3].job},
         set(),
     ]
-    assert await ledger.next_due() == at + 4
-    heads = await ledger.heads(moved[0][0][0], after=None, limit=9)
+    assert await ledger.backlog.next_due() == at + 4
+    heads = await ledger.backlog.heads(moved[0][0][0], after=None, limit=9)
     assert {head.place.job for head in heads} == {attempts[n].job for n in range(4)}
     assert [(head.attempt, head.tried) for head in heads] == [(1, ("d",))] * 4
 
 
-async def test_two_leaders_that_move_the_same_jobs_move_each_once(ledger: PgLedger) -> None:
+async def test_two_leaders_that_move_the_same_jobs_move_each_once(ledger: Ledger) -> None:
     """One of them does not know yet that it is deposed."""
     due = Ms(now() + 60_000)
     attempts = [await delayed(ledger, due) for _ in range(30)]
 
-    moved = await asyncio.gather(*(ledger.move_due(due, limit=10) for _ in range(6)))
-    moved.append(await ledger.move_due(due, limit=100))
+    moved = await asyncio.gather(*(ledger.backlog.move_due(due, limit=10) for _ in range(6)))
+    moved.append(await ledger.backlog.move_due(due, limit=100))
 
     assert sorted(place.job for page in moved for _, place in page) == [one.job for one in attempts]
 
 
-async def test_a_job_that_waits_for_its_time_is_moved_when_its_deadline_passes(ledger: PgLedger) -> None:
+async def test_a_job_that_waits_for_its_time_is_moved_when_its_deadline_passes(ledger: Ledger) -> None:
     deadline = Ms(now() + 60_000)
     attempt = await delayed(ledger, Ms(deadline + 60_000), deadline_ms=deadline)
 
-    assert await ledger.next_due() == deadline
-    [(_, place)] = await ledger.move_due(deadline, limit=10)
+    assert await ledger.backlog.next_due() == deadline
+    [(_, place)] = await ledger.backlog.move_due(deadline, limit=10)
 
     assert place.job == attempt.job
 
 
-async def test_what_ends_a_job_ends_it_while_it_waits_for_its_time(ledger: PgLedger) -> None:
+async def test_what_ends_a_job_ends_it_while_it_waits_for_its_time(ledger: Ledger) -> None:
     due = Ms(now() + 60_000)
     expires, succeeds, fails_late, stays = [await delayed(ledger, due) for _ in range(4)]
     older = Final(State.DEAD, None, EngineFault("x"))
@@ -586,53 +589,55 @@ async def test_what_ends_a_job_ends_it_while_it_waits_for_its_time(ledger: PgLed
         succeeds.job: State.SUCCEEDED,
         fails_late.job: State.DEAD,
     }
-    assert [place.job for _, place in await ledger.move_due(due, limit=9)] == [stays.job]
+    assert [place.job for _, place in await ledger.backlog.move_due(due, limit=9)] == [stays.job]
     shown = [await ledger.jobs.find(one.job, "default") for one in (expires, succeeds, fails_late)]
     assert [job and job.attempt for job in shown] == [1, 1, 1]
 
 
-async def test_a_job_that_waits_for_its_time_is_queued_with_all_that_is_known_of_it(ledger: PgLedger) -> None:
+async def test_a_job_that_waits_for_its_time_is_queued_with_all_that_is_known_of_it(ledger: Ledger) -> None:
     attempt = await delayed(ledger, Ms(now() + 60_000), counted=False)
 
-    job = (await ledger.open_jobs([attempt.job]))[attempt.job]
+    job = (await ledger.settlement.open_jobs([attempt.job]))[attempt.job]
 
     assert (job.state, job.attempt, job.uncounted, job.tried) == (State.QUEUED, 1, 1, ("d",))
 
 
-async def test_attempts_that_were_released_are_counted_apart(ledger: PgLedger) -> None:
+async def test_attempts_that_were_released_are_counted_apart(ledger: Ledger) -> None:
     attempt = await running(ledger)
 
-    await ledger.settle([a_verdict(attempt, Released(), transition=Requeue(now(), counted=False))], now=now())
+    await ledger.settlement.settle(
+        [a_verdict(attempt, Released(), transition=Requeue(now(), counted=False))], now=now()
+    )
 
-    job = (await ledger.open_jobs([attempt.job]))[attempt.job]
+    job = (await ledger.settlement.open_jobs([attempt.job]))[attempt.job]
     assert (job.state, job.attempt, job.uncounted) == (State.QUEUED, 1, 1)
 
 
-async def test_a_late_success_counts_while_its_job_waits_and_while_it_runs_again(ledger: PgLedger) -> None:
+async def test_a_late_success_counts_while_its_job_waits_and_while_it_runs_again(ledger: Ledger) -> None:
     first, second = await running(ledger), await running(ledger)
     back = [
         a_verdict(one, Failed(EngineFault("x")), transition=Requeue(now(), counted=True)) for one in (first, second)
     ]
-    done = await ledger.settle(back, now=now())
+    done = await ledger.settlement.settle(back, now=now())
     term = await ledger.leadership.lead("me", lease_ms=60_000)
     assert term is not None
     place = next(one for one in done.requeued if one.place.job == second.job)
-    await ledger.dispatch([Pick(place.flow, place.place, "d")], term=term, now=now())
+    await ledger.attempts.dispatch([Pick(place.flow, place.place, "d")], term=term, now=now())
 
     ends = await settled(
         ledger, a_verdict(first, a_success(), delivery=2), a_verdict(second, a_success(), delivery=2)
     )
 
     assert sorted(ends) == [(first.job, State.SUCCEEDED), (second.job, State.SUCCEEDED)]
-    assert not await ledger.running()
-    assert not await ledger.heads(place.flow, after=None, limit=9)
+    assert not await ledger.attempts.running()
+    assert not await ledger.backlog.heads(place.flow, after=None, limit=9)
 
 
-async def test_racing_settlements_end_a_job_once(ledger: PgLedger) -> None:
+async def test_racing_settlements_end_a_job_once(ledger: Ledger) -> None:
     attempts = [await running(ledger) for _ in range(20)]
     ways = [[a_verdict(one, a_success(), delivery=d) for one in attempts] for d in (1, 2, 3)]
 
-    await asyncio.gather(*(ledger.settle(way, now=now()) for way in ways))
+    await asyncio.gather(*(ledger.settlement.settle(way, now=now()) for way in ways))
 
     for attempt in attempts:
         job = await ledger.jobs.find(attempt.job, "default")
@@ -640,7 +645,7 @@ async def test_racing_settlements_end_a_job_once(ledger: PgLedger) -> None:
         assert sorted(run.waste for run in job.executions) == [False, True, True]
 
 
-async def test_an_expiry_ends_a_job_wherever_it_stands(ledger: PgLedger) -> None:
+async def test_an_expiry_ends_a_job_wherever_it_stands(ledger: Ledger) -> None:
     waiting, dispatched_one = an_entry(), await running(ledger)
     await ledger.intake.admit([waiting])
     reports = [Expire(waiting.id), Expire(dispatched_one.job)]
@@ -649,11 +654,11 @@ async def test_an_expiry_ends_a_job_wherever_it_stands(ledger: PgLedger) -> None
 
     assert {state for _, state in ends} == {State.EXPIRED}
     assert len(ends) == 2
-    assert not await ledger.running()
-    assert not await ledger.flows()
+    assert not await ledger.attempts.running()
+    assert not await ledger.backlog.flows()
 
 
-async def test_an_interactive_job_is_first_heard_of_at_its_end(ledger: PgLedger) -> None:
+async def test_an_interactive_job_is_first_heard_of_at_its_end(ledger: Ledger) -> None:
     attempt = an_attempt(reply_to="x", key="k", custom_id="c")
     verdict = a_verdict(attempt, a_success(), interactive=attempt)
 
@@ -667,7 +672,7 @@ async def test_an_interactive_job_is_first_heard_of_at_its_end(ledger: PgLedger)
     assert len(job.executions) == 1
 
 
-async def test_what_a_relay_gave_up_on_costs_what_was_run(ledger: PgLedger) -> None:
+async def test_what_a_relay_gave_up_on_costs_what_was_run(ledger: Ledger) -> None:
     attempt = an_attempt(reply_to="x", key="k")
     await settled(ledger, a_verdict(attempt, Failed(EngineFault("x"), Usage(7, 0)), interactive=attempt))
 
@@ -681,7 +686,7 @@ async def test_what_a_relay_gave_up_on_costs_what_was_run(ledger: PgLedger) -> N
 
 
 @pytest.mark.parametrize("tenant", ["default", "bob"])
-async def test_an_interactive_answer_ends_no_job_that_was_there_before(ledger: PgLedger, tenant: str) -> None:
+async def test_an_interactive_answer_ends_no_job_that_was_there_before(ledger: Ledger, tenant: str) -> None:
     attempt = await running(ledger, lane=Lane.INTERACTIVE)
     request = an_attempt(job=attempt.job, tenant=tenant, reply_to="x", key="k", admitted_ms=now())
     verdict = a_verdict(request, a_success(body=b'"other"'), interactive=request)
@@ -703,7 +708,7 @@ async def test_an_interactive_answer_ends_no_job_that_was_there_before(ledger: P
         assert job.cost_nano_usd == sum(run.cost_nano_usd for run in job.executions) > 0
 
 
-async def test_a_report_that_decides_nothing_still_costs(ledger: PgLedger) -> None:
+async def test_a_report_that_decides_nothing_still_costs(ledger: Ledger) -> None:
     attempt = await running(ledger)
 
     await settled(ledger, a_verdict(attempt, Failed(EngineFault("x"), Usage(7, 0)), transition=Ignore()))
@@ -716,7 +721,7 @@ async def test_a_report_that_decides_nothing_still_costs(ledger: PgLedger) -> No
 # batches and results
 
 
-async def test_a_batch_is_complete_when_all_its_sealed_jobs_have_ended(ledger: PgLedger) -> None:
+async def test_a_batch_is_complete_when_all_its_sealed_jobs_have_ended(ledger: Ledger) -> None:
     batch = await a_batch(ledger)
     attempts = [await running(ledger, batch=batch.id) for _ in range(3)]
     await settled(ledger, a_verdict(attempts[0], a_success(usage=Usage(1, 1))))
@@ -742,7 +747,7 @@ async def test_a_batch_is_complete_when_all_its_sealed_jobs_have_ended(ledger: P
     assert after.cost_nano_usd == 2 * 3000
 
 
-async def test_sealing_after_the_last_job_completes_the_batch(ledger: PgLedger) -> None:
+async def test_sealing_after_the_last_job_completes_the_batch(ledger: Ledger) -> None:
     batch = await a_batch(ledger)
     await settled(ledger, a_verdict(await running(ledger, batch=batch.id), a_success()))
 
@@ -752,7 +757,7 @@ async def test_sealing_after_the_last_job_completes_the_batch(ledger: PgLedger) 
     assert sealed.status is BatchStatus.COMPLETED
 
 
-async def test_a_batch_is_its_tenants_alone(ledger: PgLedger) -> None:
+async def test_a_batch_is_its_tenants_alone(ledger: Ledger) -> None:
     batch = await a_batch(ledger)
 
     assert await ledger.batches.find(batch.id, "other") is None
@@ -762,7 +767,7 @@ async def test_a_batch_is_its_tenants_alone(ledger: PgLedger) -> None:
     assert await ledger.batches.create(BatchCreate(id=batch.id), "default", now()) == batch
 
 
-async def test_results_are_read_whatever_else_the_server_is_writing(ledger: PgLedger, ledger_url: str) -> None:
+async def test_results_are_read_whatever_else_the_server_is_writing(ledger: Ledger, ledger_url: str) -> None:
     batch = await a_batch(ledger)
     attempt = await running(ledger, batch=batch.id)
     other = await asyncpg.connect(urlunsplit(urlsplit(ledger_url)._replace(path="/postgres")))
@@ -780,7 +785,7 @@ async def test_results_are_read_whatever_else_the_server_is_writing(ledger: PgLe
     assert not page.more
 
 
-async def test_results_are_read_once_each_while_two_brokers_record_them(ledger: PgLedger, ledger_url: str) -> None:
+async def test_results_are_read_once_each_while_two_brokers_record_them(ledger: Ledger, ledger_url: str) -> None:
     """Whoever reads sees the numbers grow without a gap: each is committed after all before it."""
     batch = await a_batch(ledger)
     entries = [an_entry(batch=batch.id) for _ in range(200)]
@@ -790,9 +795,9 @@ async def test_results_are_read_once_each_while_two_brokers_record_them(ledger: 
     numbers = list[int]()
     read = list[UUID]()
 
-    async def record(broker: PgLedger, groups: Sequence[Sequence[Verdict]]) -> None:
+    async def record(broker: Ledger, groups: Sequence[Sequence[Verdict]]) -> None:
         for group in groups:
-            await broker.settle(group, now=now())
+            await broker.settlement.settle(group, now=now())
 
     async def read_on(watching: Connection) -> None:
         cursor = None
@@ -806,7 +811,7 @@ async def test_results_are_read_once_each_while_two_brokers_record_them(ledger: 
             read.extend(result.job for result in page.results)
 
     watching = await asyncpg.connect(ledger_url)
-    async with PgLedger.open(ledger_url) as other, asyncio.timeout(60), asyncio.TaskGroup() as group:
+    async with open_ledger(ledger_url) as other, asyncio.timeout(60), asyncio.TaskGroup() as group:
         group.create_task(read_on(watching))
         for n in range(4):
             group.create_task(record(other if n % 2 else ledger, groups[n::4]))
@@ -816,16 +821,16 @@ async def test_results_are_read_once_each_while_two_brokers_record_them(ledger: 
 
 
 async def test_a_result_is_read_only_after_those_that_were_recorded_before_it(
-    ledger: PgLedger, ledger_url: str
+    ledger: Ledger, ledger_url: str
 ) -> None:
     """The second waits for the first, which has its number already, and is not committed yet."""
     batch = await a_batch(ledger)
     first, second = [a_verdict(await running(ledger, batch=batch.id), a_success()) for _ in range(2)]
     async with a_hand(ledger_url) as hand:
         await hand.hold("insert into infermq.results (job) values ($1)", first.job)
-        numbered = asyncio.create_task(ledger.settle([first], now=now()))
+        numbered = asyncio.create_task(ledger.settlement.settle([first], now=now()))
         await hand.until_waiting(1)
-        behind = asyncio.create_task(ledger.settle([second], now=now()))
+        behind = asyncio.create_task(ledger.settlement.settle([second], now=now()))
         await hand.until_waiting(2)
         before = await ledger.batches.results(batch.id, "default", None, 10)
 
@@ -839,7 +844,7 @@ async def test_a_result_is_read_only_after_those_that_were_recorded_before_it(
     assert [result.job for result in after.results] == [first.job, second.job]
 
 
-async def test_a_repeated_group_numbers_no_result_again(ledger: PgLedger) -> None:
+async def test_a_repeated_group_numbers_no_result_again(ledger: Ledger) -> None:
     batch = await a_batch(ledger)
     first, second = [a_verdict(await running(ledger, batch=batch.id), a_success()) for _ in range(2)]
     await settled(ledger, first)
@@ -855,7 +860,7 @@ async def test_a_repeated_group_numbers_no_result_again(ledger: PgLedger) -> Non
     assert (before.cursor, after.cursor) == ("1", "2")
 
 
-async def test_the_results_of_refused_jobs_are_numbered_with_the_others(ledger: PgLedger) -> None:
+async def test_the_results_of_refused_jobs_are_numbered_with_the_others(ledger: Ledger) -> None:
     batch = await a_batch(ledger)
     attempt = await running(ledger, batch=batch.id)
     refused = [an_entry(batch=batch.id, refused=Refused("code", "message")) for _ in range(3)]
@@ -870,7 +875,7 @@ async def test_the_results_of_refused_jobs_are_numbered_with_the_others(ledger: 
     assert page.cursor == "4"
 
 
-async def test_pages_of_results_end_with_the_batch(ledger: PgLedger) -> None:
+async def test_pages_of_results_end_with_the_batch(ledger: Ledger) -> None:
     batch = await a_batch(ledger)
     for _ in range(5):
         await settled(ledger, a_verdict(await running(ledger, batch=batch.id), a_success()))
@@ -886,7 +891,7 @@ async def test_pages_of_results_end_with_the_batch(ledger: PgLedger) -> None:
     assert (first.more, last.more) == (True, False)
 
 
-async def test_a_page_of_results_fits_a_message_and_always_goes_on(ledger: PgLedger) -> None:
+async def test_a_page_of_results_fits_a_message_and_always_goes_on(ledger: Ledger) -> None:
     batch = await a_batch(ledger)
     sizes_mb = [1.5, 1.5, 1.5, 6, 0.1, 0.1]
     for size in sizes_mb:
@@ -906,7 +911,7 @@ async def test_a_page_of_results_fits_a_message_and_always_goes_on(ledger: PgLed
 
 
 @pytest.mark.parametrize("cursor", ["x", "", "-1", "1-2", "9" * 30, "\u00b2"])
-async def test_a_cursor_that_is_none_is_said(ledger: PgLedger, cursor: str) -> None:
+async def test_a_cursor_that_is_none_is_said(ledger: Ledger, cursor: str) -> None:
     with pytest.raises(ValueError, match="not a cursor"):
         await ledger.batches.results(an_id(), "default", cursor, 10)
 
@@ -914,7 +919,7 @@ async def test_a_cursor_that_is_none_is_said(ledger: PgLedger, cursor: str) -> N
 # the rest
 
 
-async def test_catalogs_are_numbered_and_the_newest_is_active(ledger: PgLedger) -> None:
+async def test_catalogs_are_numbered_and_the_newest_is_active(ledger: Ledger) -> None:
     first = await ledger.catalogs.apply("", "me", now())
     second = await ledger.catalogs.apply("# two", "me", now())
 
@@ -924,7 +929,7 @@ async def test_catalogs_are_numbered_and_the_newest_is_active(ledger: PgLedger) 
     assert active == (second, "# two")
 
 
-async def test_the_backlog_is_counted_by_lane(ledger: PgLedger) -> None:
+async def test_the_backlog_is_counted_by_lane(ledger: Ledger) -> None:
     await ledger.intake.admit([an_entry(), an_entry(), an_entry(model="n")])
 
     lanes = await ledger.status.backlog(Ms(now() + 1000))
@@ -949,11 +954,11 @@ async def test_migrations_are_applied_once_and_side_by_side(ledger_url: str) -> 
 
 async def test_a_database_that_is_not_there_is_unavailable() -> None:
     with pytest.raises(Unavailable):
-        async with PgLedger.open("postgresql://postgres@/x?host=/nowhere"):
+        async with open_ledger("postgresql://postgres@/x?host=/nowhere"):
             pass
 
 
-async def test_a_whole_admission_fits_the_ledger(ledger: PgLedger) -> None:
+async def test_a_whole_admission_fits_the_ledger(ledger: Ledger) -> None:
     """What admission makes of the worst of jobs can be stored."""
     job = a_job(id=uuid4(), custom_id="a\0", metadata={"k\0": "v\0"}, body=b"\0\xff", endpoint="\0")
     context = AdmissionContext(

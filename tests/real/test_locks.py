@@ -11,7 +11,8 @@ from msgspec.structs import replace
 
 from broker.core.records import Entry, Ignore, Requeue, Verdict
 from broker.core.settle import decide
-from broker.ledger import PgLedger
+from broker.ledger import open_ledger
+from broker.ports import Ledger
 from schemas.ids import uuid7
 from schemas.job import Attempt
 from schemas.outcome import Charge, EngineFault, Failed, Usage
@@ -36,13 +37,13 @@ A_KEY = "insert into infermq.idempotency (tenant, key, job) values ('default', $
 class Brokers:
     """The ledgers of two brokers, and a third hand that holds things up."""
 
-    def __init__(self, ours: PgLedger, theirs: PgLedger, hand: Hand) -> None:
+    def __init__(self, ours: Ledger, theirs: Ledger, hand: Hand) -> None:
         self.ours = ours
         self.theirs = theirs
         self.hand = hand
 
     async def meet(
-        self, do: Callable[[PgLedger, Sequence[T]], Awaitable[Any]], items: Sequence[T], held: str, *values: object
+        self, do: Callable[[Ledger, Sequence[T]], Awaitable[Any]], items: Sequence[T], held: str, *values: object
     ) -> None:
         """Each does it with the items, one forwards and one backwards, once both wait for what is held: where each locks
         in its own order, each then has what the other waits for. Postgres ends that, and it is raised here.
@@ -57,19 +58,19 @@ class Brokers:
 @pytest.fixture
 async def brokers(ledger_url: str) -> AsyncIterator[Brokers]:
     async with (
-        PgLedger.open(ledger_url, connections=1) as ours,
-        PgLedger.open(ledger_url, connections=1) as theirs,
+        open_ledger(ledger_url, connections=1) as ours,
+        open_ledger(ledger_url, connections=1) as theirs,
         a_hand(ledger_url) as hand,
     ):
         yield Brokers(ours, theirs, hand)
 
 
-async def admit(ledger: PgLedger, entries: Sequence[Entry]) -> None:
+async def admit(ledger: Ledger, entries: Sequence[Entry]) -> None:
     await ledger.intake.admit(entries)
 
 
-async def settle(ledger: PgLedger, verdicts: Sequence[Verdict]) -> None:
-    await ledger.settle(verdicts, now=now())
+async def settle(ledger: Ledger, verdicts: Sequence[Verdict]) -> None:
+    await ledger.settlement.settle(verdicts, now=now())
 
 
 async def test_brokers_that_admit_the_same_jobs_never_wait_for_each_other(brokers: Brokers) -> None:
@@ -78,33 +79,33 @@ async def test_brokers_that_admit_the_same_jobs_never_wait_for_each_other(broker
 
     await brokers.meet(admit, entries, A_JOB, entries[1].id)
 
-    assert len(await brokers.ours.heads(entries[0].flow, after=None, limit=9)) == 4
+    assert len(await brokers.ours.backlog.heads(entries[0].flow, after=None, limit=9)) == 4
 
 
 async def test_brokers_that_admit_some_of_the_same_jobs_never_wait_for_each_other(brokers: Brokers) -> None:
     known, *entries = (an_entry(idempotency_key=f"k{n}") for n in range(4))
     await brokers.ours.intake.admit([known])
 
-    async def admit_own(ledger: PgLedger, entries: Sequence[Entry]) -> None:
+    async def admit_own(ledger: Ledger, entries: Sequence[Entry]) -> None:
         """With keys that nobody else has, so that no claim of them makes the other wait."""
         theirs = [replace(entry, idempotency_key=f"{id(ledger)}-{entry.id}") for entry in entries]
         await ledger.intake.admit([known, *theirs])
 
     await brokers.meet(admit_own, entries, A_JOB, entries[1].id)
 
-    assert len(await brokers.ours.heads(known.flow, after=None, limit=9)) == 4
+    assert len(await brokers.ours.backlog.heads(known.flow, after=None, limit=9)) == 4
 
 
 async def test_brokers_that_claim_the_same_keys_never_wait_for_each_other(brokers: Brokers) -> None:
     other = an_entry()
     await brokers.ours.intake.admit([other])
 
-    async def claim(ledger: PgLedger, keys: Sequence[str]) -> None:
+    async def claim(ledger: Ledger, keys: Sequence[str]) -> None:
         await ledger.intake.admit([an_entry(idempotency_key=key) for key in keys])
 
     await brokers.meet(claim, ["k0", "k1", "k2"], A_KEY, "k1", other.id)
 
-    assert len(await brokers.ours.heads(other.flow, after=None, limit=9)) == 4
+    assert len(await brokers.ours.backlog.heads(other.flow, after=None, limit=9)) == 4
 
 
 async def test_brokers_that_end_the_same_jobs_never_wait_for_each_other(brokers: Brokers) -> None:
@@ -114,7 +115,7 @@ async def test_brokers_that_end_the_same_jobs_never_wait_for_each_other(brokers:
 
     await brokers.meet(settle, verdicts, HELD_RUNNING, entries[1].id)
 
-    assert not await brokers.ours.running()
+    assert not await brokers.ours.attempts.running()
 
 
 async def test_brokers_that_end_jobs_of_several_days_never_wait_for_each_other(brokers: Brokers) -> None:
@@ -124,7 +125,7 @@ async def test_brokers_that_end_jobs_of_several_days_never_wait_for_each_other(b
 
     await brokers.meet(settle, verdicts, HELD_RUNNING, entries[1].id)
 
-    assert not await brokers.ours.running()
+    assert not await brokers.ours.attempts.running()
 
 
 async def test_brokers_that_end_the_same_waiting_jobs_never_wait_for_each_other(brokers: Brokers) -> None:
@@ -135,7 +136,7 @@ async def test_brokers_that_end_the_same_waiting_jobs_never_wait_for_each_other(
     held = "select from infermq.waiting where job = $1 for update"
     await brokers.meet(settle, verdicts, held, entries[1].id)
 
-    assert not await brokers.ours.flows()
+    assert not await brokers.ours.backlog.flows()
 
 
 async def test_brokers_that_put_the_same_jobs_back_never_wait_for_each_other(brokers: Brokers) -> None:
@@ -149,7 +150,7 @@ async def test_brokers_that_put_the_same_jobs_back_never_wait_for_each_other(bro
 
     await brokers.meet(settle, verdicts, HELD_RUNNING, entries[1].id)
 
-    assert not await brokers.ours.running()
+    assert not await brokers.ours.attempts.running()
 
 
 async def test_brokers_that_record_the_same_interactive_jobs_never_wait_for_each_other(brokers: Brokers) -> None:
@@ -179,7 +180,7 @@ async def test_brokers_that_charge_the_same_jobs_never_wait_for_each_other(broke
     await brokers.ours.intake.admit(entries)
     attempts = await dispatched(brokers.ours, *entries)
 
-    async def charge(ledger: PgLedger, running: Sequence[Attempt]) -> None:
+    async def charge(ledger: Ledger, running: Sequence[Attempt]) -> None:
         ours = ledger is brokers.ours
         failed = Failed(EngineFault("x"), Usage(1, 0))
         await settle(
@@ -201,7 +202,7 @@ async def test_brokers_that_count_in_the_same_batches_never_wait_for_each_other(
     batches = [(await a_batch(brokers.ours)).id for _ in range(3)]
     await brokers.ours.intake.admit([an_entry()])
 
-    async def fill(ledger: PgLedger, ids: Sequence[UUID]) -> None:
+    async def fill(ledger: Ledger, ids: Sequence[UUID]) -> None:
         await ledger.intake.admit([an_entry(batch=batch) for batch in ids])
 
     held = "select from infermq.batches where id = $1 for no key update"
@@ -214,7 +215,7 @@ async def test_brokers_that_spend_on_the_same_deployments_never_wait_for_each_ot
     names = ["d0", "d1", "d2"]
     await brokers.ours.intake.admit([an_entry()])
 
-    async def spend(ledger: PgLedger, deployments: Sequence[str]) -> None:
+    async def spend(ledger: Ledger, deployments: Sequence[str]) -> None:
         attempts = [an_attempt(reply_to="x", key="k", deployment=name) for name in deployments]
         charged = Charge(NanoUsd(1), "provider")
         ends = a_success(charge=charged)
@@ -234,7 +235,7 @@ async def test_brokers_with_the_same_work_in_any_order_never_wait_for_each_other
     batches = [(await a_batch(brokers.ours)).id for _ in range(3)]
     order = random.Random(1)  # noqa: S311 - to be repeated
 
-    async def both(do: Callable[[PgLedger, Sequence[T]], Awaitable[Any]], items: Sequence[T]) -> None:
+    async def both(do: Callable[[Ledger, Sequence[T]], Awaitable[Any]], items: Sequence[T]) -> None:
         shuffled = [order.sample(items, len(items)) for _ in range(2)]
         await asyncio.gather(do(brokers.ours, shuffled[0]), do(brokers.theirs, shuffled[1]))
 
@@ -257,5 +258,5 @@ async def test_brokers_with_the_same_work_in_any_order_never_wait_for_each_other
                     ],
                 )
 
-    assert not await brokers.ours.running()
-    assert not await brokers.ours.flows()
+    assert not await brokers.ours.attempts.running()
+    assert not await brokers.ours.backlog.flows()

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -16,7 +17,9 @@ from broker.core.price import Prices
 from broker.core.records import ONLY_SHARD, Entry, Pick, Requeue, Running, Shard
 from broker.core.settle import decide
 from broker.errors import Unavailable
-from broker.ledger import PgLedger
+from broker.ledger.attempts import PgAttempts
+from broker.ledger.connection import Database
+from broker.ports import Ledger
 from broker.roles.dispatch import ROUND
 from schemas import subjects
 from schemas.api import State
@@ -38,8 +41,8 @@ ON_NOTICE: dict[str, Any] = {"idle_s": NEVER_S, "reread_s": NEVER_S, "recount_s"
 """A leader that looks once, and then only when it hears of something or knows when something is due."""
 
 
-class Losing(PgLedger):
-    """A ledger whose first dispatch is committed, and its answer lost."""
+class Losing(PgAttempts):
+    """Attempts whose first dispatch is committed, and its answer lost."""
 
     has_lost = False
 
@@ -72,30 +75,30 @@ def two_models() -> Catalog:
     return Catalog(models={**m.models, "n": Model(route=(Route("d"),))}, deployments=m.deployments)
 
 
-async def announced(nc: Nats, ledger: PgLedger, *entries: Entry) -> None:
+async def announced(nc: Nats, ledger: Ledger, *entries: Entry) -> None:
     """Taken in, as intake does it."""
     admitted = await ledger.intake.admit(entries)
     await announce_waiting(nc, admitted.waiting)
 
 
-async def succeeded(ledger: PgLedger, one: Running) -> None:
+async def succeeded(ledger: Ledger, one: Running) -> None:
     """Recorded, and announced to nobody."""
     report = a_report(a_success(), job=one.job, attempt=one.attempt, deployment=one.deployment)
     prices = Prices(catalog=Catalog(), source="catalog:1")
-    await ledger.settle(decide([report], {}, prices=prices, now=now(), unit=0.5), now=now())
+    await ledger.settlement.settle(decide([report], {}, prices=prices, now=now(), unit=0.5), now=now())
 
 
-async def runs(ledger: PgLedger, job: UUID, *, attempt: int = 1) -> None:
+async def runs(ledger: Ledger, job: UUID, *, attempt: int = 1) -> None:
     async def it_does() -> bool:
-        return any((one.job, one.attempt) == (job, attempt) for one in await ledger.running())
+        return any((one.job, one.attempt) == (job, attempt) for one in await ledger.attempts.running())
 
     await until(it_does, f"attempt {attempt} runs")
 
 
-async def is_left_alone(nc: Nats, ledger: PgLedger, job: UUID) -> None:
+async def is_left_alone(nc: Nats, ledger: Ledger, job: UUID) -> None:
     """Its first attempt runs on `d`, and nobody has said that it shall end, which settle might not have read yet."""
     assert (await nc.jetstream().stream_info(subjects.OUTCOME)).state.last_seq == 0
-    assert (job, 1, "d") in {(one.job, one.attempt, one.deployment) for one in await ledger.running()}
+    assert (job, 1, "d") in {(one.job, one.attempt, one.deployment) for one in await ledger.attempts.running()}
 
 
 async def holds(nc: Nats, stream: str, messages: int) -> None:
@@ -105,7 +108,7 @@ async def holds(nc: Nats, stream: str, messages: int) -> None:
     await until(it_does, f"{stream} holds {messages}")
 
 
-async def ended(ledger: PgLedger, job: UUID) -> State:
+async def ended(ledger: Ledger, job: UUID) -> State:
     async def it_has() -> bool:
         shown = await ledger.jobs.find(job, "default")
         return shown is not None and shown.settled_ms is not None
@@ -116,7 +119,7 @@ async def ended(ledger: PgLedger, job: UUID) -> State:
     return shown.state
 
 
-async def swept(nc: Nats, ledger: PgLedger, *, on: str = "e") -> None:
+async def swept(nc: Nats, ledger: Ledger, *, on: str = "e") -> None:
     """Wait until the leader has measured its workers and swept after that: twice it finds a stray."""
     for _ in range(2):
         strays: Sequence[Attempt] = []
@@ -143,7 +146,7 @@ async def saying(nc: Nats, state: WorkerBeat) -> AsyncIterator[None]:
 # announcements
 
 
-async def test_a_job_that_was_announced_starts_at_once(nc: Nats, ledger: PgLedger) -> None:
+async def test_a_job_that_was_announced_starts_at_once(nc: Nats, ledger: Ledger) -> None:
     async with a_leader(nc, ledger, a_route(Route("d")), a_beat("d"), idle_s=NEVER_S, reread_s=NEVER_S):
         for tenant in "ab":  # by the second, the first reading is over
             entry = an_entry(tenant=tenant)
@@ -151,7 +154,7 @@ async def test_a_job_that_was_announced_starts_at_once(nc: Nats, ledger: PgLedge
             await runs(ledger, entry.id)
 
 
-async def test_a_job_that_waits_for_a_worker_starts_when_one_comes(nc: Nats, ledger: PgLedger) -> None:
+async def test_a_job_that_waits_for_a_worker_starts_when_one_comes(nc: Nats, ledger: Ledger) -> None:
     first, waits = an_entry(), an_entry(model="n")
     async with a_leader(nc, ledger, two_models(), a_beat("e"), idle_s=NEVER_S):
         await announced(nc, ledger, first, waits)
@@ -161,7 +164,7 @@ async def test_a_job_that_waits_for_a_worker_starts_when_one_comes(nc: Nats, led
             await runs(ledger, waits.id)
 
 
-async def test_a_job_whose_announcement_was_lost_is_found(nc: Nats, ledger: PgLedger) -> None:
+async def test_a_job_whose_announcement_was_lost_is_found(nc: Nats, ledger: Ledger) -> None:
     first, lost = an_entry(tenant="a"), an_entry(tenant="b")
     async with a_leader(nc, ledger, a_route(Route("d")), a_beat("d"), reread_s=0.1):
         await announced(nc, ledger, first)
@@ -172,7 +175,7 @@ async def test_a_job_whose_announcement_was_lost_is_found(nc: Nats, ledger: PgLe
         await runs(ledger, lost.id)
 
 
-async def test_a_job_that_is_put_back_starts_again_at_once(nc: Nats, ledger: PgLedger) -> None:
+async def test_a_job_that_is_put_back_starts_again_at_once(nc: Nats, ledger: Ledger) -> None:
     entry = an_entry()
     async with a_leader(nc, ledger, a_route(Route("d")), a_beat("d"), idle_s=NEVER_S, reread_s=NEVER_S):
         await announced(nc, ledger, entry)
@@ -183,28 +186,30 @@ async def test_a_job_that_is_put_back_starts_again_at_once(nc: Nats, ledger: PgL
         await runs(ledger, entry.id, attempt=2)
 
 
-async def test_a_job_that_waits_for_its_time_starts_when_that_comes(nc: Nats, ledger: PgLedger) -> None:
+async def test_a_job_that_waits_for_its_time_starts_when_that_comes(nc: Nats, ledger: Ledger) -> None:
     clock, entry = Still(), an_entry()
     async with a_leader(nc, ledger, a_route(Route("d")), a_beat("d"), reread_s=NEVER_S, clock=clock):
         await announced(nc, ledger, entry)
         await runs(ledger, entry.id)
         await report(nc, a_report(Failed(Throttled(Ms(600_000))), job=entry.id))
         await swept(nc, ledger)
-        assert await ledger.next_due() is not None
+        assert await ledger.backlog.next_due() is not None
 
         clock.move(1_300_000)
 
         await runs(ledger, entry.id, attempt=2)
 
 
-async def delayed(ledger: PgLedger, *entries: Entry, due_ms: Ms) -> None:
+async def delayed(ledger: Ledger, *entries: Entry, due_ms: Ms) -> None:
     """Put back until that instant, and announced to nobody."""
     attempts = [attempt for entry in entries for attempt in await committed(ledger, entry, "d")]
     again = Requeue(due_ms, counted=True)
-    await ledger.settle([a_verdict(one, Failed(EngineFault("x")), transition=again) for one in attempts], now=now())
+    await ledger.settlement.settle(
+        [a_verdict(one, Failed(EngineFault("x")), transition=again) for one in attempts], now=now()
+    )
 
 
-async def test_a_job_that_waits_for_its_time_is_not_kept_waiting_when_that_comes(nc: Nats, ledger: PgLedger) -> None:
+async def test_a_job_that_waits_for_its_time_is_not_kept_waiting_when_that_comes(nc: Nats, ledger: Ledger) -> None:
     """The leader hears of it, and of nothing else."""
     entry = an_entry()
     async with a_leader(nc, ledger, a_route(Route("d")), a_beat("d"), **ON_NOTICE):
@@ -216,7 +221,7 @@ async def test_a_job_that_waits_for_its_time_is_not_kept_waiting_when_that_comes
         await runs(ledger, entry.id, attempt=2)
 
 
-async def test_a_job_that_waits_for_its_time_starts_under_the_next_leader(nc: Nats, ledger: PgLedger) -> None:
+async def test_a_job_that_waits_for_its_time_starts_under_the_next_leader(nc: Nats, ledger: Ledger) -> None:
     entry = an_entry()
     await delayed(ledger, entry, due_ms=Ms(now() + 500))
 
@@ -224,7 +229,7 @@ async def test_a_job_that_waits_for_its_time_starts_under_the_next_leader(nc: Na
         await runs(ledger, entry.id, attempt=2)
 
 
-async def test_a_job_whose_time_was_not_announced_starts_when_that_comes(nc: Nats, ledger: PgLedger) -> None:
+async def test_a_job_whose_time_was_not_announced_starts_when_that_comes(nc: Nats, ledger: Ledger) -> None:
     entry = an_entry()
     async with a_leader(nc, ledger, a_route(Route("d")), a_beat("d"), recount_s=0.1, reread_s=NEVER_S):
         await swept(nc, ledger, on="d")
@@ -233,25 +238,27 @@ async def test_a_job_whose_time_was_not_announced_starts_when_that_comes(nc: Nat
         await runs(ledger, entry.id, attempt=2)
 
 
-async def test_all_whose_time_comes_at_once_are_moved_page_by_page(nc: Nats, ledger: PgLedger) -> None:
+async def test_all_whose_time_comes_at_once_are_moved_page_by_page(nc: Nats, ledger: Ledger) -> None:
     entries = [an_entry() for _ in range(ROUND + 2)]
     await ledger.intake.admit(entries)
     term = await ledger.leadership.lead("me", lease_ms=60_000)
     assert term is not None
     picks = [Pick(entry.flow, entry.place, "d") for entry in entries]
-    attempts = await ledger.dispatch(picks, term=term, now=now())
+    attempts = await ledger.attempts.dispatch(picks, term=term, now=now())
     again = Requeue(Ms(now() + 500), counted=True)
-    await ledger.settle([a_verdict(one, Failed(EngineFault("x")), transition=again) for one in attempts], now=now())
+    await ledger.settlement.settle(
+        [a_verdict(one, Failed(EngineFault("x")), transition=again) for one in attempts], now=now()
+    )
 
     async with a_leader(nc, ledger, a_route(Route("d")), **ON_NOTICE):
 
         async def none_is_left() -> bool:
-            return await ledger.next_due() is None
+            return await ledger.backlog.next_due() is None
 
         await until(none_is_left, "all are in the backlog")
 
 
-async def test_a_job_whose_deadline_passes_while_it_waits_for_its_time_is_ended(nc: Nats, ledger: PgLedger) -> None:
+async def test_a_job_whose_deadline_passes_while_it_waits_for_its_time_is_ended(nc: Nats, ledger: Ledger) -> None:
     entry = an_entry(deadline_ms=Ms(now() + 500))
     await delayed(ledger, entry, due_ms=Ms(now() + 3_600_000))
 
@@ -259,7 +266,7 @@ async def test_a_job_whose_deadline_passes_while_it_waits_for_its_time_is_ended(
         assert await ended(ledger, entry.id) is State.EXPIRED
 
 
-async def test_room_that_was_announced_is_used_at_once(nc: Nats, ledger: PgLedger) -> None:
+async def test_room_that_was_announced_is_used_at_once(nc: Nats, ledger: Ledger) -> None:
     await ledger.intake.admit([an_entry() for _ in range(3)])
     async with a_leader(nc, ledger, a_route(Route("d")), a_beat("d", slots=1), idle_s=NEVER_S, recount_s=NEVER_S):
         first, _ = await running(ledger, at_least=2)
@@ -269,7 +276,7 @@ async def test_room_that_was_announced_is_used_at_once(nc: Nats, ledger: PgLedge
         await holds(nc, subjects.RUN, 3)
 
 
-async def test_room_whose_announcement_was_lost_is_found(nc: Nats, ledger: PgLedger) -> None:
+async def test_room_whose_announcement_was_lost_is_found(nc: Nats, ledger: Ledger) -> None:
     await ledger.intake.admit([an_entry() for _ in range(3)])
     async with a_leader(nc, ledger, a_route(Route("d")), a_beat("d", slots=1), recount_s=0.1):
         first, _ = await running(ledger, at_least=2)
@@ -279,7 +286,7 @@ async def test_room_whose_announcement_was_lost_is_found(nc: Nats, ledger: PgLed
         await holds(nc, subjects.RUN, 3)
 
 
-async def test_a_new_leader_counts_what_runs_already(nc: Nats, ledger: PgLedger) -> None:
+async def test_a_new_leader_counts_what_runs_already(nc: Nats, ledger: Ledger) -> None:
     for _ in range(2):
         await dispatched(nc, ledger, an_entry(tenant="a"), "d")
     await ledger.intake.admit([an_entry(tenant="b"), an_entry(tenant="c")])
@@ -290,25 +297,26 @@ async def test_a_new_leader_counts_what_runs_already(nc: Nats, ledger: PgLedger)
 
         await swept(nc, ledger)
 
-        assert len([one for one in await ledger.running() if one.deployment == "d"]) == len(found) == 3
+        assert len([one for one in await ledger.attempts.running() if one.deployment == "d"]) == len(found) == 3
 
 
 # answers and attempts
 
 
-async def test_a_dispatch_whose_answer_was_lost_is_published_soon(nc: Nats, ledger_url: str) -> None:
-    async with Losing.open(ledger_url) as ledger:
-        entry = an_entry()
-        async with a_leader(nc, ledger, a_route(Route("d")), a_beat("d"), sweep_s=NEVER_S):
+async def test_a_dispatch_whose_answer_was_lost_is_published_soon(nc: Nats, ledger: Ledger, ledger_url: str) -> None:
+    entry = an_entry()
+    async with Database.open(ledger_url, connections=1) as database:
+        losing = replace(ledger, attempts=Losing(database))
+        async with a_leader(nc, losing, a_route(Route("d")), a_beat("d"), sweep_s=NEVER_S):
             await announced(nc, ledger, entry)
 
             await holds(nc, subjects.RUN, 1)
 
             assert await in_run(nc) == {(entry.id, 1)}
-            assert await ledger.running() == [Running(entry.id, 1, "d")]
+            assert await ledger.attempts.running() == [Running(entry.id, 1, "d")]
 
 
-async def test_attempts_that_the_stream_refused_are_published_soon(nc: Nats, ledger: PgLedger) -> None:
+async def test_attempts_that_the_stream_refused_are_published_soon(nc: Nats, ledger: Ledger) -> None:
     js = nc.jetstream()
     async with a_leader(nc, ledger, a_route(Route("d")), a_beat("d"), sweep_s=NEVER_S):
         info = await js.stream_info(subjects.RUN)
@@ -337,7 +345,7 @@ async def test_it_is_noticed_when_the_stream_refuses_one_of_several(nc: Nats) ->
     await holds(nc, subjects.RUN, 6)
 
 
-async def test_only_what_is_in_no_stream_is_published_again(nc: Nats, ledger: PgLedger) -> None:
+async def test_only_what_is_in_no_stream_is_published_again(nc: Nats, ledger: Ledger) -> None:
     handed, reported, lost = an_entry(), an_entry(), an_entry()
     await dispatched(nc, ledger, handed, "d")
     await committed(ledger, reported, "d")
@@ -352,7 +360,7 @@ async def test_only_what_is_in_no_stream_is_published_again(nc: Nats, ledger: Pg
         assert metrics.registry.get_sample_value("infermq_strays_total") == 3  # with the two that were swept for
 
 
-async def test_attempts_long_overdue_are_ended_and_only_they(nc: Nats, ledger: PgLedger) -> None:
+async def test_attempts_long_overdue_are_ended_and_only_they(nc: Nats, ledger: Ledger) -> None:
     long_ago, just_now = an_entry(deadline_ms=now() - 120_000), an_entry(deadline_ms=now() - 1000)
     for entry in (long_ago, just_now):
         await dispatched(nc, ledger, entry, "d")
@@ -361,23 +369,23 @@ async def test_attempts_long_overdue_are_ended_and_only_they(nc: Nats, ledger: P
         assert await ended(ledger, long_ago.id) is State.EXPIRED
         await swept(nc, ledger)
 
-        assert just_now.id in {one.job for one in await ledger.running()}
+        assert just_now.id in {one.job for one in await ledger.attempts.running()}
 
 
-async def test_a_job_whose_deadline_passes_in_the_backlog_is_ended(nc: Nats, ledger: PgLedger) -> None:
+async def test_a_job_whose_deadline_passes_in_the_backlog_is_ended(nc: Nats, ledger: Ledger) -> None:
     past, ahead = an_entry(deadline_ms=now() - 1), an_entry()
     await ledger.intake.admit([past, ahead])
 
     async with a_leader(nc, ledger, a_route(Route("d"))):
         assert await ended(ledger, past.id) is State.EXPIRED
 
-        assert len(await ledger.heads(ahead.flow, after=None, limit=9)) == 1
+        assert len(await ledger.backlog.heads(ahead.flow, after=None, limit=9)) == 1
 
 
 # silence of workers
 
 
-async def test_a_deployment_is_given_up_on_only_after_long_silence(nc: Nats, ledger: PgLedger) -> None:
+async def test_a_deployment_is_given_up_on_only_after_long_silence(nc: Nats, ledger: Ledger) -> None:
     clock, entry = Still(), an_entry()
     await dispatched(nc, ledger, entry, "d")
     route = a_route(Route("d"), Route("e"))
@@ -393,7 +401,7 @@ async def test_a_deployment_is_given_up_on_only_after_long_silence(nc: Nats, led
         await runs(ledger, entry.id, attempt=2)
 
 
-async def test_a_deployment_that_is_heard_again_begins_anew(nc: Nats, ledger: PgLedger) -> None:
+async def test_a_deployment_that_is_heard_again_begins_anew(nc: Nats, ledger: Ledger) -> None:
     clock, entry, only_there = Still(), an_entry(), an_entry(model="n")
     await dispatched(nc, ledger, entry, "d")
 
@@ -411,7 +419,7 @@ async def test_a_deployment_that_is_heard_again_begins_anew(nc: Nats, ledger: Pg
         await is_left_alone(nc, ledger, entry.id)
 
 
-async def test_what_a_draining_worker_has_left_is_not_given_up(nc: Nats, ledger: PgLedger) -> None:
+async def test_what_a_draining_worker_has_left_is_not_given_up(nc: Nats, ledger: Ledger) -> None:
     clock, entry = Still(), an_entry()
     await dispatched(nc, ledger, entry, "d")
     beats = (a_beat("d", draining=True), a_beat("e"))
@@ -425,7 +433,7 @@ async def test_what_a_draining_worker_has_left_is_not_given_up(nc: Nats, ledger:
         await is_left_alone(nc, ledger, entry.id)
 
 
-async def test_while_the_leader_was_away_no_worker_was_silent(nc: Nats, ledger: PgLedger) -> None:
+async def test_while_the_leader_was_away_no_worker_was_silent(nc: Nats, ledger: Ledger) -> None:
     clock, entry = Still(), an_entry()
     await dispatched(nc, ledger, entry, "d")
 
@@ -438,7 +446,7 @@ async def test_while_the_leader_was_away_no_worker_was_silent(nc: Nats, ledger: 
         await is_left_alone(nc, ledger, entry.id)
 
 
-async def test_while_nobody_is_heard_it_is_the_leader_that_is_cut_off(nc: Nats, ledger: PgLedger) -> None:
+async def test_while_nobody_is_heard_it_is_the_leader_that_is_cut_off(nc: Nats, ledger: Ledger) -> None:
     clock, entry = Still(), an_entry()
     await dispatched(nc, ledger, entry, "d")
 

@@ -10,7 +10,7 @@ from nats.aio.msg import Msg
 
 from broker.bus.streams import declare_streams
 from broker.core.relay import Answered, Erred, Streamed
-from broker.ledger import PgLedger
+from broker.ports import Ledger
 from broker.roles.limits import DailySpend
 from broker.roles.relay import Relay
 from broker.roles.reserves import Reserves
@@ -76,7 +76,7 @@ class Bench:
 
 
 @asynccontextmanager
-async def a_bench(nc: Nats, ledger: PgLedger, *, buffer_bytes: int) -> AsyncIterator[Bench]:
+async def a_bench(nc: Nats, ledger: Ledger, *, buffer_bytes: int) -> AsyncIterator[Bench]:
     await declare_streams(nc)
     reserves = Reserves(
         catalog=a_catalog,
@@ -96,7 +96,7 @@ async def end_of(listener: Listener) -> Answered | Erred:
         return await listener.ended
 
 
-async def test_a_caller_is_told_that_the_answer_begins_before_its_first_piece(nc: Nats, ledger: PgLedger) -> None:
+async def test_a_caller_is_told_that_the_answer_begins_before_its_first_piece(nc: Nats, ledger: Ledger) -> None:
     async with a_bench(nc, ledger, buffer_bytes=1000) as bench:
         listener, attempt = await bench.ask()
         listener.gate.set()
@@ -110,7 +110,7 @@ async def test_a_caller_is_told_that_the_answer_begins_before_its_first_piece(nc
         assert listener.heard == ["alive", "start", "piece 1", "piece 2"]
 
 
-async def test_a_caller_that_reads_slowly_holds_up_no_other_and_misses_nothing(nc: Nats, ledger: PgLedger) -> None:
+async def test_a_caller_that_reads_slowly_holds_up_no_other_and_misses_nothing(nc: Nats, ledger: Ledger) -> None:
     async with a_bench(nc, ledger, buffer_bytes=1000) as bench:
         slow, attempt = await bench.ask()
         for number in range(1, 11):
@@ -127,7 +127,7 @@ async def test_a_caller_that_reads_slowly_holds_up_no_other_and_misses_nothing(n
         assert slow.heard == ["start", *(f"piece {number}" for number in range(1, 11))]
 
 
-async def test_a_caller_that_stops_reading_is_given_up_on(nc: Nats, ledger: PgLedger) -> None:
+async def test_a_caller_that_stops_reading_is_given_up_on(nc: Nats, ledger: Ledger) -> None:
     async with a_bench(nc, ledger, buffer_bytes=1000) as bench:
         listener, attempt = await bench.ask()
 
@@ -142,7 +142,7 @@ async def test_a_caller_that_stops_reading_is_given_up_on(nc: Nats, ledger: PgLe
         assert end.problem.code == "too_slow"
 
 
-async def test_a_caller_that_left_while_it_took_a_piece_is_told_nothing_more(nc: Nats, ledger: PgLedger) -> None:
+async def test_a_caller_that_left_while_it_took_a_piece_is_told_nothing_more(nc: Nats, ledger: Ledger) -> None:
     async with a_bench(nc, ledger, buffer_bytes=1000) as bench:
         listener, attempt = await bench.ask()
         await bench.say(attempt, CHUNK, PIECE)
@@ -157,7 +157,7 @@ async def test_a_caller_that_left_while_it_took_a_piece_is_told_nothing_more(nc:
         assert not listener.ended.done()
 
 
-async def test_a_broker_hears_no_replies_to_another(nc: Nats, ledger: PgLedger) -> None:
+async def test_a_broker_hears_no_replies_to_another(nc: Nats, ledger: Ledger) -> None:
     async with a_bench(nc, ledger, buffer_bytes=1000) as bench:
         listener, attempt = await bench.ask()
         to = subjects.parse_reply(str(attempt.reply_to))

@@ -14,7 +14,7 @@ from broker.bus.streams import declare_streams
 from broker.core.authorise import Action, may
 from broker.core.principal import Principal, Role, open_principal
 from broker.doors.nats_api import calls, nats_api
-from broker.ledger import PgLedger
+from broker.ports import Ledger
 from broker.service import BatchService, CatalogService, JobService, Services, StatusService
 from broker.service.refusal import Refusal
 from schemas import subjects
@@ -54,7 +54,7 @@ TOML = "# nothing is served yet\n"
 
 
 @pytest.fixture
-async def services(nc: Nats, ledger: PgLedger) -> Services:
+async def services(nc: Nats, ledger: Ledger) -> Services:
     await declare_streams(nc)
     catalogs = Catalogs(nc)
     return Services(
@@ -80,7 +80,7 @@ def a_principal(role: Role, tenant: str = "t", key: str = "k") -> Principal:
     return Principal(tenant=tenant, key=key, role=role)
 
 
-async def asks_about_ones_own(services: Services, ledger: PgLedger) -> Mapping[Verb, msgspec.Struct]:
+async def asks_about_ones_own(services: Services, ledger: Ledger) -> Mapping[Verb, msgspec.Struct]:
     """A request of each verb that tenant `t` is answered."""
     batch = await services.batches.create(open_principal("t", "k"), BatchCreate(id=an_id()))
     entry = an_entry(tenant="t", batch=batch.id)
@@ -117,7 +117,7 @@ async def by_door(nc: Nats, verb: Verb, principal: Principal, ask: msgspec.Struc
 
 @pytest.mark.parametrize("role", list(Role))
 async def test_each_verb_is_refused_to_the_roles_that_may_not_by_service_and_door_alike(
-    role: Role, services: Services, nats_url: str, nc: Nats, ledger: PgLedger
+    role: Role, services: Services, nats_url: str, nc: Nats, ledger: Ledger
 ) -> None:
     asks = await asks_about_ones_own(services, ledger)
     assert asks.keys() == ACTIONS.keys() == set(Verb), "a verb is missing here"
@@ -130,7 +130,7 @@ async def test_each_verb_is_refused_to_the_roles_that_may_not_by_service_and_doo
             assert await by_door(nc, verb, principal, ask) == expected, verb
 
 
-async def test_what_is_refused_changes_nothing(services: Services, ledger: PgLedger) -> None:
+async def test_what_is_refused_changes_nothing(services: Services, ledger: Ledger) -> None:
     asks = await asks_about_ones_own(services, ledger)
     stranger = BatchCreate(id=an_id())
     before = await everything(services)
@@ -149,7 +149,7 @@ async def everything(services: Services) -> tuple[Batches, int]:
 
 @pytest.mark.parametrize("role", [Role.PRODUCER, Role.TENANT_ADMIN, Role.OPERATOR])
 async def test_no_role_reaches_what_is_another_tenants_by_service_or_door(
-    role: Role, services: Services, nats_url: str, nc: Nats, ledger: PgLedger
+    role: Role, services: Services, nats_url: str, nc: Nats, ledger: Ledger
 ) -> None:
     asks = await asks_about_ones_own(services, ledger)
     stranger = a_principal(role, tenant="u", key="t")  # a key may be called like a tenant

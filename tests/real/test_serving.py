@@ -9,7 +9,7 @@ from nats.js.errors import NotFoundError
 
 from broker.bus.runs import Runs
 from broker.bus.streams import ack_pending, declare_streams
-from broker.ledger import PgLedger
+from broker.ports import Ledger
 from schemas import subjects
 from tests.builders import a_report, a_success, an_attempt, now
 from tests.proxy import a_proxy
@@ -101,7 +101,7 @@ async def test_a_role_that_fails_begins_again(
 
 
 async def test_a_catalog_that_was_announced_to_nobody_is_found_in_the_ledger(
-    nats_url: str, ledger: PgLedger, ledger_url: str, nc: Nats
+    nats_url: str, ledger: Ledger, ledger_url: str, nc: Nats
 ) -> None:
     async with a_broker(nats_url, ledger_url, nc, nets_s=0.1) as running:
         revision = await ledger.catalogs.apply(ANOTHER, "test", now())

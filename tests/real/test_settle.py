@@ -13,8 +13,9 @@ from nats.aio.client import Client as Nats
 from broker.bus.runs import publish_rulings
 from broker.bus.streams import declare_streams
 from broker.core.settle import decide
-from broker.ledger import PgLedger
+from broker.ledger import open_ledger
 from broker.metrics import Metrics
+from broker.ports import Ledger
 from broker.retrying import until_available
 from schemas import subjects
 from schemas.api import State
@@ -43,7 +44,7 @@ pytestmark = pytest.mark.real
 
 
 @asynccontextmanager
-async def settling(nc: Nats, ledger: PgLedger) -> AsyncIterator[Metrics]:
+async def settling(nc: Nats, ledger: Ledger) -> AsyncIterator[Metrics]:
     """The role at work, which nothing may end."""
     await declare_streams(nc)
     settle = a_settle(nc, ledger)
@@ -63,14 +64,14 @@ async def buried(metrics: Metrics, count: int) -> None:
     await until(are, f"{count} messages are dead letters")
 
 
-async def ended(ledger: PgLedger, attempt: Attempt, state: State) -> None:
+async def ended(ledger: Ledger, attempt: Attempt, state: State) -> None:
     async def has() -> bool:
         return await state_of(ledger, attempt.job) is state
 
     await until(has, f"the job is {state}")
 
 
-async def test_rulings_are_settled_among_reports(nc: Nats, ledger: PgLedger) -> None:
+async def test_rulings_are_settled_among_reports(nc: Nats, ledger: Ledger) -> None:
     late, left, done = [await running(ledger) for _ in range(3)]
 
     async with settling(nc, ledger):
@@ -82,7 +83,7 @@ async def test_rulings_are_settled_among_reports(nc: Nats, ledger: PgLedger) -> 
         await ended(ledger, done, State.SUCCEEDED)
 
 
-async def test_a_ruling_that_comes_as_a_workers_outcome_is_none(nc: Nats, ledger: PgLedger) -> None:
+async def test_a_ruling_that_comes_as_a_workers_outcome_is_none(nc: Nats, ledger: Ledger) -> None:
     attempt = await running(ledger)
 
     async with settling(nc, ledger) as metrics:
@@ -92,7 +93,7 @@ async def test_a_ruling_that_comes_as_a_workers_outcome_is_none(nc: Nats, ledger
         assert await state_of(ledger, attempt.job) is State.RUNNING
 
 
-async def test_a_report_that_comes_twice_at_once_costs_once(nc: Nats, ledger: PgLedger) -> None:
+async def test_a_report_that_comes_twice_at_once_costs_once(nc: Nats, ledger: Ledger) -> None:
     attempt = await running(ledger)
     twice = a_report(a_success(charge=Charge(NanoUsd(7), "provider")), job=attempt.job)
     await declare_streams(nc)
@@ -120,7 +121,7 @@ SPENT = {"usage": {"input_tokens": 5, "output_tokens": 2}, "charge": {"nano_usd"
     "outcome", [{"type": "failed", "failure": {"type": "preempted"}, **SPENT}, {"type": "preempted", **SPENT}]
 )
 async def test_what_only_a_newer_worker_knows_is_a_failure_that_costs_and_ends_nobody_else(
-    nc: Nats, ledger: PgLedger, outcome: dict[str, object]
+    nc: Nats, ledger: Ledger, outcome: dict[str, object]
 ) -> None:
     unknown, known = [await running(ledger) for _ in range(2)]
 
@@ -140,7 +141,7 @@ async def test_what_only_a_newer_worker_knows_is_a_failure_that_costs_and_ends_n
 
 
 async def test_a_request_that_ended_as_only_a_newer_worker_knows_is_recorded_as_its_relay_ruled(
-    nc: Nats, ledger: PgLedger
+    nc: Nats, ledger: Ledger
 ) -> None:
     request = an_attempt(reply_to="x", key="k")
 
@@ -161,7 +162,7 @@ async def test_a_request_that_ended_as_only_a_newer_worker_knows_is_recorded_as_
 
 
 @pytest.mark.parametrize("nonsense", [b"\xff", b"\x91\x80", b"\x90", bundled([packed({"job": 1, "outcome": {}})])])
-async def test_what_is_no_report_ends_nothing(nc: Nats, ledger: PgLedger, nonsense: bytes) -> None:
+async def test_what_is_no_report_ends_nothing(nc: Nats, ledger: Ledger, nonsense: bytes) -> None:
     attempt = await running(ledger)
 
     async with settling(nc, ledger):
@@ -195,7 +196,7 @@ def a_word(order: random.Random, attempt: Attempt) -> Report | Ruling:
             )
 
 
-async def test_any_reports_and_rulings_in_any_order_end_a_job_once(ledger: PgLedger, ledger_url: str) -> None:
+async def test_any_reports_and_rulings_in_any_order_end_a_job_once(ledger: Ledger, ledger_url: str) -> None:
     """Two brokers settle them, in groups that come twice and in another order. What the ledger holds in the end agrees
     with itself: that is checked after each test.
     """
@@ -203,12 +204,12 @@ async def test_any_reports_and_rulings_in_any_order_end_a_job_once(ledger: PgLed
     batch = await a_batch(ledger)
     told: set[tuple[UUID, int, int]] = set()
 
-    async def settle(broker: PgLedger, items: Sequence[Report | Ruling]) -> None:
-        jobs = await broker.open_jobs({item.job for item in items})
+    async def settle(broker: Ledger, items: Sequence[Report | Ruling]) -> None:
+        jobs = await broker.settlement.open_jobs({item.job for item in items})
         verdicts = decide(items, jobs, prices=PRICES, alive=("d",), now=now(), unit=0.0)
-        await until_available(lambda: broker.settle(verdicts, now=now()))
+        await until_available(lambda: broker.settlement.settle(verdicts, now=now()))
 
-    async with PgLedger.open(ledger_url, connections=2) as other:
+    async with open_ledger(ledger_url, connections=2) as other:
         for _ in range(25):
             entries = [an_entry(batch=order.choice([None, batch.id])) for _ in range(5)]
             await ledger.intake.admit(entries)

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from nats.aio.client import Client as Nats
 
 from broker.core.records import Entry, Final, Requeue, Verdict
-from broker.ledger import PgLedger
+from broker.ports import Ledger
 from schemas.api import Execution, JobShow, Result, State, Waiting
 from schemas.job import Attempt, Lane
 from schemas.outcome import BadRequest, EngineFault, Failed, Outcome, Timings, Usage
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.real
 TIMES = Timings(started_ms=Ms(1_000), queue_ms=Ms(5), run_ms=Ms(50), ttft_ms=Ms(10))
 
 
-async def a_full_entry(ledger: PgLedger) -> Entry:
+async def a_full_entry(ledger: Ledger) -> Entry:
     """With all that a job can have."""
     return an_entry(
         batch=(await a_batch(ledger)).id,
@@ -88,7 +88,7 @@ def on(attempt: Attempt, outcome: Outcome, transition: Requeue | None = None) ->
     return a_verdict(attempt, outcome, transition=transition, timings=TIMES)
 
 
-async def test_a_job_is_shown_as_it_waits_runs_is_put_back_and_ends(ledger: PgLedger) -> None:
+async def test_a_job_is_shown_as_it_waits_runs_is_put_back_and_ends(ledger: Ledger) -> None:
     entry = await a_full_entry(ledger)
     seen = []
 
@@ -101,12 +101,12 @@ async def test_a_job_is_shown_as_it_waits_runs_is_put_back_and_ends(ledger: PgLe
     await look()
     later = Ms(now() + 5_000)
     failed = Failed(EngineFault("x"), Usage(1, 2, 1))
-    await ledger.settle([on(first, failed, Requeue(later, counted=True))], now=now())
+    await ledger.settlement.settle([on(first, failed, Requeue(later, counted=True))], now=now())
     await look()
-    await ledger.move_due(later, limit=1)
+    await ledger.backlog.move_due(later, limit=1)
     [second] = await dispatched(ledger, entry)
     ended_ms = Ms(now() + 1)
-    await ledger.settle([on(second, a_success(body=b'"said"', usage=Usage(10, 20, 5)))], now=ended_ms)
+    await ledger.settlement.settle([on(second, a_success(body=b'"said"', usage=Usage(10, 20, 5)))], now=ended_ms)
     await look()
 
     waits = as_it_waits(entry)
@@ -138,16 +138,16 @@ async def test_a_job_is_shown_as_it_waits_runs_is_put_back_and_ends(ledger: PgLe
     [a_success(body=b'"said"', usage=Usage(10, 20, 5)), Failed(BadRequest("no"), Usage(10, 20, 5))],
     ids=["succeeded", "failed"],
 )
-async def test_a_result_says_all_that_is_recorded_of_its_job(ledger: PgLedger, outcome: Outcome) -> None:
+async def test_a_result_says_all_that_is_recorded_of_its_job(ledger: Ledger, outcome: Outcome) -> None:
     entry = await a_full_entry(ledger)
     assert entry.batch is not None
     await ledger.intake.admit([entry])
     [first] = await dispatched(ledger, entry)
     back = a_verdict(first, Failed(EngineFault("x"), Usage(1, 0)), transition=Requeue(now(), counted=True))
-    await ledger.settle([back], now=now())
+    await ledger.settlement.settle([back], now=now())
     [second] = await dispatched(ledger, entry)
     ends = Final(State.FAILED, None, outcome.failure) if isinstance(outcome, Failed) else None
-    await ledger.settle([a_verdict(second, outcome, transition=ends)], now=Ms(entry.admitted_ms + 90_000))
+    await ledger.settlement.settle([a_verdict(second, outcome, transition=ends)], now=Ms(entry.admitted_ms + 90_000))
 
     page = await ledger.batches.results(entry.batch, "default", None, 10)
 
@@ -188,13 +188,13 @@ async def test_the_workers_are_shown_by_deployment_and_name(system: Running, nc:
     assert shown == sorted(names)
 
 
-async def test_a_job_that_waits_among_others_is_shown_as_it_waits_itself(ledger: PgLedger) -> None:
+async def test_a_job_that_waits_among_others_is_shown_as_it_waits_itself(ledger: Ledger) -> None:
     deadline = Ms(now() + 3_600_000)
     entries = [an_entry(deadline_ms=deadline) for _ in range(3)]
     await ledger.intake.admit(entries)
     [attempt] = await dispatched(ledger, entries[1])
     later = Requeue(Ms(now() + 60_000), counted=True)
-    await ledger.settle([a_verdict(attempt, Failed(EngineFault("x")), transition=later)], now=now())
+    await ledger.settlement.settle([a_verdict(attempt, Failed(EngineFault("x")), transition=later)], now=now())
 
     shown = [await ledger.jobs.find(entry.id, "default") for entry in entries]
 

@@ -18,8 +18,8 @@ from broker.bus.streams import declare_streams
 from broker.client import Client, Submission
 from broker.core.principal import Identify, Principal, Role, open_principal
 from broker.core.records import Recorded
-from broker.ledger import PgLedger
 from broker.metrics import Metrics
+from broker.ports import Ledger
 from broker.roles.intake import Intake
 from broker.roles.settle import Settle
 from schemas import subjects
@@ -217,7 +217,7 @@ async def held_up(url: str, batch: UUID) -> AsyncIterator[Callable[[], Coroutine
         yield is_waiting
 
 
-def an_intake(nc: Nats, ledger: PgLedger, *, principal: Identify = open_principal) -> Intake:
+def an_intake(nc: Nats, ledger: Ledger, *, principal: Identify = open_principal) -> Intake:
     return Intake(
         nc=nc,
         ledger=ledger.intake,
@@ -229,7 +229,7 @@ def an_intake(nc: Nats, ledger: PgLedger, *, principal: Identify = open_principa
     )
 
 
-async def test_a_job_for_a_model_that_its_key_may_not_use_is_recorded_as_failed(nc: Nats, ledger: PgLedger) -> None:
+async def test_a_job_for_a_model_that_its_key_may_not_use_is_recorded_as_failed(nc: Nats, ledger: Ledger) -> None:
     def producer(tenant: str, key: str) -> Principal:
         return Principal(tenant=tenant, key=key, role=Role.PRODUCER, models=frozenset({"other"}))
 
@@ -250,7 +250,7 @@ async def test_a_job_for_a_model_that_its_key_may_not_use_is_recorded_as_failed(
 
 
 async def test_outcomes_of_days_that_never_were_are_counted_and_dropped_and_the_others_recorded(
-    nc: Nats, ledger: PgLedger
+    nc: Nats, ledger: Ledger
 ) -> None:
     await declare_streams(nc)
     attempt = await running(ledger)
@@ -272,7 +272,7 @@ async def test_outcomes_of_days_that_never_were_are_counted_and_dropped_and_the_
 
 @pytest.mark.parametrize("role", [an_intake, a_settle])
 async def test_a_result_is_announced_and_its_message_let_go_once_the_ledger_has_it(
-    nc: Nats, ledger: PgLedger, ledger_url: str, feed: Feed, role: Callable[[Nats, PgLedger], Intake | Settle]
+    nc: Nats, ledger: Ledger, ledger_url: str, feed: Feed, role: Callable[[Nats, Ledger], Intake | Settle]
 ) -> None:
     await declare_streams(nc)
     batch = await a_batch(ledger)
@@ -293,7 +293,7 @@ async def test_a_result_is_announced_and_its_message_let_go_once_the_ledger_has_
     assert list(feed.heard) == [subjects.result("default", batch.id)]
 
 
-async def _given(role: object, nc: Nats, ledger: PgLedger, batch: UUID) -> str:
+async def _given(role: object, nc: Nats, ledger: Ledger, batch: UUID) -> str:
     """Something for it to do that ends a job of the batch, and the stream that it is in."""
     if role is a_settle:
         attempt = await running(ledger, batch=batch)

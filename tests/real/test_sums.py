@@ -6,8 +6,8 @@ import asyncpg
 import pytest
 
 from broker.core.records import Ignore
-from broker.ledger import PgLedger
 from broker.ledger.connection import Connection
+from broker.ports import Ledger
 from schemas.outcome import Charge, EngineFault, Failed, Usage
 from schemas.units import NanoUsd
 from tests.builders import a_success, an_entry, now
@@ -51,7 +51,7 @@ WRONG = [
 
 
 @pytest.fixture
-async def writer(ledger: PgLedger, ledger_url: str) -> AsyncIterator[Connection]:
+async def writer(ledger: Ledger, ledger_url: str) -> AsyncIterator[Connection]:
     """Of a ledger with a job that ended, one that waits and one that runs; what it writes is taken back."""
     batch = await a_batch(ledger)
     ended, runs, waits = an_entry(batch=batch.id), an_entry(), an_entry()
@@ -59,7 +59,9 @@ async def writer(ledger: PgLedger, ledger_url: str) -> AsyncIterator[Connection]
     attempt, _ = await dispatched(ledger, ended, runs)
     usage, charge = Usage(100, 20, 30), Charge(NanoUsd(7), "provider")
     late = a_verdict(attempt, Failed(EngineFault("x"), usage, charge), transition=Ignore())
-    await ledger.settle([late, a_verdict(attempt, a_success(usage=usage, charge=charge), delivery=2)], now=now())
+    await ledger.settlement.settle(
+        [late, a_verdict(attempt, a_success(usage=usage, charge=charge), delivery=2)], now=now()
+    )
     connection = await asyncpg.connect(ledger_url)
     yield connection
     await connection.close()

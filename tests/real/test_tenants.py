@@ -11,7 +11,7 @@ from nats.aio.client import Client as Nats
 from broker.client import Client
 from broker.core.records import Entry
 from broker.core.settle import decide
-from broker.ledger import PgLedger
+from broker.ports import Ledger
 from schemas import subjects
 from schemas.api import (
     Batch,
@@ -198,7 +198,7 @@ def of(tenant: str, **changes: object) -> Entry:
     return an_entry(tenant=tenant, **changes)
 
 
-async def test_an_idempotency_key_stands_for_one_job_of_each_tenant(ledger: PgLedger) -> None:
+async def test_an_idempotency_key_stands_for_one_job_of_each_tenant(ledger: Ledger) -> None:
     first = {tenant: of(tenant, idempotency_key="k") for tenant in TENANTS}
     again = [of(tenant, idempotency_key="k") for tenant in TENANTS]
 
@@ -210,7 +210,7 @@ async def test_an_idempotency_key_stands_for_one_job_of_each_tenant(ledger: PgLe
     assert not repeated.conflicts
 
 
-async def test_an_id_of_anothers_job_is_a_conflict(ledger: PgLedger) -> None:
+async def test_an_id_of_anothers_job_is_a_conflict(ledger: Ledger) -> None:
     theirs = of("a.b")
     await ledger.intake.admit([theirs])
 
@@ -221,17 +221,17 @@ async def test_an_id_of_anothers_job_is_a_conflict(ledger: PgLedger) -> None:
     assert await ledger.jobs.find(theirs.id, "a_2e_b") is None
 
 
-async def test_a_flow_holds_its_own_jobs_only(ledger: PgLedger) -> None:
+async def test_a_flow_holds_its_own_jobs_only(ledger: Ledger) -> None:
     entries = [of("a.b"), of("a_2e_b"), of("a.b", model="n"), of("a.b", lane=Lane.STANDARD)]
     await ledger.intake.admit(entries)
 
-    heads = [await ledger.heads(entry.flow, after=None, limit=9) for entry in entries]
+    heads = [await ledger.backlog.heads(entry.flow, after=None, limit=9) for entry in entries]
 
     assert [[head.place for head in ahead] for ahead in heads] == [[entry.place] for entry in entries]
-    assert sorted(await ledger.flows()) == sorted(entry.flow for entry in entries)
+    assert sorted(await ledger.backlog.flows()) == sorted(entry.flow for entry in entries)
 
 
-async def test_requests_of_two_tenants_with_one_id_are_two_jobs(ledger: PgLedger) -> None:
+async def test_requests_of_two_tenants_with_one_id_are_two_jobs(ledger: Ledger) -> None:
     job, admitted_ms = an_id(), now()
     asks = [an_attempt(job=job, tenant=tenant, key="k", admitted_ms=admitted_ms) for tenant in TENANTS[:2]]
 
@@ -244,7 +244,7 @@ async def test_requests_of_two_tenants_with_one_id_are_two_jobs(ledger: PgLedger
     assert await ledger.jobs.find(first, TENANTS[1]) is None
 
 
-async def test_requests_of_two_tenants_with_one_id_are_two_jobs_when_settled_together(ledger: PgLedger) -> None:
+async def test_requests_of_two_tenants_with_one_id_are_two_jobs_when_settled_together(ledger: Ledger) -> None:
     job, admitted_ms = an_id(), now()
     asks = [an_attempt(job=job, tenant=tenant, key="k", admitted_ms=admitted_ms) for tenant in TENANTS[:2]]
     reports = [a_report(job=job, interactive=one) for one in asks]
@@ -262,10 +262,10 @@ async def test_requests_of_two_tenants_with_one_id_are_two_jobs_when_settled_tog
         assert len(found.executions) == 1
 
 
-async def test_the_jobs_of_a_tenant_run_as_its_own(ledger: PgLedger) -> None:
+async def test_the_jobs_of_a_tenant_run_as_its_own(ledger: Ledger) -> None:
     attempt = await running(ledger, tenant="a b>")
 
-    done = await ledger.settle([a_verdict(attempt, a_success())], now=now())
+    done = await ledger.settlement.settle([a_verdict(attempt, a_success())], now=now())
 
     assert attempt.tenant == "a b>"
     assert [one.tenant for one in done.final] == ["a b>"]

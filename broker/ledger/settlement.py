@@ -26,7 +26,7 @@ from broker.core.records import (
     Settled,
     Verdict,
 )
-from broker.ledger.connection import Connection
+from broker.ledger.connection import Connection, Database
 from broker.ledger.copies import copy_bodies, copy_results, insert_jobs
 from broker.ledger.counts import Deltas
 from broker.ledger.days import Days, bounds, day_of
@@ -40,33 +40,41 @@ from schemas.outcome import Usage
 from schemas.units import Ms, NanoUsd
 
 
-async def open_jobs(connection: Connection, ids: Collection[UUID]) -> dict[UUID, OpenJob]:
-    rows = await connection.fetch(query("open_jobs"), list(ids))
-    return {
-        row["id"]: OpenJob(
-            job=row["id"],
-            state=State(row["state"]),
-            attempt=row["attempt"],
-            uncounted=row["uncounted"],
-            max_attempts=row["max_attempts"],
-            deadline_ms=row["deadline_ms"],
-            model=row["model"],
-            tried=tuple(row["tried"] or ()),
-        )
-        for row in rows
-    }
+class PgSettlement:
+    """Implements `broker.ports.SettlementLedger`."""
 
+    def __init__(self, database: Database, days: Days) -> None:
+        self._database = database
+        self._days = days
 
-async def settle(connection: Connection, days: Days, verdicts: Sequence[Verdict], *, now: Ms) -> Settled:
-    """The days of all but interactive requests were made when their jobs were admitted. Raises: DayNotKept."""
-    requests = [verdict.entry for verdict in verdicts if verdict.entry is not None]
-    await days.ensure(connection, [entry.id for entry in requests if _is_well_dated(entry, now)])
-    try:
-        async with connection.transaction():
-            return await _Group(connection, now).settle(verdicts, repeated=False)
-    except asyncpg.UniqueViolationError:
-        async with connection.transaction():
-            return await _Group(connection, now).settle(verdicts, repeated=True)
+    async def open_jobs(self, ids: Collection[UUID]) -> dict[UUID, OpenJob]:
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(query("open_jobs"), list(ids))
+        return {
+            row["id"]: OpenJob(
+                job=row["id"],
+                state=State(row["state"]),
+                attempt=row["attempt"],
+                uncounted=row["uncounted"],
+                max_attempts=row["max_attempts"],
+                deadline_ms=row["deadline_ms"],
+                model=row["model"],
+                tried=tuple(row["tried"] or ()),
+            )
+            for row in rows
+        }
+
+    async def settle(self, verdicts: Sequence[Verdict], *, now: Ms) -> Settled:
+        """The days of all but interactive requests were made when their jobs were admitted."""
+        requests = [verdict.entry for verdict in verdicts if verdict.entry is not None]
+        async with self._database.connection() as connection:
+            await self._days.ensure(connection, [entry.id for entry in requests if _is_well_dated(entry, now)])
+            try:
+                async with connection.transaction():
+                    return await _Group(connection, now).settle(verdicts, repeated=False)
+            except asyncpg.UniqueViolationError:
+                async with connection.transaction():
+                    return await _Group(connection, now).settle(verdicts, repeated=True)
 
 
 _PLACES = 64

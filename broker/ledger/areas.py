@@ -1,0 +1,39 @@
+"""All areas over one database."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from broker.ledger.attempts import PgAttempts
+from broker.ledger.backlog import PgBacklog
+from broker.ledger.batches import PgBatches
+from broker.ledger.catalogs import PgCatalogs
+from broker.ledger.connection import Database
+from broker.ledger.days import Days
+from broker.ledger.dead_letters import PgDeadLetters
+from broker.ledger.intake import PgIntake
+from broker.ledger.jobs import PgJobs
+from broker.ledger.leadership import PgLeadership
+from broker.ledger.settlement import PgSettlement
+from broker.ledger.spend import PgSpend
+from broker.ledger.status import PgStatus
+from broker.ports import Ledger
+
+
+@asynccontextmanager
+async def open_ledger(url: str, *, connections: int = 8) -> AsyncIterator[Ledger]:
+    """Connect to the ledger, whose schema must be up to date. Raises: Unavailable."""
+    async with Database.open(url, connections=connections) as database:
+        days = Days()
+        yield Ledger(
+            intake=PgIntake(database, days),
+            dead_letters=PgDeadLetters(database),
+            backlog=PgBacklog(database),
+            attempts=PgAttempts(database),
+            settlement=PgSettlement(database, days),
+            leadership=PgLeadership(database),
+            spend=PgSpend(database),
+            batches=PgBatches(database),
+            jobs=PgJobs(database),
+            catalogs=PgCatalogs(database),
+            status=PgStatus(database),
+        )

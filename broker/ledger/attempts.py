@@ -1,0 +1,51 @@
+"""Attempts: queued → running, and those that run."""
+
+from collections.abc import Sequence
+
+from broker.core.records import ONLY_SHARD, Pick, Running, Shard
+from broker.errors import Deposed
+from broker.ledger.connection import Database
+from broker.ledger.rows import attempt_of
+from broker.ledger.sql import query
+from schemas.job import Attempt
+from schemas.units import Ms
+
+
+class PgAttempts:
+    """Implements `broker.ports.AttemptLedger`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def dispatch(
+        self, picks: Sequence[Pick], *, term: int, now: Ms, shard: Shard = ONLY_SHARD
+    ) -> list[Attempt]:
+        jobs = [pick.place.job for pick in picks]
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(
+                query("dispatch"),
+                [pick.flow.model for pick in picks],
+                [pick.flow.lane for pick in picks],
+                [pick.flow.tenant for pick in picks],
+                [pick.place.deadline_ms for pick in picks],
+                jobs,
+                [pick.deployment for pick in picks],
+                now,
+                min(jobs),
+                max(jobs),
+                term,
+                shard,
+            )
+            if not rows and await connection.fetchval(query("term"), shard) != term:
+                raise Deposed(f"term {term} is over")
+        return [attempt_of(row) for row in rows]
+
+    async def running(self) -> list[Running]:
+        async with self._database.connection() as connection:
+            return [Running(*row) for row in await connection.fetch(query("running"))]
+
+    async def attempts_of(self, running: Sequence[Running]) -> list[Attempt]:
+        jobs, numbers = [one.job for one in running], [one.attempt for one in running]
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(query("attempts_of"), jobs, numbers, min(jobs), max(jobs))
+        return [attempt_of(row) for row in rows]

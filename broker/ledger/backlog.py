@@ -1,0 +1,46 @@
+"""What waits, as the dispatch leader reads it: the heads of the flows, and the jobs that wait for their time."""
+
+from uuid import UUID
+
+from broker.core.records import Flow, Place, WaitingJob
+from broker.ledger.connection import Database
+from broker.ledger.sql import query
+from schemas.job import Lane
+from schemas.units import Ms
+
+_BEGINNING = Place(Ms(-1), UUID(int=0))
+
+
+class PgBacklog:
+    """Implements `broker.ports.BacklogLedger`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def flows(self) -> list[Flow]:
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(query("flows"))
+        return [Flow(row["model"], Lane(row["lane"]), row["tenant"]) for row in rows]
+
+    async def heads(self, flow: Flow, *, after: Place | None, limit: int) -> list[WaitingJob]:
+        start = after or _BEGINNING
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(
+                query("heads"), flow.model, flow.lane, flow.tenant, start.deadline_ms, start.job, limit
+            )
+        return [
+            WaitingJob(Place(deadline, job), attempt, tuple(tried or ())) for deadline, job, attempt, tried in rows
+        ]
+
+    async def move_due(self, now: Ms, *, limit: int) -> list[tuple[Flow, Place]]:
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(query("move_due"), now, limit)
+        return [
+            (Flow(row["model"], Lane(row["lane"]), row["tenant"]), Place(row["deadline_ms"], row["job"]))
+            for row in rows
+        ]
+
+    async def next_due(self) -> Ms | None:
+        async with self._database.connection() as connection:
+            due: Ms | None = await connection.fetchval(query("next_due"))
+        return due
