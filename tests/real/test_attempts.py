@@ -10,6 +10,7 @@ from schemas.api import State
 from schemas.job import Attempt
 from schemas.outcome import EngineFault, Failed, Report
 from schemas.ruling import PutBack, Ruling
+from schemas.units import Ms
 from tests.builders import a_catalog, a_report, a_success, an_entry, now
 
 pytestmark = pytest.mark.real
@@ -30,6 +31,7 @@ async def in_its_second_attempt(ledger: Ledger) -> tuple[Attempt, Attempt]:
     [first] = await ledger.attempts.dispatch([pick], term=term, now=now())
     back = a_report(Failed(EngineFault("x")), job=entry.id)
     await ledger.settlement.settle(await verdicts(ledger, back), now=now())
+    await ledger.backlog.move_due(Ms(now() + 60_000), limit=1)
     [second] = await ledger.attempts.dispatch([pick], term=term, now=now())
     assert second.number == 2
     return first, second
