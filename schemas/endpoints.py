@@ -4,7 +4,7 @@ To add an endpoint, add an entry to ENDPOINTS. Catalogs, jobs and batch files ma
 bodies by the entry's `body`, and the engines `openai` and `vllm` pass it on. If its responses have a new Shape, add that
 too. Then these say what to do with it:
 
-    workers.core.whole         puts a streamed response of that shape together
+    workers.core.assembly      assembles a streamed response of that shape
     workers.engines.simulated  makes up a response of that shape
     workers.engines.llamacpp   calls llama.cpp's function for it, if there is one
 

@@ -17,7 +17,7 @@ from schemas.catalog import Deployment
 from schemas.endpoints import CHAT, COMPLETIONS, ENDPOINTS, Endpoint
 from schemas.outcome import BadRequest, ContextTooLong, EngineFault, Failed, Succeeded, Usage
 from tests.builders import BODIES
-from workers.core.whole import Whole
+from workers.core.assembly import ResponseAssembler
 from workers.engines import factory
 from workers.engines.simulated import Simulated
 from workers.ports import Capacity, Chunk, Engine, EngineConfigError, Limits, Request, Step
@@ -126,7 +126,7 @@ async def test_a_stream_put_together_is_the_answer_that_comes_whole(endpoint: En
     engine = factory("simulated")(Deployment(engine="simulated"), Limits())
     asked = json.loads(BODIES[endpoint.path])
     streamed = await steps_of(engine, a_request(asked, endpoint=endpoint, streamed=True))
-    whole = Whole(endpoint)
+    whole = ResponseAssembler(endpoint)
 
     for step in streamed:
         if isinstance(step, Chunk):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from schemas.outcome import BadRequest, ContextTooLong, Denied, EngineFault, Failure, Filtered, Throttled
 from schemas.units import Ms
 from workers.core.answers import ApiError, error_in, failure_of, patience_ms, status_of
-from workers.core.body import BadBody, spent_of
+from workers.core.body import BadBody, reported_usage
 
 NOW = Ms(1_800_000_000_000)
 DENIED = ("insufficient_quota",)
@@ -185,4 +185,4 @@ def test_nothing_that_an_api_says_breaks_us(body: bytes, header: str, status: in
     if error is not None:
         assert 400 <= status_of(error) < 600
     with contextlib.suppress(BadBody):
-        spent_of(body)
+        reported_usage(body)

@@ -13,40 +13,40 @@ from schemas.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, Endpoint
 from schemas.outcome import Usage
 from workers.core.body import (
     MOST_TOKENS,
-    Asked,
     BadBody,
-    asked_of,
+    RequestedOutput,
     asks_for_length,
     fields_of,
     has_parts,
-    spent_of,
+    reported_usage,
+    requested_output,
     with_fields,
 )
 
 
 def spent(**usage: Any) -> tuple[Usage | None, Decimal | None]:
-    found = spent_of(msgspec.json.encode({"usage": usage}))
+    found = reported_usage(msgspec.json.encode({"usage": usage}))
     return found.usage, found.cost_usd
 
 
 @pytest.mark.parametrize(
     ("endpoint", "body", "asked"),
     [
-        (CHAT, {}, Asked(1, 64)),
-        (CHAT, {"n": 2, "max_completion_tokens": 5, "prompt": ["a", "b"]}, Asked(2, 10)),
-        (COMPLETIONS, {"prompt": "a", "best_of": 4, "n": 2}, Asked(2, 4 * 64)),
-        (COMPLETIONS, {"prompt": ["a", "b", "c"]}, Asked(3, 3 * 64)),
-        (COMPLETIONS, {"prompt": [1, 2, 3]}, Asked(1, 64)),
-        (COMPLETIONS, {"prompt": [[1, 2], [3]]}, Asked(2, 128)),
-        (COMPLETIONS, {"prompt": [], "n": None}, Asked(1, 64)),
-        (CHAT, {"max_tokens": 5, "max_completion_tokens": 9}, Asked(1, 9)),
-        (CHAT, {"max_tokens": "5", "n": "x"}, Asked(1, 5)),
-        (CHAT, {"n": 10**6, "max_tokens": 10**6}, Asked(10**6, MOST_TOKENS)),
-        (EMBEDDINGS, {"input": ["a", "b"]}, Asked(1, 0)),
+        (CHAT, {}, RequestedOutput(1, 64)),
+        (CHAT, {"n": 2, "max_completion_tokens": 5, "prompt": ["a", "b"]}, RequestedOutput(2, 10)),
+        (COMPLETIONS, {"prompt": "a", "best_of": 4, "n": 2}, RequestedOutput(2, 4 * 64)),
+        (COMPLETIONS, {"prompt": ["a", "b", "c"]}, RequestedOutput(3, 3 * 64)),
+        (COMPLETIONS, {"prompt": [1, 2, 3]}, RequestedOutput(1, 64)),
+        (COMPLETIONS, {"prompt": [[1, 2], [3]]}, RequestedOutput(2, 128)),
+        (COMPLETIONS, {"prompt": [], "n": None}, RequestedOutput(1, 64)),
+        (CHAT, {"max_tokens": 5, "max_completion_tokens": 9}, RequestedOutput(1, 9)),
+        (CHAT, {"max_tokens": "5", "n": "x"}, RequestedOutput(1, 5)),
+        (CHAT, {"n": 10**6, "max_tokens": 10**6}, RequestedOutput(10**6, MOST_TOKENS)),
+        (EMBEDDINGS, {"input": ["a", "b"]}, RequestedOutput(1, 0)),
     ],
 )
-def test_what_a_request_asks_for(endpoint: Endpoint, body: dict[str, Any], asked: Asked) -> None:
-    assert asked_of(msgspec.json.encode(body), endpoint, max_output_tokens=64) == asked
+def test_what_a_request_asks_for(endpoint: Endpoint, body: dict[str, Any], asked: RequestedOutput) -> None:
+    assert requested_output(msgspec.json.encode(body), endpoint, max_output_tokens=64) == asked
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_cost_is_all_that_was_charged(usage: dict[str, Any], usd: str | None) 
 
 
 def test_a_number_that_no_float_holds_spoils_nothing() -> None:
-    found = spent_of(b'{"usage": {"prompt_tokens": 3, "cost": 1e400}, "model": 5}')
+    found = reported_usage(b'{"usage": {"prompt_tokens": 3, "cost": 1e400}, "model": 5}')
 
     assert (found.usage, found.cost_usd, found.model) == (Usage(3), None, None)
 
@@ -126,7 +126,7 @@ def test_what_is_not_changed_stays_as_it_was_written() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"5", b"null", b"{", b"\xff", b"[" * 100_000])
 def test_a_body_that_is_no_object_is_bad(body: bytes) -> None:
-    for read in (fields_of, spent_of, lambda body: asked_of(body, CHAT, max_output_tokens=1)):
+    for read in (fields_of, reported_usage, lambda body: requested_output(body, CHAT, max_output_tokens=1)):
         with pytest.raises(BadBody, match="cannot be read"):
             read(body)
 

@@ -15,7 +15,7 @@ from schemas.job import JsonJob
 from schemas.outcome import BadRequest, Failed
 from schemas.units import Ms
 from tests.builders import BODIES, an_attempt, an_id
-from workers.core.body import Asked, asked_of, asks_for_length, fields_of, with_fields
+from workers.core.body import RequestedOutput, asks_for_length, fields_of, requested_output, with_fields
 from workers.core.leases import before_run
 from workers.run import request_of
 
@@ -87,7 +87,7 @@ def test_a_worker_knows_what_a_request_can_use(endpoint: Endpoint) -> None:
     body = BODIES[endpoint.path]
 
     assert asks_for_length(fields_of(body), endpoint) == bool(endpoint.limits)
-    assert asked_of(body, endpoint, max_output_tokens=16) == Asked(1, 8 if endpoint.limits else 0)
+    assert requested_output(body, endpoint, max_output_tokens=16) == RequestedOutput(1, 8 if endpoint.limits else 0)
 
 
 def test_a_worker_does_not_run_an_endpoint_that_it_does_not_know() -> None:

@@ -6,5 +6,5 @@ pause     when an API that serves nobody is left alone
 body      the fields of OpenAI's requests and responses: read, set, counted
 answers   what an API's status, headers and errors mean
 sse       the events of a stream, from the pieces that come in
-whole     the response that a stream adds up to
+assembly  the response that the pieces of a stream add up to
 """

@@ -1,4 +1,4 @@
-"""OpenAI bodies: fields set and read, everything else left as it was written."""
+"""Sets and reads fields of OpenAI bodies; everything else stays as it was written."""
 
 import json
 from decimal import Decimal
@@ -11,9 +11,9 @@ from schemas.endpoints import Endpoint
 from schemas.outcome import Usage
 
 MOST_TOKENS = 10**9
-"""Of one request. No context is nearly as long, and at the catalog's highest price its cost still fits the ledger."""
+"""The most tokens one request can use: longer than any context; at the highest price its cost still fits the ledger."""
 MOST_USD = 9 * 10**6
-"""Of one request: its nano-dollars are exact in JSON."""
+"""The most that one request can cost: its nano-dollars are exact in JSON."""
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _parts = msgspec.json.Decoder(list[msgspec.Raw])
 _any = msgspec.json.Decoder()
@@ -21,11 +21,11 @@ _json = msgspec.json.Encoder()
 
 
 class BadBody(ValueError):
-    """Not a JSON object."""
+    """A body is not a JSON object."""
 
 
 def fields_of(body: bytes) -> dict[str, msgspec.Raw]:
-    """Raises: BadBody."""
+    """Split a body into its fields, whose values stay unparsed. Raises: BadBody."""
     try:
         return _fields.decode(body)
     except UNREADABLE as error:
@@ -33,18 +33,18 @@ def fields_of(body: bytes) -> dict[str, msgspec.Raw]:
 
 
 def with_fields(fields: dict[str, msgspec.Raw], **changes: Any) -> bytes:
-    """The body with these fields instead of its own; None takes one out."""
+    """Build a body in which these values replace the fields' own; None removes a field."""
     kept: dict[str, Any] = {name: value for name, value in fields.items() if name not in changes}
     return _json.encode(kept | {name: value for name, value in changes.items() if value is not None})
 
 
 def asks_for_length(fields: dict[str, msgspec.Raw], endpoint: Endpoint) -> bool:
-    """Whether the body itself limits how many tokens are generated."""
+    """Say whether the body itself limits how many tokens are generated."""
     return any(bytes(fields.get(name, b"null")) != b"null" for name in endpoint.limits)
 
 
 def has_parts(value: msgspec.Raw | None) -> bool:
-    """It is a list, and not an empty one."""
+    """Say whether a field holds a list that is not empty."""
     try:
         return value is not None and bool(_parts.decode(value))
     except UNREADABLE:
@@ -59,35 +59,35 @@ _streamed = msgspec.json.Decoder(_Streamed)
 
 
 def asks_for_stream(body: bytes) -> bool:
-    """A body that cannot be read asks for nothing; the engine says what is wrong with it."""
+    """Say whether the body asks for a stream. One that cannot be read does not; the engine says what is wrong with it."""
     try:
         return bool(_streamed.decode(body).stream)
     except UNREADABLE:
         return False
 
 
-class Asked(msgspec.Struct, frozen=True):
-    """What a request asks for."""
+class RequestedOutput(msgspec.Struct, frozen=True):
+    """How much output a request asks for."""
 
     choices: int
     output_tokens: int
     """The most that can be generated, for all choices together."""
 
 
-def asked_of(body: bytes, endpoint: Endpoint, *, max_output_tokens: int) -> Asked:
-    """`max_output_tokens` of a choice, where the body does not say. Raises: BadBody."""
+def requested_output(body: bytes, endpoint: Endpoint, *, max_output_tokens: int) -> RequestedOutput:
+    """Read how much output a body asks for. `max_output_tokens` limits a choice if the body does not. Raises: BadBody."""
     if not endpoint.limits:
-        return Asked(1, 0)
+        return RequestedOutput(1, 0)
     fields = fields_of(body)
     prompts = 1 if endpoint.prompts is None else _prompts(_value(fields, endpoint.prompts))
     n, best_of = _count(_value(fields, "n")) or 1, _count(_value(fields, "best_of")) or 1
     limits = [count for name in endpoint.limits if (count := _count(_value(fields, name))) is not None]
     output = prompts * max(n, best_of) * max(limits, default=max_output_tokens)
-    return Asked(prompts * n, min(MOST_TOKENS, output))
+    return RequestedOutput(prompts * n, min(MOST_TOKENS, output))
 
 
 def _value(fields: dict[str, msgspec.Raw], name: str) -> Any:
-    """Raises: BadBody."""
+    """Parse one field; None if it is missing. Raises: BadBody."""
     try:
         return _any.decode(fields[name]) if name in fields else None
     except UNREADABLE as error:
@@ -95,7 +95,7 @@ def _value(fields: dict[str, msgspec.Raw], name: str) -> Any:
 
 
 def _prompts(prompt: Any) -> int:
-    """A list of numbers is one prompt, in tokens."""
+    """Count the prompts in a field. A list of numbers is one prompt, given as tokens."""
     is_many = isinstance(prompt, list) and not all(isinstance(part, int) for part in prompt)
     return len(prompt) if is_many else 1
 
@@ -108,32 +108,32 @@ class _Response(msgspec.Struct, frozen=True):
 _response = msgspec.json.Decoder(_Response)
 
 
-class Spent(msgspec.Struct, frozen=True):
-    """What a response says of itself. None: nothing, or nothing that can be meant."""
+class ReportedUsage(msgspec.Struct, frozen=True):
+    """What a response says was used and charged. None: it does not say, or the value makes no sense."""
 
     usage: Usage | None
     cost_usd: Decimal | None
-    """What was charged: OpenRouter's word, with what the provider behind it charges to a key of one's own."""
+    """What OpenRouter says it charged, plus what the provider behind it charges to the caller's own key."""
     model: str | None
 
 
-def spent_of(response: bytes) -> Spent:
-    """Raises: BadBody, when it is no JSON object."""
+def reported_usage(response: bytes) -> ReportedUsage:
+    """Read what a response says of itself. Raises: BadBody, if it is not a JSON object."""
     try:
         said = _response.decode(response)
         usage, model = json.loads(bytes(said.usage)), json.loads(bytes(said.model))
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise BadBody(f"the response cannot be read: {error}") from error
     used = _dict(usage)
-    return Spent(_usage(used), _cost_usd(used), model if isinstance(model, str) else None)
+    return ReportedUsage(_usage(used), _cost_usd(used), model if isinstance(model, str) else None)
 
 
 def _usage(used: dict[str, Any]) -> Usage | None:
-    told = [used.get("prompt_tokens"), used.get("completion_tokens")]
-    counts = [_count(value) for value in told if value is not None]
+    values = [used.get("prompt_tokens"), used.get("completion_tokens")]
+    counts = [_count(value) for value in values if value is not None]
     if not counts or None in counts:
         return None
-    prompt, output = (_count(value) or 0 for value in told)
+    prompt, output = (_count(value) or 0 for value in values)
     cached = _count(_dict(used.get("prompt_tokens_details")).get("cached_tokens")) or 0
     return Usage(prompt, output, min(prompt, cached))
 
@@ -156,7 +156,7 @@ def _count(value: Any) -> int | None:
 
 
 def _number(value: Any, *, most: int) -> Decimal | None:
-    """APIs write numbers as 10, 10.0 and "10"; None: missing, or none that can be meant."""
+    """Parse a number, which APIs write as 10, 10.0 or "10". None: it is missing, negative, too large or not a number."""
     try:
         number = Decimal(str(value))
     except ArithmeticError:

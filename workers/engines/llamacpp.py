@@ -22,7 +22,7 @@ from msgspec import Meta
 from schemas.catalog import Deployment
 from schemas.endpoints import Endpoint, Shape
 from schemas.outcome import BadRequest, ContextTooLong, EngineFault, Failed, Succeeded, Usage
-from workers.core.whole import Whole
+from workers.core.assembly import ResponseAssembler
 from workers.engines import openmp
 from workers.ports import Capacity, Chunk, EngineConfigError, Limits, Request, Step
 
@@ -176,7 +176,7 @@ class LlamaCpp:
     async def _steps(
         self, request: Request, conversation: "Conversation", *, choices: int
     ) -> AsyncGenerator[Step, None]:
-        whole, has_begun = Whole(request.endpoint), False
+        assembler, has_begun = ResponseAssembler(request.endpoint), False
         usages: list[dict[str, Any]] = []
         while (event := await conversation.next()) is not None:
             if isinstance(event, BaseException):
@@ -186,15 +186,15 @@ class LlamaCpp:
                 yield Failed(self._failure(event["error"]))
                 return
             has_begun = True
-            whole.add(event)
+            assembler.add(event)
             usages += [event["usage"]] if event.get("usage") else []
             event["id"], event["model"] = request.id, request.model
             yield Chunk(json.dumps(event).encode() if request.streamed else b"")
-        whole.usage = _summed(usages, choices)
-        if whole.is_finished(choices):
-            yield Succeeded(whole.body(id=request.id, model=request.model), _usage(whole.usage))
+        assembler.usage = _summed(usages, choices)
+        if assembler.is_finished(choices):
+            yield Succeeded(assembler.body(id=request.id, model=request.model), _usage(assembler.usage))
         else:
-            yield Failed(EngineFault("the stream ended before its choices did"), _usage(whole.usage))
+            yield Failed(EngineFault("the stream ended before its choices did"), _usage(assembler.usage))
 
     async def _embed(self, request: Request, body: dict[str, Any], call: Callable[..., Any]) -> Step:
         try:

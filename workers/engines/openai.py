@@ -48,21 +48,21 @@ from schemas.outcome import (
 from schemas.units import Ms
 from schemas.worker import DENIED, THROTTLED, UPSTREAM_DOWN
 from workers.core.answers import OUTAGE, ApiError, error_in, failure_of, status_of
+from workers.core.assembly import ResponseAssembler
 from workers.core.body import (
-    Asked,
     BadBody,
-    Spent,
-    asked_of,
+    ReportedUsage,
+    RequestedOutput,
     asks_for_length,
     fields_of,
     has_parts,
-    spent_of,
+    reported_usage,
+    requested_output,
     usd_of,
     with_fields,
 )
 from workers.core.pause import Pause
 from workers.core.sse import DONE, Events
-from workers.core.whole import Whole
 from workers.engines.prices import is_listed, list_price, nano_usd
 from workers.ports import LARGEST_BODY, Alive, Capacity, Chunk, Clock, EngineConfigError, Limits, Request, Step
 
@@ -237,11 +237,11 @@ class OpenAI:
     async def run(self, request: Request) -> AsyncGenerator[Step, None]:
         try:
             body = self._prepared(request)
-            asked = asked_of(body, request.endpoint, max_output_tokens=request.max_output_tokens)
+            requested = requested_output(body, request.endpoint, max_output_tokens=request.max_output_tokens)
         except BadBody as error:
             yield Failed(BadRequest(str(error)))
             return
-        call = Call(self, request, body, asked)
+        call = Call(self, request, body, requested)
         async for step in call.steps():
             if isinstance(step, Succeeded | Failed):
                 self._heed(step, call)
@@ -302,16 +302,16 @@ class OpenAI:
         )
 
     def charge(
-        self, usage: Usage, spent: Spent | None = None, headers: dict[str, str] | None = None
+        self, usage: Usage, reported: ReportedUsage | None = None, headers: dict[str, str] | None = None
     ) -> Charge | None:
         """What the provider says it charged, else its list price, else None: then the deployment's price counts."""
-        told = spent.cost_usd if spent is not None and self._profile.reports_cost else None
+        told = reported.cost_usd if reported is not None and self._profile.reports_cost else None
         told = usd_of((headers or {}).get(self._profile.cost_header)) if told is None else told
         if told is not None:
             return Charge(nano_usd(told), PROVIDER)
         if not self._options.list_prices or not self._profile.prices:
             return None
-        model = (spent.model if spent else None) or self._deployment.source
+        model = (reported.model if reported else None) or self._deployment.source
         return list_price(usage, model=model, provider=self._profile.prices) or list_price(
             usage, model=self._deployment.source, provider=self._profile.prices
         )
@@ -330,11 +330,11 @@ class TooLarge(Exception):
 class Call:
     """One request and its answer."""
 
-    def __init__(self, api: OpenAI, request: Request, body: bytes, asked: Asked) -> None:
+    def __init__(self, api: OpenAI, request: Request, body: bytes, requested: RequestedOutput) -> None:
         self._api = api
         self._request = request
         self._body = body
-        self._asked = asked
+        self._requested = requested
         self._began = time.monotonic()
         self._told = self._began
         self._sent: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -412,31 +412,35 @@ class Call:
 
     async def _streamed(self, response: aiohttp.ClientResponse) -> AsyncGenerator[Step, None]:
         """Raises: BadBody, TooLarge. Whatever happens once every choice has ended, the answer is there."""
-        whole, choices = Whole(self._request.endpoint), self._asked.choices
+        assembler, choices = ResponseAssembler(self._request.endpoint), self._requested.choices
         try:
             async with aclosing(_payloads(response.content)) as payloads:
                 async for data in payloads:
                     if data == DONE:
                         choices = 1  # some APIs give one, whatever was asked for
                         break
-                    step = self._event(data, whole)
+                    step = self._event(data, assembler)
                     yield step
                     if isinstance(step, Failed):
                         return
                     if time.monotonic() - self._told >= _TELL_S:
                         yield self._alive()
         except (BadBody, aiohttp.ClientError, OSError):
-            if not whole.is_finished(choices):
+            if not assembler.is_finished(choices):
                 raise
-        yield self._succeeded(whole.body()) if whole.is_finished(choices) else self._unanswered("the stream was cut")
+        yield (
+            self._succeeded(assembler.body())
+            if assembler.is_finished(choices)
+            else self._unanswered("the stream was cut")
+        )
 
-    def _event(self, data: bytes, whole: Whole) -> Chunk | Failed:
+    def _event(self, data: bytes, assembler: ResponseAssembler) -> Chunk | Failed:
         """Raises: BadBody."""
         if (error := error_in(data)) is not None:
             return self._failed_within(error, data)
         try:
             event = json.loads(data)
-            whole.add(event)
+            assembler.add(event)
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise BadBody("it streamed what is no JSON object") from error
         self._chunks += bool(event.get("choices"))
@@ -445,34 +449,34 @@ class Call:
 
     def _failed_within(self, error: ApiError, data: bytes) -> Failed:
         """Of an answer that had begun well."""
-        failure, spent = self._refusal(status_of(error), error), spent_of(data)
-        is_free = spent.usage is None and not self._chunks
-        return Failed(failure) if is_free else Failed(failure, *self._spent(spent, len(data)))
+        failure, reported = self._refusal(status_of(error), error), reported_usage(data)
+        is_free = reported.usage is None and not self._chunks
+        return Failed(failure) if is_free else Failed(failure, *self._usage_and_charge(reported, len(data)))
 
     def _succeeded(self, body: bytes) -> Step:
         """Raises: BadBody."""
-        spent, fields = spent_of(body), fields_of(body)
+        reported, fields = reported_usage(body), fields_of(body)
         parts = self._request.endpoint.parts
         if not has_parts(fields.get(parts)):
             raise BadBody(f"it answered JSON without {parts}")
-        usage, charge = self._spent(spent, len(body))
+        usage, charge = self._usage_and_charge(reported, len(body))
         if len(body) > LARGEST_BODY:
             return Failed(ResponseTooLarge(len(body), LARGEST_BODY), usage, charge)
         return Succeeded(with_fields(fields, model=self._request.model), usage, charge)
 
-    def _spent(self, spent: Spent, size_bytes: int) -> tuple[Usage, Charge | None]:
+    def _usage_and_charge(self, reported: ReportedUsage, size_bytes: int) -> tuple[Usage, Charge | None]:
         """Of an answer, by its own words or else by its size."""
-        if spent.usage is not None:
-            return spent.usage, self._api.charge(spent.usage, spent, self._headers)
-        output = min(self._asked.output_tokens, self._chunks or math.ceil(size_bytes / 4))
+        if reported.usage is not None:
+            return reported.usage, self._api.charge(reported.usage, reported, self._headers)
+        output = min(self._requested.output_tokens, self._chunks or math.ceil(size_bytes / 4))
         usage = Usage(self._usage().input_tokens, output, estimated=True)
-        told = self._api.charge(usage, spent, self._headers)
+        told = self._api.charge(usage, reported, self._headers)
         return usage, told if told and told.source == PROVIDER else self._api.estimate(usage)
 
     def _usage(self) -> Usage:
         """What has been used so far: four bytes a token, and all that was asked for, until it comes in pieces."""
         return Usage(
-            math.ceil(len(self._request.body) / 4), self._chunks or self._asked.output_tokens, estimated=True
+            math.ceil(len(self._request.body) / 4), self._chunks or self._requested.output_tokens, estimated=True
         )
 
     def _alive(self) -> Alive:

@@ -27,10 +27,10 @@ import msgspec
 from schemas.catalog import Deployment
 from schemas.codec import UNREADABLE
 from schemas.outcome import BadRequest, ContextTooLong, EngineFault, Failed, Failure, Succeeded, Usage
-from workers.core.body import BadBody, asks_for_length, fields_of, spent_of, with_fields
+from workers.core.assembly import ResponseAssembler
+from workers.core.body import BadBody, asks_for_length, fields_of, reported_usage, with_fields
 from workers.core.capacity import Load, slots
 from workers.core.sse import DONE, Events
-from workers.core.whole import Whole
 from workers.engines import openmp
 from workers.engines.asgi import App, Reply, called
 from workers.engines.guard import Guard
@@ -277,7 +277,7 @@ class Vllm:
         if not await reply.begun() or reply.status != 200:
             yield Failed(self._failure(reply.status, await _rest(reply)))
             return
-        whole, events = Whole(request.endpoint), Events()
+        assembler, events = ResponseAssembler(request.endpoint), Events()
         while (piece := await reply.next()) is not None:
             for data in events.feed(piece):
                 if data == DONE:
@@ -287,12 +287,12 @@ class Vllm:
                     yield Failed(self._failure(event["error"].get("code"), data))
                     return
                 event["model"] = request.model
-                whole.add(event)
+                assembler.add(event)
                 yield Chunk(json.dumps(event).encode())
-        if not whole.is_finished():
+        if not assembler.is_finished():
             yield Failed(self._failure(None, b""))
             return
-        yield _succeeded(whole.body(), request.model)
+        yield _succeeded(assembler.body(), request.model)
 
     def _failure(self, status: int | None, body: bytes) -> Failure:
         """Raises: EngineDied."""
@@ -332,8 +332,8 @@ async def _rest(reply: Reply) -> bytes:
 
 def _succeeded(body: bytes, model: str) -> Step:
     try:
-        spent = spent_of(body)
-        return Succeeded(with_fields(fields_of(body), model=model), spent.usage or Usage())
+        reported = reported_usage(body)
+        return Succeeded(with_fields(fields_of(body), model=model), reported.usage or Usage())
     except BadBody as error:
         return Failed(EngineFault(str(error)))
 

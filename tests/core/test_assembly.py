@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.endpoints import CHAT, COMPLETIONS, Endpoint
-from workers.core.whole import Whole
+from workers.core.assembly import ResponseAssembler
 
 
 def put_together(*deltas: dict[str, Any]) -> dict[str, Any]:
-    whole = Whole(CHAT)
+    whole = ResponseAssembler(CHAT)
     for delta in deltas:
         whole.add({"choices": [{"index": 0, "delta": delta}]})
     message: dict[str, Any] = json.loads(whole.body())["choices"][0]["message"]
@@ -59,7 +59,7 @@ def test_calls_are_put_together() -> None:
 
 
 def test_it_is_finished_when_all_choices_that_were_asked_for_have_ended() -> None:
-    whole = Whole(COMPLETIONS)
+    whole = ResponseAssembler(COMPLETIONS)
     assert not whole.is_finished()
 
     whole.add({"choices": [{"index": 0, "text": "a", "finish_reason": "stop"}]})
@@ -71,7 +71,7 @@ def test_it_is_finished_when_all_choices_that_were_asked_for_have_ended() -> Non
 
 
 def test_a_long_answer_is_not_copied_for_each_piece() -> None:
-    whole, event = Whole(CHAT), {"choices": [{"index": 0, "delta": {"content": "x" * 40}}]}
+    whole, event = ResponseAssembler(CHAT), {"choices": [{"index": 0, "delta": {"content": "x" * 40}}]}
     began = time.process_time()
 
     for _ in range(50_000):
@@ -82,7 +82,7 @@ def test_a_long_answer_is_not_copied_for_each_piece() -> None:
 
 
 def body_of(*events: dict[str, Any], endpoint: Endpoint = CHAT, **head: str) -> dict[str, Any]:
-    whole = Whole(endpoint)
+    whole = ResponseAssembler(endpoint)
     for event in events:
         whole.add(event)
     body: dict[str, Any] = json.loads(whole.body(**head))
@@ -163,7 +163,7 @@ def test_probabilities_go_on() -> None:
 )
 def test_what_is_no_streaming_object_is_said_to_be_none(event: Any) -> None:
     with pytest.raises((AttributeError, TypeError, ValueError)):
-        Whole(CHAT).add(event)
+        ResponseAssembler(CHAT).add(event)
 
 
 @given(st.text(max_size=30), st.lists(st.integers(0, 30), max_size=5))

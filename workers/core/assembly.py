@@ -1,4 +1,4 @@
-"""The response that was not streamed, put together from the one that was."""
+"""Assembles the response that an API would have sent unstreamed from the pieces of its stream."""
 
 import json
 from dataclasses import dataclass, field
@@ -11,8 +11,8 @@ _HEAD = ("id", "created", "model", "system_fingerprint", "provider", "service_ti
 
 
 @dataclass(slots=True)
-class Function:
-    """A function call: its arguments come in pieces."""
+class PartialCall:
+    """A function call of which more pieces may come: its name is sent once, its arguments piece by piece."""
 
     name: str | None = None
     arguments: list[str] = field(default_factory=list)
@@ -24,20 +24,20 @@ class Function:
         self.name = function.get("name") or self.name
         self.arguments.append(arguments)
 
-    def whole(self) -> dict[str, Any]:
+    def assembled(self) -> dict[str, Any]:
         named = {} if self.name is None else {"name": self.name}
         return {**named, "arguments": "".join(self.arguments)}
 
 
 @dataclass(slots=True)
-class Choice:
-    """One choice: texts are joined, lists go on, of anything else the last word counts."""
+class PartialChoice:
+    """A choice of which more pieces may come. Texts are joined, lists are extended, any other value replaces the last."""
 
     texts: dict[str, list[str]] = field(default_factory=dict)
     lists: dict[str, list[Any]] = field(default_factory=dict)
     message: dict[str, Any] = field(default_factory=dict)
-    tools: dict[int, tuple[dict[str, Any], Function]] = field(default_factory=dict)
-    function: Function | None = None
+    tools: dict[int, tuple[dict[str, Any], PartialCall]] = field(default_factory=dict)
+    function: PartialCall | None = None
     logprobs: dict[str, list[Any]] = field(default_factory=dict)
     others: dict[str, Any] = field(default_factory=dict)
 
@@ -63,7 +63,7 @@ class Choice:
                     for call in value or []:
                         self._add_tool(call)
                 case "function_call", dict():
-                    self.function = self.function or Function()
+                    self.function = self.function or PartialCall()
                     self.function.add(value)
                 case _, str() if name in _TEXT:
                     self.texts.setdefault(name, []).append(value)
@@ -73,12 +73,12 @@ class Choice:
                     self.message[name] = value
 
     def _add_tool(self, call: dict[str, Any]) -> None:
-        head, function = self.tools.setdefault(_index(call), ({"type": "function"}, Function()))
+        head, function = self.tools.setdefault(_index(call), ({"type": "function"}, PartialCall()))
         if call.get("id"):
             head["id"] = call["id"]
         function.add(call.get("function") or {})
 
-    def whole(self, index: int, *, chat: bool) -> dict[str, Any]:
+    def assembled(self, index: int, *, chat: bool) -> dict[str, Any]:
         choice: dict[str, Any] = {"index": index, "finish_reason": None, **self.others}
         texts = {name: "".join(parts) for name, parts in self.texts.items()}
         if chat:
@@ -94,42 +94,42 @@ class Choice:
         message = {"role": "assistant", "content": None if calls else "", **self.message, **self.lists, **texts}
         if self.tools:
             tools = [self.tools[number] for number in sorted(self.tools)]
-            message["tool_calls"] = [{**head, "function": function.whole()} for head, function in tools]
+            message["tool_calls"] = [{**head, "function": function.assembled()} for head, function in tools]
         if self.function:
-            message["function_call"] = self.function.whole()
+            message["function_call"] = self.function.assembled()
         return message
 
 
-class Whole:
-    """Puts the objects of a stream together into the response that would have come whole.
+class ResponseAssembler:
+    """Takes the objects of a stream one by one and assembles the unstreamed response.
 
-    It knows the shapes that have `choices`; one that streams anything else needs a class of its own beside this.
+    It knows the shapes that have `choices`. An endpoint that streams anything else needs another class beside this one.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
-        self._choices: dict[int, Choice] = {}
+        self._choices: dict[int, PartialChoice] = {}
         self._head: dict[str, Any] = {}
         self.usage: dict[str, Any] = {}
 
     def add(self, event: dict[str, Any]) -> None:
-        """Raises: AttributeError, TypeError or ValueError, if it is no streaming object."""
+        """Take the next object. Raises: AttributeError, TypeError or ValueError, if it is no streaming object."""
         for name in _HEAD:
             if event.get(name) is not None:
                 self._head.setdefault(name, event[name])
         self.usage = event.get("usage") or self.usage
         for choice in event.get("choices") or []:
-            self._choices.setdefault(_index(choice), Choice()).add(choice)
+            self._choices.setdefault(_index(choice), PartialChoice()).add(choice)
 
     def is_finished(self, choices: int = 1) -> bool:
-        """At least so many choices came, and each has said why it ends."""
+        """Say whether at least this many choices have come and each has a finish reason."""
         ends = [choice.others.get("finish_reason") for choice in self._choices.values()]
         return len(ends) >= choices and all(ends)
 
     def body(self, **head: str) -> bytes:
-        """The response; `head` replaces what the stream said of itself."""
+        """Return the response. The fields in `head` replace what the stream said of itself."""
         is_chat = self._endpoint.shape is Shape.CHAT
-        choices = [self._choices[n].whole(n, chat=is_chat) for n in sorted(self._choices)]
+        choices = [self._choices[n].assembled(n, chat=is_chat) for n in sorted(self._choices)]
         kind, usage = self._endpoint.object, self.usage or None
         response = {**self._head, **head, "object": kind, "choices": choices, "usage": usage}
         return _utf8(json.dumps(response, ensure_ascii=False))
@@ -140,5 +140,5 @@ def _index(part: dict[str, Any]) -> int:
 
 
 def _utf8(text: str) -> bytes:
-    """Halves of a character (UTF-16 surrogates) that came one after the other are joined; one alone becomes U+FFFD."""
+    """Encode a text that may hold UTF-16 surrogates: a pair becomes its character, a lone one becomes U+FFFD."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
