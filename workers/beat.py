@@ -23,18 +23,18 @@ def _subject(worker: str) -> str:
 async def beat(nc: Client, now: Callable[[], WorkerBeat]) -> None:
     """For ever. A key-value put is a publish; nobody waits for its acknowledgement."""
     while True:
-        await say(nc, now())
+        await publish_beat(nc, now())
         await asyncio.sleep(BEAT_EVERY_MS / 1000)
 
 
-async def say(nc: Client, state: WorkerBeat) -> None:
+async def publish_beat(nc: Client, state: WorkerBeat) -> None:
     try:
         await nc.publish(_subject(state.worker), jsoned(state))
     except Error as error:
         log.warning("no beat error=%s", str(error) or type(error).__name__)
 
 
-async def leave(nc: Client, worker: str) -> None:
+async def delete_beat(nc: Client, worker: str) -> None:
     """Be forgotten at once, or when the last beat has lived its time."""
     with contextlib.suppress(Error):
         await nc.publish(_subject(worker), b"", headers={"KV-Operation": "DEL"})

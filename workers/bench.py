@@ -25,7 +25,7 @@ from schemas.outcome import Succeeded
 from workers.cli import die_with_parent, serve
 from workers.config import WorkerConfig
 from workers.engines import factory
-from workers.ports import Chunk, Engine, Limits, Request
+from workers.ports import Chunk, Engine, EngineRequest, Overrides
 
 
 def main(
@@ -41,7 +41,7 @@ def main(
 
 async def _serve(catalog: Path, name: str) -> None:
     deployment = parse(catalog.read_text()).deployments[name]
-    engine = factory(deployment.engine)(deployment, Limits())
+    engine = factory(deployment.engine)(deployment, Overrides())
     await engine.start()
     _say({"ready": True})
     async with AsyncExitStack() as stack:
@@ -81,7 +81,7 @@ async def _run(engine: Engine, ask: dict[str, Any]) -> dict[str, Any]:
         nonlocal tokens
         body = templates[number % len(templates)].replace("%d", str(number)).encode()
         began = time.perf_counter()
-        request = Request(f"d{number}", "direct", CHAT, body, 1024, ask.get("streamed", False), 1)
+        request = EngineRequest(f"d{number}", "direct", CHAT, body, 1024, ask.get("streamed", False), 1)
         step = None
         async for step in engine.run(request):
             if isinstance(step, Chunk) and ask.get("streamed"):

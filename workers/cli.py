@@ -22,14 +22,14 @@ from nats.errors import Error, NoServersError
 from prometheus_client import CollectorRegistry
 
 from schemas.clock import wall_clock
-from workers.beat import beat, leave, say
+from workers.beat import beat, delete_beat, publish_beat
 from workers.catalog import active_catalog, declared_lease_ms
 from workers.config import WorkerConfig
 from workers.connection import Connection
 from workers.engines import factory
 from workers.http import build_app, listening
-from workers.metrics import Metrics
-from workers.ports import Capacity, Engine, EngineConfigError, EngineDied, Limits
+from workers.metrics import WorkerMetrics
+from workers.ports import Capacity, Engine, EngineConfigError, EngineDied, Overrides
 from workers.worker import Worker
 
 log = logging.getLogger("infermq.worker")
@@ -119,11 +119,11 @@ async def serve(
     nc = await _connected(config, reconnected)
     try:
         catalog = await active_catalog(nc, config.deployment)
-        engine = started or factory(catalog.deployment.engine)(catalog.deployment, Limits(config.slots))
+        engine = started or factory(catalog.deployment.engine)(catalog.deployment, Overrides(config.slots))
         capacity = started.capacity() if started else await engine.start()
         gc.collect()
         gc.freeze()  # an engine's own objects are many, and a look at all of them stops everything for a third of a second
-        metrics = Metrics()
+        metrics = WorkerMetrics()
         worker = Worker(
             nc,
             engine,
@@ -189,12 +189,14 @@ async def _run(
         asyncio.TaskGroup() as group,
     ):
         tasks = {group.create_task(role) for role in (worker.serve(), beat(nc, state))}
-        await say(nc, state())
+        await publish_beat(nc, state())
         await nc.flush()
         ready(url)
-        went_well = await worker.until_over(drain_timeout_s=config.drain_timeout_s, announce=lambda: say(nc, state()))
+        went_well = await worker.until_over(
+            drain_timeout_s=config.drain_timeout_s, announce=lambda: publish_beat(nc, state())
+        )
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
-        await leave(nc, config.name)
+        await delete_beat(nc, config.name)
     return went_well

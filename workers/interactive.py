@@ -10,7 +10,7 @@ from schemas import subjects
 from schemas.job import Attempt
 from schemas.outcome import Cancelled, Failed, Released, Throttled
 from schemas.units import Ms
-from workers.pool import HeldAttempt, Key, Pool
+from workers.pool import HeldAttempt, Key, SlotPool
 from workers.ports import Clock
 from workers.puller import Puller, attempt_of
 from workers.reply import Replier
@@ -24,7 +24,7 @@ class InteractiveIntake:
     def __init__(
         self,
         nc: Client,
-        pool: Pool,
+        pool: SlotPool,
         *,
         deployment: str,
         runner: Runner,

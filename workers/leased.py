@@ -7,7 +7,7 @@ from schemas import subjects
 from schemas.job import Lane
 from schemas.outcome import Released, Succeeded
 from workers.leases import Leases
-from workers.pool import HeldAttempt, Pool
+from workers.pool import HeldAttempt, SlotPool
 from workers.ports import Clock
 from workers.puller import Puller, attempt_of
 from workers.report import Reporter
@@ -20,7 +20,7 @@ class LeasedIntake:
     def __init__(
         self,
         nc: Client,
-        pool: Pool,
+        pool: SlotPool,
         *,
         deployment: str,
         runner: Runner,

@@ -12,7 +12,7 @@ from nats.errors import Error
 from schemas.jetstream import ACK, EXTEND, TERM, answer_all
 from schemas.units import Ms
 from workers.core.leases import extend_every_ms
-from workers.metrics import Metrics
+from workers.metrics import WorkerMetrics
 from workers.pool import HeldAttempt, Key, Slots
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ class Leases:
     Nothing here is confirmed: an answer that is lost means a redelivery, which the worker recognises.
     """
 
-    def __init__(self, nc: Client, slots: Slots, *, lease_ms: Ms, metrics: Metrics) -> None:
+    def __init__(self, nc: Client, slots: Slots, *, lease_ms: Ms, metrics: WorkerMetrics) -> None:
         self._nc = nc
         self._slots = slots
         self._extend_every_s = extend_every_ms(lease_ms) / 1000

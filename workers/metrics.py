@@ -8,7 +8,7 @@ from workers.ports import Capacity
 _SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 
 
-class Metrics:
+class WorkerMetrics:
     """One registry a process."""
 
     def __init__(self) -> None:

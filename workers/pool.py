@@ -15,7 +15,7 @@ from schemas.job import Attempt
 from schemas.outcome import Outcome, Released
 from schemas.units import Ms
 from workers.core.leases import while_running
-from workers.ports import Alive, Capacity
+from workers.ports import Capacity, Progress
 
 Key = tuple[bytes, int]
 """A job's id, for an interactive attempt with the subject of its reply, and the number of the attempt."""
@@ -37,7 +37,7 @@ class HeldAttempt:
     progressed_ms: Ms
     first_ms: Ms | None = None
     """When its first token came."""
-    spent: Alive | None = None
+    spent: Progress | None = None
     """What it has cost so far, if the engine said so."""
     ended: Outcome | None = None
     """The outcome that it was ended with from outside."""
@@ -86,7 +86,7 @@ class Slots:
         self.running -= 1
 
 
-class Pool:
+class SlotPool:
     """The slots and the reserve of one engine, and whether they may be filled. Its attempts run in `tasks`."""
 
     def __init__(self, capacity: Callable[[], Capacity]) -> None:
@@ -99,7 +99,7 @@ class Pool:
         self._emptied = asyncio.Event()
 
     def __repr__(self) -> str:
-        return f"Pool(leased={self.leased}, interactive={self.interactive})"
+        return f"SlotPool(leased={self.leased}, interactive={self.interactive})"
 
     @property
     def running(self) -> int:

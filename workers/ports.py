@@ -18,7 +18,7 @@ Clock = Callable[[], Ms]
 """Milliseconds since the epoch."""
 
 
-class Request(msgspec.Struct, frozen=True):
+class EngineRequest(msgspec.Struct, frozen=True):
     """What an engine is given. Engines never see NATS."""
 
     id: str
@@ -45,7 +45,7 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
-class Alive:
+class Progress:
     """The engine is at work on it, though nothing can be shown for it yet."""
 
     usage: Usage | None = None
@@ -53,8 +53,8 @@ class Alive:
     charge: Charge | None = None
 
 
-Step = Chunk | Alive | Succeeded | Failed
-"""The last one of a run is its outcome, and the only one that is not a Chunk or Alive."""
+Step = Chunk | Progress | Succeeded | Failed
+"""The last one of a run is its outcome, and the only one that is not a Chunk or Progress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,18 +85,18 @@ class Engine(Protocol):
     async def gone(self) -> str:
         """Wait until it is dead, also while nothing runs; says of what. An engine that cannot die waits for ever."""
 
-    def run(self, request: Request) -> AsyncGenerator[Step, None]:
+    def run(self, request: EngineRequest) -> AsyncGenerator[Step, None]:
         """Raises: EngineDied; every other failure is a Failed. Cancelled or closed, it stops generating."""
 
     async def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class Overrides:
     """What the worker's own arguments say; None leaves it to deployment and engine."""
 
     slots: int | None = None
 
 
-EngineFactory = Callable[[Deployment, Limits], Engine]
+EngineFactory = Callable[[Deployment, Overrides], Engine]
 """Raises: EngineConfigError, for options that the engine does not know."""

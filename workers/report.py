@@ -16,7 +16,7 @@ from schemas.jetstream import NotStored, Outgoing, publish_one
 from schemas.job import Attempt
 from schemas.outcome import EngineFault, Failed, Outcome, Report, ResponseTooLarge, Succeeded, Timings
 from schemas.units import Ms
-from workers.metrics import Metrics
+from workers.metrics import WorkerMetrics
 from workers.pool import HeldAttempt, Slots
 from workers.ports import LARGEST_BODY, Clock
 
@@ -52,7 +52,7 @@ WAITS = Waits()
 
 
 @dataclass(slots=True, eq=False)
-class Pending:
+class PendingReport:
     """A report that is not stored yet."""
 
     payload: bytes
@@ -82,7 +82,7 @@ class Reporter:
         deferrable: Callable[[], int],
         clock: Clock,
         message_ids: Callable[[], str],
-        metrics: Metrics,
+        metrics: WorkerMetrics,
         waits: Waits,
     ) -> None:
         self._nc = nc
@@ -95,7 +95,7 @@ class Reporter:
         self._message_ids = message_ids
         self._metrics = metrics
         self._waits = waits
-        self._pending: list[Pending] = []
+        self._pending: list[PendingReport] = []
         self._has_more = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -138,7 +138,7 @@ class Reporter:
         loop = asyncio.get_running_loop()
         now = loop.time()
         due_s, grace_s = now + wait_s(report, self._waits), now + self._waits.grace_s
-        pending = Pending(payload, due_s, grace_s, is_deferrable, loop.create_future())
+        pending = PendingReport(payload, due_s, grace_s, is_deferrable, loop.create_future())
         self._pending.append(pending)
         self._has_more.set()
         await pending.stored
@@ -176,7 +176,7 @@ class Reporter:
             due_s = min(due_s, max(graces, default=due_s))
         return due_s - asyncio.get_running_loop().time()
 
-    def _take(self) -> Sequence[Pending]:
+    def _take(self) -> Sequence[PendingReport]:
         count = len(next(bundles(one.payload for one in self._pending)))
         bundle, self._pending = self._pending[:count], self._pending[count:]
         return bundle

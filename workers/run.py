@@ -11,8 +11,8 @@ from schemas.outcome import EngineFault, EngineLost, Failed, Outcome
 from workers.catalog import ActiveCatalog
 from workers.core.body import asks_for_stream
 from workers.core.leases import before_run, priority
-from workers.pool import HeldAttempt, Pool
-from workers.ports import Alive, Chunk, Clock, Engine, EngineDied, Request
+from workers.pool import HeldAttempt, SlotPool
+from workers.ports import Chunk, Clock, Engine, EngineDied, EngineRequest, Progress
 
 log = logging.getLogger(__name__)
 Piece = Callable[[bytes], Awaitable[None]]
@@ -22,7 +22,7 @@ Piece = Callable[[bytes], Awaitable[None]]
 class Runner:
     """Runs held attempts in one engine."""
 
-    def __init__(self, engine: Engine, pool: Pool, *, catalog: ActiveCatalog, clock: Clock) -> None:
+    def __init__(self, engine: Engine, pool: SlotPool, *, catalog: ActiveCatalog, clock: Clock) -> None:
         self._engine = engine
         self._pool = pool
         self._catalog = catalog
@@ -56,14 +56,14 @@ class Runner:
         finally:
             held.slots.give_back(held)
 
-    async def _generate(self, held: HeldAttempt, request: Request, piece: Piece | None) -> Outcome:
+    async def _generate(self, held: HeldAttempt, request: EngineRequest, piece: Piece | None) -> Outcome:
         """Follow the engine step by step. Raises: EngineDied."""
         try:
             async with aclosing(self._engine.run(request)) as steps:
                 async for step in steps:
                     now = self._clock()
                     held.progressed_ms = now
-                    if isinstance(step, Alive):
+                    if isinstance(step, Progress):
                         held.spent = step if step.usage is not None else held.spent
                         continue
                     if not isinstance(step, Chunk):
@@ -80,10 +80,10 @@ class Runner:
         return held.with_spent(Failed(EngineFault("the engine ended without an outcome")))
 
 
-def request_of(attempt: Attempt, *, delivery: int, max_output_tokens: int, is_read: bool) -> Request:
+def request_of(attempt: Attempt, *, delivery: int, max_output_tokens: int, is_read: bool) -> EngineRequest:
     """Make the engine's request of an attempt whose endpoint is known. `is_read`: somebody reads the answer as it grows."""
     endpoint = ENDPOINTS[attempt.endpoint]
-    return Request(
+    return EngineRequest(
         id=f"{attempt.job}.{attempt.number}.{delivery}",
         model=attempt.model,
         endpoint=endpoint,

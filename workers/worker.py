@@ -18,8 +18,8 @@ from workers.catalog import ActiveCatalog
 from workers.interactive import InteractiveIntake
 from workers.leased import LeasedIntake
 from workers.leases import Leases
-from workers.metrics import Metrics
-from workers.pool import Pool
+from workers.metrics import WorkerMetrics
+from workers.pool import SlotPool
 from workers.ports import Clock, Engine
 from workers.report import WAITS, Reporter, Waits
 from workers.run import Runner
@@ -48,7 +48,7 @@ class Worker:
         lease_ms: Ms,
         clock: Clock,
         message_ids: Callable[[], str],
-        metrics: Metrics,
+        metrics: WorkerMetrics,
         reconnected: asyncio.Event,
         tick_s: float = TICK_S,
         keepalive_ms: Ms = KEEPALIVE_MS,
@@ -62,7 +62,7 @@ class Worker:
         self._started_ms = clock()
         self._metrics = metrics
         self._tick_s = tick_s
-        self.pool = pool = Pool(engine.capacity)
+        self.pool = pool = SlotPool(engine.capacity)
         self._leases = leases = Leases(nc, pool.leased, lease_ms=lease_ms, metrics=metrics)
         self._reporter = reporter = Reporter(
             nc,

@@ -20,7 +20,7 @@ from tests.builders import BODIES
 from workers.core.assembly import ResponseAssembler
 from workers.engines import factory
 from workers.engines.simulated import Simulated
-from workers.ports import Capacity, Chunk, Engine, EngineConfigError, Limits, Request, Step
+from workers.ports import Capacity, Chunk, Engine, EngineConfigError, EngineRequest, Overrides, Step
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -50,7 +50,7 @@ def _skip_without_model(name: str) -> None:
 async def engine(request: pytest.FixtureRequest) -> AsyncIterator[Engine]:
     _skip_without_model(request.param)
     deployment = DEPLOYMENTS[request.param]
-    made = factory(deployment.engine)(deployment, Limits())
+    made = factory(deployment.engine)(deployment, Overrides())
     capacity = await made.start()
     assert (capacity.slots, capacity.reserve) == (2, 1)
     yield made
@@ -60,9 +60,11 @@ async def engine(request: pytest.FixtureRequest) -> AsyncIterator[Engine]:
 _numbers = iter(range(1, 1_000_000))
 
 
-def a_request(body: dict[str, Any] | None = None, *, endpoint: Endpoint = CHAT, streamed: bool = False) -> Request:
+def a_request(
+    body: dict[str, Any] | None = None, *, endpoint: Endpoint = CHAT, streamed: bool = False
+) -> EngineRequest:
     asked = {"messages": [{"role": "user", "content": "Say hello to Ada."}], "max_tokens": 12, "temperature": 0}
-    return Request(
+    return EngineRequest(
         id=f"r{next(_numbers)}",
         model="public-name",
         endpoint=endpoint,
@@ -73,11 +75,11 @@ def a_request(body: dict[str, Any] | None = None, *, endpoint: Endpoint = CHAT, 
     )
 
 
-async def steps_of(engine: Engine, request: Request) -> list[Step]:
+async def steps_of(engine: Engine, request: EngineRequest) -> list[Step]:
     return [step async for step in engine.run(request)]
 
 
-async def succeeded(engine: Engine, request: Request) -> tuple[dict[str, Any], Succeeded]:
+async def succeeded(engine: Engine, request: EngineRequest) -> tuple[dict[str, Any], Succeeded]:
     last = (await steps_of(engine, request))[-1]
     assert isinstance(last, Succeeded), last
     return json.loads(last.body), last
@@ -123,7 +125,7 @@ async def test_each_endpoint_is_answered_in_its_shape_or_said_not_to_be_served(
 
 @pytest.mark.parametrize("endpoint", [e for e in ENDPOINTS.values() if e.can_stream], ids=lambda e: e.path)
 async def test_a_stream_put_together_is_the_answer_that_comes_whole(endpoint: Endpoint) -> None:
-    engine = factory("simulated")(Deployment(engine="simulated"), Limits())
+    engine = factory("simulated")(Deployment(engine="simulated"), Overrides())
     asked = json.loads(BODIES[endpoint.path])
     streamed = await steps_of(engine, a_request(asked, endpoint=endpoint, streamed=True))
     whole = ResponseAssembler(endpoint)
@@ -224,7 +226,7 @@ async def test_as_many_as_it_has_places_run_at_once(engine: Engine) -> None:
 
 async def test_what_runs_at_once_slows_each_other_down_as_stated() -> None:
     options = {"decode_tokens_per_s": 100.0, "slowdown": 2.0, "output_tokens": 10}
-    engine = factory("simulated")(Deployment(engine="simulated", options=options), Limits())
+    engine = factory("simulated")(Deployment(engine="simulated", options=options), Overrides())
 
     began = asyncio.get_running_loop().time()
     await succeeded(engine, a_request({"messages": [{"role": "user", "content": "Hi"}]}))
@@ -241,7 +243,7 @@ async def test_what_runs_at_once_slows_each_other_down_as_stated() -> None:
 async def test_unknown_options_are_refused_with_the_known_ones(engine: Engine) -> None:
     name = type(engine).__name__.lower()
     with pytest.raises(EngineConfigError, match="known:"):
-        factory(name)(Deployment(engine=name, source="x", options={"no_such": 1}), Limits())
+        factory(name)(Deployment(engine=name, source="x", options={"no_such": 1}), Overrides())
 
 
 @pytest.mark.parametrize(
@@ -250,7 +252,7 @@ async def test_unknown_options_are_refused_with_the_known_ones(engine: Engine) -
 )
 async def test_a_script_that_cannot_be_read_is_refused(options: dict[str, Any], field: str) -> None:
     with pytest.raises(EngineConfigError, match=f"`{field}`"):
-        factory("simulated")(Deployment(engine="simulated", options=options), Limits())
+        factory("simulated")(Deployment(engine="simulated", options=options), Overrides())
 
 
 @pytest.mark.parametrize(
@@ -265,7 +267,7 @@ async def test_a_script_that_cannot_be_read_is_refused(options: dict[str, Any], 
 async def test_a_model_file_that_is_not_there_is_named(source: str, why: str) -> None:
     """A module that is no package holds no files."""
     with pytest.raises(EngineConfigError, match=why):
-        factory("llamacpp")(Deployment(engine="llamacpp", source=source), Limits())
+        factory("llamacpp")(Deployment(engine="llamacpp", source=source), Overrides())
 
 
 async def test_llamacpp_keeps_to_a_json_schema(engine: Engine) -> None:
@@ -467,7 +469,7 @@ async def test_closing_leaves_no_thread() -> None:
     if importlib.util.find_spec("xllamacpp") is None:
         pytest.skip("not installed")
     before = set(threading.enumerate())
-    made = factory("llamacpp")(DEPLOYMENTS["llamacpp"], Limits(slots=1))
+    made = factory("llamacpp")(DEPLOYMENTS["llamacpp"], Overrides(slots=1))
     await made.start()
     await succeeded(made, a_request())
 

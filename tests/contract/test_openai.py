@@ -37,7 +37,7 @@ from schemas.worker import DENIED, THROTTLED, UPSTREAM_DOWN, Paused
 from workers.engines import factory
 from workers.engines.openai import make, profile_of
 from workers.engines.prices import SOURCE
-from workers.ports import Alive, Capacity, Chunk, Clock, Engine, EngineConfigError, Limits, Request, Step
+from workers.ports import Capacity, Chunk, Clock, Engine, EngineConfigError, EngineRequest, Overrides, Progress, Step
 
 KEY = "sk-test-0123456789"
 USED: dict[str, Any] = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
@@ -173,7 +173,7 @@ async def serving(
             **changes,
         }
     )
-    made = make(deployment, Limits(), clock=clock)
+    made = make(deployment, Overrides(), clock=clock)
     await made.start()
     try:
         yield api, made
@@ -182,14 +182,14 @@ async def serving(
         server.close()
 
 
-def a_request(*, streamed: bool = False, endpoint: Endpoint = CHAT, **fields: Any) -> Request:
+def a_request(*, streamed: bool = False, endpoint: Endpoint = CHAT, **fields: Any) -> EngineRequest:
     body = {"messages": [{"role": "user", "content": "Say hello."}], **fields}
     raw = json.dumps({"input": "text"} if endpoint == EMBEDDINGS else body).encode()
-    return Request("r1", "public", endpoint, raw, 64, streamed, 1)
+    return EngineRequest("r1", "public", endpoint, raw, 64, streamed, 1)
 
 
-async def steps_of(engine: Engine, request: Request) -> list[Step]:
-    return [step async for step in engine.run(request) if not isinstance(step, Alive)]
+async def steps_of(engine: Engine, request: EngineRequest) -> list[Step]:
+    return [step async for step in engine.run(request) if not isinstance(step, Progress)]
 
 
 async def outcome(
@@ -475,7 +475,7 @@ async def test_a_stream_says_now_and_then_what_it_may_have_cost() -> None:
         steps = [step async for step in engine.run(a_request(streamed=True))]
 
     assert sum(isinstance(step, Chunk) for step in steps) == 51
-    assert sum(isinstance(step, Alive) for step in steps) < 5
+    assert sum(isinstance(step, Progress) for step in steps) < 5
 
 
 async def test_a_whole_answer_to_a_stream_is_an_answer() -> None:
@@ -588,7 +588,7 @@ async def test_headers_that_are_slow_are_waited_for_and_the_cost_of_leaving_is_k
         gate.set()
         rest = [step async for step in steps]
 
-    assert isinstance(first, Alive)
+    assert isinstance(first, Progress)
     assert first.usage is not None
     assert first.usage.output_tokens == 64
     assert isinstance(rest[-1], Succeeded)
@@ -827,7 +827,7 @@ async def test_a_refused_key_stops_the_sending_and_is_never_repeated() -> None:
 
 async def test_a_body_that_is_no_object_fails_for_good() -> None:
     async with serving(answer(RESPONSE)) as (api, engine):
-        [last] = await steps_of(engine, Request("r", "m", CHAT, b"[]", 8, False, 1))
+        [last] = await steps_of(engine, EngineRequest("r", "m", CHAT, b"[]", 8, False, 1))
 
     assert isinstance(last, Failed)
     assert isinstance(last.failure, BadRequest)
@@ -858,7 +858,7 @@ def test_a_deployment_that_cannot_work_is_refused(changes: dict[str, Any], why: 
     fields: dict[str, Any] = {"engine": "openai", "base_url": "http://x/v1", "source": "m", "key_env": ""}
 
     with pytest.raises(EngineConfigError, match=why):
-        factory("openai")(Deployment(**{**fields, **changes}), Limits())
+        factory("openai")(Deployment(**{**fields, **changes}), Overrides())
 
 
 @pytest.mark.parametrize(
@@ -873,7 +873,7 @@ def test_a_deployment_that_cannot_work_is_refused(changes: dict[str, Any], why: 
 def test_a_cap_needs_some_cost(changes: dict[str, Any]) -> None:
     fields = {"engine": "openai", "base_url": "http://x/v1", "source": "m", "key_env": "", "daily_cap_usd": 1.0}
 
-    assert factory("openai")(Deployment(**{**fields, **changes}), Limits()).capacity() == Capacity(32, 1)
+    assert factory("openai")(Deployment(**{**fields, **changes}), Overrides()).capacity() == Capacity(32, 1)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from schemas.outcome import BadRequest, ContextTooLong, Denied, EngineFault, Failure, Filtered, Throttled
 from schemas.units import Ms
-from workers.core.answers import ApiError, error_in, failure_of, patience_ms, status_of
+from workers.core.answers import ApiError, error_in, failure_of, retry_after_ms, status_of
 from workers.core.body import BadBody, reported_usage
 
 NOW = Ms(1_800_000_000_000)
@@ -155,7 +155,7 @@ def test_where_an_error_stands(answer: dict[str, Any], message: str | None) -> N
     ],
 )
 def test_how_long_to_wait(headers: dict[str, str], wait: int | None) -> None:
-    assert patience_ms(headers, NOW) == wait
+    assert retry_after_ms(headers, NOW) == wait
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from schemas.outcome import Cancelled, EngineFault, EngineLost, Failed, Outcome,
 from schemas.units import Ms
 from tests.builders import a_catalog, a_success, an_attempt
 from workers.catalog import ActiveCatalog
-from workers.pool import HeldAttempt, Pool, Slots
-from workers.ports import Capacity, Chunk, EngineDied, Request, Step
+from workers.pool import HeldAttempt, SlotPool, Slots
+from workers.ports import Capacity, Chunk, EngineDied, EngineRequest, Step
 from workers.run import Runner
 
 NOW = Ms(1_000_000)
@@ -55,7 +55,7 @@ class Scripted:
         await asyncio.Event().wait()
         return "never"
 
-    async def run(self, request: Request) -> AsyncGenerator[Step, None]:
+    async def run(self, request: EngineRequest) -> AsyncGenerator[Step, None]:
         self.inside += 1
         try:
             yield Chunk()
@@ -72,7 +72,7 @@ class Case:
     def __init__(self, *, stores: bool = True) -> None:
         self.stores = stores
         self.engine = Scripted()
-        self.pool = Pool(self.engine.capacity)
+        self.pool = SlotPool(self.engine.capacity)
         catalog = ActiveCatalog(Revision(1, Ms(0), a_catalog()), "d")
         self.runner = Runner(self.engine, self.pool, catalog=catalog, clock=lambda: NOW)
         self.outcomes: dict[Attempt, Outcome] = {}

@@ -31,8 +31,8 @@ from tests.system import CATALOG, until
 from workers.beat import beat
 from workers.catalog import ActiveCatalog
 from workers.engines.simulated import make
-from workers.metrics import Metrics
-from workers.ports import Limits
+from workers.metrics import WorkerMetrics
+from workers.ports import Overrides
 from workers.worker import Worker
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(60)]
@@ -94,13 +94,13 @@ async def a_worker(nc: Nats, *, slots: int = 4, reconnected: asyncio.Event | Non
     catalog = ActiveCatalog(Revision(1, Ms(0), parse(text)), "d")
     worker = Worker(
         nc,
-        make(catalog.deployment, Limits(slots)),
+        make(catalog.deployment, Overrides(slots)),
         name="w1",
         catalog=catalog,
         lease_ms=Ms(15_000),
         clock=now,
         message_ids=lambda: str(an_id()),
-        metrics=Metrics(),
+        metrics=WorkerMetrics(),
         reconnected=reconnected or asyncio.Event(),
     )
 

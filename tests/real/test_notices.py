@@ -14,7 +14,7 @@ from schemas.catalog import Revision
 from schemas.codec import jsoned
 from schemas.units import Ms
 from tests.builders import a_beat, a_catalog
-from workers.beat import leave, say
+from workers.beat import delete_beat, publish_beat
 
 pytestmark = pytest.mark.real
 UNREADABLE = [b"nope", b'{"worker": "\xff", "number": "\xff"}', b'{"x": ' + b"[" * 100_000]
@@ -67,11 +67,11 @@ async def test_catalogs_that_cannot_be_read_are_ignored(listener: Nats, raised: 
 async def test_a_worker_that_leaves_is_forgotten_at_once(listener: Nats) -> None:
     beats, changes = Beats(listener), list[None]()
     await beats.listen()
-    await say(listener, a_beat("w"))
+    await publish_beat(listener, a_beat("w"))
     await until(lambda: bool(beats.alive()))
     beats.changed = lambda: changes.append(None)
 
-    await leave(listener, "w")
+    await delete_beat(listener, "w")
 
     await until(lambda: not beats.alive())
     assert len(changes) == 1
@@ -80,7 +80,7 @@ async def test_a_worker_that_leaves_is_forgotten_at_once(listener: Nats) -> None
 async def test_a_worker_that_is_not_heard_any_more_is_forgotten(listener: Nats) -> None:
     beats = Beats(listener, lifetime_ms=300)
     await beats.listen()
-    await say(listener, a_beat("w"))
+    await publish_beat(listener, a_beat("w"))
     await until(lambda: bool(beats.alive()))
 
     await until(lambda: not beats.alive())
@@ -92,7 +92,7 @@ async def test_only_another_capacity_is_a_change(listener: Nats) -> None:
     beats.changed = lambda: changes.append(None)
 
     for state in (a_beat("a"), a_beat("a"), a_beat("a", draining=True), a_beat("b")):
-        await say(listener, state)
+        await publish_beat(listener, state)
 
     await until(lambda: len(beats.alive()) == 2)
     assert len(changes) == 3

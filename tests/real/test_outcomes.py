@@ -32,7 +32,7 @@ from schemas.outcome import (
 from schemas.units import Ms, NanoUsd
 from tests.builders import a_chat, a_report, a_success, now
 from tests.real.test_worker import FOREVER_S, QUICK, Bench, Pausing, a_pool, a_reporter, an_ask
-from workers.ports import LARGEST_BODY, Alive, Chunk, EngineDied, Request, Step
+from workers.ports import LARGEST_BODY, Chunk, EngineDied, EngineRequest, Progress, Step
 from workers.report import Waits
 
 pytestmark = pytest.mark.real
@@ -142,9 +142,9 @@ async def test_a_reply_that_cannot_be_sent_does_no_harm(nc: Nats) -> None:
 class Spending(Pausing):
     """An engine that says what it has spent, and then does what it is asked to."""
 
-    async def run(self, request: Request) -> AsyncGenerator[Step, None]:
-        yield Alive(SPENT, CHARGE)
-        yield Alive()  # at work, and nothing new is known
+    async def run(self, request: EngineRequest) -> AsyncGenerator[Step, None]:
+        yield Progress(SPENT, CHARGE)
+        yield Progress()  # at work, and nothing new is known
         if b"raise" in request.body:
             raise RuntimeError("scripted")
         if b"die" in request.body:
@@ -208,10 +208,10 @@ async def test_what_an_attempt_had_spent_by_its_time_out_is_reported(
 class Steady(Pausing):
     """An engine that works for a while, and says now and then that it does."""
 
-    async def run(self, request: Request) -> AsyncGenerator[Step, None]:  # noqa: ARG002 - the port's
+    async def run(self, request: EngineRequest) -> AsyncGenerator[Step, None]:  # noqa: ARG002 - the port's
         for _ in range(12):
             await asyncio.sleep(0.05)
-            yield Alive()
+            yield Progress()
         yield a_success()
 
 
@@ -223,7 +223,7 @@ async def test_an_attempt_that_makes_progress_is_not_ended(nc: Nats) -> None:
 class Long(Pausing):
     """An engine whose answers are the largest there are, or one byte larger."""
 
-    async def run(self, request: Request) -> AsyncGenerator[Step, None]:
+    async def run(self, request: EngineRequest) -> AsyncGenerator[Step, None]:
         size = LARGEST_BODY + (b"larger" in request.body)
         yield Succeeded(b"x" * size, SPENT, CHARGE)
 
@@ -240,7 +240,7 @@ async def test_a_response_that_no_message_can_carry_fails_with_what_it_cost(nc: 
 class Odd(Pausing):
     """An engine that says what no message can hold."""
 
-    async def run(self, request: Request) -> AsyncGenerator[Step, None]:  # noqa: ARG002 - the port's
+    async def run(self, request: EngineRequest) -> AsyncGenerator[Step, None]:  # noqa: ARG002 - the port's
         yield Failed(BadRequest("\ud800"))
 
 
@@ -255,9 +255,9 @@ async def test_what_an_engine_says_that_cannot_be_written_is_its_fault(nc: Nats)
 class Timed(Pausing):
     """An engine whose first token comes half-way."""
 
-    async def run(self, request: Request) -> AsyncGenerator[Step, None]:  # noqa: ARG002 - the port's
+    async def run(self, request: EngineRequest) -> AsyncGenerator[Step, None]:  # noqa: ARG002 - the port's
         await asyncio.sleep(0.05)
-        yield Alive()
+        yield Progress()
         await asyncio.sleep(0.05)
         yield Chunk()
         await asyncio.sleep(0.05)

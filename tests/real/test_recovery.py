@@ -33,7 +33,7 @@ from tests.real.test_dispatch import a_beat, a_leader, committed, dispatched, ru
 from tests.real.test_ledger import a_verdict
 from tests.reporting import report
 from tests.system import until
-from workers.beat import beat, leave
+from workers.beat import beat, delete_beat
 
 pytestmark = pytest.mark.real
 NEVER_S = 3600.0
@@ -412,7 +412,7 @@ async def test_a_deployment_that_is_heard_again_begins_anew(nc: Nats, ledger: Le
         async with saying(nc, a_beat("d")):
             await announced(nc, ledger, only_there)
             await runs(ledger, only_there.id)
-        await leave(nc, "of-d")
+        await delete_beat(nc, "of-d")
         clock.move(1000)
         await swept(nc, ledger)
 

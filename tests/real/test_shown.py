@@ -18,7 +18,7 @@ from tests.real.test_broker import Running, a_broker
 from tests.real.test_dispatch import a_beat
 from tests.real.test_ledger import a_batch, a_verdict, dispatched
 from tests.system import until
-from workers.beat import say
+from workers.beat import publish_beat
 
 pytestmark = pytest.mark.real
 TIMES = Timings(started_ms=Ms(1_000), queue_ms=Ms(5), run_ms=Ms(50), ttft_ms=Ms(10))
@@ -178,7 +178,7 @@ async def system(nats_url: str, ledger_url: str, nc: Nats) -> AsyncIterator[Runn
 async def test_the_workers_are_shown_by_deployment_and_name(system: Running, nc: Nats) -> None:
     names = [("e", "w2"), ("d", "w3"), ("e", "w1"), ("d", "w4")]
     for deployment, worker in names:
-        await say(nc, replace(a_beat(deployment), worker=worker))
+        await publish_beat(nc, replace(a_beat(deployment), worker=worker))
 
     async def all_heard() -> bool:
         return len((await system.client.status()).workers) == len(names)

@@ -44,7 +44,7 @@ from tests.builders import BODY, a_catalog, a_chat, a_report, an_attempt, an_id,
 from tests.scripted import round_trip
 from workers.catalog import ActiveCatalog
 from workers.engines.simulated import Options, Simulated
-from workers.metrics import Metrics
+from workers.metrics import WorkerMetrics
 from workers.pool import Slots
 from workers.ports import Capacity
 from workers.puller import Puller
@@ -161,7 +161,7 @@ async def a_pool(
         lease_ms=Ms(lease_ms),
         clock=now,
         message_ids=lambda: str(an_id()),
-        metrics=Metrics(),
+        metrics=WorkerMetrics(),
         reconnected=asyncio.Event(),
         tick_s=tick_s,
         keepalive_ms=Ms(50),
@@ -408,7 +408,7 @@ class Stored:
             deferrable=lambda: DEFERRABLE,
             clock=now,
             message_ids=lambda: str(an_id()),
-            metrics=Metrics(),
+            metrics=WorkerMetrics(),
             waits=waits,
         )
         self.jobs: asyncio.Queue[UUID] = asyncio.Queue()

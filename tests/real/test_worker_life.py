@@ -21,7 +21,7 @@ from tests.real.test_worker_process import apply, is_forgotten, reported
 from tests.system import until
 from workers.cli import serve
 from workers.config import WorkerConfig
-from workers.engines.simulated import Kind, Options, Script, Simulated
+from workers.engines.simulated import FailureKind, Options, ScriptedFailure, Simulated
 from workers.ports import Capacity
 
 pytestmark = pytest.mark.real
@@ -31,7 +31,7 @@ class Mortal(Simulated):
     """An engine that dies when it is told to."""
 
     def __init__(self) -> None:
-        super().__init__(Options(failures=(Script("hang", Kind.HANG),)), Capacity(4, 1), 4096)
+        super().__init__(Options(failures=(ScriptedFailure("hang", FailureKind.HANG),)), Capacity(4, 1), 4096)
         self.dead = asyncio.Event()
 
     async def gone(self) -> str:

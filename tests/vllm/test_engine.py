@@ -29,7 +29,7 @@ from tests.contract.test_engine import (  # noqa: F401 - the suite of all engine
     test_without_a_limit_the_models_limit_holds,
 )
 from workers.engines import factory
-from workers.ports import Chunk, Engine, EngineConfigError, EngineDied, Limits
+from workers.ports import Chunk, Engine, EngineConfigError, EngineDied, Overrides
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 OPTIONS: dict[str, Any] = {"enforce_eager": True, "kv_cache_memory_bytes": 2**28}
@@ -51,7 +51,7 @@ def a_deployment(source: Path, **options: Any) -> Deployment:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine(smol: Path) -> AsyncIterator[Engine]:
     deployment = a_deployment(smol, enable_auto_tool_choice=True, tool_call_parser="hermes")
-    made = factory("vllm")(deployment, Limits())
+    made = factory("vllm")(deployment, Overrides())
     capacity = await made.start()
     assert (capacity.slots, capacity.reserve) == (4, 2)
     yield made
@@ -214,7 +214,7 @@ async def test_an_endpoint_that_the_model_does_not_serve_fails_for_good(engine: 
 )
 async def test_unknown_options_are_refused_before_anything_is_loaded(options: dict[str, Any], why: str) -> None:
     with pytest.raises(EngineConfigError, match=why):
-        factory("vllm")(Deployment(engine="vllm", source="nowhere", options=options), Limits())
+        factory("vllm")(Deployment(engine="vllm", source="nowhere", options=options), Overrides())
 
 
 @pytest.mark.parametrize(
@@ -226,15 +226,15 @@ async def test_where_a_cpu_has_no_fast_halves_float32_is_the_default(
 ) -> None:
     monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
 
-    assert f", {dtype}, " in repr(factory("vllm")(a_deployment(tiny, **options), Limits()))
+    assert f", {dtype}, " in repr(factory("vllm")(a_deployment(tiny, **options), Overrides()))
 
 
 async def test_a_model_that_is_not_there_is_refused_and_harms_no_other(engine: Engine, tmp_path: Path) -> None:
     with pytest.raises(EngineConfigError, match="nothing"):
-        factory("vllm")(a_deployment(tmp_path / "nothing"), Limits())
+        factory("vllm")(a_deployment(tmp_path / "nothing"), Overrides())
 
     (tmp_path / "config.json").write_text("{}")
-    made = factory("vllm")(a_deployment(tmp_path), Limits())
+    made = factory("vllm")(a_deployment(tmp_path), Overrides())
     with pytest.raises(EngineConfigError, match="cannot load"):
         await made.start()
     del made
@@ -243,7 +243,7 @@ async def test_a_model_that_is_not_there_is_refused_and_harms_no_other(engine: E
 
 
 async def test_embeddings_and_the_death_of_the_engine(tiny: Path) -> None:
-    made: Any = factory("vllm")(a_deployment(tiny, convert="embed", runner="pooling"), Limits())
+    made: Any = factory("vllm")(a_deployment(tiny, convert="embed", runner="pooling"), Overrides())
     await made.start()
 
     body, outcome = await succeeded(made, a_request({"input": ["one", "two"]}, endpoint=EMBEDDINGS))

@@ -95,7 +95,7 @@ def failure_of(
     if status in {400, 404, 405, 411, 413, 414, 415, 422, 431}:
         too_long = names & _TOO_LONG_CODES or _TOO_LONG.search(message)
         return ContextTooLong(message, context_tokens) if too_long else BadRequest(message)
-    wait = patience_ms(headers, now)
+    wait = retry_after_ms(headers, now)
     if status in {429, 503, 529} or (status >= 500 and wait is not None):
         return Throttled(wait)
     return EngineFault(message)
@@ -124,12 +124,12 @@ def status_of(error: ApiError) -> int:
     return code if 400 <= code < 600 else 500
 
 
-def patience_ms(headers: Mapping[str, str], now: Ms) -> Ms | None:
+def retry_after_ms(headers: Mapping[str, str], now: Ms) -> Ms | None:
     """How long the API asks to wait: Retry-After first (RFC 9110, 10.2.3), then what rate limits say of their reset."""
     if (exact := _number(headers.get("retry-after-ms"))) is not None:
         return Ms(int(exact))
     if (given := headers.get("retry-after")) is not None:
-        return _retry_after_ms(given, now)
+        return _parse_retry_after(given, now)
     spent = [
         headers.get(f"x-ratelimit-reset{kind}")
         for kind in ("-requests", "-tokens", "")
@@ -147,7 +147,7 @@ def _number(text: str | None) -> float | None:
     return number if number is not None and 0 <= number < 1e15 else None
 
 
-def _retry_after_ms(text: str, now: Ms) -> Ms | None:
+def _parse_retry_after(text: str, now: Ms) -> Ms | None:
     if (seconds := _number(text)) is not None:
         return Ms(int(seconds * 1000))
     try:

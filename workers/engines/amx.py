@@ -8,7 +8,7 @@ meets a matrix that it multiplies with AMX, and a small model may have none.
 import torch
 
 
-class Permitted:
+class AmxPermission:
     """Empty: vLLM mixes it into its worker class (`worker_extension_cls`), and so imports this module."""
 
 

@@ -1,7 +1,7 @@
 """A request to an ASGI application in this process, without a socket; its answer comes piece by piece.
 
 HTTP clients' own ASGI transports collect the whole answer first, which is no use for a stream. The messages are those
-of the ASGI specification, "HTTP & WebSocket ASGI Message Format".
+of the ASGI specification, "HTTP & WebSocket ASGI AsgiMessage Format".
 """
 
 import asyncio
@@ -10,18 +10,20 @@ from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-Message = MutableMapping[str, Any]
-App = Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
+AsgiMessage = MutableMapping[str, Any]
+AsgiApp = Callable[
+    [AsgiMessage, Callable[[], Awaitable[AsgiMessage]], Callable[[AsgiMessage], Awaitable[None]]], Awaitable[None]
+]
 _LEAVE_S = 5.0
 """How long an application may take to notice that its client left."""
 
 
-class Reply:
+class AsgiResponse:
     """What the application answers. Leaving `called` early is the client hanging up."""
 
     def __init__(self, request: bytes) -> None:
         self._request: bytes | None = request
-        self._messages: asyncio.Queue[Message] = asyncio.Queue()
+        self._messages: asyncio.Queue[AsgiMessage] = asyncio.Queue()
         self._left = asyncio.Event()
         self.status = 0
 
@@ -38,14 +40,14 @@ class Reply:
             self._messages.put_nowait({})
         return message.get("body", b"") if message else None
 
-    async def receive(self) -> Message:
+    async def receive(self) -> AsgiMessage:
         if self._request is not None:
             body, self._request = self._request, None
             return {"type": "http.request", "body": body, "more_body": False}
         await self._left.wait()
         return {"type": "http.disconnect"}
 
-    async def send(self, message: Message) -> None:
+    async def send(self, message: AsgiMessage) -> None:
         self._messages.put_nowait(message)
 
     def hang_up(self) -> None:
@@ -56,10 +58,10 @@ class Reply:
 
 
 @asynccontextmanager
-async def called(app: App, path: str, body: bytes, headers: dict[str, str]) -> AsyncIterator[Reply]:
+async def called(app: AsgiApp, path: str, body: bytes, headers: dict[str, str]) -> AsyncIterator[AsgiResponse]:
     """POST JSON. Raises what the application raises, once it is left."""
-    reply = Reply(body)
-    scope: Message = {
+    reply = AsgiResponse(body)
+    scope: AsgiMessage = {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
         "http_version": "1.1",
@@ -86,7 +88,7 @@ async def called(app: App, path: str, body: bytes, headers: dict[str, str]) -> A
         await _finished(answering)
 
 
-async def _run(app: App, scope: Message, reply: Reply) -> None:
+async def _run(app: AsgiApp, scope: AsgiMessage, reply: AsgiResponse) -> None:
     await app(scope, reply.receive, reply.send)
 
 

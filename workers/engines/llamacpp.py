@@ -24,7 +24,7 @@ from schemas.endpoints import Endpoint, Shape
 from schemas.outcome import BadRequest, ContextTooLong, EngineFault, Failed, Succeeded, Usage
 from workers.core.assembly import ResponseAssembler
 from workers.engines import openmp
-from workers.ports import Capacity, Chunk, EngineConfigError, Limits, Request, Step
+from workers.ports import Capacity, Chunk, EngineConfigError, EngineRequest, Overrides, Step
 
 if importlib.util.find_spec("xllamacpp") is None:
     raise ModuleNotFoundError("xllamacpp is not installed", name="xllamacpp")
@@ -60,13 +60,13 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Serve /v1/embeddings, and nothing else."""
 
 
-def make(deployment: Deployment, limits: Limits) -> "LlamaCpp":
+def make(deployment: Deployment, overrides: Overrides) -> "LlamaCpp":
     try:
         options = msgspec.convert(deployment.options, Options)
     except msgspec.ValidationError as error:
         known = ", ".join(Options.__struct_fields__)
         raise EngineConfigError(f"options of the engine 'llamacpp': {error}; known: {known}") from error
-    slots = limits.slots or deployment.max_concurrency or _DEFAULT_SLOTS
+    slots = overrides.slots or deployment.max_concurrency or _DEFAULT_SLOTS
     return LlamaCpp(_file(deployment.source), deployment.context_tokens, Capacity(slots, deployment.reserve), options)
 
 
@@ -100,7 +100,7 @@ class LlamaCpp:
         self._server: Any = None
         most = capacity.slots + capacity.reserve
         self._threads = ThreadPoolExecutor(most, thread_name_prefix="llamacpp")
-        self._running: set[Conversation] = set()
+        self._running: set[BlockingCall] = set()
 
     async def start(self) -> Capacity:
         loop = asyncio.get_running_loop()
@@ -122,8 +122,8 @@ class LlamaCpp:
         return "never"
 
     async def close(self) -> None:
-        for conversation in self._running:
-            conversation.stopped.set()
+        for blocking_call in self._running:
+            blocking_call.stopped.set()
         await asyncio.get_running_loop().run_in_executor(None, self._threads.shutdown)
         self._server = None
 
@@ -146,7 +146,7 @@ class LlamaCpp:
             params.chat_template = options.chat_template
         return params
 
-    async def run(self, request: Request) -> AsyncGenerator[Step, None]:
+    async def run(self, request: EngineRequest) -> AsyncGenerator[Step, None]:
         body = _prepared(request, context_tokens=self._context_tokens)
         call = self._call(request.endpoint)
         if isinstance(body, Failed) or call is None:
@@ -155,15 +155,15 @@ class LlamaCpp:
         if not request.endpoint.can_stream:
             yield await self._embed(request, body, call)
             return
-        conversation = Conversation(asyncio.get_running_loop())
-        self._running.add(conversation)
+        blocking_call = BlockingCall(asyncio.get_running_loop())
+        self._running.add(blocking_call)
         try:
-            conversation.start(self._threads, call, body)
-            async for step in self._steps(request, conversation, choices=_choices(body)):
+            blocking_call.start(self._threads, call, body)
+            async for step in self._steps(request, blocking_call, choices=_choices(body)):
                 yield step
         finally:
-            conversation.stopped.set()
-            self._running.discard(conversation)
+            blocking_call.stopped.set()
+            self._running.discard(blocking_call)
 
     def _call(self, endpoint: Endpoint) -> Callable[..., Any] | None:
         """llama.cpp's function for an endpoint, or None. A model that was loaded for embeddings does nothing else."""
@@ -174,11 +174,11 @@ class LlamaCpp:
         return calls.get(endpoint.shape)
 
     async def _steps(
-        self, request: Request, conversation: "Conversation", *, choices: int
+        self, request: EngineRequest, blocking_call: "BlockingCall", *, choices: int
     ) -> AsyncGenerator[Step, None]:
         assembler, has_begun = ResponseAssembler(request.endpoint), False
         usages: list[dict[str, Any]] = []
-        while (event := await conversation.next()) is not None:
+        while (event := await blocking_call.next()) is not None:
             if isinstance(event, BaseException):
                 yield Failed(_fault(event, has_begun=has_begun))
                 return
@@ -196,7 +196,7 @@ class LlamaCpp:
         else:
             yield Failed(EngineFault("the stream ended before its choices did"), _usage(assembler.usage))
 
-    async def _embed(self, request: Request, body: dict[str, Any], call: Callable[..., Any]) -> Step:
+    async def _embed(self, request: EngineRequest, body: dict[str, Any], call: Callable[..., Any]) -> Step:
         try:
             answer = await asyncio.get_running_loop().run_in_executor(self._threads, call, body)
         except _UNREADABLE as error:
@@ -235,7 +235,7 @@ def _choices(body: dict[str, Any]) -> int:
     return max(1, int(asked)) if isinstance(asked, int | float) else 1
 
 
-def _prepared(request: Request, *, context_tokens: int) -> dict[str, Any] | Failed:
+def _prepared(request: EngineRequest, *, context_tokens: int) -> dict[str, Any] | Failed:
     """The body as llama.cpp gets it: streamed, with a limit, without what is not the producer's to say."""
     try:
         body = msgspec.json.decode(request.body)
@@ -285,7 +285,7 @@ Event = dict[str, Any] | BaseException | None
 """A streaming object; what the call raised; None at its end."""
 
 
-class Conversation:
+class BlockingCall:
     """A blocking call on a thread of its own, its events in the event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -64,7 +64,17 @@ from workers.core.body import (
 from workers.core.pause import Pause
 from workers.core.sse import DONE, Events
 from workers.engines.prices import is_listed, list_price, nano_usd
-from workers.ports import LARGEST_BODY, Alive, Capacity, Chunk, Clock, EngineConfigError, Limits, Request, Step
+from workers.ports import (
+    LARGEST_BODY,
+    Capacity,
+    Chunk,
+    Clock,
+    EngineConfigError,
+    EngineRequest,
+    Overrides,
+    Progress,
+    Step,
+)
 
 log = logging.getLogger(__name__)
 PROVIDER = "provider"
@@ -130,7 +140,7 @@ def profile_of(name: str | None, base_url: str) -> Profile:
     return next(found, known["generic"])
 
 
-def make(deployment: Deployment, limits: Limits, *, clock: Clock = wall_clock) -> "OpenAI":
+def make(deployment: Deployment, overrides: Overrides, *, clock: Clock = wall_clock) -> "OpenAI":
     try:
         options = msgspec.convert(deployment.options, Options)
     except msgspec.ValidationError as error:
@@ -143,7 +153,7 @@ def make(deployment: Deployment, limits: Limits, *, clock: Clock = wall_clock) -
     if not deployment.source:
         raise EngineConfigError("the engine 'openai' needs `source`: the provider's name of the model")
     _check_cap(deployment, options, profile)
-    slots = limits.slots or deployment.max_concurrency or _DEFAULT_SLOTS
+    slots = overrides.slots or deployment.max_concurrency or _DEFAULT_SLOTS
     key = _key(profile.key_env if deployment.key_env is None else deployment.key_env)
     capacity = Capacity(slots, deployment.reserve)
     return OpenAI(deployment, options, profile, base_url=base_url, key=key, capacity=capacity, clock=clock)
@@ -234,20 +244,20 @@ class OpenAI:
         if self._session is not None:
             await self._session.close()
 
-    async def run(self, request: Request) -> AsyncGenerator[Step, None]:
+    async def run(self, request: EngineRequest) -> AsyncGenerator[Step, None]:
         try:
             body = self._prepared(request)
             requested = requested_output(body, request.endpoint, max_output_tokens=request.max_output_tokens)
         except BadBody as error:
             yield Failed(BadRequest(str(error)))
             return
-        call = Call(self, request, body, requested)
+        call = ApiCall(self, request, body, requested)
         async for step in call.steps():
             if isinstance(step, Succeeded | Failed):
                 self._heed(step, call)
             yield step
 
-    def _heed(self, outcome: Succeeded | Failed, call: "Call") -> None:
+    def _heed(self, outcome: Succeeded | Failed, call: "ApiCall") -> None:
         now, begin = self._clock(), partial(self._pause.begin, detail=call.answered)
         was_left_alone = bool(self._pause.left_ms(now))
         match outcome:
@@ -264,7 +274,7 @@ class OpenAI:
         if isinstance(outcome, Failed) and not was_left_alone and (left_ms := self._pause.left_ms(now)):
             log.warning("nothing is sent for %d ms failure=%s", left_ms, failure_kind(outcome.failure))
 
-    def _prepared(self, request: Request) -> bytes:
+    def _prepared(self, request: EngineRequest) -> bytes:
         """Raises: BadBody."""
         fields = fields_of(request.body)
         extra = {**self._profile.body, **self._options.body}
@@ -280,7 +290,7 @@ class OpenAI:
             changes[limit] = request.max_output_tokens
         return with_fields(fields, **changes)
 
-    def post(self, request: Request, body: bytes, *, sent: asyncio.Future[None]) -> Any:
+    def post(self, request: EngineRequest, body: bytes, *, sent: asyncio.Future[None]) -> Any:
         assert self._session is not None  # noqa: S101 - it was started
         url = f"{self._base_url}{request.endpoint.path.removeprefix('/v1')}"
         return self._session.post(url, data=body, allow_redirects=False, trace_request_ctx=sent)
@@ -327,10 +337,10 @@ class TooLarge(Exception):
         self.failure = ResponseTooLarge(size_bytes, limit_bytes)
 
 
-class Call:
+class ApiCall:
     """One request and its answer."""
 
-    def __init__(self, api: OpenAI, request: Request, body: bytes, requested: RequestedOutput) -> None:
+    def __init__(self, api: OpenAI, request: EngineRequest, body: bytes, requested: RequestedOutput) -> None:
         self._api = api
         self._request = request
         self._body = body
@@ -479,12 +489,12 @@ class Call:
             math.ceil(len(self._request.body) / 4), self._chunks or self._requested.output_tokens, estimated=True
         )
 
-    def _alive(self) -> Alive:
+    def _alive(self) -> Progress:
         self._told = time.monotonic()
         if not self._sent.done():
-            return Alive()
+            return Progress()
         usage = self._usage()
-        return Alive(usage, self._api.estimate(usage))
+        return Progress(usage, self._api.estimate(usage))
 
     def _refusal(self, status: int, error: ApiError | None) -> Failure:
         self.is_outage, self.answered = status in OUTAGE, str(status)

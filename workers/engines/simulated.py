@@ -31,7 +31,7 @@ from schemas.outcome import (
     Usage,
 )
 from schemas.units import Ms
-from workers.ports import Capacity, Chunk, EngineConfigError, EngineDied, Limits, Request, Step
+from workers.ports import Capacity, Chunk, EngineConfigError, EngineDied, EngineRequest, Overrides, Step
 
 _WORDS = (
     "a broker keeps every job until its answer is written down and the worker that ran it may forget "
@@ -47,7 +47,7 @@ _DIMENSIONS = 8
 _CRASH_CODE = 70
 
 
-class Kind(StrEnum):
+class FailureKind(StrEnum):
     """What goes wrong, when it is told to."""
 
     BAD_REQUEST = "bad_request"
@@ -64,11 +64,11 @@ class Kind(StrEnum):
     """A bug in the engine."""
 
 
-class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ScriptedFailure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Requests whose body holds `match` fail."""
 
     match: Annotated[str, Meta(min_length=1)]
-    kind: Kind
+    kind: FailureKind
     times: Annotated[int, Meta(ge=0)] = 0
     """Only in the first so many attempts of a job; 0: in all."""
     retry_after_ms: Annotated[int, Meta(ge=0)] | None = None
@@ -83,7 +83,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Length of an answer, unless the body or the model allows less."""
     seed: Annotated[int, Meta(ge=0, lt=2**32)] = 0
     """Another seed, other words."""
-    failures: tuple[Script, ...] = ()
+    failures: tuple[ScriptedFailure, ...] = ()
 
 
 class _Message(msgspec.Struct):
@@ -110,13 +110,13 @@ class _Answer(NamedTuple):
     outcome: Succeeded
 
 
-def make(deployment: Deployment, limits: Limits) -> "Simulated":
+def make(deployment: Deployment, overrides: Overrides) -> "Simulated":
     try:
         options = msgspec.convert(deployment.options, Options)
     except msgspec.ValidationError as error:
         known = ", ".join(Options.__struct_fields__)
         raise EngineConfigError(f"options of the engine 'simulated': {error}; known: {known}") from error
-    slots = limits.slots or deployment.max_concurrency or _DEFAULT_SLOTS
+    slots = overrides.slots or deployment.max_concurrency or _DEFAULT_SLOTS
     return Simulated(options, Capacity(slots, deployment.reserve), deployment.context_tokens)
 
 
@@ -141,7 +141,7 @@ class Simulated:
     async def close(self) -> None:
         return
 
-    async def run(self, request: Request) -> AsyncGenerator[Step, None]:
+    async def run(self, request: EngineRequest) -> AsyncGenerator[Step, None]:
         script = self._script(request)
         answer = self._answer(request) if script is None else await _fail(script)
         if isinstance(answer, Failed):
@@ -156,13 +156,13 @@ class Simulated:
         finally:
             self._running -= 1
 
-    def _script(self, request: Request) -> Script | None:
+    def _script(self, request: EngineRequest) -> ScriptedFailure | None:
         for script in self._options.failures:
             if script.match.encode() in request.body and (not script.times or request.attempt <= script.times):
                 return script
         return None
 
-    def _answer(self, request: Request) -> "_Answer | Failed":
+    def _answer(self, request: EngineRequest) -> "_Answer | Failed":
         """What it will say in the end."""
         try:
             body = _body.decode(request.body)
@@ -181,7 +181,7 @@ class Simulated:
         usage = Usage(prompt, words)
         return _Answer(text, reason, Succeeded(_response(request, body, text, usage, reason), usage))
 
-    async def _chunks(self, request: Request, answer: "_Answer") -> AsyncGenerator[Chunk, None]:
+    async def _chunks(self, request: EngineRequest, answer: "_Answer") -> AsyncGenerator[Chunk, None]:
         """Its words at their pace; in one piece if nobody reads them."""
         if pace := self._options.prefill_tokens_per_s:
             await asyncio.sleep(answer.outcome.usage.input_tokens / pace)
@@ -204,24 +204,24 @@ class Simulated:
             await asyncio.sleep(tokens * pace)
 
 
-async def _fail(script: Script) -> Failed:
+async def _fail(script: ScriptedFailure) -> Failed:
     failure: Failure
     match script.kind:
-        case Kind.CRASH:
+        case FailureKind.CRASH:
             os._exit(_CRASH_CODE)
-        case Kind.HANG:
+        case FailureKind.HANG:
             await asyncio.Event().wait()
-        case Kind.RAISE:
+        case FailureKind.RAISE:
             raise RuntimeError("scripted")
-        case Kind.ENGINE_LOST:
+        case FailureKind.ENGINE_LOST:
             raise EngineDied("scripted")
-        case Kind.BAD_REQUEST:
+        case FailureKind.BAD_REQUEST:
             failure = BadRequest("scripted")
-        case Kind.FILTERED:
+        case FailureKind.FILTERED:
             failure = Filtered("scripted")
-        case Kind.THROTTLED:
+        case FailureKind.THROTTLED:
             failure = Throttled(None if script.retry_after_ms is None else Ms(script.retry_after_ms))
-        case Kind.ENGINE_FAULT:
+        case FailureKind.ENGINE_FAULT:
             failure = EngineFault("scripted")
     return Failed(failure)
 
@@ -247,7 +247,7 @@ def _characters(content: object) -> int:
             return 0
 
 
-def _response(request: Request, body: _Body, text: str, usage: Usage, reason: str) -> bytes:
+def _response(request: EngineRequest, body: _Body, text: str, usage: Usage, reason: str) -> bytes:
     prompt, words = usage.input_tokens, usage.output_tokens
     used = {"prompt_tokens": prompt, "completion_tokens": words, "total_tokens": prompt + words}
     head: dict[str, object] = {"id": request.id, "model": request.model, "created": 0}
@@ -276,7 +276,7 @@ def _embedding(number: int, given: Any) -> dict[str, object]:
     return {"object": "embedding", "index": number, "embedding": [byte / 127.5 - 1 for byte in digest]}
 
 
-def _chunk(request: Request, text: str, reason: str | None) -> bytes:
+def _chunk(request: EngineRequest, text: str, reason: str | None) -> bytes:
     endpoint = request.endpoint
     said = {"delta": {"content": text}} if endpoint.shape is Shape.CHAT else {"text": text}
     head = {"id": request.id, "object": endpoint.chunk, "created": 0, "model": request.model}

@@ -32,9 +32,9 @@ from workers.core.body import BadBody, asks_for_length, fields_of, reported_usag
 from workers.core.capacity import Load, slots
 from workers.core.sse import DONE, Events
 from workers.engines import openmp
-from workers.engines.asgi import App, Reply, called
+from workers.engines.asgi import AsgiApp, AsgiResponse, called
 from workers.engines.guard import Guard
-from workers.ports import Alive, Capacity, Chunk, EngineConfigError, EngineDied, Limits, Request, Step
+from workers.ports import Capacity, Chunk, EngineConfigError, EngineDied, EngineRequest, Overrides, Progress, Step
 
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
@@ -77,16 +77,16 @@ def _first(*places: str) -> Any:
     raise EngineConfigError(f"vLLM {vllm.__version__} has none of {', '.join(places)}: use 0.32")
 
 
-def make(deployment: Deployment, limits: Limits) -> "Vllm":
+def make(deployment: Deployment, overrides: Overrides) -> "Vllm":
     if not deployment.source:
         raise EngineConfigError("the engine 'vllm' needs `source`: a model's directory or its name on the hub")
     if deployment.source.startswith((".", "/")) and not Path(deployment.source).is_dir():
         raise EngineConfigError(f"there is no model directory {deployment.source}")
-    with narrated("importing vLLM"):
+    with logged("importing vLLM"):
         is_cpu = bool(_first("vllm.platforms:current_platform").is_cpu())
     if deployment.options.get("enforce_eager"):
         os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")  # else the first logprobs wait half a minute for it
-    slots_wanted = limits.slots or deployment.max_concurrency or (_CPU_SLOTS if is_cpu else _GPU_SLOTS)
+    slots_wanted = overrides.slots or deployment.max_concurrency or (_CPU_SLOTS if is_cpu else _GPU_SLOTS)
     capacity = Capacity(slots_wanted, deployment.reserve)
     wanted = {
         "max_model_len": deployment.context_tokens,
@@ -96,7 +96,7 @@ def make(deployment: Deployment, limits: Limits) -> "Vllm":
         ),
         "enable_prompt_tokens_details": True,
         **_dtype(deployment.options, is_cpu=is_cpu),
-        **({"worker_extension_cls": "workers.engines.amx.Permitted"} if is_cpu else {}),
+        **({"worker_extension_cls": "workers.engines.amx.AmxPermission"} if is_cpu else {}),
         **deployment.options,
     }
     args = arguments(deployment.source, wanted)
@@ -157,7 +157,7 @@ def _words(name: str, value: Any) -> list[str]:
 
 
 @contextmanager
-def narrated(what: str) -> Iterator[None]:
+def logged(what: str) -> Iterator[None]:
     """Say every few seconds that it still goes on; it may block the event loop for minutes."""
     over = threading.Event()
     began = time.monotonic()
@@ -183,7 +183,7 @@ class Vllm:
         self._slots = capacity.slots
         self._context_tokens = context_tokens
         self._engine: Any = None
-        self._app: App | None = None
+        self._app: AsgiApp | None = None
         self._steps = 0
         self._load = Load(0, 0, 0.0)
         self._adjusting: asyncio.Task[None] | None = None
@@ -205,7 +205,7 @@ class Vllm:
         config = _first("vllm.engine.arg_utils:AsyncEngineArgs").from_cli_args(self._args)
         engine_class = _first("vllm.v1.engine.async_llm:AsyncLLM")
         try:
-            with self._guard, narrated(f"loading {self._args.model}"):
+            with self._guard, logged(f"loading {self._args.model}"):
                 self._engine = engine_class.from_engine_args(config, stat_loggers=[_stat_logger(self._stepped)])
             tasks = await self._engine.get_supported_tasks()
             self._app = await self._built(tasks)
@@ -214,13 +214,13 @@ class Vllm:
         except (ValueError, OSError, ImportError) as error:
             raise EngineConfigError(f"vLLM cannot load {self._args.model}: {_line(error)}") from error
 
-    async def _built(self, tasks: Any) -> App:
+    async def _built(self, tasks: Any) -> AsgiApp:
         launchers, old = "vllm.entrypoints.launchers", "vllm.entrypoints.openai.api_server"
         app = _first(f"{launchers}.app:build_app", f"{old}:build_app")(self._args, tasks, self._engine.model_config)
         init = _first(f"{launchers}.api_server.app_state:init_app_state", f"{old}:init_app_state")
         await init(self._engine, app.state, self._args, tasks)
         app.state.server = SimpleNamespace(should_exit=False)  # told to stop when the engine dies
-        built: App = app
+        built: AsgiApp = app
         return built
 
     def _stepped(self, load: Load | None) -> None:
@@ -248,7 +248,7 @@ class Vllm:
             await asyncio.to_thread(self._engine.shutdown)
         self._guard.close()
 
-    async def run(self, request: Request) -> AsyncGenerator[Step, None]:
+    async def run(self, request: EngineRequest) -> AsyncGenerator[Step, None]:
         assert self._app is not None  # noqa: S101 - it was started
         try:
             body = _prepared(request)
@@ -260,20 +260,20 @@ class Vllm:
             async for step in steps:
                 yield step
 
-    async def _whole(self, request: Request, reply: Reply) -> AsyncGenerator[Step, None]:
+    async def _whole(self, request: EngineRequest, reply: AsgiResponse) -> AsyncGenerator[Step, None]:
         reading = asyncio.ensure_future(_read(reply))
         try:
             seen = self._steps
             while not (await asyncio.wait({reading}, timeout=_PROGRESS_S))[0]:
                 if self._steps > seen:
                     seen = self._steps
-                    yield Alive()
+                    yield Progress()
             body = reading.result()
         finally:
             reading.cancel()
         yield Failed(self._failure(reply.status, body)) if reply.status != 200 else _succeeded(body, request.model)
 
-    async def _streamed(self, request: Request, reply: Reply) -> AsyncGenerator[Step, None]:
+    async def _streamed(self, request: EngineRequest, reply: AsgiResponse) -> AsyncGenerator[Step, None]:
         if not await reply.begun() or reply.status != 200:
             yield Failed(self._failure(reply.status, await _rest(reply)))
             return
@@ -306,7 +306,7 @@ class Vllm:
         return EngineFault(message)
 
 
-def _prepared(request: Request) -> bytes:
+def _prepared(request: EngineRequest) -> bytes:
     """Raises: BadBody."""
     fields = fields_of(request.body)
     changes: dict[str, Any] = {"model": _SERVED, "priority": request.priority, "request_id": None}
@@ -319,11 +319,11 @@ def _prepared(request: Request) -> bytes:
     return with_fields(fields, **changes)
 
 
-async def _read(reply: Reply) -> bytes:
+async def _read(reply: AsgiResponse) -> bytes:
     return await _rest(reply) if await reply.begun() else b""
 
 
-async def _rest(reply: Reply) -> bytes:
+async def _rest(reply: AsgiResponse) -> bytes:
     pieces = []
     while (piece := await reply.next()) is not None:
         pieces.append(piece)
@@ -363,7 +363,7 @@ def _stat_logger(stepped: Any) -> Any:
     """A class of loggers that tell of each step. vLLM calls this interface unstable, so nothing here may raise."""
     base: Any = _first("vllm.v1.metrics.loggers:StatLoggerBase")
 
-    class Told(base):  # type: ignore[misc] # vLLM is not there when types are checked
+    class StepLogger(base):  # type: ignore[misc] # vLLM is not there when types are checked
         def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
             del vllm_config, engine_index
 
@@ -375,4 +375,4 @@ def _stat_logger(stepped: Any) -> Any:
         def log_engine_initialized(self) -> None:
             pass
 
-    return Told
+    return StepLogger
