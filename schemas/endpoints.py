@@ -37,7 +37,7 @@ class GenerationBody(Body, frozen=True, kw_only=True):
     top_logprobs: _Count | None = None
 
 
-class Part(msgspec.Struct, frozen=True):
+class ContentPart(msgspec.Struct, frozen=True):
     """One part of a message whose content is a list."""
 
     type: str = ""
@@ -49,13 +49,13 @@ class Part(msgspec.Struct, frozen=True):
     file: Any = None
 
 
-class Message(msgspec.Struct, frozen=True):
+class ChatMessage(msgspec.Struct, frozen=True):
     role: str
-    content: str | list[Part] | None = None
+    content: str | list[ContentPart] | None = None
 
 
 class ChatBody(GenerationBody, frozen=True, kw_only=True):
-    messages: Annotated[list[Message], Meta(min_length=1)]
+    messages: Annotated[list[ChatMessage], Meta(min_length=1)]
 
 
 class CompletionBody(GenerationBody, frozen=True, kw_only=True):

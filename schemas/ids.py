@@ -42,7 +42,7 @@ def ms_of(job: UUID) -> Ms:
     return Ms(job.int >> 80)
 
 
-def why_not(job: UUID, now: Ms) -> str | None:
+def id_problem(job: UUID, now: Ms) -> str | None:
     """What is wrong with an id that a producer chose, or None."""
     if job.version != 7:
         return f"is not a UUIDv7 (version {job.version})"

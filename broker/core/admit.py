@@ -11,7 +11,7 @@ from broker.core.principal import Principal
 from broker.core.records import BatchInfo, Entry
 from schemas.catalog import Catalog
 from schemas.endpoints import ENDPOINTS
-from schemas.ids import why_not
+from schemas.ids import id_problem
 from schemas.job import Job, Lane
 from schemas.outcome import Refused
 from schemas.units import Ms
@@ -53,7 +53,7 @@ class AdmissionContext(msgspec.Struct, frozen=True, kw_only=True):
 def admit(job: Job, context: AdmissionContext, *, place: int | None = None) -> Entry:
     """Return the entry for a job, `refused` if it must not run. `place` is where it stands in a message of several."""
     principal, now = context.principal, context.now
-    bad_id = None if job.id is None else why_not(job.id, now)
+    bad_id = None if job.id is None else id_problem(job.id, now)
     batch = _own_batch(job, context)
     deadline = _deadline(job, context.lane, batch=batch, now=now)
     refused = _refused(job, context, batch=batch, deadline=deadline)

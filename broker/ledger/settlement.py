@@ -34,7 +34,7 @@ from broker.ledger.rows import EXECUTION_COLUMNS, columns, execution_row, job_ro
 from broker.ledger.spend import add_spend
 from broker.ledger.sql import query
 from schemas.api import State
-from schemas.ids import derived_id, ms_of, why_not
+from schemas.ids import derived_id, id_problem, ms_of
 from schemas.job import Lane
 from schemas.outcome import Usage
 from schemas.units import Ms, NanoUsd
@@ -291,7 +291,7 @@ def _taken_back(executed: Executed) -> Executed:
 
 def _is_well_dated(entry: Entry, now: Ms) -> bool:
     """Whether some broker can have admitted a request of this id."""
-    return why_not(entry.id, min(entry.admitted_ms, now)) is None
+    return id_problem(entry.id, min(entry.admitted_ms, now)) is None
 
 
 def _identity(entry: Entry) -> tuple[str, bytes, Ms]:

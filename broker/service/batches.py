@@ -17,7 +17,7 @@ from schemas.api import (
     Problem,
     ResultPage,
 )
-from schemas.ids import why_not
+from schemas.ids import id_problem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +30,7 @@ class BatchService:
     async def create(self, principal: Principal, ask: BatchCreate) -> Batch:
         """An open batch. Asking again with the same id answers the batch as it is."""
         authorise(principal, Action.SUBMIT, lane=ask.lane)
-        if wrong := why_not(ask.id, self.clock()):
+        if wrong := id_problem(ask.id, self.clock()):
             raise Refusal(Problem("bad_id", f"the id {ask.id} {wrong}", "id"))
         return await self.ledger.create(ask, principal.tenant, self.clock())
 
