@@ -21,13 +21,13 @@ from nats.js.api import (
 from nats.js.errors import APIError, BadRequestError, NotFoundError, ServiceUnavailableError
 
 from broker.config import LEASE_S
-from broker.core.relay import FIRST_WORD_MS
+from broker.core.relay import PICK_UP_MS
 from broker.errors import Conflict
 from schemas import subjects
 from schemas.job import Lane
 from schemas.worker import BEAT_LIFETIME_MS
 
-LONGEST_WAIT_S = FIRST_WORD_MS / 1000
+LONGEST_WAIT_S = PICK_UP_MS / 1000
 """An interactive request that no worker took by then is gone: the relay gives up on it, or has it run elsewhere."""
 BACKLOG_MESSAGES = 1_000_000
 """Jobs of one (lane, model, tenant, key) that may wait for intake; publishing more is refused by the server."""

@@ -77,13 +77,13 @@ def snapshot(
     only: Iterable[str] | None = None,
     outstanding: Mapping[str, int] | None = None,
     per_s: Mapping[str, float] | None = None,
-    handed: Mapping[str, int] | None = None,
+    handed_out: Mapping[str, int] | None = None,
     peak: Mapping[str, int] | None = None,
 ) -> dict[str, Pool]:
     """The pools of these deployments `only`, else those of the catalog and of all that a worker or an attempt names.
 
     `spent` is today's. The leader knows better than the beats what is `outstanding`, and how many attempts each
-    deployment settles `per_s`. A relay knows which interactive attempts it has `handed` out; what the beats say beyond
+    deployment settles `per_s`. A relay knows which interactive attempts it has `handed_out`; what the beats say beyond
     its `peak`, the most that it had out since they were said, is other brokers'.
     """
     workers: dict[str, _Workers] = defaultdict(_Workers)
@@ -99,7 +99,7 @@ def snapshot(
             now=now,
             outstanding=None if outstanding is None else counted.get(name, 0),
             per_s=(per_s or {}).get(name, 0.0),
-            handed=(handed or {}).get(name, 0),
+            handed_out=(handed_out or {}).get(name, 0),
             peak=(peak or {}).get(name, 0),
         )
         for name in (only if only is not None else {**catalog.deployments, **workers, **counted})
@@ -144,10 +144,10 @@ def _pool(
     now: Ms,
     outstanding: int | None,
     per_s: float,
-    handed: int,
+    handed_out: int,
     peak: int,
 ) -> Pool:
-    interactive = handed + max(0, workers.interactive - peak)
+    interactive = handed_out + max(0, workers.interactive - peak)
     taken = workers.running if outstanding is None else outstanding
     uncharged = taken + interactive + workers.draining_interactive
     if outstanding is None:

@@ -1,15 +1,15 @@
-"""The relay's decisions: what follows each event of an interactive request, from its admission to its one end.
+"""Decides what follows each event of an interactive request, from its admission to its one end.
 
-    events    NATS stored an attempt or not · a worker said something · the caller left, or reads too slowly ·
+    events    NATS stored an attempt or not · a worker sent a message · the caller left, or reads too slowly ·
               time passed · the broker stops
     actions   publish an attempt · abort one · tell the caller · rule on the request
 
-A request has one attempt at a time. If it fails in a way that another deployment may not, or its worker is lost, the next
-deployment gets an attempt, as long as nothing has been streamed. An attempt that is given up on is aborted.
+A request has one attempt at a time. If the attempt fails in a way that another deployment might not, or if its worker
+is lost, the next deployment gets an attempt, as long as nothing has been streamed. An abandoned attempt is aborted.
 
-The caller is told one end, unless it left. A success is recorded by its worker's report; every other end is ruled here,
-so that the record ends even if no worker reports, or reports what this version does not know. A report that `is_an_end`
-says more than the ruling beside it, and is stored before it.
+The caller is told one end, unless it left. A success is recorded by its worker's report. Every other end is ruled on
+here, so that the record ends even if no worker reports, or reports in words that this version does not know. A report
+that `ends_request` says more than the ruling beside it, and is stored before it.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -36,15 +36,15 @@ from schemas.outcome import (
 from schemas.units import Ms
 
 STORE_MS = Ms(5_000)
-"""How long NATS may take to say that it has stored an attempt."""
-FIRST_WORD_MS = Ms(10_000)
-"""How long a worker may take to be heard of: its keepalive comes each second once it has the request."""
+"""How long NATS may take to acknowledge that it has stored an attempt."""
+PICK_UP_MS = Ms(10_000)
+"""How long it may take until a worker picks an attempt up: from then on it sends a keepalive each second."""
 SILENCE_MS = Ms(5_000)
-"""Several keepalives missed: the worker is gone."""
+"""How long a worker may send nothing: it has missed several keepalives by then, so it is gone."""
 
 
-def is_an_end(outcome: Outcome) -> bool:
-    """Whether a worker's report ends an interactive request. If not, the relay goes on or has ended it."""
+def ends_request(outcome: Outcome) -> bool:
+    """Tell whether a worker's report ends an interactive request. If not, the relay goes on or has ended it itself."""
     match outcome:
         case Succeeded() | Expired():
             return True
@@ -58,12 +58,12 @@ def is_an_end(outcome: Outcome) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The answer begins: a piece of it follows."""
+    """The answer begins; its first piece follows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Streamed:
-    """A piece of the answer: one OpenAI streaming object."""
+    """A piece of the answer arrived: one OpenAI streaming object."""
 
     data: bytes
     sequence: str | None
@@ -76,7 +76,7 @@ class KeptAlive:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The whole answer: the OpenAI response."""
+    """The answer is complete: this is the whole OpenAI response."""
 
     body: bytes
     sequence: str | None
@@ -84,30 +84,30 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Erred:
-    """There is no answer."""
+    """There will be no answer."""
 
     problem: Problem
     sequence: str | None = None
     failure: Failure | None = None
-    """From a worker: what failed, if another deployment may do better."""
+    """Set by a worker if another deployment might succeed."""
 
 
 End = Answered | Erred
-WorkerWord = Streamed | KeptAlive | End
-CallerWord = Started | Streamed | KeptAlive | End
+WorkerMessage = Streamed | KeptAlive | End
+CallerMessage = Started | Streamed | KeptAlive | End
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """A worker's word on the attempt of this token."""
+    """A worker sent a message about the attempt of this token."""
 
     token: str
-    word: WorkerWord
+    message: WorkerMessage
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """NATS has the attempt of this token."""
+    """NATS has stored the attempt of this token."""
 
     token: str
 
@@ -127,7 +127,7 @@ class CallerLeft:
 
 @dataclass(frozen=True, slots=True)
 class CallerBehind:
-    """The caller takes the pieces more slowly than they come, and no more of them can be kept for it."""
+    """The caller reads more slowly than pieces come, and its buffer is full."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,31 +137,41 @@ class Ticked:
 
 @dataclass(frozen=True, slots=True)
 class Stopping:
-    """The broker waits no longer for what runs."""
+    """The broker stops and waits no longer for requests under way."""
 
 
 Event = Said | Stored | Unstored | CallerLeft | CallerBehind | Ticked | Stopping
 
 
 @dataclass(frozen=True, slots=True)
-class Publish:
-    """Hand the attempt to a worker of its deployment."""
+class Assignment:
+    """An attempt that a deployment is to run."""
 
-    handed: "Handed"
+    token: str
+    """Names the attempt among all attempts of all requests; the worker answers on a subject that ends with it."""
+    attempt: Attempt
+    assigned_ms: Ms
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Publish the attempt for the workers of its deployment."""
+
+    assignment: Assignment
 
 
 @dataclass(frozen=True, slots=True)
 class Abort:
-    """Have the worker of this attempt end it."""
+    """Tell the worker of this attempt to end it."""
 
-    handed: "Handed"
+    assignment: Assignment
 
 
 @dataclass(frozen=True, slots=True)
 class Tell:
     """Tell the caller."""
 
-    word: CallerWord
+    message: CallerMessage
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,66 +179,55 @@ class Rule:
     """Record the end of the request, unless a worker's report has ended it."""
 
     attempt: Attempt
-    """The last one."""
+    """The request's last attempt."""
     outcome: Failed | Expired | Cancelled
 
 
 Action = Publish | Abort | Tell | Rule
-Place = Callable[[str, Collection[str]], reserve.Placed | reserve.Unplaced]
-"""Chooses where a request of a model goes that some deployments have failed."""
+Placer = Callable[[str, Collection[str]], reserve.Placement | reserve.NotPlaced]
+"""Chooses where a request of this model goes next, given the deployments that have failed it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Handed:
-    """An attempt, as it was handed to a deployment."""
+class RequestState:
+    """The state of one interactive request while it is answered. Each event returns the actions to take, in order."""
 
-    token: str
-    """Names it among all attempts of all requests; the worker answers on a subject that ends with it."""
-    attempt: Attempt
-    at_ms: Ms
-
-
-class Request:
-    """One interactive request, while it is answered. Each event gives the actions to take, in their order."""
-
-    def __init__(self, entry: Entry, placed: reserve.Placed, *, relay: str, place: Place, now: Ms) -> None:
+    def __init__(self, entry: Entry, placed: reserve.Placement, *, relay: str, place: Placer, now: Ms) -> None:
         self._entry = entry
         self._relay = relay
         self._place = place
         self._began_ms = now
         self._tried: tuple[str, ...] = ()
-        self._heard_ms: Ms | None = None
-        """When the worker of the present attempt last said something."""
+        self._last_message_ms: Ms | None = None
+        """When the worker of the current attempt last sent a message."""
         self._is_stored = False
         self._has_streamed = False
-        self._gone: Problem | None = None
-        """Why no deployment can ever take it any more."""
+        self._model_gone: Problem | None = None
+        """Set when the catalog has dropped the model: no deployment can ever take the request."""
         self.is_over = False
-        self.handed = self._hand(placed, number=1, now=now)
+        self.assignment = self._assign(placed, number=1, now=now)
 
     def __repr__(self) -> str:
-        where = (
-            "over" if self.is_over else f"attempt {self.handed.attempt.number} on {self.handed.attempt.deployment}"
-        )
-        return f"Request({self._entry.id}, {where})"
+        attempt = self.assignment.attempt
+        where = "over" if self.is_over else f"attempt {attempt.number} on {attempt.deployment}"
+        return f"RequestState({self._entry.id}, {where})"
 
     def begin(self) -> Sequence[Action]:
-        return [Publish(self.handed)]
+        return [Publish(self.assignment)]
 
     def on(self, event: Event, now: Ms) -> Sequence[Action]:
-        """What follows. An event of an earlier attempt, or one after the end, changes nothing."""
-        is_late = isinstance(event, Said | Stored | Unstored) and event.token != self.handed.token
+        """Return what to do. An event of an earlier attempt, or one after the end, changes nothing."""
+        is_late = isinstance(event, Said | Stored | Unstored) and event.token != self.assignment.token
         if self.is_over or is_late:
             return ()
         match event:
-            case Said(_, word):
-                self._heard_ms = now
-                return self._heard(word, now)
+            case Said(_, message):
+                self._last_message_ms = now
+                return self._on_message(message, now)
             case Stored():
                 self._is_stored = True
                 return ()
             case Unstored(_, why):
-                return () if self._heard_ms is not None else self._unstored(why)
+                return () if self._last_message_ms is not None else self._not_stored(why)
             case CallerLeft():
                 return self._give_up(Cancelled())
             case CallerBehind():
@@ -236,82 +235,79 @@ class Request:
             case Stopping():
                 return self._give_up(Cancelled(), Problem("broker_stopped", "the broker stopped: try again"))
             case Ticked():
-                return self._look(now)
+                return self._check_time(now)
             case _:
                 assert_never(event)
 
-    def _heard(self, word: WorkerWord, now: Ms) -> Sequence[Action]:
-        match word:
+    def _on_message(self, message: WorkerMessage, now: Ms) -> Sequence[Action]:
+        match message:
             case KeptAlive():
-                return [Tell(word)]
+                return [Tell(message)]
             case Streamed():
                 begins, self._has_streamed = not self._has_streamed, True
-                return [Tell(Started()), Tell(word)] if begins else [Tell(word)]
+                return [Tell(Started()), Tell(message)] if begins else [Tell(message)]
             case Erred(_, _, failure) if failure is not None:
-                return self._failed(failure, word, now)
+                if (publish := self._reassign(now)) is not None:
+                    return [publish]
+                self.is_over = True
+                return [Rule(self.assignment.attempt, Failed(failure)), Tell(message)]
             case Erred(problem):
                 self.is_over = True
-                return [Rule(self.handed.attempt, _outcome_of(problem)), Tell(word)]
+                return [Rule(self.assignment.attempt, _outcome_of(problem)), Tell(message)]
             case Answered():
                 self.is_over = True
-                return [Tell(word)]
+                return [Tell(message)]
             case _:
-                assert_never(word)
+                assert_never(message)
 
-    def _failed(self, failure: Failure, word: Erred, now: Ms) -> Sequence[Action]:
-        """The attempt is over: the next deployment takes the request, or this is its end."""
-        if (publish := self._next(now)) is not None:
-            return [publish]
-        self.is_over = True
-        return [Rule(self.handed.attempt, Failed(failure)), Tell(word)]
-
-    def _look(self, now: Ms) -> Sequence[Action]:
-        """End what took too long. Each attempt has its own time, the request its deadline."""
-        waited = now - self.handed.at_ms
+    def _check_time(self, now: Ms) -> Sequence[Action]:
+        """End what took too long: the request at its deadline, an attempt when its worker is silent."""
+        waited = now - self.assignment.assigned_ms
         if now >= self._entry.deadline_ms:
             within = self._entry.deadline_ms - self._began_ms
             return self._give_up(Expired(), Problem("timed_out", f"no answer within {within} ms"))
-        if self._heard_ms is not None:
-            if now - self._heard_ms >= SILENCE_MS:
+        if self._last_message_ms is not None:
+            if now - self._last_message_ms >= SILENCE_MS:
                 return self._lost(Problem("worker_lost", "the worker went silent: try again"), now)
         elif not self._is_stored and waited >= STORE_MS:
-            return self._unstored("no acknowledgement in time")
-        elif waited >= FIRST_WORD_MS:
-            message = f"no worker took the request within {FIRST_WORD_MS} ms: try again"
+            return self._not_stored("no acknowledgement in time")
+        elif waited >= PICK_UP_MS:
+            message = f"no worker took the request within {PICK_UP_MS} ms: try again"
             return self._lost(Problem("no_worker", message), now)
         return ()
 
-    def _unstored(self, why: str) -> Sequence[Action]:
+    def _not_stored(self, why: str) -> Sequence[Action]:
         problem = Problem("unavailable", f"NATS is away ({why}): try again")
         return self._give_up(Failed(EngineLost(problem.message, sent=False)), problem)
 
     def _lost(self, problem: Problem, now: Ms) -> Sequence[Action]:
-        """Nothing more is heard of the attempt: the next deployment takes the request, or this is its end."""
-        abort = Abort(self.handed)
-        if (publish := self._next(now)) is not None:
+        """Abandon an attempt of which nothing is heard, and reassign the request if possible, else end it."""
+        abort = Abort(self.assignment)
+        if (publish := self._reassign(now)) is not None:
             return [abort, publish]
-        return self._give_up(Failed(EngineLost(problem.message)), self._gone or problem)
+        return self._give_up(Failed(EngineLost(problem.message)), self._model_gone or problem)
 
     def _give_up(self, outcome: Failed | Expired | Cancelled, problem: Problem | None = None) -> Sequence[Action]:
-        """End the request from here. Without a problem there is no caller any more."""
+        """End the request on the broker's own decision. `problem` is for the caller; None if the caller has left."""
         self.is_over = True
-        ends: list[Action] = [Abort(self.handed), Rule(self.handed.attempt, outcome)]
+        ends: list[Action] = [Abort(self.assignment), Rule(self.assignment.attempt, outcome)]
         return [*ends, Tell(Erred(problem))] if problem is not None else ends
 
-    def _next(self, now: Ms) -> Publish | None:
-        """Hand the request to another deployment; None if it has begun to answer, or if no other can take it."""
+    def _reassign(self, now: Ms) -> Publish | None:
+        """Assign the request to another deployment. None if pieces were streamed already, or no other can take it."""
         if self._has_streamed:
             return None
-        tried = (*self._tried, self.handed.attempt.deployment)
+        tried = (*self._tried, self.assignment.attempt.deployment)
         placed = self._place(self._entry.model, tried)
-        if not isinstance(placed, reserve.Placed):
-            self._gone = reserve.problem_of(placed, self._entry.model) if isinstance(placed, reserve.Gone) else None
+        if not isinstance(placed, reserve.Placement):
+            if isinstance(placed, reserve.ModelGone):
+                self._model_gone = reserve.problem_of(placed, self._entry.model)
             return None
-        self._tried, self._heard_ms, self._is_stored = tried, None, False
-        self.handed = self._hand(placed, number=self.handed.attempt.number + 1, now=now)
-        return Publish(self.handed)
+        self._tried, self._last_message_ms, self._is_stored = tried, None, False
+        self.assignment = self._assign(placed, number=self.assignment.attempt.number + 1, now=now)
+        return Publish(self.assignment)
 
-    def _hand(self, placed: reserve.Placed, *, number: int, now: Ms) -> Handed:
+    def _assign(self, placed: reserve.Placement, *, number: int, now: Ms) -> Assignment:
         entry = self._entry
         attempt = Attempt(
             job=entry.id,
@@ -331,11 +327,11 @@ class Request:
             metadata=entry.metadata,
             traceparent=entry.traceparent,
         )
-        return Handed(placed.token, attempt, now)
+        return Assignment(placed.token, attempt, now)
 
 
 def _outcome_of(problem: Problem) -> Failed | Expired | Cancelled:
-    """What a worker's report says more precisely, if this version can read it."""
+    """The outcome to rule. The worker's report is more precise, if this version can read it."""
     match problem.code:
         case "expired":
             return Expired()

@@ -1,4 +1,4 @@
-"""Where an interactive request goes: into the reserve that its model's deployments keep for requests."""
+"""Decides which deployment takes an interactive request: one with room in the reserve that it keeps for requests."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,45 +12,44 @@ from schemas.outcome import Refused
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
-    """The deployment that gets the next attempt, and the token that names this attempt to its relay."""
+class Placement:
+    """A deployment takes the next attempt of a request; the token names this attempt to its relay."""
 
     deployment: str
     token: str
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """No deployment that is left takes a request now."""
+class NoRoom:
+    """None of the deployments that are left to try takes a request now."""
 
     holds: Sequence[Hold]
-    """Why, in the order of the route. Empty: none is left to try."""
+    """What holds each of them, in the order of the route. Empty: none is left to try."""
 
 
 @dataclass(frozen=True, slots=True)
-class Gone:
-    """The active catalog has no such model any more."""
+class ModelGone:
+    """The active catalog has dropped the model."""
 
 
-Unplaced = Held | Gone
+NotPlaced = NoRoom | ModelGone
 
 
-def choose(
+def choose_deployment(
     model: str, *, catalog: Catalog, pools: Mapping[str, Pool], unit: float, tried: Collection[str] = ()
-) -> str | Unplaced:
-    """A deployment with room among the candidates, by the route's weights; of spares the first. `unit` is uniform in
-    [0, 1).
+) -> str | NotPlaced:
+    """Choose a candidate with room, at random by the route's weights; of spares, the first. `unit` is uniform in [0, 1).
 
-    A deployment without any reserve takes no requests: it is away for them, not full.
+    A deployment without a reserve takes no requests: for them it is away, not full.
     """
     if not route.entries(model, catalog):
-        return Gone()
+        return ModelGone()
     able = {name for name, pool in pools.items() if pool.stop is None and pool.reserve}
     candidates = route.candidates(model, catalog=catalog, alive=able, tried=tried)
     free = [entry for entry in candidates if pools[entry.deployment].request_hold is None]
     if not free:
         left = route.untried(model, catalog=catalog, tried=tried)
-        return Held([hold for entry in left if (hold := pools[entry.deployment].request_hold) is not None])
+        return NoRoom([hold for entry in left if (hold := pools[entry.deployment].request_hold) is not None])
     mark = unit * sum(entry.weight for entry in free)
     for entry in free:
         mark -= entry.weight
@@ -59,11 +58,12 @@ def choose(
     return free[0].deployment
 
 
-def problem_of(why: Unplaced | Refused, model: str) -> Problem:
+def problem_of(why: NotPlaced | Refused, model: str) -> Problem:
+    """Say in an API error why a request is not placed."""
     match why:
-        case Held(holds):
-            return _refusal(holds, model)
-        case Gone():
+        case NoRoom(holds):
+            return _no_room(holds, model)
+        case ModelGone():
             return Problem("unknown_model", f"{model} was taken out of the catalog while its request ran", "model")
         case Refused(code, message, field, limit):
             return Problem(code, message, field, limit)
@@ -72,8 +72,8 @@ def problem_of(why: Unplaced | Refused, model: str) -> Problem:
 _CODES = list(HoldCode)
 
 
-def _refusal(holds: Sequence[Hold], model: str) -> Problem:
-    """Says all that holds the route, and bears the code of what may pass first."""
+def _no_room(holds: Sequence[Hold], model: str) -> Problem:
+    """Name everything that holds the route, under the code of the hold that may end first."""
     if not holds:
         return Problem(HoldCode.NO_WORKER, f"no deployment of {model} is left to try")
     code = min((hold.code for hold in holds), key=_CODES.index)

@@ -11,7 +11,7 @@ from broker.core import route
 from broker.core.body import body_hash
 from broker.core.price import Prices, cost_of
 from broker.core.records import Entry, Executed, Final, Ignore, OpenJob, Requeue, Verdict
-from broker.core.relay import is_an_end
+from broker.core.relay import ends_request
 from broker.core.retry import wait_ms
 from broker.core.ruling import put_back, ruled
 from schemas.api import State
@@ -122,7 +122,9 @@ def _rank(item: Report | Ruling) -> tuple[int, int, bool, int]:
     match item:
         case Report(attempt=attempt, delivery=delivery, outcome=Succeeded()):
             return 0, -attempt, False, delivery
-        case Report(attempt=attempt, delivery=delivery) if item.interactive is not None and is_an_end(item.outcome):
+        case Report(attempt=attempt, delivery=delivery) if item.interactive is not None and ends_request(
+            item.outcome
+        ):
             return 1, -attempt, False, delivery
         case Expire() | EndRequest():
             return 2, 0, False, 0
@@ -145,7 +147,7 @@ def _transition(
 ) -> Final | Requeue | Ignore:
     if not isinstance(item, Report):
         return ruled(item, job, now=now)
-    if item.interactive is not None and not is_an_end(item.outcome):
+    if item.interactive is not None and not ends_request(item.outcome):
         return Ignore()
     match item.outcome:
         case Succeeded(body):

@@ -169,4 +169,4 @@ class NatsInfer:
             return
         job = self._jobs.pop(message.subject.rpartition(".")[2], None)
         if job is not None:
-            await self._relay.left(job)
+            await self._relay.caller_left(job)

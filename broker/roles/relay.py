@@ -1,16 +1,16 @@
-"""The relay: the role in the middle of an interactive request.
+"""Relays interactive requests: it stays in the middle between a caller and the workers.
 
 door ── ask ──► relay ── attempt ──► NOW ──► worker ── pieces, end ──► infermq.reply.… ──► relay ──► caller
 
-It does not know who calls. What follows each event is decided in `core.relay`; this role turns messages and time into
-events and does what is decided, in order.
+It does not know who calls. `core.relay` decides what follows each event; this role turns messages and the passing of
+time into events, and carries the decisions out in order.
 """
 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import assert_never
 from uuid import UUID
 
@@ -26,15 +26,15 @@ from broker.core.relay import (
     Abort,
     Action,
     Answered,
+    Assignment,
     CallerBehind,
     CallerLeft,
-    CallerWord,
+    CallerMessage,
     Erred,
     Event,
-    Handed,
     KeptAlive,
     Publish,
-    Request,
+    RequestState,
     Rule,
     Said,
     Started,
@@ -44,7 +44,7 @@ from broker.core.relay import (
     Tell,
     Ticked,
     Unstored,
-    WorkerWord,
+    WorkerMessage,
 )
 from broker.ports import Caller, Clock
 from broker.roles.reserves import Reserves
@@ -59,65 +59,67 @@ from schemas.units import Ms
 
 log = logging.getLogger(__name__)
 TICK_S = 0.25
-LAST_S = 10.0
-"""How long running requests may finish when the broker stops."""
+FINISH_S = 10.0
+"""How long requests under way may take to finish when the broker stops."""
 _FLUSH_S = 1.0
-"""How long what the relay still has to say may take after that."""
+"""How long the last messages and rulings may take after that."""
 BUFFER_BYTES = 1024 * 1024
-"""Pieces that may wait for one caller: a caller that is so far behind has stopped reading."""
+"""Bytes of pieces that may wait for one caller. A caller that is further behind has stopped reading."""
 _failure = msgspec.json.Decoder(Failure)
 _problem = msgspec.json.Decoder(ErrorBody)
 
 
-class Asked:
-    """A request while it is answered: its decisions, and what is still to be done for it."""
+class RelayedRequest:
+    """A request while it is answered: its state, and the actions and messages that are still to be carried out."""
 
-    def __init__(self, request: Request, caller: Caller, *, buffer_bytes: int) -> None:
-        self.request = request
+    def __init__(self, state: RequestState, caller: Caller, *, buffer_bytes: int) -> None:
+        self.state = state
         self.caller = caller
         self.actions: deque[Action] = deque()
-        """In their order."""
+        """Actions still to be carried out, in order."""
         self.is_acting = False
         self.has_end = False
-        """The caller has been told the end, or will be."""
-        self.telling: asyncio.Task[None] | None = None
+        """The end has been enqueued for the caller."""
+        self.delivery: asyncio.Task[None] | None = None
         self._buffer_bytes = buffer_bytes
-        self._words: asyncio.Queue[CallerWord] = asyncio.Queue()
+        self._messages: asyncio.Queue[CallerMessage] = asyncio.Queue()
         self._waiting_bytes = 0
 
-    def keep(self, word: CallerWord) -> bool:
-        """Keep a word for the caller until it takes it. False: it is too far behind for another piece."""
-        if isinstance(word, Streamed):
-            if self._waiting_bytes + len(word.data) > self._buffer_bytes:
+    def enqueue(self, message: CallerMessage) -> bool:
+        """Keep a message until the caller takes it. False: the buffer has no room for this piece."""
+        if isinstance(message, Streamed):
+            if self._waiting_bytes + len(message.data) > self._buffer_bytes:
                 return False
-            self._waiting_bytes += len(word.data)
-        self._words.put_nowait(word)
-        if isinstance(word, Answered | Erred):
+            self._waiting_bytes += len(message.data)
+        self._messages.put_nowait(message)
+        if isinstance(message, Answered | Erred):
             self.has_end = True
         return True
 
-    def leave(self) -> None:
-        """Tell the caller nothing more."""
-        if self.telling is not None:
-            self.telling.cancel()
+    def stop_delivery(self) -> None:
+        """Send the caller nothing more: it has left."""
+        if self.delivery is not None:
+            self.delivery.cancel()
 
-    async def tell(self) -> None:
-        """Tell the caller what is kept for it, up to the end of the request."""
+    async def deliver(self) -> None:
+        """Pass the enqueued messages to the caller, until its request ends."""
         while True:
-            match word := await self._words.get():
+            match message := await self._messages.get():
                 case Started():
                     await self.caller.start()
                 case Streamed():
-                    await self.caller.piece(word)
-                    self._waiting_bytes -= len(word.data)
+                    await self.caller.piece(message)
+                    self._waiting_bytes -= len(message.data)
                 case KeptAlive():
                     await self.caller.alive()
                 case Answered() | Erred():
-                    await self.caller.end(word)
+                    await self.caller.end(message)
                     return
 
 
 class Relay:
+    """The interactive requests that this broker answers."""
+
     def __init__(
         self,
         nc: Client,
@@ -126,22 +128,22 @@ class Relay:
         reserves: Reserves,
         clock: Clock,
         tick_s: float = TICK_S,
-        last_s: float = LAST_S,
+        finish_s: float = FINISH_S,
         buffer_bytes: int = BUFFER_BYTES,
     ) -> None:
-        """`name`: the broker's, unique among those that run."""
+        """`name` is the broker's name; no two brokers that run may share one."""
         self._nc = nc
         self._name = name
         self._reserves = reserves
         self._clock = clock
         self._tick_s = tick_s
-        self._last_s = last_s
+        self._finish_s = finish_s
         self._buffer_bytes = buffer_bytes
         self._acks = nc.new_inbox()
-        """Where NATS says whether it stored an attempt."""
-        self._by_job: dict[UUID, Asked] = {}
-        self._by_token: dict[str, Asked] = {}
-        """By the token of the present attempt. What an earlier one still says is not heard."""
+        """The inbox in which NATS answers whether it stored an attempt."""
+        self._by_job: dict[UUID, RelayedRequest] = {}
+        self._by_token: dict[str, RelayedRequest] = {}
+        """Requests by the token of their current attempt. Messages about earlier attempts are ignored."""
         self._tasks = Tasks()
         self._idle = asyncio.Event()
 
@@ -150,7 +152,7 @@ class Relay:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
-        """Hear workers. In the end, when no door lets requests in any more, what runs may finish."""
+        """Listen to workers. On leaving, when no door admits requests any more, let those under way finish."""
         replies = await self._nc.subscribe(subjects.replies_to(self._name), cb=self._replied)
         acks = await self._nc.subscribe(f"{self._acks}.*", cb=self._acknowledged)
         try:
@@ -162,35 +164,35 @@ class Relay:
                 await acks.unsubscribe()
 
     async def watch(self) -> None:
-        """End what takes too long. For ever."""
+        """End requests and attempts that take too long. Runs until cancelled."""
         while True:
             await asyncio.sleep(self._tick_s)
             self._tasks.look()
             self._reserves.tick()
             now = self._clock()
-            for asked in list(self._by_job.values()):
-                await self._on(asked, Ticked(), now)
+            for request in list(self._by_job.values()):
+                await self._handle(request, Ticked(), now)
 
     async def ask(self, entry: Entry, caller: Caller) -> None:
-        """Answer a request that is admitted. Returns when it is under way; `caller` hears the rest."""
+        """Begin to answer an admitted request. Returns once it is under way; the `caller` gets the rest."""
         if entry.id in self._by_job:
             await caller.end(Erred(reserve.in_use(entry.id)))
             return
         placed = self._reserves.place(entry.model, ())
-        if not isinstance(placed, reserve.Placed):
+        if not isinstance(placed, reserve.Placement):
             await caller.end(Erred(reserve.problem_of(placed, entry.model)))
             return
-        request = Request(entry, placed, relay=self._name, place=self._reserves.place, now=self._clock())
-        asked = self._by_job[entry.id] = Asked(request, caller, buffer_bytes=self._buffer_bytes)
-        asked.telling = self._tasks.spawn(asked.tell())
-        self._took(asked)
-        await self._act(asked, request.begin())
+        state = RequestState(entry, placed, relay=self._name, place=self._reserves.place, now=self._clock())
+        request = self._by_job[entry.id] = RelayedRequest(state, caller, buffer_bytes=self._buffer_bytes)
+        request.delivery = self._tasks.spawn(request.deliver())
+        self._take_reserve(request)
+        await self._act(request, state.begin())
 
-    async def left(self, job: UUID) -> None:
-        """The caller of this request is gone."""
-        if (asked := self._by_job.get(job)) is not None:
+    async def caller_left(self, job: UUID) -> None:
+        """End the request whose caller is gone."""
+        if (request := self._by_job.get(job)) is not None:
             log.info("caller left job=%s", job)
-            await self._on(asked, CallerLeft())
+            await self._handle(request, CallerLeft())
 
     async def _replied(self, message: Msg) -> None:
         try:
@@ -198,93 +200,94 @@ class Relay:
         except ValueError as error:
             log.warning("reply ignored error=%s", error)
             return
-        if (asked := self._by_token.get(token)) is not None:
-            await self._on(asked, Said(token, word_of(message)))
+        if (request := self._by_token.get(token)) is not None:
+            await self._handle(request, Said(token, worker_message(message)))
 
     async def _acknowledged(self, message: Msg) -> None:
         token = message.subject.rpartition(".")[2]
-        if (asked := self._by_token.get(token)) is not None:
-            await self._on(asked, stored_or_not(message, token))
+        if (request := self._by_token.get(token)) is not None:
+            await self._handle(request, stored_event(message, token))
 
-    async def _on(self, asked: Asked, event: Event, now: Ms | None = None) -> None:
-        """Decide what follows and do it."""
-        request, before = asked.request, asked.request.handed
+    async def _handle(self, request: RelayedRequest, event: Event, now: Ms | None = None) -> None:
+        """Decide what follows an event and do it. After the request's end nothing does."""
+        state, before = request.state, request.state.assignment
         if before.token not in self._by_token:
-            return  # it is over
-        actions = request.on(event, self._clock() if now is None else now)
-        if request.is_over:
-            self._gave_back(before)
+            return
+        actions = state.on(event, self._clock() if now is None else now)
+        if state.is_over:
+            self._give_back_reserve(before)
             del self._by_job[before.attempt.job]
             if not self._by_job:
                 self._idle.set()
-        elif request.handed is not before:
-            log.info("another deployment: %r", request)
-            self._gave_back(before)
-            self._took(asked)
-        await self._act(asked, actions)
+        elif state.assignment is not before:
+            log.info("another deployment: %r", state)
+            self._give_back_reserve(before)
+            self._take_reserve(request)
+        await self._act(request, actions)
 
-    def _took(self, asked: Asked) -> None:
-        handed = asked.request.handed
-        self._by_token[handed.token] = asked
-        self._reserves.take(handed.attempt.deployment)
+    def _take_reserve(self, request: RelayedRequest) -> None:
+        assignment = request.state.assignment
+        self._by_token[assignment.token] = request
+        self._reserves.take(assignment.attempt.deployment)
 
-    def _gave_back(self, handed: Handed) -> None:
-        del self._by_token[handed.token]
-        self._reserves.give_back(handed.attempt.deployment)
+    def _give_back_reserve(self, assignment: Assignment) -> None:
+        del self._by_token[assignment.token]
+        self._reserves.give_back(assignment.attempt.deployment)
 
-    async def _act(self, asked: Asked, actions: Sequence[Action]) -> None:
-        """Do everything in the order in which it was decided, also where an event comes while something is done."""
-        asked.actions.extend(actions)
-        if asked.is_acting:
+    async def _act(self, request: RelayedRequest, actions: Sequence[Action]) -> None:
+        """Carry out all actions in the order of the decisions, even if an event comes while one is carried out."""
+        request.actions.extend(actions)
+        if request.is_acting:
             return
-        asked.is_acting = True
+        request.is_acting = True
         try:
-            while asked.actions:
-                await self._do(asked, asked.actions.popleft())
+            while request.actions:
+                await self._do(request, request.actions.popleft())
         finally:
-            asked.is_acting = False
-        if asked.request.is_over and not asked.has_end:
-            asked.leave()
+            request.is_acting = False
+        if request.state.is_over and not request.has_end:
+            request.stop_delivery()
 
-    async def _do(self, asked: Asked, action: Action) -> None:
+    async def _do(self, request: RelayedRequest, action: Action) -> None:
         match action:
-            case Tell(word):
-                if not asked.keep(word):
-                    await self._on(asked, CallerBehind())
-            case Publish(handed):
-                named = {MSG_ID: f"{handed.attempt.job}.{handed.token}"}
+            case Tell(message):
+                if not request.enqueue(message):
+                    await self._handle(request, CallerBehind())
+            case Publish(assignment):
                 try:
                     await self._nc.publish(
-                        subjects.now(handed.attempt.deployment),
-                        packed(handed.attempt),
-                        f"{self._acks}.{handed.token}",
-                        headers=named,
+                        subjects.now(assignment.attempt.deployment),
+                        packed(assignment.attempt),
+                        f"{self._acks}.{assignment.token}",
+                        headers={MSG_ID: f"{assignment.attempt.job}.{assignment.token}"},
                     )
                 except Error as error:
-                    await self._on(asked, Unstored(handed.token, _said(error)))
-            case Abort(handed):
-                with _logged("not aborted", handed.attempt.job):
-                    await self._nc.publish(subjects.CTL_ABORT, str(handed.attempt.reply_to).encode())
+                    await self._handle(request, Unstored(assignment.token, _text(error)))
+            case Abort(assignment):
+                try:
+                    await self._nc.publish(subjects.CTL_ABORT, str(assignment.attempt.reply_to).encode())
+                except Error as error:
+                    log.warning("not aborted job=%s error=%s", assignment.attempt.job, _text(error))
             case Rule(attempt, outcome):
                 self._tasks.spawn(publish_rulings(self._nc, [EndRequest(attempt, outcome)]))
             case _:
                 assert_never(action)
 
     async def _finish(self) -> None:
-        """Let what runs finish; end what does not."""
+        """Wait for the requests under way, then end those that are left."""
         try:
-            async with asyncio.timeout(self._last_s):
+            async with asyncio.timeout(self._finish_s):
                 while self._by_job:
                     self._idle.clear()
                     await self._idle.wait()
         except TimeoutError:
-            for asked in list(self._by_job.values()):
-                await self._on(asked, Stopping())
+            for request in list(self._by_job.values()):
+                await self._handle(request, Stopping())
         await self._tasks.finish(_FLUSH_S)
 
 
-def word_of(message: Msg) -> WorkerWord:
-    """What a worker says. Of a newer worker's words, those that are unknown are signs of life."""
+def worker_message(message: Msg) -> WorkerMessage:
+    """Read what a worker sent. A kind that this broker does not know, from a newer worker, counts as a keepalive."""
     headers = message.headers or {}
     sequence = headers.get(SEQ)
     match headers.get(KIND):
@@ -302,19 +305,19 @@ def _problem_in(data: bytes) -> Problem:
     try:
         return _problem.decode(data).error
     except UNREADABLE:
-        return Problem("engine_fault", "the worker failed, and what it says of that cannot be read")
+        return Problem("engine_fault", "the worker failed, and its error cannot be read")
 
 
 def _failure_in(text: str | None) -> Failure | None:
-    """None: no other deployment would do better."""
+    """Read the failure of an attempt that another deployment may take. None: no other would do better."""
     try:
         return None if text is None else _failure.decode(text)
     except UNREADABLE:
         return EngineLost("the worker failed in a way that this broker does not know")
 
 
-def stored_or_not(message: Msg, token: str) -> Stored | Unstored:
-    """What NATS answers to the publishing of an attempt."""
+def stored_event(message: Msg, token: str) -> Stored | Unstored:
+    """Read NATS's answer to the publishing of an attempt."""
     if (message.headers or {}).get("Status") == "503":
         return Unstored(token, "no stream")
     try:
@@ -324,13 +327,5 @@ def stored_or_not(message: Msg, token: str) -> Stored | Unstored:
     return Stored(token)
 
 
-@contextmanager
-def _logged(what: str, job: UUID) -> Iterator[None]:
-    try:
-        yield
-    except Error as error:
-        log.warning("%s job=%s error=%s", what, job, _said(error))
-
-
-def _said(error: Error) -> str:
+def _text(error: Error) -> str:
     return str(error) or type(error).__name__

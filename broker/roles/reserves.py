@@ -7,7 +7,7 @@ from operator import or_
 
 from broker.core import route
 from broker.core.pools import Pool, snapshot
-from broker.core.reserve import Placed, Unplaced, choose
+from broker.core.reserve import NotPlaced, Placement, choose_deployment
 from broker.ports import Clock, Entropy
 from broker.roles.limits import DailySpend
 from schemas.catalog import Catalog
@@ -43,16 +43,16 @@ class Reserves:
     def __repr__(self) -> str:
         return f"Reserves(outstanding={dict(self._outstanding)})"
 
-    def place(self, model: str, tried: Collection[str]) -> Placed | Unplaced:
+    def place(self, model: str, tried: Collection[str]) -> Placement | NotPlaced:
         """A deployment for the next attempt of a request, with a token of the attempt's own; or why there is none."""
-        where = choose(
+        where = choose_deployment(
             model,
             catalog=self._catalog(),
             pools=self._pools(model),
             unit=(self._entropy() & ((1 << _UNIT_BITS) - 1)) / (1 << _UNIT_BITS),
             tried=tried,
         )
-        return Placed(where, f"{self._entropy():x}") if isinstance(where, str) else where
+        return Placement(where, f"{self._entropy():x}") if isinstance(where, str) else where
 
     def take(self, deployment: str) -> None:
         self._outstanding[deployment] += 1
@@ -74,6 +74,6 @@ class Reserves:
             self._daily_spend.by_deployment,
             now=self._clock(),
             only=[entry.deployment for entry in route.entries(model, catalog)],
-            handed=self._outstanding,
+            handed_out=self._outstanding,
             peak=self._earlier | self._peaks[-1],
         )

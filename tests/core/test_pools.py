@@ -210,16 +210,16 @@ def test_the_reserve_is_shared_with_other_brokers_who_have_what_this_one_did_not
     full = a_beat(reserve=3, running=3, interactive=3)
 
     assert pool(full).interactive == 3
-    assert pool(full, handed={"d": 0}, peak={"d": 3}).interactive == 0
-    assert pool(full, handed={"d": 1}, peak={"d": 2}).interactive == 2
-    assert pool(a_beat(), handed={"d": 4}, peak={"d": 4}).interactive == 4
+    assert pool(full, handed_out={"d": 0}, peak={"d": 3}).interactive == 0
+    assert pool(full, handed_out={"d": 1}, peak={"d": 2}).interactive == 2
+    assert pool(a_beat(), handed_out={"d": 4}, peak={"d": 4}).interactive == 4
 
 
 def test_requests_that_were_just_handed_out_are_charged_too() -> None:
     catalog, day = a_catalog(d=2.0), {"d": usd(1.5)}
 
     assert pool(a_beat(), catalog=catalog, spent=day).stop is None
-    assert pool(a_beat(), catalog=catalog, spent=day, handed={"d": 1}, peak={"d": 1}).stop is not None
+    assert pool(a_beat(), catalog=catalog, spent=day, handed_out={"d": 1}, peak={"d": 1}).stop is not None
 
 
 @pytest.mark.parametrize(

@@ -8,21 +8,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.core.relay import (
-    FIRST_WORD_MS,
+    PICK_UP_MS,
     SILENCE_MS,
     STORE_MS,
     Abort,
     Action,
     Answered,
+    Assignment,
     CallerBehind,
     CallerLeft,
-    CallerWord,
+    CallerMessage,
     Erred,
     Event,
-    Handed,
     KeptAlive,
     Publish,
-    Request,
+    RequestState,
     Rule,
     Said,
     Started,
@@ -32,10 +32,10 @@ from broker.core.relay import (
     Tell,
     Ticked,
     Unstored,
-    WorkerWord,
-    is_an_end,
+    WorkerMessage,
+    ends_request,
 )
-from broker.core.reserve import Gone, Held, Placed, Unplaced
+from broker.core.reserve import ModelGone, NoRoom, NotPlaced, Placement
 from schemas.api import Problem
 from schemas.job import Lane
 from schemas.outcome import (
@@ -67,46 +67,46 @@ class Script:
 
     route: list[str]
     """The deployments with room, in the order in which they are chosen."""
-    none_left: Unplaced = field(default_factory=lambda: Held([]))
+    none_left: NotPlaced = field(default_factory=lambda: NoRoom([]))
     now: int = 0
     done: list[Action] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._tokens = iter(range(1_000_000))
         entry = an_entry(lane=Lane.INTERACTIVE, admitted_ms=Ms(0), deadline_ms=Ms(DEADLINE_MS))
-        first = Placed(self.route[0], str(next(self._tokens)))
-        self.request = Request(entry, first, relay="b", place=self._place, now=Ms(0))
+        first = Placement(self.route[0], str(next(self._tokens)))
+        self.request = RequestState(entry, first, relay="b", place=self._place, now=Ms(0))
         self.done += self.request.begin()
 
-    def _place(self, model: str, tried: Collection[str]) -> Placed | Unplaced:
+    def _place(self, model: str, tried: Collection[str]) -> Placement | NotPlaced:
         assert model == "m"
         left = [name for name in self.route if name not in tried]
-        return Placed(left[0], str(next(self._tokens))) if left else self.none_left
+        return Placement(left[0], str(next(self._tokens))) if left else self.none_left
 
     def on(self, event: Event) -> Sequence[Action]:
         actions = self.request.on(event, Ms(self.now))
         self.done += actions
         return actions
 
-    def says(self, word: WorkerWord) -> Sequence[Action]:
+    def says(self, message: WorkerMessage) -> Sequence[Action]:
         """Of the present attempt."""
-        return self.on(Said(self.request.handed.token, word))
+        return self.on(Said(self.request.assignment.token, message))
 
     def passes(self, ms: int) -> Sequence[Action]:
         self.now += ms
         return self.on(Ticked())
 
     @property
-    def told(self) -> list[CallerWord]:
-        return [action.word for action in self.done if isinstance(action, Tell)]
+    def told(self) -> list[CallerMessage]:
+        return [action.message for action in self.done if isinstance(action, Tell)]
 
     @property
-    def handed(self) -> list[Handed]:
-        return [action.handed for action in self.done if isinstance(action, Publish)]
+    def handed(self) -> list[Assignment]:
+        return [action.assignment for action in self.done if isinstance(action, Publish)]
 
     @property
-    def aborted(self) -> list[Handed]:
-        return [action.handed for action in self.done if isinstance(action, Abort)]
+    def aborted(self) -> list[Assignment]:
+        return [action.assignment for action in self.done if isinstance(action, Abort)]
 
     @property
     def ruled(self) -> list[Failed | Expired | Cancelled]:
@@ -185,10 +185,10 @@ def test_an_attempt_that_no_worker_took_is_given_up_on_in_its_own_time() -> None
     script = Script(["d", "e"])
     script.on(Stored("0"))
 
-    assert not script.passes(FIRST_WORD_MS - 1)
+    assert not script.passes(PICK_UP_MS - 1)
     script.passes(1)
     script.on(Stored("1"))
-    assert not script.passes(FIRST_WORD_MS - 1)
+    assert not script.passes(PICK_UP_MS - 1)
     script.passes(1)
 
     assert [handed.attempt.deployment for handed in script.aborted] == ["d", "e"]
@@ -286,14 +286,14 @@ def test_a_request_that_cannot_go_on_is_answered_and_its_worker_is_stopped(event
 
 
 def test_a_request_whose_model_is_gone_is_told_so() -> None:
-    script = Script(["d"], none_left=Gone())
+    script = Script(["d"], none_left=ModelGone())
 
-    script.passes(FIRST_WORD_MS)
+    script.passes(PICK_UP_MS)
 
     assert script.problem == "unavailable"
-    script = Script(["d"], none_left=Gone())
+    script = Script(["d"], none_left=ModelGone())
     script.on(Stored("0"))
-    script.passes(FIRST_WORD_MS)
+    script.passes(PICK_UP_MS)
     assert script.problem == "unknown_model"
 
 
@@ -301,8 +301,8 @@ def test_a_report_is_the_end_of_a_request_if_no_other_attempt_could_follow() -> 
     ends: list[Outcome] = [a_success(), Expired(), Failed(BadRequest("x"))]
     others: list[Outcome] = [Failed(EngineFault("x")), Released(), Cancelled()]
 
-    assert all(is_an_end(outcome) for outcome in ends)
-    assert not any(is_an_end(outcome) for outcome in others)
+    assert all(ends_request(outcome) for outcome in ends)
+    assert not any(ends_request(outcome) for outcome in others)
 
 
 # any order of events
@@ -340,9 +340,9 @@ def running(done: Sequence[Action | Event]) -> Iterator[set[str]]:
 
 
 @settings(max_examples=500)
-@given(st.integers(1, 4), st.lists(steps, max_size=25), st.sampled_from([Held([]), Gone()]))
+@given(st.integers(1, 4), st.lists(steps, max_size=25), st.sampled_from([NoRoom([]), ModelGone()]))
 def test_in_any_order_of_events_a_request_has_one_end_and_one_attempt_at_a_time(
-    count: int, steps: list[Event | int], none_left: Unplaced
+    count: int, steps: list[Event | int], none_left: NotPlaced
 ) -> None:
     script = Script([f"d{number}" for number in range(count)], none_left)
     history: list[Action | Event] = list(script.done)
@@ -381,7 +381,7 @@ def test_nothing_of_a_second_attempt_follows_what_was_streamed(count: int, steps
     begins = [place for place, word in enumerate(script.told) if isinstance(word, Started)]
     published = [place for place, action in enumerate(script.done) if isinstance(action, Publish)]
     streamed = [
-        place for place, action in enumerate(script.done) if isinstance(action, Tell) and action.word == PIECE
+        place for place, action in enumerate(script.done) if isinstance(action, Tell) and action.message == PIECE
     ]
     assert begins == [place - 1 for place in pieces[:1]]
     assert not streamed or max(published) < streamed[0]

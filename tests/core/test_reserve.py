@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from broker.core.pools import snapshot
-from broker.core.reserve import Gone, Held, choose, in_use, problem_of
+from broker.core.reserve import ModelGone, NoRoom, choose_deployment, in_use, problem_of
 from schemas.api import Hold, HoldCode, Problem
 from schemas.catalog import Catalog, Deployment, Model, Route
 from schemas.outcome import Refused
@@ -45,11 +45,11 @@ def chosen(
     }
     catalog = Catalog(models={"m": Model(route=route)}, deployments=deployments)
     pools = snapshot(catalog, beats, {}, now=Ms(0), **known)
-    where = choose(model, catalog=catalog, pools=pools, unit=unit, tried=tried)
+    where = choose_deployment(model, catalog=catalog, pools=pools, unit=unit, tried=tried)
     match where:
-        case Held(holds):
+        case NoRoom(holds):
             return [hold.message for hold in holds]
-        case Gone():
+        case ModelGone():
             return ["gone"]
         case _:
             return where
@@ -72,8 +72,8 @@ def test_a_spare_is_for_what_the_others_failed_and_for_when_they_are_away() -> N
 
 
 def test_a_spare_gets_nothing_while_the_others_are_full() -> None:
-    assert chosen(*EVERYONE, handed={"a": 1, "b": 1}) == said(FULL, "a", "b")
-    assert chosen(*EVERYONE, handed={"b": 1}, tried=("a",)) == said(FULL, "b")
+    assert chosen(*EVERYONE, handed_out={"a": 1, "b": 1}) == said(FULL, "a", "b")
+    assert chosen(*EVERYONE, handed_out={"b": 1}, tried=("a",)) == said(FULL, "b")
 
 
 def test_a_deployment_without_a_reserve_has_no_room() -> None:
@@ -93,15 +93,15 @@ def test_the_first_of_several_spares_is_taken() -> None:
 
 
 def test_weights_count_only_where_there_is_room() -> None:
-    assert chosen(*EVERYONE, handed={"a": 1}, unit=0.0) == "b"
+    assert chosen(*EVERYONE, handed_out={"a": 1}, unit=0.0) == "b"
     assert chosen(a_beat("b"), a_beat("spare"), unit=0.0) == "b"
 
 
 def test_the_workers_of_a_deployment_have_their_reserves_together() -> None:
     alone = (Route("a"),)
 
-    assert chosen(a_beat("a"), a_beat("a"), handed={"a": 1}) == "a"
-    assert chosen(a_beat("a"), a_beat("a"), route=alone, handed={"a": 2}) == said(FULL, "a")
+    assert chosen(a_beat("a"), a_beat("a"), handed_out={"a": 1}) == "a"
+    assert chosen(a_beat("a"), a_beat("a"), route=alone, handed_out={"a": 2}) == said(FULL, "a")
     assert chosen(a_beat("a", interactive=1), a_beat("a", interactive=1), route=alone) == said(FULL, "a")
     assert chosen(a_beat("a", interactive=1), a_beat("a", interactive=0)) == "a"
 
@@ -120,17 +120,17 @@ def test_what_other_brokers_took_of_the_reserve_is_not_given_again() -> None:
         chosen(
             a_beat("a", reserve=3, interactive=2),
             a_beat("a", reserve=3, interactive=3),
-            handed={"a": 4},
+            handed_out={"a": 4},
             peak={"a": 4},
         )
         == "a"
     )
-    assert chosen(full, handed={"a": 1}, peak={"a": 2}) == "a"
-    assert chosen(full, route=alone, handed={"a": 2}, peak={"a": 2}) == said(FULL, "a")
+    assert chosen(full, handed_out={"a": 1}, peak={"a": 2}) == "a"
+    assert chosen(full, route=alone, handed_out={"a": 2}, peak={"a": 2}) == said(FULL, "a")
 
 
 def test_what_ended_since_the_beat_is_room_again() -> None:
-    assert chosen(a_beat("a", reserve=3, interactive=3), handed={"a": 0}, peak={"a": 3}) == "a"
+    assert chosen(a_beat("a", reserve=3, interactive=3), handed_out={"a": 0}, peak={"a": 3}) == "a"
 
 
 def test_what_was_tried_is_not_tried_again() -> None:
@@ -163,11 +163,11 @@ SPENT = Hold(HoldCode.DAILY_CAP, "daily cap of 2.00 USD spent on d, resumes 00:0
 def test_a_refusal_says_what_holds_the_model(hold: Hold, when: str) -> None:
     message = f"m takes no requests now ({hold.message}): try again {when}, or submit the job"
 
-    assert problem_of(Held([hold]), "m") == Problem(hold.code, message)
+    assert problem_of(NoRoom([hold]), "m") == Problem(hold.code, message)
 
 
 def test_a_refusal_says_that_every_deployment_was_tried() -> None:
-    assert problem_of(Held([]), "m") == Problem("no_worker", "no deployment of m is left to try")
+    assert problem_of(NoRoom([]), "m") == Problem("no_worker", "no deployment of m is left to try")
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_a_refusal_says_that_every_deployment_was_tried() -> None:
 def test_of_several_holds_a_refusal_names_all_and_bears_the_code_of_what_passes_first(
     holds: list[Hold], code: str
 ) -> None:
-    refusal = problem_of(Held(holds), "m")
+    refusal = problem_of(NoRoom(holds), "m")
 
     assert refusal.code == code
     assert "; ".join(hold.message for hold in holds) in refusal.message
@@ -190,7 +190,7 @@ def test_of_several_holds_a_refusal_names_all_and_bears_the_code_of_what_passes_
 def test_a_refusal_of_anything_else_says_why() -> None:
     job = an_id()
 
-    assert problem_of(Gone(), "m").code == "unknown_model"
+    assert problem_of(ModelGone(), "m").code == "unknown_model"
     assert problem_of(Refused("code", "message", "field", 7), "m") == Problem("code", "message", "field", 7)
     assert (in_use(job).code, in_use(job).field) == ("id_in_use", "id")
     assert str(job) in in_use(job).message

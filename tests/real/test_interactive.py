@@ -23,7 +23,7 @@ from broker.core.settle import decide
 from broker.doors.nats_infer import NatsInfer
 from broker.ports import Ledger
 from broker.roles.limits import DailySpend
-from broker.roles.relay import LAST_S, Relay
+from broker.roles.relay import FINISH_S, Relay
 from broker.roles.reserves import Reserves
 from broker.serve import answer_requests
 from schemas import subjects
@@ -301,7 +301,7 @@ async def a_door(
     catalog: Catalog = ONE,
     brokers: int = 1,
     entropy: Callable[[], int] = lambda: secrets.randbits(80),
-    last_s: float = 0.05,
+    finish_s: float = 0.05,
     principal: Identify = open_principal,
 ) -> AsyncIterator[Door]:
     await declare_streams(nc)
@@ -317,7 +317,7 @@ async def a_door(
             clock=now,
             entropy=entropy,
         )
-        relay = Relay(nc, name=f"b{number}", reserves=reserves, clock=door.clock, tick_s=0.02, last_s=last_s)
+        relay = Relay(nc, name=f"b{number}", reserves=reserves, clock=door.clock, tick_s=0.02, finish_s=finish_s)
         infer = NatsInfer(
             nc, relay, principal=principal, catalog=lambda: door.catalog, clock=door.clock, entropy=entropy
         )
@@ -846,7 +846,7 @@ async def test_a_slot_that_stays_taken_is_another_brokers(nc: Nats, ledger: Ledg
 
 
 async def test_what_runs_may_finish_when_the_broker_stops_and_nothing_new_is_taken(nc: Nats, ledger: Ledger) -> None:
-    async with a_door(nc, ledger, a_beat("d"), last_s=LAST_S) as door:
+    async with a_door(nc, ledger, a_beat("d"), finish_s=FINISH_S) as door:
         asker = await door.ask()
         worker = await door.taken()
 
@@ -856,12 +856,12 @@ async def test_what_runs_may_finish_when_the_broker_stops_and_nothing_new_is_tak
         await worker.finish()
 
         assert await asker.kinds() == [CHUNK, FINAL]
-        async with asyncio.timeout(LAST_S / 2):
+        async with asyncio.timeout(FINISH_S / 2):
             await door.stopped()
 
 
 async def test_a_request_on_its_way_to_a_broker_that_stops_is_answered(nc: Nats, ledger: Ledger) -> None:
-    async with a_door(nc, ledger, a_beat("d"), last_s=LAST_S) as door:
+    async with a_door(nc, ledger, a_beat("d"), finish_s=FINISH_S) as door:
         asker = await door.ask()
         door.stop()
 

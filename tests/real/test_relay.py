@@ -85,7 +85,7 @@ async def a_bench(nc: Nats, ledger: Ledger, *, buffer_bytes: int) -> AsyncIterat
         clock=now,
         entropy=iter(range(99)).__next__,
     )
-    bench = Bench(nc, Relay(nc, name="b", reserves=reserves, clock=now, last_s=0.05, buffer_bytes=buffer_bytes))
+    bench = Bench(nc, Relay(nc, name="b", reserves=reserves, clock=now, finish_s=0.05, buffer_bytes=buffer_bytes))
     await bench.listen()
     async with bench.relay.open():
         yield bench
@@ -147,7 +147,7 @@ async def test_a_caller_that_left_while_it_took_a_piece_is_told_nothing_more(nc:
         listener, attempt = await bench.ask()
         await bench.say(attempt, CHUNK, PIECE)
 
-        await bench.relay.left(attempt.job)
+        await bench.relay.caller_left(attempt.job)
 
         async with asyncio.timeout(10):
             assert await bench.aborted.get() == attempt.reply_to
