@@ -14,7 +14,7 @@ import psutil
 
 from broker.bench.figure import Figure, figure_of
 from broker.bench.system import a_system, quantile
-from broker.client import Client, Refused
+from broker.client import Client, RequestRefused
 from broker.local.up import Up
 from schemas.endpoints import CHAT
 from schemas.job import Lane
@@ -55,7 +55,7 @@ async def dispatch(*, jobs: int, runs: int, say: Callable[[str], None]) -> Figur
 async def _started_ms(client: Client, job: UUID) -> int:
     """Once it is settled."""
     while True:
-        with contextlib.suppress(Refused):  # not taken in yet
+        with contextlib.suppress(RequestRefused):  # not taken in yet
             if executions := (await client.job(job)).executions:
                 return executions[0].started_ms
         await asyncio.sleep(0.002)

@@ -7,7 +7,7 @@ import typer
 
 from broker.cli.results import check_out
 from broker.cli.terminal import AsJson, Data, Exit, NatsUrl, fail, instant, out, print_json, told, with_client
-from broker.client import Refused
+from broker.client import RequestRefused
 from broker.config import catalog_text
 
 
@@ -23,7 +23,7 @@ def apply(
         text = catalog_text(file)
         try:
             shown = with_client(nats_url, data, lambda client: client.apply_catalog(text))
-        except Refused as refused:
+        except RequestRefused as refused:
             fail(f"{file}: {refused.problem.message}", Exit.USAGE)
     if as_json:
         print_json(shown)

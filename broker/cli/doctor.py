@@ -16,7 +16,7 @@ from nats.errors import Error, NoServersError
 from nats.js.errors import NotFoundError
 
 from broker.bus.streams import STREAMS
-from broker.client import Client, NoBroker, Refused
+from broker.client import Client, NoBroker, RequestRefused
 from broker.errors import Conflict, Unavailable
 from broker.ledger import pending
 from schemas.api import HoldCode, ModelStatus, Status
@@ -137,7 +137,7 @@ async def _broker(url: str) -> list[Finding]:
             await client.catalog()
     except NoBroker:
         return [Finding("broker", Grade.BAD, "none answers", "start one: infermq serve")]
-    except Refused as error:
+    except RequestRefused as error:
         return [Finding("catalog", Grade.BAD, str(error), "infermq apply FILE")]
     except Unavailable as error:
         return [Finding("broker", Grade.BAD, str(error), "its log says why")]

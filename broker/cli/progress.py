@@ -9,7 +9,7 @@ from uuid import UUID
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from broker.cli.terminal import duration, err, money, plain
-from broker.client import Client, Refused
+from broker.client import Client, RequestRefused
 from broker.errors import Unavailable
 from schemas.api import Batch, BatchStatus, HoldCode
 
@@ -54,7 +54,7 @@ async def _held(client: Client) -> str:
     """Why models that jobs wait for start nothing. Empty: they run, or no broker answers."""
     try:
         status = await client.status()
-    except (Refused, Unavailable):
+    except (RequestRefused, Unavailable):
         return ""
     holds = [hold for model in status.models if model.waiting for hold in model.holds]
     return "; ".join(hold.message for hold in holds if hold.code is not HoldCode.BUSY)

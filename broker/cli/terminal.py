@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from broker.client import BacklogFull, Client, NoBroker, Refused, TimedOut
+from broker.client import BacklogFull, Client, NoBroker, RequestRefused, RequestTimedOut
 from broker.config import NotFound, Where, find
 from broker.errors import Conflict, Unavailable
 from schemas.catalog import CatalogError
@@ -80,9 +80,9 @@ _EXPECTED = (
     NotFound,
     NoBroker,
     Unavailable,
-    Refused,
+    RequestRefused,
     BacklogFull,
-    TimedOut,
+    RequestTimedOut,
     Conflict,
     CatalogError,
     OSError,
@@ -103,7 +103,7 @@ def _tell(error: BaseException) -> None:
     match error:
         case NotFound() | Unavailable():
             code = Exit.UNAVAILABLE
-        case Refused() | CatalogError() | OSError():
+        case RequestRefused() | CatalogError() | OSError():
             code = Exit.USAGE
         case _:
             code = Exit.FAILED

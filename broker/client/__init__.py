@@ -15,13 +15,23 @@ Plain NATS and JSON do the same (docs/wire.md): nothing here is needed to use in
 """
 
 from broker.client.batches import BatchClient
-from broker.client.errors import BacklogFull, NoBroker, Refused, TimedOut
+from broker.client.errors import BacklogFull, NoBroker, RequestRefused, RequestTimedOut
 from broker.client.ids import new_id
 from broker.client.infer import InferClient, Piece, Reply
 from broker.client.submit import Submission, SubmitClient
 from broker.client.system import SystemClient
 
-__all__ = ["BacklogFull", "Client", "NoBroker", "Piece", "Refused", "Reply", "Submission", "TimedOut", "new_id"]
+__all__ = [
+    "BacklogFull",
+    "Client",
+    "NoBroker",
+    "Piece",
+    "Reply",
+    "RequestRefused",
+    "RequestTimedOut",
+    "Submission",
+    "new_id",
+]
 
 
 class Client(SubmitClient, BatchClient, InferClient, SystemClient):

@@ -32,7 +32,7 @@ _SOON_S = 0.1
 
 
 class BatchClient(Session):
-    """Creates batches, and reads what became of them and of their jobs. Raises: Refused, NoBroker, Unavailable."""
+    """Creates batches, and reads what became of them and of their jobs. Raises: RequestRefused, NoBroker, Unavailable."""
 
     async def create_batch(
         self, *, lane: Lane = Lane.BULK, deadline_ms: int | None = None, metadata: dict[str, str] | None = None

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from broker.client.errors import Refused
+from broker.client.errors import RequestRefused
 from schemas import subjects
 from schemas.api import Problem
 from schemas.codec import Undecodable, decode_job, jsoned, packed, place_of
@@ -19,38 +19,38 @@ _REST_BYTES = 64 * 1024
 
 
 def body_of(body: Mapping[str, Any] | bytes) -> bytes:
-    """A request body as JSON. Raises: Refused, if JSON cannot hold it."""
+    """A request body as JSON. Raises: RequestRefused, if JSON cannot hold it."""
     return body if isinstance(body, bytes) else json_of(body, "body_not_json", "body")
 
 
 def json_of(value: object, code: str, field: str | None = None) -> bytes:
-    """The value as JSON. Raises: Refused, with this code and field, if JSON cannot hold it."""
+    """The value as JSON. Raises: RequestRefused, with this code and field, if JSON cannot hold it."""
     try:
         return jsoned(value)
     except _UNWRITABLE as error:
-        raise Refused(Problem(code, f"JSON cannot hold it: {error}", field)) from error
+        raise RequestRefused(Problem(code, f"JSON cannot hold it: {error}", field)) from error
 
 
 _UNWRITABLE = (UnicodeEncodeError, OverflowError, RecursionError)
 
 
 def payload_of(job: Job) -> bytes:
-    """The job as MessagePack. Raises: Refused, if intake could not read it or no message could hold it."""
+    """The job as MessagePack. Raises: RequestRefused, if intake could not read it or no message could hold it."""
     size = len(job.body)
     if size > BODY_BYTES:
         message = f"the body is {size} bytes, the limit is {BODY_BYTES}: split the request or shorten the prompt"
-        raise Refused(Problem("body_too_large", message, "body", BODY_BYTES))
+        raise RequestRefused(Problem("body_too_large", message, "body", BODY_BYTES))
     try:
         payload = packed(job)
         decode_job(payload, None)
     except Undecodable as error:
         what, path = place_of(str(error.__cause__))
-        raise Refused(Problem("bad_job", what, path.removeprefix(".") or None)) from error
+        raise RequestRefused(Problem("bad_job", what, path.removeprefix(".") or None)) from error
     except _UNWRITABLE as error:
-        raise Refused(Problem("bad_job", str(error), _unwritable(job))) from error
+        raise RequestRefused(Problem("bad_job", str(error), _unwritable(job))) from error
     if len(payload) > size + _REST_BYTES:
         message = f"it has {len(job.endpoint)} characters: it is an address such as {CHAT.path}"
-        raise Refused(Problem("endpoint_not_served", message, "endpoint"))
+        raise RequestRefused(Problem("endpoint_not_served", message, "endpoint"))
     return payload
 
 
@@ -65,11 +65,11 @@ def _unwritable(job: Job) -> str | None:
 
 
 def check_name(field: str, name: str, code: str = "bad_name") -> None:
-    """Refuse a name that no subject can carry. Raises: Refused."""
+    """Refuse a name that no subject can carry. Raises: RequestRefused."""
     fits = 1 <= len(name) <= LONGEST_NAME and len(subjects.token(name)) <= _TOKEN_BYTES
     if not fits or _SURROGATE.search(name):
         message = f"{name[:20]!r} has {len(name)} characters: a name has 1 to {LONGEST_NAME}, fewer beyond ASCII"
-        raise Refused(Problem(code, message, field, LONGEST_NAME))
+        raise RequestRefused(Problem(code, message, field, LONGEST_NAME))
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")

@@ -6,7 +6,7 @@ from broker.errors import Unavailable
 from schemas.api import ErrorBody, Problem
 
 
-class Refused(Exception):
+class RequestRefused(Exception):
     """The broker said no and why; or the client did, because the broker could not read what was asked."""
 
     def __init__(self, problem: Problem) -> None:
@@ -25,7 +25,7 @@ class BacklogFull(Exception):
     """The stream takes no more jobs of this kind until the broker has taken in those that wait."""
 
 
-class TimedOut(Exception):
+class RequestTimedOut(Exception):
     """No answer came in time."""
 
 
@@ -33,7 +33,7 @@ def refusal_of(data: bytes) -> Exception:
     """What to raise for an ErrorBody."""
     problem = msgspec.json.decode(data, type=ErrorBody).error
     if problem.code == "timed_out":
-        return TimedOut(problem.message)
+        return RequestTimedOut(problem.message)
     if problem.code == "unavailable":
         return Unavailable("infermq", problem.message)
-    return Refused(problem)
+    return RequestRefused(problem)

@@ -13,7 +13,7 @@ from nats.errors import Error
 from nats.errors import TimeoutError as NatsTimeoutError
 
 from broker.client.encode import body_of, check_name, payload_of
-from broker.client.errors import NoBroker, Refused, TimedOut, refusal_of
+from broker.client.errors import NoBroker, RequestRefused, RequestTimedOut, refusal_of
 from broker.client.session import Session
 from broker.errors import Unavailable
 from schemas import subjects
@@ -91,7 +91,7 @@ class InferClient(Session):
     async def infer(
         self, model: str, body: Mapping[str, Any] | bytes, *, endpoint: str = CHAT.path, timeout_s: float = 120.0
     ) -> Reply:
-        """Wait for the whole answer. Raises: Refused, TimedOut, NoBroker, Unavailable."""
+        """Wait for the whole answer. Raises: RequestRefused, RequestTimedOut, NoBroker, Unavailable."""
         async with contextlib.aclosing(self._conversation(model, body, endpoint, timeout_s)) as steps:
             async for step in steps:
                 if isinstance(step, Reply):
@@ -135,14 +135,14 @@ class InferClient(Session):
         try:
             message: Msg = await next_msg(timeout=min(timeout_s + 1, self._silence_s))
         except NatsTimeoutError as error:
-            raise TimedOut("the broker went silent: ask again") from error
+            raise RequestTimedOut("the broker went silent: ask again") from error
         except Error as error:
             raise Unavailable("NATS", str(error) or type(error).__name__) from error
         return message
 
 
 def _step(message: Msg) -> Piece | Reply | None:
-    """Raises: Refused, NoBroker."""
+    """Raises: RequestRefused, NoBroker."""
     headers = message.headers or {}
     if headers.get("Status") == "503":
         raise NoBroker
@@ -162,15 +162,15 @@ def _job(headers: Mapping[str, str]) -> UUID | None:
 
 
 def _timeout_ms(timeout_s: float) -> int:
-    """Raises: Refused."""
+    """Raises: RequestRefused."""
     if not 0 < timeout_s <= _LONGEST_S:
         message = f"it is {timeout_s:g} s, it must be more than 0 and at most {_LONGEST_S}"
-        raise Refused(Problem("bad_timeout", message, "timeout_s", _LONGEST_S))
+        raise RequestRefused(Problem("bad_timeout", message, "timeout_s", _LONGEST_S))
     return int(timeout_s * 1000)
 
 
 @lru_cache(maxsize=1024)
 def _infer_subject(model: str, tenant: str, key: str) -> str:
-    """Raises: Refused."""
+    """Raises: RequestRefused."""
     check_name("model", model, "unknown_model")
     return subjects.infer(model, tenant, key)

@@ -13,7 +13,7 @@ from nats.errors import TimeoutError as NatsTimeoutError
 
 from broker.bus.connect import Connection
 from broker.client.encode import check_name, json_of
-from broker.client.errors import NoBroker, Refused, refusal_of
+from broker.client.errors import NoBroker, RequestRefused, refusal_of
 from broker.errors import Unavailable
 from schemas import subjects
 from schemas.api import Problem
@@ -58,7 +58,7 @@ class Session:
     async def connect(cls, url: str, *, tenant: str = DEFAULT, key: str = DEFAULT) -> AsyncIterator[Self]:
         """Connect on behalf of a tenant. Once connected, a connection that is lost comes back by itself.
 
-        Raises: Unavailable, if NATS is not there; Refused, for a bad name.
+        Raises: Unavailable, if NATS is not there; RequestRefused, for a bad name.
         """
         check_name("tenant", tenant)
         check_name("key", key)
@@ -74,13 +74,13 @@ class Session:
         return self._nc
 
     async def _call(self, verb: Verb, ask: msgspec.Struct, answer: type[T]) -> T:
-        """Ask a broker and wait for its answer. Raises: Refused, NoBroker, Unavailable."""
+        """Ask a broker and wait for its answer. Raises: RequestRefused, NoBroker, Unavailable."""
         subject = subjects.api(verb, self._tenant, self._key)
         try:
             message = await self._nc.request(subject, json_of(ask, "bad_request"), timeout=self._call_s)
         except MaxPayloadError as error:
             what = "what is asked is larger than a message of this NATS server may be"
-            raise Refused(Problem("too_large", what, limit=self._nc.max_payload)) from error
+            raise RequestRefused(Problem("too_large", what, limit=self._nc.max_payload)) from error
         except NoRespondersError as error:
             raise NoBroker from error
         except NatsTimeoutError as error:

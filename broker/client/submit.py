@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from nats.errors import Error, NoRespondersError
 
 from broker.client.encode import body_of, check_name, payload_of
-from broker.client.errors import BacklogFull, NoBroker, Refused
+from broker.client.errors import BacklogFull, NoBroker, RequestRefused
 from broker.client.ids import new_id
 from broker.client.session import Session
 from broker.errors import Unavailable
@@ -54,7 +54,7 @@ class Submission:
         metadata: dict[str, str] | None = None,
         idempotency_key: str | None = None,
     ) -> Self:
-        """Submit this body: a dict, or JSON as bytes. Raises: Refused, if JSON cannot hold it."""
+        """Submit this body: a dict, or JSON as bytes. Raises: RequestRefused, if JSON cannot hold it."""
         job = Job(
             id=id,
             endpoint=endpoint,
@@ -82,7 +82,7 @@ class SubmitClient(Session):
         metadata: dict[str, str] | None = None,
         idempotency_key: str | None = None,
     ) -> UUID:
-        """Submit one job and return its id once it is accepted. Raises: Refused, Unavailable, BacklogFull.
+        """Submit one job and return its id once it is accepted. Raises: RequestRefused, Unavailable, BacklogFull.
 
         If a job with the same `idempotency_key` was submitted before, this one does not run: ask for the id of the first.
         """
@@ -107,7 +107,7 @@ class SubmitClient(Session):
         """Submit jobs in messages of up to 1000 jobs and 256 KiB, and return how many were accepted.
 
         Jobs should carry ids (`line_id` for those of a batch): then sending all of them again after an error is safe.
-        Raises: Unavailable, BacklogFull; Refused, for a job that no intake could read.
+        Raises: Unavailable, BacklogFull; RequestRefused, for a job that no intake could read.
         """
         count = 0
         # a TaskGroup that fails at its end leaves the caller's task told to end, before Python 3.13
@@ -136,9 +136,9 @@ class SubmitClient(Session):
                 job = replace(job, batch=batch_id, line=line, id=job.id or line_id(batch_id, line))
             try:
                 yield self._outgoing(Submission(one.model, job, one.lane))
-            except Refused as refused:
+            except RequestRefused as refused:
                 problem = refused.problem
-                raise Refused(replace(problem, message=f"{problem.message}, in job {number}")) from refused
+                raise RequestRefused(replace(problem, message=f"{problem.message}, in job {number}")) from refused
 
     def _outgoing(self, one: Submission) -> Outgoing:
         subject = _submit_subject(one.lane, one.model, self._tenant, self._key)
@@ -222,6 +222,6 @@ def _messages(jobs: Sequence[Outgoing]) -> list[Outgoing]:
 
 @lru_cache(maxsize=1024)
 def _submit_subject(lane: Lane, model: str, tenant: str, key: str) -> str:
-    """Escaping costs more than the rest of a submission, and a producer has few models. Raises: Refused."""
+    """Escaping costs more than the rest of a submission, and a producer has few models. Raises: RequestRefused."""
     check_name("model", model, "unknown_model")
     return subjects.submit(Source(lane, model, tenant, key))

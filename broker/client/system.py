@@ -6,7 +6,7 @@ from schemas.subjects import Verb
 
 
 class SystemClient(Session):
-    """For operators. Raises: Refused, NoBroker, Unavailable."""
+    """For operators. Raises: RequestRefused, NoBroker, Unavailable."""
 
     async def apply_catalog(self, toml: str) -> CatalogShow:
         return await self._call(Verb.CATALOG_APPLY, CatalogApply(toml), CatalogShow)

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from broker.client import Client, NoBroker, Refused
+from broker.client import Client, NoBroker, RequestRefused
 from broker.config import RUN_FILE, RunInfo, UpConfig, catalog_text, read_run_file
 from broker.errors import Unavailable
 from broker.ledger import migrate
@@ -266,7 +266,7 @@ class Up:
             for _ in range(100):
                 try:
                     active = await client.catalog()
-                except Refused:
+                except RequestRefused:
                     break
                 except NoBroker:
                     await asyncio.sleep(_POLL_S)

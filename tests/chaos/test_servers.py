@@ -10,7 +10,7 @@ from pathlib import Path
 import nats
 import pytest
 
-from broker.client import Client, Refused, Submission, TimedOut
+from broker.client import Client, RequestRefused, RequestTimedOut, Submission
 from broker.errors import Unavailable
 from broker.ledger import migrate
 from broker.local.servers import Child, nats_server, postgres_server, spawn
@@ -86,7 +86,7 @@ async def answers(client: Client) -> bool:
     try:
         await client.infer("m", HELLO, timeout_s=5)
         await client.status()
-    except (Unavailable, Refused, TimedOut):
+    except (Unavailable, RequestRefused, RequestTimedOut):
         return False
     return True
 

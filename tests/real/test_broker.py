@@ -14,7 +14,7 @@ from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
 from nats.js.errors import NotFoundError
 
-from broker.client import BacklogFull, Client, Piece, Refused, Reply, Submission, TimedOut
+from broker.client import BacklogFull, Client, Piece, Reply, RequestRefused, RequestTimedOut, Submission
 from broker.config import LEASE_S, BrokerConfig
 from broker.errors import Unavailable
 from broker.serve import serve
@@ -67,7 +67,7 @@ class Running:
         """None while it is not taken in yet, or nobody answers."""
         try:
             return await self.client.job(job)
-        except (Refused, Unavailable):
+        except (RequestRefused, Unavailable):
             return None
 
     async def has_a_worker(self) -> None:
@@ -339,14 +339,14 @@ async def test_an_answer_comes_whole_or_streamed_and_is_recorded(running: Runnin
     [("m", "wrong", "bad_request"), ("none", "hello", "unknown_model"), ("m", "never", "engine_fault")],
 )
 async def test_an_ask_that_fails_says_why(running: Running, model: str, text: str, code: str) -> None:
-    with pytest.raises(Refused) as refusal:
+    with pytest.raises(RequestRefused) as refusal:
         await running.client.infer(model, {"messages": [{"role": "user", "content": text}]})
 
     assert refusal.value.problem.code == code
 
 
 async def test_an_ask_without_a_worker_is_refused_at_once(broker_alone: Running) -> None:
-    with pytest.raises(Refused) as refusal:
+    with pytest.raises(RequestRefused) as refusal:
         await broker_alone.client.infer("m", {"messages": [{"role": "user", "content": "x"}]})
 
     assert refusal.value.problem.code == "no_worker"
@@ -359,12 +359,12 @@ async def test_asks_beyond_the_reserve_are_told_to_come_back(running: Running) -
         while sum(worker.interactive for worker in (await running.client.status()).workers) < 2:
             await asyncio.sleep(0.05)
 
-    with pytest.raises(Refused) as refusal:
+    with pytest.raises(RequestRefused) as refusal:
         await running.client.infer("m", {"messages": [{"role": "user", "content": "x"}]})
 
     assert refusal.value.problem.code == "busy"
     ends = await asyncio.gather(*holding, return_exceptions=True)
-    assert all(isinstance(end, TimedOut | Refused) for end in ends)
+    assert all(isinstance(end, RequestTimedOut | RequestRefused) for end in ends)
 
 
 async def asked(nc: Nats, job: Job, tenant: str = "default") -> asyncio.Queue[Msg]:
@@ -474,7 +474,7 @@ async def test_the_api_answers_nonsense_with_a_problem(broker_alone: Running, ve
 async def test_a_cursor_that_is_none_is_a_problem(broker_alone: Running) -> None:
     batch = await broker_alone.client.create_batch()
 
-    with pytest.raises(Refused) as refusal:
+    with pytest.raises(RequestRefused) as refusal:
         [page async for page in broker_alone.client.result_pages(batch.id, cursor="nonsense", wait=False)]
 
     assert (refusal.value.problem.code, refusal.value.problem.field) == ("bad_cursor", "cursor")
@@ -485,7 +485,7 @@ async def test_an_answer_that_fits_no_message_is_a_problem(broker_alone: Running
         "insert into infermq.catalog (number, applied_ms, applied_by, toml) values (99, 0, '', '#' || repeat('x', 9000000))"
     )
 
-    with pytest.raises(Refused) as refusal:
+    with pytest.raises(RequestRefused) as refusal:
         await broker_alone.client.catalog()
 
     assert refusal.value.problem.code == "too_large"

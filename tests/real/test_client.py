@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from broker.bus.streams import declare_streams
-from broker.client import Client, NoBroker, Refused, Submission, new_id
+from broker.client import Client, NoBroker, RequestRefused, Submission, new_id
 from broker.errors import Unavailable
 from schemas import subjects
 from schemas.codec import decode_jobs
@@ -60,7 +60,7 @@ async def test_a_model_that_no_subject_can_carry_is_refused_and_the_connection_s
     client: Client, model: str
 ) -> None:
     for refused in (client.infer(model, BODY), client.submit(model, BODY)):
-        with pytest.raises(Refused) as caught:
+        with pytest.raises(RequestRefused) as caught:
             await refused
         assert (caught.value.problem.code, caught.value.problem.field) == ("unknown_model", "model")
         assert caught.value.problem.limit == LONGEST_NAME
@@ -73,7 +73,7 @@ async def test_a_model_that_no_subject_can_carry_is_refused_and_the_connection_s
 @pytest.mark.parametrize("name", BAD_NAMES)
 @pytest.mark.parametrize("field", ["tenant", "key"])
 async def test_a_tenant_or_key_that_no_subject_can_carry_is_refused(nats_url: str, field: str, name: str) -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RequestRefused) as caught:
         async with Client.connect(nats_url, **{field: name}):
             pass
 
@@ -111,7 +111,7 @@ async def test_the_longest_names_fit(nats_url: str) -> None:
 async def test_what_no_intake_could_read_is_refused_with_its_field(
     client: Client, changes: dict[str, Any], field: str
 ) -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RequestRefused) as caught:
         await client.submit("m", **{"body": BODY, **changes})
 
     assert caught.value.problem.field == field
@@ -121,7 +121,7 @@ async def test_a_body_over_the_limit_is_not_sent_whichever_way(client: Client) -
     body = b" " * 9_000_000
 
     for refused in (client.infer("m", body), client.submit("m", body)):
-        with pytest.raises(Refused) as caught:
+        with pytest.raises(RequestRefused) as caught:
             await refused
         assert (caught.value.problem.code, caught.value.problem.limit) == ("body_too_large", BODY_BYTES)
 
@@ -143,7 +143,7 @@ async def test_jobs_of_one_model_share_a_message_whatever_lies_between_them(clie
 
 
 async def test_of_many_jobs_the_bad_one_is_named(client: Client) -> None:
-    with pytest.raises(Refused, match=r"custom_id: .*, in job 2") as caught:
+    with pytest.raises(RequestRefused, match=r"custom_id: .*, in job 2") as caught:
         await client.submit_many(Submission("m", a_job(custom_id=name)) for name in ("a", ""))
 
     assert caught.value.problem.field == "custom_id"
@@ -151,7 +151,7 @@ async def test_of_many_jobs_the_bad_one_is_named(client: Client) -> None:
 
 @pytest.mark.parametrize("timeout_s", [float("inf"), float("nan"), 0.0, -1.0, 1e300])
 async def test_a_timeout_that_is_no_time_is_refused(client: Client, timeout_s: float) -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RequestRefused) as caught:
         await client.infer("m", BODY, timeout_s=timeout_s)
 
     assert caught.value.problem.field == "timeout_s"
@@ -159,7 +159,7 @@ async def test_a_timeout_that_is_no_time_is_refused(client: Client, timeout_s: f
 
 async def test_what_no_message_can_carry_is_refused(client: Client) -> None:
     for refused in (client.apply_catalog("#" * 9_000_000), client.create_batch(metadata={"a": "\ud800"})):
-        with pytest.raises(Refused):
+        with pytest.raises(RequestRefused):
             await refused
 
 

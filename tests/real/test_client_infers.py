@@ -7,7 +7,7 @@ import pytest
 from nats.aio.client import Client as Nats
 from nats.errors import NoRespondersError
 
-from broker.client import Client, NoBroker, Piece, Refused, Reply, TimedOut
+from broker.client import Client, NoBroker, Piece, Reply, RequestRefused, RequestTimedOut
 from broker.errors import Unavailable
 from schemas.codec import CHUNK, FINAL, KEEPALIVE, KIND, SEQ, decode_job, jsoned
 from schemas.outcome import Usage
@@ -70,7 +70,12 @@ async def test_a_stream_is_asked_for_and_comes_by_pieces_and_whole(client: Clien
 
 @pytest.mark.parametrize(
     ("code", "kind"),
-    [("timed_out", TimedOut), ("unavailable", Unavailable), ("busy", Refused), ("no_worker", Refused)],
+    [
+        ("timed_out", RequestTimedOut),
+        ("unavailable", Unavailable),
+        ("busy", RequestRefused),
+        ("no_worker", RequestRefused),
+    ],
 )
 async def test_a_no_is_raised_by_its_code(client: Client, nc: Nats, code: str, kind: type[Exception]) -> None:
     async with answering(nc, ASKED, [a_reply(KEEPALIVE), *a_problem(code)]):
@@ -86,13 +91,13 @@ async def test_without_a_broker_an_ask_is_told_so_at_once(client: Client) -> Non
 async def test_a_gateway_that_is_silent_is_given_up(client: Client, nc: Nats) -> None:
     for script in (SILENCE, [a_chunk("Hel")]):
         async with answering(nc, ASKED, script), asyncio.timeout(5):
-            with pytest.raises(TimedOut, match="ask again"):
+            with pytest.raises(RequestTimedOut, match="ask again"):
                 await client.infer("m", BODY, timeout_s=3600)
 
 
 async def test_an_ask_with_little_time_is_given_up_soon_after_it(nats_url: str, nc: Nats) -> None:
     async with Client.connect(nats_url) as client, answering(nc, ASKED, SILENCE), asyncio.timeout(5):
-        with pytest.raises(TimedOut):
+        with pytest.raises(RequestTimedOut):
             await client.infer("m", BODY, timeout_s=0.1)
 
 

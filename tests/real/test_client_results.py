@@ -9,7 +9,7 @@ from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
 from nats.errors import NoRespondersError
 
-from broker.client import Client, NoBroker, Refused
+from broker.client import Client, NoBroker, RequestRefused
 from broker.errors import Unavailable
 from schemas import subjects
 from schemas.api import BatchResults, Result, ResultPage, State
@@ -142,7 +142,7 @@ async def test_results_are_read_through_a_lost_connection(client: Client, nc: Na
 
 async def test_a_refusal_is_no_trouble_that_passes(client: Client, nc: Nats) -> None:
     async with answering(nc, RESULTS, a_problem("unknown_batch")) as heard:
-        with pytest.raises(Refused):
+        with pytest.raises(RequestRefused):
             await names_of(client)
 
     assert len(heard) == 1
@@ -247,7 +247,7 @@ async def test_what_a_call_can_come_to(client: Client, nc: Nats) -> None:
     async with answering(nc, ANY_API, SILENCE):
         with pytest.raises(Unavailable, match="no answer to status"):
             await client.status()
-    for code, kind in (("unavailable", Unavailable), ("unknown_job", Refused)):
+    for code, kind in (("unavailable", Unavailable), ("unknown_job", RequestRefused)):
         async with answering(nc, ANY_API, a_problem(code)):
             with pytest.raises(kind, match="words"):
                 await client.job(an_id())

@@ -7,7 +7,7 @@ import pytest
 from nats.aio.client import Client as Nats
 from nats.js.api import StreamConfig
 
-from broker.client import BacklogFull, Client, NoBroker, Refused, Submission
+from broker.client import BacklogFull, Client, NoBroker, RequestRefused, Submission
 from broker.errors import Unavailable
 from schemas.codec import MSG_ID, decode_job, decode_jobs, jsoned
 from schemas.ids import line_id
@@ -185,7 +185,7 @@ async def test_what_is_refused_among_many_ends_the_sends_before_it(client: Clien
 
     async with answering(nc, SUBMITTED, SILENCE):
         before = asyncio.all_tasks()
-        with pytest.raises(Refused):
+        with pytest.raises(RequestRefused):
             await client.submit_many([Submission("m", job) for job in jobs])
         left = asyncio.all_tasks() - before
 
@@ -201,7 +201,7 @@ def test_a_submission_takes_a_dict_or_its_json() -> None:
 
 
 def test_a_dict_that_json_cannot_hold_is_refused() -> None:
-    with pytest.raises(Refused) as refusal:
+    with pytest.raises(RequestRefused) as refusal:
         Submission.of("m", {"prompt": "\ud800"})
 
     assert (refusal.value.problem.code, refusal.value.problem.field) == ("body_not_json", "body")

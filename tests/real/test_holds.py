@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 from nats.aio.client import Client as Nats
 
-from broker.client import Refused
+from broker.client import RequestRefused
 from broker.ports import Ledger
 from schemas.api import Hold, HoldCode, ModelStatus, PoolStatus, Problem, State, Waiting
 from schemas.job import Lane
@@ -96,7 +96,7 @@ async def pool_status(broker: Running, deployment: str) -> PoolStatus:
 
 async def refused(broker: Running) -> Problem:
     """Why a request is not taken."""
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RequestRefused) as caught:
         await broker.client.infer("m", {"messages": [{"role": "user", "content": "hello"}]}, timeout_s=10)
     return caught.value.problem
 

@@ -14,7 +14,7 @@ import nats
 import pytest
 import pytest_asyncio
 
-from broker.client import Client, Refused, Submission
+from broker.client import Client, RequestRefused, Submission
 from schemas.job import Job
 from tests.builders import CHAT
 from tests.system import System, a_catalog_file, a_client, a_system, infermq, infermq_here, until
@@ -52,7 +52,7 @@ def asked(system: System, *words: str, stdin: bytes) -> subprocess.CompletedProc
 
 
 async def is_there(client: Client, job: UUID) -> bool:
-    with contextlib.suppress(Refused):
+    with contextlib.suppress(RequestRefused):
         return bool(await client.job(job))
     return False
 

@@ -8,7 +8,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from broker.client import Client, Refused, Submission
+from broker.client import Client, RequestRefused, Submission
 from schemas.api import BatchStatus, JobShow
 from schemas.endpoints import CHAT
 from tests.builders import a_job
@@ -93,7 +93,7 @@ async def test_the_next_deployment_takes_what_one_fails_and_a_cap_holds(tmp_path
 
         whole = await client.infer("m", a_body("boom"))
         streamed = [chunk async for chunk in client.infer_stream("m", a_body("boom"))]
-        with pytest.raises(Refused) as error:
+        with pytest.raises(RequestRefused) as error:
             await client.infer("m", a_body("boom everywhere"))
 
         assert error.value.problem.code == "bad_request"
@@ -113,7 +113,7 @@ async def recorded(client: Client, job: UUID | None) -> JobShow:
     shown: list[JobShow] = []
 
     async def look() -> bool:
-        with contextlib.suppress(Refused):
+        with contextlib.suppress(RequestRefused):
             shown.append(await client.job(job))
         return bool(shown)
 
@@ -130,7 +130,7 @@ async def held_by_its_cap(client: Client, postgres_url: str) -> None:
     async def refused() -> bool:
         try:
             await client.infer("dear", a_body("x"))
-        except Refused as error:
+        except RequestRefused as error:
             return error.problem.code == "daily_cap"
         return False
 
