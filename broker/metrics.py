@@ -14,7 +14,7 @@ from schemas.units import Ms
 _SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3600.0)
 
 
-class Metrics:
+class BrokerMetrics:
     """One registry a process."""
 
     def __init__(self) -> None:

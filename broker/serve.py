@@ -25,7 +25,7 @@ from broker.doors.nats_infer import NatsInfer
 from broker.doors.server import listening
 from broker.errors import Unavailable
 from broker.ledger import open_ledger
-from broker.metrics import Metrics
+from broker.metrics import BrokerMetrics
 from broker.ports import Ledger
 from broker.retrying import until_available
 from broker.roles.dispatch import Dispatch
@@ -77,7 +77,7 @@ async def serve(
             catalogs=Catalogs(nc),
             beats=Beats(nc),
             daily_spend=DailySpend(ledger.spend, wall_clock),
-            metrics=Metrics(),
+            metrics=BrokerMetrics(),
             back=back,
             nets_s=nets_s,
             later_s=later_s,
@@ -95,7 +95,7 @@ class Process:
     catalogs: Catalogs
     beats: Beats
     daily_spend: DailySpend
-    metrics: Metrics
+    metrics: BrokerMetrics
     back: asyncio.Event
     """NATS was away: what it kept in memory only, streams and consumers, is to be declared again."""
     nets_s: float

@@ -4,7 +4,7 @@ from typing import Any
 
 from nats.aio.client import Client
 
-from broker.metrics import Metrics
+from broker.metrics import BrokerMetrics
 from broker.ports import Ledger
 from broker.roles.late_acks import LateAcks
 from broker.roles.settle import Settle
@@ -31,6 +31,6 @@ def a_settle(nc: Client, ledger: Ledger, *, catalog: Catalog | None = None, **ch
         "clock": now,
         "late_acks": LateAcks(nc, beats=list),
         "unit": lambda: 0.5,
-        "metrics": Metrics(),
+        "metrics": BrokerMetrics(),
     }
     return Settle(nc=nc, ledger=ledger.settlement, dead_letters=ledger.dead_letters, **{**fields, **changes})

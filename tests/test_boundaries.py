@@ -60,7 +60,9 @@ def test_an_import_of_what_is_above_breaks_a_contract(tmp_path: Path, module: st
     assert "1 broken" in done.stdout or "2 broken" in done.stdout, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("registry", [broker.metrics.Metrics().registry, workers.metrics.WorkerMetrics().registry])
+@pytest.mark.parametrize(
+    "registry", [broker.metrics.BrokerMetrics().registry, workers.metrics.WorkerMetrics().registry]
+)
 def test_metrics_are_ours_by_name_and_end_with_their_unit(registry: CollectorRegistry) -> None:
     families = list(registry.collect())
 

@@ -160,7 +160,7 @@ def test_each_catalog_can_be_applied_and_its_engines_know_the_options(page: Path
 @every_page
 def test_each_metric_exists(page: Path) -> None:
     registries: Mapping[str, CollectorRegistry] = {
-        "broker": broker.metrics.Metrics().registry,
+        "broker": broker.metrics.BrokerMetrics().registry,
         "worker": workers.metrics.WorkerMetrics().registry,
     }
     families = {family.name for registry in registries.values() for family in registry.collect()}

@@ -21,7 +21,7 @@ from broker.core.fairness import Order
 from broker.core.outstanding import Outstanding
 from broker.core.pools import Pool, Silence, alive, snapshot
 from broker.core.records import Pick, Running
-from broker.metrics import Metrics
+from broker.metrics import BrokerMetrics
 from broker.ports import AttemptLedger, BacklogLedger, Clock, OpenJobLedger
 from broker.retrying import until_available
 from broker.roles.backlog import BacklogReader
@@ -59,7 +59,7 @@ class Dispatch:
         catalog: Callable[[], Catalog],
         beats: Beats,
         daily_spend: DailySpend,
-        metrics: Metrics,
+        metrics: BrokerMetrics,
         clock: Clock,
         term: int,
         idle_s: float = IDLE_S,

@@ -19,7 +19,7 @@ from broker.bus.results import announce_results
 from broker.core.admit import AdmissionContext, admit
 from broker.core.principal import Identify
 from broker.core.records import BatchInfo, DeadLetter, Entry
-from broker.metrics import Metrics
+from broker.metrics import BrokerMetrics
 from broker.ports import DeadLetterLedger, IntakeLedger
 from broker.retrying import bisected, until_available
 from schemas import subjects
@@ -54,7 +54,7 @@ class Intake:
     dead_letters: DeadLetterLedger
     principal: Identify
     catalog: Callable[[], Catalog]
-    metrics: Metrics
+    metrics: BrokerMetrics
     lane: Lane
 
     async def serve(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from broker.errors import Deposed, Unavailable
-from broker.metrics import Metrics
+from broker.metrics import BrokerMetrics
 from broker.ports import LeaderLedger
 from schemas.units import Ms
 
@@ -21,7 +21,7 @@ _GOODBYE_S = 2.0
 class Leader:
     ledger: LeaderLedger
     holder: str
-    metrics: Metrics
+    metrics: BrokerMetrics
     lease_ms: Ms = LEASE_MS
     renew_s: float = RENEW_S
 

@@ -19,7 +19,7 @@ from broker.core.price import Prices
 from broker.core.records import Settled, Verdict
 from broker.core.settle import decide, needs_look, unstorable
 from broker.errors import DayNotKept
-from broker.metrics import Metrics
+from broker.metrics import BrokerMetrics
 from broker.ports import Clock, DeadLetterLedger, SettlementLedger
 from broker.retrying import bisected, until_available
 from broker.roles.late_acks import LateAcks
@@ -51,7 +51,7 @@ class Settle:
     late_acks: LateAcks
     unit: Callable[[], float]
     """Uniform in [0, 1), for the jitter of retries."""
-    metrics: Metrics
+    metrics: BrokerMetrics
 
     async def serve(self) -> None:
         """For ever."""

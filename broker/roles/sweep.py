@@ -10,7 +10,7 @@ from nats.aio.client import Client
 from broker.bus.runs import Runs, in_outcome, in_run, publish_rulings
 from broker.core.records import OpenJob, Running
 from broker.core.ruling import stranded
-from broker.metrics import Metrics
+from broker.metrics import BrokerMetrics
 from broker.ports import AttemptLedger, Clock, OpenJobLedger
 from broker.retrying import until_available
 from schemas.catalog import Catalog
@@ -29,7 +29,7 @@ class Sweep:
     runs: Runs
     catalog: Callable[[], Catalog]
     clock: Clock
-    metrics: Metrics
+    metrics: BrokerMetrics
     overdue_ms: int = OVERDUE_MS
 
     async def run(self, *, alive: Collection[str], silent: Collection[str]) -> bool:

@@ -17,7 +17,7 @@ from broker.core.pools import alive, snapshot
 from broker.core.price import Prices
 from broker.core.records import Entry, Pick, Running
 from broker.core.settle import decide
-from broker.metrics import Metrics
+from broker.metrics import BrokerMetrics
 from broker.ports import Clock, Ledger
 from broker.roles.dispatch import Dispatch
 from broker.roles.late_acks import LateAcks
@@ -60,12 +60,12 @@ async def a_leader(
     settles: bool = True,
     clock: Clock = now,
     **timing: Any,
-) -> AsyncIterator[Metrics]:
+) -> AsyncIterator[BrokerMetrics]:
     """Dispatch and settle over these workers, which take nothing."""
     await declare_streams(nc)
     for deployment in catalog.deployments:
         await declare_pool(nc, deployment, slots=4)
-    heard, daily_spend, metrics = Beats(nc), DailySpend(ledger.spend, now), Metrics()
+    heard, daily_spend, metrics = Beats(nc), DailySpend(ledger.spend, now), BrokerMetrics()
     await heard.listen()
     term = await ledger.leadership.lead("me", lease_ms=60_000)
     assert term is not None

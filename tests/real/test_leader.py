@@ -11,7 +11,7 @@ from broker.core.records import ONLY_SHARD, Leadership, Pick, Shard
 from broker.errors import Deposed, Unavailable
 from broker.ledger.connection import Database
 from broker.ledger.leadership import PgLeadership
-from broker.metrics import Metrics
+from broker.metrics import BrokerMetrics
 from broker.ports import LeaderLedger, Ledger
 from broker.roles.leader import Leader
 from schemas.units import Ms
@@ -87,10 +87,15 @@ class Gone(PgLeadership):
 
 @asynccontextmanager
 async def leading(
-    ledger: LeaderLedger, work: Work, *, holder: str = "a", lease_ms: Ms = HOUR_MS, metrics: Metrics | None = None
+    ledger: LeaderLedger,
+    work: Work,
+    *,
+    holder: str = "a",
+    lease_ms: Ms = HOUR_MS,
+    metrics: BrokerMetrics | None = None,
 ) -> AsyncIterator[asyncio.Task[None]]:
     """A broker that tries to lead."""
-    leader = Leader(ledger=ledger, holder=holder, metrics=metrics or Metrics(), lease_ms=lease_ms, renew_s=0.02)
+    leader = Leader(ledger=ledger, holder=holder, metrics=metrics or BrokerMetrics(), lease_ms=lease_ms, renew_s=0.02)
     task = asyncio.create_task(leader.serve(work))
     try:
         yield task
@@ -107,7 +112,7 @@ async def becomes(holds: Callable[[], bool], what: str) -> None:
 
 
 async def test_a_leader_whose_lease_another_has_taken_stops(ledger: Ledger, ledger_url: str) -> None:
-    work, metrics = Work(), Metrics()
+    work, metrics = Work(), BrokerMetrics()
     connection = await asyncpg.connect(ledger_url)
     async with leading(ledger.leadership, work, metrics=metrics):
         await becomes(lambda: bool(work.terms), "it leads")

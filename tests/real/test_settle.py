@@ -14,7 +14,7 @@ from broker.bus.runs import publish_rulings
 from broker.bus.streams import declare_streams
 from broker.core.settle import decide
 from broker.ledger import open_ledger
-from broker.metrics import Metrics
+from broker.metrics import BrokerMetrics
 from broker.ports import Ledger
 from broker.retrying import until_available
 from schemas import subjects
@@ -44,7 +44,7 @@ pytestmark = pytest.mark.real
 
 
 @asynccontextmanager
-async def settling(nc: Nats, ledger: Ledger) -> AsyncIterator[Metrics]:
+async def settling(nc: Nats, ledger: Ledger) -> AsyncIterator[BrokerMetrics]:
     """The role at work, which nothing may end."""
     await declare_streams(nc)
     settle = a_settle(nc, ledger)
@@ -57,7 +57,7 @@ async def settling(nc: Nats, ledger: Ledger) -> AsyncIterator[Metrics]:
         await asyncio.gather(serving, return_exceptions=True)
 
 
-async def buried(metrics: Metrics, count: int) -> None:
+async def buried(metrics: BrokerMetrics, count: int) -> None:
     async def are() -> bool:
         return metrics.registry.get_sample_value("infermq_dead_letters_total") == count
 

@@ -18,7 +18,7 @@ from broker.bus.streams import declare_streams
 from broker.client import Client, Submission
 from broker.core.principal import Identify, Principal, Role, open_principal
 from broker.core.records import Recorded
-from broker.metrics import Metrics
+from broker.metrics import BrokerMetrics
 from broker.ports import Ledger
 from broker.roles.intake import Intake
 from broker.roles.settle import Settle
@@ -224,7 +224,7 @@ def an_intake(nc: Nats, ledger: Ledger, *, principal: Identify = open_principal)
         dead_letters=ledger.dead_letters,
         principal=principal,
         catalog=a_catalog,
-        metrics=Metrics(),
+        metrics=BrokerMetrics(),
         lane=Lane.BULK,
     )
 
