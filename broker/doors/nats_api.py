@@ -37,30 +37,28 @@ from schemas.codec import ERROR, KIND, jsoned, place_of
 from schemas.subjects import Verb
 
 Ask = TypeVar("Ask", bound=msgspec.Struct)
-BROKERS = "brokers"
-"""The queue group: each request reaches one broker."""
 
 
 @dataclass(frozen=True, slots=True)
-class Call(Generic[Ask]):
+class Operation(Generic[Ask]):
     """What a verb takes, and the use-case that answers it."""
 
     request: type[Ask]
     use_case: Callable[[Principal, Ask], Awaitable[msgspec.Struct]]
 
 
-def calls(services: Services) -> Mapping[Verb, Call[Any]]:
+def operations(services: Services) -> Mapping[Verb, Operation[Any]]:
     """Every verb of the API."""
     return {
-        Verb.BATCH_CREATE: Call(BatchCreate, services.batches.create),
-        Verb.BATCH_SEAL: Call(BatchSeal, services.batches.seal),
-        Verb.BATCH_SHOW: Call(BatchRef, services.batches.show),
-        Verb.BATCH_LIST: Call(BatchList, services.batches.list),
-        Verb.BATCH_RESULTS: Call(BatchResults, services.batches.results),
-        Verb.JOB_SHOW: Call(JobRef, services.jobs.show),
-        Verb.CATALOG_APPLY: Call(CatalogApply, services.catalogs.apply),
-        Verb.CATALOG_SHOW: Call(Nothing, lambda principal, _: services.catalogs.show(principal)),
-        Verb.STATUS: Call(Nothing, lambda principal, _: services.status.show(principal)),
+        Verb.BATCH_CREATE: Operation(BatchCreate, services.batches.create),
+        Verb.BATCH_SEAL: Operation(BatchSeal, services.batches.seal),
+        Verb.BATCH_SHOW: Operation(BatchRef, services.batches.show),
+        Verb.BATCH_LIST: Operation(BatchList, services.batches.list),
+        Verb.BATCH_RESULTS: Operation(BatchResults, services.batches.results),
+        Verb.JOB_SHOW: Operation(JobRef, services.jobs.show),
+        Verb.CATALOG_APPLY: Operation(CatalogApply, services.catalogs.apply),
+        Verb.CATALOG_SHOW: Operation(Nothing, lambda principal, _: services.catalogs.show(principal)),
+        Verb.STATUS: Operation(Nothing, lambda principal, _: services.status.show(principal)),
     }
 
 
@@ -86,10 +84,10 @@ async def nats_api(
         max_reconnect_attempts=-1,
         logger=None,
     )
-    table = calls(services)
+    by_verb = operations(services)
     for verb in Verb:
-        handler = _handler(table[verb], app.context, principal)
-        app.subscriber(subjects.api_pattern(verb), queue=BROKERS, title=verb)(handler)
+        handler = _handler(by_verb[verb], app.context, principal)
+        app.subscriber(subjects.api_pattern(verb), queue=subjects.BROKERS, title=verb)(handler)
     await app.start()
     try:
         await _heard(await app.connect())
@@ -109,7 +107,7 @@ async def _heard(nc: Client) -> None:
 
 
 def _handler(
-    call: Call[Any], context: ContextRepo, principal: Identify
+    operation: Operation[Any], context: ContextRepo, principal: Identify
 ) -> Callable[[Any], Awaitable[msgspec.Struct]]:
     """A handler of FastStream, which decodes `ask` by its annotation and encodes the answer.
 
@@ -119,9 +117,9 @@ def _handler(
 
     async def handle(ask: Any) -> msgspec.Struct:
         message: NatsMessage = context.get_local("message")
-        return await call.use_case(_caller(message.raw_message.subject, principal), ask)
+        return await operation.use_case(_caller(message.raw_message.subject, principal), ask)
 
-    handle.__annotations__ = {"ask": call.request}
+    handle.__annotations__ = {"ask": operation.request}
     return handle
 
 

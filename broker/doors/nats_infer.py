@@ -27,8 +27,6 @@ from schemas.codec import CHUNK, ERROR, FINAL, KEEPALIVE, KIND, SEQ, TRACEPARENT
 from schemas.ids import uuid7
 
 log = logging.getLogger(__name__)
-BROKERS = "gateways"
-"""The queue group that shares the requests among brokers."""
 JOB = "Infermq-Job"
 
 
@@ -113,7 +111,7 @@ class NatsInfer:
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         """Let requests in. In the end, those that were sent to this broker are still taken: nobody else answers them."""
-        asks = await self._nc.subscribe(subjects.INFER_ALL, queue=BROKERS, cb=self._asked)
+        asks = await self._nc.subscribe(subjects.INFER_ALL, queue=subjects.BROKERS, cb=self._asked)
         try:
             yield
         finally:

@@ -13,7 +13,7 @@ from broker.bus.connect import Connection
 from broker.bus.streams import declare_streams
 from broker.core.authorise import Action, may
 from broker.core.principal import Principal, Role, open_principal
-from broker.doors.nats_api import calls, nats_api
+from broker.doors.nats_api import nats_api, operations
 from broker.ports import Ledger
 from broker.service import BatchService, CatalogService, JobService, Services, StatusService
 from broker.service.refusal import Refusal
@@ -101,7 +101,7 @@ async def asks_about_ones_own(services: Services, ledger: Ledger) -> Mapping[Ver
 
 async def by_service(services: Services, verb: Verb, principal: Principal, ask: msgspec.Struct) -> Problem | None:
     try:
-        await calls(services)[verb].use_case(principal, ask)
+        await operations(services)[verb].use_case(principal, ask)
     except Refusal as refusal:
         return refusal.problem
     return None
