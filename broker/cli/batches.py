@@ -19,7 +19,7 @@ from broker.cli.terminal import (
     print_fields,
     print_json,
     print_table,
-    told,
+    reporting_errors,
     with_client,
 )
 from schemas.api import Batch
@@ -38,7 +38,7 @@ def list_batches(
     data: Data = None,
 ) -> None:
     """Newest first."""
-    with told():
+    with reporting_errors():
         batches = with_client(nats_url, data, lambda client: client.batches(limit=limit, before=before))
     if as_json:
         print_json({"batches": batches})
@@ -66,7 +66,7 @@ def _row(batch: Batch) -> tuple[object, ...]:
 @app.command()
 def show(batch: Id, *, as_json: AsJson = False, nats_url: NatsUrl = None, data: Data = None) -> None:
     """Where a batch stands."""
-    with told():
+    with reporting_errors():
         state = with_client(nats_url, data, lambda client: client.batch(batch))
     if as_json:
         print_json(state)
@@ -99,7 +99,7 @@ def results(
     data: Data = None,
 ) -> None:
     """Results as OpenAI Batch's output lines, in the order recorded."""
-    with told():
+    with reporting_errors():
         count = with_client(nats_url, data, lambda client: write_results(client, batch, file, wait=wait))
     if as_json and file is not None:
         print_json({"results": count, "file": str(file)})

@@ -8,7 +8,7 @@ import typer
 import uvloop
 
 from broker.bench.figure import Figure
-from broker.cli.terminal import AsJson, Exit, err, fail, out, print_json, print_table, told
+from broker.cli.terminal import AsJson, Exit, err, fail, out, print_json, print_table, reporting_errors
 from schemas.catalog import parse
 
 app = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
@@ -128,7 +128,7 @@ def _say(line: str) -> None:
 
 
 def _show(measuring: Coroutine[Any, Any, Figure], *, as_json: bool) -> None:
-    with told():
+    with reporting_errors():
         figure = uvloop.run(measuring)
     if as_json:
         print_json(figure)

@@ -6,7 +6,18 @@ from typing import Annotated
 import typer
 
 from broker.cli.results import check_out
-from broker.cli.terminal import AsJson, Data, Exit, NatsUrl, fail, instant, out, print_json, told, with_client
+from broker.cli.terminal import (
+    AsJson,
+    Data,
+    Exit,
+    NatsUrl,
+    fail,
+    instant,
+    out,
+    print_json,
+    reporting_errors,
+    with_client,
+)
 from broker.client import RequestRefused
 from broker.config import catalog_text
 
@@ -19,7 +30,7 @@ def apply(
     data: Data = None,
 ) -> None:
     """Make a catalog the active one."""
-    with told():
+    with reporting_errors():
         text = catalog_text(file)
         try:
             shown = with_client(nats_url, data, lambda client: client.apply_catalog(text))
@@ -33,7 +44,7 @@ def apply(
 
 def catalog(*, as_json: AsJson = False, nats_url: NatsUrl = None, data: Data = None) -> None:
     """Show the active catalog."""
-    with told():
+    with reporting_errors():
         shown = with_client(nats_url, data, lambda client: client.catalog())
     if as_json:
         print_json(shown)
@@ -45,7 +56,7 @@ def schema(*, file: Annotated[Path | None, typer.Option("--out", help="Write it 
     """JSON Schema of everything on the wire."""
     from schemas.export import json_schema  # noqa: PLC0415 - only this command needs it
 
-    with told():
+    with reporting_errors():
         if file is None:
             print_json(json_schema())
         else:

@@ -26,7 +26,7 @@ from broker.cli.terminal import (
     plain,
     print_json,
     print_table,
-    told,
+    reporting_errors,
 )
 from broker.client import Client, Reply, Submission
 from broker.config import DATA, UpConfig
@@ -49,7 +49,7 @@ def demo(
 ) -> None:
     """Run a batch of real prompts on this machine, stream an answer, show what it took, stop everything."""
     began_ms = wall_clock()
-    with told():
+    with reporting_errors():
         if not file.exists():
             fail(f"there is no {file}: give a file of OpenAI Batch lines with --file", Exit.USAGE)
         try:

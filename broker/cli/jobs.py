@@ -27,7 +27,7 @@ from broker.cli.terminal import (
     print_json,
     print_table,
     printable,
-    told,
+    reporting_errors,
     utf8,
     with_client,
 )
@@ -53,7 +53,7 @@ def show(
     data: Data = None,
 ) -> None:
     """All that is recorded of a job but its prompt."""
-    with told():
+    with reporting_errors():
         state = with_client(nats_url, data, lambda client: client.job(job))
     if as_json:
         print_json(state)
@@ -148,7 +148,7 @@ def infer(
             return await client.infer(model, body, timeout_s=timeout_s)
         return await streamed(client, model, body, timeout_s=timeout_s)
 
-    with told():
+    with reporting_errors():
         reply = with_client(nats_url, data, ask)
     if as_json:
         print_json({"job": reply.job, "response": msgspec.Raw(reply.body)})
@@ -191,7 +191,7 @@ def _write(text: str) -> None:
 
 def status(*, as_json: AsJson = False, nats_url: NatsUrl = None, data: Data = None) -> None:
     """Brokers, workers, and what waits."""
-    with told():
+    with reporting_errors():
         state = with_client(nats_url, data, lambda client: client.status())
     if as_json:
         print_json(state)

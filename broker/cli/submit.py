@@ -30,7 +30,7 @@ from broker.cli.terminal import (
     plain,
     print_json,
     printable,
-    told,
+    reporting_errors,
     utf8,
     with_client,
 )
@@ -93,7 +93,7 @@ def submit(
     if model is not None:
         utf8(model, "the model's name")
     wait = wait or results is not None
-    with told():
+    with reporting_errors():
         if results is not None:
             check_out(results)
         with _opened(file) as stream:

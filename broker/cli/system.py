@@ -25,7 +25,7 @@ from broker.cli.terminal import (
     out,
     print_json,
     print_table,
-    told,
+    reporting_errors,
     where,
 )
 from broker.config import DATA, LEASE_S, LEAST_LEASE_S, PORT, BrokerConfig, NotFound, RunInfo, UpConfig, process_name
@@ -85,7 +85,7 @@ def up(
         else:
             _print_up(everything.info(), time.monotonic() - began)
 
-    with told():
+    with reporting_errors():
         asyncio.run(run(config, say=lambda line: err.print(line, markup=False), ready=ready))
 
 
@@ -136,7 +136,7 @@ def serve(
         except asyncio.CancelledError:
             logging.getLogger("infermq").info("stopped name=%s", config.name)
 
-    with told():
+    with reporting_errors():
         uvloop.run(until_signal())
 
 
@@ -145,7 +145,7 @@ def worker(context: typer.Context, *, data: Data = None) -> None:
     words = context.args
     environ = dict(os.environ)
     if not any(word == "--help" or word.startswith("--nats-url") for word in words):
-        with told():
+        with reporting_errors():
             environ["INFERMQ_NATS_URL"] = where(None, data).nats_url
     os.execve(sys.executable, [sys.executable, "-m", "workers", *words], environ)  # noqa: S606 - our own program
 
@@ -156,7 +156,7 @@ def migrate(
     """Bring the database up to date."""
     from broker.ledger import migrate as apply  # noqa: PLC0415 - other commands do not touch Postgres
 
-    with told():
+    with reporting_errors():
         try:
             url = postgres_url or where(nats_url, data).postgres_url
         except NotFound:

@@ -61,7 +61,7 @@ def with_client(nats_url: str | None, data: Path | None, work: Callable[[Client]
 
 
 @contextmanager
-def told() -> Iterator[None]:
+def reporting_errors() -> Iterator[None]:
     """Expected failures become a line on standard error and an exit code; a bug keeps its traceback."""
     try:
         yield
