@@ -64,7 +64,7 @@ def demo(
         raise typer.Exit(Exit.FAILED)
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
+class DemoReport(msgspec.Struct, frozen=True, kw_only=True):
     batch: Batch
     first_token_s: float
     """From the command's start to the first token of any job."""
@@ -82,7 +82,7 @@ class _Demo:
         self._began_ms = began_ms
         self._quiet = quiet
 
-    async def run(self) -> Report:
+    async def run(self) -> DemoReport:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - we run in one
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
@@ -96,7 +96,7 @@ class _Demo:
     def _say(self, text: str) -> None:
         (err if self._quiet else out).print(text)
 
-    async def _with(self, client: Client) -> Report:
+    async def _with(self, client: Client) -> DemoReport:
         batch, models = await self._submit(client)
         results = self._data / f"results-{batch}.jsonl"
 
@@ -146,7 +146,7 @@ class _Demo:
             timeout_s=60.0,
         )
 
-    def _print_end(self, report: Report, jobs: Sequence[JobShow]) -> None:
+    def _print_end(self, report: DemoReport, jobs: Sequence[JobShow]) -> None:
         flag = "" if self._data == Path(DATA).resolve() else f" --data {_short(self._data)}"
         out.print(f"\nfirst token {report.first_token_s:.1f} s after the command")
         out.print(f"results: {_short(Path(report.results))}")
@@ -157,10 +157,10 @@ def _short(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def _report(batch: Batch, jobs: Sequence[JobShow], results: Path, began_ms: int) -> Report:
+def _report(batch: Batch, jobs: Sequence[JobShow], results: Path, began_ms: int) -> DemoReport:
     runs = [run for job in jobs for run in job.executions]
     first = min((run.started_ms + (run.ttft_ms or run.run_ms) for run in runs), default=began_ms)
-    return Report(
+    return DemoReport(
         batch=batch,
         first_token_s=(first - began_ms) / 1000,
         seconds=_seconds(jobs),

@@ -34,6 +34,6 @@ async def main() -> None:
     async def kept() -> int:
         return sent - int(await pool.zcard(default_queue_name))
 
-    ended = record.Ended() if producer.POSTGRES else kept
+    ended = record.EndedTasks() if producer.POSTGRES else kept
     await producer.produce(lambda bodies: producer.side_by_side(send, bodies), ended, record.submitted)
     await pool.aclose()

@@ -27,5 +27,5 @@ async def _send(bodies: Sequence[str]) -> None:
 
 
 async def main() -> None:
-    ended = record.Ended() if producer.POSTGRES else Redis.from_url(f"unix://{producer.REDIS}?db=1").dbsize
+    ended = record.EndedTasks() if producer.POSTGRES else Redis.from_url(f"unix://{producer.REDIS}?db=1").dbsize
     await producer.produce(_send, ended, record.submitted)

@@ -31,5 +31,5 @@ async def _send(bodies: Sequence[str]) -> None:
 
 async def main() -> None:
     await producer.produce(
-        _send, Redis.from_url(_ANSWERS).dbsize if _has_results else record.Ended(), record.submitted
+        _send, Redis.from_url(_ANSWERS).dbsize if _has_results else record.EndedTasks(), record.submitted
     )

@@ -20,6 +20,6 @@ async def infer(body: str) -> str | None:
 
 async def main() -> None:
     await tasks.startup()
-    ended = record.Ended() if producer.POSTGRES else Redis.from_url(_ANSWERS).dbsize
+    ended = record.EndedTasks() if producer.POSTGRES else Redis.from_url(_ANSWERS).dbsize
     await producer.produce(lambda bodies: producer.side_by_side(infer.kiq, bodies), ended, record.submitted)
     await tasks.shutdown()

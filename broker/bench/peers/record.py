@@ -73,7 +73,7 @@ async def _opened() -> asyncpg.Pool:
     return _pool
 
 
-class Ended:
+class EndedTasks:
     """Counts the tasks that have ended, by what they announce."""
 
     def __init__(self) -> None:
