@@ -13,7 +13,7 @@ from nats.errors import Error
 
 from broker.bus.beats import Beats
 from broker.bus.catalogs import Catalogs
-from broker.bus.connect import Connection, connected
+from broker.bus.connect import BrokerConnection, connected
 from broker.bus.groups import Groups, ack_all
 from broker.bus.streams import ADVISED, ack_pending, declare_pool, declare_streams
 from broker.config import BrokerConfig
@@ -110,7 +110,7 @@ class Process:
             self.config.nats_url,
             self._services(),
             name=self.config.name,
-            connection=Connection,
+            connection=BrokerConnection,
             principal=open_principal,
         )
         async with (

@@ -1,4 +1,7 @@
-"""Workers' beats, one each second: a listener that begins late knows all workers a second later."""
+"""Knows the workers that are alive, from the beat that each sends every second.
+
+A broker that has just started knows all of them one beat later.
+"""
 
 import asyncio
 import logging
@@ -18,27 +21,27 @@ _beat = msgspec.json.Decoder(WorkerBeat)
 
 
 class Beats:
-    """The workers that are alive, by what they say each second."""
+    """The last beat of each worker, forgotten after its lifetime."""
 
     def __init__(self, nc: Client, *, lifetime_ms: int = BEAT_LIFETIME_MS) -> None:
         self._nc = nc
         self._lifetime_s = lifetime_ms / 1000
-        self._heard: dict[str, tuple[WorkerBeat, float]] = {}
+        self._known: dict[str, tuple[WorkerBeat, float]] = {}
         self.changed: Callable[[], None] = lambda: None
-        """Called when the capacity of some deployment is another one."""
+        """Called when the capacity of some deployment has changed."""
 
     async def listen(self) -> None:
-        await self._nc.subscribe(f"$KV.{subjects.WORKERS_BUCKET}.>", cb=self._beat)
+        await self._nc.subscribe(f"$KV.{subjects.WORKERS_BUCKET}.>", cb=self._on_beat)
 
     def alive(self) -> Sequence[WorkerBeat]:
         oldest = asyncio.get_running_loop().time() - self._lifetime_s
-        self._heard = {name: heard for name, heard in self._heard.items() if heard[1] > oldest}
-        return [beat for beat, _ in self._heard.values()]
+        self._known = {name: known for name, known in self._known.items() if known[1] > oldest}
+        return [beat for beat, _ in self._known.values()]
 
-    async def _beat(self, message: Msg) -> None:
+    async def _on_beat(self, message: Msg) -> None:
         name = message.subject.rpartition(".")[2]
         if not message.data or (message.headers and _KV_DELETED in message.headers):
-            if self._heard.pop(name, None):
+            if self._known.pop(name, None):
                 self.changed()
             return
         try:
@@ -46,8 +49,8 @@ class Beats:
         except UNREADABLE as error:
             log.warning("beat ignored worker=%s error=%s", name, error)
             return
-        before = self._heard.get(name)
-        self._heard[name] = (beat, asyncio.get_running_loop().time())
+        before = self._known.get(name)
+        self._known[name] = (beat, asyncio.get_running_loop().time())
         if before is None or _capacity(before[0]) != _capacity(beat):
             self.changed()
 

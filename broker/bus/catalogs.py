@@ -1,4 +1,7 @@
-"""The active revision of the catalog, in its bucket. The ledger has all revisions and is read again every few seconds."""
+"""Knows the active revision of the catalog, from its bucket.
+
+The ledger keeps all revisions. A broker reads the active one there again every few seconds, in case it missed a change.
+"""
 
 import asyncio
 import logging
@@ -18,11 +21,11 @@ log = logging.getLogger(__name__)
 _ACTIVE = f"$KV.{subjects.CATALOG_BUCKET}.{subjects.ACTIVE}"
 _revision = msgspec.json.Decoder(Revision)
 NONE = Revision(number=0, applied_ms=Ms(0), catalog=Catalog())
-"""Before the first catalog is applied: no model is known."""
+"""The revision before any catalog is applied: it has no model."""
 
 
 class Catalogs:
-    """The active revision, as the CATALOG bucket has it."""
+    """The newest revision that this broker has seen."""
 
     def __init__(self, nc: Client) -> None:
         self._nc = nc
@@ -30,10 +33,10 @@ class Catalogs:
         self.changed = asyncio.Event()
 
     async def listen(self) -> None:
-        await self._nc.subscribe(_ACTIVE, cb=self._put)
+        await self._nc.subscribe(_ACTIVE, cb=self._on_revision)
 
     async def publish(self, revision: Revision) -> None:
-        """Make it the one that brokers and workers use, unless a newer one is. Raises: Unavailable."""
+        """Make this the revision that brokers and workers use, unless they use a newer one. Raises: Unavailable."""
         self._take(revision)
         if self.active is not revision:
             return
@@ -42,7 +45,7 @@ class Catalogs:
         except Error as error:
             raise Unavailable("NATS", str(error) or type(error).__name__) from error
 
-    async def _put(self, message: Msg) -> None:
+    async def _on_revision(self, message: Msg) -> None:
         try:
             self._take(_revision.decode(message.data))
         except UNREADABLE as error:

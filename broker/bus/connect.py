@@ -1,4 +1,4 @@
-"""A connection to NATS as the broker needs it."""
+"""Opens a connection to NATS as the broker needs it."""
 
 import logging
 from collections.abc import AsyncIterator, Callable
@@ -12,27 +12,20 @@ from schemas.sturdy import Sturdy
 
 log = logging.getLogger(__name__)
 _PENDING_BYTES = 16 * 1024 * 1024
-"""What may wait to be written; twice the largest message."""
+"""How many bytes may wait to be written: twice the largest message."""
 
 
-class Connection(Sturdy, Client):
-    pass
+class BrokerConnection(Sturdy, Client):
+    """nats-py's client, without the faults that `Sturdy` mends."""
 
 
 @asynccontextmanager
 async def connected(url: str, *, name: str, came_back: Callable[[], None]) -> AsyncIterator[Client]:
-    """A connection that waits for its server, now and whenever it is lost; then `came_back` is called.
+    """Connect, waiting for the server now and whenever the connection is lost. After a loss, `came_back` is called.
 
     Raises: Unavailable.
     """
-    nc = await _connect(url, name=name, came_back=came_back)
-    try:
-        yield nc
-    finally:
-        await nc.close()
 
-
-async def _connect(url: str, *, name: str, came_back: Callable[[], None]) -> Client:
     async def noted(error: Exception) -> None:
         log.warning("nats error=%s", str(error) or type(error).__name__)
 
@@ -43,7 +36,7 @@ async def _connect(url: str, *, name: str, came_back: Callable[[], None]) -> Cli
         log.warning("nats reconnected")
         came_back()
 
-    nc = Connection()
+    nc = BrokerConnection()
     try:
         await nc.connect(
             url,
@@ -54,8 +47,11 @@ async def _connect(url: str, *, name: str, came_back: Callable[[], None]) -> Cli
             max_reconnect_attempts=-1,
             reconnect_time_wait=1,
             pending_size=_PENDING_BYTES,
-            skip_subject_validation=True,  # schemas.subjects builds them all
+            skip_subject_validation=True,  # all subjects are built in schemas.subjects
         )
     except (OSError, NoServersError, Error) as error:
         raise Unavailable("NATS", f"{url}: {str(error) or type(error).__name__}") from error
-    return nc
+    try:
+        yield nc
+    finally:
+        await nc.close()

@@ -1,4 +1,4 @@
-"""Messages that are not what they should be, as the ledger keeps them."""
+"""Makes the record that the ledger keeps of a message that cannot be read."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -9,16 +9,17 @@ from nats.aio.msg import Msg
 from broker.core.records import DeadLetter
 from schemas.jetstream import delivered
 
-_SHOWN = 5
+_REASONS_SHOWN = 5
 
 
 def one_per_message(dead_letters: Sequence[DeadLetter]) -> list[DeadLetter]:
-    """One letter a message, with everything that is wrong in it."""
+    """Merge the dead letters of one message into one that names every reason."""
     by_message: dict[tuple[str, int], list[DeadLetter]] = defaultdict(list)
-    for letter in dead_letters:
-        by_message[letter.stream, letter.sequence].append(letter)
+    for one in dead_letters:
+        by_message[one.stream, one.sequence].append(one)
     return [
-        replace(same[0], reason="; ".join(letter.reason for letter in same[:_SHOWN])) for same in by_message.values()
+        replace(same[0], reason="; ".join(one.reason for one in same[:_REASONS_SHOWN]))
+        for same in by_message.values()
     ]
 
 

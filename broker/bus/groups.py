@@ -1,7 +1,7 @@
-"""A raw pull consumer that hands over what came, as one group.
+"""Pulls messages from a consumer and hands over all that have arrived, as one group.
 
-While one group is being committed the next one gathers, so a group is as large as the load makes it: one message when
-idle, thousands under load, and never a timer in between.
+While one group is committed the next one gathers. The load thus decides how large a group is, from one message when the
+broker is idle to thousands, and no timer adds latency.
 """
 
 import asyncio
@@ -27,20 +27,21 @@ from schemas.units import Ms
 _EXPIRES_MS = Ms(30_000)
 _HEARTBEAT_MS = Ms(5_000)
 _PAUSE_S = 0.25
-"""After the server refused a pull (no such consumer, too many pulls), before the next."""
+"""How long to wait after the server refused a pull (no such consumer, too many pulls) before the next one."""
 _PULL_BYTES = 2 * LARGEST_MESSAGE
-"""Of one pull. The server cuts a connection off that is too slow for what waits to be sent to it."""
+"""The most bytes of one pull. The server closes a connection that is too slow for what it is to be sent."""
 _LOOK_S = 1.0
 _FULL = "Exceeds MaxBytes"
-"""How a pull ends that has brought as many bytes as it may."""
+"""The status of a pull that ended because it delivered as many bytes as it may."""
 _COMPLETED = "Batch Completed"
-"""How a pull with a bound on its bytes ends that has brought as many messages as it asked for."""
+"""The status of a pull with a bound on its bytes that delivered all the messages it asked for."""
 _SILENCE_S = 12.0
-"""Two heartbeats and a little: then the pull is taken for lost (a reconnect, a server that came back)."""
+"""How long a pull may be silent before it counts as lost: a little more than two heartbeats. A server that restarts forgets
+the pulls of before."""
 
 
 class Groups:
-    """The messages of one consumer. `room` bounds what is held here or on its way, in messages."""
+    """The messages of one consumer, by groups. At most `room` messages are held here or are on their way."""
 
     def __init__(
         self,
@@ -60,13 +61,13 @@ class Groups:
         self._asked = 0
         self._gathered: list[Msg] = []
         self._bytes = 0
-        """Of what is gathered."""
-        self._came = asyncio.Event()
-        self._heard_at = 0.0
+        """The size of the gathered messages."""
+        self._arrived = asyncio.Event()
+        self._last_message_at = 0.0
         self._inbox = nc.new_inbox()
         self._refused = False
         self._reconnects = 0
-        """Of the connection, when it was first asked."""
+        """The connection's count of reconnects when it was last asked with no pull open."""
 
     def __repr__(self) -> str:
         return f"Groups({self._subject}, asked={self._asked}, gathered={len(self._gathered)})"
@@ -74,7 +75,7 @@ class Groups:
     @asynccontextmanager
     async def open(self) -> AsyncIterator["Groups"]:
         subscription = await self._nc.subscribe(
-            self._inbox, cb=self._heard, pending_msgs_limit=-1, pending_bytes_limit=-1
+            self._inbox, cb=self._on_message, pending_msgs_limit=-1, pending_bytes_limit=-1
         )
         try:
             yield self
@@ -83,18 +84,18 @@ class Groups:
                 await subscription.unsubscribe()
 
     async def next(self) -> Sequence[Msg]:
-        """At least one message, then as many as `group_bytes` allow and half the room; waits for ever."""
+        """Wait for messages, then take a group of at least one, at most half the room and about `group_bytes`."""
         while not self._gathered:
-            self._came.clear()
+            self._arrived.clear()
             if self._refused:
                 self._refused = False
                 await asyncio.sleep(_PAUSE_S)
             await self._pull()
             await self._wait()
-        return await self.came()
+        return await self.take_gathered()
 
-    async def came(self) -> Sequence[Msg]:
-        """What is there now, as much as a group may hold."""
+    async def take_gathered(self) -> Sequence[Msg]:
+        """Take what has arrived, as far as a group may hold it. The group may be empty."""
         count = self._count()
         group, self._gathered = self._gathered[:count], self._gathered[count:]
         self._bytes -= sum(len(message.data) for message in group)
@@ -110,13 +111,13 @@ class Groups:
         return min(len(self._gathered), self._room // 2)
 
     async def _wait(self) -> None:
-        """Until something came, or it is time to ask anew: what was asked of another connection is lost."""
+        """Wait until a message or a status arrives, or for a second; then give up a pull that is lost."""
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(_LOOK_S):
-                await self._came.wait()
+                await self._arrived.wait()
         except TimeoutError:
-            is_silent = loop.time() - self._heard_at > self._silence_s
+            is_silent = loop.time() - self._last_message_at > self._silence_s
             if is_silent or self._nc.stats["reconnects"] != self._reconnects:
                 self._asked = 0
 
@@ -126,7 +127,7 @@ class Groups:
             return
         if self._asked == 0:
             self._reconnects = self._nc.stats["reconnects"]
-            self._heard_at = asyncio.get_running_loop().time()
+            self._last_message_at = asyncio.get_running_loop().time()
         self._asked += wanted
         request = next_request(wanted, expires_ms=_EXPIRES_MS, heartbeat_ms=_HEARTBEAT_MS, most_bytes=_PULL_BYTES)
         try:
@@ -134,8 +135,8 @@ class Groups:
         except Error:
             self._asked = 0
 
-    async def _heard(self, message: Msg) -> None:
-        self._heard_at = asyncio.get_running_loop().time()
+    async def _on_message(self, message: Msg) -> None:
+        self._last_message_at = asyncio.get_running_loop().time()
         status = pull_status(message.headers) if message.headers and not message.reply else None
         match status:
             case None:
@@ -147,9 +148,9 @@ class Groups:
             case Ended(unused, reason):
                 self._asked = 0 if unused is None else max(0, self._asked - unused)
                 self._refused = not (reason.startswith(("404", "408")) or _FULL in reason or _COMPLETED in reason)
-        self._came.set()
+        self._arrived.set()
 
 
 async def ack_all(nc: Client, messages: Sequence[Msg]) -> None:
-    """Let the messages go. Not confirmed: one that is not heard is delivered again."""
+    """Acknowledge messages without waiting for confirmation: if an ack is lost, its message is delivered again."""
     await answer_all(nc, [message.reply for message in messages], ACK)

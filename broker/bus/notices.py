@@ -1,8 +1,10 @@
-"""What brokers tell each other over core NATS. A notice may be lost: the dispatch leader then learns it from the ledger.
+"""Notices that brokers send to the dispatch leader over core NATS.
 
-waiting    a flow has work: the lowest place that was let in; the dispatch leader reads fronts anew now and then
-delayed    a job waits for its time: when the first of them is due; the dispatch leader asks the ledger now and then
-settled    attempts that are over; the leader counts anew now and then
+waiting    jobs of a flow wait: the first place at which one does
+delayed    jobs wait for a later time: when the first of them is due
+settled    these attempts are over
+
+A notice may be lost. The leader therefore reads the same from the ledger every few seconds.
 """
 
 import logging
@@ -21,36 +23,36 @@ from schemas.job import Lane
 from schemas.units import Ms
 
 log = logging.getLogger(__name__)
-_NOTICE = 2000
-"""Entries of one message."""
+_MOST_ENTRIES = 2000
+"""The most entries in one message."""
 _waiting = msgspec.msgpack.Decoder(list[tuple[str, Lane, str, int, UUID]])
 _delayed = msgspec.msgpack.Decoder(Ms)
 _settled = msgspec.msgpack.Decoder(list[tuple[UUID, int]])
 
 
 async def announce_waiting(nc: Client, places: Iterable[tuple[Flow, Place]]) -> None:
-    """Of each flow the lowest place is enough."""
+    """Send the first place of each flow: the leader reads everything behind it."""
     lowest: dict[Flow, Place] = {}
     for flow, place in places:
         if flow not in lowest or place < lowest[flow]:
             lowest[flow] = place
     entries = [(flow.model, flow.lane, flow.tenant, place.deadline_ms, place.job) for flow, place in lowest.items()]
-    await _tell(nc, subjects.CTL_WAITING, entries)
+    await _publish_by_parts(nc, subjects.CTL_WAITING, entries)
 
 
 async def announce_delayed(nc: Client, due_ms: Sequence[Ms]) -> None:
-    """When jobs are due that wait for their time: of these the first."""
+    """Send the earliest of these times, at which jobs are due."""
     if due_ms:
         await _publish(nc, subjects.CTL_DELAYED, packed(min(due_ms)))
 
 
 async def announce_settled(nc: Client, attempts: Sequence[tuple[UUID, int]]) -> None:
-    await _tell(nc, subjects.CTL_SETTLED, attempts)
+    await _publish_by_parts(nc, subjects.CTL_SETTLED, attempts)
 
 
-async def _tell(nc: Client, subject: str, entries: Sequence[object]) -> None:
-    for start in range(0, len(entries), _NOTICE):
-        await _publish(nc, subject, packed(entries[start : start + _NOTICE]))
+async def _publish_by_parts(nc: Client, subject: str, entries: Sequence[object]) -> None:
+    for start in range(0, len(entries), _MOST_ENTRIES):
+        await _publish(nc, subject, packed(entries[start : start + _MOST_ENTRIES]))
 
 
 async def _publish(nc: Client, subject: str, notice: bytes) -> None:

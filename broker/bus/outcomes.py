@@ -1,4 +1,4 @@
-"""What came through OUTCOME: the workers' reports and the brokers' rulings."""
+"""Decodes what came through OUTCOME: workers' reports and brokers' rulings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ from schemas.ruling import Ruling
 
 
 class _Unknown(msgspec.Struct, frozen=True):
-    """An outcome or failure of a kind that this broker does not know, with what every outcome says."""
+    """An outcome or failure of a kind that this broker does not know. Every kind has these fields."""
 
     usage: Usage = Usage()
     charge: Charge | None = None
 
 
 class _Newer(Report, frozen=True, kw_only=True):
-    """A report of a newer worker."""
+    """A report from a newer worker."""
 
-    outcome: _Unknown  # type: ignore[assignment] # only to be decoded
+    outcome: _Unknown  # type: ignore[assignment] # used for decoding only
 
 
 _reports = Bundle(Report)
@@ -40,7 +40,7 @@ class Outcomes:
     reports: Sequence[Report]
     rulings: Sequence[Ruling]
     dead_letters: Sequence[DeadLetter]
-    """Messages that cannot be read as a whole. What can be read of them is among the reports or rulings."""
+    """Messages that cannot be read, or only in part. The part that can be read is among the reports or rulings."""
 
     def __add__(self, other: "Outcomes") -> "Outcomes":
         return Outcomes(
@@ -52,12 +52,12 @@ class Outcomes:
 
     @property
     def all(self) -> Sequence[Report | Ruling]:
-        """What there is to settle. The order does not matter: the jobs' rows decide what still counts."""
+        """Everything there is to settle. The order does not matter: the jobs' rows decide what still counts."""
         return [*self.reports, *self.rulings]
 
 
-def read(messages: Sequence[Msg]) -> Outcomes:
-    """Decode them by their subjects, so that nothing that a worker may publish is taken for a ruling."""
+def decode_outcomes(messages: Sequence[Msg]) -> Outcomes:
+    """Decode messages by their subject, so that nothing a worker may publish is taken for a ruling."""
     reports: list[Report] = []
     rulings: list[Ruling] = []
     dead_letters: list[DeadLetter] = []
@@ -74,9 +74,9 @@ def read(messages: Sequence[Msg]) -> Outcomes:
 
 
 def _newer_reports(data: bytes, known: Sequence[Report]) -> list[Report]:
-    """The reports of a message that are not `known`, but lack only a known kind of outcome, as failures of the engine.
+    """Read the reports that are not `known` because their kind of outcome is not, as failures of the engine.
 
-    Their jobs are tried again, as often as they may: without a report they would be run for ever.
+    Their jobs are thus retried until they run out of attempts. Without a report they would run again for ever.
     """
     found = {(one.job, one.attempt, one.delivery) for one in known}
     others = [one for one in _newer.unpack(data)[0] if (one.job, one.attempt, one.delivery) not in found]

@@ -1,4 +1,4 @@
-"""The live feed of results: a notice for each job that ended, after the ledger has it."""
+"""Publishes the live feed of results: a notice for each job that ended, once the ledger has recorded it."""
 
 import logging
 from collections import defaultdict
@@ -14,19 +14,19 @@ from schemas.api import ResultNotice
 from schemas.codec import jsoned
 
 log = logging.getLogger(__name__)
-_NOTICE = 2000
-"""Entries of one message."""
+_MOST_ENTRIES = 2000
+"""The most entries in one message."""
 
 
 async def announce_results(nc: Client, recorded: Iterable[Recorded]) -> None:
-    """One message, a JSON list, for each tenant and batch. One that is not heard is found in the ledger."""
+    """Send each tenant and batch a JSON list of its results. Whoever misses one finds it in the ledger."""
     feeds: dict[tuple[str, UUID | None], list[ResultNotice]] = defaultdict(list)
     for one in recorded:
         notice = ResultNotice(job=one.job, state=one.state, custom_id=one.custom_id)
         feeds[one.tenant, one.batch].append(notice)
     for (tenant, batch), notices in feeds.items():
-        for start in range(0, len(notices), _NOTICE):
+        for start in range(0, len(notices), _MOST_ENTRIES):
             try:
-                await nc.publish(subjects.result(tenant, batch), jsoned(notices[start : start + _NOTICE]))
+                await nc.publish(subjects.result(tenant, batch), jsoned(notices[start : start + _MOST_ENTRIES]))
             except Error as error:
                 log.warning("results not announced error=%s", error)

@@ -1,4 +1,4 @@
-"""Attempts into RUN, rulings into OUTCOME, and what both streams still hold."""
+"""Publishes attempts into RUN and rulings into OUTCOME, and reads what both streams still hold."""
 
 import asyncio
 import contextlib
@@ -43,14 +43,14 @@ def batch_name() -> str:
 
 
 class RunKey(msgspec.Struct, frozen=True):
-    """Of an Attempt, the fields that name it."""
+    """The fields that identify an Attempt. Decoding only them skips the body."""
 
     job: UUID
     number: int
 
 
 class OutcomeKey(msgspec.Struct, frozen=True):
-    """Of a report, or of a ruling on one attempt, the fields that name it."""
+    """The fields that identify the attempt of a report, or of a ruling on one attempt."""
 
     job: UUID
     attempt: int
@@ -66,10 +66,10 @@ class Runs:
     def __init__(self, nc: Client) -> None:
         self._nc = nc
         self._last: int | None = None
-        """The stream's sequence, as far as it is known."""
+        """The last sequence of the stream, if it is known."""
 
     async def publish(self, attempts: Sequence[Attempt]) -> bool:
-        """In this order. False: some may be missing, and the ledger is to be compared with the streams."""
+        """Publish attempts in this order. False: some may be missing, so the ledger must be compared with the streams."""
         messages = [Outgoing(subjects.run(attempt.deployment), packed(attempt)) for attempt in attempts]
         return all([await self._in_order(batch) for batch in _batches(messages)])
 
@@ -90,7 +90,7 @@ class Runs:
 
 
 async def publish_rulings(nc: Client, rulings: Sequence[Ruling]) -> None:
-    """Into OUTCOME, where settle finds them among the workers' reports. Waits for as long as NATS is away."""
+    """Publish rulings into OUTCOME, where settle finds them among the workers' reports. Waits while NATS is away."""
     messages = [Outgoing(subjects.RULING, bundled(bundle)) for bundle in bundles(packed(one) for one in rulings)]
     for batch in _batches(messages):
         await until_available(partial(_store, nc, batch, batch_name()))
@@ -107,18 +107,18 @@ def _batches(messages: Sequence[Outgoing]) -> Iterator[Sequence[Outgoing]]:
     return grouped(messages, lambda message: len(message.payload), most=BATCH_MESSAGES, most_bytes=BATCH_BYTES)
 
 
-async def in_run(nc: Client) -> set[tuple[UUID, int]]:
-    """Attempts in RUN: not yet leased, or in a worker's hands. Raises: Unavailable."""
+async def attempts_in_run(nc: Client) -> set[tuple[UUID, int]]:
+    """Read which attempts are in RUN: those not leased yet, and those that a worker holds. Raises: Unavailable."""
     held = set()
     async for payload in _payloads(nc, subjects.RUN):
-        with contextlib.suppress(*UNREADABLE):  # a worker lets it go
+        with contextlib.suppress(*UNREADABLE):  # the worker that gets it terminates it
             key = _run_key.decode(payload)
             held.add((key.job, key.number))
     return held
 
 
-async def in_outcome(nc: Client) -> set[tuple[UUID, int]]:
-    """Attempts whose report or ruling waits to be settled. Raises: Unavailable."""
+async def attempts_in_outcome(nc: Client) -> set[tuple[UUID, int]]:
+    """Read of which attempts a report or ruling waits to be settled. Raises: Unavailable."""
     return {
         (key.job, key.attempt)
         async for payload in _payloads(nc, subjects.OUTCOME)
@@ -127,7 +127,7 @@ async def in_outcome(nc: Client) -> set[tuple[UUID, int]]:
 
 
 async def _payloads(nc: Client, stream: str) -> AsyncIterator[bytes]:
-    """Everything in a stream, by direct get, a page at a time (ADR-31)."""
+    """Read everything in a stream, by direct get, a page at a time (ADR-31)."""
     sequence = 1
     try:
         while page := await _page(nc, stream, sequence):

@@ -1,7 +1,6 @@
-"""Every stream, bucket and consumer of infermq, declared in one place.
+"""Declares every stream, bucket and consumer of infermq. Nothing else declares any, FastStream least of all.
 
-Declaring is idempotent: what may change is changed, the rest is refused (`Conflict`). Nothing else, FastStream least
-of all, declares anything.
+Declaring is idempotent: settings that the server lets change are changed, others raise `Conflict`.
 """
 
 from dataclasses import replace
@@ -28,15 +27,15 @@ from schemas.job import Lane
 from schemas.worker import BEAT_LIFETIME_MS
 
 LONGEST_WAIT_S = PICK_UP_MS / 1000
-"""An interactive request that no worker took by then is gone: the relay gives up on it, or has it run elsewhere."""
+"""How long an interactive attempt stays in NOW. By then the relay has ended it, or assigned it to another deployment."""
 BACKLOG_MESSAGES = 1_000_000
-"""Jobs of one (lane, model, tenant, key) that may wait for intake; publishing more is refused by the server."""
+"""How many messages of one (lane, model, tenant, key) may wait for intake. The server refuses more."""
 LARGEST_MESSAGE = 8 * 1024 * 1024
-"""Bytes. The server's max_payload must be as large: it carries a response body whole."""
+"""In bytes. The server's max_payload must be as large, since one message carries a whole response body."""
 ADVISED = "brokers"
 """The consumer of the advisories, shared by all brokers."""
 _MAX_WAITING = 8192
-"""Pulls that may wait at one consumer; it cannot be changed later, so it is high from the start."""
+"""How many pulls may wait at one consumer. It cannot be changed later, so it is high from the start."""
 _LEAST_ACK_PENDING = 4096
 _IN_USE = 10058
 _WORK_QUEUE = StreamConfig(
@@ -54,11 +53,11 @@ STREAMS = (
     replace(
         _WORK_QUEUE,
         name=subjects.SUBMIT,
-        subjects=[subjects.submit_lane(lane) for lane in Lane],  # of another lane nothing is accepted
+        subjects=[subjects.submit_lane(lane) for lane in Lane],  # any other lane is refused
         discard_new_per_subject=True,
         max_msgs_per_subject=BACKLOG_MESSAGES,
     ),
-    # What is in these two is gone in a moment: not worth compressing.
+    # Messages stay in the next two for a moment only, which is not worth compressing them for.
     replace(_WORK_QUEUE, name=subjects.RUN, subjects=["infermq.run.*"], compression=StoreCompression.NONE),
     replace(
         _WORK_QUEUE,
@@ -121,7 +120,7 @@ _PULL = ConsumerConfig(
 
 
 async def declare_streams(nc: Client) -> None:
-    """All streams and buckets, and the consumers of intake and settle. Raises: Conflict."""
+    """Declare all streams and buckets, and the consumers that brokers share. Raises: Conflict."""
     js = nc.jetstream()
     for stream in STREAMS:
         await _declare_stream(js, stream)
@@ -135,18 +134,18 @@ async def declare_streams(nc: Client) -> None:
 
 
 async def declare_pool(nc: Client, deployment: str, *, slots: int, lease_s: float = LEASE_S) -> None:
-    """The consumers that a deployment's workers share; `slots` is what they can run in all. Raises: Conflict."""
+    """Declare the two consumers that a deployment's workers share. `slots` is the sum of theirs. Raises: Conflict."""
     js = nc.jetstream()
     name = subjects.pool_consumer(deployment)
-    leases = replace(
+    leased = replace(
         _PULL,
         durable_name=name,
         filter_subject=subjects.run(deployment),
         ack_wait=lease_s,
         max_ack_pending=ack_pending(slots),
     )
-    await _declare_consumer(js, subjects.RUN, leases)
-    live = replace(
+    await _declare_consumer(js, subjects.RUN, leased)
+    interactive = replace(
         _PULL,
         durable_name=name,
         filter_subject=subjects.now(deployment),
@@ -154,11 +153,11 @@ async def declare_pool(nc: Client, deployment: str, *, slots: int, lease_s: floa
         ack_wait=None,
         max_ack_pending=None,
     )
-    await _declare_consumer(js, subjects.NOW, live)
+    await _declare_consumer(js, subjects.NOW, interactive)
 
 
 def ack_pending(slots: int) -> int:
-    """Leases a pool may hold at once: twice its slots, in powers of two so that it seldom changes."""
+    """How many leases a pool may hold at once: twice its slots, rounded up to a power of two so that it seldom changes."""
     return max(_LEAST_ACK_PENDING, 1 << (2 * slots).bit_length())
 
 
@@ -177,7 +176,7 @@ async def _change_stream(js: JetStreamContext, config: StreamConfig) -> None:
     except ServiceUnavailableError:
         raise
     except APIError as error:
-        if config.storage is StorageType.MEMORY:  # what is in it is gone in seconds anyway
+        if config.storage is StorageType.MEMORY:  # its messages would be gone in seconds anyway
             await js.delete_stream(str(config.name))
             await js.add_stream(config)
             return

@@ -11,7 +11,7 @@ from nats.aio.client import Client as Nats
 from nats.errors import Error, MaxPayloadError, NoRespondersError, NoServersError
 from nats.errors import TimeoutError as NatsTimeoutError
 
-from broker.bus.connect import Connection
+from broker.bus.connect import BrokerConnection
 from broker.client.encode import check_name, json_of
 from broker.client.errors import NoBroker, RequestRefused, refusal_of
 from broker.errors import Unavailable
@@ -104,7 +104,7 @@ async def _connected(url: str, tenant: str) -> Nats:
         async with asyncio.timeout(5):
             first = await nats.connect(url, allow_reconnect=False, error_cb=said, connect_timeout=2)
             await first.close()
-        nc = Connection()
+        nc = BrokerConnection()
         await nc.connect(
             url,
             name="infermq-client",

@@ -13,7 +13,7 @@ from nats.aio.client import Client
 
 from broker.bus.groups import Groups, ack_all
 from broker.bus.notices import announce_delayed, announce_settled, announce_waiting
-from broker.bus.outcomes import Outcomes, read
+from broker.bus.outcomes import Outcomes, decode_outcomes
 from broker.bus.results import announce_results
 from broker.core.price import Prices
 from broker.core.records import Settled, Verdict
@@ -59,10 +59,10 @@ class Settle:
         groups = Groups(self.nc, stream=subjects.OUTCOME, consumer=consumer, room=ROOM, group_bytes=GROUP_BYTES)
         async with groups.open():
             while True:
-                outcomes = read(await groups.next())
+                outcomes = decode_outcomes(await groups.next())
                 if all(item.interactive is not None for item in outcomes.all):
                     await asyncio.sleep(LINGER_S)
-                    outcomes += read(await groups.came())
+                    outcomes += decode_outcomes(await groups.take_gathered())
                 await self.settle(outcomes)
 
     async def settle(self, outcomes: Outcomes) -> None:

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from nats.aio.client import Client
 
-from broker.bus.runs import Runs, in_outcome, in_run, publish_rulings
+from broker.bus.runs import Runs, attempts_in_outcome, attempts_in_run, publish_rulings
 from broker.core.records import OpenJob, Running
 from broker.core.ruling import stranded
 from broker.metrics import BrokerMetrics
@@ -38,12 +38,13 @@ class Sweep:
 
         The streams are read in the order in which an attempt moves, the ledger last, so that none slips through.
         """
-        handed = await until_available(lambda: in_run(self.nc))
-        reported = await until_available(lambda: in_outcome(self.nc))
-        left = [one for one in await until_available(self.attempts.running) if (one.job, one.attempt) not in reported]
+        in_run = await until_available(lambda: attempts_in_run(self.nc))
+        in_outcome = await until_available(lambda: attempts_in_outcome(self.nc))
+        running = await until_available(self.attempts.running)
+        left = [one for one in running if (one.job, one.attempt) not in in_outcome]
         jobs = await until_available(lambda: self.jobs.open_jobs([one.job for one in left]))
         given_up = await self._give_up(left, jobs, alive=alive, silent=silent)
-        strays = [one for one in left if (one.job, one.attempt) not in handed and one not in given_up]
+        strays = [one for one in left if (one.job, one.attempt) not in in_run and one not in given_up]
         is_whole = True
         if strays:
             log.warning("strays attempts=%d", len(strays))

@@ -13,7 +13,7 @@ from nats.js.errors import NoStreamResponseError
 
 from broker.bus.connect import connected
 from broker.bus.groups import Groups, ack_all
-from broker.bus.runs import in_run
+from broker.bus.runs import attempts_in_run
 from broker.bus.streams import STREAMS, declare_pool, declare_streams
 from broker.errors import Unavailable
 from schemas import subjects
@@ -110,4 +110,4 @@ async def test_a_stream_in_memory_of_another_kind_is_made_anew(nc: Nats) -> None
 
 async def test_a_stream_that_cannot_be_read_is_not_an_empty_one(nc: Nats) -> None:
     with pytest.raises(Unavailable):
-        await in_run(nc)
+        await attempts_in_run(nc)

@@ -11,7 +11,7 @@ import pytest
 from nats.aio.client import Client as Nats
 
 from broker.bus.notices import announce_waiting
-from broker.bus.runs import Runs, in_run
+from broker.bus.runs import Runs, attempts_in_run
 from broker.bus.streams import declare_streams
 from broker.core.price import Prices
 from broker.core.records import ONLY_SHARD, Entry, Pick, Requeue, Running, Shard
@@ -127,7 +127,7 @@ async def swept(nc: Nats, ledger: Ledger, *, on: str = "e") -> None:
             strays = await committed(ledger, an_entry(tenant="stray"), on)
 
         async def is_back(job: UUID = strays[0].job) -> bool:
-            return (job, 1) in await in_run(nc)
+            return (job, 1) in await attempts_in_run(nc)
 
         await until(is_back, "the stray is published")
 
@@ -312,7 +312,7 @@ async def test_a_dispatch_whose_answer_was_lost_is_published_soon(nc: Nats, ledg
 
             await holds(nc, subjects.RUN, 1)
 
-            assert await in_run(nc) == {(entry.id, 1)}
+            assert await attempts_in_run(nc) == {(entry.id, 1)}
             assert await ledger.attempts.running() == [Running(entry.id, 1, "d")]
 
 
@@ -355,8 +355,8 @@ async def test_only_what_is_in_no_stream_is_published_again(nc: Nats, ledger: Le
     async with a_leader(nc, ledger, a_route(Route("d")), a_beat("d"), settles=False) as metrics:
         await swept(nc, ledger, on="d")
 
-        assert {(handed.id, 1), (lost.id, 1)} <= await in_run(nc)
-        assert (reported.id, 1) not in await in_run(nc)
+        assert {(handed.id, 1), (lost.id, 1)} <= await attempts_in_run(nc)
+        assert (reported.id, 1) not in await attempts_in_run(nc)
         assert metrics.registry.get_sample_value("infermq_strays_total") == 3  # with the two that were swept for
 
 

@@ -9,7 +9,7 @@ from nats.aio.client import Client as Nats
 
 from broker.bus.beats import Beats
 from broker.bus.catalogs import Catalogs
-from broker.bus.connect import Connection
+from broker.bus.connect import BrokerConnection
 from broker.bus.streams import declare_streams
 from broker.core.authorise import Action, may
 from broker.core.principal import Principal, Role, open_principal
@@ -73,7 +73,7 @@ def a_door(url: str, services: Services, *, role: Role) -> AbstractAsyncContextM
     def principal(tenant: str, key: str) -> Principal:
         return a_principal(role, tenant, key)
 
-    return nats_api(url, services, name="b", connection=Connection, principal=principal)
+    return nats_api(url, services, name="b", connection=BrokerConnection, principal=principal)
 
 
 def a_principal(role: Role, tenant: str = "t", key: str = "k") -> Principal:
