@@ -1,21 +1,18 @@
 """One broker process: every role, side by side, on one connection to NATS and one pool to Postgres."""
 
 import asyncio
-import contextlib
 import importlib.metadata
-import logging
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 from nats.aio.client import Client
-from nats.errors import Error
 
 from broker.bus.beats import Beats
 from broker.bus.catalogs import Catalogs
 from broker.bus.connect import BrokerConnection, connected
-from broker.bus.groups import Groups, ack_all
-from broker.bus.streams import ADVISED, ack_pending, declare_pool, declare_streams
+from broker.bus.streams import declare_streams
 from broker.config import BrokerConfig
 from broker.core.pools import Pool, alive, snapshot
 from broker.core.principal import open_principal
@@ -23,29 +20,29 @@ from broker.doors.health import build_app
 from broker.doors.nats_api import nats_api
 from broker.doors.nats_infer import NatsInfer
 from broker.doors.server import listening
-from broker.errors import Unavailable
 from broker.ledger import open_ledger
 from broker.metrics import BrokerMetrics
 from broker.ports import Ledger
-from broker.retrying import until_available
+from broker.roles.advisories import count_advisories
+from broker.roles.catalog_refresh import CatalogRefresh
+from broker.roles.consumers import PoolConsumers
 from broker.roles.dispatch import Dispatch
+from broker.roles.gauges import Gauges
 from broker.roles.intake import Intake
 from broker.roles.late_acks import LATER_S, LateAcks
 from broker.roles.leader import Leader
 from broker.roles.limits import DailySpend
 from broker.roles.relay import Relay
 from broker.roles.reserves import Reserves
+from broker.roles.restarting import restarting
 from broker.roles.settle import Settle
-from broker.service import BatchService, CatalogService, JobService, Services, StatusService
-from schemas import subjects
-from schemas.catalog import Catalog, CatalogError
+from broker.service import BatchService, CatalogService, HealthService, JobService, Services, StatusService
+from schemas.catalog import Catalog
 from schemas.clock import wall_clock
 from schemas.job import Lane
 
-log = logging.getLogger(__name__)
-_ADVISORY_BYTES = 1024 * 1024
-POOLS_S = 1.0
-NETS_S = 5.0
+REFRESH_S = 5.0
+"""Between two looks at what is announced and may have been missed, and at what costs a query to measure."""
 
 
 def entropy() -> int:
@@ -61,13 +58,16 @@ def version() -> str:
 
 
 async def serve(
-    config: BrokerConfig, *, ready: Callable[[str], None], nets_s: float = NETS_S, later_s: float = LATER_S
+    config: BrokerConfig, *, ready: Callable[[str], None], refresh_s: float = REFRESH_S, later_s: float = LATER_S
 ) -> None:
-    """Until cancelled. `ready` is told the URL of /metrics and /healthz. Raises: Unavailable, Conflict."""
-    back = asyncio.Event()
+    """Run a broker until cancelled. `ready` is called with the URL of /metrics and /healthz.
+
+    Raises: Unavailable, Conflict.
+    """
+    reconnected = asyncio.Event()
     async with (
         open_ledger(config.postgres_url, connections=config.database_connections) as ledger,
-        connected(config.nats_url, name=f"infermq-broker-{config.name}", came_back=back.set) as nc,
+        connected(config.nats_url, name=f"infermq-broker-{config.name}", came_back=reconnected.set) as nc,
     ):
         await declare_streams(nc)
         process = Process(
@@ -78,8 +78,8 @@ async def serve(
             beats=Beats(nc),
             daily_spend=DailySpend(ledger.spend, wall_clock),
             metrics=BrokerMetrics(),
-            back=back,
-            nets_s=nets_s,
+            reconnected=reconnected,
+            refresh_s=refresh_s,
             later_s=later_s,
         )
         await process.run(ready)
@@ -87,7 +87,7 @@ async def serve(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
-    """What the roles share."""
+    """One broker process: what its roles, use-cases and doors share, and how they are put together."""
 
     config: BrokerConfig
     nc: Client
@@ -96,16 +96,23 @@ class Process:
     beats: Beats
     daily_spend: DailySpend
     metrics: BrokerMetrics
-    back: asyncio.Event
-    """NATS was away: what it kept in memory only, streams and consumers, is to be declared again."""
-    nets_s: float
+    reconnected: asyncio.Event
+    refresh_s: float
     later_s: float
 
     async def run(self, ready: Callable[[str], None]) -> None:
+        """Answer callers once the beats and the active catalog are known; then run every role until cancelled."""
         await self.catalogs.listen()
         await self.beats.listen()
-        await self._refresh_catalog()
-        app = build_app(self.metrics.registry, self._health)
+        refresh = CatalogRefresh(ledger=self.ledger.catalogs, catalogs=self.catalogs, every_s=self.refresh_s)
+        await refresh.refresh()
+        health = HealthService(
+            name=self.config.name,
+            nats_is_connected=lambda: self.nc.is_connected,
+            ledger=self.ledger.status,
+            catalogs=self.catalogs,
+        )
+        app = build_app(self.metrics.registry, health.show)
         api = nats_api(
             self.config.nats_url,
             self._services(),
@@ -118,8 +125,8 @@ class Process:
             api,
             asyncio.TaskGroup() as roles,
         ):
-            for role in self._roles():
-                roles.create_task(_kept_up(role))
+            for role in [refresh.serve, *self._roles()]:
+                roles.create_task(restarting(role))
             ready(url)
 
     def _roles(self) -> list[Callable[[], Awaitable[None]]]:
@@ -142,10 +149,24 @@ class Process:
             ledger=self.ledger.settlement,
             dead_letters=self.ledger.dead_letters,
             revision=lambda: self.catalogs.active,
-            alive=lambda: alive(self._snapshot()),
+            alive=lambda: alive(self._pools()),
             clock=wall_clock,
             unit=unit,
             metrics=self.metrics,
+        )
+        consumers = PoolConsumers(
+            nc=self.nc,
+            catalogs=self.catalogs,
+            pools=self._pools,
+            lease_s=self.config.lease_s,
+            reconnected=self.reconnected,
+        )
+        gauges = Gauges(
+            ledger=self.ledger.status,
+            pools=self._pools,
+            metrics=self.metrics,
+            clock=wall_clock,
+            every_s=self.refresh_s,
         )
         return [
             *intakes,
@@ -154,15 +175,15 @@ class Process:
             self._interactive,
             self.daily_spend.serve,
             self._dispatch,
-            self._pools,
-            self._advisories,
-            self._nets,
+            consumers.serve,
+            partial(count_advisories, self.nc, self.metrics),
+            gauges.serve,
         ]
 
     def _services(self) -> Services:
         return Services(
             batches=BatchService(ledger=self.ledger.batches, clock=wall_clock),
-            jobs=JobService(ledger=self.ledger.jobs, catalogs=self.catalogs, pools=self._snapshot, clock=wall_clock),
+            jobs=JobService(ledger=self.ledger.jobs, catalogs=self.catalogs, pools=self._pools, clock=wall_clock),
             catalogs=CatalogService(ledger=self.ledger.catalogs, catalogs=self.catalogs, clock=wall_clock),
             status=StatusService(
                 name=self.config.name,
@@ -170,7 +191,7 @@ class Process:
                 ledger=self.ledger.status,
                 catalogs=self.catalogs,
                 beats=self.beats,
-                pools=self._snapshot,
+                pools=self._pools,
                 clock=wall_clock,
             ),
         )
@@ -178,7 +199,7 @@ class Process:
     def _catalog(self) -> Catalog:
         return self.catalogs.active.catalog
 
-    def _snapshot(self) -> dict[str, Pool]:
+    def _pools(self) -> dict[str, Pool]:
         return snapshot(self._catalog(), self.beats.alive(), self.daily_spend.by_deployment, now=wall_clock())
 
     async def _interactive(self) -> None:
@@ -193,7 +214,7 @@ class Process:
         door = NatsInfer(
             self.nc, relay, principal=open_principal, catalog=self._catalog, clock=wall_clock, entropy=entropy
         )
-        await answer_requests(relay, door)
+        await door.serve()
 
     async def _dispatch(self) -> None:
         leader = Leader(ledger=self.ledger.leadership, holder=self.config.name, metrics=self.metrics)
@@ -212,83 +233,3 @@ class Process:
             clock=wall_clock,
             term=term,
         ).serve()
-
-    async def _pools(self) -> None:
-        """The consumers of every deployment in the catalog, as large as its workers need them."""
-        declared: dict[str, int] = {}
-        while True:
-            if self.back.is_set():
-                self.back.clear()
-                await declare_streams(self.nc)
-                declared.clear()
-            pools = self._snapshot()
-            for deployment in self._catalog().deployments:
-                slots = pools[deployment].slots
-                if declared.get(deployment) != (wanted := ack_pending(slots)):
-                    await declare_pool(self.nc, deployment, slots=slots, lease_s=self.config.lease_s)
-                    declared[deployment] = wanted
-            self.catalogs.changed.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(POOLS_S):
-                    await self.catalogs.changed.wait()
-
-    async def _advisories(self) -> None:
-        """Nothing is given up on in silence: count and log what JetStream says it will not deliver again."""
-        groups = Groups(self.nc, stream=subjects.ADVISORY, consumer=ADVISED, room=1000, group_bytes=_ADVISORY_BYTES)
-        async with groups.open():
-            while True:
-                messages = await groups.next()
-                for message in messages:
-                    kind, _, where = message.subject.removeprefix("$JS.EVENT.ADVISORY.CONSUMER.").partition(".")
-                    self.metrics.advisories.labels(kind.lower()).inc()
-                    log.warning("advisory kind=%s consumer=%s", kind.lower(), where)
-                await ack_all(self.nc, messages)
-
-    async def _nets(self) -> None:
-        """What was announced and perhaps not heard, and what is dear to measure."""
-        while True:
-            await self._refresh_catalog()
-            self.metrics.backlog(await until_available(lambda: self.ledger.status.backlog(wall_clock())))
-            self.metrics.holds(self._snapshot())
-            await asyncio.sleep(self.nets_s)
-
-    async def _refresh_catalog(self) -> None:
-        try:
-            active = await until_available(self.ledger.catalogs.active)
-        except CatalogError as error:  # a newer broker's
-            log.warning("catalog of the ledger cannot be read, the present one stays error=%s", error)
-            return
-        if active is not None and active[0].number > self.catalogs.active.number:
-            await self.catalogs.publish(active[0])
-
-    async def _health(self) -> Mapping[str, str | bool | int]:
-        return {
-            "name": self.config.name,
-            "nats": self.nc.is_connected,
-            "postgres": await self._postgres_answers(),
-            "revision": self.catalogs.active.number,
-        }
-
-    async def _postgres_answers(self) -> bool:
-        try:
-            async with asyncio.timeout(2):
-                await self.ledger.status.database_now()
-        except (Unavailable, TimeoutError):
-            return False
-        return True
-
-
-async def answer_requests(relay: Relay, door: NatsInfer) -> None:
-    """Until cancelled. Then the door closes first, and what runs may finish."""
-    async with door.hearing_leavers(), relay.open(), door.open():
-        await relay.watch()
-
-
-async def _kept_up(role: Callable[[], Awaitable[None]]) -> None:
-    """Begin a role again when NATS or Postgres failed under it; any other exception is a bug and ends the process."""
-    while True:
-        try:
-            await role()
-        except (Unavailable, Error, OSError) as error:
-            log.warning("role begins again error=%s", str(error) or type(error).__name__)
-        await asyncio.sleep(1)

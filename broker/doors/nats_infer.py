@@ -98,8 +98,13 @@ class NatsInfer:
         self._jobs: dict[str, UUID] = {}
         """What is being answered, by the last token of its subject there."""
 
+    async def serve(self) -> None:
+        """Answer requests until cancelled. Then the door closes first, and what runs may finish."""
+        async with self._noticing_leavers(), self._relay.open(), self._open():
+            await self._relay.watch()
+
     @asynccontextmanager
-    async def hearing_leavers(self) -> AsyncIterator[None]:
+    async def _noticing_leavers(self) -> AsyncIterator[None]:
         """Tell the relay of callers that leave, while it answers."""
         gone = await self._nc.subscribe(f"{self._inbox}.*", cb=self._left)
         try:
@@ -109,7 +114,7 @@ class NatsInfer:
                 await gone.unsubscribe()
 
     @asynccontextmanager
-    async def open(self) -> AsyncIterator[None]:
+    async def _open(self) -> AsyncIterator[None]:
         """Let requests in. In the end, those that were sent to this broker are still taken: nobody else answers them."""
         asks = await self._nc.subscribe(subjects.INFER_ALL, queue=subjects.BROKERS, cb=self._asked)
         try:

@@ -8,5 +8,10 @@ settle     records what came through OUTCOME, and announces it      late_acks  l
 relay      stays in the middle of every interactive request
 reserves   what this broker's relay has out of the reserves for interactive requests
 limits     knows what each deployment has cost today
+consumers  declares the consumers of every deployment
+catalog_refresh  reads the active catalog from the ledger, in case its announcement was missed
+advisories counts what JetStream gives up on
+gauges     measures the backlog and what holds deployments, for the metrics
+restarting starts a role again when NATS or Postgres failed under it
 tasks      what runs beside a role
 """

@@ -4,6 +4,7 @@ batches    create, seal, show, list, results
 jobs       show
 catalogs   apply, show
 status     what this broker sees right now
+health     whether this broker works, which anybody may ask
 refusal    the one error by which a use-case says no, and what every error is to a caller
 
 A use-case takes a Principal first, asks `broker.core.authorise` whether it may, and raises Refusal when the answer is
@@ -14,15 +15,16 @@ from dataclasses import dataclass
 
 from broker.service.batches import BatchService
 from broker.service.catalogs import CatalogService
+from broker.service.health import HealthService
 from broker.service.jobs import JobService
 from broker.service.status import StatusService
 
-__all__ = ["BatchService", "CatalogService", "JobService", "Services", "StatusService"]
+__all__ = ["BatchService", "CatalogService", "HealthService", "JobService", "Services", "StatusService"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """All of them, as a door takes them."""
+    """The use-cases of principals, as a door takes them."""
 
     batches: BatchService
     jobs: JobService

@@ -47,7 +47,7 @@ OTHER = TWO.replace("models.m", "models.other")
 
 @pytest.fixture
 async def broker(nats_url: str, ledger_url: str, nc: Nats) -> AsyncIterator[Running]:
-    async with a_broker(nats_url, ledger_url, nc, nets_s=0.1) as running:
+    async with a_broker(nats_url, ledger_url, nc, refresh_s=0.1) as running:
         await running.client.apply_catalog(TWO)
         yield running
 

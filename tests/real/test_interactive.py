@@ -25,7 +25,6 @@ from broker.ports import Ledger
 from broker.roles.limits import DailySpend
 from broker.roles.relay import FINISH_S, Relay
 from broker.roles.reserves import Reserves
-from broker.serve import answer_requests
 from schemas import subjects
 from schemas.api import JobShow, State
 from schemas.catalog import Catalog, Deployment, Model, Price, Route
@@ -217,8 +216,8 @@ class Door:
             await self.ledger.settlement.settle(decide([item], {}, prices=prices, now=now(), unit=0.5), now=now())
         return await self.ledger.jobs.find(items[0].job, "default")
 
-    def serve(self, relay: Relay, door: NatsInfer) -> None:
-        self._serving.append(asyncio.create_task(answer_requests(relay, door)))
+    def serve(self, infer: NatsInfer) -> None:
+        self._serving.append(asyncio.create_task(infer.serve()))
 
     def stop(self) -> None:
         for task in self._serving:
@@ -321,7 +320,7 @@ async def a_door(
         infer = NatsInfer(
             nc, relay, principal=principal, catalog=lambda: door.catalog, clock=door.clock, entropy=entropy
         )
-        door.serve(relay, infer)
+        door.serve(infer)
     await until(lambda: is_answered(nc), "the door is open")
     try:
         yield door

@@ -92,7 +92,7 @@ async def test_a_role_that_fails_begins_again(
         await running.client.apply_catalog(ANOTHER)
 
         async def has_failed() -> bool:
-            return "role begins again" in caplog.text
+            return "role starts again" in caplog.text
 
         await until(has_failed, "the role has failed")
         await declare_streams(nc)
@@ -103,7 +103,7 @@ async def test_a_role_that_fails_begins_again(
 async def test_a_catalog_that_was_announced_to_nobody_is_found_in_the_ledger(
     nats_url: str, ledger: Ledger, ledger_url: str, nc: Nats
 ) -> None:
-    async with a_broker(nats_url, ledger_url, nc, nets_s=0.1) as running:
+    async with a_broker(nats_url, ledger_url, nc, refresh_s=0.1) as running:
         revision = await ledger.catalogs.apply(ANOTHER, "test", now())
 
         await has_revision(running, revision.number)
@@ -111,7 +111,7 @@ async def test_a_catalog_that_was_announced_to_nobody_is_found_in_the_ledger(
 
 
 async def test_the_backlog_is_measured(nats_url: str, ledger_url: str, nc: Nats) -> None:
-    async with a_broker(nats_url, ledger_url, nc, nets_s=0.1) as running:
+    async with a_broker(nats_url, ledger_url, nc, refresh_s=0.1) as running:
         await running.submit("hello")
 
         await measures(running, 'infermq_jobs_waiting{lane="bulk",model="m"} 1.0')
