@@ -7,11 +7,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 
-from nats.aio.client import Client
-
 from broker.bus.beats import Beats
 from broker.bus.catalogs import Catalogs
-from broker.bus.connect import BrokerConnection, connected
+from broker.bus.connect import connected
 from broker.bus.streams import declare_streams
 from broker.config import BrokerConfig
 from broker.core.pools import Pool, alive, snapshot
@@ -39,6 +37,7 @@ from broker.roles.settle import Settle
 from broker.service import BatchService, CatalogService, HealthService, JobService, Services, StatusService
 from schemas.catalog import Catalog
 from schemas.clock import wall_clock
+from schemas.jetstream.client import NatsClient
 from schemas.job import Lane
 
 REFRESH_S = 5.0
@@ -90,7 +89,7 @@ class Process:
     """One broker process: what its roles, use-cases and doors share, and how they are put together."""
 
     config: BrokerConfig
-    nc: Client
+    nc: NatsClient
     ledger: Ledger
     catalogs: Catalogs
     beats: Beats
@@ -117,7 +116,7 @@ class Process:
             self.config.nats_url,
             self._services(),
             name=self.config.name,
-            connection=BrokerConnection,
+            connection=NatsClient,
             principal=open_principal,
         )
         async with (

@@ -1,14 +1,13 @@
 """The nouns and the wire: what producers, broker and workers say to each other.
 
-Standard library and msgspec only; imports nothing of ours; anyone may import it.
+Standard library and msgspec only, and nats-py in `jetstream`; imports nothing of ours; anyone may import it.
 
 units      Ms, NanoUsd
 clock      the time of this machine
 ids        job ids: UUIDv7 made, derived, checked
 subjects   every subject, stream, consumer and bucket name; build and parse
-jetstream  the JetStream wire that nats-py has no call for: raw pulls, atomic batches
+jetstream  NATS as both sides use it: the connection, raw pulls, publishing into streams
 codec      headers, content types, encode and decode
-sturdy     what nats-py does not survive
 job        Job (what a producer submits), Attempt (what a worker gets)
 outcome    Usage, Timings, Failure, Outcome, Report (what a worker says)
 ruling     Ruling (what a broker decides by itself): Expire, PutBack, EndRequest

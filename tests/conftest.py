@@ -11,12 +11,12 @@ import asyncpg
 import nats
 import pytest
 from hypothesis import settings
-from nats.aio.client import Client
 
 from broker.errors import Unavailable
 from broker.ledger import migrate, open_ledger
 from broker.local.servers import nats_server, postgres_server
 from broker.ports import Ledger
+from schemas.jetstream.client import NatsClient
 from tests.sums import check_sums
 
 settings.register_profile("steady", deadline=None, print_blob=True)
@@ -76,8 +76,9 @@ async def nats_url(servers: tuple[str, str]) -> AsyncIterator[str]:
 
 
 @pytest.fixture
-async def nc(nats_url: str) -> AsyncIterator[Client]:
-    connection = await nats.connect(nats_url)
+async def nc(nats_url: str) -> AsyncIterator[NatsClient]:
+    connection = NatsClient()
+    await connection.connect(nats_url)
     yield connection
     await connection.close()
 

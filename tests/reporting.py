@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from nats.aio.client import Client
-
 from broker.metrics import BrokerMetrics
 from broker.ports import Ledger
 from broker.roles.late_acks import LateAcks
@@ -11,18 +9,19 @@ from broker.roles.settle import Settle
 from schemas import subjects
 from schemas.catalog import Catalog, Revision
 from schemas.codec import bundled, packed
+from schemas.jetstream.client import NatsClient
 from schemas.outcome import Report
 from schemas.units import Ms
 from tests.builders import now
 
 
-async def report(nc: Client, *reports: Report) -> None:
+async def report(nc: NatsClient, *reports: Report) -> None:
     """Have OUTCOME store them, a message for each."""
     for one in reports:
         await nc.jetstream().publish(subjects.outcome(one.deployment), bundled([packed(one)]))
 
 
-def a_settle(nc: Client, ledger: Ledger, *, catalog: Catalog | None = None, **changes: Any) -> Settle:
+def a_settle(nc: NatsClient, ledger: Ledger, *, catalog: Catalog | None = None, **changes: Any) -> Settle:
     """Of a broker that hears of no worker."""
     revision = Revision(1, Ms(0), catalog or Catalog())
     fields: dict[str, Any] = {

@@ -4,11 +4,11 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
 
 from schemas.api import ErrorBody, Problem
 from schemas.codec import ERROR, KIND, jsoned
+from schemas.jetstream.client import NatsClient as Nats
 
 
 @dataclass(frozen=True, slots=True)

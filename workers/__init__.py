@@ -10,7 +10,7 @@ leases      extends, acks                             reply       pieces, signs 
 puller      raw pulls of one consumer                 catalog     what the active catalog says of the deployment
 beat        what the worker says of itself each second
 metrics     what it counts                            http        /metrics and /healthz
-config      what a worker is started with             connection  nats-py's client, with lost sockets seen
+config      what a worker is started with
 ports       the Engine protocol                       core/       decides, pure: what becomes of an attempt, and when
 engines/    one file an engine                        bench       an engine driven directly, for `infermq bench`
 

@@ -5,14 +5,11 @@ import contextlib
 import logging
 
 import msgspec
-from nats.aio.client import Client
-from nats.aio.msg import Msg
-from nats.errors import Error
-from nats.js.errors import NotFoundError
 
 from schemas import subjects
 from schemas.catalog import Deployment, Revision
 from schemas.codec import UNREADABLE
+from schemas.jetstream import Message, NatsConnection, NatsError, ack_wait_s, last_message
 from schemas.units import Ms
 from workers.core.capacity import deferrable_outcomes
 from workers.ports import EngineConfigError
@@ -50,7 +47,7 @@ class ActiveCatalog:
             self._revision = revision
             self.deployment = revision.catalog.deployments.get(self.name, self.deployment)
 
-    async def applied(self, message: Msg) -> None:
+    async def applied(self, message: Message) -> None:
         """Take a revision from the bucket."""
         with contextlib.suppress(*UNREADABLE):
             self.apply(_revision.decode(message.data))
@@ -65,7 +62,7 @@ class ActiveCatalog:
         return 0 if self.deployment.daily_cap_usd is not None else deferrable_outcomes(slots)
 
 
-async def active_catalog(nc: Client, deployment: str) -> ActiveCatalog:
+async def active_catalog(nc: NatsConnection, deployment: str) -> ActiveCatalog:
     """Wait for an active catalog, and follow it. Raises: EngineConfigError, if it does not have the deployment."""
     has_said = False
     while (revision := await _active(nc)) is None:
@@ -80,22 +77,21 @@ async def active_catalog(nc: Client, deployment: str) -> ActiveCatalog:
     return catalog
 
 
-async def _active(nc: Client) -> Revision | None:
+async def _active(nc: NatsConnection) -> Revision | None:
     try:
-        message = await nc.jetstream().get_last_msg(f"KV_{subjects.CATALOG_BUCKET}", _SUBJECT)
-    except (NotFoundError, Error):
+        return _revision.decode(await last_message(nc, f"KV_{subjects.CATALOG_BUCKET}", _SUBJECT))
+    except NatsError:
         return None
-    return _revision.decode(message.data or b"")
 
 
-async def declared_lease_ms(nc: Client, deployment: str) -> Ms:
+async def declared_lease_ms(nc: NatsConnection, deployment: str) -> Ms:
     """Wait until the broker has declared the deployment's consumers; return how long a lease of RUN lasts."""
-    js, name = nc.jetstream(), subjects.pool_consumer(deployment)
+    name = subjects.pool_consumer(deployment)
     while True:
         try:
-            info = await js.consumer_info(subjects.RUN, name)
-            await js.consumer_info(subjects.NOW, name)
-        except (NotFoundError, Error):
+            lease_s = await ack_wait_s(nc, subjects.RUN, name)
+            await ack_wait_s(nc, subjects.NOW, name)
+        except NatsError:
             await asyncio.sleep(_LOOK_S)
         else:
-            return Ms(int((info.config.ack_wait or _DEFAULT_LEASE_S) * 1000))
+            return Ms(int((lease_s or _DEFAULT_LEASE_S) * 1000))

@@ -17,15 +17,14 @@ from typing import Annotated
 
 import typer
 import uvloop
-from nats.aio.client import Client
-from nats.errors import Error, NoServersError
 from prometheus_client import CollectorRegistry
 
 from schemas.clock import wall_clock
+from schemas.jetstream import NatsError, NoServersError
+from schemas.jetstream.client import NatsClient
 from workers.beat import beat, delete_beat, publish_beat
 from workers.catalog import active_catalog, declared_lease_ms
 from workers.config import WorkerConfig
-from workers.connection import Connection
 from workers.engines import factory
 from workers.http import build_app, listening
 from workers.metrics import WorkerMetrics
@@ -81,7 +80,7 @@ def run(
     except EngineDied as error:
         typer.echo(f"error: {error}", err=True)
         code = FAILED
-    except (OSError, NoServersError, Error) as error:
+    except (OSError, NoServersError, NatsError) as error:
         typer.echo(f"error: NATS at {nats_url}: {str(error) or type(error).__name__}", err=True)
         code = FAILED
     sys.exit(code)
@@ -145,7 +144,7 @@ async def serve(
         await nc.close()
 
 
-async def _connected(config: WorkerConfig, reconnected: asyncio.Event) -> Client:
+async def _connected(config: WorkerConfig, reconnected: asyncio.Event) -> NatsClient:
     async def came_back() -> None:
         log.warning("nats reconnected")
         reconnected.set()
@@ -153,7 +152,7 @@ async def _connected(config: WorkerConfig, reconnected: asyncio.Event) -> Client
     async def noted(error: Exception) -> None:
         log.warning("nats error=%s", str(error) or type(error).__name__)
 
-    nc = Connection()
+    nc = NatsClient()
     await nc.connect(
         config.nats_url,
         name=f"infermq-worker-{config.name}",
@@ -175,7 +174,7 @@ def _message_ids() -> Iterator[str]:
 
 async def _run(
     worker: Worker,
-    nc: Client,
+    nc: NatsClient,
     config: WorkerConfig,
     *,
     registry: CollectorRegistry,

@@ -3,10 +3,8 @@
 They have no lease. They leave the stream when they are delivered, and the relay owns their retry.
 """
 
-from nats.aio.client import Client
-from nats.aio.msg import Msg
-
 from schemas import subjects
+from schemas.jetstream import Message, NatsConnection
 from schemas.job import Attempt
 from schemas.outcome import Cancelled, Failed, Released, Throttled
 from schemas.units import Ms
@@ -23,7 +21,7 @@ class InteractiveIntake:
 
     def __init__(
         self,
-        nc: Client,
+        nc: NatsConnection,
         pool: SlotPool,
         *,
         deployment: str,
@@ -51,7 +49,7 @@ class InteractiveIntake:
     def __repr__(self) -> str:
         return f"InteractiveIntake({self._slots})"
 
-    def _start(self, message: Msg) -> None:
+    def _start(self, message: Message) -> None:
         delivered = attempt_of(message)
         if delivered is None:
             return
@@ -80,7 +78,7 @@ class InteractiveIntake:
             del self._replies[held.key]
             self._pool.let_go(held)
 
-    async def abort(self, message: Msg) -> None:
+    async def abort(self, message: Message) -> None:
         """End the attempt that the message names by the subject of its reply. Others of the same job go on."""
         for held in list(self._slots.attempts.values()):
             if _name(held.attempt) == message.data:

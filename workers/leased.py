@@ -1,9 +1,7 @@
 """The intake of dispatched attempts: leased from RUN, and acked once their outcome is durable."""
 
-from nats.aio.client import Client
-from nats.aio.msg import Msg
-
 from schemas import subjects
+from schemas.jetstream import Message, NatsConnection
 from schemas.job import Lane
 from schemas.outcome import Released, Succeeded
 from workers.leases import Leases
@@ -19,7 +17,7 @@ class LeasedIntake:
 
     def __init__(
         self,
-        nc: Client,
+        nc: NatsConnection,
         pool: SlotPool,
         *,
         deployment: str,
@@ -45,7 +43,7 @@ class LeasedIntake:
     def __repr__(self) -> str:
         return f"LeasedIntake({self._slots})"
 
-    def _start(self, message: Msg) -> None:
+    def _start(self, message: Message) -> None:
         """Start the attempt of a message, unless this worker has it or has reported it already."""
         delivered = attempt_of(message)
         if delivered is None:

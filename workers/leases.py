@@ -6,10 +6,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from nats.aio.client import Client
-from nats.errors import Error
-
-from schemas.jetstream import ACK, EXTEND, TERM, answer_all
+from schemas.jetstream import ACK, EXTEND, TERM, NatsConnection, NatsError, answer_all
 from schemas.units import Ms
 from workers.core.leases import extend_every_ms
 from workers.metrics import WorkerMetrics
@@ -26,7 +23,7 @@ class Leases:
     Nothing here is confirmed: an answer that is lost means a redelivery, which the worker recognises.
     """
 
-    def __init__(self, nc: Client, slots: Slots, *, lease_ms: Ms, metrics: WorkerMetrics) -> None:
+    def __init__(self, nc: NatsConnection, slots: Slots, *, lease_ms: Ms, metrics: WorkerMetrics) -> None:
         self._nc = nc
         self._slots = slots
         self._extend_every_s = extend_every_ms(lease_ms) / 1000
@@ -87,5 +84,5 @@ class Leases:
     async def _answer(self, ack_subjects: Sequence[str], word: bytes) -> None:
         try:
             await answer_all(self._nc, ack_subjects, word)
-        except Error as error:
+        except NatsError as error:
             log.warning("not answered word=%s error=%s", word.decode(), str(error) or type(error).__name__)

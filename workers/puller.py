@@ -6,13 +6,18 @@ import logging
 from collections.abc import Callable
 from functools import partial
 
-from nats.aio.client import Client
-from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
-from nats.errors import Error
-
 from schemas.codec import UNREADABLE, unpacker
-from schemas.jetstream import Ended, deliveries, next_request, next_subject, pull_status
+from schemas.jetstream import (
+    Ended,
+    Message,
+    NatsConnection,
+    NatsError,
+    Subscription,
+    deliveries,
+    next_request,
+    next_subject,
+    pull_status,
+)
 from schemas.job import Attempt
 from schemas.units import Ms
 
@@ -38,12 +43,12 @@ class Puller:
 
     def __init__(
         self,
-        nc: Client,
+        nc: NatsConnection,
         *,
         stream: str,
         consumer: str,
         free: Callable[[], int],
-        start: Callable[[Msg], None],
+        start: Callable[[Message], None],
         silence_s: float = SILENCE_S,
     ) -> None:
         self._nc = nc
@@ -126,10 +131,10 @@ class Puller:
         await self._nc.publish(self._subject, request, self._inbox)
 
     def _asked_for(self, asking: asyncio.Future[None]) -> None:
-        if not asking.cancelled() and isinstance(asking.exception(), Error):
+        if not asking.cancelled() and isinstance(asking.exception(), NatsError):
             self._asked = 0
 
-    async def _heard(self, inbox: str, message: Msg) -> None:
+    async def _heard(self, inbox: str, message: Message) -> None:
         is_current = inbox == self._inbox
         if message.reply:
             self._asked = max(0, self._asked - is_current)
@@ -151,11 +156,11 @@ class Puller:
 
 async def _finish(subscription: Subscription) -> None:
     """Handle what has been sent to it, then let go of it."""
-    with contextlib.suppress(Error):
-        await subscription.drain()  # type: ignore[no-untyped-call] # nats-py has no types here
+    with contextlib.suppress(NatsError):
+        await subscription.drain()
 
 
-def attempt_of(message: Msg) -> tuple[Attempt, int] | None:
+def attempt_of(message: Message) -> tuple[Attempt, int] | None:
     """The attempt of a message and how often it was delivered; None for bytes that are no attempt."""
     try:
         return _attempt.decode(message.data), deliveries(message.reply)

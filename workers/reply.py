@@ -5,11 +5,10 @@ import json
 import logging
 
 import msgspec
-from nats.aio.client import Client
-from nats.errors import Error
 
 from schemas.api import ErrorBody, Problem
 from schemas.codec import CHUNK, ERROR, FAILURE, FINAL, KEEPALIVE, KIND, SEQ, jsoned
+from schemas.jetstream import NatsConnection, NatsError
 from schemas.outcome import (
     Cancelled,
     ContextTooLong,
@@ -34,7 +33,7 @@ log = logging.getLogger(__name__)
 class Replier:
     """Says to the relay what one attempt comes to; nothing, where the attempt names no subject to answer on."""
 
-    def __init__(self, nc: Client, subject: str | None, *, clock: Clock) -> None:
+    def __init__(self, nc: NatsConnection, subject: str | None, *, clock: Clock) -> None:
         self._nc = nc
         self._subject = subject
         self._clock = clock
@@ -48,14 +47,14 @@ class Replier:
         """Pass on one streaming object. The end repairs what is lost."""
         self._pieces += 1
         self._said_ms = self._clock()
-        with contextlib.suppress(Error):
+        with contextlib.suppress(NatsError):
             await self._say(data, {KIND: CHUNK, SEQ: str(self._pieces)})
 
     async def keep_alive(self, now: Ms, *, every_ms: Ms) -> None:
         """Say that the attempt is still held, if nothing else was said for so long."""
         if now - self._said_ms >= every_ms:
             self._said_ms = now
-            with contextlib.suppress(Error):
+            with contextlib.suppress(NatsError):
                 await self._say(b"", {KIND: KEEPALIVE})
 
     async def end(self, outcome: Outcome) -> None:
@@ -70,7 +69,7 @@ class Replier:
                 headers[FAILURE] = json.dumps(msgspec.to_builtins(failure))  # ASCII, as headers are
         try:
             await self._say(data, headers)
-        except Error as error:
+        except NatsError as error:
             log.warning("reply lost error=%s", str(error) or type(error).__name__)
 
     async def _say(self, data: bytes, headers: dict[str, str]) -> None:

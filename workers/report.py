@@ -7,12 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
-from nats.aio.client import Client
-from nats.errors import Error
 
 from schemas import subjects
 from schemas.codec import bundled, bundles, packed
-from schemas.jetstream import NotStored, Outgoing, publish_one
+from schemas.jetstream import NatsConnection, NatsError, NotStored, Outgoing, publish_one
 from schemas.job import Attempt
 from schemas.outcome import EngineFault, Failed, Outcome, Report, ResponseTooLarge, Succeeded, Timings
 from schemas.units import Ms
@@ -74,7 +72,7 @@ class Reporter:
 
     def __init__(
         self,
-        nc: Client,
+        nc: NatsConnection,
         deployment: str,
         *,
         worker: str,
@@ -189,7 +187,7 @@ class Reporter:
         while True:
             try:
                 await publish_one(self._nc, message, message_id=message_id)
-            except (Error, NotStored) as error:
+            except (NatsError, NotStored) as error:
                 log.warning("outcomes wait count=%d error=%s", len(payloads), str(error) or type(error).__name__)
                 await asyncio.sleep(wait)
                 wait = min(_LONGEST_RETRY_S, wait * 2)

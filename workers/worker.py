@@ -9,9 +9,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from nats.aio.client import Client
-
 from schemas import subjects
+from schemas.jetstream import NatsConnection
 from schemas.units import Ms
 from schemas.worker import WorkerBeat
 from workers.catalog import ActiveCatalog
@@ -40,7 +39,7 @@ class Worker:
 
     def __init__(
         self,
-        nc: Client,
+        nc: NatsConnection,
         engine: Engine,
         *,
         name: str,

@@ -11,6 +11,6 @@ outcomes      decodes what came through OUTCOME: workers' reports and brokers' r
 results       publishes the live feed of results
 dead_letters  makes the record of a message that cannot be read
 
-Raw nats-py where every microsecond counts; FastStream (broker.doors.nats_api) for control. Only services, roles and the
+Over the connection of schemas.jetstream; only `streams`, which declares, knows nats-py. Only services, roles and the
 composition root import from here.
 """

@@ -8,11 +8,10 @@ import logging
 from collections.abc import Callable, Sequence
 
 import msgspec
-from nats.aio.client import Client
-from nats.aio.msg import Msg
 
 from schemas import subjects
 from schemas.codec import UNREADABLE
+from schemas.jetstream import Message, NatsConnection
 from schemas.worker import BEAT_LIFETIME_MS, WorkerBeat
 
 log = logging.getLogger(__name__)
@@ -23,7 +22,7 @@ _beat = msgspec.json.Decoder(WorkerBeat)
 class Beats:
     """The last beat of each worker, forgotten after its lifetime."""
 
-    def __init__(self, nc: Client, *, lifetime_ms: int = BEAT_LIFETIME_MS) -> None:
+    def __init__(self, nc: NatsConnection, *, lifetime_ms: int = BEAT_LIFETIME_MS) -> None:
         self._nc = nc
         self._lifetime_s = lifetime_ms / 1000
         self._known: dict[str, tuple[WorkerBeat, float]] = {}
@@ -38,7 +37,7 @@ class Beats:
         self._known = {name: known for name, known in self._known.items() if known[1] > oldest}
         return [beat for beat, _ in self._known.values()]
 
-    async def _on_beat(self, message: Msg) -> None:
+    async def _on_beat(self, message: Message) -> None:
         name = message.subject.rpartition(".")[2]
         if not message.data or (message.headers and _KV_DELETED in message.headers):
             if self._known.pop(name, None):

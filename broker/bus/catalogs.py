@@ -7,14 +7,12 @@ import asyncio
 import logging
 
 import msgspec
-from nats.aio.client import Client
-from nats.aio.msg import Msg
-from nats.errors import Error
 
 from broker.errors import Unavailable
 from schemas import subjects
 from schemas.catalog import Catalog, Revision
 from schemas.codec import UNREADABLE, jsoned
+from schemas.jetstream import Message, NatsConnection, NatsError, NotStored, Outgoing, publish_one
 from schemas.units import Ms
 
 log = logging.getLogger(__name__)
@@ -27,7 +25,7 @@ NONE = Revision(number=0, applied_ms=Ms(0), catalog=Catalog())
 class Catalogs:
     """The newest revision that this broker has seen."""
 
-    def __init__(self, nc: Client) -> None:
+    def __init__(self, nc: NatsConnection) -> None:
         self._nc = nc
         self.active = NONE
         self.changed = asyncio.Event()
@@ -41,11 +39,11 @@ class Catalogs:
         if self.active is not revision:
             return
         try:
-            await self._nc.jetstream().publish(_ACTIVE, jsoned(revision))
-        except Error as error:
+            await publish_one(self._nc, Outgoing(_ACTIVE, jsoned(revision)))
+        except (NatsError, NotStored) as error:
             raise Unavailable("NATS", str(error) or type(error).__name__) from error
 
-    async def _on_revision(self, message: Msg) -> None:
+    async def _on_revision(self, message: Message) -> None:
         try:
             self._take(_revision.decode(message.data))
         except UNREADABLE as error:

@@ -4,23 +4,17 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from nats.aio.client import Client
-from nats.errors import Error, NoServersError
-
 from broker.errors import Unavailable
-from schemas.sturdy import Sturdy
+from schemas.jetstream import NatsError, NoServersError
+from schemas.jetstream.client import NatsClient
 
 log = logging.getLogger(__name__)
 _PENDING_BYTES = 16 * 1024 * 1024
 """How many bytes may wait to be written: twice the largest message."""
 
 
-class BrokerConnection(Sturdy, Client):
-    """nats-py's client, without the faults that `Sturdy` mends."""
-
-
 @asynccontextmanager
-async def connected(url: str, *, name: str, came_back: Callable[[], None]) -> AsyncIterator[Client]:
+async def connected(url: str, *, name: str, came_back: Callable[[], None]) -> AsyncIterator[NatsClient]:
     """Connect, waiting for the server now and whenever the connection is lost. After a loss, `came_back` is called.
 
     Raises: Unavailable.
@@ -36,7 +30,7 @@ async def connected(url: str, *, name: str, came_back: Callable[[], None]) -> As
         log.warning("nats reconnected")
         came_back()
 
-    nc = BrokerConnection()
+    nc = NatsClient()
     try:
         await nc.connect(
             url,
@@ -49,7 +43,7 @@ async def connected(url: str, *, name: str, came_back: Callable[[], None]) -> As
             pending_size=_PENDING_BYTES,
             skip_subject_validation=True,  # all subjects are built in schemas.subjects
         )
-    except (OSError, NoServersError, Error) as error:
+    except (OSError, NoServersError, NatsError) as error:
         raise Unavailable("NATS", f"{url}: {str(error) or type(error).__name__}") from error
     try:
         yield nc

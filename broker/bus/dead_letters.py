@@ -4,10 +4,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from msgspec.structs import replace
-from nats.aio.msg import Msg
 
 from broker.core.records import DeadLetter
-from schemas.jetstream import delivered
+from schemas.jetstream import Message, delivered
 
 _REASONS_SHOWN = 5
 
@@ -23,7 +22,7 @@ def one_per_message(dead_letters: Sequence[DeadLetter]) -> list[DeadLetter]:
     ]
 
 
-def dead_letter_of(message: Msg, *, stream: str, why: str) -> DeadLetter:
+def dead_letter_of(message: Message, *, stream: str, why: str) -> DeadLetter:
     at = delivered(message.reply)
     return DeadLetter(
         subject=message.subject,

@@ -8,15 +8,14 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from nats.aio.client import Client
-from nats.aio.msg import Msg
-from nats.errors import Error
-
 from broker.bus.streams import LARGEST_MESSAGE
 from schemas.jetstream import (
     ACK,
     Ended,
     Heartbeat,
+    Message,
+    NatsConnection,
+    NatsError,
     answer_all,
     next_request,
     next_subject,
@@ -45,7 +44,7 @@ class Groups:
 
     def __init__(
         self,
-        nc: Client,
+        nc: NatsConnection,
         *,
         stream: str,
         consumer: str,
@@ -59,7 +58,7 @@ class Groups:
         self._group_bytes = group_bytes
         self._silence_s = silence_s
         self._asked = 0
-        self._gathered: list[Msg] = []
+        self._gathered: list[Message] = []
         self._bytes = 0
         """The size of the gathered messages."""
         self._arrived = asyncio.Event()
@@ -83,7 +82,7 @@ class Groups:
             if not self._nc.is_closed:
                 await subscription.unsubscribe()
 
-    async def next(self) -> Sequence[Msg]:
+    async def next(self) -> Sequence[Message]:
         """Wait for messages, then take a group of at least one, at most half the room and about `group_bytes`."""
         while not self._gathered:
             self._arrived.clear()
@@ -94,7 +93,7 @@ class Groups:
             await self._wait()
         return await self.take_gathered()
 
-    async def take_gathered(self) -> Sequence[Msg]:
+    async def take_gathered(self) -> Sequence[Message]:
         """Take what has arrived, as far as a group may hold it. The group may be empty."""
         count = self._count()
         group, self._gathered = self._gathered[:count], self._gathered[count:]
@@ -118,24 +117,24 @@ class Groups:
                 await self._arrived.wait()
         except TimeoutError:
             is_silent = loop.time() - self._last_message_at > self._silence_s
-            if is_silent or self._nc.stats["reconnects"] != self._reconnects:
+            if is_silent or self._nc.reconnects != self._reconnects:
                 self._asked = 0
 
     async def _pull(self) -> None:
         wanted = self._room - self._asked - len(self._gathered)
-        if wanted < self._room // 2 or self._bytes > _PULL_BYTES or self._nc.is_reconnecting:
+        if wanted < self._room // 2 or self._bytes > _PULL_BYTES or not self._nc.is_connected:
             return
         if self._asked == 0:
-            self._reconnects = self._nc.stats["reconnects"]
+            self._reconnects = self._nc.reconnects
             self._last_message_at = asyncio.get_running_loop().time()
         self._asked += wanted
         request = next_request(wanted, expires_ms=_EXPIRES_MS, heartbeat_ms=_HEARTBEAT_MS, most_bytes=_PULL_BYTES)
         try:
             await self._nc.publish(self._subject, request, self._inbox)
-        except Error:
+        except NatsError:
             self._asked = 0
 
-    async def _on_message(self, message: Msg) -> None:
+    async def _on_message(self, message: Message) -> None:
         self._last_message_at = asyncio.get_running_loop().time()
         status = pull_status(message.headers) if message.headers and not message.reply else None
         match status:
@@ -151,6 +150,6 @@ class Groups:
         self._arrived.set()
 
 
-async def ack_all(nc: Client, messages: Sequence[Msg]) -> None:
+async def ack_all(nc: NatsConnection, messages: Sequence[Message]) -> None:
     """Acknowledge messages without waiting for confirmation: if an ack is lost, its message is delivered again."""
     await answer_all(nc, [message.reply for message in messages], ACK)

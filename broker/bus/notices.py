@@ -12,13 +12,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from uuid import UUID
 
 import msgspec
-from nats.aio.client import Client
-from nats.aio.msg import Msg
-from nats.errors import Error
 
 from broker.core.records import Flow, Place
 from schemas import subjects
 from schemas.codec import packed
+from schemas.jetstream import Message, NatsConnection, NatsError
 from schemas.job import Lane
 from schemas.units import Ms
 
@@ -30,7 +28,7 @@ _delayed = msgspec.msgpack.Decoder(Ms)
 _settled = msgspec.msgpack.Decoder(list[tuple[UUID, int]])
 
 
-async def announce_waiting(nc: Client, places: Iterable[tuple[Flow, Place]]) -> None:
+async def announce_waiting(nc: NatsConnection, places: Iterable[tuple[Flow, Place]]) -> None:
     """Send the first place of each flow: the leader reads everything behind it."""
     lowest: dict[Flow, Place] = {}
     for flow, place in places:
@@ -40,36 +38,36 @@ async def announce_waiting(nc: Client, places: Iterable[tuple[Flow, Place]]) -> 
     await _publish_by_parts(nc, subjects.CTL_WAITING, entries)
 
 
-async def announce_delayed(nc: Client, due_ms: Sequence[Ms]) -> None:
+async def announce_delayed(nc: NatsConnection, due_ms: Sequence[Ms]) -> None:
     """Send the earliest of these times, at which jobs are due."""
     if due_ms:
         await _publish(nc, subjects.CTL_DELAYED, packed(min(due_ms)))
 
 
-async def announce_settled(nc: Client, attempts: Sequence[tuple[UUID, int]]) -> None:
+async def announce_settled(nc: NatsConnection, attempts: Sequence[tuple[UUID, int]]) -> None:
     await _publish_by_parts(nc, subjects.CTL_SETTLED, attempts)
 
 
-async def _publish_by_parts(nc: Client, subject: str, entries: Sequence[object]) -> None:
+async def _publish_by_parts(nc: NatsConnection, subject: str, entries: Sequence[object]) -> None:
     for start in range(0, len(entries), _MOST_ENTRIES):
         await _publish(nc, subject, packed(entries[start : start + _MOST_ENTRIES]))
 
 
-async def _publish(nc: Client, subject: str, notice: bytes) -> None:
+async def _publish(nc: NatsConnection, subject: str, notice: bytes) -> None:
     try:
         await nc.publish(subject, notice)
-    except Error as error:
+    except NatsError as error:
         log.warning("not announced subject=%s error=%s", subject, error)
 
 
-def decode_waiting(message: Msg) -> Iterator[tuple[Flow, Place]]:
+def decode_waiting(message: Message) -> Iterator[tuple[Flow, Place]]:
     for model, lane, tenant, deadline_ms, job in _waiting.decode(message.data):
         yield Flow(model, lane, tenant), Place(Ms(deadline_ms), job)
 
 
-def decode_delayed(message: Msg) -> Ms:
+def decode_delayed(message: Message) -> Ms:
     return _delayed.decode(message.data)
 
 
-def decode_settled(message: Msg) -> list[tuple[UUID, int]]:
+def decode_settled(message: Message) -> list[tuple[UUID, int]]:
     return _settled.decode(message.data)

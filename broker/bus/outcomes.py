@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
-from nats.aio.msg import Msg
 
 from broker.bus.dead_letters import dead_letter_of
 from broker.core.records import DeadLetter
 from schemas import subjects
 from schemas.codec import Bundle
+from schemas.jetstream import Message
 from schemas.outcome import Charge, EngineFault, Failed, Report, Usage
 from schemas.ruling import Ruling
 
@@ -36,7 +36,7 @@ _rulings: Bundle[Ruling] = Bundle(Ruling)
 class Outcomes:
     """A group of messages, decoded once."""
 
-    messages: Sequence[Msg]
+    messages: Sequence[Message]
     reports: Sequence[Report]
     rulings: Sequence[Ruling]
     dead_letters: Sequence[DeadLetter]
@@ -56,7 +56,7 @@ class Outcomes:
         return [*self.reports, *self.rulings]
 
 
-def decode_outcomes(messages: Sequence[Msg]) -> Outcomes:
+def decode_outcomes(messages: Sequence[Message]) -> Outcomes:
     """Decode messages by their subject, so that nothing a worker may publish is taken for a ruling."""
     reports: list[Report] = []
     rulings: list[Ruling] = []

@@ -5,20 +5,18 @@ from collections import defaultdict
 from collections.abc import Iterable
 from uuid import UUID
 
-from nats.aio.client import Client
-from nats.errors import Error
-
 from broker.core.records import Recorded
 from schemas import subjects
 from schemas.api import ResultNotice
 from schemas.codec import jsoned
+from schemas.jetstream import NatsConnection, NatsError
 
 log = logging.getLogger(__name__)
 _MOST_ENTRIES = 2000
 """The most entries in one message."""
 
 
-async def announce_results(nc: Client, recorded: Iterable[Recorded]) -> None:
+async def announce_results(nc: NatsConnection, recorded: Iterable[Recorded]) -> None:
     """Send each tenant and batch a JSON list of its results. Whoever misses one finds it in the ledger."""
     feeds: dict[tuple[str, UUID | None], list[ResultNotice]] = defaultdict(list)
     for one in recorded:
@@ -28,5 +26,5 @@ async def announce_results(nc: Client, recorded: Iterable[Recorded]) -> None:
         for start in range(0, len(notices), _MOST_ENTRIES):
             try:
                 await nc.publish(subjects.result(tenant, batch), jsoned(notices[start : start + _MOST_ENTRIES]))
-            except Error as error:
+            except NatsError as error:
                 log.warning("results not announced error=%s", error)

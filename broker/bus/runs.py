@@ -11,9 +11,6 @@ from functools import partial
 from uuid import UUID
 
 import msgspec
-from nats.aio.client import Client
-from nats.aio.msg import Msg
-from nats.errors import Error
 
 from broker.errors import Unavailable
 from broker.retrying import until_available
@@ -22,8 +19,12 @@ from schemas.codec import UNREADABLE, Bundle, bundled, bundles, grouped, packed
 from schemas.jetstream import (
     BATCH_BYTES,
     BATCH_MESSAGES,
+    Message,
+    NatsConnection,
+    NatsError,
     NotStored,
     Outgoing,
+    last_sequence,
     publish_atomically,
     publish_in_order,
 )
@@ -63,7 +64,7 @@ _outcome_keys = Bundle(OutcomeKey)
 class Runs:
     """Puts attempts into RUN. Only the leader does, so the stream's sequence tells whether all were stored."""
 
-    def __init__(self, nc: Client) -> None:
+    def __init__(self, nc: NatsConnection) -> None:
         self._nc = nc
         self._last: int | None = None
         """The last sequence of the stream, if it is known."""
@@ -78,9 +79,9 @@ class Runs:
             return False
         try:
             if self._last is None:
-                self._last = (await self._nc.jetstream().stream_info(subjects.RUN)).state.last_seq
+                self._last = await last_sequence(self._nc, subjects.RUN)
             before, self._last = self._last, await publish_in_order(self._nc, messages)
-        except (Error, NotStored) as error:
+        except (NatsError, NotStored) as error:
             log.warning(
                 "attempts may be missing count=%d error=%s", len(messages), str(error) or type(error).__name__
             )
@@ -89,17 +90,17 @@ class Runs:
         return self._last == before + len(messages)
 
 
-async def publish_rulings(nc: Client, rulings: Sequence[Ruling]) -> None:
+async def publish_rulings(nc: NatsConnection, rulings: Sequence[Ruling]) -> None:
     """Publish rulings into OUTCOME, where settle finds them among the workers' reports. Waits while NATS is away."""
     messages = [Outgoing(subjects.RULING, bundled(bundle)) for bundle in bundles(packed(one) for one in rulings)]
     for batch in _batches(messages):
         await until_available(partial(_store, nc, batch, batch_name()))
 
 
-async def _store(nc: Client, batch: Sequence[Outgoing], name: str) -> None:
+async def _store(nc: NatsConnection, batch: Sequence[Outgoing], name: str) -> None:
     try:
         await publish_atomically(nc, batch, batch_id=name)
-    except (Error, NotStored) as error:
+    except (NatsError, NotStored) as error:
         raise Unavailable("NATS", str(error) or type(error).__name__) from error
 
 
@@ -107,7 +108,7 @@ def _batches(messages: Sequence[Outgoing]) -> Iterator[Sequence[Outgoing]]:
     return grouped(messages, lambda message: len(message.payload), most=BATCH_MESSAGES, most_bytes=BATCH_BYTES)
 
 
-async def attempts_in_run(nc: Client) -> set[tuple[UUID, int]]:
+async def attempts_in_run(nc: NatsConnection) -> set[tuple[UUID, int]]:
     """Read which attempts are in RUN: those not leased yet, and those that a worker holds. Raises: Unavailable."""
     held = set()
     async for payload in _payloads(nc, subjects.RUN):
@@ -117,7 +118,7 @@ async def attempts_in_run(nc: Client) -> set[tuple[UUID, int]]:
     return held
 
 
-async def attempts_in_outcome(nc: Client) -> set[tuple[UUID, int]]:
+async def attempts_in_outcome(nc: NatsConnection) -> set[tuple[UUID, int]]:
     """Read of which attempts a report or ruling waits to be settled. Raises: Unavailable."""
     return {
         (key.job, key.attempt)
@@ -126,7 +127,7 @@ async def attempts_in_outcome(nc: Client) -> set[tuple[UUID, int]]:
     }
 
 
-async def _payloads(nc: Client, stream: str) -> AsyncIterator[bytes]:
+async def _payloads(nc: NatsConnection, stream: str) -> AsyncIterator[bytes]:
     """Read everything in a stream, by direct get, a page at a time (ADR-31)."""
     sequence = 1
     try:
@@ -134,17 +135,17 @@ async def _payloads(nc: Client, stream: str) -> AsyncIterator[bytes]:
             for message in page:
                 yield message.data
             sequence = int((page[-1].headers or {})["Nats-Sequence"]) + 1
-    except (Error, TimeoutError) as error:
+    except (NatsError, TimeoutError) as error:
         raise Unavailable("NATS", f"{stream} could not be read: {str(error) or type(error).__name__}") from error
 
 
-async def _page(nc: Client, stream: str, sequence: int) -> list[Msg]:
+async def _page(nc: NatsConnection, stream: str, sequence: int) -> list[Message]:
     inbox = nc.new_inbox()
     subscription = await nc.subscribe(inbox)
     try:
         query = {"seq": sequence, "batch": _PAGE, "max_bytes": _PAGE_BYTES}
         await nc.publish(f"$JS.API.DIRECT.GET.{stream}", json.dumps(query).encode(), inbox)
-        page: list[Msg] = []
+        page: list[Message] = []
         async with asyncio.timeout(_QUIET_S):
             while True:
                 message = await subscription.next_msg(timeout=_QUIET_S)

@@ -5,7 +5,6 @@ Declaring is idempotent: settings that the server lets change are changed, other
 
 from dataclasses import replace
 
-from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.api import (
     AckPolicy,
@@ -23,6 +22,7 @@ from broker.config import LEASE_S
 from broker.core.relay import PICK_UP_MS
 from broker.errors import Conflict
 from schemas import subjects
+from schemas.jetstream.client import NatsClient
 from schemas.job import Lane
 from schemas.worker import BEAT_LIFETIME_MS
 
@@ -119,7 +119,7 @@ _PULL = ConsumerConfig(
 )
 
 
-async def declare_streams(nc: Client) -> None:
+async def declare_streams(nc: NatsClient) -> None:
     """Declare all streams and buckets, and the consumers that brokers share. Raises: Conflict."""
     js = nc.jetstream()
     for stream in STREAMS:
@@ -133,7 +133,7 @@ async def declare_streams(nc: Client) -> None:
     await _declare_consumer(js, subjects.ADVISORY, replace(_PULL, durable_name=ADVISED))
 
 
-async def declare_pool(nc: Client, deployment: str, *, slots: int, lease_s: float = LEASE_S) -> None:
+async def declare_pool(nc: NatsClient, deployment: str, *, slots: int, lease_s: float = LEASE_S) -> None:
     """Declare the two consumers that a deployment's workers share. `slots` is the sum of theirs. Raises: Conflict."""
     js = nc.jetstream()
     name = subjects.pool_consumer(deployment)

@@ -5,8 +5,6 @@ import contextlib
 from collections.abc import AsyncIterator
 from uuid import UUID
 
-from nats.aio.msg import Msg
-
 from broker.client.ids import new_id
 from broker.client.session import Session
 from broker.errors import Unavailable
@@ -24,6 +22,7 @@ from schemas.api import (
     Result,
     ResultPage,
 )
+from schemas.jetstream import Message
 from schemas.job import Lane
 from schemas.subjects import Verb
 
@@ -66,7 +65,7 @@ class BatchClient(Session):
         """Yield results by the page, each with the cursor from which another reader can go on."""
         news = asyncio.Event()
 
-        async def heard(_: Msg) -> None:
+        async def heard(_: Message) -> None:
             news.set()
 
         feed = await self._nc.subscribe(subjects.result(self._tenant, batch), cb=heard)

@@ -8,9 +8,6 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-from nats.aio.msg import Msg
-from nats.errors import Error
-from nats.errors import TimeoutError as NatsTimeoutError
 
 from broker.client.encode import body_of, check_name, payload_of
 from broker.client.errors import NoBroker, RequestRefused, RequestTimedOut, refusal_of
@@ -21,6 +18,7 @@ from schemas.api import Problem
 from schemas.clock import wall_clock
 from schemas.codec import KIND
 from schemas.endpoints import CHAT
+from schemas.jetstream import Message, NatsError, NatsTimeoutError
 from schemas.job import Job
 from schemas.outcome import Usage
 from schemas.units import Ms
@@ -131,17 +129,17 @@ class InferClient(Session):
             if not self._nc.is_closed:
                 await subscription.unsubscribe()
 
-    async def _next(self, next_msg: Any, timeout_s: float) -> Msg:
+    async def _next(self, next_msg: Any, timeout_s: float) -> Message:
         try:
-            message: Msg = await next_msg(timeout=min(timeout_s + 1, self._silence_s))
+            message: Message = await next_msg(timeout=min(timeout_s + 1, self._silence_s))
         except NatsTimeoutError as error:
             raise RequestTimedOut("the broker went silent: ask again") from error
-        except Error as error:
+        except NatsError as error:
             raise Unavailable("NATS", str(error) or type(error).__name__) from error
         return message
 
 
-def _step(message: Msg) -> Piece | Reply | None:
+def _step(message: Message) -> Piece | Reply | None:
     """Raises: RequestRefused, NoBroker."""
     headers = message.headers or {}
     if headers.get("Status") == "503":

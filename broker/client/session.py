@@ -6,19 +6,22 @@ from contextlib import asynccontextmanager
 from typing import Self, TypeVar
 
 import msgspec
-import nats
-from nats.aio.client import Client as Nats
-from nats.errors import Error, MaxPayloadError, NoRespondersError, NoServersError
-from nats.errors import TimeoutError as NatsTimeoutError
 
-from broker.bus.connect import BrokerConnection
 from broker.client.encode import check_name, json_of
 from broker.client.errors import NoBroker, RequestRefused, refusal_of
 from broker.errors import Unavailable
 from schemas import subjects
 from schemas.api import Problem
 from schemas.codec import ERROR, KIND
-from schemas.jetstream import BATCH_BYTES
+from schemas.jetstream import (
+    BATCH_BYTES,
+    MaxPayloadError,
+    NatsError,
+    NatsTimeoutError,
+    NoRespondersError,
+    NoServersError,
+)
+from schemas.jetstream.client import NatsClient
 from schemas.subjects import DEFAULT, Verb
 
 T = TypeVar("T")
@@ -36,7 +39,7 @@ class Session:
 
     def __init__(
         self,
-        nc: Nats,
+        nc: NatsClient,
         *,
         tenant: str,
         key: str,
@@ -69,7 +72,7 @@ class Session:
             await nc.close()
 
     @property
-    def nats(self) -> Nats:
+    def nats(self) -> NatsClient:
         """The connection itself."""
         return self._nc
 
@@ -85,14 +88,14 @@ class Session:
             raise NoBroker from error
         except NatsTimeoutError as error:
             raise Unavailable("infermq", f"no answer to {verb} within {self._call_s:.0f} s") from error
-        except Error as error:
+        except NatsError as error:
             raise Unavailable("NATS", str(error) or type(error).__name__) from error
         if (message.headers or {}).get(KIND) == ERROR:
             raise refusal_of(message.data)
         return msgspec.json.decode(message.data, type=answer)
 
 
-async def _connected(url: str, tenant: str) -> Nats:
+async def _connected(url: str, tenant: str) -> NatsClient:
     async def said(error: Exception) -> None:
         """Without it nats-py would go on trying."""
         raise error
@@ -102,9 +105,10 @@ async def _connected(url: str, tenant: str) -> Nats:
 
     try:
         async with asyncio.timeout(5):
-            first = await nats.connect(url, allow_reconnect=False, error_cb=said, connect_timeout=2)
+            first = NatsClient()
+            await first.connect(url, allow_reconnect=False, error_cb=said, connect_timeout=2)
             await first.close()
-        nc = BrokerConnection()
+        nc = NatsClient()
         await nc.connect(
             url,
             name="infermq-client",
@@ -114,6 +118,6 @@ async def _connected(url: str, tenant: str) -> Nats:
             error_cb=quiet,
             pending_size=2 * BATCH_BYTES,
         )
-    except (OSError, NoServersError, Error, TimeoutError) as error:
+    except (OSError, NoServersError, NatsError, TimeoutError) as error:
         raise Unavailable("NATS", f"{url}: {str(error) or type(error).__name__}") from error
     return nc

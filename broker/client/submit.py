@@ -10,7 +10,6 @@ from typing import Any, Self
 from uuid import UUID
 
 from msgspec.structs import replace
-from nats.errors import Error, NoRespondersError
 
 from broker.client.encode import body_of, check_name, payload_of
 from broker.client.errors import BacklogFull, NoBroker, RequestRefused
@@ -21,7 +20,7 @@ from schemas import subjects
 from schemas.codec import BUNDLE, BUNDLE_BYTES, bundled, bundles
 from schemas.endpoints import CHAT
 from schemas.ids import line_id
-from schemas.jetstream import NotStored, Outgoing, publish_one
+from schemas.jetstream import NatsError, NoRespondersError, NotStored, Outgoing, publish_one
 from schemas.job import Job, Lane
 from schemas.subjects import Source
 
@@ -163,7 +162,7 @@ class SubmitClient(Session):
                     raise Unavailable("NATS", str(error)) from error
             except NoRespondersError as error:
                 raise NoBroker from error
-            except Error as error:
+            except NatsError as error:
                 if attempt == _TRIES - 1:
                     raise Unavailable("NATS", str(error) or type(error).__name__) from error
             else:

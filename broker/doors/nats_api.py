@@ -14,8 +14,6 @@ import msgspec
 from fast_depends.msgspec import MsgSpecSerializer
 from faststream import BaseMiddleware, ContextRepo, ExceptionMiddleware
 from faststream.nats import NatsBroker, NatsMessage, NatsPublishCommand, NatsResponse
-from nats.aio.client import Client
-from nats.errors import Error, MaxPayloadError
 
 from broker.core.principal import Identify, Principal
 from broker.service import Services
@@ -34,6 +32,8 @@ from schemas.api import (
     Problem,
 )
 from schemas.codec import ERROR, KIND, jsoned, place_of
+from schemas.jetstream import MaxPayloadError, NatsError
+from schemas.jetstream.client import NatsClient
 from schemas.subjects import Verb
 
 Ask = TypeVar("Ask", bound=msgspec.Struct)
@@ -68,7 +68,7 @@ async def nats_api(
     services: Services,
     *,
     name: str,
-    connection: Callable[[], Client],
+    connection: Callable[[], NatsClient],
     principal: Identify,
 ) -> AsyncIterator[NatsBroker]:
     """Answer on a connection of its own as long as the context lasts.
@@ -90,20 +90,10 @@ async def nats_api(
         app.subscriber(subjects.api_pattern(verb), queue=subjects.BROKERS, title=verb)(handler)
     await app.start()
     try:
-        await _heard(await app.connect())
+        await app.hear()
         yield app
     finally:
         await app.stop()
-
-
-async def _heard(nc: Client) -> None:
-    """Wait until the server knows the subscriptions.
-
-    Twice, since nats-py (2.16) writes the PING of a flush in front of the commands that still wait to be written.
-    """
-    with contextlib.suppress(Error):  # a connection that is lost here subscribes again by itself
-        await nc.flush()
-        await nc.flush()
 
 
 def _handler(
@@ -135,15 +125,25 @@ def _caller(subject: str, principal: Identify) -> Principal:
 class _Connected(NatsBroker):
     """On a connection of the kind that it is given. FastStream has no public way to choose it."""
 
-    def __init__(self, url: str, connection: Callable[[], Client], **options: Any) -> None:
+    def __init__(self, url: str, connection: Callable[[], NatsClient], **options: Any) -> None:
         super().__init__(url, **options)
         self._new = connection
 
-    async def _connect(self) -> Client:
+    async def _connect(self) -> NatsClient:
         nc = self._new()
         await nc.connect(**self._connection_kwargs)
         self.config.connect(nc)
         return nc
+
+    async def hear(self) -> None:
+        """Wait until the server knows the subscriptions.
+
+        Twice, since nats-py (2.16) writes the PING of a flush in front of the commands that still wait to be written.
+        """
+        nc = await self.connect()
+        with contextlib.suppress(NatsError):  # a connection that is lost here subscribes again by itself
+            await nc.flush()
+            await nc.flush()
 
 
 class _Fitting(BaseMiddleware[NatsPublishCommand, Any]):

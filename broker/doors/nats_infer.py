@@ -9,10 +9,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from uuid import UUID
 
-from nats.aio.client import Client
-from nats.aio.msg import Msg
-from nats.errors import Error
-
 from broker.core import reserve
 from broker.core.admit import AdmissionContext, admit
 from broker.core.principal import Identify
@@ -25,6 +21,7 @@ from schemas.api import ErrorBody, Problem
 from schemas.catalog import Catalog
 from schemas.codec import CHUNK, ERROR, FINAL, KEEPALIVE, KIND, SEQ, TRACEPARENT, Undecodable, decode_job, jsoned
 from schemas.ids import uuid7
+from schemas.jetstream import Message, NatsConnection, NatsError
 
 log = logging.getLogger(__name__)
 JOB = "Infermq-Job"
@@ -35,7 +32,7 @@ class Inbox:
 
     def __init__(
         self,
-        nc: Client,
+        nc: NatsConnection,
         subject: str,
         *,
         job: UUID | None,
@@ -72,14 +69,14 @@ class Inbox:
             headers[SEQ] = sequence
         try:
             await self._nc.publish(self._subject, data, self._gone, headers=headers)
-        except Error as error:
+        except NatsError as error:
             log.warning("not told kind=%s error=%s", kind, str(error) or type(error).__name__)
 
 
 class NatsInfer:
     def __init__(
         self,
-        nc: Client,
+        nc: NatsConnection,
         relay: Relay,
         *,
         principal: Identify,
@@ -121,10 +118,10 @@ class NatsInfer:
             yield
         finally:
             if self._nc.is_connected:
-                with suppress(Error):
-                    await asks.drain()  # type: ignore[no-untyped-call]
+                with suppress(NatsError):
+                    await asks.drain()
 
-    async def _asked(self, message: Msg) -> None:
+    async def _asked(self, message: Message) -> None:
         try:
             source = subjects.parse_infer(message.subject)
         except ValueError as error:
@@ -144,7 +141,7 @@ class NatsInfer:
             return
         await self._relay.ask(entry, self._caller(entry.id, message.reply))
 
-    def _admitted(self, message: Msg, source: subjects.Source) -> Entry:
+    def _admitted(self, message: Message, source: subjects.Source) -> Entry:
         now = self._clock()
         headers = message.headers or {}
         context = AdmissionContext(
@@ -166,7 +163,7 @@ class NatsInfer:
             self._nc, subject, job=job, gone=f"{self._inbox}.{token}", ended=lambda: self._jobs.pop(token, None)
         )
 
-    async def _left(self, message: Msg) -> None:
+    async def _left(self, message: Message) -> None:
         """The server's word that nobody listens where a caller did."""
         if (message.headers or {}).get("Status") != "503":
             return

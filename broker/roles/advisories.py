@@ -2,19 +2,18 @@
 
 import logging
 
-from nats.aio.client import Client
-
 from broker.bus.groups import Groups, ack_all
 from broker.bus.streams import ADVISED
 from broker.metrics import BrokerMetrics
 from schemas import subjects
+from schemas.jetstream import NatsConnection
 
 log = logging.getLogger(__name__)
 _ROOM = 1000
 _GROUP_BYTES = 1024 * 1024
 
 
-async def count_advisories(nc: Client, metrics: BrokerMetrics) -> None:
+async def count_advisories(nc: NatsConnection, metrics: BrokerMetrics) -> None:
     """Run until cancelled."""
     groups = Groups(nc, stream=subjects.ADVISORY, consumer=ADVISED, room=_ROOM, group_bytes=_GROUP_BYTES)
     async with groups.open():

@@ -5,11 +5,10 @@ import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from nats.aio.client import Client
-
 from broker.bus.catalogs import Catalogs
 from broker.bus.streams import ack_pending, declare_pool, declare_streams
 from broker.core.pools import Pool
+from schemas.jetstream.client import NatsClient
 
 _EVERY_S = 1.0
 
@@ -18,7 +17,7 @@ _EVERY_S = 1.0
 class PoolConsumers:
     """Keeps the consumers of the pools in step with the catalog and with the slots of the workers."""
 
-    nc: Client
+    nc: NatsClient
     catalogs: Catalogs
     pools: Callable[[], Mapping[str, Pool]]
     lease_s: float

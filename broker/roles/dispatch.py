@@ -10,9 +10,6 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from nats.aio.client import Client
-from nats.aio.msg import Msg
-
 from broker.bus.beats import Beats
 from broker.bus.notices import decode_delayed, decode_settled, decode_waiting
 from broker.bus.runs import Runs, publish_rulings
@@ -29,6 +26,7 @@ from broker.roles.limits import DailySpend
 from broker.roles.sweep import OVERDUE_MS, Sweep
 from schemas import subjects
 from schemas.catalog import Catalog
+from schemas.jetstream import Message, NatsConnection
 from schemas.ruling import Expire
 from schemas.units import Ms
 
@@ -51,7 +49,7 @@ class Dispatch:
 
     def __init__(
         self,
-        nc: Client,
+        nc: NatsConnection,
         *,
         backlog: BacklogLedger,
         attempts: AttemptLedger,
@@ -203,14 +201,14 @@ class Dispatch:
         if not await self._sweep.run(alive=alive(pools), silent=self._silence.longer_than(self._silence_ms)):
             self._doubt()
 
-    async def _on_waiting(self, message: Msg) -> None:
+    async def _on_waiting(self, message: Message) -> None:
         self._reader.announced(decode_waiting(message))
         self._wake.set()
 
-    async def _on_delayed(self, message: Msg) -> None:
+    async def _on_delayed(self, message: Message) -> None:
         self._reader.knows_due(decode_delayed(message))
         self._wake.set()
 
-    async def _on_settled(self, message: Msg) -> None:
+    async def _on_settled(self, message: Message) -> None:
         self._outstanding.settled(decode_settled(message), self._clock())
         self._wake.set()

@@ -9,9 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 from uuid import UUID
 
-from nats.aio.client import Client
-from nats.aio.msg import Msg
-
 from broker.bus.dead_letters import dead_letter_of, one_per_message
 from broker.bus.groups import Groups, ack_all
 from broker.bus.notices import announce_waiting
@@ -26,7 +23,7 @@ from schemas import subjects
 from schemas.catalog import Catalog
 from schemas.codec import TRACEPARENT, Undecodable, decode_jobs
 from schemas.ids import derived_id
-from schemas.jetstream import Delivered, delivered
+from schemas.jetstream import Delivered, Message, NatsConnection, delivered
 from schemas.job import Job, Lane
 
 ROOM = 2000
@@ -38,7 +35,7 @@ GROUP_BYTES = 1024 * 1024
 class Submitted:
     """A message, decoded."""
 
-    message: Msg
+    message: Message
     source: subjects.Source
     at: Delivered
     jobs: Mapping[int | None, Job]
@@ -49,7 +46,7 @@ class Submitted:
 class Intake:
     """The intake of one lane."""
 
-    nc: Client
+    nc: NatsConnection
     ledger: IntakeLedger
     dead_letters: DeadLetterLedger
     principal: Identify
@@ -66,7 +63,7 @@ class Intake:
             while True:
                 await self.take(await groups.next())
 
-    async def take(self, messages: Sequence[Msg]) -> None:
+    async def take(self, messages: Sequence[Message]) -> None:
         """Bring a group into the ledger, announce it, then let the messages go."""
         submitted, dead_letters = _sorted_out(messages)
         batches = await self._batches(submitted)
@@ -96,7 +93,7 @@ class Intake:
         )
         return [admit(job, context, place=place) for place, job in one.jobs.items()]
 
-    async def _record(self, submitted: Sequence[tuple[Entry, Msg]]) -> list[DeadLetter]:
+    async def _record(self, submitted: Sequence[tuple[Entry, Message]]) -> list[DeadLetter]:
         """Commit and announce; what the ledger cannot take becomes a dead letter."""
         if not submitted:
             return []
@@ -116,7 +113,7 @@ class Intake:
         return dead_letters
 
 
-def _sorted_out(messages: Sequence[Msg]) -> tuple[list[Submitted], list[DeadLetter]]:
+def _sorted_out(messages: Sequence[Message]) -> tuple[list[Submitted], list[DeadLetter]]:
     submitted: list[Submitted] = []
     dead_letters: list[DeadLetter] = []
     for message in messages:
@@ -132,5 +129,5 @@ def _sorted_out(messages: Sequence[Msg]) -> tuple[list[Submitted], list[DeadLett
     return submitted, dead_letters
 
 
-def _dead_letter(message: Msg, why: str) -> DeadLetter:
+def _dead_letter(message: Message, why: str) -> DeadLetter:
     return dead_letter_of(message, stream=subjects.SUBMIT, why=why)

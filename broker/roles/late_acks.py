@@ -8,9 +8,7 @@ import asyncio
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 
-from nats.aio.client import Client
-
-from schemas.jetstream import ACK, answer_all
+from schemas.jetstream import ACK, NatsConnection, answer_all
 from schemas.outcome import Report
 from schemas.units import Ms
 from schemas.worker import BEAT_LIFETIME_MS, WorkerBeat
@@ -23,7 +21,9 @@ _LOOK_S = 1.0
 class LateAcks:
     """Remembers the leases of settled reports, and acks those whose worker is gone when it looks again."""
 
-    def __init__(self, nc: Client, *, beats: Callable[[], Sequence[WorkerBeat]], later_s: float = LATER_S) -> None:
+    def __init__(
+        self, nc: NatsConnection, *, beats: Callable[[], Sequence[WorkerBeat]], later_s: float = LATER_S
+    ) -> None:
         self._nc = nc
         self._beats = beats
         self._later_s = later_s

@@ -15,9 +15,6 @@ from typing import assert_never
 from uuid import UUID
 
 import msgspec
-from nats.aio.client import Client
-from nats.aio.msg import Msg
-from nats.errors import Error
 
 from broker.bus.runs import publish_rulings
 from broker.core import reserve
@@ -52,7 +49,7 @@ from broker.roles.tasks import Tasks
 from schemas import subjects
 from schemas.api import ErrorBody, Problem
 from schemas.codec import FAILURE, KIND, MSG_ID, SEQ, UNREADABLE, packed
-from schemas.jetstream import NotStored, acknowledged
+from schemas.jetstream import Message, NatsConnection, NatsError, NotStored, acknowledged
 from schemas.outcome import EngineLost, Failure
 from schemas.ruling import EndRequest
 from schemas.units import Ms
@@ -122,7 +119,7 @@ class Relay:
 
     def __init__(
         self,
-        nc: Client,
+        nc: NatsConnection,
         *,
         name: str,
         reserves: Reserves,
@@ -194,7 +191,7 @@ class Relay:
             log.info("caller left job=%s", job)
             await self._handle(request, CallerLeft())
 
-    async def _replied(self, message: Msg) -> None:
+    async def _replied(self, message: Message) -> None:
         try:
             token = subjects.parse_reply(message.subject).token
         except ValueError as error:
@@ -203,7 +200,7 @@ class Relay:
         if (request := self._by_token.get(token)) is not None:
             await self._handle(request, Said(token, worker_message(message)))
 
-    async def _acknowledged(self, message: Msg) -> None:
+    async def _acknowledged(self, message: Message) -> None:
         token = message.subject.rpartition(".")[2]
         if (request := self._by_token.get(token)) is not None:
             await self._handle(request, stored_event(message, token))
@@ -261,12 +258,12 @@ class Relay:
                         f"{self._acks}.{assignment.token}",
                         headers={MSG_ID: f"{assignment.attempt.job}.{assignment.token}"},
                     )
-                except Error as error:
+                except NatsError as error:
                     await self._handle(request, Unstored(assignment.token, _text(error)))
             case Abort(assignment):
                 try:
                     await self._nc.publish(subjects.CTL_ABORT, str(assignment.attempt.reply_to).encode())
-                except Error as error:
+                except NatsError as error:
                     log.warning("not aborted job=%s error=%s", assignment.attempt.job, _text(error))
             case Rule(attempt, outcome):
                 self._tasks.spawn(publish_rulings(self._nc, [EndRequest(attempt, outcome)]))
@@ -286,7 +283,7 @@ class Relay:
         await self._tasks.finish(_FLUSH_S)
 
 
-def worker_message(message: Msg) -> WorkerMessage:
+def worker_message(message: Message) -> WorkerMessage:
     """Read what a worker sent. A kind that this broker does not know, from a newer worker, counts as a keepalive."""
     headers = message.headers or {}
     sequence = headers.get(SEQ)
@@ -316,7 +313,7 @@ def _failure_in(text: str | None) -> Failure | None:
         return EngineLost("the worker failed in a way that this broker does not know")
 
 
-def stored_event(message: Msg, token: str) -> Stored | Unstored:
+def stored_event(message: Message, token: str) -> Stored | Unstored:
     """Read NATS's answer to the publishing of an attempt."""
     if (message.headers or {}).get("Status") == "503":
         return Unstored(token, "no stream")
@@ -327,5 +324,5 @@ def stored_event(message: Msg, token: str) -> Stored | Unstored:
     return Stored(token)
 
 
-def _text(error: Error) -> str:
+def _text(error: NatsError) -> str:
     return str(error) or type(error).__name__

@@ -4,9 +4,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from nats.errors import Error
-
 from broker.errors import Unavailable
+from schemas.jetstream import NatsError
 
 log = logging.getLogger(__name__)
 _PAUSE_S = 1.0
@@ -17,6 +16,6 @@ async def restarting(role: Callable[[], Awaitable[None]]) -> None:
     while True:
         try:
             await role()
-        except (Unavailable, Error, OSError) as error:
+        except (Unavailable, NatsError, OSError) as error:
             log.warning("role starts again error=%s", str(error) or type(error).__name__)
         await asyncio.sleep(_PAUSE_S)

@@ -9,8 +9,6 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from nats.aio.client import Client
-
 from broker.bus.groups import Groups, ack_all
 from broker.bus.notices import announce_delayed, announce_settled, announce_waiting
 from broker.bus.outcomes import Outcomes, decode_outcomes
@@ -25,7 +23,7 @@ from broker.retrying import bisected, until_available
 from broker.roles.late_acks import LateAcks
 from schemas import subjects
 from schemas.catalog import Revision
-from schemas.jetstream import delivered
+from schemas.jetstream import NatsConnection, delivered
 from schemas.outcome import Report
 from schemas.ruling import Ruling
 from schemas.units import Ms
@@ -41,7 +39,7 @@ for each would take the time of the requests that come next."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settle:
-    nc: Client
+    nc: NatsConnection
     ledger: SettlementLedger
     dead_letters: DeadLetterLedger
     revision: Callable[[], Revision]

@@ -5,8 +5,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from nats.aio.client import Client
-
 from broker.bus.runs import Runs, attempts_in_outcome, attempts_in_run, publish_rulings
 from broker.core.records import OpenJob, Running
 from broker.core.ruling import stranded
@@ -14,6 +12,7 @@ from broker.metrics import BrokerMetrics
 from broker.ports import AttemptLedger, Clock, OpenJobLedger
 from broker.retrying import until_available
 from schemas.catalog import Catalog
+from schemas.jetstream import NatsConnection
 from schemas.ruling import Expire, PutBack
 
 log = logging.getLogger(__name__)
@@ -23,7 +22,7 @@ OVERDUE_MS = 900_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
-    nc: Client
+    nc: NatsConnection
     attempts: AttemptLedger
     jobs: OpenJobLedger
     runs: Runs

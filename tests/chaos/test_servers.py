@@ -7,7 +7,6 @@ from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 
-import nats
 import pytest
 
 from broker.client import Client, RequestRefused, RequestTimedOut, Submission
@@ -15,6 +14,7 @@ from broker.errors import Unavailable
 from broker.ledger import migrate
 from broker.local.servers import Child, nats_server, postgres_server, spawn
 from schemas.api import State
+from schemas.jetstream.client import NatsClient
 from tests.builders import a_job
 from tests.real.test_broker import a_broker, a_worker
 from tests.sums import check_sums
@@ -28,7 +28,8 @@ async def test_without_postgres_asks_are_answered_and_jobs_wait(tmp_path: Path) 
     async with nats_server(tmp_path / "nats") as nats_url, AsyncExitStack() as first, AsyncExitStack() as second:
         url = await first.enter_async_context(postgres_server(tmp_path / "pg", durable=False))
         await migrate(url)
-        nc = await nats.connect(nats_url)
+        nc = NatsClient()
+        await nc.connect(nats_url)
         async with a_broker(nats_url, url, nc) as running, a_worker(nc):
             await running.has_a_worker()
             before = [await running.submit(f"n{n}") for n in range(50)]
@@ -55,7 +56,8 @@ async def test_after_a_restart_of_nats_everything_goes_on(tmp_path: Path) -> Non
         async def back() -> None:
             reconnected.set()
 
-        nc = await nats.connect(nats_url, max_reconnect_attempts=-1, reconnect_time_wait=1, reconnected_cb=back)
+        nc = NatsClient()
+        await nc.connect(nats_url, max_reconnect_attempts=-1, reconnect_time_wait=1, reconnected_cb=back)
         async with a_broker(nats_url, url, nc) as running, a_worker(nc, reconnected=reconnected):
             before = [await running.submit(f"n{n}") for n in range(100)]
 

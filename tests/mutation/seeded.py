@@ -16,7 +16,7 @@ from tests.mutation.sql_edits import sql_edits
 from tests.mutation.tree import ROOT, Tree
 
 AREAS: Mapping[str, tuple[str, ...]] = {
-    "cores": ("broker/core/*.py", "workers/core/*.py", "schemas/*.py"),
+    "cores": ("broker/core/*.py", "workers/core/*.py", "schemas/*.py", "schemas/jetstream/*.py"),
     "client": ("broker/client/*.py", "broker/batch_file.py"),
     "roles": ("broker/*.py", "broker/roles/*.py", "broker/service/*.py", "broker/doors/*.py"),
     "bus": ("broker/bus/*.py",),
@@ -28,7 +28,7 @@ AREAS: Mapping[str, tuple[str, ...]] = {
 """What is edited, by place. Commands, benchmarks and the supervisor run in processes of their own, out of sight here."""
 LEFT_OUT = frozenset(
     """broker/config.py broker/cli/doctor.py broker/local/servers.py broker/metrics.py broker/local/up.py schemas/export.py
-    workers/cli.py workers/connection.py workers/bench.py workers/http.py workers/metrics.py
+    workers/cli.py workers/bench.py workers/http.py workers/metrics.py
     workers/engines/guard.py workers/engines/vllm.py broker/ledger/migrate.py
     """.split()
 )

@@ -10,7 +10,6 @@ from uuid import UUID
 import asyncpg
 import msgspec
 import pytest
-from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
 from nats.js.errors import NotFoundError
 
@@ -22,6 +21,7 @@ from schemas import subjects
 from schemas.api import BatchStatus, JobShow, State
 from schemas.catalog import Revision, parse
 from schemas.codec import FINAL, JSON, KEEPALIVE, KIND, MSGPACK, packed
+from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Job, Lane
 from schemas.subjects import Source, Verb
 from schemas.units import Ms

@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
-from nats.aio.client import Client as Nats
 from nats.errors import NoRespondersError
 from nats.js.api import RetentionPolicy
 from nats.js.errors import NoStreamResponseError
@@ -17,6 +16,7 @@ from broker.bus.runs import attempts_in_run
 from broker.bus.streams import STREAMS, declare_pool, declare_streams
 from broker.errors import Unavailable
 from schemas import subjects
+from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Lane
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(60)]

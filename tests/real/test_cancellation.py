@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
-from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
 
-from broker.bus.connect import BrokerConnection
 from schemas.jetstream import ACK, Outgoing, answer_all, publish_atomically, publish_in_order, publish_one
+from schemas.jetstream.client import NatsClient
+from schemas.jetstream.client import NatsClient as Nats
 from tests.proxy import Proxy, a_proxy
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(30)]
@@ -35,9 +35,9 @@ async def proxy(nats_url: str) -> AsyncIterator[Proxy]:
         yield proxy
 
 
-async def a_connection(url: str) -> BrokerConnection:
+async def a_connection(url: str) -> NatsClient:
     """It waits for the flush of each message, since hardly anything may wait to be written."""
-    nc = BrokerConnection()
+    nc = NatsClient()
     await nc.connect(url, pending_size=1, flush_timeout=20, allow_reconnect=False)
     await nc.subscribe("first")
     return nc

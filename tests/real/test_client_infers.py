@@ -4,12 +4,12 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from nats.aio.client import Client as Nats
 from nats.errors import NoRespondersError
 
 from broker.client import Client, NoBroker, Piece, Reply, RequestRefused, RequestTimedOut
 from broker.errors import Unavailable
 from schemas.codec import CHUNK, FINAL, KEEPALIVE, KIND, SEQ, decode_job, jsoned
+from schemas.jetstream.client import NatsClient as Nats
 from schemas.outcome import Usage
 from schemas.subjects import DEFAULT
 from tests.builders import BODY, CHAT, an_id, now

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
-from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
 from nats.errors import NoRespondersError
 
@@ -13,6 +12,7 @@ from broker.client import Client, NoBroker, RequestRefused
 from broker.errors import Unavailable
 from schemas import subjects
 from schemas.api import BatchResults, Result, ResultPage, State
+from schemas.jetstream.client import NatsClient as Nats
 from schemas.outcome import Usage
 from schemas.subjects import DEFAULT, Verb
 from schemas.units import Ms, NanoUsd

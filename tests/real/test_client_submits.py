@@ -4,13 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from nats.aio.client import Client as Nats
 from nats.js.api import StreamConfig
 
 from broker.client import BacklogFull, Client, NoBroker, RequestRefused, Submission
 from broker.errors import Unavailable
 from schemas.codec import MSG_ID, decode_job, decode_jobs, jsoned
 from schemas.ids import line_id
+from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Job
 from schemas.subjects import DEFAULT
 from tests.builders import BODY, CHAT, a_job, an_id

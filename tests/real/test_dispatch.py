@@ -8,7 +8,6 @@ from typing import Any
 
 import asyncpg
 import pytest
-from nats.aio.client import Client as Nats
 
 from broker.bus.beats import Beats
 from broker.bus.runs import Runs
@@ -23,6 +22,7 @@ from broker.roles.dispatch import Dispatch
 from broker.roles.late_acks import LateAcks
 from broker.roles.limits import DailySpend
 from schemas.catalog import Catalog, Route
+from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Attempt, Lane
 from schemas.outcome import Charge, Failed, Throttled
 from schemas.units import Ms, NanoUsd

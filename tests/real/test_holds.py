@@ -7,11 +7,11 @@ from uuid import UUID
 
 import pytest
 from msgspec.structs import replace
-from nats.aio.client import Client as Nats
 
 from broker.client import RequestRefused
 from broker.ports import Ledger
 from schemas.api import Hold, HoldCode, ModelStatus, PoolStatus, Problem, State, Waiting
+from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Lane
 from schemas.units import Ms, NanoUsd
 from schemas.worker import DENIED, THROTTLED, UPSTREAM_DOWN, Paused, WorkerBeat

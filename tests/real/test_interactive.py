@@ -10,7 +10,6 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import NoRespondersError
@@ -30,6 +29,7 @@ from schemas.api import JobShow, State
 from schemas.catalog import Catalog, Deployment, Model, Price, Route
 from schemas.codec import CHUNK, ERROR, FAILURE, FINAL, KEEPALIVE, KIND, SEQ, Bundle, jsoned, packed, unpacker
 from schemas.endpoints import CHAT
+from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Attempt, Job, Lane
 from schemas.outcome import (
     BadRequest,

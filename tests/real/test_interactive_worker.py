@@ -4,11 +4,11 @@ import json
 from typing import Any
 
 import pytest
-from nats.aio.client import Client as Nats
 
 from broker.bus.runs import Runs
 from schemas import subjects
 from schemas.codec import CHUNK, ERROR, FAILURE, FINAL, KIND, SEQ, packed
+from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Attempt, Lane
 from schemas.outcome import Cancelled, Succeeded
 from schemas.units import Ms

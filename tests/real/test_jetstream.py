@@ -1,7 +1,6 @@
 """What goes to JetStream by calls that nats-py does not have."""
 
 import pytest
-from nats.aio.client import Client as Nats
 from nats.errors import NoRespondersError
 from nats.js.api import ConsumerConfig, StreamConfig
 
@@ -16,6 +15,7 @@ from schemas.jetstream import (
     publish_in_order,
     publish_one,
 )
+from schemas.jetstream.client import NatsClient as Nats
 from tests.system import until
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(30)]

@@ -1,12 +1,12 @@
 """What a worker held that died between its outcome and the ack of its message."""
 
 import pytest
-from nats.aio.client import Client as Nats
 
 from broker.bus.runs import Runs
 from broker.bus.streams import declare_pool, declare_streams
 from broker.roles.late_acks import LateAcks
 from schemas import subjects
+from schemas.jetstream.client import NatsClient as Nats
 from schemas.units import Ms
 from tests.builders import a_beat, a_report, a_success, an_attempt
 from tests.system import until

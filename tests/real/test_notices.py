@@ -3,15 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 
-import nats
 import pytest
-from nats.aio.client import Client as Nats
 
 from broker.bus.beats import Beats
 from broker.bus.catalogs import Catalogs
 from schemas import subjects
 from schemas.catalog import Revision
 from schemas.codec import jsoned
+from schemas.jetstream.client import NatsClient as Nats
 from schemas.units import Ms
 from tests.builders import a_beat, a_catalog
 from workers.beat import delete_beat, publish_beat
@@ -31,7 +30,8 @@ async def listener(nats_url: str, raised: list[Exception]) -> AsyncIterator[Nats
     async def note(error: Exception) -> None:
         raised.append(error)
 
-    connection = await nats.connect(nats_url, error_cb=note)
+    connection = Nats()
+    await connection.connect(nats_url, error_cb=note)
     yield connection
     await connection.close()
 

@@ -6,13 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
 
 from broker.bus.runs import Runs
 from broker.bus.streams import LARGEST_MESSAGE
 from schemas import subjects
 from schemas.codec import BUNDLE_BYTES, MSG_ID, packed
+from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Attempt
 from schemas.outcome import (
     BadRequest,

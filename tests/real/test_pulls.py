@@ -5,14 +5,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from nats.aio.client import Client as Nats
-from nats.aio.msg import Msg
 
 from broker.bus.connect import connected
 from broker.bus.groups import Groups, ack_all
 from broker.bus.runs import Runs
 from broker.bus.streams import declare_pool, declare_streams
 from schemas import subjects
+from schemas.jetstream import Message
+from schemas.jetstream.client import NatsClient as Nats
 from tests.builders import an_attempt
 from tests.proxy import Proxy, a_proxy
 from tests.system import until
@@ -41,7 +41,9 @@ async def settle_groups(proxy: Proxy, *, room: int = 10, silence_s: float = 60.0
 
 
 @asynccontextmanager
-async def a_puller(proxy: Proxy, came: list[Msg], *, silence_s: float = 60.0) -> AsyncIterator[tuple[Nats, Puller]]:
+async def a_puller(
+    proxy: Proxy, came: list[Message], *, silence_s: float = 60.0
+) -> AsyncIterator[tuple[Nats, Puller]]:
     """A worker with a slot, over a way that may lose its pulls."""
     async with connected(proxy.url, name="test", came_back=lambda: None) as nc:
         await declare_streams(nc)
@@ -88,7 +90,7 @@ async def delivered(nc: Nats, *, at_least: int) -> int:
     return found
 
 
-async def comes(came: list[Msg], puller: Puller) -> None:
+async def comes(came: list[Message], puller: Puller) -> None:
     """Wait for a message, with the puller looked after as a worker does it."""
 
     async def it_has() -> bool:
@@ -170,7 +172,7 @@ async def test_a_group_does_not_pause_when_its_pull_has_brought_all(nats_url: st
 
 
 async def test_an_attempt_whose_pull_was_lost_is_asked_for_anew(nats_url: str, nc: Nats) -> None:
-    came: list[Msg] = []
+    came: list[Message] = []
     async with a_proxy(nats_url, watched=PULL) as proxy, a_puller(proxy, came, silence_s=0.2) as (_, puller):
         proxy.loses = True
         await puller.open()
@@ -183,7 +185,7 @@ async def test_an_attempt_whose_pull_was_lost_is_asked_for_anew(nats_url: str, n
 
 
 async def test_after_a_reconnect_attempts_are_asked_for_anew(nats_url: str, nc: Nats) -> None:
-    came: list[Msg] = []
+    came: list[Message] = []
     async with a_proxy(nats_url) as proxy, a_puller(proxy, came) as (worker, puller):
         await puller.open()
         await asked(nc, subjects.RUN, subjects.pool_consumer("d"))
@@ -203,7 +205,7 @@ async def test_after_a_reconnect_attempts_are_asked_for_anew(nats_url: str, nc: 
 
 
 async def test_attempts_are_asked_for_again_once_there_is_a_consumer(nats_url: str, nc: Nats) -> None:
-    came: list[Msg] = []
+    came: list[Message] = []
     async with a_proxy(nats_url, watched=PULL) as proxy, a_puller(proxy, came) as (worker, puller):
         await nc.jetstream().delete_consumer(subjects.RUN, subjects.pool_consumer("d"))
         await puller.open()

@@ -8,7 +8,6 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from nats.aio.client import Client as Nats
 
 from broker.bus.notices import announce_waiting
 from broker.bus.runs import Runs, attempts_in_run
@@ -24,6 +23,7 @@ from broker.roles.dispatch import ROUND
 from schemas import subjects
 from schemas.api import State
 from schemas.catalog import Catalog, Model, Route
+from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Attempt
 from schemas.outcome import EngineFault, Failed, Released, Throttled
 from schemas.units import Ms

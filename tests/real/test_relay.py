@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
 
 from broker.bus.streams import declare_streams
@@ -16,6 +15,7 @@ from broker.roles.relay import Relay
 from broker.roles.reserves import Reserves
 from schemas import subjects
 from schemas.codec import CHUNK, FINAL, KEEPALIVE, KIND, SEQ, unpacker
+from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Attempt, Lane
 from tests.builders import a_catalog, an_entry, now
 from tests.real.test_interactive import a_beat

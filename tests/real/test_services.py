@@ -5,11 +5,9 @@ from contextlib import AbstractAsyncContextManager
 
 import msgspec
 import pytest
-from nats.aio.client import Client as Nats
 
 from broker.bus.beats import Beats
 from broker.bus.catalogs import Catalogs
-from broker.bus.connect import BrokerConnection
 from broker.bus.streams import declare_streams
 from broker.core.authorise import Action, may
 from broker.core.principal import Principal, Role, open_principal
@@ -33,6 +31,8 @@ from schemas.api import (
     Problem,
 )
 from schemas.codec import ERROR, KIND, jsoned
+from schemas.jetstream.client import NatsClient
+from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Lane
 from schemas.subjects import Verb
 from tests.builders import an_entry, an_id, now
@@ -73,7 +73,7 @@ def a_door(url: str, services: Services, *, role: Role) -> AbstractAsyncContextM
     def principal(tenant: str, key: str) -> Principal:
         return a_principal(role, tenant, key)
 
-    return nats_api(url, services, name="b", connection=BrokerConnection, principal=principal)
+    return nats_api(url, services, name="b", connection=NatsClient, principal=principal)
 
 
 def a_principal(role: Role, tenant: str = "t", key: str = "k") -> Principal:

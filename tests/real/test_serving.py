@@ -4,13 +4,13 @@ import json
 from contextlib import suppress
 
 import pytest
-from nats.aio.client import Client as Nats
 from nats.js.errors import NotFoundError
 
 from broker.bus.runs import Runs
 from broker.bus.streams import ack_pending, declare_streams
 from broker.ports import Ledger
 from schemas import subjects
+from schemas.jetstream.client import NatsClient as Nats
 from tests.builders import a_report, a_success, an_attempt, now
 from tests.proxy import a_proxy
 from tests.real.test_broker import Running, a_broker, a_worker, get

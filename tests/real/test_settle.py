@@ -8,7 +8,6 @@ from uuid import UUID
 
 import msgspec
 import pytest
-from nats.aio.client import Client as Nats
 
 from broker.bus.runs import publish_rulings
 from broker.bus.streams import declare_streams
@@ -20,6 +19,7 @@ from broker.retrying import until_available
 from schemas import subjects
 from schemas.api import State
 from schemas.codec import bundled, packed
+from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Attempt
 from schemas.outcome import (
     BadRequest,

@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator
 import pytest
 from msgspec import Raw
 from msgspec.structs import replace
-from nats.aio.client import Client as Nats
 
 from broker.core.records import Entry, Final, Requeue, Verdict
 from broker.ports import Ledger
 from schemas.api import Execution, JobShow, Result, State, Waiting
+from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Attempt, Lane
 from schemas.outcome import BadRequest, EngineFault, Failed, Outcome, Timings, Usage
 from schemas.units import Ms, NanoUsd

@@ -3,11 +3,11 @@
 import asyncio
 
 import pytest
-from nats.aio.client import Client as Nats
 
 from broker.bus.runs import Runs
 from schemas import subjects
 from schemas.codec import packed
+from schemas.jetstream.client import NatsClient as Nats
 from schemas.outcome import Outcome, Released, Succeeded
 from tests.builders import a_chat
 from tests.real.test_worker import HANG, Bench, a_pool, an_ask

@@ -10,7 +10,6 @@ from uuid import UUID, uuid4
 import asyncpg
 import msgspec
 import pytest
-from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
 
 from broker.bus.results import announce_results
@@ -25,6 +24,7 @@ from broker.roles.settle import Settle
 from schemas import subjects
 from schemas.api import Result, ResultNotice, State
 from schemas.codec import packed
+from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Lane
 from schemas.outcome import Refused
 from schemas.subjects import Source

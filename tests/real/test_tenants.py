@@ -6,7 +6,6 @@ from uuid import UUID
 
 import msgspec
 import pytest
-from nats.aio.client import Client as Nats
 
 from broker.client import Client
 from broker.core.records import Entry
@@ -31,6 +30,8 @@ from schemas.api import (
     State,
 )
 from schemas.codec import ERROR, KIND, jsoned
+from schemas.jetstream import Message
+from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Lane
 from schemas.outcome import Refused
 from schemas.subjects import Verb
@@ -77,7 +78,7 @@ REFUSALS = {
 
 
 async def answer(nc: Nats, verb: Verb, tenant: str, ask: msgspec.Struct) -> bytes:
-    message = await nc.request(subjects.api(verb, tenant, "default"), jsoned(ask), timeout=5)
+    message: Message = await nc.request(subjects.api(verb, tenant, "default"), jsoned(ask), timeout=5)
     if (message.headers or {}).get(KIND) == ERROR:
         return msgspec.json.decode(message.data, type=ErrorBody).error.code.encode()
     return message.data

@@ -9,8 +9,6 @@ from uuid import UUID
 
 import msgspec
 import pytest
-from nats.aio.client import Client as Nats
-from nats.aio.msg import Msg
 from nats.js.api import RawStreamMsg
 
 from broker.bus.runs import Runs
@@ -18,7 +16,8 @@ from broker.bus.streams import declare_pool, declare_streams
 from schemas import subjects
 from schemas.catalog import Deployment, Revision
 from schemas.codec import KIND, Bundle, packed
-from schemas.jetstream import deliveries
+from schemas.jetstream import Message, deliveries
+from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Attempt, Lane
 from schemas.outcome import (
     BadRequest,
@@ -75,7 +74,7 @@ class Bench:
         self.engine = engine
         self.reports: asyncio.Queue[Report] = asyncio.Queue()
 
-    async def heard(self, message: Msg) -> None:
+    async def heard(self, message: Message) -> None:
         reports, why = _reports.unpack(message.data)
         assert why is None
         for report in reports:
@@ -555,7 +554,7 @@ async def test_slots_that_were_not_asked_for_are_once_those_asked_for_are_filled
     await declare_pool(nc, "d", slots=5)
     free, came = 3, asyncio.Event()
 
-    def start(_: Msg) -> None:
+    def start(_: Message) -> None:
         nonlocal free
         free -= 1
         if free == 0:
@@ -641,12 +640,12 @@ async def test_what_was_on_its_way_to_a_dead_engine_is_put_back(nc: Nats) -> Non
         assert await bench.outcome(a_chat("x")) == Released()
 
 
-async def heard_by(nc: Nats, attempt: Attempt) -> list[Msg]:
+async def heard_by(nc: Nats, attempt: Attempt) -> list[Message]:
     """What the gateway hears of an interactive attempt."""
-    heard: list[Msg] = []
+    heard: list[Message] = []
     last = asyncio.Event()
 
-    async def note(message: Msg) -> None:
+    async def note(message: Message) -> None:
         heard.append(message)
         if (message.headers or {}).get(KIND) in {"final", "error"}:
             last.set()

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from nats.aio.client import Client as Nats
 
 from broker.bus.beats import Beats
 from broker.bus.runs import Runs
@@ -13,6 +12,7 @@ from broker.bus.streams import declare_pool
 from schemas import subjects
 from schemas.catalog import Revision
 from schemas.codec import jsoned
+from schemas.jetstream.client import NatsClient as Nats
 from schemas.outcome import Failed, TimedOut
 from schemas.units import Ms
 from schemas.worker import DENIED, Paused

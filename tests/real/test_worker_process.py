@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import nats
 import pytest
-from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
 from nats.js.api import ConsumerInfo, RawStreamMsg
 
@@ -22,6 +20,7 @@ from broker.local.servers import nats_server
 from schemas import subjects
 from schemas.catalog import Revision
 from schemas.codec import ERROR, KIND, Bundle, jsoned, packed
+from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Lane
 from schemas.outcome import EngineLost, Failed, Released, Report, Succeeded, WorkerLost
 from schemas.units import Ms
@@ -302,7 +301,8 @@ async def test_a_worker_serves_once_there_are_a_catalog_and_its_consumers(nc: Na
 async def test_after_a_restart_of_nats_a_worker_goes_on(tmp_path: Path) -> None:
     async with AsyncExitStack() as first, AsyncExitStack() as second:
         url = await first.enter_async_context(nats_server(tmp_path))
-        nc = await nats.connect(url, max_reconnect_attempts=-1, reconnect_time_wait=1)
+        nc = Nats()
+        await nc.connect(url, max_reconnect_attempts=-1, reconnect_time_wait=1)
         await apply(nc, {"decode_tokens_per_s": 200.0}, lease_s=2.0)
         async with a_worker(url, "--slots", "8") as process:
             assert await Runs(nc).publish([a_chat(f"n{n}") for n in range(400)])

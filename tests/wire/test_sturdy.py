@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from schemas.sturdy import Sturdy
+from schemas.jetstream.sturdy import Sturdy
 
 
 class Fragile:

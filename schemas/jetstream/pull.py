@@ -1,0 +1,81 @@
+"""Raw pulls, for which nats-py has no call, and what the subject of an acknowledgement tells of its message.
+
+A pull is a JSON request to `$JS.API.CONSUMER.MSG.NEXT.<stream>.<consumer>`; messages and status messages come to its inbox.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from schemas.units import Ms
+
+
+def next_subject(stream: str, consumer: str) -> str:
+    return f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+
+
+def next_request(batch: int, *, expires_ms: Ms, heartbeat_ms: Ms, most_bytes: int = 0) -> bytes:
+    """Ask for up to `batch` messages; the server says so when it has given up on the rest.
+
+    `heartbeat_ms` must be under half of `expires_ms`; a missed heartbeat means that the pull is gone. With `most_bytes`
+    the pull ends before the message that goes beyond; one that is larger by itself would never come.
+    """
+    pull = {"batch": batch, "expires": expires_ms * 1_000_000, "idle_heartbeat": heartbeat_ms * 1_000_000}
+    return json.dumps(pull | {"max_bytes": most_bytes} if most_bytes else pull).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A pull is over; `unused` of what it asked for will not come."""
+
+    unused: int | None
+    """None when the server does not say: it refused the pull, or the consumer is gone."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    pass
+
+
+def pull_status(headers: Mapping[str, str]) -> Ended | Heartbeat | None:
+    """What a message to the pull's inbox says of the pull; None for a message of the stream."""
+    match headers.get("Status"):
+        case None:
+            return None
+        case "100":
+            return Heartbeat()
+        case code:
+            reason = f"{code} {headers.get('Description', '')}".strip()
+            unused = headers.get("Nats-Pending-Messages")
+            return Ended(None if unused is None else int(unused), reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """What an ack subject tells of its message: `$JS.ACK.[domain.account.]stream.consumer.deliveries.seq.…`."""
+
+    deliveries: int
+    sequence: int
+    at_ms: Ms
+    """When the stream stored it, by the server's clock."""
+    pending: int
+    """Messages of the consumer still to be delivered, at that moment."""
+
+
+def delivered(ack_subject: str) -> Delivered:
+    """Raises: ValueError."""
+    deliveries, sequence, _, nanoseconds, pending = map(int, _numbers(ack_subject))
+    return Delivered(deliveries, sequence, Ms(nanoseconds // 1_000_000), pending)
+
+
+def deliveries(ack_subject: str) -> int:
+    """How often its message was delivered, this time included. Raises: ValueError."""
+    return int(_numbers(ack_subject)[0])
+
+
+def _numbers(ack_subject: str) -> list[str]:
+    tokens = ack_subject.split(".")
+    if tokens[:2] != ["$JS", "ACK"] or len(tokens) not in {9, 11, 12}:
+        raise ValueError(f"{ack_subject!r} is not a JetStream ack subject")
+    return tokens[4:9] if len(tokens) == 9 else tokens[6:11]
