@@ -261,7 +261,7 @@ class Silence:
     looked_ms: Ms
     lasts_ms: dict[str, int] = field(default_factory=dict)
 
-    def look(self, pools: Mapping[str, Pool], now: Ms) -> None:
+    def observe(self, pools: Mapping[str, Pool], now: Ms) -> None:
         is_deaf = not any(pool.workers for pool in pools.values())
         passed_ms = 0 if is_deaf else min(now - self.looked_ms, _LONGEST_LOOK_MS)
         self.looked_ms = now

@@ -36,7 +36,7 @@ from schemas.ruling import EndRequest, Expire, PutBack, Ruling
 from schemas.units import Ms, NanoUsd
 
 
-def needs_look(item: Report | Ruling) -> bool:
+def needs_job(item: Report | Ruling) -> bool:
     """Whether the verdict depends on the job's row. An interactive job has none."""
     match item:
         case Report(outcome=Failed() | Released(), interactive=None) | PutBack():
@@ -84,7 +84,7 @@ def _execution(item: Report | Ruling) -> tuple[int, int] | None:
     return (item.attempt, item.delivery) if isinstance(item, Report) else None
 
 
-def unstorable(verdict: Verdict) -> Verdict:
+def failed_as_unstorable(verdict: Verdict) -> Verdict:
     """The same report, when Postgres refused what it says (a NUL in a text, a number beyond 64 bits): the job ends,
     without that.
     """

@@ -1,8 +1,7 @@
-"""Dispatch: the leader gives each free slot the job that the policy chooses.
+"""Dispatches waiting jobs: the leader gives each free slot the job that fairness chooses.
 
-Round by round: move jobs whose time has come into the backlog → read the fronts of the flows → choose (pure) → ledger
-commit queued → running, under the leader's term → publish into RUN, in order. Nobody else touches a round, so what the
-ledger says between two rounds is exact.
+Each round: move delayed jobs that are due into the backlog → read ahead → choose (pure) → commit queued → running under
+the leader's term → publish into RUN, in order. Nobody else dispatches, so between two rounds the ledger is exact.
 """
 
 import asyncio
@@ -32,20 +31,22 @@ from schemas.units import Ms
 
 log = logging.getLogger(__name__)
 ROUND = 1000
-"""Jobs of one commit and one atomic batch at most."""
+"""The most jobs in a round, which is one commit and one atomic batch."""
 IDLE_S = 1.0
-"""Between rounds when nothing is heard: deadlines pass, and announcements may be lost."""
+"""How long to wait for a notice before the next round: deadlines pass meanwhile, and a notice may be lost."""
 RECOUNT_S = 5.0
+"""How often to count the running attempts anew, in case notices were lost."""
 REREAD_S = 15.0
+"""How often to read the whole backlog again, in case notices were lost."""
 SWEEP_S = 60.0
-DOUBT_S = 0.5
-"""Until the next sweep, when attempts may be missing from RUN."""
+SWEEP_SOON_S = 0.5
+"""How soon to sweep when attempts may be missing from RUN."""
 SILENCE_MS = Ms(int(2 * LEASE_S * 1000))
-"""A deployment without a worker for this long is given up on where others can do its work."""
+"""How long a deployment may be without a worker before its attempts are put back for others to run."""
 
 
 class Dispatch:
-    """One leadership: made when the lease is taken, thrown away with it."""
+    """Dispatches during one term. It is made when the leader's lease is taken, and dropped when the lease is lost."""
 
     def __init__(
         self,
@@ -99,7 +100,7 @@ class Dispatch:
         self._wake = asyncio.Event()
 
     async def serve(self) -> None:
-        """Until cancelled. Raises: Deposed, when another term has begun."""
+        """Dispatch until cancelled. Raises: Deposed, when another term has begun."""
         waiting = await self._nc.subscribe(subjects.CTL_WAITING, cb=self._on_waiting)
         delayed = await self._nc.subscribe(subjects.CTL_DELAYED, cb=self._on_delayed)
         settled = await self._nc.subscribe(subjects.CTL_SETTLED, cb=self._on_settled)
@@ -122,7 +123,7 @@ class Dispatch:
                 recount = loop.time() + self._recount_s
             if loop.time() >= self._sweep_at:
                 self._sweep_at = loop.time() + self._sweep_s
-                await self._swept()
+                await self._run_sweep()
             if loop.time() >= reread:
                 await self._reader.restart()
                 reread = loop.time() + self._reread_s
@@ -139,14 +140,14 @@ class Dispatch:
             pass
 
     async def _round(self) -> bool:
-        """Dispatch once. True if there may be more to do at once."""
+        """Dispatch once. True: there may be more to dispatch at once."""
         now = self._clock()
         await self._reader.read(now)
         await self._expire(now)
         if any(deployment.daily_cap_usd is not None for deployment in self._catalog().deployments.values()):
-            await self._daily_spend.refresh()  # a second is long: thousands of jobs may run in it
+            await self._daily_spend.refresh()  # a second is too old: thousands of jobs may run in it
         pools = self._pools(now)
-        self._silence.look(pools, now)
+        self._silence.observe(pools, now)
         picks = self._order.choose(
             self._reader.backlog.ready(),
             room={name: pool.room for name, pool in pools.items() if pool.room},
@@ -159,7 +160,7 @@ class Dispatch:
         return bool(picks) or self._reader.backlog.wants_more()
 
     async def _expire(self, now: Ms) -> None:
-        """Rule on those whose deadline passed in the backlog; settle records it."""
+        """End the jobs whose deadline passed while they waited. Settle records it."""
         expired = [job for flow in self._reader.backlog.flows.values() for job in flow.take_expired(now)]
         if expired:
             await publish_rulings(self._nc, [Expire(job) for job in expired])
@@ -179,27 +180,27 @@ class Dispatch:
         attempts = await until_available(lambda: self._attempts.dispatch(picks, term=self._term, now=now))
         self._reader.backlog.remove(picks)
         if len(attempts) < len(picks):
-            self._doubt()  # they waited no more; or they were dispatched, and Postgres's answer was lost
+            self._sweep_soon()  # the others waited no more; or they run, and Postgres's answer was lost
         self._outstanding.dispatched([Running(one.job, one.number, one.deployment) for one in attempts], now)
         if attempts and not await self._runs.publish(attempts):
-            self._doubt()
+            self._sweep_soon()
         for deployment, count in Counter(attempt.deployment for attempt in attempts).items():
             self._metrics.dispatched(deployment, count)
 
-    def _doubt(self) -> None:
-        """Attempts may be missing from RUN: look soon."""
-        self._sweep_at = min(self._sweep_at, asyncio.get_running_loop().time() + DOUBT_S)
+    def _sweep_soon(self) -> None:
+        """Bring the next sweep forward, since attempts may be missing from RUN."""
+        self._sweep_at = min(self._sweep_at, asyncio.get_running_loop().time() + SWEEP_SOON_S)
 
     async def _recount(self) -> None:
-        """Ask the ledger anew what may have been announced and not heard."""
+        """Ask the ledger for what lost notices may have said."""
         self._outstanding.recount(await until_available(self._attempts.running))
         await self._reader.ask_next_due()
         self._metrics.pools(self._pools(self._clock()))
 
-    async def _swept(self) -> None:
+    async def _run_sweep(self) -> None:
         pools = self._pools(self._clock())
         if not await self._sweep.run(alive=alive(pools), silent=self._silence.longer_than(self._silence_ms)):
-            self._doubt()
+            self._sweep_soon()
 
     async def _on_waiting(self, message: Message) -> None:
         self._reader.announced(decode_waiting(message))

@@ -1,7 +1,7 @@
-"""Intake: what producers submitted comes into the ledger.
+"""Takes the jobs that producers submitted into the ledger.
 
-A group of messages: decode → admit (pure) → ledger commit → announce → ack. Safe to repeat at every step: a job that
-is known is the same job.
+A group of messages at a time: decode → admit (pure) → ledger commit → announce → ack. Every step is safe to repeat: a
+job that is known already stays as it is.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,19 +27,19 @@ from schemas.jetstream import Delivered, Message, NatsConnection, delivered
 from schemas.job import Job, Lane
 
 ROOM = 2000
-"""Messages of a lane held here or on their way: two groups, so that one gathers while the other is committed."""
+"""How many messages of a lane may be held here or on their way: two groups, one gathering while one is committed."""
 GROUP_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """A message, decoded."""
+    """A decoded message."""
 
     message: Message
     source: subjects.Source
     at: Delivered
     jobs: Mapping[int | None, Job]
-    """By their place in a message of several."""
+    """The jobs by their place in a message of several. A message of one has it at None."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +55,7 @@ class Intake:
     lane: Lane
 
     async def serve(self) -> None:
-        """For ever."""
+        """Take jobs in until cancelled."""
         consumer = subjects.intake_consumer(self.lane)
         async with Groups(
             self.nc, stream=subjects.SUBMIT, consumer=consumer, room=ROOM, group_bytes=GROUP_BYTES
@@ -64,9 +64,10 @@ class Intake:
                 await self.take(await groups.next())
 
     async def take(self, messages: Sequence[Message]) -> None:
-        """Bring a group into the ledger, announce it, then let the messages go."""
-        submitted, dead_letters = _sorted_out(messages)
-        batches = await self._batches(submitted)
+        """Record a group of messages, announce what was recorded, then ack the messages."""
+        submitted, dead_letters = _decode(messages)
+        named = {job.batch for one in submitted for job in one.jobs.values() if job.batch is not None}
+        batches = await until_available(lambda: self.ledger.batches_of(named)) if named else {}
         catalog = self.catalog()
         dead_letters += await self._record(
             [(entry, one.message) for one in submitted for entry in self._admitted(one, catalog, batches)]
@@ -75,10 +76,6 @@ class Intake:
             await until_available(lambda: self.dead_letters.bury(one_per_message(dead_letters)))
             self.metrics.dead_letters.inc(len(dead_letters))
         await ack_all(self.nc, messages)
-
-    async def _batches(self, submitted: Sequence[Submitted]) -> dict[UUID, BatchInfo]:
-        named = {job.batch for one in submitted for job in one.jobs.values() if job.batch is not None}
-        return await until_available(lambda: self.ledger.batches_of(named)) if named else {}
 
     def _admitted(self, one: Submitted, catalog: Catalog, batches: Mapping[UUID, BatchInfo]) -> list[Entry]:
         context = AdmissionContext(
@@ -94,7 +91,7 @@ class Intake:
         return [admit(job, context, place=place) for place, job in one.jobs.items()]
 
     async def _record(self, submitted: Sequence[tuple[Entry, Message]]) -> list[DeadLetter]:
-        """Commit and announce; what the ledger cannot take becomes a dead letter."""
+        """Commit entries and announce them. Returns the dead letters of those that the ledger cannot take."""
         if not submitted:
             return []
         entries = [entry for entry, _ in submitted]
@@ -113,7 +110,8 @@ class Intake:
         return dead_letters
 
 
-def _sorted_out(messages: Sequence[Message]) -> tuple[list[Submitted], list[DeadLetter]]:
+def _decode(messages: Sequence[Message]) -> tuple[list[Submitted], list[DeadLetter]]:
+    """Decode messages. One that can be read in part only is among both."""
     submitted: list[Submitted] = []
     dead_letters: list[DeadLetter] = []
     for message in messages:

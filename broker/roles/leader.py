@@ -1,4 +1,4 @@
-"""Leadership: one broker at a time dispatches, by a lease in the ledger and the database's clock."""
+"""Lets one broker at a time dispatch: the one that holds a lease in the ledger, by the database's clock."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ class Leader:
     renew_s: float = RENEW_S
 
     async def serve(self, work: Callable[[int], Awaitable[None]]) -> None:
-        """For ever: whenever the lease is ours, do `work(term)` until it is not."""
+        """Try to take the lease, and run `work(term)` while this broker holds it. Runs until cancelled."""
         while True:
             term = await self._term()
             if term is None:
@@ -54,7 +54,7 @@ class Leader:
             await work(term)
 
     async def _renew(self, term: int) -> None:
-        """Until it fails for as long as the lease lasts, or another holds it."""
+        """Renew the lease until another broker holds it, or renewing has failed for as long as the lease lasts."""
         loop = asyncio.get_running_loop()
         good_until = loop.time() + self.lease_ms / 1000
         while loop.time() < good_until:

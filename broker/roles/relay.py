@@ -164,7 +164,7 @@ class Relay:
         """End requests and attempts that take too long. Runs until cancelled."""
         while True:
             await asyncio.sleep(self._tick_s)
-            self._tasks.look()
+            self._tasks.check()
             self._reserves.tick()
             now = self._clock()
             for request in list(self._by_job.values()):

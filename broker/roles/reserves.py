@@ -1,4 +1,4 @@
-"""What this broker has out of the reserves that deployments keep for interactive requests, and where the next one goes."""
+"""Counts the reserved slots that this broker's relay uses, and chooses where the next interactive request goes."""
 
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -16,7 +16,7 @@ from schemas.worker import WorkerBeat
 _PEAK_TICKS = 8
 """Two beat intervals, in the relay's ticks: how stale a beat can be."""
 _UNIT_BITS = 53
-"""A float holds so many exactly."""
+"""How many bits a float represents exactly."""
 
 
 class Reserves:
@@ -36,15 +36,15 @@ class Reserves:
         self._entropy = entropy
         self._outstanding = Counter[str]()
         self._peaks = deque([Counter[str]()], maxlen=_PEAK_TICKS)
-        """The most that was outstanding, tick by tick."""
+        """The most that was outstanding during each of the last ticks, by deployment."""
         self._earlier = Counter[str]()
-        """The most of all these, until the last tick."""
+        """The most that was outstanding during all of them but the current one."""
 
     def __repr__(self) -> str:
         return f"Reserves(outstanding={dict(self._outstanding)})"
 
     def place(self, model: str, tried: Collection[str]) -> Placement | NotPlaced:
-        """A deployment for the next attempt of a request, with a token of the attempt's own; or why there is none."""
+        """Choose a deployment for the next attempt of a request, with a new token; or say why there is none."""
         where = choose_deployment(
             model,
             catalog=self._catalog(),
@@ -66,7 +66,7 @@ class Reserves:
         self._earlier = reduce(or_, self._peaks)
 
     def _pools(self, model: str) -> Mapping[str, Pool]:
-        """Those of the model's route."""
+        """Take a snapshot of the pools on the model's route."""
         catalog = self._catalog()
         return snapshot(
             catalog,

@@ -1,6 +1,6 @@
-"""Settle: what workers report and brokers rule becomes the record.
+"""Settles jobs: records what workers report and brokers rule.
 
-A group of outcomes → one transaction: executions, cost, states, results, batch counts → announce → ack, last.
+A group of outcomes at a time: one transaction (executions, cost, states, results, batch counts) → announce → ack, last.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from broker.bus.outcomes import Outcomes, decode_outcomes
 from broker.bus.results import announce_results
 from broker.core.price import Prices
 from broker.core.records import Settled, Verdict
-from broker.core.settle import decide, needs_look, unstorable
+from broker.core.settle import decide, failed_as_unstorable, needs_job
 from broker.errors import DayNotKept
 from broker.metrics import BrokerMetrics
 from broker.ports import Clock, DeadLetterLedger, SettlementLedger
@@ -30,15 +30,17 @@ from schemas.units import Ms
 
 log = logging.getLogger(__name__)
 ROOM = 512
-"""Messages, each with many reports when there is much to do."""
+"""How many messages may be held here or on their way. Under load each of them has many reports."""
 GROUP_BYTES = 2 * 1024 * 1024
 LINGER_S = 0.02
-"""Interactive outcomes have been answered before they come here, so their record waits for more of them: a transaction
-for each would take the time of the requests that come next."""
+"""How long to wait for more outcomes when all are interactive. Their requests are answered already, and a transaction for
+each would take time from the next requests."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settle:
+    """Settles the outcomes of all deployments. Several brokers may do so at once."""
+
     nc: NatsConnection
     ledger: SettlementLedger
     dead_letters: DeadLetterLedger
@@ -52,7 +54,7 @@ class Settle:
     metrics: BrokerMetrics
 
     async def serve(self) -> None:
-        """For ever."""
+        """Settle outcomes until cancelled."""
         consumer = subjects.SETTLE_CONSUMER
         groups = Groups(self.nc, stream=subjects.OUTCOME, consumer=consumer, room=ROOM, group_bytes=GROUP_BYTES)
         async with groups.open():
@@ -64,7 +66,7 @@ class Settle:
                 await self.settle(outcomes)
 
     async def settle(self, outcomes: Outcomes) -> None:
-        """Record what a group of outcomes came to, announce it, then let its messages go. Safe to repeat."""
+        """Record a group of outcomes, announce what was recorded, then ack its messages. Safe to repeat."""
         if items := outcomes.all:
             verdicts = await self._verdicts(items)
             settled, culprits = await bisected(verdicts, self._record)
@@ -73,7 +75,7 @@ class Settle:
                 if isinstance(why, DayNotKept):
                     self.metrics.outcomes_dropped.inc()
                 else:
-                    settled.append(await until_available(partial(self._record, [unstorable(verdict)])))
+                    settled.append(await until_available(partial(self._record, [failed_as_unstorable(verdict)])))
             for part in settled:
                 await self._announce(part)
             over = [(one.job, one.attempt) for one in verdicts if one.attempt is not None]
@@ -87,7 +89,7 @@ class Settle:
         self.metrics.decided(len(items), lag_ms=Ms(self.clock() - delivered(outcomes.messages[0].reply).at_ms))
 
     async def _verdicts(self, items: Sequence[Report | Ruling]) -> list[Verdict]:
-        look = {item.job for item in items if needs_look(item)}
+        look = {item.job for item in items if needs_job(item)}
         jobs = await until_available(lambda: self.ledger.open_jobs(look)) if look else {}
         revision = self.revision()
         prices = Prices(catalog=revision.catalog, source=f"catalog:{revision.number}")

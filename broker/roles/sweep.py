@@ -1,4 +1,4 @@
-"""The sweep of the dispatch leader: it compares what runs by the ledger with what the streams hold, and repairs it."""
+"""Compares the attempts that run by the ledger with what the streams hold, and repairs the difference."""
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -17,7 +17,7 @@ from schemas.ruling import Expire, PutBack
 
 log = logging.getLogger(__name__)
 OVERDUE_MS = 900_000
-"""A running job this long after its deadline has no worker: one would have ended it by its time-out."""
+"""How long after its deadline a running job is taken to have no worker. A worker would have ended it by its time-out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,10 +32,10 @@ class Sweep:
     overdue_ms: int = OVERDUE_MS
 
     async def run(self, *, alive: Collection[str], silent: Collection[str]) -> bool:
-        """Publish again what runs by the ledger but is in no stream, put back what a silent deployment has left lying,
-        and end what is long overdue. False: some of what was published again may be missing still.
+        """Publish attempts again that are in no stream, put back those of silent deployments, end those long overdue.
 
-        The streams are read in the order in which an attempt moves, the ledger last, so that none slips through.
+        The streams are read in the order in which an attempt passes them, and the ledger last, so that none is missed.
+        False: some of the attempts published again may still be missing.
         """
         in_run = await until_available(lambda: attempts_in_run(self.nc))
         in_outcome = await until_available(lambda: attempts_in_outcome(self.nc))
@@ -60,7 +60,7 @@ class Sweep:
         alive: Collection[str],
         silent: Collection[str],
     ) -> set[Running]:
-        """Put back attempts on deployments that have lost their workers, so that settle lets others have the jobs."""
+        """Put back the attempts of deployments that have lost their workers, so that others can run the jobs."""
         models = {job.job: job.model for job in jobs.values()}
         found = stranded(running, models, catalog=self.catalog(), alive=alive, silent=silent)
         if found:

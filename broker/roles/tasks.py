@@ -1,11 +1,11 @@
-"""Tasks that run beside a role, until it ends."""
+"""Holds the tasks that run beside a role, until it ends."""
 
 import asyncio
 from collections.abc import Coroutine
 
 
 class Tasks:
-    """None of them may fail: a failure is a bug, which the role raises when it looks."""
+    """Tasks that must not fail. A failure is a bug; the role raises it when it checks."""
 
     def __init__(self) -> None:
         self._running: set[asyncio.Task[None]] = set()
@@ -25,13 +25,13 @@ class Tasks:
         if not task.cancelled():
             self._failure = self._failure or task.exception()
 
-    def look(self) -> None:
-        """Raises: whatever one of them raised."""
+    def check(self) -> None:
+        """Raise what a task has raised."""
         if self._failure is not None:
             raise self._failure
 
     async def finish(self, within_s: float) -> None:
-        """Wait for those that run, and cancel what takes longer."""
+        """Wait for the tasks that run, and cancel those that take longer."""
         if self._running:
             _, late = await asyncio.wait(self._running, timeout=within_s)
             for task in late:

@@ -304,10 +304,10 @@ def test_only_a_deployment_without_any_worker_is_silent_and_a_beat_ends_it() -> 
         pools(a_beat(deployment="e"), a_beat(draining=True), catalog=catalog),
     )
 
-    silence.look(nobody, Ms(NOON + 1_500))
-    silence.look(nobody, Ms(NOON + 3_000))
+    silence.observe(nobody, Ms(NOON + 1_500))
+    silence.observe(nobody, Ms(NOON + 3_000))
     silent = silence.longer_than(2_999), silence.longer_than(3_000)
-    silence.look(draining, Ms(NOON + 4_000))
+    silence.observe(draining, Ms(NOON + 4_000))
 
     assert silent == ({"d"}, set())
     assert silence.longer_than(0) == set()
@@ -316,7 +316,7 @@ def test_only_a_deployment_without_any_worker_is_silent_and_a_beat_ends_it() -> 
 def test_one_look_counts_two_seconds_of_silence_at_most_and_none_if_nobody_is_heard() -> None:
     silence, catalog = Silence(NOON), a_catalog(Route("d"), Route("e"))
 
-    silence.look(pools(a_beat(deployment="e"), catalog=catalog), Ms(NOON + 60_000))
-    silence.look(pools(catalog=catalog), Ms(NOON + 61_000))
+    silence.observe(pools(a_beat(deployment="e"), catalog=catalog), Ms(NOON + 60_000))
+    silence.observe(pools(catalog=catalog), Ms(NOON + 61_000))
 
     assert silence.lasts_ms == {"d": 2_000, "e": 0}

@@ -11,7 +11,7 @@ from broker.core.body import body_hash
 from broker.core.price import Prices, price_nano_usd
 from broker.core.records import Entry, Final, Ignore, OpenJob, Requeue, Verdict
 from broker.core.retry import CAP_MS, backoff_ms, wait_ms
-from broker.core.settle import decide, needs_look, unstorable
+from broker.core.settle import decide, failed_as_unstorable, needs_job
 from schemas.api import State
 from schemas.catalog import Catalog, Price, Route
 from schemas.job import Lane
@@ -247,7 +247,7 @@ def test_a_failure_that_nothing_mends_ends_a_request_and_brings_the_job_along() 
 
 
 def test_what_cannot_be_stored_ends_without_its_words() -> None:
-    verdict = unstorable(verdict_on(a_report(Succeeded(b"\0", Usage(2**64, 1)))))
+    verdict = failed_as_unstorable(verdict_on(a_report(Succeeded(b"\0", Usage(2**64, 1)))))
 
     assert verdict.executed is not None
     assert verdict.executed.usage == Usage()
@@ -324,8 +324,8 @@ def test_only_what_depends_on_a_jobs_row_needs_a_look_at_it() -> None:
         EndRequest(an_attempt(), Failed(EngineFault("x"))),
     ]
 
-    assert all(needs_look(item) for item in looks)
-    assert not any(needs_look(item) for item in others)
+    assert all(needs_job(item) for item in looks)
+    assert not any(needs_job(item) for item in others)
 
 
 def test_an_id_that_is_a_jobs_and_a_requests_is_decided_for_both() -> None:
@@ -368,7 +368,7 @@ def test_what_cannot_be_stored_leaves_out_all_that_a_worker_or_producer_wrote() 
     request = an_attempt(custom_id="c", metadata={"k": "v"}, traceparent="t", reply_to="x")
     charged = Failed(BadRequest("x"), Usage(1, 1), Charge(NanoUsd(2**70), "s\0"))
 
-    verdict = unstorable(verdict_on(a_report(charged, worker="w\0", interactive=request)))
+    verdict = failed_as_unstorable(verdict_on(a_report(charged, worker="w\0", interactive=request)))
 
     executed, entry = verdict.executed, verdict.entry
     assert executed is not None

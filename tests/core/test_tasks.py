@@ -17,7 +17,7 @@ async def test_a_task_that_fails_is_raised_by_its_role() -> None:
     await asyncio.wait([task])
 
     with pytest.raises(ValueError, match="a bug"):
-        tasks.look()
+        tasks.check()
 
 
 async def test_tasks_may_finish_and_are_cancelled_when_they_take_too_long() -> None:
@@ -32,4 +32,4 @@ async def test_tasks_may_finish_and_are_cancelled_when_they_take_too_long() -> N
     await asyncio.wait([slow])
 
     assert (quick.cancelled(), slow.cancelled()) == (False, True)
-    tasks.look()
+    tasks.check()
