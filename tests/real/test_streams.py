@@ -4,6 +4,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -24,11 +25,13 @@ from broker.roles.settle import Settle
 from schemas import subjects
 from schemas.api import Result, ResultNotice, State
 from schemas.codec import packed
+from schemas.ids import uuid7
 from schemas.jetstream.client import NatsClient as Nats
-from schemas.job import Lane
+from schemas.job import Job, Lane
 from schemas.outcome import Refused
 from schemas.subjects import Source
-from tests.builders import a_catalog, a_job, a_report, an_id, now
+from schemas.units import Ms
+from tests.builders import a_catalog, a_job, a_report, an_entry, an_id, now
 from tests.real.test_broker import Running, a_broker, a_worker, body_of
 from tests.real.test_ledger import a_batch, running
 from tests.reporting import a_settle, report
@@ -235,7 +238,7 @@ async def test_a_job_for_a_model_that_its_key_may_not_use_is_recorded_as_failed(
 
     await declare_streams(nc)
     job = a_job(id=an_id())
-    await nc.jetstream().publish(subjects.submit(Source(Lane.BULK, "m", "default", "default")), packed(job))
+    await submitted(nc, job)
     serving = asyncio.create_task(an_intake(nc, ledger, principal=producer).serve())
 
     await emptied(nc, subjects.SUBMIT)
@@ -247,6 +250,59 @@ async def test_a_job_for_a_model_that_its_key_may_not_use_is_recorded_as_failed(
     assert (shown.state, shown.failure.code, shown.failure.field) == (State.FAILED, "forbidden", "model")
     serving.cancel()
     await asyncio.gather(serving, return_exceptions=True)
+
+
+async def test_jobs_of_days_that_never_were_are_recorded_as_failed_and_the_others_admitted(
+    nc: Nats, ledger: Ledger
+) -> None:
+    await declare_streams(nc)
+    batch, good = await a_batch(ledger), an_id()
+    serving = asyncio.create_task(an_intake(nc, ledger).serve())
+
+    for job in (UUID(int=0), good, UUID(int=2**128 - 1), uuid4()):
+        await submitted(nc, a_job(id=job, batch=batch.id))
+    await emptied(nc, subjects.SUBMIT)
+
+    page = await ledger.batches.results(batch.id, "default", None, 10)
+    shown = await ledger.jobs.find(good, "default")
+    assert page is not None
+    assert shown is not None
+    assert [one.failure.code for one in page.results if isinstance(one.failure, Refused)] == ["bad_id"] * 3
+    assert shown.state is State.QUEUED
+    assert not serving.done()
+    serving.cancel()
+    await asyncio.gather(serving, return_exceptions=True)
+
+
+async def test_a_job_of_a_day_that_was_dropped_is_a_dead_letter_and_the_others_are_admitted(
+    nc: Nats, ledger: Ledger, ledger_url: str
+) -> None:
+    """This broker has seen the day and takes it to be there."""
+    await declare_streams(nc)
+    yesterday = Ms(now() - 24 * 3_600_000)
+    first, late, good = uuid7(yesterday, 1), uuid7(yesterday, 2), an_id()
+    await ledger.intake.admit([an_entry(id=first)])
+    intake = an_intake(nc, ledger)
+    async with asyncpg.create_pool(ledger_url, min_size=1, max_size=1) as pool:
+        await pool.execute(f"drop table infermq.jobs_{datetime.fromtimestamp(yesterday / 1000, UTC):%Y%m%d}")
+        serving = asyncio.create_task(intake.serve())
+
+        for job in (late, good):
+            await submitted(nc, a_job(id=job))
+        await emptied(nc, subjects.SUBMIT)
+
+        assert await pool.fetchval("select count(*) from infermq.dead_letters") == 1
+        await pool.execute("delete from infermq.waiting where job = $1", first)
+    shown = await ledger.jobs.find(good, "default")
+    assert shown is not None
+    assert shown.state is State.QUEUED
+    assert not serving.done()
+    serving.cancel()
+    await asyncio.gather(serving, return_exceptions=True)
+
+
+async def submitted(nc: Nats, job: Job) -> None:
+    await nc.jetstream().publish(subjects.submit(Source(Lane.BULK, "m", "default", "default")), packed(job))
 
 
 async def test_outcomes_of_days_that_never_were_are_counted_and_dropped_and_the_others_recorded(
