@@ -8,12 +8,13 @@ A notice may be lost. The leader therefore reads the same from the ledger every 
 """
 
 import logging
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from uuid import UUID
 
 import msgspec
 
-from broker.core.records import Flow, Place
+from broker.core.records import Flow, Over, Place
 from schemas import subjects
 from schemas.codec import packed
 from schemas.jetstream import Message, NatsConnection, NatsError
@@ -25,7 +26,7 @@ _MOST_ENTRIES = 2000
 """The most entries in one message."""
 _waiting = msgspec.msgpack.Decoder(list[tuple[str, Lane, str, int, UUID]])
 _delayed = msgspec.msgpack.Decoder(Ms)
-_settled = msgspec.msgpack.Decoder(list[tuple[UUID, int]])
+_settled = msgspec.msgpack.Decoder(list[tuple[str, Lane, str, list[tuple[UUID, int, int]]]])
 
 
 async def announce_waiting(nc: NatsConnection, places: Iterable[tuple[Flow, Place]]) -> None:
@@ -44,8 +45,14 @@ async def announce_delayed(nc: NatsConnection, due_ms: Sequence[Ms]) -> None:
         await _publish(nc, subjects.CTL_DELAYED, packed(min(due_ms)))
 
 
-async def announce_settled(nc: NatsConnection, attempts: Sequence[tuple[UUID, int]]) -> None:
-    await _publish_by_parts(nc, subjects.CTL_SETTLED, attempts)
+async def announce_settled(nc: NatsConnection, attempts: Sequence[Over]) -> None:
+    """Group them by flow, so that a message names each flow once."""
+    for start in range(0, len(attempts), _MOST_ENTRIES):
+        by_flow: dict[Flow, list[tuple[UUID, int, int]]] = defaultdict(list)
+        for one in attempts[start : start + _MOST_ENTRIES]:
+            by_flow[one.flow].append((one.job, one.attempt, one.tokens))
+        entries = [(flow.model, flow.lane, flow.tenant, theirs) for flow, theirs in by_flow.items()]
+        await _publish(nc, subjects.CTL_SETTLED, packed(entries))
 
 
 async def _publish_by_parts(nc: NatsConnection, subject: str, entries: Sequence[object]) -> None:
@@ -69,5 +76,8 @@ def decode_delayed(message: Message) -> Ms:
     return _delayed.decode(message.data)
 
 
-def decode_settled(message: Message) -> list[tuple[UUID, int]]:
-    return _settled.decode(message.data)
+def decode_settled(message: Message) -> Iterator[Over]:
+    for model, lane, tenant, attempts in _settled.decode(message.data):
+        flow = Flow(model, lane, tenant)
+        for job, attempt, tokens in attempts:
+            yield Over(job, attempt, flow, tokens)

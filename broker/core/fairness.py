@@ -6,7 +6,8 @@ then submission. Nothing waits while anything can run: a share that is not used 
 
 The rule is stride scheduling (Waldspurger and Weihl, 1995): everyone has a counter, the lowest is served and moves by
 cost over weight; one that comes back from idleness is lifted to the lowest of those that stayed, so that nobody saves
-up credit. The cost of a job is 1 here; a cost in tokens turns the tenants' counters into VTC's (OSDI'24).
+up credit. The cost of a job is the estimate of its tokens, which makes the tenants' counters those of VTC (OSDI'24); as
+long as nothing estimates them it is 1. A model's deployments share its jobs by number.
 """
 
 import heapq
@@ -142,7 +143,7 @@ class _Round:
                 self.models.out()
                 continue
             self.room[pick.deployment] -= 1
-            self.models.served(model, 1.0)
+            self.models.served(model, pick.tokens)
             picks.append(pick)
         return picks
 
@@ -151,7 +152,7 @@ class _Round:
         lanes = self.lanes[model]
         while (lane := lanes.first()) is not None:
             if (chosen := self._next_of_lane(model, lane)) is not None:
-                lanes.served(lane, 1.0 / WEIGHTS[lane])
+                lanes.served(lane, chosen.tokens / WEIGHTS[lane])
                 return chosen
             lanes.out()
         return None
@@ -164,8 +165,8 @@ class _Round:
                 if job.tried in closed:
                     continue
                 if (deployment := self._deployment(model, job.tried)) is not None:
-                    tenants.served(tenant, 1.0)
-                    return Pick(flow, job.place, deployment)
+                    tenants.served(tenant, job.tokens)
+                    return Pick(flow, job.place, deployment, job.tokens)
                 closed.add(job.tried)
             tenants.out()
         return None

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from broker.core.records import Running
+from broker.core.records import Over, Running
 from schemas.units import Ms
 
 _RATE_WINDOW_MS = 250
@@ -62,13 +62,13 @@ class Outstanding:
             self._running[one.job] = one
             self._counts[one.deployment] += 1
 
-    def settled(self, attempts: Iterable[tuple[UUID, int]], now: Ms) -> None:
+    def settled(self, attempts: Iterable[Over], now: Ms) -> None:
         """Attempts that it does not know, or that a later one has followed, change nothing."""
         over: Counter[str] = Counter()
-        for job, attempt in attempts:
-            running = self._running.get(job)
-            if running is not None and running.attempt == attempt:
-                del self._running[job]
+        for one in attempts:
+            running = self._running.get(one.job)
+            if running is not None and running.attempt == one.attempt:
+                del self._running[one.job]
                 over[running.deployment] += 1
         self._counts -= over
         for deployment, count in over.items():

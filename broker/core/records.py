@@ -25,6 +25,10 @@ ONLY_SHARD = Shard(0)
 """All deployments are one shard so far."""
 
 
+JOB_TOKENS = 1
+"""What each job counts for in the order of dispatch, as long as nothing estimates its tokens: jobs are counted."""
+
+
 class Flow(msgspec.Struct, frozen=True, order=True):
     """The waiting jobs of one (model, lane, tenant): what fairness is between."""
 
@@ -104,6 +108,8 @@ class WaitingJob(msgspec.Struct, frozen=True):
     """Attempts given out so far."""
     tried: tuple[str, ...] = ()
     """Deployments that failed it; others are to try first."""
+    tokens: int = JOB_TOKENS
+    """An estimate."""
 
 
 class Pick(msgspec.Struct, frozen=True):
@@ -112,6 +118,7 @@ class Pick(msgspec.Struct, frozen=True):
     flow: Flow
     place: Place
     deployment: str
+    tokens: int = JOB_TOKENS
 
 
 class Running(msgspec.Struct, frozen=True):
@@ -120,6 +127,17 @@ class Running(msgspec.Struct, frozen=True):
     job: UUID
     attempt: int
     deployment: str
+    flow: Flow
+    tokens: int = JOB_TOKENS
+
+
+class Over(msgspec.Struct, frozen=True):
+    """An attempt that holds no slot any more: its job has ended, or waits again."""
+
+    job: UUID
+    attempt: int
+    flow: Flow
+    tokens: int = JOB_TOKENS
 
 
 class OpenJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -220,6 +238,8 @@ class Settled(msgspec.Struct, frozen=True):
 
     final: tuple[Recorded, ...]
     requeued: tuple[Requeued, ...]
+    over: tuple[Over, ...] = ()
+    """The attempts of both."""
 
 
 class Admitted(msgspec.Struct, frozen=True, kw_only=True):

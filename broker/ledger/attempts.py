@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from broker.core.records import ONLY_SHARD, Pick, Running, Shard
+from broker.core.records import ONLY_SHARD, Flow, Pick, Running, Shard
 from broker.errors import Deposed
 from broker.ledger.connection import Database
 from broker.ledger.rows import attempt_of
 from broker.ledger.sql import query
-from schemas.job import Attempt
+from schemas.job import Attempt, Lane
 from schemas.units import Ms
 
 
@@ -42,7 +42,11 @@ class PgAttempts:
 
     async def running(self) -> list[Running]:
         async with self._database.connection() as connection:
-            return [Running(*row) for row in await connection.fetch(query("running"))]
+            rows = await connection.fetch(query("running"))
+        return [
+            Running(job, attempt, deployment, Flow(model, Lane(lane), tenant), tokens)
+            for job, attempt, deployment, model, lane, tenant, tokens in rows
+        ]
 
     async def attempts_of(self, running: Sequence[Running]) -> list[Attempt]:
         jobs, numbers = [one.job for one in running], [one.attempt for one in running]

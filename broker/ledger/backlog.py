@@ -4,8 +4,8 @@ from uuid import UUID
 
 from broker.core.records import Flow, Place, WaitingJob
 from broker.ledger.connection import Database
+from broker.ledger.rows import flow_of
 from broker.ledger.sql import query
-from schemas.job import Lane
 from schemas.units import Ms
 
 _BEGINNING = Place(Ms(-1), UUID(int=0))
@@ -20,7 +20,7 @@ class PgBacklog:
     async def flows(self) -> list[Flow]:
         async with self._database.connection() as connection:
             rows = await connection.fetch(query("flows"))
-        return [Flow(row["model"], Lane(row["lane"]), row["tenant"]) for row in rows]
+        return [flow_of(row) for row in rows]
 
     async def heads(self, flow: Flow, *, after: Place | None, limit: int) -> list[WaitingJob]:
         start = after or _BEGINNING
@@ -29,16 +29,14 @@ class PgBacklog:
                 query("heads"), flow.model, flow.lane, flow.tenant, start.deadline_ms, start.job, limit
             )
         return [
-            WaitingJob(Place(deadline, job), attempt, tuple(tried or ())) for deadline, job, attempt, tried in rows
+            WaitingJob(Place(deadline, job), attempt, tuple(tried or ()), tokens)
+            for deadline, job, attempt, tried, tokens in rows
         ]
 
     async def move_due(self, now: Ms, *, limit: int) -> list[tuple[Flow, Place]]:
         async with self._database.connection() as connection:
             rows = await connection.fetch(query("move_due"), now, limit)
-        return [
-            (Flow(row["model"], Lane(row["lane"]), row["tenant"]), Place(row["deadline_ms"], row["job"]))
-            for row in rows
-        ]
+        return [(flow_of(row), Place(row["deadline_ms"], row["job"])) for row in rows]
 
     async def next_due(self) -> Ms | None:
         async with self._database.connection() as connection:

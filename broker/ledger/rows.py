@@ -6,7 +6,7 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
-from broker.core.records import Entry, Executed, Recorded, Verdict
+from broker.core.records import Entry, Executed, Flow, Recorded, Verdict
 from schemas.api import Batch, BatchStatus, Counts, Execution, JobShow, Result, State, Waiting
 from schemas.job import Attempt, Lane
 from schemas.outcome import Failure, Usage
@@ -83,6 +83,10 @@ def attempt_of(row: Row) -> Attempt:
         dispatched_ms=row["dispatched_ms"],
         traceparent=row["traceparent"],
     )
+
+
+def flow_of(row: Row) -> Flow:
+    return Flow(row["model"], Lane(row["lane"]), row["tenant"])
 
 
 def recorded_of(row: Row) -> Recorded:

@@ -26,6 +26,7 @@ from broker.roles.sweep import OVERDUE_MS, Sweep
 from schemas import subjects
 from schemas.catalog import Catalog
 from schemas.jetstream import Message, NatsConnection
+from schemas.job import Attempt
 from schemas.ruling import Expire
 from schemas.units import Ms
 
@@ -181,7 +182,8 @@ class Dispatch:
         self._reader.backlog.remove(picks)
         if len(attempts) < len(picks):
             self._sweep_soon()  # the others waited no more; or they run, and Postgres's answer was lost
-        self._outstanding.dispatched([Running(one.job, one.number, one.deployment) for one in attempts], now)
+        picked = {pick.place.job: pick for pick in picks}
+        self._outstanding.dispatched([_running(one, picked[one.job]) for one in attempts], now)
         if attempts and not await self._runs.publish(attempts):
             self._sweep_soon()
         for deployment, count in Counter(attempt.deployment for attempt in attempts).items():
@@ -213,3 +215,7 @@ class Dispatch:
     async def _on_settled(self, message: Message) -> None:
         self._outstanding.settled(decode_settled(message), self._clock())
         self._wake.set()
+
+
+def _running(attempt: Attempt, pick: Pick) -> Running:
+    return Running(attempt.job, attempt.number, attempt.deployment, pick.flow, pick.tokens)

@@ -78,8 +78,7 @@ class Settle:
                     settled.append(await until_available(partial(self._record, [failed_as_unstorable(verdict)])))
             for part in settled:
                 await self._announce(part)
-            over = [(one.job, one.attempt) for one in verdicts if one.attempt is not None]
-            await announce_settled(self.nc, over)
+            await announce_settled(self.nc, [one for part in settled for one in part.over])
             self.late_acks.settled(outcomes.reports)
         if outcomes.dead_letters:
             await until_available(lambda: self.dead_letters.bury(outcomes.dead_letters))

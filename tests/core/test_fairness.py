@@ -3,6 +3,7 @@ from uuid import UUID
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from broker.core.fairness import WEIGHTS, Order
 from broker.core.records import Flow, Place, WaitingJob
@@ -77,6 +78,26 @@ def test_a_tenant_that_comes_back_has_saved_up_nothing() -> None:
     picks = order.choose(both, room={"d": 100}, catalog=catalog, limit=1000)
 
     assert abs(sum(pick.place.job.int >= 9000 for pick in picks) - 50) <= 1
+
+
+def test_tenants_lanes_and_models_share_by_tokens() -> None:
+    """One's jobs take three times as much as the other's, so that it gets a third as many."""
+    large = [replace(one, tokens=3) for one in jobs(1000)]
+    small = jobs(1000, first=5000)
+    pairs = [
+        (Flow("m", Lane.BULK, "a"), Flow("m", Lane.BULK, "b"), 1),
+        (Flow("m", Lane.BULK, "t"), Flow("n", Lane.BULK, "t"), 1),
+        (Flow("m", Lane.STANDARD, "t"), Flow("m", Lane.BULK, "t"), 4),
+    ]
+
+    for first, second, weight in pairs:
+        picks = Order().choose(
+            {first: large, second: small}, room={"d": 400}, catalog=a_catalog(m={"d": 1}, n={"d": 1}), limit=1000
+        )
+
+        of_large = sum(pick.tokens for pick in picks if pick.flow == first)
+        of_small = sum(pick.tokens for pick in picks if pick.flow == second)
+        assert abs(of_large - weight * of_small) <= 3 * weight, (first, second)
 
 
 def test_deployments_of_a_model_share_by_weight() -> None:

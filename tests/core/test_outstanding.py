@@ -1,13 +1,20 @@
 """The leader's count of what is dispatched and not settled."""
 
 from broker.core.outstanding import Outstanding, Rate
-from broker.core.records import Running
+from broker.core.records import Flow, Over, Running
+from schemas.job import Lane
 from schemas.units import Ms
 from tests.builders import an_id
 
+FLOW = Flow("m", Lane.BULK, "t")
+
 
 def a_running(deployment: str = "d", *, attempt: int = 1) -> Running:
-    return Running(an_id(), attempt, deployment)
+    return Running(an_id(), attempt, deployment, FLOW)
+
+
+def over(running: Running, attempt: int) -> Over:
+    return Over(running.job, attempt, running.flow)
 
 
 def test_what_is_dispatched_counts_until_it_is_settled() -> None:
@@ -15,7 +22,7 @@ def test_what_is_dispatched_counts_until_it_is_settled() -> None:
     outstanding = Outstanding()
 
     outstanding.dispatched([one, other, elsewhere], Ms(0))
-    outstanding.settled([(one.job, 1)], Ms(0))
+    outstanding.settled([over(one, 1)], Ms(0))
 
     assert outstanding.counts == {"d": 1, "e": 1}
 
@@ -25,8 +32,8 @@ def test_what_is_settled_twice_or_was_followed_by_a_later_attempt_counts_no_less
     outstanding = Outstanding()
     outstanding.dispatched([again, a_running()], Ms(0))
 
-    outstanding.settled([(again.job, 1), (an_id(), 1)], Ms(0))
-    twice = [(again.job, 2), (again.job, 2)]
+    outstanding.settled([over(again, 1), over(a_running(), 1)], Ms(0))
+    twice = [over(again, 2), over(again, 2)]
     outstanding.settled(twice, Ms(0))
 
     assert outstanding.counts == {"d": 1}
@@ -38,7 +45,7 @@ def test_a_recount_replaces_what_was_counted() -> None:
 
     outstanding.recount([kept])
     known = dict(outstanding.counts)
-    outstanding.settled([(kept.job, 1)], Ms(0))
+    outstanding.settled([over(kept, 1)], Ms(0))
 
     assert known == {"e": 1}
     assert outstanding.counts["e"] == 0
@@ -49,10 +56,10 @@ def test_the_rate_of_a_deployment_leaves_out_the_time_in_which_it_had_nothing() 
     first, second = a_running(), a_running()
 
     outstanding.dispatched([first], Ms(0))
-    outstanding.settled([(first.job, 1)], Ms(1_000))
+    outstanding.settled([over(first, 1)], Ms(1_000))
     before = outstanding.per_s()["d"]
     outstanding.dispatched([second], Ms(1_000_000))
-    outstanding.settled([(second.job, 1)], Ms(1_001_000))
+    outstanding.settled([over(second, 1)], Ms(1_001_000))
 
     assert before == 0.5
     assert outstanding.per_s()["d"] == (0.5 + 1) / 2

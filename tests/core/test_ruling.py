@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.core.price import Prices
-from broker.core.records import Final, Ignore, OpenJob, Requeue, Running, Verdict
+from broker.core.records import Final, Flow, Ignore, OpenJob, Requeue, Running, Verdict
 from broker.core.ruling import stranded
 from broker.core.settle import decide
 from schemas.api import State
@@ -30,6 +30,8 @@ from schemas.outcome import (
 from schemas.ruling import EndRequest, Expire, PutBack, Ruling
 from schemas.units import Ms, NanoUsd
 from tests.builders import a_catalog, a_report, a_route, a_success, an_attempt, an_id, now
+
+FLOW = Flow("m", Lane.BULK, "t")
 
 PRICES = Prices(catalog=a_catalog(), source="catalog:3")
 NOW = now()
@@ -145,7 +147,7 @@ def test_a_ruling_on_a_job_leaves_a_request_of_its_id_alone() -> None:
 
 
 def test_attempts_of_a_silent_deployment_are_stranded_while_another_could_run_them() -> None:
-    there, gone = Running(an_id(), 1, "d"), Running(an_id(), 1, "e")
+    there, gone = Running(an_id(), 1, "d", FLOW), Running(an_id(), 1, "e", FLOW)
     models = {there.job: "m", gone.job: "m"}
     route = a_route(Route("d"), Route("e"))
 
@@ -158,7 +160,7 @@ def test_attempts_of_a_silent_deployment_are_stranded_while_another_could_run_th
 
 
 def test_attempts_of_jobs_that_are_unknown_or_elsewhere_are_not_stranded() -> None:
-    unknown, alive = Running(an_id(), 1, "e"), Running(an_id(), 1, "d")
+    unknown, alive = Running(an_id(), 1, "e", FLOW), Running(an_id(), 1, "d", FLOW)
     route = a_route(Route("d"), Route("e"))
 
     found = stranded([unknown, alive], {alive.job: "m"}, catalog=route, alive={"d"}, silent={"e"})
@@ -167,7 +169,7 @@ def test_attempts_of_jobs_that_are_unknown_or_elsewhere_are_not_stranded() -> No
 
 
 def test_a_job_whose_route_has_nobody_alive_stays_where_it_is() -> None:
-    one = Running(an_id(), 1, "e")
+    one = Running(an_id(), 1, "e", FLOW)
 
     assert stranded([one], {one.job: "m"}, catalog=a_route(Route("d"), Route("e")), alive=(), silent={"d", "e"}) == []
 

@@ -155,7 +155,7 @@ async def test_attempts_of_a_deployment_without_workers_go_to_another(
     async with a_leader(nc, ledger, a_route(*route), a_beat("e")):
 
         async def moved() -> bool:
-            return await ledger.attempts.running() == [Running(entry.id, 2, "e")]
+            return await ledger.attempts.running() == [Running(entry.id, 2, "e", entry.flow)]
 
         await until(moved, "the job runs elsewhere")
         open_jobs = await ledger.settlement.open_jobs([entry.id])
@@ -176,7 +176,7 @@ async def test_attempts_of_a_deployment_with_workers_stay(nc: Nats, ledger: Ledg
         await until(moved, "the other job was put back")
         left = await ledger.attempts.running()
 
-    assert Running(stays.id, 1, "f") in left
+    assert Running(stays.id, 1, "f", stays.flow) in left
 
 
 async def test_jobs_that_wait_for_a_spare_do_not_hold_up_those_behind_them(

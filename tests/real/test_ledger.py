@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from broker.core.admit import AdmissionContext, admit
 from broker.core.price import Prices
 from broker.core.principal import open_principal
-from broker.core.records import ONLY_SHARD, Entry, Final, Ignore, Pick, Requeue, Verdict
+from broker.core.records import ONLY_SHARD, Entry, Final, Ignore, Over, Pick, Requeue, Running, Verdict
 from broker.core.settle import decide, failed_as_unstorable
 from broker.errors import BadData, Conflict, DayNotKept, Deposed, Unavailable
 from broker.ledger import migrate, open_ledger, pending
@@ -236,6 +236,44 @@ async def test_heads_come_by_deadline_then_by_id_a_page_at_a_time(ledger: Ledger
 
     assert await ledger.backlog.flows() == [flow]
     assert [head.place for head in [*first, *rest]] == sorted(entry.place for entry in entries)
+
+
+async def test_what_a_job_counts_for_goes_with_it_wherever_it_stands(ledger: Ledger, ledger_url: str) -> None:
+    entry, due = an_entry(tenant="t", lane=Lane.STANDARD), Ms(now() + 60_000)
+    await ledger.intake.admit([entry])
+    connection = await asyncpg.connect(ledger_url)
+    await connection.execute("update infermq.waiting set tokens = 7")
+    await connection.close()
+
+    async def put_back(not_before_ms: Ms) -> Sequence[Over]:
+        [attempt] = await dispatched(ledger, entry)
+        assert await ledger.attempts.running() == [Running(entry.id, attempt.number, "d", entry.flow, 7)]
+        again = Requeue(not_before_ms, counted=True)
+        return (await ledger.settlement.settle([a_verdict(attempt, Released(), transition=again)], now=now())).over
+
+    [waits] = await ledger.backlog.heads(entry.flow, after=None, limit=9)
+    over = [*await put_back(now()), *await put_back(due)]
+    await ledger.backlog.move_due(due, limit=9)
+    [waits_again] = await ledger.backlog.heads(entry.flow, after=None, limit=9)
+    [last] = await dispatched(ledger, entry)
+    ends = [a_verdict(last, a_success())]
+    over += (await ledger.settlement.settle(ends, now=now())).over
+    over += (await ledger.settlement.settle(ends, now=now())).over
+
+    assert (waits.tokens, waits_again.tokens) == (7, 7)
+    assert over == [Over(entry.id, number, entry.flow, tokens) for number, tokens in ((1, 7), (2, 7), (3, 7), (3, 1))]
+
+
+async def test_what_ends_a_job_wherever_it_stands_says_which_attempt_is_over(ledger: Ledger) -> None:
+    runs, waits, later = await running(ledger), an_entry(), await delayed(ledger, Ms(now() + 60_000))
+    await ledger.intake.admit([waits])
+    request = an_attempt(reply_to="x", key="k")
+    rulings = decide([Expire(job) for job in (runs.job, waits.id, later.job)], {}, prices=PRICES, now=now(), unit=0)
+
+    done = await ledger.settlement.settle([*rulings, a_verdict(request, a_success(), interactive=request)], now=now())
+
+    attempts = {(one.job, one.attempt) for one in done.over}
+    assert attempts == {(runs.job, 1), (waits.id, 0), (later.job, 1), (request.job, 1)}
 
 
 async def test_a_job_is_dispatched_once_with_its_body_and_in_the_order_chosen(ledger: Ledger) -> None:

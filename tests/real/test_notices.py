@@ -7,12 +7,16 @@ import pytest
 
 from broker.bus.beats import Beats
 from broker.bus.catalogs import Catalogs
+from broker.bus.notices import announce_settled, decode_settled
+from broker.core.records import Flow, Over
 from schemas import subjects
 from schemas.catalog import Revision
 from schemas.codec import jsoned
+from schemas.jetstream import Message
 from schemas.jetstream.client import NatsClient as Nats
+from schemas.job import Lane
 from schemas.units import Ms
-from tests.builders import a_beat, a_catalog
+from tests.builders import a_beat, a_catalog, an_id
 from workers.beat import delete_beat, publish_beat
 
 pytestmark = pytest.mark.real
@@ -110,3 +114,18 @@ async def test_an_older_catalog_takes_no_newer_ones_place(listener: Nats) -> Non
     await until(lambda: catalogs.active.number == 8)
     await catalogs.publish(Revision(6, Ms(0), a_catalog()))
     assert catalogs.active.number == 8
+
+
+async def test_attempts_that_are_over_are_heard_of_with_their_flows_however_many(listener: Nats) -> None:
+    flows = [Flow("m", Lane.BULK, "a"), Flow("m", Lane.BULK, "b"), Flow("n", Lane.STANDARD, "a")]
+    over = [Over(an_id(), n % 4, flows[n % 3], n) for n in range(4100)]
+    heard: list[Over] = []
+
+    async def hear(message: Message) -> None:
+        heard.extend(decode_settled(message))
+
+    await listener.subscribe(subjects.CTL_SETTLED, cb=hear)
+    await announce_settled(listener, over)
+    await until(lambda: len(heard) == len(over))
+
+    assert sorted(heard, key=lambda one: one.tokens) == over

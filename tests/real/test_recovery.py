@@ -313,7 +313,7 @@ async def test_a_dispatch_whose_answer_was_lost_is_published_soon(nc: Nats, ledg
             await holds(nc, subjects.RUN, 1)
 
             assert await attempts_in_run(nc) == {(entry.id, 1)}
-            assert await ledger.attempts.running() == [Running(entry.id, 1, "d")]
+            assert await ledger.attempts.running() == [Running(entry.id, 1, "d", entry.flow)]
 
 
 async def test_attempts_that_the_stream_refused_are_published_soon(nc: Nats, ledger: Ledger) -> None:

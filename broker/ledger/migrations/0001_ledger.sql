@@ -76,6 +76,8 @@ create table infermq.waiting (
     -- deployments that failed it, and leave it to others; null: none
     tried           text[],
     batch           uuid,
+    -- what it counts for in the order of dispatch: an estimate; 1 for every job so far
+    tokens          int     not null default 1,
     primary key (model, lane, tenant, deadline_ms, job)
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000);
 create index waiting_of_batch on infermq.waiting (batch) where batch is not null;
@@ -92,7 +94,8 @@ create table infermq.delayed (
     attempt         int     not null,
     uncounted       int     not null,
     tried           text[],
-    batch           uuid
+    batch           uuid,
+    tokens          int     not null
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000);
 create index delayed_due on infermq.delayed (least(not_before_ms, deadline_ms));
 create index delayed_of_batch on infermq.delayed (batch) where batch is not null;
@@ -103,7 +106,11 @@ create table infermq.running (
     uncounted       int     not null,
     deployment      text    not null,
     dispatched_ms   bigint  not null,
-    tried           text[]
+    model           text    not null,
+    lane            text    not null,
+    tenant          text    not null,
+    tried           text[],
+    tokens          int     not null
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000);
 
 create table infermq.batches (

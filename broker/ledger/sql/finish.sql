@@ -9,10 +9,12 @@ with verdict as (
     select * from unnest($1::uuid[], $2::int[], $3::text[], $4::jsonb[], $5::bigint[], $6::bigint[], $7::bigint[],
         $8::bigint[]) as v(job, attempt, state, failure, input_tokens, output_tokens, cached_tokens, cost_nano_usd)
 ), gone as materialized (
-    select v.*, r.at
+    select v.*, r.at, r.tokens
       from verdict v
      cross join lateral (
-           select r.ctid as at from infermq.running r where r.job = v.job and r.attempt = v.attempt for update) r
+           select r.ctid as at, r.tokens from infermq.running r
+            where r.job = v.job and r.attempt = v.attempt
+              for update) r
 ), ended as (
     delete from infermq.running where ctid = any(array(select at from gone))
 )
@@ -22,4 +24,4 @@ update infermq.jobs j
        cached_tokens = j.cached_tokens + g.cached_tokens, cost_nano_usd = j.cost_nano_usd + g.cost_nano_usd
   from gone g
  where j.id = g.job and j.id >= $10 and j.id < any (array[$11::uuid])
-returning j.id, j.tenant, j.batch, j.custom_id, j.state, j.admitted_ms, j.settled_ms, j.attempts
+returning j.id, j.model, j.lane, j.tenant, j.batch, j.custom_id, j.state, j.attempts, g.tokens

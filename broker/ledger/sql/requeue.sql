@@ -7,10 +7,11 @@ with verdict as (
       from unnest($1::uuid[], $2::int[], $3::bigint[], $4::int[], $5::jsonb[])
            as v(job, attempt, not_before_ms, uncounted, tried)
 ), gone as materialized (
-    select v.job, v.attempt, v.not_before_ms, r.uncounted + v.uncounted as uncounted, v.tried, r.at
+    select v.job, v.attempt, v.not_before_ms, r.uncounted + v.uncounted as uncounted, v.tried, r.tokens,
+           r.at
       from verdict v
      cross join lateral (
-           select r.ctid as at, r.uncounted from infermq.running r
+           select r.ctid as at, r.uncounted, r.tokens from infermq.running r
             where r.job = v.job and r.attempt = v.attempt
               for update) r
 ), ended as (
@@ -20,11 +21,12 @@ with verdict as (
            case when g.not_before_ms > $6 then g.not_before_ms end as due_ms
       from gone g join infermq.jobs j on j.id = g.job
 ), waits as (
-    insert into infermq.waiting (model, lane, tenant, deadline_ms, job, attempt, uncounted, tried, batch)
-    select model, lane, tenant, deadline_ms, job, attempt, uncounted, tried, batch from back where due_ms is null
+    insert into infermq.waiting (model, lane, tenant, deadline_ms, job, attempt, uncounted, tried, batch, tokens)
+    select model, lane, tenant, deadline_ms, job, attempt, uncounted, tried, batch, tokens from back where due_ms is null
 ), waits_for_a_time as (
-    insert into infermq.delayed (job, not_before_ms, model, lane, tenant, deadline_ms, attempt, uncounted, tried, batch)
-    select job, due_ms, model, lane, tenant, deadline_ms, attempt, uncounted, tried, batch
+    insert into infermq.delayed (job, not_before_ms, model, lane, tenant, deadline_ms, attempt, uncounted, tried, batch,
+        tokens)
+    select job, due_ms, model, lane, tenant, deadline_ms, attempt, uncounted, tried, batch, tokens
       from back where due_ms is not null
 )
-select model, lane, tenant, deadline_ms, job, due_ms from back
+select model, lane, tenant, deadline_ms, job, due_ms, attempt, tokens from back
