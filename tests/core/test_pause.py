@@ -2,7 +2,7 @@
 
 from schemas.units import Ms
 from schemas.worker import DENIED, THROTTLED, UPSTREAM_DOWN, Paused
-from workers.core.pause import LONGEST_ASKED_MS, Pause
+from workers.core.pause import LONGEST_REQUESTED_MS, Pause
 
 NOW = Ms(1_800_000_000_000)
 
@@ -11,8 +11,8 @@ def after(ms: int) -> Ms:
     return Ms(NOW + ms)
 
 
-def fails(pause: Pause, now: Ms, *, asked: Ms | None = None) -> None:
-    pause.begin(now, cause=UPSTREAM_DOWN, detail="502", asked=asked)
+def fails(pause: Pause, now: Ms, *, for_ms: Ms | None = None) -> None:
+    pause.begin(now, cause=UPSTREAM_DOWN, detail="502", for_ms=for_ms)
 
 
 def test_it_doubles_up_to_a_minute_until_the_api_has_answered() -> None:
@@ -40,9 +40,9 @@ def test_what_fails_together_is_one_reason() -> None:
 
 
 def test_it_is_as_long_as_was_asked_within_reason() -> None:
-    for asked, wait in ((0, 1_000), (7_000, 7_000), (10**9, LONGEST_ASKED_MS)):
+    for asked, wait in ((0, 1_000), (7_000, 7_000), (10**9, LONGEST_REQUESTED_MS)):
         pause = Pause()
-        fails(pause, NOW, asked=Ms(asked))
+        fails(pause, NOW, for_ms=Ms(asked))
         fails(pause, NOW)
 
         assert pause.left_ms(NOW) == wait
@@ -65,8 +65,8 @@ def test_afterwards_it_is_in_doubt_until_something_was_answered() -> None:
 def test_a_shorter_one_shortens_no_longer_one() -> None:
     pause = Pause()
 
-    fails(pause, NOW, asked=Ms(30_000))
-    fails(pause, NOW, asked=Ms(2_000))
+    fails(pause, NOW, for_ms=Ms(30_000))
+    fails(pause, NOW, for_ms=Ms(2_000))
 
     assert pause.left_ms(NOW) == 30_000
 
@@ -74,7 +74,7 @@ def test_a_shorter_one_shortens_no_longer_one() -> None:
 def test_one_that_was_asked_for_doubles_nothing() -> None:
     pause = Pause()
 
-    fails(pause, NOW, asked=Ms(1_000))
+    fails(pause, NOW, for_ms=Ms(1_000))
     fails(pause, after(1_000))
 
     assert pause.left_ms(after(1_000)) == 1_000
@@ -91,7 +91,7 @@ def test_an_answer_to_what_was_sent_before_does_not_end_it() -> None:
 
 def test_it_says_why_until_the_api_has_answered() -> None:
     pause = Pause()
-    pause.begin(NOW, cause=DENIED, detail="401", asked=Ms(30_000))
+    pause.begin(NOW, cause=DENIED, detail="401", for_ms=Ms(30_000))
     denied = Paused(DENIED, "401", after(30_000))
 
     assert pause.state(NOW) == pause.state(after(29_999)) == pause.state(after(60_000)) == denied
@@ -103,12 +103,12 @@ def test_it_says_why_until_the_api_has_answered() -> None:
 
 def test_it_says_why_it_is_as_long_as_it_is() -> None:
     pause = Pause()
-    pause.begin(NOW, cause=DENIED, detail="401", asked=Ms(30_000))
+    pause.begin(NOW, cause=DENIED, detail="401", for_ms=Ms(30_000))
 
-    pause.begin(NOW, cause=THROTTLED, detail="429", asked=Ms(2_000))
+    pause.begin(NOW, cause=THROTTLED, detail="429", for_ms=Ms(2_000))
     pause.begin(after(1_000), cause=UPSTREAM_DOWN, detail="502")
     sooner = pause.state(after(1_000))
-    pause.begin(after(1_000), cause=THROTTLED, detail="429", asked=Ms(60_000))
+    pause.begin(after(1_000), cause=THROTTLED, detail="429", for_ms=Ms(60_000))
 
     assert sooner == Paused(DENIED, "401", after(30_000))
     assert pause.state(after(1_000)) == Paused(THROTTLED, "429", after(61_000))

@@ -1,7 +1,7 @@
-"""Any OpenAI-compatible HTTP API: a provider's, or a server of one's own. What each adds is data: providers.toml.
+"""Calls any OpenAI-compatible HTTP API, a provider's or a self-hosted server's. How they differ is data: providers.toml.
 
-Bodies go out as they are, but for the model's name and the limit. An answer that never came whole is not forgotten: the
-most that it can have cost is recorded as an estimate.
+A body is sent unchanged except for the model's name and the token limit. If no complete answer arrives, the most that the
+request can have cost is recorded as an estimate.
 """
 
 import asyncio
@@ -78,22 +78,23 @@ from workers.ports import (
 
 log = logging.getLogger(__name__)
 PROVIDER = "provider"
-"""Source of a charge: the provider's own word."""
+"""The source of a charge that the provider itself reported."""
 _DEFAULT_SLOTS = 32
 _DENIED_MS = Ms(30_000)
-"""How long nothing is sent after the account was refused."""
-_LOOK_S = 5.0
-_TELL_S = 1.0
-"""How often a stream says what it may have cost so far: a price takes a tenth of a millisecond."""
+"""How long to send nothing after the provider refused the account. A guess."""
+_PROGRESS_S = 5.0
+"""How often a request that waits for its answer yields its progress."""
+_STREAM_PROGRESS_S = 1.0
+"""How often a stream yields what it may have cost so far: computing a price takes a tenth of a millisecond."""
 _ERROR_BYTES = 64 * 1024
 _LARGEST_STREAM = 128 * 1024 * 1024
-"""Bytes of all events: there are some 300 around each token."""
+"""The most bytes of all events together: there are about 300 around each token."""
 _MARGIN_S = 1.0
-"""The engine's own time-out comes before the worker's, so that it can say what was sent."""
+"""How much earlier than the worker the engine times out, so that it can still say what was sent."""
 
 
 class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An entry of providers.toml."""
+    """An entry of providers.toml, which describes the fields."""
 
     hosts: tuple[str, ...] = ()
     base_url: str = ""
@@ -109,17 +110,17 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     profile: str | None = None
-    """An entry of providers.toml. None: found by the host."""
+    """An entry of providers.toml. None: the one that lists the host of `base_url`."""
     body: dict[str, Any] = {}
-    """Fields of every request, unless it has them itself: routing, fallback models, service tier …"""
+    """Fields to add to every request that does not have them: routing, fallback models, service tier …"""
     headers: dict[str, str] = {}
     connect_timeout_s: Annotated[float, Meta(gt=0, le=600)] = 10.0
     silence_timeout_s: Annotated[float, Meta(gt=0, le=86400)] = 600.0
-    """Longest time without a byte, once the request was sent."""
+    """The longest time without a byte once the request has been sent."""
     repeat_unanswered: bool = True
-    """Whether to send it again when no whole answer came, although it may have been billed."""
+    """Whether to send a request again when no complete answer came, although it may have been billed."""
     list_prices: bool = True
-    """Whether a response without a cost is priced by genai-prices before the deployment's own price."""
+    """Whether genai-prices comes before the deployment's own price for a response without a cost."""
 
 
 @cache
@@ -129,7 +130,7 @@ def profiles() -> dict[str, Profile]:
 
 
 def profile_of(name: str | None, base_url: str) -> Profile:
-    """Raises: EngineConfigError."""
+    """Return the profile of this name; without a name, the one that lists the host. Raises: EngineConfigError."""
     known = profiles()
     if name is not None:
         if name not in known:
@@ -160,18 +161,21 @@ def make(deployment: Deployment, overrides: Overrides, *, clock: Clock = wall_cl
 
 
 def _check_cap(deployment: Deployment, options: Options, profile: Profile) -> None:
-    """Raises: EngineConfigError, for a cap that would never be reached since nothing has a cost."""
-    is_told = profile.reports_cost or bool(profile.cost_header)
+    """Refuse a daily cap that could never be reached because nothing would have a cost. Raises: EngineConfigError."""
+    is_reported = profile.reports_cost or bool(profile.cost_header)
     is_priced = options.list_prices and bool(profile.prices) and is_listed(deployment.source, profile.prices)
-    if deployment.daily_cap_usd is not None and deployment.price is None and not is_told and not is_priced:
+    if deployment.daily_cap_usd is not None and deployment.price is None and not is_reported and not is_priced:
         raise EngineConfigError(
-            f"`daily_cap_usd` needs a price: neither the API nor genai-prices tells what {deployment.source!r} costs; "
+            f"`daily_cap_usd` needs a price: neither the API nor genai-prices says what {deployment.source!r} costs; "
             "set `price` of the deployment"
         )
 
 
 def _proxy_for(base_url: str) -> str | None:
-    """The environment's (HTTP_PROXY, HTTPS_PROXY, NO_PROXY). aiohttp's own way would send what ~/.netrc has, too."""
+    """Return the proxy that the environment names (HTTP_PROXY, HTTPS_PROXY, NO_PROXY).
+
+    aiohttp's own `trust_env` would also send the passwords in ~/.netrc.
+    """
     url = urlsplit(base_url)
     if proxy_bypass(url.netloc.rpartition("@")[2]):
         return None
@@ -180,12 +184,15 @@ def _proxy_for(base_url: str) -> str | None:
 
 
 def _key(variable: str) -> str:
+    """Read the key from the worker's environment; "" without a variable. Raises: EngineConfigError."""
     if variable and not os.environ.get(variable):
         raise EngineConfigError(f"the key is missing: set the environment variable {variable} of the worker")
     return os.environ[variable].strip() if variable else ""
 
 
 class OpenAI:
+    """An engine that sends each request to one model of one API, and pauses while the API serves nobody."""
+
     def __init__(
         self,
         deployment: Deployment,
@@ -228,7 +235,7 @@ class OpenAI:
         return self._most
 
     def capacity(self) -> Capacity:
-        """None while the API is left alone: what is not sent cannot be refused. Then one, until it has answered."""
+        """Offer no slot during a pause, then a single one until the API has answered, then all."""
         now = self._clock()
         if self._pause.left_ms(now):
             return Capacity(0, 0, self._pause.state(now))
@@ -254,28 +261,29 @@ class OpenAI:
         call = ApiCall(self, request, body, requested)
         async for step in call.steps():
             if isinstance(step, Succeeded | Failed):
-                self._heed(step, call)
+                self._pause_or_resume(step, call)
             yield step
 
-    def _heed(self, outcome: Succeeded | Failed, call: "ApiCall") -> None:
-        now, begin = self._clock(), partial(self._pause.begin, detail=call.answered)
-        was_left_alone = bool(self._pause.left_ms(now))
+    def _pause_or_resume(self, outcome: Succeeded | Failed, call: "ApiCall") -> None:
+        """Begin a pause if the outcome shows that other requests would fail too; end the doubt if the API answered."""
+        now, begin = self._clock(), partial(self._pause.begin, detail=call.failure_detail)
+        was_paused = bool(self._pause.left_ms(now))
         match outcome:
-            case Failed(Throttled(asked)):
-                begin(now, cause=THROTTLED, asked=asked)
+            case Failed(Throttled(retry_after)):
+                begin(now, cause=THROTTLED, for_ms=retry_after)
             case Failed(Denied()):
-                begin(now, cause=DENIED, asked=_DENIED_MS)
+                begin(now, cause=DENIED, for_ms=_DENIED_MS)
             case Failed(EngineFault() | EngineLost() | Unanswered()) if call.is_outage:
                 begin(now, cause=UPSTREAM_DOWN)
             case Succeeded() | Failed(BadRequest() | ContextTooLong() | Filtered() | ResponseTooLarge()):
                 self._pause.answered()
             case _:
                 pass
-        if isinstance(outcome, Failed) and not was_left_alone and (left_ms := self._pause.left_ms(now)):
+        if isinstance(outcome, Failed) and not was_paused and (left_ms := self._pause.left_ms(now)):
             log.warning("nothing is sent for %d ms failure=%s", left_ms, failure_kind(outcome.failure))
 
     def _prepared(self, request: EngineRequest) -> bytes:
-        """Raises: BadBody."""
+        """Build the body to send, for the provider's model and within the token limit. Raises: BadBody."""
         fields = fields_of(request.body)
         extra = {**self._profile.body, **self._options.body}
         changes: dict[str, Any] = {name: value for name, value in extra.items() if name not in fields}
@@ -291,6 +299,7 @@ class OpenAI:
         return with_fields(fields, **changes)
 
     def post(self, request: EngineRequest, body: bytes, *, sent: asyncio.Future[None]) -> Any:
+        """Return aiohttp's context manager of the request. `sent` is done once its headers have been sent."""
         assert self._session is not None  # noqa: S101 - it was started
         url = f"{self._base_url}{request.endpoint.path.removeprefix('/v1')}"
         return self._session.post(url, data=body, allow_redirects=False, trace_request_ctx=sent)
@@ -300,6 +309,7 @@ class OpenAI:
         return self._options.repeat_unanswered
 
     def failure(self, status: int, error: ApiError | None, headers: dict[str, str]) -> Failure:
+        """Classify an answer that is an error. The key is removed from its text."""
         if error is not None and self._key:
             error = replace(error, message=error.message.replace(self._key, "…"))
         return failure_of(
@@ -314,11 +324,11 @@ class OpenAI:
     def charge(
         self, usage: Usage, reported: ReportedUsage | None = None, headers: dict[str, str] | None = None
     ) -> Charge | None:
-        """What the provider says it charged, else its list price, else None: then the deployment's price counts."""
-        told = reported.cost_usd if reported is not None and self._profile.reports_cost else None
-        told = usd_of((headers or {}).get(self._profile.cost_header)) if told is None else told
-        if told is not None:
-            return Charge(nano_usd(told), PROVIDER)
+        """Return what the provider says it charged, else its list price, else None: settle then uses the deployment's."""
+        usd = reported.cost_usd if reported is not None and self._profile.reports_cost else None
+        usd = usd_of((headers or {}).get(self._profile.cost_header)) if usd is None else usd
+        if usd is not None:
+            return Charge(nano_usd(usd), PROVIDER)
         if not self._options.list_prices or not self._profile.prices:
             return None
         model = (reported.model if reported else None) or self._deployment.source
@@ -327,18 +337,21 @@ class OpenAI:
         )
 
     def estimate(self, usage: Usage) -> Charge | None:
+        """Price an estimated usage, and mark the charge as an estimate."""
         charge = self.charge(usage)
         return charge and replace(charge, source=f"{charge.source}:estimate")
 
 
 class TooLarge(Exception):
+    """An answer is larger than the worker accepts."""
+
     def __init__(self, size_bytes: int, *, limit_bytes: int) -> None:
         super().__init__(size_bytes, limit_bytes)
         self.failure = ResponseTooLarge(size_bytes, limit_bytes)
 
 
 class ApiCall:
-    """One request and its answer."""
+    """One request to the API, and its answer."""
 
     def __init__(self, api: OpenAI, request: EngineRequest, body: bytes, requested: RequestedOutput) -> None:
         self._api = api
@@ -346,24 +359,30 @@ class ApiCall:
         self._body = body
         self._requested = requested
         self._began = time.monotonic()
-        self._told = self._began
+        self._last_progress = self._began
         self._sent: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._chunks = 0
         self._headers: dict[str, str] = {}
         self.is_outage = False
-        """It failed as others would, too."""
-        self.answered = "no answer"
-        """The status of its failure."""
+        """Whether it failed in a way that other requests would, too."""
+        self.failure_detail = "no answer"
+        """The HTTP status of its failure, or in a few words why there is none."""
 
     async def steps(self) -> AsyncGenerator[Step, None]:
-        """Its steps as they come; now and then that it waits, and what it may have cost by then."""
+        """Yield the steps as they come, and while none comes, what the request may have cost so far.
+
+        Progress is also yielded as soon as the request has been sent: from then on, aborting it has a price.
+        """
         steps = self._steps()
         waiting: asyncio.Future[Step] | None = None
         try:
             while True:
                 waiting = asyncio.ensure_future(anext(steps))
-                while not await self._has_come(waiting):
-                    yield self._alive()
+                while not waiting.done():
+                    first: set[asyncio.Future[Any]] = {waiting} if self._sent.done() else {waiting, self._sent}
+                    await asyncio.wait(first, timeout=_PROGRESS_S, return_when=asyncio.FIRST_COMPLETED)
+                    if not waiting.done():
+                        yield self._progress()
                 step = waiting.result()
                 yield step
                 if isinstance(step, Succeeded | Failed):
@@ -374,12 +393,6 @@ class ApiCall:
                 await asyncio.wait({waiting})
             await steps.aclose()
 
-    async def _has_come(self, waiting: asyncio.Future[Step]) -> bool:
-        """Waits some seconds at most, or until the request is sent: from then on, leaving has a price."""
-        first: set[asyncio.Future[Any]] = {waiting} if self._sent.done() else {waiting, self._sent}
-        await asyncio.wait(first, timeout=_LOOK_S, return_when=asyncio.FIRST_COMPLETED)
-        return waiting.done()
-
     async def _steps(self) -> AsyncGenerator[Step, None]:
         try:
             async with self._api.post(self._request, self._body, sent=self._sent) as response:
@@ -389,7 +402,7 @@ class ApiCall:
                     async for step in self._streamed(response):
                         yield step
                 else:
-                    yield await self._whole(response)
+                    yield await self._unstreamed(response)
         except BadBody as error:
             yield self._failed(EngineFault(str(error)))
         except TooLarge as error:
@@ -398,9 +411,10 @@ class ApiCall:
             yield self._lost(error)
 
     def _lost(self, error: aiohttp.ClientError | OSError) -> Failed:
+        """Report a connection that failed. A request that was never sent cost nothing."""
         if not self._sent.done():
             log.warning("cannot connect: %s", _line(error))
-            self.is_outage, self.answered = True, "no connection"
+            self.is_outage, self.failure_detail = True, "no connection"
             return Failed(EngineLost(_line(error), sent=False))
         self.is_outage = not isinstance(error, TimeoutError)
         return self._unanswered(_why_lost(error))
@@ -409,8 +423,8 @@ class ApiCall:
         waited = Ms(int((time.monotonic() - self._began) * 1000))
         return self._failed(Unanswered(waited, why, self._api.repeats))
 
-    async def _whole(self, response: aiohttp.ClientResponse) -> Step:
-        """Raises: BadBody, TooLarge."""
+    async def _unstreamed(self, response: aiohttp.ClientResponse) -> Step:
+        """Read an answer that is not a stream. Raises: BadBody, TooLarge."""
         if response.status != 200:
             return Failed(self._refusal(response.status, error_in(await _read(response.content, _ERROR_BYTES))))
         body = await _read(response.content, LARGEST_BODY)
@@ -421,20 +435,20 @@ class ApiCall:
         return self._succeeded(body) if (error := error_in(body)) is None else self._failed_within(error, body)
 
     async def _streamed(self, response: aiohttp.ClientResponse) -> AsyncGenerator[Step, None]:
-        """Raises: BadBody, TooLarge. Whatever happens once every choice has ended, the answer is there."""
+        """Read a stream. It is complete once every choice has ended, whatever follows. Raises: BadBody, TooLarge."""
         assembler, choices = ResponseAssembler(self._request.endpoint), self._requested.choices
         try:
             async with aclosing(_payloads(response.content)) as payloads:
                 async for data in payloads:
                     if data == DONE:
-                        choices = 1  # some APIs give one, whatever was asked for
+                        choices = 1  # some APIs generate one choice, whatever the request says
                         break
                     step = self._event(data, assembler)
                     yield step
                     if isinstance(step, Failed):
                         return
-                    if time.monotonic() - self._told >= _TELL_S:
-                        yield self._alive()
+                    if time.monotonic() - self._last_progress >= _STREAM_PROGRESS_S:
+                        yield self._progress()
         except (BadBody, aiohttp.ClientError, OSError):
             if not assembler.is_finished(choices):
                 raise
@@ -445,26 +459,26 @@ class ApiCall:
         )
 
     def _event(self, data: bytes, assembler: ResponseAssembler) -> Chunk | Failed:
-        """Raises: BadBody."""
+        """Turn one payload of the stream into a step. Raises: BadBody."""
         if (error := error_in(data)) is not None:
             return self._failed_within(error, data)
         try:
             event = json.loads(data)
             assembler.add(event)
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise BadBody("it streamed what is no JSON object") from error
+            raise BadBody("it streamed something that is not a JSON object") from error
         self._chunks += bool(event.get("choices"))
         event["model"] = self._request.model
         return Chunk(json.dumps(event).encode())
 
     def _failed_within(self, error: ApiError, data: bytes) -> Failed:
-        """Of an answer that had begun well."""
+        """Report an error that came inside an answer whose status was 200."""
         failure, reported = self._refusal(status_of(error), error), reported_usage(data)
         is_free = reported.usage is None and not self._chunks
         return Failed(failure) if is_free else Failed(failure, *self._usage_and_charge(reported, len(data)))
 
     def _succeeded(self, body: bytes) -> Step:
-        """Raises: BadBody."""
+        """Turn a complete response into an outcome. Raises: BadBody."""
         reported, fields = reported_usage(body), fields_of(body)
         parts = self._request.endpoint.parts
         if not has_parts(fields.get(parts)):
@@ -475,32 +489,34 @@ class ApiCall:
         return Succeeded(with_fields(fields, model=self._request.model), usage, charge)
 
     def _usage_and_charge(self, reported: ReportedUsage, size_bytes: int) -> tuple[Usage, Charge | None]:
-        """Of an answer, by its own words or else by its size."""
+        """Return what an answer used and cost: what it says itself, else an estimate by its size."""
         if reported.usage is not None:
             return reported.usage, self._api.charge(reported.usage, reported, self._headers)
         output = min(self._requested.output_tokens, self._chunks or math.ceil(size_bytes / 4))
         usage = Usage(self._usage().input_tokens, output, estimated=True)
-        told = self._api.charge(usage, reported, self._headers)
-        return usage, told if told and told.source == PROVIDER else self._api.estimate(usage)
+        charge = self._api.charge(usage, reported, self._headers)
+        return usage, charge if charge and charge.source == PROVIDER else self._api.estimate(usage)
 
     def _usage(self) -> Usage:
-        """What has been used so far: four bytes a token, and all that was asked for, until it comes in pieces."""
+        """Estimate the usage so far: four bytes a prompt token; all requested output until a stream shows how much came."""
         return Usage(
             math.ceil(len(self._request.body) / 4), self._chunks or self._requested.output_tokens, estimated=True
         )
 
-    def _alive(self) -> Progress:
-        self._told = time.monotonic()
+    def _progress(self) -> Progress:
+        self._last_progress = time.monotonic()
         if not self._sent.done():
             return Progress()
         usage = self._usage()
         return Progress(usage, self._api.estimate(usage))
 
     def _refusal(self, status: int, error: ApiError | None) -> Failure:
-        self.is_outage, self.answered = status in OUTAGE, str(status)
+        """Classify an error of the API, and remember its status and whether other requests would meet it."""
+        self.is_outage, self.failure_detail = status in OUTAGE, str(status)
         return self._api.failure(status, error, self._headers)
 
     def _failed(self, failure: Failure) -> Failed:
+        """Report a failure together with the most that the request may have cost."""
         usage = self._usage()
         return Failed(failure, usage, self._api.estimate(usage))
 
@@ -512,7 +528,7 @@ async def _note_sent(_: aiohttp.ClientSession, context: SimpleNamespace, __: obj
 
 
 async def _read(content: aiohttp.StreamReader, most_bytes: int) -> bytes:
-    """To its end, or a little beyond `most_bytes`."""
+    """Read a body to its end, or to a little beyond `most_bytes`."""
     body = bytearray()
     async for piece in content.iter_any():
         body += piece
@@ -522,7 +538,7 @@ async def _read(content: aiohttp.StreamReader, most_bytes: int) -> bytes:
 
 
 async def _payloads(content: aiohttp.StreamReader) -> AsyncGenerator[bytes, None]:
-    """Raises: TooLarge."""
+    """Yield the payload of each event of a stream. Raises: TooLarge."""
     events, size_bytes = Events(), 0
     async for piece in content.iter_any():
         size_bytes += len(piece)
@@ -539,7 +555,7 @@ async def _payloads(content: aiohttp.StreamReader) -> AsyncGenerator[bytes, None
 def _why_lost(error: aiohttp.ClientError | OSError) -> str:
     match error:
         case aiohttp.ServerTimeoutError():
-            return "nothing came for too long"
+            return "no data came for too long"
         case TimeoutError():
             return "the attempt took too long"
         case _:
