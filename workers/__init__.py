@@ -1,19 +1,24 @@
 """The data plane: a worker process serves one deployment with one engine.
 
-cli         composition root: arguments, signals, clock, chance, exit codes
-worker      its life: serve, drain, put back, die; the one ticker
-leased      takes dispatched attempts from RUN; each runs, is stored, is acked
-interactive takes requests from NOW; each runs, is stored, is answered
-pool        what is held: the slots of the engine, and the attempts in them
-run         one attempt through the engine            report      outcomes, until they are durable
-leases      extends, acks                             reply       pieces, signs of life and the end, to the relay
-puller      raw pulls of one consumer                 catalog     what the active catalog says of the deployment
-beat        what the worker says of itself each second
-metrics     what it counts                            http        /metrics and /healthz
-config      what a worker is started with
-ports       the Engine protocol                       core/       decides, pure: what becomes of an attempt, and when
-engines/    one file an engine                        bench       an engine driven directly, for `infermq bench`
+cli          reads arguments and environment, and composes the process
+config       holds what a worker is started with
+worker       the life of a worker: it serves, drains, puts back, or ends with its engine; it has the one ticker
+pool         the slots of the engine, and the attempts held in them
+leased       takes dispatched attempts from RUN, and acks each once its outcome is durable
+interactive  takes requests from NOW, and completes each reply once its outcome is durable
+puller       pulls messages of one consumer, never more than can start
+run          runs one attempt in the engine
+report       publishes outcomes until they are durable
+reply        sends the pieces, keep-alives and end of a reply to the relay
+leases       extends leases, and acks messages
+catalog      follows the active catalog's entry for the deployment
+beat         publishes the worker's state each second
+metrics      counts; http serves /metrics and /healthz
+ports        the Engine protocol, and what engines take and return
+core/        decides, pure: what becomes of an attempt, when, and what bodies and answers mean
+engines/     one file for each engine
+bench        drives an engine directly, for `infermq bench`
 
-The package meets the broker on the wire only: nothing here imports `broker`, and nothing there imports this. Clock,
-chance and the process's id come from `cli` (engines read the clock themselves). Nothing imports `bench`.
+The package meets the broker only on the wire: neither imports the other. `cli` passes in the clock, random message ids
+and the process id; engines read the clock themselves. Nothing imports `bench`.
 """

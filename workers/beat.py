@@ -1,4 +1,4 @@
-"""What a worker says of itself each second."""
+"""Publishes the state of a worker each second, in the WORKERS bucket."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ def _subject(worker: str) -> str:
 
 
 async def beat(nc: NatsConnection, now: Callable[[], WorkerBeat]) -> None:
-    """For ever. A key-value put is a publish; nobody waits for its acknowledgement."""
+    """Publish a beat each second until cancelled. A key-value put is a publish; nobody waits for its acknowledgement."""
     while True:
         await publish_beat(nc, now())
         await asyncio.sleep(BEAT_EVERY_MS / 1000)
@@ -33,7 +33,7 @@ async def publish_beat(nc: NatsConnection, state: WorkerBeat) -> None:
 
 
 async def delete_beat(nc: NatsConnection, worker: str) -> None:
-    """Be forgotten at once, or when the last beat has lived its time."""
+    """Delete the worker's beat, so that brokers see it leave at once. Without NATS the beat expires by itself."""
     with contextlib.suppress(NatsError):
         await nc.publish(_subject(worker), b"", headers={"KV-Operation": "DEL"})
         await nc.flush(_FLUSH_S)

@@ -1,4 +1,4 @@
-"""What the active catalog says of this worker's deployment, and what the broker declared for it."""
+"""Follows what the active catalog says of this worker's deployment, and reads what the broker declared for it."""
 
 import asyncio
 import contextlib
@@ -16,19 +16,19 @@ from workers.ports import EngineConfigError
 
 log = logging.getLogger(__name__)
 _SUBJECT = f"$KV.{subjects.CATALOG_BUCKET}.{subjects.ACTIVE}"
-_LOOK_S = 0.2
+_POLL_S = 0.2
 _MAX_OUTPUT_TOKENS = 1024
-"""For an attempt of a model that the catalog no longer has."""
+"""The limit for an attempt whose model the catalog no longer has. A guess."""
 _DEFAULT_LEASE_S = 30
-"""The server's own ack_wait."""
+"""The server's default ack_wait."""
 _revision = msgspec.json.Decoder(Revision)
 
 
 class ActiveCatalog:
-    """The newest revision, as far as one deployment is concerned."""
+    """The entry of one deployment in the newest revision of the catalog."""
 
     def __init__(self, revision: Revision, deployment: str) -> None:
-        """Raises: EngineConfigError, if it has no such deployment."""
+        """Raises: EngineConfigError, if the revision does not have the deployment."""
         found = revision.catalog.deployments.get(deployment)
         if found is None:
             known = ", ".join(sorted(revision.catalog.deployments))
@@ -36,40 +36,42 @@ class ActiveCatalog:
         self._revision = revision
         self.name = deployment
         self.deployment: Deployment = found
-        """Its last terms: what still runs keeps them when the catalog drops the deployment."""
+        """The last entry there was: attempts that still run keep it when the catalog drops the deployment."""
 
     def __repr__(self) -> str:
         return f"ActiveCatalog({self.name}, revision={self._revision.number})"
 
     def apply(self, revision: Revision) -> None:
-        """Go by this revision if it is newer; they may arrive in any order."""
+        """Use this revision if it is newer. Revisions may arrive in any order."""
         if revision.number > self._revision.number:
             self._revision = revision
             self.deployment = revision.catalog.deployments.get(self.name, self.deployment)
 
     async def applied(self, message: Message) -> None:
-        """Take a revision from the bucket."""
+        """Apply a revision that the bucket announced."""
         with contextlib.suppress(*UNREADABLE):
             self.apply(_revision.decode(message.data))
 
     def max_output_tokens(self, model: str) -> int:
-        """The tokens to generate at most where the request does not say."""
+        """Return how many tokens to generate at most if the request does not say."""
         found = self._revision.catalog.models.get(model)
         return found.max_output_tokens if found else _MAX_OUTPUT_TOKENS
 
     def deferrable_outcomes(self, slots: int) -> int:
-        """How many outcomes may wait beside free slots. Under a daily cap the broker does not look ahead, so none."""
+        """Return how many outcomes may be held back while slots are free: none under a daily cap, when
+        the broker dispatches nothing ahead.
+        """
         return 0 if self.deployment.daily_cap_usd is not None else deferrable_outcomes(slots)
 
 
 async def active_catalog(nc: NatsConnection, deployment: str) -> ActiveCatalog:
-    """Wait for an active catalog, and follow it. Raises: EngineConfigError, if it does not have the deployment."""
-    has_said = False
+    """Wait until a catalog is active, and follow it. Raises: EngineConfigError, if it does not have the deployment."""
+    is_logged = False
     while (revision := await _active(nc)) is None:
-        if not has_said:
+        if not is_logged:
             log.info("waiting for a catalog: infermq apply FILE")
-            has_said = True
-        await asyncio.sleep(_LOOK_S)
+            is_logged = True
+        await asyncio.sleep(_POLL_S)
     catalog = ActiveCatalog(revision, deployment)
     await nc.subscribe(_SUBJECT, cb=catalog.applied)
     if (revision := await _active(nc)) is not None:  # it may have changed before the subscription
@@ -92,6 +94,6 @@ async def declared_lease_ms(nc: NatsConnection, deployment: str) -> Ms:
             lease_s = await ack_wait_s(nc, subjects.RUN, name)
             await ack_wait_s(nc, subjects.NOW, name)
         except NatsError:
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_POLL_S)
         else:
             return Ms(int((lease_s or _DEFAULT_LEASE_S) * 1000))

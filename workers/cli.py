@@ -1,4 +1,4 @@
-"""The composition root of a worker: the only place that reads arguments, environment, clock and signals."""
+"""Composes a worker. Only this module reads its arguments, environment, clock and signals."""
 
 import asyncio
 import ctypes
@@ -34,7 +34,7 @@ from workers.worker import Worker
 log = logging.getLogger("infermq.worker")
 USAGE, FAILED = 2, 1
 _GC = (20_000, 50, 100)
-"""Thresholds of the garbage collector: messages are freed by their counts, so looking for cycles seldom is enough."""
+"""Thresholds of the garbage collector. Reference counts free the messages, so it need look for cycles only rarely."""
 _PENDING_BYTES = 16 * 1024 * 1024
 _PR_SET_PDEATHSIG = 1
 
@@ -52,15 +52,15 @@ def run(
     deployment: Annotated[str, typer.Option(help="The deployment of the catalog to serve.")],
     nats_url: Annotated[str, typer.Option(envvar="INFERMQ_NATS_URL", help="Where NATS is.")],
     slots: Annotated[
-        int | None, typer.Option(min=1, help="Concurrent generations, instead of the catalog's.")
+        int | None, typer.Option(min=1, help="Concurrent generations; overrides the catalog.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Unique name; by default host and process id.")] = None,
     http_host: Annotated[str, typer.Option(help="Where /metrics and /healthz listen.")] = "127.0.0.1",
     http_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 0,
-    drain_timeout_s: Annotated[float, typer.Option(help="How long running attempts may finish.")] = 60.0,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON line once it is ready.")] = False,
+    drain_timeout_s: Annotated[float, typer.Option(help="How long running attempts may take to finish after SIGTERM.")] = 60.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line once ready.")] = False,
 ) -> None:
-    """Serve one deployment: pull its jobs, run them, report what they came to."""
+    """Serve one deployment: pull its jobs, run them and report their outcomes."""
     die_with_parent()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     config = WorkerConfig(
@@ -87,7 +87,7 @@ def run(
 
 
 def die_with_parent() -> None:
-    """End with the process that started this one, even if that is killed, where it asks for it."""
+    """If the parent asks for it (INFERMQ_PARENT is its id), end when it ends, even if it is killed."""
     parent = os.environ.get("INFERMQ_PARENT")
     if parent is None:
         return
@@ -97,6 +97,8 @@ def die_with_parent() -> None:
 
 
 def _printer(config: WorkerConfig, *, as_json: bool) -> Callable[[str, Capacity], None]:
+    """Return a function that says, given the URL and the capacity, that the worker is ready."""
+
     def ready(url: str, capacity: Capacity) -> None:
         if as_json:
             state = {"ready": True, "http": url, "worker": config.name, "deployment": config.deployment}
@@ -109,9 +111,10 @@ def _printer(config: WorkerConfig, *, as_json: bool) -> Callable[[str, Capacity]
 async def serve(
     config: WorkerConfig, *, ready: Callable[[str, Capacity], None], started: Engine | None = None
 ) -> int:
-    """Serve until a signal or until the engine dies; return the exit code. `started`: an engine to use, not a new one.
+    """Serve until a signal comes or the engine dies, and return the exit code.
 
-    Raises: EngineConfigError, nats-py's errors.
+    `ready` is called with the URL of /metrics and the capacity. `started` is a running engine to use instead of a new one.
+    Raises: EngineConfigError, EngineDied, nats-py's errors.
     """
     gc.set_threshold(*_GC)
     reconnected = asyncio.Event()
@@ -121,7 +124,7 @@ async def serve(
         engine = started or factory(catalog.deployment.engine)(catalog.deployment, Overrides(config.slots))
         capacity = started.capacity() if started else await engine.start()
         gc.collect()
-        gc.freeze()  # an engine's own objects are many, and a look at all of them stops everything for a third of a second
+        gc.freeze()  # an engine has so many objects that scanning them all would stop everything for a third of a second
         metrics = WorkerMetrics()
         worker = Worker(
             nc,
@@ -145,11 +148,11 @@ async def serve(
 
 
 async def _connected(config: WorkerConfig, reconnected: asyncio.Event) -> NatsClient:
-    async def came_back() -> None:
+    async def note_reconnect() -> None:
         log.warning("nats reconnected")
         reconnected.set()
 
-    async def noted(error: Exception) -> None:
+    async def log_error(error: Exception) -> None:
         log.warning("nats error=%s", str(error) or type(error).__name__)
 
     nc = NatsClient()
@@ -158,8 +161,8 @@ async def _connected(config: WorkerConfig, reconnected: asyncio.Event) -> NatsCl
         name=f"infermq-worker-{config.name}",
         max_reconnect_attempts=-1,
         reconnect_time_wait=1,
-        reconnected_cb=came_back,
-        error_cb=noted,
+        reconnected_cb=note_reconnect,
+        error_cb=log_error,
         pending_size=_PENDING_BYTES,
         skip_subject_validation=True,  # schemas.subjects builds them all
     )
@@ -167,7 +170,7 @@ async def _connected(config: WorkerConfig, reconnected: asyncio.Event) -> NatsCl
 
 
 def _message_ids() -> Iterator[str]:
-    """Ids that no other process gives, nor this one again."""
+    """Generate ids that neither another process nor this one will give again."""
     process = f"{os.getpid():x}-{os.urandom(6).hex()}"
     return (f"{process}-{number:x}" for number in itertools.count(1))
 
@@ -180,7 +183,7 @@ async def _run(
     registry: CollectorRegistry,
     ready: Callable[[str], None],
 ) -> bool:
-    """Have the worker serve, beat and be seen over HTTP until it is over. Return whether all went well."""
+    """Run the worker with its beat and its HTTP server until it is over. Return whether all went well."""
     state = partial(worker.beat, version=importlib.metadata.version("infermq"))
     app = build_app(registry, lambda: {"nats": nc.is_connected, **worker.health()})
     async with (

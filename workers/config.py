@@ -1,4 +1,4 @@
-"""What a worker is started with."""
+"""Holds what a worker is started with."""
 
 from typing import Annotated
 
@@ -10,11 +10,11 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     nats_url: str
     deployment: str
     name: str
-    """Unique to the process."""
+    """A name unique to the process."""
     slots: Annotated[int, Meta(ge=1, le=65536)] | None = None
-    """Instead of what deployment and engine say."""
+    """Overrides what the deployment and the engine say. None: they decide."""
     http_host: str = "127.0.0.1"
     http_port: Annotated[int, Meta(ge=0, le=65535)] = 0
-    """Of /metrics and /healthz; 0 takes any free port."""
+    """Where /metrics and /healthz listen; 0 takes any free port."""
     drain_timeout_s: Annotated[float, Meta(gt=0)] = 60.0
     """How long running attempts may take to finish after SIGTERM, before they are put back."""

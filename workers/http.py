@@ -1,4 +1,4 @@
-"""/metrics and /healthz of a worker."""
+"""Serves /metrics and /healthz of a worker."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ App = Callable[[Any, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[Non
 
 
 def build_app(registry: CollectorRegistry, health: Callable[[], Mapping[str, object]]) -> App:
-    """`health`: every value that is `False` makes the answer a 503."""
+    """Build the application. /healthz answers 503 if any value of `health()` is False."""
     metrics = make_asgi_app(registry)
 
     async def app(scope: Any, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]) -> None:
@@ -23,7 +23,7 @@ def build_app(registry: CollectorRegistry, health: Callable[[], Mapping[str, obj
             return
         state = health() if scope["path"] == "/healthz" else None
         status = 404 if state is None else 503 if False in state.values() else 200
-        body = json.dumps(state or {"error": "there are /metrics and /healthz"}).encode() + b"\n"
+        body = json.dumps(state or {"error": "not found: try /metrics or /healthz"}).encode() + b"\n"
         headers = [(b"content-type", b"application/json")]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
@@ -31,8 +31,8 @@ def build_app(registry: CollectorRegistry, health: Callable[[], Mapping[str, obj
     return app
 
 
-class _Guest(uvicorn.Server):
-    """Signals are the process's business."""
+class _SignalFreeServer(uvicorn.Server):
+    """A uvicorn server that leaves signals to the process it runs in."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -41,9 +41,11 @@ class _Guest(uvicorn.Server):
 
 @asynccontextmanager
 async def listening(app: App, *, host: str, port: int) -> AsyncIterator[str]:
-    """Serve while the block runs; the value is the URL. Raises: OSError."""
+    """Serve while the block runs, and yield the URL. Raises: OSError, if the address cannot be bound."""
     sock = socket.create_server((host, port))
-    server = _Guest(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", interface="asgi3"))
+    server = _SignalFreeServer(
+        uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", interface="asgi3")
+    )
     serving = asyncio.create_task(server.serve([sock]))
     try:
         yield f"http://{host}:{sock.getsockname()[1]}"

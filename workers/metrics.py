@@ -1,4 +1,4 @@
-"""What a worker counts: every name in one table, with its unit."""
+"""Counts what a worker does. Every metric's name stands here, with its unit."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -9,7 +9,7 @@ _SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300
 
 
 class WorkerMetrics:
-    """One registry a process."""
+    """The metrics of one worker process, in a registry of its own."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -34,12 +34,14 @@ class WorkerMetrics:
         return Histogram(f"infermq_worker_{name}", text, buckets=_SECONDS, registry=self.registry)
 
     def at_work(self, capacity: Capacity, *, leased: int, interactive: int) -> None:
+        """Set the gauges to the slots, and to how many of them are taken."""
         self._slots.labels("run").set(capacity.slots)
         self._slots.labels("now").set(capacity.reserve)
         self._running.labels("run").set(leased)
         self._running.labels("now").set(interactive)
 
     def reported(self, report: Report) -> None:
+        """Count a report: its outcome, tokens and times."""
         outcome, timings = report.outcome, report.timings
         self._input.inc(outcome.usage.input_tokens)
         self._output.inc(outcome.usage.output_tokens)

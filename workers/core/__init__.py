@@ -1,10 +1,10 @@
-"""What a worker decides: pure functions of plain values.
+"""Decides for a worker: pure functions of plain values.
 
-leases    when a lease is extended, and when an attempt is not run or ended
-capacity  how many slots an engine has now, and how many outcomes may wait beside free ones
-pause     when an API that serves nobody is left alone
-body      the fields of OpenAI's requests and responses: read, set, counted
-answers   what an API's status, headers and errors mean
-sse       the events of a stream, from the pieces that come in
-assembly  the response that the pieces of a stream add up to
+leases    when to extend a lease, when not to run an attempt, and when to end one
+capacity  how many slots an engine has now, and how many outcomes may be held back while slots are free
+pause     how long to send nothing to an API that serves nobody
+body      reads, sets and counts the fields of OpenAI's requests and responses
+answers   turns an API's status, headers and errors into a failure
+sse       splits the bytes of a stream into events
+assembly  assembles the response from the pieces of a stream
 """

@@ -1,4 +1,4 @@
-"""What an OpenAI-compatible API's answers mean: every status, error and broken reply is one Failure."""
+"""Classifies what an OpenAI-compatible API answers: every status and error becomes one Failure."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -19,46 +19,46 @@ _NOT_SERVED = re.compile(
     r"|no endpoints found for|data policy",
     re.IGNORECASE,
 )
-"""In a 404: vLLM's, Ollama's and Ray Serve's words for a model, FastAPI's and llama.cpp's and OpenAI's for a path,
-OpenRouter's for a model and for an account's settings."""
+"""How APIs word a 404 that is the deployment's fault: vLLM, Ollama and Ray Serve for a model; FastAPI, llama.cpp and OpenAI
+for a path; OpenRouter for a model and for an account's settings."""
 OUTAGE = frozenset({502, 503, 504, 529})
-"""Statuses of an API that is away or full, or something behind it: other requests would fare no better."""
+"""Statuses of an API that is down or full, or whose upstream is: other requests would fail too."""
 _FILTER_CODES = frozenset({"content_filter", "content_policy_violation", "moderation"})
 _UNIT_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 
 
 class ApiError(msgspec.Struct, frozen=True):
-    """An error as APIs write it, under `error` or bare."""
+    """An error as APIs write it, either under `error` or as the whole answer."""
 
     message: str = ""
     code: str | int | None = None
     type: str | None = None
     metadata: dict[str, object] | None = None
-    """OpenRouter's: of a moderated request, the `reasons`."""
+    """OpenRouter: holds the `reasons` why a request was moderated."""
 
 
-class _Choice(msgspec.Struct, frozen=True):
+class _ErrorChoice(msgspec.Struct, frozen=True):
     error: ApiError | str | None = None
     finish_reason: str | None = None
 
 
-class _Enveloped(msgspec.Struct, frozen=True):
+class _Envelope(msgspec.Struct, frozen=True):
     error: ApiError | str | None = None
     message: str = ""
     detail: object = None
-    """FastAPI's."""
-    choices: list[_Choice] | None = None
+    """FastAPI's field for an error."""
+    choices: list[_ErrorChoice] | None = None
     data: msgspec.Raw = msgspec.Raw()
 
 
-_enveloped = msgspec.json.Decoder(_Enveloped, strict=False)
+_envelope = msgspec.json.Decoder(_Envelope, strict=False)
 
 
 def error_in(body: bytes) -> ApiError | None:
-    """The error of a JSON answer, or of one of its choices; None if it is no JSON object, or speaks of none."""
+    """Return the error of a JSON answer or of one of its choices; None if it is not a JSON object or has no error."""
     try:
-        said = _enveloped.decode(body)
+        said = _envelope.decode(body)
     except UNREADABLE:
         return None
     errors = [said.error, *map(_error_of, said.choices or ())]
@@ -68,8 +68,8 @@ def error_in(body: bytes) -> ApiError | None:
     return ApiError(found) if isinstance(found, str) else found
 
 
-def _error_of(choice: _Choice) -> ApiError | str | None:
-    """OpenRouter's, when the provider behind it fails after it began: in a 200, beside the text so far."""
+def _error_of(choice: _ErrorChoice) -> ApiError | str | None:
+    """Return the error of a choice. OpenRouter puts it there, in a 200, if the provider fails after the first text."""
     return choice.error or ("the provider ended it with an error" if choice.finish_reason == "error" else None)
 
 
@@ -82,8 +82,9 @@ def failure_of(
     context_tokens: int,
     now: Ms,
 ) -> Failure:
-    """Of an answer that is no response. `headers` by lower-case name; `denied` are the provider's words for an account
-    that has to be mended.
+    """Classify an answer that is an error.
+
+    `headers` have lower-case names. `denied` are the provider's error codes for an account that its owner must mend.
     """
     names = {str(error.code), str(error.type)} if error else set()
     message = _message(status, error)
@@ -102,7 +103,7 @@ def failure_of(
 
 
 def _is_not_served(status: int, error: ApiError | None) -> bool:
-    """No such model, or no such path: the deployment's fault. Other things that are not found are the request's."""
+    """Say whether the model or the path does not exist, which is the deployment's fault. Any other 404 is the request's."""
     if error is None:
         return status == 404
     return "model_not_found" in {error.code, error.type} or (
@@ -116,7 +117,7 @@ def _message(status: int, error: ApiError | None) -> str:
 
 
 def status_of(error: ApiError) -> int:
-    """Of an error inside an answer that had begun well: OpenRouter gives a status as its code."""
+    """Return the status of an error inside a 200 answer: its code if that is a status, as with OpenRouter, else 500."""
     try:
         code = int(error.code or 0)
     except ValueError:
@@ -125,17 +126,20 @@ def status_of(error: ApiError) -> int:
 
 
 def retry_after_ms(headers: Mapping[str, str], now: Ms) -> Ms | None:
-    """How long the API asks to wait: Retry-After first (RFC 9110, 10.2.3), then what rate limits say of their reset."""
+    """Return how long the API asks to wait, if it does.
+
+    Retry-After comes first (RFC 9110, section 10.2.3), then the reset times of the rate limits that are used up.
+    """
     if (exact := _number(headers.get("retry-after-ms"))) is not None:
         return Ms(int(exact))
     if (given := headers.get("retry-after")) is not None:
         return _parse_retry_after(given, now)
-    spent = [
+    resets = [
         headers.get(f"x-ratelimit-reset{kind}")
         for kind in ("-requests", "-tokens", "")
         if headers.get(f"x-ratelimit-remaining{kind}", "0").strip() in {"0", "0.0"}
     ]
-    waits = [wait for value in spent if value is not None and (wait := _reset_ms(value, now)) is not None]
+    waits = [wait for value in resets if value is not None and (wait := _reset_ms(value, now)) is not None]
     return max(waits, default=None)
 
 
@@ -159,7 +163,7 @@ def _parse_retry_after(text: str, now: Ms) -> Ms | None:
 
 
 def _reset_ms(text: str, now: Ms) -> Ms | None:
-    """OpenAI writes a span (`6m0s`), others seconds, or an instant in s or ms since the epoch, or an ISO date."""
+    """Parse a reset time: a span (OpenAI: `6m0s`), seconds, an instant in s or ms since the epoch, or an ISO date."""
     if (number := _number(text)) is not None:
         if number > 1e11:
             return Ms(max(0, int(number) - now))

@@ -1,14 +1,14 @@
-"""How many slots an engine has now, from what its scheduler says of itself."""
+"""Decides how many slots an engine has now, by the figures of its scheduler."""
 
 from dataclasses import dataclass
 
 _FULL = 0.9
-"""Share of the KV cache from which a request that waits in the engine waits for memory, not for the next step."""
+"""Above this share of the KV cache, a request that waits in the engine waits for memory, not for the next step."""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """A scheduler's figures at one step."""
+    """The figures of an engine's scheduler after a step."""
 
     running: int
     waiting: int
@@ -17,9 +17,9 @@ class Load:
 
 
 def slots(now: int, *, most: int, load: Load) -> int:
-    """A second later: a tenth fewer while requests wait for memory inside the engine, one in eight more otherwise.
+    """Adjust the slots once a second: a tenth fewer while requests in the engine wait for memory, else an eighth more.
 
-    What waits inside cannot be ordered or withdrawn any more, so the backlog belongs outside.
+    A request that waits inside the engine can no longer be reordered or withdrawn, so the backlog belongs outside.
     """
     if load.waiting and load.kv_usage >= _FULL:
         return max(1, min(now, load.running) * 9 // 10)
@@ -27,5 +27,5 @@ def slots(now: int, *, most: int, load: Load) -> int:
 
 
 def deferrable_outcomes(slots: int) -> int:
-    """Outcomes that the broker need not know of to keep all slots busy: at most half of what it looks ahead to."""
+    """Return how many outcomes can be held back with all slots kept busy: half as many as the broker dispatches ahead."""
     return slots // 4

@@ -1,4 +1,4 @@
-"""When a lease is extended, when its attempt is ended, and what a delivery means before it is run."""
+"""Decides when to extend a lease, when not to run a delivery, and when to end an attempt."""
 
 from schemas.endpoints import ENDPOINTS
 from schemas.job import Attempt, Lane
@@ -6,12 +6,12 @@ from schemas.outcome import BadRequest, Expired, Failed, Outcome, TimedOut, Work
 from schemas.units import Ms
 
 MOST_DELIVERIES = 4
-"""An attempt that four workers took and none reported takes its workers down."""
+"""An attempt that was delivered this often without a report probably crashes its workers. A guess."""
 _PRIORITY = {Lane.INTERACTIVE: 0, Lane.STANDARD: 1, Lane.BULK: 2}
 
 
 def extend_every_ms(lease_ms: Ms) -> Ms:
-    """How often to extend a lease: a third, so that two may be lost.
+    """Return how often to extend a lease: three times in its length, so that two extensions may be lost.
 
     JetStream restarts ack_wait at each in-progress ack (docs.nats.io, "Delivery and acknowledgment").
     """
@@ -19,7 +19,7 @@ def extend_every_ms(lease_ms: Ms) -> Ms:
 
 
 def before_run(attempt: Attempt, *, deliveries: int, now: Ms) -> Outcome | None:
-    """The outcome of a delivery that must not run, or None."""
+    """Return the outcome of a delivery that must not run; None if it may."""
     if deliveries > MOST_DELIVERIES:
         return Failed(WorkerLost(deliveries - 1))
     if attempt.deadline_ms <= now:
@@ -32,7 +32,7 @@ def before_run(attempt: Attempt, *, deliveries: int, now: Ms) -> Outcome | None:
 def while_running(
     attempt: Attempt, *, started: Ms, progressed: Ms, attempt_timeout: Ms, progress_timeout: Ms, now: Ms
 ) -> Outcome | None:
-    """The outcome of an attempt that must end now, or None."""
+    """Return the outcome of an attempt that must end now; None if it may go on."""
     if attempt.deadline_ms <= now:
         return Expired()
     if now - started >= attempt_timeout:

@@ -1,22 +1,23 @@
-"""Server-sent events, as OpenAI-compatible APIs stream them: the payloads of `data:` lines, as they come in.
+"""Parses server-sent events, as OpenAI-compatible APIs stream them. Only the payloads of `data:` lines matter here.
 
-What is read follows the HTML standard, "Parsing an event stream"; only `data` matters here.
+It follows the HTML standard, section "Parsing an event stream".
 """
 
 DONE = b"[DONE]"
 
 
 class Events:
-    """Bytes in, in pieces as the network cut them; the payloads of whole events out."""
+    """Takes bytes in pieces, however the network cut them, and returns the payloads of complete events."""
 
     def __init__(self) -> None:
         self._line: list[bytes] = []
-        """The pieces of a line that has not ended."""
+        """The pieces of the line that has not ended yet."""
         self._data: list[bytes] = []
         self.pending_bytes = 0
-        """What is kept for an event that has not ended."""
+        """How many bytes are held for the event that has not ended yet."""
 
     def feed(self, piece: bytes) -> list[bytes]:
+        """Take the next piece, and return the payloads of the events that it completes."""
         first, *others = piece.split(b"\n")
         self._line.append(first)
         self.pending_bytes += len(first)
@@ -29,7 +30,7 @@ class Events:
         return payloads
 
     def _ended_by(self, line: bytes) -> bytes | None:
-        """The payload of the event that this line ends, if it does."""
+        """Return the payload of the event that this line ends; None if it ends none."""
         if line.startswith(b"data:"):
             self._data.append(line[5:].removeprefix(b" "))
         elif not line.strip() and self._data:
@@ -38,6 +39,6 @@ class Events:
         return None
 
     def end(self) -> bytes | None:
-        """What came after the last whole event: an API that forgets the empty line, or a stream that was cut."""
+        """Return the payload of an unended last event: the API omitted the empty line, or the stream was cut."""
         left = self.feed(b"\n\n")
         return left[0] if left else None
