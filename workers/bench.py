@@ -1,9 +1,9 @@
-"""An engine driven directly, without a broker: what benchmarks compare with.
+"""Drives an engine directly, without a broker, as a baseline for benchmarks.
 
 `python -m workers.bench --catalog FILE --deployment NAME` reads one JSON object a line, such as
-`{"requests": 64, "concurrency": 8, "bodies": [{…}]}`, runs so many requests with these bodies in turn (`%d` in one is the
-request's number), and answers with one line of what it took. From `{"serve": "nats://…"}` on, the same engine serves its
-deployment too, as a worker.
+`{"requests": 64, "concurrency": 8, "bodies": [{…}]}`, runs that many requests with these bodies in turn (`%d` in a body
+becomes the request's number), and prints one line with the times. After `{"serve": "nats://…"}` the same engine also serves
+its deployment as a worker.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ async def _serve(catalog: Path, name: str) -> None:
     deployment = parse(catalog.read_text()).deployments[name]
     engine = factory(deployment.engine)(deployment, Overrides())
     await engine.start()
-    _say({"ready": True})
+    _print_json({"ready": True})
     async with AsyncExitStack() as stack:
         stack.push_async_callback(engine.close)
         while line := await asyncio.to_thread(sys.stdin.readline):
@@ -52,13 +52,14 @@ async def _serve(catalog: Path, name: str) -> None:
                 await stack.enter_async_context(
                     _serving(WorkerConfig(nats_url=ask["serve"], deployment=name, name="direct"), engine)
                 )
-                _say({"slots": engine.capacity().slots})
+                _print_json({"slots": engine.capacity().slots})
             else:
-                _say(await _run(engine, ask))
+                _print_json(await _run(engine, ask))
 
 
 @asynccontextmanager
 async def _serving(config: WorkerConfig, engine: Engine) -> AsyncIterator[None]:
+    """Serve the deployment with this engine while the block runs."""
     is_ready = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         serving = group.create_task(serve(config, ready=lambda *_: is_ready.set(), started=engine))
@@ -67,17 +68,18 @@ async def _serving(config: WorkerConfig, engine: Engine) -> AsyncIterator[None]:
         serving.cancel()
 
 
-def _say(what: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(what) + "\n")
+def _print_json(line: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(line) + "\n")
     sys.stdout.flush()
 
 
 async def _run(engine: Engine, ask: dict[str, Any]) -> dict[str, Any]:
+    """Run the requests of one line; return the total time, the latency of each and the tokens."""
     templates, numbers = [json.dumps(body) for body in ask["bodies"]], iter(range(ask["requests"]))
     latencies: list[float] = []
     tokens = 0
 
-    async def one(number: int) -> None:
+    async def run_one(number: int) -> None:
         nonlocal tokens
         body = templates[number % len(templates)].replace("%d", str(number)).encode()
         began = time.perf_counter()
@@ -92,12 +94,12 @@ async def _run(engine: Engine, ask: dict[str, Any]) -> dict[str, Any]:
             latencies.append((time.perf_counter() - began) * 1000)
             tokens += step.usage.output_tokens
 
-    async def lane() -> None:
+    async def run_in_turn() -> None:
         for number in numbers:
-            await one(number)
+            await run_one(number)
 
     began = time.perf_counter()
-    await asyncio.gather(*(lane() for _ in range(ask["concurrency"])))
+    await asyncio.gather(*(run_in_turn() for _ in range(ask["concurrency"])))
     return {"seconds": time.perf_counter() - began, "latencies_ms": latencies, "output_tokens": tokens}
 
 

@@ -51,13 +51,13 @@ def run(
     *,
     deployment: Annotated[str, typer.Option(help="The deployment of the catalog to serve.")],
     nats_url: Annotated[str, typer.Option(envvar="INFERMQ_NATS_URL", help="Where NATS is.")],
-    slots: Annotated[
-        int | None, typer.Option(min=1, help="Concurrent generations; overrides the catalog.")
-    ] = None,
+    slots: Annotated[int | None, typer.Option(min=1, help="Concurrent generations; overrides the catalog.")] = None,
     name: Annotated[str | None, typer.Option(help="Unique name; by default host and process id.")] = None,
     http_host: Annotated[str, typer.Option(help="Where /metrics and /healthz listen.")] = "127.0.0.1",
     http_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 0,
-    drain_timeout_s: Annotated[float, typer.Option(help="How long running attempts may take to finish after SIGTERM.")] = 60.0,
+    drain_timeout_s: Annotated[
+        float, typer.Option(help="How long running attempts may take to finish after SIGTERM.")
+    ] = 60.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line once ready.")] = False,
 ) -> None:
     """Serve one deployment: pull its jobs, run them and report their outcomes."""

@@ -1,6 +1,6 @@
-"""The intake of interactive attempts: taken from NOW, and answered once their outcome is durable.
+"""Takes interactive attempts: they come from NOW, and their replies are completed once their outcome is durable.
 
-They have no lease. They leave the stream when they are delivered, and the relay owns their retry.
+They have no lease. NOW deletes them when they are delivered, and the relay retries them.
 """
 
 from schemas import subjects
@@ -17,7 +17,7 @@ from workers.run import Runner
 
 
 class InteractiveIntake:
-    """Takes requests for the free reserve, runs each, has its outcome stored and completes its reply."""
+    """Takes requests for the free reserve, runs each, stores its outcome and completes its reply."""
 
     def __init__(
         self,
@@ -50,23 +50,27 @@ class InteractiveIntake:
         return f"InteractiveIntake({self._slots})"
 
     def _start(self, message: Message) -> None:
+        """Start the attempt of a message, unless this worker holds it already."""
         delivered = attempt_of(message)
         if delivered is None:
             return
         attempt, delivery = delivered
-        key = (attempt.job.bytes + _name(attempt), attempt.number)  # two relays may have requests of one id
+        key = (
+            attempt.job.bytes + _reply_subject(attempt),
+            attempt.number,
+        )  # two relays may have requests with one id
         if key in self._slots.attempts:
             return
         now = self._clock()
         held = HeldAttempt(key, attempt, delivery, message.reply, self._slots, started_ms=now, progressed_ms=now)
         if self._pool.died.is_set():
             held.ended = Released()
-        elif self._slots.free <= 0:  # a worker that drains still answers what was on its way
+        elif self._slots.free <= 0:  # a draining worker still runs requests that were already on their way
             held.ended = Failed(Throttled())
         self._pool.start(held, self._run(held))
 
     async def _run(self, held: HeldAttempt) -> None:
-        """Run the attempt, have its outcome stored, and only then complete its reply."""
+        """Run the attempt, store its outcome, and only then complete its reply."""
         attempt = held.attempt
         reply = self._replies[held.key] = Replier(self._nc, attempt.reply_to, clock=self._clock)
         try:
@@ -79,17 +83,17 @@ class InteractiveIntake:
             self._pool.let_go(held)
 
     async def abort(self, message: Message) -> None:
-        """End the attempt that the message names by the subject of its reply. Others of the same job go on."""
+        """End the attempt that the message names by the subject of its reply. Other attempts of the job go on."""
         for held in list(self._slots.attempts.values()):
-            if _name(held.attempt) == message.data:
+            if _reply_subject(held.attempt) == message.data:
                 held.end(Cancelled())
 
     async def keep_alive(self, now: Ms) -> None:
-        """Tell the relay of every request that has been silent for a while that it is still at work."""
+        """Send a keep-alive to the relay of every request that has been silent for a while."""
         for reply in list(self._replies.values()):
             await reply.keep_alive(now, every_ms=self._keepalive_ms)
 
 
-def _name(attempt: Attempt) -> bytes:
-    """What a relay calls an attempt: the subject that it is answered on."""
+def _reply_subject(attempt: Attempt) -> bytes:
+    """Return the subject of the reply, which is what a relay calls an attempt."""
     return str(attempt.reply_to).encode()

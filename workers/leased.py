@@ -1,4 +1,4 @@
-"""The intake of dispatched attempts: leased from RUN, and acked once their outcome is durable."""
+"""Takes dispatched attempts: they are leased from RUN, and acked once their outcome is durable."""
 
 from schemas import subjects
 from schemas.jetstream import Message, NatsConnection
@@ -13,7 +13,7 @@ from workers.run import Runner
 
 
 class LeasedIntake:
-    """Takes dispatched attempts for the free slots, runs each, has its outcome stored and acks its message."""
+    """Takes dispatched attempts for the free slots, runs each, stores its outcome and acks its message."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class LeasedIntake:
         return f"LeasedIntake({self._slots})"
 
     def _start(self, message: Message) -> None:
-        """Start the attempt of a message, unless this worker has it or has reported it already."""
+        """Start the attempt of a message, unless this worker holds it or has reported it already."""
         delivered = attempt_of(message)
         if delivered is None:
             self._leases.terminate(message.reply)
@@ -59,13 +59,13 @@ class LeasedIntake:
             return
         now = self._clock()
         held = HeldAttempt(key, attempt, delivery, message.reply, self._slots, started_ms=now, progressed_ms=now)
-        if self._pool.free(self._slots) <= 0:  # capacity fell, or a pull was given up
-            # not refused to the stream, which would send it back at once and count a delivery each time
+        if self._pool.free(self._slots) <= 0:  # capacity fell, or a pull that was given up was answered
+            # reported instead of nak'd: after a nak the stream delivers at once, and counts a delivery each time
             held.ended = Released()
         self._pool.start(held, self._run(held))
 
     async def _run(self, held: HeldAttempt) -> None:
-        """Run the attempt, have its outcome stored, and only then ack its message."""
+        """Run the attempt, store its outcome, and only then ack its message."""
         try:
             outcome = await self._runner.outcome(held)
             self.puller.wake()

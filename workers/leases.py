@@ -1,4 +1,4 @@
-"""The leases of a worker: the messages of RUN that it has not acked yet."""
+"""Extends the leases of a worker, which are its unacked messages of RUN, and acks them."""
 
 import asyncio
 import logging
@@ -14,13 +14,13 @@ from workers.pool import HeldAttempt, Key, Slots
 
 log = logging.getLogger(__name__)
 _REMEMBERED = 100_000
-"""Released attempts."""
+"""How many released attempts to remember, so as not to run a redelivery again. A guess."""
 
 
 class Leases:
-    """Extends the lease of every attempt that is held, and acks the message of every outcome that is stored.
+    """Extends the lease of every held attempt, and acks the message of every attempt whose outcome is stored.
 
-    Nothing here is confirmed: an answer that is lost means a redelivery, which the worker recognises.
+    NATS confirms none of this. If an ack is lost, the attempt is delivered again, and the worker recognises it.
     """
 
     def __init__(self, nc: NatsConnection, slots: Slots, *, lease_ms: Ms, metrics: WorkerMetrics) -> None:
@@ -30,7 +30,7 @@ class Leases:
         self._extended_at = -math.inf
         self._metrics = metrics
         self.released: OrderedDict[Key, None] = OrderedDict()
-        """Attempts whose message was acked, the last of them at least: a redelivery is not run again."""
+        """The latest attempts whose messages were acked: a redelivery of one is not run again."""
         self._to_ack: list[str] = []
         self._to_end: list[str] = []
         self._is_due = asyncio.Event()
@@ -39,7 +39,7 @@ class Leases:
         return f"Leases({self._slots}, to_ack={len(self._to_ack)})"
 
     def release(self, held: HeldAttempt) -> None:
-        """Ack the attempt's message soon, together with others of this moment: its outcome is stored."""
+        """Ack soon, together with others, the message of an attempt whose outcome is stored."""
         self.released[held.key] = None
         if len(self.released) > _REMEMBERED:
             self.released.popitem(last=False)
@@ -54,26 +54,26 @@ class Leases:
         self._is_due.set()
 
     def terminate(self, ack_subject: str) -> None:
-        """Have a message that nobody can read delivered no more; the server tells the broker of it."""
+        """Stop the delivery of a message that cannot be decoded. The server sends an advisory, which the broker reads."""
         self._to_end.append(ack_subject)
         self._is_due.set()
 
     async def serve(self) -> None:
-        """Send the answers that are due, until cancelled."""
+        """Send acks as they become due, until cancelled."""
         while True:
             await self._is_due.wait()
             self._is_due.clear()
             await self.flush()
 
     async def flush(self) -> None:
-        """Send the answers that are due now."""
+        """Send all acks that are due now."""
         acks, self._to_ack = self._to_ack, []
         ends, self._to_end = self._to_end, []
         await self._answer(acks, ACK)
         await self._answer(ends, TERM)
 
     async def extend(self) -> None:
-        """Extend every lease, if that is due."""
+        """Extend every lease, unless that was done a short while ago."""
         now = asyncio.get_running_loop().time()
         if now - self._extended_at >= self._extend_every_s:
             self._extended_at = now

@@ -1,4 +1,4 @@
-"""What a worker holds: the slots of its engine, and the attempts in them.
+"""Holds the slots of a worker's engine, and the attempts in them.
 
 This module knows neither NATS nor what an engine does with a request. Dispatched attempts (from RUN) run in the engine's
 slots, interactive ones (from NOW) in its reserve. Each kind has an intake of its own, and both take from this one pool.
@@ -18,7 +18,7 @@ from workers.core.leases import while_running
 from workers.ports import Capacity, Progress
 
 Key = tuple[bytes, int]
-"""A job's id, for an interactive attempt with the subject of its reply, and the number of the attempt."""
+"""The job's id and the number of the attempt. An interactive one's id is followed by the subject of its reply."""
 
 
 @dataclass(slots=True, eq=False)
@@ -28,66 +28,66 @@ class HeldAttempt:
     key: Key
     attempt: Attempt
     delivery: int
-    """How often the attempt had been delivered by then, this time included."""
+    """How often the attempt had been delivered, this time included."""
     ack_subject: str
-    """What acks its message; a redelivery replaces it. Nothing waits for an interactive one."""
+    """Where to ack its message; a redelivery replaces it. Interactive attempts are not acked."""
     slots: "Slots" = field(repr=False)
-    """Those of its kind; it holds one of them until its outcome is known."""
+    """The slots for its kind of attempt. It takes one of them until its outcome is known."""
     started_ms: Ms
     progressed_ms: Ms
     first_ms: Ms | None = None
-    """When its first token came."""
-    spent: Progress | None = None
-    """What it has cost so far, if the engine said so."""
+    """When its first token came. None: not yet."""
+    usage_so_far: Progress | None = None
+    """What it has used and cost so far. None: the engine did not say."""
     ended: Outcome | None = None
-    """The outcome that it was ended with from outside."""
+    """The outcome that the worker ended it with. None: its engine decides."""
     has_begun: bool = False
-    """A task that is cancelled before it begins never runs."""
+    """Whether its task has begun to run. One that is cancelled before that never runs, so it cannot report."""
     is_over: bool = False
-    """Its outcome is known and its slot is free again."""
+    """Whether its outcome is known; its slot is free again then."""
     task: "asyncio.Task[None] | None" = field(default=None, repr=False)
 
     def end(self, outcome: Outcome) -> None:
-        """Stop it with this outcome, unless it has one already."""
+        """End it with this outcome, unless it has one already."""
         if self.ended is None and not self.is_over:
             self.ended = outcome
             if self.has_begun and self.task is not None:
                 self.task.cancel()
 
-    def with_spent(self, outcome: Outcome) -> Outcome:
-        """The outcome together with what the engine had spent by then."""
-        if self.spent is None or self.spent.usage is None:
+    def with_usage(self, outcome: Outcome) -> Outcome:
+        """Add to the outcome what the attempt has used and cost so far."""
+        if self.usage_so_far is None or self.usage_so_far.usage is None:
             return outcome
-        return msgspec.structs.replace(outcome, usage=self.spent.usage, charge=self.spent.charge)
+        return msgspec.structs.replace(outcome, usage=self.usage_so_far.usage, charge=self.usage_so_far.charge)
 
 
 class Slots:
-    """The places in the engine for one kind of attempt, and the attempts of that kind that are held.
+    """The engine's slots for one kind of attempt, and the attempts of that kind that the worker holds.
 
-    An attempt takes a place when it starts, gives it back when its outcome is known, and is held until that outcome is
+    An attempt takes a slot when it starts, gives it back when its outcome is known, and is held until that outcome is
     durable. Capacity may fall while attempts run, so `free` may be negative.
     """
 
-    def __init__(self, places: Callable[[], int]) -> None:
-        self._places = places
+    def __init__(self, count: Callable[[], int]) -> None:
+        self._count = count
         self.running = 0
         self.attempts: dict[Key, HeldAttempt] = {}
 
     def __repr__(self) -> str:
-        return f"Slots({self.running} of {self._places()}, held={len(self.attempts)})"
+        return f"Slots({self.running} of {self._count()}, held={len(self.attempts)})"
 
     @property
     def free(self) -> int:
-        return self._places() - self.running
+        return self._count() - self.running
 
     def give_back(self, held: HeldAttempt) -> None:
-        """Free its place: its outcome is known."""
+        """Free the slot of an attempt whose outcome is known."""
         held.is_over = True
         self.running -= 1
 
 
 class SlotPool:
-    """The slots and the reserve of one engine, and whether they may be filled. Its attempts run in `tasks`."""
+    """All slots of one engine, of both kinds, and whether they may be filled. The attempts run in `tasks`."""
 
     def __init__(self, capacity: Callable[[], Capacity]) -> None:
         self.leased = Slots(lambda: capacity().slots)
@@ -95,7 +95,7 @@ class SlotPool:
         self.tasks = asyncio.TaskGroup()
         self.is_draining = False
         self.died = asyncio.Event()
-        """The engine is gone for good."""
+        """Is set once the engine is gone for good."""
         self._emptied = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -103,7 +103,7 @@ class SlotPool:
 
     @property
     def running(self) -> int:
-        """Attempts in the engine, of both kinds."""
+        """How many attempts of both kinds the engine runs."""
         return self.leased.running + self.interactive.running
 
     @property
@@ -111,16 +111,17 @@ class SlotPool:
         return [*self.leased.attempts.values(), *self.interactive.attempts.values()]
 
     def free(self, slots: Slots) -> int:
-        """How many attempts may be asked for."""
+        """Return how many attempts may be pulled for these slots."""
         return 0 if self.is_draining or self.died.is_set() else slots.free
 
     def start(self, held: HeldAttempt, work: Coroutine[None, None, None]) -> None:
-        """Hold an attempt, in one of its slots, while its work runs, which must end with `let_go`."""
+        """Hold an attempt, in one of its slots, while `work` runs. The work must end with `let_go`."""
         held.slots.attempts[held.key] = held
         held.slots.running += 1
         held.task = self.tasks.create_task(work)
 
     def let_go(self, held: HeldAttempt) -> None:
+        """Hold an attempt no longer."""
         if not held.is_over:
             held.slots.give_back(held)
         del held.slots.attempts[held.key]
@@ -128,12 +129,12 @@ class SlotPool:
             self._emptied.set()
 
     def abandon(self) -> None:
-        """Let go of what was cancelled before its work began."""
+        """Let go of the attempts whose tasks were cancelled before they began."""
         for held in self.held:
             self.let_go(held)
 
     def end_overdue(self, deployment: Deployment, now: Ms) -> None:
-        """End what is past its deadline or one of its time-outs."""
+        """End every attempt that is past its deadline or one of its time-outs."""
         for held in self.held:
             outcome = while_running(
                 held.attempt,
@@ -147,7 +148,7 @@ class SlotPool:
                 held.end(outcome)
 
     def put_back(self) -> None:
-        """Stop what runs. It is reported as released, which does not count as an attempt."""
+        """Stop everything that runs, and report it as released: it does not count as an attempt."""
         for held in self.held:
             held.end(Released())
 

@@ -1,4 +1,4 @@
-"""What an engine is to a worker."""
+"""Defines the port between a worker and its engine."""
 
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
@@ -13,13 +13,13 @@ from schemas.units import Ms
 from schemas.worker import Paused
 
 LARGEST_BODY = 7 * 1024 * 1024
-"""Bytes of a response, however large the server's messages may be."""
+"""The largest response in bytes, however large messages the server allows."""
 Clock = Callable[[], Ms]
-"""Milliseconds since the epoch."""
+"""Returns milliseconds since the epoch."""
 
 
 class EngineRequest(msgspec.Struct, frozen=True):
-    """What an engine is given. Engines never see NATS."""
+    """What an engine gets. Engines never see NATS."""
 
     id: str
     """Unique to the execution."""
@@ -29,32 +29,32 @@ class EngineRequest(msgspec.Struct, frozen=True):
     body: bytes
     """The OpenAI request, JSON."""
     max_output_tokens: int
-    """What is generated at most, where the body does not say."""
+    """How many tokens to generate at most if the body does not say."""
     streamed: bool
-    """Somebody reads the chunks."""
+    """Whether somebody reads the chunks."""
     priority: int
-    """Lower runs sooner, where the engine can."""
+    """A lower number runs sooner, if the engine supports it."""
     attempt: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """One OpenAI streaming object, as JSON without `data: `. Empty: a token came, and nobody reads."""
+    """One OpenAI streaming object, as JSON without `data: `. Empty: a token came, and nobody reads it."""
 
     data: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The engine is at work on it, though nothing can be shown for it yet."""
+    """A sign that the engine works on the request, although it has no piece of the answer yet."""
 
     usage: Usage | None = None
-    """What it has used, if it were ended now; None: unknown."""
+    """What it would have used if it ended now. None: unknown."""
     charge: Charge | None = None
 
 
 Step = Chunk | Progress | Succeeded | Failed
-"""The last one of a run is its outcome, and the only one that is not a Chunk or Progress."""
+"""What an engine yields. The last step of a run is its outcome; all others are Chunk or Progress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,39 +64,44 @@ class Capacity:
     slots: int
     reserve: int
     paused: Paused | None = field(default=None, compare=False)
-    """Why it is less than usual, for people to read. None: it is not, or the engine does not say."""
+    """Why it is less than usual, for people to read. None: it is as usual, or the engine does not say."""
 
 
 class EngineConfigError(ValueError):
-    """The deployment cannot be served as it is configured; the message is for a person."""
+    """The deployment cannot be served as configured. The message is for a person."""
 
 
 class EngineDied(Exception):
-    """The engine is gone for good: the worker puts its jobs back and ends."""
+    """The engine is gone for good. The worker puts its jobs back and ends."""
 
 
 class Engine(Protocol):
+    """Generates answers, several at once. Its calls raise nothing but what they state."""
+
     async def start(self) -> Capacity:
-        """Load. Raises: EngineConfigError; EngineDied, where trying again may help."""
+        """Load the model. Raises: EngineConfigError; EngineDied, if trying again may help."""
 
     def capacity(self) -> Capacity:
-        """As it is now: never more than it started with."""
+        """Return the capacity now, never more than `start` returned."""
 
     async def gone(self) -> str:
-        """Wait until it is dead, also while nothing runs; says of what. An engine that cannot die waits for ever."""
+        """Wait until the engine is dead, even if nothing runs, and return why. An engine that cannot die waits for ever."""
 
     def run(self, request: EngineRequest) -> AsyncGenerator[Step, None]:
-        """Raises: EngineDied; every other failure is a Failed. Cancelled or closed, it stops generating."""
+        """Yield the steps of a request. If cancelled or closed, stop generating.
+
+        Raises: EngineDied. Every other failure is yielded as Failed.
+        """
 
     async def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Overrides:
-    """What the worker's own arguments say; None leaves it to deployment and engine."""
+    """What the worker's arguments override. None: the deployment and the engine decide."""
 
     slots: int | None = None
 
 
 EngineFactory = Callable[[Deployment, Overrides], Engine]
-"""Raises: EngineConfigError, for options that the engine does not know."""
+"""Makes an engine for a deployment. Raises: EngineConfigError, for options that the engine does not know."""

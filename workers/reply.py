@@ -1,4 +1,4 @@
-"""The reply to one interactive attempt: pieces, signs of life, and one end."""
+"""Sends the reply to one interactive attempt: pieces, keep-alives and one end."""
 
 import contextlib
 import json
@@ -31,54 +31,54 @@ log = logging.getLogger(__name__)
 
 
 class Replier:
-    """Says to the relay what one attempt comes to; nothing, where the attempt names no subject to answer on."""
+    """Replies to the relay of one attempt. An attempt that names no subject for its reply gets none."""
 
     def __init__(self, nc: NatsConnection, subject: str | None, *, clock: Clock) -> None:
         self._nc = nc
         self._subject = subject
         self._clock = clock
-        self._said_ms = clock()
+        self._last_sent_ms = clock()
         self._pieces = 0
 
     def __repr__(self) -> str:
         return f"Replier({self._subject}, pieces={self._pieces})"
 
     async def piece(self, data: bytes) -> None:
-        """Pass on one streaming object. The end repairs what is lost."""
+        """Send one streaming object. If it is lost, the end still carries the complete response."""
         self._pieces += 1
-        self._said_ms = self._clock()
+        self._last_sent_ms = self._clock()
         with contextlib.suppress(NatsError):
-            await self._say(data, {KIND: CHUNK, SEQ: str(self._pieces)})
+            await self._send(data, {KIND: CHUNK, SEQ: str(self._pieces)})
 
     async def keep_alive(self, now: Ms, *, every_ms: Ms) -> None:
-        """Say that the attempt is still held, if nothing else was said for so long."""
-        if now - self._said_ms >= every_ms:
-            self._said_ms = now
+        """Send a keep-alive if nothing else has been sent for this long."""
+        if now - self._last_sent_ms >= every_ms:
+            self._last_sent_ms = now
             with contextlib.suppress(NatsError):
-                await self._say(b"", {KIND: KEEPALIVE})
+                await self._send(b"", {KIND: KEEPALIVE})
 
     async def end(self, outcome: Outcome) -> None:
-        """Complete the reply. The outcome is durable by then, whether the relay hears of it or not."""
+        """Complete the reply. The outcome must be durable already, since this message may be lost."""
         headers = {KIND: ERROR, SEQ: str(self._pieces + 1)}
         if isinstance(outcome, Succeeded):
             headers[KIND] = FINAL
             data = outcome.body
         else:
             data = jsoned(ErrorBody(problem_of(outcome)))
-            if (failure := _mendable(outcome)) is not None:
+            if (failure := _retryable_elsewhere(outcome)) is not None:
                 headers[FAILURE] = json.dumps(msgspec.to_builtins(failure))  # ASCII, as headers are
         try:
-            await self._say(data, headers)
+            await self._send(data, headers)
         except NatsError as error:
             log.warning("reply lost error=%s", str(error) or type(error).__name__)
 
-    async def _say(self, data: bytes, headers: dict[str, str]) -> None:
+    async def _send(self, data: bytes, headers: dict[str, str]) -> None:
         if self._subject is not None:
             await self._nc.publish(self._subject, data, headers=headers)
 
 
-def _mendable(outcome: Failed | Expired | Cancelled | Released) -> Failure | None:
-    """The failure, if another deployment may do better."""
+def _retryable_elsewhere(outcome: Failed | Expired | Cancelled | Released) -> Failure | None:
+    """Return the failure if another deployment may succeed, else None."""
     match outcome:
         case Failed(failure) if retryable(failure):
             return failure
@@ -89,6 +89,7 @@ def _mendable(outcome: Failed | Expired | Cancelled | Released) -> Failure | Non
 
 
 def problem_of(outcome: Failed | Expired | Cancelled | Released) -> Problem:
+    """Say for the caller what went wrong."""
     match outcome:
         case Failed(ContextTooLong(message, context_tokens)):
             return Problem("context_too_long", message, limit=context_tokens)

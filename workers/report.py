@@ -1,4 +1,4 @@
-"""Reports on their way to OUTCOME, until they are durable there."""
+"""Publishes reports to OUTCOME until they are durable there."""
 
 import asyncio
 import contextlib
@@ -21,32 +21,32 @@ from workers.ports import LARGEST_BODY, Clock
 log = logging.getLogger(__name__)
 _LONGEST_RETRY_S = 5.0
 _REST_BYTES = 64 * 1024
-"""Room in a message for headers and for what a report holds besides request and response."""
+"""How many bytes of a message are left for headers and for what a report holds besides request and response."""
 
 
 @dataclass(frozen=True, slots=True)
-class Waits:
-    """How long reports wait: for others to travel with, and until they are published again.
+class ReportDelays:
+    """How long a report waits for others to share a message with, and before it is published again.
 
-    Each message on its own costs NATS, broker and Postgres several milliseconds of CPU between them, which an engine on
-    the same machine would use.
+    A message of its own costs NATS, broker and Postgres together several milliseconds of CPU, which an engine on the same
+    machine could use.
     """
 
     share: float = 1 / 4
-    """The report of a dispatched attempt waits for others for this share of the time that the attempt ran."""
+    """The report of a dispatched attempt waits for others for this share of the attempt's run time, …"""
     longest_s: float = 1.0
-    """But at most so long."""
+    """… but at most this long."""
     grace_s: float = 0.01
-    """Stop waiting once a slot has been free for so long: somebody may wait for the outcomes, and with many of them the
-    slot may be free because the broker does not know yet that it is. A few results of the bulk lane wait on.
+    """Stop waiting once a slot has been free this long: the broker may have nothing dispatched only because it does not
+    know yet that the slot is free. A few results of the bulk lane go on waiting.
     """
     enough: int = 16
-    """So many reports wait for no more of them."""
+    """Publish at once when this many reports wait."""
     retry_s: float = 0.2
-    """A message that could not be stored is published again after this; then after twice as long, and so on."""
+    """Publish a message that could not be stored again after this; the delay doubles each time."""
 
 
-WAITS = Waits()
+REPORT_DELAYS = ReportDelays()
 
 
 @dataclass(slots=True, eq=False)
@@ -55,19 +55,19 @@ class PendingReport:
 
     payload: bytes
     due_s: float
-    """When it is to be sent, by the loop's clock."""
+    """When to send it, by the loop's clock."""
     grace_s: float
-    """When it is to be sent if a slot is free then."""
+    """When to send it if a slot is free then."""
     is_deferrable: bool
-    """It may wait beside free slots too, as long as there are few like it."""
+    """Whether it may wait even while slots are free, as long as only a few such reports wait."""
     stored: "asyncio.Future[None]"
 
 
 class Reporter:
-    """Publishes the reports that are due together as one message, and again until it is stored.
+    """Publishes reports that are due together as one message, and repeats it until it is stored.
 
-    `slots` are those of leased attempts. `deferrable` says how many outcomes the broker need not know of to keep them
-    busy. `message_ids` gives a new id, unique in the stream's duplicate window, at each call.
+    `slots` are those of leased attempts. `deferrable` returns how many outcomes can be held back with the slots kept busy.
+    `message_ids` returns a new id at each call, unique within the stream's duplicate window.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Reporter:
         clock: Clock,
         message_ids: Callable[[], str],
         metrics: WorkerMetrics,
-        waits: Waits,
+        delays: ReportDelays,
     ) -> None:
         self._nc = nc
         self._subject = subjects.outcome(deployment)
@@ -92,7 +92,7 @@ class Reporter:
         self._clock = clock
         self._message_ids = message_ids
         self._metrics = metrics
-        self._waits = waits
+        self._delays = delays
         self._pending: list[PendingReport] = []
         self._has_more = asyncio.Event()
 
@@ -125,17 +125,17 @@ class Reporter:
         )
 
     async def stored(self, report: Report, *, is_deferrable: bool) -> Outcome:
-        """Wait until the stream has the report; return its outcome as it stands there."""
+        """Wait until the stream has the report. Return its outcome: a failure if the engine's could not be encoded."""
         try:
             payload = packed(report)
         except (UnicodeEncodeError, OverflowError) as error:
-            fault = EngineFault(f"what the engine says cannot be written: {type(error).__name__}")
+            fault = EngineFault(f"the engine's outcome cannot be encoded: {type(error).__name__}")
             report = msgspec.structs.replace(report, outcome=Failed(fault))
             payload = packed(report)
         self._metrics.reported(report)
         loop = asyncio.get_running_loop()
         now = loop.time()
-        due_s, grace_s = now + wait_s(report, self._waits), now + self._waits.grace_s
+        due_s, grace_s = now + wait_s(report, self._delays), now + self._delays.grace_s
         pending = PendingReport(payload, due_s, grace_s, is_deferrable, loop.create_future())
         self._pending.append(pending)
         self._has_more.set()
@@ -143,7 +143,7 @@ class Reporter:
         return report.outcome
 
     async def serve(self) -> None:
-        """Send what is due, until cancelled."""
+        """Publish reports as they become due, until cancelled."""
         while True:
             await self._has_more.wait()
             self._has_more.clear()
@@ -156,7 +156,7 @@ class Reporter:
                         one.stored.set_result(None)
 
     async def _gather(self) -> None:
-        """Wait for more until a report is due, then bring those that are due first to the front."""
+        """Wait for more reports until one is due, then sort those that are due first to the front."""
         while (left := self._left_s()) > 0:
             self._has_more.clear()
             with contextlib.suppress(TimeoutError):
@@ -165,7 +165,8 @@ class Reporter:
         self._pending.sort(key=lambda one: one.due_s)
 
     def _left_s(self) -> float:
-        if not self._slots.running or len(self._pending) >= self._waits.enough:
+        """Return how long the pending reports may still wait for others; 0 or less if one is due."""
+        if not self._slots.running or len(self._pending) >= self._delays.enough:
             return 0.0
         due_s = min(one.due_s for one in self._pending)
         if self._slots.free > 0:
@@ -175,20 +176,26 @@ class Reporter:
         return due_s - asyncio.get_running_loop().time()
 
     def _take(self) -> Sequence[PendingReport]:
+        """Remove and return the first pending reports, as many as fit into one message."""
         count = len(next(bundles(one.payload for one in self._pending)))
         bundle, self._pending = self._pending[:count], self._pending[count:]
         return bundle
 
     async def _store(self, payloads: Sequence[bytes]) -> None:
+        """Publish reports as one message, again and again until it is stored."""
         loop = asyncio.get_running_loop()
         message, message_id = Outgoing(self._subject, bundled(payloads)), self._message_ids()
-        wait = self._waits.retry_s
+        wait = self._delays.retry_s
         began = loop.time()
         while True:
             try:
                 await publish_one(self._nc, message, message_id=message_id)
             except (NatsError, NotStored) as error:
-                log.warning("outcomes wait count=%d error=%s", len(payloads), str(error) or type(error).__name__)
+                log.warning(
+                    "outcomes not stored, trying again count=%d error=%s",
+                    len(payloads),
+                    str(error) or type(error).__name__,
+                )
                 await asyncio.sleep(wait)
                 wait = min(_LONGEST_RETRY_S, wait * 2)
             else:
@@ -196,18 +203,20 @@ class Reporter:
                 return
 
 
-def wait_s(report: Report, waits: Waits) -> float:
-    """How long a report may wait for others. The caller of an interactive attempt waits for its outcome already."""
-    return 0.0 if report.interactive is not None else min(waits.longest_s, waits.share * report.timings.run_ms / 1000)
+def wait_s(report: Report, delays: ReportDelays) -> float:
+    """Return how long a report may wait for others: not at all if a caller waits for its outcome."""
+    return (
+        0.0 if report.interactive is not None else min(delays.longest_s, delays.share * report.timings.run_ms / 1000)
+    )
 
 
 def within_limit(outcome: Outcome, limit_bytes: int) -> Outcome:
-    """Turn a response that no message can carry into a failure; what it cost stays."""
+    """Turn a response that is too large for a message into a failure that keeps its usage and charge."""
     if isinstance(outcome, Succeeded) and len(outcome.body) > limit_bytes:
         return Failed(ResponseTooLarge(len(outcome.body), limit_bytes), outcome.usage, outcome.charge)
     return outcome
 
 
 def largest_body(max_payload: int, attempt: Attempt) -> int:
-    """Bytes of a response that fit into one message beside everything else that its report carries."""
+    """Return how many bytes of response fit into one message with everything else that its report carries."""
     return max(0, min(LARGEST_BODY, max_payload - len(attempt.body) - _REST_BYTES))

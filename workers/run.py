@@ -1,4 +1,4 @@
-"""One attempt through the engine, to its outcome."""
+"""Runs an attempt in the engine, to its outcome."""
 
 import asyncio
 import logging
@@ -16,11 +16,11 @@ from workers.ports import Chunk, Clock, Engine, EngineDied, EngineRequest, Progr
 
 log = logging.getLogger(__name__)
 Piece = Callable[[bytes], Awaitable[None]]
-"""Takes one streaming object of an answer."""
+"""Sends one streaming object of an answer to its reader."""
 
 
 class Runner:
-    """Runs held attempts in one engine."""
+    """Runs the attempts that a worker holds in its engine."""
 
     def __init__(self, engine: Engine, pool: SlotPool, *, catalog: ActiveCatalog, clock: Clock) -> None:
         self._engine = engine
@@ -29,9 +29,9 @@ class Runner:
         self._clock = clock
 
     async def outcome(self, held: HeldAttempt, *, piece: Piece | None = None) -> Outcome:
-        """Run it to its outcome and give its slot back. `piece`: who reads the answer as it grows, if anybody does.
+        """Run an attempt to its outcome and give its slot back. `piece` takes the answer as it grows; None: nobody reads it.
 
-        Raises: CancelledError, when the worker itself is stopped meanwhile.
+        Raises: CancelledError, if the worker itself is stopped meanwhile.
         """
         held.has_begun = True
         attempt = held.attempt
@@ -49,22 +49,22 @@ class Runner:
         except asyncio.CancelledError:
             if held.ended is None or (held.task is not None and held.task.uncancel() > 0):
                 raise
-            return held.with_spent(held.ended)
+            return held.with_usage(held.ended)
         except EngineDied as error:
             self._pool.died.set()
-            return held.with_spent(Failed(EngineLost(str(error))))
+            return held.with_usage(Failed(EngineLost(str(error))))
         finally:
             held.slots.give_back(held)
 
     async def _generate(self, held: HeldAttempt, request: EngineRequest, piece: Piece | None) -> Outcome:
-        """Follow the engine step by step. Raises: EngineDied."""
+        """Follow the engine step by step to an outcome. Raises: EngineDied."""
         try:
             async with aclosing(self._engine.run(request)) as steps:
                 async for step in steps:
                     now = self._clock()
                     held.progressed_ms = now
                     if isinstance(step, Progress):
-                        held.spent = step if step.usage is not None else held.spent
+                        held.usage_so_far = step if step.usage is not None else held.usage_so_far
                         continue
                     if not isinstance(step, Chunk):
                         return step
@@ -76,12 +76,12 @@ class Runner:
             raise
         except Exception as error:
             log.exception("engine failed job=%s", held.attempt.job)
-            return held.with_spent(Failed(EngineFault(f"{type(error).__name__} in the engine")))
-        return held.with_spent(Failed(EngineFault("the engine ended without an outcome")))
+            return held.with_usage(Failed(EngineFault(f"{type(error).__name__} in the engine")))
+        return held.with_usage(Failed(EngineFault("the engine ended without an outcome")))
 
 
 def request_of(attempt: Attempt, *, delivery: int, max_output_tokens: int, is_read: bool) -> EngineRequest:
-    """Make the engine's request of an attempt whose endpoint is known. `is_read`: somebody reads the answer as it grows."""
+    """Make the engine's request of an attempt with a known endpoint. `is_read` says that the answer is read as it grows."""
     endpoint = ENDPOINTS[attempt.endpoint]
     return EngineRequest(
         id=f"{attempt.job}.{attempt.number}.{delivery}",

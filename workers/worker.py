@@ -1,7 +1,7 @@
-"""The life of a worker: it serves its deployment, drains, puts back what is left, or ends when its engine dies.
+"""Runs a worker through its life: it serves, drains, puts back what is left, or ends when its engine dies.
 
 serve ──stop()──► drain ──all done──────────────────────────────────► over
-  │                 ├─────second stop(), or its time is over──► put back ──► over
+  │                 ├─────second stop(), or the time-out──────► put back ──► over
   └─────────────────┴─────the engine dies─────────────────────► put back ──► over, as failed
 """
 
@@ -20,21 +20,22 @@ from workers.leases import Leases
 from workers.metrics import WorkerMetrics
 from workers.pool import SlotPool
 from workers.ports import Clock, Engine
-from workers.report import WAITS, Reporter, Waits
+from workers.report import REPORT_DELAYS, ReportDelays, Reporter
 from workers.run import Runner
 
 log = logging.getLogger(__name__)
 KEEPALIVE_MS = Ms(1000)
+"""How long a reply may be silent before a keep-alive is sent."""
 TICK_S = 0.5
-"""How often leases, time-outs and pulls are looked after."""
+"""How often to check leases, time-outs, keep-alives and pulls."""
 _LEAVE_S = 10.0
-"""How long reporting what was put back may take; without NATS it is delivered again when its lease ends."""
+"""How long a leaving worker tries to report what it put back. What it cannot report is redelivered when its lease ends."""
 
 
 class Worker:
-    """One engine at work for one deployment, over one connection.
+    """Serves one deployment with one engine, over one connection.
 
-    `reconnected` is set after each reconnect, when the server may know the worker's pulls or not.
+    `reconnected` is set after each reconnect: the server may have lost the worker's pulls then.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class Worker:
         reconnected: asyncio.Event,
         tick_s: float = TICK_S,
         keepalive_ms: Ms = KEEPALIVE_MS,
-        waits: Waits = WAITS,
+        delays: ReportDelays = REPORT_DELAYS,
     ) -> None:
         self._nc = nc
         self._engine = engine
@@ -72,7 +73,7 @@ class Worker:
             clock=clock,
             message_ids=message_ids,
             metrics=metrics,
-            waits=waits,
+            delays=delays,
         )
         deployment, runner = catalog.name, Runner(engine, pool, catalog=catalog, clock=clock)
         self._leased = LeasedIntake(
@@ -89,11 +90,11 @@ class Worker:
         return f"Worker({self._catalog.name}, {self.pool})"
 
     def stop(self) -> None:
-        """Ask it to drain; a second time, to put back what still runs."""
+        """Ask the worker to drain; if asked before, to put back what still runs."""
         (self._stop_now if self._stop.is_set() else self._stop).set()
 
     async def serve(self) -> None:
-        """Take attempts and run them, until cancelled. What runs then is dropped; leased attempts are delivered again."""
+        """Take attempts and run them until cancelled. What runs then is dropped; leased attempts will be redelivered."""
         aborts = await self._nc.subscribe(subjects.CTL_ABORT, cb=self._interactive.abort)
         try:
             async with self.pool.tasks as group:
@@ -115,7 +116,7 @@ class Worker:
     async def until_over(self, *, drain_timeout_s: float, announce: Callable[[], Awaitable[None]]) -> bool:
         """Wait for a stop or the engine's death, then until nothing is held. Return whether all went well.
 
-        `announce` tells the brokers that it is draining.
+        `announce` tells the brokers that the worker is draining.
         """
         await _first_of(self._stop.wait(), self.pool.died.wait())
         self.pool.is_draining = True
@@ -141,7 +142,7 @@ class Worker:
         return not self.pool.died.is_set()
 
     async def drain(self) -> None:
-        """Take nothing more, finish what runs, and wait until all outcomes are durable and their messages acked."""
+        """Take nothing more, finish what runs, and return once all outcomes are durable and their messages acked."""
         await self._take_no_more()
         await self.pool.emptied()
         await self._leases.flush()
@@ -152,7 +153,7 @@ class Worker:
             await puller.close()
 
     def beat(self, *, version: str) -> WorkerBeat:
-        """What it says of itself now."""
+        """Return the worker's state for its beat, and set the gauges to it."""
         capacity, pool = self._engine.capacity(), self.pool
         self._metrics.at_work(capacity, leased=pool.leased.running, interactive=pool.interactive.running)
         return WorkerBeat(
@@ -171,7 +172,7 @@ class Worker:
         )
 
     def health(self) -> dict[str, object]:
-        """For /healthz: a value that is False means ill."""
+        """Return the state for /healthz. A value that is False means that the worker is unhealthy."""
         return {
             "worker": self._name,
             "deployment": self._catalog.name,
@@ -181,7 +182,7 @@ class Worker:
         }
 
     async def _tick(self) -> None:
-        """Look after everything held, and after the pulls, now and then."""
+        """Check everything that is held, and the pulls, at each tick."""
         while True:
             await asyncio.sleep(self._tick_s)
             now = self._clock()
@@ -192,6 +193,7 @@ class Worker:
                 await puller.check()
 
     async def _renew_pulls(self) -> None:
+        """Pull anew after each reconnect."""
         while True:
             await self._reconnected.wait()
             self._reconnected.clear()
@@ -199,13 +201,13 @@ class Worker:
                 await puller.renew()
 
     async def _watch_engine(self) -> None:
-        """An engine may die while nothing runs."""
+        """Notice an engine that dies while nothing runs."""
         log.error("engine gone: %s", await self._engine.gone())
         self.pool.died.set()
 
 
 async def _first_of(*events: Awaitable[object], within_s: float | None = None) -> None:
-    """Wait for one of them, or until the time is over."""
+    """Wait for the first of these events, or until the time is up."""
     waits = [asyncio.ensure_future(event) for event in events]
     try:
         await asyncio.wait(waits, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)

@@ -33,7 +33,7 @@ from schemas.units import Ms, NanoUsd
 from tests.builders import a_chat, a_report, a_success, now
 from tests.real.test_worker import FOREVER_S, QUICK, Bench, Pausing, a_pool, a_reporter, an_ask
 from workers.ports import LARGEST_BODY, Chunk, EngineDied, EngineRequest, Progress, Step
-from workers.report import Waits
+from workers.report import ReportDelays
 
 pytestmark = pytest.mark.real
 SPENT, CHARGE = Usage(7, 3), Charge(NanoUsd(11), "provider")
@@ -58,7 +58,7 @@ async def tries_of(nc: Nats) -> list[Msg]:
 
 
 async def test_an_outcome_is_published_until_it_is_stored_and_its_message_goes_only_then(nc: Nats) -> None:
-    async with a_pool(nc, waits=Waits(retry_s=0.01)) as bench:
+    async with a_pool(nc, delays=ReportDelays(retry_s=0.01)) as bench:
         await takes(nc, 1)
         tries = await tries_of(nc)
         attempt = a_chat("x")
@@ -76,7 +76,7 @@ async def test_an_outcome_is_published_until_it_is_stored_and_its_message_goes_o
 
 
 async def test_draining_waits_until_the_outcomes_are_stored(nc: Nats) -> None:
-    async with a_pool(nc, waits=Waits(retry_s=0.01)) as bench:
+    async with a_pool(nc, delays=ReportDelays(retry_s=0.01)) as bench:
         await takes(nc, 1)
         tries = await tries_of(nc)
         assert await Runs(nc).publish([a_chat("x")])
@@ -93,7 +93,7 @@ async def test_draining_waits_until_the_outcomes_are_stored(nc: Nats) -> None:
 
 
 async def test_a_report_is_stored_only_once_the_stream_has_it(nc: Nats) -> None:
-    async with a_reporter(nc, running=0, waits=Waits(retry_s=0.01)) as found:
+    async with a_reporter(nc, running=0, delays=ReportDelays(retry_s=0.01)) as found:
         await takes(nc, 1)
         tries = await tries_of(nc)
         report = a_report()
@@ -109,8 +109,8 @@ async def test_a_report_is_stored_only_once_the_stream_has_it(nc: Nats) -> None:
 
 
 async def test_outcomes_that_travel_together_each_let_their_message_go(nc: Nats) -> None:
-    waits = Waits(share=FOREVER_S, longest_s=FOREVER_S, grace_s=FOREVER_S, enough=3)
-    async with a_pool(nc, options=QUICK, waits=waits) as bench:
+    delays = ReportDelays(share=FOREVER_S, longest_s=FOREVER_S, grace_s=FOREVER_S, enough=3)
+    async with a_pool(nc, options=QUICK, delays=delays) as bench:
         assert await Runs(nc).publish([a_chat(f"n{n}") for n in range(3)])
 
         await bench.holds(subjects.OUTCOME, 1)

@@ -48,7 +48,7 @@ from workers.pool import Slots
 from workers.ports import Capacity
 from workers.puller import Puller
 from workers.reply import problem_of
-from workers.report import WAITS, Reporter, Waits, wait_s
+from workers.report import REPORT_DELAYS, ReportDelays, Reporter, wait_s
 from workers.worker import Worker
 
 pytestmark = pytest.mark.real
@@ -142,7 +142,7 @@ async def a_pool(
     slots: int = 4,
     options: dict[str, Any] | None = None,
     tick_s: float = 0.02,
-    waits: Waits = WAITS,
+    delays: ReportDelays = REPORT_DELAYS,
     kind: type[Pausing] = Pausing,
     **changes: Any,
 ) -> AsyncIterator[Bench]:
@@ -164,7 +164,7 @@ async def a_pool(
         reconnected=asyncio.Event(),
         tick_s=tick_s,
         keepalive_ms=Ms(50),
-        waits=waits,
+        delays=delays,
     )
     bench = Bench(nc, worker, engine)
     await nc.subscribe(subjects.outcome("d"), cb=bench.heard)
@@ -394,7 +394,7 @@ DEFERRABLE = 2
 class Stored:
     """A reporter at work, and what of its reports is stored. Its worker runs some attempts and has some free slots."""
 
-    def __init__(self, nc: Nats, group: asyncio.TaskGroup, *, running: int, waits: Waits) -> None:
+    def __init__(self, nc: Nats, group: asyncio.TaskGroup, *, running: int, delays: ReportDelays) -> None:
         self.nc = nc
         self.free = 0
         slots = Slots(lambda: running + self.free)
@@ -408,7 +408,7 @@ class Stored:
             clock=now,
             message_ids=lambda: str(an_id()),
             metrics=WorkerMetrics(),
-            waits=waits,
+            delays=delays,
         )
         self.jobs: asyncio.Queue[UUID] = asyncio.Queue()
         self.waiting: list[asyncio.Task[None]] = []
@@ -428,15 +428,15 @@ class Stored:
 
 
 FOREVER_S = 3600.0
-PATIENT = Waits(share=FOREVER_S, longest_s=FOREVER_S, grace_s=0.0)
+PATIENT = ReportDelays(share=FOREVER_S, longest_s=FOREVER_S, grace_s=0.0)
 """An outcome that may wait for others waits as long as the test does."""
 
 
 @asynccontextmanager
-async def a_reporter(nc: Nats, *, running: int, waits: Waits = PATIENT) -> AsyncIterator[Stored]:
+async def a_reporter(nc: Nats, *, running: int, delays: ReportDelays = PATIENT) -> AsyncIterator[Stored]:
     await declare_streams(nc)
     async with asyncio.TaskGroup() as group:
-        found = Stored(nc, group, running=running, waits=waits)
+        found = Stored(nc, group, running=running, delays=delays)
         serving = group.create_task(found.reporter.serve())
         yield found
         for task in (serving, *found.waiting):
@@ -482,7 +482,7 @@ QUICK = {"decode_tokens_per_s": 400.0}
 
 
 async def test_what_is_no_result_does_not_wait_beside_free_slots(nc: Nats) -> None:
-    async with a_pool(nc, reserve=0, options={"failures": [HANG]}, waits=PATIENT) as bench:
+    async with a_pool(nc, reserve=0, options={"failures": [HANG]}, delays=PATIENT) as bench:
         assert await Runs(nc).publish([a_chat("hang"), a_chat("hang", deadline_ms=Ms(now() + 100))])
 
         assert (await bench.report()).outcome == Expired()
@@ -490,14 +490,14 @@ async def test_what_is_no_result_does_not_wait_beside_free_slots(nc: Nats) -> No
 
 async def test_under_a_daily_cap_no_result_waits_beside_free_slots(nc: Nats) -> None:
     script = {**QUICK, "failures": [HANG]}
-    async with a_pool(nc, options=script, waits=PATIENT, daily_cap_usd=1.0) as bench:
+    async with a_pool(nc, options=script, delays=PATIENT, daily_cap_usd=1.0) as bench:
         assert await Runs(nc).publish([a_chat("hang"), a_chat("good")])
 
         assert isinstance((await bench.report()).outcome, Succeeded)
 
 
 async def test_a_result_does_not_wait_while_only_interactive_attempts_run(nc: Nats) -> None:
-    async with a_pool(nc, reserve=1, options={**QUICK, "failures": [HANG]}, waits=PATIENT) as bench:
+    async with a_pool(nc, reserve=1, options={**QUICK, "failures": [HANG]}, delays=PATIENT) as bench:
         await nc.jetstream().publish(subjects.now("d"), packed(an_ask("hang")))
         await bench.until(lambda: bench.pool.interactive.running == 1)
 
@@ -505,8 +505,8 @@ async def test_a_result_does_not_wait_while_only_interactive_attempts_run(nc: Na
 
 
 async def test_a_message_stays_while_its_outcome_waits_so_a_killed_worker_loses_no_job(nc: Nats) -> None:
-    waits = Waits(share=FOREVER_S, longest_s=FOREVER_S, grace_s=FOREVER_S)
-    async with a_pool(nc, slots=2, options={"decode_tokens_per_s": 80.0}, waits=waits) as bench:
+    delays = ReportDelays(share=FOREVER_S, longest_s=FOREVER_S, grace_s=FOREVER_S)
+    async with a_pool(nc, slots=2, options={"decode_tokens_per_s": 80.0}, delays=delays) as bench:
         long = BODY.replace(b"8}", b"800}")
         assert await Runs(nc).publish([a_chat("x"), an_attempt(body=long), an_attempt(body=long)])
 
@@ -540,13 +540,13 @@ async def test_an_outcome_that_need_not_wait_is_stored_at_once(
 
 
 async def test_an_outcome_waits_a_quarter_of_its_run_at_most(nc: Nats) -> None:
-    async with a_reporter(nc, running=1, waits=WAITS) as found, asyncio.timeout(20):
+    async with a_reporter(nc, running=1, delays=REPORT_DELAYS) as found, asyncio.timeout(20):
         report = a_report(timings=Timings(started_ms=now(), queue_ms=Ms(0), run_ms=Ms(80)))
         await found.add(report)
 
         assert await found.jobs.get() == report.job
-    assert wait_s(report, WAITS) == pytest.approx(0.02)
-    assert wait_s(a_long_one(), WAITS) == WAITS.longest_s
+    assert wait_s(report, REPORT_DELAYS) == pytest.approx(0.02)
+    assert wait_s(a_long_one(), REPORT_DELAYS) == REPORT_DELAYS.longest_s
 
 
 async def test_slots_that_were_not_asked_for_are_once_those_asked_for_are_filled(nc: Nats) -> None:
