@@ -1,7 +1,8 @@
 """Everything on one machine: `infermq up`.
 
-up       starts the servers, one broker and the workers of a catalog as child processes, and looks after them
-servers  NATS and Postgres from wheels
+up          starts the servers, one broker and the workers of a catalog, watches them and stops them in order
+supervised  a child process that is started again when it ends
+servers     runs NATS and Postgres from wheels
 
 Only the commands, benchmarks and tests import from here.
 """

@@ -27,7 +27,8 @@ AREAS: Mapping[str, tuple[str, ...]] = {
 }
 """What is edited, by place. Commands, benchmarks and the supervisor run in processes of their own, out of sight here."""
 LEFT_OUT = frozenset(
-    """broker/config.py broker/cli/doctor.py broker/local/servers.py broker/metrics.py broker/local/up.py schemas/export.py
+    """broker/config.py broker/cli/doctor.py broker/local/servers.py broker/local/supervised.py broker/local/up.py
+    broker/metrics.py schemas/export.py
     workers/cli.py workers/bench.py workers/http.py workers/metrics.py
     workers/engines/guard.py workers/engines/vllm.py broker/ledger/migrate.py
     """.split()
