@@ -1,16 +1,18 @@
-"""The command line: `infermq …`.
+"""The command line: `infermq …`. A command parses its arguments, calls a client or a server, and prints.
 
-app        the commands and their groups            terminal   tables, money, errors, exit codes
-system     up, serve, worker, migrate, doctor       submit     submit, with its progress
-batches    batch list | show | results              jobs       job show, infer, status
-catalogs   apply, catalog, schema                   demo       demo
+app        lists the commands and their groups    terminal   prints tables, money and errors; exit codes
+system     up, serve, worker, migrate, doctor     submit     submit
+batches    batch list | show | results            jobs       job show, infer, status
+catalogs   apply, catalog, schema                 demo       demo
+bench      bench bulk | interactive | …           doctor     examines an installation, for `infermq doctor`
+progress   shows a batch that runs                results    writes results as OpenAI Batch's output lines
 
-A command parses, calls, prints. Exit codes: 0 done, 1 something in it failed, 2 bad input, 3 nothing answers.
+Exit codes: 0 done, 1 something in it failed, 2 bad input, 3 nothing answers.
 """
 
 
 def main() -> None:
-    """Where the `infermq` command begins."""
-    from broker.cli.app import run  # noqa: PLC0415 - typer and rich are loaded when a command runs, not on import
+    """Run the `infermq` command."""
+    from broker.cli.app import run  # noqa: PLC0415 - importing the package must not load typer and rich
 
     run()

@@ -37,7 +37,7 @@ def list_batches(
     nats_url: NatsUrl = None,
     data: Data = None,
 ) -> None:
-    """Newest first."""
+    """List the batches, newest first."""
     with reporting_errors():
         batches = with_client(nats_url, data, lambda client: client.batches(limit=limit, before=before))
     if as_json:
@@ -65,7 +65,7 @@ def _row(batch: Batch) -> tuple[object, ...]:
 
 @app.command()
 def show(batch: Id, *, as_json: AsJson = False, nats_url: NatsUrl = None, data: Data = None) -> None:
-    """Where a batch stands."""
+    """Show how far a batch is."""
     with reporting_errors():
         state = with_client(nats_url, data, lambda client: client.batch(batch))
     if as_json:
@@ -98,7 +98,7 @@ def results(
     nats_url: NatsUrl = None,
     data: Data = None,
 ) -> None:
-    """Results as OpenAI Batch's output lines, in the order recorded."""
+    """Print the results as OpenAI Batch's output lines, in the order recorded."""
     with reporting_errors():
         count = with_client(nats_url, data, lambda client: write_results(client, batch, file, wait=wait))
     if as_json and file is not None:

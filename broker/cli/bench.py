@@ -1,4 +1,4 @@
-"""`infermq bench …`: each prints a figure, its spread, and its ratio to what ran beside it."""
+"""`infermq bench …`: each command prints a figure, its spread, and its ratio to what ran beside it."""
 
 from collections.abc import Coroutine
 from pathlib import Path
@@ -17,11 +17,6 @@ Quick = Annotated[bool, typer.Option("--quick", help="One short run.")]
 _EXAMPLE = Path(__file__).parents[1] / "default.toml"
 
 
-@app.callback()
-def _group() -> None:
-    """Measure on this machine."""
-
-
 @app.command()
 def bulk(
     *,
@@ -32,7 +27,7 @@ def bulk(
     quick: Quick = False,
     as_json: AsJson = False,
 ) -> None:
-    """Submit → settled on the simulated engine at no delay: jobs/s, and what each process spends on a job."""
+    """Measure jobs/s from submission to settlement on the simulated engine, and what each process spends on a job."""
     from broker.bench.bulk import bulk as measure  # noqa: PLC0415 - only this command needs it
 
     jobs, runs = (2500 if peers else 5000, 1) if quick else (jobs, runs)
@@ -47,7 +42,7 @@ def interactive(
     quick: Quick = False,
     as_json: AsJson = False,
 ) -> None:
-    """Ask and wait: what infermq adds to an engine that takes no time, beside a raw NATS request-reply."""
+    """Measure the latency that infermq adds to an engine that takes no time, beside a raw NATS request-reply."""
     from broker.bench.interactive import interactive as measure  # noqa: PLC0415
 
     requests, runs = (200, 1) if quick else (requests, runs)
@@ -66,7 +61,7 @@ def saturation(
     quick: Quick = False,
     as_json: AsJson = False,
 ) -> None:
-    """A real engine kept full through the broker, against the same engine driven directly: output tokens/s."""
+    """Measure output tokens/s of a real engine kept busy through the broker, and of the same engine driven directly."""
     from broker.bench.saturation import saturation as measure  # noqa: PLC0415
 
     rounds, runs = (1, 1) if quick else (rounds, runs)
@@ -88,7 +83,7 @@ def dispatch(
     quick: Quick = False,
     as_json: AsJson = False,
 ) -> None:
-    """One job at a time to a waiting worker: from its publication to its start."""
+    """Measure how long one job takes from its publication to its start on an idle worker."""
     from broker.bench.small import dispatch as measure  # noqa: PLC0415
 
     jobs, runs = (100, 1) if quick else (jobs, runs)
@@ -103,7 +98,7 @@ def submit(
     quick: Quick = False,
     as_json: AsJson = False,
 ) -> None:
-    """A JSONL file through `infermq submit`: seconds until all of it is accepted, and the memory that takes."""
+    """Measure how long `infermq submit` takes until a JSONL file is accepted, and its peak memory."""
     from broker.bench.small import submit as measure  # noqa: PLC0415
 
     _show(measure(lines=lines, runs=1 if quick else runs, say=_say), as_json=as_json)
@@ -117,7 +112,7 @@ def idle(
     quick: Quick = False,
     as_json: AsJson = False,
 ) -> None:
-    """CPU and memory of each process while there is nothing to do."""
+    """Measure the CPU time and memory of each process while there is nothing to do."""
     from broker.bench.small import idle as measure  # noqa: PLC0415
 
     _show(measure(seconds=seconds, runs=1 if quick else runs, say=_say), as_json=as_json)

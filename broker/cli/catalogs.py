@@ -53,7 +53,7 @@ def catalog(*, as_json: AsJson = False, nats_url: NatsUrl = None, data: Data = N
 
 
 def schema(*, file: Annotated[Path | None, typer.Option("--out", help="Write it here.")] = None) -> None:
-    """JSON Schema of everything on the wire."""
+    """Print the JSON Schema of everything on the wire."""
     from schemas.export import json_schema  # noqa: PLC0415 - only this command needs it
 
     with reporting_errors():

@@ -1,4 +1,4 @@
-"""`infermq demo`: a batch of real prompts on a small real model, then a streamed answer, then what it took."""
+"""`infermq demo`: runs a batch of real prompts on a small real model, streams an answer, and shows what it took."""
 
 import asyncio
 import signal
@@ -13,8 +13,7 @@ import typer
 
 from broker.batch_file import Fault, read_lines
 from broker.cli.jobs import streamed
-from broker.cli.progress import watched
-from broker.cli.results import write_results
+from broker.cli.progress import watch_and_write
 from broker.cli.terminal import (
     Exit,
     data_folder,
@@ -67,9 +66,9 @@ def demo(
 class DemoReport(msgspec.Struct, frozen=True, kw_only=True):
     batch: Batch
     first_token_s: float
-    """From the command's start to the first token of any job."""
+    """Seconds from the command's start to the first token of any job."""
     seconds: float
-    """First dispatch to last result."""
+    """From the start of the first execution to the last settled job."""
     results: str
 
 
@@ -100,10 +99,7 @@ class _Demo:
         batch, models = await self._submit(client)
         results = self._data / f"results-{batch}.jsonl"
 
-        async def write() -> None:
-            await write_results(client, batch, results, wait=True)
-
-        state = await watched(client, batch, write)
+        state = await watch_and_write(client, batch, results)
         jobs = [await client.job(result.job) async for result in client.results(batch)]
         if not self._quiet:
             await self._show_samples(client, batch)
@@ -128,7 +124,7 @@ class _Demo:
         return batch.id, sorted({line.model for line in lines})
 
     async def _show_samples(self, client: Client, batch: UUID) -> None:
-        """One answer of each kind, as the custom ids tell them apart."""
+        """Print an answer of each kind of prompt. The custom id of a prompt is its kind and a number."""
         kinds: dict[str, Result] = {}
         async for result in client.results(batch):
             kinds.setdefault((result.custom_id or "").rpartition("-")[0], result)
@@ -214,6 +210,6 @@ def _latency_rows(jobs: Sequence[JobShow], runs: Sequence[Execution]) -> Iterabl
 
 
 def _quantile(values: Sequence[int], share: float) -> int | None:
-    """The nearest rank."""
+    """Return the value at the nearest rank, or None for no values."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else None

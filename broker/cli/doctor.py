@@ -1,4 +1,4 @@
-"""What is wrong with an installation, and what to do about it."""
+"""Finds out what is wrong with an installation, and what to do about it."""
 
 import importlib.metadata
 import platform
@@ -25,7 +25,7 @@ from schemas.clock import wall_clock
 DISTRIBUTION = "infermq"
 PACKAGES = ("broker", "workers", "schemas")
 OLDEST_NATS = (2, 12)
-"""Atomic batches."""
+"""The first version with atomic batches."""
 OLDEST_POSTGRES = 15
 _MOST_SKEW_MS = 1000
 _LEAST_DISK = 2 * 1024**3
@@ -47,7 +47,7 @@ class Finding:
 
 
 async def examine(*, nats_url: str | None, postgres_url: str | None, data: Path | None) -> list[Finding]:
-    """Look at everything that can be reached; what cannot is a finding."""
+    """Examine everything that can be reached. What cannot be reached is a finding too."""
     findings = [_versions(), *_ownership(), *_disk(data)]
     if nats_url is None:
         findings.append(Finding("NATS", Grade.BAD, "no address", "start `infermq up`, or set INFERMQ_NATS_URL"))
@@ -68,7 +68,7 @@ def _versions() -> Finding:
 
 
 def _ownership() -> list[Finding]:
-    """Other distributions ship packages of these names, and installers merge them without a word."""
+    """Check that no other distribution shares our package names: installers merge such packages without a warning."""
     owners = importlib.metadata.packages_distributions()
     findings = []
     for package in PACKAGES:
@@ -90,11 +90,11 @@ def _disk(data: Path | None) -> list[Finding]:
 
 
 async def _nats(url: str) -> list[Finding]:
-    async def quiet(_: Exception) -> None:
-        """What fails is a finding."""
+    async def ignore(_: Exception) -> None:
+        """Print nothing: what fails becomes a finding."""
 
     try:
-        nc = await nats.connect(url, allow_reconnect=False, connect_timeout=2, error_cb=quiet)
+        nc = await nats.connect(url, allow_reconnect=False, connect_timeout=2, error_cb=ignore)
     except (OSError, Error, NoServersError) as error:
         seen = f"{url}: {str(error) or type(error).__name__}"
         return [Finding("NATS", Grade.BAD, seen, "is it running, and reachable from here?")]
@@ -198,7 +198,7 @@ async def _postgres(url: str) -> list[Finding]:
         try:
             number = int(await connection.fetchval("show server_version_num")) // 10_000
             missing = await pending(url)
-            letters = [] if missing else await _dead_letters(connection)
+            dead_letters = [] if missing else await _dead_letters(connection)
         finally:
             await connection.close()
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, Unavailable) as error:
@@ -213,7 +213,7 @@ async def _postgres(url: str) -> list[Finding]:
     )
     if missing:
         return [server, Finding("migrations", Grade.BAD, f"missing: {', '.join(missing)}", "infermq migrate")]
-    return [server, Finding("migrations", Grade.OK, "up to date"), *letters]
+    return [server, Finding("migrations", Grade.OK, "up to date"), *dead_letters]
 
 
 async def _dead_letters(connection: "asyncpg.Connection[asyncpg.Record]") -> list[Finding]:
@@ -221,7 +221,9 @@ async def _dead_letters(connection: "asyncpg.Connection[asyncpg.Record]") -> lis
     if not count:
         return []
     last = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(last_ms / 1000))
-    return [Finding("dead letters", Grade.WARN, f"{count} messages could not be read, the last at {last}", _LETTERS)]
+    return [
+        Finding("dead letters", Grade.WARN, f"{count} messages could not be read, the last at {last}", _LIST_THEM)
+    ]
 
 
-_LETTERS = "select received_ms, subject, reason from infermq.dead_letters order by received_ms desc limit 20"
+_LIST_THEM = "select received_ms, subject, reason from infermq.dead_letters order by received_ms desc limit 20"

@@ -52,7 +52,7 @@ def show(
     nats_url: NatsUrl = None,
     data: Data = None,
 ) -> None:
-    """All that is recorded of a job but its prompt."""
+    """Show all that is recorded of a job, except its prompt."""
     with reporting_errors():
         state = with_client(nats_url, data, lambda client: client.job(job))
     if as_json:
@@ -91,7 +91,7 @@ def _print_job(job: JobShow) -> None:
 
 
 def reasons(holds: Sequence[Hold]) -> str:
-    """What holds something, in a line."""
+    """Join the reasons why something waits into one line."""
     return "; ".join(hold.message for hold in holds)
 
 
@@ -135,7 +135,7 @@ def infer(
     nats_url: NatsUrl = None,
     data: Data = None,
 ) -> None:
-    """Ask and wait: the answer streams to the terminal."""
+    """Send a request and stream its answer to the terminal."""
     utf8(model, "the model's name")
     text = _standard_input() if prompt == "-" else utf8(prompt, "the prompt")
     messages = [{"role": "system", "content": utf8(system, "the system message")}] if system else []
@@ -166,17 +166,17 @@ def _standard_input() -> str:
 async def streamed(client: Client, model: str, body: dict[str, Any], *, timeout_s: float) -> Reply:
     """Write pieces to standard output as they come. Ctrl-C ends the request."""
     task = asyncio.current_task()
-    assert task is not None  # noqa: S101 - we run in one
+    assert task is not None  # noqa: S101 - this runs in a task
     asyncio.get_running_loop().add_signal_handler(signal.SIGINT, task.cancel)
-    said = ""
+    text = ""
     try:
         async with contextlib.aclosing(client.infer_stream(model, body, timeout_s=timeout_s)) as steps:
             async for step in steps:
                 if isinstance(step, Piece):
-                    said += step.text
+                    text += step.text
                     _write(step.text)
                     continue
-                _write("\n" if said == step.text() else f"\n[a piece was lost; the whole answer:]\n{step.text()}\n")
+                _write("\n" if text == step.text() else f"\n[a piece was lost; the whole answer:]\n{step.text()}\n")
                 return step
     except asyncio.CancelledError:
         _write("\n")
@@ -190,7 +190,7 @@ def _write(text: str) -> None:
 
 
 def status(*, as_json: AsJson = False, nats_url: NatsUrl = None, data: Data = None) -> None:
-    """Brokers, workers, and what waits."""
+    """Show the broker, the workers, and what waits."""
     with reporting_errors():
         state = with_client(nats_url, data, lambda client: client.status())
     if as_json:

@@ -1,13 +1,15 @@
-"""A batch on its way, as a live line: done, rate, time left, tokens, cost so far."""
+"""Shows how a batch proceeds, in a line that is updated: done, rate, time left, tokens and cost so far."""
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from uuid import UUID
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
+from broker.cli.results import write_results
 from broker.cli.terminal import duration, err, money, plain
 from broker.client import Client, RequestRefused
 from broker.errors import Unavailable
@@ -15,14 +17,14 @@ from schemas.api import Batch, BatchStatus, HoldCode
 
 _LOOK_S = 0.5
 _STILL_S = 5.0
-"""How long no job may end before we ask why."""
+"""How long no job has ended when the broker is asked why."""
 _PLAIN_S = 10.0
-"""Between lines where no live line can be shown."""
+"""Between two lines where the output is no terminal, so that no line can be updated."""
 
 
 @contextmanager
 def sending(total_bytes: int | None) -> Iterator[Callable[[int, int], None]]:
-    """A bar by the bytes of the file; tell it (jobs, bytes so far)."""
+    """Show a progress bar while the block runs. Call the value with the jobs and the bytes sent so far."""
     columns = (TextColumn("sending"), BarColumn(), TextColumn("{task.fields[jobs]:,} jobs"))
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
         task = progress.add_task("sending", total=total_bytes, jobs=0)
@@ -34,7 +36,7 @@ def sending(total_bytes: int | None) -> Iterator[Callable[[int, int], None]]:
 
 
 async def watch(client: Client, batch: UUID) -> Batch:
-    """Show the batch until it is complete; if no job ends for some seconds, show why too."""
+    """Show the batch until it is complete. If no job ends for some seconds, show why too."""
     settled, since, held = -1, 0.0, ""
     with _bar() as show:
         while True:
@@ -51,7 +53,7 @@ async def watch(client: Client, batch: UUID) -> Batch:
 
 
 async def _held(client: Client) -> str:
-    """Why models that jobs wait for start nothing. Empty: they run, or no broker answers."""
+    """Say why the models that jobs wait for start nothing. Empty: they do start jobs, or no broker answers."""
     try:
         status = await client.status()
     except (RequestRefused, Unavailable):
@@ -61,23 +63,19 @@ async def _held(client: Client) -> str:
 
 
 async def _look(client: Client, batch: UUID) -> Batch | None:
-    """None while no broker answers: the batch waits for it too."""
+    """Return the batch, or None while no broker answers: the batch waits for one too."""
     try:
         return await client.batch(batch)
     except Unavailable:
         return None
 
 
-async def watched(client: Client, batch: UUID, work: Callable[[], Awaitable[None]]) -> Batch:
-    """Watch it while `work` reads its results."""
+async def watch_and_write(client: Client, batch: UUID, out: Path) -> Batch:
+    """Show the batch until it is complete, while its results are written to `out`."""
     async with asyncio.TaskGroup() as group:
         watching = group.create_task(watch(client, batch))
-        group.create_task(_await(work))
+        group.create_task(write_results(client, batch, out, wait=True))
     return watching.result()
-
-
-async def _await(work: Callable[[], Awaitable[None]]) -> None:
-    await work()
 
 
 @contextmanager
@@ -106,7 +104,7 @@ def _bar() -> Iterator[Callable[[Batch, str], None]]:
 
 
 def describe(batch: Batch, *, rate: float, held: str = "") -> str:
-    """Rate in jobs/s; `held` says why nothing is started."""
+    """Describe a batch in a line. The rate is in jobs/s; `held` says why nothing starts."""
     left = (batch.jobs or batch.counts.admitted) - batch.counts.settled()
     parts = [f"{rate:,.1f} jobs/s"]
     if left and rate > 0:

@@ -1,4 +1,4 @@
-"""Results as a file: OpenAI Batch's output lines."""
+"""Writes results as a file of OpenAI Batch's output lines."""
 
 import os
 import sys
@@ -14,13 +14,13 @@ from schemas.api import Batch, Result, State
 from schemas.outcome import ContextTooLong, Failure, Refused, ResponseTooLarge, failure_kind, public_message
 
 _FAILURES = 5
-"""Named when a batch has ended."""
+"""How many failures are shown when a batch has ended."""
 _LOOKED_AT = 10_000
-"""Results among which they are looked for."""
+"""How many results are searched for them."""
 
 
 def output_line(result: Result) -> bytes:
-    """`response` for a success, `error` for everything else; failures that name a status have it."""
+    """Encode a result: with `response` if it succeeded, else with `error`."""
     error: dict[str, object] | None = None
     response: dict[str, object] | None = None
     if result.state is State.SUCCEEDED:
@@ -42,7 +42,7 @@ def _error(result: Result) -> dict[str, object]:
 
 
 def _bounds(failure: Failure | None) -> tuple[str | None, int | None]:
-    """Which field was wrong, and what is allowed."""
+    """Return the field that was wrong and the limit that was passed, if the failure names them."""
     match failure:
         case Refused(_, _, field, limit):
             return field, limit
@@ -61,12 +61,12 @@ def _message(result: Result) -> str:
 
 
 def failure_code(failure: Failure) -> str:
-    """A refusal's own, where it is one."""
+    """Return the kind of a failure; of a refusal its own code, which is more precise."""
     return failure.code if isinstance(failure, Refused) else failure_kind(failure)
 
 
 async def first_failures(client: Client, batch: Batch) -> list[Result]:
-    """A few of those that did not succeed, if they are among the results recorded first."""
+    """Return some results that did not succeed, if they are among those recorded first."""
     most = min(_FAILURES, batch.counts.settled() - batch.counts.succeeded)
     if most == 0:
         return []
@@ -81,14 +81,14 @@ async def first_failures(client: Client, batch: Batch) -> list[Result]:
 
 
 def failure_line(result: Result) -> str:
-    """To be read by a person."""
+    """Describe a failed job in a line for a person."""
     where = f"job {result.job}" if result.line is None else f"line {result.line}"
     label = "" if result.custom_id is None else f" ({result.custom_id[:80]})"
     return f"{where}{label}: {_code(result)}: {_message(result)}"
 
 
 def check_out(out: Path) -> None:
-    """Whether a file can be made there. Raises: typer.Exit."""
+    """Check that a file can be made at `out`. Raises: typer.Exit."""
     if out.is_dir() or _part(out).is_dir() or not out.parent.is_dir():
         fail(f"no file can be made at {out}", Exit.USAGE)
     if not os.access(out.parent, os.W_OK):
@@ -96,7 +96,7 @@ def check_out(out: Path) -> None:
 
 
 async def write_results(client: Client, batch: UUID, out: Path | None, *, wait: bool) -> int:
-    """To a file that appears when it is whole, or to standard output; how many."""
+    """Write a batch's results to a file that appears once it is complete, or to standard output. Return their number."""
     if out is None:
         return await _write(client, batch, sys.stdout.buffer, wait=wait)
     part = _part(out)

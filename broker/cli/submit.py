@@ -1,4 +1,4 @@
-"""`infermq submit FILE.jsonl`."""
+"""`infermq submit FILE.jsonl`: checks a file of requests and submits it as one batch."""
 
 import asyncio
 import re
@@ -16,8 +16,8 @@ from uuid import UUID
 import typer
 
 from broker.batch_file import Fault, Line, admissible, read_lines
-from broker.cli.progress import sending, watch, watched
-from broker.cli.results import check_out, failure_line, first_failures, write_results
+from broker.cli.progress import sending, watch, watch_and_write
+from broker.cli.results import check_out, failure_line, first_failures
 from broker.cli.terminal import (
     AsJson,
     Data,
@@ -46,15 +46,15 @@ from schemas.job import Lane
 from schemas.subjects import DEFAULT
 
 _SHOWN = 20
-"""Faults that are printed one by one."""
+"""How many faults are printed one by one."""
 _KEPT = 1000
-"""Faults that `--json` names; of all, their number."""
+"""How many faults `--json` lists. The number of bad lines counts all."""
 _UNITS_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
 @dataclass(slots=True)
 class Tally:
-    """What a file came to."""
+    """Counts what was sent of a file, and keeps the first faults."""
 
     sent: int = 0
     faults: list[Fault] = field(default_factory=list)
@@ -122,7 +122,7 @@ def _window_ms(text: str | None) -> int | None:
 
 @contextmanager
 def _opened(name: str) -> Iterator[BinaryIO]:
-    """A pipe is kept in a file, since it is read twice."""
+    """Open the file. Standard input and pipes are copied to a temporary file, since the input is read twice."""
     with sys.stdin.buffer if name == "-" else Path(name).open("rb") as stream:
         if stream.seekable() and name != "-":
             yield stream
@@ -153,11 +153,11 @@ class _Submit:
         self.tally = Tally()
 
     async def run(self, client: Client, *, wait: bool, out: Path | None) -> Batch | None:
-        """None: nothing was submitted, the tally says why. Raises: typer.Exit."""
+        """Submit the file. Return None if nothing was submitted: the tally says why. Raises: typer.Exit."""
         catalog = await _catalog(client)
         self._check_model(catalog)
         batch = None if self._batch is None else await client.batch(self._batch)
-        if not self._look(batch, catalog):
+        if not self._is_worth_submitting(batch, catalog):
             self.tally.print()
             return None
         if batch is None:
@@ -172,10 +172,10 @@ class _Submit:
         try:
             return await waiting
         except asyncio.CancelledError:
-            _say_how_to_come_back(batch.id, out)
+            _say_how_to_continue(batch.id, out)
             raise typer.Exit(Exit.INTERRUPTED) from None
         except Exception:
-            _say_how_to_come_back(batch.id, out)
+            _say_how_to_continue(batch.id, out)
             raise
 
     def _check_model(self, catalog: Catalog | None) -> None:
@@ -184,8 +184,8 @@ class _Submit:
             known = ", ".join(sorted(catalog.models)) or "none, see infermq apply"
             fail(f"--model: there is no model {self._model[:200]!r}; known: {known}", Exit.USAGE)
 
-    def _look(self, batch: Batch | None, catalog: Catalog | None) -> bool:
-        """Whether to submit it: the whole file if strict, else as far as its first good line."""
+    def _is_worth_submitting(self, batch: Batch | None, catalog: Catalog | None) -> bool:
+        """Whether there is something to submit: with `--strict` every line must be good, else one good line is enough."""
         is_good = False
         for item in self._items(batch.id if batch else new_id(), catalog if self._strict or not batch else None):
             if isinstance(item, Fault):
@@ -201,7 +201,7 @@ class _Submit:
         return True
 
     def _items(self, batch: UUID, catalog: Catalog | None) -> Iterator[Line | Fault]:
-        """Of the file, for a batch. Without a catalog it is left to the broker what to refuse."""
+        """Read the file as jobs of a batch. Without a catalog, only the broker can tell what it refuses."""
         deadline_ms = None if self._window_ms is None else ms_of(batch) + self._window_ms
         items = read_lines(self._stream, model=self._model, batch=batch, deadline_ms=deadline_ms)
         if catalog is None:
@@ -210,9 +210,9 @@ class _Submit:
         return admissible(items, batch=info, catalog=catalog, now=wall_clock())
 
     async def _send(self, client: Client, batch: Batch, catalog: Catalog | None) -> None:
-        """Ids are made of batch and line: sending again what was sent before is safe.
+        """Send every line. Ids are made of batch and line, so sending a line again is safe.
 
-        When a batch goes on, every line is sent: some were accepted before, perhaps under another catalog.
+        If a batch is continued, its lines are not checked against the catalog: they may have been accepted under another.
         """
         size = self._stream.seek(0, 2)
         self._stream.seek(0)
@@ -245,20 +245,13 @@ class _Submit:
             yield Submission(item.model, item.job, lane)
 
     async def _wait(self, client: Client, batch: UUID, out: Path | None) -> Batch:
-        if out is None:
-            state = await watch(client, batch)
-        else:
-
-            async def write() -> None:
-                await write_results(client, batch, out, wait=True)
-
-            state = await watched(client, batch, write)
+        state = await (watch(client, batch) if out is None else watch_and_write(client, batch, out))
         await _say_what_failed(client, state)
         return state
 
 
 async def _catalog(client: Client) -> Catalog | None:
-    """None where it was written for another version than this command's: the broker knows."""
+    """Return the active catalog, or None if it is written for another version: then only the broker can check against it."""
     try:
         return parse((await client.catalog()).toml)
     except CatalogError:
@@ -274,7 +267,7 @@ async def _say_what_failed(client: Client, state: Batch) -> None:
         err.print(f"… and {others} more")
 
 
-def _say_how_to_come_back(batch: UUID, out: Path | None) -> None:
+def _say_how_to_continue(batch: UUID, out: Path | None) -> None:
     where = f" --out {plain(str(out))}" if out else ""
     err.print(f"\nthe batch goes on: infermq batch show {batch}")
     err.print(f"its results: infermq batch results {batch} --wait{where}")

@@ -1,4 +1,4 @@
-"""up, serve, worker, migrate, doctor."""
+"""`infermq up | serve | worker | migrate | doctor`."""
 
 import asyncio
 import gc
@@ -32,7 +32,7 @@ from broker.config import DATA, LEASE_S, LEAST_LEASE_S, PORT, BrokerConfig, NotF
 from broker.local.servers import die_with_parent
 
 _GC = (20_000, 50, 100)
-"""Thresholds of the garbage collector: jobs are freed by their counts, so looking for cycles seldom is enough."""
+"""Thresholds of the garbage collector. Reference counts free almost everything here, so it rarely needs to run."""
 PostgresUrl = Annotated[
     str | None, typer.Option("--postgres-url", envvar="INFERMQ_POSTGRES_URL", help="Where Postgres is.")
 ]

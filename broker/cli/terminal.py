@@ -1,4 +1,4 @@
-"""What a user sees: tables, money, errors, exit codes."""
+"""Prints what a user sees: tables, money and errors; defines the exit codes and shared options."""
 
 import asyncio
 import re
@@ -33,7 +33,7 @@ class Exit(IntEnum):
 
 
 _WIDE = 240
-"""Columns where the output is no terminal: nothing is cut there."""
+"""Columns of the output if it is no terminal, so that nothing is cut."""
 out = Console(highlight=False, soft_wrap=True, emoji=False, width=None if sys.stdout.isatty() else _WIDE)
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
@@ -43,14 +43,14 @@ Data = Annotated[Path | None, typer.Option("--data", help="Data folder of a runn
 
 
 def where(nats_url: str | None, data: Path | None) -> Where:
-    """Raises: NotFound."""
+    """Find the running system that the options or the environment name. Raises: NotFound."""
     import os  # noqa: PLC0415 - the environment is read here and nowhere else
 
     return find(nats_url=nats_url, data=data, environ=os.environ, folder=Path.cwd())
 
 
 def with_client(nats_url: str | None, data: Path | None, work: Callable[[Client], Awaitable[T]]) -> T:
-    """Run it on a connection to the system that the options name."""
+    """Run `work` with a client of the system that the options name, and return its result."""
 
     async def connected() -> T:
         place = where(nats_url, data)
@@ -62,18 +62,18 @@ def with_client(nats_url: str | None, data: Path | None, work: Callable[[Client]
 
 @contextmanager
 def reporting_errors() -> Iterator[None]:
-    """Expected failures become a line on standard error and an exit code; a bug keeps its traceback."""
+    """Turn an expected failure into a line on standard error and an exit code. A bug keeps its traceback."""
     try:
         yield
     except ExceptionGroup as group:
         known = group.subgroup(_is_expected)
         if known is None:
             raise
-        _tell(_first(known))
+        _report(_first(known))
     except _EXPECTED as error:
         if not _is_expected(error):
             raise
-        _tell(error)
+        _report(error)
 
 
 _EXPECTED = (
@@ -90,7 +90,7 @@ _EXPECTED = (
 
 
 def _is_expected(error: BaseException) -> bool:
-    """What has no number is not the operating system's: a time-out that nobody caught."""
+    """Whether a user can do something about it. An OSError without a number is a time-out that nobody caught: a bug."""
     return isinstance(error, _EXPECTED) and not (isinstance(error, OSError) and error.errno is None)
 
 
@@ -99,7 +99,7 @@ def _first(group: BaseExceptionGroup[Any]) -> BaseException:
     return _first(first) if isinstance(first, BaseExceptionGroup) else first
 
 
-def _tell(error: BaseException) -> None:
+def _report(error: BaseException) -> None:
     match error:
         case NotFound() | Unavailable():
             code = Exit.UNAVAILABLE
@@ -121,13 +121,13 @@ def _words(error: BaseException) -> str:
 
 
 def fail(message: str, code: Exit) -> NoReturn:
-    """Say it, and end. Raises: typer.Exit."""
+    """Print an error and end the command. Raises: typer.Exit."""
     err.print(f"[bold red]error:[/] {plain(message)}")
     raise typer.Exit(code)
 
 
 def data_folder(path: Path) -> Path:
-    """Make the folder unless it is there; its full path. Raises: typer.Exit."""
+    """Make the folder unless it exists, and return its full path. Raises: typer.Exit."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -136,7 +136,7 @@ def data_folder(path: Path) -> Path:
 
 
 def utf8(text: str, what: str) -> str:
-    """An argument, where it can be sent. Raises: typer.Exit."""
+    """Return an argument unchanged if it can be encoded. Raises: typer.Exit."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -145,17 +145,17 @@ def utf8(text: str, what: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Not to be read as markup, and nothing in it that a terminal obeys."""
+    """Escape text so that neither rich takes it for markup nor a terminal for a command."""
     return escape(printable(text))
 
 
 def printable(text: str) -> str:
-    """With its control characters written out, but for tabs and ends of lines."""
+    """Write out control characters, except tabs and line ends."""
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-"""And lone surrogates, which cannot be written, and marks that turn the direction of what follows."""
+"""Control characters, lone surrogates, which cannot be encoded, and marks that change the direction of text."""
 
 
 def print_json(value: object) -> None:
@@ -164,7 +164,7 @@ def print_json(value: object) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:
-    """Numbers to the right."""
+    """Print rows. A column whose name ends with `>` is aligned to the right, as numbers are."""
     table = Table(title=title, box=None, header_style="bold", title_justify="left", pad_edge=False)
     for number, column in enumerate(columns):
         right = column.endswith(">")
@@ -184,7 +184,7 @@ def print_fields(fields: Iterable[tuple[str, object]]) -> None:
 
 
 def money(nano_usd: NanoUsd | int) -> str:
-    """In micro-dollars, or nano-dollars where it is less than one of those."""
+    """Format as USD to the micro-dollar; less than one, to the nano-dollar."""
     return f"${nano_usd / 1e9:,.{9 if 0 < nano_usd < 1000 else 6}f}"
 
 
@@ -202,7 +202,7 @@ def duration(ms: Ms | int | None) -> str:
 
 
 def instant(ms: Ms | int | None) -> str:
-    """Local time."""
+    """Format an instant in local time."""
     if ms is None:
         return "-"
     from datetime import UTC, datetime  # noqa: PLC0415 - only here
