@@ -1,7 +1,7 @@
-"""NATS and Postgres from wheels, as children of this process: no server to install.
+"""Runs NATS and Postgres from wheels, as children of this process: no server has to be installed.
 
 A child dies with its parent, also when that is killed: the kernel sends it a signal (PR_SET_PDEATHSIG). Both servers
-listen on the loopback or a socket file only, and keep their data where they are told.
+listen on the loopback or a socket file only.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ import asyncpg
 from broker.errors import Unavailable
 
 ANY_PORT = -1
-"""What NATS calls any free port."""
+"""NATS takes any free port."""
 _START_S = 30.0
 _STOP_S = 15.0
 _POLL_S = 0.02
@@ -58,7 +58,7 @@ _POSTGRES_SETTINGS = {
 
 
 class Child:
-    """A process of ours, its output in a file."""
+    """A process that we started. Its output goes to a file."""
 
     def __init__(self, name: str, process: subprocess.Popen[bytes], log: Path) -> None:
         self.name = name
@@ -72,18 +72,18 @@ class Child:
         return self.process.poll() is None
 
     def tail(self) -> str:
-        """The last lines it wrote."""
+        """Return the last lines that it wrote."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-_TAIL_LINES:])
 
     async def ended(self, *, within_s: float) -> bool:
-        """Whether it ends in time."""
+        """Wait until it ends; return whether it did in time."""
         until = time.monotonic() + within_s
         while self.is_running() and time.monotonic() < until:
             await asyncio.sleep(_POLL_S)
         return not self.is_running()
 
     async def stop(self, *signals: signal.Signals, within_s: float = _STOP_S) -> None:
-        """Send one signal after the other, each with its time; SIGKILL last."""
+        """Send one signal after the other until it ends, SIGKILL last. Each gets as long as `within_s`."""
         for number in (*signals, signal.SIGKILL):
             if not self.is_running():
                 return
@@ -92,11 +92,12 @@ class Child:
                 return
 
     def failed(self) -> Unavailable:
+        """Make the error for a process that did not start."""
         return Unavailable(self.name, f"it did not start; the end of {self.log}:\n{self.tail()}")
 
 
 Started = Callable[[Child], None]
-"""Told of a server's process, to watch it."""
+"""Called with the process of a server, so that it can be watched."""
 
 
 def spawn(
@@ -179,7 +180,7 @@ def _spawn_nats(program: str, folder: Path, port: int, settings: str) -> Child:
         NATS_CONFIG.format(port=port, store=json.dumps(str(folder / "store")), ports=json.dumps(str(folder)))
         + settings
     )
-    half = max(1, len(os.sched_getaffinity(0)) // 2)  # more threads would look for work on cores that others need
+    half = max(1, len(os.sched_getaffinity(0)) // 2)  # more threads would spin on cores that the other processes need
     env = {"GOMAXPROCS": os.environ.get("GOMAXPROCS", str(half))}
     return spawn("NATS", [program, "-c", str(config)], log=folder / "nats.log", env=env)
 
@@ -250,7 +251,7 @@ def _postgres_url(sockets: Path, database: str) -> str:
 
 
 def _socket_folder(folder: Path) -> Path:
-    """One for each data folder, nobody else's; short, since a socket's path is limited to 107 bytes."""
+    """Make the folder for the socket of one data folder. Its path is short, since a socket's is limited to 107 bytes."""
     name = hashlib.blake2b(str(folder.resolve()).encode(), digest_size=8).hexdigest()
     sockets = Path(tempfile.gettempdir()) / f"infermq-{os.geteuid()}-{name}"
     sockets.mkdir(mode=0o700, exist_ok=True)
@@ -260,9 +261,10 @@ def _socket_folder(folder: Path) -> Path:
 
 
 def _other_user(*folders: Path) -> Callable[[], None] | None:
-    """Postgres does not run as root. Then it gets a user namespace where root's files are another user's.
+    """Return what a child must do before it starts Postgres, which refuses to run as root. None: nothing.
 
-    Where the kernel allows none, it becomes that other user, who must then be able to reach the folders.
+    As root it enters a user namespace, where root's files belong to another user. If the kernel allows no namespace, it
+    becomes that other user, who must then be able to reach the folders.
     """
     if os.geteuid() != 0:
         return None
@@ -276,7 +278,7 @@ def _other_user(*folders: Path) -> Callable[[], None] | None:
 
 
 def _can_unshare() -> bool:
-    """Tried in a child, since it cannot be undone."""
+    """Whether the kernel allows a user namespace. Tried in a child, since it cannot be undone."""
     probe = "import ctypes,sys; sys.exit(ctypes.CDLL(None).unshare(0x10000000) != 0)"
     return subprocess.run([sys.executable, "-S", "-c", probe], check=False).returncode == 0
 
@@ -322,7 +324,7 @@ async def _make_database(child: Child, sockets: Path) -> None:
 
 
 def die_with_parent() -> None:
-    """Called first by a process that `up` started: end with it, even if it is killed."""
+    """End this process with the `up` that started it, even if that is killed. Called first in such a process."""
     parent = os.environ.get(_PARENT)
     if parent is None:
         return

@@ -113,7 +113,7 @@ class SupervisedProcess:
         return self.log.with_suffix(".ready")
 
     def _is_ready(self) -> bool:
-        """Whether it has said so. Libraries of an engine may print on the same stream."""
+        """Look whether it has said that it is ready. Libraries of an engine may print on the same stream."""
         with contextlib.suppress(OSError):
             for line in self._ready_file.read_text(errors="replace").splitlines():
                 with contextlib.suppress(ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""Everything on this machine: NATS, Postgres, a broker and workers, as children of one process."""
+"""Runs everything on this machine: NATS, Postgres, a broker and workers, as children of one process."""
 
 import asyncio
 import contextlib
@@ -27,14 +27,14 @@ from schemas.catalog import Catalog, parse
 CATALOG = "infermq.toml"
 _READY_S = 120.0
 _LOAD_S = 1800.0
-"""A large model takes its time."""
+"""How long a worker may take to load its model."""
 _POLL_S = 0.02
 _WATCH_S = 0.2
 
 
 @asynccontextmanager
 async def running(config: UpConfig, say: Say) -> AsyncIterator["Up"]:
-    """Start all of it, watch it while the block runs, stop it in order. Raises: Unavailable, CatalogError."""
+    """Start everything, watch it while the block runs, stop it in order. Raises: Unavailable, CatalogError."""
     config.data.mkdir(parents=True, exist_ok=True)
     with _locked(config.data):
         async with AsyncExitStack() as stack:
@@ -91,7 +91,7 @@ def _catalog_text(config: UpConfig) -> str:
 
 
 async def _servers(config: UpConfig, stack: AsyncExitStack, started: Started) -> tuple[str, str]:
-    """The URLs, of our own servers where none are given; both start side by side."""
+    """Return the URLs of NATS and Postgres, which are started at the same time unless their URLs are given."""
 
     async def nats() -> str:
         if config.nats_url is not None:
@@ -108,7 +108,7 @@ async def _servers(config: UpConfig, stack: AsyncExitStack, started: Started) ->
     try:
         first, second = await asyncio.shield(both)
     except asyncio.CancelledError:
-        await both  # half a database could not be started again
+        await both  # a database that is half made could not be started again
         raise
     for url in (first, second):
         if isinstance(url, BaseException):
@@ -117,9 +117,9 @@ async def _servers(config: UpConfig, stack: AsyncExitStack, started: Started) ->
 
 
 def _http_ports(config: UpConfig, nats_url: str, say: Say) -> Iterator[int]:
-    """The ports of the broker and then of each worker.
+    """Yield the HTTP port of the broker, then of each worker.
 
-    Who has the port of NATS has those after it: of two that start at once, only one tries to listen there.
+    Whoever has the port of NATS has those after it, so of two that start at once only one tries to listen there.
     """
     if not config.port:
         return itertools.repeat(0)
@@ -263,7 +263,7 @@ class Up:
 
 
 async def up(config: UpConfig, *, say: Say, ready: Callable[[Up], None]) -> None:
-    """Until a signal, which may come before all is up.
+    """Run everything until a signal, which may come before everything is up.
 
     Raises: Unavailable, also when NATS or Postgres ends by itself; CatalogError.
     """
@@ -290,7 +290,7 @@ async def up(config: UpConfig, *, say: Say, ready: Callable[[Up], None]) -> None
 
 
 async def _unless(stopping: asyncio.Event, starting: Coroutine[Any, Any, Up]) -> Up | None:
-    """None when it is to stop first: then what had been started is stopped again."""
+    """Finish starting; or, if told to stop first, stop what had been started and return None."""
     start, stop = asyncio.create_task(starting), asyncio.create_task(stopping.wait())
     await asyncio.wait((start, stop), return_when=asyncio.FIRST_COMPLETED)
     stop.cancel()
