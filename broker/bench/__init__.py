@@ -1,5 +1,10 @@
-"""`infermq bench`: how fast it is, on the machine at hand.
+"""`infermq bench`: measures how fast it is, on the machine at hand.
 
-bulk      submitted → settled, and what each process spends on a job
-figure    what every benchmark prints
+bulk         jobs from submission to settlement      floor   the bare pipeline, which bulk is compared with
+interactive  latency of requests                     echo    the bare responder, which interactive is compared with
+saturation   a real engine kept busy                 peers/  other task queues, which bulk is compared with
+small        dispatch, submit, idle                  system  what benchmarks run on
+figure       what every benchmark prints             cpu     CPU time by process
+
+Only `broker.cli.bench` and tests import from here.
 """

@@ -1,7 +1,7 @@
-"""The bulk path: jobs submitted by the message, run by the simulated engine at no delay, settled in Postgres.
+"""Measures the bulk path: jobs are submitted in messages, run by the simulated engine and settled in Postgres.
 
-Real bodies and results, every row and announcement; NATS, Postgres, broker, worker and producer share the machine.
-Beside it, run by run: the bare pipeline on the same servers, and other task queues on theirs.
+Bodies, results, rows and announcements are as in production; NATS, Postgres, broker, worker and producer share the
+machine. Each run is followed by one of the bare pipeline on the same servers, and by other task queues on theirs.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ output = 0.02
 output_tokens = 64
 """
 _LOOK_S = 0.25
-"""Announcements are not kept for who missed one."""
+"""Between two looks at the batch, since an announcement may be missed."""
 _WARM_JOBS = 2000
 _FLOOR = "bare pipeline"
 _notices = msgspec.json.Decoder(list[msgspec.Raw])
@@ -54,7 +54,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def bulk(*, jobs: int, body_bytes: int, runs: int, with_peers: bool, say: Callable[[str], None]) -> Figure:
-    """Submitted → settled, in jobs/s."""
+    """Measure jobs/s from the first submission to the last settled job."""
     ours: list[Run] = []
     bare: list[Run] = []
     others: dict[str, list[float]] = {}
@@ -85,7 +85,7 @@ async def bulk(*, jobs: int, body_bytes: int, runs: int, with_peers: bool, say: 
 
 
 async def _warm(client: Client, bodies: Sequence[bytes]) -> int:
-    """The bytes of an answer."""
+    """Run some jobs first, so that everything is loaded. Return the size of an answer in bytes."""
     batch = await _batch(client, bodies)
     async for result in client.results(batch):
         return len(bytes(result.body))
@@ -100,17 +100,17 @@ async def _ours(client: Client, bodies: Sequence[bytes]) -> Run:
 
 
 async def _batch(client: Client, bodies: Sequence[bytes]) -> UUID:
-    """Through all of infermq, until the last job is settled and announced."""
+    """Run a batch, until its last job is settled and announced."""
     batch = await client.create_batch()
     announced, all_announced = 0, asyncio.Event()
 
-    async def heard(message: Msg) -> None:
+    async def on_notice(message: Msg) -> None:
         nonlocal announced
         announced += len(_notices.decode(message.data))
         if announced >= len(bodies):
             all_announced.set()
 
-    feed = await client.nats.subscribe(subjects.result(subjects.DEFAULT, batch.id), cb=heard)
+    feed = await client.nats.subscribe(subjects.result(subjects.DEFAULT, batch.id), cb=on_notice)
     sent = await client.submit_many(
         (
             Submission("echo", Job(endpoint=CHAT.path, body=body, custom_id=f"job-{line}"))
@@ -139,7 +139,7 @@ async def _bare(below: Floor, bodies: Sequence[bytes]) -> Run:
 
 
 async def _others(beside: Peers, most: int, body_bytes: int, answer_bytes: int) -> list[tuple[str, float]]:
-    """Each with its own number of jobs, but at most so many."""
+    """Run each task queue with its own number of jobs, but at most `most`. Return the names and their jobs/s."""
     rates = []
     for one in PEERS:
         peer = replace(one, jobs=min(one.jobs, most))

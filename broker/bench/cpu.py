@@ -1,4 +1,4 @@
-"""CPU time of everything that a benchmark started, by what it is."""
+"""Adds up the CPU time of all that a benchmark started, by kind of process."""
 
 import statistics
 from collections import defaultdict
@@ -10,7 +10,7 @@ KINDS = ("producer", "broker", "worker", "NATS", "Postgres")
 
 
 def spent_s() -> dict[str, float]:
-    """Seconds so far, user and system, of this process and its children."""
+    """Return the CPU seconds so far, user and system, of this process and its children."""
     spent: dict[str, float] = defaultdict(float)
     me = psutil.Process()
     times = me.cpu_times()
@@ -36,7 +36,7 @@ def _kind(process: psutil.Process) -> str:
 
 
 def of_baseline(name: str, runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """What `us_per_job` said of a baseline's runs, as details of a figure."""
+    """Describe the CPU time of a baseline's runs as details of a figure. `runs` are values of `us_per_job`."""
     return {f"{name}, CPU µs a job: {kind}": statistics.median_low([run[kind] for run in runs]) for kind in KINDS}
 
 

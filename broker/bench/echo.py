@@ -1,4 +1,4 @@
-"""The barest responder on NATS: `python -m broker.bench.echo URL`. What a request-reply costs at the least."""
+"""Answers each request on NATS at once, to show what a request-reply costs at least: `python -m broker.bench.echo URL`."""
 
 import asyncio
 import sys

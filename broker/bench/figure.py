@@ -1,4 +1,4 @@
-"""What every benchmark prints: a figure, its spread, and its ratio to what ran beside it."""
+"""Defines what every benchmark prints: a figure, its spread, and its ratio to what ran beside it."""
 
 import os
 import platform
@@ -25,7 +25,7 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     ratios: dict[str, float] = {}
     """The figure, divided by each baseline's."""
     cpu_us_per_job: dict[str, float] = {}
-    """By process; the median run's."""
+    """By kind of process, in the median run."""
     details: dict[str, float] = {}
     """What else was measured, with its unit in the name."""
     machine: str
@@ -53,7 +53,7 @@ def figure_of(
     baselines: Sequence[Baseline] = (),
     details: dict[str, float] | None = None,
 ) -> Figure:
-    """`cpu` has one entry a run."""
+    """Sum up the runs. `cpu` has one entry for each of them."""
     middle = statistics.median_low(runs)
     return Figure(
         name=name,

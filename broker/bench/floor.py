@@ -1,8 +1,8 @@
-"""The bare pipeline: the hops and rows of the bulk path and nothing else, so what a job costs at the least.
+"""The bare pipeline: the messages and rows of the bulk path and nothing else, to show what a job costs at least.
 
 Atomic batches → stream → rows of a backlog → running, read back with its body → stream → worker → stream → execution,
-result and final state → announcement. The same streams, payloads, tables and transactions as infermq's, on nats-py and
-asyncpg as they come, a message a job; no validation, policy, fairness, leases, retries, prices, metrics or recovery.
+result and final state → announcement. Streams, payloads, tables and transactions are those of infermq, on plain nats-py and
+asyncpg, with a message for each job. There is no validation, policy, fairness, lease, retry, price, metric or recovery.
 
 `python -m broker.bench.floor broker|worker NATS POSTGRES ANSWER_BYTES` is one of its processes.
 """
@@ -45,7 +45,7 @@ _SUBMIT, _RUN, _OUTCOME = "FLOOR_SUBMIT", "FLOOR_RUN", "FLOOR_OUTCOME"
 _SETTLED = "floor.settled"
 _PENDING_BYTES = 16 * 1024 * 1024
 _ROOM = 4000
-"""Messages of a stream held or asked for, as in infermq's own groups."""
+"""Messages of a stream that are held or requested, as in infermq's own groups."""
 _SLOTS = 512
 _CREDIT = 1536
 _BATCH = 1000
@@ -76,23 +76,26 @@ on conflict (batch) do update set admitted = c.admitted + excluded.admitted, end
 
 
 class Floor:
-    """Its processes, waiting for jobs."""
+    """The processes of the bare pipeline, waiting for jobs."""
 
     def __init__(self, nc: Nats, processes: Sequence[Talk]) -> None:
         self._nc = nc
         self.processes = processes
 
     async def run(self, bodies: Sequence[bytes], batch: UUID) -> float:
-        """Seconds from the first submission to the last announcement. Raises: RuntimeError, if one of them ends."""
+        """Run a batch. Return the seconds from the first submission to the last announcement.
+
+        Raises: RuntimeError, if one of the processes ends.
+        """
         ended, all_ended = 0, asyncio.Event()
 
-        async def heard(message: Msg) -> None:
+        async def on_settled(message: Msg) -> None:
             nonlocal ended
             ended += int((message.headers or {})["Count"])
             if ended >= len(bodies):
                 all_ended.set()
 
-        subscription = await self._nc.subscribe(_SETTLED, cb=heard)
+        subscription = await self._nc.subscribe(_SETTLED, cb=on_settled)
         began = time.perf_counter()
         for start in range(0, len(bodies), _BATCH):
             payloads = [
@@ -100,13 +103,16 @@ class Floor:
                 for line, body in enumerate(bodies[start : start + _BATCH], start + 1)
             ]
             await _store(self._nc, "floor.submit", payloads, name=f"{batch}.{start}")
-        await self._unless_gone(all_ended)
+        await self._unless_ended(all_ended)
         seconds = time.perf_counter() - began
         await subscription.unsubscribe()
         return seconds
 
-    async def _unless_gone(self, event: asyncio.Event) -> None:
-        waiting = [event.wait(), *(process.answer() for process in self.processes)]  # who serves says no more
+    async def _unless_ended(self, event: asyncio.Event) -> None:
+        waiting = [
+            event.wait(),
+            *(process.answer() for process in self.processes),
+        ]  # a process that serves prints nothing more
         tasks = [asyncio.ensure_future(one) for one in waiting]
         ended, others = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for other in others:
@@ -118,7 +124,7 @@ class Floor:
 
 @asynccontextmanager
 async def floor(nats_url: str, postgres_url: str, *, answer_bytes: int) -> AsyncIterator[Floor]:
-    """A broker and a worker on servers that infermq uses too, in streams and tables of their own."""
+    """Start a broker and a worker on the servers that infermq uses, with streams and tables of their own."""
     words = ("-m", "broker.bench.floor")
     servers = (nats_url, postgres_url, str(answer_bytes))
     nc = await _connected(nats_url)
@@ -150,7 +156,7 @@ async def _connected(url: str) -> Nats:
 
 
 async def _store(nc: Nats, subject: str, payloads: Sequence[bytes], *, name: str) -> None:
-    """An atomic batch."""
+    """Store messages as an atomic batch."""
     for number, payload in enumerate(payloads[:-1], 1):
         await nc.publish(subject, payload, headers={"Nats-Batch-Id": name, "Nats-Batch-Sequence": str(number)})
     last = {"Nats-Batch-Id": name, "Nats-Batch-Sequence": str(len(payloads)), "Nats-Batch-Commit": "1"}
@@ -158,37 +164,37 @@ async def _store(nc: Nats, subject: str, payloads: Sequence[bytes], *, name: str
 
 
 class Pull:
-    """What came since the last look."""
+    """Pulls the messages of a stream, and hands out what has come since the last time."""
 
     def __init__(self, nc: Nats, stream: str, room: int) -> None:
         self._nc = nc
         self._next = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.all"
         self._inbox = nc.new_inbox()
         self._room = room
-        self._asked = 0
+        self._requested = 0
         self._came = asyncio.Event()
         self._messages: list[Msg] = []
 
     async def open(self) -> None:
-        await self._nc.subscribe(self._inbox, cb=self._heard, pending_msgs_limit=-1, pending_bytes_limit=-1)
-        await self._ask()
+        await self._nc.subscribe(self._inbox, cb=self._receive, pending_msgs_limit=-1, pending_bytes_limit=-1)
+        await self._request()
 
     async def group(self) -> list[Msg]:
         await self._came.wait()
         self._came.clear()
         messages, self._messages = self._messages, []
-        await self._ask()
+        await self._request()
         return messages
 
-    async def _ask(self) -> None:
-        wanted = self._room - self._asked
+    async def _request(self) -> None:
+        wanted = self._room - self._requested
         if wanted >= self._room // 2:
-            self._asked += wanted
+            self._requested += wanted
             await self._nc.publish(self._next, b'{"batch":%d,"expires":600000000000}' % wanted, self._inbox)
 
-    async def _heard(self, message: Msg) -> None:
+    async def _receive(self, message: Msg) -> None:
         if message.reply:
-            self._asked -= 1
+            self._requested -= 1
             self._messages.append(message)
             self._came.set()
 
@@ -287,13 +293,13 @@ def _execution(report: Report) -> tuple[object, ...]:
 
 
 def _end(report: Report) -> tuple[object, ...]:
-    """A row of finish.sql's arrays."""
+    """Make a row of the arrays that finish.sql takes."""
     usage = report.outcome.usage
     return report.job, 1, "succeeded", None, usage.input_tokens, usage.output_tokens, 0, usage.output_tokens
 
 
 def _body(report: Report) -> bytes:
-    assert isinstance(report.outcome, Succeeded)  # noqa: S101 - the worker knows no other
+    assert isinstance(report.outcome, Succeeded)  # noqa: S101 - the bare worker reports nothing else
     return report.outcome.body
 
 
@@ -353,7 +359,7 @@ def _answered(attempt: Attempt, answer: bytes) -> Report:
 
 
 def _job_of(body: bytes, batch: UUID, line: int) -> Job:
-    """As the client makes it."""
+    """Make a job as the client does."""
     return Job(
         id=line_id(batch, line), batch=batch, line=line, endpoint=CHAT.path, body=body, custom_id=f"job-{line}"
     )

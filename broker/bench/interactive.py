@@ -1,7 +1,7 @@
-"""Ask and wait: what the way through relay, work queue, worker and outcome adds to an engine's own time.
+"""Measures the latency that relay, stream, worker and outcome add to an engine's own.
 
-One at a time on an engine that takes none; many at once on one whose answers take 50 to 150 ms, so that what is measured
-is the way and not a queue in front of two cores.
+One request at a time runs on an engine that takes no time. Many at once run on one whose answers take 50 to 150 ms, so
+that no queue in front of a few cores is measured.
 """
 
 import asyncio
@@ -50,7 +50,7 @@ _CONCURRENCY = (1, 32, 128)
 
 
 async def interactive(*, requests: int, runs: int, say: Callable[[str], None]) -> Figure:
-    """Milliseconds added at the median, one request at a time."""
+    """Measure the milliseconds added at the median, one request at a time."""
     async with (
         a_system(_CATALOG) as (up, client, catalog),
         direct(catalog, "simulated") as engine,
@@ -75,7 +75,7 @@ async def interactive(*, requests: int, runs: int, say: Callable[[str], None]) -
 async def _run(
     client: Client, *, engine: Direct, paced: Direct, raw: Nats, requests: int, say: Callable[[str], None]
 ) -> dict[str, float]:
-    """Everything once, side by side."""
+    """Measure everything once, one after the other."""
     found: dict[str, float] = {}
     for concurrency in _CONCURRENCY:
         many, alone = (requests, engine) if concurrency == 1 else (requests * 4, paced)
@@ -99,7 +99,7 @@ async def _run(
 
 
 async def _latencies(ask: Callable[[int], Awaitable[object]], requests: int, concurrency: int) -> list[float]:
-    """In milliseconds."""
+    """Send requests, `concurrency` at a time. Return their latencies in milliseconds."""
     numbers, latencies = iter(range(requests)), []
 
     async def lane() -> None:

@@ -1,4 +1,4 @@
-"""An engine kept full through the broker, against the same engine driven directly: both at the same concurrency."""
+"""Measures an engine that is kept busy through the broker, and the same engine driven directly at equal concurrency."""
 
 import asyncio
 import statistics
@@ -23,24 +23,24 @@ from schemas.job import Job
 _PROMPT = "Name three things that a lighthouse keeper does in a day, and say why each of them matters. Number %d."
 _DIRECTLY = "driven directly"
 _LENGTHS = tuple(16 + 7 * number % 33 for number in range(33))
-"""Output tokens, 32 on average. Were all alike, then those that start together would end in one step and the next ones
-be taken in as one batch, again and again; whoever lost that step once would be slower from then on, by up to a tenth on
-llama.cpp. Real answers are not alike.
+"""Output tokens of the requests, 32 on average. If all were equal, requests that start together would end in one engine
+step and the next ones would start together again. A side that lost this rhythm once would stay slower, by up to a tenth
+on llama.cpp. Real answers differ in length.
 """
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
-    """Output tokens of so many requests, and the time that they took."""
+class Generated:
+    """What a number of requests generated, and the time that they took."""
 
     requests: int
     tokens: int
     seconds: float
     cpu_s: Counter[str] = field(default_factory=Counter)
-    """By process."""
+    """By kind of process."""
 
-    def __add__(self, other: "Made") -> "Made":
-        return Made(
+    def __add__(self, other: "Generated") -> "Generated":
+        return Generated(
             self.requests + other.requests,
             self.tokens + other.tokens,
             self.seconds + other.seconds,
@@ -58,10 +58,10 @@ class Made:
 async def saturation(
     *, catalog: Path, model: str, deployment: str, runs: int, rounds: int, quick: bool, say: Callable[[str], None]
 ) -> Figure:
-    """Output tokens/s. The very same engine takes its requests in turn directly and as a worker of a broker.
+    """Measure output tokens/s of one engine, which is driven directly and serves a broker as its worker in turn.
 
-    `rounds`: how often each slot is filled in a part of a run; it has four, there and back, so that a machine that grows
-    slower or faster tells on both sides alike. `quick`: two.
+    A run has four parts: directly, through the broker, through the broker, directly, so that a machine that becomes slower
+    affects both sides alike. `rounds` says how often each slot is filled in a part. `quick` leaves two parts out.
     """
     text = catalog.read_text()
     async with direct(catalog, deployment) as engine, a_system(text, workers=0) as (up, client, _):
@@ -91,11 +91,11 @@ async def _measured(
     rounds: int,
     quick: bool,
     say: Callable[[str], None],
-) -> tuple[list[Made], list[Made]]:
-    """Of each run, through the broker and driven directly."""
+) -> tuple[list[Generated], list[Generated]]:
+    """Return what each run generated through the broker, and what it generated directly."""
     through, alone = [], []
-    few = max(1, slots // 4) if quick else slots
-    await asyncio.gather(_through(client, model, few), _alone(engine, few, slots))  # the first are slower
+    warm_up = max(1, slots // 4) if quick else slots
+    await asyncio.gather(_through(client, model, warm_up), _alone(engine, warm_up, slots))
     for number in range(1, runs + 1):
         theirs = await _spending(_alone(engine, slots * rounds, slots))
         ours = await _spending(_through(client, model, slots * rounds))
@@ -108,23 +108,23 @@ async def _measured(
     return through, alone
 
 
-async def _spending(making: Awaitable[Made]) -> Made:
+async def _spending(making: Awaitable[Generated]) -> Generated:
     before = Counter(spent_s())
     made = await making
     return replace(made, cpu_s=Counter(spent_s()) - before)
 
 
 def _bodies() -> list[dict[str, Any]]:
-    asked = {"messages": [{"role": "user", "content": _PROMPT}], "temperature": 0, "ignore_eos": True}
-    return [asked | {"max_tokens": length} for length in _LENGTHS]
+    body = {"messages": [{"role": "user", "content": _PROMPT}], "temperature": 0, "ignore_eos": True}
+    return [body | {"max_tokens": length} for length in _LENGTHS]
 
 
-async def _alone(engine: Direct, requests: int, slots: int) -> Made:
+async def _alone(engine: Direct, requests: int, slots: int) -> Generated:
     ran = await engine.run(*_bodies(), requests=requests, concurrency=slots)
-    return Made(requests, ran["output_tokens"], ran["seconds"])
+    return Generated(requests, ran["output_tokens"], ran["seconds"])
 
 
-async def _through(client: Client, model: str, requests: int) -> Made:
+async def _through(client: Client, model: str, requests: int) -> Generated:
     batch = await client.create_batch()
     began = time.perf_counter()
     sent = await client.submit_many(_submissions(model, requests), batch_id=batch.id)
@@ -135,7 +135,7 @@ async def _through(client: Client, model: str, requests: int) -> Made:
     state = await client.batch(batch.id)
     if state.status is not BatchStatus.COMPLETED or state.counts.succeeded != requests:
         raise RuntimeError(f"{requests} jobs were submitted: {state.counts}")
-    return Made(requests, state.usage.output_tokens, ended - began)
+    return Generated(requests, state.usage.output_tokens, ended - began)
 
 
 def _submissions(model: str, requests: int) -> Iterator[Submission]:

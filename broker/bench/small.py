@@ -1,4 +1,4 @@
-"""The short ones: dispatch latency, taking a file in, and what an idle system costs."""
+"""Measures dispatch latency, the submission of a file, and the cost of an idle system."""
 
 import asyncio
 import contextlib
@@ -33,7 +33,7 @@ _MB = 1024 * 1024
 
 
 async def dispatch(*, jobs: int, runs: int, say: Callable[[str], None]) -> Figure:
-    """One job at a time to a waiting worker: published → started, p99."""
+    """Submit one job at a time to an idle worker. Measure the time from its publication to its start, at p99."""
     p99s: list[float] = []
     p50s: list[float] = []
     async with a_system(_CATALOG) as (_, client, _):
@@ -53,7 +53,7 @@ async def dispatch(*, jobs: int, runs: int, say: Callable[[str], None]) -> Figur
 
 
 async def _started_ms(client: Client, job: UUID) -> int:
-    """Once it is settled."""
+    """Wait until the job is settled, and return when it started."""
     while True:
         with contextlib.suppress(RequestRefused):  # not taken in yet
             if executions := (await client.job(job)).executions:
@@ -62,16 +62,16 @@ async def _started_ms(client: Client, job: UUID) -> int:
 
 
 async def submit(*, lines: int, runs: int, say: Callable[[str], None]) -> Figure:
-    """A file of OpenAI Batch lines, submitted by the command: seconds until all are accepted."""
+    """Submit a file of OpenAI Batch lines by the command. Measure the seconds until all are accepted."""
     seconds, peaks = [], []
     with tempfile.TemporaryDirectory(prefix="infermq-bench-") as folder:
-        few, many = Path(folder) / "few.jsonl", Path(folder) / "many.jsonl"
-        _write(few, max(1, lines // 10))
-        _write(many, lines)
+        short, long = Path(folder) / "short.jsonl", Path(folder) / "long.jsonl"
+        _write(short, max(1, lines // 10))
+        _write(long, lines)
         async with a_system(_CATALOG) as (up, _, _):
-            _, small = await _submitted(few, up)
+            _, small = await _submitted(short, up)
             for number in range(1, runs + 1):
-                took, peak = await _submitted(many, up)
+                took, peak = await _submitted(long, up)
                 seconds.append(took)
                 peaks.append(peak)
                 say(f"run {number}: {took:.1f} s, {peak / _MB:.0f} MB")
@@ -93,7 +93,7 @@ def _write(file: Path, lines: int) -> None:
 
 
 async def _submitted(file: Path, up: Up) -> tuple[float, int]:
-    """Seconds, and the most bytes of memory."""
+    """Submit the file. Return the seconds that it took, and the peak memory of the command in bytes."""
     began = time.perf_counter()
     words = ["-m", "broker", "submit", str(file), "--json", "--nats-url", up.nats_url]
     process = await asyncio.create_subprocess_exec(sys.executable, *words, stdout=asyncio.subprocess.DEVNULL)
@@ -110,7 +110,7 @@ async def _submitted(file: Path, up: Up) -> tuple[float, int]:
 
 
 async def idle(*, seconds: float, runs: int, say: Callable[[str], None]) -> Figure:
-    """Nothing to do: the broker's share of a core, and everyone's memory."""
+    """Measure the broker's share of a core while there is nothing to do, and the memory of every process."""
     shares, details = [], {}
     async with a_system(_CATALOG) as (up, _, _):
         await asyncio.sleep(2)
@@ -127,7 +127,7 @@ async def idle(*, seconds: float, runs: int, say: Callable[[str], None]) -> Figu
 
 
 def _spent(up: Up) -> dict[str, tuple[float, int]]:
-    """Of each process: CPU seconds, and bytes of memory that are its own (those of Postgres's processes together)."""
+    """Return the CPU seconds and the memory in bytes of each process. Postgres's processes count as one."""
     me = psutil.Process()
     named = {pid: name.partition("-")[0] for name, pid in up.pids().items()}
     spent: dict[str, tuple[float, int]] = {}

@@ -1,4 +1,4 @@
-"""What benchmarks run on: a whole infermq in a folder of its own, and engines driven directly beside it."""
+"""Runs what benchmarks need: a whole infermq in a folder of its own, and engines that are driven directly."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ _END_S = 20.0
 
 @asynccontextmanager
 async def a_system(catalog: str, *, workers: int = 1) -> AsyncIterator[tuple[Up, Client, Path]]:
-    """Up, with a client, and the catalog's file. `workers`: of each deployment."""
+    """Run infermq with `workers` for each deployment. The value is it, a client, and the catalog's file."""
     with tempfile.TemporaryDirectory(prefix="infermq-bench-") as folder:
         file = Path(folder) / "catalog.toml"
         file.write_text(catalog)
@@ -29,7 +29,7 @@ async def a_system(catalog: str, *, workers: int = 1) -> AsyncIterator[tuple[Up,
 
 
 class Talk:
-    """A Python process that answers a line of JSON with a line of JSON; what else it says is kept for when it fails."""
+    """A Python process that answers a line of JSON with a line of JSON. Its log is shown if it fails."""
 
     def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
         self._process = process
@@ -48,7 +48,7 @@ class Talk:
         return await self.answer()
 
     async def answer(self) -> dict[str, Any]:
-        """The next line that is JSON; engines may talk in between."""
+        """Return the next line that is JSON. Engines may print other lines in between. Raises: RuntimeError, if it ends."""
         assert self._process.stdout is not None  # noqa: S101 - it is a pipe
         while line := await self._process.stdout.readline():
             if line.startswith(b"{"):
@@ -66,12 +66,12 @@ class Direct:
     async def run(
         self, *bodies: Mapping[str, Any], requests: int, concurrency: int, streamed: bool = False
     ) -> dict[str, Any]:
-        """`seconds`, `latencies_ms` and `output_tokens`; `%d` in a body is the request's number."""
+        """Run requests: return `seconds`, `latencies_ms` and `output_tokens`. `%d` in a body is the request's number."""
         ask = {"bodies": bodies, "requests": requests, "concurrency": concurrency, "streamed": streamed}
         return await self._talk.ask(ask)
 
     async def serve(self, nats_url: str) -> int:
-        """Be a broker's worker too, with the same engine; its slots."""
+        """Make it a worker of a broker too, with the same engine. Return its slots."""
         return int((await self._talk.ask({"serve": nats_url}))["slots"])
 
 
@@ -83,7 +83,7 @@ async def direct(catalog: Path, deployment: str) -> AsyncIterator[Direct]:
 
 @asynccontextmanager
 async def child(*words: str) -> AsyncIterator[Talk]:
-    """A Python process that ends with us, once it has said that it is ready."""
+    """Start a Python process that ends with this one, and wait until it says that it is ready."""
     with tempfile.NamedTemporaryFile(prefix="infermq-bench-", suffix=".log") as log:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -113,6 +113,6 @@ async def _ended(process: asyncio.subprocess.Process) -> None:
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """The nearest rank."""
+    """Return the value at the nearest rank."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]

@@ -1,9 +1,9 @@
-"""Other task queues with the same job beside them: the extra `peers`.
+"""Runs other task queues on the same jobs: the extra `peers`.
 
-Each runs as its documentation says for throughput, with as many worker processes as the machine has cores, in two ways:
-as it comes, answers in a Redis that keeps nothing on disk; and with a record, where bodies are written to Postgres at
-submission, each task commits its answer there and announces it, and Redis logs to disk. Both keep less than infermq does
-(no lifecycle, no executions, no costs), so the comparison favours them.
+Each is set up as its documentation advises for throughput, with as many worker processes as the machine has cores, in two
+ways. In memory: answers go to a Redis that stores nothing on disk. Recorded: bodies are written to Postgres at submission,
+each task commits its answer there and announces it, and Redis logs to disk. Both record less than infermq does (no
+lifecycle, no executions, no costs), so the comparison favours them.
 """
 
 import asyncio
@@ -39,11 +39,11 @@ create table peers.jobs (
 class Peer(msgspec.Struct, frozen=True):
     name: str
     module: str
-    """Of this package."""
+    """Its module in this package."""
     worker: Sequence[str]
-    """The command of its workers."""
+    """The command that starts its workers."""
     jobs: int
-    """Of one run: some seconds' worth."""
+    """How many one run has: enough for some seconds."""
 
 
 PEERS = (
@@ -70,7 +70,7 @@ class Peers:
         self._postgres_url = postgres_url
 
     async def run(self, peer: Peer, *, recorded: bool, body_bytes: int, answer_bytes: int) -> float:
-        """Jobs/s, from the first submission to the last task's end."""
+        """Return jobs/s from the first submission to the end of the last task."""
         if recorded:
             await self._make_table()
         async with self._redis(durable=recorded) as socket:
@@ -107,7 +107,7 @@ class Peers:
 
     @asynccontextmanager
     async def _redis(self, *, durable: bool) -> AsyncIterator[Path]:
-        """Its socket file."""
+        """Run a Redis; the value is its socket file."""
         socket = self._folder / "redis.sock"
         kept = ["--appendonly", "yes", "--appendfsync", "everysec"] if durable else ["--appendonly", "no"]
         command = [_redis_program(), "--port", "0", "--unixsocket", str(socket), "--save", "", *kept]
@@ -126,7 +126,7 @@ class Peers:
 
 @contextmanager
 def peers(nats_url: str, postgres_url: str) -> Iterator[Peers]:
-    """Raises: Unavailable, without the extra."""
+    """Make a folder in which peers run. Raises: Unavailable, if the extra is not installed."""
     _redis_program()
     with tempfile.TemporaryDirectory(prefix="infermq-bench-") as folder:
         yield Peers(Path(folder), nats_url=nats_url, postgres_url=postgres_url)

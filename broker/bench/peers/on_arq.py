@@ -13,7 +13,7 @@ async def infer(_: dict[str, object], body: str) -> str | None:
 
 
 class Settings:
-    """What `arq` runs."""
+    """The settings of an `arq` worker."""
 
     functions = (infer,)
     redis_settings = RedisSettings(unix_socket_path=producer.REDIS)
@@ -31,9 +31,9 @@ async def main() -> None:
         await pool.enqueue_job("infer", body)
         sent += 1
 
-    async def kept() -> int:
+    async def ended_count() -> int:
         return sent - int(await pool.zcard(default_queue_name))
 
-    ended = record.EndedTasks() if producer.POSTGRES else kept
+    ended = record.EndedTasks() if producer.POSTGRES else ended_count
     await producer.produce(lambda bodies: producer.side_by_side(send, bodies), ended, record.submitted)
     await pool.aclose()

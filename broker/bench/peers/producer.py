@@ -1,4 +1,4 @@
-"""The producer of a peer: some tasks to see its workers ready, then the timed ones.
+"""Produces the tasks of a peer: some to see that its workers are ready, then the timed ones.
 
 `python -m broker.bench.peers.producer on_taskiq 8000 600`: the module, how many tasks, and the bytes of each one's body.
 """
@@ -19,9 +19,9 @@ _LOOK_S = 0.02
 
 NATS = os.environ.get("PEER_NATS", "")
 REDIS = os.environ.get("PEER_REDIS", "")
-"""Its socket file."""
+"""The socket file of Redis."""
 POSTGRES = os.environ.get("PEER_POSTGRES", "")
-"""Where tasks are recorded; empty: nowhere, and their answers are kept in Redis."""
+"""The URL of the Postgres that records tasks. Empty: nothing does, and answers stay in Redis."""
 
 
 async def produce(
@@ -29,7 +29,7 @@ async def produce(
     ended: Callable[[], Awaitable[int]],
     written: Callable[[Sequence[str]], Awaitable[Sequence[str]]],
 ) -> None:
-    """Print the seconds from the first task's submission to the last one's end; `ended` counts those that have."""
+    """Print the seconds from the submission of the first task to the end of the last. `ended` counts tasks that ended."""
     count, size = int(sys.argv[2]), int(sys.argv[3])
     async with asyncio.timeout(_READY_S):
         await ended()
@@ -51,7 +51,7 @@ def _bodies(count: int, size: int) -> list[str]:
 
 
 async def side_by_side(send: Callable[[str], Awaitable[object]], bodies: Sequence[str], *, lanes: int = 64) -> None:
-    """Many submissions on their way at once."""
+    """Submit many bodies at once."""
     left = iter(bodies)
 
     async def lane() -> None:

@@ -1,4 +1,4 @@
-"""What a task does: nothing but its answer; or, where a record is kept as infermq keeps one, its part of that.
+"""Does what a task does: it answers; and in a recorded run it writes its answer down, as infermq would.
 
 The producer writes the bodies before it submits, a thousand to a transaction. Each task writes its answer and state, and
 announces it: one statement, one transaction.
@@ -33,7 +33,7 @@ def _answer() -> str:
 
 
 async def submitted(bodies: Sequence[str]) -> list[str]:
-    """Written down; each task's argument is its row's id and the body."""
+    """Write the bodies down in a recorded run. Return the arguments of the tasks: the id of a row and its body."""
     if not POSTGRES:
         return list(bodies)
     rows = [(uuid4(), body, "open") for body in bodies]
@@ -48,7 +48,7 @@ async def submitted(bodies: Sequence[str]) -> list[str]:
 
 
 def answered(argument: str) -> str:
-    """For tasks in threads and processes: a connection each."""
+    """Answer a task in a thread or process, which has a connection of its own."""
     answer = _answer()
     if POSTGRES:
         if not hasattr(_local, "connection"):
@@ -58,7 +58,7 @@ def answered(argument: str) -> str:
 
 
 async def answered_async(argument: str) -> str:
-    """For coroutines: a pool in each process."""
+    """Answer a task in a coroutine. All coroutines of a process share a pool of connections."""
     answer = _answer()
     if POSTGRES:
         await (await _opened()).execute(_END.format("$1", "$2"), answer, UUID(argument[:_ID_LENGTH]))
@@ -74,7 +74,7 @@ async def _opened() -> asyncpg.Pool:
 
 
 class EndedTasks:
-    """Counts the tasks that have ended, by what they announce."""
+    """Counts the tasks that have ended, by their announcements."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -83,8 +83,8 @@ class EndedTasks:
     async def __call__(self) -> int:
         if self._connection is None:
             self._connection = await asyncpg.connect(POSTGRES)
-            await self._connection.add_listener("peers_ended", self._heard)
+            await self._connection.add_listener("peers_ended", self._count_one)
         return self._count
 
-    def _heard(self, *_: object) -> None:
+    def _count_one(self, *_: object) -> None:
         self._count += 1
