@@ -1,15 +1,15 @@
-"""What a Python producer imports: submit jobs and batches, read results, ask and wait.
+"""The client for Python producers: submit jobs and batches, read results, ask and wait.
 
     async with Client.connect("nats://127.0.0.1:14222") as client:
         reply = await client.infer("small-chat", {"messages": [{"role": "user", "content": "Hello!"}]})
 
-submit     jobs, one at a time or many in a message
-batches    batches, their results, jobs
-infer      interactive requests
-system     the catalog and the status
-session    the connection and the calls of the broker's API, on which these stand
-encode     jobs, bodies and names as they go on the wire
-errors     what is raised               ids   new ids
+submit     submits jobs, one at a time or many in a message
+batches    creates batches, reads their results, reads jobs
+infer      sends interactive requests
+system     reads and applies catalogs, reads the status
+session    connects and calls the broker's API; the base class of the four
+encode     encodes jobs, bodies and names for the wire
+errors     the exceptions               ids   new ids
 
 Plain NATS and JSON do the same (docs/wire.md): nothing here is needed to use infermq.
 """

@@ -1,4 +1,4 @@
-"""Batches, their results, and single jobs."""
+"""The part of the client for batches, their results, and single jobs."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ from schemas.job import Lane
 from schemas.subjects import Verb
 
 _SOON_S = 0.1
-"""Until results that were recorded while a page was read are asked for: their notice may have come already."""
+"""Pause before results that were recorded while a page was read are requested: no other notice may come for them."""
 
 
 class BatchClient(Session):
@@ -36,6 +36,7 @@ class BatchClient(Session):
     async def create_batch(
         self, *, lane: Lane = Lane.BULK, deadline_ms: int | None = None, metadata: dict[str, str] | None = None
     ) -> Batch:
+        """Create an open batch, with a new id."""
         ask = BatchCreate(id=new_id(), lane=lane, deadline_ms=deadline_ms, metadata=metadata or {})
         return await self._call(Verb.BATCH_CREATE, ask, Batch)
 
@@ -44,6 +45,7 @@ class BatchClient(Session):
         return await self._call(Verb.BATCH_SEAL, BatchSeal(batch, jobs), Batch)
 
     async def batch(self, batch: UUID) -> Batch:
+        """Return the state, the counts and the cost of a batch."""
         return await self._call(Verb.BATCH_SHOW, BatchRef(batch), Batch)
 
     async def batches(self, *, limit: int = 20, before: UUID | None = None) -> tuple[Batch, ...]:
@@ -65,10 +67,10 @@ class BatchClient(Session):
         """Yield results by the page, each with the cursor from which another reader can go on."""
         news = asyncio.Event()
 
-        async def heard(_: Message) -> None:
+        async def on_notice(_: Message) -> None:
             news.set()
 
-        feed = await self._nc.subscribe(subjects.result(self._tenant, batch), cb=heard)
+        feed = await self._nc.subscribe(subjects.result(self._tenant, batch), cb=on_notice)
         try:
             while True:
                 news.clear()
@@ -80,13 +82,13 @@ class BatchClient(Session):
                     continue
                 if page.completed or not wait:
                     return
-                await _either(news, _SOON_S if page.more else self._poll_s)
+                await _wait(news, _SOON_S if page.more else self._poll_s)
         finally:
             if not self._nc.is_closed:
                 await feed.unsubscribe()
 
     async def _page(self, batch: UUID, cursor: str | None) -> ResultPage:
-        """Ask for a page, again while NATS or the broker is away."""
+        """Request a page, again and again while NATS or the broker is away."""
         for attempt in range(100):
             try:
                 return await self._call(Verb.BATCH_RESULTS, BatchResults(batch, cursor), ResultPage)
@@ -97,10 +99,11 @@ class BatchClient(Session):
         raise AssertionError("unreachable")
 
     async def job(self, job: UUID) -> JobShow:
+        """Return all that is recorded of a job, except its prompt."""
         return await self._call(Verb.JOB_SHOW, JobRef(job), JobShow)
 
 
-async def _either(event: asyncio.Event, timeout_s: float) -> None:
+async def _wait(event: asyncio.Event, timeout_s: float) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(timeout_s):
             await event.wait()

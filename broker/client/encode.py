@@ -1,4 +1,4 @@
-"""Jobs, bodies and names as they go on the wire; what could not be read there is refused before it is sent."""
+"""Encodes jobs, bodies and names for the wire, and refuses what the broker could not read before it is sent."""
 
 import re
 from collections.abc import Mapping
@@ -13,18 +13,19 @@ from schemas.job import BODY_BYTES, Job
 from schemas.subjects import LONGEST_NAME
 
 _TOKEN_BYTES = 900
-"""Of a name in a subject. NATS closes a connection whose control line has more than 4096 bytes; four names stand in one."""
+"""The longest name in a subject, escaped. NATS closes a connection that sends a control line of more than 4096 bytes, and
+four names stand in one."""
 _REST_BYTES = 64 * 1024
-"""Of a job without its body: more than its longest texts need."""
+"""The most that a job without its body may have: more than its longest texts need."""
 
 
 def body_of(body: Mapping[str, Any] | bytes) -> bytes:
-    """A request body as JSON. Raises: RequestRefused, if JSON cannot hold it."""
+    """Encode a request body as JSON; bytes are JSON already. Raises: RequestRefused, if JSON cannot hold it."""
     return body if isinstance(body, bytes) else json_of(body, "body_not_json", "body")
 
 
 def json_of(value: object, code: str, field: str | None = None) -> bytes:
-    """The value as JSON. Raises: RequestRefused, with this code and field, if JSON cannot hold it."""
+    """Encode a value as JSON. Raises: RequestRefused, with this code and field, if JSON cannot hold it."""
     try:
         return jsoned(value)
     except _UNWRITABLE as error:
@@ -35,7 +36,7 @@ _UNWRITABLE = (UnicodeEncodeError, OverflowError, RecursionError)
 
 
 def payload_of(job: Job) -> bytes:
-    """The job as MessagePack. Raises: RequestRefused, if intake could not read it or no message could hold it."""
+    """Encode a job as MessagePack. Raises: RequestRefused, if intake could not read it or no message could hold it."""
     size = len(job.body)
     if size > BODY_BYTES:
         message = f"the body is {size} bytes, the limit is {BODY_BYTES}: split the request or shorten the prompt"
@@ -55,7 +56,7 @@ def payload_of(job: Job) -> bytes:
 
 
 def _unwritable(job: Job) -> str | None:
-    """The field that cannot be packed."""
+    """Return the name of the field that cannot be encoded."""
     for name in job.__struct_fields__:
         try:
             packed(getattr(job, name))

@@ -1,4 +1,4 @@
-"""What a client raises, beside `broker.errors.Unavailable`."""
+"""The exceptions of the client, beside `broker.errors.Unavailable`."""
 
 import msgspec
 
@@ -7,7 +7,7 @@ from schemas.api import ErrorBody, Problem
 
 
 class RequestRefused(Exception):
-    """The broker said no and why; or the client did, because the broker could not read what was asked."""
+    """The broker refused a request; or the client did, because the broker could not read it. `problem` says why."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(f"{problem.field}: {problem.message}" if problem.field else problem.message)
@@ -15,7 +15,7 @@ class RequestRefused(Exception):
 
 
 class NoBroker(Unavailable):
-    """NATS answers, and no broker listens there."""
+    """NATS answers, but no broker listens there."""
 
     def __init__(self) -> None:
         super().__init__("infermq", "no broker listens on this NATS: start one with `infermq up` or `infermq serve`")
@@ -30,7 +30,7 @@ class RequestTimedOut(Exception):
 
 
 def refusal_of(data: bytes) -> Exception:
-    """What to raise for an ErrorBody."""
+    """Make the exception for an encoded ErrorBody."""
     problem = msgspec.json.decode(data, type=ErrorBody).error
     if problem.code == "timed_out":
         return RequestTimedOut(problem.message)

@@ -1,4 +1,4 @@
-"""Ids for batches and jobs."""
+"""Makes ids for batches and jobs."""
 
 import secrets
 from uuid import UUID
@@ -8,5 +8,5 @@ from schemas.ids import uuid7
 
 
 def new_id() -> UUID:
-    """For a batch or a job."""
+    """Make an id for a batch or a job. Ids sort by the time at which they were made."""
     return uuid7(wall_clock(), secrets.randbits(80))

@@ -1,4 +1,4 @@
-"""Interactive requests: ask and wait."""
+"""The part of the client for interactive requests: ask and wait."""
 
 import contextlib
 from collections.abc import AsyncGenerator, Mapping
@@ -13,10 +13,9 @@ from broker.client.encode import body_of, check_name, payload_of
 from broker.client.errors import NoBroker, RequestRefused, RequestTimedOut, refusal_of
 from broker.client.session import Session
 from broker.errors import Unavailable
-from schemas import subjects
+from schemas import codec, subjects
 from schemas.api import Problem
 from schemas.clock import wall_clock
-from schemas.codec import KIND
 from schemas.endpoints import CHAT
 from schemas.jetstream import Message, NatsError, NatsTimeoutError
 from schemas.job import Job
@@ -24,7 +23,7 @@ from schemas.outcome import Usage
 from schemas.units import Ms
 
 _LONGEST_S = 7 * 24 * 3600
-"""A deadline further ahead is refused."""
+"""A week. The broker refuses a deadline that is further ahead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +43,11 @@ class Reply:
     """The OpenAI response."""
 
     def text(self) -> str:
-        """What the model said in its first choice."""
+        """Return the text of the first choice."""
         return _text_of(self.body, "message")
 
     def usage(self) -> Usage:
+        """Return the tokens that the engine counted."""
         read = _answer.decode(self.body)
         return Usage(read.usage.prompt_tokens, read.usage.completion_tokens)
 
@@ -103,8 +103,8 @@ class InferClient(Session):
 
         Leaving the loop early ends the request. Raises as `infer`.
         """
-        asked = {**body, "stream": True}
-        async with contextlib.aclosing(self._conversation(model, asked, endpoint, timeout_s)) as steps:
+        streamed = {**body, "stream": True}
+        async with contextlib.aclosing(self._conversation(model, streamed, endpoint, timeout_s)) as steps:
             async for step in steps:
                 yield step
 
@@ -140,27 +140,24 @@ class InferClient(Session):
 
 
 def _step(message: Message) -> Piece | Reply | None:
-    """Raises: RequestRefused, NoBroker."""
+    """Read a message of the relay; None: a sign of life. Raises: RequestRefused, NoBroker, and as `refusal_of`."""
     headers = message.headers or {}
     if headers.get("Status") == "503":
         raise NoBroker
-    match headers.get(KIND):
-        case "chunk":
+    match headers.get(codec.KIND):
+        case codec.CHUNK:
             return Piece(message.data, _text_of(message.data, "delta"))
-        case "final":
-            return Reply(_job(headers), message.data)
-        case "error":
+        case codec.FINAL:
+            job = UUID(headers[codec.JOB]) if codec.JOB in headers else None
+            return Reply(job, message.data)
+        case codec.ERROR:
             raise refusal_of(message.data)
         case _:
             return None
 
 
-def _job(headers: Mapping[str, str]) -> UUID | None:
-    return UUID(headers["Infermq-Job"]) if "Infermq-Job" in headers else None
-
-
 def _timeout_ms(timeout_s: float) -> int:
-    """Raises: RequestRefused."""
+    """Convert seconds to milliseconds. Raises: RequestRefused, if it is no possible timeout."""
     if not 0 < timeout_s <= _LONGEST_S:
         message = f"it is {timeout_s:g} s, it must be more than 0 and at most {_LONGEST_S}"
         raise RequestRefused(Problem("bad_timeout", message, "timeout_s", _LONGEST_S))
@@ -169,6 +166,6 @@ def _timeout_ms(timeout_s: float) -> int:
 
 @lru_cache(maxsize=1024)
 def _infer_subject(model: str, tenant: str, key: str) -> str:
-    """Raises: RequestRefused."""
+    """Build the subject of a request, once for each model. Raises: RequestRefused."""
     check_name("model", model, "unknown_model")
     return subjects.infer(model, tenant, key)

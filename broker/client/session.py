@@ -1,4 +1,4 @@
-"""A connection to NATS on behalf of a tenant and a key, and the calls of the broker's API on it."""
+"""Connects to NATS on behalf of a tenant and a key, and calls the broker's API."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -26,12 +26,12 @@ from schemas.subjects import DEFAULT, Verb
 
 T = TypeVar("T")
 _ACK_S = 5.0
-"""How long a stream may take to say that it has a message."""
+"""How long a stream may take to acknowledge a message."""
 _CALL_S = 10.0
 _POLL_S = 2.0
-"""The net under the live feed of results."""
+"""Between two requests for results, in case the notices that announce them are lost."""
 _SILENCE_S = 12.0
-"""The relay passes on a keepalive each second."""
+"""How long the relay may be silent. It passes on a keepalive each second."""
 
 
 class Session:
@@ -73,7 +73,7 @@ class Session:
 
     @property
     def nats(self) -> NatsClient:
-        """The connection itself."""
+        """The NATS connection itself."""
         return self._nc
 
     async def _call(self, verb: Verb, ask: msgspec.Struct, answer: type[T]) -> T:
@@ -96,17 +96,17 @@ class Session:
 
 
 async def _connected(url: str, tenant: str) -> NatsClient:
-    async def said(error: Exception) -> None:
-        """Without it nats-py would go on trying."""
+    async def fail(error: Exception) -> None:
+        """Raise it: otherwise nats-py would keep trying."""
         raise error
 
-    async def quiet(_: Exception) -> None:
-        """Errors reach the caller where they matter."""
+    async def ignore(_: Exception) -> None:
+        """Log nothing: errors that matter are raised to the caller."""
 
     try:
         async with asyncio.timeout(5):
             first = NatsClient()
-            await first.connect(url, allow_reconnect=False, error_cb=said, connect_timeout=2)
+            await first.connect(url, allow_reconnect=False, error_cb=fail, connect_timeout=2)
             await first.close()
         nc = NatsClient()
         await nc.connect(
@@ -115,7 +115,7 @@ async def _connected(url: str, tenant: str) -> NatsClient:
             max_reconnect_attempts=-1,
             reconnect_time_wait=1,
             inbox_prefix=subjects.inbox_prefix(tenant),
-            error_cb=quiet,
+            error_cb=ignore,
             pending_size=2 * BATCH_BYTES,
         )
     except (OSError, NoServersError, NatsError, TimeoutError) as error:

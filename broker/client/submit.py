@@ -1,4 +1,4 @@
-"""Submitting jobs, one at a time or many in a message."""
+"""The part of the client that submits jobs, one at a time or many in a message."""
 
 import asyncio
 import secrets
@@ -26,9 +26,9 @@ from schemas.subjects import Source
 
 _TRIES = 5
 _IN_FLIGHT = 8
-"""Groups on their way at once."""
+"""How many groups may be on their way at once."""
 _FULL = frozenset({10077, 10047, 10167, 10168})
-"""The stream, or a limit of it, has no more room."""
+"""The error codes of JetStream for a stream, or a limit of it, that has no more room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Submission:
         metadata: dict[str, str] | None = None,
         idempotency_key: str | None = None,
     ) -> Self:
-        """Submit this body: a dict, or JSON as bytes. Raises: RequestRefused, if JSON cannot hold it."""
+        """Make a submission of a body, a dict or JSON as bytes. Raises: RequestRefused, if JSON cannot hold it."""
         job = Job(
             id=id,
             endpoint=endpoint,
@@ -109,7 +109,7 @@ class SubmitClient(Session):
         Raises: Unavailable, BacklogFull; RequestRefused, for a job that no intake could read.
         """
         count = 0
-        # a TaskGroup that fails at its end leaves the caller's task told to end, before Python 3.13
+        # no TaskGroup: before Python 3.13, one that fails at its end leaves the caller's task cancelled
         sends: set[asyncio.Task[None]] = set()
         try:
             async for submissions in _groups(self._prepared(jobs, batch_id)):
@@ -127,7 +127,7 @@ class SubmitClient(Session):
         self, jobs: AsyncIterable[Submission] | Iterable[Submission], batch_id: UUID | None
     ) -> AsyncIterator[Outgoing]:
         number = 0
-        async for one in _each(jobs):
+        async for one in _iterated(jobs):
             number += 1
             job = one.job
             if batch_id is not None and job.batch is None:
@@ -144,14 +144,14 @@ class SubmitClient(Session):
         return Outgoing(subject, payload_of(one.job))
 
     async def _store_all(self, messages: Sequence[Outgoing]) -> None:
-        """Store all of them at once. When all have ended, raise what one of them raised."""
+        """Store all of them at once. When all have ended, raise the first error."""
         storing = [self._store(message, secrets.token_hex(12)) for message in messages]
         for ended in await asyncio.gather(*storing, return_exceptions=True):
             if isinstance(ended, BaseException):
                 raise ended
 
     async def _store(self, message: Outgoing, name: str) -> None:
-        """Try until it is stored, always under one name, so that it is stored once."""
+        """Publish until the stream has it, always under one name, so that it is stored once."""
         for attempt in range(_TRIES):
             try:
                 await publish_one(self._nc, message, message_id=name, timeout_s=self._ack_s)
@@ -171,7 +171,7 @@ class SubmitClient(Session):
 
 
 async def _fewer(sends: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
-    """Wait until at least one has ended, and return the others. Raises what an ended one raised."""
+    """Wait until at least one has ended, and return the others. Raises the error of one that failed."""
     ended, others = await asyncio.wait(sends, return_when=asyncio.FIRST_COMPLETED)
     for one in ended:
         one.result()
@@ -184,7 +184,7 @@ async def _stopped(sends: set[asyncio.Task[None]]) -> None:
     await asyncio.gather(*sends, return_exceptions=True)
 
 
-async def _each(jobs: AsyncIterable[Submission] | Iterable[Submission]) -> AsyncIterator[Submission]:
+async def _iterated(jobs: AsyncIterable[Submission] | Iterable[Submission]) -> AsyncIterator[Submission]:
     if isinstance(jobs, AsyncIterable):
         async for one in jobs:
             yield one
@@ -196,7 +196,7 @@ async def _each(jobs: AsyncIterable[Submission] | Iterable[Submission]) -> Async
 async def _groups(messages: AsyncIterator[Outgoing]) -> AsyncIterator[list[Outgoing]]:
     """Collect jobs into groups that fit into one message, if all are of one subject.
 
-    No atomic batches, which could hold more: the server writes these twice, in files of their own, and has a limit for
+    An atomic batch could hold more, but the server writes those twice, in files of their own, and limits their number for
     all producers together.
     """
     group: list[Outgoing] = []
@@ -212,15 +212,17 @@ async def _groups(messages: AsyncIterator[Outgoing]) -> AsyncIterator[list[Outgo
 
 
 def _messages(jobs: Sequence[Outgoing]) -> list[Outgoing]:
-    """Put jobs of one subject into one message, since a server's work is by the message."""
-    of: defaultdict[str, list[bytes]] = defaultdict(list)
+    """Put jobs of one subject into one message, since the server's cost is per message."""
+    by_subject: defaultdict[str, list[bytes]] = defaultdict(list)
     for job in jobs:
-        of[job.subject].append(job.payload)
-    return [Outgoing(subject, bundled(bundle)) for subject, payloads in of.items() for bundle in bundles(payloads)]
+        by_subject[job.subject].append(job.payload)
+    return [
+        Outgoing(subject, bundled(bundle)) for subject, payloads in by_subject.items() for bundle in bundles(payloads)
+    ]
 
 
 @lru_cache(maxsize=1024)
 def _submit_subject(lane: Lane, model: str, tenant: str, key: str) -> str:
-    """Escaping costs more than the rest of a submission, and a producer has few models. Raises: RequestRefused."""
+    """Build the subject once for each model: escaping costs more than the rest of a submission. Raises: RequestRefused."""
     check_name("model", model, "unknown_model")
     return subjects.submit(Source(lane, model, tenant, key))

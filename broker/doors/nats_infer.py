@@ -19,12 +19,11 @@ from broker.roles.relay import Relay
 from schemas import subjects
 from schemas.api import ErrorBody, Problem
 from schemas.catalog import Catalog
-from schemas.codec import CHUNK, ERROR, FINAL, KEEPALIVE, KIND, SEQ, TRACEPARENT, Undecodable, decode_job, jsoned
+from schemas.codec import CHUNK, ERROR, FINAL, JOB, KEEPALIVE, KIND, SEQ, TRACEPARENT, Undecodable, decode_job, jsoned
 from schemas.ids import uuid7
 from schemas.jetstream import Message, NatsConnection, NatsError
 
 log = logging.getLogger(__name__)
-JOB = "Infermq-Job"
 
 
 class Inbox:
