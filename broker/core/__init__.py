@@ -1,23 +1,23 @@
-"""What the broker decides: pure functions of plain values. No I/O, no clock, no randomness, no logging.
+"""The broker's decisions: pure functions of plain values. No I/O, no clock, no randomness, no logging.
 
-Each question has one place:
+Each question is answered in one place:
 
 principal    who calls
 authorise    who may do what
-admit        may this job run: its entry, waiting or refused
-body         what admission reads of a request
+admit        whether a job may run: its ledger entry, waiting or refused
+body         whether a request body is acceptable
 route        which deployments may run a job
 pools        what each deployment can take now, and what holds it
-backlog      what waits, read ahead, flow by flow
+backlog      which waiting jobs have been read ahead, flow by flow
 fairness     which waiting job runs next, and where
 outstanding  which attempts are dispatched and not settled
 relay        what follows each event of an interactive request
-reserve      where an interactive request goes
-settle       what becomes of a job on a worker's report
-ruling       what becomes of a job on a broker's own decision
+reserve      which deployment takes an interactive request
+settle       what becomes of a job on a worker's report or a broker's ruling
+ruling       which attempts a broker puts back, and what a ruling does to its job
 retry        when a job is tried again
 price        what an execution cost
 limits       what may still be spent in a day
-explain      why things wait, in words
+explain      why jobs wait, as shown to people
 records      the values that decisions are made of and the ledger stores
 """

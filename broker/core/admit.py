@@ -1,11 +1,11 @@
-"""Admission: a submitted job becomes an entry of the ledger, waiting or refused with its reason."""
+"""Admits jobs: turns a submitted job into a ledger entry that waits, or is refused with a reason."""
 
 from collections.abc import Callable, Iterator, Mapping
 from uuid import UUID
 
 import msgspec
 
-from broker.core.authorise import Action, may
+from broker.core.authorise import Action, forbidden
 from broker.core.body import body_hash, fault
 from broker.core.principal import Principal
 from broker.core.records import BatchInfo, Entry
@@ -22,14 +22,14 @@ DEFAULT_DEADLINE_MS = {
     Lane.STANDARD: Ms(_HOUR_MS),
     Lane.BULK: Ms(24 * _HOUR_MS),
 }
-"""From admission. Bulk has the window of OpenAI's Batch API; the others are how long a person or a service waits."""
+"""Counted from admission. Bulk has the window of OpenAI's Batch API; the others are how long a person or a service waits."""
 LONGEST_MS = Ms(7 * 24 * _HOUR_MS)
-"""As long as the ledger keeps its days open for ids."""
+"""The longest deadline: the ledger keeps its days open for ids this long."""
 MAX_ATTEMPTS = 3
 _NAMES_SHOWN = 8
 _CHARACTERS_SHOWN = 100
 _IN_SECONDS = 10**11
-"""An instant below it is in 1973 or earlier, as ms since the epoch; as seconds it may be any of our time."""
+"""An instant below this is probably in seconds: read as milliseconds it would be in 1973 or earlier."""
 
 
 class AdmissionContext(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,20 +38,20 @@ class AdmissionContext(msgspec.Struct, frozen=True, kw_only=True):
     principal: Principal
     lane: Lane
     model: str
-    """What the principal calls it; the catalog may have no such model."""
+    """The model as the principal names it. The catalog may have no such model."""
     catalog: Catalog
     now: Ms
     new_id: Callable[[int | None], UUID]
-    """Makes the id of a job that has none, or a bad one, from the job's place in a message of several."""
+    """Makes an id for a job that has none, or a bad one, from the job's place in a message of several."""
     batches: Mapping[UUID, BatchInfo] = {}
-    """The known batches, of any tenant, that the jobs may name."""
+    """Those batches that the jobs name and the ledger knows, of any tenant."""
     traceparent: str | None = None
     streams: bool = False
-    """Somebody reads the chunks of a streamed answer."""
+    """Whether somebody would read the chunks of a streamed answer."""
 
 
 def admit(job: Job, context: AdmissionContext, *, place: int | None = None) -> Entry:
-    """Return the entry for a job, `refused` if it must not run. `place` is where it stands in a message of several."""
+    """Return the entry for a job, with `refused` set if it must not run. `place` is its place in a message of several."""
     principal, now = context.principal, context.now
     bad_id = None if job.id is None else id_problem(job.id, now)
     batch = _own_batch(job, context)
@@ -82,12 +82,12 @@ def admit(job: Job, context: AdmissionContext, *, place: int | None = None) -> E
 
 
 def _storable(text: str) -> str:
-    """Postgres keeps no NUL in a text; a job that holds one is refused, and recorded without it."""
+    """Replace NUL characters, which Postgres does not store. A job that has one is refused, and recorded without it."""
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}") if "\0" in text else text
 
 
 def _own_batch(job: Job, context: AdmissionContext) -> BatchInfo | None:
-    """The batch that the job names, if its tenant has one of that id."""
+    """Return the batch that the job names, if it belongs to the job's tenant."""
     batch = None if job.batch is None else context.batches.get(job.batch)
     return batch if batch is not None and batch.tenant == context.principal.tenant else None
 
@@ -101,9 +101,9 @@ def _deadline(job: Job, lane: Lane, *, batch: BatchInfo | None, now: Ms) -> Ms:
 
 
 def _refused(job: Job, context: AdmissionContext, *, batch: BatchInfo | None, deadline: Ms) -> Refused | None:
-    forbidden = may(context.principal, Action.SUBMIT, model=context.model, lane=context.lane)
-    if forbidden is not None:
-        return Refused(forbidden.code, forbidden.message, forbidden.field, forbidden.limit)
+    problem = forbidden(context.principal, Action.SUBMIT, model=context.model, lane=context.lane)
+    if problem is not None:
+        return Refused(problem.code, problem.message, problem.field, problem.limit)
     model = context.catalog.models.get(context.model)
     if model is None:
         return _unknown_model(context.model, context.catalog)

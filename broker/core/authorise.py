@@ -1,7 +1,7 @@
-"""Who may do what: the one place that decides it, whichever door the caller came in by.
+"""Decides who may do what, whichever door the caller came in by.
 
-Which batches and jobs a principal reaches is not decided here: services ask the ledger for those of its tenant only, so
-that what belongs to another tenant is answered like what does not exist.
+Which batches and jobs a principal can see is not decided here. Services ask the ledger for its tenant's only, so another
+tenant's batch gets the same answer as one that does not exist.
 """
 
 from enum import StrEnum
@@ -13,7 +13,7 @@ from schemas.job import Lane
 
 
 class Action(StrEnum):
-    """What a principal asks to do, in words that follow "may not"."""
+    """What a principal asks to do, worded to follow "may not"."""
 
     SUBMIT = "submit jobs"
     """Alone or in a batch, of any lane."""
@@ -24,10 +24,10 @@ class Action(StrEnum):
     """It shows the workers and the backlog of all tenants together."""
 
 
-def may(
+def forbidden(
     principal: Principal, action: Action, *, model: str | None = None, lane: Lane | None = None
 ) -> Problem | None:
-    """Why the principal may not do this, with this model and in this lane if it is about one; None: it may."""
+    """Return why the principal may not do this, with this model and in this lane if one is given. None: it may."""
     if principal.role not in _roles(action):
         return Problem("forbidden", f"a key of the role {principal.role} may not {action}")
     if model is not None and principal.models is not None and model not in principal.models:
@@ -38,7 +38,6 @@ def may(
 
 
 def _roles(action: Action) -> frozenset[Role]:
-    """The roles that may do it."""
     match action:
         case Action.SUBMIT | Action.READ_JOBS:
             return frozenset({Role.PRODUCER, Role.TENANT_ADMIN, Role.OPERATOR})

@@ -1,4 +1,4 @@
-"""What admission reads out of a request body: nothing is stored from it, and nothing in it is changed."""
+"""Checks a request body for admission. The body is kept as it came; nothing in it is changed."""
 
 import hashlib
 import re
@@ -14,22 +14,21 @@ from schemas.job import BODY_BYTES
 from schemas.outcome import Refused
 
 MOST_CHOICES = 128
-"""`n`: as OpenAI has it."""
+"""The largest `n`, which is OpenAI's limit."""
 MOST_LOGPROBS = 20
-"""`top_logprobs` as OpenAI has it, and a completion's `logprobs` as vLLM has it, where OpenAI's limit is 5."""
+"""The largest `top_logprobs`, as OpenAI limits it, and `logprobs` of a completion, as vLLM does; OpenAI allows 5 there."""
 
 _DECODERS = {path: msgspec.json.Decoder(endpoint.body) for path, endpoint in ENDPOINTS.items()}
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 
 def body_hash(endpoint: str, body: bytes) -> bytes:
-    """What makes two submissions with one id the same job."""
-    digest = hashlib.blake2b(body, digest_size=16, key=endpoint.encode()[:64])
-    return digest.digest()
+    """Hash endpoint and body. Two submissions with one id are the same job if their hashes are equal."""
+    return hashlib.blake2b(body, digest_size=16, key=endpoint.encode()[:64]).digest()
 
 
 def fault(body: bytes, endpoint: Endpoint, model: Model, *, streams: bool) -> Refused | None:
-    """Say what is wrong with a body, or return None. `streams`: somebody would read the chunks."""
+    """Say what is wrong with a body, or return None. `streams` tells whether somebody would read the chunks."""
     read = _read(body, endpoint.path)
     if isinstance(read, Refused):
         return read
@@ -48,16 +47,12 @@ def _read(body: bytes, endpoint: str) -> Body | Refused:
     try:
         return _DECODERS[endpoint].decode(body)
     except msgspec.ValidationError as error:
-        return _misshapen(str(error), endpoint)
+        what, path = place_of(str(error))
+        return Refused("body_shape", f"the body does not have the shape of {endpoint}: {what}", f"body{path}")
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         return Refused("body_not_json", f"the body is not JSON: {error}", "body")
     except RecursionError:
         return Refused("body_not_json", "the body is nested too deeply", "body")
-
-
-def _misshapen(message: str, endpoint: str) -> Refused:
-    what, path = place_of(message)
-    return Refused("body_shape", f"the body does not have the shape of {endpoint}: {what}", f"body{path}")
 
 
 def _out_of_range(read: Body, endpoint: Endpoint, model: Model) -> Refused | None:
@@ -83,7 +78,7 @@ def _too_many(read: GenerationBody) -> Refused | None:
 
 
 def _media(chat: ChatBody) -> Refused | None:
-    """A worker must not fetch what a producer points it at."""
+    """Refuse addresses of media: a worker must not fetch what a producer points it at."""
     for number, message in enumerate(chat.messages):
         if not isinstance(message.content, list):
             continue

@@ -1,4 +1,4 @@
-"""Why things wait, as `status` and `job show` say it."""
+"""Explains why jobs wait, for `status` and `job show`."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,8 +12,8 @@ from schemas.catalog import Catalog
 from schemas.units import Ms
 
 
-def explained(job: JobShow, *, catalog: Catalog, pools: Mapping[str, Pool], now: Ms) -> JobShow:
-    """A job as the ledger shows it, with what holds it if it waits."""
+def with_holds(job: JobShow, *, catalog: Catalog, pools: Mapping[str, Pool], now: Ms) -> JobShow:
+    """Add to a job of the ledger what holds it, if it waits."""
     if job.waiting is None:
         return job
     found = holds(job.model, catalog=catalog, pools=pools, tried=job.waiting.tried)
@@ -38,7 +38,7 @@ def pool_status(pool: Pool) -> PoolStatus:
 def model_statuses(
     catalog: Catalog, pools: Mapping[str, Pool], backlog: Sequence[LaneBacklog]
 ) -> tuple[ModelStatus, ...]:
-    """The catalog's models in its order, then those that only waiting jobs still name."""
+    """Describe the catalog's models in its order, then those that only waiting jobs still name."""
     waiting: Counter[str] = Counter()
     for lane in backlog:
         waiting[lane.model] += lane.waiting

@@ -1,13 +1,13 @@
-"""The order of dispatch: which waiting job runs next, and where.
+"""Decides which waiting job runs next, and where.
 
-Capacity is shared at three levels, each by the same rule: between models that draw on the same deployments, between
-a model's lanes by weight, between a lane's tenants alike. Within a flow the order is the ledger's: earliest deadline,
-then submission. Nothing waits while anything can run: a share that is not used goes to the others.
+Capacity is shared at three levels, by the same rule at each: between models that use the same deployments equally,
+between a model's lanes by weight, between a lane's tenants equally. Within a flow the order is the ledger's: earliest
+deadline first, then submission. A share that is not used goes to the others, so no slot is idle while a job can run.
 
-The rule is stride scheduling (Waldspurger and Weihl, 1995): everyone has a counter, the lowest is served and moves by
-cost over weight; one that comes back from idleness is lifted to the lowest of those that stayed, so that nobody saves
-up credit. The cost of a job is the estimate of its tokens, which makes the tenants' counters those of VTC (OSDI'24); as
-long as nothing estimates them it is 1. A model's deployments share its jobs by number.
+The rule is stride scheduling (Waldspurger and Weihl, 1995). Each participant has a counter. The lowest is served, and its
+counter grows by cost over weight. One that returns from idleness starts at the lowest counter of the active ones, so that
+nobody saves up credit. The cost of a job is its estimated tokens, which makes the tenants' counters those of VTC (OSDI
+'24); while nothing estimates tokens it is 1. A model's deployments share its jobs by number.
 """
 
 import heapq
@@ -23,7 +23,7 @@ from schemas.catalog import Catalog, Route
 from schemas.job import Lane
 
 WEIGHTS: Mapping[Lane, float] = {Lane.INTERACTIVE: 16.0, Lane.STANDARD: 4.0, Lane.BULK: 1.0}
-"""Shares of capacity while all lanes have work. A guess: bulk keeps a twentieth, so that it never starves."""
+"""How lanes share capacity while all have work. A guess: bulk keeps a twentieth, so that it never starves."""
 
 K = TypeVar("K", bound=Hashable)
 
@@ -35,7 +35,7 @@ class Shares(Generic[K]):
     counters: dict[K, float] = field(default_factory=dict)
 
     def wake(self, active: Iterable[K]) -> None:
-        """Forget who is idle, and lift who comes back to the lowest that stayed."""
+        """Forget those that are idle, and start those that return at the lowest counter of those that stayed."""
         names = set(active)
         stayed = [count for name, count in self.counters.items() if name in names]
         floor = min(stayed, default=0.0)
@@ -48,12 +48,12 @@ class Shares(Generic[K]):
 
 @dataclass(slots=True)
 class Turns(Generic[K]):
-    """Who of one level is served next, during one round: a heap over the level's counters."""
+    """The order of one level during one round: a heap of its counters, whose first is served next."""
 
     shares: Shares[K]
     heap: list[tuple[float, float, K]]
-    """Counter, weight negated, name: of those that are level the heaviest is first, so that what is rare and urgent
-    does not wait for one more of what is always there.
+    """Counter, negated weight, name. Of equal counters the heaviest is first, so that a rare urgent job does not wait for
+    one more of those that always come.
     """
 
     @classmethod
@@ -67,17 +67,17 @@ class Turns(Generic[K]):
     def first(self) -> K | None:
         return self.heap[0][2] if self.heap else None
 
-    def served(self, name: K, cost: float) -> None:
-        """`name` is the first."""
+    def charge_first(self, name: K, cost: float) -> None:
+        """Charge `name`, which is the first, and let the next lowest become the first."""
         heapq.heapreplace(self.heap, (self.shares.charge(name, cost), self.heap[0][1], name))
 
-    def out(self) -> None:
-        """The first has nothing left."""
+    def drop_first(self) -> None:
+        """Remove the first from this round: it has nothing left to serve."""
         heapq.heappop(self.heap)
 
 
 class Order:
-    """The counters of all levels, from one round to the next. Owned by the one dispatch leader."""
+    """The counters of all levels, kept from round to round by the dispatch leader."""
 
     def __init__(self) -> None:
         self.models: Shares[str] = Shares()
@@ -94,14 +94,14 @@ class Order:
         catalog: Catalog,
         limit: int,
     ) -> list[Pick]:
-        """Up to `limit` jobs, each for a deployment that has room. `waiting` holds what may start now, in order;
-        `alive` are the deployments with workers, beyond those with room.
+        """Choose up to `limit` jobs, each for a deployment with room. `waiting` has the jobs that may start now, in order;
+        `alive` are the deployments with workers. Those with room count as alive even if they are not among them.
         """
         return _Round(self, waiting, room, {*alive, *room}, catalog).picks(limit)
 
 
 class _Round:
-    """One choice: the counters, the jobs and the room that is left."""
+    """The state of one choice: counters, jobs, and the room that is left."""
 
     def __init__(
         self,
@@ -115,9 +115,9 @@ class _Round:
         self.room = dict(room)
         self.alive = alive
         self._routes: dict[tuple[str, tuple[str, ...]], Sequence[Route]] = {}
-        """By model and what a job has tried, the candidates for it."""
+        """The candidates, by the model and what a job has tried."""
         self._closed: dict[str, set[tuple[str, ...]]] = defaultdict(set)
-        """By model, what jobs have tried that nobody left has room for."""
+        """By model, each `tried` for which no candidate has room any more."""
         self.catalog = catalog
         self.jobs = {
             (flow.model, flow.lane, flow.tenant): (flow, iter(jobs))
@@ -140,21 +140,21 @@ class _Round:
         while len(picks) < limit and (model := self.models.first()) is not None:
             pick = self._next(model) if self._has_room(model) else None
             if pick is None:
-                self.models.out()
+                self.models.drop_first()
                 continue
             self.room[pick.deployment] -= 1
-            self.models.served(model, pick.tokens)
+            self.models.charge_first(model, pick.tokens)
             picks.append(pick)
         return picks
 
     def _next(self, model: str) -> Pick | None:
-        """The model's next job, by lane, then tenant; None when none is left that could run."""
+        """Pick the model's next job, by lane, then by tenant. None: none is left that could run."""
         lanes = self.lanes[model]
         while (lane := lanes.first()) is not None:
             if (chosen := self._next_of_lane(model, lane)) is not None:
-                lanes.served(lane, chosen.tokens / WEIGHTS[lane])
+                lanes.charge_first(lane, chosen.tokens / WEIGHTS[lane])
                 return chosen
-            lanes.out()
+            lanes.drop_first()
         return None
 
     def _next_of_lane(self, model: str, lane: Lane) -> Pick | None:
@@ -165,14 +165,14 @@ class _Round:
                 if job.tried in closed:
                     continue
                 if (deployment := self._deployment(model, job.tried)) is not None:
-                    tenants.served(tenant, job.tokens)
+                    tenants.charge_first(tenant, job.tokens)
                     return Pick(flow, job.place, deployment, job.tokens)
                 closed.add(job.tried)
-            tenants.out()
+            tenants.drop_first()
         return None
 
     def _deployment(self, model: str, tried: tuple[str, ...]) -> str | None:
-        """Of the candidates that have room, the one furthest behind its weight; of spares, the first."""
+        """Choose among the candidates with room the one furthest behind its weight; among spares, the first."""
         free = [entry for entry in self._candidates(model, tried) if self.room.get(entry.deployment, 0) > 0]
         if len(free) < 2 or not free[0].weight:
             return free[0].deployment if free else None
@@ -183,7 +183,7 @@ class _Round:
         return chosen.deployment
 
     def _candidates(self, model: str, tried: tuple[str, ...]) -> Sequence[Route]:
-        """Who may take a job. One that every deployment alive has failed begins its route again."""
+        """List the deployments that may take a job. If all that are alive have failed it, it may try each again."""
         if (model, tried) not in self._routes:
             ask = partial(route.candidates, model, catalog=self.catalog, alive=self.alive)
             self._routes[model, tried] = ask(tried=tried) or ask()

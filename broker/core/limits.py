@@ -1,4 +1,4 @@
-"""What a deployment may still spend in a day."""
+"""Decides what a deployment may still spend in a day."""
 
 from broker.core.records import Spend
 
@@ -6,15 +6,17 @@ _NANO = 10**9
 
 
 def is_reached(cap_usd: float | None, spent: Spend, *, running: int) -> bool:
-    """Counting what runs at the day's mean. The first jobs of a day have no mean: all slots may start one."""
+    """Tell whether the cap is reached, if each running job costs today's average. Before the first cost there is none."""
     if cap_usd is None:
         return False
     return spent.cost_nano_usd + running * _mean(spent) >= cap_usd * _NANO
 
 
 def affordable(cap_usd: float | None, spent: Spend, *, running: int, free: int) -> int:
-    """In how many of the free slots a job may start: what is left of the day pays for it at the day's mean, or for a
-    part of it, when nothing else runs.
+    """Count the free slots in which a job may start.
+
+    Near the cap, start only as many jobs as the remaining money covers at today's average cost; but start one if nothing
+    else runs, even if the money covers a part of it only. Before the first cost of a day, all slots may start one.
     """
     if cap_usd is None:
         return free

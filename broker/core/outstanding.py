@@ -1,4 +1,4 @@
-"""The attempts that are dispatched and not settled, as the leader counts them between two looks at the ledger."""
+"""Counts the attempts that are dispatched and not settled, between two readings of the ledger."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,14 +13,14 @@ _RATE_WINDOW_MS = 250
 
 @dataclass(slots=True)
 class Rate:
-    """How many a second, over about the last second."""
+    """A rate per second, averaged over about the last second."""
 
     per_s: float = 0.0
     since_ms: Ms | None = None
     count: int = 0
 
     def begin(self, now: Ms) -> None:
-        """After idleness, which says nothing of the pool."""
+        """Start a new window after idleness, which says nothing about the pool."""
         self.count, self.since_ms = 0, now
 
     def add(self, count: int, now: Ms) -> None:
@@ -33,7 +33,7 @@ class Rate:
 
 
 class Outstanding:
-    """Knows how many attempts each deployment has, and how many it settles a second."""
+    """How many attempts each deployment has outstanding, and how many it settles a second."""
 
     def __init__(self) -> None:
         self._running: dict[UUID, Running] = {}
@@ -51,7 +51,7 @@ class Outstanding:
         return {deployment: rate.per_s for deployment, rate in self._rates.items()}
 
     def recount(self, running: Sequence[Running]) -> None:
-        """Replace the count by what the ledger holds as running, whatever was heard or missed."""
+        """Replace the count by what runs by the ledger, whatever notices were received or lost."""
         self._running = {one.job: one for one in running}
         self._counts = Counter(one.deployment for one in running)
 
@@ -63,7 +63,7 @@ class Outstanding:
             self._counts[one.deployment] += 1
 
     def settled(self, attempts: Iterable[Over], now: Ms) -> None:
-        """Attempts that it does not know, or that a later one has followed, change nothing."""
+        """Remove settled attempts. Unknown ones change nothing, nor do those that a later attempt has followed."""
         over: Counter[str] = Counter()
         for one in attempts:
             running = self._running.get(one.job)

@@ -1,7 +1,7 @@
-"""What each deployment can take now, and what holds it: one snapshot for all who have to know.
+"""Takes a snapshot of what each deployment can take now, and of what holds it.
 
-Dispatch asks for the room, settle and the route for who is alive, the relay for its refusal, and `status`, `doctor`,
-`job show` and the metrics for the hold, which is the reason in one line.
+Dispatch reads the room; settle and the sweep, which deployments are alive; the relay, why it must refuse a request.
+`status`, `doctor`, `job show` and the metrics read the hold, which is the reason in one line.
 """
 
 from collections import defaultdict
@@ -24,32 +24,32 @@ _LOOKAHEAD_MOST = 4096
 _DAY_MS = 24 * 3600 * 1000
 _NOTHING = Spend(NanoUsd(0), 0)
 _LONGEST_LOOK_MS = 2000
-"""The most silence that one look counts: while the leader was busy or cut off, it heard nobody."""
+"""The most silence that one observation counts. A leader that was busy or cut off longer than this heard nobody."""
 
 
 class Pool(msgspec.Struct, frozen=True, kw_only=True):
-    """The workers of one deployment. All but `workers` and `outstanding` leave out those that drain."""
+    """The workers of one deployment. Draining workers count in `workers` and `outstanding` only."""
 
     deployment: str
     workers: int
     slots: int
-    """How many dispatched attempts they run at once."""
+    """How many dispatched attempts the workers run at once."""
     reserve: int
-    """How many interactive ones beside those."""
+    """How many interactive attempts they run beside those."""
     running: int
-    """Dispatched attempts in their engines."""
+    """How many dispatched attempts run in their engines."""
     interactive: int
-    """Interactive attempts: those that the asker knows of, and those of other brokers."""
+    """How many interactive attempts they have: this broker's, and other brokers' as far as beats tell."""
     outstanding: int
-    """Attempts that are dispatched and not settled, where the asker counts them, else `running`."""
+    """How many attempts are dispatched and not settled, if the caller counts them; else `running`."""
     credit: int
-    """How many may be outstanding: the slots and a look-ahead."""
+    """How many attempts may be outstanding: the slots and a look-ahead."""
     room: int
-    """How many more may be dispatched. Under a cap nothing is looked ahead to: what is not started costs nothing."""
+    """How many more attempts may be dispatched. With a daily cap there is no look-ahead, since what is started costs."""
     stop: Hold | None
-    """Why it starts nothing at all, not even when a slot comes free. None: it is alive, though maybe full."""
+    """Why nothing starts here, even in a free slot. None: the deployment is alive, though it may be full."""
     trying: Hold | None = None
-    """Why each of its workers tries its provider with a single attempt only."""
+    """Why each worker tries its provider with a single attempt only."""
 
     @property
     def hold(self) -> Hold | None:
@@ -80,11 +80,11 @@ def snapshot(
     handed_out: Mapping[str, int] | None = None,
     peak: Mapping[str, int] | None = None,
 ) -> dict[str, Pool]:
-    """The pools of these deployments `only`, else those of the catalog and of all that a worker or an attempt names.
+    """Take a snapshot of the pools of these deployments `only`, else of all that catalog, beats or attempts name.
 
-    `spent` is today's. The leader knows better than the beats what is `outstanding`, and how many attempts each
-    deployment settles `per_s`. A relay knows which interactive attempts it has `handed_out`; what the beats say beyond
-    its `peak`, the most that it had out since they were said, is other brokers'.
+    `spent` is today's cost by deployment. The leader passes what it knows better than the beats: how many attempts are
+    `outstanding`, and how many each deployment settles `per_s`. A relay passes how many interactive attempts it has
+    `handed_out`, and the `peak` of that number since the beats were sent: what the beats say beyond it is other brokers'.
     """
     workers: dict[str, _Workers] = defaultdict(_Workers)
     for beat in beats:
@@ -108,7 +108,7 @@ def snapshot(
 
 @dataclass(slots=True)
 class _Workers:
-    """The beats of a deployment, added up. Those of draining workers stand apart."""
+    """The sum of a deployment's beats, with draining workers apart."""
 
     count: int = 0
     draining: int = 0
@@ -183,7 +183,7 @@ def _pool(
 
 
 def _without_slots(name: str, workers: _Workers) -> Hold:
-    """Why no worker offers a slot, if none says that it pauses."""
+    """Say why no worker offers a slot, when none says that it is paused."""
     if not workers.count:
         return Hold(HoldCode.NO_WORKER, f"no worker serves {name}")
     if workers.count == workers.draining:
@@ -192,7 +192,7 @@ def _without_slots(name: str, workers: _Workers) -> Hold:
 
 
 def _paused(name: str, workers: _Workers, now: Ms) -> Hold | None:
-    """What the worker says that tries again first, if all that do not drain pause."""
+    """Say why the workers are paused, in the words of the one that tries again first. None: some are not paused."""
     if len(workers.pauses) < workers.count - workers.draining:
         return None
     first = min(workers.pauses, key=lambda pause: pause.until_ms)
@@ -222,10 +222,10 @@ def _capped(name: str, cap_usd: float, spent: Spend, *, running: int, now: Ms) -
 
 
 def lookahead(slots: int, *, per_s: float) -> int:
-    """Attempts to have in a work stream beyond what runs, so that no slot waits for the broker.
+    """Count the attempts to dispatch beyond the slots, so that no slot waits for the broker.
 
-    Half the slots, or what the pool settles in a quarter of a second: several times the way from an outcome through
-    settle back to the next dispatch. More would only take jobs out of the order early.
+    Half the slots, or what the pool settles in a quarter of a second if that is more: several times as long as it takes
+    from an outcome through settle to the next dispatch. A larger look-ahead would only fix the order of jobs too early.
     """
     return max(1, slots // 2, min(int(per_s * _LOOKAHEAD_S), _LOOKAHEAD_MOST)) if slots else 0
 
@@ -235,14 +235,14 @@ def clock_time(instant: Ms) -> str:
 
 
 def alive(pools: Mapping[str, Pool]) -> set[str]:
-    """The deployments that take jobs."""
+    """Name the deployments that take jobs."""
     return {name for name, pool in pools.items() if pool.stop is None}
 
 
 def holds(
     model: str, *, catalog: Catalog, pools: Mapping[str, Pool], tried: Collection[str] = ()
 ) -> tuple[Hold, ...]:
-    """Why a waiting job of this model does not start, in the order of its route; empty if it would start now."""
+    """Say why a waiting job of this model does not start, in the order of its route. Empty: it would start now."""
     entries = route.entries(model, catalog)
     if not entries:
         return (Hold(HoldCode.UNKNOWN_MODEL, f"the active catalog has no model {model}"),)
@@ -256,7 +256,7 @@ def holds(
 
 @dataclass(slots=True)
 class Silence:
-    """For how long each deployment has had no worker, while those of others were heard."""
+    """How long each deployment has had no worker, not counting times in which no beat arrived at all."""
 
     looked_ms: Ms
     lasts_ms: dict[str, int] = field(default_factory=dict)

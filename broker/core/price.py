@@ -1,4 +1,4 @@
-"""What an execution cost: usage times the deployment's price, unless its worker knows better."""
+"""Computes what an execution cost: usage times the deployment's price, unless its worker reported a charge."""
 
 from dataclasses import dataclass
 
@@ -7,21 +7,21 @@ from schemas.outcome import Report, Usage
 from schemas.units import NanoUsd
 
 UNPRICED = "none"
-"""Cost source of an execution whose deployment names no price."""
+"""The cost source of an execution whose deployment has no price."""
 _NANO = 10**9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prices:
-    """The deployments' prices, and where they are from."""
+    """The deployments' prices, and where they come from."""
 
     catalog: Catalog
     source: str
-    """Kept on every execution, such as `catalog:7`."""
+    """Recorded on every execution, such as `catalog:7`."""
 
 
 def cost_of(report: Report, prices: Prices) -> tuple[NanoUsd, str]:
-    """The cost of the reported execution, and who says so."""
+    """Return the cost of the reported execution, and the source of that figure."""
     if (charge := report.outcome.charge) is not None:
         return charge.nano_usd, charge.source
     deployment = prices.catalog.deployments.get(report.deployment)
@@ -32,7 +32,7 @@ def cost_of(report: Report, prices: Prices) -> tuple[NanoUsd, str]:
 
 
 def price_nano_usd(usage: Usage, price: Price) -> NanoUsd:
-    """Rounded up to a nano-dollar. Cached input tokens have their own price, if the deployment names one."""
+    """Compute the price, rounded up to a nano-dollar. Cached input tokens have a price of their own if one is set."""
     cached_price = price.input if price.cached_input is None else price.cached_input
     fresh = usage.input_tokens - usage.cached_tokens
     exact = (
@@ -44,5 +44,5 @@ def price_nano_usd(usage: Usage, price: Price) -> NanoUsd:
 
 
 def _per_mtok(usd: float) -> int:
-    """Nano-USD per million tokens: prices are written in decimals of a dollar, sums are made of integers."""
+    """Convert USD to integer nano-USD per million tokens, since sums are made of integers."""
     return round(usd * _NANO)

@@ -1,4 +1,4 @@
-"""Who calls. Every door makes a principal out of what the caller shows, and services take it as their first argument."""
+"""Describes who calls. Every door makes a principal out of what the caller shows; services take it as first argument."""
 
 from collections.abc import Callable
 from enum import StrEnum
@@ -40,9 +40,9 @@ Identify = Callable[[str, str], Principal]
 
 
 def open_principal(tenant: str, key: str) -> Principal:
-    """The principal of a caller that shows no key.
+    """Make the principal of a caller that shows no key.
 
-    Until keys exist the doors are open: whoever reaches one may do everything there, for the tenant that it names. This
-    is the only place that grants it.
+    Until keys exist the doors are open: whoever reaches one may do everything there, for the tenant that it names. No
+    other place grants this.
     """
     return Principal(tenant=tenant, key=key, role=Role.OPERATOR)

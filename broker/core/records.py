@@ -1,4 +1,4 @@
-"""Values that the core decides on and the ledger stores.
+"""The values that the core decides on and the ledger stores.
 
 A job's states and its edges:
 
@@ -22,7 +22,7 @@ from schemas.units import Ms, NanoUsd
 Shard = NewType("Shard", int)
 """What one dispatch leader serves: deployments, and all models that draw on them."""
 ONLY_SHARD = Shard(0)
-"""All deployments are one shard so far."""
+"""So far all deployments are one shard."""
 
 
 JOB_TOKENS = 1
@@ -55,7 +55,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: str
     body: bytes
     body_hash: bytes
-    """BLAKE2b of endpoint and body, 16 bytes: the same id with the same hash is the same job."""
+    """16 bytes, from `core.body.body_hash`. A job with the same id and the same hash is the same job."""
     admitted_ms: Ms
     deadline_ms: Ms
     max_attempts: int
@@ -65,9 +65,9 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, str] | None = None
     traceparent: str | None = None
     idempotency_key: str | None = None
-    """The same key of the same tenant is the same job."""
+    """A job with the same key of the same tenant is the same job."""
     refused: Refused | None = None
-    """Why it is not admitted: then it is recorded as `failed` at once, and never waits."""
+    """Why the job is not admitted. It is then recorded as `failed` at once and never waits."""
 
     @property
     def flow(self) -> Flow:
@@ -79,7 +79,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
-    """Bytes that are no job, with where they came from."""
+    """A message that cannot be read, with where it came from."""
 
     subject: str
     stream: str
@@ -105,15 +105,15 @@ class WaitingJob(msgspec.Struct, frozen=True):
 
     place: Place
     attempt: int
-    """Attempts given out so far."""
+    """How many attempts the job has had so far."""
     tried: tuple[str, ...] = ()
-    """Deployments that failed it; others are to try first."""
+    """The deployments that have failed the job. Others are tried first."""
     tokens: int = JOB_TOKENS
     """An estimate."""
 
 
 class Pick(msgspec.Struct, frozen=True):
-    """The policy's choice: this job, to this deployment."""
+    """A choice of fairness: this job goes to this deployment."""
 
     flow: Flow
     place: Place
@@ -147,7 +147,7 @@ class OpenJob(msgspec.Struct, frozen=True, kw_only=True):
     state: State
     attempt: int
     uncounted: int
-    """Attempts that were put back and do not count."""
+    """How many of the attempts do not count against `max_attempts`."""
     max_attempts: int
     deadline_ms: Ms
     model: str = ""
@@ -155,7 +155,7 @@ class OpenJob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Executed(msgspec.Struct, frozen=True, kw_only=True):
-    """One delivery that ran, priced: a row of `executions`. Whether it was waste shows when it is recorded."""
+    """One delivery that ran, with its cost: a row of `executions`. The ledger decides whether it was wasted."""
 
     attempt: int
     delivery: int
@@ -173,15 +173,15 @@ class Executed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Spend(msgspec.Struct, frozen=True):
-    """What a deployment's executions of a day came to."""
+    """What a deployment's executions of a day have cost."""
 
     cost_nano_usd: NanoUsd
     executions: int
-    """Those that cost anything."""
+    """How many of them cost anything."""
 
 
 class Final(msgspec.Struct, frozen=True):
-    """End the job, if it is open and at the verdict's attempt. A success ends it at any."""
+    """End the job, if it is open and at the verdict's attempt. A success ends it at any attempt."""
 
     state: State
     body: bytes | None
@@ -194,7 +194,7 @@ class Requeue(msgspec.Struct, frozen=True):
     not_before_ms: Ms
     counted: bool
     tried: tuple[str, ...] = ()
-    """Deployments that are to leave it to others."""
+    """The deployments that should leave the job to others."""
 
 
 class Ignore(msgspec.Struct, frozen=True):
@@ -206,12 +206,12 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
     job: UUID
     attempt: int | None
-    """None: whatever attempt the job is at."""
+    """None: the verdict holds for any attempt."""
     transition: Final | Requeue | Ignore
     executed: Executed | None
-    """None: nothing ran, it was a ruling; or another verdict of the group has this execution."""
+    """None: nothing ran, since it is on a ruling; or another verdict of the group records this execution."""
     entry: Entry | None = None
-    """Interactive: the job itself, to be inserted unless it is known."""
+    """The job itself, if it is interactive: inserted unless it is known."""
 
 
 class Recorded(msgspec.Struct, frozen=True, kw_only=True):
@@ -230,7 +230,7 @@ class Requeued(msgspec.Struct, frozen=True):
     flow: Flow
     place: Place
     due_ms: Ms | None
-    """When it comes into the backlog; None: it waits there."""
+    """When the job comes into the backlog. None: it waits there already."""
 
 
 class Settled(msgspec.Struct, frozen=True):
@@ -243,14 +243,16 @@ class Settled(msgspec.Struct, frozen=True):
 
 
 class Admitted(msgspec.Struct, frozen=True, kw_only=True):
-    """What a group of entries came to. Those that were known before are the same jobs, and in none of these."""
+    """What a group of entries came to. Entries of known jobs change nothing and appear nowhere here."""
 
     waiting: tuple[tuple[Flow, Place], ...]
     refused: tuple[Recorded, ...]
     conflicts: tuple[UUID, ...]
-    """Their id belongs to another job."""
+    """The ids that belong to another job already."""
 
 
 class Leadership(msgspec.Struct, frozen=True):
+    """Who leads a shard, and in which term. Each new holder begins a new term."""
+
     holder: str
     term: int

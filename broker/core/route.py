@@ -1,9 +1,9 @@
-"""Where a job may run: the one place that reads a model's route.
+"""Decides where a job may run. No other place reads a model's route.
 
-Dispatch, the relay of interactive requests and settle all ask here. What a deployment has room for is another question;
-they choose by room among the candidates that this module names.
+Dispatch, the relay of interactive requests and settle all ask here. Room is another question: they choose by room among
+the candidates that this module names.
 
-A catalog may change under a job, so a model that is gone from it has an empty route.
+A catalog may change while a job waits or runs, so a model that it has dropped has an empty route.
 """
 
 from collections.abc import Collection, Sequence
@@ -12,22 +12,22 @@ from schemas.catalog import Catalog, Route
 
 
 def entries(model: str, catalog: Catalog) -> Sequence[Route]:
-    """The model's route in its order; empty if the catalog has no such model."""
+    """Return the model's route in its order. Empty: the catalog has no such model."""
     found = catalog.models.get(model)
     return found.route if found is not None else ()
 
 
 def untried(model: str, *, catalog: Catalog, tried: Collection[str]) -> Sequence[Route]:
-    """The entries whose deployments have not failed the job, alive or away."""
+    """Return the entries whose deployments have not failed the job, whether they are alive or away."""
     return [entry for entry in entries(model, catalog) if entry.deployment not in tried]
 
 
 def candidates(
     model: str, *, catalog: Catalog, alive: Collection[str], tried: Collection[str] = ()
 ) -> Sequence[Route]:
-    """The entries that may take the job now: those that are `alive` and have not failed it.
+    """Return the entries that may take the job now: those that are `alive` and have not failed it.
 
-    Either all of them are regular (weighted), or all are spares: a spare gets work only when every regular deployment has
+    Either all of them are regular (weighted) or all are spares. A spare gets work only when every regular deployment has
     failed the job or is away, not when they are merely full.
     """
     open_entries = [entry for entry in untried(model, catalog=catalog, tried=tried) if entry.deployment in alive]

@@ -1,7 +1,7 @@
-"""When a broker puts an attempt back, and what its rulings do to their jobs.
+"""Decides which attempts a broker puts back, and what a ruling does to its job.
 
-A ruling decides where no worker will: nothing ran, so it makes no execution and costs nothing. It may come late. The
-row of the job is guarded, so what has ended stays as it ended, whatever the order in which reports and rulings come.
+A broker rules when no worker will report. A ruling records no execution and no cost. It may arrive late: the job's row
+is guarded, so a job that has ended stays as it is, in whatever order reports and rulings arrive.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -25,8 +25,10 @@ def stranded(
     alive: Collection[str],
     silent: Collection[str],
 ) -> list[Running]:
-    """Choose the attempts to put back: those on `silent` deployments, which have had no worker for long, if another
-    deployment could run the job now, or if its model's route has dropped this one. `models` are the jobs' models.
+    """Choose the attempts to put back, by their jobs' `models`.
+
+    These are attempts on `silent` deployments, which have had no worker for long, if another deployment could run the job
+    now or the model's route has dropped this one.
     """
     found = []
     for one in running:
@@ -38,8 +40,8 @@ def stranded(
     return found
 
 
-def ruled(ruling: Ruling, job: OpenJob | None, *, now: Ms) -> Final | Requeue | Ignore:
-    """The transition that a ruling asks for. Only PutBack depends on the job's row."""
+def ruling_transition(ruling: Ruling, job: OpenJob | None, *, now: Ms) -> Final | Requeue | Ignore:
+    """Return the transition that a ruling asks for. Only PutBack depends on the job's row."""
     match ruling:
         case Expire():
             return Final(State.EXPIRED, None, None)
@@ -64,7 +66,7 @@ def _ended(outcome: Failed | Expired | Cancelled) -> Final:
 
 
 def put_back(attempt: int, job: OpenJob | None, *, now: Ms) -> Requeue | Ignore:
-    """Let the job wait again, at once and uncounted, if it runs this attempt."""
+    """Requeue the job at once, without counting the attempt, if this is the attempt that runs."""
     if job is None or job.state is not State.RUNNING or job.attempt != attempt:
         return Ignore()
     return Requeue(now, counted=False, tried=job.tried)

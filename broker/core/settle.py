@@ -1,4 +1,4 @@
-"""Settle: decide what becomes of jobs, on what workers report and brokers rule."""
+"""Decides what becomes of jobs, on what workers report and brokers rule."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -13,7 +13,7 @@ from broker.core.price import Prices, cost_of
 from broker.core.records import Entry, Executed, Final, Ignore, OpenJob, Requeue, Verdict
 from broker.core.relay import ends_request
 from broker.core.retry import wait_ms
-from broker.core.ruling import put_back, ruled
+from broker.core.ruling import put_back, ruling_transition
 from schemas.api import State
 from schemas.catalog import Catalog
 from schemas.job import Attempt
@@ -37,7 +37,7 @@ from schemas.units import Ms, NanoUsd
 
 
 def needs_job(item: Report | Ruling) -> bool:
-    """Whether the verdict depends on the job's row. An interactive job has none."""
+    """Tell whether the verdict depends on the job's row. An interactive job has none."""
     match item:
         case Report(outcome=Failed() | Released(), interactive=None) | PutBack():
             return True
@@ -54,24 +54,25 @@ def decide(
     now: Ms,
     unit: float,
 ) -> list[Verdict]:
-    """Decide on each report and ruling. Of several on one job the best decides (see `_rank`), the others change nothing:
-    what the reports among them cost is recorded all the same, once for each execution. `alive` are the deployments that
-    can take a job now: only to them is it worth going at once.
+    """Decide on each report and ruling, in their order.
+
+    Of several on one job the best decides (see `_rank`). The others change nothing, but the cost of the reports among
+    them is recorded, once for each execution. `alive` are the deployments that can take a job now.
     """
     verdicts: dict[int, Verdict] = {}
-    for places in _by_job(items):
-        best, *others = places if len(places) == 1 else sorted(places, key=lambda place: _rank(items[place]))
+    for indexes in _by_job(items):
+        best, *others = indexes if len(indexes) == 1 else sorted(indexes, key=lambda index: _rank(items[index]))
         item = items[best]
         transition = _transition(item, jobs.get(item.job), catalog=prices.catalog, alive=alive, now=now, unit=unit)
         verdicts[best] = _verdict(item, transition, prices)
         recorded = {_execution(item)} if others else set()
-        for place in others:
-            verdicts[place] = _without_effect(items[place], recorded, prices)
-    return [verdicts[place] for place in range(len(items))]
+        for index in others:
+            verdicts[index] = _without_effect(items[index], recorded, prices)
+    return [verdicts[index] for index in range(len(items))]
 
 
 def _without_effect(item: Report | Ruling, recorded: set[tuple[int, int] | None], prices: Prices) -> Verdict:
-    """Record what it cost, unless its execution is among the `recorded` ones: a message may come twice."""
+    """Record its cost only, and not even that if its execution is `recorded` already: a message may come twice."""
     verdict = _verdict(item, Ignore(), prices)
     if (execution := _execution(item)) in recorded:
         return replace(verdict, executed=None)
@@ -80,13 +81,14 @@ def _without_effect(item: Report | Ruling, recorded: set[tuple[int, int] | None]
 
 
 def _execution(item: Report | Ruling) -> tuple[int, int] | None:
-    """Which of its job's executions a report is on."""
+    """Identify the execution of a report among those of its job. None for a ruling."""
     return (item.attempt, item.delivery) if isinstance(item, Report) else None
 
 
 def failed_as_unstorable(verdict: Verdict) -> Verdict:
-    """The same report, when Postgres refused what it says (a NUL in a text, a number beyond 64 bits): the job ends,
-    without that.
+    """Replace a verdict with values that Postgres refused (a NUL in a text, a number beyond 64 bits).
+
+    The job ends as failed, and those values are left out.
     """
     failure = EngineFault("its outcome held something that cannot be recorded")
     executed, entry = verdict.executed, verdict.entry
@@ -105,26 +107,25 @@ def failed_as_unstorable(verdict: Verdict) -> Verdict:
 
 
 def _by_job(items: Sequence[Report | Ruling]) -> Iterable[list[int]]:
-    """Their places by job. One id may stand for a job and for interactive requests too, of any tenants."""
-    places: dict[tuple[int, tuple[str, Ms, bytes] | None], list[int]] = defaultdict(list)
-    for place, item in enumerate(items):
+    """Group the indexes of the items by job. An id may also name interactive requests of any tenant, kept apart."""
+    indexes: dict[tuple[int, tuple[str, Ms, bytes] | None], list[int]] = defaultdict(list)
+    for index, item in enumerate(items):
         request = item.interactive
         identity = None if request is None else (request.tenant, request.admitted_ms, request.body)
-        places[item.job.int, identity].append(place)
-    return places.values()
+        indexes[item.job.int, identity].append(index)
+    return indexes.values()
 
 
 def _rank(item: Report | Ruling) -> tuple[int, int, bool, int]:
-    """Of several on one job the lowest decides: a success, of whatever attempt; then a report that ends a request, since it
-    says more than the ruling beside it; then a ruling that ends the job; then what is known of the newest attempt, where
-    its first delivery that was run counts more than one that was put back.
+    """Rank an item among several on one job; the lowest decides.
+
+    First a success, of any attempt; then a report that ends a request, since it says more than the ruling beside it; then
+    a ruling that ends the job; then the newest attempt, and of its deliveries the first that ran.
     """
     match item:
         case Report(attempt=attempt, delivery=delivery, outcome=Succeeded()):
             return 0, -attempt, False, delivery
-        case Report(attempt=attempt, delivery=delivery) if item.interactive is not None and ends_request(
-            item.outcome
-        ):
+        case Report(attempt=attempt, delivery=delivery, interactive=Attempt()) if ends_request(item.outcome):
             return 1, -attempt, False, delivery
         case Expire() | EndRequest():
             return 2, 0, False, 0
@@ -146,7 +147,7 @@ def _transition(
     unit: float,
 ) -> Final | Requeue | Ignore:
     if not isinstance(item, Report):
-        return ruled(item, job, now=now)
+        return ruling_transition(item, job, now=now)
     if item.interactive is not None and not ends_request(item.outcome):
         return Ignore()
     match item.outcome:
@@ -232,7 +233,7 @@ def _executed(report: Report, prices: Prices) -> Executed:
 
 
 def entry_of(attempt: Attempt) -> Entry:
-    """The job behind an interactive attempt, as the ledger would have taken it in."""
+    """Make the entry of an interactive attempt's job, as intake would have recorded it."""
     return Entry(
         id=attempt.job,
         tenant=attempt.tenant,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from broker.bus.catalogs import Catalogs
 from broker.core.authorise import Action
-from broker.core.explain import explained
+from broker.core.explain import with_holds
 from broker.core.pools import Pool
 from broker.core.principal import Principal
 from broker.ports import Clock, JobLedger
@@ -26,4 +26,4 @@ class JobService:
         """All that is known of a job but its prompt, and while it waits what it waits for."""
         authorise(principal, Action.READ_JOBS)
         job = found(await self.ledger.find(ask.id, principal.tenant), f"job {ask.id}")
-        return explained(job, catalog=self.catalogs.active.catalog, pools=self.pools(), now=self.clock())
+        return with_holds(job, catalog=self.catalogs.active.catalog, pools=self.pools(), now=self.clock())

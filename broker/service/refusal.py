@@ -3,7 +3,7 @@
 import logging
 from typing import TypeVar
 
-from broker.core.authorise import Action, may
+from broker.core.authorise import Action, forbidden
 from broker.core.principal import Principal
 from broker.errors import BadData, Conflict, Unavailable
 from schemas.api import Problem
@@ -23,7 +23,7 @@ class Refusal(Exception):
 
 def authorise(principal: Principal, action: Action, *, lane: Lane | None = None) -> None:
     """Raises: Refusal, when the principal may not do this."""
-    if (problem := may(principal, action, lane=lane)) is not None:
+    if (problem := forbidden(principal, action, lane=lane)) is not None:
         raise Refusal(problem)
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.core.authorise import Action, may
+from broker.core.authorise import Action, forbidden
 from broker.core.principal import Principal, Role, open_principal
 from schemas.job import Lane
 
@@ -26,7 +26,7 @@ def a_principal(role: Role = Role.PRODUCER, **changes: object) -> Principal:
 
 @pytest.mark.parametrize(("role", "action"), list(product(Role, Action)))
 def test_a_role_may_do_what_it_is_for(role: Role, action: Action) -> None:
-    problem = may(a_principal(role), action)
+    problem = forbidden(a_principal(role), action)
 
     assert (problem is None) == (action in ALLOWED[role])
     if problem is not None:
@@ -36,34 +36,34 @@ def test_a_role_may_do_what_it_is_for(role: Role, action: Action) -> None:
 
 @given(action=st.sampled_from(Action), model=st.text(), lane=st.sampled_from(Lane))
 def test_an_open_door_lets_everything_through(action: Action, model: str, lane: Lane) -> None:
-    assert may(open_principal("t", "k"), action, model=model, lane=lane) is None
+    assert forbidden(open_principal("t", "k"), action, model=model, lane=lane) is None
 
 
 def test_a_key_that_names_models_may_use_those_only() -> None:
     principal = a_principal(models=frozenset({"m"}))
 
-    assert may(principal, Action.SUBMIT, model="m") is None
-    assert may(principal, Action.READ_JOBS) is None
-    refusal = may(principal, Action.SUBMIT, model="n")
+    assert forbidden(principal, Action.SUBMIT, model="m") is None
+    assert forbidden(principal, Action.READ_JOBS) is None
+    refusal = forbidden(principal, Action.SUBMIT, model="n")
     assert refusal is not None
     assert (refusal.code, refusal.field) == ("forbidden", "model")
 
 
 def test_a_key_that_names_no_models_may_use_none() -> None:
-    assert may(a_principal(models=frozenset()), Action.SUBMIT, model="m") is not None
+    assert forbidden(a_principal(models=frozenset()), Action.SUBMIT, model="m") is not None
 
 
 def test_a_key_may_use_its_lanes_only() -> None:
     principal = a_principal(lanes=frozenset({Lane.BULK}))
 
-    assert may(principal, Action.SUBMIT, lane=Lane.BULK) is None
-    refusal = may(principal, Action.SUBMIT, lane=Lane.INTERACTIVE)
+    assert forbidden(principal, Action.SUBMIT, lane=Lane.BULK) is None
+    refusal = forbidden(principal, Action.SUBMIT, lane=Lane.INTERACTIVE)
     assert refusal is not None
     assert (refusal.code, refusal.field) == ("forbidden", "lane")
 
 
 def test_a_role_that_may_not_is_told_so_whatever_models_it_has() -> None:
-    refusal = may(a_principal(Role.WORKER, models=frozenset()), Action.SUBMIT, model="m", lane=Lane.BULK)
+    refusal = forbidden(a_principal(Role.WORKER, models=frozenset()), Action.SUBMIT, model="m", lane=Lane.BULK)
 
     assert refusal is not None
     assert refusal.field is None
