@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.metadata
+import os
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from functools import partial
 from broker.bus.beats import Beats
 from broker.bus.catalogs import Catalogs
 from broker.bus.connect import connected
+from broker.bus.runs import Rulings
 from broker.bus.streams import declare_streams
 from broker.config import BrokerConfig
 from broker.core.pools import Pool, alive, snapshot
@@ -20,7 +22,7 @@ from broker.doors.nats_infer import NatsInfer
 from broker.doors.server import listening
 from broker.ledger import open_ledger
 from broker.metrics import BrokerMetrics
-from broker.ports import Ledger
+from broker.ports import Clock, Entropy, Ledger
 from broker.roles.advisories import count_advisories
 from broker.roles.catalog_refresh import CatalogRefresh
 from broker.roles.consumers import PoolConsumers
@@ -37,6 +39,7 @@ from broker.roles.settle import Settle
 from broker.service import BatchService, CatalogService, HealthService, JobService, Services, StatusService
 from schemas.catalog import Catalog
 from schemas.clock import wall_clock
+from schemas.ids import process_ids
 from schemas.jetstream.client import NatsClient
 from schemas.job import Lane
 
@@ -77,6 +80,10 @@ async def serve(
             beats=Beats(nc),
             daily_spend=DailySpend(ledger.spend, wall_clock),
             metrics=BrokerMetrics(),
+            clock=wall_clock,
+            entropy=entropy,
+            unit=unit,
+            rulings=Rulings(nc, process_ids(os.getpid(), os.urandom(6)).__next__),
             reconnected=reconnected,
             refresh_s=refresh_s,
             later_s=later_s,
@@ -95,6 +102,10 @@ class Process:
     beats: Beats
     daily_spend: DailySpend
     metrics: BrokerMetrics
+    clock: Clock
+    entropy: Entropy
+    unit: Callable[[], float]
+    rulings: Rulings
     reconnected: asyncio.Event
     refresh_s: float
     later_s: float
@@ -149,8 +160,8 @@ class Process:
             dead_letters=self.ledger.dead_letters,
             revision=lambda: self.catalogs.active,
             alive=lambda: alive(self._pools()),
-            clock=wall_clock,
-            unit=unit,
+            clock=self.clock,
+            unit=self.unit,
             metrics=self.metrics,
         )
         consumers = PoolConsumers(
@@ -164,7 +175,7 @@ class Process:
             ledger=self.ledger.status,
             pools=self._pools,
             metrics=self.metrics,
-            clock=wall_clock,
+            clock=self.clock,
             every_s=self.refresh_s,
         )
         return [
@@ -181,9 +192,9 @@ class Process:
 
     def _services(self) -> Services:
         return Services(
-            batches=BatchService(ledger=self.ledger.batches, clock=wall_clock),
-            jobs=JobService(ledger=self.ledger.jobs, catalogs=self.catalogs, pools=self._pools, clock=wall_clock),
-            catalogs=CatalogService(ledger=self.ledger.catalogs, catalogs=self.catalogs, clock=wall_clock),
+            batches=BatchService(ledger=self.ledger.batches, clock=self.clock),
+            jobs=JobService(ledger=self.ledger.jobs, catalogs=self.catalogs, pools=self._pools, clock=self.clock),
+            catalogs=CatalogService(ledger=self.ledger.catalogs, catalogs=self.catalogs, clock=self.clock),
             status=StatusService(
                 name=self.config.name,
                 version=version(),
@@ -191,7 +202,7 @@ class Process:
                 catalogs=self.catalogs,
                 beats=self.beats,
                 pools=self._pools,
-                clock=wall_clock,
+                clock=self.clock,
             ),
         )
 
@@ -199,19 +210,19 @@ class Process:
         return self.catalogs.active.catalog
 
     def _pools(self) -> dict[str, Pool]:
-        return snapshot(self._catalog(), self.beats.alive(), self.daily_spend.by_deployment, now=wall_clock())
+        return snapshot(self._catalog(), self.beats.alive(), self.daily_spend.by_deployment, now=self.clock())
 
     async def _interactive(self) -> None:
         reserves = Reserves(
             catalog=self._catalog,
             beats=self.beats.alive,
             daily_spend=self.daily_spend,
-            clock=wall_clock,
-            entropy=entropy,
+            clock=self.clock,
+            entropy=self.entropy,
         )
-        relay = Relay(self.nc, name=self.config.name, reserves=reserves, clock=wall_clock)
+        relay = Relay(self.nc, name=self.config.name, reserves=reserves, rulings=self.rulings, clock=self.clock)
         door = NatsInfer(
-            self.nc, relay, principal=open_principal, catalog=self._catalog, clock=wall_clock, entropy=entropy
+            self.nc, relay, principal=open_principal, catalog=self._catalog, clock=self.clock, entropy=self.entropy
         )
         await door.serve()
 
@@ -225,10 +236,11 @@ class Process:
             backlog=self.ledger.backlog,
             attempts=self.ledger.attempts,
             jobs=self.ledger.settlement,
+            rulings=self.rulings,
             catalog=self._catalog,
             beats=self.beats,
             daily_spend=self.daily_spend,
             metrics=self.metrics,
-            clock=wall_clock,
+            clock=self.clock,
             term=term,
         ).serve()

@@ -1,6 +1,8 @@
-"""Job and batch ids: UUIDv7 (RFC 9562, section 5.7), so that an id sorts by the time it was made."""
+"""Job and batch ids: UUIDv7 (RFC 9562, section 5.7), so that an id sorts by the time it was made. And ids of messages."""
 
 import hashlib
+import itertools
+from collections.abc import Iterator
 from uuid import UUID
 
 from schemas.units import Ms
@@ -36,6 +38,11 @@ def derived_id(stream: str, sequence: int, ms: Ms, place: int | None = None) -> 
     name = f"{stream}:{sequence}" if place is None else f"{stream}:{sequence}:{place}"
     digest = hashlib.blake2b(name.encode(), digest_size=16).digest()
     return uuid7(ms, int.from_bytes(digest))
+
+
+def process_ids(pid: int, salt: bytes) -> Iterator[str]:
+    """Give ids that no other process gives, and each once. `salt` is random, since a machine uses process ids again."""
+    return (f"{pid:x}-{salt.hex()}-{number:x}" for number in itertools.count(1))
 
 
 def ms_of(job: UUID) -> Ms:

@@ -29,6 +29,11 @@ def now() -> Ms:
     return Ms(time.time_ns() // 1_000_000)
 
 
+def a_batch_id() -> str:
+    """Of an atomic batch."""
+    return f"test-{next(_numbers)}"
+
+
 def an_id() -> UUID:
     return uuid7(now(), next(_numbers))
 

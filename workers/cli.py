@@ -4,14 +4,13 @@ import asyncio
 import ctypes
 import gc
 import importlib.metadata
-import itertools
 import json
 import logging
 import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated
 
@@ -20,6 +19,7 @@ import uvloop
 from prometheus_client import CollectorRegistry
 
 from schemas.clock import wall_clock
+from schemas.ids import process_ids
 from schemas.jetstream import NatsError, NoServersError
 from schemas.jetstream.client import NatsClient
 from workers.beat import beat, delete_beat, publish_beat
@@ -133,7 +133,7 @@ async def serve(
             catalog=catalog,
             lease_ms=await declared_lease_ms(nc, config.deployment),
             clock=wall_clock,
-            message_ids=_message_ids().__next__,
+            message_ids=process_ids(os.getpid(), os.urandom(6)).__next__,
             metrics=metrics,
             reconnected=reconnected,
         )
@@ -167,12 +167,6 @@ async def _connected(config: WorkerConfig, reconnected: asyncio.Event) -> NatsCl
         skip_subject_validation=True,  # schemas.subjects builds them all
     )
     return nc
-
-
-def _message_ids() -> Iterator[str]:
-    """Generate ids that neither another process nor this one will give again."""
-    process = f"{os.getpid():x}-{os.urandom(6).hex()}"
-    return (f"{process}-{number:x}" for number in itertools.count(1))
 
 
 async def _run(

@@ -2,11 +2,9 @@
 
 import asyncio
 import contextlib
-import itertools
 import json
 import logging
-import os
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from functools import partial
 from uuid import UUID
 
@@ -32,15 +30,9 @@ from schemas.job import Attempt
 from schemas.ruling import Ruling
 
 log = logging.getLogger(__name__)
-_numbers = itertools.count(1)
 _PAGE = 256
 _PAGE_BYTES = 4 * 1024 * 1024
 _QUIET_S = 5.0
-
-
-def batch_name() -> str:
-    """Unique for ever: an atomic batch sent again under its name is stored once."""
-    return f"{os.getpid():x}-{os.urandom(6).hex()}-{next(_numbers):x}"
 
 
 class RunKey(msgspec.Struct, frozen=True):
@@ -90,18 +82,25 @@ class Runs:
         return self._last == before + len(messages)
 
 
-async def publish_rulings(nc: NatsConnection, rulings: Sequence[Ruling]) -> None:
-    """Publish rulings into OUTCOME, where settle finds them among the workers' reports. Waits while NATS is away."""
-    messages = [Outgoing(subjects.RULING, bundled(bundle)) for bundle in bundles(packed(one) for one in rulings)]
-    for batch in _batches(messages):
-        await until_available(partial(_store, nc, batch, batch_name()))
+class Rulings:
+    """Puts rulings into OUTCOME, where settle finds them among the workers' reports."""
 
+    def __init__(self, nc: NatsConnection, batch_ids: Callable[[], str]) -> None:
+        """`batch_ids` never gives the same twice: an atomic batch that is sent again under its id is stored once."""
+        self._nc = nc
+        self._batch_ids = batch_ids
 
-async def _store(nc: NatsConnection, batch: Sequence[Outgoing], name: str) -> None:
-    try:
-        await publish_atomically(nc, batch, batch_id=name)
-    except (NatsError, NotStored) as error:
-        raise Unavailable("NATS", str(error) or type(error).__name__) from error
+    async def publish(self, rulings: Sequence[Ruling]) -> None:
+        """Store them all. Waits while NATS is away."""
+        messages = [Outgoing(subjects.RULING, bundled(bundle)) for bundle in bundles(packed(one) for one in rulings)]
+        for batch in _batches(messages):
+            await until_available(partial(self._store, batch, self._batch_ids()))
+
+    async def _store(self, batch: Sequence[Outgoing], batch_id: str) -> None:
+        try:
+            await publish_atomically(self._nc, batch, batch_id=batch_id)
+        except (NatsError, NotStored) as error:
+            raise Unavailable("NATS", str(error) or type(error).__name__) from error
 
 
 def _batches(messages: Sequence[Outgoing]) -> Iterator[Sequence[Outgoing]]:

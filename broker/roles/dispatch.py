@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from broker.bus.beats import Beats
 from broker.bus.notices import decode_delayed, decode_settled, decode_waiting
-from broker.bus.runs import Runs, publish_rulings
+from broker.bus.runs import Rulings, Runs
 from broker.config import LEASE_S
 from broker.core.fairness import Order
 from broker.core.outstanding import Outstanding
@@ -56,6 +56,7 @@ class Dispatch:
         backlog: BacklogLedger,
         attempts: AttemptLedger,
         jobs: OpenJobLedger,
+        rulings: Rulings,
         catalog: Callable[[], Catalog],
         beats: Beats,
         daily_spend: DailySpend,
@@ -71,6 +72,7 @@ class Dispatch:
     ) -> None:
         self._nc = nc
         self._attempts = attempts
+        self._rulings = rulings
         self._catalog = catalog
         self._beats = beats
         self._daily_spend = daily_spend
@@ -88,6 +90,7 @@ class Dispatch:
             attempts=attempts,
             jobs=jobs,
             runs=self._runs,
+            rulings=rulings,
             catalog=catalog,
             clock=clock,
             metrics=metrics,
@@ -164,7 +167,7 @@ class Dispatch:
         """End the jobs whose deadline passed while they waited. Settle records it."""
         expired = [job for flow in self._reader.backlog.flows.values() for job in flow.take_expired(now)]
         if expired:
-            await publish_rulings(self._nc, [Expire(job) for job in expired])
+            await self._rulings.publish([Expire(job) for job in expired])
             self._metrics.expired.inc(len(expired))
 
     def _pools(self, now: Ms) -> dict[str, Pool]:

@@ -16,7 +16,7 @@ from uuid import UUID
 
 import msgspec
 
-from broker.bus.runs import publish_rulings
+from broker.bus.runs import Rulings
 from broker.core import reserve
 from broker.core.records import Entry
 from broker.core.relay import (
@@ -123,6 +123,7 @@ class Relay:
         *,
         name: str,
         reserves: Reserves,
+        rulings: Rulings,
         clock: Clock,
         tick_s: float = TICK_S,
         finish_s: float = FINISH_S,
@@ -132,6 +133,7 @@ class Relay:
         self._nc = nc
         self._name = name
         self._reserves = reserves
+        self._rulings = rulings
         self._clock = clock
         self._tick_s = tick_s
         self._finish_s = finish_s
@@ -266,7 +268,7 @@ class Relay:
                 except NatsError as error:
                     log.warning("not aborted job=%s error=%s", assignment.attempt.job, _text(error))
             case Rule(attempt, outcome):
-                self._tasks.spawn(publish_rulings(self._nc, [EndRequest(attempt, outcome)]))
+                self._tasks.spawn(self._rulings.publish([EndRequest(attempt, outcome)]))
             case _:
                 assert_never(action)
 

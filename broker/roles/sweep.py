@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from broker.bus.runs import Runs, attempts_in_outcome, attempts_in_run, publish_rulings
+from broker.bus.runs import Rulings, Runs, attempts_in_outcome, attempts_in_run
 from broker.core.records import OpenJob, Running
 from broker.core.ruling import stranded
 from broker.metrics import BrokerMetrics
@@ -26,6 +26,7 @@ class Sweep:
     attempts: AttemptLedger
     jobs: OpenJobLedger
     runs: Runs
+    rulings: Rulings
     catalog: Callable[[], Catalog]
     clock: Clock
     metrics: BrokerMetrics
@@ -65,7 +66,7 @@ class Sweep:
         found = stranded(running, models, catalog=self.catalog(), alive=alive, silent=silent)
         if found:
             log.warning("given up attempts=%d", len(found))
-            await publish_rulings(self.nc, [PutBack(one.job, one.attempt) for one in found])
+            await self.rulings.publish([PutBack(one.job, one.attempt) for one in found])
         return set(found)
 
     async def _end_overdue(self, jobs: Mapping[UUID, OpenJob]) -> None:
@@ -73,4 +74,4 @@ class Sweep:
         overdue = [job.job for job in jobs.values() if job.deadline_ms + self.overdue_ms < now]
         if overdue:
             log.warning("overdue attempts=%d", len(overdue))
-            await publish_rulings(self.nc, [Expire(job) for job in overdue])
+            await self.rulings.publish([Expire(job) for job in overdue])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from schemas import subjects
 from schemas.codec import JSON, Undecodable, decode_job, packed
-from schemas.ids import NEWEST_MS, OLDEST_MS, derived_id, id_problem, line_id, ms_of, uuid7
+from schemas.ids import NEWEST_MS, OLDEST_MS, derived_id, id_problem, line_id, ms_of, process_ids, uuid7
 from schemas.jetstream import delivered
 from schemas.job import Job, Lane
 from schemas.subjects import Source, Verb, token, untoken
@@ -267,3 +267,11 @@ def fits(subject: str, pattern: str) -> bool:
 def test_a_reply_on_another_subject_is_refused(subject: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
         subjects.parse_reply(subject)
+
+
+def test_a_process_gives_each_id_once_and_none_of_another_process() -> None:
+    processes = [process_ids(7, b"one"), process_ids(7, b"two"), process_ids(8, b"one")]
+
+    given = [next(ids) for ids in processes for _ in range(3)]
+
+    assert len(set(given)) == 9

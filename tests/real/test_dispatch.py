@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from broker.bus.beats import Beats
-from broker.bus.runs import Runs
+from broker.bus.runs import Rulings, Runs
 from broker.bus.streams import declare_pool, declare_streams
 from broker.core.pools import alive, snapshot
 from broker.core.price import Prices
@@ -27,7 +27,7 @@ from schemas.job import Attempt, Lane
 from schemas.outcome import Charge, Failed, Throttled
 from schemas.units import Ms, NanoUsd
 from schemas.worker import WorkerBeat
-from tests.builders import a_report, a_route, a_success, an_attempt, an_entry, now
+from tests.builders import a_batch_id, a_report, a_route, a_success, an_attempt, an_entry, now
 from tests.reporting import a_settle, report
 from tests.system import until
 from workers.beat import beat
@@ -74,6 +74,7 @@ async def a_leader(
         backlog=ledger.backlog,
         attempts=ledger.attempts,
         jobs=ledger.settlement,
+        rulings=Rulings(nc, a_batch_id),
         catalog=lambda: catalog,
         beats=heard,
         daily_spend=daily_spend,

@@ -15,6 +15,7 @@ from nats.aio.subscription import Subscription
 from nats.errors import NoRespondersError
 from nats.errors import TimeoutError as NatsTimeoutError
 
+from broker.bus.runs import Rulings
 from broker.bus.streams import declare_streams
 from broker.core.price import Prices
 from broker.core.principal import Identify, Principal, Role, open_principal
@@ -46,7 +47,7 @@ from schemas.outcome import (
 from schemas.ruling import Ruling
 from schemas.units import Ms, NanoUsd
 from schemas.worker import WorkerBeat
-from tests.builders import a_job, a_report, a_success, an_attempt, an_id, now
+from tests.builders import a_batch_id, a_job, a_report, a_success, an_attempt, an_id, now
 from tests.system import until
 from workers.reply import problem_of
 
@@ -316,7 +317,15 @@ async def a_door(
             clock=now,
             entropy=entropy,
         )
-        relay = Relay(nc, name=f"b{number}", reserves=reserves, clock=door.clock, tick_s=0.02, finish_s=finish_s)
+        relay = Relay(
+            nc,
+            name=f"b{number}",
+            reserves=reserves,
+            rulings=Rulings(nc, a_batch_id),
+            clock=door.clock,
+            tick_s=0.02,
+            finish_s=finish_s,
+        )
         infer = NatsInfer(
             nc, relay, principal=principal, catalog=lambda: door.catalog, clock=door.clock, entropy=entropy
         )

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 from nats.aio.msg import Msg
 
+from broker.bus.runs import Rulings
 from broker.bus.streams import declare_streams
 from broker.core.relay import Answered, Erred, Streamed
 from broker.ports import Ledger
@@ -17,7 +18,7 @@ from schemas import subjects
 from schemas.codec import CHUNK, FINAL, KEEPALIVE, KIND, SEQ, unpacker
 from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Attempt, Lane
-from tests.builders import a_catalog, an_entry, now
+from tests.builders import a_batch_id, a_catalog, an_entry, now
 from tests.real.test_interactive import a_beat
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(60)]
@@ -85,7 +86,18 @@ async def a_bench(nc: Nats, ledger: Ledger, *, buffer_bytes: int) -> AsyncIterat
         clock=now,
         entropy=iter(range(99)).__next__,
     )
-    bench = Bench(nc, Relay(nc, name="b", reserves=reserves, clock=now, finish_s=0.05, buffer_bytes=buffer_bytes))
+    bench = Bench(
+        nc,
+        Relay(
+            nc,
+            name="b",
+            reserves=reserves,
+            rulings=Rulings(nc, a_batch_id),
+            clock=now,
+            finish_s=0.05,
+            buffer_bytes=buffer_bytes,
+        ),
+    )
     await bench.listen()
     async with bench.relay.open():
         yield bench

@@ -9,7 +9,7 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from broker.bus.runs import publish_rulings
+from broker.bus.runs import Rulings
 from broker.bus.streams import declare_streams
 from broker.core.settle import decide
 from broker.ledger import open_ledger
@@ -35,7 +35,7 @@ from schemas.outcome import (
 )
 from schemas.ruling import EndRequest, Expire, PutBack, Ruling
 from schemas.units import NanoUsd
-from tests.builders import a_report, a_success, an_attempt, an_entry, now
+from tests.builders import a_batch_id, a_report, a_success, an_attempt, an_entry, now
 from tests.real.test_ledger import PRICES, a_batch, dispatched, running, state_of
 from tests.reporting import a_settle, report
 from tests.system import until
@@ -75,7 +75,7 @@ async def test_rulings_are_settled_among_reports(nc: Nats, ledger: Ledger) -> No
     late, left, done = [await running(ledger) for _ in range(3)]
 
     async with settling(nc, ledger):
-        await publish_rulings(nc, [Expire(late.job), PutBack(left.job, 1), PutBack(done.job, 2)])
+        await Rulings(nc, a_batch_id).publish([Expire(late.job), PutBack(left.job, 1), PutBack(done.job, 2)])
         await report(nc, a_report(job=done.job))
 
         await ended(ledger, late, State.EXPIRED)
@@ -150,7 +150,7 @@ async def test_a_request_that_ended_as_only_a_newer_worker_knows_is_recorded_as_
         await nc.jetstream().publish(subjects.outcome("d"), said)
 
         await buried(metrics, 1)
-        await publish_rulings(nc, [EndRequest(request, Failed(EngineFault("x")))])
+        await Rulings(nc, a_batch_id).publish([EndRequest(request, Failed(EngineFault("x")))])
 
         async def is_recorded() -> bool:
             return await ledger.jobs.find(request.job, request.tenant) is not None

@@ -9,7 +9,6 @@ import json
 import logging
 import math
 import os
-import time
 import tomllib
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -358,7 +357,7 @@ class ApiCall:
         self._request = request
         self._body = body
         self._requested = requested
-        self._began = time.monotonic()
+        self._began = asyncio.get_running_loop().time()
         self._last_progress = self._began
         self._sent: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._chunks = 0
@@ -420,7 +419,7 @@ class ApiCall:
         return self._unanswered(_why_lost(error))
 
     def _unanswered(self, why: str) -> Failed:
-        waited = Ms(int((time.monotonic() - self._began) * 1000))
+        waited = Ms(int((asyncio.get_running_loop().time() - self._began) * 1000))
         return self._failed(Unanswered(waited, why, self._api.repeats))
 
     async def _unstreamed(self, response: aiohttp.ClientResponse) -> Step:
@@ -447,7 +446,7 @@ class ApiCall:
                     yield step
                     if isinstance(step, Failed):
                         return
-                    if time.monotonic() - self._last_progress >= _STREAM_PROGRESS_S:
+                    if asyncio.get_running_loop().time() - self._last_progress >= _STREAM_PROGRESS_S:
                         yield self._progress()
         except (BadBody, aiohttp.ClientError, OSError):
             if not assembler.is_finished(choices):
@@ -504,7 +503,7 @@ class ApiCall:
         )
 
     def _progress(self) -> Progress:
-        self._last_progress = time.monotonic()
+        self._last_progress = asyncio.get_running_loop().time()
         if not self._sent.done():
             return Progress()
         usage = self._usage()
