@@ -1,5 +1,4 @@
-"""What the roles and the use-cases are given: time, chance, whoever calls, and the areas of the
-ledger.
+"""What the roles and the use-cases are given: time, chance, the streams, whoever calls, and the areas of the ledger.
 
 Each method of an area is one transaction. It raises Unavailable, Conflict or BadData as `broker.errors` says, and what
 its docstring adds.
@@ -39,6 +38,16 @@ Clock = Callable[[], Ms]
 
 Entropy = Callable[[], int]
 """At least 74 uniformly random bits, for ids."""
+
+
+class StreamAdmin(Protocol):
+    """Declares what a broker needs of JetStream, and changes what is there but different. Its methods raise Conflict."""
+
+    async def declare(self) -> None:
+        """Declare all streams and buckets, and the consumers of intake and settle."""
+
+    async def declare_pool(self, deployment: str, *, slots: int, lease_s: float) -> None:
+        """Declare the consumers that a deployment's workers share; `slots` is what they can run in all."""
 
 
 class Caller(Protocol):

@@ -12,7 +12,7 @@ from broker.bus.beats import Beats
 from broker.bus.catalogs import Catalogs
 from broker.bus.connect import connected
 from broker.bus.runs import Rulings
-from broker.bus.streams import declare_streams
+from broker.bus.streams import NatsStreams
 from broker.config import BrokerConfig
 from broker.core.pools import Pool, alive, snapshot
 from broker.core.principal import open_principal
@@ -22,7 +22,7 @@ from broker.doors.nats_infer import NatsInfer
 from broker.doors.server import listening
 from broker.ledger import open_ledger
 from broker.metrics import BrokerMetrics
-from broker.ports import Clock, Entropy, Ledger
+from broker.ports import Clock, Entropy, Ledger, StreamAdmin
 from broker.roles.advisories import count_advisories
 from broker.roles.catalog_refresh import CatalogRefresh
 from broker.roles.consumers import PoolConsumers
@@ -40,6 +40,7 @@ from broker.service import BatchService, CatalogService, HealthService, JobServi
 from schemas.catalog import Catalog
 from schemas.clock import wall_clock
 from schemas.ids import process_ids
+from schemas.jetstream import NatsConnection
 from schemas.jetstream.client import NatsClient
 from schemas.job import Lane
 
@@ -71,10 +72,12 @@ async def serve(
         open_ledger(config.postgres_url, connections=config.database_connections) as ledger,
         connected(config.nats_url, name=f"infermq-broker-{config.name}", came_back=reconnected.set) as nc,
     ):
-        await declare_streams(nc)
+        streams = NatsStreams(nc)
+        await streams.declare()
         process = Process(
             config=config,
             nc=nc,
+            streams=streams,
             ledger=ledger,
             catalogs=Catalogs(nc),
             beats=Beats(nc),
@@ -96,7 +99,8 @@ class Process:
     """One broker process: what its roles, use-cases and doors share, and how they are put together."""
 
     config: BrokerConfig
-    nc: NatsClient
+    nc: NatsConnection
+    streams: StreamAdmin
     ledger: Ledger
     catalogs: Catalogs
     beats: Beats
@@ -165,7 +169,7 @@ class Process:
             metrics=self.metrics,
         )
         consumers = PoolConsumers(
-            nc=self.nc,
+            streams=self.streams,
             catalogs=self.catalogs,
             pools=self._pools,
             lease_s=self.config.lease_s,

@@ -119,6 +119,19 @@ _PULL = ConsumerConfig(
 )
 
 
+class NatsStreams:
+    """Implements `broker.ports.StreamAdmin`."""
+
+    def __init__(self, nc: NatsClient) -> None:
+        self._nc = nc
+
+    async def declare(self) -> None:
+        await declare_streams(self._nc)
+
+    async def declare_pool(self, deployment: str, *, slots: int, lease_s: float) -> None:
+        await declare_pool(self._nc, deployment, slots=slots, lease_s=lease_s)
+
+
 async def declare_streams(nc: NatsClient) -> None:
     """Declare all streams and buckets, and the consumers that brokers share. Raises: Conflict."""
     js = nc.jetstream()

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from broker.bus.catalogs import Catalogs
-from broker.bus.streams import ack_pending, declare_pool, declare_streams
+from broker.bus.streams import ack_pending
 from broker.core.pools import Pool
-from schemas.jetstream.client import NatsClient
+from broker.ports import StreamAdmin
 
 _EVERY_S = 1.0
 
@@ -17,7 +17,7 @@ _EVERY_S = 1.0
 class PoolConsumers:
     """Keeps the consumers of the pools in step with the catalog and with the slots of the workers."""
 
-    nc: NatsClient
+    streams: StreamAdmin
     catalogs: Catalogs
     pools: Callable[[], Mapping[str, Pool]]
     lease_s: float
@@ -30,13 +30,13 @@ class PoolConsumers:
         while True:
             if self.reconnected.is_set():
                 self.reconnected.clear()
-                await declare_streams(self.nc)
+                await self.streams.declare()
                 declared.clear()
             pools = self.pools()
             for deployment in self.catalogs.active.catalog.deployments:
                 slots = pools[deployment].slots
                 if declared.get(deployment) != (wanted := ack_pending(slots)):
-                    await declare_pool(self.nc, deployment, slots=slots, lease_s=self.lease_s)
+                    await self.streams.declare_pool(deployment, slots=slots, lease_s=self.lease_s)
                     declared[deployment] = wanted
             self.catalogs.changed.clear()
             with contextlib.suppress(TimeoutError):
