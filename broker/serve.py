@@ -11,7 +11,7 @@ from functools import partial
 from broker.bus.beats import Beats
 from broker.bus.catalogs import Catalogs
 from broker.bus.connect import connected
-from broker.bus.runs import Rulings
+from broker.bus.runs import Rulings, Runs
 from broker.bus.streams import NatsStreams
 from broker.config import BrokerConfig
 from broker.core.pools import Pool, alive, snapshot
@@ -36,6 +36,7 @@ from broker.roles.relay import Relay
 from broker.roles.reserves import Reserves
 from broker.roles.restarting import restarting
 from broker.roles.settle import Settle
+from broker.roles.sweep import Sweep
 from broker.service import BatchService, CatalogService, HealthService, JobService, Services, StatusService
 from schemas.catalog import Catalog
 from schemas.clock import wall_clock
@@ -235,12 +236,24 @@ class Process:
         await leader.serve(self._dispatch_in_term)
 
     async def _dispatch_in_term(self, term: int) -> None:
+        runs = Runs(self.nc)
+        sweep = Sweep(
+            nc=self.nc,
+            attempts=self.ledger.attempts,
+            jobs=self.ledger.settlement,
+            runs=runs,
+            rulings=self.rulings,
+            catalog=self._catalog,
+            clock=self.clock,
+            metrics=self.metrics,
+        )
         await Dispatch(
             self.nc,
             backlog=self.ledger.backlog,
             attempts=self.ledger.attempts,
-            jobs=self.ledger.settlement,
+            runs=runs,
             rulings=self.rulings,
+            sweep=sweep,
             catalog=self._catalog,
             beats=self.beats,
             daily_spend=self.daily_spend,

@@ -18,11 +18,11 @@ from broker.core.outstanding import Outstanding
 from broker.core.pools import Pool, Silence, alive, snapshot
 from broker.core.records import Pick, Running
 from broker.metrics import BrokerMetrics
-from broker.ports import AttemptLedger, BacklogLedger, Clock, OpenJobLedger
+from broker.ports import AttemptLedger, BacklogLedger, Clock
 from broker.retrying import until_available
 from broker.roles.backlog import BacklogReader
 from broker.roles.limits import DailySpend
-from broker.roles.sweep import OVERDUE_MS, Sweep
+from broker.roles.sweep import Sweep
 from schemas import subjects
 from schemas.catalog import Catalog
 from schemas.jetstream import Message, NatsConnection
@@ -55,8 +55,9 @@ class Dispatch:
         *,
         backlog: BacklogLedger,
         attempts: AttemptLedger,
-        jobs: OpenJobLedger,
+        runs: Runs,
         rulings: Rulings,
+        sweep: Sweep,
         catalog: Callable[[], Catalog],
         beats: Beats,
         daily_spend: DailySpend,
@@ -68,11 +69,12 @@ class Dispatch:
         recount_s: float = RECOUNT_S,
         reread_s: float = REREAD_S,
         silence_ms: int = SILENCE_MS,
-        overdue_ms: int = OVERDUE_MS,
     ) -> None:
         self._nc = nc
         self._attempts = attempts
+        self._runs = runs
         self._rulings = rulings
+        self._sweep = sweep
         self._catalog = catalog
         self._beats = beats
         self._daily_spend = daily_spend
@@ -84,18 +86,6 @@ class Dispatch:
         self._recount_s = recount_s
         self._reread_s = reread_s
         self._silence_ms = silence_ms
-        self._runs = Runs(nc)
-        self._sweep = Sweep(
-            nc=nc,
-            attempts=attempts,
-            jobs=jobs,
-            runs=self._runs,
-            rulings=rulings,
-            catalog=catalog,
-            clock=clock,
-            metrics=metrics,
-            overdue_ms=overdue_ms,
-        )
         self._sweep_at = 0.0
         self._reader = BacklogReader(backlog)
         self._order = Order()

@@ -21,6 +21,7 @@ from broker.ports import Clock, Ledger
 from broker.roles.dispatch import Dispatch
 from broker.roles.late_acks import LateAcks
 from broker.roles.limits import DailySpend
+from broker.roles.sweep import OVERDUE_MS, Sweep
 from schemas.catalog import Catalog, Route
 from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Attempt, Lane
@@ -59,6 +60,7 @@ async def a_leader(
     *beats: WorkerBeat,
     settles: bool = True,
     clock: Clock = now,
+    overdue_ms: int = OVERDUE_MS,
     **timing: Any,
 ) -> AsyncIterator[BrokerMetrics]:
     """Dispatch and settle over these workers, which take nothing."""
@@ -69,12 +71,25 @@ async def a_leader(
     await heard.listen()
     term = await ledger.leadership.lead("me", lease_ms=60_000)
     assert term is not None
+    runs, rulings = Runs(nc), Rulings(nc, a_batch_id)
+    sweep = Sweep(
+        nc=nc,
+        attempts=ledger.attempts,
+        jobs=ledger.settlement,
+        runs=runs,
+        rulings=rulings,
+        catalog=lambda: catalog,
+        clock=clock,
+        metrics=metrics,
+        overdue_ms=overdue_ms,
+    )
     dispatch = Dispatch(
         nc,
         backlog=ledger.backlog,
         attempts=ledger.attempts,
-        jobs=ledger.settlement,
-        rulings=Rulings(nc, a_batch_id),
+        runs=runs,
+        rulings=rulings,
+        sweep=sweep,
         catalog=lambda: catalog,
         beats=heard,
         daily_spend=daily_spend,
