@@ -1,4 +1,4 @@
-"""What broker processes are started with, and where the other commands find a running system."""
+"""The settings of broker processes, and how commands find a running system."""
 
 import os
 import socket
@@ -15,55 +15,55 @@ from schemas.subjects import DEFAULT
 DATA = ".infermq"
 RUN_FILE = "run.json"
 PORT = 14222
-"""Of the NATS of `infermq up`: NATS's usual port with a 1 before it, so that both run on one machine. Neither this one
-nor the dozen after it is registered with IANA, and Linux gives none of them to outgoing connections.
+"""The port of NATS under `infermq up`: NATS's usual port with a 1 before it, so that both can run on one machine. Neither
+this port nor the dozen after it is registered with IANA, and Linux gives none of them to outgoing connections.
 """
 LEASE_S = 15.0
-"""How long a killed worker's jobs stay with it. A worker extends its leases at a third of that."""
+"""How long a killed worker's jobs stay leased to it. A worker extends its leases at a third of that."""
 LEAST_LEASE_S = 2.0
-"""A worker looks after its leases twice a second. Below six seconds, what a killed worker had reported may run again."""
+"""A worker checks its leases twice a second. Below six seconds, jobs that a killed worker had reported may run again."""
 
 
 class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     nats_url: str
     postgres_url: str
     name: str
-    """Unique to the process."""
+    """Unique among broker processes."""
     http_host: str = "127.0.0.1"
     http_port: Annotated[int, Meta(ge=0, le=65535)] = 0
     """Of /metrics and /healthz; 0 takes any free port."""
     database_connections: Annotated[int, Meta(ge=4, le=1000)] = 8
-    """One a role that writes, and some for the API."""
+    """Enough for one for each role that writes, and some for the API."""
     lease_s: Annotated[float, Meta(ge=LEAST_LEASE_S, le=3600)] = LEASE_S
 
 
 class UpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     data: Path
     catalog: Path | None = None
-    """None: `infermq.toml` beside, else the built-in one."""
+    """None: `infermq.toml` beside the data folder, else the built-in one."""
     workers: Annotated[int, Meta(ge=0, le=64)] = 1
-    """Processes for each deployment."""
+    """How many worker processes each deployment has."""
     slots: Annotated[int, Meta(ge=1, le=65536)] | None = None
     lease_s: Annotated[float, Meta(ge=LEAST_LEASE_S, le=3600)] = LEASE_S
     port: Annotated[int, Meta(ge=0, le=65535)] = 0
-    """NATS listens here, the broker's HTTP server on the next port, the workers' on those after it. 0: any free ones."""
+    """The port of NATS. The broker's HTTP server has the next one, the workers' those after it. 0: any free ones."""
     nats_url: str | None = None
     postgres_url: str | None = None
 
 
 class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """`run.json` in the data folder of a running `infermq up`."""
+    """The content of `run.json` in the data folder of a running `infermq up`."""
 
     pid: int
     nats_url: str
     postgres_url: str
     broker_http: str
     workers: dict[str, str]
-    """Name → URL of its /metrics and /healthz."""
+    """The URL of each worker's HTTP server, by its name."""
 
 
-class Where(msgspec.Struct, frozen=True, kw_only=True):
-    """A running system, as the commands see it."""
+class Location(msgspec.Struct, frozen=True, kw_only=True):
+    """The address of a running system, with the tenant and key on whose behalf a command calls it."""
 
     nats_url: str
     postgres_url: str | None = None
@@ -79,36 +79,30 @@ def process_name() -> str:
     return f"{socket.gethostname()}-{os.getpid()}"
 
 
-def find(*, nats_url: str | None = None, data: Path | None = None, environ: Mapping[str, str], folder: Path) -> Where:
-    """By argument, environment, or the run file of an `infermq up` here or above. Raises: NotFound."""
+def find(
+    *, nats_url: str | None = None, data: Path | None = None, environ: Mapping[str, str], folder: Path
+) -> Location:
+    """Find a running system: by argument, by environment, or by the run file of an `infermq up` in this folder or above.
+
+    Raises: NotFound.
+    """
     url = nats_url or environ.get("INFERMQ_NATS_URL")
     postgres_url = environ.get("INFERMQ_POSTGRES_URL")
     if url:
-        return Where(nats_url=url, postgres_url=postgres_url)
-    info = _run_info(data or _given(environ), folder)
+        return Location(nats_url=url, postgres_url=postgres_url)
+    named = data or (Path(environ["INFERMQ_DATA"]) if environ.get("INFERMQ_DATA") else None)
+    folders = [named] if named else [parent / DATA for parent in (folder, *folder.parents)]
+    info = next(filter(None, map(read_run_file, folders)), None)
     if info is None:
         raise NotFound(
             "no running infermq was found: start one with `infermq up`, or say where it is "
             "(--data, INFERMQ_DATA, --nats-url, INFERMQ_NATS_URL)"
         )
-    return Where(nats_url=info.nats_url, postgres_url=postgres_url or info.postgres_url)
-
-
-def _given(environ: Mapping[str, str]) -> Path | None:
-    return Path(environ["INFERMQ_DATA"]) if environ.get("INFERMQ_DATA") else None
-
-
-def _run_info(data: Path | None, folder: Path) -> RunInfo | None:
-    places = [data] if data else [parent / DATA for parent in (folder, *folder.parents)]
-    for place in places:
-        info = read_run_file(place)
-        if info is not None:
-            return info
-    return None
+    return Location(nats_url=info.nats_url, postgres_url=postgres_url or info.postgres_url)
 
 
 def catalog_text(file: Path) -> str:
-    """Raises: CatalogError, OSError."""
+    """Read a catalog file. Raises: CatalogError, OSError."""
     try:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -116,7 +110,7 @@ def catalog_text(file: Path) -> str:
 
 
 def read_run_file(data: Path) -> RunInfo | None:
-    """What runs on this data, if it does."""
+    """Return the run file of an `infermq up` that runs on this data folder, or None if none runs."""
     try:
         info = msgspec.json.decode((data / RUN_FILE).read_bytes(), type=RunInfo)
     except (OSError, msgspec.DecodeError):
@@ -128,7 +122,7 @@ def _is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except PermissionError:
-        return True  # another user's
+        return True  # it is another user's
     except (OSError, OverflowError):
         return False
     return True

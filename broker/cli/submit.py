@@ -185,7 +185,7 @@ class _Submit:
             fail(f"--model: there is no model {self._model[:200]!r}; known: {known}", Exit.USAGE)
 
     def _is_worth_submitting(self, batch: Batch | None, catalog: Catalog | None) -> bool:
-        """Whether there is something to submit: with `--strict` every line must be good, else one good line is enough."""
+        """Tell whether there is something to submit: with `--strict` every line must be good, else one is enough."""
         is_good = False
         for item in self._items(batch.id if batch else new_id(), catalog if self._strict or not batch else None):
             if isinstance(item, Fault):

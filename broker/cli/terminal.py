@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from broker.client import BacklogFull, Client, NoBroker, RequestRefused, RequestTimedOut
-from broker.config import NotFound, Where, find
+from broker.config import Location, NotFound, find
 from broker.errors import Conflict, Unavailable
 from schemas.catalog import CatalogError
 from schemas.units import Ms, NanoUsd
@@ -42,7 +42,7 @@ NatsUrl = Annotated[str | None, typer.Option("--nats-url", help="Where NATS is (
 Data = Annotated[Path | None, typer.Option("--data", help="Data folder of a running `infermq up` (INFERMQ_DATA).")]
 
 
-def where(nats_url: str | None, data: Path | None) -> Where:
+def where(nats_url: str | None, data: Path | None) -> Location:
     """Find the running system that the options or the environment name. Raises: NotFound."""
     import os  # noqa: PLC0415 - the environment is read here and nowhere else
 
@@ -90,7 +90,7 @@ _EXPECTED = (
 
 
 def _is_expected(error: BaseException) -> bool:
-    """Whether a user can do something about it. An OSError without a number is a time-out that nobody caught: a bug."""
+    """Tell whether a user can do something about it. An OSError without a number is a time-out that nobody caught: a bug."""
     return isinstance(error, _EXPECTED) and not (isinstance(error, OSError) and error.errno is None)
 
 
