@@ -27,7 +27,7 @@ from schemas.subjects import DEFAULT
 from schemas.units import Ms
 
 LINE_BYTES = BODY_BYTES + 16 * 1024
-"""A body at its limit, and room for the rest of its line."""
+"""The longest line: a body at its limit, and room for the rest."""
 _BOM = b"\xef\xbb\xbf"
 _WIDE_BOMS = (b"\xff\xfe", b"\xfe\xff")
 _TAIL_BYTES = 64 * 1024
@@ -35,7 +35,7 @@ _TAIL_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One request, with the model that it names."""
+    """A good line: its job, and the model that it names."""
 
     number: int
     model: str
@@ -44,7 +44,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What is wrong with a line; `number` counts from 1, 0 means the whole file."""
+    """A bad line, or a bad file if `number` is 0. Lines count from 1."""
 
     number: int
     code: str
@@ -127,7 +127,7 @@ def _admissible(line: Line, batch: BatchInfo, catalog: Catalog, now: Ms) -> Line
 
 
 _FIELDS: dict[str | None, str] = {"model": "body.model", "endpoint": "url"}
-"""What a line calls the fields of a job."""
+"""The names that the fields of a job have in a line."""
 
 
 def _truncated(bad: _Bad) -> tuple[str, str, str | None, int | None]:
@@ -166,7 +166,7 @@ def _skip_line(stream: BinaryIO) -> int:
 def _line(
     number: int, text: bytes, *, model: str | None, batch: UUID, deadline_ms: int | None, seen: set[bytes]
 ) -> Line:
-    """Raises: _Bad."""
+    """Make a Line of the text of one. Raises: _Bad."""
     request = _decoded(text)
     _check(request, seen)
     body = _decoded_body(request.body)

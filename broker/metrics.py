@@ -1,6 +1,7 @@
-"""What a broker process counts and measures: every name in one table, with its unit."""
+"""The metrics of a broker process: every name in one table, with its unit."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import collections
+from collections.abc import Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -15,7 +16,7 @@ _SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300
 
 
 class BrokerMetrics:
-    """One registry a process."""
+    """The registry of a process, and the methods by which its roles update it."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -25,7 +26,9 @@ class BrokerMetrics:
         self._dispatched = self._counter("attempts_dispatched_total", "Attempts given to a pool.", "deployment")
         self._settled = self._counter("jobs_settled_total", "Jobs that ended.", "state")
         self._requeued = self._counter("jobs_requeued_total", "Jobs put back to wait, for a retry or by a release.")
-        self.outcomes_dropped = self._counter("outcomes_dropped_total", "Outcomes of days that are kept no more.")
+        self.outcomes_dropped = self._counter(
+            "outcomes_dropped_total", "Outcomes of days that the ledger has dropped."
+        )
         self._tokens = self._counter("tokens_total", "Tokens of settled executions.", "direction")
         self.strays = self._counter("strays_total", "Attempts that no stream held, published again.")
         self.expired = self._counter("jobs_expired_waiting_total", "Jobs whose deadline passed while they waited.")
@@ -64,17 +67,17 @@ class BrokerMetrics:
         self._dispatched.labels(deployment).inc(attempts)
 
     def settled(self, settled: Settled) -> None:
-        for state, count in _counted(one.state for one in settled.final).items():
+        for state, count in collections.Counter(one.state for one in settled.final).items():
             self._settled.labels(state).inc(count)
         self._requeued.inc(len(settled.requeued))
 
     def decided(self, verdicts: int, *, lag_ms: Ms) -> None:
-        """How many reports and rulings one group held, and how long its oldest had waited."""
+        """Note how many reports and rulings a group had, and how long its oldest had waited."""
         self._lag.set(max(0, lag_ms) / 1000)
         self._group.labels("settle").observe(verdicts)
 
     def reported(self, reports: Sequence[Report]) -> None:
-        """What a group of executions took. Latencies are those of successes; a sample of a large group is enough."""
+        """Count the tokens of a group of executions, and observe the latencies of a sample of its successes."""
         self._tokens.labels("input").inc(sum(report.outcome.usage.input_tokens for report in reports))
         self._tokens.labels("output").inc(sum(report.outcome.usage.output_tokens for report in reports))
         for report in reports[:: max(1, len(reports) // _SAMPLE)]:
@@ -104,10 +107,4 @@ class BrokerMetrics:
 
 
 _SAMPLE = 50
-
-
-def _counted(names: Iterable[str]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for name in names:
-        counts[name] = counts.get(name, 0) + 1
-    return counts
+"""About how many latencies of a group are observed."""

@@ -1,4 +1,4 @@
-"""One broker process: every role, side by side, on one connection to NATS and one pool to Postgres."""
+"""Composes one broker process: doors, use-cases and roles, on one connection to NATS and one pool to Postgres."""
 
 import asyncio
 import importlib.metadata
@@ -97,7 +97,7 @@ async def serve(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
-    """One broker process: what its roles, use-cases and doors share, and how they are put together."""
+    """Puts the parts of a broker process together, out of what they share."""
 
     config: BrokerConfig
     nc: NatsConnection

@@ -31,7 +31,7 @@ on llama.cpp. Real answers differ in length.
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """What a number of requests generated, and the time that they took."""
+    """Counts the requests, the tokens that they generated and the seconds that they took."""
 
     requests: int
     tokens: int

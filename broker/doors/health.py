@@ -1,4 +1,4 @@
-"""/metrics for Prometheus, /healthz for whoever restarts processes."""
+"""Serves /metrics for Prometheus and /healthz for whoever restarts processes."""
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
@@ -7,7 +7,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, make_asgi_app
 
 Health = Callable[[], Awaitable[Mapping[str, str | bool | int]]]
-"""What is well: every value that is `False` makes the answer a 503."""
+"""Says what works. A value that is `False` does not, and makes the answer a 503."""
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 App = Callable[[Any, Receive, Send], Awaitable[None]]

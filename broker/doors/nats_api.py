@@ -1,6 +1,6 @@
-"""The API over NATS: a FastStream handler for each verb, which decodes, calls the use-case and encodes.
+"""Serves the API over NATS: a FastStream handler for each verb decodes, calls the use-case and encodes.
 
-Requests and answers are JSON. Tenant and key are the subject's. An answer with the header `Infermq-Kind: error` is an
+Requests and answers are JSON. The subject names tenant and key. An answer with the header `Infermq-Kind: error` is an
 ErrorBody.
 """
 
@@ -41,14 +41,14 @@ Ask = TypeVar("Ask", bound=msgspec.Struct)
 
 @dataclass(frozen=True, slots=True)
 class Operation(Generic[Ask]):
-    """What a verb takes, and the use-case that answers it."""
+    """The type of a verb's request, and the use-case that answers it."""
 
     request: type[Ask]
     use_case: Callable[[Principal, Ask], Awaitable[msgspec.Struct]]
 
 
 def operations(services: Services) -> Mapping[Verb, Operation[Any]]:
-    """Every verb of the API."""
+    """Map every verb of the API to its operation."""
     return {
         Verb.BATCH_CREATE: Operation(BatchCreate, services.batches.create),
         Verb.BATCH_SEAL: Operation(BatchSeal, services.batches.seal),
@@ -71,16 +71,16 @@ async def nats_api(
     connection: Callable[[], NatsClient],
     principal: Identify,
 ) -> AsyncIterator[NatsBroker]:
-    """Answer on a connection of its own as long as the context lasts.
+    """Answer requests on a connection of its own while the block runs.
 
     `connection` makes the client before it is connected; `principal` makes the caller out of its tenant and key.
     """
-    app = _Connected(
+    app = _OnConnection(
         url,
         connection,
         name=f"infermq-api-{name}",
         serializer=MsgSpecSerializer(use_fastdepends_errors=False),
-        middlewares=[_errors(), _Fitting],
+        middlewares=[_errors(), _TooLargeAnswers],
         max_reconnect_attempts=-1,
         logger=None,
     )
@@ -99,7 +99,7 @@ async def nats_api(
 def _handler(
     operation: Operation[Any], context: ContextRepo, principal: Identify
 ) -> Callable[[Any], Awaitable[msgspec.Struct]]:
-    """A handler of FastStream, which decodes `ask` by its annotation and encodes the answer.
+    """Make a handler for FastStream, which decodes `ask` by its annotation and encodes the answer.
 
     The subject comes from the context and not from a parameter such as `Path()`: fast-depends (3.0) fills each of those
     by a hop to a thread and back.
@@ -114,7 +114,7 @@ def _handler(
 
 
 def _caller(subject: str, principal: Identify) -> Principal:
-    """Raises: Refusal."""
+    """Make the principal of the caller that the subject names. Raises: Refusal."""
     try:
         _, tenant, key = subjects.parse_api(subject)
     except ValueError as error:
@@ -122,8 +122,8 @@ def _caller(subject: str, principal: Identify) -> Principal:
     return principal(tenant, key)
 
 
-class _Connected(NatsBroker):
-    """On a connection of the kind that it is given. FastStream has no public way to choose it."""
+class _OnConnection(NatsBroker):
+    """A FastStream broker on a connection of the given kind, which FastStream has no public way to choose."""
 
     def __init__(self, url: str, connection: Callable[[], NatsClient], **options: Any) -> None:
         super().__init__(url, **options)
@@ -138,7 +138,7 @@ class _Connected(NatsBroker):
     async def hear(self) -> None:
         """Wait until the server knows the subscriptions.
 
-        Twice, since nats-py (2.16) writes the PING of a flush in front of the commands that still wait to be written.
+        One flush is not enough: nats-py (2.16) writes its PING in front of the commands that still wait to be written.
         """
         nc = await self.connect()
         with contextlib.suppress(NatsError):  # a connection that is lost here subscribes again by itself
@@ -146,8 +146,8 @@ class _Connected(NatsBroker):
             await nc.flush()
 
 
-class _Fitting(BaseMiddleware[NatsPublishCommand, Any]):
-    """An answer that no message can carry becomes one that says so."""
+class _TooLargeAnswers(BaseMiddleware[NatsPublishCommand, Any]):
+    """Replaces an answer that is too large for a message by an error that says so."""
 
     async def publish_scope(
         self, call_next: Callable[[NatsPublishCommand], Awaitable[object]], cmd: NatsPublishCommand
@@ -165,7 +165,7 @@ _TOO_LARGE = Problem(
 
 
 def _errors() -> ExceptionMiddleware:
-    """Every exception of a handler becomes an answer."""
+    """Make the middleware that turns every exception of a handler into an answer."""
     middleware = ExceptionMiddleware()
 
     @middleware.add_handler(Exception, publish=True)
@@ -177,7 +177,7 @@ def _errors() -> ExceptionMiddleware:
 
 
 def _invalid(message: str) -> Problem:
-    """The words are msgspec's, about a call whose argument is `ask`."""
+    """Describe a request that cannot be decoded. The message is msgspec's, about a call whose argument is `ask`."""
     what, path = place_of(message)
     field = path.removeprefix(".ask").removeprefix(".")
     if not field and "got `bytes`" in what:

@@ -1,7 +1,7 @@
-"""The door for interactive requests over NATS: a core request on `infermq.infer.<model>.<tenant>.<key>`.
+"""Serves interactive requests over NATS: a core request on `infermq.infer.<model>.<tenant>.<key>`.
 
-Decodes, admits and hands to the relay. A caller is an inbox; each message to it names a reply subject of ours, so that
-the server says there if nobody listens to the inbox any more.
+A request is decoded, admitted and handed to the relay. Its caller is an inbox. Each message to an inbox names a reply
+subject of this door, so that the server says there if nobody listens to the inbox any more.
 """
 
 import logging
@@ -38,7 +38,7 @@ class Inbox:
         gone: str = "",
         ended: Callable[[], object] = lambda: None,
     ) -> None:
-        """The server says on `gone` if nobody listens any more. `ended` is called with the end."""
+        """The server says on `gone` if nobody listens any more. `ended` is called when the last message is sent."""
         self._nc = nc
         self._subject = subject
         self._headers = {} if job is None else {JOB: str(job)}
@@ -46,33 +46,35 @@ class Inbox:
         self._ended = ended
 
     async def start(self) -> None:
-        """Each message says by itself what it is."""
+        """Send nothing: each message says by itself what it is."""
 
     async def piece(self, piece: Streamed) -> None:
-        await self._say(CHUNK, piece.data, piece.sequence)
+        await self._send(CHUNK, piece.data, piece.sequence)
 
     async def alive(self) -> None:
-        await self._say(KEEPALIVE, b"", None)
+        await self._send(KEEPALIVE, b"", None)
 
     async def end(self, end: Answered | Erred) -> None:
         self._ended()
         match end:
             case Answered(body, sequence):
-                await self._say(FINAL, body, sequence)
+                await self._send(FINAL, body, sequence)
             case Erred(problem, sequence):
-                await self._say(ERROR, jsoned(ErrorBody(problem)), sequence)
+                await self._send(ERROR, jsoned(ErrorBody(problem)), sequence)
 
-    async def _say(self, kind: str, data: bytes, sequence: str | None) -> None:
+    async def _send(self, kind: str, data: bytes, sequence: str | None) -> None:
         headers = {KIND: kind, **self._headers}
         if sequence is not None:
             headers[SEQ] = sequence
         try:
             await self._nc.publish(self._subject, data, self._gone, headers=headers)
         except NatsError as error:
-            log.warning("not told kind=%s error=%s", kind, str(error) or type(error).__name__)
+            log.warning("reply not sent kind=%s error=%s", kind, str(error) or type(error).__name__)
 
 
 class NatsInfer:
+    """Takes requests, makes a caller for each, and tells the relay of callers that left."""
+
     def __init__(
         self,
         nc: NatsConnection,
@@ -90,9 +92,9 @@ class NatsInfer:
         self._clock = clock
         self._entropy = entropy
         self._inbox = nc.new_inbox()
-        """Where the server says that a caller is gone."""
+        """The prefix of the subjects on which the server says that a caller is gone."""
         self._jobs: dict[str, UUID] = {}
-        """What is being answered, by the last token of its subject there."""
+        """The jobs that are being answered, by the last token of their subject under the inbox."""
 
     async def serve(self) -> None:
         """Answer requests until cancelled. Then the door closes first, and what runs may finish."""
@@ -111,16 +113,16 @@ class NatsInfer:
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[None]:
-        """Let requests in. In the end, those that were sent to this broker are still taken: nobody else answers them."""
-        asks = await self._nc.subscribe(subjects.INFER_ALL, queue=subjects.BROKERS, cb=self._asked)
+        """Take requests while the block runs, and then those that were sent here before: no other broker gets them."""
+        requests = await self._nc.subscribe(subjects.INFER_ALL, queue=subjects.BROKERS, cb=self._take)
         try:
             yield
         finally:
             if self._nc.is_connected:
                 with suppress(NatsError):
-                    await asks.drain()
+                    await requests.drain()
 
-    async def _asked(self, message: Message) -> None:
+    async def _take(self, message: Message) -> None:
         try:
             source = subjects.parse_infer(message.subject)
         except ValueError as error:
@@ -163,7 +165,7 @@ class NatsInfer:
         )
 
     async def _left(self, message: Message) -> None:
-        """The server's word that nobody listens where a caller did."""
+        """Tell the relay that a caller left. The server says so by a status: nobody listens on its inbox."""
         if (message.headers or {}).get("Status") != "503":
             return
         job = self._jobs.pop(message.subject.rpartition(".")[2], None)

@@ -1,4 +1,4 @@
-"""uvicorn inside an event loop that is somebody else's."""
+"""Runs uvicorn inside the event loop of a process that does other things too."""
 
 import asyncio
 import socket
@@ -11,7 +11,7 @@ from broker.doors.health import App
 
 
 class _Guest(uvicorn.Server):
-    """Signals are the process's business."""
+    """A server that leaves signals to the process."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -20,7 +20,7 @@ class _Guest(uvicorn.Server):
 
 @asynccontextmanager
 async def listening(app: App, *, host: str, port: int) -> AsyncIterator[str]:
-    """Serve while the block runs; the value is the URL. Port 0 takes any free one. Raises: OSError."""
+    """Serve while the block runs; the value is the URL. Port 0 is any free port. Raises: OSError."""
     sock = socket.create_server((host, port))
     config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", interface="asgi3")
     server = _Guest(config)

@@ -162,7 +162,7 @@ async def nats_server(
 
 
 def is_free(port: int) -> bool:
-    """Whether a server could listen on this port of the loopback now."""
+    """Tell whether a server could listen on this port of the loopback now."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -278,7 +278,7 @@ def _other_user(*folders: Path) -> Callable[[], None] | None:
 
 
 def _can_unshare() -> bool:
-    """Whether the kernel allows a user namespace. Tried in a child, since it cannot be undone."""
+    """Tell whether the kernel allows a user namespace. Tried in a child, since it cannot be undone."""
     probe = "import ctypes,sys; sys.exit(ctypes.CDLL(None).unshare(0x10000000) != 0)"
     return subprocess.run([sys.executable, "-S", "-c", probe], check=False).returncode == 0
 

@@ -1,4 +1,4 @@
-"""Batches of the principal's tenant, and their results."""
+"""Use-cases of batches and their results. A principal reaches those of its tenant only."""
 
 from dataclasses import dataclass
 
@@ -28,14 +28,14 @@ class BatchService:
     clock: Clock
 
     async def create(self, principal: Principal, ask: BatchCreate) -> Batch:
-        """An open batch. Asking again with the same id answers the batch as it is."""
+        """Create an open batch. If one has the id already, return it as it is."""
         authorise(principal, Action.SUBMIT, lane=ask.lane)
         if wrong := id_problem(ask.id, self.clock()):
             raise Refusal(Problem("bad_id", f"the id {ask.id} {wrong}", "id"))
         return await self.ledger.create(ask, principal.tenant, self.clock())
 
     async def seal(self, principal: Principal, ask: BatchSeal) -> Batch:
-        """No more jobs will come; a batch that is sealed stays as it was sealed."""
+        """Say that no more jobs will come. A batch that is sealed already stays as it is."""
         authorise(principal, Action.SUBMIT)
         sealed = await self.ledger.seal(ask.id, principal.tenant, ask.jobs, self.clock())
         return found(sealed, f"batch {ask.id}")
@@ -45,12 +45,12 @@ class BatchService:
         return found(await self.ledger.find(ask.id, principal.tenant), f"batch {ask.id}")
 
     async def list(self, principal: Principal, ask: BatchList) -> Batches:
-        """A page of the tenant's batches, newest first."""
+        """Return a page of the tenant's batches, newest first."""
         authorise(principal, Action.READ_JOBS)
         return Batches(await self.ledger.page(principal.tenant, ask.limit, ask.before))
 
     async def results(self, principal: Principal, ask: BatchResults) -> ResultPage:
-        """A page of results in the order in which they were recorded."""
+        """Return a page of results in the order in which they were recorded."""
         authorise(principal, Action.READ_JOBS)
         try:
             page = await self.ledger.results(ask.id, principal.tenant, ask.cursor, ask.limit)

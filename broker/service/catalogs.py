@@ -1,4 +1,4 @@
-"""The catalog, which all tenants share."""
+"""Use-cases of the catalog, which all tenants share."""
 
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ class CatalogService:
     clock: Clock
 
     async def apply(self, principal: Principal, ask: CatalogApply) -> CatalogShow:
-        """A new revision, active at once and kept for ever with the tenant that applied it."""
+        """Make a new revision, which is active at once and stored for good with the tenant that applied it."""
         authorise(principal, Action.APPLY_CATALOG)
         try:
             parse(ask.toml)
@@ -31,7 +31,7 @@ class CatalogService:
         return CatalogShow(revision.number, revision.applied_ms, ask.toml)
 
     async def show(self, principal: Principal) -> CatalogShow:
-        """The active revision, as it was written."""
+        """Return the active revision as it was written."""
         authorise(principal, Action.READ_CATALOG)
         active = await self.ledger.active()
         if active is None:

@@ -1,4 +1,4 @@
-"""Whether this broker works, for whoever restarts processes."""
+"""Tells whether this broker works, for whoever restarts processes."""
 
 import asyncio
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""Jobs of the principal's tenant."""
+"""Use-cases of jobs. A principal reaches those of its tenant only."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class JobService:
     clock: Clock
 
     async def show(self, principal: Principal, ask: JobRef) -> JobShow:
-        """All that is known of a job but its prompt, and while it waits what it waits for."""
+        """Return all that is recorded of a job except its prompt; and while it waits, what it waits for."""
         authorise(principal, Action.READ_JOBS)
         job = found(await self.ledger.find(ask.id, principal.tenant), f"job {ask.id}")
         return with_holds(job, catalog=self.catalogs.active.catalog, pools=self.pools(), now=self.clock())

@@ -1,4 +1,4 @@
-"""How a use-case says no, and what every error is to a caller."""
+"""Defines how a use-case refuses, and what a caller is shown of every error."""
 
 import logging
 from typing import TypeVar
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class Refusal(Exception):
-    """A use-case refuses what it was asked; the problem says why."""
+    """A use-case refuses a request; `problem` says why."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.message)
@@ -22,20 +22,20 @@ class Refusal(Exception):
 
 
 def authorise(principal: Principal, action: Action, *, lane: Lane | None = None) -> None:
-    """Raises: Refusal, when the principal may not do this."""
+    """Check that the principal may do this. Raises: Refusal."""
     if (problem := forbidden(principal, action, lane=lane)) is not None:
         raise Refusal(problem)
 
 
 def found(answer: T | None, what: str) -> T:
-    """The answer, unless there is none. Raises: Refusal, `unknown_` and the first word of `what`."""
+    """Return the answer unless it is None. Raises: Refusal, with the code `unknown_` and the first word of `what`."""
     if answer is None:
         raise Refusal(Problem(f"unknown_{what.partition(' ')[0]}", f"there is no {what}", "id"))
     return answer
 
 
 def problem_of(error: Exception) -> Problem:
-    """What a caller is told when a use-case raised this. An error that no use-case raises on purpose is logged."""
+    """Return what a caller is shown of an error of a use-case. An error that none raises on purpose is logged."""
     match error:
         case Refusal():
             return error.problem

@@ -1,4 +1,4 @@
-"""What a broker sees right now, of all tenants together."""
+"""Shows what a broker sees right now, of all tenants together."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class StatusService:
     clock: Clock
 
     async def show(self, principal: Principal) -> Status:
-        """Raises: Refusal, Unavailable."""
+        """Return the leader, the workers, the backlog and what holds the models. Raises: Refusal, Unavailable."""
         authorise(principal, Action.READ_STATUS)
         leadership = await self.ledger.leader()
         pools, backlog = self.pools(), await self.ledger.backlog(self.clock())
