@@ -79,7 +79,7 @@ class IntakeLedger(Protocol):
 
 
 class DeadLetterLedger(Protocol):
-    async def bury(self, letters: Sequence[DeadLetter]) -> None:
+    async def record(self, dead_letters: Sequence[DeadLetter]) -> None:
         """Keep what cannot be a job or an outcome; a message that is kept already stays as it is."""
 
 
@@ -89,7 +89,7 @@ class BacklogLedger(Protocol):
     async def flows(self) -> list[Flow]:
         """Those with waiting jobs; its cost depends on the number of flows, not of jobs."""
 
-    async def heads(self, flow: Flow, *, after: Place | None, limit: int) -> list[WaitingJob]:
+    async def page(self, flow: Flow, *, after: Place | None, limit: int) -> list[WaitingJob]:
         """A page of the flow in its order, keys only."""
 
     async def move_due(self, now: Ms, *, limit: int) -> list[tuple[Flow, Place]]:

@@ -14,7 +14,7 @@ from uuid import UUID
 
 import msgspec
 
-from broker.core.records import Flow, Over, Place
+from broker.core.records import EndedAttempt, Flow, Place
 from schemas import subjects
 from schemas.codec import packed
 from schemas.jetstream import Message, NatsConnection, NatsError
@@ -45,7 +45,7 @@ async def announce_delayed(nc: NatsConnection, due_ms: Sequence[Ms]) -> None:
         await _publish(nc, subjects.CTL_DELAYED, packed(min(due_ms)))
 
 
-async def announce_settled(nc: NatsConnection, attempts: Sequence[Over]) -> None:
+async def announce_settled(nc: NatsConnection, attempts: Sequence[EndedAttempt]) -> None:
     """Group them by flow, so that a message names each flow once."""
     for start in range(0, len(attempts), _MOST_ENTRIES):
         by_flow: dict[Flow, list[tuple[UUID, int, int]]] = defaultdict(list)
@@ -76,8 +76,8 @@ def decode_delayed(message: Message) -> Ms:
     return _delayed.decode(message.data)
 
 
-def decode_settled(message: Message) -> Iterator[Over]:
+def decode_settled(message: Message) -> Iterator[EndedAttempt]:
     for model, lane, tenant, attempts in _settled.decode(message.data):
         flow = Flow(model, lane, tenant)
         for job, attempt, tokens in attempts:
-            yield Over(job, attempt, flow, tokens)
+            yield EndedAttempt(job, attempt, flow, tokens)

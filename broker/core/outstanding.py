@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from broker.core.records import Over, Running
+from broker.core.records import EndedAttempt, Running
 from schemas.units import Ms
 
 _RATE_WINDOW_MS = 250
@@ -62,7 +62,7 @@ class Outstanding:
             self._running[one.job] = one
             self._counts[one.deployment] += 1
 
-    def settled(self, attempts: Iterable[Over], now: Ms) -> None:
+    def settled(self, attempts: Iterable[EndedAttempt], now: Ms) -> None:
         """Remove settled attempts. Unknown ones change nothing, nor do those that a later attempt has followed."""
         over: Counter[str] = Counter()
         for one in attempts:

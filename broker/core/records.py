@@ -131,7 +131,7 @@ class Running(msgspec.Struct, frozen=True):
     tokens: int = JOB_TOKENS
 
 
-class Over(msgspec.Struct, frozen=True):
+class EndedAttempt(msgspec.Struct, frozen=True):
     """An attempt that holds no slot any more: its job has ended, or waits again."""
 
     job: UUID
@@ -238,7 +238,7 @@ class Settled(msgspec.Struct, frozen=True):
 
     final: tuple[Recorded, ...]
     requeued: tuple[Requeued, ...]
-    over: tuple[Over, ...] = ()
+    ended_attempts: tuple[EndedAttempt, ...] = ()
     """The attempts of both."""
 
 

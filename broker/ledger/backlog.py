@@ -1,4 +1,4 @@
-"""What waits, as the dispatch leader reads it: the heads of the flows, and the jobs that wait for their time."""
+"""Reads what waits, for the dispatch leader: the jobs of each flow, page by page, and those that wait for their time."""
 
 from uuid import UUID
 
@@ -22,11 +22,11 @@ class PgBacklog:
             rows = await connection.fetch(query("flows"))
         return [flow_of(row) for row in rows]
 
-    async def heads(self, flow: Flow, *, after: Place | None, limit: int) -> list[WaitingJob]:
+    async def page(self, flow: Flow, *, after: Place | None, limit: int) -> list[WaitingJob]:
         start = after or _BEGINNING
         async with self._database.connection() as connection:
             rows = await connection.fetch(
-                query("heads"), flow.model, flow.lane, flow.tenant, start.deadline_ms, start.job, limit
+                query("waiting_page"), flow.model, flow.lane, flow.tenant, start.deadline_ms, start.job, limit
             )
         return [
             WaitingJob(Place(deadline, job), attempt, tuple(tried or ()), tokens)

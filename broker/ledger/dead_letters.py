@@ -14,21 +14,21 @@ class PgDeadLetters:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def bury(self, letters: Sequence[DeadLetter]) -> None:
+    async def record(self, dead_letters: Sequence[DeadLetter]) -> None:
         rows = [
             (
-                letter.stream,
-                letter.sequence,
-                letter.received_ms,
-                _storable(letter.subject),
-                _storable(letter.reason),
-                json_text({_storable(name): _storable(value) for name, value in letter.headers.items()}),
-                letter.payload,
+                one.stream,
+                one.sequence,
+                one.received_ms,
+                _storable(one.subject),
+                _storable(one.reason),
+                json_text({_storable(name): _storable(value) for name, value in one.headers.items()}),
+                one.payload,
             )
-            for letter in letters
+            for one in dead_letters
         ]
         async with self._database.connection() as connection:
-            await connection.execute(query("bury"), *columns(rows, 7))
+            await connection.execute(query("record_dead_letters"), *columns(rows, 7))
 
 
 def _storable(text: str) -> str:

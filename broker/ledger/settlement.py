@@ -14,11 +14,11 @@ import asyncpg
 from msgspec.structs import replace
 
 from broker.core.records import (
+    EndedAttempt,
     Entry,
     Executed,
     Final,
     OpenJob,
-    Over,
     Place,
     Recorded,
     Requeue,
@@ -101,7 +101,7 @@ class _Group:
     now: Ms
     won: dict[int, Recorded] = field(default_factory=dict)
     before: list[Recorded] = field(default_factory=list)
-    over: list[Over] = field(default_factory=list)
+    ended_attempts: list[EndedAttempt] = field(default_factory=list)
 
     async def settle(self, verdicts: Sequence[Verdict], *, repeated: bool) -> Settled:
         """`repeated`: some of it is recorded already, so look before each row."""
@@ -113,7 +113,7 @@ class _Group:
             await self._finish_any(left)
         requeued = await self._requeue([v for v in verdicts if isinstance(v.transition, Requeue)])
         await self._record(verdicts, careful=repeated or len(self.won) < len(verdicts))
-        return Settled((*self.won.values(), *self.before), requeued, tuple(self.over))
+        return Settled((*self.won.values(), *self.before), requeued, tuple(self.ended_attempts))
 
     async def _insert_live(self, verdicts: Sequence[Verdict]) -> Sequence[Verdict]:
         """Interactive jobs: the ledger hears of them at their end. They end no row that was there before.
@@ -165,13 +165,13 @@ class _Group:
         jobs, attempts, states = [v.job for v in lost], [v.attempt for v in lost], [_state(v) for v in lost]
         known = await self.connection.fetch(query("settled_by"), jobs, attempts, states)
         self.before = [recorded_of(row) for row in known]
-        self.over += [Over(row["id"], row["attempts"], flow_of(row)) for row in known]
+        self.ended_attempts += [EndedAttempt(row["id"], row["attempts"], flow_of(row)) for row in known]
 
     def _take(self, finals: Mapping[int, Verdict], rows: Iterable[asyncpg.Record]) -> None:
         by_job = {verdict.job: n for n, verdict in finals.items()}
         for row in rows:
             self.won[by_job[row["id"]]] = recorded_of(row)
-            self.over.append(Over(row["id"], row["attempts"], flow_of(row), row["tokens"]))
+            self.ended_attempts.append(EndedAttempt(row["id"], row["attempts"], flow_of(row), row["tokens"]))
 
     async def _insert(self, live: Mapping[int, Live]) -> None:
         """Those at their end that are not known yet."""
@@ -201,7 +201,7 @@ class _Group:
                 custom_id=entry.custom_id,
                 state=_final(verdict).state,
             )
-            self.over.append(Over(entry.id, verdict.attempt or 0, entry.flow))
+            self.ended_attempts.append(EndedAttempt(entry.id, verdict.attempt or 0, entry.flow))
 
     async def _add_earlier(self, jobs: Sequence[UUID]) -> None:
         """Attempts that failed before, or that a relay gave up on, were recorded without the job."""
@@ -225,7 +225,7 @@ class _Group:
             [json_text(move.tried) for _, _, move in moves],
             self.now,
         )
-        self.over += [Over(row["job"], row["attempt"], flow_of(row), row["tokens"]) for row in rows]
+        self.ended_attempts += [EndedAttempt(row["job"], row["attempt"], flow_of(row), row["tokens"]) for row in rows]
         return tuple(Requeued(flow_of(row), Place(row["deadline_ms"], row["job"]), row["due_ms"]) for row in rows)
 
     async def _record(self, verdicts: Sequence[Verdict], *, careful: bool) -> None:

@@ -67,4 +67,4 @@ class BacklogReader:
         self._backlog.remove_idle()
 
     async def _page(self, flow: Flow, after: Place | None, limit: int) -> Sequence[WaitingJob]:
-        return await until_available(lambda: self._ledger.heads(flow, after=after, limit=limit))
+        return await until_available(lambda: self._ledger.page(flow, after=after, limit=limit))

@@ -73,7 +73,7 @@ class Intake:
             [(entry, one.message) for one in submitted for entry in self._admitted(one, catalog, batches)]
         )
         if dead_letters:
-            await until_available(lambda: self.dead_letters.bury(one_per_message(dead_letters)))
+            await until_available(lambda: self.dead_letters.record(one_per_message(dead_letters)))
             self.metrics.dead_letters.inc(len(dead_letters))
         await ack_all(self.nc, messages)
 

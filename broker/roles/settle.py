@@ -78,10 +78,10 @@ class Settle:
                     settled.append(await until_available(partial(self._record, [failed_as_unstorable(verdict)])))
             for part in settled:
                 await self._announce(part)
-            await announce_settled(self.nc, [one for part in settled for one in part.over])
+            await announce_settled(self.nc, [one for part in settled for one in part.ended_attempts])
             self.late_acks.settled(outcomes.reports)
         if outcomes.dead_letters:
-            await until_available(lambda: self.dead_letters.bury(outcomes.dead_letters))
+            await until_available(lambda: self.dead_letters.record(outcomes.dead_letters))
             self.metrics.dead_letters.inc(len(outcomes.dead_letters))
         await ack_all(self.nc, outcomes.messages)
         self.metrics.reported(outcomes.reports)

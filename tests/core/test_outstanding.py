@@ -1,7 +1,7 @@
 """The leader's count of what is dispatched and not settled."""
 
 from broker.core.outstanding import Outstanding, Rate
-from broker.core.records import Flow, Over, Running
+from broker.core.records import EndedAttempt, Flow, Running
 from schemas.job import Lane
 from schemas.units import Ms
 from tests.builders import an_id
@@ -13,8 +13,8 @@ def a_running(deployment: str = "d", *, attempt: int = 1) -> Running:
     return Running(an_id(), attempt, deployment, FLOW)
 
 
-def over(running: Running, attempt: int) -> Over:
-    return Over(running.job, attempt, running.flow)
+def over(running: Running, attempt: int) -> EndedAttempt:
+    return EndedAttempt(running.job, attempt, running.flow)
 
 
 def test_what_is_dispatched_counts_until_it_is_settled() -> None:

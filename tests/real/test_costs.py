@@ -231,8 +231,8 @@ async def test_an_end_leaves_all_other_jobs_where_they_are(ledger: Ledger) -> No
 
     assert sorted(ends) == sorted([(waiting.id, State.EXPIRED), (going.job, State.EXPIRED)])
     assert [one.job for one in await ledger.attempts.running()] == [going_on.job]
-    heads = await ledger.backlog.heads(other.flow, after=None, limit=9)
-    assert {head.place.job for head in heads} == {other.id, third.id}
+    jobs = await ledger.backlog.page(other.flow, after=None, limit=9)
+    assert {job.place.job for job in jobs} == {other.id, third.id}
 
 
 @pytest.mark.parametrize("is_running", [False, True])

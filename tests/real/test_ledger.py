@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from broker.core.admit import AdmissionContext, admit
 from broker.core.price import Prices
 from broker.core.principal import open_principal
-from broker.core.records import ONLY_SHARD, Entry, Final, Ignore, Over, Pick, Requeue, Running, Verdict
+from broker.core.records import ONLY_SHARD, EndedAttempt, Entry, Final, Ignore, Pick, Requeue, Running, Verdict
 from broker.core.settle import decide, failed_as_unstorable
 from broker.errors import BadData, Conflict, DayNotKept, Deposed, Unavailable
 from broker.ledger import migrate, open_ledger, pending
@@ -225,17 +225,17 @@ async def test_groups_that_count_in_the_same_batches_never_block_each_other(ledg
 # dispatch
 
 
-async def test_heads_come_by_deadline_then_by_id_a_page_at_a_time(ledger: Ledger) -> None:
+async def test_waiting_jobs_come_by_deadline_then_by_id_a_page_at_a_time(ledger: Ledger) -> None:
     at = now() + 60_000
     entries = [an_entry(deadline_ms=at + deadline) for deadline in (5, 1, 3, 1, 9)]
     await ledger.intake.admit(entries)
     flow = entries[0].flow
 
-    first = await ledger.backlog.heads(flow, after=None, limit=2)
-    rest = await ledger.backlog.heads(flow, after=first[-1].place, limit=10)
+    first = await ledger.backlog.page(flow, after=None, limit=2)
+    rest = await ledger.backlog.page(flow, after=first[-1].place, limit=10)
 
     assert await ledger.backlog.flows() == [flow]
-    assert [head.place for head in [*first, *rest]] == sorted(entry.place for entry in entries)
+    assert [job.place for job in [*first, *rest]] == sorted(entry.place for entry in entries)
 
 
 async def test_what_a_job_counts_for_goes_with_it_wherever_it_stands(ledger: Ledger, ledger_url: str) -> None:
@@ -245,23 +245,27 @@ async def test_what_a_job_counts_for_goes_with_it_wherever_it_stands(ledger: Led
     await connection.execute("update infermq.waiting set tokens = 7")
     await connection.close()
 
-    async def put_back(not_before_ms: Ms) -> Sequence[Over]:
+    async def put_back(not_before_ms: Ms) -> Sequence[EndedAttempt]:
         [attempt] = await dispatched(ledger, entry)
         assert await ledger.attempts.running() == [Running(entry.id, attempt.number, "d", entry.flow, 7)]
         again = Requeue(not_before_ms, counted=True)
-        return (await ledger.settlement.settle([a_verdict(attempt, Released(), transition=again)], now=now())).over
+        return (
+            await ledger.settlement.settle([a_verdict(attempt, Released(), transition=again)], now=now())
+        ).ended_attempts
 
-    [waits] = await ledger.backlog.heads(entry.flow, after=None, limit=9)
+    [waits] = await ledger.backlog.page(entry.flow, after=None, limit=9)
     over = [*await put_back(now()), *await put_back(due)]
     await ledger.backlog.move_due(due, limit=9)
-    [waits_again] = await ledger.backlog.heads(entry.flow, after=None, limit=9)
+    [waits_again] = await ledger.backlog.page(entry.flow, after=None, limit=9)
     [last] = await dispatched(ledger, entry)
     ends = [a_verdict(last, a_success())]
-    over += (await ledger.settlement.settle(ends, now=now())).over
-    over += (await ledger.settlement.settle(ends, now=now())).over
+    over += (await ledger.settlement.settle(ends, now=now())).ended_attempts
+    over += (await ledger.settlement.settle(ends, now=now())).ended_attempts
 
     assert (waits.tokens, waits_again.tokens) == (7, 7)
-    assert over == [Over(entry.id, number, entry.flow, tokens) for number, tokens in ((1, 7), (2, 7), (3, 7), (3, 1))]
+    assert over == [
+        EndedAttempt(entry.id, number, entry.flow, tokens) for number, tokens in ((1, 7), (2, 7), (3, 7), (3, 1))
+    ]
 
 
 async def test_what_ends_a_job_wherever_it_stands_says_which_attempt_is_over(ledger: Ledger) -> None:
@@ -272,7 +276,7 @@ async def test_what_ends_a_job_wherever_it_stands_says_which_attempt_is_over(led
 
     done = await ledger.settlement.settle([*rulings, a_verdict(request, a_success(), interactive=request)], now=now())
 
-    attempts = {(one.job, one.attempt) for one in done.over}
+    attempts = {(one.job, one.attempt) for one in done.ended_attempts}
     assert attempts == {(runs.job, 1), (waits.id, 0), (later.job, 1), (request.job, 1)}
 
 
@@ -301,7 +305,7 @@ async def test_a_leader_whose_term_is_over_dispatches_nothing(ledger: Ledger) ->
         await ledger.attempts.dispatch([Pick(entry.flow, entry.place, "d")], term=term, now=now())
 
     assert new == term + 1
-    assert len(await ledger.backlog.heads(entry.flow, after=None, limit=9)) == 1
+    assert len(await ledger.backlog.page(entry.flow, after=None, limit=9)) == 1
 
 
 async def test_the_lease_is_one_brokers_until_it_ends_or_is_given_up(ledger: Ledger) -> None:
@@ -526,9 +530,9 @@ async def test_a_job_that_is_put_back_waits_and_runs_again(ledger: Ledger) -> No
     )
 
     [requeued] = done.requeued
-    [head] = await ledger.backlog.heads(requeued.flow, after=None, limit=9)
+    [job] = await ledger.backlog.page(requeued.flow, after=None, limit=9)
     assert requeued.due_ms is None
-    assert head.attempt == 1
+    assert job.attempt == 1
     term = await ledger.leadership.lead("me", lease_ms=60_000)
     assert term is not None
     [second] = await ledger.attempts.dispatch([Pick(requeued.flow, requeued.place, "d")], term=term, now=now())
@@ -559,11 +563,11 @@ async def test_a_job_that_waits_for_its_time_is_not_in_the_backlog_before(ledger
     before = await ledger.backlog.flows()
     await ledger.intake.admit([fresh])
 
-    heads = await ledger.backlog.heads(flow, after=None, limit=9)
+    jobs = await ledger.backlog.page(flow, after=None, limit=9)
 
     assert {one.due_ms for one in done.requeued} == {later}
     assert before == []
-    assert [head.place.job for head in heads] == [fresh.id]
+    assert [job.place.job for job in jobs] == [fresh.id]
     assert await ledger.backlog.next_due() == later
     assert await ledger.backlog.move_due(Ms(later - 1), limit=1000) == []
     [lane] = await ledger.status.backlog(now())
@@ -582,9 +586,9 @@ async def test_jobs_whose_time_has_come_are_moved_into_the_backlog_the_earliest_
         set(),
     ]
     assert await ledger.backlog.next_due() == at + 4
-    heads = await ledger.backlog.heads(moved[0][0][0], after=None, limit=9)
-    assert {head.place.job for head in heads} == {attempts[n].job for n in range(4)}
-    assert [(head.attempt, head.tried) for head in heads] == [(1, ("d",))] * 4
+    jobs = await ledger.backlog.page(moved[0][0][0], after=None, limit=9)
+    assert {job.place.job for job in jobs} == {attempts[n].job for n in range(4)}
+    assert [(job.attempt, job.tried) for job in jobs] == [(1, ("d",))] * 4
 
 
 async def test_two_leaders_that_move_the_same_jobs_move_each_once(ledger: Ledger) -> None:
@@ -668,7 +672,7 @@ async def test_a_late_success_counts_while_its_job_waits_and_while_it_runs_again
 
     assert sorted(ends) == [(first.job, State.SUCCEEDED), (second.job, State.SUCCEEDED)]
     assert not await ledger.attempts.running()
-    assert not await ledger.backlog.heads(place.flow, after=None, limit=9)
+    assert not await ledger.backlog.page(place.flow, after=None, limit=9)
 
 
 async def test_racing_settlements_end_a_job_once(ledger: Ledger) -> None:

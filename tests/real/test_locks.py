@@ -79,7 +79,7 @@ async def test_brokers_that_admit_the_same_jobs_never_wait_for_each_other(broker
 
     await brokers.meet(admit, entries, A_JOB, entries[1].id)
 
-    assert len(await brokers.ours.backlog.heads(entries[0].flow, after=None, limit=9)) == 4
+    assert len(await brokers.ours.backlog.page(entries[0].flow, after=None, limit=9)) == 4
 
 
 async def test_brokers_that_admit_some_of_the_same_jobs_never_wait_for_each_other(brokers: Brokers) -> None:
@@ -93,7 +93,7 @@ async def test_brokers_that_admit_some_of_the_same_jobs_never_wait_for_each_othe
 
     await brokers.meet(admit_own, entries, A_JOB, entries[1].id)
 
-    assert len(await brokers.ours.backlog.heads(known.flow, after=None, limit=9)) == 4
+    assert len(await brokers.ours.backlog.page(known.flow, after=None, limit=9)) == 4
 
 
 async def test_brokers_that_claim_the_same_keys_never_wait_for_each_other(brokers: Brokers) -> None:
@@ -105,7 +105,7 @@ async def test_brokers_that_claim_the_same_keys_never_wait_for_each_other(broker
 
     await brokers.meet(claim, ["k0", "k1", "k2"], A_KEY, "k1", other.id)
 
-    assert len(await brokers.ours.backlog.heads(other.flow, after=None, limit=9)) == 4
+    assert len(await brokers.ours.backlog.page(other.flow, after=None, limit=9)) == 4
 
 
 async def test_brokers_that_end_the_same_jobs_never_wait_for_each_other(brokers: Brokers) -> None:

@@ -8,7 +8,7 @@ import pytest
 from broker.bus.beats import Beats
 from broker.bus.catalogs import Catalogs
 from broker.bus.notices import announce_settled, decode_settled
-from broker.core.records import Flow, Over
+from broker.core.records import EndedAttempt, Flow
 from schemas import subjects
 from schemas.catalog import Revision
 from schemas.codec import jsoned
@@ -118,8 +118,8 @@ async def test_an_older_catalog_takes_no_newer_ones_place(listener: Nats) -> Non
 
 async def test_attempts_that_are_over_are_heard_of_with_their_flows_however_many(listener: Nats) -> None:
     flows = [Flow("m", Lane.BULK, "a"), Flow("m", Lane.BULK, "b"), Flow("n", Lane.STANDARD, "a")]
-    over = [Over(an_id(), n % 4, flows[n % 3], n) for n in range(4100)]
-    heard: list[Over] = []
+    over = [EndedAttempt(an_id(), n % 4, flows[n % 3], n) for n in range(4100)]
+    heard: list[EndedAttempt] = []
 
     async def hear(message: Message) -> None:
         heard.extend(decode_settled(message))

@@ -379,7 +379,7 @@ async def test_a_job_whose_deadline_passes_in_the_backlog_is_ended(nc: Nats, led
     async with a_leader(nc, ledger, a_route(Route("d"))):
         assert await ended(ledger, past.id) is State.EXPIRED
 
-        assert len(await ledger.backlog.heads(ahead.flow, after=None, limit=9)) == 1
+        assert len(await ledger.backlog.page(ahead.flow, after=None, limit=9)) == 1
 
 
 # silence of workers

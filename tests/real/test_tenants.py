@@ -226,9 +226,9 @@ async def test_a_flow_holds_its_own_jobs_only(ledger: Ledger) -> None:
     entries = [of("a.b"), of("a_2e_b"), of("a.b", model="n"), of("a.b", lane=Lane.STANDARD)]
     await ledger.intake.admit(entries)
 
-    heads = [await ledger.backlog.heads(entry.flow, after=None, limit=9) for entry in entries]
+    jobs = [await ledger.backlog.page(entry.flow, after=None, limit=9) for entry in entries]
 
-    assert [[head.place for head in ahead] for ahead in heads] == [[entry.place] for entry in entries]
+    assert [[job.place for job in ahead] for ahead in jobs] == [[entry.place] for entry in entries]
     assert sorted(await ledger.backlog.flows()) == sorted(entry.flow for entry in entries)
 
 
