@@ -1,9 +1,15 @@
-"""The engines, one file each: the only importer of its library, and only once it is asked for.
+"""The engines, one file each. Only that file imports the engine's library, and only when the engine is used.
 
-simulated   deterministic tokens, delays and faults; for tests, load and demonstrations
-llamacpp    llama.cpp in process (xllamacpp), GGUF files
-openai      any OpenAI-compatible HTTP API: providers, or servers of one's own
-vllm        vLLM in process, through its own OpenAI layer
+simulated   makes up deterministic tokens, delays and faults, for tests, load and demonstrations
+llamacpp    runs llama.cpp in process (xllamacpp), for GGUF files
+openai      calls any OpenAI-compatible HTTP API: a provider's or a self-hosted server's
+vllm        runs vLLM in process, through its own OpenAI layer
+
+amx         asks Linux for AMX in vLLM's processes
+asgi        calls an ASGI application in this process, for vllm
+guard       kills an engine's processes when its worker ends
+openmp      sets how an engine's threads wait for each other
+prices      looks up list prices, for openai
 """
 
 from importlib import import_module
@@ -11,16 +17,16 @@ from importlib import import_module
 from workers.ports import EngineConfigError, EngineFactory
 
 _ENGINES = {"simulated": "infermq", "llamacpp": "infermq[llamacpp]", "openai": "infermq[openai]", "vllm": "vllm"}
-"""What to install for each."""
+"""What to install for each engine."""
 
 
 def factory(name: str) -> EngineFactory:
-    """Raises: EngineConfigError, for an engine that is unknown or not installed."""
+    """Return what makes the engine of this name. Raises: EngineConfigError, if it is unknown or not installed."""
     if name not in _ENGINES:
         raise EngineConfigError(f"there is no engine {name!r}; known: {', '.join(sorted(_ENGINES))}")
     try:
         module = import_module(f"workers.engines.{name}")
     except ModuleNotFoundError as error:
         raise EngineConfigError(f"the engine {name!r} needs {error.name}: pip install '{_ENGINES[name]}'") from error
-    made: EngineFactory = module.make
-    return made
+    make: EngineFactory = module.make
+    return make

@@ -1,7 +1,7 @@
-"""A request to an ASGI application in this process, without a socket; its answer comes piece by piece.
+"""Sends a request to an ASGI application in this process, without a socket, and reads its answer piece by piece.
 
-HTTP clients' own ASGI transports collect the whole answer first, which is no use for a stream. The messages are those
-of the ASGI specification, "HTTP & WebSocket ASGI AsgiMessage Format".
+The ASGI transports of HTTP clients collect the complete answer first, which is no use for a stream. The messages are
+those of the ASGI specification, "HTTP & WebSocket ASGI Message Format".
 """
 
 import asyncio
@@ -15,26 +15,26 @@ AsgiApp = Callable[
     [AsgiMessage, Callable[[], Awaitable[AsgiMessage]], Callable[[AsgiMessage], Awaitable[None]]], Awaitable[None]
 ]
 _LEAVE_S = 5.0
-"""How long an application may take to notice that its client left."""
+"""How long the application may take to notice that its client has disconnected, before it is cancelled."""
 
 
 class AsgiResponse:
-    """What the application answers. Leaving `called` early is the client hanging up."""
+    """What the application answers. To the application, leaving `called` early is a client that disconnects."""
 
     def __init__(self, request: bytes) -> None:
         self._request: bytes | None = request
         self._messages: asyncio.Queue[AsgiMessage] = asyncio.Queue()
-        self._left = asyncio.Event()
+        self._disconnected = asyncio.Event()
         self.status = 0
 
     async def begun(self) -> bool:
-        """Wait for its status; False if it ended without one."""
+        """Wait for the status. Return False if the application ended without one."""
         message = await self._messages.get()
         self.status = message.get("status", 0)
         return bool(self.status)
 
     async def next(self) -> bytes | None:
-        """The next piece of its body; None at its end."""
+        """Return the next piece of the body; None at its end."""
         message = await self._messages.get()
         if not message.get("more_body", False):
             self._messages.put_nowait({})
@@ -44,22 +44,23 @@ class AsgiResponse:
         if self._request is not None:
             body, self._request = self._request, None
             return {"type": "http.request", "body": body, "more_body": False}
-        await self._left.wait()
+        await self._disconnected.wait()
         return {"type": "http.disconnect"}
 
     async def send(self, message: AsgiMessage) -> None:
         self._messages.put_nowait(message)
 
-    def hang_up(self) -> None:
-        self._left.set()
+    def disconnect(self) -> None:
+        self._disconnected.set()
 
-    def ended(self, _: asyncio.Task[None]) -> None:
+    def end(self, _: asyncio.Task[None]) -> None:
+        """Wake the reader: the application has ended, perhaps without an answer."""
         self._messages.put_nowait({})
 
 
 @asynccontextmanager
 async def called(app: AsgiApp, path: str, body: bytes, headers: dict[str, str]) -> AsyncIterator[AsgiResponse]:
-    """POST JSON. Raises what the application raises, once it is left."""
+    """POST a JSON body, and yield the answer. On leaving, raises what the application raised."""
     reply = AsgiResponse(body)
     scope: AsgiMessage = {
         "type": "http",
@@ -79,21 +80,17 @@ async def called(app: AsgiApp, path: str, body: bytes, headers: dict[str, str]) 
         "client": None,
         "server": None,
     }
-    answering = asyncio.create_task(_run(app, scope, reply))
-    answering.add_done_callback(reply.ended)
+    answering = asyncio.ensure_future(app(scope, reply.receive, reply.send))
+    answering.add_done_callback(reply.end)
     try:
         yield reply
     finally:
-        reply.hang_up()
+        reply.disconnect()
         await _finished(answering)
 
 
-async def _run(app: AsgiApp, scope: AsgiMessage, reply: AsgiResponse) -> None:
-    await app(scope, reply.receive, reply.send)
-
-
-async def _finished(answering: asyncio.Task[None]) -> None:
-    """Let it notice; it is cancelled if it does not, or if nobody may wait."""
+async def _finished(answering: asyncio.Future[None]) -> None:
+    """Wait until the application has noticed the disconnect. Cancel it if that takes too long, or if we are cancelled."""
     try:
         await asyncio.wait({answering}, timeout=_LEAVE_S)
     finally:

@@ -1,4 +1,4 @@
-"""Processes of an engine must not outlive their worker, however that ends; engines that start some are not all so kind."""
+"""Kills the processes that an engine started when its worker ends in any way; not every engine does so itself."""
 
 import subprocess
 import threading
@@ -6,40 +6,41 @@ import threading
 import psutil
 
 _SCRIPT = 'pids=; while read -r pid; do pids="$pids $pid"; done; kill -KILL $pids 2>/dev/null'
-"""Its standard input ends when the worker does, even by SIGKILL."""
-_LOOK_S = 0.5
+"""Its standard input ends when the worker does, even if that is killed."""
+_POLL_S = 0.5
 
 
 class Guard:
-    """Tells a small process of our children, as they appear; it kills those that are left when we are gone."""
+    """Reports our child processes, as they appear, to a small process that kills them once we are gone."""
 
     def __init__(self) -> None:
         self._guardian = subprocess.Popen(["/bin/sh", "-c", _SCRIPT], stdin=subprocess.PIPE, start_new_session=True)
-        self._known = _children()  # whoever came before is another's to guard
+        self._known = _children()  # the children that exist already are not the engine's
         self._over = threading.Event()
-        self._looking = threading.Thread(target=self._look, name="guard", daemon=True)
+        self._watcher = threading.Thread(target=self._watch, name="guard", daemon=True)
 
     def __enter__(self) -> None:
-        """While the engine starts, its processes are looked for."""
-        self._looking.start()
+        """Look for new processes while the engine starts."""
+        self._watcher.start()
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        self._looking.join()
-        self._tell()
+        self._watcher.join()
+        self._report()
 
     def close(self) -> None:
-        """The engine has ended its processes itself."""
+        """End the guardian: the engine has ended its processes itself."""
         self._guardian.kill()
         self._guardian.wait()
         if self._guardian.stdin is not None:
             self._guardian.stdin.close()
 
-    def _look(self) -> None:
-        while not self._over.wait(_LOOK_S):
-            self._tell()
+    def _watch(self) -> None:
+        while not self._over.wait(_POLL_S):
+            self._report()
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
+        """Give the ids of new children to the guardian."""
         assert self._guardian.stdin is not None  # noqa: S101 - it is a pipe
         new = _children() - self._known
         self._known |= new

@@ -1,9 +1,9 @@
-"""llama.cpp in process, through xllamacpp: the server core with continuous batching, its HTTP left aside.
+"""Runs llama.cpp in process, through xllamacpp: the core of its server with continuous batching, without HTTP.
 
-Bodies go in as they are, streamed inside in any case: so the first token is seen, an attempt that stands still is
-noticed, and an abort stops it at its next token. Its calls block, so each running request has a thread.
+Bodies are passed on as they are, and always streamed inside: so the first token is seen, a request that makes no progress
+is noticed, and an abort takes effect at the next token. The calls block, so each running request has a thread.
 
-xllamacpp opens a listener on a loopback port of its own; it is locked with a key that nobody has.
+xllamacpp also listens on a loopback port. A random key that is told to nobody locks it.
 """
 
 import asyncio
@@ -30,34 +30,34 @@ if importlib.util.find_spec("xllamacpp") is None:
     raise ModuleNotFoundError("xllamacpp is not installed", name="xllamacpp")
 
 _DEFAULT_SLOTS = 8
-"""The example prompts on two cores: 4 at once make 97 tokens/s, 8 make 105, 16 make 99."""
+"""Measured with the example prompts on two cores: 4 at once make 97 tokens/s, 8 make 105, 16 make 99."""
 _PACKAGE = "package:"
 _WORDS = 500
 _DIGITS = 24
 _OURS = ("n_predict", "n_cmpl", "id_slot", "slot_id", "cache_prompt")
-"""Fields of llama.cpp's own API that would reach past the limits of a request."""
+"""Fields of llama.cpp's own API that would bypass the limits of a request."""
 _LAST_TOKENS = ("repeat_last_n", "dry_penalty_last_n")
-"""How many tokens are looked back at. llama.cpp takes memory for as many as are asked for; -1 is the whole context."""
+"""How many tokens to look back at. llama.cpp allocates memory for as many as requested; -1 is the whole context."""
 _PROBABILITIES = ("n_probs", "top_logprobs", "logprobs")
 _MOST_PROBABILITIES = 20
-"""For each token of the answer: OpenAI's limit of `top_logprobs`, which llama.cpp has not."""
+"""The most for each token of the answer: OpenAI's limit of `top_logprobs`. llama.cpp has none."""
 _UNREADABLE = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError)
-"""What the C++ exceptions become that llama.cpp raises over a request; not what is raised for want of memory."""
+"""What C++ exceptions over a bad request become in Python. A lack of memory raises something else."""
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threads: Annotated[int, Meta(ge=1, le=1024)] | None = None
-    """None: one for each physical core that the worker may use."""
+    """CPU threads. None: one for each physical core that the worker may use."""
     gpu_layers: Annotated[int, Meta(ge=-1)] | None = None
-    """Layers on the GPU, -1 for all. None: llama.cpp decides."""
+    """How many layers to put on the GPU, -1 for all. None: llama.cpp decides."""
     batch_tokens: Annotated[int, Meta(ge=32)] = 2048
-    """Of all requests together in one step."""
+    """The most tokens of all requests together in one step."""
     chat_template: str | None = None
-    """Instead of the model file's own."""
+    """Replaces the template in the model file."""
     prompt_cache_mib: Annotated[int, Meta(ge=0)] = 0
-    """Memory for prompts that left their slots."""
+    """Memory for the caches of prompts that have left their slots."""
     embeddings: bool = False
-    """Serve /v1/embeddings, and nothing else."""
+    """Whether to serve /v1/embeddings, and nothing else."""
 
 
 def make(deployment: Deployment, overrides: Overrides) -> "LlamaCpp":
@@ -71,7 +71,7 @@ def make(deployment: Deployment, overrides: Overrides) -> "LlamaCpp":
 
 
 def _file(source: str) -> Path:
-    """Raises: EngineConfigError, when there is no such file."""
+    """Find the model file of a deployment's `source`. Raises: EngineConfigError, if there is none."""
     path = _in_package(source.removeprefix(_PACKAGE)) if source.startswith(_PACKAGE) else Path(source)
     if not path.is_file():
         raise EngineConfigError(f"there is no model file {path}")
@@ -79,7 +79,7 @@ def _file(source: str) -> Path:
 
 
 def _in_package(source: str) -> Path:
-    """Where an installed package keeps a file; the package is not imported."""
+    """Return where an installed package keeps a file, without importing the package."""
     package, _, name = source.partition("/")
     found = importlib.util.find_spec(package)
     if found is None or not found.submodule_search_locations:
@@ -91,6 +91,8 @@ def _in_package(source: str) -> Path:
 
 
 class LlamaCpp:
+    """An engine that runs one GGUF model in this process."""
+
     def __init__(self, file: Path, context_tokens: int, capacity: Capacity, options: Options) -> None:
         self._file = file
         self._context_tokens = context_tokens
@@ -128,6 +130,7 @@ class LlamaCpp:
         self._server = None
 
     def _set(self, params: Any) -> Any:
+        """Fill in llama.cpp's parameters."""
         options = self._options
         params.model.path = str(self._file)
         params.n_parallel = self._capacity.slots + self._capacity.reserve
@@ -150,7 +153,8 @@ class LlamaCpp:
         body = _prepared(request, context_tokens=self._context_tokens)
         call = self._call(request.endpoint)
         if isinstance(body, Failed) or call is None:
-            yield body if isinstance(body, Failed) else _not_served(request.endpoint.path)
+            message = f"this deployment does not serve {request.endpoint.path}: see its option `embeddings`"
+            yield body if isinstance(body, Failed) else Failed(BadRequest(message))
             return
         if not request.endpoint.can_stream:
             yield await self._embed(request, body, call)
@@ -166,7 +170,7 @@ class LlamaCpp:
             self._running.discard(blocking_call)
 
     def _call(self, endpoint: Endpoint) -> Callable[..., Any] | None:
-        """llama.cpp's function for an endpoint, or None. A model that was loaded for embeddings does nothing else."""
+        """Return llama.cpp's function for an endpoint, or None. A model loaded for embeddings can do nothing else."""
         if self._options.embeddings:
             calls = {Shape.EMBEDDINGS: self._server.handle_embeddings}
         else:
@@ -221,60 +225,56 @@ def _usage(used: dict[str, Any]) -> Usage:
 
 
 def _summed(usages: list[dict[str, Any]], choices: int) -> dict[str, Any]:
-    """Each choice tells its own; the prompt of `choices` of them is counted once."""
+    """Add up the usage that each choice reports. Every `choices` of them share one prompt, which counts once."""
     used = [_usage(usage) for usage in usages]
-    asked, answered = sum(one.input_tokens for one in used) // choices, sum(one.output_tokens for one in used)
+    prompt, output = sum(one.input_tokens for one in used) // choices, sum(one.output_tokens for one in used)
     cached = {"cached_tokens": sum(one.cached_tokens for one in used) // choices}
-    total = {"prompt_tokens": asked, "completion_tokens": answered, "total_tokens": asked + answered}
+    total = {"prompt_tokens": prompt, "completion_tokens": output, "total_tokens": prompt + output}
     return {**total, "prompt_tokens_details": cached}
 
 
 def _choices(body: dict[str, Any]) -> int:
-    """Of each prompt."""
-    asked = body.get("n")
-    return max(1, int(asked)) if isinstance(asked, int | float) else 1
+    """Return how many choices each prompt gets."""
+    n = body.get("n")
+    return max(1, int(n)) if isinstance(n, int | float) else 1
 
 
 def _prepared(request: EngineRequest, *, context_tokens: int) -> dict[str, Any] | Failed:
-    """The body as llama.cpp gets it: streamed, with a limit, without what is not the producer's to say."""
+    """Make the body for llama.cpp: streamed, with a token limit, without the fields that a producer may not set."""
     try:
         body = msgspec.json.decode(request.body)
     except (ValueError, RecursionError) as error:
         return Failed(BadRequest(f"the body cannot be read: {error}"))
     if not isinstance(body, dict):
         return Failed(BadRequest("the body is not an object"))
-    if (beyond := _beyond(body, context_tokens)) is not None:
-        return Failed(beyond)
+    if (out_of_range := _out_of_range(body, context_tokens)) is not None:
+        return Failed(out_of_range)
     for name in _OURS:
         body.pop(name, None)
     if request.endpoint.limits:
-        asked = body.pop("max_completion_tokens", None) or body.get("max_tokens")
-        body |= {"max_tokens": asked or request.max_output_tokens}
+        limit = body.pop("max_completion_tokens", None) or body.get("max_tokens")
+        body |= {"max_tokens": limit or request.max_output_tokens}
     if request.endpoint.can_stream:
         body |= {"stream": True, "stream_options": {"include_usage": True}}
     return {**body, "model": request.model}
 
 
-def _beyond(body: dict[str, Any], context_tokens: int) -> BadRequest | None:
-    """A number that would take more memory than the deployment has, or make an answer of nothing but probabilities."""
+def _out_of_range(body: dict[str, Any], context_tokens: int) -> BadRequest | None:
+    """Refuse a number that would take too much memory, or fill the answer with probabilities; None if there is none."""
     bounds = dict.fromkeys(_LAST_TOKENS, (-1, context_tokens)) | dict.fromkeys(
         _PROBABILITIES, (0, _MOST_PROBABILITIES)
     )
     for name, (least, most) in bounds.items():
-        asked = body.get(name)
-        if isinstance(asked, int | float) and not least <= asked <= most:
-            return BadRequest(f"{name} is {str(asked)[:_DIGITS]}, it must be {least} to {most}")
+        value = body.get(name)
+        if isinstance(value, int | float) and not least <= value <= most:
+            return BadRequest(f"{name} is {str(value)[:_DIGITS]}, it must be {least} to {most}")
     return None
 
 
-def _not_served(endpoint: str) -> Failed:
-    return Failed(BadRequest(f"this deployment does not serve {endpoint}: see its option `embeddings`"))
-
-
 def _fault(error: BaseException, *, has_begun: bool) -> BadRequest | EngineFault:
-    """llama.cpp raises what is wrong with a request before its first event; later it says in an event what fails.
+    """Classify what llama.cpp raised. Before the first event that means a bad request; later failures come as events.
 
-    From a brace on it repeats the request.
+    Everything from a brace on is cut off, since there the message repeats the request.
     """
     message = str(error).partition("{")[0][:_WORDS] or type(error).__name__
     is_requests = isinstance(error, _UNREADABLE) and not has_begun
@@ -282,11 +282,11 @@ def _fault(error: BaseException, *, has_begun: bool) -> BadRequest | EngineFault
 
 
 Event = dict[str, Any] | BaseException | None
-"""A streaming object; what the call raised; None at its end."""
+"""A streaming object, an exception that the call raised, or None at its end."""
 
 
 class BlockingCall:
-    """A blocking call on a thread of its own, its events in the event loop."""
+    """Runs a blocking call on a thread of its own, and hands its events to the event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -303,18 +303,18 @@ class BlockingCall:
         if self.stopped.is_set():
             return
         try:
-            call(body, self._heard)
-        except Exception as error:  # noqa: BLE001 - it is answered, on the other side
-            self._tell(error)
+            call(body, self._on_event)
+        except Exception as error:  # noqa: BLE001 - the event loop answers it
+            self._put(error)
         else:
-            self._tell(None)
+            self._put(None)
 
-    def _heard(self, event: dict[str, Any] | None) -> bool:
-        """True ends it. A prompt beyond the first begins with None, which says nothing."""
+    def _on_event(self, event: dict[str, Any] | None) -> bool:
+        """Take an event; return True to stop the call. Each prompt after the first begins with None, which means nothing."""
         if event is not None and not self.stopped.is_set():
-            self._tell(event)
+            self._put(event)
         return self.stopped.is_set()
 
-    def _tell(self, event: Event) -> None:
+    def _put(self, event: Event) -> None:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)

