@@ -18,7 +18,9 @@ class Deposed(Exception):
 
 
 class BadData(Exception):
-    """Postgres cannot store a value of this group (such as a NUL in a text): bisect and dead-letter the culprit."""
+    """Postgres cannot store a value of this group (such as a NUL in a text). The group is parted until
+    the culprit is found: intake makes a dead letter of it, settle ends its job as failed.
+    """
 
 
 class DayNotKept(BadData):

@@ -1,4 +1,7 @@
-"""Going on when Postgres or NATS is away, and when one row spoils its group."""
+"""How roles go on when Postgres or NATS is away, and when one row spoils its group.
+
+Roles wait here. Use-cases do not: they refuse with the problem `unavailable`.
+"""
 
 import asyncio
 import logging

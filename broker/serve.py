@@ -26,12 +26,12 @@ from broker.ports import Clock, Entropy, Ledger, StreamAdmin
 from broker.roles.advisories import count_advisories
 from broker.roles.catalog_refresh import CatalogRefresh
 from broker.roles.consumers import PoolConsumers
+from broker.roles.daily_spend import DailySpend
 from broker.roles.dispatch import Dispatch
 from broker.roles.gauges import Gauges
 from broker.roles.intake import Intake
 from broker.roles.late_acks import LATER_S, LateAcks
 from broker.roles.leader import Leader
-from broker.roles.limits import DailySpend
 from broker.roles.relay import Relay
 from broker.roles.reserves import Reserves
 from broker.roles.restarting import restarting
@@ -260,4 +260,5 @@ class Process:
             metrics=self.metrics,
             clock=self.clock,
             term=term,
+            lease_s=self.config.lease_s,
         ).serve()

@@ -26,8 +26,10 @@ class CatalogError(ValueError):
 class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     deployment: Name
     weight: Annotated[int, Meta(ge=0, le=1_000_000)] = 100
-    """Share of the model's jobs, relative to the other entries'. 0: a spare, for jobs that failed on the others and
-    while none of the others has a worker; spares are tried in their order."""
+    """Share of the model's jobs, relative to the other entries'. 0: a spare. It gets a job only if every other deployment
+    has failed the job or takes nothing (no worker, draining, paused, daily cap), not if they are full. Spares are tried
+    in their order.
+    """
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -15,7 +15,10 @@ BODY_BYTES = 256 * 1024
 
 
 class Lane(StrEnum):
-    """Priority class: someone waits, soon, or by its deadline."""
+    """A priority class: someone waits, soon, or by its deadline.
+
+    A submitted job may be of the interactive lane, too. An interactive *request* is one that a relay answers.
+    """
 
     INTERACTIVE = "interactive"
     STANDARD = "standard"
@@ -72,6 +75,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     reply_to: str | None = None
     """Interactive: where the relay listens for chunks and the final body. None: nobody listens."""
     key: str | None = None
+    """Set with `reply_to` only, as custom_id and metadata are: the ledger has not seen the job yet."""
     custom_id: str | None = None
     metadata: dict[str, str] | None = None
     traceparent: str | None = None

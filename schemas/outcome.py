@@ -223,7 +223,7 @@ class Expired(msgspec.Struct, frozen=True, tag="expired", omit_defaults=True):
 
 
 class Cancelled(msgspec.Struct, frozen=True, tag="cancelled", omit_defaults=True):
-    """The producer withdrew it."""
+    """Its caller left or read too slowly, or its broker stopped. It ends interactive requests only."""
 
     usage: Usage = Usage()
     charge: Charge | None = None

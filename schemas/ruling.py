@@ -32,7 +32,7 @@ class PutBack(msgspec.Struct, frozen=True, tag="put_back"):
 
 
 class EndRequest(msgspec.Struct, frozen=True, tag="end_request"):
-    """End an interactive request as its relay decided: no report of its attempts ends it."""
+    """End an interactive request as its relay decided, in case no report of an attempt ends it."""
 
     interactive: Attempt
     """The whole of its last attempt, since the ledger may never have heard of the job."""

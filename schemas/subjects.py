@@ -138,10 +138,12 @@ def _name(escaped: str) -> str:
 
 
 def run(deployment: str) -> str:
+    """The subject of dispatched attempts, which workers lease."""
     return f"infermq.run.{token(deployment)}"
 
 
 def now(deployment: str) -> str:
+    """The subject of interactive attempts, which have no lease: their relay watches over them."""
     return f"infermq.now.{token(deployment)}"
 
 

@@ -1,4 +1,5 @@
-"""The broker's decisions: pure functions of plain values. No I/O, no clock, no randomness, no logging.
+"""The broker's decisions, without I/O, clock, chance or logging. Most are pure functions of plain values; a few objects
+keep state that the one role that uses them owns (Order, Backlog, Outstanding, Silence, RequestState).
 
 Each question is answered in one place:
 
@@ -7,7 +8,7 @@ authorise    who may do what
 admit        whether a job may run: its ledger entry, waiting or refused
 body         whether a request body is acceptable
 route        which deployments may run a job
-pools        what each deployment can take now, and what holds it
+pools        what each deployment can take now, what holds it, and the words for that
 backlog      which waiting jobs have been read ahead, flow by flow
 fairness     which waiting job runs next, and where
 outstanding  which attempts are dispatched and not settled
@@ -15,9 +16,9 @@ relay        what follows each event of an interactive request
 reserve      which deployment takes an interactive request
 settle       what becomes of a job on a worker's report or a broker's ruling
 ruling       which attempts a broker puts back, and what a ruling does to its job
-retry        when a job is tried again
+backoff      how long a job waits before it is tried again
 price        what an execution cost
 limits       what may still be spent in a day
-explain      why jobs wait, as shown to people
+explain      puts what holds jobs into status and `job show`
 records      the values that decisions are made of and the ledger stores
 """

@@ -95,7 +95,7 @@ class Order:
         limit: int,
     ) -> list[Pick]:
         """Choose up to `limit` jobs, each for a deployment with room. `waiting` has the jobs that may start now, in order;
-        `alive` are the deployments with workers. Those with room count as alive even if they are not among them.
+        `alive` are the deployments that take jobs, though they may be full (`pools.alive`); those with room are among them.
         """
         return _Round(self, waiting, room, {*alive, *room}, catalog).picks(limit)
 

@@ -215,7 +215,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Recorded(msgspec.Struct, frozen=True, kw_only=True):
-    """A job that a settlement ended."""
+    """A job that has ended, by a settlement or by refusal at intake."""
 
     job: UUID
     tenant: str

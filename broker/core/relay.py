@@ -9,7 +9,8 @@ is lost, the next deployment gets an attempt, as long as nothing has been stream
 
 The caller is told one end, unless it left. A success is recorded by its worker's report. Every other end is ruled on
 here, so that the record ends even if no worker reports, or reports in words that this version does not know. A report
-that `ends_request` says more than the ruling beside it, and is stored before it.
+that `ends_request` says more than the ruling beside it, and is stored before it. If the broker is killed, nobody rules:
+only such a report is recorded.
 """
 
 from collections.abc import Callable, Collection, Sequence

@@ -8,11 +8,11 @@ from uuid import UUID
 from msgspec.structs import replace
 
 from broker.core import route
+from broker.core.backoff import wait_ms
 from broker.core.body import body_hash
 from broker.core.price import Prices, cost_of
 from broker.core.records import Entry, Executed, Final, Ignore, OpenJob, Requeue, Verdict
 from broker.core.relay import ends_request
-from broker.core.retry import wait_ms
 from broker.core.ruling import put_back, ruling_transition
 from schemas.api import State
 from schemas.catalog import Catalog

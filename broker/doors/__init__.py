@@ -5,5 +5,6 @@ nats_infer  serves interactive requests over NATS: request → admission → rel
 health      serves /metrics and /healthz
 server      runs an HTTP application inside the broker's event loop
 
+A new door for requests admits them, then calls `Relay.ask` with a caller (ports.Caller); `broker.serve` composes it.
 Doors import services, the relay and the core, never the ledger or the bus. Only `broker.serve` imports doors.
 """

@@ -9,7 +9,7 @@ settle           records what came through OUTCOME, and announces it
 late_acks        acks the messages of workers that died before they could
 relay            stays in the middle of every interactive request
 reserves         counts the reserved slots that the relay uses, and chooses where the next request goes
-limits           knows what each deployment has cost today
+daily_spend      knows what each deployment has cost today
 consumers        declares the consumers of every deployment
 catalog_refresh  reads the active catalog from the ledger, in case its announcement was missed
 advisories       counts what JetStream gives up on
@@ -17,5 +17,6 @@ gauges           measures the backlog and what holds deployments, for the metric
 restarting       starts a role again when NATS or Postgres failed under it
 tasks            holds the tasks that run beside a role
 
+A role and a module of the core that share a name belong together: the core decides, the role acts.
 `broker.serve` composes and starts them; the door for interactive requests calls the relay.
 """

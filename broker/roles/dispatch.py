@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from broker.bus.beats import Beats
 from broker.bus.notices import decode_delayed, decode_settled, decode_waiting
 from broker.bus.runs import Rulings, Runs
-from broker.config import LEASE_S
 from broker.core.fairness import Order
 from broker.core.outstanding import Outstanding
 from broker.core.pools import Pool, Silence, alive, snapshot
@@ -21,7 +20,7 @@ from broker.metrics import BrokerMetrics
 from broker.ports import AttemptLedger, BacklogLedger, Clock
 from broker.retrying import until_available
 from broker.roles.backlog import BacklogReader
-from broker.roles.limits import DailySpend
+from broker.roles.daily_spend import DailySpend
 from broker.roles.sweep import Sweep
 from schemas import subjects
 from schemas.catalog import Catalog
@@ -42,8 +41,8 @@ REREAD_S = 15.0
 SWEEP_S = 60.0
 SWEEP_SOON_S = 0.5
 """How soon to sweep when attempts may be missing from RUN."""
-SILENCE_MS = Ms(int(2 * LEASE_S * 1000))
-"""How long a deployment may be without a worker before its attempts are put back for others to run."""
+_SILENT_LEASES = 2
+"""After so many leases without a worker, a deployment's attempts are put back for others to run."""
 
 
 class Dispatch:
@@ -64,12 +63,13 @@ class Dispatch:
         metrics: BrokerMetrics,
         clock: Clock,
         term: int,
+        lease_s: float,
         idle_s: float = IDLE_S,
         sweep_s: float = SWEEP_S,
         recount_s: float = RECOUNT_S,
         reread_s: float = REREAD_S,
-        silence_ms: int = SILENCE_MS,
     ) -> None:
+        """`lease_s`: how long JetStream keeps an attempt for a worker that was killed."""
         self._nc = nc
         self._attempts = attempts
         self._runs = runs
@@ -85,7 +85,7 @@ class Dispatch:
         self._sweep_s = sweep_s
         self._recount_s = recount_s
         self._reread_s = reread_s
-        self._silence_ms = silence_ms
+        self._silence_ms = int(_SILENT_LEASES * lease_s * 1000)
         self._sweep_at = 0.0
         self._reader = BacklogReader(backlog)
         self._order = Order()

@@ -9,7 +9,7 @@ from broker.core import route
 from broker.core.pools import Pool, snapshot
 from broker.core.reserve import NotPlaced, Placement, choose_deployment
 from broker.ports import Clock, Entropy
-from broker.roles.limits import DailySpend
+from broker.roles.daily_spend import DailySpend
 from schemas.catalog import Catalog
 from schemas.worker import WorkerBeat
 

@@ -1,4 +1,9 @@
-"""Compares the attempts that run by the ledger with what the streams hold, and repairs the difference."""
+"""Compares the attempts that run by the ledger with what the streams hold, and repairs the difference.
+
+If a worker is killed, its leases end and JetStream delivers its attempts again, to another worker of its deployment
+(bus.streams, workers.leases). If its deployment has no worker left, they are put back here, for other deployments. If
+it had reported but not acked, late_acks acks for it.
+"""
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence

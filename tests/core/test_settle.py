@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from broker.core.backoff import CAP_MS, backoff_ms, wait_ms
 from broker.core.body import body_hash
 from broker.core.price import Prices, price_nano_usd
 from broker.core.records import Entry, Final, Ignore, OpenJob, Requeue, Verdict
-from broker.core.retry import CAP_MS, backoff_ms, wait_ms
 from broker.core.settle import decide, failed_as_unstorable, needs_job
 from schemas.api import State
 from schemas.catalog import Catalog, Price, Route

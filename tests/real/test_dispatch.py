@@ -18,9 +18,9 @@ from broker.core.records import Entry, Pick, Running
 from broker.core.settle import decide
 from broker.metrics import BrokerMetrics
 from broker.ports import Clock, Ledger
+from broker.roles.daily_spend import DailySpend
 from broker.roles.dispatch import Dispatch
 from broker.roles.late_acks import LateAcks
-from broker.roles.limits import DailySpend
 from broker.roles.sweep import OVERDUE_MS, Sweep
 from schemas.catalog import Catalog, Route
 from schemas.jetstream.client import NatsClient as Nats
@@ -96,7 +96,7 @@ async def a_leader(
         metrics=metrics,
         clock=clock,
         term=term,
-        **{"idle_s": 0.05, "sweep_s": 0.1, "silence_ms": 100, **timing},
+        **{"idle_s": 0.05, "sweep_s": 0.1, "lease_s": 0.05, **timing},
     )
     settle = a_settle(
         nc,

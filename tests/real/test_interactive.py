@@ -22,7 +22,7 @@ from broker.core.principal import Identify, Principal, Role, open_principal
 from broker.core.settle import decide
 from broker.doors.nats_infer import NatsInfer
 from broker.ports import Ledger
-from broker.roles.limits import DailySpend
+from broker.roles.daily_spend import DailySpend
 from broker.roles.relay import FINISH_S, Relay
 from broker.roles.reserves import Reserves
 from schemas import subjects

@@ -290,9 +290,7 @@ async def test_a_new_leader_counts_what_runs_already(nc: Nats, ledger: Ledger) -
     for _ in range(2):
         await dispatched(nc, ledger, an_entry(tenant="a"), "d")
     await ledger.intake.admit([an_entry(tenant="b"), an_entry(tenant="c")])
-    async with a_leader(
-        nc, ledger, a_route(Route("d")), a_beat("d", slots=2), recount_s=NEVER_S, silence_ms=3_600_000
-    ):
+    async with a_leader(nc, ledger, a_route(Route("d")), a_beat("d", slots=2), recount_s=NEVER_S, lease_s=1800.0):
         found = await running(ledger, at_least=3)
 
         await swept(nc, ledger)
@@ -390,7 +388,7 @@ async def test_a_deployment_is_given_up_on_only_after_long_silence(nc: Nats, led
     await dispatched(nc, ledger, entry, "d")
     route = a_route(Route("d"), Route("e"))
 
-    async with a_leader(nc, ledger, route, a_beat("e"), silence_ms=1500, clock=clock):
+    async with a_leader(nc, ledger, route, a_beat("e"), lease_s=0.75, clock=clock):
         await swept(nc, ledger)
         clock.move(1000)
         await swept(nc, ledger)
@@ -405,7 +403,7 @@ async def test_a_deployment_that_is_heard_again_begins_anew(nc: Nats, ledger: Le
     clock, entry, only_there = Still(), an_entry(), an_entry(model="n")
     await dispatched(nc, ledger, entry, "d")
 
-    async with a_leader(nc, ledger, two_models(), a_beat("e"), silence_ms=1500, clock=clock):
+    async with a_leader(nc, ledger, two_models(), a_beat("e"), lease_s=0.75, clock=clock):
         await swept(nc, ledger)
         clock.move(1000)
         await swept(nc, ledger)
@@ -424,7 +422,7 @@ async def test_what_a_draining_worker_has_left_is_not_given_up(nc: Nats, ledger:
     await dispatched(nc, ledger, entry, "d")
     beats = (a_beat("d", draining=True), a_beat("e"))
 
-    async with a_leader(nc, ledger, a_route(Route("d"), Route("e")), *beats, silence_ms=1500, clock=clock):
+    async with a_leader(nc, ledger, a_route(Route("d"), Route("e")), *beats, lease_s=0.75, clock=clock):
         for _ in range(2):
             await swept(nc, ledger)
             clock.move(2000)
@@ -437,7 +435,7 @@ async def test_while_the_leader_was_away_no_worker_was_silent(nc: Nats, ledger: 
     clock, entry = Still(), an_entry()
     await dispatched(nc, ledger, entry, "d")
 
-    async with a_leader(nc, ledger, a_route(Route("d"), Route("e")), a_beat("e"), silence_ms=10_000, clock=clock):
+    async with a_leader(nc, ledger, a_route(Route("d"), Route("e")), a_beat("e"), lease_s=5.0, clock=clock):
         await swept(nc, ledger)
 
         clock.move(600_000)
@@ -450,7 +448,7 @@ async def test_while_nobody_is_heard_it_is_the_leader_that_is_cut_off(nc: Nats, 
     clock, entry = Still(), an_entry()
     await dispatched(nc, ledger, entry, "d")
 
-    async with a_leader(nc, ledger, a_route(Route("d"), Route("e")), silence_ms=1500, clock=clock):
+    async with a_leader(nc, ledger, a_route(Route("d"), Route("e")), lease_s=0.75, clock=clock):
         await swept(nc, ledger)
         clock.move(2000)
         await swept(nc, ledger)

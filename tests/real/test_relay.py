@@ -11,7 +11,7 @@ from broker.bus.runs import Rulings
 from broker.bus.streams import declare_streams
 from broker.core.relay import Answered, Erred, Streamed
 from broker.ports import Ledger
-from broker.roles.limits import DailySpend
+from broker.roles.daily_spend import DailySpend
 from broker.roles.relay import Relay
 from broker.roles.reserves import Reserves
 from schemas import subjects

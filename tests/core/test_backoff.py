@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.core.retry import BASE_MS, CAP_MS, DEATH_MS, LONGEST_RETRY_AFTER_MS, backoff_ms, wait_ms
+from broker.core.backoff import BASE_MS, CAP_MS, DEATH_MS, LONGEST_RETRY_AFTER_MS, backoff_ms, wait_ms
 from schemas.outcome import EngineFault, EngineLost, Failure, Throttled
 from schemas.units import Ms
 
