@@ -16,19 +16,19 @@ JSON = {"Content-Type": "application/json"}
 
 
 def uuid7() -> str:
-    """Milliseconds since the epoch, version 7, and chance (RFC 9562)."""
+    """Make an id out of the time in milliseconds and random bits (RFC 9562, version 7)."""
     bits = (time.time_ns() // 1_000_000) << 80 | 0x7 << 76 | secrets.randbits(12) << 64 | 0b10 << 62
     text = f"{bits | secrets.randbits(62):032x}"
     return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
 
 
 def token(name: str) -> str:
-    """A name as one subject token: all but letters, digits and `-` is escaped."""
+    """Escape a name for a subject: all but ASCII letters, digits and `-`."""
     return "".join(c if c.isascii() and (c.isalnum() or c == "-") else f"_{ord(c):x}_" for c in name)
 
 
 async def call(nc, verb: str, ask: dict) -> dict:
-    """The broker's API."""
+    """Call the broker's API."""
     reply = await nc.request(f"infermq.api.{verb}.{TENANT}.{KEY}", json.dumps(ask).encode(), timeout=10)
     answer = json.loads(reply.data)
     if (reply.headers or {}).get("Infermq-Kind") == "error":
