@@ -260,7 +260,7 @@ class Broker:
             reports = [_report.decode(message.data) for message in messages]
             executions = [_execution(report) for report in reports]
             ends = zip(*(_end(report) for report in reports), strict=True)
-            bodies = {report.job: _body(report) for report in reports}
+            bodies = {one.job: one.outcome.body for one in reports if isinstance(one.outcome, Succeeded)}
             async with self._pool.acquire() as connection, connection.transaction():
                 ended = await connection.fetch(_FINISH, *map(list, ends), now, *_ANY_DAY)
                 await _copy(connection, "executions", EXECUTION_COLUMNS, executions)
@@ -296,11 +296,6 @@ def _end(report: Report) -> tuple[object, ...]:
     """Make a row of the arrays that finish.sql takes."""
     usage = report.outcome.usage
     return report.job, 1, "succeeded", None, usage.input_tokens, usage.output_tokens, 0, usage.output_tokens
-
-
-def _body(report: Report) -> bytes:
-    assert isinstance(report.outcome, Succeeded)  # noqa: S101 - the bare worker reports nothing else
-    return report.outcome.body
 
 
 def _attempt_of(row: asyncpg.Record, now: Ms) -> Attempt:

@@ -120,7 +120,9 @@ class SubmitClient(Session):
             while sends:
                 sends = await _fewer(sends)
         finally:
-            await _stopped(sends)
+            for one in sends:
+                one.cancel()
+            await asyncio.gather(*sends, return_exceptions=True)
         return count
 
     async def _prepared(
@@ -176,12 +178,6 @@ async def _fewer(sends: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
     for one in ended:
         one.result()
     return others
-
-
-async def _stopped(sends: set[asyncio.Task[None]]) -> None:
-    for one in sends:
-        one.cancel()
-    await asyncio.gather(*sends, return_exceptions=True)
 
 
 async def _iterated(jobs: AsyncIterable[Submission] | Iterable[Submission]) -> AsyncIterator[Submission]:

