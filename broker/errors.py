@@ -1,8 +1,8 @@
-"""The exceptions that adapters raise; everything a driver throws ends as one of these."""
+"""The exceptions that the adapters to NATS and Postgres raise instead of their drivers' own."""
 
 
 class Unavailable(Exception):
-    """NATS or Postgres cannot answer now: try later. `what` says which."""
+    """NATS or Postgres, as `what` says, cannot answer now: try again later."""
 
     def __init__(self, what: str, why: str = "") -> None:
         super().__init__(f"{what} is unavailable{why and ': ' + why}")
@@ -10,18 +10,19 @@ class Unavailable(Exception):
 
 
 class Conflict(Exception):
-    """Someone was first, or the same name means something else."""
+    """Another writer came first, or the name is taken by something else."""
 
 
 class Deposed(Exception):
-    """A dispatch carried a term that is no longer the leader's."""
+    """A dispatch carried a term that has ended: another broker leads, or has led since."""
 
 
 class BadData(Exception):
-    """Postgres cannot store a value of this group (such as a NUL in a text). The group is parted until
-    the culprit is found: intake makes a dead letter of it, settle ends its job as failed.
+    """Postgres cannot store a value of this group, such as a NUL in a text.
+
+    The group is bisected to find the culprit. Intake makes a dead letter of it; settle ends its job as failed.
     """
 
 
 class DayNotKept(BadData):
-    """A row belongs to a day that the ledger does not keep: it was dropped, or no job was ever dated so."""
+    """A row belongs to a day that the ledger does not keep: the day was dropped, or no job was ever dated then."""

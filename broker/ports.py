@@ -1,7 +1,7 @@
-"""What the roles and the use-cases are given: time, chance, the streams, whoever calls, and the areas of the ledger.
+"""What roles and use-cases need from outside: time, chance, callers, the streams, and the areas of the ledger.
 
-Each method of an area is one transaction. It raises Unavailable, Conflict or BadData as `broker.errors` says, and what
-its docstring adds.
+Each method of an area is one transaction. It may raise Unavailable, Conflict and BadData (see `broker.errors`), and what
+its docstring names.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -51,75 +51,75 @@ class StreamAdmin(Protocol):
 
 
 class Caller(Protocol):
-    """Who asked, as the relay sees it. The calls come one after the other; none of them raises.
+    """Whoever sent a request, as the relay sees it. Calls come one after the other, and none of them raises.
 
-    A door that notices that its caller left tells the relay, and lets a call that waits for the caller return.
+    When a door notices that its caller left, it tells the relay, and makes a call that waits for the caller return.
     """
 
     async def start(self) -> None:
-        """A piece follows. An error that comes without it can still choose how the answer begins."""
+        """The first piece follows. Until this call, a door can still answer with an error status."""
 
     async def piece(self, piece: Streamed) -> None:
-        """Returns when the caller can take the next. Pieces wait in a bounded buffer meanwhile."""
+        """Pass a piece on, and return when the caller can take the next. Meanwhile pieces wait in a bounded buffer."""
 
     async def alive(self) -> None:
-        """A worker is at work on the request, though there is nothing to show for it."""
+        """Signal that a worker is at work on the request, though it has nothing to show yet."""
 
     async def end(self, end: Answered | Erred) -> None:
-        """The last word, and the first too if the request is refused."""
+        """Pass the end on: the answer or the error. If the request is refused, this is the only call."""
 
 
 class IntakeLedger(Protocol):
-    """What intake commits."""
+    """Takes submitted jobs in."""
 
     async def batches_of(self, ids: Collection[UUID]) -> dict[UUID, BatchInfo]: ...
 
     async def admit(self, entries: Sequence[Entry]) -> Admitted:
-        """Take jobs in, with their batches' counts. An id that is known with the same content is the same job."""
+        """Record jobs and count them in their batches. A known id with the same content is the same job."""
 
 
 class DeadLetterLedger(Protocol):
     async def record(self, dead_letters: Sequence[DeadLetter]) -> None:
-        """Keep what cannot be a job or an outcome; a message that is kept already stays as it is."""
+        """Record messages that cannot be read. One that is recorded already stays as it is."""
 
 
 class BacklogLedger(Protocol):
-    """What waits, as the dispatch leader reads it."""
+    """Tells the dispatch leader what waits."""
 
     async def flows(self) -> list[Flow]:
-        """Those with waiting jobs; its cost depends on the number of flows, not of jobs."""
+        """List the flows with waiting jobs. The cost depends on the number of flows, not of jobs."""
 
     async def page(self, flow: Flow, *, after: Place | None, limit: int) -> list[WaitingJob]:
-        """A page of the flow in its order, keys only."""
+        """Read a page of the flow, in its order, keys only."""
 
     async def move_due(self, now: Ms, *, limit: int) -> list[tuple[Flow, Place]]:
         """Move up to `limit` jobs whose time has come into the backlog, and say where they stand there."""
 
     async def next_due(self) -> Ms | None:
-        """The earliest instant at which a delayed job is to be moved into the backlog."""
+        """Return the earliest time at which a delayed job is due to be moved into the backlog."""
 
 
 class AttemptLedger(Protocol):
     async def dispatch(
         self, picks: Sequence[Pick], *, term: int, now: Ms, shard: Shard = ONLY_SHARD
     ) -> list[Attempt]:
-        """Queued → running for those that still wait, in order, with their bodies. Raises: Deposed."""
+        """Move the picked jobs that still wait from queued to running; return their attempts, in order. Raises: Deposed."""
 
     async def running(self) -> list[Running]:
-        """Every attempt that is dispatched and not settled."""
+        """List every attempt that is dispatched and not settled."""
 
     async def attempts_of(self, running: Sequence[Running]) -> list[Attempt]:
-        """Those that still run this very attempt, to be published again."""
+        """Read those of the attempts that still run, to publish them again."""
 
 
 class OpenJobLedger(Protocol):
     async def open_jobs(self, ids: Collection[UUID]) -> dict[UUID, OpenJob]:
-        """What must be known of those that are not settled."""
+        """Read what settle must know of the jobs that are not settled."""
 
 
 class SettlementLedger(OpenJobLedger, Protocol):
     async def settle(self, verdicts: Sequence[Verdict], *, now: Ms) -> Settled:
-        """Record a group; repeating it changes nothing and answers the same ends. Raises: DayNotKept."""
+        """Record a group. Repeating it changes nothing and returns the same ends. Raises: DayNotKept."""
 
 
 class LeaderLedger(Protocol):
@@ -134,53 +134,53 @@ class LeaderLedger(Protocol):
 
 class SpendLedger(Protocol):
     async def today(self, now: Ms) -> dict[str, Spend]:
-        """What each deployment has cost today (UTC)."""
+        """Add up what each deployment has cost today (UTC)."""
 
 
 class BatchLedger(Protocol):
     """The batches of each tenant; another tenant's are not found."""
 
     async def create(self, ask: BatchCreate, tenant: str, now: Ms) -> Batch:
-        """An open batch; one that has the id already, as it is. Raises: Conflict, when the id is another tenant's."""
+        """Create an open batch, or return the one with this id. Raises: Conflict, when the id is another tenant's."""
 
     async def seal(self, batch: UUID, tenant: str, jobs: int, now: Ms) -> Batch | None: ...
 
     async def find(self, batch: UUID, tenant: str) -> Batch | None: ...
 
     async def page(self, tenant: str, limit: int, before: UUID | None) -> tuple[Batch, ...]:
-        """The newest first; `before`: only those that are older than this one."""
+        """List batches, the newest first, starting with the one `before` the given batch if there is one."""
 
     async def results(self, batch: UUID, tenant: str, cursor: str | None, limit: int) -> ResultPage | None:
-        """In the order recorded, those after the cursor. Raises: ValueError, for a cursor that is none."""
+        """Read the results after the cursor, in the order recorded. Raises: ValueError, for an invalid cursor."""
 
 
 class JobLedger(Protocol):
     async def find(self, job: UUID, tenant: str) -> JobShow | None:
-        """All that is recorded of a job; another tenant's is not found."""
+        """Read all that is recorded of a job. Another tenant's is not found."""
 
 
 class CatalogLedger(Protocol):
     async def apply(self, toml: str, by: str, now: Ms) -> Revision:
-        """Record a new revision. Raises: CatalogError; Conflict, when another was applied at the same moment."""
+        """Record a new revision. Raises: CatalogError; Conflict, when another was applied at the same time."""
 
     async def active(self) -> tuple[Revision, str] | None:
-        """The newest revision, and its text as it was written. Raises: CatalogError, when a newer broker wrote it."""
+        """Read the newest revision and its text as written. Raises: CatalogError, when a newer broker wrote it."""
 
 
 class StatusLedger(Protocol):
     async def backlog(self, now: Ms) -> list[LaneBacklog]:
-        """What waits, by model and lane; its cost grows with their number."""
+        """Count what waits, by model and lane. The cost grows with the number of waiting jobs."""
 
     async def leader(self, *, shard: Shard = ONLY_SHARD) -> Leadership | None:
-        """Who leads the shard; None, when its lease has run out."""
+        """Tell who leads the shard. None: nobody does, since its lease has run out."""
 
     async def database_now(self) -> Ms:
-        """The time by the database's clock."""
+        """Read the database's clock."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ledger:
-    """All areas of one ledger. Whoever composes a broker gives each role and each use-case its own."""
+    """All areas of one ledger. The composition root gives each role and each use-case its own area."""
 
     intake: IntakeLedger
     dead_letters: DeadLetterLedger

@@ -1,4 +1,4 @@
-"""How roles go on when Postgres or NATS is away, and when one row spoils its group.
+"""Retries while Postgres or NATS is away, and bisects a group that one bad row spoils.
 
 Roles wait here. Use-cases do not: they refuse with the problem `unavailable`.
 """
@@ -18,7 +18,7 @@ _LONGEST_S = 3.0
 
 
 async def until_available(act: Callable[[], Awaitable[R]]) -> R:
-    """Repeat until what it needs is there. `act` must be safe to repeat."""
+    """Call `act` until it no longer raises Unavailable, waiting longer each time. It must be safe to repeat."""
     wait = _FIRST_S
     while True:
         try:
@@ -32,7 +32,10 @@ async def until_available(act: Callable[[], Awaitable[R]]) -> R:
 async def bisected(
     items: Sequence[T], act: Callable[[Sequence[T]], Awaitable[R]]
 ) -> tuple[list[R], list[tuple[T, BadData]]]:
-    """Do it for the whole group, or for as much of it as the data allows: the answers, and the culprits with why."""
+    """Call `act` on the whole group, or on halves of it down to the items that Postgres refuses.
+
+    Returns the answers, and the refused items with the error of each.
+    """
     try:
         return [await until_available(lambda: act(items))], []
     except BadData as error:

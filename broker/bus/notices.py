@@ -36,7 +36,8 @@ async def announce_waiting(nc: NatsConnection, places: Iterable[tuple[Flow, Plac
         if flow not in lowest or place < lowest[flow]:
             lowest[flow] = place
     entries = [(flow.model, flow.lane, flow.tenant, place.deadline_ms, place.job) for flow, place in lowest.items()]
-    await _publish_by_parts(nc, subjects.CTL_WAITING, entries)
+    for start in range(0, len(entries), _MOST_ENTRIES):
+        await _publish(nc, subjects.CTL_WAITING, packed(entries[start : start + _MOST_ENTRIES]))
 
 
 async def announce_delayed(nc: NatsConnection, due_ms: Sequence[Ms]) -> None:
@@ -46,18 +47,13 @@ async def announce_delayed(nc: NatsConnection, due_ms: Sequence[Ms]) -> None:
 
 
 async def announce_settled(nc: NatsConnection, attempts: Sequence[EndedAttempt]) -> None:
-    """Group them by flow, so that a message names each flow once."""
+    """Send attempts grouped by flow, so that a message names each flow once."""
     for start in range(0, len(attempts), _MOST_ENTRIES):
         by_flow: dict[Flow, list[tuple[UUID, int, int]]] = defaultdict(list)
         for one in attempts[start : start + _MOST_ENTRIES]:
             by_flow[one.flow].append((one.job, one.attempt, one.tokens))
         entries = [(flow.model, flow.lane, flow.tenant, theirs) for flow, theirs in by_flow.items()]
         await _publish(nc, subjects.CTL_SETTLED, packed(entries))
-
-
-async def _publish_by_parts(nc: NatsConnection, subject: str, entries: Sequence[object]) -> None:
-    for start in range(0, len(entries), _MOST_ENTRIES):
-        await _publish(nc, subject, packed(entries[start : start + _MOST_ENTRIES]))
 
 
 async def _publish(nc: NatsConnection, subject: str, notice: bytes) -> None:

@@ -170,7 +170,7 @@ async def declare_pool(nc: NatsClient, deployment: str, *, slots: int, lease_s: 
 
 
 def ack_pending(slots: int) -> int:
-    """How many leases a pool may hold at once: twice its slots, rounded up to a power of two so that it seldom changes."""
+    """Return how many leases a pool may hold: twice its slots, rounded up to a power of two so that it seldom changes."""
     return max(_LEAST_ACK_PENDING, 1 << (2 * slots).bit_length())
 
 

@@ -113,11 +113,16 @@ class Dispatch:
         while True:
             self._wake.clear()
             if loop.time() >= recount:
-                await self._recount()
+                # Notices may have been lost, so count anew from the ledger.
+                self._outstanding.recount(await until_available(self._attempts.running))
+                await self._reader.ask_next_due()
+                self._metrics.pools(self._pools(self._clock()))
                 recount = loop.time() + self._recount_s
             if loop.time() >= self._sweep_at:
                 self._sweep_at = loop.time() + self._sweep_s
-                await self._run_sweep()
+                pools = self._pools(self._clock())
+                if not await self._sweep.run(alive=alive(pools), silent=self._silence.longer_than(self._silence_ms)):
+                    self._sweep_soon()
             if loop.time() >= reread:
                 await self._reader.restart()
                 reread = loop.time() + self._reread_s
@@ -185,17 +190,6 @@ class Dispatch:
     def _sweep_soon(self) -> None:
         """Bring the next sweep forward, since attempts may be missing from RUN."""
         self._sweep_at = min(self._sweep_at, asyncio.get_running_loop().time() + SWEEP_SOON_S)
-
-    async def _recount(self) -> None:
-        """Ask the ledger for what lost notices may have said."""
-        self._outstanding.recount(await until_available(self._attempts.running))
-        await self._reader.ask_next_due()
-        self._metrics.pools(self._pools(self._clock()))
-
-    async def _run_sweep(self) -> None:
-        pools = self._pools(self._clock())
-        if not await self._sweep.run(alive=alive(pools), silent=self._silence.longer_than(self._silence_ms)):
-            self._sweep_soon()
 
     async def _on_waiting(self, message: Message) -> None:
         self._reader.announced(decode_waiting(message))

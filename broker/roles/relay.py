@@ -93,11 +93,6 @@ class RelayedRequest:
             self.has_end = True
         return True
 
-    def stop_delivery(self) -> None:
-        """Send the caller nothing more: it has left."""
-        if self.delivery is not None:
-            self.delivery.cancel()
-
     async def deliver(self) -> None:
         """Pass the enqueued messages to the caller, until its request ends."""
         while True:
@@ -244,8 +239,8 @@ class Relay:
                 await self._do(request, request.actions.popleft())
         finally:
             request.is_acting = False
-        if request.state.is_over and not request.has_end:
-            request.stop_delivery()
+        if request.state.is_over and not request.has_end and request.delivery is not None:
+            request.delivery.cancel()  # the caller has left
 
     async def _do(self, request: RelayedRequest, action: Action) -> None:
         match action:
