@@ -8,7 +8,10 @@ while it ends.
 """
 
 import asyncio
-from typing import Any
+from collections.abc import Awaitable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class Sturdy:
@@ -35,28 +38,20 @@ class Sturdy:
         return flushed
 
     async def request(self, *args: Any, **named: Any) -> Any:
-        """The answer may come at the moment of the cancellation."""
-        task = _this_task()
-        before = task.cancelling()
-        answer = await super().request(*args, **named)  # type: ignore[misc]
-        if task.cancelling() > before:
-            raise asyncio.CancelledError
-        return answer
+        return await _ending(super().request(*args, **named))  # type: ignore[misc]
 
     async def flush(self, *args: Any, **named: Any) -> None:
-        """The server's pong may come at the moment of the cancellation."""
-        task = _this_task()
-        before = task.cancelling()
-        await super().flush(*args, **named)  # type: ignore[misc]
-        if task.cancelling() > before:
-            raise asyncio.CancelledError
+        await _ending(super().flush(*args, **named))  # type: ignore[misc]
 
     async def close(self) -> None:
-        task = _this_task()
-        before = task.cancelling()
-        await super().close()  # type: ignore[misc]
-        if task.cancelling() > before:
-            raise asyncio.CancelledError
+        await _ending(super().close())  # type: ignore[misc]
+
+    async def subscribe(self, *args: Any, **named: Any) -> Any:
+        """Its `next_msg` waits in a task of its own, which a message ends at the moment of the cancellation."""
+        subscription = await super().subscribe(*args, **named)  # type: ignore[misc]
+        wait = subscription.next_msg
+        subscription.next_msg = lambda timeout=1.0: _ending(wait(timeout))
+        return subscription
 
     async def _read_loop(self) -> None:
         """It has to end by a reconnect, a close or a cancellation."""
@@ -80,6 +75,17 @@ class Sturdy:
 
     async def _lost(self, error: Exception) -> None:
         await self._process_op_err(error)  # type: ignore[attr-defined]
+
+
+async def _ending(call: Awaitable[T]) -> T:
+    """Await a call. If the task is told to end meanwhile, it ends, whatever the call comes to at that moment."""
+    task = _this_task()
+    before = task.cancelling()
+    try:
+        return await call
+    finally:
+        if task.cancelling() > before:
+            raise asyncio.CancelledError
 
 
 def _this_task() -> asyncio.Task[Any]:

@@ -124,6 +124,28 @@ async def test_an_answer_that_comes_at_the_same_moment_does_not_hide_the_end(nat
     await nc.close()
 
 
+async def test_a_message_that_comes_at_the_same_moment_does_not_hide_the_end(nats_url: str) -> None:
+    nc = await a_connection(nats_url)
+    waiting: asyncio.Task[Msg] | None = None
+    told: list[asyncio.Task[Msg]] = []
+
+    async def end(_: Msg) -> None:
+        if waiting is not None and waiting.cancel():
+            told.append(waiting)
+
+    messages = await nc.subscribe("news")
+    await nc.subscribe("news", cb=end)
+    for _ in range(50):
+        waiting = asyncio.create_task(messages.next_msg(timeout=10))
+        await asyncio.sleep(0)
+        await nc.publish("news", b"")
+        await asyncio.wait({waiting})
+
+    assert told
+    assert all(task.cancelled() for task in told)
+    await nc.close()
+
+
 async def test_a_task_that_ends_can_still_publish(nats_url: str) -> None:
     nc = await a_connection(nats_url)
     words = await nc.subscribe("last.words")
