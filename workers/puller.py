@@ -8,10 +8,10 @@ from functools import partial
 
 from schemas.codec import UNREADABLE, unpacker
 from schemas.jetstream import (
-    Ended,
     Message,
     NatsConnection,
     NatsError,
+    PullEnded,
     Subscription,
     deliveries,
     next_request,
@@ -143,7 +143,7 @@ class Puller:
             self._requested = max(0, self._requested - is_current)
             self._start(message)
             self.wake()  # some free slots may have no request yet
-        elif isinstance(ended := pull_status(message.headers or {}), Ended) and is_current:
+        elif isinstance(ended := pull_status(message.headers or {}), PullEnded) and is_current:
             self._end(ended.unused)
         if is_current:
             self._last_message_at = asyncio.get_running_loop().time()

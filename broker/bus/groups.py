@@ -11,11 +11,11 @@ from contextlib import asynccontextmanager
 from broker.bus.streams import LARGEST_MESSAGE
 from schemas.jetstream import (
     ACK,
-    Ended,
     Heartbeat,
     Message,
     NatsConnection,
     NatsError,
+    PullEnded,
     answer_all,
     next_request,
     next_subject,
@@ -144,7 +144,7 @@ class Groups:
                 self._bytes += len(message.data)
             case Heartbeat():
                 return
-            case Ended(unused, reason):
+            case PullEnded(unused, reason):
                 self._asked = 0 if unused is None else max(0, self._asked - unused)
                 self._refused = not (reason.startswith(("404", "408")) or _FULL in reason or _COMPLETED in reason)
         self._arrived.set()

@@ -1,13 +1,13 @@
-"""NATS and JetStream, as broker and workers use them.
+"""Connects broker and workers to NATS and JetStream.
 
 connection  the seam: NatsConnection, Message, Subscription and the errors
 client      NatsClient, the one adapter to nats-py
-sturdy      what nats-py does not survive
-pull        raw pulls, and what an acknowledgement's subject tells
-lookup      what a stream or a consumer says of itself
-publish     into streams: one, in order, all or none; acknowledgements
+fixes       works around bugs of nats-py
+pull        raw pulls, and the facts in the subject of an acknowledgement
+lookup      reads the state of streams and consumers
+publish     publishes into streams: one message, several in order, all or none; and acknowledges
 
-Only `client`, `sturdy` and `connection` know nats-py.
+Only `client`, `fixes` and `connection` know nats-py.
 """
 
 from schemas.jetstream.connection import (
@@ -37,8 +37,8 @@ from schemas.jetstream.publish import (
 )
 from schemas.jetstream.pull import (
     Delivered,
-    Ended,
     Heartbeat,
+    PullEnded,
     delivered,
     deliveries,
     next_request,
@@ -53,7 +53,6 @@ __all__ = [
     "EXTEND",
     "TERM",
     "Delivered",
-    "Ended",
     "Heartbeat",
     "MaxPayloadError",
     "Message",
@@ -64,6 +63,7 @@ __all__ = [
     "NoServersError",
     "NotStored",
     "Outgoing",
+    "PullEnded",
     "Subscription",
     "ack_wait_s",
     "acknowledged",

@@ -1,6 +1,6 @@
-"""What broker and workers use of a connection to NATS: the seam beneath which another implementation can stand.
+"""Defines the port to NATS: everything that broker and workers use of a connection.
 
-Whatever implements it raises nats-py's errors, which are named here and imported from here.
+Every implementation raises nats-py's errors, which are imported from here.
 """
 
 from collections.abc import Awaitable, Callable
@@ -28,7 +28,7 @@ class Message(Protocol):
 
     @property
     def reply(self) -> str:
-        """Where an answer or an acknowledgement goes to; empty where none is expected."""
+        """The subject for an answer or an acknowledgement; empty if none is expected."""
 
     @property
     def data(self) -> bytes: ...
@@ -39,16 +39,16 @@ class Message(Protocol):
 
 class Subscription(Protocol):
     async def next_msg(self, timeout: float | None = ...) -> Message:  # noqa: ASYNC109 - nats-py's own signature
-        """The next message, where no callback takes them. Raises: NatsTimeoutError."""
+        """Wait for the next message of a subscription without a callback. Raises: NatsTimeoutError."""
 
     async def unsubscribe(self) -> None: ...
 
     async def drain(self) -> None:
-        """Handle what has been sent to it, then unsubscribe."""
+        """Unsubscribe once the messages that were already sent have been handled."""
 
 
 class NatsConnection(Protocol):
-    """A connection that comes back by itself. Each call may raise NatsError."""
+    """A connection that reconnects by itself. Each call may raise NatsError."""
 
     @property
     def is_connected(self) -> bool: ...
@@ -58,13 +58,13 @@ class NatsConnection(Protocol):
 
     @property
     def reconnects(self) -> int:
-        """How often the connection was lost and came back: what the old one had asked for does not come."""
+        """How often the connection was lost and reconnected. Answers to requests of the old connection do not come."""
 
     @property
     def max_payload(self) -> int: ...
 
     def new_inbox(self) -> str:
-        """A subject that nobody else knows of."""
+        """Make a subject that nobody else uses."""
 
     async def publish(
         self, subject: str, payload: bytes = ..., reply: str = ..., headers: dict[str, str] | None = ...
@@ -84,7 +84,7 @@ class NatsConnection(Protocol):
         old_style: bool = ...,  # noqa: FBT001
         headers: dict[str, str] | None = ...,
     ) -> Message:
-        """Raises: NatsTimeoutError, NoRespondersError."""
+        """Publish, and wait for an answer. Raises: NatsTimeoutError, NoRespondersError."""
 
     async def subscribe(
         self,
@@ -97,4 +97,4 @@ class NatsConnection(Protocol):
     ) -> Subscription: ...
 
     async def flush(self, timeout: int = ...) -> None:  # noqa: ASYNC109 - nats-py's own signature
-        """Wait until the server has what was published. Raises: NatsTimeoutError."""
+        """Wait until the server has everything that was published. Raises: NatsTimeoutError."""

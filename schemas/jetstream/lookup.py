@@ -1,4 +1,4 @@
-"""What a stream or a consumer says of itself, by JetStream's API."""
+"""Reads the state of streams and consumers by JetStream's API."""
 
 import base64
 import json
@@ -11,34 +11,34 @@ _NANOSECONDS = 1_000_000_000
 
 
 class LookupRefused(NatsError):
-    """The server has no such stream, consumer or message, or cannot say now."""
+    """The server has no such stream, consumer or message, or cannot answer now."""
 
     def __init__(self, error: dict[str, Any]) -> None:
         super().__init__(f"{error.get('description', 'refused')} ({error.get('err_code', 0)})")
 
 
 async def last_sequence(nc: NatsConnection, stream: str) -> int:
-    """The sequence of the newest message that the stream ever stored. Raises: NatsError."""
-    return int((await _ask(nc, f"STREAM.INFO.{stream}"))["state"]["last_seq"])
+    """Return the sequence of the newest message that the stream ever stored. Raises: NatsError."""
+    return int((await _request(nc, f"STREAM.INFO.{stream}"))["state"]["last_seq"])
 
 
 async def last_message(nc: NatsConnection, stream: str, subject: str) -> bytes:
-    """The newest message of the subject. Raises: NatsError."""
-    found = await _ask(nc, f"STREAM.MSG.GET.{stream}", {"last_by_subj": subject})
+    """Return the newest message of the subject. Raises: NatsError."""
+    found = await _request(nc, f"STREAM.MSG.GET.{stream}", {"last_by_subj": subject})
     return base64.b64decode(found["message"].get("data", ""))
 
 
 async def ack_wait_s(nc: NatsConnection, stream: str, consumer: str) -> float | None:
-    """How long a message of the consumer may stay without an acknowledgement; None: it needs none.
+    """Return how long a message of the consumer may stay unacknowledged; None if it needs no acknowledgement.
 
     Raises: NatsError.
     """
-    wait_ns = (await _ask(nc, f"CONSUMER.INFO.{stream}.{consumer}"))["config"].get("ack_wait")
+    wait_ns = (await _request(nc, f"CONSUMER.INFO.{stream}.{consumer}"))["config"].get("ack_wait")
     return None if wait_ns is None else wait_ns / _NANOSECONDS
 
 
-async def _ask(nc: NatsConnection, subject: str, what: dict[str, str] | None = None) -> dict[str, Any]:
-    payload = json.dumps(what).encode() if what else b""
+async def _request(nc: NatsConnection, subject: str, body: dict[str, str] | None = None) -> dict[str, Any]:
+    payload = json.dumps(body).encode() if body else b""
     answer: dict[str, Any] = json.loads((await nc.request(f"$JS.API.{subject}", payload, timeout=_TIMEOUT_S)).data)
     if "error" in answer:
         raise LookupRefused(answer["error"])

@@ -1,6 +1,6 @@
-"""Publishing into streams: one message, several in their order, or all or none (an atomic batch); and acknowledgements.
+"""Publishes into streams: one message, several in order, or all or none (an atomic batch). Acknowledges messages.
 
-Atomic batches: headers `Nats-Batch-Id`, `-Sequence`, `-Commit`; one acknowledgement for all (ADR-50).
+Atomic batches have the headers `Nats-Batch-Id`, `-Sequence`, `-Commit`, and one acknowledgement for all messages (ADR-50).
 """
 
 import json
@@ -14,11 +14,12 @@ from schemas.jetstream.connection import Message, NatsConnection
 BATCH_MESSAGES = 1000
 """The server's limit for an atomic batch."""
 BATCH_BYTES = 8 * 1024 * 1024
-"""Our own bound on what one batch holds in the server's memory."""
+"""Our own limit for what one batch holds in the server's memory."""
 ACK = b"+ACK"
 EXTEND = b"+WPI"
 TERM = b"+TERM"
 _KNOWN_ID = 10201
+"""The server's error code for a batch that was stored before."""
 
 
 class NotStored(Exception):
@@ -37,9 +38,9 @@ class Outgoing(msgspec.Struct, frozen=True):
 async def publish_atomically(
     nc: NatsConnection, messages: Sequence[Outgoing], *, batch_id: str, timeout_s: float = 5.0
 ) -> None:
-    """Store all messages or none, in one acknowledgement; at most BATCH_MESSAGES, all of one stream.
+    """Store all messages or none, with one acknowledgement: at most BATCH_MESSAGES, all of one stream.
 
-    Safe to repeat with the same `batch_id` after an error: a batch that was stored before is not stored again (within
+    It is safe to repeat with the same `batch_id` after an error: a batch that was stored before is not stored again (within
     the stream's duplicate window). Raises: NotStored; nats-py's TimeoutError, NoRespondersError, connection errors.
     """
     last = messages[-1]
@@ -54,26 +55,26 @@ async def publish_atomically(
 
 
 def _in_batch(sequence: int, batch_id: str) -> str:
-    """Header lines; the batch has one message id, on its first."""
+    """Return the header lines of a message in a batch. Only the first has the message id, which is the batch's."""
     known = f"{MSG_ID}: {batch_id}\r\n" if sequence == 1 else ""
     return f"Nats-Batch-Id: {batch_id}\r\nNats-Batch-Sequence: {sequence}\r\n{known}"
 
 
 async def publish_in_order(nc: NatsConnection, messages: Sequence[Outgoing], *, timeout_s: float = 5.0) -> int:
-    """Publish messages of one stream and wait for the last one's acknowledgement: its sequence in the stream.
+    """Publish messages of one stream and wait for the last one's acknowledgement. Return its sequence in the stream.
 
-    A connection's messages are stored in their order. Where nobody else publishes, a sequence that grew by less than
-    `messages` tells that some were not stored. Raises as `publish_atomically`.
+    The messages of one connection are stored in order. If nobody else publishes and the sequence grew by less than the
+    number of messages, some were not stored. Raises as `publish_atomically`.
     """
     await _write(nc, [(one.subject, "", one.payload) for one in messages[:-1]])
     return acknowledged(await nc.request(messages[-1].subject, messages[-1].payload, timeout=timeout_s))
 
 
 async def _write(nc: NatsConnection, messages: Sequence[tuple[str, str, bytes]]) -> None:
-    """Publish without acknowledgement, all in one buffer: subject, header lines, payload.
+    """Publish messages (subject, header lines, payload) in one buffer, without acknowledgement.
 
-    nats-py's own publish (2.16.0) costs several times the rest of a message's way. Where it would refuse or buffer, it is
-    asked to.
+    nats-py's own publish (2.16.0) costs several times as much as everything else about a message. Only if it would refuse
+    or buffer a message is the message passed to it.
     """
     commands: list[bytes] = []
     for subject, lines, payload in messages:
@@ -92,7 +93,7 @@ async def _write(nc: NatsConnection, messages: Sequence[tuple[str, str, bytes]])
 
 
 async def answer_all(nc: NatsConnection, ack_subjects: Sequence[str], word: bytes) -> None:
-    """Say the same of many messages (ACK, EXTEND), in one buffer. Not confirmed. Raises: nats-py's connection errors."""
+    """Answer many messages alike (ACK, EXTEND, TERM), in one buffer. NATS confirms nothing. Raises: NatsError."""
     if not ack_subjects:
         return
     if nc.is_connected:
@@ -113,9 +114,9 @@ async def publish_one(
 
 
 def acknowledged(answer: Message) -> int:
-    """The sequence of what was stored, 0 where it was before. Raises: NotStored."""
-    said = json.loads(answer.data)
-    error = said.get("error")
+    """Return the sequence of the stored message; 0 if it was stored before. Raises: NotStored."""
+    body = json.loads(answer.data)
+    error = body.get("error")
     if error is not None and error.get("err_code") != _KNOWN_ID:
         raise NotStored(error.get("err_code", 0), error.get("description", "refused"))
-    return int(said.get("seq", 0))
+    return int(body.get("seq", 0))

@@ -1,4 +1,4 @@
-"""Raw pulls, for which nats-py has no call, and what the subject of an acknowledgement tells of its message.
+"""Builds raw pulls, for which nats-py has no call, and parses the subject of an acknowledgement.
 
 A pull is a JSON request to `$JS.API.CONSUMER.MSG.NEXT.<stream>.<consumer>`; messages and status messages come to its inbox.
 """
@@ -15,31 +15,31 @@ def next_subject(stream: str, consumer: str) -> str:
 
 
 def next_request(batch: int, *, expires_ms: Ms, heartbeat_ms: Ms, most_bytes: int = 0) -> bytes:
-    """Ask for up to `batch` messages; the server says so when it has given up on the rest.
+    """Build a pull of up to `batch` messages. If it expires, the server says how many of them will not come.
 
-    `heartbeat_ms` must be under half of `expires_ms`; a missed heartbeat means that the pull is gone. With `most_bytes`
-    the pull ends before the message that goes beyond; one that is larger by itself would never come.
+    `heartbeat_ms` must be under half of `expires_ms`; a missed heartbeat means that the pull is lost. With `most_bytes` the
+    pull ends before the message that would exceed it; a single message that is larger would never come.
     """
     pull = {"batch": batch, "expires": expires_ms * 1_000_000, "idle_heartbeat": heartbeat_ms * 1_000_000}
     return json.dumps(pull | {"max_bytes": most_bytes} if most_bytes else pull).encode()
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
-    """A pull is over; `unused` of what it asked for will not come."""
+class PullEnded:
+    """A pull has ended. `unused` of the messages that it requested will not come."""
 
     unused: int | None
-    """None when the server does not say: it refused the pull, or the consumer is gone."""
+    """None if the server does not say: it refused the pull, or the consumer is gone."""
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    pass
+    """The server still waits for messages for the pull."""
 
 
-def pull_status(headers: Mapping[str, str]) -> Ended | Heartbeat | None:
-    """What a message to the pull's inbox says of the pull; None for a message of the stream."""
+def pull_status(headers: Mapping[str, str]) -> PullEnded | Heartbeat | None:
+    """Parse a status message to the pull's inbox; None if the message is one of the stream."""
     match headers.get("Status"):
         case None:
             return None
@@ -48,29 +48,29 @@ def pull_status(headers: Mapping[str, str]) -> Ended | Heartbeat | None:
         case code:
             reason = f"{code} {headers.get('Description', '')}".strip()
             unused = headers.get("Nats-Pending-Messages")
-            return Ended(None if unused is None else int(unused), reason)
+            return PullEnded(None if unused is None else int(unused), reason)
 
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """What an ack subject tells of its message: `$JS.ACK.[domain.account.]stream.consumer.deliveries.seq.…`."""
+    """The facts in the ack subject of a message: `$JS.ACK.[domain.account.]stream.consumer.deliveries.seq.…`."""
 
     deliveries: int
     sequence: int
     at_ms: Ms
-    """When the stream stored it, by the server's clock."""
+    """When the stream stored the message, by the server's clock."""
     pending: int
-    """Messages of the consumer still to be delivered, at that moment."""
+    """How many messages the consumer had still to deliver at that moment."""
 
 
 def delivered(ack_subject: str) -> Delivered:
-    """Raises: ValueError."""
+    """Parse an ack subject. Raises: ValueError."""
     deliveries, sequence, _, nanoseconds, pending = map(int, _numbers(ack_subject))
     return Delivered(deliveries, sequence, Ms(nanoseconds // 1_000_000), pending)
 
 
 def deliveries(ack_subject: str) -> int:
-    """How often its message was delivered, this time included. Raises: ValueError."""
+    """Return how often the message was delivered, this time included. Raises: ValueError."""
     return int(_numbers(ack_subject)[0])
 
 

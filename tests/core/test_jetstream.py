@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.jetstream import Ended, Heartbeat, delivered, deliveries, next_request, next_subject, pull_status
+from schemas.jetstream import Heartbeat, PullEnded, delivered, deliveries, next_request, next_subject, pull_status
 from schemas.units import Ms
 
 counts = st.integers(1, 2**40)
@@ -21,14 +21,14 @@ counts = st.integers(1, 2**40)
         ({"Status": "100", "Description": "Idle Heartbeat"}, Heartbeat()),
         (
             {"Status": "408", "Description": "Request Timeout", "Nats-Pending-Messages": "7"},
-            Ended(7, "408 Request Timeout"),
+            PullEnded(7, "408 Request Timeout"),
         ),
         (
             {"Status": "404", "Description": "No Messages", "Nats-Pending-Messages": "64"},
-            Ended(64, "404 No Messages"),
+            PullEnded(64, "404 No Messages"),
         ),
-        ({"Status": "409", "Description": "Consumer Deleted"}, Ended(None, "409 Consumer Deleted")),
-        ({"Status": "503"}, Ended(None, "503")),
+        ({"Status": "409", "Description": "Consumer Deleted"}, PullEnded(None, "409 Consumer Deleted")),
+        ({"Status": "503"}, PullEnded(None, "503")),
     ],
 )
 def test_what_a_message_says_of_its_pull(headers: dict[str, str], status: object) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from schemas.jetstream.sturdy import Sturdy
+from schemas.jetstream.fixes import ClientFixes
 
 
 class Fragile:
@@ -64,7 +64,7 @@ class Fragile:
             raise self.error
 
 
-class Connection(Sturdy, Fragile):
+class Connection(ClientFixes, Fragile):
     pass
 
 

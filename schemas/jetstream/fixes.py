@@ -1,10 +1,10 @@
-"""What nats-py's Client (2.16.0) does not survive; broker and workers put `Sturdy` in front of it.
+"""Works around bugs of nats-py's Client (2.16.0): `ClientFixes` overrides its methods.
 
-Its reader and its flusher end in silence over an exception they do not expect: the connection looks connected, and
-nothing comes or goes any more. And a task that is cancelled inside one of its calls goes on as if it had not been: the
-flush catches the cancellation, as does asyncio.wait_for before Python 3.12 when the answer comes at the same moment.
-What tells is how often the task was cancelled: an earlier cancellation does not count, so that a task can still publish
-while it ends.
+The client's reader and flusher end silently at an unexpected exception. The connection then seems connected, but nothing is
+sent or received any more. Also, a task that is cancelled inside one of the client's calls goes on as if it had not been: the
+flush swallows the cancellation, and so does asyncio.wait_for before Python 3.12 if the answer comes at the same moment. So
+the task's count of cancellations is compared before and after the call. An earlier cancellation does not count: a task may
+still publish while it ends.
 """
 
 import asyncio
@@ -14,22 +14,22 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-class Sturdy:
-    """Takes a lost socket for lost, any subject and headers for a message, and a cancellation for what it is."""
+class ClientFixes:
+    """Reconnects when the socket is lost, accepts any subject and headers, and lets cancellations through."""
 
     is_connected: bool
     is_closed: bool
 
     async def _flush_pending(self, force_flush: bool = False) -> Any:  # noqa: FBT001, FBT002 - nats-py's own signature
-        """Uvloop raises RuntimeError for a write to a socket that the server has closed.
+        """Reconnect if the server has closed the socket, for which uvloop raises RuntimeError.
 
-        Publish, request, subscribe, unsubscribe and drain all come here when much is pending. A connection that is being
-        closed is closed first; then `close` raises.
+        Publish, request, subscribe, unsubscribe and drain all call this when much is pending. If the connection is being
+        closed, a cancellation waits until it is; then `close` raises it.
         """
         task = _this_task()
         before = task.cancelling()
         try:
-            flushed = await super()._flush_pending(force_flush)  # type: ignore[misc] # nats-py's Client is behind
+            flushed = await super()._flush_pending(force_flush)  # type: ignore[misc] # nats-py's Client comes next
         except RuntimeError as error:
             flushed = None
             await self._lost(error)
@@ -38,29 +38,29 @@ class Sturdy:
         return flushed
 
     async def request(self, *args: Any, **named: Any) -> Any:
-        return await _ending(super().request(*args, **named))  # type: ignore[misc]
+        return await _cancellable(super().request(*args, **named))  # type: ignore[misc]
 
     async def flush(self, *args: Any, **named: Any) -> None:
-        await _ending(super().flush(*args, **named))  # type: ignore[misc]
+        await _cancellable(super().flush(*args, **named))  # type: ignore[misc]
 
     async def close(self) -> None:
-        await _ending(super().close())  # type: ignore[misc]
+        await _cancellable(super().close())  # type: ignore[misc]
 
     async def subscribe(self, *args: Any, **named: Any) -> Any:
-        """Its `next_msg` waits in a task of its own, which a message ends at the moment of the cancellation."""
+        """Make `next_msg` of the subscription raise a cancellation even if a message comes at the same moment."""
         subscription = await super().subscribe(*args, **named)  # type: ignore[misc]
         wait = subscription.next_msg
-        subscription.next_msg = lambda timeout=1.0: _ending(wait(timeout))
+        subscription.next_msg = lambda timeout=1.0: _cancellable(wait(timeout))
         return subscription
 
     async def _read_loop(self) -> None:
-        """It has to end by a reconnect, a close or a cancellation."""
+        """Reconnect if the reader ends for any other reason than a reconnect, a close or a cancellation."""
         await super()._read_loop()  # type: ignore[misc]
         if self.is_connected and not _this_task().cancelling():
             await self._lost(ConnectionError("the reader ended"))
 
     async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
-        """A block of headers that is none (`NATS/1.0` and no more) passes the server."""
+        """Treat malformed headers as none: the server lets a block through that holds no more than `NATS/1.0`."""
         try:
             found: dict[str, str] | None = await super()._process_headers(headers)  # type: ignore[misc]
         except (ValueError, IndexError):
@@ -70,15 +70,15 @@ class Sturdy:
     def _build_message(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
     ) -> Any:
-        """A subject that is not UTF-8 passes the server."""
+        """Accept a subject that is not UTF-8: the server lets it through."""
         return super()._build_message(sid, _utf8(subject), _utf8(reply), data, headers)  # type: ignore[misc]
 
     async def _lost(self, error: Exception) -> None:
         await self._process_op_err(error)  # type: ignore[attr-defined]
 
 
-async def _ending(call: Awaitable[T]) -> T:
-    """Await a call. If the task is told to end meanwhile, it ends, whatever the call comes to at that moment."""
+async def _cancellable(call: Awaitable[T]) -> T:
+    """Await a call. If the task is cancelled meanwhile, raise that, whatever the call returns or raises."""
     task = _this_task()
     before = task.cancelling()
     try:
