@@ -1,19 +1,19 @@
-"""The nouns and the wire: what producers, broker and workers say to each other.
+"""Defines the wire: the messages of producers, broker and workers, and all names in it.
 
-Standard library and msgspec only, and nats-py in `jetstream`; imports nothing of ours; anyone may import it.
+It imports only the standard library and msgspec, and nats-py in `jetstream`. Any package may import it.
 
-units      Ms, NanoUsd
-clock      the time of this machine
-ids        job ids: UUIDv7 made, derived, checked
-subjects   every subject, stream, consumer and bucket name; build and parse
-jetstream  NATS as both sides use it: the connection, raw pulls, publishing into streams
-codec      headers, content types, encode and decode
-job        Job (what a producer submits), Attempt (what a worker gets)
-outcome    Usage, Timings, Failure, Outcome, Report (what a worker says)
+units      milliseconds and nano-dollars
+clock      reads the time of this machine
+ids        makes, derives and checks job ids
+subjects   builds and parses the names of subjects, streams, consumers and buckets
+jetstream  the connection to NATS, raw pulls, and publishing into streams
+codec      encodes and decodes messages; names headers and content types
+job        Job (what a producer submits) and Attempt (what a worker gets)
+outcome    Outcome and Report (what a worker reports), with Usage, Timings and Failure
 ruling     Ruling (what a broker decides by itself): Expire, PutBack, EndRequest
-worker     WorkerBeat
-endpoints  the endpoints that a model can serve: one table
+worker     WorkerBeat (what a worker publishes each second)
+endpoints  lists the endpoints that a model can serve
 catalog    Catalog: models, routes, deployments, prices
-api        the broker's API: requests, answers, errors
-export     all of it as JSON Schema
+api        the requests, answers and errors of the broker's API
+export     exports all of it as JSON Schema
 """

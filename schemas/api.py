@@ -1,6 +1,6 @@
-"""The broker's API: what is asked on `infermq.api.<verb>.<tenant>.<key>`, and the answers.
+"""Defines the broker's API: the requests on `infermq.api.<verb>.<tenant>.<key>`, and their answers.
 
-Always JSON. An answer with the header `Infermq-Kind: error` is an ErrorBody, every other is the verb's answer.
+All are JSON. An answer with the header `Infermq-Kind: error` is an ErrorBody; any other is the answer of the verb.
 """
 
 from enum import StrEnum
@@ -17,7 +17,7 @@ from schemas.worker import WorkerBeat
 
 
 class State(StrEnum):
-    """Of a job. The last five are terminal."""
+    """The state of a job. The last five are terminal."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -32,7 +32,7 @@ TERMINAL = frozenset({State.SUCCEEDED, State.FAILED, State.EXPIRED, State.CANCEL
 
 
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What went wrong, where, the limit: the `error` of every refusal, at every door."""
+    """What went wrong, in which field, and the limit: the `error` of every refusal, at every door."""
 
     code: str
     message: str
@@ -45,17 +45,17 @@ class ErrorBody(msgspec.Struct, frozen=True):
 
 
 class BatchCreate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Asking again with the same id answers the batch as it is."""
+    """Create a batch. A second request with the same id is answered with the batch as it is."""
 
     id: UUID
     lane: Lane = Lane.BULK
     deadline_ms: Annotated[int, Meta(ge=0, le=10**15)] | None = None
-    """For its jobs that have none of their own."""
+    """The deadline of its jobs that have none of their own."""
     metadata: Metadata = {}
 
 
 class BatchSeal(msgspec.Struct, frozen=True):
-    """No more jobs will come: `jobs` were submitted, and the batch is complete when as many are settled."""
+    """Seal a batch: `jobs` were submitted and no more will come. It is complete once that many are settled."""
 
     id: UUID
     jobs: Annotated[int, Meta(ge=0, lt=2**31)]
@@ -66,7 +66,7 @@ class BatchRef(msgspec.Struct, frozen=True):
 
 
 class BatchList(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Newest first; `before` is the last id of the page before."""
+    """List batches, the newest first. `before` is the last id of the previous page."""
 
     limit: Annotated[int, Meta(ge=1, le=1000)] = 20
     before: UUID | None = None
@@ -80,7 +80,7 @@ class BatchStatus(StrEnum):
 
 
 class Counts(msgspec.Struct, frozen=True):
-    """Jobs of a batch by where they are."""
+    """How many jobs of a batch were admitted, and how many are in each terminal state."""
 
     admitted: int = 0
     succeeded: int = 0
@@ -102,7 +102,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     completed_ms: Ms | None
     deadline_ms: Ms | None
     jobs: int | None
-    """How many it was sealed with. None: still open."""
+    """How many jobs it was sealed with. None: it is still open."""
     counts: Counts
     usage: Usage
     cost_nano_usd: NanoUsd
@@ -114,7 +114,7 @@ class Batches(msgspec.Struct, frozen=True):
 
 
 class BatchResults(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A page of results in the order in which they were recorded, after `cursor`: `limit`, or fewer large ones."""
+    """Read a page of results after `cursor`, in the order of their recording: at most `limit`, fewer if they are large."""
 
     id: UUID
     cursor: str | None = None
@@ -122,7 +122,7 @@ class BatchResults(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Execution(msgspec.Struct, frozen=True, kw_only=True):
-    """One delivery of an attempt that really ran: the unit of cost."""
+    """One delivery of an attempt that a worker really ran: the unit of cost."""
 
     attempt: int
     delivery: int
@@ -131,9 +131,9 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True):
     outcome: str
     """succeeded, failed, expired, cancelled or released."""
     failure: str | None
-    """The kind of failure."""
+    """The kind of failure; None if it did not fail."""
     waste: bool
-    """Its work did not become the job's result."""
+    """Whether its work did not become the job's result."""
     usage: Usage
     cost_nano_usd: NanoUsd
     cost_source: str
@@ -152,22 +152,22 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     state: State
     model: str
     body: msgspec.Raw
-    """The OpenAI response; `null` unless it succeeded."""
+    """The OpenAI response; `null` unless the job succeeded."""
     failure: Failure | None
     usage: Usage
-    """Of all its executions."""
+    """The tokens of all its executions."""
     cost_nano_usd: NanoUsd
     attempts: int
     total_ms: Ms
-    """Admitted to settled."""
+    """The time from admitted to settled."""
 
 
 class ResultPage(msgspec.Struct, frozen=True):
     results: tuple[Result, ...]
     cursor: str | None
-    """Where to go on; None only if there is nothing yet and none was given."""
+    """Where the next page begins. None only if there is no result yet and no cursor was given."""
     completed: bool
-    """The batch is completed and this page is its last."""
+    """Whether the batch is completed and this is its last page."""
     more: bool = False
     """There was more already when the page was read; maybe not to be read yet, while an older transaction is open."""
 
@@ -177,13 +177,13 @@ class JobRef(msgspec.Struct, frozen=True):
 
 
 class HoldCode(StrEnum):
-    """What can hold a deployment, a model or a job. Of several, a refusal bears the first."""
+    """What can hold a deployment, a model or a job. If several do, a refusal carries the first."""
 
     BUSY = "busy"
     THROTTLED = "throttled"
     UPSTREAM_DOWN = "upstream_down"
     PAUSED = "paused"
-    """Its workers offer no slots, and do not say why."""
+    """Its workers offer no slots and do not say why."""
     DAILY_CAP = "daily_cap"
     DENIED = "denied"
     DRAINING = "draining"
@@ -191,7 +191,7 @@ class HoldCode(StrEnum):
     UNKNOWN_DEPLOYMENT = "unknown_deployment"
     UNKNOWN_MODEL = "unknown_model"
     BACKING_OFF = "backing_off"
-    """The job's last attempt failed, and it is tried again later."""
+    """The job's last attempt failed, and it will be tried again later."""
 
 
 class Hold(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -201,24 +201,24 @@ class Hold(msgspec.Struct, frozen=True, omit_defaults=True):
     message: str
     """One line for people, which names the deployment or the model."""
     until_ms: Ms | None = None
-    """When it will have passed by itself, if that is known."""
+    """When the hold will end by itself, if that is known."""
 
 
 class Waiting(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a job stands that waits, and why it does."""
+    """The place of a waiting job in its flow, and why it waits."""
 
     ahead: int
-    """The jobs of its flow (its model, lane and tenant) that come first; counted up to a thousand."""
+    """How many jobs of its flow (its model, lane and tenant) come before it; counted up to a thousand."""
     more_ahead: bool = False
-    """There are more than that."""
+    """Whether there are more than were counted."""
     tried: tuple[str, ...] = ()
-    """Deployments that failed it, and leave it to others."""
+    """The deployments that failed it; it is left to the others."""
     holds: tuple[Hold, ...] = ()
-    """Empty: nothing holds it but the jobs before it."""
+    """What holds it. Empty: only the jobs before it."""
 
 
 class JobShow(msgspec.Struct, frozen=True, kw_only=True):
-    """All that the ledger knows of a job but its prompt."""
+    """Everything that the ledger has of a job, except its prompt."""
 
     id: UUID
     state: State
@@ -241,9 +241,9 @@ class JobShow(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, str]
     executions: tuple[Execution, ...]
     body: msgspec.Raw
-    """The OpenAI response, once it succeeded, else `null`."""
+    """The OpenAI response; `null` unless the job succeeded."""
     waiting: Waiting | None = None
-    """While it waits."""
+    """Why it waits; None if it does not."""
 
 
 class CatalogApply(msgspec.Struct, frozen=True):
@@ -251,7 +251,7 @@ class CatalogApply(msgspec.Struct, frozen=True):
 
 
 class CatalogShow(msgspec.Struct, frozen=True):
-    """The active revision; `toml` as it was written."""
+    """The active revision of the catalog, with `toml` as it was written."""
 
     number: int
     applied_ms: Ms
@@ -267,43 +267,43 @@ class LaneBacklog(msgspec.Struct, frozen=True, kw_only=True):
     lane: Lane
     waiting: int
     oldest_ms: Ms
-    """How long its first job has waited."""
+    """How long the oldest job has waited."""
 
 
 class PoolStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """What the workers of a deployment can take. Those that drain are left out, but for `workers`."""
+    """What the workers of a deployment can take. Draining workers count only in `workers`."""
 
     deployment: str
     workers: int
     slots: int
     reserve: int
     running: int
-    """Dispatched attempts in their engines."""
+    """How many dispatched attempts their engines run."""
     interactive: int
-    """Interactive attempts beside those."""
+    """How many interactive attempts they run beside those."""
     hold: Hold | None
-    """Why no waiting job would start here now."""
+    """Why no waiting job would start here now; None if one would."""
 
 
 class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A model of the active catalog, or one that is gone from it while jobs wait for it."""
+    """A model of the active catalog, or one that is no longer in it although jobs wait for it."""
 
     model: str
     deployments: tuple[str, ...]
-    """Of its route, in order. Empty: it is gone from the catalog."""
+    """The deployments of its route, in order. Empty: the model is no longer in the catalog."""
     waiting: int
     holds: tuple[Hold, ...]
-    """Why none of its jobs would start now: what holds each deployment of the route."""
+    """Why none of its jobs would start now: what holds each deployment of its route."""
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """What a broker sees right now."""
+    """The state of the system as one broker sees it now."""
 
     name: str
-    """The broker that answers."""
+    """The name of the broker that answers."""
     version: str
     now_ms: Ms
-    """Its clock, to compare with one's own."""
+    """The time by the broker's clock, to compare with the caller's."""
     database_now_ms: Ms
     leader: str | None
     term: int
@@ -315,7 +315,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ResultNotice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One entry of the live feed `infermq.result.<tenant>.<batch|->`, which carries a JSON list of these."""
+    """One entry of a message on `infermq.result.<tenant>.<batch|->`, which is a JSON list of these."""
 
     job: UUID
     state: State

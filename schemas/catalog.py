@@ -1,8 +1,8 @@
-"""The catalog: which models there are, and what serves them. One TOML file, applied as a numbered revision.
+"""Defines the catalog: the models and what serves them. It is one TOML file, applied as a numbered revision.
 
 [models.NAME]                 what producers ask for
 [[models.NAME.route]]         deployments, by weight
-[deployments.NAME]            one concrete thing that serves: engine, source, limits
+[deployments.NAME]            one concrete thing that serves a model: engine, source, limits
 [deployments.NAME.price]      USD per million tokens
 [deployments.NAME.options]    passed to the engine as they are
 """
@@ -20,56 +20,56 @@ Name = Annotated[str, Meta(min_length=1, max_length=200)]
 
 
 class CatalogError(ValueError):
-    """A catalog that cannot be applied; the message has one line a fault."""
+    """A catalog cannot be applied. The message has a line for each fault."""
 
 
 class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     deployment: Name
     weight: Annotated[int, Meta(ge=0, le=1_000_000)] = 100
-    """Share of the model's jobs, relative to the other entries'. 0: a spare. It gets a job only if every other deployment
-    has failed the job or takes nothing (no worker, draining, paused, daily cap), not if they are full. Spares are tried
-    in their order.
+    """The share of the model's jobs, relative to the other entries. 0 makes a spare. A spare gets a job only if every other
+    deployment has failed the job or takes nothing (no worker, draining, paused, daily cap), not if they are full. Spares
+    are tried in their order.
     """
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     endpoints: Annotated[tuple[EndpointPath, ...], Meta(min_length=1)] = (CHAT.path,)
     max_output_tokens: Annotated[int, Meta(ge=1, le=10_000_000)] = 1024
-    """What a body may ask for at most, and gets when it does not say."""
+    """The most output tokens that a body may ask for, and what it gets if it does not say."""
     route: Annotated[tuple[Route, ...], Meta(min_length=1)]
 
 
 class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """USD per million tokens."""
+    """A price in USD per million tokens."""
 
     input: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
     output: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
     cached_input: Annotated[float, Meta(ge=0, le=1e6)] | None = None
-    """For input tokens served from a prefix cache. None: the same as `input`."""
+    """The price of input tokens from a prefix cache. None: the same as `input`."""
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     engine: Name
     source: str = ""
-    """File, directory, `package:NAME/FILE` (a file inside an installed Python package), or a provider's model."""
+    """A file, a directory, `package:NAME/FILE` (a file in an installed Python package), or a provider's model."""
     context_tokens: Annotated[int, Meta(ge=1)] = 2048
-    """Prompt and output of one request together."""
+    """The most tokens of prompt and output of one request together."""
     max_concurrency: Annotated[int, Meta(ge=0, le=65536)] = 0
-    """Slots of one worker; 0: the worker's engine finds it."""
+    """Slots of one worker. 0: its engine decides."""
     reserve: Annotated[int, Meta(ge=0, le=4096)] = 1
-    """Slots of one worker beyond those, kept for interactive requests."""
+    """Slots of one worker beside those, kept for interactive requests."""
     attempt_timeout_s: Annotated[float, Meta(gt=0, le=86400)] = 300.0
     progress_timeout_s: Annotated[float, Meta(gt=0, le=86400)] = 120.0
-    """An attempt that yields nothing for this long is ended."""
+    """An attempt that makes no progress for this long is ended."""
     base_url: str | None = None
     """Engine `openai`: where the API is, up to and with its `/v1`. None: the profile's own."""
     key_env: str | None = None
     """Engine `openai`: the environment variable of the worker that holds the key. None: the profile's own."""
     daily_cap_usd: Annotated[float, Meta(ge=0, le=1e9)] | None = None
-    """Once today's executions (UTC) have cost this much, nothing more is started here until tomorrow."""
+    """Once today's executions (UTC) have cost this much, nothing more starts here until tomorrow."""
     price: Price | None = None
     options: dict[str, Any] = {}
-    """What only this engine understands; the engine refuses what it does not know."""
+    """Options of the engine, which refuses those it does not know."""
 
 
 class Catalog(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -78,7 +78,7 @@ class Catalog(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Revision(msgspec.Struct, frozen=True):
-    """A catalog as applied: the payload of the CATALOG bucket's active key (JSON)."""
+    """A catalog as applied: the value (JSON) of the active key in the CATALOG bucket."""
 
     number: int
     applied_ms: Ms
@@ -86,7 +86,7 @@ class Revision(msgspec.Struct, frozen=True):
 
 
 def parse(toml: str) -> Catalog:
-    """Raises: CatalogError."""
+    """Parse and check a catalog. Raises: CatalogError."""
     try:
         catalog = msgspec.convert(tomllib.loads(toml), Catalog)
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:

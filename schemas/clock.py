@@ -1,4 +1,4 @@
-"""The clock of this machine, for those that touch the world; whatever decides is given the time."""
+"""Reads the clock of this machine. Only adapters and commands read it; code that decides gets the time as an argument."""
 
 import time
 
@@ -6,5 +6,5 @@ from schemas.units import Ms
 
 
 def wall_clock() -> Ms:
-    """Since the Unix epoch."""
+    """Return the milliseconds since the Unix epoch."""
     return Ms(time.time_ns() // 1_000_000)

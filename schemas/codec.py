@@ -1,6 +1,7 @@
-"""Bytes to values and back: content types, headers, one encoder each.
+"""Encodes and decodes messages, and names their content types and headers.
 
-MessagePack inside the system; producers choose. Unknown fields are ignored everywhere, so that versions can differ.
+Broker and workers use MessagePack; producers may also send JSON. Unknown fields are ignored everywhere, so that versions can
+differ.
 """
 
 import contextlib
@@ -22,7 +23,7 @@ SEQ = "Infermq-Seq"
 JOB = "Infermq-Job"
 """The id of the job that a reply is about."""
 FAILURE = "Infermq-Failure"
-"""From a worker to a relay, beside an error after which another deployment may help: the Failure, in ASCII JSON."""
+"""The Failure in ASCII JSON, which a worker sends the relay with an error if another deployment may succeed."""
 TRACEPARENT = "traceparent"
 MSG_ID = "Nats-Msg-Id"
 
@@ -32,12 +33,12 @@ ERROR = "error"
 KEEPALIVE = "keepalive"
 
 BUNDLE = 1000
-"""Values of one message at most."""
+"""The most values in one message."""
 BUNDLE_BYTES = 256 * 1024
-"""Bytes of a message of more than one value: small enough that a group of messages can be bounded."""
+"""The most bytes of a message with several values: small enough to bound a group of messages."""
 
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What a decoder raises over bytes that are not what they should be."""
+"""What a decoder raises for bytes that it cannot decode."""
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -49,36 +50,37 @@ _msgpack_job = msgspec.msgpack.Decoder(Job)
 
 
 class Undecodable(ValueError):
-    """Bytes that are not what they should be; the message names the field."""
+    """Bytes cannot be decoded. The message names the field."""
 
 
 def packed(value: Any) -> bytes:
-    """MessagePack, ids as 16 bytes."""
+    """Encode a value as MessagePack, with ids as 16 bytes."""
     return _msgpack.encode(value)
 
 
 def jsoned(value: Any) -> bytes:
+    """Encode a value as JSON."""
     return _json.encode(value)
 
 
 def unpacker(kind: type[T]) -> msgspec.msgpack.Decoder[T]:
-    """A decoder to keep. It raises: UNREADABLE."""
+    """Make a MessagePack decoder, to be kept. It raises: UNREADABLE."""
     return msgspec.msgpack.Decoder(kind)
 
 
 def place_of(message: str) -> tuple[str, str]:
-    """Msgspec's words, and the place they speak of without its `$`: it says `… - at `$.n``; empty for the whole."""
-    what, _, path = message.partition(" - at ")
-    return what, path.strip("`").removeprefix("$")
+    """Split a message of msgspec (`… - at `$.n``) into its text and the path without `$`, empty if it names none."""
+    text, _, path = message.partition(" - at ")
+    return text, path.strip("`").removeprefix("$")
 
 
 def bundles(values: Iterable[bytes]) -> Iterator[list[bytes]]:
-    """Packed values in groups, in their order, each small enough for one message."""
+    """Group packed values, in their order, so that each group fits into one message."""
     return grouped(values, len, most=BUNDLE, most_bytes=BUNDLE_BYTES)
 
 
 def grouped(values: Iterable[V], size_of: Callable[[V], int], *, most: int, most_bytes: int) -> Iterator[list[V]]:
-    """In their order, so many and so many bytes at most; one that is larger by itself is a group of its own."""
+    """Group values, in their order, by number and bytes. A value that is too large gets a group of its own."""
     group: list[V] = []
     size = 0
     for value in values:
@@ -93,34 +95,34 @@ def grouped(values: Iterable[V], size_of: Callable[[V], int], *, most: int, most
 
 
 def bundled(values: Sequence[bytes]) -> bytes:
-    """Packed values as one MessagePack array."""
+    """Join packed values into one MessagePack array."""
     return _msgpack.encode([msgspec.Raw(value) for value in values])
 
 
 class Bundle(Generic[T]):
-    """Reads arrays of one kind of value, or of a union of kinds."""
+    """Decodes arrays of one kind of value, or of a union of kinds."""
 
     def __init__(self, kind: type[T] | UnionType) -> None:
         self._all: msgspec.msgpack.Decoder[list[T]] = msgspec.msgpack.Decoder(list[kind])  # type: ignore[valid-type]
         self._each: msgspec.msgpack.Decoder[T] = msgspec.msgpack.Decoder(kind)
 
     def unpack(self, data: bytes) -> tuple[list[T], str | None]:
-        """The values that can be read, and why the others cannot. One that is broken does not cost the others."""
+        """Return the values that can be decoded, and why others cannot. A broken value does not affect the others."""
         try:
             return self._all.decode(data), None
         except UNREADABLE as error:
-            whole = str(error)
+            reason = str(error)
         try:
             raws = _raws.decode(data)
         except UNREADABLE:
-            return [], whole
+            return [], reason
         values: list[T] = []
         for raw in raws:
             try:
                 values.append(self._each.decode(raw))
             except UNREADABLE:
                 continue
-        return values, whole
+        return values, reason
 
 
 _raws = msgspec.msgpack.Decoder(list[msgspec.Raw])
@@ -129,15 +131,15 @@ _JsonJobs = Annotated[list[JsonJob], Meta(min_length=1, max_length=BUNDLE)]
 _msgpack_jobs: msgspec.msgpack.Decoder[list[Job]] = msgspec.msgpack.Decoder(_Jobs)
 _json_jobs: msgspec.json.Decoder[list[JsonJob]] = msgspec.json.Decoder(_JsonJobs)
 _ARRAYS = frozenset({*(bytes([first]) for first in range(0x90, 0xA0)), b"\xdc", b"\xdd"})
-"""First bytes of a MessagePack array."""
+"""The bytes with which a MessagePack array can begin."""
 _SHOWN = 5
 _json_raws = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 def decode_jobs(data: bytes, headers: Mapping[str, str] | None) -> tuple[dict[int | None, Job], str | None]:
-    """The jobs of a submitted message, which is one job or an array of them, and why others of it cannot be read.
+    """Decode a submitted message, one job or an array of jobs. Also say why jobs of it cannot be decoded, if any cannot.
 
-    The key is the place in the array, None for a message that is one job. Raises: Undecodable, if nothing can be read.
+    The key is the place in the array; None if the message is one job. Raises: Undecodable, if nothing can be decoded.
     """
     content_type = _content_type(headers)
     is_json = content_type == JSON
@@ -145,8 +147,8 @@ def decode_jobs(data: bytes, headers: Mapping[str, str] | None) -> tuple[dict[in
     if not is_array:
         return {None: decode_job(data, headers)}, None
     with contextlib.suppress(*UNREADABLE):
-        whole = [_from_json(job) for job in _json_jobs.decode(data)] if is_json else _msgpack_jobs.decode(data)
-        return dict(enumerate(whole, 1)), None
+        all_jobs = [_from_json(job) for job in _json_jobs.decode(data)] if is_json else _msgpack_jobs.decode(data)
+        return dict(enumerate(all_jobs, 1)), None
     raws = _raws_of(data, json=is_json)
     jobs: dict[int | None, Job] = {}
     problems: list[str] = []
@@ -173,7 +175,7 @@ def _content_type(headers: Mapping[str, str] | None) -> str:
 
 
 def decode_job(data: bytes, headers: Mapping[str, str] | None) -> Job:
-    """A submitted job, by its Content-Type header. Raises: Undecodable."""
+    """Decode a submitted job by its Content-Type header. Raises: Undecodable."""
     content_type = _content_type(headers)
     try:
         match content_type:

@@ -1,4 +1,4 @@
-"""The endpoints that a model can serve. This table is the only place that knows their paths.
+"""Lists the endpoints that a model can serve. Only this table knows their paths.
 
 To add an endpoint, add an entry to ENDPOINTS. Catalogs, jobs and batch files may then name its path, admission checks its
 bodies by the entry's `body`, and the engines `openai` and `vllm` pass it on. If its responses have a new Shape, add that
@@ -21,14 +21,14 @@ _Count = Annotated[int, Meta(ge=-(2**53), le=2**53)]
 
 
 class Body(msgspec.Struct, frozen=True, kw_only=True):
-    """What admission reads of any request. Other fields are passed on unread."""
+    """The fields of any request that admission reads. Other fields are passed on unread."""
 
     model: str | None = None
     stream: bool | None = None
 
 
 class GenerationBody(Body, frozen=True, kw_only=True):
-    """What chat and text completions have in common."""
+    """The fields that chat and text completions have in common."""
 
     n: _Count | None = None
     max_tokens: _Count | None = None
@@ -67,7 +67,7 @@ class EmbeddingBody(Body, frozen=True, kw_only=True):
 
 
 class Shape(StrEnum):
-    """What a response looks like, whole and streamed."""
+    """The form of a response, unstreamed and streamed."""
 
     CHAT = "chat"
     """`choices`, each with a `message`, or with a `delta` of it in a stream."""
@@ -80,18 +80,18 @@ class Shape(StrEnum):
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     body: type[Body]
-    """What admission reads of a request."""
+    """The type by which admission decodes a request."""
     limits: tuple[str, ...] = ()
-    """Fields of the body that limit how many tokens are generated, the usual one first. Empty: it generates none."""
+    """Fields of the body that limit the output tokens, the usual one first. Empty: the endpoint generates none."""
     prompts: str | None = None
     """A field of the body that may hold several prompts, each of which gets its own choices."""
     shape: Shape
     object: str
-    """`object` of a whole response."""
+    """The field `object` of an unstreamed response."""
     chunk: str | None = None
-    """`object` of each piece of a stream. None: the response always comes whole."""
+    """The field `object` of each piece of a stream. None: the endpoint does not stream."""
     parts: str
-    """Field of the response with the list of what was asked for. A response in which it is empty is no answer."""
+    """The field of the response that lists the results. A response in which it is empty is no answer."""
 
     @property
     def can_stream(self) -> bool:
@@ -119,7 +119,7 @@ COMPLETIONS = Endpoint(
 )
 EMBEDDINGS = Endpoint(path="/v1/embeddings", body=EmbeddingBody, shape=Shape.EMBEDDINGS, object="list", parts="data")
 ENDPOINTS = {endpoint.path: endpoint for endpoint in (CHAT, COMPLETIONS, EMBEDDINGS)}
-"""Every endpoint, by its path."""
+"""Maps each path to its endpoint."""
 
 EndpointPath = Annotated[str, Meta(extra_json_schema={"enum": list(ENDPOINTS)})]
-"""A path of the table. Decoding takes any text: who knows the model says which endpoints it serves."""
+"""A path of the table. Decoding accepts any text; admission checks which endpoints the model serves."""

@@ -1,4 +1,4 @@
-"""Everything on the wire as JSON Schema (draft 2020-12)."""
+"""Exports everything on the wire as JSON Schema (draft 2020-12)."""
 
 from typing import Any
 
@@ -35,7 +35,7 @@ WIRE: tuple[type[msgspec.Struct], ...] = (
 
 
 def json_schema() -> dict[str, Any]:
-    """One document; each type is under `$defs`."""
+    """Build one document with each type under `$defs`."""
     _, components = msgspec.json.schema_components(WIRE, ref_template="#/$defs/{name}", schema_hook=_hook)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "infermq", "$defs": components}
 

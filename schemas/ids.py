@@ -1,4 +1,4 @@
-"""Job and batch ids: UUIDv7 (RFC 9562, section 5.7), so that an id sorts by the time it was made. And ids of messages."""
+"""Makes and checks ids of jobs and batches, which are UUIDv7 (RFC 9562, section 5.7) and sort by time; and of messages."""
 
 import hashlib
 import itertools
@@ -8,32 +8,32 @@ from uuid import UUID
 from schemas.units import Ms
 
 OLDEST_MS = Ms(7 * 24 * 3600 * 1000)
-"""How far behind now a submitted id may be dated: the ledger keeps its partitions open this long."""
+"""How far in the past a submitted id may be dated: the ledger keeps its partitions open this long."""
 NEWEST_MS = Ms(3600 * 1000)
-"""How far ahead of now: room for a producer's wrong clock."""
+"""How far in the future a submitted id may be dated: room for a producer's wrong clock."""
 
 _LINE_BITS = 32
 _RANDOM_BITS = 74
 
 
 def uuid7(ms: Ms, entropy: int) -> UUID:
-    """A UUIDv7 of instant `ms`; `entropy` fills the 74 free bits, so ids of one instant sort by it."""
+    """Make a UUIDv7 of instant `ms`. `entropy` fills the 74 free bits, so ids of one instant sort by it."""
     entropy &= (1 << _RANDOM_BITS) - 1
     high, low = entropy >> 62, entropy & ((1 << 62) - 1)
     return UUID(int=(ms << 80) | (0x7 << 76) | (high << 64) | (0b10 << 62) | low)
 
 
 def line_id(batch: UUID, line: int) -> UUID:
-    """The id of a line of a batch: the same each time it is sent, and sorted by line within the batch."""
+    """Derive the id of a line of a batch: the same each time the line is sent, and sorted by line within the batch."""
     digest = hashlib.blake2b(batch.bytes, digest_size=8).digest()
     spread = int.from_bytes(digest) >> (64 - (_RANDOM_BITS - _LINE_BITS))
     return uuid7(ms_of(batch), (line << (_RANDOM_BITS - _LINE_BITS)) | spread)
 
 
 def derived_id(stream: str, sequence: int, ms: Ms, place: int | None = None) -> UUID:
-    """The id of a job that came without one; a redelivery of the same message derives the same.
+    """Derive the id of a job that was submitted without one. A redelivery of the message gives the same id.
 
-    `place`: where it stands in a message of several.
+    `place` is the position of the job in a message of several.
     """
     name = f"{stream}:{sequence}" if place is None else f"{stream}:{sequence}:{place}"
     digest = hashlib.blake2b(name.encode(), digest_size=16).digest()
@@ -46,11 +46,12 @@ def process_ids(pid: int, salt: bytes) -> Iterator[str]:
 
 
 def ms_of(job: UUID) -> Ms:
+    """Return the instant at which a UUIDv7 was made."""
     return Ms(job.int >> 80)
 
 
 def id_problem(job: UUID, now: Ms) -> str | None:
-    """What is wrong with an id that a producer chose, or None."""
+    """Say what is wrong with an id that a producer chose; None if nothing is."""
     if job.version != 7:
         return f"is not a UUIDv7 (version {job.version})"
     ahead = ms_of(job) - now

@@ -1,4 +1,4 @@
-"""What a producer submits, and what a worker gets."""
+"""Defines what a producer submits, a Job, and what a worker gets, an Attempt."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -15,7 +15,7 @@ BODY_BYTES = 256 * 1024
 
 
 class Lane(StrEnum):
-    """A priority class: someone waits, soon, or by its deadline.
+    """The priority class of a job: someone waits for it, it is due soon, or it is due by its deadline.
 
     A submitted job may be of the interactive lane, too. An interactive *request* is one that a relay answers.
     """
@@ -31,7 +31,7 @@ Metadata = Annotated[dict[Annotated[str, Meta(max_length=64)], Label], Meta(max_
 
 
 class JobFields(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Everything of a job but its body. Tenant, key, lane and model are tokens of its subject, never fields."""
+    """All fields of a job but its body. Tenant, key, lane and model are tokens of its subject, never fields."""
 
     endpoint: EndpointPath
     id: UUID | None = None
@@ -39,20 +39,20 @@ class JobFields(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     line: Annotated[int, Meta(ge=1, lt=2**31)] | None = None
     custom_id: CustomId | None = None
     deadline_ms: Annotated[int, Meta(ge=0, le=10**15)] | None = None
-    """Instant after which a result is worthless, in ms since the epoch; without one, the lane's default."""
+    """The instant after which a result is worthless, in ms since the epoch. None: the lane's default."""
     max_attempts: Annotated[int, Meta(ge=1, le=20)] | None = None
     idempotency_key: CustomId | None = None
     metadata: Metadata | None = None
 
 
 class Job(JobFields, frozen=True, kw_only=True, omit_defaults=True):
-    """One inference request as submitted. On the wire as MessagePack, where the body is a bin that holds JSON."""
+    """One inference request as submitted in MessagePack. Its body is a bin that holds JSON."""
 
     body: bytes
 
 
 class JsonJob(JobFields, frozen=True, kw_only=True, omit_defaults=True):
-    """The same as JSON, where the body is a nested object."""
+    """One inference request as submitted in JSON. Its body is a nested object."""
 
     body: msgspec.Raw
 
@@ -62,7 +62,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     job: UUID
     number: int
-    """From 1, given by the dispatcher (by the relay for an interactive request)."""
+    """Counted from 1 by the dispatcher, or by the relay for an interactive request."""
     tenant: str
     lane: Lane
     model: str
@@ -73,10 +73,9 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     deadline_ms: Ms
     dispatched_ms: Ms
     reply_to: str | None = None
-    """Interactive: where the relay listens for chunks and the final body. None: nobody listens."""
+    """Where the relay of an interactive request listens for chunks and the final body. None: nobody listens."""
     key: str | None = None
-    """Set with `reply_to` only, as custom_id and metadata are: the ledger has not seen the job yet."""
+    """Set only with `reply_to`, like custom_id and metadata, since the ledger does not have the job yet then."""
     custom_id: str | None = None
     metadata: dict[str, str] | None = None
     traceparent: str | None = None
-    """`reply_to` set: key, custom_id and metadata travel too, since the ledger has not seen the job yet."""

@@ -1,4 +1,4 @@
-"""What a worker says an attempt came to. A report, not a verdict: settle decides."""
+"""Defines the outcome of an attempt as its worker reports it. It is no verdict: settle decides."""
 
 from typing import assert_never
 from uuid import UUID
@@ -10,39 +10,39 @@ from schemas.units import Ms, NanoUsd
 
 
 class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Tokens of one execution, as the engine counts them."""
+    """The tokens of one execution, as the engine counts them."""
 
     input_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0
-    """The part of input_tokens that came from a prefix cache."""
+    """How many of the input tokens came from a prefix cache."""
     estimated: bool = False
-    """Nobody counted them."""
+    """Whether the tokens are an estimate because nobody counted them."""
 
 
 class Charge(msgspec.Struct, frozen=True):
-    """What the worker knows an execution to have cost; settle prices those that come without."""
+    """What an execution cost, if the worker knows it. Settle prices an execution without a charge."""
 
     nano_usd: NanoUsd
     source: str
-    """`provider`: its own word; `genai-prices:VERSION`: its list price; `…:estimate`: nobody counted the tokens."""
+    """`provider`: it said so itself; `genai-prices:VERSION`: its list price; `…:estimate`: the tokens are an estimate."""
 
 
 class Timings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The worker's own clock; `queue_ms` is against the broker's and clamped at 0."""
+    """The times of an execution by the worker's clock. `queue_ms` compares it with the broker's, and is never below 0."""
 
     started_ms: Ms
-    """Instant at which the engine was given the job."""
+    """The instant at which the engine got the job."""
     queue_ms: Ms
-    """Admitted to leased."""
+    """The time from admitted to leased."""
     run_ms: Ms
-    """Leased to outcome."""
+    """The time from leased to outcome."""
     ttft_ms: Ms | None = None
-    """Leased to first token. None: none came, or the engine does not say."""
+    """The time from leased to the first token. None: no token came, or the engine does not say."""
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused", omit_defaults=True):
-    """Not admitted. `field` and `limit` name what was wrong and what is allowed."""
+    """The broker did not admit the job. `field` and `limit` name what was wrong and what is allowed."""
 
     code: str
     message: str
@@ -62,7 +62,7 @@ class ContextTooLong(msgspec.Struct, frozen=True, tag="context_too_long"):
 
 
 class Filtered(msgspec.Struct, frozen=True, tag="filtered"):
-    """A content filter stopped it."""
+    """A content filter stopped the request."""
 
     message: str
 
@@ -73,19 +73,19 @@ class ResponseTooLarge(msgspec.Struct, frozen=True, tag="response_too_large"):
 
 
 class Throttled(msgspec.Struct, frozen=True, tag="throttled"):
-    """The engine, or the provider behind it, asks for patience."""
+    """The engine, or the provider behind it, asks for fewer requests."""
 
     retry_after_ms: Ms | None = None
 
 
 class Denied(msgspec.Struct, frozen=True, tag="denied"):
-    """The provider refuses the deployment's key or account: the operator's to mend, not the job's fault."""
+    """The provider refuses the deployment's key or account, which its operator must mend. It is not the job's fault."""
 
     message: str
 
 
 class EngineFault(msgspec.Struct, frozen=True, tag="engine_fault"):
-    """The engine failed on this attempt and goes on."""
+    """The engine failed on this attempt, and can run others."""
 
     message: str
 
@@ -95,26 +95,28 @@ class EngineLost(msgspec.Struct, frozen=True, tag="engine_lost", omit_defaults=T
 
     message: str
     sent: bool = True
-    """False: the engine never had this request."""
+    """Whether the engine may have had the request."""
 
 
 class TimedOut(msgspec.Struct, frozen=True, tag="timed_out"):
+    """The worker ended the attempt because it took too long."""
+
     after_ms: Ms
     stage: str
-    """`attempt`: the whole took too long; `progress`: nothing came for too long."""
+    """`attempt`: it ran too long; `progress`: it made no progress for too long."""
 
 
 class Unanswered(msgspec.Struct, frozen=True, tag="unanswered"):
-    """It was sent, and no whole answer came: it may have run, and may have been billed."""
+    """The request was sent and no complete answer came: it may have run, and may have been billed."""
 
     after_ms: Ms
     message: str
     repeat: bool = True
-    """The deployment's setting: whether running it twice is better than not at all."""
+    """Whether to run it again although it may have run: a setting of the deployment."""
 
 
 class WorkerLost(msgspec.Struct, frozen=True, tag="worker_lost"):
-    """The attempt was delivered too often without an outcome: it takes its workers down."""
+    """The attempt was delivered too often without an outcome: it probably crashes its workers."""
 
     deliveries: int
 
@@ -136,12 +138,12 @@ Failure = (
 
 
 def failure_kind(failure: Failure) -> str:
-    """The tag: what metrics, ledger and API call it."""
+    """Return the tag of a failure, by which metrics, ledger and API name it."""
     return str(failure.__struct_config__.tag)
 
 
 def retryable(failure: Failure) -> bool:
-    """Whether another attempt can help. A new kind of failure is a type error here until it is decided."""
+    """Say whether another attempt can help. A new kind of failure is a type error here until it is decided."""
     match failure:
         case Throttled() | Denied() | EngineFault() | EngineLost() | TimedOut():
             return True
@@ -154,7 +156,7 @@ def retryable(failure: Failure) -> bool:
 
 
 def counts(failure: Failure) -> bool:
-    """Whether it uses up one of the job's attempts. One that the provider never ran waits until its deadline."""
+    """Say whether a failure uses up one of the job's attempts. One that the provider never ran does not."""
     match failure:
         case Throttled() | Denied() | EngineLost(sent=False):
             return False
@@ -163,45 +165,47 @@ def counts(failure: Failure) -> bool:
 
 
 def public_message(failure: Failure) -> str:
-    """What a producer is told: what was wrong, the limit, what to do. Never a prompt or a key."""
+    """Tell the producer what was wrong, the limit, and what to do. The message never holds a prompt or a key."""
     match failure:
         case Refused(_, message, field):
             return f"{field}: {message}" if field else message
         case BadRequest() | ContextTooLong() | Filtered():
             return failure.message
         case Denied() | EngineFault() | EngineLost():
-            return f"{_WHAT[type(failure)]}: {failure.message}"
+            return f"{_PREFIX[type(failure)]}: {failure.message}"
         case TimedOut() | Unanswered():
-            return _too_late(failure)
+            return _time_message(failure)
         case ResponseTooLarge(size, limit):
             return f"the response is {size} bytes, the limit is {limit}: ask for fewer tokens or no logprobs"
         case Throttled(retry_after):
             wait = "" if retry_after is None else f"; it asks to wait {retry_after} ms"
             return f"the engine is throttling{wait}"
         case WorkerLost(deliveries):
-            return f"delivered {deliveries} times without an outcome: it seems to take its workers down"
+            return f"delivered {deliveries} times without an outcome: it probably crashes its workers"
         case _:
             assert_never(failure)
 
 
-_WHAT = {
+_PREFIX = {
     Denied: "the provider refuses this deployment",
     EngineFault: "the engine failed",
     EngineLost: "the engine was lost",
 }
 
 
-def _too_late(failure: TimedOut | Unanswered) -> str:
+def _time_message(failure: TimedOut | Unanswered) -> str:
     match failure:
         case TimedOut(after_ms, "progress"):
             return f"the engine made no progress for {after_ms} ms"
         case TimedOut(after_ms, _):
             return f"the attempt was ended after {after_ms} ms"
         case Unanswered(after_ms, message):
-            return f"no whole answer within {after_ms} ms ({message}): it may have run"
+            return f"no complete answer within {after_ms} ms ({message}): it may have run"
 
 
 class Succeeded(msgspec.Struct, frozen=True, tag="succeeded", omit_defaults=True):
+    """The engine answered."""
+
     body: bytes
     """The OpenAI response, as the engine gave it."""
     usage: Usage
@@ -209,14 +213,16 @@ class Succeeded(msgspec.Struct, frozen=True, tag="succeeded", omit_defaults=True
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed", omit_defaults=True):
+    """The attempt failed."""
+
     failure: Failure
     usage: Usage = Usage()
-    """What was spent before it failed."""
+    """What it had used when it failed."""
     charge: Charge | None = None
 
 
 class Expired(msgspec.Struct, frozen=True, tag="expired", omit_defaults=True):
-    """Its deadline had passed when it was leased, or passed while it ran."""
+    """The job's deadline had passed when it was leased, or passed while it ran."""
 
     usage: Usage = Usage()
     charge: Charge | None = None
@@ -230,7 +236,7 @@ class Cancelled(msgspec.Struct, frozen=True, tag="cancelled", omit_defaults=True
 
 
 class Released(msgspec.Struct, frozen=True, tag="released", omit_defaults=True):
-    """Put back by its worker (drain, pre-emption): not the job's fault, not counted as an attempt."""
+    """The worker put the attempt back (drain, pre-emption). That is not the job's fault, so the attempt does not count."""
 
     usage: Usage = Usage()
     charge: Charge | None = None
@@ -240,12 +246,12 @@ Outcome = Succeeded | Failed | Expired | Cancelled | Released
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One execution and what it came to. OUTCOME holds arrays of them."""
+    """The report of one execution and its outcome. OUTCOME holds arrays of reports."""
 
     job: UUID
     attempt: int
     delivery: int
-    """From 1: NATS's count of how often this attempt was handed out."""
+    """NATS's count, from 1, of how often this attempt was delivered."""
     deployment: str
     worker: str
     outcome: Outcome
@@ -253,4 +259,4 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     run_ack: str | None = None
     """The ack subject of the RUN message. The broker acks it if the worker died before it could."""
     interactive: Attempt | None = None
-    """Interactive: the whole attempt, since this is the first that the ledger hears of the job."""
+    """The complete attempt of an interactive request, since the ledger does not have the job yet; else None."""

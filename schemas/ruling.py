@@ -1,7 +1,7 @@
-"""What a broker decides on a job by itself, where no worker's report will.
+"""Defines rulings: what a broker decides on a job when no worker's report will.
 
-A worker reports what an execution came to: it has a deployment, a delivery, timings and a cost. A ruling has none of
-these, since nothing ran. Both reach settle through OUTCOME, on subjects of their own: only a broker may rule.
+A report says how an execution ended: it has a deployment, a delivery, timings and a cost. A ruling has none of these, since
+nothing ran. Both reach settle through OUTCOME, on different subjects, because only a broker may rule.
 """
 
 from typing import ClassVar
@@ -14,17 +14,17 @@ from schemas.outcome import Cancelled, Expired, Failed
 
 
 class Expire(msgspec.Struct, frozen=True, tag="expire"):
-    """The deadline has passed: end the job, whether it waits or runs, and whatever attempt it is at."""
+    """End a job whose deadline has passed, whether it waits or runs, whatever its attempt."""
 
     job: UUID
     attempt: ClassVar[None] = None
-    """It is on no attempt, but on the job."""
+    """None: the ruling ends the job, whatever its attempt."""
     interactive: ClassVar[None] = None
-    """As in a report: it is on no interactive request."""
+    """None, as in a report: the job is not an interactive request."""
 
 
 class PutBack(msgspec.Struct, frozen=True, tag="put_back"):
-    """No worker is left to run this attempt: let the job wait again. The attempt does not count."""
+    """Let the job wait again: no worker is left to run this attempt, which does not count."""
 
     job: UUID
     attempt: int
@@ -35,7 +35,7 @@ class EndRequest(msgspec.Struct, frozen=True, tag="end_request"):
     """End an interactive request as its relay decided, in case no report of an attempt ends it."""
 
     interactive: Attempt
-    """The whole of its last attempt, since the ledger may never have heard of the job."""
+    """The complete last attempt, since the ledger may not have the job yet."""
     outcome: Failed | Expired | Cancelled
 
     @property

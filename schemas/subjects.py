@@ -1,7 +1,7 @@
-"""Names that cross a process, built and parsed in one place.
+"""Builds and parses every name that crosses a process: subjects, streams, consumers and buckets.
 
-Names of models, tenants, keys and deployments are escaped into one subject token each, so that a model called
-`a.b` or `*` cannot break out of its place; `untoken` is the inverse.
+The name of a model, tenant, key or deployment is escaped into one subject token, so that a model called `a.b` or `*` stays
+within its token. `untoken` is the inverse.
 """
 
 import re
@@ -26,19 +26,19 @@ INFER_ALL = "infermq.infer.*.*.*"
 BROKERS = "brokers"
 """The queue group of the brokers, of which one gets each request."""
 RULING = "infermq.ruling"
-"""Beside the workers' outcomes in OUTCOME. No worker may publish here: only a broker rules."""
+"""The subject of rulings in OUTCOME, beside the workers' reports. Only brokers may publish here."""
 CTL_DELAYED = "infermq.ctl.delayed"
-"""Settle tells the dispatch leader when a job is due that waits for its time: the instant, in ms."""
+"""Settle tells the dispatch leader when a delayed job is due: the instant, in ms."""
 CTL_WAITING = "infermq.ctl.waiting"
 """Intake and settle tell the dispatch leader that a flow has work."""
 CTL_SETTLED = "infermq.ctl.settled"
 """Settle tells the dispatch leader which attempts are over."""
 CTL_ABORT = "infermq.ctl.abort"
-"""A relay tells workers to end an interactive attempt: the subject that its worker answers on names it."""
+"""A relay tells workers to end an interactive attempt, named by the subject of its reply."""
 LONGEST_NAME = 200
-"""Characters of a tenant or key."""
+"""The most characters of a tenant's or key's name."""
 DEFAULT = "default"
-"""Tenant and key before keys exist."""
+"""The tenant and the key as long as there are no keys."""
 
 
 class Verb(StrEnum):
@@ -57,14 +57,14 @@ class Verb(StrEnum):
 
 @lru_cache(maxsize=4096)
 def token(raw: str) -> str:
-    """One subject token for any non-empty name. Raises: ValueError for an empty one."""
+    """Escape any non-empty name into one subject token. Raises: ValueError, if it is empty."""
     if not raw:
         raise ValueError("a name in a subject cannot be empty")
     return _UNSAFE.sub(lambda found: f"_{ord(found[0]):x}_", raw)
 
 
 def untoken(escaped: str) -> str:
-    """The name behind a token. Raises: ValueError for a text that `token` cannot have made."""
+    """Return the name that a token stands for. Raises: ValueError, if `token` cannot have made it."""
     try:
         raw = _ESCAPE.sub(lambda found: chr(int(found[1], 16)), escaped)
         raw.encode()  # no lone surrogates, which nothing can store
@@ -81,7 +81,7 @@ _ESCAPE = re.compile(r"_([0-9a-f]+)_")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Who submits what, as the subject pins it."""
+    """The names in the subject of a submission or request: who submits what. Permissions restrict them."""
 
     lane: Lane
     model: str
@@ -95,7 +95,7 @@ def submit(source: Source) -> str:
 
 
 def submit_lane(lane: Lane) -> str:
-    """What the intake consumer of one lane filters on."""
+    """Return the subjects that the intake consumer of a lane takes."""
     return f"infermq.submit.{lane}.>"
 
 
@@ -105,7 +105,7 @@ def intake_consumer(lane: Lane) -> str:
 
 @lru_cache(maxsize=4096)
 def parse_submit(subject: str) -> Source:
-    """Raises: ValueError."""
+    """Parse the subject of a submission. Raises: ValueError."""
     prefix, kind, lane, *names = subject.split(".")
     if (prefix, kind) != ("infermq", "submit") or len(names) != 3:
         raise ValueError(f"{subject!r} is not infermq.submit.<lane>.<model>.<tenant>.<key>")
@@ -117,7 +117,7 @@ def infer(model: str, tenant: str, key: str) -> str:
 
 
 def parse_infer(subject: str) -> Source:
-    """Raises: ValueError."""
+    """Parse the subject of an interactive request. Raises: ValueError."""
     prefix, kind, *names = subject.split(".")
     if (prefix, kind) != ("infermq", "infer") or len(names) != 3:
         raise ValueError(f"{subject!r} is not infermq.infer.<model>.<tenant>.<key>")
@@ -130,7 +130,7 @@ def _source(lane: Lane, names: list[str]) -> Source:
 
 
 def _name(escaped: str) -> str:
-    """Of a tenant or key. Raises: ValueError."""
+    """Parse the name of a tenant or key. Raises: ValueError."""
     name = untoken(escaped)
     if len(name) > LONGEST_NAME:
         raise ValueError(f"the name {name[:20]!r}… has {len(name)} characters, the limit is {LONGEST_NAME}")
@@ -148,7 +148,7 @@ def now(deployment: str) -> str:
 
 
 def pool_consumer(deployment: str) -> str:
-    """The durable consumer, in RUN and in NOW alike, that a deployment's workers share."""
+    """Name the durable consumer that a deployment's workers share, in RUN and in NOW alike."""
     return token(deployment)
 
 
@@ -161,13 +161,13 @@ def api(verb: Verb, tenant: str, key: str) -> str:
 
 
 def api_pattern(verb: Verb) -> str:
-    """What a handler of FastStream listens on; it shows the names in braces in its AsyncAPI document."""
+    """Return the subjects that a FastStream handler takes. The AsyncAPI document shows the names in braces."""
     return f"infermq.api.{verb}.{{tenant}}.{{key}}"
 
 
 @lru_cache(maxsize=4096)
 def parse_api(subject: str) -> tuple[Verb, str, str]:
-    """Verb, tenant and key. Raises: ValueError."""
+    """Return verb, tenant and key of an API subject. Raises: ValueError."""
     prefix, kind, verb, *names = subject.split(".")
     if (prefix, kind) != ("infermq", "api") or len(names) != 2:
         raise ValueError(f"{subject!r} is not infermq.api.<verb>.<tenant>.<key>")
@@ -180,27 +180,27 @@ def result(tenant: str, batch: UUID | None) -> str:
 
 
 def inbox_prefix(tenant: str) -> str:
-    """Where a tenant's replies may go. Before keys exist everybody has nats-py's own default."""
+    """Return the prefix under which a tenant's replies must go. Without keys everybody has nats-py's default."""
     return "_INBOX" if tenant == DEFAULT else f"_INBOX_{token(tenant)}"
 
 
 def may_answer(reply_to: str, tenant: str) -> bool:
-    """Whether a tenant's answer may go there: only under its own inbox prefix, and to one subject.
+    """Say whether a tenant's answer may go to a subject: only under its own inbox prefix, and without wildcards.
 
-    NATS does not check permissions on reply subjects.
+    It must be checked here because NATS does not check permissions on reply subjects.
     """
     return reply_to.startswith(f"{inbox_prefix(tenant)}.") and not any(c in reply_to for c in "*> ")
 
 
 @dataclass(frozen=True, slots=True)
 class ReplyTo:
-    """Where a worker answers on an interactive attempt."""
+    """The names in the subject on which a worker answers an interactive attempt."""
 
     deployment: str
     relay: str
-    """The name of the broker whose relay listens."""
+    """The name of the broker whose relay subscribes to it."""
     token: str
-    """The attempt's own, never used again."""
+    """The token of this attempt, never used again."""
 
 
 def reply(to: ReplyTo) -> str:
@@ -208,13 +208,13 @@ def reply(to: ReplyTo) -> str:
 
 
 def replies_to(relay: str) -> str:
-    """What a broker's relay listens on."""
+    """Return the subjects that a broker's relay subscribes to."""
     return f"infermq.reply.*.{token(relay)}.*"
 
 
 @lru_cache(maxsize=4096)
 def parse_reply(subject: str) -> ReplyTo:
-    """Raises: ValueError."""
+    """Parse the subject of a reply. Raises: ValueError."""
     prefix, kind, *names = subject.split(".")
     if (prefix, kind) != ("infermq", "reply") or len(names) != 3:
         raise ValueError(f"{subject!r} is not infermq.reply.<deployment>.<broker>.<token>")

@@ -1,4 +1,4 @@
-"""What a worker says of itself, once a second, in the WORKERS bucket."""
+"""Defines the beat, which each worker publishes once a second in the WORKERS bucket."""
 
 import msgspec
 
@@ -6,44 +6,46 @@ from schemas.units import Ms
 
 BEAT_EVERY_MS = Ms(1000)
 BEAT_LIFETIME_MS = Ms(4000)
-"""Time to live of a beat: three may be late before a worker counts as gone."""
+"""The time to live of a beat: a worker counts as gone once three beats in a row are missing."""
 
 
 class Paused(msgspec.Struct, frozen=True):
-    """Why a worker leaves its provider alone, or lets a single attempt try it again."""
+    """Why a worker sends nothing to its provider, or only a single attempt to try it again."""
 
     cause: str
-    """`denied`, `throttled` or `upstream_down`; brokers must expect more."""
+    """`denied`, `throttled` or `upstream_down`. Brokers must accept other words too."""
     detail: str
-    """The HTTP status that the provider answered, or in a few words that it did not."""
+    """The HTTP status that the provider answered, or a few words if it did not answer."""
     until_ms: Ms
-    """When one attempt tries again, by the worker's clock. Once that has passed, it is being tried."""
+    """When a single attempt will try the provider again, by the worker's clock. In the past: it is being tried."""
 
 
 DENIED = "denied"
 """The provider refuses the deployment's key or account."""
 THROTTLED = "throttled"
-"""The provider asks to be asked less."""
+"""The provider asks for fewer requests."""
 UPSTREAM_DOWN = "upstream_down"
-"""The provider cannot be reached, or is away behind its gateway."""
+"""The provider cannot be reached, or is down behind its gateway."""
 
 
 class WorkerBeat(msgspec.Struct, frozen=True, kw_only=True):
+    """The state of one worker process."""
+
     worker: str
-    """Unique to the process; also the key in the bucket."""
+    """A name unique to the process; also the key in the bucket."""
     deployment: str
     engine: str
     slots: int
-    """Concurrent generations the engine takes for dispatched work."""
+    """How many dispatched attempts the engine takes at once."""
     reserve: int
-    """Slots beyond those, kept for interactive requests."""
+    """How many interactive attempts it takes beside those."""
     running: int
-    """Attempts in the engine now, of both kinds."""
+    """How many attempts of both kinds the engine runs now."""
     interactive: int
-    """The interactive ones among them."""
+    """How many of them are interactive."""
     draining: bool
     started_ms: Ms
     at_ms: Ms
-    """When this was said, by the worker's clock."""
+    """When the beat was published, by the worker's clock."""
     version: str
     paused: Paused | None = None

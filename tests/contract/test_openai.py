@@ -779,7 +779,7 @@ async def test_what_only_one_request_met_stops_no_other(script: Script) -> None:
         assert engine.capacity() == ALL
 
 
-async def test_patience_that_was_asked_for_is_kept() -> None:
+async def test_a_wait_that_the_api_asks_for_is_kept() -> None:
     hands = Hands()
     async with serving(answer({}, status=429, retry_after="600"), clock=hands) as (_, engine):
         assert engine.capacity() == ALL

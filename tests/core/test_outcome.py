@@ -66,7 +66,7 @@ def test_no_failure_is_left_out() -> None:
         (EngineLost("words"), "the engine was lost: words"),
         (TimedOut(Ms(5), "progress"), "the engine made no progress for 5 ms"),
         (TimedOut(Ms(5), "attempt"), "the attempt was ended after 5 ms"),
-        (Unanswered(Ms(5), "words"), "no whole answer within 5 ms (words): it may have run"),
+        (Unanswered(Ms(5), "words"), "no complete answer within 5 ms (words): it may have run"),
         (Throttled(), "the engine is throttling"),
         (Throttled(Ms(5)), "the engine is throttling; it asks to wait 5 ms"),
         (ResponseTooLarge(9, 7), "the response is 9 bytes, the limit is 7: ask for fewer tokens or no logprobs"),
