@@ -190,7 +190,7 @@ class Relay:
 
     async def _replied(self, message: Message) -> None:
         try:
-            token = subjects.parse_reply(message.subject).token
+            token = subjects.reply_token(message.subject)
         except ValueError as error:
             log.warning("reply ignored error=%s", error)
             return

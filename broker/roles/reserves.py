@@ -37,8 +37,8 @@ class Reserves:
         self._outstanding = Counter[str]()
         self._peaks = deque([Counter[str]()], maxlen=_PEAK_TICKS)
         """The most that was outstanding during each of the last ticks, by deployment."""
-        self._earlier = Counter[str]()
-        """The most that was outstanding during all of them but the current one."""
+        self._peak = Counter[str]()
+        """The most that was outstanding during any of them."""
 
     def __repr__(self) -> str:
         return f"Reserves(outstanding={dict(self._outstanding)})"
@@ -56,14 +56,16 @@ class Reserves:
 
     def take(self, deployment: str) -> None:
         self._outstanding[deployment] += 1
-        self._peaks[-1][deployment] = max(self._peaks[-1][deployment], self._outstanding[deployment])
+        outstanding = self._outstanding[deployment]
+        for peak in (self._peaks[-1], self._peak):
+            peak[deployment] = max(peak.get(deployment, 0), outstanding)
 
     def give_back(self, deployment: str) -> None:
         self._outstanding[deployment] -= 1
 
     def tick(self) -> None:
         self._peaks.append(Counter(self._outstanding))
-        self._earlier = reduce(or_, self._peaks)
+        self._peak = reduce(or_, self._peaks)
 
     def _pools(self, model: str) -> Mapping[str, Pool]:
         """Take a snapshot of the pools on the model's route."""
@@ -75,5 +77,5 @@ class Reserves:
             now=self._clock(),
             only=[entry.deployment for entry in route.entries(model, catalog)],
             handed_out=self._outstanding,
-            peak=self._earlier | self._peaks[-1],
+            peak=self._peak,
         )

@@ -172,9 +172,9 @@ async def test_a_caller_that_left_while_it_took_a_piece_is_told_nothing_more(nc:
 async def test_a_broker_hears_no_replies_to_another(nc: Nats, ledger: Ledger) -> None:
     async with a_bench(nc, ledger, buffer_bytes=1000) as bench:
         listener, attempt = await bench.ask()
-        to = subjects.parse_reply(str(attempt.reply_to))
+        token = subjects.reply_token(str(attempt.reply_to))
 
-        await nc.publish(subjects.reply(subjects.ReplyTo("d", "other", to.token)), b"wrong", headers={KIND: FINAL})
+        await nc.publish(subjects.reply(subjects.ReplyTo("d", "other", token)), b"wrong", headers={KIND: FINAL})
         await nc.publish("infermq.reply.d.b.no_token", b"wrong", headers={KIND: FINAL})
         await bench.say(attempt, FINAL, b"right")
 
