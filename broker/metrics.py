@@ -1,6 +1,5 @@
 """The metrics of a broker process: every name in one table, with its unit."""
 
-import collections
 from collections.abc import Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -67,7 +66,10 @@ class BrokerMetrics:
         self._dispatched.labels(deployment).inc(attempts)
 
     def settled(self, settled: Settled) -> None:
-        for state, count in collections.Counter(one.state for one in settled.final).items():
+        counts: dict[str, int] = {}
+        for final in settled.final:
+            counts[final.state] = counts.get(final.state, 0) + 1
+        for state, count in counts.items():
             self._settled.labels(state).inc(count)
         self._requeued.inc(len(settled.requeued))
 

@@ -5,6 +5,7 @@ tenant's batch gets the same answer as one that does not exist.
 """
 
 from enum import StrEnum
+from functools import cache
 from typing import assert_never
 
 from broker.core.principal import Principal, Role
@@ -37,6 +38,7 @@ def forbidden(
     return None
 
 
+@cache
 def _roles(action: Action) -> frozenset[Role]:
     match action:
         case Action.SUBMIT | Action.READ_JOBS:
