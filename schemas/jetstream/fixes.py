@@ -8,7 +8,7 @@ still publish while it ends.
 """
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -26,7 +26,8 @@ class ClientFixes:
         Publish, request, subscribe, unsubscribe and drain all call this when much is pending. If the connection is being
         closed, a cancellation waits until it is; then `close` raises it.
         """
-        task = _this_task()
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - only a task can await
         before = task.cancelling()
         try:
             flushed = await super()._flush_pending(force_flush)  # type: ignore[misc] # nats-py's Client comes next
@@ -37,14 +38,14 @@ class ClientFixes:
             raise asyncio.CancelledError
         return flushed
 
-    async def request(self, *args: Any, **named: Any) -> Any:
-        return await _cancellable(super().request(*args, **named))  # type: ignore[misc]
+    def request(self, *args: Any, **named: Any) -> Coroutine[Any, Any, Any]:
+        return _cancellable(super().request(*args, **named))  # type: ignore[misc]
 
-    async def flush(self, *args: Any, **named: Any) -> None:
-        await _cancellable(super().flush(*args, **named))  # type: ignore[misc]
+    def flush(self, *args: Any, **named: Any) -> Coroutine[Any, Any, None]:
+        return _cancellable(super().flush(*args, **named))  # type: ignore[misc]
 
-    async def close(self) -> None:
-        await _cancellable(super().close())  # type: ignore[misc]
+    def close(self) -> Coroutine[Any, Any, None]:
+        return _cancellable(super().close())  # type: ignore[misc]
 
     async def subscribe(self, *args: Any, **named: Any) -> Any:
         """Make `next_msg` of the subscription raise a cancellation even if a message comes at the same moment."""
@@ -56,7 +57,8 @@ class ClientFixes:
     async def _read_loop(self) -> None:
         """Reconnect if the reader ends for any other reason than a reconnect, a close or a cancellation."""
         await super()._read_loop()  # type: ignore[misc]
-        if self.is_connected and not _this_task().cancelling():
+        task = asyncio.current_task()
+        if self.is_connected and not (task and task.cancelling()):
             await self._lost(ConnectionError("the reader ended"))
 
     async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
@@ -79,19 +81,14 @@ class ClientFixes:
 
 async def _cancellable(call: Awaitable[T]) -> T:
     """Await a call. If the task is cancelled meanwhile, raise that, whatever the call returns or raises."""
-    task = _this_task()
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - only a task can await
     before = task.cancelling()
     try:
         return await call
     finally:
         if task.cancelling() > before:
             raise asyncio.CancelledError
-
-
-def _this_task() -> asyncio.Task[Any]:
-    task = asyncio.current_task()
-    assert task is not None  # noqa: S101 - only a task can await
-    return task
 
 
 def _utf8(name: bytes) -> bytes:
