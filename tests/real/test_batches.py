@@ -196,12 +196,18 @@ def _ids(entries: list[Entry]) -> list[UUID]:
 
 async def test_a_page_of_results_holds_its_own_batchs_only(ledger: Ledger) -> None:
     batches = [await a_batch(ledger) for _ in range(3)]
-    attempts = [await running(ledger, batch=batch.id) for batch in batches]
-    await ledger.settlement.settle([an_end(attempt, State.SUCCEEDED) for attempt in attempts], now=now())
+    sizes = (1, 3, 2)
+    attempts = [
+        [await running(ledger, batch=batch.id) for _ in range(size)]
+        for batch, size in zip(batches, sizes, strict=True)
+    ]
+    ends = [an_end(attempt, State.SUCCEEDED) for theirs in attempts for attempt in theirs]
+    await ledger.settlement.settle(ends, now=now())
 
-    pages = [await ledger.batches.results(batch.id, "default", None, 1) for batch in batches]
+    pages = [await ledger.batches.results(batch.id, "default", None, 10) for batch in batches]
 
-    assert [[result.job for result in page.results] for page in pages if page] == [[one.job] for one in attempts]
+    found = [[result.job for result in page.results] for page in pages if page]
+    assert found == [[one.job for one in theirs] for theirs in attempts]
     assert [page.more for page in pages if page] == [False] * 3
 
 

@@ -412,7 +412,7 @@ async def the_usual_way(
 async def test_what_is_due_is_found_by_its_time_however_many_wait(ledger: Ledger, ledger_url: str) -> None:
     entries = [an_entry() for _ in range(2000)]
     await ledger.intake.admit(entries)
-    later = Requeue(Ms(now() + 60_000), counted=True)
+    later = Requeue(Ms(now() + 600_000), counted=True)
     attempts = await dispatched(ledger, *entries)
     await ledger.settlement.settle(
         [a_verdict(one, Failed(EngineFault("x")), transition=later) for one in attempts], now=now()
