@@ -7,10 +7,11 @@ doors/      how callers come in: decode → use-case → encode
 client/     what a Python producer imports        local/   everything on this machine: `infermq up`
 cli/        the commands                          bench/   what `infermq bench` measures
 serve       composes one broker process           config   its settings, checked once
-errors      what adapters raise                   ports    what the roles need from outside
-retrying    waits for Postgres or NATS, and parts a group that one row spoils
+errors      what adapters raise                   ports    what roles and use-cases need from outside
+retrying    waits for Postgres or NATS, and bisects a group that one row spoils
 batch_file  reads OpenAI Batch lines (JSONL)      metrics  what Prometheus reads
 
-Each layer imports only those to its right: cli, serve, local → doors, roles → service → ledger, bus → core → schemas.
+Each layer imports only those after it: cli, bench, local, serve, doors, roles, service, ledger and bus, ports, core,
+schemas.
 Broker and workers meet on the wire only: nothing here imports `workers`.
 """

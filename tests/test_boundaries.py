@@ -104,6 +104,16 @@ def test_no_function_is_long() -> None:
     assert {name: length for name, length in lengths.items() if length > 50} == {}
 
 
+@pytest.mark.parametrize(
+    "package", sorted(path.parent for path in SOURCES if path.name == "__init__.py"), ids=lambda path: path.name
+)
+def test_a_map_names_every_module(package: Path) -> None:
+    text = ast.get_docstring(ast.parse((package / "__init__.py").read_text())) or ""
+    modules = {path.stem for path in package.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+
+    assert {name for name in modules if not name.startswith("_") and not re.search(rf"\b{name}\b", text)} == set()
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_each_package_has_its_map(package: str) -> None:
     for init in (ROOT / package).rglob("__init__.py"):

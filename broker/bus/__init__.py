@@ -11,6 +11,6 @@ outcomes      decodes what came through OUTCOME: workers' reports and brokers' r
 results       publishes the live feed of results
 dead_letters  makes the record of a message that cannot be read
 
-Over the connection of schemas.jetstream; only `streams`, which declares, knows nats-py. Only services, roles and the
-composition root import from here.
+Over the connection of schemas.jetstream; only `streams`, which declares, knows nats-py. Only services, roles,
+the composition root, `infermq doctor` and benchmarks import from here.
 """

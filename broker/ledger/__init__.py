@@ -15,8 +15,9 @@ rows          columns to values and back
 sql           named queries, one file each   migrate        numbered migrations, forward only
 errors        the driver's exceptions end here
 
-Each area is a class that implements its port in broker.ports, which is all that roles and services know of it. Only the
-composition root, commands and tests import from here; nothing else of the system talks to Postgres.
+Each area is a class that implements its port in broker.ports, which is all that roles and services know of it. Only
+the composition root, commands, benchmarks and tests import from here. Beside it only `infermq doctor`, benchmarks and
+`infermq up` (to make its database) talk to Postgres.
 """
 
 from broker.ledger.areas import open_ledger

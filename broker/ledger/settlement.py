@@ -1,4 +1,7 @@
-"""Verdicts into the record: one transaction a group, safe to repeat.
+"""Records verdicts: one transaction a group, safe to repeat.
+
+An execution is inserted once by its key (job, attempt, delivery), and only what was inserted is charged. A job ends
+once, because the statement that ends it finds only an open job.
 
 Nearly all verdicts end a job that runs the very attempt, so that way is short: one statement for their ends, then the
 executions and results are copied in. What is left (a late report, an expiry in the backlog, an interactive job, a

@@ -4,6 +4,9 @@ Each is set up as its documentation advises for throughput, with as many worker 
 ways. In memory: answers go to a Redis that stores nothing on disk. Recorded: bodies are written to Postgres at submission,
 each task commits its answer there and announces it, and Redis logs to disk. Both record less than infermq does (no
 lifecycle, no executions, no costs), so the comparison favours them.
+
+on_arq, on_celery, on_dramatiq, on_taskiq   each peer's task and its application
+producer   submits the tasks of a run        record   writes bodies and answers to Postgres
 """
 
 import asyncio
