@@ -15,8 +15,8 @@ from schemas.subjects import DEFAULT
 DATA = ".infermq"
 RUN_FILE = "run.json"
 PORT = 14222
-"""The port of NATS under `infermq up`: NATS's usual port with a 1 before it, so that both can run on one machine. Neither
-this port nor the dozen after it is registered with IANA, and Linux gives none of them to outgoing connections.
+"""The port of NATS under `infermq up`: NATS's usual port with a 1 before it, so that both can run on one machine. It
+lies below the ports that Linux gives to outgoing connections.
 """
 LEASE_S = 15.0
 """How long a killed worker's jobs stay leased to it. A worker extends its leases at a third of that."""
