@@ -1,4 +1,4 @@
-"""All areas over one database."""
+"""Opens all areas over one database."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

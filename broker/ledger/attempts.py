@@ -1,4 +1,4 @@
-"""Attempts: queued → running, and those that run."""
+"""Starts attempts (queued → running), and reads those that run."""
 
 from collections.abc import Sequence
 

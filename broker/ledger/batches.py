@@ -10,9 +10,9 @@ from schemas.api import Batch, BatchCreate, ResultPage
 from schemas.units import Ms
 
 PAGE_BYTES = 4 * 1024 * 1024
-"""What a page of results holds, unless its first is larger: half a message."""
+"""The most that a page of results holds, unless its first is larger: half a message."""
 _CURSOR_DIGITS = 9
-"""As many as an `int` of Postgres always has room for."""
+"""The most digits that Postgres's `int` always has room for."""
 
 
 class PgBatches:
@@ -46,7 +46,7 @@ class PgBatches:
             return tuple(batch_of(row) for row in rows)
 
     async def results(self, batch: UUID, tenant: str, cursor: str | None, limit: int) -> ResultPage | None:
-        """`limit` results, or as many as fit into PAGE_BYTES."""
+        """Return `limit` results, or as many as fit into PAGE_BYTES."""
         read_to = _parse_cursor(cursor)
         async with self._database.connection() as connection:
             asked = await _find(connection, batch, tenant)
@@ -67,7 +67,7 @@ async def _find(connection: Connection, batch: UUID, tenant: str) -> Batch | Non
 
 
 def _parse_cursor(cursor: str | None) -> int:
-    """The ordinal of the last result that was read; 0: none was."""
+    """Read a cursor: the ordinal of the last result that was read, or 0."""
     if cursor is None:
         return 0
     if not (cursor.isascii() and cursor.isdigit() and len(cursor) <= _CURSOR_DIGITS):

@@ -27,8 +27,9 @@ SETTINGS = {
 
 
 async def as_it_is(_: object) -> None:
-    """No query here leaves anything behind in its session that asyncpg would have to reset, at a round trip each time. A
-    transaction that is open is rolled back in any case.
+    """Leave a session as it is when it goes back to the pool, which saves a round trip each time.
+
+    No query of ours leaves anything behind in it. A transaction that is still open is rolled back in any case.
     """
 
 
@@ -53,7 +54,7 @@ class Database:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """A connection of one's own while the block runs. Raises: Unavailable, Conflict, BadData, DayNotKept."""
+        """Lend a connection while the block runs. Raises: Unavailable, Conflict, BadData, DayNotKept."""
         with translated():
             async with self._pool.acquire() as connection:
                 yield connection

@@ -1,4 +1,4 @@
-"""Rows of jobs, bodies and results, as an admission or a settlement writes them."""
+"""Writes rows of jobs, bodies and results, for admission and settlement."""
 
 from collections.abc import Mapping, Sequence
 from uuid import UUID
@@ -14,7 +14,7 @@ async def copy_jobs(connection: Connection, rows: Sequence[tuple[object, ...]]) 
 
 
 async def insert_jobs(connection: Connection, rows: Sequence[tuple[object, ...]]) -> set[UUID]:
-    """The ids that were not known."""
+    """Insert those that are not known, and return their ids."""
     return {row["id"] for row in await connection.fetch(query("insert_jobs"), *columns(rows, len(JOB_COLUMNS)))}
 
 
@@ -28,7 +28,7 @@ async def copy_results(
     ended: Sequence[tuple[UUID, UUID | None, bytes | None]],
     ended_before: Mapping[UUID, int],
 ) -> None:
-    """Jobs that end, with their batches and bodies, in this order; those of a batch with the next ordinals of it."""
+    """Copy in the results of `ended` (job, batch, body), in this order. Those of a batch get its next ordinals."""
     last: dict[UUID | None, int] = dict(ended_before.items())
     rows = []
     for job, batch, body in ended:

@@ -1,4 +1,4 @@
-"""The counters of batches, one delta a batch a group, and the numbers of their results."""
+"""Adds to the counters of batches, once a batch for each group, and numbers their results."""
 
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ _FIELDS = (
 
 @dataclass(slots=True)
 class Deltas:
-    """What a group adds to each batch; jobs without a batch are not counted."""
+    """Adds up what a group adds to each batch. Jobs without a batch are left out."""
 
     by_batch: dict[UUID, dict[str, int]] = field(
         default_factory=lambda: defaultdict(lambda: dict.fromkeys(_FIELDS, 0))
@@ -42,8 +42,9 @@ class Deltas:
         delta["cost_nano_usd"] += cost
 
     async def write(self, connection: Connection, *, now: Ms) -> dict[UUID, int]:
-        """How many jobs of each batch had ended before. It locks the batches' rows, so only their results follow it in
-        its transaction.
+        """Write the sums, and return how many jobs of each batch had ended before.
+
+        This locks the batches' rows, so only their results follow it in its transaction.
         """
         if not self.by_batch:
             return {}

@@ -1,4 +1,4 @@
-"""The partitions of a day, made when an id first needs them."""
+"""Makes the partitions of a day when an id first needs them."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -13,7 +13,7 @@ _GREATEST = (1 << 128) - 1
 
 
 class Days:
-    """The days whose partitions are known to exist."""
+    """Remembers the days whose partitions exist."""
 
     def __init__(self) -> None:
         self._known: set[int] = set()
@@ -28,20 +28,20 @@ class Days:
 
 
 def day_of(job: UUID) -> int:
-    """The day of its partitions, counted from 1970."""
+    """Return the day of a job's partitions, counted from 1970."""
     return ms_of(job) // _DAY_MS
 
 
 def bounds(day: int) -> tuple[UUID, UUID]:
-    """The ids of the day are from the first to below the second."""
+    """Return the first id of the day and the first of the next."""
     return _least_id(day), _least_id(day + 1)
 
 
 def _name(day: int) -> str:
-    """What the partitions of the day end with."""
+    """Return what the names of the day's partitions end with."""
     return datetime.fromtimestamp(day * _DAY_MS / 1000, UTC).strftime("%Y%m%d")
 
 
 def _least_id(day: int) -> UUID:
-    """The least 128-bit value that an id of this day can have."""
+    """Return the least 128-bit value that an id of this day can have."""
     return UUID(int=min((day * _DAY_MS) << 80, _GREATEST))

@@ -1,4 +1,4 @@
-"""Jobs into the record, with their batches' counts."""
+"""Records new jobs, with their batches' counts."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -43,7 +43,7 @@ class PgIntake:
         }
 
     async def admit(self, entries: Sequence[Entry]) -> Admitted:
-        """Most groups are all new, so they are copied in; one that is not goes row by row.
+        """Copy a group in, as most are all new. If one is not, insert it row by row.
 
         Jobs are written in the order of their ids, so that two brokers with the same jobs never wait for each other.
         """
@@ -79,7 +79,7 @@ async def _admit_some(connection: Connection, entries: Sequence[Entry]) -> Admit
 
 
 def _own(entry: Entry, owners: Mapping[UUID, UUID]) -> Entry:
-    """A batch counts each of its jobs, so one whose idempotency key is another job's is refused, not left out."""
+    """Refuse a job of a batch whose idempotency key is another job's. A batch counts its jobs, so none is left out."""
     owner = owners.get(entry.id, entry.id)
     if entry.batch is None or owner == entry.id or entry.refused is not None:
         return entry
@@ -87,7 +87,7 @@ def _own(entry: Entry, owners: Mapping[UUID, UUID]) -> Entry:
 
 
 async def _owners(connection: Connection, keyed: Sequence[Entry]) -> dict[UUID, UUID]:
-    """The job that each one's idempotency key stands for: itself, or the one that used it first.
+    """Find the job that each idempotency key stands for: the one that used it first.
 
     A key whose job was dropped with its day is free again.
     """
@@ -118,7 +118,7 @@ def _row(entry: Entry) -> tuple[object, ...]:
 
 
 async def _follow(connection: Connection, fresh: Sequence[Entry]) -> None:
-    """What comes with new jobs: their bodies, their place in the backlog or their end, their batches' counts."""
+    """Record what comes with new jobs: their bodies, their place in the backlog or their end, their batches' counts."""
     await copy_bodies(connection, fresh)
     waiting = [(e.model, e.lane, e.tenant, e.deadline_ms, e.id, e.batch) for e in fresh if e.refused is None]
     await connection.copy_records_to_table(

@@ -1,4 +1,4 @@
-"""All that is recorded of a job."""
+"""Reads all that is recorded of a job."""
 
 from uuid import UUID
 
@@ -25,7 +25,7 @@ class PgJobs:
 
 
 async def _ahead(connection: Connection, row: Row) -> int:
-    """How many jobs of its flow come before a waiting one, as far as AHEAD_MOST and one more."""
+    """Count the jobs of its flow that come before a waiting one, up to one more than AHEAD_MOST."""
     place = [row[name] for name in ("model", "lane", "tenant", "deadline_ms", "id")]
     ahead: int = await connection.fetchval(query("ahead"), *place, AHEAD_MOST + 1)
     return ahead

@@ -20,7 +20,7 @@ create table if not exists infermq.migrations (
 
 
 async def migrate(url: str) -> list[str]:
-    """Apply what is missing; the names applied. Safe from several at once. Raises: Unavailable, Conflict."""
+    """Apply what is missing, and return the names. Safe from several at once. Raises: Unavailable, Conflict."""
     with translated():
         connection = await asyncpg.connect(url)
         try:
@@ -35,7 +35,7 @@ async def migrate(url: str) -> list[str]:
 
 
 async def pending(url: str) -> list[str]:
-    """The names that `migrate` would apply. Raises: Unavailable, Conflict."""
+    """Return the names that `migrate` would apply. Raises: Unavailable, Conflict."""
     with translated():
         connection = await asyncpg.connect(url)
         try:

@@ -1,4 +1,4 @@
-"""Columns to values and back."""
+"""Turns columns into values, and values into columns."""
 
 from collections.abc import Sequence
 from uuid import UUID
@@ -22,7 +22,7 @@ def json_text(value: object | None) -> str | None:
 
 
 def columns(rows: Sequence[tuple[object, ...]], width: int) -> list[list[object]]:
-    """Rows turned into the arrays that unnest takes."""
+    """Turn rows into the arrays that unnest takes."""
     return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(width)]
 
 
@@ -42,7 +42,7 @@ def job_row(
     failure: Failure | None = None,
     executed: Executed | None = None,
 ) -> tuple[object, ...]:
-    """In the order of JOB_COLUMNS."""
+    """Return the values of JOB_COLUMNS, in that order."""
     usage = executed.usage if executed else Usage()
     return (
         entry.id, entry.tenant, entry.key, entry.lane, entry.model, entry.endpoint, state, entry.max_attempts,
@@ -59,7 +59,7 @@ EXECUTION_COLUMNS = (
 
 
 def execution_row(verdict: Verdict, executed: Executed, *, waste: bool) -> tuple[object, ...]:
-    """In the order of EXECUTION_COLUMNS."""
+    """Return the values of EXECUTION_COLUMNS, in that order."""
     usage = executed.usage
     return (
         verdict.job, executed.attempt, executed.delivery, executed.deployment, executed.worker, executed.outcome,
@@ -164,7 +164,7 @@ def execution_of(row: Row) -> Execution:
 
 
 AHEAD_MOST = 1000
-"""Jobs before a waiting one that are counted."""
+"""How many of the jobs before a waiting one are counted at most."""
 
 
 def show_of(row: Row, executions: tuple[Execution, ...], *, ahead: int | None) -> JobShow:
@@ -201,7 +201,7 @@ def _waiting(row: Row, ahead: int) -> Waiting:
 
 
 def _standing(row: Row) -> tuple[State, int]:
-    """An open job is where its narrow row is."""
+    """Tell the state of an open job by the table that has its narrow row."""
     if row["state"] != "open":
         return State(row["state"]), row["attempts"]
     if row["running_attempt"] is not None:

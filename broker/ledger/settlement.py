@@ -5,7 +5,7 @@ once, because the statement that ends it finds only an open job.
 
 Nearly all verdicts end a job that runs the very attempt, so that way is short: one statement for their ends, then the
 executions and results are copied in. What is left (a late report, an expiry in the backlog, an interactive job, a
-repeated group) takes the careful way.
+repeated group) is looked up and recorded row by row.
 """
 
 from collections import defaultdict
@@ -89,65 +89,67 @@ class PgSettlement:
 
 
 _PLACES = 64
-"""Few, since Postgres has room for some thousand locks."""
+"""How many advisory locks requests share. Few, since Postgres has room for some thousand locks."""
 Ran = tuple[int, Verdict, Executed]
 """A verdict's place in its group, and the execution that it is on."""
-Live = tuple[Verdict, Entry]
+RequestVerdict = tuple[Verdict, Entry]
 """A verdict on an interactive request, and the job behind it."""
 
 
 @dataclass(slots=True)
 class _Group:
-    """One transaction. `won` are the verdicts that ended their jobs."""
+    """Records one group in one transaction."""
 
     connection: Connection
     now: Ms
-    won: dict[int, Recorded] = field(default_factory=dict)
-    before: list[Recorded] = field(default_factory=list)
+    ended_now: dict[int, Recorded] = field(default_factory=dict)
+    """The jobs that this transaction ended, by the place of the verdict in the group."""
+    ended_earlier: list[Recorded] = field(default_factory=list)
+    """The jobs that an earlier transaction ended by the same verdicts."""
     ended_attempts: list[EndedAttempt] = field(default_factory=list)
 
     async def settle(self, verdicts: Sequence[Verdict], *, repeated: bool) -> Settled:
-        """`repeated`: some of it is recorded already, so look before each row."""
-        verdicts = await self._insert_live(verdicts)
+        """`repeated`: some of the group is recorded already, so each row is looked up first."""
+        verdicts = await self._insert_requests(verdicts)
         finals = {n: v for n, v in enumerate(verdicts) if isinstance(v.transition, Final)}
         await self._finish({n: v for n, v in finals.items() if v.entry is None and v.executed is not None})
-        left = {n: v for n, v in finals.items() if n not in self.won}
+        left = {n: v for n, v in finals.items() if n not in self.ended_now}
         if left:
             await self._finish_any(left)
         requeued = await self._requeue([v for v in verdicts if isinstance(v.transition, Requeue)])
-        await self._record(verdicts, careful=repeated or len(self.won) < len(verdicts))
-        return Settled((*self.won.values(), *self.before), requeued, tuple(self.ended_attempts))
+        await self._record(verdicts, row_by_row=repeated or len(self.ended_now) < len(verdicts))
+        return Settled((*self.ended_now.values(), *self.ended_earlier), requeued, tuple(self.ended_attempts))
 
-    async def _insert_live(self, verdicts: Sequence[Verdict]) -> Sequence[Verdict]:
-        """Interactive jobs: the ledger hears of them at their end. They end no row that was there before.
+    async def _insert_requests(self, verdicts: Sequence[Verdict]) -> Sequence[Verdict]:
+        """Insert the jobs of interactive requests, of which the ledger first hears at their end.
 
         A request is known by its id, tenant, body and the instant of its admission. One whose id is already that of
         another request or job is recorded as a job of its own, under an id made of these, so that neither touches the
-        other. Answers the verdicts with the ids that they are recorded under.
+        other. Returns the verdicts with the ids that they are recorded under.
         """
-        live = {n: (v, v.entry) for n, v in enumerate(verdicts) if v.entry is not None}
-        if not live:
+        requests = {n: (v, v.entry) for n, v in enumerate(verdicts) if v.entry is not None}
+        if not requests:
             return verdicts
-        await self._hold([v for v, _ in live.values()])
-        await self._insert(live)
-        unsure = {n: pair for n, pair in live.items() if n not in self.won}
-        apart = await self._apart(unsure) if unsure else {}
+        await self._hold([v for v, _ in requests.values()])
+        await self._insert(requests)
+        unrecorded = {n: pair for n, pair in requests.items() if n not in self.ended_now}
+        apart = await self._apart(unrecorded) if unrecorded else {}
         await self._insert(apart)
         return [apart[n][0] if n in apart else verdict for n, verdict in enumerate(verdicts)]
 
-    async def _hold(self, live: Iterable[Verdict]) -> None:
-        """A request that has several reports: what one cost must not be missed by the other, in another broker."""
-        several = [v for v in live if not (isinstance(v.transition, Final) and _is_first(v))]
+    async def _hold(self, requests: Iterable[Verdict]) -> None:
+        """Lock requests that may have several reports, so that two brokers miss nothing of what each other records."""
+        several = [v for v in requests if not (isinstance(v.transition, Final) and _is_first(v))]
         if several:
             places = sorted({verdict.job.int % _PLACES for verdict in several})
             await self.connection.fetch(query("hold_requests"), places)
 
-    async def _apart(self, live: Mapping[int, Live]) -> dict[int, Live]:
-        """Those whose id is another's, under an id of their own."""
-        rows = await self.connection.fetch(query("identities"), [verdict.job for verdict, _ in live.values()])
+    async def _apart(self, requests: Mapping[int, RequestVerdict]) -> dict[int, RequestVerdict]:
+        """Give those whose id is another's an id of their own."""
+        rows = await self.connection.fetch(query("identities"), [verdict.job for verdict, _ in requests.values()])
         known = {row["id"]: (row["tenant"], row["body_hash"], row["admitted_ms"]) for row in rows}
         apart = {}
-        for n, (verdict, entry) in live.items():
+        for n, (verdict, entry) in requests.items():
             if known.get(entry.id, _identity(entry)) != _identity(entry):
                 own = replace(entry, id=_own_id(entry))
                 apart[n] = replace(verdict, job=own.id, entry=own), own
@@ -164,21 +166,21 @@ class _Group:
     async def _finish_any(self, left: Mapping[int, Verdict]) -> None:
         rows = await self.connection.fetch(query("finish_any"), *_ends(left.values()), self.now)
         self._take(left, rows)
-        lost = [v for n, v in left.items() if n not in self.won and v.executed is not None]
+        lost = [v for n, v in left.items() if n not in self.ended_now and v.executed is not None]
         jobs, attempts, states = [v.job for v in lost], [v.attempt for v in lost], [_state(v) for v in lost]
         known = await self.connection.fetch(query("settled_by"), jobs, attempts, states)
-        self.before = [recorded_of(row) for row in known]
+        self.ended_earlier = [recorded_of(row) for row in known]
         self.ended_attempts += [EndedAttempt(row["id"], row["attempts"], flow_of(row)) for row in known]
 
     def _take(self, finals: Mapping[int, Verdict], rows: Iterable[asyncpg.Record]) -> None:
         by_job = {verdict.job: n for n, verdict in finals.items()}
         for row in rows:
-            self.won[by_job[row["id"]]] = recorded_of(row)
+            self.ended_now[by_job[row["id"]]] = recorded_of(row)
             self.ended_attempts.append(EndedAttempt(row["id"], row["attempts"], flow_of(row), row["tokens"]))
 
-    async def _insert(self, live: Mapping[int, Live]) -> None:
-        """Those at their end that are not known yet."""
-        entries = {v.job: (n, v, entry) for n, (v, entry) in live.items() if isinstance(v.transition, Final)}
+    async def _insert(self, requests: Mapping[int, RequestVerdict]) -> None:
+        """Insert the requests that end and are not known yet."""
+        entries = {v.job: (n, v, entry) for n, (v, entry) in requests.items() if isinstance(v.transition, Final)}
         if not entries:
             return
         rows = [
@@ -197,7 +199,7 @@ class _Group:
         await self._add_earlier([entry.id for _, verdict, entry in fresh if not _is_first(verdict)])
         await copy_bodies(self.connection, [entry for _, _, entry in fresh])
         for n, verdict, entry in fresh:
-            self.won[n] = Recorded(
+            self.ended_now[n] = Recorded(
                 job=entry.id,
                 tenant=entry.tenant,
                 batch=entry.batch,
@@ -207,7 +209,7 @@ class _Group:
             self.ended_attempts.append(EndedAttempt(entry.id, verdict.attempt or 0, entry.flow))
 
     async def _add_earlier(self, jobs: Sequence[UUID]) -> None:
-        """Attempts that failed before, or that a relay gave up on, were recorded without the job."""
+        """Charge the jobs for their earlier attempts, whose executions were recorded before the job was."""
         rows = await self.connection.fetch(query("spent_before"), jobs) if jobs else []
         if rows:
             names = ("input_tokens", "output_tokens", "cached_tokens", "cost_nano_usd")
@@ -231,31 +233,31 @@ class _Group:
         self.ended_attempts += [EndedAttempt(row["job"], row["attempt"], flow_of(row), row["tokens"]) for row in rows]
         return tuple(Requeued(flow_of(row), Place(row["deadline_ms"], row["job"]), row["due_ms"]) for row in rows)
 
-    async def _record(self, verdicts: Sequence[Verdict], *, careful: bool) -> None:
-        """Executions, results, what they cost, and the batches' counts."""
+    async def _record(self, verdicts: Sequence[Verdict], *, row_by_row: bool) -> None:
+        """Record executions, results, what they cost, and the batches' counts."""
         deltas = Deltas()
         ran = [(n, v, v.executed) for n, v in enumerate(verdicts) if v.executed is not None]
-        if careful:
+        if row_by_row:
             ran.sort(key=_execution_number)
-        rows = [execution_row(v, executed, waste=n not in self.won) for n, v, executed in ran]
-        if careful:
+        rows = [execution_row(v, executed, waste=n not in self.ended_now) for n, v, executed in ran]
+        if row_by_row:
             new = await self._insert_executions(ran, rows)
-            await self._charge([(v, executed) for n, v, executed in new if n not in self.won], deltas)
+            await self._add_to_jobs([(v, executed) for n, v, executed in new if n not in self.ended_now], deltas)
             fresh = {n for n, _, _ in new}
-            twice = [(v, e) for n, v, e in ran if n in self.won and n not in fresh and v.entry is None]
-            await self._charge([(v, _taken_back(e)) for v, e in twice], deltas)
+            twice = [(v, e) for n, v, e in ran if n in self.ended_now and n not in fresh and v.entry is None]
+            await self._add_to_jobs([(v, _refund(e)) for v, e in twice], deltas)
         else:
             new = ran
             await self._copy_executions(rows)
-        for n, one in self.won.items():
+        for n, one in self.ended_now.items():
             deltas.ended(one.batch, one.state)
             if (executed := verdicts[n].executed) is not None:
                 deltas.spent(one.batch, executed.usage, executed.cost_nano_usd)
         await add_spend(self.connection, [executed for _, _, executed in new], now=self.now)
         ended_before = await deltas.write(self.connection, now=self.now)
-        if self.won:
-            won = sorted(self.won.items(), key=_ended_number)
-            ended = [(one.job, one.batch, _final(verdicts[n]).body) for n, one in won]
+        if self.ended_now:
+            ended_now = sorted(self.ended_now.items(), key=_ended_number)
+            ended = [(one.job, one.batch, _final(verdicts[n]).body) for n, one in ended_now]
             await copy_results(self.connection, ended, ended_before)
 
     async def _copy_executions(self, rows: Sequence[tuple[object, ...]]) -> None:
@@ -265,12 +267,12 @@ class _Group:
             )
 
     async def _insert_executions(self, ran: Sequence[Ran], rows: Sequence[tuple[object, ...]]) -> list[Ran]:
-        """Those that were not recorded before."""
+        """Insert the executions that are not recorded yet, and return them."""
         inserted = await self.connection.fetch(query("insert_executions"), *columns(rows, len(EXECUTION_COLUMNS)))
         new = {key_of(row) for row in inserted}
         return [(n, v, e) for n, v, e in ran if (v.job, e.attempt, e.delivery) in new]
 
-    async def _charge(self, spent: Sequence[tuple[Verdict, Executed]], deltas: Deltas) -> None:
+    async def _add_to_jobs(self, spent: Sequence[tuple[Verdict, Executed]], deltas: Deltas) -> None:
         if not spent:
             return
         rows = await self.connection.fetch(
@@ -287,19 +289,19 @@ class _Group:
 
 
 def _is_first(verdict: Verdict) -> bool:
-    """Of an interactive request: no attempt came before that it has to pay for."""
+    """Say whether an interactive request has no earlier attempt to pay for."""
     return verdict.attempt == 1 and verdict.executed is not None
 
 
-def _taken_back(executed: Executed) -> Executed:
-    """What an end added to its job, though the execution was recorded before, and paid for."""
+def _refund(executed: Executed) -> Executed:
+    """Negate an execution: its job was charged for it when it was recorded, and again when the job ended."""
     usage = executed.usage
     negative = Usage(-usage.input_tokens, -usage.output_tokens, -usage.cached_tokens)
     return replace(executed, usage=negative, cost_nano_usd=NanoUsd(-executed.cost_nano_usd))
 
 
 def _is_well_dated(entry: Entry, now: Ms) -> bool:
-    """Whether some broker can have admitted a request of this id."""
+    """Say whether some broker can have admitted a request of this id."""
     return id_problem(entry.id, min(entry.admitted_ms, now)) is None
 
 
@@ -308,7 +310,7 @@ def _identity(entry: Entry) -> tuple[str, bytes, Ms]:
 
 
 def _own_id(entry: Entry) -> UUID:
-    """Of the same day, and the same for every report on the request."""
+    """Derive an id of the same day, which is the same for every report on the request."""
     name = f"{entry.id}:{entry.tenant}:{entry.body_hash.hex()}"
     return derived_id(name, entry.admitted_ms, ms_of(entry.id))
 
@@ -323,22 +325,22 @@ def _state(verdict: Verdict) -> State:
 
 
 def _job_number(verdict: Verdict) -> int:
-    """Orders as the ids do, without their comparison in Python."""
+    """Sort as the ids sort, without their slower comparison."""
     return verdict.job.int
 
 
-def _ended_number(won: tuple[int, Recorded]) -> int:
-    return won[1].job.int
+def _ended_number(ended_now: tuple[int, Recorded]) -> int:
+    return ended_now[1].job.int
 
 
 def _execution_number(ran: Ran) -> tuple[int, int, int]:
-    """Orders as the keys of executions do: two groups may have the same."""
+    """Sort as the keys of executions sort, since two groups may have the same execution."""
     _, verdict, executed = ran
     return verdict.job.int, executed.attempt, executed.delivery
 
 
 def _ends(finals: Iterable[Verdict]) -> list[list[object]]:
-    """The arrays of finish.sql, by job, so that two groups lock in one order."""
+    """Make the arrays of finish.sql, sorted by job, so that two groups lock in one order."""
     rows = []
     for verdict in sorted(finals, key=_job_number):
         final, executed = _final(verdict), verdict.executed

@@ -1,4 +1,4 @@
-"""What deployments cost, by day: the net under a provider's bill."""
+"""Adds up what deployments cost, by day, to be compared with a provider's bill."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ def _day(now: Ms) -> date:
 
 
 async def add_spend(connection: Connection, executions: Sequence[Executed], *, now: Ms) -> None:
-    """One delta a deployment a group; nothing is written for what costs nothing."""
+    """Add what a group cost, once for each deployment. Nothing is written for what costs nothing."""
     cost: Counter[str] = Counter()
     count: Counter[str] = Counter()
     for executed in executions:

@@ -1,4 +1,4 @@
-"""How things stand now: the backlog by model and lane, the leader, the database's clock."""
+"""Reads how things stand now: the backlog by model and lane, the leader, the database's clock."""
 
 from broker.core.records import ONLY_SHARD, Leadership, Shard
 from broker.ledger.connection import Database
