@@ -28,9 +28,6 @@ class State(StrEnum):
     DEAD = "dead"
 
 
-TERMINAL = frozenset({State.SUCCEEDED, State.FAILED, State.EXPIRED, State.CANCELLED, State.DEAD})
-
-
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
     """What went wrong, in which field, and the limit: the `error` of every refusal, at every door."""
 

@@ -55,10 +55,7 @@ class InteractiveIntake:
         if delivered is None:
             return
         attempt, delivery = delivered
-        key = (
-            attempt.job.bytes + _reply_subject(attempt),
-            attempt.number,
-        )  # two relays may have requests with one id
+        key = (attempt.job.bytes + _reply_subject(attempt), attempt.number)  # two relays may have requests of one id
         if key in self._slots.attempts:
             return
         now = self._clock()

@@ -28,6 +28,7 @@ from schemas.job import Attempt, Lane
 from schemas.outcome import Charge, Failed, Throttled
 from schemas.units import Ms, NanoUsd
 from schemas.worker import WorkerBeat
+from tests import builders
 from tests.builders import a_batch_id, a_report, a_route, a_success, an_attempt, an_entry, now
 from tests.reporting import a_settle, report
 from tests.system import until
@@ -36,20 +37,9 @@ from workers.beat import beat
 pytestmark = pytest.mark.real
 
 
-def a_beat(deployment: str, *, slots: int = 4, interactive: int = 0, draining: bool = False) -> WorkerBeat:
-    return WorkerBeat(
-        worker=f"of-{deployment}",
-        deployment=deployment,
-        engine="simulated",
-        slots=slots,
-        reserve=0,
-        running=interactive,
-        interactive=interactive,
-        draining=draining,
-        started_ms=now(),
-        at_ms=now(),
-        version="0",
-    )
+def a_beat(deployment: str, *, interactive: int = 0, **changes: Any) -> WorkerBeat:
+    fields = {"deployment": deployment, "reserve": 0, "running": interactive, "interactive": interactive}
+    return builders.a_beat(f"of-{deployment}", **{**fields, **changes})
 
 
 @asynccontextmanager

@@ -47,6 +47,7 @@ from schemas.outcome import (
 from schemas.ruling import Ruling
 from schemas.units import Ms, NanoUsd
 from schemas.worker import WorkerBeat
+from tests import builders
 from tests.builders import a_batch_id, a_job, a_report, a_success, an_attempt, an_id, now
 from tests.system import until
 from workers.reply import problem_of
@@ -240,19 +241,8 @@ class Door:
 
 
 def a_beat(deployment: str, *, reserve: int = 4, interactive: int = 0) -> WorkerBeat:
-    return WorkerBeat(
-        worker=f"of-{deployment}",
-        deployment=deployment,
-        engine="simulated",
-        slots=4,
-        reserve=reserve,
-        running=interactive,
-        interactive=interactive,
-        draining=False,
-        started_ms=now(),
-        at_ms=now(),
-        version="0",
-    )
+    fields = {"deployment": deployment, "reserve": reserve, "running": interactive, "interactive": interactive}
+    return builders.a_beat(f"of-{deployment}", **fields)
 
 
 def a_route(*routes: Route, model: str = "m", **caps_usd: float) -> Catalog:
