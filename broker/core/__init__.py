@@ -18,6 +18,7 @@ settle       what becomes of a job on a worker's report or a broker's ruling
 ruling       which attempts a broker puts back, and what a ruling does to its job
 backoff      how long a job waits before it is tried again
 price        what an execution cost
+estimate     what one will cost, or has cost if nobody can report it
 limits       what may still be spent in a day
 explain      puts what holds jobs into status and `job show`
 records      the values that decisions are made of and the ledger stores
