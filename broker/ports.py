@@ -108,8 +108,8 @@ class AttemptLedger(Protocol):
     async def running(self) -> list[Running]:
         """List every attempt that is dispatched and not settled."""
 
-    async def attempts_of(self, running: Sequence[Running]) -> list[Attempt]:
-        """Read those of the attempts that still run, to publish them again."""
+    async def attempts_of(self, running: Sequence[Running], *, now: Ms) -> list[Attempt]:
+        """Read those of the attempts that still run, to publish them again, with the time that is left to them `now`."""
 
 
 class OpenJobLedger(Protocol):

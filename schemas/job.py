@@ -72,6 +72,10 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     admitted_ms: Ms
     deadline_ms: Ms
     dispatched_ms: Ms
+    left_ms: Ms
+    """The time from dispatch to the deadline, both by the dispatching broker's clock. A worker counts it from receipt on a
+    clock of its own: it compares its wall clock with no instant of a broker.
+    """
     reply_to: str | None = None
     """Where the relay of an interactive request listens for chunks and the final body. None: nobody listens."""
     key: str | None = None

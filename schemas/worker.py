@@ -1,4 +1,8 @@
-"""Defines the beat, which each worker publishes once a second in the WORKERS bucket."""
+"""Defines the beat, which each worker publishes once a second in the WORKERS bucket, and what it says is held."""
+
+import struct
+from collections.abc import Iterable, Iterator
+from uuid import UUID
 
 import msgspec
 
@@ -49,3 +53,30 @@ class WorkerBeat(msgspec.Struct, frozen=True, kw_only=True):
     """When the beat was published, by the worker's clock."""
     version: str
     paused: Paused | None = None
+    reconnects: int = 0
+    """How often its connection to NATS was lost so far: what was on its way then never arrived."""
+    held: bytes = b""
+    """The executions that the worker holds, as `held_bytes` encodes them: they have begun and are not reported yet."""
+
+
+class HeldExecution(msgspec.Struct, frozen=True):
+    """One execution that a worker holds, of a dispatched attempt or of an interactive one."""
+
+    job: UUID
+    attempt: int
+    execution: UUID
+
+
+_HELD = struct.Struct(">16sI16s")
+
+
+def held_bytes(held: Iterable[HeldExecution]) -> bytes:
+    """Encode executions as records of one length: a beat names hundreds of them each second, and few are ever read."""
+    return b"".join([_HELD.pack(one.job.bytes, one.attempt, one.execution.bytes) for one in held])
+
+
+def held_in(records: bytes) -> Iterator[HeldExecution]:
+    """Decode what `held_bytes` encoded. What follows the last whole record is ignored."""
+    whole = len(records) - len(records) % _HELD.size
+    for job, attempt, execution in _HELD.iter_unpack(records[:whole]):
+        yield HeldExecution(UUID(bytes=job), attempt, UUID(bytes=execution))

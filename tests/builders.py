@@ -38,6 +38,10 @@ def an_id() -> UUID:
     return uuid7(now(), next(_numbers))
 
 
+def an_entropy() -> int:
+    return next(_numbers)
+
+
 def a_job(**changes: Any) -> Job:
     return Job(**{"endpoint": CHAT, "body": BODY, **changes})
 
@@ -72,6 +76,7 @@ def an_attempt(**changes: Any) -> Attempt:
         "admitted_ms": now(),
         "deadline_ms": now() + 3_600_000,
         "dispatched_ms": now(),
+        "left_ms": 3_600_000,
     }
     return Attempt(**{**fields, **changes})
 

@@ -4,6 +4,7 @@ import asyncio
 import ctypes
 import gc
 import importlib.metadata
+import itertools
 import json
 import logging
 import os
@@ -133,6 +134,9 @@ async def serve(
             catalog=catalog,
             lease_ms=await declared_lease_ms(nc, config.deployment),
             clock=wall_clock,
+            entropy=itertools.count(
+                int.from_bytes(os.urandom(9))
+            ).__next__,  # ids of executions are unique, not secret
             message_ids=process_ids(os.getpid(), os.urandom(6)).__next__,
             metrics=metrics,
             reconnected=reconnected,

@@ -4,12 +4,13 @@ They have no lease. NOW deletes them when they are delivered, and the relay retr
 """
 
 from schemas import subjects
+from schemas.ids import uuid7
 from schemas.jetstream import Message, NatsConnection
 from schemas.job import Attempt
 from schemas.outcome import Cancelled, Failed, Released, Throttled
 from schemas.units import Ms
 from workers.pool import HeldAttempt, Key, SlotPool
-from workers.ports import Clock
+from workers.ports import Clock, Entropy
 from workers.puller import Puller, attempt_of
 from workers.reply import Replier
 from workers.report import Reporter
@@ -28,6 +29,7 @@ class InteractiveIntake:
         runner: Runner,
         reporter: Reporter,
         clock: Clock,
+        entropy: Entropy,
         keepalive_ms: Ms,
     ) -> None:
         self._nc = nc
@@ -36,6 +38,7 @@ class InteractiveIntake:
         self._runner = runner
         self._reporter = reporter
         self._clock = clock
+        self._entropy = entropy
         self._keepalive_ms = keepalive_ms
         self._replies: dict[Key, Replier] = {}
         self.puller = Puller(
@@ -59,7 +62,16 @@ class InteractiveIntake:
         if key in self._slots.attempts:
             return
         now = self._clock()
-        held = HeldAttempt(key, attempt, delivery, message.reply, self._slots, started_ms=now, progressed_ms=now)
+        held = HeldAttempt(
+            key,
+            attempt,
+            delivery,
+            message.reply,
+            self._slots,
+            execution=uuid7(now, self._entropy()),
+            started_ms=now,
+            progressed_ms=now,
+        )
         if self._pool.died.is_set():
             held.ended = Released()
         elif self._slots.free <= 0:  # a draining worker still runs requests that were already on their way

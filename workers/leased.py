@@ -1,12 +1,13 @@
 """Takes dispatched attempts: they are leased from RUN, and acked once their outcome is durable."""
 
 from schemas import subjects
+from schemas.ids import uuid7
 from schemas.jetstream import Message, NatsConnection
 from schemas.job import Lane
 from schemas.outcome import Released, Succeeded
 from workers.leases import Leases
 from workers.pool import HeldAttempt, SlotPool
-from workers.ports import Clock
+from workers.ports import Clock, Entropy
 from workers.puller import Puller, attempt_of
 from workers.report import Reporter
 from workers.run import Runner
@@ -25,6 +26,7 @@ class LeasedIntake:
         reporter: Reporter,
         leases: Leases,
         clock: Clock,
+        entropy: Entropy,
     ) -> None:
         self._pool = pool
         self._slots = pool.leased
@@ -32,6 +34,7 @@ class LeasedIntake:
         self._reporter = reporter
         self._leases = leases
         self._clock = clock
+        self._entropy = entropy
         self.puller = Puller(
             nc,
             stream=subjects.RUN,
@@ -58,7 +61,16 @@ class LeasedIntake:
             running.ack_subject = message.reply
             return
         now = self._clock()
-        held = HeldAttempt(key, attempt, delivery, message.reply, self._slots, started_ms=now, progressed_ms=now)
+        held = HeldAttempt(
+            key,
+            attempt,
+            delivery,
+            message.reply,
+            self._slots,
+            execution=uuid7(now, self._entropy()),
+            started_ms=now,
+            progressed_ms=now,
+        )
         if self._pool.free(self._slots) <= 0:  # capacity fell, or a pull that was given up was answered
             # reported instead of nak'd: after a nak the stream delivers at once, and counts a delivery each time
             held.ended = Released()

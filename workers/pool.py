@@ -7,6 +7,7 @@ slots, interactive ones (from NOW) in its reserve. Each kind has an intake of it
 import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from uuid import UUID
 
 import msgspec
 
@@ -33,6 +34,8 @@ class HeldAttempt:
     """Where to ack its message; a redelivery replaces it. Interactive attempts are not acked."""
     slots: "Slots" = field(repr=False)
     """The slots for its kind of attempt. It takes one of them until its outcome is known."""
+    execution: UUID
+    """The execution's own id, made when it started. A redelivery that runs again is another execution."""
     started_ms: Ms
     progressed_ms: Ms
     first_ms: Ms | None = None

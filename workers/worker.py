@@ -12,14 +12,14 @@ from collections.abc import Awaitable, Callable
 from schemas import subjects
 from schemas.jetstream import NatsConnection
 from schemas.units import Ms
-from schemas.worker import WorkerBeat
+from schemas.worker import HeldExecution, WorkerBeat, held_bytes
 from workers.catalog import ActiveCatalog
 from workers.interactive import InteractiveIntake
 from workers.leased import LeasedIntake
 from workers.leases import Leases
 from workers.metrics import WorkerMetrics
 from workers.pool import SlotPool
-from workers.ports import Clock, Engine
+from workers.ports import Clock, Engine, Entropy
 from workers.report import REPORT_DELAYS, ReportDelays, Reporter
 from workers.run import Runner
 
@@ -47,6 +47,7 @@ class Worker:
         catalog: ActiveCatalog,
         lease_ms: Ms,
         clock: Clock,
+        entropy: Entropy,
         message_ids: Callable[[], str],
         metrics: WorkerMetrics,
         reconnected: asyncio.Event,
@@ -77,10 +78,24 @@ class Worker:
         )
         deployment, runner = catalog.name, Runner(engine, pool, catalog=catalog, clock=clock)
         self._leased = LeasedIntake(
-            nc, pool, deployment=deployment, runner=runner, reporter=reporter, leases=leases, clock=clock
+            nc,
+            pool,
+            deployment=deployment,
+            runner=runner,
+            reporter=reporter,
+            leases=leases,
+            clock=clock,
+            entropy=entropy,
         )
         self._interactive = InteractiveIntake(
-            nc, pool, deployment=deployment, runner=runner, reporter=reporter, clock=clock, keepalive_ms=keepalive_ms
+            nc,
+            pool,
+            deployment=deployment,
+            runner=runner,
+            reporter=reporter,
+            clock=clock,
+            entropy=entropy,
+            keepalive_ms=keepalive_ms,
         )
         self._pullers = (self._leased.puller, self._interactive.puller)
         self._reconnected = reconnected
@@ -169,6 +184,10 @@ class Worker:
             at_ms=self._clock(),
             version=version,
             paused=capacity.paused,
+            reconnects=self._nc.reconnects,
+            held=held_bytes(
+                HeldExecution(held.attempt.job, held.attempt.number, held.execution) for held in pool.held
+            ),
         )
 
     def health(self) -> dict[str, object]:

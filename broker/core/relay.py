@@ -322,6 +322,7 @@ class RequestState:
             admitted_ms=entry.admitted_ms,
             deadline_ms=entry.deadline_ms,
             dispatched_ms=now,
+            left_ms=Ms(max(0, entry.deadline_ms - now)),
             reply_to=subjects.reply(subjects.ReplyTo(placed.deployment, self._relay, placed.token)),
             key=entry.key,
             custom_id=entry.custom_id,

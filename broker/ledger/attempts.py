@@ -38,7 +38,7 @@ class PgAttempts:
             )
             if not rows and await connection.fetchval(query("term"), shard) != term:
                 raise Deposed(f"term {term} is over")
-        return [attempt_of(row) for row in rows]
+        return [attempt_of(row, now) for row in rows]
 
     async def running(self) -> list[Running]:
         async with self._database.connection() as connection:
@@ -48,8 +48,8 @@ class PgAttempts:
             for job, attempt, deployment, model, lane, tenant, tokens in rows
         ]
 
-    async def attempts_of(self, running: Sequence[Running]) -> list[Attempt]:
+    async def attempts_of(self, running: Sequence[Running], *, now: Ms) -> list[Attempt]:
         jobs, numbers = [one.job for one in running], [one.attempt for one in running]
         async with self._database.connection() as connection:
             rows = await connection.fetch(query("attempts_of"), jobs, numbers, min(jobs), max(jobs))
-        return [attempt_of(row) for row in rows]
+        return [attempt_of(row, now) for row in rows]

@@ -68,7 +68,7 @@ def execution_row(verdict: Verdict, executed: Executed, *, waste: bool) -> tuple
     )  # fmt: skip
 
 
-def attempt_of(row: Row) -> Attempt:
+def attempt_of(row: Row, now: Ms) -> Attempt:
     return Attempt(
         job=row["job"],
         number=row["attempt"],
@@ -81,6 +81,7 @@ def attempt_of(row: Row) -> Attempt:
         admitted_ms=row["admitted_ms"],
         deadline_ms=row["deadline_ms"],
         dispatched_ms=row["dispatched_ms"],
+        left_ms=Ms(max(0, row["deadline_ms"] - now)),
         traceparent=row["traceparent"],
     )
 

@@ -54,7 +54,8 @@ class Sweep:
         if strays:
             log.warning("strays attempts=%d", len(strays))
             self.metrics.strays.inc(len(strays))
-            is_whole = await self.runs.publish(await until_available(lambda: self.attempts.attempts_of(strays)))
+            attempts = await until_available(lambda: self.attempts.attempts_of(strays, now=self.clock()))
+            is_whole = await self.runs.publish(attempts)
         await self._end_overdue(jobs)
         return is_whole
 

@@ -12,7 +12,7 @@ from schemas.catalog import Deployment, Revision
 from schemas.job import Attempt
 from schemas.outcome import Cancelled, EngineFault, EngineLost, Failed, Outcome, Released, TimedOut
 from schemas.units import Ms
-from tests.builders import a_catalog, a_success, an_attempt
+from tests.builders import a_catalog, a_success, an_attempt, an_id
 from workers.catalog import ActiveCatalog
 from workers.pool import HeldAttempt, SlotPool, Slots
 from workers.ports import Capacity, Chunk, EngineDied, EngineRequest, Step
@@ -80,7 +80,7 @@ class Case:
     def start(self, slots: Slots) -> HeldAttempt:
         attempt = an_attempt(deadline_ms=Ms(NOW + 3_600_000))
         key = (attempt.job.bytes, 1)
-        held = HeldAttempt(key, attempt, 1, "", slots, started_ms=NOW, progressed_ms=NOW)
+        held = HeldAttempt(key, attempt, 1, "", slots, execution=an_id(), started_ms=NOW, progressed_ms=NOW)
         if self.pool.free(slots) <= 0:
             held.ended = Released()
         self.pool.start(held, self._run(held))

@@ -26,7 +26,7 @@ from schemas.job import Job, Lane
 from schemas.subjects import Source, Verb
 from schemas.units import Ms
 from schemas.worker import WorkerBeat
-from tests.builders import BODY, CHAT, a_job, an_id, now
+from tests.builders import BODY, CHAT, a_job, an_entropy, an_id, now
 from tests.system import CATALOG, until
 from workers.beat import beat
 from workers.catalog import ActiveCatalog
@@ -99,6 +99,7 @@ async def a_worker(nc: Nats, *, slots: int = 4, reconnected: asyncio.Event | Non
         catalog=catalog,
         lease_ms=Ms(15_000),
         clock=now,
+        entropy=an_entropy,
         message_ids=lambda: str(an_id()),
         metrics=WorkerMetrics(),
         reconnected=reconnected or asyncio.Event(),

@@ -377,6 +377,7 @@ async def test_an_attempt_carries_what_its_record_needs(nc: Nats, ledger: Ledger
             traceparent="00-1-2-01",
             admitted_ms=attempt.admitted_ms,
             dispatched_ms=attempt.dispatched_ms,
+            left_ms=(job.deadline_ms or 0) - attempt.dispatched_ms,
             reply_to=attempt.reply_to,
         )
 

@@ -322,7 +322,7 @@ async def test_the_lease_is_one_brokers_until_it_ends_or_is_given_up(ledger: Led
 async def test_strays_are_given_out_again_each_with_its_own_body(ledger: Ledger) -> None:
     attempts = [await running(ledger, body=b'{"n":%d}' % n) for n in range(3)]
 
-    again = await ledger.attempts.attempts_of(await ledger.attempts.running())
+    again = await ledger.attempts.attempts_of(await ledger.attempts.running(), now=now())
 
     assert {one.job: one.body for one in again} == {one.job: one.body for one in attempts}
     assert len(again) == 3
@@ -332,9 +332,9 @@ async def test_strays_are_given_out_again_only_while_they_run(ledger: Ledger) ->
     attempt = await running(ledger)
     held = await ledger.attempts.running()
 
-    assert [again.body for again in await ledger.attempts.attempts_of(held)] == [attempt.body]
+    assert [again.body for again in await ledger.attempts.attempts_of(held, now=now())] == [attempt.body]
     await settled(ledger, a_verdict(attempt, a_success()))
-    assert not await ledger.attempts.attempts_of(held)
+    assert not await ledger.attempts.attempts_of(held, now=now())
 
 
 async def test_the_usual_way_of_a_job_plans_over_its_own_days_only(ledger: Ledger, ledger_url: str) -> None:

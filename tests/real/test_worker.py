@@ -39,7 +39,8 @@ from schemas.outcome import (
     public_message,
 )
 from schemas.units import Ms
-from tests.builders import BODY, a_catalog, a_chat, a_report, an_attempt, an_id, now
+from schemas.worker import held_in
+from tests.builders import BODY, a_catalog, a_chat, a_report, an_attempt, an_entropy, an_id, now
 from tests.scripted import round_trip
 from workers.catalog import ActiveCatalog
 from workers.engines.simulated import Options, Simulated
@@ -159,6 +160,7 @@ async def a_pool(
         catalog=ActiveCatalog(Revision(1, Ms(0), catalog), "d"),
         lease_ms=Ms(lease_ms),
         clock=now,
+        entropy=an_entropy,
         message_ids=lambda: str(an_id()),
         metrics=WorkerMetrics(),
         reconnected=asyncio.Event(),
@@ -208,6 +210,23 @@ async def test_never_more_is_leased_than_there_are_slots(nc: Nats) -> None:
 
 NO_TICK_S = 60.0
 """Pulls stay out, whatever the capacity is."""
+
+
+async def test_a_beat_names_every_execution_that_is_held_until_its_outcome_is_stored(nc: Nats) -> None:
+    async with a_pool(nc, slots=2, reserve=1, options={"failures": [HANG]}) as bench:
+        jobs = [a_chat("hang"), a_chat("hang", number=3)]
+        assert await Runs(nc).publish(jobs)
+        request = an_ask("hang")
+        await nc.jetstream().publish(subjects.now("d"), packed(request))
+        await bench.until(lambda: bench.pool.running == 3)
+
+        held = list(held_in(bench.worker.beat(version="0").held))
+
+        assert {(one.job, one.attempt) for one in held} == {(one.job, one.number) for one in [*jobs, request]}
+        assert len({one.execution for one in held}) == 3
+        bench.pool.put_back()
+        await bench.until(lambda: not bench.pool.held)
+        assert not bench.worker.beat(version="0").held
 
 
 async def test_no_attempt_comes_for_which_no_slot_is_free(nc: Nats) -> None:
