@@ -121,8 +121,11 @@ class BatchResults(msgspec.Struct, frozen=True, omit_defaults=True):
 class Execution(msgspec.Struct, frozen=True, kw_only=True):
     """One delivery of an attempt that a worker really ran: the unit of cost."""
 
+    id: UUID
+    """A UUIDv7 that the worker made when it started."""
     attempt: int
     delivery: int
+    """How often the attempt had been delivered, as NATS counts."""
     deployment: str
     worker: str
     outcome: str

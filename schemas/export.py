@@ -13,6 +13,7 @@ WIRE: tuple[type[msgspec.Struct], ...] = (
     ruling.Expire,
     ruling.PutBack,
     ruling.EndRequest,
+    ruling.Lost,
     worker.WorkerBeat,
     catalog.Catalog,
     catalog.Revision,

@@ -83,3 +83,5 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     custom_id: str | None = None
     metadata: dict[str, str] | None = None
     traceparent: str | None = None
+    seal: bytes = b""
+    """What proves that a broker made the attempt. The worker returns it in its report."""

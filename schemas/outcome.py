@@ -250,8 +250,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     job: UUID
     attempt: int
+    execution: UUID
+    """The execution's own id, a UUIDv7 that its worker made when it started. A report that comes twice has the same."""
     delivery: int
-    """NATS's count, from 1, of how often this attempt was delivered."""
+    """NATS's count, from 1, of how often this attempt was delivered. It starts again when the stream loses its state."""
     deployment: str
     worker: str
     outcome: Outcome
@@ -260,3 +262,5 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The ack subject of the RUN message. The broker acks it if the worker died before it could."""
     interactive: Attempt | None = None
     """The complete attempt of an interactive request, since the ledger does not have the job yet; else None."""
+    seal: bytes = b""
+    """The seal of the attempt. Settle believes no report without it."""

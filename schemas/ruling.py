@@ -1,7 +1,8 @@
 """Defines rulings: what a broker decides on a job when no worker's report will.
 
-A report says how an execution ended: it has a deployment, a delivery, timings and a cost. A ruling has none of these, since
-nothing ran. Both reach settle through OUTCOME, on different subjects, because only a broker may rule.
+A report says how an execution ended: it has a deployment, timings and a cost. A ruling has none of these, since nothing
+ran, but for Lost: it stands for the report of a worker that died. Both reach settle through OUTCOME, on different subjects,
+because only a broker may rule.
 """
 
 from typing import ClassVar
@@ -11,6 +12,7 @@ import msgspec
 
 from schemas.job import Attempt
 from schemas.outcome import Cancelled, Expired, Failed
+from schemas.units import Ms
 
 
 class Expire(msgspec.Struct, frozen=True, tag="expire"):
@@ -47,4 +49,17 @@ class EndRequest(msgspec.Struct, frozen=True, tag="end_request"):
         return self.interactive.number
 
 
-Ruling = Expire | PutBack | EndRequest
+class Lost(msgspec.Struct, frozen=True, kw_only=True, tag="lost"):
+    """Record an execution whose worker died: it can report no more. Its job goes on, by another execution."""
+
+    job: UUID
+    attempt: int
+    deployment: str
+    execution: UUID
+    worker: str
+    started_ms: Ms
+    """When the execution started, by a broker's clock."""
+    interactive: ClassVar[None] = None
+
+
+Ruling = Expire | PutBack | EndRequest | Lost

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from broker.core.records import Entry
 from schemas.catalog import Catalog, Deployment, Model, Price, Route
-from schemas.ids import uuid7
+from schemas.ids import ms_of, uuid7
 from schemas.job import Attempt, Job, Lane
 from schemas.outcome import Outcome, Report, Succeeded, Timings, Usage
 from schemas.units import Ms
@@ -40,6 +40,11 @@ def an_id() -> UUID:
 
 def an_entropy() -> int:
     return next(_numbers)
+
+
+def an_execution_id(job: UUID, attempt: int, delivery: int) -> UUID:
+    """The id of the execution that a delivery of an attempt began: always the same, and sorted by attempt and delivery."""
+    return uuid7(ms_of(job), (attempt << 32) | delivery)
 
 
 def a_job(**changes: Any) -> Job:
@@ -95,7 +100,8 @@ def a_report(outcome: Outcome | None = None, **changes: Any) -> Report:
         "outcome": outcome or a_success(),
         "timings": Timings(started_ms=now(), queue_ms=Ms(5), run_ms=Ms(50), ttft_ms=Ms(10)),
     }
-    return Report(**{**fields, **changes})
+    fields |= changes
+    return Report(**{"execution": an_execution_id(fields["job"], fields["attempt"], fields["delivery"]), **fields})
 
 
 def a_chat(text: str, **changes: Any) -> Attempt:

@@ -110,6 +110,7 @@ class Reporter:
         return Report(
             job=held.attempt.job,
             attempt=held.attempt.number,
+            execution=held.execution,
             delivery=held.delivery,
             deployment=self._deployment,
             worker=self._worker,
@@ -122,6 +123,7 @@ class Reporter:
             ),
             run_ack=run_ack,
             interactive=interactive,
+            seal=held.attempt.seal,
         )
 
     async def stored(self, report: Report, *, is_deferrable: bool) -> Outcome:

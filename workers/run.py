@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
+from uuid import UUID
 
 from schemas.endpoints import ENDPOINTS
 from schemas.job import Attempt
@@ -41,7 +42,7 @@ class Runner:
                 return early
             request = request_of(
                 attempt,
-                delivery=held.delivery,
+                execution=held.execution,
                 max_output_tokens=self._catalog.max_output_tokens(attempt.model),
                 is_read=piece is not None,
             )
@@ -80,11 +81,11 @@ class Runner:
         return held.with_usage(Failed(EngineFault("the engine ended without an outcome")))
 
 
-def request_of(attempt: Attempt, *, delivery: int, max_output_tokens: int, is_read: bool) -> EngineRequest:
+def request_of(attempt: Attempt, *, execution: UUID, max_output_tokens: int, is_read: bool) -> EngineRequest:
     """Make the engine's request of an attempt with a known endpoint. `is_read` says that the answer is read as it grows."""
     endpoint = ENDPOINTS[attempt.endpoint]
     return EngineRequest(
-        id=f"{attempt.job}.{attempt.number}.{delivery}",
+        id=f"{attempt.job}.{attempt.number}.{execution}",
         model=attempt.model,
         endpoint=endpoint,
         body=attempt.body,

@@ -9,6 +9,7 @@ asyncpg, with a message for each job. There is no validation, policy, fairness, 
 
 import asyncio
 import os
+import secrets
 import sys
 import time
 from collections import deque
@@ -36,7 +37,7 @@ from schemas.api import ResultNotice, State
 from schemas.clock import wall_clock
 from schemas.codec import jsoned, packed, unpacker
 from schemas.endpoints import CHAT
-from schemas.ids import line_id
+from schemas.ids import line_id, uuid7
 from schemas.job import Attempt, Job, Lane
 from schemas.outcome import Report, Succeeded, Timings, Usage
 from schemas.units import Ms
@@ -286,7 +287,7 @@ def _job_row(job: Job, now: Ms) -> tuple[object, ...]:
 def _execution(report: Report) -> tuple[object, ...]:
     usage, timings = report.outcome.usage, report.timings
     return (
-        report.job, report.attempt, report.delivery, report.deployment, report.worker, "succeeded", None, False,
+        report.job, report.execution, 1, 1, report.deployment, report.worker, "succeeded", None, False,
         usage.input_tokens, usage.output_tokens, 0, usage.output_tokens, "floor", timings.started_ms, timings.queue_ms,
         timings.ttft_ms, timings.run_ms,
     )  # fmt: skip
@@ -346,6 +347,7 @@ def _answered(attempt: Attempt, answer: bytes) -> Report:
     return Report(
         job=attempt.job,
         attempt=attempt.number,
+        execution=uuid7(now, secrets.randbits(80)),
         delivery=1,
         deployment="d",
         worker="w",

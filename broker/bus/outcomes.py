@@ -78,8 +78,8 @@ def _newer_reports(data: bytes, known: Sequence[Report]) -> list[Report]:
 
     Their jobs are thus retried until they run out of attempts. Without a report they would run again for ever.
     """
-    found = {(one.job, one.attempt, one.delivery) for one in known}
-    others = [one for one in _newer.unpack(data)[0] if (one.job, one.attempt, one.delivery) not in found]
+    found = {(one.job, one.execution) for one in known}
+    others = [one for one in _newer.unpack(data)[0] if (one.job, one.execution) not in found]
     return [_failed(other) for other in others]
 
 

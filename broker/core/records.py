@@ -157,6 +157,7 @@ class OpenJob(msgspec.Struct, frozen=True, kw_only=True):
 class Executed(msgspec.Struct, frozen=True, kw_only=True):
     """One delivery that ran, with its cost: a row of `executions`. The ledger decides whether it was wasted."""
 
+    id: UUID
     attempt: int
     delivery: int
     deployment: str

@@ -13,7 +13,7 @@ from broker.core.records import Final, Ignore, OpenJob, Requeue, Running
 from schemas.api import State
 from schemas.catalog import Catalog
 from schemas.outcome import Cancelled, Expired, Failed
-from schemas.ruling import EndRequest, Expire, PutBack, Ruling
+from schemas.ruling import EndRequest, Expire, Lost, PutBack, Ruling
 from schemas.units import Ms
 
 
@@ -49,6 +49,8 @@ def ruling_transition(ruling: Ruling, job: OpenJob | None, *, now: Ms) -> Final 
             return put_back(attempt, job, now=now)
         case EndRequest(_, outcome):
             return _ended(outcome)
+        case Lost():
+            return Ignore()
         case _:
             assert_never(ruling)
 

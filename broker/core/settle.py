@@ -32,7 +32,7 @@ from schemas.outcome import (
     failure_kind,
     retryable,
 )
-from schemas.ruling import EndRequest, Expire, PutBack, Ruling
+from schemas.ruling import EndRequest, Expire, Lost, PutBack, Ruling
 from schemas.units import Ms, NanoUsd
 
 
@@ -71,7 +71,7 @@ def decide(
     return [verdicts[index] for index in range(len(items))]
 
 
-def _without_effect(item: Report | Ruling, recorded: set[tuple[int, int] | None], prices: Prices) -> Verdict:
+def _without_effect(item: Report | Ruling, recorded: set[UUID | None], prices: Prices) -> Verdict:
     """Record its cost only, and not even that if its execution is `recorded` already: a message may come twice."""
     verdict = _verdict(item, Ignore(), prices)
     if (execution := _execution(item)) in recorded:
@@ -80,9 +80,9 @@ def _without_effect(item: Report | Ruling, recorded: set[tuple[int, int] | None]
     return verdict
 
 
-def _execution(item: Report | Ruling) -> tuple[int, int] | None:
-    """Identify the execution of a report among those of its job. None for a ruling."""
-    return (item.attempt, item.delivery) if isinstance(item, Report) else None
+def _execution(item: Report | Ruling) -> UUID | None:
+    """Identify the execution of a report. None for a ruling."""
+    return item.execution if isinstance(item, Report) else None
 
 
 def failed_as_unstorable(verdict: Verdict) -> Verdict:
@@ -120,19 +120,19 @@ def _rank(item: Report | Ruling) -> tuple[int, int, bool, int]:
     """Rank an item among several on one job; the lowest decides.
 
     First a success, of any attempt; then a report that ends a request, since it says more than the ruling beside it; then
-    a ruling that ends the job; then the newest attempt, and of its deliveries the first that ran.
+    a ruling that ends the job; then the newest attempt, and of its executions the one that started first.
     """
     match item:
-        case Report(attempt=attempt, delivery=delivery, outcome=Succeeded()):
-            return 0, -attempt, False, delivery
-        case Report(attempt=attempt, delivery=delivery, interactive=Attempt()) if ends_request(item.outcome):
-            return 1, -attempt, False, delivery
+        case Report(attempt=attempt, execution=execution, outcome=Succeeded()):
+            return 0, -attempt, False, execution.int
+        case Report(attempt=attempt, execution=execution, interactive=Attempt()) if ends_request(item.outcome):
+            return 1, -attempt, False, execution.int
         case Expire() | EndRequest():
             return 2, 0, False, 0
-        case PutBack(_, attempt):
+        case PutBack(_, attempt) | Lost(attempt=attempt):
             return 3, -attempt, True, 0
-        case Report(attempt=attempt, delivery=delivery, outcome=outcome):
-            return 3, -attempt, isinstance(outcome, Released), delivery
+        case Report(attempt=attempt, execution=execution, outcome=outcome):
+            return 3, -attempt, isinstance(outcome, Released), execution.int
         case _:
             assert_never(item)
 
@@ -216,6 +216,7 @@ def _executed(report: Report, prices: Prices) -> Executed:
     outcome = report.outcome
     cost, source = cost_of(report, prices)
     return Executed(
+        id=report.execution,
         attempt=report.attempt,
         delivery=report.delivery,
         deployment=report.deployment,

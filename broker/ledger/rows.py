@@ -53,7 +53,7 @@ def job_row(
 
 
 EXECUTION_COLUMNS = (
-    "job", "attempt", "delivery", "deployment", "worker", "outcome", "failure", "waste", "input_tokens",
+    "job", "id", "attempt", "delivery", "deployment", "worker", "outcome", "failure", "waste", "input_tokens",
     "output_tokens", "cached_tokens", "cost_nano_usd", "cost_source", "started_ms", "queue_ms", "ttft_ms", "run_ms",
 )  # fmt: skip
 
@@ -62,9 +62,10 @@ def execution_row(verdict: Verdict, executed: Executed, *, waste: bool) -> tuple
     """Return the values of EXECUTION_COLUMNS, in that order."""
     usage = executed.usage
     return (
-        verdict.job, executed.attempt, executed.delivery, executed.deployment, executed.worker, executed.outcome,
-        executed.failure, waste, usage.input_tokens, usage.output_tokens, usage.cached_tokens, executed.cost_nano_usd,
-        executed.cost_source, executed.started_ms, executed.queue_ms, executed.ttft_ms, executed.run_ms,
+        verdict.job, executed.id, executed.attempt, executed.delivery, executed.deployment, executed.worker,
+        executed.outcome, executed.failure, waste, usage.input_tokens, usage.output_tokens, usage.cached_tokens,
+        executed.cost_nano_usd, executed.cost_source, executed.started_ms, executed.queue_ms, executed.ttft_ms,
+        executed.run_ms,
     )  # fmt: skip
 
 
@@ -210,5 +211,5 @@ def _standing(row: Row) -> tuple[State, int]:
     return State.QUEUED, row["waiting_attempt"] or 0
 
 
-def key_of(row: Row) -> tuple[UUID, int, int]:
-    return row["job"], row["attempt"], row["delivery"]
+def key_of(row: Row) -> tuple[UUID, UUID]:
+    return row["job"], row["id"]

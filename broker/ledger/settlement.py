@@ -1,6 +1,6 @@
 """Records verdicts: one transaction a group, safe to repeat.
 
-An execution is inserted once by its key (job, attempt, delivery), and only what was inserted is charged. A job ends
+An execution is inserted once by its key (job, its own id), and only what was inserted is charged. A job ends
 once, because the statement that ends it finds only an open job.
 
 Nearly all verdicts end a job that runs the very attempt, so that way is short: one statement for their ends, then the
@@ -270,7 +270,7 @@ class _Group:
         """Insert the executions that are not recorded yet, and return them."""
         inserted = await self.connection.fetch(query("insert_executions"), *columns(rows, len(EXECUTION_COLUMNS)))
         new = {key_of(row) for row in inserted}
-        return [(n, v, e) for n, v, e in ran if (v.job, e.attempt, e.delivery) in new]
+        return [(n, v, e) for n, v, e in ran if (v.job, e.id) in new]
 
     async def _add_to_jobs(self, spent: Sequence[tuple[Verdict, Executed]], deltas: Deltas) -> None:
         if not spent:
@@ -333,10 +333,10 @@ def _ended_number(ended_now: tuple[int, Recorded]) -> int:
     return ended_now[1].job.int
 
 
-def _execution_number(ran: Ran) -> tuple[int, int, int]:
+def _execution_number(ran: Ran) -> tuple[int, int]:
     """Sort as the keys of executions sort, since two groups may have the same execution."""
     _, verdict, executed = ran
-    return verdict.job.int, executed.attempt, executed.delivery
+    return verdict.job.int, executed.id.int
 
 
 def _ends(finals: Iterable[Verdict]) -> list[list[object]]:

@@ -76,7 +76,7 @@ def test_a_worker_runs_it_and_streams_only_what_can_be_streamed(endpoint: Endpoi
     body = with_fields(fields_of(BODIES[endpoint.path]), stream=True)
     attempt = an_attempt(endpoint=endpoint.path, body=body)
 
-    request = request_of(attempt, delivery=1, max_output_tokens=16, is_read=True)
+    request = request_of(attempt, execution=an_id(), max_output_tokens=16, is_read=True)
 
     assert before_run(attempt, deliveries=1, now=Ms(0)) is None
     assert (request.endpoint, request.streamed) == (endpoint, endpoint.can_stream)

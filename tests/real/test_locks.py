@@ -18,7 +18,7 @@ from schemas.job import Attempt
 from schemas.outcome import Charge, EngineFault, Failed, Usage
 from schemas.ruling import Expire
 from schemas.units import Ms, NanoUsd
-from tests.builders import a_success, an_attempt, an_entry, now
+from tests.builders import a_success, an_attempt, an_entry, an_execution_id, now
 from tests.holding import Hand, a_hand
 from tests.real.test_ledger import PRICES, a_batch, a_verdict, dispatched
 
@@ -27,9 +27,9 @@ T = TypeVar("T")
 A_JOB = """insert into infermq.jobs (id, tenant, key, lane, model, endpoint, state, max_attempts, admitted_ms,
                                      deadline_ms, body_hash)
            values ($1, 't', 'k', 'bulk', 'm', '/', 'open', 1, 0, 0, '')"""
-AN_EXECUTION = """insert into infermq.executions (job, attempt, delivery, deployment, worker, outcome, waste, input_tokens,
-                      output_tokens, cached_tokens, cost_nano_usd, cost_source, started_ms, queue_ms, run_ms)
-                  values ($1, $2, $3, 'd', 'w', 'failed', true, 0, 0, 0, 0, 'none', 0, 0, 0)"""
+AN_EXECUTION = """insert into infermq.executions (job, id, attempt, delivery, deployment, worker, outcome, waste,
+                      input_tokens, output_tokens, cached_tokens, cost_nano_usd, cost_source, started_ms, queue_ms, run_ms)
+                  values ($1, $2, 1, 1, 'd', 'w', 'failed', true, 0, 0, 0, 0, 'none', 0, 0, 0)"""
 HELD_RUNNING = "select from infermq.running where job = $1 for update"
 A_KEY = "insert into infermq.idempotency (tenant, key, job) values ('default', $1, $2)"
 
@@ -169,7 +169,7 @@ async def test_brokers_that_record_the_same_late_executions_never_wait_for_each_
     attempts = await dispatched(brokers.ours, *entries)
     late = [a_verdict(attempt, Failed(EngineFault("x"), Usage(1, 0)), transition=Ignore()) for attempt in attempts]
 
-    await brokers.meet(settle, late, AN_EXECUTION, entries[1].id, 1, 1)
+    await brokers.meet(settle, late, AN_EXECUTION, entries[1].id, an_execution_id(entries[1].id, 1, 1))
 
     assert (await brokers.ours.spend.today(now()))["d"].executions == 3
 

@@ -1,6 +1,7 @@
 """All that is recorded of jobs, results and workers is shown, and in order."""
 
 from collections.abc import AsyncIterator
+from uuid import UUID
 
 import pytest
 from msgspec import Raw
@@ -13,7 +14,7 @@ from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Attempt, Lane
 from schemas.outcome import BadRequest, EngineFault, Failed, Outcome, Timings, Usage
 from schemas.units import Ms, NanoUsd
-from tests.builders import a_success, an_entry, now
+from tests.builders import a_success, an_entry, an_execution_id, now
 from tests.real.test_broker import Running, a_broker
 from tests.real.test_dispatch import a_beat
 from tests.real.test_ledger import a_batch, a_verdict, dispatched
@@ -64,8 +65,9 @@ def as_it_waits(entry: Entry) -> JobShow:
     )
 
 
-def an_execution(attempt: int, outcome: str, usage: Usage, cost: int, **changes: object) -> Execution:
+def an_execution(job: UUID, attempt: int, outcome: str, usage: Usage, cost: int, **changes: object) -> Execution:
     execution = Execution(
+        id=an_execution_id(job, attempt, 1),
         attempt=attempt,
         delivery=1,
         deployment="d",
@@ -117,7 +119,7 @@ async def test_a_job_is_shown_as_it_waits_runs_is_put_back_and_ends(ledger: Ledg
         not_before_ms=later,
         usage=Usage(1, 2, 1),
         cost_nano_usd=NanoUsd(5_000),
-        executions=(an_execution(1, "failed", Usage(1, 2, 1), 5_000, failure="engine_fault", waste=True),),
+        executions=(an_execution(entry.id, 1, "failed", Usage(1, 2, 1), 5_000, failure="engine_fault", waste=True),),
     )
     ended = replace(
         waits,
@@ -127,7 +129,7 @@ async def test_a_job_is_shown_as_it_waits_runs_is_put_back_and_ends(ledger: Ledg
         settled_ms=ended_ms,
         usage=Usage(11, 22, 6),
         cost_nano_usd=NanoUsd(55_000),
-        executions=(*again.executions, an_execution(2, "succeeded", Usage(10, 20, 5), 50_000)),
+        executions=(*again.executions, an_execution(entry.id, 2, "succeeded", Usage(10, 20, 5), 50_000)),
         body=Raw(b'"said"'),
     )
     assert seen == [waits, runs, again, ended]

@@ -12,7 +12,7 @@ from schemas.codec import JSON, Bundle, Undecodable, bundled, decode_job, decode
 from schemas.export import WIRE, json_schema
 from schemas.job import Attempt, Lane
 from schemas.outcome import EngineFault, Failed, Report, Succeeded
-from schemas.ruling import EndRequest, Expire, PutBack, Ruling
+from schemas.ruling import EndRequest, Expire, Lost, PutBack, Ruling
 from schemas.worker import WorkerBeat
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -57,12 +57,14 @@ def test_a_report_decodes() -> None:
 def test_rulings_decode() -> None:
     bundle: Bundle[Ruling] = Bundle(Ruling)
 
-    [expire, put_back, end], why = bundle.unpack(stored("rulings_v1.hex"))
+    [expire, put_back, end, lost], why = bundle.unpack(stored("rulings_v1.hex"))
 
     assert why is None
     assert expire == Expire(expire.job)
     assert put_back == PutBack(expire.job, 2)
     assert isinstance(end, EndRequest)
+    assert isinstance(lost, Lost)
+    assert (lost.job, lost.attempt, lost.worker) == (expire.job, 2, "w")
     assert (end.interactive.number, end.outcome) == (2, Failed(EngineFault("it stopped")))
 
 

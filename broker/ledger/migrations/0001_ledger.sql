@@ -35,6 +35,8 @@ create table infermq.bodies (
 
 create table infermq.executions (
     job             uuid    not null,
+    -- made by the worker when the execution started: NATS's count of deliveries may start again
+    id              uuid    not null,
     attempt         int     not null,
     delivery        int     not null,
     deployment      text    not null,
@@ -51,7 +53,7 @@ create table infermq.executions (
     queue_ms        bigint  not null,
     ttft_ms         bigint,
     run_ms          bigint  not null,
-    primary key (job, attempt, delivery)
+    primary key (job, id)
 ) partition by range (job);
 
 -- One row a job that ended. The results of a batch are numbered from 1 without a gap, in the order of commits: a number is

@@ -1,1 +1,1 @@
-select * from infermq.executions where job = $1 order by attempt, delivery
+select * from infermq.executions where job = $1 order by attempt, id
