@@ -24,6 +24,7 @@ from broker.core.records import (
     Settled,
     Shard,
     Spend,
+    SumCheck,
     Verdict,
     WaitingJob,
 )
@@ -178,6 +179,11 @@ class StatusLedger(Protocol):
         """Read the database's clock."""
 
 
+class SumsLedger(Protocol):
+    async def check(self, *, within_s: float) -> SumCheck:
+        """Compare the ledger with itself: Σ executions = Σ jobs = Σ batches = spend, and each job stands in one place."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ledger:
     """All areas of one ledger. The composition root gives each role and each use-case its own area."""
@@ -193,3 +199,4 @@ class Ledger:
     jobs: JobLedger
     catalogs: CatalogLedger
     status: StatusLedger
+    sums: SumsLedger

@@ -18,7 +18,7 @@ from nats.js.errors import NotFoundError
 from broker.bus.streams import STREAMS
 from broker.client import Client, NoBroker, RequestRefused
 from broker.errors import Conflict, Unavailable
-from broker.ledger import pending
+from broker.ledger import open_ledger, pending
 from schemas.api import HoldCode, ModelStatus, Status
 from schemas.clock import wall_clock
 
@@ -30,6 +30,8 @@ OLDEST_POSTGRES = 15
 _MOST_SKEW_MS = 1000
 _LEAST_DISK = 2 * 1024**3
 _CALL_S = 5.0
+_SUMS_S = 3.0
+"""How long to compare the ledger with itself. A million jobs take longer: then the newest are compared."""
 
 
 class Grade(StrEnum):
@@ -213,7 +215,7 @@ async def _postgres(url: str) -> list[Finding]:
     )
     if missing:
         return [server, Finding("migrations", Grade.BAD, f"missing: {', '.join(missing)}", "infermq migrate")]
-    return [server, Finding("migrations", Grade.OK, "up to date"), *dead_letters]
+    return [server, Finding("migrations", Grade.OK, "up to date"), *dead_letters, await _sums(url)]
 
 
 async def _dead_letters(connection: "asyncpg.Connection[asyncpg.Record]") -> list[Finding]:
@@ -224,6 +226,24 @@ async def _dead_letters(connection: "asyncpg.Connection[asyncpg.Record]") -> lis
     return [
         Finding("dead letters", Grade.WARN, f"{count} messages could not be read, the last at {last}", _LIST_THEM)
     ]
+
+
+async def _sums(url: str) -> Finding:
+    """Compare the ledger with itself, the newest jobs first, as far as there is time."""
+    try:
+        async with open_ledger(url, connections=1) as ledger:
+            check = await ledger.sums.check(within_s=_SUMS_S)
+    except Unavailable as error:
+        return Finding("sums", Grade.BAD, str(error), "is it running, and reachable?")
+    if check.disagreements:
+        seen = f"{len(check.disagreements)} disagreements, the first: {check.disagreements[0]}"
+        return Finding("sums", Grade.BAD, seen, "report it with the brokers' logs: the record of these is wrong")
+    if check.is_whole:
+        return Finding("sums", Grade.OK, "executions, jobs, batches and spend agree")
+    if check.checked_from_ms == 0:
+        return Finding("sums", Grade.OK, f"executions and jobs agree; no time for the rest in {_SUMS_S:.0f} s")
+    since = time.strftime("%Y-%m-%d %H:%M", time.localtime(min(check.checked_from_ms, wall_clock()) / 1000))
+    return Finding("sums", Grade.OK, f"jobs since {since} agree; no time for the rest in {_SUMS_S:.0f} s")
 
 
 _LIST_THEM = "select received_ms, subject, reason from infermq.dead_letters order by received_ms desc limit 20"

@@ -257,3 +257,14 @@ class Leadership(msgspec.Struct, frozen=True):
 
     holder: str
     term: int
+
+
+class SumCheck(msgspec.Struct, frozen=True):
+    """What a comparison of the ledger with itself came to."""
+
+    disagreements: tuple[str, ...]
+    """One sentence each."""
+    checked_from_ms: Ms
+    """Jobs older than this instant were not compared. 0: all were."""
+    is_whole: bool
+    """Whether there was time for everything: all jobs, then batches and spend."""

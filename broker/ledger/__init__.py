@@ -6,7 +6,7 @@ backlog       what waits                     attempts       queued → running, 
 settlement    verdicts into the record       spend          what deployments cost, by day
 leadership    the lease of the leader        status         how things stand now
 batches       batches and their results      jobs           all that is recorded of a job
-catalogs      the revisions of the catalog
+catalogs      the revisions of the catalog    sums           compares the ledger with itself
 
 connection    the connections that the areas share
 copies        rows as several areas write them

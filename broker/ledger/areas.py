@@ -16,6 +16,7 @@ from broker.ledger.leadership import PgLeadership
 from broker.ledger.settlement import PgSettlement
 from broker.ledger.spend import PgSpend
 from broker.ledger.status import PgStatus
+from broker.ledger.sums import PgSums
 from broker.ports import Ledger
 
 
@@ -36,4 +37,5 @@ async def open_ledger(url: str, *, connections: int = 8) -> AsyncIterator[Ledger
             jobs=PgJobs(database),
             catalogs=PgCatalogs(database),
             status=PgStatus(database),
+            sums=PgSums(database),
         )

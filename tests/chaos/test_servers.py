@@ -11,13 +11,12 @@ import pytest
 
 from broker.client import Client, RequestRefused, RequestTimedOut, Submission
 from broker.errors import Unavailable
-from broker.ledger import migrate
-from broker.local.servers import Child, nats_server, postgres_server, spawn
+from broker.local.servers import Child, nats_server, spawn
 from schemas.api import State
 from schemas.jetstream.client import NatsClient
 from tests.builders import a_job
 from tests.real.test_broker import a_broker, a_worker
-from tests.sums import check_sums
+from tests.sums import a_ledger_server
 from tests.system import CATALOG, until
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(90), pytest.mark.usefixtures("servers")]
@@ -26,8 +25,7 @@ HELLO = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}
 
 async def test_without_postgres_asks_are_answered_and_jobs_wait(tmp_path: Path) -> None:
     async with nats_server(tmp_path / "nats") as nats_url, AsyncExitStack() as first, AsyncExitStack() as second:
-        url = await first.enter_async_context(postgres_server(tmp_path / "pg", durable=False))
-        await migrate(url)
+        url = await first.enter_async_context(a_ledger_server(tmp_path / "pg"))
         nc = NatsClient()
         await nc.connect(nats_url)
         async with a_broker(nats_url, url, nc) as running, a_worker(nc):
@@ -37,19 +35,17 @@ async def test_without_postgres_asks_are_answered_and_jobs_wait(tmp_path: Path) 
             await first.aclose()
             answer = await running.client.infer("m", HELLO)
             during = [await running.submit(f"m{n}") for n in range(10)]
-            assert await second.enter_async_context(postgres_server(tmp_path / "pg", durable=False)) == url
+            assert await second.enter_async_context(a_ledger_server(tmp_path / "pg")) == url
 
             assert answer.job is not None
             shown = [await running.ended(job) for job in [*before, *during, answer.job]]
             assert {job.state for job in shown} == {State.SUCCEEDED}
-            await check_sums(url)
         await nc.close()
 
 
 async def test_after_a_restart_of_nats_everything_goes_on(tmp_path: Path) -> None:
     async with AsyncExitStack() as servers, AsyncExitStack() as first, AsyncExitStack() as second:
-        url = await servers.enter_async_context(postgres_server(tmp_path / "pg", durable=False))
-        await migrate(url)
+        url = await servers.enter_async_context(a_ledger_server(tmp_path / "pg"))
         nats_url = await first.enter_async_context(nats_server(tmp_path / "nats"))
         reconnected = asyncio.Event()
 
@@ -68,7 +64,6 @@ async def test_after_a_restart_of_nats_everything_goes_on(tmp_path: Path) -> Non
 
             after = await running.ended(await running.submit("after"))
             assert {job.state for job in [*shown, after]} == {State.SUCCEEDED}
-            await check_sums(url)
         await nc.close()
 
 
@@ -96,8 +91,7 @@ async def answers(client: Client) -> bool:
 async def test_processes_go_on_after_restarts_of_nats(tmp_path: Path) -> None:
     """As they are deployed, with their own event loop and every connection of theirs."""
     async with AsyncExitStack() as stack, AsyncExitStack() as server:
-        url = await stack.enter_async_context(postgres_server(tmp_path / "pg", durable=False))
-        await migrate(url)
+        url = await stack.enter_async_context(a_ledger_server(tmp_path / "pg"))
         nats_url = await server.enter_async_context(nats_server(tmp_path / "nats"))
         port = int(nats_url.rpartition(":")[2])
         where = ("--nats-url", nats_url)
@@ -116,7 +110,6 @@ async def test_processes_go_on_after_restarts_of_nats(tmp_path: Path) -> None:
                 sent = await client.submit_many([Submission("m", a_job())] * 50, batch_id=batch.id)
                 await client.seal(batch.id, jobs=sent)
                 assert {result.state async for result in client.results(batch.id)} == {State.SUCCEEDED}
-            await check_sums(url)
         finally:
             for child in reversed(children):
                 await child.stop(signal.SIGTERM)

@@ -341,15 +341,15 @@ async def test_of_a_settlement_that_is_cut_off_nothing_stays(
     """Known: its execution is recorded already, which shows in the middle of the group."""
     batch = await a_batch(ledger)
     attempt = await running(ledger, batch=batch.id)
-    verdict = a_verdict(attempt, succeeded(FIRST))
+    verdict = a_verdict(attempt, failed(FIRST), transition=Final(State.DEAD, None, EngineFault("x")))
     if is_known:
-        await ledger.settlement.settle([a_verdict(attempt, succeeded(FIRST), transition=Ignore())], now=now())
+        await ledger.settlement.settle([a_verdict(attempt, failed(FIRST), transition=Ignore())], now=now())
     before = await shown(ledger, attempt), await ledger.spend.today(now()), await ledger.attempts.running()
 
     await cut_off(ledger_url, ledger.settlement.settle([verdict], now=now()), batch.id)
 
     assert (await shown(ledger, attempt), await ledger.spend.today(now()), await ledger.attempts.running()) == before
-    assert await settled(ledger, verdict) == [(attempt.job, State.SUCCEEDED)]
+    assert await settled(ledger, verdict) == [(attempt.job, State.DEAD)]
 
 
 async def test_a_job_that_is_ended_while_it_is_put_back_does_not_wait_again(ledger: Ledger, ledger_url: str) -> None:

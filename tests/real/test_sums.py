@@ -8,8 +8,9 @@ import pytest
 from broker.core.records import Ignore
 from broker.ledger.connection import Connection
 from broker.ports import Ledger
+from schemas.ids import uuid7
 from schemas.outcome import Charge, EngineFault, Failed, Usage
-from schemas.units import NanoUsd
+from schemas.units import Ms, NanoUsd
 from tests.builders import a_success, an_entry, now
 from tests.real.test_ledger import a_batch, a_verdict, dispatched
 from tests.sums import check_sums, disagreements
@@ -31,6 +32,11 @@ MORE = {
 WRONG = [
     *(f"update infermq.{table} set {name} = {name} + 1" for table, names in MORE.items() for name in names),  # noqa: S608
     "delete from infermq.executions where waste",
+    "update infermq.executions set waste = not waste",
+    "update infermq.executions set waste = false",
+    "delete from infermq.executions where not waste",
+    "insert into infermq.results (job) select (left(job::text, 24) || '000000000000')::uuid from infermq.waiting",
+    "delete from infermq.jobs where state <> 'open' and batch is not null",
     "delete from infermq.spend",
     "update infermq.spend set deployment = 'other'",
     "insert into infermq.spend values ('2026-01-01', 'other', 1, 1)",
@@ -86,6 +92,31 @@ async def test_each_way_of_disagreeing_is_noticed(writer: Connection) -> None:
         await writing.rollback()
 
     assert unnoticed == []
+
+
+async def test_what_there_is_no_time_for_is_said(ledger: Ledger, writer: Connection) -> None:
+    assert writer is not None
+
+    check = await ledger.sums.check(within_s=0.0)
+    whole = await ledger.sums.check(within_s=30.0)
+
+    assert not check.is_whole
+    assert check.checked_from_ms > now()
+    assert (whole.disagreements, whole.checked_from_ms, whole.is_whole) == ((), 0, True)
+
+
+async def test_jobs_of_all_hours_are_compared(ledger: Ledger, ledger_url: str) -> None:
+    hours_ms = [now() - 3_600_000 * hours for hours in (0, 1, 2, 30, 100)]
+    entries = [an_entry(id=uuid7(Ms(at), number)) for number, at in enumerate(hours_ms)]
+    await ledger.intake.admit(entries)
+    connection = await asyncpg.connect(ledger_url)
+
+    await connection.execute("update infermq.jobs set output_tokens = 1")
+    check = await ledger.sums.check(within_s=30.0)
+    await connection.execute("update infermq.jobs set output_tokens = 0")
+    await connection.close()
+
+    assert len(check.disagreements) == len(entries)
 
 
 async def test_the_check_says_what_disagrees(ledger_url: str, writer: Connection) -> None:

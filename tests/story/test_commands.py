@@ -319,6 +319,7 @@ async def test_the_doctor_finds_nothing_bad(system: System) -> None:
         "broker",
         "Postgres",
         "migrations",
+        "sums",
     }
 
 
