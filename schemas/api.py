@@ -114,7 +114,7 @@ class BatchResults(msgspec.Struct, frozen=True, omit_defaults=True):
     """Read a page of results after `cursor`, in the order of their recording: at most `limit`, fewer if they are large."""
 
     id: UUID
-    cursor: str | None = None
+    cursor: Annotated[str, Meta(max_length=100)] | None = None
     limit: Annotated[int, Meta(ge=1, le=5000)] = 500
 
 
@@ -247,7 +247,7 @@ class JobShow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CatalogApply(msgspec.Struct, frozen=True):
-    toml: str
+    toml: Annotated[str, Meta(max_length=4_000_000)]
 
 
 class CatalogShow(msgspec.Struct, frozen=True):

@@ -14,9 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from schemas.endpoints import CHAT, ENDPOINTS, EndpointPath
-from schemas.units import Ms
-
-Name = Annotated[str, Meta(min_length=1, max_length=200)]
+from schemas.units import MOST_TOKENS, Instant, Name, Text
 
 
 class CatalogError(ValueError):
@@ -33,10 +31,10 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    endpoints: Annotated[tuple[EndpointPath, ...], Meta(min_length=1)] = (CHAT.path,)
+    endpoints: Annotated[tuple[EndpointPath, ...], Meta(min_length=1, max_length=100)] = (CHAT.path,)
     max_output_tokens: Annotated[int, Meta(ge=1, le=10_000_000)] = 1024
     """The most output tokens that a body may ask for, and what it gets if it does not say."""
-    route: Annotated[tuple[Route, ...], Meta(min_length=1)]
+    route: Annotated[tuple[Route, ...], Meta(min_length=1, max_length=1000)]
 
 
 class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -50,9 +48,9 @@ class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     engine: Name
-    source: str = ""
+    source: Text = ""
     """A file, a directory, `package:NAME/FILE` (a file in an installed Python package), or a provider's model."""
-    context_tokens: Annotated[int, Meta(ge=1)] = 2048
+    context_tokens: Annotated[int, Meta(ge=1, le=MOST_TOKENS)] = 2048
     """The most tokens of prompt and output of one request together."""
     max_concurrency: Annotated[int, Meta(ge=0, le=65536)] = 0
     """Slots of one worker. 0: its engine decides."""
@@ -61,9 +59,9 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     attempt_timeout_s: Annotated[float, Meta(gt=0, le=86400)] = 300.0
     progress_timeout_s: Annotated[float, Meta(gt=0, le=86400)] = 120.0
     """An attempt that makes no progress for this long is ended."""
-    base_url: str | None = None
+    base_url: Text | None = None
     """Engine `openai`: where the API is, up to and with its `/v1`. None: the profile's own."""
-    key_env: str | None = None
+    key_env: Name | None = None
     """Engine `openai`: the environment variable of the worker that holds the key. None: the profile's own."""
     daily_cap_usd: Annotated[float, Meta(ge=0, le=1e9)] | None = None
     """Once today's executions (UTC) have cost this much, nothing more starts here until tomorrow."""
@@ -73,15 +71,15 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class Catalog(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    models: dict[Name, Model] = {}
-    deployments: dict[Name, Deployment] = {}
+    models: Annotated[dict[Name, Model], Meta(max_length=10_000)] = {}
+    deployments: Annotated[dict[Name, Deployment], Meta(max_length=10_000)] = {}
 
 
 class Revision(msgspec.Struct, frozen=True):
     """A catalog as applied: the value (JSON) of the active key in the CATALOG bucket."""
 
-    number: int
-    applied_ms: Ms
+    number: Annotated[int, Meta(ge=0, lt=2**31)]
+    applied_ms: Instant
     catalog: Catalog
 
 

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from schemas.endpoints import EndpointPath
-from schemas.units import Ms
+from schemas.units import NO_NUL, AttemptNumber, DurationMs, Instant, Name, Seal, Subject
 
 BODY_BYTES = 256 * 1024
 """The largest request body that travels inline."""
@@ -27,6 +27,8 @@ class Lane(StrEnum):
 
 CustomId = Annotated[str, Meta(min_length=1, max_length=512)]
 Label = Annotated[str, Meta(max_length=512)]
+StoredLabel = Annotated[str, Meta(max_length=512, pattern=NO_NUL)]
+"""A producer's label as admission lets it through."""
 Metadata = Annotated[dict[Annotated[str, Meta(max_length=64)], Label], Meta(max_length=16)]
 
 
@@ -61,27 +63,27 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One try at a job, handed to a pool: the payload of RUN and NOW."""
 
     job: UUID
-    number: int
+    number: AttemptNumber
     """Counted from 1 by the dispatcher, or by the relay for an interactive request."""
-    tenant: str
+    tenant: Name
     lane: Lane
-    model: str
-    deployment: str
-    endpoint: str
-    body: bytes
-    admitted_ms: Ms
-    deadline_ms: Ms
-    dispatched_ms: Ms
-    left_ms: Ms
+    model: Name
+    deployment: Name
+    endpoint: Name
+    body: Annotated[bytes, Meta(max_length=BODY_BYTES)]
+    admitted_ms: Instant
+    deadline_ms: Instant
+    dispatched_ms: Instant
+    left_ms: DurationMs
     """The time from dispatch to the deadline, both by the dispatching broker's clock. A worker counts it from receipt on a
     clock of its own: it compares its wall clock with no instant of a broker.
     """
-    reply_to: str | None = None
+    reply_to: Subject | None = None
     """Where the relay of an interactive request listens for chunks and the final body. None: nobody listens."""
-    key: str | None = None
+    key: Name | None = None
     """Set only with `reply_to`, like custom_id and metadata, since the ledger does not have the job yet then."""
-    custom_id: str | None = None
-    metadata: dict[str, str] | None = None
-    traceparent: str | None = None
-    seal: bytes = b""
+    custom_id: StoredLabel | None = None
+    metadata: Annotated[dict[StoredLabel, StoredLabel], Meta(max_length=16)] | None = None
+    traceparent: StoredLabel | None = None
+    seal: Seal = b""
     """What proves that a broker made the attempt. The worker returns it in its report."""

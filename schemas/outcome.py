@@ -1,20 +1,36 @@
 """Defines the outcome of an attempt as its worker reports it. It is no verdict: settle decides."""
 
-from typing import assert_never
+from typing import Annotated, assert_never
 from uuid import UUID
 
 import msgspec
+from msgspec import Meta
 
 from schemas.job import Attempt
-from schemas.units import Ms, NanoUsd
+from schemas.units import (
+    AttemptNumber,
+    ByteCount,
+    Cost,
+    DeliveryCount,
+    DurationMs,
+    Instant,
+    Name,
+    RunAck,
+    Seal,
+    Text,
+    Tokens,
+)
+
+LARGEST_RESPONSE = 8 * 1024 * 1024
+"""In bytes. A message holds no more."""
 
 
 class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
     """The tokens of one execution, as the engine counts them."""
 
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cached_tokens: int = 0
+    input_tokens: Tokens = 0
+    output_tokens: Tokens = 0
+    cached_tokens: Tokens = 0
     """How many of the input tokens came from a prefix cache."""
     estimated: bool = False
     """Whether the tokens are an estimate because nobody counted them."""
@@ -23,77 +39,77 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
 class Charge(msgspec.Struct, frozen=True):
     """What an execution cost, if the worker knows it. Settle prices an execution without a charge."""
 
-    nano_usd: NanoUsd
-    source: str
+    nano_usd: Cost
+    source: Name
     """`provider`: it said so itself; `genai-prices:VERSION`: its list price; `…:estimate`: the tokens are an estimate."""
 
 
 class Timings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The times of an execution by the worker's clock. `queue_ms` compares it with the broker's, and is never below 0."""
 
-    started_ms: Ms
+    started_ms: Instant
     """The instant at which the engine got the job."""
-    queue_ms: Ms
+    queue_ms: DurationMs
     """The time from admitted to leased."""
-    run_ms: Ms
+    run_ms: DurationMs
     """The time from leased to outcome."""
-    ttft_ms: Ms | None = None
+    ttft_ms: DurationMs | None = None
     """The time from leased to the first token. None: no token came, or the engine does not say."""
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused", omit_defaults=True):
     """The broker did not admit the job. `field` and `limit` name what was wrong and what is allowed."""
 
-    code: str
-    message: str
-    field: str | None = None
-    limit: int | None = None
+    code: Name
+    message: Text
+    field: Text | None = None
+    limit: Annotated[int, Meta(ge=0, le=10**15)] | None = None
 
 
 class BadRequest(msgspec.Struct, frozen=True, tag="bad_request"):
     """The engine cannot run this body."""
 
-    message: str
+    message: Text
 
 
 class ContextTooLong(msgspec.Struct, frozen=True, tag="context_too_long"):
-    message: str
-    context_tokens: int
+    message: Text
+    context_tokens: Tokens
 
 
 class Filtered(msgspec.Struct, frozen=True, tag="filtered"):
     """A content filter stopped the request."""
 
-    message: str
+    message: Text
 
 
 class ResponseTooLarge(msgspec.Struct, frozen=True, tag="response_too_large"):
-    size_bytes: int
-    limit_bytes: int
+    size_bytes: ByteCount
+    limit_bytes: ByteCount
 
 
 class Throttled(msgspec.Struct, frozen=True, tag="throttled"):
     """The engine, or the provider behind it, asks for fewer requests."""
 
-    retry_after_ms: Ms | None = None
+    retry_after_ms: DurationMs | None = None
 
 
 class Denied(msgspec.Struct, frozen=True, tag="denied"):
     """The provider refuses the deployment's key or account, which its operator must mend. It is not the job's fault."""
 
-    message: str
+    message: Text
 
 
 class EngineFault(msgspec.Struct, frozen=True, tag="engine_fault"):
     """The engine failed on this attempt, and can run others."""
 
-    message: str
+    message: Text
 
 
 class EngineLost(msgspec.Struct, frozen=True, tag="engine_lost", omit_defaults=True):
     """The engine died, or could not be reached."""
 
-    message: str
+    message: Text
     sent: bool = True
     """Whether the engine may have had the request."""
 
@@ -101,16 +117,16 @@ class EngineLost(msgspec.Struct, frozen=True, tag="engine_lost", omit_defaults=T
 class TimedOut(msgspec.Struct, frozen=True, tag="timed_out"):
     """The worker ended the attempt because it took too long."""
 
-    after_ms: Ms
-    stage: str
+    after_ms: DurationMs
+    stage: Name
     """`attempt`: it ran too long; `progress`: it made no progress for too long."""
 
 
 class Unanswered(msgspec.Struct, frozen=True, tag="unanswered"):
     """The request was sent and no complete answer came: it may have run, and may have been billed."""
 
-    after_ms: Ms
-    message: str
+    after_ms: DurationMs
+    message: Text
     repeat: bool = True
     """Whether to run it again although it may have run: a setting of the deployment."""
 
@@ -118,7 +134,7 @@ class Unanswered(msgspec.Struct, frozen=True, tag="unanswered"):
 class WorkerLost(msgspec.Struct, frozen=True, tag="worker_lost"):
     """The attempt was delivered too often without an outcome: it probably crashes its workers."""
 
-    deliveries: int
+    deliveries: DeliveryCount
 
 
 Failure = (
@@ -206,7 +222,7 @@ def _time_message(failure: TimedOut | Unanswered) -> str:
 class Succeeded(msgspec.Struct, frozen=True, tag="succeeded", omit_defaults=True):
     """The engine answered."""
 
-    body: bytes
+    body: Annotated[bytes, Meta(max_length=LARGEST_RESPONSE)]
     """The OpenAI response, as the engine gave it."""
     usage: Usage
     charge: Charge | None = None
@@ -249,18 +265,18 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The report of one execution and its outcome. OUTCOME holds arrays of reports."""
 
     job: UUID
-    attempt: int
+    attempt: AttemptNumber
     execution: UUID
     """The execution's own id, a UUIDv7 that its worker made when it started. A report that comes twice has the same."""
-    delivery: int
+    delivery: DeliveryCount
     """NATS's count, from 1, of how often this attempt was delivered. It starts again when the stream loses its state."""
-    deployment: str
-    worker: str
+    deployment: Name
+    worker: Name
     outcome: Outcome
     timings: Timings
-    run_ack: str | None = None
+    run_ack: RunAck | None = None
     """The ack subject of the RUN message. The broker acks it if the worker died before it could."""
     interactive: Attempt | None = None
     """The complete attempt of an interactive request, since the ledger does not have the job yet; else None."""
-    seal: bytes = b""
+    seal: Seal = b""
     """The seal of the attempt. Settle believes no report without it."""

@@ -12,7 +12,7 @@ import msgspec
 
 from schemas.job import Attempt
 from schemas.outcome import Cancelled, Expired, Failed
-from schemas.units import Ms
+from schemas.units import AttemptNumber, Instant, Name
 
 
 class Expire(msgspec.Struct, frozen=True, tag="expire"):
@@ -29,7 +29,7 @@ class PutBack(msgspec.Struct, frozen=True, tag="put_back"):
     """Let the job wait again: no worker is left to run this attempt, which does not count."""
 
     job: UUID
-    attempt: int
+    attempt: AttemptNumber
     interactive: ClassVar[None] = None
 
 
@@ -53,11 +53,11 @@ class Lost(msgspec.Struct, frozen=True, kw_only=True, tag="lost"):
     """Record an execution whose worker died: it can report no more. Its job goes on, by another execution."""
 
     job: UUID
-    attempt: int
-    deployment: str
+    attempt: AttemptNumber
+    deployment: Name
     execution: UUID
-    worker: str
-    started_ms: Ms
+    worker: Name
+    started_ms: Instant
     """When the execution started, by a broker's clock."""
     interactive: ClassVar[None] = None
 

@@ -2,11 +2,13 @@
 
 import struct
 from collections.abc import Iterable, Iterator
+from typing import Annotated
 from uuid import UUID
 
 import msgspec
+from msgspec import Meta
 
-from schemas.units import Ms
+from schemas.units import MOST_ATTEMPTS, AttemptNumber, Instant, Ms, Name, SlotCount, Text
 
 BEAT_EVERY_MS = Ms(1000)
 BEAT_LIFETIME_MS = Ms(4000)
@@ -16,11 +18,11 @@ BEAT_LIFETIME_MS = Ms(4000)
 class Paused(msgspec.Struct, frozen=True):
     """Why a worker sends nothing to its provider, or only a single attempt to try it again."""
 
-    cause: str
+    cause: Name
     """`denied`, `throttled` or `upstream_down`. Brokers must accept other words too."""
-    detail: str
+    detail: Text
     """The HTTP status that the provider answered, or a few words if it did not answer."""
-    until_ms: Ms
+    until_ms: Instant
     """When a single attempt will try the provider again, by the worker's clock. In the past: it is being tried."""
 
 
@@ -35,27 +37,27 @@ UPSTREAM_DOWN = "upstream_down"
 class WorkerBeat(msgspec.Struct, frozen=True, kw_only=True):
     """The state of one worker process."""
 
-    worker: str
+    worker: Name
     """A name unique to the process; also the key in the bucket."""
-    deployment: str
-    engine: str
-    slots: int
+    deployment: Name
+    engine: Name
+    slots: SlotCount
     """How many dispatched attempts the engine takes at once."""
-    reserve: int
+    reserve: SlotCount
     """How many interactive attempts it takes beside those."""
-    running: int
+    running: SlotCount
     """How many attempts of both kinds the engine runs now."""
-    interactive: int
+    interactive: SlotCount
     """How many of them are interactive."""
     draining: bool
-    started_ms: Ms
-    at_ms: Ms
+    started_ms: Instant
+    at_ms: Instant
     """When the beat was published, by the worker's clock."""
-    version: str
+    version: Name
     paused: Paused | None = None
-    reconnects: int = 0
+    reconnects: Annotated[int, Meta(ge=0, le=10**9)] = 0
     """How often its connection to NATS was lost so far: what was on its way then never arrived."""
-    held: bytes = b""
+    held: Annotated[bytes, Meta(max_length=4 * 1024 * 1024)] = b""
     """The executions that the worker holds, as `held_bytes` encodes them: they have begun and are not reported yet."""
 
 
@@ -63,7 +65,7 @@ class HeldExecution(msgspec.Struct, frozen=True):
     """One execution that a worker holds, of a dispatched attempt or of an interactive one."""
 
     job: UUID
-    attempt: int
+    attempt: AttemptNumber
     execution: UUID
 
 
@@ -76,7 +78,8 @@ def held_bytes(held: Iterable[HeldExecution]) -> bytes:
 
 
 def held_in(records: bytes) -> Iterator[HeldExecution]:
-    """Decode what `held_bytes` encoded. What follows the last whole record is ignored."""
+    """Decode what `held_bytes` encoded. What no worker can hold, and what follows the last whole record, is ignored."""
     whole = len(records) - len(records) % _HELD.size
     for job, attempt, execution in _HELD.iter_unpack(records[:whole]):
-        yield HeldExecution(UUID(bytes=job), attempt, UUID(bytes=execution))
+        if 1 <= attempt <= MOST_ATTEMPTS:
+            yield HeldExecution(UUID(bytes=job), attempt, UUID(bytes=execution))

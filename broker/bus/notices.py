@@ -10,23 +10,33 @@ A notice may be lost. The leader therefore reads the same from the ledger every 
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Annotated
 from uuid import UUID
 
 import msgspec
+from msgspec import Meta
 
 from broker.core.records import EndedAttempt, Flow, Place
 from schemas import subjects
 from schemas.codec import packed
-from schemas.jetstream import Message, NatsConnection, NatsError
+from schemas.jetstream import NatsConnection, NatsError
 from schemas.job import Lane
-from schemas.units import Ms
+from schemas.units import MOST_ATTEMPTS, Instant, Ms, Name, Tokens
 
 log = logging.getLogger(__name__)
 _MOST_ENTRIES = 2000
 """The most entries in one message."""
-_waiting = msgspec.msgpack.Decoder(list[tuple[str, Lane, str, int, UUID]])
-_delayed = msgspec.msgpack.Decoder(Ms)
-_settled = msgspec.msgpack.Decoder(list[tuple[str, Lane, str, list[tuple[UUID, int, int]]]])
+_Waiting = list[tuple[Name, Lane, Name, Instant, UUID]]
+_Attempts = list[tuple[UUID, Annotated[int, Meta(ge=0, le=MOST_ATTEMPTS)], Tokens]]
+"""The number is 0 of a job that ended before any attempt."""
+_Settled = list[tuple[Name, Lane, Name, Annotated[_Attempts, Meta(max_length=_MOST_ENTRIES)]]]
+_waiting: msgspec.msgpack.Decoder[_Waiting] = msgspec.msgpack.Decoder(
+    Annotated[_Waiting, Meta(max_length=_MOST_ENTRIES)]
+)
+_delayed: msgspec.msgpack.Decoder[Ms] = msgspec.msgpack.Decoder(Instant)
+_settled: msgspec.msgpack.Decoder[_Settled] = msgspec.msgpack.Decoder(
+    Annotated[_Settled, Meta(max_length=_MOST_ENTRIES)]
+)
 
 
 async def announce_waiting(nc: NatsConnection, places: Iterable[tuple[Flow, Place]]) -> None:
@@ -63,17 +73,20 @@ async def _publish(nc: NatsConnection, subject: str, notice: bytes) -> None:
         log.warning("not announced subject=%s error=%s", subject, error)
 
 
-def decode_waiting(message: Message) -> Iterator[tuple[Flow, Place]]:
-    for model, lane, tenant, deadline_ms, job in _waiting.decode(message.data):
-        yield Flow(model, lane, tenant), Place(Ms(deadline_ms), job)
+def decode_waiting(notice: bytes) -> list[tuple[Flow, Place]]:
+    """Raises: UNREADABLE."""
+    return [
+        (Flow(model, lane, tenant), Place(deadline_ms, job))
+        for model, lane, tenant, deadline_ms, job in _waiting.decode(notice)
+    ]
 
 
-def decode_delayed(message: Message) -> Ms:
-    return _delayed.decode(message.data)
+def decode_delayed(notice: bytes) -> Ms:
+    """Raises: UNREADABLE."""
+    return _delayed.decode(notice)
 
 
-def decode_settled(message: Message) -> Iterator[EndedAttempt]:
-    for model, lane, tenant, attempts in _settled.decode(message.data):
-        flow = Flow(model, lane, tenant)
-        for job, attempt, tokens in attempts:
-            yield EndedAttempt(job, attempt, flow, tokens)
+def decode_settled(notice: bytes) -> Iterator[EndedAttempt]:
+    """Raises: UNREADABLE, at once."""
+    flows = [(Flow(model, lane, tenant), theirs) for model, lane, tenant, theirs in _settled.decode(notice)]
+    return (EndedAttempt(job, attempt, flow, tokens) for flow, theirs in flows for job, attempt, tokens in theirs)

@@ -192,15 +192,15 @@ class Dispatch:
         self._sweep_at = min(self._sweep_at, asyncio.get_running_loop().time() + SWEEP_SOON_S)
 
     async def _on_waiting(self, message: Message) -> None:
-        self._reader.announced(decode_waiting(message))
+        self._reader.announced(decode_waiting(message.data))
         self._wake.set()
 
     async def _on_delayed(self, message: Message) -> None:
-        self._reader.knows_due(decode_delayed(message))
+        self._reader.knows_due(decode_delayed(message.data))
         self._wake.set()
 
     async def _on_settled(self, message: Message) -> None:
-        self._outstanding.settled(decode_settled(message), self._clock())
+        self._outstanding.settled(decode_settled(message.data), self._clock())
         self._wake.set()
 
 

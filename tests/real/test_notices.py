@@ -122,7 +122,7 @@ async def test_attempts_that_are_over_are_heard_of_with_their_flows_however_many
     heard: list[EndedAttempt] = []
 
     async def hear(message: Message) -> None:
-        heard.extend(decode_settled(message))
+        heard.extend(decode_settled(message.data))
 
     await listener.subscribe(subjects.CTL_SETTLED, cb=hear)
     await announce_settled(listener, over)
