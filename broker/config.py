@@ -31,7 +31,7 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Unique among broker processes."""
     http_host: str = "127.0.0.1"
     http_port: Annotated[int, Meta(ge=0, le=65535)] = 0
-    """Of /metrics and /healthz; 0 takes any free port."""
+    """Of /metrics, /livez and /readyz; 0 takes any free port."""
     database_connections: Annotated[int, Meta(ge=4, le=1000)] = 8
     """Enough for one for each role that writes, and some for the API."""
     lease_s: Annotated[float, Meta(ge=LEAST_LEASE_S, le=3600)] = LEASE_S

@@ -1,4 +1,4 @@
-"""The exceptions that the adapters to NATS and Postgres raise instead of their drivers' own."""
+"""The exceptions that the adapters to NATS, Postgres and HTTP raise instead of their drivers' own."""
 
 
 class Unavailable(Exception):
@@ -7,6 +7,10 @@ class Unavailable(Exception):
     def __init__(self, what: str, why: str = "") -> None:
         super().__init__(f"{what} is unavailable{why and ': ' + why}")
         self.what = what
+
+
+class CannotListen(Exception):
+    """A port or an address of this machine cannot be listened on; the message names its option."""
 
 
 class Conflict(Exception):

@@ -16,7 +16,8 @@ from broker.bus.streams import NatsStreams
 from broker.config import BrokerConfig
 from broker.core.pools import Pool, alive, snapshot
 from broker.core.principal import open_principal
-from broker.doors.health import build_app
+from broker.core.readiness import Part
+from broker.doors.health import App, build_app
 from broker.doors.nats_api import nats_api
 from broker.doors.nats_infer import NatsInfer
 from broker.doors.server import listening
@@ -34,16 +35,16 @@ from broker.roles.late_acks import LATER_S, LateAcks
 from broker.roles.leader import Leader
 from broker.roles.relay import Relay
 from broker.roles.reserves import Reserves
-from broker.roles.restarting import restarting
+from broker.roles.restarting import Roles
 from broker.roles.settle import Settle
 from broker.roles.sweep import Sweep
 from broker.service import BatchService, CatalogService, HealthService, JobService, Services, StatusService
 from schemas.catalog import Catalog
 from schemas.clock import wall_clock
 from schemas.ids import process_ids
-from schemas.jetstream import NatsConnection
 from schemas.jetstream.client import NatsClient
 from schemas.job import Lane
+from schemas.urls import public
 
 REFRESH_S = 5.0
 """Between two looks at what is announced and may have been missed, and at what costs a query to measure."""
@@ -64,26 +65,24 @@ def version() -> str:
 async def serve(
     config: BrokerConfig, *, ready: Callable[[str], None], refresh_s: float = REFRESH_S, later_s: float = LATER_S
 ) -> None:
-    """Run a broker until cancelled. `ready` is called with the URL of /metrics and /healthz.
+    """Run a broker until cancelled. `ready` is called with the URL of /metrics, /livez and /readyz once it takes requests.
 
-    Raises: Unavailable, Conflict.
+    It waits for NATS, and serves what it can while Postgres is away. Raises: Unavailable, CannotListen, Conflict.
     """
     reconnected = asyncio.Event()
-    async with (
-        open_ledger(config.postgres_url, connections=config.database_connections) as ledger,
-        connected(config.nats_url, name=f"infermq-broker-{config.name}", came_back=reconnected.set) as nc,
-    ):
-        streams = NatsStreams(nc)
-        await streams.declare()
+    nc = NatsClient()
+    name = f"infermq-broker-{config.name}"
+    async with open_ledger(config.postgres_url, connections=config.database_connections) as ledger:
         process = Process(
             config=config,
             nc=nc,
-            streams=streams,
+            streams=NatsStreams(nc),
             ledger=ledger,
             catalogs=Catalogs(nc),
             beats=Beats(nc),
             daily_spend=DailySpend(ledger.spend, wall_clock),
             metrics=BrokerMetrics(),
+            roles=Roles(),
             clock=wall_clock,
             entropy=entropy,
             unit=unit,
@@ -92,7 +91,11 @@ async def serve(
             refresh_s=refresh_s,
             later_s=later_s,
         )
-        await process.run(ready)
+        async with (
+            listening(process.app(), host=config.http_host, port=config.http_port) as url,
+            connected(config.nats_url, name=name, came_back=reconnected.set, client=nc),
+        ):
+            await process.run(lambda: ready(url))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,13 +103,14 @@ class Process:
     """Puts the parts of a broker process together, out of what they share."""
 
     config: BrokerConfig
-    nc: NatsConnection
+    nc: NatsClient
     streams: StreamAdmin
     ledger: Ledger
     catalogs: Catalogs
     beats: Beats
     daily_spend: DailySpend
     metrics: BrokerMetrics
+    roles: Roles
     clock: Clock
     entropy: Entropy
     unit: Callable[[], float]
@@ -115,19 +119,26 @@ class Process:
     refresh_s: float
     later_s: float
 
-    async def run(self, ready: Callable[[str], None]) -> None:
+    def app(self) -> App:
+        """Build the HTTP application, which answers while NATS and Postgres are still away."""
+        health = HealthService(
+            name=self.config.name,
+            nats=self._nats,
+            ledger=self.ledger.status,
+            catalogs=self.catalogs,
+            roles=lambda: self.roles.states,
+        )
+        return build_app(self.metrics.registry, health)
+
+    def _nats(self) -> Part:
+        return Part(ok=True) if self.nc.is_connected else Part(ok=False, why=f"away: {public(self.config.nats_url)}")
+
+    async def run(self, ready: Callable[[], None]) -> None:
         """Answer callers once the beats and the active catalog are known; then run every role until cancelled."""
+        await self.streams.declare()
         await self.catalogs.listen()
         await self.beats.listen()
         refresh = CatalogRefresh(ledger=self.ledger.catalogs, catalogs=self.catalogs, every_s=self.refresh_s)
-        await refresh.refresh()
-        health = HealthService(
-            name=self.config.name,
-            nats_is_connected=lambda: self.nc.is_connected,
-            ledger=self.ledger.status,
-            catalogs=self.catalogs,
-        )
-        app = build_app(self.metrics.registry, health.show)
         api = nats_api(
             self.config.nats_url,
             self._services(),
@@ -135,18 +146,15 @@ class Process:
             connection=NatsClient,
             principal=open_principal,
         )
-        async with (
-            listening(app, host=self.config.http_host, port=self.config.http_port) as url,
-            api,
-            asyncio.TaskGroup() as roles,
-        ):
-            for role in [refresh.serve, *self._roles()]:
-                roles.create_task(restarting(role))
-            ready(url)
+        async with api, asyncio.TaskGroup() as group:
+            for name, role in {"catalog": refresh.serve, **self._roles()}.items():
+                group.create_task(self.roles.keep(name, role))
+            ready()
 
-    def _roles(self) -> list[Callable[[], Awaitable[None]]]:
-        intakes = [
-            Intake(
+    def _roles(self) -> dict[str, Callable[[], Awaitable[None]]]:
+        """Return what each role does, by its name."""
+        intakes = {
+            f"intake {lane}": Intake(
                 nc=self.nc,
                 ledger=self.ledger.intake,
                 dead_letters=self.ledger.dead_letters,
@@ -156,7 +164,7 @@ class Process:
                 lane=lane,
             ).serve
             for lane in Lane
-        ]
+        }
         late_acks = LateAcks(self.nc, beats=self.beats.alive, later_s=self.later_s)
         settle = Settle(
             nc=self.nc,
@@ -183,17 +191,17 @@ class Process:
             clock=self.clock,
             every_s=self.refresh_s,
         )
-        return [
-            *intakes,
-            settle.serve,
-            late_acks.serve,
-            self._interactive,
-            self.daily_spend.serve,
-            self._dispatch,
-            consumers.serve,
-            partial(count_advisories, self.nc, self.metrics),
-            gauges.serve,
-        ]
+        return {
+            **intakes,
+            "settle": settle.serve,
+            "late acks": late_acks.serve,
+            "interactive": self._interactive,
+            "daily spend": self.daily_spend.serve,
+            "dispatch": self._dispatch,
+            "consumers": consumers.serve,
+            "advisories": partial(count_advisories, self.nc, self.metrics),
+            "gauges": gauges.serve,
+        }
 
     def _services(self) -> Services:
         return Services(

@@ -15,5 +15,6 @@ worker     WorkerBeat (what a worker publishes each second)
 endpoints  lists the endpoints that a model can serve
 catalog    Catalog: models, routes, deployments, prices
 api        the requests, answers and errors of the broker's API
+urls       shows URLs without their passwords
 export     exports all of it as JSON Schema
 """

@@ -4,6 +4,7 @@ The ledger keeps all revisions. A broker reads the active one there again every 
 """
 
 import asyncio
+import contextlib
 import logging
 
 import msgspec
@@ -12,10 +13,19 @@ from broker.errors import Unavailable
 from schemas import subjects
 from schemas.catalog import Catalog, Revision
 from schemas.codec import UNREADABLE, jsoned
-from schemas.jetstream import Message, NatsConnection, NatsError, NotStored, Outgoing, publish_one
+from schemas.jetstream import (
+    Message,
+    NatsConnection,
+    NatsError,
+    NotStored,
+    Outgoing,
+    last_message,
+    publish_one,
+)
 from schemas.units import Ms
 
 log = logging.getLogger(__name__)
+_STREAM = f"KV_{subjects.CATALOG_BUCKET}"
 _ACTIVE = f"$KV.{subjects.CATALOG_BUCKET}.{subjects.ACTIVE}"
 _revision = msgspec.json.Decoder(Revision)
 NONE = Revision(number=0, applied_ms=Ms(0), catalog=Catalog())
@@ -31,7 +41,10 @@ class Catalogs:
         self.changed = asyncio.Event()
 
     async def listen(self) -> None:
+        """Follow the bucket, beginning with what it holds."""
         await self._nc.subscribe(_ACTIVE, cb=self._on_revision)
+        with contextlib.suppress(NatsError):  # nothing was announced yet, or the role that refreshes finds it
+            self._read(await last_message(self._nc, _STREAM, _ACTIVE))
 
     async def publish(self, revision: Revision) -> None:
         """Make this the revision that brokers and workers use, unless they use a newer one. Raises: Unavailable."""
@@ -44,8 +57,11 @@ class Catalogs:
             raise Unavailable("NATS", str(error) or type(error).__name__) from error
 
     async def _on_revision(self, message: Message) -> None:
+        self._read(message.data)
+
+    def _read(self, data: bytes) -> None:
         try:
-            self._take(_revision.decode(message.data))
+            self._take(_revision.decode(data))
         except UNREADABLE as error:
             log.warning("catalog ignored error=%s", error)
 

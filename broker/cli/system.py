@@ -101,7 +101,7 @@ def serve(
     nats_url: Annotated[str, typer.Option(envvar="INFERMQ_NATS_URL", help="Where NATS is.")],
     postgres_url: Annotated[str, typer.Option(envvar="INFERMQ_POSTGRES_URL", help="Where Postgres is.")],
     name: Annotated[str | None, typer.Option(help="Unique name; by default host and process id.")] = None,
-    http_host: Annotated[str, typer.Option(help="Where /metrics and /healthz listen.")] = "127.0.0.1",
+    http_host: Annotated[str, typer.Option(help="Where /metrics, /livez and /readyz listen.")] = "127.0.0.1",
     http_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 0,
     lease_s: LeaseS = LEASE_S,
     as_json: AsJson = False,

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from broker.client import BacklogFull, Client, NoBroker, RequestRefused, RequestTimedOut
 from broker.config import Location, NotFound, find
-from broker.errors import Conflict, Unavailable
+from broker.errors import CannotListen, Conflict, Unavailable
 from schemas.catalog import CatalogError
 from schemas.units import Ms, NanoUsd
 
@@ -83,6 +83,7 @@ _EXPECTED = (
     RequestRefused,
     BacklogFull,
     RequestTimedOut,
+    CannotListen,
     Conflict,
     CatalogError,
     OSError,

@@ -2,7 +2,7 @@
 
 nats_api    serves the API over NATS: request → use-case → answer
 nats_infer  serves interactive requests over NATS: request → admission → relay
-health      serves /metrics and /healthz
+health      serves /metrics, /livez and /readyz
 server      runs an HTTP application inside the broker's event loop
 
 A new door for requests admits them, then calls `Relay.ask` with a caller (ports.Caller); `broker.serve` composes it.

@@ -1,35 +1,41 @@
-"""Serves /metrics for Prometheus and /healthz for whoever restarts processes."""
+"""Serves /metrics for Prometheus, /livez for whoever restarts processes, /readyz for whoever sends them requests."""
 
-import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any
 
+import msgspec
 from prometheus_client import CollectorRegistry, make_asgi_app
 
-Health = Callable[[], Awaitable[Mapping[str, str | bool | int]]]
-"""Says what works. A value that is `False` does not, and makes the answer a 503."""
+from broker.service import HealthService
+
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 App = Callable[[Any, Receive, Send], Awaitable[None]]
 
 
-def build_app(registry: CollectorRegistry, health: Health) -> App:
+def build_app(registry: CollectorRegistry, health: HealthService) -> App:
+    """Build the application. /healthz is another name of /livez."""
     metrics = make_asgi_app(registry)
 
     async def app(scope: Any, receive: Receive, send: Send) -> None:
-        match scope["path"]:
-            case "/metrics":
+        match scope["path"].split("/")[1:]:
+            case ["metrics"]:
                 await metrics(scope, receive, send)
-            case "/healthz":
-                state = await health()
-                await _answer(send, 503 if False in state.values() else 200, state)
+            case ["livez" | "healthz"]:
+                liveness = health.live()
+                await _answer(send, 200 if liveness.live else 503, liveness)
+            case ["readyz"]:
+                readiness = await health.ready()
+                await _answer(send, 200 if readiness.ready else 503, readiness)
+            case ["readyz", name] if name in (doors := (await health.ready()).doors):
+                await _answer(send, 200 if doors[name].ok else 503, doors[name])
             case _:
-                await _answer(send, 404, {"error": "there are /metrics and /healthz"})
+                await _answer(send, 404, {"error": "there are /metrics, /livez, /readyz and /readyz/DOOR"})
 
     return app
 
 
-async def _answer(send: Send, status: int, body: Mapping[str, object]) -> None:
+async def _answer(send: Send, status: int, body: object) -> None:
     headers = [(b"content-type", b"application/json")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": json.dumps(body).encode() + b"\n"})
+    await send({"type": "http.response.body", "body": msgspec.json.encode(body) + b"\n"})

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, contextmanager
 import uvicorn
 
 from broker.doors.health import App
+from broker.errors import CannotListen
 
 
 class _Guest(uvicorn.Server):
@@ -20,8 +21,12 @@ class _Guest(uvicorn.Server):
 
 @asynccontextmanager
 async def listening(app: App, *, host: str, port: int) -> AsyncIterator[str]:
-    """Serve while the block runs; the value is the URL. Port 0 is any free port. Raises: OSError."""
-    sock = socket.create_server((host, port))
+    """Serve while the block runs; the value is the URL. Port 0 is any free port. Raises: CannotListen."""
+    try:
+        sock = socket.create_server((host, port))
+    except OSError as error:
+        where = f"--http-host {host} --http-port {port}"
+        raise CannotListen(f"{where}: {error.strerror}: choose another, or port 0 for any free one") from error
     config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", interface="asgi3")
     server = _Guest(config)
     serving = asyncio.create_task(server.serve([sock]))

@@ -13,6 +13,7 @@ from broker.ledger.dead_letters import PgDeadLetters
 from broker.ledger.intake import PgIntake
 from broker.ledger.jobs import PgJobs
 from broker.ledger.leadership import PgLeadership
+from broker.ledger.migrate import check_up_to_date
 from broker.ledger.settlement import PgSettlement
 from broker.ledger.spend import PgSpend
 from broker.ledger.status import PgStatus
@@ -22,8 +23,8 @@ from broker.ports import Ledger
 
 @asynccontextmanager
 async def open_ledger(url: str, *, connections: int = 8) -> AsyncIterator[Ledger]:
-    """Connect to the ledger, whose schema must be up to date. Raises: Unavailable."""
-    async with Database.open(url, connections=connections) as database:
+    """Open the ledger. While Postgres is away, or its schema is not up to date, every call raises Unavailable."""
+    async with Database.open(url, connections=connections, check=check_up_to_date) as database:
         days = Days()
         yield Ledger(
             intake=PgIntake(database, days),

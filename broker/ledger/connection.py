@@ -1,8 +1,8 @@
 """The connections to Postgres, and what a query runs on: asyncpg's connection, or a pool's proxy of one."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import asyncpg
 
@@ -25,6 +25,9 @@ SETTINGS = {
     "jit": "off",
 }
 
+_CONNECT_S = 10.0
+"""How long a new connection may take. A guess: it takes milliseconds, unless the network drops what is sent."""
+
 
 async def as_it_is(_: object) -> None:
     """Leave a session as it is when it goes back to the pool, which saves a round trip each time.
@@ -41,12 +44,22 @@ class Database:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, url: str, *, connections: int) -> AsyncIterator[Self]:
-        """Connect, and disconnect in the end. Raises: Unavailable."""
-        with translated():
-            pool = await asyncpg.create_pool(
-                url, min_size=1, max_size=connections, server_settings=SETTINGS, reset=as_it_is
-            )
+    async def open(
+        cls, url: str, *, connections: int, check: Callable[[Connection], Coroutine[Any, Any, None]] = as_it_is
+    ) -> AsyncIterator[Self]:
+        """Connect when the first query comes, and disconnect in the end: Postgres need not be there yet.
+
+        `check` looks at each new connection, and raises Unavailable for a database that is not as it should be.
+        """
+        pool = await asyncpg.create_pool(
+            url,
+            min_size=0,
+            max_size=connections,
+            server_settings=SETTINGS,
+            reset=as_it_is,
+            init=check,
+            timeout=_CONNECT_S,
+        )
         try:
             yield cls(pool)
         finally:

@@ -1,11 +1,12 @@
 """Bring the schema up to date: numbered files, in order, each once, under a lock."""
 
 import hashlib
+from functools import cache
 from importlib.resources import files
 
 import asyncpg
 
-from broker.errors import Conflict
+from broker.errors import Conflict, Unavailable
 from broker.ledger.connection import Connection
 from broker.ledger.errors import translated
 
@@ -45,6 +46,19 @@ async def pending(url: str) -> list[str]:
             await connection.close()
 
 
+async def check_up_to_date(connection: Connection) -> None:
+    """Check that this database has every migration. Raises: Unavailable, which says what to do."""
+    try:
+        missing = [name for name, _ in _missing(await _applied(connection))]
+    except (asyncpg.InvalidSchemaNameError, asyncpg.UndefinedTableError):
+        missing = [name for name, _ in _all()]
+    except Conflict as error:
+        raise Unavailable("Postgres", str(error)) from error
+    if missing:
+        names = ", ".join(missing)
+        raise Unavailable("Postgres", f"its tables are not up to date ({names} is missing): run `infermq migrate`")
+
+
 async def _applied(connection: Connection) -> dict[str, str]:
     rows = await connection.fetch("select name, checksum from infermq.migrations")
     return {row["name"]: row["checksum"] for row in rows}
@@ -69,6 +83,7 @@ def _missing(applied: dict[str, str]) -> list[tuple[str, str]]:
     return missing
 
 
+@cache
 def _all() -> list[tuple[str, str]]:
     folder = files("broker.ledger.migrations")
     names = sorted(file.name for file in folder.iterdir() if file.name.endswith(".sql"))

@@ -14,7 +14,7 @@ consumers        declares the consumers of every deployment
 catalog_refresh  reads the active catalog from the ledger, in case its announcement was missed
 advisories       counts what JetStream gives up on
 gauges           measures the backlog and what holds deployments, for the metrics
-restarting       starts a role again when NATS or Postgres failed under it
+restarting       starts a role again when NATS or Postgres failed under it, and knows how each role is
 tasks            holds the tasks that run beside a role
 
 A role and a module of the core that share a name belong together: the core decides, the role acts.

@@ -1,21 +1,42 @@
-"""Keeps a role running while NATS and Postgres come and go."""
+"""Keeps roles running while NATS and Postgres come and go, and knows how each of them is."""
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
-from broker.errors import Unavailable
+from broker.core.readiness import ENDED, RUNS
+from broker.errors import Conflict, Unavailable
 from schemas.jetstream import NatsError
 
 log = logging.getLogger(__name__)
 _PAUSE_S = 1.0
 
 
-async def restarting(role: Callable[[], Awaitable[None]]) -> None:
-    """Start a role again when NATS or Postgres failed under it. Any other exception is a bug and ends the process."""
-    while True:
+class Roles:
+    """The roles of a process. Each is run by `keep`."""
+
+    def __init__(self) -> None:
+        self._states: dict[str, str] = {}
+
+    def __repr__(self) -> str:
+        return f"Roles({self._states})"
+
+    @property
+    def states(self) -> Mapping[str, str]:
+        """What each role does: it runs, starts again (and why), or has ended."""
+        return self._states
+
+    async def keep(self, name: str, role: Callable[[], Awaitable[None]]) -> None:
+        """Start the role again when NATS or Postgres failed under it. Any other exception is a bug and ends the process."""
         try:
-            await role()
-        except (Unavailable, NatsError, OSError) as error:
-            log.warning("role starts again error=%s", str(error) or type(error).__name__)
-        await asyncio.sleep(_PAUSE_S)
+            while True:
+                self._states[name] = RUNS
+                try:
+                    await role()
+                except (Unavailable, Conflict, NatsError, OSError) as error:
+                    why = str(error) or type(error).__name__
+                    log.warning("role starts again role=%s error=%s", name, why)
+                    self._states[name] = f"starts again: {why}"
+                await asyncio.sleep(_PAUSE_S)
+        finally:
+            self._states[name] = ENDED

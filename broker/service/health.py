@@ -1,12 +1,14 @@
-"""Tells whether this broker works, for whoever restarts processes."""
+"""Tells whether this broker works, and what it can serve, for whoever restarts processes or sends them requests."""
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from broker.bus.catalogs import Catalogs
+from broker.core.readiness import Liveness, Part, Readiness, liveness, readiness
 from broker.errors import Unavailable
 from broker.ports import StatusLedger
+from schemas.urls import public
 
 _POSTGRES_S = 2.0
 """How long Postgres may take to answer. A guess: a query of the time takes less than a millisecond."""
@@ -14,27 +16,40 @@ _POSTGRES_S = 2.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HealthService:
-    """Anybody may ask: the answer shows nothing of a tenant."""
+    """Anybody may ask: the answers show nothing of a tenant."""
 
     name: str
     """The broker that answers."""
-    nats_is_connected: Callable[[], bool]
+    nats: Callable[[], Part]
+    """How the connection to NATS is."""
     ledger: StatusLedger
     catalogs: Catalogs
+    roles: Callable[[], Mapping[str, str]]
+    """What each role does."""
+    others: Mapping[str, Callable[[], Part]] = field(default_factory=dict)
+    """How other parts are, by their names."""
 
-    async def show(self) -> Mapping[str, str | bool | int]:
-        """Say what works; a value that is `False` does not."""
-        return {
-            "name": self.name,
-            "nats": self.nats_is_connected(),
-            "postgres": await self._postgres_answers(),
-            "revision": self.catalogs.active.number,
+    def live(self) -> Liveness:
+        """Say whether the process works, whatever is away."""
+        return liveness(self.name, self.roles())
+
+    async def ready(self) -> Readiness:
+        """Say which doors can serve, and why the others cannot."""
+        revision = self.catalogs.active.number
+        parts = {
+            "nats": self.nats(),
+            "postgres": await self._postgres(),
+            "catalog": Part(ok=True) if revision > 0 else Part(ok=False, why="none is active: infermq apply FILE"),
         }
+        parts |= {name: part() for name, part in self.others.items()}
+        return readiness(self.name, parts, revision=revision)
 
-    async def _postgres_answers(self) -> bool:
+    async def _postgres(self) -> Part:
         try:
             async with asyncio.timeout(_POSTGRES_S):
                 await self.ledger.database_now()
-        except (Unavailable, TimeoutError):
-            return False
-        return True
+        except Unavailable as error:
+            return Part(ok=False, why=public(str(error)))
+        except TimeoutError:
+            return Part(ok=False, why=f"no answer within {_POSTGRES_S:.0f} s")
+        return Part(ok=True)
