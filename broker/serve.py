@@ -153,18 +153,6 @@ class Process:
 
     def _roles(self) -> dict[str, Callable[[], Awaitable[None]]]:
         """Return what each role does, by its name."""
-        intakes = {
-            f"intake {lane}": Intake(
-                nc=self.nc,
-                ledger=self.ledger.intake,
-                dead_letters=self.ledger.dead_letters,
-                principal=open_principal,
-                catalog=self._catalog,
-                metrics=self.metrics,
-                lane=lane,
-            ).serve
-            for lane in Lane
-        }
         late_acks = LateAcks(self.nc, beats=self.beats.alive, later_s=self.later_s)
         settle = Settle(
             nc=self.nc,
@@ -192,7 +180,7 @@ class Process:
             every_s=self.refresh_s,
         )
         return {
-            **intakes,
+            **self._intakes(),
             "settle": settle.serve,
             "late acks": late_acks.serve,
             "interactive": self._interactive,
@@ -201,6 +189,20 @@ class Process:
             "consumers": consumers.serve,
             "advisories": partial(count_advisories, self.nc, self.metrics),
             "gauges": gauges.serve,
+        }
+
+    def _intakes(self) -> dict[str, Callable[[], Awaitable[None]]]:
+        return {
+            f"intake {lane}": Intake(
+                nc=self.nc,
+                ledger=self.ledger.intake,
+                dead_letters=self.ledger.dead_letters,
+                principal=open_principal,
+                catalog=self._catalog,
+                metrics=self.metrics,
+                lane=lane,
+            ).serve
+            for lane in Lane
         }
 
     def _services(self) -> Services:

@@ -46,7 +46,7 @@ async def measures(running: Running, line: str) -> None:
 
 async def has_revision(running: Running, number: int) -> None:
     async def it_has() -> bool:
-        return bool(json.loads(await get(f"{running.url}/healthz"))["revision"] == number)
+        return bool(json.loads(await get(f"{running.url}/readyz"))["revision"] == number)
 
     await until(it_has, f"revision {number} is active")
 
