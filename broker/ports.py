@@ -29,6 +29,7 @@ from broker.core.records import (
     WaitingJob,
 )
 from broker.core.relay import Answered, Erred, Streamed
+from broker.core.suspects import RunningApart, Turn, WaitingSuspect
 from schemas.api import Batch, BatchCreate, JobShow, LaneBacklog, ResultPage
 from schemas.catalog import Revision
 from schemas.job import Attempt
@@ -113,6 +114,22 @@ class AttemptLedger(Protocol):
         """Read those of the attempts that still run, to publish them again, with the time that is left to them `now`."""
 
 
+class SuspectLedger(Protocol):
+    """The jobs that are suspected of ending their workers."""
+
+    async def waiting(self) -> list[WaitingSuspect]:
+        """List those that wait for a run apart."""
+
+    async def running(self) -> list[RunningApart]:
+        """List the attempts that were handed to a worker to run apart, and are not settled."""
+
+    async def dispatch(self, turn: Turn, *, term: int, now: Ms, shard: Shard = ONLY_SHARD) -> list[Attempt]:
+        """Move the jobs of a turn that still wait from queued to running; return their attempts. Raises: Deposed."""
+
+    async def clear(self, groups: Collection[UUID]) -> None:
+        """Suspect the jobs of these groups no longer that wait: their worker had not died."""
+
+
 class OpenJobLedger(Protocol):
     async def open_jobs(self, ids: Collection[UUID]) -> dict[UUID, OpenJob]:
         """Read what settle must know of the jobs that are not settled."""
@@ -193,6 +210,7 @@ class Ledger:
     backlog: BacklogLedger
     attempts: AttemptLedger
     settlement: SettlementLedger
+    suspects: SuspectLedger
     leadership: LeaderLedger
     spend: SpendLedger
     batches: BatchLedger

@@ -192,6 +192,8 @@ class HoldCode(StrEnum):
     UNKNOWN_MODEL = "unknown_model"
     BACKING_OFF = "backing_off"
     """The job's last attempt failed, and it will be tried again later."""
+    SUSPECTED = "suspected"
+    """The job's worker died while it ran, and it waits for a run apart from others."""
 
 
 class Hold(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -213,6 +215,8 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
     """Whether there are more than were counted."""
     tried: tuple[str, ...] = ()
     """The deployments that failed it; it is left to the others."""
+    suspected: bool = False
+    """Whether its worker died while it ran, so that it waits for a run apart."""
     holds: tuple[Hold, ...] = ()
     """What holds it. Empty: only the jobs before it."""
 

@@ -12,6 +12,8 @@ WIRE: tuple[type[msgspec.Struct], ...] = (
     outcome.Report,
     ruling.Expire,
     ruling.PutBack,
+    ruling.Suspect,
+    ruling.Convict,
     ruling.EndRequest,
     ruling.Lost,
     worker.WorkerBeat,

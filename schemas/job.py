@@ -87,3 +87,5 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     traceparent: StoredLabel | None = None
     seal: Seal = b""
     """What proves that a broker made the attempt. The worker returns it in its report."""
+    group: UUID | None = None
+    """Set if the attempt runs apart: its worker takes nothing else until it and the others of its group are over."""

@@ -11,6 +11,7 @@ from schemas.units import (
     AttemptNumber,
     ByteCount,
     Cost,
+    DeathCount,
     DeliveryCount,
     DurationMs,
     Instant,
@@ -132,9 +133,9 @@ class Unanswered(msgspec.Struct, frozen=True, tag="unanswered"):
 
 
 class WorkerLost(msgspec.Struct, frozen=True, tag="worker_lost"):
-    """The attempt was delivered too often without an outcome: it probably crashes its workers."""
+    """Its worker died each time that it ran alone: the job probably ends its workers."""
 
-    deliveries: DeliveryCount
+    deaths: DeathCount
 
 
 Failure = (
@@ -196,8 +197,8 @@ def public_message(failure: Failure) -> str:
         case Throttled(retry_after):
             wait = "" if retry_after is None else f"; it asks to wait {retry_after} ms"
             return f"the engine is throttling{wait}"
-        case WorkerLost(deliveries):
-            return f"delivered {deliveries} times without an outcome: it probably crashes its workers"
+        case WorkerLost(deaths):
+            return f"its worker died each of the {deaths} times that it ran alone: it probably ends its workers"
         case _:
             assert_never(failure)
 

@@ -12,7 +12,17 @@ import msgspec
 
 from schemas.job import Attempt
 from schemas.outcome import Cancelled, Expired, Failed
-from schemas.units import AttemptNumber, Instant, Name
+from schemas.units import AttemptNumber, DeathCount, DurationMs, Instant, Ms, Name
+
+
+class Suspicion(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why a job runs apart: its worker died while it ran. Suspects share an engine with their group only."""
+
+    group: UUID
+    deaths_alone: DeathCount = 0
+    """How often its worker died while it ran alone."""
+    ran_ms: DurationMs = Ms(0)
+    """How long it had run when its worker died the last of these times."""
 
 
 class Expire(msgspec.Struct, frozen=True, tag="expire"):
@@ -30,6 +40,24 @@ class PutBack(msgspec.Struct, frozen=True, tag="put_back"):
 
     job: UUID
     attempt: AttemptNumber
+    interactive: ClassVar[None] = None
+
+
+class Suspect(msgspec.Struct, frozen=True, tag="suspect"):
+    """Let the job wait for a run apart: its worker died while this attempt ran, which does not count."""
+
+    job: UUID
+    attempt: AttemptNumber
+    suspicion: Suspicion
+    interactive: ClassVar[None] = None
+
+
+class Convict(msgspec.Struct, frozen=True, tag="convict"):
+    """End a job as dead: its worker died each of these times that it ran alone."""
+
+    job: UUID
+    attempt: AttemptNumber
+    deaths: DeathCount
     interactive: ClassVar[None] = None
 
 
@@ -62,4 +90,4 @@ class Lost(msgspec.Struct, frozen=True, kw_only=True, tag="lost"):
     interactive: ClassVar[None] = None
 
 
-Ruling = Expire | PutBack | EndRequest | Lost
+Ruling = Expire | PutBack | Suspect | Convict | EndRequest | Lost

@@ -147,6 +147,11 @@ def now(deployment: str) -> str:
     return f"infermq.now.{token(deployment)}"
 
 
+def ward(deployment: str, worker: str) -> str:
+    """The subject of attempts that one worker is to run apart from all others. No stream keeps them."""
+    return f"infermq.ward.{token(deployment)}.{token(worker)}"
+
+
 def pool_consumer(deployment: str) -> str:
     """Name the durable consumer that a deployment's workers share, in RUN and in NOW alike."""
     return token(deployment)

@@ -48,6 +48,8 @@ Cost = Annotated[NanoUsd, Meta(ge=0, le=MOST_NANO_USD)]
 ByteCount = Annotated[int, Meta(ge=0, le=10**15)]
 AttemptNumber = Annotated[int, Meta(ge=1, le=MOST_ATTEMPTS)]
 DeliveryCount = Annotated[int, Meta(ge=1, le=10**9)]
+DeathCount = Annotated[int, Meta(ge=0, le=1000)]
+"""How often a job's worker has died."""
 SlotCount = Annotated[int, Meta(ge=0, le=1_000_000)]
 """How many attempts a worker has room for, or runs."""
 Seal = Annotated[bytes, Meta(max_length=64)]

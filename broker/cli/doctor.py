@@ -176,7 +176,7 @@ def _model(model: ModelStatus) -> Finding:
 
 def _advice(code: HoldCode) -> str:
     match code:
-        case HoldCode.BUSY | HoldCode.THROTTLED | HoldCode.DRAINING | HoldCode.BACKING_OFF:
+        case HoldCode.BUSY | HoldCode.THROTTLED | HoldCode.DRAINING | HoldCode.BACKING_OFF | HoldCode.SUSPECTED:
             return "it passes"
         case HoldCode.UPSTREAM_DOWN:
             return "look at the provider, and at the deployment's base_url"

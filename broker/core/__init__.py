@@ -15,6 +15,7 @@ outstanding  which attempts are dispatched and not settled
 relay        what follows each event of an interactive request
 reserve      which deployment takes an interactive request
 settle       what becomes of a job on a worker's report or a broker's ruling
+suspects     who is suspected when a worker dies, who runs apart next, and who is convicted
 ruling       which attempts a broker puts back, and what a ruling does to its job
 backoff      how long a job waits before it is tried again
 price        what an execution cost

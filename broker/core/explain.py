@@ -16,6 +16,9 @@ def with_holds(job: JobShow, *, catalog: Catalog, pools: Mapping[str, Pool], now
     """Add to a job of the ledger what holds it, if it waits."""
     if job.waiting is None:
         return job
+    if job.waiting.suspected:
+        suspected = Hold(HoldCode.SUSPECTED, "suspected: its worker died, waits for a run apart")
+        return replace(job, waiting=replace(job.waiting, ahead=0, holds=(suspected,)))
     found = holds(job.model, catalog=catalog, pools=pools, tried=job.waiting.tried)
     if job.not_before_ms is not None and job.not_before_ms > now:
         message = f"backing off after a failed attempt, tried again at {clock_time(job.not_before_ms)}"

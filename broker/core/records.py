@@ -17,6 +17,7 @@ import msgspec
 from schemas.api import State
 from schemas.job import Lane
 from schemas.outcome import Failure, Refused, Usage
+from schemas.ruling import Suspicion
 from schemas.units import Ms, NanoUsd
 
 Shard = NewType("Shard", int)
@@ -129,6 +130,8 @@ class Running(msgspec.Struct, frozen=True):
     deployment: str
     flow: Flow
     tokens: int = JOB_TOKENS
+    ward: str | None = None
+    """The worker that runs it apart. None: it went through RUN."""
 
 
 class EndedAttempt(msgspec.Struct, frozen=True):
@@ -152,6 +155,8 @@ class OpenJob(msgspec.Struct, frozen=True, kw_only=True):
     deadline_ms: Ms
     model: str = ""
     tried: tuple[str, ...] = ()
+    suspicion: Suspicion | None = None
+    """Why it waits for a run apart, or runs apart."""
 
 
 class Executed(msgspec.Struct, frozen=True, kw_only=True):
@@ -196,6 +201,8 @@ class Requeue(msgspec.Struct, frozen=True):
     counted: bool
     tried: tuple[str, ...] = ()
     """The deployments that should leave the job to others."""
+    suspicion: Suspicion | None = None
+    """Why it must run apart: then it waits for that, not for a time."""
 
 
 class Ignore(msgspec.Struct, frozen=True):

@@ -12,8 +12,8 @@ from broker.core import route
 from broker.core.records import Final, Ignore, OpenJob, Requeue, Running
 from schemas.api import State
 from schemas.catalog import Catalog
-from schemas.outcome import Cancelled, Expired, Failed
-from schemas.ruling import EndRequest, Expire, Lost, PutBack, Ruling
+from schemas.outcome import Cancelled, Expired, Failed, WorkerLost
+from schemas.ruling import Convict, EndRequest, Expire, Lost, PutBack, Ruling, Suspect, Suspicion
 from schemas.units import Ms
 
 
@@ -41,12 +41,17 @@ def stranded(
 
 
 def ruling_transition(ruling: Ruling, job: OpenJob | None, *, now: Ms) -> Final | Requeue | Ignore:
-    """Return the transition that a ruling asks for. Only PutBack depends on the job's row."""
+    """Return the transition that a ruling asks for. All but Expire and EndRequest depend on the job's row."""
     match ruling:
         case Expire():
             return Final(State.EXPIRED, None, None)
         case PutBack(_, attempt):
             return put_back(attempt, job, now=now)
+        case Suspect(_, attempt, suspicion):
+            return put_back(attempt, job, now=now, suspicion=suspicion)
+        case Convict(_, attempt, deaths):
+            is_current = job is not None and job.state is State.RUNNING and job.attempt == attempt
+            return Final(State.DEAD, None, WorkerLost(deaths)) if is_current else Ignore()
         case EndRequest(_, outcome):
             return _ended(outcome)
         case Lost():
@@ -67,8 +72,11 @@ def _ended(outcome: Failed | Expired | Cancelled) -> Final:
             assert_never(outcome)
 
 
-def put_back(attempt: int, job: OpenJob | None, *, now: Ms) -> Requeue | Ignore:
-    """Requeue the job at once, without counting the attempt, if this is the attempt that runs."""
+def put_back(attempt: int, job: OpenJob | None, *, now: Ms, suspicion: Suspicion | None = None) -> Requeue | Ignore:
+    """Requeue the job at once, without counting the attempt, if this is the attempt that runs.
+
+    If it is suspected, now or before, it waits for a run apart.
+    """
     if job is None or job.state is not State.RUNNING or job.attempt != attempt:
         return Ignore()
-    return Requeue(now, counted=False, tried=job.tried)
+    return Requeue(now, counted=False, tried=job.tried, suspicion=suspicion or job.suspicion)

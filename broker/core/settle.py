@@ -27,19 +27,18 @@ from schemas.outcome import (
     Report,
     Succeeded,
     Usage,
-    WorkerLost,
     counts,
     failure_kind,
     retryable,
 )
-from schemas.ruling import EndRequest, Expire, Lost, PutBack, Ruling
+from schemas.ruling import Convict, EndRequest, Expire, Lost, PutBack, Ruling, Suspect
 from schemas.units import Ms, NanoUsd
 
 
 def needs_job(item: Report | Ruling) -> bool:
     """Tell whether the verdict depends on the job's row. An interactive job has none."""
     match item:
-        case Report(outcome=Failed() | Released(), interactive=None) | PutBack():
+        case Report(outcome=Failed() | Released(), interactive=None) | PutBack() | Suspect() | Convict():
             return True
         case _:
             return False
@@ -129,8 +128,10 @@ def _rank(item: Report | Ruling) -> tuple[int, int, bool, int]:
             return 1, -attempt, False, execution.int
         case Expire() | EndRequest():
             return 2, 0, False, 0
-        case PutBack(_, attempt) | Lost(attempt=attempt):
+        case PutBack(_, attempt) | Suspect(_, attempt) | Convict(_, attempt):
             return 3, -attempt, True, 0
+        case Lost():  # it decides nothing, so it must hide nothing that does
+            return 4, 0, True, 0
         case Report(attempt=attempt, execution=execution, outcome=outcome):
             return 3, -attempt, isinstance(outcome, Released), execution.int
         case _:
@@ -182,8 +183,6 @@ def _after_failure(
     """
     if job is None or job.attempt != report.attempt:
         return Ignore()
-    if isinstance(failure, WorkerLost):
-        return Final(State.DEAD, None, failure)
     if not retryable(failure):
         return Final(State.FAILED, None, failure)
     counted = counts(failure)

@@ -18,6 +18,7 @@ from broker.ledger.settlement import PgSettlement
 from broker.ledger.spend import PgSpend
 from broker.ledger.status import PgStatus
 from broker.ledger.sums import PgSums
+from broker.ledger.suspects import PgSuspects
 from broker.ports import Ledger
 
 
@@ -32,6 +33,7 @@ async def open_ledger(url: str, *, connections: int = 8) -> AsyncIterator[Ledger
             backlog=PgBacklog(database),
             attempts=PgAttempts(database),
             settlement=PgSettlement(database, days),
+            suspects=PgSuspects(database),
             leadership=PgLeadership(database),
             spend=PgSpend(database),
             batches=PgBatches(database),

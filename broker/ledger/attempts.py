@@ -44,8 +44,8 @@ class PgAttempts:
         async with self._database.connection() as connection:
             rows = await connection.fetch(query("running"))
         return [
-            Running(job, attempt, deployment, Flow(model, Lane(lane), tenant), tokens)
-            for job, attempt, deployment, model, lane, tenant, tokens in rows
+            Running(job, attempt, deployment, Flow(model, Lane(lane), tenant), tokens, ward)
+            for job, attempt, deployment, model, lane, tenant, tokens, ward in rows
         ]
 
     async def attempts_of(self, running: Sequence[Running], *, now: Ms) -> list[Attempt]:

@@ -10,10 +10,12 @@ from broker.core.records import Entry, Executed, Flow, Recorded, Verdict
 from schemas.api import Batch, BatchStatus, Counts, Execution, JobShow, Result, State, Waiting
 from schemas.job import Attempt, Lane
 from schemas.outcome import Failure, Usage
+from schemas.ruling import Suspicion
 from schemas.units import Ms, NanoUsd
 
 Row = asyncpg.Record
 _failure = msgspec.json.Decoder(Failure)
+_suspicion = msgspec.json.Decoder(Suspicion)
 _metadata = msgspec.json.Decoder(dict[str, str])
 
 
@@ -109,6 +111,10 @@ def usage_of(row: Row) -> Usage:
     return Usage(row["input_tokens"], row["output_tokens"], row["cached_tokens"])
 
 
+def suspicion_of(row: Row) -> Suspicion | None:
+    return None if row["suspicion"] is None else _suspicion.decode(row["suspicion"])
+
+
 def failure_of(row: Row) -> Failure | None:
     return None if row["failure"] is None else _failure.decode(row["failure"])
 
@@ -187,7 +193,7 @@ def show_of(row: Row, executions: tuple[Execution, ...], *, ahead: int | None) -
         deadline_ms=row["deadline_ms"],
         dispatched_ms=row["dispatched_ms"],
         settled_ms=row["settled_ms"],
-        not_before_ms=row["not_before_ms"] or None,
+        not_before_ms=row["not_before_ms"] or None if row["suspicion"] is None else None,
         failure=failure_of(row),
         usage=usage_of(row),
         cost_nano_usd=row["cost_nano_usd"],
@@ -199,7 +205,12 @@ def show_of(row: Row, executions: tuple[Execution, ...], *, ahead: int | None) -
 
 
 def _waiting(row: Row, ahead: int) -> Waiting:
-    return Waiting(ahead=min(ahead, AHEAD_MOST), more_ahead=ahead > AHEAD_MOST, tried=tuple(row["tried"] or ()))
+    return Waiting(
+        ahead=min(ahead, AHEAD_MOST),
+        more_ahead=ahead > AHEAD_MOST,
+        tried=tuple(row["tried"] or ()),
+        suspected=row["suspicion"] is not None,
+    )
 
 
 def _standing(row: Row) -> tuple[State, int]:

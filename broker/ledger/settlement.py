@@ -42,6 +42,7 @@ from broker.ledger.rows import (
     json_text,
     key_of,
     recorded_of,
+    suspicion_of,
 )
 from broker.ledger.spend import add_spend
 from broker.ledger.sql import query
@@ -71,6 +72,7 @@ class PgSettlement:
                 deadline_ms=row["deadline_ms"],
                 model=row["model"],
                 tried=tuple(row["tried"] or ()),
+                suspicion=suspicion_of(row),
             )
             for row in rows
         }
@@ -88,6 +90,8 @@ class PgSettlement:
                     return await _Group(connection, now).settle(verdicts, repeated=True)
 
 
+NEVER_MS = Ms(10**15)
+"""Later than any deadline may be: when a suspected job's own time comes."""
 _PLACES = 64
 """How many advisory locks requests share. Few, since Postgres has room for some thousand locks."""
 Ran = tuple[int, Verdict, Executed]
@@ -225,10 +229,11 @@ class _Group:
             query("requeue"),
             [job for job, _, _ in moves],
             [attempt for _, attempt, _ in moves],
-            [move.not_before_ms for _, _, move in moves],
+            [NEVER_MS if move.suspicion else move.not_before_ms for _, _, move in moves],
             [0 if move.counted else 1 for _, _, move in moves],
             [json_text(move.tried) for _, _, move in moves],
             self.now,
+            [json_text(move.suspicion) for _, _, move in moves],
         )
         self.ended_attempts += [EndedAttempt(row["job"], row["attempt"], flow_of(row), row["tokens"]) for row in rows]
         return tuple(Requeued(flow_of(row), Place(row["deadline_ms"], row["job"]), row["due_ms"]) for row in rows)

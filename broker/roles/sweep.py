@@ -48,8 +48,9 @@ class Sweep:
         running = await until_available(self.attempts.running)
         left = [one for one in running if (one.job, one.attempt) not in in_outcome]
         jobs = await until_available(lambda: self.jobs.open_jobs([one.job for one in left]))
-        given_up = await self._give_up(left, jobs, alive=alive, silent=silent)
-        strays = [one for one in left if (one.job, one.attempt) not in in_run and one not in given_up]
+        leased = [one for one in left if one.ward is None]  # what runs apart goes through no stream: roles.wards
+        given_up = await self._give_up(leased, jobs, alive=alive, silent=silent)
+        strays = [one for one in leased if (one.job, one.attempt) not in in_run and one not in given_up]
         is_whole = True
         if strays:
             log.warning("strays attempts=%d", len(strays))

@@ -3,10 +3,10 @@
 import pytest
 
 from schemas.job import Lane
-from schemas.outcome import Expired, Failed, Outcome, TimedOut, WorkerLost
+from schemas.outcome import Expired, Failed, Outcome, TimedOut
 from schemas.units import Ms
 from tests.builders import an_attempt
-from workers.core.leases import MOST_DELIVERIES, before_run, extend_every_ms, priority, while_running
+from workers.core.leases import before_run, extend_every_ms, priority, while_running
 
 
 def test_a_lease_survives_two_lost_extensions() -> None:
@@ -15,18 +15,11 @@ def test_a_lease_survives_two_lost_extensions() -> None:
     assert extend_every_ms(Ms(1)) == 1
 
 
-def test_a_delivery_too_many_is_not_run() -> None:
-    attempt = an_attempt(deadline_ms=Ms(1000))
-
-    assert before_run(attempt, deliveries=MOST_DELIVERIES, now=Ms(0)) is None
-    assert before_run(attempt, deliveries=MOST_DELIVERIES + 1, now=Ms(0)) == Failed(WorkerLost(MOST_DELIVERIES))
-
-
 def test_an_attempt_is_not_run_from_its_deadline_on() -> None:
     attempt = an_attempt(deadline_ms=Ms(1000))
 
-    assert before_run(attempt, deliveries=1, now=Ms(999)) is None
-    assert before_run(attempt, deliveries=1, now=Ms(1000)) == Expired()
+    assert before_run(attempt, now=Ms(999)) is None
+    assert before_run(attempt, now=Ms(1000)) == Expired()
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ TABLE: list[tuple[Failure, str, bool, bool]] = [
     (ContextTooLong("words", 512), "context_too_long", False, True),
     (Filtered("words"), "filtered", False, True),
     (ResponseTooLarge(9, 7), "response_too_large", False, True),
-    (WorkerLost(4), "worker_lost", False, True),
+    (WorkerLost(2), "worker_lost", False, True),
     (Throttled(), "throttled", True, False),
     (Denied("words"), "denied", True, False),
     (EngineLost("words", sent=False), "engine_lost", True, False),

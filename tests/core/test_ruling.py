@@ -7,6 +7,7 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from broker.core.price import Prices
 from broker.core.records import Final, Flow, Ignore, OpenJob, Requeue, Running, Verdict
@@ -26,8 +27,9 @@ from schemas.outcome import (
     Released,
     Report,
     Throttled,
+    WorkerLost,
 )
-from schemas.ruling import EndRequest, Expire, PutBack, Ruling
+from schemas.ruling import Convict, EndRequest, Expire, PutBack, Ruling, Suspect, Suspicion
 from schemas.units import Ms, NanoUsd
 from tests.builders import a_catalog, a_report, a_route, a_success, an_attempt, an_id, now
 
@@ -37,6 +39,8 @@ PRICES = Prices(catalog=a_catalog(), source="catalog:3")
 NOW = now()
 JOBS = [UUID(int=n) for n in range(1, 4)]
 FAULT = EngineFault("x")
+
+SUSPICION = Suspicion(an_id(), 1)
 
 
 def verdicts_on(*items: Report | Ruling, job: OpenJob | None = None) -> list[Verdict]:
@@ -81,6 +85,43 @@ def test_an_attempt_that_is_over_is_not_put_back(attempt: int | None, state: Sta
     there = None if attempt is None or state is None else a_running_job(job, attempt, state)
 
     assert transitions(PutBack(job, 1), job=there) == [Ignore()]
+    assert transitions(Suspect(job, 1, SUSPICION), job=there) == [Ignore()]
+    assert transitions(Convict(job, 1, 2), job=there) == [Ignore()]
+
+
+def test_a_suspected_job_waits_for_a_run_apart_and_its_attempt_does_not_count() -> None:
+    job = an_id()
+
+    assert transitions(Suspect(job, 2, SUSPICION), job=a_running_job(job, 2, tried=("e",))) == [
+        Requeue(NOW, counted=False, tried=("e",), suspicion=SUSPICION)
+    ]
+
+
+def test_a_convicted_job_is_dead_and_says_why() -> None:
+    job = an_id()
+
+    assert transitions(Convict(job, 2, 2), job=a_running_job(job, 2)) == [Final(State.DEAD, None, WorkerLost(2))]
+
+
+def test_a_suspect_that_is_put_back_stays_suspected_and_one_whose_run_ends_is_cleared() -> None:
+    job = an_id()
+    there = replace(a_running_job(job), suspicion=SUSPICION)
+    put_back = Requeue(NOW, counted=False, suspicion=SUSPICION)
+
+    assert transitions(PutBack(job, 1), job=there) == [put_back]
+    assert transitions(a_report(Released(), job=job), job=there) == [put_back]
+    [failed] = transitions(a_report(Failed(FAULT), job=job), job=there)
+    assert isinstance(failed, Requeue)
+    assert failed.suspicion is None
+
+
+def test_a_report_of_an_attempt_clears_its_job_of_the_suspicion_beside_it() -> None:
+    job = an_id()
+
+    made = transitions(Suspect(job, 1, SUSPICION), a_report(Failed(FAULT), job=job), job=a_running_job(job))
+
+    assert made[0] == Ignore()
+    assert isinstance(made[1], Requeue)
 
 
 def test_a_request_that_the_broker_gives_up_on_fails_and_brings_the_job_along() -> None:
@@ -276,7 +317,12 @@ reports = st.builds(
     attempts,
     deliveries,
 )
-rulings = st.one_of(st.builds(Expire, jobs), st.builds(PutBack, jobs, attempts))
+rulings = st.one_of(
+    st.builds(Expire, jobs),
+    st.builds(PutBack, jobs, attempts),
+    st.builds(Suspect, jobs, attempts, st.just(Suspicion(JOBS[0]))),
+    st.builds(Convict, jobs, attempts, st.just(2)),
+)
 groups = st.lists(st.lists(st.one_of(reports, rulings), min_size=1, max_size=8), max_size=8)
 
 

@@ -32,7 +32,6 @@ from schemas.outcome import (
     Throttled,
     Unanswered,
     Usage,
-    WorkerLost,
 )
 from schemas.ruling import EndRequest, Expire, PutBack, Ruling
 from schemas.units import Ms, NanoUsd
@@ -189,12 +188,6 @@ def test_what_the_worker_knows_of_the_cost_counts_more_than_the_price() -> None:
 @pytest.mark.parametrize("outcome", [Failed(EngineFault("x")), Released(), Cancelled()])
 def test_a_report_after_which_the_relay_decides_is_not_the_end_of_a_request(outcome: Outcome) -> None:
     assert verdict_on(a_report(outcome, interactive=an_attempt(reply_to="x"))).transition == Ignore()
-
-
-def test_a_job_that_takes_its_workers_down_is_dead_at_once() -> None:
-    report = a_report(Failed(WorkerLost(4)))
-
-    assert verdict_on(report, an_open_job(report)).transition == Final(State.DEAD, None, WorkerLost(4))
 
 
 def test_a_failure_of_an_attempt_that_is_over_changes_nothing() -> None:

@@ -15,6 +15,7 @@ from broker.bus.streams import declare_streams
 from broker.core.price import Prices
 from broker.core.records import ONLY_SHARD, Entry, Pick, Requeue, Running, Shard
 from broker.core.settle import decide
+from broker.core.suspects import Turn
 from broker.errors import Unavailable
 from broker.ledger.attempts import PgAttempts
 from broker.ledger.connection import Database
@@ -26,9 +27,10 @@ from schemas.catalog import Catalog, Model, Route
 from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Attempt
 from schemas.outcome import EngineFault, Failed, Released, Throttled
+from schemas.ruling import Suspect, Suspicion
 from schemas.units import Ms
 from schemas.worker import WorkerBeat
-from tests.builders import a_report, a_route, a_success, an_attempt, an_entry, now
+from tests.builders import a_report, a_route, a_success, an_attempt, an_entry, an_id, now
 from tests.real.test_dispatch import a_beat, a_leader, committed, dispatched, running
 from tests.real.test_ledger import a_verdict
 from tests.reporting import report
@@ -356,6 +358,28 @@ async def test_only_what_is_in_no_stream_is_published_again(nc: Nats, ledger: Le
         assert {(handed.id, 1), (lost.id, 1)} <= await attempts_in_run(nc)
         assert (reported.id, 1) not in await attempts_in_run(nc)
         assert metrics.registry.get_sample_value("infermq_strays_total") == 3  # with the two that were swept for
+
+
+async def test_what_runs_apart_is_no_stray_and_is_not_given_up_on(nc: Nats, ledger: Ledger) -> None:
+    entry, suspicion = an_entry(), Suspicion(an_id())
+    [attempt] = await committed(ledger, entry, "d")
+    [verdict] = decide(
+        [Suspect(entry.id, 1, suspicion)],
+        await ledger.settlement.open_jobs([entry.id]),
+        prices=Prices(catalog=a_route(Route("d")), source="catalog:1"),
+        now=now(),
+        unit=0.5,
+    )
+    await ledger.settlement.settle([verdict], now=now())
+    term = await ledger.leadership.lead("me", lease_ms=60_000)
+    assert term is not None
+    await ledger.suspects.dispatch(Turn("gone", "d", suspicion.group, (attempt.job,)), term=term, now=now())
+
+    async with a_leader(nc, ledger, a_route(Route("d"), Route("e")), a_beat("e")):
+        await swept(nc, ledger)
+
+        assert (entry.id, 2) not in await attempts_in_run(nc)
+        assert [one.job for one in await ledger.suspects.running()] == [entry.id]
 
 
 async def test_attempts_long_overdue_are_ended_and_only_they(nc: Nats, ledger: Ledger) -> None:

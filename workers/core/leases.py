@@ -1,12 +1,10 @@
-"""Decides when to extend a lease, when not to run a delivery, and when to end an attempt."""
+"""Decides when to extend a lease, when not to run an attempt, and when to end an attempt."""
 
 from schemas.endpoints import ENDPOINTS
 from schemas.job import Attempt, Lane
-from schemas.outcome import BadRequest, Expired, Failed, Outcome, TimedOut, WorkerLost
+from schemas.outcome import BadRequest, Expired, Failed, Outcome, TimedOut
 from schemas.units import Ms
 
-MOST_DELIVERIES = 4
-"""An attempt that was delivered this often without a report probably crashes its workers. A guess."""
 _PRIORITY = {Lane.INTERACTIVE: 0, Lane.STANDARD: 1, Lane.BULK: 2}
 
 
@@ -18,10 +16,8 @@ def extend_every_ms(lease_ms: Ms) -> Ms:
     return Ms(max(1, lease_ms // 3))
 
 
-def before_run(attempt: Attempt, *, deliveries: int, now: Ms) -> Outcome | None:
-    """Return the outcome of a delivery that must not run; None if it may."""
-    if deliveries > MOST_DELIVERIES:
-        return Failed(WorkerLost(deliveries - 1))
+def before_run(attempt: Attempt, *, now: Ms) -> Outcome | None:
+    """Return the outcome of an attempt that must not run; None if it may."""
     if attempt.deadline_ms <= now:
         return Expired()
     if attempt.endpoint not in ENDPOINTS:

@@ -85,7 +85,8 @@ create table infermq.waiting (
 create index waiting_of_batch on infermq.waiting (batch) where batch is not null;
 
 -- Jobs that wait for their time, in the order in which it comes: then they are moved into the backlog, or when their
--- deadline passes, which is looked for there.
+-- deadline passes, which is looked for there. A suspected job, whose worker died, waits here for a run apart: its own time
+-- never comes.
 create table infermq.delayed (
     job             uuid    not null primary key,
     not_before_ms   bigint  not null,
@@ -97,10 +98,13 @@ create table infermq.delayed (
     uncounted       int     not null,
     tried           text[],
     batch           uuid,
-    tokens          int     not null
+    tokens          int     not null,
+    -- a Suspicion (schemas/ruling.py), while it is suspected
+    suspicion       jsonb
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000);
 create index delayed_due on infermq.delayed (least(not_before_ms, deadline_ms));
 create index delayed_of_batch on infermq.delayed (batch) where batch is not null;
+create index delayed_suspects on infermq.delayed (job) where suspicion is not null;
 
 create table infermq.running (
     job             uuid    not null primary key,
@@ -112,8 +116,12 @@ create table infermq.running (
     lane            text    not null,
     tenant          text    not null,
     tried           text[],
-    tokens          int     not null
+    tokens          int     not null,
+    suspicion       jsonb,
+    -- the worker that runs it apart; null: it went through RUN
+    ward            text
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000);
+create index running_apart on infermq.running (job) where ward is not null;
 
 create table infermq.batches (
     id              uuid    not null primary key,

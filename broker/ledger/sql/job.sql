@@ -1,5 +1,5 @@
 select j.*, r.attempt as running_attempt, r.dispatched_ms, coalesce(w.attempt, d.attempt) as waiting_attempt,
-       d.not_before_ms, coalesce(w.tried, d.tried) as tried, res.body
+       d.not_before_ms, coalesce(w.tried, d.tried) as tried, d.suspicion, res.body
   from infermq.jobs j
   left join infermq.running r on r.job = j.id
   left join infermq.waiting w on w.model = j.model and w.lane = j.lane and w.tenant = j.tenant

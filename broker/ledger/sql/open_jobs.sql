@@ -1,6 +1,7 @@
 select j.id, case when r.job is null then 'queued' else 'running' end as state,
        coalesce(r.attempt, w.attempt, d.attempt) as attempt, coalesce(r.uncounted, w.uncounted, d.uncounted) as uncounted,
-       j.max_attempts, j.deadline_ms, j.model, coalesce(r.tried, w.tried, d.tried) as tried
+       j.max_attempts, j.deadline_ms, j.model, coalesce(r.tried, w.tried, d.tried) as tried,
+       coalesce(r.suspicion, d.suspicion) as suspicion
   from infermq.jobs j
   left join infermq.running r on r.job = j.id
   left join infermq.waiting w on w.model = j.model and w.lane = j.lane and w.tenant = j.tenant

@@ -1,1 +1,1 @@
-select job, attempt, deployment, model, lane, tenant, tokens from infermq.running
+select job, attempt, deployment, model, lane, tenant, tokens, ward from infermq.running

@@ -1,0 +1,1 @@
+select job, attempt, ward, suspicion from infermq.running where ward is not null

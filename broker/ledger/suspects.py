@@ -1,0 +1,64 @@
+"""Keeps the suspected jobs: those that wait for a run apart, and those that run apart on a worker."""
+
+from collections.abc import Collection
+from uuid import UUID
+
+import msgspec
+
+from broker.core.records import ONLY_SHARD, Shard
+from broker.core.suspects import RunningApart, Turn, WaitingSuspect
+from broker.errors import Deposed
+from broker.ledger.connection import Database
+from broker.ledger.rows import attempt_of, suspicion_of
+from broker.ledger.sql import query
+from schemas.job import Attempt
+from schemas.units import Ms
+
+_MOST = 1000
+"""How many waiting suspects are read at once: more wait for the next time."""
+
+
+class PgSuspects:
+    """Implements `broker.ports.SuspectLedger`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def waiting(self) -> list[WaitingSuspect]:
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(query("suspects"), _MOST)
+        return [
+            WaitingSuspect(row["job"], row["model"], tuple(row["tried"] or ()), suspicion)
+            for row in rows
+            if (suspicion := suspicion_of(row)) is not None
+        ]
+
+    async def running(self) -> list[RunningApart]:
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(query("running_apart"))
+        return [
+            RunningApart(row["job"], row["attempt"], row["ward"], suspicion)
+            for row in rows
+            if (suspicion := suspicion_of(row)) is not None
+        ]
+
+    async def dispatch(self, turn: Turn, *, term: int, now: Ms, shard: Shard = ONLY_SHARD) -> list[Attempt]:
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(
+                query("dispatch_apart"),
+                list(turn.jobs),
+                turn.deployment,
+                turn.worker,
+                now,
+                term,
+                shard,
+                min(turn.jobs),
+                max(turn.jobs),
+            )
+            if not rows and await connection.fetchval(query("term"), shard) != term:
+                raise Deposed(f"term {term} is over")
+        return [msgspec.structs.replace(attempt_of(row, now), group=turn.group) for row in rows]
+
+    async def clear(self, groups: Collection[UUID]) -> None:
+        async with self._database.connection() as connection:
+            await connection.execute(query("clear_suspects"), list(groups))
