@@ -16,7 +16,6 @@ from broker.bus.streams import NatsStreams
 from broker.config import BrokerConfig
 from broker.core.pools import Pool, alive, snapshot
 from broker.core.principal import open_principal
-from broker.core.readiness import Part
 from broker.doors.health import App, build_app
 from broker.doors.nats_api import nats_api
 from broker.doors.nats_infer import NatsInfer
@@ -41,6 +40,7 @@ from broker.roles.sweep import Sweep
 from broker.service import BatchService, CatalogService, HealthService, JobService, Services, StatusService
 from schemas.catalog import Catalog
 from schemas.clock import wall_clock
+from schemas.health import Part
 from schemas.ids import process_ids
 from schemas.jetstream.client import NatsClient
 from schemas.job import Lane

@@ -13,6 +13,7 @@ outcome    Outcome and Report (what a worker reports), with Usage, Timings and F
 ruling     Ruling (what a broker decides by itself): Expire, PutBack, EndRequest
 worker     WorkerBeat (what a worker publishes each second)
 endpoints  lists the endpoints that a model can serve
+health     Liveness and Readiness (what /livez and /readyz of every process show)
 catalog    Catalog: models, routes, deployments, prices
 api        the requests, answers and errors of the broker's API
 urls       shows URLs without their passwords

@@ -13,7 +13,8 @@ reply        sends the pieces, keep-alives and end of a reply to the relay
 leases       extends leases, and acks messages
 catalog      follows the active catalog's entry for the deployment
 beat         publishes the worker's state each second
-metrics      counts; http serves /metrics and /healthz
+health       says how the worker is, from its start to its end
+metrics      counts; http serves /metrics, /livez and /readyz
 ports        the Engine protocol, and what engines take and return
 core/        decides, pure: what becomes of an attempt, when, and what bodies and answers mean
 engines/     one file for each engine

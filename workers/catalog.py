@@ -41,6 +41,10 @@ class ActiveCatalog:
     def __repr__(self) -> str:
         return f"ActiveCatalog({self.name}, revision={self._revision.number})"
 
+    @property
+    def revision(self) -> int:
+        return self._revision.number
+
     def apply(self, revision: Revision) -> None:
         """Use this revision if it is newer. Revisions may arrive in any order."""
         if revision.number > self._revision.number:

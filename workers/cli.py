@@ -11,23 +11,25 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Annotated
 
 import typer
 import uvloop
-from prometheus_client import CollectorRegistry
 
 from schemas.clock import wall_clock
 from schemas.ids import process_ids
 from schemas.jetstream import NatsError, NoServersError
 from schemas.jetstream.client import NatsClient
+from schemas.urls import public
 from workers.beat import beat, delete_beat, publish_beat
 from workers.catalog import active_catalog, declared_lease_ms
 from workers.config import WorkerConfig
 from workers.engines import factory
-from workers.http import build_app, listening
+from workers.health import Health
+from workers.http import CannotListen, build_app, listening
 from workers.metrics import WorkerMetrics
 from workers.ports import Capacity, Engine, EngineConfigError, EngineDied, Overrides
 from workers.worker import Worker
@@ -54,7 +56,7 @@ def run(
     nats_url: Annotated[str, typer.Option(envvar="INFERMQ_NATS_URL", help="Where NATS is.")],
     slots: Annotated[int | None, typer.Option(min=1, help="Concurrent generations; overrides the catalog.")] = None,
     name: Annotated[str | None, typer.Option(help="Unique name; by default host and process id.")] = None,
-    http_host: Annotated[str, typer.Option(help="Where /metrics and /healthz listen.")] = "127.0.0.1",
+    http_host: Annotated[str, typer.Option(help="Where /metrics, /livez and /readyz listen.")] = "127.0.0.1",
     http_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 0,
     drain_timeout_s: Annotated[
         float, typer.Option(help="How long running attempts may take to finish after SIGTERM.")
@@ -81,8 +83,11 @@ def run(
     except EngineDied as error:
         typer.echo(f"error: {error}", err=True)
         code = FAILED
+    except CannotListen as error:
+        typer.echo(f"error: {error}", err=True)
+        code = FAILED
     except (OSError, NoServersError, NatsError) as error:
-        typer.echo(f"error: NATS at {nats_url}: {str(error) or type(error).__name__}", err=True)
+        typer.echo(f"error: NATS at {public(nats_url)}: {public(str(error)) or type(error).__name__}", err=True)
         code = FAILED
     sys.exit(code)
 
@@ -115,18 +120,24 @@ async def serve(
     """Serve until a signal comes or the engine dies, and return the exit code.
 
     `ready` is called with the URL of /metrics and the capacity. `started` is a running engine to use instead of a new one.
-    Raises: EngineConfigError, EngineDied, nats-py's errors.
+    Raises: EngineConfigError, EngineDied, CannotListen, nats-py's errors.
     """
     gc.set_threshold(*_GC)
-    reconnected = asyncio.Event()
-    nc = await _connected(config, reconnected)
-    try:
+    nc, reconnected, metrics = NatsClient(), asyncio.Event(), WorkerMetrics()
+    health = Health(name=config.name, is_connected=lambda: nc.is_connected)
+    app = build_app(metrics.registry, health)
+    async with (
+        listening(app, host=config.http_host, port=config.http_port) as url,
+        _connected(nc, config, reconnected),
+    ):
+        health.stage = "waits for a catalog"
         catalog = await active_catalog(nc, config.deployment)
+        health.stage = "loads its engine"
         engine = started or factory(catalog.deployment.engine)(catalog.deployment, Overrides(config.slots))
         capacity = started.capacity() if started else await engine.start()
         gc.collect()
         gc.freeze()  # an engine has so many objects that scanning them all would stop everything for a third of a second
-        metrics = WorkerMetrics()
+        health.stage = "waits for a broker to declare its consumers"
         worker = Worker(
             nc,
             engine,
@@ -141,57 +152,53 @@ async def serve(
             metrics=metrics,
             reconnected=reconnected,
         )
+        health.worker = worker
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, worker.stop)
-        went_well = await _run(worker, nc, config, registry=metrics.registry, ready=lambda url: ready(url, capacity))
+        went_well = await _run(worker, nc, config, ready=lambda: ready(url, capacity))
         await engine.close()
         return 0 if went_well else FAILED
-    finally:
-        await nc.close()
 
 
-async def _connected(config: WorkerConfig, reconnected: asyncio.Event) -> NatsClient:
+@asynccontextmanager
+async def _connected(nc: NatsClient, config: WorkerConfig, reconnected: asyncio.Event) -> AsyncIterator[None]:
+    """Connect, waiting for the server now and whenever the connection is lost."""
+    where, is_first = public(config.nats_url), True
+
     async def note_reconnect() -> None:
         log.warning("nats reconnected")
         reconnected.set()
 
     async def log_error(error: Exception) -> None:
-        log.warning("nats error=%s", str(error) or type(error).__name__)
+        waits = f"waiting for NATS at {where}: is it running, and reachable from here? " if is_first else "nats "
+        log.warning("%serror=%s", waits, public(str(error)) or type(error).__name__)
 
-    nc = NatsClient()
-    await nc.connect(
-        config.nats_url,
-        name=f"infermq-worker-{config.name}",
-        max_reconnect_attempts=-1,
-        reconnect_time_wait=1,
-        reconnected_cb=note_reconnect,
-        error_cb=log_error,
-        pending_size=_PENDING_BYTES,
-        skip_subject_validation=True,  # schemas.subjects builds them all
-    )
-    return nc
+    try:
+        await nc.connect(
+            config.nats_url,
+            name=f"infermq-worker-{config.name}",
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=1,
+            reconnected_cb=note_reconnect,
+            error_cb=log_error,
+            pending_size=_PENDING_BYTES,
+            skip_subject_validation=True,  # schemas.subjects builds them all
+        )
+        is_first = False
+        yield
+    finally:
+        await nc.close()
 
 
-async def _run(
-    worker: Worker,
-    nc: NatsClient,
-    config: WorkerConfig,
-    *,
-    registry: CollectorRegistry,
-    ready: Callable[[str], None],
-) -> bool:
-    """Run the worker with its beat and its HTTP server until it is over. Return whether all went well."""
+async def _run(worker: Worker, nc: NatsClient, config: WorkerConfig, *, ready: Callable[[], None]) -> bool:
+    """Run the worker with its beat until it is over. Return whether all went well."""
     state = partial(worker.beat, version=importlib.metadata.version("infermq"))
-    app = build_app(registry, lambda: {"nats": nc.is_connected, **worker.health()})
-    async with (
-        listening(app, host=config.http_host, port=config.http_port) as url,
-        asyncio.TaskGroup() as group,
-    ):
+    async with asyncio.TaskGroup() as group:
         tasks = {group.create_task(role) for role in (worker.serve(), beat(nc, state))}
         await publish_beat(nc, state())
         await nc.flush()
-        ready(url)
+        ready()
         went_well = await worker.until_over(
             drain_timeout_s=config.drain_timeout_s, announce=lambda: publish_beat(nc, state())
         )

@@ -15,6 +15,6 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Overrides what the deployment and the engine say. None: they decide."""
     http_host: str = "127.0.0.1"
     http_port: Annotated[int, Meta(ge=0, le=65535)] = 0
-    """Where /metrics and /healthz listen; 0 takes any free port."""
+    """Where /metrics, /livez and /readyz listen; 0 takes any free port."""
     drain_timeout_s: Annotated[float, Meta(gt=0)] = 60.0
     """How long running attempts may take to finish after SIGTERM, before they are put back."""

@@ -1,34 +1,49 @@
-"""Serves /metrics and /healthz of a worker."""
+"""Serves /metrics, /livez and /readyz of a worker."""
 
 import asyncio
-import json
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
+import msgspec
 import uvicorn
 from prometheus_client import CollectorRegistry, make_asgi_app
 
-App = Callable[[Any, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]]
+from workers.health import Health
+
+Send = Callable[[Any], Awaitable[None]]
+App = Callable[[Any, Callable[[], Awaitable[Any]], Send], Awaitable[None]]
 
 
-def build_app(registry: CollectorRegistry, health: Callable[[], Mapping[str, object]]) -> App:
-    """Build the application. /healthz answers 503 if any value of `health()` is False."""
+class CannotListen(Exception):
+    """A port or an address of this machine cannot be listened on; the message names its option."""
+
+
+def build_app(registry: CollectorRegistry, health: Health) -> App:
+    """Build the application. /healthz is another name of /livez."""
     metrics = make_asgi_app(registry)
 
-    async def app(scope: Any, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]) -> None:
-        if scope["path"] == "/metrics":
-            await metrics(scope, receive, send)
-            return
-        state = health() if scope["path"] == "/healthz" else None
-        status = 404 if state is None else 503 if False in state.values() else 200
-        body = json.dumps(state or {"error": "not found: try /metrics or /healthz"}).encode() + b"\n"
-        headers = [(b"content-type", b"application/json")]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+    async def app(scope: Any, receive: Callable[[], Awaitable[Any]], send: Send) -> None:
+        match scope["path"].split("/")[1:]:
+            case ["metrics"]:
+                await metrics(scope, receive, send)
+            case ["livez" | "healthz"]:
+                liveness = health.live()
+                await _answer(send, 200 if liveness.live else 503, liveness)
+            case ["readyz"]:
+                readiness = health.ready()
+                await _answer(send, 200 if readiness.ready else 503, readiness)
+            case _:
+                await _answer(send, 404, {"error": "not found: try /metrics, /livez or /readyz"})
 
     return app
+
+
+async def _answer(send: Send, status: int, body: object) -> None:
+    headers = [(b"content-type", b"application/json")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": msgspec.json.encode(body) + b"\n"})
 
 
 class _SignalFreeServer(uvicorn.Server):
@@ -41,8 +56,12 @@ class _SignalFreeServer(uvicorn.Server):
 
 @asynccontextmanager
 async def listening(app: App, *, host: str, port: int) -> AsyncIterator[str]:
-    """Serve while the block runs, and yield the URL. Raises: OSError, if the address cannot be bound."""
-    sock = socket.create_server((host, port))
+    """Serve while the block runs, and yield the URL. Raises: CannotListen."""
+    try:
+        sock = socket.create_server((host, port))
+    except OSError as error:
+        where = f"--http-host {host} --http-port {port}"
+        raise CannotListen(f"{where}: {error.strerror}: choose another, or port 0 for any free one") from error
     server = _SignalFreeServer(
         uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", interface="asgi3")
     )

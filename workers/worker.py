@@ -10,10 +10,12 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from schemas import subjects
+from schemas.health import Readiness
 from schemas.jetstream import NatsConnection
 from schemas.units import Ms
 from schemas.worker import HeldExecution, WorkerBeat, held_bytes
 from workers.catalog import ActiveCatalog
+from workers.core.readiness import readiness
 from workers.interactive import InteractiveIntake
 from workers.leased import LeasedIntake
 from workers.leases import Leases
@@ -190,15 +192,10 @@ class Worker:
             ),
         )
 
-    def health(self) -> dict[str, object]:
-        """Return the state for /healthz. A value that is False means that the worker is unhealthy."""
-        return {
-            "worker": self._name,
-            "deployment": self._catalog.name,
-            "engine": not self.pool.died.is_set(),
-            "running": self.pool.running,
-            "draining": "yes" if self.pool.is_draining else "no",
-        }
+    def readiness(self, *, is_connected: bool) -> Readiness:
+        """Say which kinds of attempts the worker can take now."""
+        has_died, revision = self.pool.died.is_set(), self._catalog.revision
+        return readiness(self.beat(version=""), is_connected=is_connected, has_died=has_died, revision=revision)
 
     async def _tick(self) -> None:
         """Check everything that is held, and the pulls, at each tick."""

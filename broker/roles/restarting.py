@@ -4,8 +4,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 
-from broker.core.readiness import ENDED, RUNS
 from broker.errors import Conflict, Unavailable
+from schemas.health import ENDED, RUNS
 from schemas.jetstream import NatsError
 
 log = logging.getLogger(__name__)

@@ -5,9 +5,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from broker.bus.catalogs import Catalogs
-from broker.core.readiness import Liveness, Part, Readiness, liveness, readiness
+from broker.core.readiness import readiness
 from broker.errors import Unavailable
 from broker.ports import StatusLedger
+from schemas.health import Liveness, Part, Readiness
 from schemas.urls import public
 
 _POSTGRES_S = 2.0
@@ -31,7 +32,7 @@ class HealthService:
 
     def live(self) -> Liveness:
         """Say whether the process works, whatever is away."""
-        return liveness(self.name, self.roles())
+        return Liveness.of(self.name, self.roles())
 
     async def ready(self) -> Readiness:
         """Say which doors can serve, and why the others cannot."""

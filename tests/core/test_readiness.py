@@ -1,6 +1,7 @@
 """Which doors of a broker can serve, and whether its process works."""
 
-from broker.core.readiness import ENDED, RUNS, Part, liveness, readiness
+from broker.core.readiness import readiness
+from schemas.health import ENDED, RUNS, Liveness, Part
 
 WELL = Part(ok=True)
 AWAY = Part(ok=False, why="away")
@@ -43,5 +44,5 @@ def test_streams_that_are_missing_close_the_doors_that_need_them() -> None:
 
 
 def test_a_process_whose_roles_start_again_works_and_one_whose_role_has_ended_does_not() -> None:
-    assert liveness("b", {"settle": "starts again: Postgres is away", "dispatch": RUNS}).live
-    assert not liveness("b", {"settle": ENDED, "dispatch": RUNS}).live
+    assert Liveness.of("b", {"settle": "starts again: Postgres is away", "dispatch": RUNS}).live
+    assert not Liveness.of("b", {"settle": ENDED, "dispatch": RUNS}).live

@@ -26,6 +26,7 @@ from schemas.outcome import EngineLost, Failed, Released, Report, Succeeded
 from schemas.units import Ms
 from schemas.worker import WorkerBeat
 from tests.builders import a_catalog, a_chat
+from tests.real.test_starting_degraded import free_port, seen
 from tests.system import until
 
 pytestmark = pytest.mark.real
@@ -109,12 +110,29 @@ async def a_process(url: str, *words: str) -> AsyncIterator[asyncio.subprocess.P
         await process.communicate()
 
 
+async def is_ready(process: asyncio.subprocess.Process) -> str:
+    """Wait until it says so, and return the URL of its HTTP server."""
+    assert process.stdout is not None
+    async with asyncio.timeout(20):
+        said = json.loads(await process.stdout.readline())
+    assert said["ready"] is True
+    return str(said["http"])
+
+
+async def said(process: asyncio.subprocess.Process, words: bytes) -> bytes:
+    """Wait until a line of its log has these words, and return all until there."""
+    assert process.stderr is not None
+    log = b""
+    async with asyncio.timeout(20):
+        while words not in log:
+            log += await process.stderr.readline()
+    return log
+
+
 @asynccontextmanager
 async def a_worker(url: str, *words: str) -> AsyncIterator[asyncio.subprocess.Process]:
     async with a_process(url, "--deployment", "d", *words) as process:
-        assert process.stdout is not None
-        async with asyncio.timeout(20):
-            assert json.loads(await process.stdout.readline())["ready"] is True
+        await is_ready(process)
         yield process
 
 
@@ -296,6 +314,52 @@ async def test_a_worker_serves_once_there_are_a_catalog_and_its_consumers(nc: Na
             assert json.loads(await process.stdout.readline())["ready"] is True
         assert await Runs(nc).publish([a_chat("x")])
         await reported(nc, 1)
+
+
+async def test_an_idle_worker_is_live_and_ready(nc: Nats, nats_url: str) -> None:
+    await apply(nc, None)
+    async with a_process(nats_url, "--deployment", "d") as process:
+        url = await is_ready(process)
+
+        for path in ("livez", "healthz", "readyz"):
+            assert (await seen(f"{url}/{path}"))[0] == 200
+        assert (await seen(f"{url}/readyz"))[1]["revision"] == 1
+
+
+async def test_a_worker_that_waits_says_so_and_is_live(tmp_path: Path) -> None:
+    """First for NATS, then for a catalog."""
+    port, http = free_port(), free_port()
+    nats = f"nats://u:hunter2@127.0.0.1:{port}"
+    async with a_process(nats, "--deployment", "d", "--http-port", str(http)) as process, AsyncExitStack() as server:
+        log = await said(process, b"waiting for NATS")
+        assert (await seen(f"http://127.0.0.1:{http}/livez"))[0] == 200
+        status, state = await seen(f"http://127.0.0.1:{http}/readyz")
+        assert (status, state["doors"]["run"]["why"]) == (503, "the worker waits for NATS")
+
+        url = await server.enter_async_context(nats_server(tmp_path, port=port))
+        log += await said(process, b"waiting for a catalog")
+        status, state = await seen(f"http://127.0.0.1:{http}/readyz")
+        assert (status, state["doors"]["run"]["why"]) == (503, "the worker waits for a catalog")
+
+        nc = Nats()
+        await nc.connect(url)
+        await apply(nc, None)
+        await nc.close()
+        await is_ready(process)
+        assert (await seen(f"http://127.0.0.1:{http}/readyz"))[0] == 200
+    assert b"hunter2" not in log
+
+
+async def test_a_port_that_is_taken_is_named_with_its_option(nats_url: str) -> None:
+    server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with a_process(nats_url, "--deployment", "d", "--http-port", str(port)) as process:
+        assert await ended(process) == 1
+        log = await said(process, b"error: ")
+    server.close()
+
+    assert f"--http-port {port}: Address already in use".encode() in log
+    assert b"NATS" not in log
 
 
 async def test_after_a_restart_of_nats_a_worker_goes_on(tmp_path: Path) -> None:
