@@ -11,6 +11,7 @@ from functools import lru_cache
 from uuid import UUID
 
 from schemas.job import Lane
+from schemas.units import LONGEST_NAME, LONGEST_SUBJECT, SUBJECT
 
 SUBMIT = "INFERMQ_SUBMIT"
 RUN = "INFERMQ_RUN"
@@ -35,10 +36,19 @@ CTL_SETTLED = "infermq.ctl.settled"
 """Settle tells the dispatch leader which attempts are over."""
 CTL_ABORT = "infermq.ctl.abort"
 """A relay tells workers to end an interactive attempt, named by the subject of its reply."""
-LONGEST_NAME = 200
-"""The most characters of a tenant's or key's name."""
 DEFAULT = "default"
 """The tenant and the key as long as there are no keys."""
+
+
+def is_subject(name: str) -> bool:
+    """Say whether one may publish on it: no token is empty, or has a wildcard, white space or a control character.
+
+    Every subject from outside is checked by it, or by the types `Subject` and `RunAck`, before it is used.
+    """
+    return _subject(name) is not None
+
+
+_subject = re.compile(SUBJECT).match
 
 
 class Verb(StrEnum):
@@ -194,7 +204,9 @@ def may_answer(reply_to: str, tenant: str) -> bool:
 
     It must be checked here because NATS does not check permissions on reply subjects.
     """
-    return reply_to.startswith(f"{inbox_prefix(tenant)}.") and not any(c in reply_to for c in "*> ")
+    return (
+        reply_to.startswith(f"{inbox_prefix(tenant)}.") and is_subject(reply_to) and len(reply_to) <= LONGEST_SUBJECT
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,9 +35,11 @@ NO_NUL = r"^[^\x00]*" + _END
 _PART = r"[^\s.*>\x00-\x20\x7f]+"
 SUBJECT = rf"^{_PART}(?:\.{_PART})*{_END}"
 """Tokens without wildcards, white space and control characters. NATS ends a subject or a whole command at those."""
-ACK_NUMBERS = r"([0-9]{1,9})\.([0-9]{1,18})\.[0-9]{1,18}\.([0-9]{1,19})\.([0-9]{1,18})"
-"""Of an ack subject: deliveries, sequence in the stream, that of the consumer, nanoseconds, pending messages."""
-RUN_ACK = rf"^\$JS\.ACK\.(?:{_PART}\.{_PART}\.)?INFERMQ_RUN\.{_PART}\.{ACK_NUMBERS}(?:\.{_PART})?{_END}"
+_NUMBERS = r"([0-9]{1,9})\.([0-9]{1,18})\.[0-9]{1,18}\.([0-9]{1,19})\.([0-9]{1,18})"
+"""Deliveries, sequence in the stream, that of the consumer, nanoseconds, messages still to deliver."""
+ACK = rf"^\$JS\.ACK\.({_PART}\.{_PART}\.)?{_PART}\.{_PART}\.{_NUMBERS}(?(1)(?:\.{_PART})?){_END}"
+"""An ack subject. One with a domain and an account may have another token at its end."""
+RUN_ACK = rf"^\$JS\.ACK\.(?:{_PART}\.{_PART}\.)?INFERMQ_RUN\.{_PART}\.{_NUMBERS}(?:\.{_PART})?{_END}"
 
 Instant = Annotated[Ms, Meta(ge=0, le=253_402_300_799_999)]
 """An instant from 1970 to 9999."""

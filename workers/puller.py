@@ -13,6 +13,7 @@ from schemas.jetstream import (
     NatsError,
     PullEnded,
     Subscription,
+    acknowledges,
     deliveries,
     next_request,
     next_subject,
@@ -53,6 +54,7 @@ class Puller:
     ) -> None:
         self._nc = nc
         self._subject = next_subject(stream, consumer)
+        self._source = stream, consumer
         self._inbox = ""
         self._free = free
         self._start = start
@@ -139,10 +141,12 @@ class Puller:
 
     async def _take(self, inbox: str, message: Message) -> None:
         is_current = inbox == self._inbox
-        if message.reply:
+        if acknowledges(message.reply, *self._source):
             self._requested = max(0, self._requested - is_current)
             self._start(message)
             self.wake()  # some free slots may have no request yet
+        elif message.reply:
+            log.warning("message ignored inbox_of=%s bytes=%d", self._subject, len(message.data))
         elif isinstance(ended := pull_status(message.headers or {}), PullEnded) and is_current:
             self._end(ended.unused)
         if is_current:

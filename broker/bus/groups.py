@@ -5,6 +5,7 @@ broker is idle to thousands, and no timer adds latency.
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -16,6 +17,7 @@ from schemas.jetstream import (
     NatsConnection,
     NatsError,
     PullEnded,
+    acknowledges,
     answer_all,
     next_request,
     next_subject,
@@ -23,6 +25,7 @@ from schemas.jetstream import (
 )
 from schemas.units import Ms
 
+log = logging.getLogger(__name__)
 _EXPIRES_MS = Ms(30_000)
 _HEARTBEAT_MS = Ms(5_000)
 _PAUSE_S = 0.25
@@ -54,6 +57,7 @@ class Groups:
     ) -> None:
         self._nc = nc
         self._subject = next_subject(stream, consumer)
+        self._source = stream, consumer
         self._room = room
         self._group_bytes = group_bytes
         self._silence_s = silence_s
@@ -135,9 +139,13 @@ class Groups:
             self._asked = 0
 
     async def _on_message(self, message: Message) -> None:
+        """Take a message of the consumer, or the status of a pull. Anything else in the inbox is from somebody else."""
         self._last_message_at = asyncio.get_running_loop().time()
         status = pull_status(message.headers) if message.headers and not message.reply else None
         match status:
+            case None if not acknowledges(message.reply, *self._source):
+                log.warning("message ignored inbox_of=%s bytes=%d", self._subject, len(message.data))
+                return
             case None:
                 self._asked = max(0, self._asked - 1)
                 self._gathered.append(message)

@@ -22,6 +22,7 @@ from schemas.jetstream import (
     NatsError,
     NotStored,
     Outgoing,
+    header_number,
     last_sequence,
     publish_atomically,
     publish_in_order,
@@ -133,7 +134,10 @@ async def _payloads(nc: NatsConnection, stream: str) -> AsyncIterator[bytes]:
         while page := await _page(nc, stream, sequence):
             for message in page:
                 yield message.data
-            sequence = int((page[-1].headers or {})["Nats-Sequence"]) + 1
+            last = header_number(page[-1].headers or {}, "Nats-Sequence")
+            if last is None or last < sequence:
+                raise Unavailable("NATS", f"{stream} could not be read: a message without its sequence")
+            sequence = last + 1
     except (NatsError, TimeoutError) as error:
         raise Unavailable("NATS", f"{stream} could not be read: {str(error) or type(error).__name__}") from error
 

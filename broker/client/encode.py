@@ -10,7 +10,7 @@ from schemas.api import Problem
 from schemas.codec import Undecodable, decode_job, jsoned, packed, place_of
 from schemas.endpoints import CHAT
 from schemas.job import BODY_BYTES, Job
-from schemas.subjects import LONGEST_NAME
+from schemas.units import LONGEST_NAME
 
 _TOKEN_BYTES = 900
 """The longest name in a subject, escaped. NATS closes a connection that sends a control line of more than 4096 bytes, and

@@ -1,9 +1,13 @@
 """Reads the state of streams and consumers by JetStream's API."""
 
 import base64
+import binascii
 import json
-from typing import Any
+from typing import TypeVar
 
+import msgspec
+
+from schemas.codec import UNREADABLE
 from schemas.jetstream.connection import NatsConnection, NatsError
 
 _TIMEOUT_S = 5.0
@@ -13,19 +17,55 @@ _NANOSECONDS = 1_000_000_000
 class LookupRefused(NatsError):
     """The server has no such stream, consumer or message, or cannot answer now."""
 
-    def __init__(self, error: dict[str, Any]) -> None:
-        super().__init__(f"{error.get('description', 'refused')} ({error.get('err_code', 0)})")
+
+class _Error(msgspec.Struct, frozen=True):
+    err_code: int = 0
+    description: str = "refused"
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    error: _Error | None = None
+
+
+class _State(msgspec.Struct, frozen=True):
+    last_seq: int
+
+
+class _Stream(msgspec.Struct, frozen=True):
+    state: _State
+
+
+class _Stored(msgspec.Struct, frozen=True):
+    data: str = ""
+
+
+class _Message(msgspec.Struct, frozen=True):
+    message: _Stored
+
+
+class _Config(msgspec.Struct, frozen=True):
+    ack_wait: int | None = None
+
+
+class _Consumer(msgspec.Struct, frozen=True):
+    config: _Config
+
+
+A = TypeVar("A", _Stream, _Message, _Consumer)
 
 
 async def last_sequence(nc: NatsConnection, stream: str) -> int:
     """Return the sequence of the newest message that the stream ever stored. Raises: NatsError."""
-    return int((await _request(nc, f"STREAM.INFO.{stream}"))["state"]["last_seq"])
+    return (await _request(nc, f"STREAM.INFO.{stream}", _Stream)).state.last_seq
 
 
 async def last_message(nc: NatsConnection, stream: str, subject: str) -> bytes:
     """Return the newest message of the subject. Raises: NatsError."""
-    found = await _request(nc, f"STREAM.MSG.GET.{stream}", {"last_by_subj": subject})
-    return base64.b64decode(found["message"].get("data", ""))
+    found = await _request(nc, f"STREAM.MSG.GET.{stream}", _Message, {"last_by_subj": subject})
+    try:
+        return base64.b64decode(found.message.data)
+    except (binascii.Error, ValueError) as error:
+        raise LookupRefused(f"the message cannot be read: {error}") from error
 
 
 async def ack_wait_s(nc: NatsConnection, stream: str, consumer: str) -> float | None:
@@ -33,13 +73,16 @@ async def ack_wait_s(nc: NatsConnection, stream: str, consumer: str) -> float | 
 
     Raises: NatsError.
     """
-    wait_ns = (await _request(nc, f"CONSUMER.INFO.{stream}.{consumer}"))["config"].get("ack_wait")
+    wait_ns = (await _request(nc, f"CONSUMER.INFO.{stream}.{consumer}", _Consumer)).config.ack_wait
     return None if wait_ns is None else wait_ns / _NANOSECONDS
 
 
-async def _request(nc: NatsConnection, subject: str, body: dict[str, str] | None = None) -> dict[str, Any]:
+async def _request(nc: NatsConnection, subject: str, kind: type[A], body: dict[str, str] | None = None) -> A:
     payload = json.dumps(body).encode() if body else b""
-    answer: dict[str, Any] = json.loads((await nc.request(f"$JS.API.{subject}", payload, timeout=_TIMEOUT_S)).data)
-    if "error" in answer:
-        raise LookupRefused(answer["error"])
-    return answer
+    answer = (await nc.request(f"$JS.API.{subject}", payload, timeout=_TIMEOUT_S)).data
+    try:
+        if (error := msgspec.json.decode(answer, type=_Answer).error) is not None:
+            raise LookupRefused(f"{error.description} ({error.err_code})")
+        return msgspec.json.decode(answer, type=kind)
+    except UNREADABLE as unreadable:
+        raise LookupRefused(f"the answer cannot be read: {unreadable}") from unreadable

@@ -3,12 +3,11 @@
 Atomic batches have the headers `Nats-Batch-Id`, `-Sequence`, `-Commit`, and one acknowledgement for all messages (ADR-50).
 """
 
-import json
 from collections.abc import Sequence
 
 import msgspec
 
-from schemas.codec import MSG_ID
+from schemas.codec import MSG_ID, UNREADABLE
 from schemas.jetstream.connection import Message, NatsConnection
 
 BATCH_MESSAGES = 1000
@@ -28,6 +27,19 @@ class NotStored(Exception):
     def __init__(self, code: int, description: str) -> None:
         super().__init__(f"{description} ({code})")
         self.code = code
+
+
+class _Refusal(msgspec.Struct, frozen=True):
+    err_code: int = 0
+    description: str = "refused"
+
+
+class _Acknowledgement(msgspec.Struct, frozen=True):
+    seq: int = 0
+    error: _Refusal | None = None
+
+
+_acknowledgement = msgspec.json.Decoder(_Acknowledgement)
 
 
 class Outgoing(msgspec.Struct, frozen=True):
@@ -115,8 +127,10 @@ async def publish_one(
 
 def acknowledged(answer: Message) -> int:
     """Return the sequence of the stored message; 0 if it was stored before. Raises: NotStored."""
-    body = json.loads(answer.data)
-    error = body.get("error")
-    if error is not None and error.get("err_code") != _KNOWN_ID:
-        raise NotStored(error.get("err_code", 0), error.get("description", "refused"))
-    return int(body.get("seq", 0))
+    try:
+        body = _acknowledgement.decode(answer.data)
+    except UNREADABLE as error:
+        raise NotStored(0, f"the answer is no acknowledgement: {error}") from error
+    if body.error is not None and body.error.err_code != _KNOWN_ID:
+        raise NotStored(body.error.err_code, body.error.description)
+    return body.seq

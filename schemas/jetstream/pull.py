@@ -4,10 +4,11 @@ A pull is a JSON request to `$JS.API.CONSUMER.MSG.NEXT.<stream>.<consumer>`; mes
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from schemas.units import Ms
+from schemas.units import ACK, Ms
 
 
 def next_subject(stream: str, consumer: str) -> str:
@@ -47,8 +48,16 @@ def pull_status(headers: Mapping[str, str]) -> PullEnded | Heartbeat | None:
             return Heartbeat()
         case code:
             reason = f"{code} {headers.get('Description', '')}".strip()
-            unused = headers.get("Nats-Pending-Messages")
-            return PullEnded(None if unused is None else int(unused), reason)
+            return PullEnded(header_number(headers, "Nats-Pending-Messages"), reason)
+
+
+def header_number(headers: Mapping[str, str], name: str) -> int | None:
+    """Read a number that the server writes into a header. None: it is missing, or no such number."""
+    text = headers.get(name, "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS else None
+
+
+_MOST_DIGITS = 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +74,7 @@ class Delivered:
 
 def delivered(ack_subject: str) -> Delivered:
     """Parse an ack subject. Raises: ValueError."""
-    deliveries, sequence, _, nanoseconds, pending = map(int, _numbers(ack_subject))
+    deliveries, sequence, nanoseconds, pending = map(int, _numbers(ack_subject))
     return Delivered(deliveries, sequence, Ms(nanoseconds // 1_000_000), pending)
 
 
@@ -74,8 +83,15 @@ def deliveries(ack_subject: str) -> int:
     return int(_numbers(ack_subject)[0])
 
 
-def _numbers(ack_subject: str) -> list[str]:
-    tokens = ack_subject.split(".")
-    if tokens[:2] != ["$JS", "ACK"] or len(tokens) not in {9, 11, 12}:
-        raise ValueError(f"{ack_subject!r} is not a JetStream ack subject")
-    return tokens[4:9] if len(tokens) == 9 else tokens[6:11]
+def acknowledges(ack_subject: str, stream: str, consumer: str) -> bool:
+    """Say whether this is the ack subject of a message of this consumer."""
+    return f".{stream}.{consumer}." in ack_subject and _ack(ack_subject) is not None
+
+
+def _numbers(ack_subject: str) -> tuple[str, ...]:
+    if (found := _ack(ack_subject)) is None:
+        raise ValueError(f"{ack_subject[:100]!r} is not a JetStream ack subject")
+    return found.groups()[1:]
+
+
+_ack = re.compile(ACK).match

@@ -267,3 +267,54 @@ def test_a_process_gives_each_id_once_and_none_of_another_process() -> None:
     given = [next(ids) for ids in processes for _ in range(3)]
 
     assert len(set(given)) == 9
+
+
+@pytest.mark.parametrize(
+    "subject", ["a", "a.b", "infermq.reply.a_2e_b.c.d", "$JS.ACK.S.c.1.1.1.1.0", "_INBOX.x.y", "\u00e9"]
+)
+def test_one_may_publish_on_a_subject(subject: str) -> None:
+    assert subjects.is_subject(subject)
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        "",
+        ".",
+        "a.",
+        ".a",
+        "a..b",
+        "a b",
+        "a\t",
+        "a\n",
+        "a\r\nPUB b 1\r\nx\r\n",
+        "*",
+        "a.*",
+        "a.>",
+        "a*",
+        "a\0",
+        "a\x7f",
+        "a\u2028b",
+    ],
+)
+def test_one_may_not_publish_on_what_is_no_subject(subject: str) -> None:
+    assert not subjects.is_subject(subject)
+
+
+@given(st.lists(names, min_size=1, max_size=5))
+def test_tokens_make_a_subject(parts: list[str]) -> None:
+    assert subjects.is_subject(".".join(map(token, parts)))
+
+
+def test_an_answer_goes_to_no_subject_that_is_none() -> None:
+    assert subjects.may_answer("_INBOX.a.b", "default")
+    for reply in (
+        "_INBOX.",
+        "_INBOX.a b",
+        "_INBOX.a\r\n",
+        "_INBOX..a",
+        "_INBOX.>",
+        "_INBOX." + "x" * 2000,
+        "_INBOX.a\n",
+    ):
+        assert not subjects.may_answer(reply, "default")

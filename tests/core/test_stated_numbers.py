@@ -15,8 +15,7 @@ from schemas.codec import BUNDLE_BYTES, Undecodable, bundled, decode_job, decode
 from schemas.ids import uuid7
 from schemas.job import Lane
 from schemas.outcome import Failed, ResponseTooLarge
-from schemas.subjects import LONGEST_NAME
-from schemas.units import Ms
+from schemas.units import LONGEST_NAME, Ms
 from tests.builders import BODY, a_catalog, a_job, a_success, an_attempt, an_id, now
 from workers.ports import LARGEST_BODY
 from workers.report import largest_body, within_limit

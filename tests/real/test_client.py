@@ -13,7 +13,7 @@ from schemas import subjects
 from schemas.codec import decode_jobs
 from schemas.endpoints import CHAT
 from schemas.job import BODY_BYTES, Job
-from schemas.subjects import LONGEST_NAME
+from schemas.units import LONGEST_NAME
 from tests.builders import BODY, a_job
 
 pytestmark = pytest.mark.real
