@@ -22,6 +22,9 @@ class BrokerMetrics:
         self._admitted = self._counter("jobs_admitted_total", "Jobs taken into the ledger to wait.", "lane")
         self._refused = self._counter("jobs_refused_total", "Jobs recorded as failed at intake.", "lane")
         self.dead_letters = self._counter("dead_letters_total", "Messages that were no job or no outcome.")
+        self.ignored = self._counter(
+            "messages_ignored_total", "Beats, catalogs, notices and replies that nobody can read.", "kind"
+        )
         self._dispatched = self._counter("attempts_dispatched_total", "Attempts given to a pool.", "deployment")
         self._settled = self._counter("jobs_settled_total", "Jobs that ended.", "state")
         self._requeued = self._counter("jobs_requeued_total", "Jobs put back to wait, for a retry or by a release.")

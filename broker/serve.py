@@ -71,17 +71,17 @@ async def serve(
     """
     reconnected = asyncio.Event()
     nc = NatsClient()
-    name = f"infermq-broker-{config.name}"
+    name, metrics = f"infermq-broker-{config.name}", BrokerMetrics()
     async with open_ledger(config.postgres_url, connections=config.database_connections) as ledger:
         process = Process(
             config=config,
             nc=nc,
             streams=NatsStreams(nc),
             ledger=ledger,
-            catalogs=Catalogs(nc),
-            beats=Beats(nc),
+            catalogs=Catalogs(nc, ignored=metrics.ignored.labels("catalog").inc),
+            beats=Beats(nc, ignored=metrics.ignored.labels("beat").inc),
             daily_spend=DailySpend(ledger.spend, wall_clock),
-            metrics=BrokerMetrics(),
+            metrics=metrics,
             roles=Roles(),
             clock=wall_clock,
             entropy=entropy,

@@ -190,6 +190,11 @@ def parse_api(subject: str) -> tuple[Verb, str, str]:
     return Verb(verb), tenant, key
 
 
+def beat(worker: str) -> str:
+    """The subject of a worker's beat: its key in the WORKERS bucket."""
+    return f"$KV.{WORKERS_BUCKET}.{token(worker)}"
+
+
 def result(tenant: str, batch: UUID | None) -> str:
     return f"infermq.result.{token(tenant)}.{batch or '-'}"
 

@@ -14,10 +14,6 @@ log = logging.getLogger(__name__)
 _FLUSH_S = 2
 
 
-def _subject(worker: str) -> str:
-    return f"$KV.{subjects.WORKERS_BUCKET}.{subjects.token(worker)}"
-
-
 async def beat(nc: NatsConnection, now: Callable[[], WorkerBeat]) -> None:
     """Publish a beat each second until cancelled. A key-value put is a publish; nobody waits for its acknowledgement."""
     while True:
@@ -27,7 +23,7 @@ async def beat(nc: NatsConnection, now: Callable[[], WorkerBeat]) -> None:
 
 async def publish_beat(nc: NatsConnection, state: WorkerBeat) -> None:
     try:
-        await nc.publish(_subject(state.worker), jsoned(state))
+        await nc.publish(subjects.beat(state.worker), jsoned(state))
     except NatsError as error:
         log.warning("no beat error=%s", str(error) or type(error).__name__)
 
@@ -35,5 +31,5 @@ async def publish_beat(nc: NatsConnection, state: WorkerBeat) -> None:
 async def delete_beat(nc: NatsConnection, worker: str) -> None:
     """Delete the worker's beat, so that brokers see it leave at once. Without NATS the beat expires by itself."""
     with contextlib.suppress(NatsError):
-        await nc.publish(_subject(worker), b"", headers={"KV-Operation": "DEL"})
+        await nc.publish(subjects.beat(worker), b"", headers={"KV-Operation": "DEL"})
         await nc.flush(_FLUSH_S)

@@ -1,7 +1,6 @@
 """Follows what the active catalog says of this worker's deployment, and reads what the broker declared for it."""
 
 import asyncio
-import contextlib
 import logging
 
 import msgspec
@@ -52,9 +51,11 @@ class ActiveCatalog:
             self.deployment = revision.catalog.deployments.get(self.name, self.deployment)
 
     async def applied(self, message: Message) -> None:
-        """Apply a revision that the bucket announced."""
-        with contextlib.suppress(*UNREADABLE):
+        """Apply a revision that the bucket announced. If it cannot be read, the one before it stays in force."""
+        try:
             self.apply(_revision.decode(message.data))
+        except UNREADABLE as error:
+            log.warning("catalog ignored bytes=%d error=%s", len(message.data), error)
 
     def max_output_tokens(self, model: str) -> int:
         """Return how many tokens to generate at most if the request does not say."""
@@ -70,24 +71,27 @@ class ActiveCatalog:
 
 async def active_catalog(nc: NatsConnection, deployment: str) -> ActiveCatalog:
     """Wait until a catalog is active, and follow it. Raises: EngineConfigError, if it does not have the deployment."""
-    is_logged = False
-    while (revision := await _active(nc)) is None:
-        if not is_logged:
-            log.info("waiting for a catalog: infermq apply FILE")
-            is_logged = True
+    waits_for = ""
+    while isinstance(revision := await _active(nc), str):
+        if revision != waits_for:
+            waits_for = revision
+            log.info("waiting for %s", waits_for)
         await asyncio.sleep(_POLL_S)
     catalog = ActiveCatalog(revision, deployment)
     await nc.subscribe(_SUBJECT, cb=catalog.applied)
-    if (revision := await _active(nc)) is not None:  # it may have changed before the subscription
+    if isinstance(revision := await _active(nc), Revision):  # it may have changed before the subscription
         catalog.apply(revision)
     return catalog
 
 
-async def _active(nc: NatsConnection) -> Revision | None:
+async def _active(nc: NatsConnection) -> Revision | str:
+    """Return the active revision, or what is still to come before there is one."""
     try:
         return _revision.decode(await last_message(nc, f"KV_{subjects.CATALOG_BUCKET}", _SUBJECT))
     except NatsError:
-        return None
+        return "a catalog: infermq apply FILE"
+    except UNREADABLE as error:
+        return f"a catalog that can be read ({error}): infermq apply FILE"
 
 
 async def declared_lease_ms(nc: NatsConnection, deployment: str) -> Ms:

@@ -22,8 +22,16 @@ _beat = msgspec.json.Decoder(WorkerBeat)
 class Beats:
     """The last beat of each worker, forgotten after its lifetime."""
 
-    def __init__(self, nc: NatsConnection, *, lifetime_ms: int = BEAT_LIFETIME_MS) -> None:
+    def __init__(
+        self,
+        nc: NatsConnection,
+        *,
+        lifetime_ms: int = BEAT_LIFETIME_MS,
+        ignored: Callable[[], object] = lambda: None,
+    ) -> None:
+        """`ignored` is called for each message that is no beat."""
         self._nc = nc
+        self._ignored = ignored
         self._lifetime_s = lifetime_ms / 1000
         self._known: dict[str, tuple[WorkerBeat, float]] = {}
         self.changed: Callable[[], None] = lambda: None
@@ -45,8 +53,11 @@ class Beats:
             return
         try:
             beat = _beat.decode(message.data)
+            if message.subject != subjects.beat(beat.worker):
+                raise msgspec.ValidationError(f"it is of {beat.worker!r}")
         except UNREADABLE as error:
-            log.warning("beat ignored worker=%s error=%s", name, error)
+            log.warning("ignored subject=%s bytes=%d error=%s", message.subject, len(message.data), error)
+            self._ignored()
             return
         before = self._known.get(name)
         self._known[name] = (beat, asyncio.get_running_loop().time())

@@ -6,6 +6,7 @@ The ledger keeps all revisions. A broker reads the active one there again every 
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 
 import msgspec
 
@@ -35,8 +36,10 @@ NONE = Revision(number=0, applied_ms=Ms(0), catalog=Catalog())
 class Catalogs:
     """The newest revision that this broker has seen."""
 
-    def __init__(self, nc: NatsConnection) -> None:
+    def __init__(self, nc: NatsConnection, *, ignored: Callable[[], object] = lambda: None) -> None:
+        """`ignored` is called for each message that is no revision. The one before it stays in force."""
         self._nc = nc
+        self._ignored = ignored
         self.active = NONE
         self.changed = asyncio.Event()
 
@@ -63,7 +66,8 @@ class Catalogs:
         try:
             self._take(_revision.decode(data))
         except UNREADABLE as error:
-            log.warning("catalog ignored error=%s", error)
+            log.warning("ignored subject=%s bytes=%d error=%s", _ACTIVE, len(data), error)
+            self._ignored()
 
     def _take(self, revision: Revision) -> None:
         if revision.number > self.active.number:

@@ -9,8 +9,8 @@ A notice may be lost. The leader therefore reads the same from the ledger every 
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Annotated
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from typing import Annotated, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -18,12 +18,13 @@ from msgspec import Meta
 
 from broker.core.records import EndedAttempt, Flow, Place
 from schemas import subjects
-from schemas.codec import packed
-from schemas.jetstream import NatsConnection, NatsError
+from schemas.codec import UNREADABLE, packed
+from schemas.jetstream import Message, NatsConnection, NatsError
 from schemas.job import Lane
 from schemas.units import MOST_ATTEMPTS, Instant, Ms, Name, Tokens
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 _MOST_ENTRIES = 2000
 """The most entries in one message."""
 _Waiting = list[tuple[Name, Lane, Name, Instant, UUID]]
@@ -37,6 +38,23 @@ _delayed: msgspec.msgpack.Decoder[Ms] = msgspec.msgpack.Decoder(Instant)
 _settled: msgspec.msgpack.Decoder[_Settled] = msgspec.msgpack.Decoder(
     Annotated[_Settled, Meta(max_length=_MOST_ENTRIES)]
 )
+
+
+def listener(
+    decode: Callable[[bytes], T], take: Callable[[T], None], *, ignored: Callable[[], object]
+) -> Callable[[Message], Awaitable[None]]:
+    """Make the callback of a subscription, which decodes a message and hands it to `take`. Calls `ignored` if it cannot."""
+
+    async def hear(message: Message) -> None:
+        try:
+            said = decode(message.data)
+        except UNREADABLE as error:
+            log.warning("ignored subject=%s bytes=%d error=%s", message.subject, len(message.data), error)
+            ignored()
+        else:
+            take(said)
+
+    return hear
 
 
 async def announce_waiting(nc: NatsConnection, places: Iterable[tuple[Flow, Place]]) -> None:

@@ -7,15 +7,16 @@ the leader's term → publish into RUN, in order. Nobody else dispatches, so bet
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from broker.bus.beats import Beats
-from broker.bus.notices import decode_delayed, decode_settled, decode_waiting
+from broker.bus.notices import decode_delayed, decode_settled, decode_waiting, listener
 from broker.bus.runs import Rulings, Runs
 from broker.core.fairness import Order
 from broker.core.outstanding import Outstanding
 from broker.core.pools import Pool, Silence, alive, snapshot
-from broker.core.records import Pick, Running
+from broker.core.records import EndedAttempt, Flow, Pick, Place, Running
 from broker.metrics import BrokerMetrics
 from broker.ports import AttemptLedger, BacklogLedger, Clock
 from broker.retrying import until_available
@@ -24,7 +25,7 @@ from broker.roles.daily_spend import DailySpend
 from broker.roles.sweep import Sweep
 from schemas import subjects
 from schemas.catalog import Catalog
-from schemas.jetstream import Message, NatsConnection
+from schemas.jetstream import NatsConnection
 from schemas.job import Attempt
 from schemas.ruling import Expire
 from schemas.units import Ms
@@ -95,9 +96,10 @@ class Dispatch:
 
     async def serve(self) -> None:
         """Dispatch until cancelled. Raises: Deposed, when another term has begun."""
-        waiting = await self._nc.subscribe(subjects.CTL_WAITING, cb=self._on_waiting)
-        delayed = await self._nc.subscribe(subjects.CTL_DELAYED, cb=self._on_delayed)
-        settled = await self._nc.subscribe(subjects.CTL_SETTLED, cb=self._on_settled)
+        hear = partial(listener, ignored=self._metrics.ignored.labels("notice").inc)
+        waiting = await self._nc.subscribe(subjects.CTL_WAITING, cb=hear(decode_waiting, self._on_waiting))
+        delayed = await self._nc.subscribe(subjects.CTL_DELAYED, cb=hear(decode_delayed, self._on_delayed))
+        settled = await self._nc.subscribe(subjects.CTL_SETTLED, cb=hear(decode_settled, self._on_settled))
         self._beats.changed = self._wake.set
         try:
             await self._rounds()
@@ -191,16 +193,16 @@ class Dispatch:
         """Bring the next sweep forward, since attempts may be missing from RUN."""
         self._sweep_at = min(self._sweep_at, asyncio.get_running_loop().time() + SWEEP_SOON_S)
 
-    async def _on_waiting(self, message: Message) -> None:
-        self._reader.announced(decode_waiting(message.data))
+    def _on_waiting(self, places: Iterable[tuple[Flow, Place]]) -> None:
+        self._reader.announced(places)
         self._wake.set()
 
-    async def _on_delayed(self, message: Message) -> None:
-        self._reader.knows_due(decode_delayed(message.data))
+    def _on_delayed(self, due: Ms) -> None:
+        self._reader.knows_due(due)
         self._wake.set()
 
-    async def _on_settled(self, message: Message) -> None:
-        self._outstanding.settled(decode_settled(message.data), self._clock())
+    def _on_settled(self, attempts: Iterable[EndedAttempt]) -> None:
+        self._outstanding.settled(attempts, self._clock())
         self._wake.set()
 
 

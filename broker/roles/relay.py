@@ -49,7 +49,7 @@ from broker.roles.tasks import Tasks
 from schemas import subjects
 from schemas.api import ErrorBody, Problem
 from schemas.codec import FAILURE, KIND, MSG_ID, SEQ, UNREADABLE, packed
-from schemas.jetstream import Message, NatsConnection, NatsError, NotStored, acknowledged
+from schemas.jetstream import Message, NatsConnection, NatsError, NotStored, acknowledged, header_number
 from schemas.outcome import EngineLost, Failure
 from schemas.ruling import EndRequest
 from schemas.units import Ms
@@ -283,7 +283,7 @@ class Relay:
 def worker_message(message: Message) -> WorkerMessage:
     """Read what a worker sent. A kind that this broker does not know, from a newer worker, counts as a keepalive."""
     headers = message.headers or {}
-    sequence = headers.get(SEQ)
+    sequence = None if header_number(headers, SEQ) is None else headers[SEQ]
     match headers.get(KIND):
         case "chunk":
             return Streamed(message.data, sequence)

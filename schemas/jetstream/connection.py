@@ -6,11 +6,12 @@ Every implementation raises nats-py's errors, which are imported from here.
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from nats.errors import BadSubjectError, MaxPayloadError, NoRespondersError, NoServersError
 from nats.errors import Error as NatsError
-from nats.errors import MaxPayloadError, NoRespondersError, NoServersError
 from nats.errors import TimeoutError as NatsTimeoutError
 
 __all__ = [
+    "BadSubjectError",
     "MaxPayloadError",
     "Message",
     "NatsConnection",

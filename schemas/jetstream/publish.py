@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import msgspec
 
 from schemas.codec import MSG_ID, UNREADABLE
-from schemas.jetstream.connection import Message, NatsConnection
+from schemas.jetstream.connection import BadSubjectError, Message, NatsConnection
 
 BATCH_MESSAGES = 1000
 """The server's limit for an atomic batch."""
@@ -108,6 +108,8 @@ async def answer_all(nc: NatsConnection, ack_subjects: Sequence[str], word: byte
     """Answer many messages alike (ACK, EXTEND, TERM), in one buffer. NATS confirms nothing. Raises: NatsError."""
     if not ack_subjects:
         return
+    if " ".join(ack_subjects).split() != list(ack_subjects):  # they are written into the connection as they are
+        raise BadSubjectError
     if nc.is_connected:
         command = f"PUB %s {len(word)}\r\n{word.decode()}\r\n"
         answers = "".join([command % subject for subject in ack_subjects[:-1]])

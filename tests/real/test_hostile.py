@@ -10,12 +10,15 @@ from broker.bus.runs import attempts_in_run
 from broker.bus.streams import declare_pool, declare_streams
 from broker.errors import Unavailable
 from schemas import subjects
-from schemas.codec import packed
+from schemas.catalog import Revision
+from schemas.codec import jsoned, packed
 from schemas.jetstream import Message, answer_all
 from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Lane
-from tests.builders import an_attempt
+from schemas.units import Ms
+from tests.builders import a_catalog, an_attempt
 from tests.system import until
+from workers.catalog import active_catalog
 from workers.puller import Puller
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(60)]
@@ -45,6 +48,8 @@ async def test_what_is_no_subject_is_not_published_on(nc: Nats, subject: str) ->
             await nc.publish("a", b"x", subject)
         with pytest.raises(BadSubjectError):
             await answer_all(nc, [subject], b"+ACK")
+    with pytest.raises(BadSubjectError):
+        await answer_all(nc, [INJECTION, "a"], b"+ACK")
     await nc.publish("end")
     await until(lambda: _holds(bool(heard)), "the last message is heard")
 
@@ -102,3 +107,18 @@ async def test_a_page_whose_place_in_the_stream_is_unknown_is_not_the_stream(nc:
     with pytest.raises(Unavailable):
         async with asyncio.timeout(5):
             await attempts_in_run(nc)
+
+
+async def test_a_worker_waits_for_a_catalog_that_can_be_read_and_keeps_it(nc: Nats) -> None:
+    await declare_streams(nc)
+    active = f"$KV.{subjects.CATALOG_BUCKET}.{subjects.ACTIVE}"
+    await nc.jetstream().publish(active, b"[" * 100_000)
+    waiting = asyncio.create_task(active_catalog(nc, "d"))
+    await nc.jetstream().publish(active, b'{"number": -1}')
+    await nc.jetstream().publish(active, jsoned(Revision(7, Ms(0), a_catalog())))
+
+    catalog = await waiting
+    await nc.jetstream().publish(active, jsoned(Revision(2**40, Ms(0), a_catalog())))
+    await nc.jetstream().publish(active, jsoned(Revision(8, Ms(0), a_catalog(max_concurrency=9))))
+
+    await until(lambda: _holds(catalog.deployment.max_concurrency == 9), "the next revision is read")

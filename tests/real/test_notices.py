@@ -5,13 +5,14 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
+from broker.bus import notices
 from broker.bus.beats import Beats
 from broker.bus.catalogs import Catalogs
 from broker.bus.notices import announce_settled, decode_settled
 from broker.core.records import EndedAttempt, Flow
 from schemas import subjects
 from schemas.catalog import Revision
-from schemas.codec import jsoned
+from schemas.codec import jsoned, packed
 from schemas.jetstream import Message
 from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Lane
@@ -47,24 +48,42 @@ async def until(holds: Callable[[], bool]) -> None:
 
 
 async def test_beats_that_cannot_be_read_are_ignored(listener: Nats, raised: list[Exception]) -> None:
-    beats = Beats(listener)
+    ignored: list[None] = []
+    beats = Beats(listener, ignored=lambda: ignored.append(None))
     await beats.listen()
 
-    for data in (*UNREADABLE, jsoned(a_beat("w"))):
+    for data in (*UNREADABLE, jsoned(a_beat("w", slots=2**62)), jsoned(a_beat("another")), jsoned(a_beat("w"))):
         await listener.publish(f"$KV.{subjects.WORKERS_BUCKET}.w", data)
 
-    await until(lambda: [beat.slots for beat in beats.alive()] == [4])
+    await until(lambda: [(beat.worker, beat.slots) for beat in beats.alive()] == [("w", 4)])
+    assert len(ignored) == len(UNREADABLE) + 2
     assert raised == []
 
 
 async def test_catalogs_that_cannot_be_read_are_ignored(listener: Nats, raised: list[Exception]) -> None:
-    catalogs = Catalogs(listener)
+    ignored: list[None] = []
+    catalogs = Catalogs(listener, ignored=lambda: ignored.append(None))
     await catalogs.listen()
 
     for data in (*UNREADABLE, jsoned(Revision(7, Ms(0), a_catalog()))):
         await listener.publish(f"$KV.{subjects.CATALOG_BUCKET}.{subjects.ACTIVE}", data)
 
     await until(lambda: catalogs.active.number == 7)
+    assert len(ignored) == len(UNREADABLE)
+    assert raised == []
+
+
+async def test_notices_that_cannot_be_read_are_ignored_and_counted(listener: Nats, raised: list[Exception]) -> None:
+    heard: list[Ms] = []
+    ignored: list[None] = []
+    hear = notices.listener(notices.decode_delayed, heard.append, ignored=lambda: ignored.append(None))
+    await listener.subscribe(subjects.CTL_DELAYED, cb=hear)
+
+    for data in (*UNREADABLE, packed(-1), packed(2**63), packed(7)):
+        await listener.publish(subjects.CTL_DELAYED, data)
+
+    await until(lambda: heard == [7])
+    assert len(ignored) == len(UNREADABLE) + 2
     assert raised == []
 
 
