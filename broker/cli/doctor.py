@@ -1,18 +1,22 @@
-"""Finds out what is wrong with an installation, and what to do about it."""
+"""Finds out what is wrong with an installation, and what to do about it, within five seconds.
 
+The checks run side by side, each with a time-out of its own. No finding shows the password of a URL.
+"""
+
+import asyncio
 import importlib.metadata
 import platform
 import shutil
 import time
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import assert_never
 
 import asyncpg
-import nats
 from nats.aio.client import Client as Nats
-from nats.errors import Error, NoServersError
+from nats.errors import Error
 from nats.js.errors import NotFoundError
 
 from broker.bus.streams import STREAMS
@@ -21,6 +25,8 @@ from broker.errors import Conflict, Unavailable
 from broker.ledger import open_ledger, pending
 from schemas.api import HoldCode, ModelStatus, Status
 from schemas.clock import wall_clock
+from schemas.jetstream.client import NatsClient
+from schemas.urls import public
 
 DISTRIBUTION = "infermq"
 PACKAGES = ("broker", "workers", "schemas")
@@ -29,8 +35,10 @@ OLDEST_NATS = (2, 12)
 OLDEST_POSTGRES = 15
 _MOST_SKEW_MS = 1000
 _LEAST_DISK = 2 * 1024**3
-_CALL_S = 5.0
-_SUMS_S = 3.0
+_CONNECT_S = 1.5
+_CHECK_S = 3.2
+"""How long a check may take once there is a connection."""
+_SUMS_S = 2.8
 """How long to compare the ledger with itself. A million jobs take longer: then the newest are compared."""
 
 
@@ -50,17 +58,17 @@ class Finding:
 
 async def examine(*, nats_url: str | None, postgres_url: str | None, data: Path | None) -> list[Finding]:
     """Examine everything that can be reached. What cannot be reached is a finding too."""
-    findings = [_versions(), *_ownership(), *_disk(data)]
-    if nats_url is None:
-        findings.append(Finding("NATS", Grade.BAD, "no address", "start `infermq up`, or set INFERMQ_NATS_URL"))
-    else:
-        findings += await _nats(nats_url)
-    if postgres_url is None:
-        advice = "set INFERMQ_POSTGRES_URL, if this machine may reach it"
-        findings.append(Finding("Postgres", Grade.WARN, "no address", advice))
-    else:
-        findings += await _postgres(postgres_url)
-    return findings
+    nats_found, postgres_found = await asyncio.gather(_nats(nats_url), _postgres(postgres_url))
+    return [_versions(), *_ownership(), *_disk(data), *nats_found, *postgres_found]
+
+
+async def _bounded(name: str, check: Awaitable[list[Finding]], advice: str) -> list[Finding]:
+    """Make a finding of a check that takes too long."""
+    try:
+        async with asyncio.timeout(_CHECK_S):
+            return await check
+    except TimeoutError:
+        return [Finding(name, Grade.BAD, f"no answer within {_CHECK_S:.0f} s", advice)]
 
 
 def _versions() -> Finding:
@@ -91,17 +99,28 @@ def _disk(data: Path | None) -> list[Finding]:
     ]
 
 
-async def _nats(url: str) -> list[Finding]:
-    async def ignore(_: Exception) -> None:
-        """Print nothing: what fails becomes a finding."""
+async def _nats(url: str | None) -> list[Finding]:
+    if url is None:
+        return [Finding("NATS", Grade.BAD, "no address", "start `infermq up`, or set INFERMQ_NATS_URL")]
+    why: list[Exception] = []
 
+    async def note(error: Exception) -> None:
+        why.append(error)
+
+    nc = NatsClient()
     try:
-        nc = await nats.connect(url, allow_reconnect=False, connect_timeout=2, error_cb=ignore)
-    except (OSError, Error, NoServersError) as error:
-        seen = f"{url}: {str(error) or type(error).__name__}"
-        return [Finding("NATS", Grade.BAD, seen, "is it running, and reachable from here?")]
-    try:
-        return [_nats_version(nc), *await _streams(nc), *await _broker(url)]
+        try:
+            async with asyncio.timeout(_CONNECT_S):
+                await nc.connect(url, error_cb=note, reconnect_time_wait=1)
+        except (OSError, Error) as error:
+            last = why[-1] if why else error
+            seen = public(f"{url}: {str(last) or type(last).__name__}")
+            return [Finding("NATS", Grade.BAD, seen, "is it running, and reachable from here?")]
+        streams, brokers = await asyncio.gather(
+            _bounded("JetStream", _streams(nc), "NATS's log says why; in a cluster, most of its nodes must run"),
+            _bounded("broker", _broker(url), "its log says why"),
+        )
+        return [_nats_version(nc), *streams, *brokers]
     finally:
         await nc.close()
 
@@ -116,7 +135,7 @@ def _nats_version(nc: Nats) -> Finding:
 
 
 async def _streams(nc: Nats) -> list[Finding]:
-    js, missing = nc.jetstream(timeout=_CALL_S), []
+    js, missing = nc.jetstream(timeout=_CHECK_S), []
     for stream in STREAMS:
         try:
             await js.stream_info(str(stream.name))
@@ -194,17 +213,34 @@ def _advice(code: HoldCode) -> str:
             assert_never(code)
 
 
-async def _postgres(url: str) -> list[Finding]:
+async def _postgres(url: str | None) -> list[Finding]:
+    if url is None:
+        advice = "set INFERMQ_POSTGRES_URL, if this machine may reach it"
+        return [Finding("Postgres", Grade.WARN, "no address", advice)]
+    advice = "is it running, and reachable from here?"
     try:
-        connection = await asyncpg.connect(url, timeout=_CALL_S)
-        try:
-            number = int(await connection.fetchval("show server_version_num")) // 10_000
-            missing = await pending(url)
-            dead_letters = [] if missing else await _dead_letters(connection)
-        finally:
-            await connection.close()
+        connection = await asyncpg.connect(url, timeout=_CONNECT_S)
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
+        seen = public(f"{url}: {str(error) or type(error).__name__}")
+        return [Finding("Postgres", Grade.BAD, seen, advice)]
+    try:
+        ledger, sums = await asyncio.gather(
+            _bounded("Postgres", _ledger(connection, url), "its log says why"),
+            _bounded("sums", _sums(url), "Postgres's log says why"),
+        )
+    finally:
+        connection.terminate()
+    return [*ledger, *(sums if any(one.name == "migrations" and one.grade is Grade.OK for one in ledger) else [])]
+
+
+async def _ledger(connection: "asyncpg.Connection[asyncpg.Record]", url: str) -> list[Finding]:
+    try:
+        number = int(await connection.fetchval("show server_version_num")) // 10_000
+        missing = await pending(url)
+        dead_letters = [] if missing else await _dead_letters(connection)
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, Unavailable) as error:
-        return [Finding("Postgres", Grade.BAD, str(error) or type(error).__name__, "is it running, and reachable?")]
+        seen = public(str(error)) or type(error).__name__
+        return [Finding("Postgres", Grade.BAD, seen, "is it running, and reachable?")]
     except Conflict as error:
         return [
             Finding("migrations", Grade.BAD, str(error), "use the version that made this database, or a newer one")
@@ -215,7 +251,7 @@ async def _postgres(url: str) -> list[Finding]:
     )
     if missing:
         return [server, Finding("migrations", Grade.BAD, f"missing: {', '.join(missing)}", "infermq migrate")]
-    return [server, Finding("migrations", Grade.OK, "up to date"), *dead_letters, await _sums(url)]
+    return [server, Finding("migrations", Grade.OK, "up to date"), *dead_letters]
 
 
 async def _dead_letters(connection: "asyncpg.Connection[asyncpg.Record]") -> list[Finding]:
@@ -228,22 +264,22 @@ async def _dead_letters(connection: "asyncpg.Connection[asyncpg.Record]") -> lis
     ]
 
 
-async def _sums(url: str) -> Finding:
+async def _sums(url: str) -> list[Finding]:
     """Compare the ledger with itself, the newest jobs first, as far as there is time."""
     try:
         async with open_ledger(url, connections=1) as ledger:
             check = await ledger.sums.check(within_s=_SUMS_S)
     except Unavailable as error:
-        return Finding("sums", Grade.BAD, str(error), "is it running, and reachable?")
+        return [Finding("sums", Grade.BAD, public(str(error)), "is it running, and reachable?")]
     if check.disagreements:
         seen = f"{len(check.disagreements)} disagreements, the first: {check.disagreements[0]}"
-        return Finding("sums", Grade.BAD, seen, "report it with the brokers' logs: the record of these is wrong")
+        return [Finding("sums", Grade.BAD, seen, "report it with the brokers' logs: the record of these is wrong")]
     if check.is_whole:
-        return Finding("sums", Grade.OK, "executions, jobs, batches and spend agree")
+        return [Finding("sums", Grade.OK, "executions, jobs, batches and spend agree")]
     if check.checked_from_ms == 0:
-        return Finding("sums", Grade.OK, f"executions and jobs agree; no time for the rest in {_SUMS_S:.0f} s")
+        return [Finding("sums", Grade.OK, f"executions and jobs agree; no time for the rest in {_SUMS_S:.0f} s")]
     since = time.strftime("%Y-%m-%d %H:%M", time.localtime(min(check.checked_from_ms, wall_clock()) / 1000))
-    return Finding("sums", Grade.OK, f"jobs since {since} agree; no time for the rest in {_SUMS_S:.0f} s")
+    return [Finding("sums", Grade.OK, f"jobs since {since} agree; no time for the rest in {_SUMS_S:.0f} s")]
 
 
 _LIST_THEM = "select received_ms, subject, reason from infermq.dead_letters order by received_ms desc limit 20"

@@ -1,5 +1,7 @@
 """The connections to Postgres, and what a query runs on: asyncpg's connection, or a pool's proxy of one."""
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Self
@@ -27,6 +29,8 @@ SETTINGS = {
 
 _CONNECT_S = 10.0
 """How long a new connection may take. A guess: it takes milliseconds, unless the network drops what is sent."""
+_CLOSE_S = 1.0
+"""How long Postgres may take to say goodbye. A guess: one that hangs never does."""
 
 
 async def as_it_is(_: object) -> None:
@@ -63,7 +67,9 @@ class Database:
         try:
             yield cls(pool)
         finally:
-            await pool.close()
+            with contextlib.suppress(TimeoutError):  # then it is terminated
+                async with asyncio.timeout(_CLOSE_S):
+                    await pool.close()
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
