@@ -8,17 +8,23 @@ still publish while it ends.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+_DISCONNECTED = 0
+"""The client's own number for a connection that is lost."""
 
 
 class ClientFixes:
-    """Reconnects when the socket is lost, accepts any subject and headers, and lets cancellations through."""
+    """Reconnects when the socket is lost, closes a lost one, accepts any subject and headers, lets cancellations through."""
 
     is_connected: bool
     is_closed: bool
+    _status: int
+    _pending: list[bytes]
+    _pending_data_size: int
 
     async def _flush_pending(self, force_flush: bool = False) -> Any:  # noqa: FBT001, FBT002 - nats-py's own signature
         """Reconnect if the server has closed the socket, for which uvloop raises RuntimeError.
@@ -46,6 +52,16 @@ class ClientFixes:
 
     def close(self) -> Coroutine[Any, Any, None]:
         return _cancellable(super().close())  # type: ignore[misc]
+
+    async def _close(self, status: int, do_cbs: bool = True) -> None:  # noqa: FBT001, FBT002 - nats-py's own signature
+        """Close a lost connection too: nats-py writes what is pending to the lost socket, and stops halfway at its error."""
+        if self.is_connected:
+            with contextlib.suppress(OSError, RuntimeError):
+                await super()._close(status, do_cbs)  # type: ignore[misc]
+                return
+            self._status = _DISCONNECTED
+        self._pending, self._pending_data_size = [], 0
+        await super()._close(status, do_cbs)  # type: ignore[misc]
 
     async def subscribe(self, *args: Any, **named: Any) -> Any:
         """Make `next_msg` of the subscription raise a cancellation even if a message comes at the same moment."""

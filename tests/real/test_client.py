@@ -15,6 +15,8 @@ from schemas.endpoints import CHAT
 from schemas.job import BODY_BYTES, Job
 from schemas.units import LONGEST_NAME
 from tests.builders import BODY, a_job
+from tests.proxy import a_proxy
+from tests.system import until
 
 pytestmark = pytest.mark.real
 LONG_NAMES = ["x" * 5000, "x" * (LONGEST_NAME + 1), "\N{GRINNING FACE}" * LONGEST_NAME]
@@ -167,3 +169,19 @@ async def test_without_nats_a_client_says_why_at_once() -> None:
     with pytest.raises(Unavailable, match="Connect call failed"):
         async with asyncio.timeout(3), Client.connect("nats://127.0.0.1:9"):
             pass
+
+
+async def test_a_client_is_left_quietly_while_nats_is_away(nats_url: str) -> None:
+    """With something that still waits to be written, which nobody will read."""
+    async with a_proxy(nats_url) as proxy:
+        async with Client.connect(proxy.url) as client:
+            proxy.is_open = False
+            proxy.cut()
+
+            async def is_lost() -> bool:
+                return not client.nats.is_connected
+
+            await until(is_lost, "the connection is lost")
+            await client.nats.publish("x", b"y")
+
+        assert client.nats.is_closed
