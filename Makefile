@@ -11,11 +11,12 @@ VLLM_MODEL := $(VLLM)/smollm2
 PEERS := $(VENV)/.peers
 SEED ?= 1
 N ?= 300
+FAULTS ?= 100
 COMPILE = $(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-header --no-emit-find-links \
   --no-emit-index-url
 
 .DEFAULT_GOAL := help
-.PHONY: help setup vllm peers demo test test-vllm count mutate check format lock clean
+.PHONY: help setup vllm peers demo test test-vllm count chaos mutate check format lock clean
 
 help:
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -68,6 +69,9 @@ test-vllm: $(VLLM_MODEL) ## run the tests that need vLLM
 
 count: $(STAMP) ## count what a job and a request cost, against what is kept in tests/count/kept.toml
 	$(BIN)/python -m tests.count
+
+chaos: $(STAMP) ## kill, stop and cut off everything under load (SEED="1 2 3" FAULTS=100; ten minutes a hundred)
+	$(BIN)/python -m tests.chaos run $(SEED) --faults $(FAULTS)
 
 mutate: $(MODEL) ## break the code on purpose and see what the tests notice (SEED=1 N=300; an hour)
 	$(BIN)/python -m tests.mutation removals

@@ -240,6 +240,25 @@ async def test_what_runs_at_once_slows_each_other_down_as_stated() -> None:
     assert together_s >= max(0.28, 1.8 * alone_s)
 
 
+async def test_what_really_ran_is_logged(tmp_path: Path) -> None:
+    log = tmp_path / "ran"
+    engine = factory("simulated")(Deployment(engine="simulated", options={"log": str(log)}), Overrides())
+    await engine.start()
+    request = a_request({"messages": [{"role": "user", "content": "Hi"}]})
+
+    await succeeded(engine, request)
+    await succeeded(engine, request)
+    await engine.close()
+
+    assert log.read_text() == f"{os.getpid()} {request.id}\n" * 2
+
+
+async def test_a_log_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    options = {"log": str(tmp_path / "nowhere" / "ran")}
+    with pytest.raises(EngineConfigError, match="nowhere"):
+        await factory("simulated")(Deployment(engine="simulated", options=options), Overrides()).start()
+
+
 async def test_unknown_options_are_refused_with_the_known_ones(engine: Engine) -> None:
     name = type(engine).__name__.lower()
     with pytest.raises(EngineConfigError, match="known:"):

@@ -84,6 +84,9 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seed: Annotated[int, Meta(ge=0, lt=2**32)] = 0
     """Chooses the words of the answers."""
     failures: tuple[ScriptedFailure, ...] = ()
+    log: str | None = None
+    """A file that gets a line for each request as it starts: the process id, and the request's id. For trials: it tells
+    what really ran, whatever became of it."""
 
 
 class _Message(msgspec.Struct):
@@ -128,9 +131,15 @@ class Simulated:
         self._capacity = capacity
         self._context_tokens = context_tokens
         self._running = 0
+        self._log: int | None = None
         self._takes_time = bool(options.prefill_tokens_per_s or options.decode_tokens_per_s)
 
     async def start(self) -> Capacity:
+        if self._options.log is not None:
+            try:
+                self._log = os.open(self._options.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            except OSError as error:
+                raise EngineConfigError(f"options.log of the engine 'simulated': {error}") from error
         return self._capacity
 
     def capacity(self) -> Capacity:
@@ -141,9 +150,12 @@ class Simulated:
         return "never"
 
     async def close(self) -> None:
-        return
+        if self._log is not None:
+            os.close(self._log)
 
     async def run(self, request: EngineRequest) -> AsyncGenerator[Step, None]:
+        if self._log is not None:
+            os.write(self._log, f"{os.getpid()} {request.id}\n".encode())
         script = self._script(request)
         answer = self._answer(request) if script is None else await _fail(script)
         if isinstance(answer, Failed):

@@ -1,0 +1,52 @@
+"""`python -m tests.chaos`: everything is killed, stopped and cut off under load, and the record must come out right."""
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from tests.chaos.faults import Kind
+from tests.chaos.round import Summary, round_of
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+@app.callback()
+def chaos() -> None:
+    """Kill, stop and cut off everything under load, and compare the ledger with what was promised."""
+
+
+@app.command("run")
+def run(
+    seeds: Annotated[
+        list[int] | None, typer.Argument(help="A round each; the same seed draws the same faults.")
+    ] = None,
+    faults: Annotated[int, typer.Option(help="How many faults each round has.")] = 100,
+    only: Annotated[list[Kind] | None, typer.Option(help="Only faults of these kinds.")] = None,
+    group: Annotated[int, typer.Option(help="How many faults come before everything must settle.")] = 5,
+) -> None:
+    """Run a round for each seed. Ends with 1 if a promise was broken."""
+    summaries = []
+    for seed in seeds or [1]:
+        say(f"seed {seed}")
+        summaries.append(asyncio.run(round_of(seed, faults=faults, kinds=only or tuple(Kind), say=say, group=group)))
+    say("")
+    for summary in summaries:
+        say(str(summary))
+    say(total(summaries))
+    if any(summary.violations for summary in summaries):
+        raise typer.Exit(1)
+
+
+def total(summaries: list[Summary]) -> str:
+    faults = sum(summary.faults.total() for summary in summaries)
+    violations = sum(len(summary.violations) for summary in summaries)
+    return f"{faults} faults over {len(summaries)} seeds: {violations} violations"
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,335 @@
+"""Compares what the producers were told, and what the engines really ran, with the ledger."""
+
+import asyncio
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import asyncpg
+import msgspec
+import nats
+from nats.errors import Error as NatsLibraryError
+from nats.js import JetStreamContext
+from nats.js.errors import KeyNotFoundError, NoKeysError
+
+from broker.ledger.connection import SETTINGS, Connection
+from broker.roles.leader import LEASE_MS
+from schemas import subjects
+from schemas.ids import ms_of
+from schemas.worker import BEAT_EVERY_MS, WorkerBeat
+from tests.chaos.load import Load
+from tests.chaos.machine import Machine
+from tests.sums import disagreements
+
+_STREAMS = (subjects.SUBMIT, subjects.RUN, subjects.OUTCOME)
+_POLL_S = 0.2
+_QUIET_S = 2 * BEAT_EVERY_MS / 1000 + 0.5
+"""How long nothing may be seen to be open: longer than what a worker runs can be missing in its beat."""
+_SHOWN = 5
+"""How many violations of one kind are said."""
+FENCE = f"""
+create schema if not exists chaos;
+create table if not exists chaos.unfenced (at timestamptz default clock_timestamp(), who text, holder text, jobs bigint);
+create or replace function chaos.look_at_fence() returns trigger language plpgsql as $$
+declare
+    led infermq.leader;
+begin
+    select * into led from infermq.leader where shard = 0;
+    -- what a new leader's lease is younger than this may cross a dispatch that began before it
+    if exists (select from started) and led.holder <> current_setting('chaos.who', true)
+       and clock_timestamp() between led.until - interval '{LEASE_MS - 300} ms' and led.until then
+        insert into chaos.unfenced (who, holder, jobs)
+        select current_setting('chaos.who', true), led.holder, count(*) from started;
+    end if;
+    return null;
+end $$;
+create or replace trigger fence after insert on infermq.running referencing new table as started
+    for each statement execute function chaos.look_at_fence();
+"""  # noqa: S608 - our own number
+_OPEN = """select (select count(*) from infermq.waiting) + (select count(*) from infermq.delayed)
+                + (select count(*) from infermq.running)"""
+
+
+@dataclass(slots=True)
+class Figures:
+    """What is counted, and is no fault."""
+
+    jobs: int = 0
+    replies: int = 0
+    runs: int = 0
+    duplicates: int = 0
+    """Runs of an attempt after its first."""
+    recorded_as_lost: int = 0
+    not_covered: int = 0
+    """Runs of killed processes that the ledger knows nothing of."""
+    lost_with_store: int = 0
+    """What only a deleted store had: jobs, replies and runs."""
+    waste_nano_usd: int = 0
+    cost_nano_usd: int = 0
+
+    def __add__(self, other: "Figures") -> "Figures":
+        return Figures(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
+
+    def __str__(self) -> str:
+        share = 100 * self.waste_nano_usd / self.cost_nano_usd if self.cost_nano_usd else 0.0
+        return (
+            f"{self.jobs} jobs, {self.replies} replies, {self.runs} runs: {self.duplicates} duplicates, "
+            f"{self.recorded_as_lost} recorded as lost, {self.not_covered} killed and not recorded; "
+            f"waste {share:.1f} % of the cost; {self.lost_with_store} lost with a deleted store"
+        )
+
+
+@dataclass(slots=True)
+class Check:
+    """Goes on from one comparison to the next; in the end everything is compared once more."""
+
+    machine: Machine
+    load: Load
+    ended: dict[UUID, str] = field(default_factory=dict)
+    """The jobs that were accepted and seen to have ended, each in its state."""
+    lost_jobs: set[UUID] = field(default_factory=set)
+    _ran_bytes: int = 0
+    _dead_letters: int = 0
+    _complaints: int = 0
+    _unfenced: int = 0
+    _runs: Counter[UUID] = field(default_factory=Counter)
+    _excused: Counter[UUID] = field(default_factory=Counter)
+    """Of the runs of a job, those of processes that were killed, or whose reports a deleted store may have had."""
+
+    async def settled(self, within_s: float) -> float:
+        """Wait until nothing is open or on its way, and return how long it took. Raises: AssertionError."""
+        began = quiet_since = time.monotonic()
+        seen = "nothing could be asked"
+        while time.monotonic() < began + within_s:
+            try:
+                async with asyncio.timeout(10):
+                    seen = await self._left()
+            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, NatsLibraryError) as error:
+                seen = f"{type(error).__name__}: {error}"
+            if seen:
+                quiet_since = time.monotonic()
+            elif time.monotonic() - quiet_since > _QUIET_S:
+                return quiet_since - began
+            await asyncio.sleep(_POLL_S)
+        raise AssertionError(f"not settled within {within_s:.0f} s: {seen}")
+
+    async def _left(self) -> str:
+        """What is not done yet; nothing: all is."""
+        if not self.load.is_idle():
+            return "a producer still tries"
+        nc = await nats.connect(self.machine.nats.url, allow_reconnect=False, connect_timeout=2, error_cb=_ignore)
+        try:
+            js = nc.jetstream()
+            counts = {name: (await js.stream_info(name)).state.messages for name in _STREAMS}
+            running = await _running(js)
+        finally:
+            await nc.close()
+        connection = await asyncpg.connect(self.machine.postgres.url)
+        try:
+            left = await connection.fetchval(_OPEN)
+        finally:
+            await connection.close()
+        seen = f"{left} jobs are open, {running} run in workers, messages {counts}"
+        return seen if left or running or any(counts.values()) else ""
+
+    async def missing(self) -> list[UUID]:
+        """The accepted jobs that only a deleted store had: they must be submitted again."""
+        connection = await asyncpg.connect(self.machine.postgres.url)
+        try:
+            ids = list(self.load.told.accepted)
+            rows = await connection.fetch("select id from infermq.jobs where id = any($1::uuid[])", ids)
+        finally:
+            await connection.close()
+        found = {row["id"] for row in rows}
+        lost = [
+            job for job, one in self.load.told.accepted.items() if job not in found and self._was_deleted(one.at_s)
+        ]
+        self.lost_jobs.update(lost)
+        return lost
+
+    def _was_deleted(self, since_s: float) -> bool:
+        return any(since_s < deleted for deleted in self.machine.deleted_s)
+
+    async def compare(self, *, is_calm: bool) -> tuple[list[str], Figures]:
+        """All violations since the last comparison, and the figures. It must have settled."""
+        connection = await asyncpg.connect(self.machine.postgres.url, server_settings=SETTINGS)
+        figures = Figures(lost_with_store=len(self.lost_jobs))
+        self.lost_jobs.clear()
+        try:
+            async with connection.transaction(isolation="repeatable_read"):
+                found = await disagreements(connection)
+            found += await self._accepted(connection, figures)
+            found += await self._batches(connection)
+            found += await self._replies(connection, figures)
+            found += await self._announced(connection)
+            found += await self._ran(connection, figures, is_calm=is_calm)
+            found += await self._dead_letters_of(connection)
+            found += await self._fence(connection)
+            cost = await connection.fetchrow(
+                """select coalesce(sum(cost_nano_usd), 0)::bigint as cost,
+                          coalesce(sum(cost_nano_usd) filter (where waste and outcome = 'succeeded'), 0)::bigint as waste
+                     from infermq.executions"""
+            )
+            assert cost is not None
+            figures.cost_nano_usd, figures.waste_nano_usd = cost["cost"], cost["waste"]
+        finally:
+            await connection.close()
+        found += self.machine.complaints[self._complaints :]
+        self._complaints = len(self.machine.complaints)
+        found += self.load.told.wrong
+        self.load.told.wrong = []
+        return found, figures
+
+    async def _accepted(self, connection: Connection, figures: Figures) -> list[str]:
+        """Each accepted job has ended, as it may end."""
+        accepted = self.load.told.accepted
+        states = await _states(connection, list(accepted))
+        found = []
+        for job, one in accepted.items():
+            state = states.get(job)
+            if state is None:
+                found.append(f"job {job} was accepted and is lost ({one.submission.model})")
+            elif state not in one.ends:
+                words = one.submission.job.body[:80].decode()
+                found.append(f"job {job} ended as {state}, it may end as {', '.join(sorted(one.ends))}: {words}")
+            else:
+                self.ended[job] = state
+        figures.jobs = len(accepted)
+        accepted.clear()
+        return _some(found)
+
+    async def _batches(self, connection: Connection) -> list[str]:
+        batches = self.load.told.batches
+        rows = await connection.fetch(
+            """select id, completed_ms, succeeded + failed + expired + cancelled + dead as ended
+                 from infermq.batches where id = any($1::uuid[])""",
+            list(batches),
+        )
+        ended = {row["id"]: row["ended"] for row in rows if row["completed_ms"] is not None}
+        found = [
+            f"batch {batch} of {jobs} jobs has {ended.get(batch, 'not')} ended"
+            for batch, jobs in batches.items()
+            if ended.get(batch) != jobs
+        ]
+        batches.clear()
+        return _some(found)
+
+    async def _replies(self, connection: Connection, figures: Figures) -> list[str]:
+        """Each answer that a caller had is the recorded result of its job."""
+        replies = self.load.told.replies
+        rows = await connection.fetch(
+            """select j.id, j.state, r.body from infermq.jobs j join infermq.results r on r.job = j.id
+                where j.id = any($1::uuid[])""",
+            list(replies),
+        )
+        recorded = {row["id"]: (row["state"], row["body"]) for row in rows}
+        found = []
+        for job, (body, at_s) in replies.items():
+            if job not in recorded and self._was_deleted(at_s):
+                figures.lost_with_store += 1
+            elif recorded.get(job) != ("succeeded", body):
+                state = recorded.get(job, ("not recorded", b""))[0]
+                found.append(f"request {job} was answered, and is {state}, with another body or none")
+        figures.replies = len(replies)
+        replies.clear()
+        return _some(found)
+
+    async def _announced(self, connection: Connection) -> list[str]:
+        announced = self.load.told.announced
+        states = await _states(connection, list(announced))
+        found = [
+            f"the result of job {job} was announced as {state}, and it is {states.get(job, 'not recorded')}"
+            for job, (state, _) in announced.items()
+            if states.get(job) != state
+        ]
+        announced.clear()
+        return _some(found)
+
+    async def _ran(self, connection: Connection, figures: Figures, *, is_calm: bool) -> list[str]:
+        """Each run of an engine is an execution of the ledger, but for those of killed processes."""
+        attempts: Counter[tuple[UUID, str]] = Counter()
+        killed, touched = self.machine.killed(), set()
+        for pid, job, attempt, at_s in self._new_runs():
+            attempts[job, attempt] += 1
+            self._runs[job] += 1
+            touched.add(job)
+            self._excused[job] += pid in killed or self._was_deleted(at_s)
+        rows = await connection.fetch(
+            """select job, count(*) as n, count(*) filter (where outcome = 'lost') as lost
+                 from infermq.executions where job = any($1::uuid[]) group by job""",
+            list(touched),
+        )
+        recorded = {row["job"]: row["n"] for row in rows}
+        figures.runs = sum(attempts.values())
+        figures.duplicates = sum(n - 1 for n in attempts.values())
+        figures.recorded_as_lost = sum(row["lost"] for row in rows)
+        found = []
+        for job in touched:
+            missing = self._runs[job] - recorded.get(job, 0)
+            figures.not_covered += max(0, min(missing, self._excused[job]))
+            if missing > self._excused[job]:
+                found.append(
+                    f"job {job} ran {self._runs[job]} times, {self._excused[job]} of them in killed processes; "
+                    f"{recorded.get(job, 0)} executions are recorded"
+                )
+        if is_calm:
+            found += [
+                f"job {job} attempt {n} ran {times} times without a fault"
+                for (job, n), times in attempts.items()
+                if times > 1
+            ]
+        return _some(found)
+
+    def _new_runs(self) -> Iterator[tuple[int, UUID, str, float]]:
+        """The runs since the last comparison: process id, job, attempt, and when they began."""
+        text = self.machine.ran.read_bytes()[self._ran_bytes :].decode()
+        self._ran_bytes += len(text.encode())
+        now_s, now_ms = time.monotonic(), time.time() * 1000
+        for line in text.splitlines():
+            pid, request = line.split()
+            job, attempt, execution = request.split(".")
+            yield int(pid), UUID(job), attempt, now_s - (now_ms - ms_of(UUID(execution))) / 1000
+
+    async def _dead_letters_of(self, connection: Connection) -> list[str]:
+        rows = await connection.fetch("select subject, reason from infermq.dead_letters order by received_ms")
+        found = [f"dead letter of {row['subject']}: {row['reason']}" for row in rows[self._dead_letters :]]
+        self._dead_letters = len(rows)
+        return _some(found)
+
+    async def _fence(self, connection: Connection) -> list[str]:
+        rows = await connection.fetch("select at, who, holder, jobs from chaos.unfenced order by at")
+        found = [
+            f"{row['who']} dispatched {row['jobs']} jobs at {row['at']} while {row['holder']} led"
+            for row in rows[self._unfenced :]
+        ]
+        self._unfenced = len(rows)
+        return _some(found)
+
+
+async def _running(js: JetStreamContext) -> int:
+    """How many attempts the living workers run, by their beats."""
+    bucket = await js.key_value(subjects.WORKERS_BUCKET)
+    running = 0
+    with contextlib.suppress(NoKeysError):
+        for key in await bucket.keys():
+            with contextlib.suppress(KeyNotFoundError):
+                value = (await bucket.get(key)).value
+                running += msgspec.json.decode(value or b"", type=WorkerBeat).running
+    return running
+
+
+async def _states(connection: Connection, ids: Collection[UUID]) -> dict[UUID, str]:
+    rows = await connection.fetch("select id, state from infermq.jobs where id = any($1::uuid[])", list(ids))
+    return {row["id"]: row["state"] for row in rows}
+
+
+def _some(found: list[str]) -> list[str]:
+    more = len(found) - _SHOWN
+    return found if more <= 0 else [*found[:_SHOWN], f"… and {more} more of this kind"]
+
+
+async def _ignore(_: Exception) -> None:
+    """Ask again later."""

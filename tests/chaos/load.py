@@ -1,0 +1,253 @@
+"""Producers of all kinds at once, and what they were told: accepted, answered, announced."""
+
+import asyncio
+import contextlib
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
+from uuid import UUID
+
+import msgspec
+
+from broker.client import BacklogFull, Client, Reply, RequestRefused, RequestTimedOut, Submission, new_id
+from broker.errors import Unavailable
+from schemas.api import ResultNotice
+from schemas.clock import wall_clock
+from schemas.ids import line_id
+from schemas.jetstream import Message, NatsError
+from schemas.job import Lane
+
+T = TypeVar("T")
+TENANTS = ("default", "other")
+_PASSING = (Unavailable, BacklogFull, RequestTimedOut, NatsError, OSError, TimeoutError)
+_PATIENCE_S = 120.0
+_LARGE = 200 * 1024
+_notices = msgspec.json.Decoder(list[ResultNotice])
+
+
+class JobKind(NamedTuple):
+    """A kind of job, and how it may end."""
+
+    weight: float
+    model: str
+    words: str
+    tokens: tuple[int, int]
+    ends: frozenset[str]
+
+
+DONE = frozenset({"succeeded"})
+KINDS: tuple[JobKind, ...] = (
+    JobKind(50, "quick", "quick", (2, 20), DONE),
+    JobKind(12, "slow", "slow", (4, 30), DONE),
+    JobKind(3, "slow", "long", (80, 130), DONE),
+    JobKind(3, "slow", "expires", (20, 80), frozenset({"succeeded", "expired", "failed"})),
+    JobKind(3, "quick", "large", (2, 8), DONE),
+    JobKind(5, "flaky", "fine", (2, 20), DONE),
+    JobKind(4, "flaky", "once", (2, 20), DONE),
+    JobKind(2, "flaky", "throttled", (2, 20), DONE),
+    JobKind(1, "flaky", "hangs", (2, 20), DONE),
+    JobKind(2, "flaky", "filtered", (2, 20), frozenset({"failed", "succeeded"})),
+    JobKind(2, "flaky", "broken", (2, 20), DONE),
+    JobKind(2, "flaky", "hopeless", (2, 20), frozenset({"dead"})),
+    JobKind(1, "nobody", "refused", (2, 20), frozenset({"failed"})),
+)
+CALM = KINDS[:3]
+"""What ends with one execution if nothing goes wrong."""
+
+
+@dataclass(slots=True)
+class Accepted:
+    """A job that some producer was told to be accepted."""
+
+    submission: Submission
+    tenant: str
+    ends: frozenset[str]
+    at_s: float
+
+
+@dataclass(slots=True)
+class Told:
+    """What the producers were told."""
+
+    accepted: dict[UUID, Accepted] = field(default_factory=dict)
+    batches: dict[UUID, int] = field(default_factory=dict)
+    """How many jobs each sealed batch has."""
+    replies: dict[UUID, tuple[bytes, float]] = field(default_factory=dict)
+    announced: dict[UUID, tuple[str, float]] = field(default_factory=dict)
+    wrong: list[str] = field(default_factory=list)
+    """What can be seen to be wrong without the ledger."""
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+class Load:
+    """Runs producers while it is open."""
+
+    def __init__(self, clients: dict[str, Client], seed: int) -> None:
+        self.told = Told()
+        self.longest_pause_s = 0.0
+        self._clients = clients
+        self._chance = random.Random(seed)
+        self._is_open = asyncio.Event()
+        self._busy = 0
+        self._last_s = time.monotonic()
+        self._kinds: tuple[JobKind, ...] = KINDS
+
+    def open(self, *, is_calm: bool = False) -> None:
+        self._kinds = CALM if is_calm else KINDS
+        self._last_s = time.monotonic()
+        self._is_open.set()
+
+    def close(self) -> None:
+        """Nothing new is begun."""
+        self._note_pause()
+        self._is_open.clear()
+
+    def is_idle(self) -> bool:
+        return not self._busy
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        await self._listen()
+        async with asyncio.TaskGroup() as group:
+            for tenant in TENANTS:
+                group.create_task(self._again_and_again(tenant, self._batch, 0.8))
+                group.create_task(self._again_and_again(tenant, self._single, 0.1))
+                group.create_task(self._again_and_again(tenant, self._whole, 0.15))
+                group.create_task(self._again_and_again(tenant, self._stream, 0.3))
+
+    async def submit_again(self, job: UUID) -> None:
+        """A job that was lost with the store that had it, as its producer would."""
+        one = self.told.accepted[job]
+        one.at_s = time.monotonic()
+        await self._until_done(lambda: self._clients[one.tenant].submit_many([one.submission]))
+
+    async def _listen(self) -> None:
+        for tenant, client in self._clients.items():
+            await client.nats.subscribe(f"infermq.result.{tenant}.*", cb=self._on_notice)
+
+    async def _on_notice(self, message: Message) -> None:
+        self._note_pause()
+        for notice in _notices.decode(message.data):
+            before = self.told.announced.setdefault(notice.job, (str(notice.state), time.monotonic()))
+            if before[0] != str(notice.state):
+                self.told.wrong.append(f"job {notice.job} was announced as {before[0]}, then as {notice.state}")
+
+    def _note_pause(self) -> None:
+        now = time.monotonic()
+        if self._is_open.is_set():
+            self.longest_pause_s = max(self.longest_pause_s, now - self._last_s)
+        self._last_s = now
+
+    async def _again_and_again(self, tenant: str, act: Callable[[str], Awaitable[None]], pause_s: float) -> None:
+        while True:
+            await self._is_open.wait()
+            self._busy += 1
+            try:
+                await act(tenant)
+            finally:
+                self._busy -= 1
+            await asyncio.sleep(self._chance.uniform(0, 2 * pause_s))
+
+    async def _until_done(self, act: Callable[[], Awaitable[T]]) -> T:
+        """Try again and again, as a producer does that was not told yes."""
+        end = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                return await act()
+            except _PASSING as error:
+                self.told.counts["refusals that pass"] += 1
+                if time.monotonic() > end:
+                    self.told.wrong.append(
+                        f"a producer tried for {_PATIENCE_S:.0f} s: {type(error).__name__}: {error}"
+                    )
+                    raise
+                await asyncio.sleep(0.3)
+
+    def _kind(self) -> JobKind:
+        return self._chance.choices(self._kinds, [kind.weight for kind in self._kinds])[0]
+
+    def _submission(self, kind: JobKind, job: UUID, **more: Any) -> Submission:
+        deadline = wall_clock() + self._chance.randrange(1500, 5000) if kind.words == "expires" else None
+        return Submission.of(kind.model, self._body(kind), id=job, deadline_ms=deadline, custom_id=str(job), **more)
+
+    def _body(self, kind: JobKind) -> bytes:
+        words = f"{kind.words} {self._chance.getrandbits(64):x}" + "x" * (_LARGE if kind.words == "large" else 0)
+        tokens = self._chance.randint(*kind.tokens)
+        return json.dumps({"messages": [{"role": "user", "content": words}], "max_tokens": tokens}).encode()
+
+    def _accept(self, tenant: str, submission: Submission, ends: frozenset[str]) -> None:
+        assert submission.job.id is not None
+        self.told.accepted[submission.job.id] = Accepted(submission, tenant, ends, time.monotonic())
+        self.told.counts["jobs"] += 1
+
+    async def _batch(self, tenant: str) -> None:
+        client = self._clients[tenant]
+        batch = (await self._until_done(client.create_batch)).id
+        kinds = [self._kind() for _ in range(self._chance.choice((10, 30, 60)))]
+        jobs = []
+        for line, kind in enumerate(kinds, 1):
+            one = self._submission(kind, line_id(batch, line))
+            jobs.append(msgspec.structs.replace(one.job, batch=batch, line=line))
+        submissions = [Submission(kind.model, job, Lane.BULK) for kind, job in zip(kinds, jobs, strict=True)]
+        await self._until_done(lambda: client.submit_many(submissions))
+        for kind, one in zip(kinds, submissions, strict=True):
+            self._accept(tenant, one, kind.ends)
+        await self._until_done(lambda: client.seal(batch, jobs=len(jobs)))
+        self.told.batches[batch] = len(jobs)
+
+    async def _single(self, tenant: str) -> None:
+        kind = self._kind()
+        one = self._submission(kind, new_id(), lane=self._chance.choice((Lane.STANDARD, Lane.INTERACTIVE, Lane.BULK)))
+        await self._until_done(lambda: self._clients[tenant].submit_many([one]))
+        self._accept(tenant, one, kind.ends)
+
+    async def _whole(self, tenant: str) -> None:
+        kind = self._kind()
+        self.told.counts["requests"] += 1
+        try:
+            self._answered(await self._clients[tenant].infer(kind.model, self._body(kind), timeout_s=6.0))
+        except (RequestRefused, *_PASSING):
+            self.told.counts["requests without an answer"] += 1
+
+    async def _stream(self, tenant: str) -> None:
+        kind = self._kind()
+        leaves = self._chance.random() < 0.2
+        self.told.counts["requests"] += 1
+        try:
+            async with contextlib.aclosing(
+                self._clients[tenant].infer_stream(kind.model, json.loads(self._body(kind)), timeout_s=6.0)
+            ) as steps:
+                async for step in steps:
+                    if isinstance(step, Reply):
+                        self._answered(step)
+                    elif leaves:
+                        return
+        except (RequestRefused, *_PASSING):
+            self.told.counts["requests without an answer"] += 1
+
+    def _answered(self, reply: Reply) -> None:
+        self.told.counts["replies"] += 1
+        if reply.job is not None:
+            self.told.replies[reply.job] = (reply.body, time.monotonic())
+
+
+@asynccontextmanager
+async def a_load(nats_url: str, seed: int) -> AsyncIterator[Load]:
+    """Running, and closed at first."""
+    async with AsyncExitStack() as stack:
+        clients = {
+            tenant: await stack.enter_async_context(Client.connect(nats_url, tenant=tenant)) for tenant in TENANTS
+        }
+        load = Load(clients, seed)
+        running = asyncio.create_task(load.run())
+        try:
+            yield load
+        finally:
+            running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await running
