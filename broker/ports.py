@@ -20,10 +20,11 @@ from broker.core.records import (
     OpenJob,
     Pick,
     Place,
+    Request,
     Running,
     Settled,
     Shard,
-    Spend,
+    SpendReading,
     SumCheck,
     Verdict,
     WaitingJob,
@@ -113,6 +114,9 @@ class AttemptLedger(Protocol):
     async def attempts_of(self, running: Sequence[Running], *, now: Ms) -> list[Attempt]:
         """Read those of the attempts that still run, to publish them again, with the time that is left to them `now`."""
 
+    async def requests_of(self, jobs: Collection[UUID]) -> dict[UUID, Request]:
+        """Read what these jobs ask for. There is at least one."""
+
 
 class SuspectLedger(Protocol):
     """The jobs that are suspected of ending their workers."""
@@ -151,8 +155,8 @@ class LeaderLedger(Protocol):
 
 
 class SpendLedger(Protocol):
-    async def today(self, now: Ms) -> dict[str, Spend]:
-        """Add up what each deployment has cost today (UTC)."""
+    async def read(self, now: Ms, attempts: Collection[tuple[UUID, int]] = ()) -> SpendReading:
+        """Read what each deployment has cost today (UTC) and in the last days, and which `attempts` are recorded."""
 
 
 class BatchLedger(Protocol):

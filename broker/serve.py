@@ -225,7 +225,8 @@ class Process:
         return self.catalogs.active.catalog
 
     def _pools(self) -> dict[str, Pool]:
-        return snapshot(self._catalog(), self.beats.alive(), self.daily_spend.by_deployment, now=self.clock())
+        catalog = self._catalog()
+        return snapshot(catalog, self.beats.alive(), self.daily_spend.accounts(catalog), now=self.clock())
 
     async def _interactive(self) -> None:
         reserves = Reserves(

@@ -184,6 +184,8 @@ class HoldCode(StrEnum):
     UPSTREAM_DOWN = "upstream_down"
     PAUSED = "paused"
     """Its workers offer no slots and do not say why."""
+    SPEND_UNKNOWN = "spend_unknown"
+    """It has a daily cap, and the broker could not read lately what it has spent."""
     DAILY_CAP = "daily_cap"
     DENIED = "denied"
     DRAINING = "draining"

@@ -201,6 +201,8 @@ def _advice(code: HoldCode) -> str:
             return "look at the provider, and at the deployment's base_url"
         case HoldCode.PAUSED:
             return "the workers' logs say why"
+        case HoldCode.SPEND_UNKNOWN:
+            return "brokers cannot read the ledger: is Postgres running, and reachable for them?"
         case HoldCode.DAILY_CAP:
             return "raise its daily_cap_usd, or wait"
         case HoldCode.DENIED:

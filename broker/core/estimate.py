@@ -17,6 +17,8 @@ ENOUGH = 20
 """How many recorded costs make a mean that is believed. A guess: the mean of a few small jobs says little of the rest."""
 BYTES_PER_TOKEN = 4
 """Bytes of a body per input token, as OpenAI says of English text; the JSON around it makes the estimate a high one."""
+TYPICAL_INPUT = 1000
+"""Input tokens of a request of which nothing is known but that there is one. A guess."""
 OUTPUT_TOKENS = 1024
 """The output of a request whose model the catalog no longer has: the catalog's own default."""
 _DECODERS = {path: msgspec.json.Decoder(endpoint.body) for path, endpoint in ENDPOINTS.items()}
@@ -66,6 +68,13 @@ def most_output(model: str, catalog: Catalog) -> int:
     """Return the most output tokens of a request that asks for no number, by its model."""
     found = catalog.models.get(model)
     return OUTPUT_TOKENS if found is None else found.max_output_tokens
+
+
+def most_output_on(deployment: str, catalog: Catalog) -> int:
+    """Return the most output tokens of a request that asks for no number, by the models that the deployment serves."""
+    found = catalog.models.values()
+    routed = [model for model in found if any(entry.deployment == deployment for entry in model.route)]
+    return max((model.max_output_tokens for model in routed), default=OUTPUT_TOKENS)
 
 
 def _is_tokens(prompts: list[object]) -> bool:

@@ -16,6 +16,7 @@ from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Generic, TypeVar
+from uuid import UUID
 
 from broker.core import route
 from broker.core.records import Flow, Pick, WaitingJob
@@ -93,11 +94,13 @@ class Order:
         alive: Collection[str] = (),
         catalog: Catalog,
         limit: int,
+        barred: Mapping[UUID, str] | None = None,
     ) -> list[Pick]:
         """Choose up to `limit` jobs, each for a deployment with room. `waiting` has the jobs that may start now, in order;
         `alive` are the deployments that take jobs, though they may be full (`pools.alive`); those with room are among them.
+        A job that is `barred` from a deployment goes to another, or keeps its place while those behind it go.
         """
-        return _Round(self, waiting, room, {*alive, *room}, catalog).picks(limit)
+        return _Round(self, waiting, room, {*alive, *room}, catalog=catalog, barred=barred or {}).picks(limit)
 
 
 class _Round:
@@ -109,9 +112,12 @@ class _Round:
         waiting: Mapping[Flow, Sequence[WaitingJob]],
         room: Mapping[str, int],
         alive: Collection[str],
+        *,
         catalog: Catalog,
+        barred: Mapping[UUID, str],
     ) -> None:
         self.order = order
+        self.barred = barred
         self.room = dict(room)
         self.alive = alive
         self._routes: dict[tuple[str, tuple[str, ...]], Sequence[Route]] = {}
@@ -164,6 +170,11 @@ class _Round:
             for job in jobs:
                 if job.tried in closed:
                     continue
+                if self.barred and (bar := self.barred.get(job.place.job)) is not None:
+                    if (deployment := self._unbarred(model, job.tried, bar)) is not None:
+                        tenants.charge_first(tenant, job.tokens)
+                        return Pick(flow, job.place, deployment, job.tokens)
+                    continue
                 if (deployment := self._deployment(model, job.tried)) is not None:
                     tenants.charge_first(tenant, job.tokens)
                     return Pick(flow, job.place, deployment, job.tokens)
@@ -171,9 +182,17 @@ class _Round:
             tenants.drop_first()
         return None
 
+    def _unbarred(self, model: str, tried: tuple[str, ...], bar: str) -> str | None:
+        """Choose a deployment for a job that is barred from one."""
+        alive = [name for name in self.alive if name != bar]
+        return self._furthest_behind(model, route.candidates(model, catalog=self.catalog, alive=alive, tried=tried))
+
     def _deployment(self, model: str, tried: tuple[str, ...]) -> str | None:
+        return self._furthest_behind(model, self._candidates(model, tried))
+
+    def _furthest_behind(self, model: str, candidates: Sequence[Route]) -> str | None:
         """Choose among the candidates with room the one furthest behind its weight; among spares, the first."""
-        free = [entry for entry in self._candidates(model, tried) if self.room.get(entry.deployment, 0) > 0]
+        free = [entry for entry in candidates if self.room.get(entry.deployment, 0) > 0]
         if len(free) < 2 or not free[0].weight:
             return free[0].deployment if free else None
         shares = self.order.routes[model]

@@ -1,32 +1,116 @@
-"""Decides what a deployment may still spend in a day."""
+"""Decides what a deployment with a daily cap may still start: used + reserved + estimate ≤ limit.
 
-from broker.core.records import Spend
+used        what its executions of the day have cost, by the ledger
+reserved    what the attempts under way are estimated to cost: taken from their start until their cost is recorded
+estimate    what one more is estimated to cost (`core.estimate`)
+
+A day thus costs at most its limit and the error of the estimates under way. What is not known holds: if nobody can say what
+was used, nothing starts, and if nothing says what an execution costs, hardly any run at once.
+"""
+
+from collections.abc import Mapping, Sequence
+from uuid import UUID
+
+import msgspec
+
+from broker.core.records import Pick
+from schemas.api import Hold, HoldCode
+from schemas.units import Ms, NanoUsd
 
 _NANO = 10**9
+_DAY_MS = 24 * 3600 * 1000
+_CENT = _NANO // 100
 
 
-def is_reached(cap_usd: float | None, spent: Spend, *, running: int) -> bool:
-    """Tell whether the cap is reached, if each running job costs today's average. Before the first cost there is none."""
-    if cap_usd is None:
-        return False
-    return spent.cost_nano_usd + running * _mean(spent) >= cap_usd * _NANO
+class Account(msgspec.Struct, frozen=True, kw_only=True):
+    """What a broker knows of the money of one deployment that has a daily cap."""
+
+    limit: NanoUsd
+    used: NanoUsd | None
+    """None: nobody can say, since the ledger was not read lately."""
+    jobs: NanoUsd = NanoUsd(0)
+    """Reserved for dispatched attempts whose estimates this broker knows, as their leader."""
+    requests: NanoUsd = NanoUsd(0)
+    """Reserved for this broker's own interactive attempts, also for those that are over and not recorded yet."""
+    estimate: NanoUsd | None = None
+    """What one more costs. 0 for the leader while each job has an estimate of its own (see `affordable`). None: nothing
+    says so."""
+    each: NanoUsd = NanoUsd(0)
+    """What an attempt is taken to cost of which this broker knows no more than that it runs."""
+    at_once: int | None = None
+    """How many may be under way at once while hardly anything says what they cost. None: as many as can be paid."""
 
 
-def affordable(cap_usd: float | None, spent: Spend, *, running: int, free: int) -> int:
-    """Count the free slots in which a job may start.
+def cap_of(usd: float) -> NanoUsd:
+    return NanoUsd(round(usd * _NANO))
 
-    Near the cap, start only as many jobs as the remaining money covers at today's average cost; but start one if nothing
-    else runs, even if the money covers a part of it only. Before the first cost of a day, all slots may start one.
-    """
-    if cap_usd is None:
-        return free
-    if is_reached(cap_usd, spent, running=running):
+
+def left(account: Account, *, reserved: int) -> int:
+    """Return what is left to be reserved. Nothing, if nobody can say what was used."""
+    return 0 if account.used is None else max(0, account.limit - account.used - reserved)
+
+
+def room(account: Account, *, reserved: int, running: int, free: int) -> int:
+    """Count the free slots in which one more may start, each at the estimate."""
+    if hold("", account, reserved=reserved, running=running, now=Ms(0)) is not None:
         return 0
-    if (mean := _mean(spent)) == 0:
-        return free
-    left = int((cap_usd * _NANO - spent.cost_nano_usd) / mean) - running
-    return min(free, max(left, 0 if running else 1))
+    if account.at_once is not None:
+        free = min(free, account.at_once - running)
+    return min(free, left(account, reserved=reserved) // account.estimate) if account.estimate else free
 
 
-def _mean(spent: Spend) -> float:
-    return spent.cost_nano_usd / spent.executions if spent.executions else 0.0
+def hold(name: str, account: Account, *, reserved: int, running: int, now: Ms) -> Hold | None:
+    """Say why nothing more may start on this deployment, with the numbers. None: one may."""
+    cap = f"daily cap of {usd(account.limit)} USD"
+    if account.used is None:
+        message = f"what {name} has spent today is not known, and its {cap} holds it until it is"
+        return Hold(HoldCode.SPEND_UNKNOWN, message)
+    tomorrow = Ms((now // _DAY_MS + 1) * _DAY_MS)
+    if account.used >= account.limit:
+        return Hold(HoldCode.DAILY_CAP, f"{cap} spent on {name}, resumes 00:00 UTC", tomorrow)
+    if account.at_once is not None and running >= account.at_once:
+        message = f"nothing says yet what {name} costs, so its {cap} lets {account.at_once} run at once"
+        return Hold(HoldCode.DAILY_CAP, message)
+    estimate = account.estimate or 0
+    if 0 < left(account, reserved=reserved) >= estimate:
+        return None
+    if account.used + estimate <= account.limit:
+        message = f"what runs on {name} may spend the rest of its {cap} ({_sum(account, reserved)})"
+        return Hold(HoldCode.DAILY_CAP, message)
+    message = (
+        f"{cap} on {name} cannot pay one more, which is estimated at {usd(estimate)} ({_sum(account, reserved)})"
+    )
+    if estimate > account.limit:
+        return Hold(HoldCode.DAILY_CAP, f"{message}: raise the cap or ask for fewer tokens")
+    return Hold(HoldCode.DAILY_CAP, f"{message}, resumes 00:00 UTC", tomorrow)
+
+
+def affordable(
+    picks: Sequence[Pick], *, estimates: Mapping[UUID, NanoUsd], left: Mapping[str, int]
+) -> tuple[list[Pick], list[Pick]]:
+    """Choose the picks that can be paid, in their order, of what is `left` on each deployment; the others are too dear.
+
+    A pick without an estimate costs nothing here. Of the others, those are too dear that cost more than all that is left;
+    those that only come after others are in neither list: their turn may come.
+    """
+    rest, paid, dear = dict(left), list[Pick](), list[Pick]()
+    for pick in picks:
+        if not (estimate := estimates.get(pick.place.job, NanoUsd(0))):
+            paid.append(pick)
+        elif estimate <= rest[pick.deployment]:
+            rest[pick.deployment] -= estimate
+            paid.append(pick)
+        elif estimate > left[pick.deployment]:
+            dear.append(pick)
+    return paid, dear
+
+
+def usd(nano: int) -> str:
+    """Write an amount of USD, with as many digits as it needs below a cent."""
+    if nano >= _NANO or nano % _CENT == 0:
+        return f"{nano / _NANO:.2f}"
+    return f"{nano / _NANO:.9f}".rstrip("0")
+
+
+def _sum(account: Account, reserved: int) -> str:
+    return f"{usd(account.used or 0)} spent, {usd(reserved)} reserved"

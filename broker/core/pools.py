@@ -11,18 +11,15 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from broker.core import route
-from broker.core.limits import affordable, is_reached
-from broker.core.records import Spend
+from broker.core import limits, route
+from broker.core.limits import Account
 from schemas.api import Hold, HoldCode
 from schemas.catalog import Catalog, Deployment
-from schemas.units import Ms, NanoUsd
+from schemas.units import Ms
 from schemas.worker import Paused, WorkerBeat
 
 _LOOKAHEAD_S = 0.25
 _LOOKAHEAD_MOST = 4096
-_DAY_MS = 24 * 3600 * 1000
-_NOTHING = Spend(NanoUsd(0), 0)
 _LONGEST_LOOK_MS = 2000
 """The most silence that one observation counts. A leader that was busy or cut off longer than this heard nobody."""
 
@@ -50,6 +47,8 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     """Why nothing starts here, even in a free slot. None: the deployment is alive, though it may be full."""
     trying: Hold | None = None
     """Why each worker tries its provider with a single attempt only."""
+    left: int | None = None
+    """What its daily cap leaves to be reserved, in nano-USD. None: it has no cap."""
 
     @property
     def hold(self) -> Hold | None:
@@ -71,7 +70,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
 def snapshot(
     catalog: Catalog,
     beats: Iterable[WorkerBeat],
-    spent: Mapping[str, Spend],
+    accounts: Mapping[str, Account],
     *,
     now: Ms,
     only: Iterable[str] | None = None,
@@ -82,9 +81,10 @@ def snapshot(
 ) -> dict[str, Pool]:
     """Take a snapshot of the pools of these deployments `only`, else of all that catalog, beats or attempts name.
 
-    `spent` is today's cost by deployment. The leader passes what it knows better than the beats: how many attempts are
-    `outstanding`, and how many each deployment settles `per_s`. A relay passes how many interactive attempts it has
-    `handed_out`, and the `peak` of that number since the beats were sent: what the beats say beyond it is other brokers'.
+    `accounts` has each deployment with a daily cap; for one that is missing, nobody can say what it has spent. The leader
+    passes what it knows better than the beats: how many attempts are `outstanding`, and how many each deployment settles
+    `per_s`. A relay passes how many interactive attempts it has `handed_out`, and the `peak` of that number since the beats
+    were sent: what the beats say beyond it is other brokers'.
     """
     workers: dict[str, _Workers] = defaultdict(_Workers)
     for beat in beats:
@@ -95,11 +95,11 @@ def snapshot(
             name,
             catalog.deployments.get(name),
             workers.get(name) or _Workers(),
-            spent.get(name, _NOTHING),
+            accounts.get(name),
             now=now,
             outstanding=None if outstanding is None else counted.get(name, 0),
             per_s=(per_s or {}).get(name, 0.0),
-            handed_out=(handed_out or {}).get(name, 0),
+            handed_out=None if handed_out is None else handed_out.get(name, 0),
             peak=(peak or {}).get(name, 0),
         )
         for name in (only if only is not None else {**catalog.deployments, **workers, **counted})
@@ -139,34 +139,32 @@ def _pool(
     name: str,
     deployment: Deployment | None,
     workers: _Workers,
-    spent: Spend,
+    account: Account | None,
     *,
     now: Ms,
     outstanding: int | None,
     per_s: float,
-    handed_out: int,
+    handed_out: int | None,
     peak: int,
 ) -> Pool:
-    interactive = handed_out + max(0, workers.interactive - peak)
+    interactive = (handed_out or 0) + max(0, workers.interactive - peak)
     taken = workers.running if outstanding is None else outstanding
-    uncharged = taken + interactive + workers.draining_interactive
-    if outstanding is None:
-        uncharged += workers.draining_running
     trying = _paused(name, workers, now) if workers.pauses else None
-    cap_usd = None if deployment is None else deployment.daily_cap_usd
     stop = None
     if deployment is None:
         stop = Hold(HoldCode.UNKNOWN_DEPLOYMENT, f"the active catalog has no deployment {name}")
     elif not workers.slots:
         stop = trying or _without_slots(name, workers)
-    elif cap_usd is not None:
-        stop = _capped(name, cap_usd, spent, running=uncharged, now=now)
     credit = workers.slots + lookahead(workers.slots, per_s=per_s)
-    room = 0
-    if stop is None and cap_usd is None:
-        room = max(0, credit - taken)
-    elif stop is None:
-        room = affordable(cap_usd, spent, running=uncharged, free=max(0, workers.slots - taken))
+    room, left = max(0, credit - taken), None
+    if deployment is not None and deployment.daily_cap_usd is not None:
+        account = account or Account(limit=limits.cap_of(deployment.daily_cap_usd), used=None)
+        draining = workers.draining_interactive + (workers.draining_running if outstanding is None else 0)
+        reserved = _reserved(account, workers, interactive, outstanding=outstanding, handed_out=handed_out)
+        running = taken + interactive + draining
+        stop = stop or limits.hold(name, account, reserved=reserved, running=running, now=now)
+        room = limits.room(account, reserved=reserved, running=running, free=max(0, workers.slots - taken))
+        left = limits.left(account, reserved=reserved)
     return Pool(
         deployment=name,
         workers=workers.count,
@@ -176,10 +174,28 @@ def _pool(
         interactive=interactive,
         outstanding=taken,
         credit=credit,
-        room=room,
+        room=room if stop is None else 0,
         stop=stop,
         trying=trying,
+        left=left,
     )
+
+
+def _reserved(
+    account: Account, workers: _Workers, interactive: int, *, outstanding: int | None, handed_out: int | None
+) -> int:
+    """Add up what is reserved on a deployment, in nano-USD.
+
+    The leader knows each dispatched attempt, and a relay each of its own requests. What others started is known by number
+    from the beats, which are about a second old.
+    """
+    jobs = int(account.jobs)
+    if outstanding is None:
+        jobs = max(jobs, (workers.running + workers.draining_running) * account.each)
+    at_work = (interactive + workers.draining_interactive) * account.each
+    if handed_out is None:
+        return jobs + max(account.requests, at_work)
+    return jobs + account.requests + at_work - handed_out * account.each
 
 
 def _without_slots(name: str, workers: _Workers) -> Hold:
@@ -208,17 +224,6 @@ def _paused(name: str, workers: _Workers, now: Ms) -> Hold | None:
         case _:
             message = f"the workers of {name} pause ({first.cause} {first.detail}), {again}"
             return Hold(HoldCode.PAUSED, message, first.until_ms)
-
-
-def _capped(name: str, cap_usd: float, spent: Spend, *, running: int, now: Ms) -> Hold | None:
-    if not is_reached(cap_usd, spent, running=running):
-        return None
-    if not is_reached(cap_usd, spent, running=0):
-        return Hold(
-            HoldCode.DAILY_CAP, f"what runs on {name} may spend the rest of its daily cap of {cap_usd:.2f} USD"
-        )
-    tomorrow = Ms((now // _DAY_MS + 1) * _DAY_MS)
-    return Hold(HoldCode.DAILY_CAP, f"daily cap of {cap_usd:.2f} USD spent on {name}, resumes 00:00 UTC", tomorrow)
 
 
 def lookahead(slots: int, *, per_s: float) -> int:

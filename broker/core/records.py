@@ -9,6 +9,7 @@ A job's states and its edges:
     (insert) ──► any terminal state, for an interactive or a refused job
 """
 
+from collections.abc import Mapping
 from typing import NewType
 from uuid import UUID
 
@@ -113,6 +114,14 @@ class WaitingJob(msgspec.Struct, frozen=True):
     """An estimate."""
 
 
+class Request(msgspec.Struct, frozen=True):
+    """What a waiting job asks for, to estimate its cost."""
+
+    model: str
+    endpoint: str
+    body: bytes
+
+
 class Pick(msgspec.Struct, frozen=True):
     """A choice of fairness: this job goes to this deployment."""
 
@@ -132,6 +141,8 @@ class Running(msgspec.Struct, frozen=True):
     tokens: int = JOB_TOKENS
     ward: str | None = None
     """The worker that runs it apart. None: it went through RUN."""
+    reserved: NanoUsd = NanoUsd(0)
+    """What it is estimated to cost, if its deployment has a daily cap. The ledger does not keep it."""
 
 
 class EndedAttempt(msgspec.Struct, frozen=True):
@@ -179,11 +190,22 @@ class Executed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Spend(msgspec.Struct, frozen=True):
-    """What a deployment's executions of a day have cost."""
+    """What a deployment's executions of some time have cost."""
 
     cost_nano_usd: NanoUsd
     executions: int
     """How many of them cost anything."""
+
+
+class SpendReading(msgspec.Struct, frozen=True):
+    """What deployments have cost, by name, and what was in the ledger when it was read."""
+
+    today: Mapping[str, Spend]
+    """Since 00:00 UTC."""
+    week: Mapping[str, Spend]
+    """Today and on the six days before."""
+    recorded: frozenset[tuple[UUID, int]] = frozenset()
+    """Those of the attempts asked for that have an execution: their cost is in what was read."""
 
 
 class Final(msgspec.Struct, frozen=True):

@@ -1,8 +1,9 @@
 """Starts attempts (queued → running), and reads those that run."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from uuid import UUID
 
-from broker.core.records import ONLY_SHARD, Flow, Pick, Running, Shard
+from broker.core.records import ONLY_SHARD, Flow, Pick, Request, Running, Shard
 from broker.errors import Deposed
 from broker.ledger.connection import Database
 from broker.ledger.rows import attempt_of
@@ -53,3 +54,8 @@ class PgAttempts:
         async with self._database.connection() as connection:
             rows = await connection.fetch(query("attempts_of"), jobs, numbers, min(jobs), max(jobs))
         return [attempt_of(row, now) for row in rows]
+
+    async def requests_of(self, jobs: Collection[UUID]) -> dict[UUID, Request]:
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(query("requests_of"), list(jobs), min(jobs), max(jobs))
+        return {row["id"]: Request(row["model"], row["endpoint"], row["body"]) for row in rows}

@@ -1,11 +1,13 @@
 """Adds up what deployments cost, by day, to be compared with a provider's bill."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, date, datetime
+from uuid import UUID
 
-from broker.core.records import Executed, Spend
+from broker.core.records import Executed, Spend, SpendReading
 from broker.ledger.connection import Connection, Database
+from broker.ledger.rows import Row
 from broker.ledger.sql import query
 from schemas.units import Ms, NanoUsd
 
@@ -34,7 +36,22 @@ class PgSpend:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def today(self, now: Ms) -> dict[str, Spend]:
+    async def read(self, now: Ms, attempts: Collection[tuple[UUID, int]] = ()) -> SpendReading:
+        """Look for the attempts first: what is recorded by then is in the sums that are read after."""
         async with self._database.connection() as connection:
+            jobs = [job for job, _ in attempts]
+            found = await connection.fetch(query("recorded"), jobs, min(jobs), max(jobs)) if jobs else []
             rows = await connection.fetch(query("spend"), _day(now))
-        return {row["deployment"]: Spend(NanoUsd(row["cost_nano_usd"]), row["executions"]) for row in rows}
+        return SpendReading(
+            today={
+                row["deployment"]: _spend(row, "cost_today", "executions_today")
+                for row in rows
+                if row["executions_today"]
+            },
+            week={row["deployment"]: _spend(row, "cost_nano_usd", "executions") for row in rows},
+            recorded=frozenset((row["job"], row["attempt"]) for row in found),
+        )
+
+
+def _spend(row: Row, cost: str, executions: str) -> Spend:
+    return Spend(NanoUsd(row[cost]), row[executions])

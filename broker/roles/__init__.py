@@ -3,13 +3,14 @@
 intake           takes jobs from SUBMIT into the ledger
 leader           lets one broker dispatch at a time
 dispatch         gives each free slot the job that fairness chooses
+caps             holds dispatch to the daily caps, and reserves for what starts
 backlog          reads waiting jobs ahead, for dispatch
 sweep            compares the ledger's running attempts with the streams, and repairs the difference
 settle           records what came through OUTCOME, and announces it
 late_acks        acks the messages of workers that died before they could
 relay            stays in the middle of every interactive request
 reserves         counts the reserved slots that the relay uses, and chooses where the next request goes
-daily_spend      knows what each deployment has cost today
+daily_spend      knows what each deployment has cost today, and what the relay has reserved
 consumers        declares the consumers of every deployment
 catalog_refresh  reads the active catalog from the ledger, in case its announcement was missed
 advisories       counts what JetStream gives up on

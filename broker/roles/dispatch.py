@@ -21,6 +21,7 @@ from broker.metrics import BrokerMetrics
 from broker.ports import AttemptLedger, BacklogLedger, Clock
 from broker.retrying import until_available
 from broker.roles.backlog import BacklogReader
+from broker.roles.caps import Caps
 from broker.roles.daily_spend import DailySpend
 from broker.roles.sweep import Sweep
 from schemas import subjects
@@ -91,6 +92,8 @@ class Dispatch:
         self._reader = BacklogReader(backlog)
         self._order = Order()
         self._outstanding = Outstanding()
+        self._caps = Caps(attempts, daily_spend, outstanding=self._outstanding, catalog=catalog)
+        self._recount_at = 0.0
         self._silence = Silence(clock())
         self._wake = asyncio.Event()
 
@@ -101,9 +104,11 @@ class Dispatch:
         delayed = await self._nc.subscribe(subjects.CTL_DELAYED, cb=hear(decode_delayed, self._on_delayed))
         settled = await self._nc.subscribe(subjects.CTL_SETTLED, cb=hear(decode_settled, self._on_settled))
         self._beats.changed = self._wake.set
+        self._daily_spend.leads = self._outstanding
         try:
             await self._rounds()
         finally:
+            self._daily_spend.leads = None
             self._beats.changed = lambda: None
             await waiting.unsubscribe()
             await delayed.unsubscribe()
@@ -111,15 +116,16 @@ class Dispatch:
 
     async def _rounds(self) -> None:
         loop = asyncio.get_running_loop()
-        recount = reread = self._sweep_at = loop.time()
+        self._recount_at = reread = self._sweep_at = loop.time()
         while True:
             self._wake.clear()
-            if loop.time() >= recount:
+            if loop.time() >= self._recount_at:
                 # Notices may have been lost, so count anew from the ledger.
-                self._outstanding.recount(await until_available(self._attempts.running))
+                running = await until_available(self._attempts.running)
+                self._outstanding.recount(await self._caps.recounted(running))
                 await self._reader.ask_next_due()
                 self._metrics.pools(self._pools(self._clock()))
-                recount = loop.time() + self._recount_s
+                self._recount_at = loop.time() + self._recount_s
             if loop.time() >= self._sweep_at:
                 self._sweep_at = loop.time() + self._sweep_s
                 pools = self._pools(self._clock())
@@ -127,6 +133,7 @@ class Dispatch:
                     self._sweep_soon()
             if loop.time() >= reread:
                 await self._reader.restart()
+                self._caps.forget()
                 reread = loop.time() + self._reread_s
             if not await self._round():
                 await self._pause()
@@ -145,19 +152,19 @@ class Dispatch:
         now = self._clock()
         await self._reader.read(now)
         await self._expire(now)
-        if any(deployment.daily_cap_usd is not None for deployment in self._catalog().deployments.values()):
-            await self._daily_spend.refresh()  # a second is too old: thousands of jobs may run in it
+        await self._caps.refresh(self._reader.backlog.ready())
         pools = self._pools(now)
         self._silence.observe(pools, now)
         picks = self._order.choose(
             self._reader.backlog.ready(),
-            room={name: pool.room for name, pool in pools.items() if pool.room},
+            room=self._caps.room(pools),
             alive=alive(pools),
             catalog=self._catalog(),
             limit=ROUND,
+            barred=self._caps.barred(pools),
         )
-        if picks:
-            await self._dispatch(picks, now)
+        if paid := await self._caps.paid(picks, pools):
+            await self._dispatch(paid, now)
         return bool(picks) or self._reader.backlog.wants_more()
 
     async def _expire(self, now: Ms) -> None:
@@ -168,10 +175,11 @@ class Dispatch:
             self._metrics.expired.inc(len(expired))
 
     def _pools(self, now: Ms) -> dict[str, Pool]:
+        catalog = self._catalog()
         return snapshot(
-            self._catalog(),
+            catalog,
             self._beats.alive(),
-            self._daily_spend.by_deployment,
+            self._daily_spend.accounts(catalog, by_job=True),
             now=now,
             outstanding=self._outstanding.counts,
             per_s=self._outstanding.per_s(),
@@ -182,8 +190,10 @@ class Dispatch:
         self._reader.backlog.remove(picks)
         if len(attempts) < len(picks):
             self._sweep_soon()  # the others waited no more; or they run, and Postgres's answer was lost
+            self._recount_at = 0.0
         picked = {pick.place.job: pick for pick in picks}
-        self._outstanding.dispatched([_running(one, picked[one.job]) for one in attempts], now)
+        running = [_running(one, picked[one.job]) for one in attempts]
+        self._outstanding.dispatched(self._caps.reserved(running, attempts), now)
         if attempts and not await self._runs.publish(attempts):
             self._sweep_soon()
         for deployment, count in Counter(attempt.deployment for attempt in attempts).items():

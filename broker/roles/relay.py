@@ -11,6 +11,7 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import assert_never
 from uuid import UUID
 
@@ -172,11 +173,12 @@ class Relay:
         if entry.id in self._by_job:
             await caller.end(Erred(reserve.in_use(entry.id)))
             return
-        placed = self._reserves.place(entry.model, ())
+        place = partial(self._reserves.place, entry)
+        placed = place(entry.model, ())
         if not isinstance(placed, reserve.Placement):
             await caller.end(Erred(reserve.problem_of(placed, entry.model)))
             return
-        state = RequestState(entry, placed, relay=self._name, place=self._reserves.place, now=self._clock())
+        state = RequestState(entry, placed, relay=self._name, place=place, now=self._clock())
         request = self._by_job[entry.id] = RelayedRequest(state, caller, buffer_bytes=self._buffer_bytes)
         request.delivery = self._tasks.spawn(request.deliver())
         self._take_reserve(request)
@@ -222,11 +224,11 @@ class Relay:
     def _take_reserve(self, request: RelayedRequest) -> None:
         assignment = request.state.assignment
         self._by_token[assignment.token] = request
-        self._reserves.take(assignment.attempt.deployment)
+        self._reserves.take(assignment.token, assignment.attempt)
 
     def _give_back_reserve(self, assignment: Assignment) -> None:
         del self._by_token[assignment.token]
-        self._reserves.give_back(assignment.attempt.deployment)
+        self._reserves.give_back(assignment.token, assignment.attempt)
 
     async def _act(self, request: RelayedRequest, actions: Sequence[Action]) -> None:
         """Carry out all actions in the order of the decisions, even if an event comes while one is carried out."""

@@ -7,10 +7,12 @@ from operator import or_
 
 from broker.core import route
 from broker.core.pools import Pool, snapshot
+from broker.core.records import Entry
 from broker.core.reserve import NotPlaced, Placement, choose_deployment
 from broker.ports import Clock, Entropy
 from broker.roles.daily_spend import DailySpend
 from schemas.catalog import Catalog
+from schemas.job import Attempt
 from schemas.worker import WorkerBeat
 
 _PEAK_TICKS = 8
@@ -43,39 +45,43 @@ class Reserves:
     def __repr__(self) -> str:
         return f"Reserves(outstanding={dict(self._outstanding)})"
 
-    def place(self, model: str, tried: Collection[str]) -> Placement | NotPlaced:
+    def place(self, request: Entry, model: str, tried: Collection[str]) -> Placement | NotPlaced:
         """Choose a deployment for the next attempt of a request, with a new token; or say why there is none."""
         where = choose_deployment(
             model,
             catalog=self._catalog(),
-            pools=self._pools(model),
+            pools=self._pools(request, model),
             unit=(self._entropy() & ((1 << _UNIT_BITS) - 1)) / (1 << _UNIT_BITS),
             tried=tried,
         )
         return Placement(where, f"{self._entropy():x}") if isinstance(where, str) else where
 
-    def take(self, deployment: str) -> None:
+    def take(self, token: str, attempt: Attempt) -> None:
+        deployment = attempt.deployment
+        self._daily_spend.reserve(token, attempt, self._catalog())
         self._outstanding[deployment] += 1
         outstanding = self._outstanding[deployment]
         for peak in (self._peaks[-1], self._peak):
             peak[deployment] = max(peak.get(deployment, 0), outstanding)
 
-    def give_back(self, deployment: str) -> None:
-        self._outstanding[deployment] -= 1
+    def give_back(self, token: str, attempt: Attempt) -> None:
+        self._daily_spend.over(token)
+        self._outstanding[attempt.deployment] -= 1
 
     def tick(self) -> None:
         self._peaks.append(Counter(self._outstanding))
         self._peak = reduce(or_, self._peaks)
 
-    def _pools(self, model: str) -> Mapping[str, Pool]:
-        """Take a snapshot of the pools on the model's route."""
+    def _pools(self, request: Entry, model: str) -> Mapping[str, Pool]:
+        """Take a snapshot of the pools on the model's route, for this request."""
         catalog = self._catalog()
+        only = [entry.deployment for entry in route.entries(model, catalog)]
         return snapshot(
             catalog,
             self._beats(),
-            self._daily_spend.by_deployment,
+            self._daily_spend.accounts(catalog, only=only, request=request),
             now=self._clock(),
-            only=[entry.deployment for entry in route.entries(model, catalog)],
+            only=only,
             handed_out=self._outstanding,
             peak=self._peak,
         )

@@ -1,71 +1,173 @@
+"""used + reserved + estimate ≤ limit."""
+
+from typing import Any
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.core.limits import affordable, is_reached
-from broker.core.records import Spend
-from schemas.units import NanoUsd
+from broker.core.limits import Account, affordable, cap_of, hold, left, room, usd
+from broker.core.records import Flow, Pick, Place
+from schemas.api import HoldCode
+from schemas.job import Lane
+from schemas.units import Ms, NanoUsd
+from tests.builders import an_id
 
 USD = 10**9
+NOON = Ms(1_800_014_400_000)
+"""15 January 2027, 12:00 UTC."""
+MIDNIGHT = Ms(NOON + 12 * 3600 * 1000)
 
 
-def spent(usd: float, executions: int) -> Spend:
-    return Spend(NanoUsd(round(usd * USD)), executions)
+def dollars(amount: float) -> NanoUsd:
+    return NanoUsd(round(amount * USD))
 
 
-def test_without_a_cap_every_free_slot_may_start_one() -> None:
-    assert affordable(None, spent(1000, 1), running=5, free=64) == 64
+def an_account(
+    used: float | None = 0.0, *, limit: float = 20.0, estimate: float | None = 1.0, **more: Any
+) -> Account:
+    return Account(
+        limit=cap_of(limit),
+        used=None if used is None else dollars(used),
+        estimate=None if estimate is None else dollars(estimate),
+        **more,
+    )
 
 
-def test_near_its_cap_a_deployment_starts_no_more_than_what_is_left_pays_for() -> None:
-    day = spent(15, 15)
-
-    assert affordable(20, day, running=0, free=64) == 5
-    assert affordable(20, day, running=3, free=64) == 2
-    assert affordable(20, day, running=3, free=1) == 1
+def started(account: Account, *, reserved: float = 0.0, running: int = 0, free: int = 64) -> int:
+    return room(account, reserved=dollars(reserved), running=running, free=free)
 
 
-def test_what_is_left_is_spent_by_one_at_a_time() -> None:
-    nearly = Spend(NanoUsd(round(19.5 * USD)), 19)
-
-    assert affordable(20, nearly, running=0, free=64) == 1
-    assert affordable(20, nearly, running=1, free=64) == 0
+def said(account: Account, *, reserved: float = 0.0, running: int = 0) -> tuple[HoldCode, str, Ms | None] | None:
+    found = hold("d", account, reserved=dollars(reserved), running=running, now=NOON)
+    return None if found is None else (found.code, found.message, found.until_ms)
 
 
-def test_at_its_cap_a_deployment_starts_nothing() -> None:
-    assert affordable(20, spent(20, 20), running=0, free=64) == 0
-    assert affordable(0, spent(0, 0), running=0, free=64) == 0
+def test_no_more_is_started_than_what_is_left_pays_for() -> None:
+    assert started(an_account(15.0)) == 5
+    assert started(an_account(15.0), reserved=3.0) == 2
+    assert started(an_account(15.0), reserved=3.0, free=1) == 1
+    assert started(an_account(19.5)) == 0
 
 
-def test_before_anything_is_known_all_slots_may_start_one() -> None:
-    assert affordable(20, spent(0, 0), running=0, free=64) == 64
+def test_the_first_jobs_of_a_deployment_are_held_to_its_cap_too() -> None:
+    assert started(an_account(0.0, limit=1.0, estimate=0.3), free=32) == 3
 
 
-@given(st.floats(0, 100), st.floats(0.001, 100), st.integers(1, 50), st.integers(0, 50), st.integers(0, 50))
-def test_a_cap_is_passed_by_less_than_one_mean(
-    cap_usd: float, cost_usd: float, count: int, running: int, free: int
+def test_a_cap_that_is_spent_starts_nothing_not_even_what_costs_nothing() -> None:
+    for account in (an_account(20.0), an_account(20.0, estimate=0.0), an_account(0.0, limit=0.0, estimate=0.0)):
+        assert started(account) == 0
+        assert said(account) is not None
+
+
+def test_what_costs_nothing_fills_every_slot() -> None:
+    assert started(an_account(1.0, estimate=0.0)) == 64
+
+
+def test_nothing_starts_while_nobody_can_say_what_was_spent() -> None:
+    account = an_account(None)
+
+    assert started(account) == 0
+    assert left(account, reserved=0) == 0
+    message = "what d has spent today is not known, and its daily cap of 20.00 USD holds it until it is"
+    assert said(account) == (HoldCode.SPEND_UNKNOWN, message, None)
+
+
+def test_while_hardly_anything_says_what_it_costs_few_run_at_once() -> None:
+    unknown = an_account(estimate=None, at_once=1)
+
+    assert started(unknown) == 1
+    assert started(unknown, running=1) == 0
+    assert started(an_account(at_once=3), running=1) == 2
+    message = "nothing says yet what d costs, so its daily cap of 20.00 USD lets 1 run at once"
+    assert said(unknown, running=1) == (HoldCode.DAILY_CAP, message, None)
+
+
+@pytest.mark.parametrize(
+    ("account", "reserved", "message", "until"),
+    [
+        (an_account(20.0), 0.0, "daily cap of 20.00 USD spent on d, resumes 00:00 UTC", MIDNIGHT),
+        (
+            an_account(15.0),
+            4.5,
+            "what runs on d may spend the rest of its daily cap of 20.00 USD (15.00 spent, 4.50 reserved)",
+            None,
+        ),
+        (
+            an_account(19.5),
+            0.0,
+            "daily cap of 20.00 USD on d cannot pay one more, which is estimated at 1.00 (19.50 spent, 0.00 reserved), "
+            "resumes 00:00 UTC",
+            MIDNIGHT,
+        ),
+        (
+            an_account(limit=0.001, estimate=0.03),
+            0.0,
+            "daily cap of 0.001 USD on d cannot pay one more, which is estimated at 0.03 (0.00 spent, 0.00 reserved): "
+            "raise the cap or ask for fewer tokens",
+            None,
+        ),
+    ],
+    ids=["spent", "reserved", "less left than one", "less than one"],
+)
+def test_a_hold_says_the_numbers(account: Account, reserved: float, message: str, until: Ms | None) -> None:
+    assert said(account, reserved=reserved) == (HoldCode.DAILY_CAP, message, until)
+
+
+@given(
+    limit=st.integers(0, 10**6),
+    used=st.integers(0, 10**6),
+    reserved=st.integers(0, 10**6),
+    estimate=st.integers(0, 10**5),
+    running=st.integers(0, 50),
+    free=st.integers(0, 50),
+)
+def test_what_is_used_and_reserved_and_started_stays_within_the_limit(
+    *, limit: int, used: int, reserved: int, estimate: int, running: int, free: int
 ) -> None:
-    day = spent(cost_usd, count)
-    mean = day.cost_nano_usd / count
+    account = Account(limit=NanoUsd(limit), used=NanoUsd(used), estimate=NanoUsd(estimate))
 
-    started = affordable(cap_usd, day, running=running, free=free)
+    count = room(account, reserved=reserved, running=running, free=free)
 
-    assert 0 <= started <= free
-    if started:
-        assert not is_reached(cap_usd, day, running=running)
-        assert day.cost_nano_usd + (running + started - 1) * mean < cap_usd * USD + 1
-    elif free and not running:
-        assert is_reached(cap_usd, day, running=0)
-
-
-def test_what_runs_counts_towards_the_cap_at_the_days_mean() -> None:
-    assert not is_reached(20, spent(15, 15), running=4)
-    assert is_reached(20, spent(15, 15), running=5)
-    assert is_reached(20, spent(20, 20), running=0)
+    assert 0 <= count <= free
+    if count:
+        assert used + reserved + count * estimate <= limit
+        assert hold("d", account, reserved=reserved, running=running, now=NOON) is None
+    elif free:
+        assert hold("d", account, reserved=reserved, running=running, now=NOON) is not None
 
 
-def test_without_a_cap_none_is_reached() -> None:
-    assert not is_reached(None, spent(1000, 1), running=64)
+# picks with an estimate each
 
 
-def test_while_something_runs_no_more_is_started_than_is_left() -> None:
-    assert affordable(20, Spend(NanoUsd(round(18.5 * USD)), 18), running=1, free=64) == 0
+def a_pick(deployment: str = "d") -> Pick:
+    return Pick(Flow("m", Lane.BULK, "t"), Place(Ms(1), an_id()), deployment)
+
+
+def test_picks_are_paid_in_their_order_as_far_as_the_money_goes() -> None:
+    first, dear, second, late, elsewhere = a_pick(), a_pick(), a_pick(), a_pick(), a_pick("e")
+    costs = {first: 4, dear: 11, second: 6, late: 1}
+    estimates = {pick.place.job: NanoUsd(nano) for pick, nano in costs.items()}
+
+    found = affordable([first, dear, second, late, elsewhere], estimates=estimates, left={"d": 10})
+
+    assert found == ([first, second, elsewhere], [dear])
+
+
+@given(st.lists(st.integers(0, 20), max_size=20), st.integers(0, 50))
+def test_the_picks_that_are_paid_cost_no_more_than_was_left(costs: list[int], money: int) -> None:
+    picks = [a_pick() for _ in costs]
+    estimates = {pick.place.job: NanoUsd(nano) for pick, nano in zip(picks, costs, strict=True)}
+
+    paid, dear = affordable(picks, estimates=estimates, left={"d": money})
+
+    assert sum(estimates[pick.place.job] for pick in paid) <= money
+    assert all(estimates[pick.place.job] > money for pick in dear)
+    assert bool(paid) or len(dear) == len(picks)
+
+
+@pytest.mark.parametrize(
+    ("nano", "text"), [(0, "0.00"), (2 * USD, "2.00"), (10**7, "0.01"), (10**6, "0.001"), (123_456, "0.000123456")]
+)
+def test_small_amounts_keep_their_digits(nano: int, text: str) -> None:
+    assert usd(nano) == text

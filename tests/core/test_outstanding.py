@@ -1,16 +1,18 @@
 """The leader's count of what is dispatched and not settled."""
 
+from msgspec.structs import replace
+
 from broker.core.outstanding import Outstanding, Rate
 from broker.core.records import EndedAttempt, Flow, Running
 from schemas.job import Lane
-from schemas.units import Ms
+from schemas.units import Ms, NanoUsd
 from tests.builders import an_id
 
 FLOW = Flow("m", Lane.BULK, "t")
 
 
-def a_running(deployment: str = "d", *, attempt: int = 1) -> Running:
-    return Running(an_id(), attempt, deployment, FLOW)
+def a_running(deployment: str = "d", *, attempt: int = 1, reserved: int = 0) -> Running:
+    return Running(an_id(), attempt, deployment, FLOW, reserved=NanoUsd(reserved))
 
 
 def over(running: Running, attempt: int) -> EndedAttempt:
@@ -49,6 +51,33 @@ def test_a_recount_replaces_what_was_counted() -> None:
 
     assert known == {"e": 1}
     assert outstanding.counts["e"] == 0
+
+
+def test_what_is_reserved_goes_with_the_attempts_and_what_is_let_go_of_is_known() -> None:
+    one, other, free = a_running(reserved=5), a_running(reserved=7), a_running("e")
+    outstanding = Outstanding()
+    outstanding.dispatched([one, other, free], Ms(0))
+    before = dict(outstanding.reserved)
+
+    outstanding.settled([over(one, 1), over(free, 1)], Ms(0))
+    settled = outstanding.reserved["d"], outstanding.released["d"]
+    outstanding.recount([])
+
+    assert before == {"d": 12}
+    assert settled == (7, 5)
+    assert (outstanding.reserved["d"], outstanding.released["d"]) == (0, 12)
+
+
+def test_what_is_reserved_for_an_attempt_is_known_until_it_is_over() -> None:
+    one, free = a_running(reserved=5), a_running()
+    outstanding = Outstanding()
+
+    outstanding.dispatched([one, free], Ms(0))
+
+    assert outstanding.reserved_for(one) == 5
+    assert outstanding.reserved_for(free) == 0
+    assert outstanding.reserved_for(replace(one, attempt=2)) is None
+    assert outstanding.reserved_for(a_running()) is None
 
 
 def test_the_rate_of_a_deployment_leaves_out_the_time_in_which_it_had_nothing() -> None:

@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
+from broker.core.limits import Account
 from broker.core.pools import Pool, Silence, alive, holds, lookahead, snapshot
-from broker.core.records import Spend
 from schemas.api import Hold, HoldCode
 from schemas.catalog import Catalog, Deployment, Model, Route
 from schemas.units import Ms, NanoUsd
@@ -27,12 +28,17 @@ def a_catalog(*routes: Route, **caps_usd: float) -> Catalog:
     return Catalog(models={"m": Model(route=routes)}, deployments=deployments)
 
 
-def usd(amount: float, *, executions: int = 1) -> Spend:
-    return Spend(NanoUsd(round(amount * 10**9)), executions)
+def usd(amount: float) -> NanoUsd:
+    return NanoUsd(round(amount * 10**9))
+
+
+def an_account(used: float, *, limit: float = 20.0, estimate: float = 1.0, **more: Any) -> Account:
+    """Each attempt costs 1 USD unless said."""
+    return Account(limit=usd(limit), used=usd(used), estimate=usd(estimate), each=usd(estimate), **more)
 
 
 def pools(*beats: WorkerBeat, catalog: Catalog | None = None, **more: Any) -> dict[str, Pool]:
-    return snapshot(catalog or a_catalog(), beats, more.pop("spent", {}), now=NOON, **more)
+    return snapshot(catalog or a_catalog(), beats, more.pop("accounts", {}), now=NOON, **more)
 
 
 def pool(*beats: WorkerBeat, **more: Any) -> Pool:
@@ -69,25 +75,59 @@ def test_the_room_is_what_is_left_of_the_slots_and_the_look_ahead() -> None:
 
 
 def test_under_a_cap_nothing_is_looked_ahead_to_and_no_more_starts_than_is_left() -> None:
-    catalog, day = a_catalog(d=20.0), {"d": usd(15, executions=15)}
+    catalog, account = a_catalog(d=20.0), {"d": an_account(15)}
 
-    assert pool(a_beat(slots=64), catalog=catalog, outstanding={}).room == 64
-    assert pool(a_beat(slots=64), catalog=catalog, spent=day, outstanding={}).room == 5
-    assert pool(a_beat(slots=64), catalog=catalog, spent=day, outstanding={"d": 1}).room == 4
+    def found(*beats: WorkerBeat, outstanding: int, jobs: float = 0.0) -> int:
+        accounts = {"d": replace(account["d"], jobs=usd(jobs))}
+        return pool(*beats, catalog=catalog, accounts=accounts, outstanding={"d": outstanding}).room
+
     assert (
-        pool(a_beat(slots=64, running=1, interactive=1), catalog=catalog, spent=day, outstanding={"d": 1}).room == 3
+        pool(a_beat(slots=64), catalog=catalog, accounts={"d": an_account(0, estimate=0)}, outstanding={}).room == 64
     )
-    assert pool(a_beat(slots=2), catalog=catalog, spent=day, outstanding={"d": 1}).room == 1
+    assert found(a_beat(slots=64), outstanding=0) == 5
+    assert found(a_beat(slots=64), outstanding=1, jobs=1.0) == 4
+    assert found(a_beat(slots=64, running=1, interactive=1), outstanding=1, jobs=1.0) == 3
+    assert found(a_beat(slots=2), outstanding=1, jobs=1.0) == 1
 
 
 def test_interactive_attempts_of_draining_workers_are_charged_too() -> None:
-    catalog, day = a_catalog(d=20.0), {"d": usd(15, executions=15)}
+    catalog, accounts = a_catalog(d=20.0), {"d": an_account(15)}
 
     found = pool(
-        a_beat(slots=64), a_beat(running=2, interactive=2, draining=True), catalog=catalog, spent=day, outstanding={}
+        a_beat(slots=64),
+        a_beat(running=2, interactive=2, draining=True),
+        catalog=catalog,
+        accounts=accounts,
+        outstanding={},
     )
 
     assert found.room == 3
+
+
+def test_the_brokers_own_requests_count_as_they_were_reserved_and_others_as_one_more_does() -> None:
+    catalog, beat = a_catalog(d=20.0), a_beat(slots=64, reserve=9, running=3, interactive=3)
+    accounts = {"d": an_account(10, requests=usd(4.0))}
+
+    alone = pool(beat, catalog=catalog, accounts=accounts, handed_out={"d": 3}, peak={"d": 3})
+    beside = pool(beat, catalog=catalog, accounts=accounts, handed_out={"d": 1}, peak={"d": 1})
+
+    assert (alone.left, beside.left) == (usd(6.0), usd(4.0))
+
+
+def test_a_relay_counts_the_jobs_that_run_as_far_as_beats_tell_or_its_own_leader_reserved() -> None:
+    catalog, beat = a_catalog(d=20.0), a_beat(slots=64, running=3)
+
+    seen = pool(beat, catalog=catalog, accounts={"d": an_account(10)}, handed_out={}, peak={})
+    known = pool(beat, catalog=catalog, accounts={"d": an_account(10, jobs=usd(5.0))}, handed_out={}, peak={})
+
+    assert (seen.left, known.left) == (usd(7.0), usd(5.0))
+
+
+def test_a_capped_deployment_of_which_nothing_is_known_is_held() -> None:
+    found = pool(a_beat(), catalog=a_catalog(d=20.0), outstanding={})
+
+    assert found.stop is not None
+    assert (found.stop.code, found.room, found.left) == (HoldCode.SPEND_UNKNOWN, 0, 0)
 
 
 def test_lookahead_covers_half_the_slots_or_a_quarter_second_of_work() -> None:
@@ -143,16 +183,17 @@ def test_of_several_pauses_the_one_that_ends_first_is_said() -> None:
 
 
 def test_a_spent_cap_is_said_with_its_end() -> None:
-    hold = pool(a_beat(), catalog=a_catalog(d=2.0), spent={"d": usd(2.0)}).hold
+    hold = pool(a_beat(), catalog=a_catalog(d=2.0), accounts={"d": an_account(2, limit=2)}).hold
 
     message = "daily cap of 2.00 USD spent on d, resumes 00:00 UTC"
     assert hold == Hold(HoldCode.DAILY_CAP, message, until_ms=MIDNIGHT)
 
 
 def test_a_cap_that_what_runs_may_spend_is_said_to_be_so() -> None:
-    hold = pool(a_beat(running=1), catalog=a_catalog(d=2.0), spent={"d": usd(1.5)}).hold
+    hold = pool(a_beat(running=1), catalog=a_catalog(d=2.0), accounts={"d": an_account(1, limit=2.5)}).hold
 
-    assert hold == Hold(HoldCode.DAILY_CAP, "what runs on d may spend the rest of its daily cap of 2.00 USD")
+    message = "what runs on d may spend the rest of its daily cap of 2.50 USD (1.00 spent, 1.00 reserved)"
+    assert hold == Hold(HoldCode.DAILY_CAP, message)
 
 
 def test_a_deployment_that_is_gone_from_the_catalog_is_said_to_be() -> None:
@@ -190,7 +231,7 @@ def test_nothing_has_room_that_is_stopped_and_no_more_than_its_credit(
     found = pool(
         a_beat(slots=slots, draining=draining),
         catalog=a_catalog(d=2.0) if has_cap else a_catalog(),
-        spent={"d": usd(spent_usd)},
+        accounts={"d": an_account(spent_usd, limit=2.0)},
         outstanding={"d": outstanding},
         per_s={"d": per_s},
     )
@@ -216,10 +257,14 @@ def test_the_reserve_is_shared_with_other_brokers_who_have_what_this_one_did_not
 
 
 def test_requests_that_were_just_handed_out_are_charged_too() -> None:
-    catalog, day = a_catalog(d=2.0), {"d": usd(1.5)}
+    catalog = a_catalog(d=2.0)
 
-    assert pool(a_beat(), catalog=catalog, spent=day).stop is None
-    assert pool(a_beat(), catalog=catalog, spent=day, handed_out={"d": 1}, peak={"d": 1}).stop is not None
+    def stop(requests: float) -> Hold | None:
+        accounts = {"d": an_account(1, limit=2, requests=usd(requests))}
+        return pool(a_beat(), catalog=catalog, accounts=accounts, handed_out={"d": 1}, peak={"d": 1}).stop
+
+    assert stop(0.0) is None
+    assert stop(0.5) is not None
 
 
 @pytest.mark.parametrize(
@@ -263,7 +308,9 @@ def test_a_job_waits_for_nothing_where_a_deployment_has_a_free_slot() -> None:
 
 def test_a_job_that_waits_says_what_holds_each_of_its_deployments() -> None:
     catalog = a_catalog(Route("d"), Route("e"), e=1.0)
-    found = pools(paused(DENIED, "401"), a_beat(deployment="e"), catalog=catalog, spent={"e": usd(1)})
+    found = pools(
+        paused(DENIED, "401"), a_beat(deployment="e"), catalog=catalog, accounts={"e": an_account(1, limit=1)}
+    )
 
     assert [hold.code for hold in holds("m", catalog=catalog, pools=found)] == [HoldCode.DENIED, HoldCode.DAILY_CAP]
 

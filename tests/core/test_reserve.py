@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 
+from broker.core.limits import Account
 from broker.core.pools import snapshot
 from broker.core.reserve import ModelGone, NoRoom, choose_deployment, in_use, problem_of
 from schemas.api import Hold, HoldCode, Problem
 from schemas.catalog import Catalog, Deployment, Model, Route
 from schemas.outcome import Refused
-from schemas.units import Ms
+from schemas.units import Ms, NanoUsd
 from schemas.worker import DENIED, Paused, WorkerBeat
 from tests import builders
 from tests.builders import an_id
@@ -44,7 +45,8 @@ def chosen(
         for name in ("a", "b", "spare")
     }
     catalog = Catalog(models={"m": Model(route=route)}, deployments=deployments)
-    pools = snapshot(catalog, beats, {}, now=Ms(0), **known)
+    spent = Account(limit=NanoUsd(0), used=NanoUsd(0))
+    pools = snapshot(catalog, beats, dict.fromkeys(capped, spent), now=Ms(0), **known)
     where = choose_deployment(model, catalog=catalog, pools=pools, unit=unit, tried=tried)
     match where:
         case NoRoom(holds):

@@ -202,9 +202,9 @@ async def test_a_day_of_a_deployment_is_what_its_executions_cost(ledger: Ledger)
         late = a_verdict(attempts[4], failed(FIRST, 8), transition=Ignore(), delivery=delivery)
         await ledger.settlement.settle([late], now=at)
 
-    assert await ledger.spend.today(noon) == {"d": Spend(NanoUsd(13), 3), "e": Spend(NanoUsd(2), 1)}
-    assert await ledger.spend.today(Ms(noon + DAY_MS)) == {"d": Spend(NanoUsd(8), 1)}
-    assert await ledger.spend.today(Ms(noon - DAY_MS)) == {}
+    assert (await ledger.spend.read(noon)).today == {"d": Spend(NanoUsd(13), 3), "e": Spend(NanoUsd(2), 1)}
+    assert (await ledger.spend.read(Ms(noon + DAY_MS))).today == {"d": Spend(NanoUsd(8), 1)}
+    assert (await ledger.spend.read(Ms(noon - DAY_MS))).today == {}
 
 
 async def test_a_day_ends_at_midnight_utc(ledger: Ledger) -> None:
@@ -213,8 +213,8 @@ async def test_a_day_ends_at_midnight_utc(ledger: Ledger) -> None:
 
     await ledger.settlement.settle([a_verdict(attempt, succeeded(FIRST, 1))], now=Ms(midnight - 1))
 
-    assert await ledger.spend.today(midnight) == {}
-    assert await ledger.spend.today(Ms(midnight - DAY_MS)) == {"d": Spend(NanoUsd(1), 1)}
+    assert (await ledger.spend.read(midnight)).today == {}
+    assert (await ledger.spend.read(Ms(midnight - DAY_MS))).today == {"d": Spend(NanoUsd(1), 1)}
 
 
 # who is ended
@@ -344,11 +344,15 @@ async def test_of_a_settlement_that_is_cut_off_nothing_stays(
     verdict = a_verdict(attempt, failed(FIRST), transition=Final(State.DEAD, None, EngineFault("x")))
     if is_known:
         await ledger.settlement.settle([a_verdict(attempt, failed(FIRST), transition=Ignore())], now=now())
-    before = await shown(ledger, attempt), await ledger.spend.today(now()), await ledger.attempts.running()
+    before = await shown(ledger, attempt), (await ledger.spend.read(now())).today, await ledger.attempts.running()
 
     await cut_off(ledger_url, ledger.settlement.settle([verdict], now=now()), batch.id)
 
-    assert (await shown(ledger, attempt), await ledger.spend.today(now()), await ledger.attempts.running()) == before
+    assert (
+        await shown(ledger, attempt),
+        (await ledger.spend.read(now())).today,
+        await ledger.attempts.running(),
+    ) == before
     assert await settled(ledger, verdict) == [(attempt.job, State.DEAD)]
 
 

@@ -148,8 +148,11 @@ class Taken:
 class Door:
     """Relays with their doors, their clients and their workers."""
 
-    def __init__(self, nc: Nats, ledger: Ledger, catalog: Catalog, beats: Sequence[WorkerBeat]) -> None:
+    def __init__(
+        self, nc: Nats, ledger: Ledger, catalog: Catalog, beats: Sequence[WorkerBeat], daily_spend: DailySpend
+    ) -> None:
         self.nc = nc
+        self.daily_spend = daily_spend
         self.ledger = ledger
         self.catalog = catalog
         self.beats = list(beats)
@@ -293,13 +296,17 @@ async def a_door(
     entropy: Callable[[], int] = lambda: secrets.randbits(80),
     finish_s: float = 0.05,
     principal: Identify = open_principal,
+    monotonic: Callable[[], float] | None = None,
+    apart: bool = False,
 ) -> AsyncIterator[Door]:
+    """`apart`: each broker knows only of its own money what is reserved."""
     await declare_streams(nc)
-    door = Door(nc, ledger, catalog, beats)
+    door = Door(nc, ledger, catalog, beats, DailySpend(ledger.spend, now, monotonic=monotonic))
     await door.listen()
-    daily_spend = DailySpend(ledger.spend, now)
-    await daily_spend.refresh()
+    await door.daily_spend.refresh()
     for number in range(brokers):
+        daily_spend = DailySpend(ledger.spend, now) if apart else door.daily_spend
+        await daily_spend.refresh()
         reserves = Reserves(
             catalog=lambda: door.catalog,
             beats=lambda: door.beats,
@@ -790,7 +797,8 @@ async def test_at_its_cap_a_deployment_takes_no_request(nc: Nats, ledger: Ledger
 
 
 async def test_what_is_under_way_counts_towards_the_cap(nc: Nats, ledger: Ledger) -> None:
-    await spend(ledger, NanoUsd(500_000_000))
+    """A request costs 0.017 USD: a thousand dollars for a million tokens, of which it has 17."""
+    await spend(ledger, NanoUsd(970_000_000))
     async with a_door(nc, ledger, a_beat("d"), catalog=a_route(Route("d"), d=1.0)) as door:
         await door.ask()
         await door.taken()

@@ -160,7 +160,7 @@ async def test_brokers_that_record_the_same_interactive_jobs_never_wait_for_each
 
     await brokers.meet(settle, verdicts, A_JOB, attempts[1].job)
 
-    assert (await brokers.ours.spend.today(now()))["d"].executions == 3
+    assert (await brokers.ours.spend.read(now())).today["d"].executions == 3
 
 
 async def test_brokers_that_record_the_same_late_executions_never_wait_for_each_other(brokers: Brokers) -> None:
@@ -171,7 +171,7 @@ async def test_brokers_that_record_the_same_late_executions_never_wait_for_each_
 
     await brokers.meet(settle, late, AN_EXECUTION, entries[1].id, an_execution_id(entries[1].id, 1, 1))
 
-    assert (await brokers.ours.spend.today(now()))["d"].executions == 3
+    assert (await brokers.ours.spend.read(now())).today["d"].executions == 3
 
 
 async def test_brokers_that_charge_the_same_jobs_never_wait_for_each_other(brokers: Brokers) -> None:
@@ -195,7 +195,7 @@ async def test_brokers_that_charge_the_same_jobs_never_wait_for_each_other(broke
     held = "select from infermq.jobs where id = $1 for update"
     await brokers.meet(charge, attempts, held, entries[20].id)
 
-    assert (await brokers.ours.spend.today(now()))["d"].executions == 60 + 21
+    assert (await brokers.ours.spend.read(now())).today["d"].executions == 60 + 21
 
 
 async def test_brokers_that_count_in_the_same_batches_never_wait_for_each_other(brokers: Brokers) -> None:
@@ -226,7 +226,7 @@ async def test_brokers_that_spend_on_the_same_deployments_never_wait_for_each_ot
     await brokers.meet(spend, names, held, "d1")
 
     assert {
-        name: spent.executions for name, spent in (await brokers.ours.spend.today(now())).items()
+        name: spent.executions for name, spent in (await brokers.ours.spend.read(now())).today.items()
     } == dict.fromkeys(names, 3)
 
 

@@ -105,7 +105,7 @@ async def test_a_report_that_comes_twice_at_once_costs_once(nc: Nats, ledger: Le
     shown = await ledger.jobs.find(attempt.job, "default")
     assert shown is not None
     assert shown.cost_nano_usd == 7
-    assert (await ledger.spend.today(now()))["d"].cost_nano_usd == 7
+    assert (await ledger.spend.read(now())).today["d"].cost_nano_usd == 7
 
 
 def newer(attempt: Attempt, outcome: dict[str, object], *, interactive: Attempt | None = None) -> bytes:
