@@ -262,6 +262,8 @@ class CatalogShow(msgspec.Struct, frozen=True):
     number: int
     applied_ms: Ms
     toml: str
+    warnings: tuple[str, ...] = ()
+    """What is allowed in it and probably not meant. Only in the answer to `apply`."""
 
 
 class Nothing(msgspec.Struct, frozen=True):

@@ -11,6 +11,7 @@ from broker.cli.terminal import (
     Data,
     Exit,
     NatsUrl,
+    err,
     fail,
     instant,
     out,
@@ -40,6 +41,8 @@ def apply(
         print_json(shown)
     else:
         out.print(f"revision {shown.number} is active")
+        for warning in shown.warnings:
+            err.print(f"warning: {warning}", style="yellow", markup=False)
 
 
 def catalog(*, as_json: AsJson = False, nats_url: NatsUrl = None, data: Data = None) -> None:

@@ -15,6 +15,7 @@ import msgspec
 
 from broker.core.records import Pick
 from schemas.api import Hold, HoldCode
+from schemas.catalog import Catalog
 from schemas.units import Ms, NanoUsd
 
 _NANO = 10**9
@@ -77,12 +78,27 @@ def hold(name: str, account: Account, *, reserved: int, running: int, now: Ms) -
     if account.used + estimate <= account.limit:
         message = f"what runs on {name} may spend the rest of its {cap} ({_sum(account, reserved)})"
         return Hold(HoldCode.DAILY_CAP, message)
-    message = (
-        f"{cap} on {name} cannot pay one more, which is estimated at {usd(estimate)} ({_sum(account, reserved)})"
-    )
+    message = f"{cap} on {name} cannot pay one more of about {usd(estimate)} ({_sum(account, reserved)})"
     if estimate > account.limit:
-        return Hold(HoldCode.DAILY_CAP, f"{message}: raise the cap or ask for fewer tokens")
+        return Hold(HoldCode.DAILY_CAP, f"{message}: raise it or ask for less")
     return Hold(HoldCode.DAILY_CAP, f"{message}, resumes 00:00 UTC", tomorrow)
+
+
+def warnings(catalog: Catalog) -> tuple[str, ...]:
+    """Say of deployments with a daily cap that nothing says what they cost, or that they cost nothing."""
+    capped = {name: one for name, one in catalog.deployments.items() if one.daily_cap_usd is not None}
+    unpriced = [
+        f"deployments.{name}: daily_cap_usd without a price: one job runs at a time until a cost is recorded, and the cap "
+        "is held by recorded costs only"
+        for name, one in capped.items()
+        if one.price is None
+    ]
+    free = [
+        f"deployments.{name}: daily_cap_usd with a price of 0: the cap never holds unless the API says what it charges"
+        for name, one in capped.items()
+        if one.price is not None and not (one.price.input or one.price.output)
+    ]
+    return (*unpriced, *free)
 
 
 def affordable(

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from broker.bus.catalogs import Catalogs
 from broker.core.authorise import Action
+from broker.core.limits import warnings
 from broker.core.principal import Principal
 from broker.ports import CatalogLedger, Clock
 from broker.service.refusal import Refusal, authorise
@@ -23,12 +24,12 @@ class CatalogService:
         """Make a new revision, which is active at once and stored for good with the tenant that applied it."""
         authorise(principal, Action.APPLY_CATALOG)
         try:
-            parse(ask.toml)
+            catalog = parse(ask.toml)
         except CatalogError as error:
             raise Refusal(Problem("bad_catalog", str(error), "toml")) from error
         revision = await self.ledger.apply(ask.toml, principal.tenant, self.clock())
         await self.catalogs.publish(revision)
-        return CatalogShow(revision.number, revision.applied_ms, ask.toml)
+        return CatalogShow(revision.number, revision.applied_ms, ask.toml, warnings(catalog))
 
     async def show(self, principal: Principal) -> CatalogShow:
         """Return the active revision as it was written."""

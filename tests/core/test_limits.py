@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.core.limits import Account, affordable, cap_of, hold, left, room, usd
+from broker.core.limits import Account, affordable, cap_of, hold, left, room, usd, warnings
 from broker.core.records import Flow, Pick, Place
 from schemas.api import HoldCode
+from schemas.catalog import Catalog, Deployment, Price
 from schemas.job import Lane
 from schemas.units import Ms, NanoUsd
 from tests.builders import an_id
@@ -17,6 +18,12 @@ USD = 10**9
 NOON = Ms(1_800_014_400_000)
 """15 January 2027, 12:00 UTC."""
 MIDNIGHT = Ms(NOON + 12 * 3600 * 1000)
+
+
+CANNOT_PAY = (
+    "daily cap of 0.01 USD on d cannot pay one more of about 0.03 (0.00 spent, 0.00 reserved): "
+    "raise it or ask for less"
+)
 
 
 def dollars(amount: float) -> NanoUsd:
@@ -96,15 +103,13 @@ def test_while_hardly_anything_says_what_it_costs_few_run_at_once() -> None:
         (
             an_account(19.5),
             0.0,
-            "daily cap of 20.00 USD on d cannot pay one more, which is estimated at 1.00 (19.50 spent, 0.00 reserved), "
-            "resumes 00:00 UTC",
+            "daily cap of 20.00 USD on d cannot pay one more of about 1.00 (19.50 spent, 0.00 reserved), resumes 00:00 UTC",
             MIDNIGHT,
         ),
         (
-            an_account(limit=0.001, estimate=0.03),
+            an_account(limit=0.01, estimate=0.03),
             0.0,
-            "daily cap of 0.001 USD on d cannot pay one more, which is estimated at 0.03 (0.00 spent, 0.00 reserved): "
-            "raise the cap or ask for fewer tokens",
+            CANNOT_PAY,
             None,
         ),
     ],
@@ -171,3 +176,17 @@ def test_the_picks_that_are_paid_cost_no_more_than_was_left(costs: list[int], mo
 )
 def test_small_amounts_keep_their_digits(nano: int, text: str) -> None:
     assert usd(nano) == text
+
+
+# catalogs
+
+
+def test_a_cap_that_nothing_prices_or_that_costs_nothing_is_warned_of() -> None:
+    def warned(price: Price | None, *, cap: float | None = 1.0) -> list[str]:
+        deployment = Deployment(engine="simulated", price=price, daily_cap_usd=cap)
+        return [warning.partition(":")[2] for warning in warnings(Catalog(deployments={"d": deployment}))]
+
+    [unpriced], [free] = warned(None), warned(Price())
+    assert unpriced.startswith(" daily_cap_usd without a price")
+    assert free.startswith(" daily_cap_usd with a price of 0")
+    assert warned(Price(output=1.0)) == warned(None, cap=None) == []

@@ -147,7 +147,7 @@ async def test_what_a_job_really_cost_takes_the_place_of_its_estimate(nc: Nats, 
         await stays(ledger, 2, leader)
 
 
-async def test_what_is_put_back_is_reserved_for_no_longer(nc: Nats, ledger: Ledger) -> None:
+async def test_what_is_put_back_is_reserved_for_no_longer(ledger: Ledger) -> None:
     await committed(ledger, an_entry(), "d")
     outstanding, [one] = Outstanding(), await ledger.attempts.running()
     outstanding.dispatched([replace(one, reserved=NanoUsd(7))], now())
