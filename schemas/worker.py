@@ -69,6 +69,8 @@ class HeldExecution(msgspec.Struct, frozen=True):
     execution: UUID
 
 
+NOT_BEGUN = UUID(int=0)
+"""The execution of an attempt that a worker has and has not begun: it waits there to run apart from others."""
 _HELD = struct.Struct(">16sI16s")
 
 

@@ -4,13 +4,12 @@ They have no lease. NOW deletes them when they are delivered, and the relay retr
 """
 
 from schemas import subjects
-from schemas.ids import uuid7
 from schemas.jetstream import Message, NatsConnection
 from schemas.job import Attempt
 from schemas.outcome import Cancelled, Failed, Released, Throttled
 from schemas.units import Ms
 from workers.pool import HeldAttempt, Key, SlotPool
-from workers.ports import Clock, Entropy
+from workers.ports import Clock
 from workers.puller import Puller, attempt_of
 from workers.reply import Replier
 from workers.report import Reporter
@@ -29,7 +28,6 @@ class InteractiveIntake:
         runner: Runner,
         reporter: Reporter,
         clock: Clock,
-        entropy: Entropy,
         keepalive_ms: Ms,
     ) -> None:
         self._nc = nc
@@ -38,7 +36,6 @@ class InteractiveIntake:
         self._runner = runner
         self._reporter = reporter
         self._clock = clock
-        self._entropy = entropy
         self._keepalive_ms = keepalive_ms
         self._replies: dict[Key, Replier] = {}
         self.puller = Puller(
@@ -58,24 +55,21 @@ class InteractiveIntake:
         if delivered is None:
             return
         attempt, delivery = delivered
-        key = (attempt.job.bytes + _reply_subject(attempt), attempt.number)  # two relays may have requests of one id
+        key = _key(attempt)
         if key in self._slots.attempts:
             return
-        now = self._clock()
-        held = HeldAttempt(
-            key,
-            attempt,
-            delivery,
-            message.reply,
-            self._slots,
-            execution=uuid7(now, self._entropy()),
-            started_ms=now,
-            progressed_ms=now,
-        )
+        held = self._runner.hold(attempt, self._slots, key, delivery=delivery, ack_subject=message.reply)
         if self._pool.died.is_set():
             held.ended = Released()
-        elif self._slots.free <= 0:  # a draining worker still runs requests that were already on their way
+        elif self._slots.free <= 0 or self._pool.is_apart:  # while it drains, it runs what was already on its way
             held.ended = Failed(Throttled())
+        self._pool.start(held, self._run(held))
+
+    def start_apart(self, attempt: Attempt) -> None:
+        """Start an attempt that came to this worker alone."""
+        held = self._runner.hold(attempt, self._slots, _key(attempt))
+        if self._pool.is_draining or self._pool.died.is_set():
+            held.ended = Released()
         self._pool.start(held, self._run(held))
 
     async def _run(self, held: HeldAttempt) -> None:
@@ -101,6 +95,11 @@ class InteractiveIntake:
         """Send a keep-alive to the relay of every request that has been silent for a while."""
         for reply in list(self._replies.values()):
             await reply.keep_alive(now, every_ms=self._keepalive_ms)
+
+
+def _key(attempt: Attempt) -> Key:
+    """Name an attempt also by its relay: two relays may have requests of one id."""
+    return attempt.job.bytes + _reply_subject(attempt), attempt.number
 
 
 def _reply_subject(attempt: Attempt) -> bytes:

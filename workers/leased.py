@@ -1,13 +1,11 @@
 """Takes dispatched attempts: they are leased from RUN, and acked once their outcome is durable."""
 
 from schemas import subjects
-from schemas.ids import uuid7
 from schemas.jetstream import Message, NatsConnection
-from schemas.job import Lane
+from schemas.job import Attempt, Lane
 from schemas.outcome import Released, Succeeded
 from workers.leases import Leases
 from workers.pool import HeldAttempt, SlotPool
-from workers.ports import Clock, Entropy
 from workers.puller import Puller, attempt_of
 from workers.report import Reporter
 from workers.run import Runner
@@ -25,16 +23,12 @@ class LeasedIntake:
         runner: Runner,
         reporter: Reporter,
         leases: Leases,
-        clock: Clock,
-        entropy: Entropy,
     ) -> None:
         self._pool = pool
         self._slots = pool.leased
         self._runner = runner
         self._reporter = reporter
         self._leases = leases
-        self._clock = clock
-        self._entropy = entropy
         self.puller = Puller(
             nc,
             stream=subjects.RUN,
@@ -60,19 +54,16 @@ class LeasedIntake:
         if (running := self._slots.attempts.get(key)) is not None:
             running.ack_subject = message.reply
             return
-        now = self._clock()
-        held = HeldAttempt(
-            key,
-            attempt,
-            delivery,
-            message.reply,
-            self._slots,
-            execution=uuid7(now, self._entropy()),
-            started_ms=now,
-            progressed_ms=now,
-        )
+        held = self._runner.hold(attempt, self._slots, key, delivery=delivery, ack_subject=message.reply)
         if self._pool.free(self._slots) <= 0:  # capacity fell, or a pull that was given up was answered
             # reported instead of nak'd: after a nak the stream delivers at once, and counts a delivery each time
+            held.ended = Released()
+        self._pool.start(held, self._run(held))
+
+    def start_apart(self, attempt: Attempt) -> None:
+        """Start an attempt that came to this worker alone. There is no message to ack."""
+        held = self._runner.hold(attempt, self._slots, (attempt.job.bytes, attempt.number))
+        if self._pool.is_draining or self._pool.died.is_set():
             held.ended = Released()
         self._pool.start(held, self._run(held))
 
@@ -81,7 +72,7 @@ class LeasedIntake:
         try:
             outcome = await self._runner.outcome(held)
             self.puller.wake()
-            report = self._reporter.report_of(held, outcome, run_ack=held.ack_subject)
+            report = self._reporter.report_of(held, outcome, run_ack=held.ack_subject or None)
             is_bulk_result = held.attempt.lane is Lane.BULK and isinstance(report.outcome, Succeeded)
             await self._reporter.stored(report, is_deferrable=is_bulk_result)
             self._leases.release(held)

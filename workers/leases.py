@@ -39,13 +39,14 @@ class Leases:
         return f"Leases({self._slots}, to_ack={len(self._to_ack)})"
 
     def release(self, held: HeldAttempt) -> None:
-        """Ack soon, together with others, the message of an attempt whose outcome is stored."""
+        """Ack soon, together with others, the message of an attempt whose outcome is stored. What ran apart has none."""
         self.released[held.key] = None
         if len(self.released) > _REMEMBERED:
             self.released.popitem(last=False)
-        if not self._to_ack:
-            self._is_due.set()
-        self._to_ack.append(held.ack_subject)
+        if held.ack_subject:
+            if not self._to_ack:
+                self._is_due.set()
+            self._to_ack.append(held.ack_subject)
 
     def skip(self, ack_subject: str) -> None:
         """Ack the redelivery of an attempt that was released before."""
@@ -77,7 +78,7 @@ class Leases:
         now = asyncio.get_running_loop().time()
         if now - self._extended_at >= self._extend_every_s:
             self._extended_at = now
-            leases = [held.ack_subject for held in self._slots.attempts.values()]
+            leases = [held.ack_subject for held in self._slots.attempts.values() if held.ack_subject]
             await self._answer(leases, EXTEND)
             self._metrics.extended.inc(len(leases))
 

@@ -97,6 +97,8 @@ class SlotPool:
         self.interactive = Slots(lambda: capacity().reserve)
         self.tasks = asyncio.TaskGroup()
         self.is_draining = False
+        self.is_apart = False
+        """Whether a group of suspects runs or is to run, so that nothing else is taken."""
         self.died = asyncio.Event()
         """Is set once the engine is gone for good."""
         self._emptied = asyncio.Event()
@@ -115,7 +117,7 @@ class SlotPool:
 
     def free(self, slots: Slots) -> int:
         """Return how many attempts may be pulled for these slots."""
-        return 0 if self.is_draining or self.died.is_set() else slots.free
+        return 0 if self.is_draining or self.is_apart or self.died.is_set() else slots.free
 
     def start(self, held: HeldAttempt, work: Coroutine[None, None, None]) -> None:
         """Hold an attempt, in one of its slots, while `work` runs. The work must end with `let_go`."""

@@ -7,13 +7,14 @@ from contextlib import aclosing
 from uuid import UUID
 
 from schemas.endpoints import ENDPOINTS
+from schemas.ids import uuid7
 from schemas.job import Attempt
 from schemas.outcome import EngineFault, EngineLost, Failed, Outcome
 from workers.catalog import ActiveCatalog
 from workers.core.body import asks_for_stream
 from workers.core.leases import before_run, priority
-from workers.pool import HeldAttempt, SlotPool
-from workers.ports import Chunk, Clock, Engine, EngineDied, EngineRequest, Progress
+from workers.pool import HeldAttempt, Key, SlotPool, Slots
+from workers.ports import Chunk, Clock, Engine, EngineDied, EngineRequest, Entropy, Progress
 
 log = logging.getLogger(__name__)
 Piece = Callable[[bytes], Awaitable[None]]
@@ -23,11 +24,30 @@ Piece = Callable[[bytes], Awaitable[None]]
 class Runner:
     """Runs the attempts that a worker holds in its engine."""
 
-    def __init__(self, engine: Engine, pool: SlotPool, *, catalog: ActiveCatalog, clock: Clock) -> None:
+    def __init__(
+        self, engine: Engine, pool: SlotPool, *, catalog: ActiveCatalog, clock: Clock, entropy: Entropy
+    ) -> None:
         self._engine = engine
         self._pool = pool
         self._catalog = catalog
         self._clock = clock
+        self._entropy = entropy
+
+    def hold(
+        self, attempt: Attempt, slots: Slots, key: Key, *, delivery: int = 1, ack_subject: str = ""
+    ) -> HeldAttempt:
+        """Begin an execution of an attempt, under an id of its own."""
+        now = self._clock()
+        return HeldAttempt(
+            key,
+            attempt,
+            delivery,
+            ack_subject,
+            slots,
+            execution=uuid7(now, self._entropy()),
+            started_ms=now,
+            progressed_ms=now,
+        )
 
     async def outcome(self, held: HeldAttempt, *, piece: Piece | None = None) -> Outcome:
         """Run an attempt to its outcome and give its slot back. `piece` takes the answer as it grows; None: nobody reads it.

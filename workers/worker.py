@@ -7,13 +7,14 @@ serve ──stop()──► drain ──all done──────────�
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 from schemas import subjects
 from schemas.health import Readiness
-from schemas.jetstream import NatsConnection
+from schemas.jetstream import Message, NatsConnection
+from schemas.job import Attempt
 from schemas.units import Ms
-from schemas.worker import HeldExecution, WorkerBeat, held_bytes
+from schemas.worker import NOT_BEGUN, HeldExecution, WorkerBeat, held_bytes
 from workers.catalog import ActiveCatalog
 from workers.core.readiness import readiness
 from workers.interactive import InteractiveIntake
@@ -24,6 +25,7 @@ from workers.pool import SlotPool
 from workers.ports import Clock, Engine, Entropy
 from workers.report import REPORT_DELAYS, ReportDelays, Reporter
 from workers.run import Runner
+from workers.ward import Ward
 
 log = logging.getLogger(__name__)
 KEEPALIVE_MS = Ms(1000)
@@ -78,27 +80,14 @@ class Worker:
             metrics=metrics,
             delays=delays,
         )
-        deployment, runner = catalog.name, Runner(engine, pool, catalog=catalog, clock=clock)
-        self._leased = LeasedIntake(
-            nc,
-            pool,
-            deployment=deployment,
-            runner=runner,
-            reporter=reporter,
-            leases=leases,
-            clock=clock,
-            entropy=entropy,
-        )
+        deployment = catalog.name
+        runner = Runner(engine, pool, catalog=catalog, clock=clock, entropy=entropy)
+        self._leased = LeasedIntake(nc, pool, deployment=deployment, runner=runner, reporter=reporter, leases=leases)
         self._interactive = InteractiveIntake(
-            nc,
-            pool,
-            deployment=deployment,
-            runner=runner,
-            reporter=reporter,
-            clock=clock,
-            entropy=entropy,
-            keepalive_ms=keepalive_ms,
+            nc, pool, deployment=deployment, runner=runner, reporter=reporter, clock=clock, keepalive_ms=keepalive_ms
         )
+        subject = subjects.ward(deployment, name)
+        self._ward = Ward(nc, pool, subject=subject, start=self._start_apart, pulls_follow=self._check_pulls)
         self._pullers = (self._leased.puller, self._interactive.puller)
         self._reconnected = reconnected
         self._stop, self._stop_now = asyncio.Event(), asyncio.Event()
@@ -112,14 +101,15 @@ class Worker:
 
     async def serve(self) -> None:
         """Take attempts and run them until cancelled. What runs then is dropped; leased attempts will be redelivered."""
-        aborts = await self._nc.subscribe(subjects.CTL_ABORT, cb=self._interactive.abort)
+        aborts = await self._nc.subscribe(subjects.CTL_ABORT, cb=self._abort)
         try:
             async with self.pool.tasks as group:
-                for role in (self._reporter, self._leases):
+                for role in (self._reporter, self._leases, self._ward):
                     group.create_task(role.serve())
                 group.create_task(self._renew_pulls())
                 group.create_task(self._watch_engine())
                 try:
+                    await self._ward.open()
                     for puller in self._pullers:
                         await puller.open()
                     await self._tick()
@@ -168,6 +158,19 @@ class Worker:
         self.pool.is_draining = True
         for puller in self._pullers:
             await puller.close()
+        await self._ward.close()
+
+    def _start_apart(self, attempt: Attempt) -> None:
+        (self._leased if attempt.reply_to is None else self._interactive).start_apart(attempt)
+
+    async def _abort(self, message: Message) -> None:
+        """End the interactive attempt that the message names by the subject of its reply."""
+        self._ward.forget(message.data.decode(errors="replace"))
+        await self._interactive.abort(message)
+
+    async def _check_pulls(self) -> None:
+        for puller in self._pullers:
+            await puller.check()
 
     def beat(self, *, version: str) -> WorkerBeat:
         """Return the worker's state for its beat, and set the gauges to it."""
@@ -187,15 +190,20 @@ class Worker:
             version=version,
             paused=capacity.paused,
             reconnects=self._nc.reconnects,
-            held=held_bytes(
-                HeldExecution(held.attempt.job, held.attempt.number, held.execution) for held in pool.held
-            ),
+            held=held_bytes(self._held()),
         )
 
     def readiness(self, *, is_connected: bool) -> Readiness:
         """Say which kinds of attempts the worker can take now."""
         has_died, revision = self.pool.died.is_set(), self._catalog.revision
         return readiness(self.beat(version=""), is_connected=is_connected, has_died=has_died, revision=revision)
+
+    def _held(self) -> Iterator[HeldExecution]:
+        """Name what it holds. What waits to run apart has not begun: it has no execution yet."""
+        for held in self.pool.held:
+            yield HeldExecution(held.attempt.job, held.attempt.number, held.execution)
+        for attempt in self._ward.waiting:
+            yield HeldExecution(attempt.job, attempt.number, NOT_BEGUN)
 
     async def _tick(self) -> None:
         """Check everything that is held, and the pulls, at each tick."""
@@ -205,8 +213,7 @@ class Worker:
             self.pool.end_overdue(self._catalog.deployment, now)
             await self._interactive.keep_alive(now)
             await self._leases.extend()
-            for puller in self._pullers:
-                await puller.check()
+            await self._check_pulls()
 
     async def _renew_pulls(self) -> None:
         """Pull anew after each reconnect."""

@@ -74,7 +74,7 @@ class Case:
         self.engine = Scripted()
         self.pool = SlotPool(self.engine.capacity)
         catalog = ActiveCatalog(Revision(1, Ms(0), a_catalog()), "d")
-        self.runner = Runner(self.engine, self.pool, catalog=catalog, clock=lambda: NOW)
+        self.runner = Runner(self.engine, self.pool, catalog=catalog, clock=lambda: NOW, entropy=lambda: 1)
         self.outcomes: dict[Attempt, Outcome] = {}
 
     def start(self, slots: Slots) -> HeldAttempt:
