@@ -34,6 +34,9 @@ class BrokerMetrics:
         self._tokens = self._counter("tokens_total", "Tokens of settled executions.", "direction")
         self.strays = self._counter("strays_total", "Attempts that no stream held, published again.")
         self.expired = self._counter("jobs_expired_waiting_total", "Jobs whose deadline passed while they waited.")
+        self.catalogs_put_right = self._counter(
+            "catalogs_put_right_total", "Catalogs in NATS that were not the ledger's."
+        )
         self.advisories = self._counter("advisories_total", "Messages that JetStream gave up on.", "kind")
         self._lag = self._gauge("settle_lag_seconds", "Age of the oldest outcome of the last settled group.")
         self._outstanding = self._gauge("attempts_outstanding", "Dispatched and not settled.", "deployment")

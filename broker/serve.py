@@ -1,6 +1,7 @@
 """Composes one broker process: doors, use-cases and roles, on one connection to NATS and one pool to Postgres."""
 
 import asyncio
+import contextlib
 import importlib.metadata
 import os
 import secrets
@@ -20,6 +21,7 @@ from broker.doors.health import App, build_app
 from broker.doors.nats_api import nats_api
 from broker.doors.nats_infer import NatsInfer
 from broker.doors.server import listening
+from broker.errors import Unavailable
 from broker.ledger import open_ledger
 from broker.metrics import BrokerMetrics
 from broker.ports import Clock, Entropy, Ledger, StreamAdmin
@@ -138,7 +140,11 @@ class Process:
         await self.streams.declare()
         await self.catalogs.listen()
         await self.beats.listen()
-        refresh = CatalogRefresh(ledger=self.ledger.catalogs, catalogs=self.catalogs, every_s=self.refresh_s)
+        refresh = CatalogRefresh(
+            ledger=self.ledger.catalogs, catalogs=self.catalogs, metrics=self.metrics, every_s=self.refresh_s
+        )
+        with contextlib.suppress(Unavailable):  # then the role finds it
+            await refresh.refresh()
         api = nats_api(
             self.config.nats_url,
             self._services(),

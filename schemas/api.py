@@ -264,6 +264,8 @@ class CatalogShow(msgspec.Struct, frozen=True):
     toml: str
     warnings: tuple[str, ...] = ()
     """What is allowed in it and probably not meant. Only in the answer to `apply`."""
+    note: str | None = None
+    """What is unusual about the revision in force where the broker answers."""
 
 
 class Nothing(msgspec.Struct, frozen=True):
@@ -316,10 +318,13 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     leader: str | None
     term: int
     revision: int | None
+    """The revision of the catalog that is in force. None: none is."""
     workers: tuple[WorkerBeat, ...]
     backlog: tuple[LaneBacklog, ...]
     pools: tuple[PoolStatus, ...] = ()
     models: tuple[ModelStatus, ...] = ()
+    catalog_note: str | None = None
+    """What is unusual about the revision in force: it is not the ledger's, or could not be compared with it."""
 
 
 class ResultNotice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -16,6 +16,9 @@ from workers.ports import EngineConfigError
 log = logging.getLogger(__name__)
 _SUBJECT = f"$KV.{subjects.CATALOG_BUCKET}.{subjects.ACTIVE}"
 _POLL_S = 0.2
+_EVERY_S = 10.0
+_SETTLED_S = 1.0
+"""How long after its announcement a revision can surely be read from the bucket. A guess: it takes milliseconds."""
 _MAX_OUTPUT_TOKENS = 1024
 """The limit for an attempt whose model the catalog no longer has. A guess."""
 _DEFAULT_LEASE_S = 30
@@ -36,6 +39,8 @@ class ActiveCatalog:
         self.name = deployment
         self.deployment: Deployment = found
         """The last entry there was: attempts that still run keep it when the catalog drops the deployment."""
+        self._heard_s: float | None = None
+        """When the bucket last announced a revision. None: not yet."""
 
     def __repr__(self) -> str:
         return f"ActiveCatalog({self.name}, revision={self._revision.number})"
@@ -45,15 +50,28 @@ class ActiveCatalog:
         return self._revision.number
 
     def apply(self, revision: Revision) -> None:
-        """Use this revision if it is newer. Revisions may arrive in any order."""
-        if revision.number > self._revision.number:
-            self._revision = revision
-            self.deployment = revision.catalog.deployments.get(self.name, self.deployment)
+        """Use this revision. It may have a lower number, if the ledger was restored from a backup."""
+        self._revision = revision
+        self.deployment = revision.catalog.deployments.get(self.name, self.deployment)
+
+    async def read(self, nc: NatsConnection) -> None:
+        """Apply what the bucket holds, unless it has just announced something, which may be newer than what is read."""
+        revision = await _active(nc)
+        now_s = asyncio.get_running_loop().time()
+        if isinstance(revision, Revision) and (self._heard_s is None or now_s > self._heard_s + _SETTLED_S):
+            self.apply(revision)
+
+    async def follow(self, nc: NatsConnection, every_s: float = _EVERY_S) -> None:
+        """Read the bucket now and then, since announcements can be lost."""
+        while True:
+            await asyncio.sleep(every_s)
+            await self.read(nc)
 
     async def applied(self, message: Message) -> None:
         """Apply a revision that the bucket announced. If it cannot be read, the one before it stays in force."""
         try:
             self.apply(_revision.decode(message.data))
+            self._heard_s = asyncio.get_running_loop().time()
         except UNREADABLE as error:
             log.warning("catalog ignored bytes=%d error=%s", len(message.data), error)
 
@@ -79,8 +97,7 @@ async def active_catalog(nc: NatsConnection, deployment: str) -> ActiveCatalog:
         await asyncio.sleep(_POLL_S)
     catalog = ActiveCatalog(revision, deployment)
     await nc.subscribe(_SUBJECT, cb=catalog.applied)
-    if isinstance(revision := await _active(nc), Revision):  # it may have changed before the subscription
-        catalog.apply(revision)
+    await catalog.read(nc)  # it may have changed before the subscription
     return catalog
 
 
@@ -104,4 +121,4 @@ async def declared_lease_ms(nc: NatsConnection, deployment: str) -> Ms:
         except NatsError:
             await asyncio.sleep(_POLL_S)
         else:
-            return Ms(int((lease_s or _DEFAULT_LEASE_S) * 1000))
+            return Ms(int((_DEFAULT_LEASE_S if lease_s is None else lease_s) * 1000))

@@ -25,7 +25,7 @@ from schemas.jetstream import NatsError, NoServersError
 from schemas.jetstream.client import NatsClient
 from schemas.urls import public
 from workers.beat import beat, delete_beat, publish_beat
-from workers.catalog import active_catalog, declared_lease_ms
+from workers.catalog import ActiveCatalog, active_catalog, declared_lease_ms
 from workers.config import WorkerConfig
 from workers.engines import factory
 from workers.health import Health
@@ -156,7 +156,7 @@ async def serve(
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, worker.stop)
-        went_well = await _run(worker, nc, config, ready=lambda: ready(url, capacity))
+        went_well = await _run(worker, nc, config, catalog=catalog, ready=lambda: ready(url, capacity))
         await engine.close()
         return 0 if went_well else FAILED
 
@@ -191,11 +191,13 @@ async def _connected(nc: NatsClient, config: WorkerConfig, reconnected: asyncio.
         await nc.close()
 
 
-async def _run(worker: Worker, nc: NatsClient, config: WorkerConfig, *, ready: Callable[[], None]) -> bool:
+async def _run(
+    worker: Worker, nc: NatsClient, config: WorkerConfig, *, catalog: ActiveCatalog, ready: Callable[[], None]
+) -> bool:
     """Run the worker with its beat until it is over. Return whether all went well."""
     state = partial(worker.beat, version=importlib.metadata.version("infermq"))
     async with asyncio.TaskGroup() as group:
-        tasks = {group.create_task(role) for role in (worker.serve(), beat(nc, state))}
+        tasks = {group.create_task(role) for role in (worker.serve(), beat(nc, state), catalog.follow(nc))}
         await publish_beat(nc, state())
         await nc.flush()
         ready()

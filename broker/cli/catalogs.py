@@ -52,7 +52,8 @@ def catalog(*, as_json: AsJson = False, nats_url: NatsUrl = None, data: Data = N
     if as_json:
         print_json(shown)
     else:
-        out.print(f"# revision {shown.number}, applied {instant(shown.applied_ms)}\n{shown.toml}", markup=False)
+        note = "" if shown.note is None else f"\n# {shown.note}"
+        out.print(f"# revision {shown.number}, applied {instant(shown.applied_ms)}{note}\n{shown.toml}", markup=False)
 
 
 def schema(*, file: Annotated[Path | None, typer.Option("--out", help="Write it here.")] = None) -> None:

@@ -19,11 +19,14 @@ from nats.aio.client import Client as Nats
 from nats.errors import Error
 from nats.js.errors import NotFoundError
 
+from broker.bus.catalogs import Catalogs
 from broker.bus.streams import STREAMS
 from broker.client import Client, NoBroker, RequestRefused
+from broker.core.revisions import compare
 from broker.errors import Conflict, Unavailable
 from broker.ledger import open_ledger, pending
 from schemas.api import HoldCode, ModelStatus, Status
+from schemas.catalog import CatalogError
 from schemas.clock import wall_clock
 from schemas.jetstream.client import NatsClient
 from schemas.urls import public
@@ -58,7 +61,7 @@ class Finding:
 
 async def examine(*, nats_url: str | None, postgres_url: str | None, data: Path | None) -> list[Finding]:
     """Examine everything that can be reached. What cannot be reached is a finding too."""
-    nats_found, postgres_found = await asyncio.gather(_nats(nats_url), _postgres(postgres_url))
+    nats_found, postgres_found = await asyncio.gather(_nats(nats_url, postgres_url), _postgres(postgres_url))
     return [_versions(), *_ownership(), *_disk(data), *nats_found, *postgres_found]
 
 
@@ -99,7 +102,7 @@ def _disk(data: Path | None) -> list[Finding]:
     ]
 
 
-async def _nats(url: str | None) -> list[Finding]:
+async def _nats(url: str | None, postgres_url: str | None) -> list[Finding]:
     if url is None:
         return [Finding("NATS", Grade.BAD, "no address", "start `infermq up`, or set INFERMQ_NATS_URL")]
     why: list[Exception] = []
@@ -116,11 +119,12 @@ async def _nats(url: str | None) -> list[Finding]:
             last = why[-1] if why else error
             seen = public(f"{url}: {str(last) or type(last).__name__}")
             return [Finding("NATS", Grade.BAD, seen, "is it running, and reachable from here?")]
-        streams, brokers = await asyncio.gather(
+        streams, brokers, catalog = await asyncio.gather(
             _bounded("JetStream", _streams(nc), "NATS's log says why; in a cluster, most of its nodes must run"),
             _bounded("broker", _broker(url), "its log says why"),
+            _bounded("catalog", _catalog(nc, postgres_url), "NATS's and Postgres's logs say why"),
         )
-        return [_nats_version(nc), *streams, *brokers]
+        return [_nats_version(nc), *streams, *brokers, *catalog]
     finally:
         await nc.close()
 
@@ -149,6 +153,23 @@ async def _streams(nc: Nats) -> list[Finding]:
             Finding("streams", Grade.BAD, f"missing: {', '.join(missing)}", "a broker declares them: infermq serve")
         ]
     return [Finding("streams", Grade.OK, f"{len(STREAMS)} declared")]
+
+
+async def _catalog(nc: NatsClient, postgres_url: str | None) -> list[Finding]:
+    """Compare the catalog that NATS holds with the ledger's. If one cannot be read, another check says so."""
+    if postgres_url is None:
+        return []
+    try:
+        async with open_ledger(postgres_url, connections=1) as ledger:
+            active = await ledger.catalogs.active()
+        compared = compare(active[0] if active is not None else None, (await Catalogs(nc).copy())[0])
+    except (Unavailable, Error, CatalogError):
+        return []
+    if compared.note is None:
+        return []
+    grade = Grade.BAD if compared.copy_is_wrong else Grade.WARN
+    advice = "brokers put it right within seconds: start one" if compared.copy_is_wrong else "infermq apply FILE"
+    return [Finding("catalog", grade, compared.note, advice)]
 
 
 async def _broker(url: str) -> list[Finding]:

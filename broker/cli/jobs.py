@@ -202,6 +202,8 @@ def status(*, as_json: AsJson = False, nats_url: NatsUrl = None, data: Data = No
 def _print_status(state: Status) -> None:
     leader = f"{state.leader or 'nobody'}, term {state.term}"
     print_fields([("broker", f"{state.name} {state.version}"), ("leader", leader), ("catalog", state.revision)])
+    if state.catalog_note is not None:
+        print_fields([("", state.catalog_note)])
     columns = ("worker", "deployment", "engine", "slots>", "reserve>", "running>", "")
     workers = (
         (w.worker, w.deployment, w.engine, w.slots, w.reserve, w.running, _worker_state(w)) for w in state.workers

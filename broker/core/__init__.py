@@ -22,6 +22,7 @@ price        what an execution cost
 estimate     what one will cost, or has cost if nobody can report it
 limits       what may still be spent in a day
 explain      puts what holds jobs into status and `job show`
+revisions    which revision of the catalog is in force
 readiness    which doors of a broker can serve, and why the others cannot
 records      the values that decisions are made of and the ledger stores
 """

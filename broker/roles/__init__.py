@@ -12,7 +12,7 @@ relay            stays in the middle of every interactive request
 reserves         counts the reserved slots that the relay uses, and chooses where the next request goes
 daily_spend      knows what each deployment has cost today, and what the relay has reserved
 consumers        declares the consumers of every deployment
-catalog_refresh  reads the active catalog from the ledger, in case its announcement was missed
+catalog_refresh  keeps the ledger's newest catalog in force, and its copy in NATS right
 advisories       counts what JetStream gives up on
 gauges           measures the backlog and what holds deployments, for the metrics
 restarting       starts a role again when NATS or Postgres failed under it, and knows how each role is

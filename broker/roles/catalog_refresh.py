@@ -1,37 +1,70 @@
-"""Reads the active catalog from the ledger, in case its announcement reached nobody."""
+"""Keeps the ledger's newest catalog in force, and the copy of it in NATS right."""
 
 import asyncio
+import contextlib
 import logging
 from dataclasses import dataclass
 
 from broker.bus.catalogs import Catalogs
+from broker.core.revisions import Compared, compare, unread
+from broker.errors import Unavailable
+from broker.metrics import BrokerMetrics
 from broker.ports import CatalogLedger
-from broker.retrying import until_available
-from schemas.catalog import CatalogError
+from schemas.catalog import CatalogError, Revision
+from schemas.jetstream import NatsError
 
 log = logging.getLogger(__name__)
+_LEDGER_S = 2.0
+"""How long the ledger may take to answer. A guess: it takes milliseconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CatalogRefresh:
-    """Announces the ledger's active revision when it is newer than the one in the bucket."""
+    """Compares the ledger with NATS, now and then and whenever a catalog was announced."""
 
     ledger: CatalogLedger
     catalogs: Catalogs
+    metrics: BrokerMetrics
     every_s: float
 
     async def serve(self) -> None:
         """Refresh until cancelled."""
         while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.every_s):
+                    await self.catalogs.heard.wait()
+            self.catalogs.heard.clear()
             await self.refresh()
-            await asyncio.sleep(self.every_s)
 
     async def refresh(self) -> None:
-        """Wait for Postgres if it is away. Raises: Unavailable, if NATS is."""
+        """Compare once. What a catalog that is applied meanwhile changes is left to the next time. Raises: Unavailable."""
+        before = self.catalogs.active
         try:
-            active = await until_available(self.ledger.active)
-        except CatalogError as error:
-            log.warning("the ledger's catalog cannot be read, perhaps a newer broker wrote it error=%s", error)
+            copy, sequence = await self.catalogs.copy()  # first: the ledger's is as new as what it has announced
+        except NatsError as error:
+            raise Unavailable("NATS", str(error) or type(error).__name__) from error
+        compared = await self._compared(copy)
+        if self.catalogs.active is not before:
             return
-        if active is not None and active[0].number > self.catalogs.active.number:
-            await self.catalogs.publish(active[0])
+        self._note(compared)
+        self.catalogs.use(compared.in_force)
+        if compared.copy_is_wrong:
+            await self.catalogs.publish(compared.in_force, instead_of=sequence)
+            self.metrics.catalogs_put_right.inc()
+            self.catalogs.note = None
+
+    async def _compared(self, copy: Revision | None) -> Compared:
+        try:
+            async with asyncio.timeout(_LEDGER_S):
+                active = await self.ledger.active()
+        except (Unavailable, TimeoutError) as error:
+            return unread(self.catalogs.active, copy, str(error) or "Postgres does not answer")
+        except CatalogError as error:
+            why = f"the ledger's cannot be read, perhaps a newer broker wrote it: {error}"
+            return unread(self.catalogs.active, copy, why)
+        return compare(None if active is None else active[0], copy)
+
+    def _note(self, compared: Compared) -> None:
+        if compared.note is not None and compared.note != self.catalogs.note:
+            log.warning("catalog: %s%s", compared.note, ", and is put right" if compared.copy_is_wrong else "")
+        self.catalogs.note = compared.note

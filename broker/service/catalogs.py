@@ -28,14 +28,15 @@ class CatalogService:
         except CatalogError as error:
             raise Refusal(Problem("bad_catalog", str(error), "toml")) from error
         revision = await self.ledger.apply(ask.toml, principal.tenant, self.clock())
+        self.catalogs.use(revision)
         await self.catalogs.publish(revision)
         return CatalogShow(revision.number, revision.applied_ms, ask.toml, warnings(catalog))
 
     async def show(self, principal: Principal) -> CatalogShow:
-        """Return the active revision as it was written."""
+        """Return the ledger's newest revision as it was written, with what is unusual about the one in force here."""
         authorise(principal, Action.READ_CATALOG)
         active = await self.ledger.active()
         if active is None:
             raise Refusal(Problem("no_catalog", "no catalog was applied yet: infermq apply FILE"))
         revision, toml = active
-        return CatalogShow(revision.number, revision.applied_ms, toml)
+        return CatalogShow(revision.number, revision.applied_ms, toml, note=self.catalogs.note)

@@ -9,6 +9,7 @@ from broker.core.authorise import Action
 from broker.core.explain import model_statuses, pool_status
 from broker.core.pools import Pool
 from broker.core.principal import Principal
+from broker.core.revisions import NONE
 from broker.ports import Clock, StatusLedger
 from broker.service.refusal import authorise
 from schemas.api import Status
@@ -37,7 +38,8 @@ class StatusService:
             database_now_ms=await self.ledger.database_now(),
             leader=leadership.holder if leadership else None,
             term=leadership.term if leadership else 0,
-            revision=self.catalogs.active.number or None,
+            revision=self.catalogs.active.number if self.catalogs.active is not NONE else None,
+            catalog_note=self.catalogs.note,
             workers=tuple(sorted(self.beats.alive(), key=lambda beat: (beat.deployment, beat.worker))),
             backlog=tuple(backlog),
             pools=tuple(pool_status(pools[name]) for name in sorted(pools)),

@@ -20,7 +20,7 @@ from schemas.jetstream.connection import (
     NoServersError,
     Subscription,
 )
-from schemas.jetstream.lookup import ack_wait_s, last_message, last_sequence
+from schemas.jetstream.lookup import LookupRefused, ack_wait_s, last_message, last_sequence, last_stored
 from schemas.jetstream.publish import (
     ACK,
     BATCH_BYTES,
@@ -56,6 +56,7 @@ __all__ = [
     "TERM",
     "Delivered",
     "Heartbeat",
+    "LookupRefused",
     "MaxPayloadError",
     "Message",
     "NatsConnection",
@@ -76,6 +77,7 @@ __all__ = [
     "header_number",
     "last_message",
     "last_sequence",
+    "last_stored",
     "next_request",
     "next_subject",
     "publish_atomically",

@@ -12,10 +12,17 @@ from schemas.jetstream.connection import NatsConnection, NatsError
 
 _TIMEOUT_S = 5.0
 _NANOSECONDS = 1_000_000_000
+_MISSING = {10037, 10059}
+"""The server's error codes for a message and a stream that do not exist."""
 
 
 class LookupRefused(NatsError):
     """The server has no such stream, consumer or message, or cannot answer now."""
+
+    def __init__(self, message: str, code: int = 0) -> None:
+        super().__init__(message)
+        self.is_missing = code in _MISSING
+        """There is no such stream or message."""
 
 
 class _Error(msgspec.Struct, frozen=True):
@@ -36,6 +43,7 @@ class _Stream(msgspec.Struct, frozen=True):
 
 
 class _Stored(msgspec.Struct, frozen=True):
+    seq: int
     data: str = ""
 
 
@@ -61,9 +69,14 @@ async def last_sequence(nc: NatsConnection, stream: str) -> int:
 
 async def last_message(nc: NatsConnection, stream: str, subject: str) -> bytes:
     """Return the newest message of the subject. Raises: NatsError."""
+    return (await last_stored(nc, stream, subject))[1]
+
+
+async def last_stored(nc: NatsConnection, stream: str, subject: str) -> tuple[int, bytes]:
+    """Return the sequence and the data of the newest message of the subject. Raises: NatsError."""
     found = await _request(nc, f"STREAM.MSG.GET.{stream}", _Message, {"last_by_subj": subject})
     try:
-        return base64.b64decode(found.message.data)
+        return found.message.seq, base64.b64decode(found.message.data)
     except (binascii.Error, ValueError) as error:
         raise LookupRefused(f"the message cannot be read: {error}") from error
 
@@ -82,7 +95,7 @@ async def _request(nc: NatsConnection, subject: str, kind: type[A], body: dict[s
     answer = (await nc.request(f"$JS.API.{subject}", payload, timeout=_TIMEOUT_S)).data
     try:
         if (error := msgspec.json.decode(answer, type=_Answer).error) is not None:
-            raise LookupRefused(f"{error.description} ({error.err_code})")
+            raise LookupRefused(f"{error.description} ({error.err_code})", error.err_code)
         return msgspec.json.decode(answer, type=kind)
     except UNREADABLE as unreadable:
         raise LookupRefused(f"the answer cannot be read: {unreadable}") from unreadable

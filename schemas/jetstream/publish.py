@@ -17,6 +17,7 @@ BATCH_BYTES = 8 * 1024 * 1024
 ACK = b"+ACK"
 EXTEND = b"+WPI"
 TERM = b"+TERM"
+_LAST_SEQUENCE = "Nats-Expected-Last-Subject-Sequence"
 _KNOWN_ID = 10201
 """The server's error code for a batch that was stored before."""
 
@@ -120,10 +121,20 @@ async def answer_all(nc: NatsConnection, ack_subjects: Sequence[str], word: byte
 
 
 async def publish_one(
-    nc: NatsConnection, message: Outgoing, *, message_id: str | None = None, timeout_s: float = 5.0
+    nc: NatsConnection,
+    message: Outgoing,
+    *,
+    message_id: str | None = None,
+    last_sequence: int | None = None,
+    timeout_s: float = 5.0,
 ) -> None:
-    """Store one message and wait for the acknowledgement. Raises as `publish_atomically`."""
+    """Store one message and wait for the acknowledgement. Raises as `publish_atomically`.
+
+    With `last_sequence`, it is stored only if that is the sequence of the subject's newest message (0: there is none).
+    """
     headers = None if message_id is None else {MSG_ID: message_id}
+    if last_sequence is not None:
+        headers = {**(headers or {}), _LAST_SEQUENCE: str(last_sequence)}
     acknowledged(await nc.request(message.subject, message.payload, timeout=timeout_s, headers=headers))
 
 

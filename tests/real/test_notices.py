@@ -7,17 +7,15 @@ import pytest
 
 from broker.bus import notices
 from broker.bus.beats import Beats
-from broker.bus.catalogs import Catalogs
 from broker.bus.notices import announce_settled, decode_settled
 from broker.core.records import EndedAttempt, Flow
 from schemas import subjects
-from schemas.catalog import Revision
 from schemas.codec import jsoned, packed
 from schemas.jetstream import Message
 from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Lane
 from schemas.units import Ms
-from tests.builders import a_beat, a_catalog, an_id
+from tests.builders import a_beat, an_id
 from workers.beat import delete_beat, publish_beat
 
 pytestmark = pytest.mark.real
@@ -57,19 +55,6 @@ async def test_beats_that_cannot_be_read_are_ignored(listener: Nats, raised: lis
 
     await until(lambda: [(beat.worker, beat.slots) for beat in beats.alive()] == [("w", 4)])
     assert len(ignored) == len(UNREADABLE) + 2
-    assert raised == []
-
-
-async def test_catalogs_that_cannot_be_read_are_ignored(listener: Nats, raised: list[Exception]) -> None:
-    ignored: list[None] = []
-    catalogs = Catalogs(listener, ignored=lambda: ignored.append(None))
-    await catalogs.listen()
-
-    for data in (*UNREADABLE, jsoned(Revision(7, Ms(0), a_catalog()))):
-        await listener.publish(f"$KV.{subjects.CATALOG_BUCKET}.{subjects.ACTIVE}", data)
-
-    await until(lambda: catalogs.active.number == 7)
-    assert len(ignored) == len(UNREADABLE)
     assert raised == []
 
 
@@ -119,20 +104,6 @@ async def test_only_another_capacity_is_a_change(listener: Nats) -> None:
 
     await until(lambda: len(beats.alive()) == 2)
     assert len(changes) == 3
-
-
-async def test_an_older_catalog_takes_no_newer_ones_place(listener: Nats) -> None:
-    catalogs = Catalogs(listener)
-    await catalogs.listen()
-
-    for number in (7, 5, 8):
-        await listener.publish(
-            f"$KV.{subjects.CATALOG_BUCKET}.{subjects.ACTIVE}", jsoned(Revision(number, Ms(0), a_catalog()))
-        )
-
-    await until(lambda: catalogs.active.number == 8)
-    await catalogs.publish(Revision(6, Ms(0), a_catalog()))
-    assert catalogs.active.number == 8
 
 
 async def test_attempts_that_are_over_are_heard_of_with_their_flows_however_many(listener: Nats) -> None:

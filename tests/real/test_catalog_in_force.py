@@ -1,0 +1,214 @@
+"""The ledger says which catalog is in force, whatever NATS holds."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+import msgspec
+import pytest
+
+from broker.bus.catalogs import Catalogs
+from broker.bus.streams import declare_streams
+from broker.cli.doctor import Grade, examine
+from broker.errors import Unavailable
+from broker.ledger import open_ledger
+from broker.metrics import BrokerMetrics
+from broker.ports import Ledger
+from broker.roles.catalog_refresh import CatalogRefresh
+from schemas import subjects
+from schemas.catalog import Catalog, Revision
+from schemas.codec import jsoned
+from schemas.jetstream import last_message
+from schemas.jetstream.client import NatsClient as Nats
+from schemas.units import Ms
+from tests.builders import a_catalog, now
+from tests.real.test_broker import SCRIPT, a_broker, get
+from tests.system import CATALOG, until
+from workers.catalog import ActiveCatalog, active_catalog
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(60)]
+SUBJECT = f"$KV.{subjects.CATALOG_BUCKET}.{subjects.ACTIVE}"
+TOML = CATALOG.format(slots=4, options=SCRIPT)
+NEVER_S = 3600.0
+
+
+async def held(nc: Nats) -> Revision:
+    return msgspec.json.decode(await last_message(nc, f"KV_{subjects.CATALOG_BUCKET}", SUBJECT), type=Revision)
+
+
+async def write(nc: Nats, number: int, catalog: Catalog | None = None) -> None:
+    """Forge one."""
+    await nc.jetstream().publish(
+        SUBJECT, jsoned(Revision(number, Ms(0), a_catalog() if catalog is None else catalog))
+    )
+
+
+@asynccontextmanager
+async def refreshing(
+    nc: Nats, ledger: Ledger, every_s: float = NEVER_S
+) -> AsyncIterator[tuple[Catalogs, BrokerMetrics]]:
+    metrics, catalogs = BrokerMetrics(), Catalogs(nc)
+    await declare_streams(nc)
+    await catalogs.listen()
+    refresh = CatalogRefresh(ledger=ledger.catalogs, catalogs=catalogs, metrics=metrics, every_s=every_s)
+    await refresh.refresh()
+    task = asyncio.create_task(refresh.serve())
+    try:
+        yield catalogs, metrics
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def is_in_force(catalogs: Catalogs, number: int) -> None:
+    async def it_is() -> bool:
+        return catalogs.active.number == number
+
+    await until(it_is, f"revision {number} is in force")
+
+
+async def is_held(nc: Nats, revision: Revision) -> None:
+    async def it_is() -> bool:
+        return await held(nc) == revision
+
+    await until(it_is, f"NATS holds revision {revision.number}")
+
+
+async def test_a_forged_catalog_with_a_higher_number_is_never_in_force_and_put_right(
+    nc: Nats, ledger: Ledger
+) -> None:
+    async with refreshing(nc, ledger) as (catalogs, metrics):
+        revision = await ledger.catalogs.apply(TOML, "t", now())
+        await catalogs.publish(revision)
+        await is_in_force(catalogs, revision.number)
+        catalogs.changed.clear()
+
+        await write(nc, 1_000_000)
+
+        await is_held(nc, revision)
+        assert catalogs.active == revision
+        assert not catalogs.changed.is_set()
+        assert metrics.registry.get_sample_value("infermq_catalogs_put_right_total") == 1
+
+
+async def test_a_ledger_restored_to_an_older_catalog_wins(nc: Nats, ledger: Ledger, ledger_url: str) -> None:
+    async with refreshing(nc, ledger, every_s=0.1) as (catalogs, _):
+        first = await ledger.catalogs.apply(TOML, "t", now())
+        second = await ledger.catalogs.apply(TOML, "t", now())
+        await is_in_force(catalogs, second.number)
+        await is_held(nc, second)
+
+        connection = await asyncpg.connect(ledger_url)
+        await connection.execute("delete from infermq.catalog where number = $1", second.number)
+        await connection.close()
+
+        await is_in_force(catalogs, first.number)
+        await is_held(nc, first)
+
+
+async def test_a_copy_that_somebody_deleted_is_written_again(nc: Nats, ledger: Ledger) -> None:
+    async with refreshing(nc, ledger, every_s=0.1) as (catalogs, _):
+        revision = await ledger.catalogs.apply(TOML, "t", now())
+        await is_in_force(catalogs, revision.number)
+
+        await nc.jetstream().purge_stream(f"KV_{subjects.CATALOG_BUCKET}")
+
+        async def is_back() -> bool:
+            return (await nc.jetstream().stream_info(f"KV_{subjects.CATALOG_BUCKET}")).state.messages == 1
+
+        await until(is_back, "NATS holds it again")
+        assert await held(nc) == revision
+
+
+async def test_a_copy_that_another_broker_has_just_written_is_not_overwritten(nc: Nats) -> None:
+    await declare_streams(nc)
+    catalogs = Catalogs(nc)
+    await write(nc, 4)
+    _, sequence = await catalogs.copy()
+    await write(nc, 5)
+
+    with pytest.raises(Unavailable):
+        await catalogs.publish(Revision(3, Ms(0), a_catalog()), instead_of=sequence)
+
+    assert (await held(nc)).number == 5
+
+
+async def test_while_the_ledger_is_away_the_copy_is_followed_until_it_is_back(nc: Nats, ledger: Ledger) -> None:
+    async with (
+        open_ledger("postgresql://postgres@/infermq?host=/nowhere") as nowhere,
+        refreshing(nc, nowhere) as (
+            catalogs,
+            _,
+        ),
+    ):
+        await write(nc, 4)
+        await is_in_force(catalogs, 4)
+        await write(nc, 9)
+        await is_in_force(catalogs, 9)
+        assert "Postgres" in (catalogs.note or "")
+
+    async with refreshing(nc, ledger) as (catalogs, _):
+        assert catalogs.active.number == 9
+        revision = await ledger.catalogs.apply(TOML, "t", now())
+        await catalogs.publish(revision)
+        await is_in_force(catalogs, revision.number)
+
+
+@pytest.mark.parametrize("data", [b"", b"\xc1", b"{}", b'{"number": -1}'])
+async def test_what_is_no_catalog_is_counted_and_put_right(nc: Nats, ledger: Ledger, data: bytes) -> None:
+    async with refreshing(nc, ledger) as (catalogs, _):
+        revision = await ledger.catalogs.apply(TOML, "t", now())
+        await catalogs.publish(revision)
+        await is_in_force(catalogs, revision.number)
+
+        await nc.publish(SUBJECT, data)
+
+        async def is_right() -> bool:
+            return await last_message(nc, f"KV_{subjects.CATALOG_BUCKET}", SUBJECT) == jsoned(revision)
+
+        await until(is_right, "NATS holds the ledger's again")
+        assert catalogs.active == revision
+
+
+async def test_a_forged_catalog_changes_nothing_for_a_whole_broker(
+    nats_url: str, ledger_url: str, nc: Nats, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with a_broker(nats_url, ledger_url, nc) as running:
+        right = await held(nc)
+        await write(nc, 1_000_000, Catalog())
+        await is_held(nc, right)
+
+        assert json.loads(await get(f"{running.url}/readyz"))["revision"] == right.number
+        assert (await running.client.status()).revision == right.number
+        assert (await running.client.status()).catalog_note is None
+    assert f"NATS held revision 1000000 instead of the ledger's revision {right.number}" in caplog.text
+
+
+async def test_the_doctor_says_when_nats_holds_another_catalog_than_the_ledger(
+    nats_url: str, ledger_url: str, nc: Nats, ledger: Ledger
+) -> None:
+    await declare_streams(nc)
+    await ledger.catalogs.apply(TOML, "t", now())
+    await write(nc, 9)
+
+    findings = await examine(nats_url=nats_url, postgres_url=ledger_url, data=None)
+
+    [found] = [finding for finding in findings if finding.name == "catalog"]
+    assert found.grade is Grade.BAD
+    assert "NATS held revision 9" in found.seen
+
+
+async def test_an_announcement_that_was_lost_is_found_by_a_worker(nc: Nats) -> None:
+    await declare_streams(nc)
+    await write(nc, 4, a_catalog(attempt_timeout_s=4.0))
+    active = await active_catalog(nc, "d")
+    deaf = ActiveCatalog(Revision(3, Ms(0), a_catalog()), "d")
+    following = asyncio.create_task(deaf.follow(nc, every_s=0.05))
+
+    async def has_it() -> bool:
+        return deaf.deployment.attempt_timeout_s == active.deployment.attempt_timeout_s == 4.0
+
+    await until(has_it, "it has read the bucket")
+    following.cancel()
