@@ -81,6 +81,13 @@ class IntakeLedger(Protocol):
         """Record jobs and count them in their batches. A known id with the same content is the same job."""
 
 
+class DayLedger(Protocol):
+    """The days whose jobs the ledger takes. Whatever is of another day is refused with DayNotKept."""
+
+    async def keep(self) -> None:
+        """Make the days that an id may be of now, and the next two. A day that was dropped stays so."""
+
+
 class DeadLetterLedger(Protocol):
     async def record(self, dead_letters: Sequence[DeadLetter]) -> None:
         """Record messages that cannot be read. One that is recorded already stays as it is."""
@@ -222,3 +229,4 @@ class Ledger:
     catalogs: CatalogLedger
     status: StatusLedger
     sums: SumsLedger
+    days: DayLedger

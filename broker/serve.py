@@ -39,6 +39,7 @@ from broker.roles.reserves import Reserves
 from broker.roles.restarting import Roles
 from broker.roles.settle import Settle
 from broker.roles.sweep import Sweep
+from broker.roles.upkeep import Upkeep
 from broker.service import BatchService, CatalogService, HealthService, JobService, Services, StatusService
 from schemas.catalog import Catalog
 from schemas.clock import wall_clock
@@ -74,7 +75,7 @@ async def serve(
     reconnected = asyncio.Event()
     nc = NatsClient()
     name, metrics = f"infermq-broker-{config.name}", BrokerMetrics()
-    async with open_ledger(config.postgres_url, connections=config.database_connections) as ledger:
+    async with open_ledger(config.postgres_url, clock=wall_clock, connections=config.database_connections) as ledger:
         process = Process(
             config=config,
             nc=nc,
@@ -195,6 +196,7 @@ class Process:
             "consumers": consumers.serve,
             "advisories": partial(count_advisories, self.nc, self.metrics),
             "gauges": gauges.serve,
+            "upkeep": Upkeep(ledger=self.ledger.days).serve,
         }
 
     def _intakes(self) -> dict[str, Callable[[], Awaitable[None]]]:

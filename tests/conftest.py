@@ -17,6 +17,7 @@ from broker.ledger import migrate, open_ledger
 from broker.local.servers import nats_server, postgres_server
 from broker.ports import Ledger
 from schemas.jetstream.client import NatsClient
+from tests.builders import now
 from tests.sums import check_sums
 
 settings.register_profile("steady", deadline=None, print_blob=True)
@@ -40,6 +41,8 @@ class Servers:
         if url is None:
             url = await self.stack.enter_async_context(postgres_server(self.folder / "pg", durable=False))
         await migrate(url)
+        async with open_ledger(url, clock=now) as ledger:
+            await ledger.days.keep()
         return nats_url, url
 
     def stop(self) -> None:
@@ -102,5 +105,5 @@ async def ledger_url(servers: tuple[str, str]) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def ledger(ledger_url: str) -> AsyncIterator[Ledger]:
-    async with open_ledger(ledger_url, connections=6) as opened:
+    async with open_ledger(ledger_url, clock=now, connections=6) as opened:
         yield opened

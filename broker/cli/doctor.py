@@ -290,7 +290,7 @@ async def _dead_letters(connection: "asyncpg.Connection[asyncpg.Record]") -> lis
 async def _sums(url: str) -> list[Finding]:
     """Compare the ledger with itself, the newest jobs first, as far as there is time."""
     try:
-        async with open_ledger(url, connections=1) as ledger:
+        async with open_ledger(url, clock=wall_clock, connections=1) as ledger:
             check = await ledger.sums.check(within_s=_SUMS_S)
     except Unavailable as error:
         return [Finding("sums", Grade.BAD, public(str(error)), "is it running, and reachable?")]

@@ -19,14 +19,14 @@ from broker.ledger.spend import PgSpend
 from broker.ledger.status import PgStatus
 from broker.ledger.sums import PgSums
 from broker.ledger.suspects import PgSuspects
-from broker.ports import Ledger
+from broker.ports import Clock, Ledger
 
 
 @asynccontextmanager
-async def open_ledger(url: str, *, connections: int = 8) -> AsyncIterator[Ledger]:
+async def open_ledger(url: str, *, clock: Clock, connections: int = 8) -> AsyncIterator[Ledger]:
     """Open the ledger. While Postgres is away, or its schema is not up to date, every call raises Unavailable."""
     async with Database.open(url, connections=connections, check=check_up_to_date) as database:
-        days = Days()
+        days = Days(database, clock)
         yield Ledger(
             intake=PgIntake(database, days),
             dead_letters=PgDeadLetters(database),
@@ -41,4 +41,5 @@ async def open_ledger(url: str, *, connections: int = 8) -> AsyncIterator[Ledger
             catalogs=PgCatalogs(database),
             status=PgStatus(database),
             sums=PgSums(database),
+            days=days,
         )

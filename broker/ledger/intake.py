@@ -48,7 +48,7 @@ class PgIntake:
         Jobs are written in the order of their ids, so that two brokers with the same jobs never wait for each other.
         """
         async with self._database.connection() as connection:
-            await self._days.ensure(connection, [entry.id for entry in entries])
+            await self._days.keep_on(connection)
             if any(entry.idempotency_key is not None for entry in entries):
                 return await _admit_some(connection, entries)
             try:

@@ -47,7 +47,7 @@ from broker.ledger.rows import (
 from broker.ledger.spend import add_spend
 from broker.ledger.sql import query
 from schemas.api import State
-from schemas.ids import derived_id, id_problem, ms_of
+from schemas.ids import derived_id, ms_of
 from schemas.outcome import Usage
 from schemas.units import Ms, NanoUsd
 
@@ -78,10 +78,8 @@ class PgSettlement:
         }
 
     async def settle(self, verdicts: Sequence[Verdict], *, now: Ms) -> Settled:
-        """The days of all but interactive requests were made when their jobs were admitted."""
-        requests = [verdict.entry for verdict in verdicts if verdict.entry is not None]
         async with self._database.connection() as connection:
-            await self._days.ensure(connection, [entry.id for entry in requests if _is_well_dated(entry, now)])
+            await self._days.keep_on(connection)
             try:
                 async with connection.transaction():
                     return await _Group(connection, now).settle(verdicts, repeated=False)
@@ -303,11 +301,6 @@ def _refund(executed: Executed) -> Executed:
     usage = executed.usage
     negative = Usage(-usage.input_tokens, -usage.output_tokens, -usage.cached_tokens)
     return replace(executed, usage=negative, cost_nano_usd=NanoUsd(-executed.cost_nano_usd))
-
-
-def _is_well_dated(entry: Entry, now: Ms) -> bool:
-    """Say whether some broker can have admitted a request of this id."""
-    return id_problem(entry.id, min(entry.admitted_ms, now)) is None
 
 
 def _identity(entry: Entry) -> tuple[str, bytes, Ms]:

@@ -14,6 +14,7 @@ daily_spend      knows what each deployment has cost today, and what the relay h
 consumers        declares the consumers of every deployment
 catalog_refresh  keeps the ledger's newest catalog in force, and its copy in NATS right
 advisories       counts what JetStream gives up on
+upkeep           makes the partitions of the days to come
 gauges           measures the backlog and what holds deployments, for the metrics
 restarting       starts a role again when NATS or Postgres failed under it, and knows how each role is
 tasks            holds the tasks that run beside a role

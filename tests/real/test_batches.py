@@ -31,7 +31,7 @@ async def planned(ledger_url: str, request: pytest.FixtureRequest) -> AsyncItera
         for way in ("nestloop", "indexscan", "indexonlyscan"):
             await connection.execute(f'alter database "{name}" set enable_{way} = off')
         await connection.close()
-    async with open_ledger(ledger_url) as opened:
+    async with open_ledger(ledger_url, clock=now) as opened:
         yield opened
 
 

@@ -58,8 +58,8 @@ class Brokers:
 @pytest.fixture
 async def brokers(ledger_url: str) -> AsyncIterator[Brokers]:
     async with (
-        open_ledger(ledger_url, connections=1) as ours,
-        open_ledger(ledger_url, connections=1) as theirs,
+        open_ledger(ledger_url, clock=now, connections=1) as ours,
+        open_ledger(ledger_url, clock=now, connections=1) as theirs,
         a_hand(ledger_url) as hand,
     ):
         yield Brokers(ours, theirs, hand)
@@ -176,7 +176,8 @@ async def test_brokers_that_record_the_same_late_executions_never_wait_for_each_
 
 async def test_brokers_that_charge_the_same_jobs_never_wait_for_each_other(brokers: Brokers) -> None:
     """One many, one a few of them: Postgres makes other plans for either, which depend on the ids."""
-    entries = [an_entry(id=uuid7(Ms(1_800_000_000_000), n)) for n in range(300, 360)]
+    at = now()
+    entries = [an_entry(id=uuid7(at, n)) for n in range(300, 360)]
     await brokers.ours.intake.admit(entries)
     attempts = await dispatched(brokers.ours, *entries)
 

@@ -8,10 +8,11 @@ from nats.js.errors import NotFoundError
 
 from broker.bus.runs import Runs
 from broker.bus.streams import ack_pending, declare_streams
+from broker.ledger import open_ledger
 from broker.ports import Ledger
 from schemas import subjects
 from schemas.jetstream.client import NatsClient as Nats
-from tests.builders import a_report, a_success, an_attempt, now
+from tests.builders import a_report, a_success, an_attempt, an_entry, now
 from tests.proxy import a_proxy
 from tests.real.test_broker import Running, a_broker, a_worker, get
 from tests.real.test_dispatch import a_beat
@@ -136,6 +137,8 @@ async def test_what_a_dead_worker_had_reported_is_let_go(nats_url: str, ledger_u
     async with a_broker(nats_url, ledger_url, nc, later_s=0.1):
         await has_pool(nc, subjects.RUN, "d")
         attempt = an_attempt()
+        async with open_ledger(ledger_url, clock=now) as ledger:
+            await ledger.intake.admit([an_entry(id=attempt.job)])
         assert await Runs(nc).publish([attempt])
         pulls = await nc.jetstream().pull_subscribe_bind(subjects.pool_consumer("d"), subjects.RUN)
         [message] = await pulls.fetch(1, timeout=10)

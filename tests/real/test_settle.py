@@ -209,7 +209,7 @@ async def test_any_reports_and_rulings_in_any_order_end_a_job_once(ledger: Ledge
         verdicts = decide(items, jobs, prices=PRICES, alive=("d",), now=now(), unit=0.0)
         await until_available(lambda: broker.settlement.settle(verdicts, now=now()))
 
-    async with open_ledger(ledger_url, connections=2) as other:
+    async with open_ledger(ledger_url, clock=now, connections=2) as other:
         for _ in range(25):
             entries = [an_entry(batch=order.choice([None, batch.id])) for _ in range(5)]
             await ledger.intake.admit(entries)

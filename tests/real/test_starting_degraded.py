@@ -25,7 +25,7 @@ from schemas.catalog import Revision, parse
 from schemas.codec import jsoned
 from schemas.jetstream.client import NatsClient as Nats
 from schemas.units import Ms
-from tests.builders import an_id
+from tests.builders import an_id, now
 from tests.real.test_broker import SCRIPT, Running, a_broker, a_worker
 from tests.system import CATALOG, until
 
@@ -158,7 +158,7 @@ async def test_before_the_tables_are_made_a_broker_says_what_to_do_and_waits(
 async def test_tables_that_are_not_up_to_date_are_named(ledger_url: str) -> None:
     connection = await asyncpg.connect(ledger_url)
     await connection.execute("delete from infermq.migrations")
-    async with open_ledger(ledger_url) as ledger:
+    async with open_ledger(ledger_url, clock=now) as ledger:
         with pytest.raises(Unavailable, match=r"0001_ledger.sql is missing.*infermq migrate"):
             await ledger.status.database_now()
 
