@@ -19,7 +19,8 @@ PORT = 14222
 lies below the ports that Linux gives to outgoing connections.
 """
 LEASE_S = 15.0
-"""How long a killed worker's jobs stay leased to it. A worker extends its leases at a third of that."""
+"""How long a killed worker's jobs stay leased to it, unless they are released before. A worker extends its leases at a
+third of that."""
 LEAST_LEASE_S = 2.0
 """A worker checks its leases twice a second. Below six seconds, jobs that a killed worker had reported may run again."""
 

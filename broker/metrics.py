@@ -33,6 +33,11 @@ class BrokerMetrics:
         )
         self._tokens = self._counter("tokens_total", "Tokens of settled executions.", "direction")
         self.strays = self._counter("strays_total", "Attempts that no stream held, published again.")
+        self.deaths = self._counter("worker_deaths_total", "Workers whose beats ended without a goodbye.")
+        self.lost = self._counter("executions_lost_total", "Executions that died workers held by their last beats.")
+        self.released = self._counter(
+            "leases_released_total", "Leases ended early, since no worker that lives held the attempt."
+        )
         self.expired = self._counter("jobs_expired_waiting_total", "Jobs whose deadline passed while they waited.")
         self.catalogs_put_right = self._counter(
             "catalogs_put_right_total", "Catalogs in NATS that were not the ledger's."

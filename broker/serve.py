@@ -35,6 +35,7 @@ from broker.roles.intake import Intake
 from broker.roles.late_acks import LATER_S, LateAcks
 from broker.roles.leader import Leader
 from broker.roles.relay import Relay
+from broker.roles.releases import Releases
 from broker.roles.reserves import Reserves
 from broker.roles.restarting import Roles
 from broker.roles.settle import Settle
@@ -82,7 +83,7 @@ async def serve(
             streams=NatsStreams(nc),
             ledger=ledger,
             catalogs=Catalogs(nc, ignored=metrics.ignored.labels("catalog").inc),
-            beats=Beats(nc, ignored=metrics.ignored.labels("beat").inc),
+            beats=Beats(nc, clock=wall_clock, ignored=metrics.ignored.labels("beat").inc),
             daily_spend=DailySpend(ledger.spend, wall_clock),
             metrics=metrics,
             roles=Roles(),
@@ -190,6 +191,7 @@ class Process:
             **self._intakes(),
             "settle": settle.serve,
             "late acks": late_acks.serve,
+            "beats": self.beats.watch,
             "interactive": self._interactive,
             "daily spend": self.daily_spend.serve,
             "dispatch": self._dispatch,
@@ -256,7 +258,30 @@ class Process:
 
     async def _dispatch_in_term(self, term: int) -> None:
         runs = Runs(self.nc)
-        sweep = Sweep(
+        dispatch = Dispatch(
+            self.nc,
+            backlog=self.ledger.backlog,
+            attempts=self.ledger.attempts,
+            runs=runs,
+            rulings=self.rulings,
+            sweep=self._sweep(runs),
+            catalog=self._catalog,
+            beats=self.beats,
+            daily_spend=self.daily_spend,
+            metrics=self.metrics,
+            clock=self.clock,
+            term=term,
+            lease_s=self.config.lease_s,
+        )
+        async with asyncio.TaskGroup() as roles:
+            releasing = roles.create_task(self._releases().serve())
+            try:
+                await dispatch.serve()
+            finally:
+                releasing.cancel()
+
+    def _sweep(self, runs: Runs) -> Sweep:
+        return Sweep(
             nc=self.nc,
             attempts=self.ledger.attempts,
             jobs=self.ledger.settlement,
@@ -266,18 +291,13 @@ class Process:
             clock=self.clock,
             metrics=self.metrics,
         )
-        await Dispatch(
-            self.nc,
-            backlog=self.ledger.backlog,
+
+    def _releases(self) -> Releases:
+        return Releases(
+            nc=self.nc,
+            presence=self.beats.presence,
             attempts=self.ledger.attempts,
-            runs=runs,
             rulings=self.rulings,
-            sweep=sweep,
             catalog=self._catalog,
-            beats=self.beats,
-            daily_spend=self.daily_spend,
             metrics=self.metrics,
-            clock=self.clock,
-            term=term,
-            lease_s=self.config.lease_s,
-        ).serve()
+        )

@@ -1,4 +1,4 @@
-"""Knows the workers that are alive, from the beat that each sends every second.
+"""Knows the workers that are alive, from the beat that each sends every second, and those that died lately.
 
 A broker that has just started knows all of them one beat later.
 """
@@ -9,13 +9,18 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from broker.core.presence import Presence
 from schemas import subjects
 from schemas.codec import UNREADABLE
 from schemas.jetstream import Message, NatsConnection
+from schemas.units import Ms
 from schemas.worker import BEAT_LIFETIME_MS, WorkerBeat
 
 log = logging.getLogger(__name__)
 _KV_DELETED = "KV-Operation"
+WATCH_S = 0.25
+_LONGEST_WATCH_S = 2 * WATCH_S
+"""The most silence that one look counts: a broker that was busy or stopped for longer has beats still to read."""
 _beat = msgspec.json.Decoder(WorkerBeat)
 
 
@@ -26,19 +31,36 @@ class Beats:
         self,
         nc: NatsConnection,
         *,
+        clock: Callable[[], Ms],
         lifetime_ms: int = BEAT_LIFETIME_MS,
         ignored: Callable[[], object] = lambda: None,
     ) -> None:
         """`ignored` is called for each message that is no beat."""
         self._nc = nc
         self._ignored = ignored
+        self._clock = clock
+        self._reconnects = nc.reconnects
         self._lifetime_s = lifetime_ms / 1000
         self._known: dict[str, tuple[WorkerBeat, float]] = {}
         self.changed: Callable[[], None] = lambda: None
         """Called when the capacity of some deployment has changed."""
+        self.presence = Presence()
 
     async def listen(self) -> None:
         await self._nc.subscribe(f"$KV.{subjects.WORKERS_BUCKET}.>", cb=self._on_beat)
+
+    async def watch(self) -> None:
+        """Note the silence of workers, until cancelled. While NATS is away nobody is silent: nobody could be heard."""
+        loop = asyncio.get_running_loop()
+        looked = loop.time()
+        while True:
+            await asyncio.sleep(WATCH_S)
+            before, looked = looked, loop.time()
+            if not self._nc.is_connected or self._nc.reconnects != self._reconnects:
+                self._reconnects = self._nc.reconnects
+                self.presence.could_not_hear()
+            else:
+                self.presence.passed(int(1000 * min(looked - before, _LONGEST_WATCH_S)))
 
     def alive(self) -> Sequence[WorkerBeat]:
         oldest = asyncio.get_running_loop().time() - self._lifetime_s
@@ -50,6 +72,7 @@ class Beats:
         if not message.data or (message.headers and _KV_DELETED in message.headers):
             if self._known.pop(name, None):
                 self.changed()
+            self.presence.said_goodbye(name)
             return
         try:
             beat = _beat.decode(message.data)
@@ -59,6 +82,7 @@ class Beats:
             log.warning("ignored subject=%s bytes=%d error=%s", message.subject, len(message.data), error)
             self._ignored()
             return
+        self.presence.heard(name, beat, self._clock())
         before = self._known.get(name)
         self._known[name] = (beat, asyncio.get_running_loop().time())
         if before is None or _capacity(before[0]) != _capacity(beat):

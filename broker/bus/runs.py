@@ -22,13 +22,17 @@ from schemas.jetstream import (
     NatsError,
     NotStored,
     Outgoing,
+    Progress,
+    ack_subject,
+    answer_all,
     header_number,
     last_sequence,
+    progress_of,
     publish_atomically,
     publish_in_order,
 )
 from schemas.job import Attempt
-from schemas.ruling import Ruling
+from schemas.ruling import Lost, Ruling
 
 log = logging.getLogger(__name__)
 _PAGE = 256
@@ -48,8 +52,11 @@ class OutcomeKey(msgspec.Struct, frozen=True):
 
     job: UUID
     attempt: int
+    type: str = ""
+    """The tag of a ruling. A report has none."""
 
 
+_LOST = Lost.__struct_config__.tag
 _run_key = msgspec.msgpack.Decoder(RunKey)
 _outcome_keys = Bundle(OutcomeKey)
 
@@ -111,42 +118,92 @@ def _batches(messages: Sequence[Outgoing]) -> Iterator[Sequence[Outgoing]]:
 async def attempts_in_run(nc: NatsConnection) -> set[tuple[UUID, int]]:
     """Read which attempts are in RUN: those not leased yet, and those that a worker holds. Raises: Unavailable."""
     held = set()
-    async for payload in _payloads(nc, subjects.RUN):
+    async for message in _messages(nc, subjects.RUN):
         with contextlib.suppress(*UNREADABLE):  # the worker that gets it terminates it
-            key = _run_key.decode(payload)
+            key = _run_key.decode(message.data)
             held.add((key.job, key.number))
     return held
 
 
+class DeliveredRun(msgspec.Struct, frozen=True):
+    """A message of RUN that was delivered to a worker and is not acknowledged, unless it was so a moment ago."""
+
+    sequence: int
+    job: UUID
+    attempt: int
+
+
+async def delivered_runs(nc: NatsConnection, deployment: str, *, last: int) -> list[DeliveredRun]:
+    """Read the messages of a deployment up to the `last` that was delivered. Raises: Unavailable."""
+    found = []
+    async for message in _messages(nc, subjects.RUN, subject=subjects.run(deployment), last=last):
+        with contextlib.suppress(*UNREADABLE):  # the worker that gets it terminates it
+            key = _run_key.decode(message.data)
+            found.append(DeliveredRun(_sequence(message, subjects.RUN), key.job, key.number))
+    return found
+
+
+async def run_progress(nc: NatsConnection, deployment: str) -> Progress:
+    """Ask how much of RUN the workers of a deployment got. Raises: NatsError."""
+    return await progress_of(nc, subjects.RUN, subjects.pool_consumer(deployment))
+
+
+async def answer_runs(
+    nc: NatsConnection, deployment: str, sequences: Sequence[int], word: bytes, *, deliveries: int
+) -> None:
+    """Answer messages of RUN in the place of the worker that got them: ACK or NAK. Raises: NatsError.
+
+    `deliveries` is how many there were by the consumer's progress, asked for just before.
+    """
+    consumer = subjects.pool_consumer(deployment)
+    acks = [ack_subject(subjects.RUN, consumer, sequence=sequence, delivery=deliveries) for sequence in sequences]
+    await answer_all(nc, acks, word)
+
+
 async def attempts_in_outcome(nc: NatsConnection) -> set[tuple[UUID, int]]:
-    """Read of which attempts a report or ruling waits to be settled. Raises: Unavailable."""
+    """Read of which attempts a report or ruling waits to be settled. That one execution was lost settles no attempt.
+
+    Raises: Unavailable.
+    """
     return {
         (key.job, key.attempt)
-        async for payload in _payloads(nc, subjects.OUTCOME)
-        for key in _outcome_keys.unpack(payload)[0]
+        async for message in _messages(nc, subjects.OUTCOME)
+        for key in _outcome_keys.unpack(message.data)[0]
+        if key.type != _LOST
     }
 
 
-async def _payloads(nc: NatsConnection, stream: str) -> AsyncIterator[bytes]:
-    """Read everything in a stream, by direct get, a page at a time (ADR-31)."""
+async def _messages(
+    nc: NatsConnection, stream: str, *, subject: str | None = None, last: int | None = None
+) -> AsyncIterator[Message]:
+    """Read what a stream holds of a subject up to the `last` sequence, by direct get, a page at a time (ADR-31)."""
     sequence = 1
     try:
-        while page := await _page(nc, stream, sequence):
+        while page := await _page(nc, stream, sequence, subject):
             for message in page:
-                yield message.data
-            last = header_number(page[-1].headers or {}, "Nats-Sequence")
-            if last is None or last < sequence:
-                raise Unavailable("NATS", f"{stream} could not be read: a message without its sequence")
-            sequence = last + 1
+                if (found := _sequence(message, stream)) < sequence:
+                    raise Unavailable("NATS", f"{stream} could not be read: a message out of its order")
+                if last is not None and found > last:
+                    return
+                yield message
+                sequence = found + 1
     except (NatsError, TimeoutError) as error:
         raise Unavailable("NATS", f"{stream} could not be read: {str(error) or type(error).__name__}") from error
 
 
-async def _page(nc: NatsConnection, stream: str, sequence: int) -> list[Message]:
+def _sequence(message: Message, stream: str) -> int:
+    if (sequence := header_number(message.headers or {}, "Nats-Sequence")) is None:
+        raise Unavailable("NATS", f"{stream} could not be read: a message without its sequence")
+    return sequence
+
+
+async def _page(nc: NatsConnection, stream: str, sequence: int, subject: str | None) -> list[Message]:
     inbox = nc.new_inbox()
     subscription = await nc.subscribe(inbox)
     try:
-        query = {"seq": sequence, "batch": _PAGE, "max_bytes": _PAGE_BYTES}
+        query: dict[str, int | str] = {"seq": sequence, "batch": _PAGE, "max_bytes": _PAGE_BYTES}
+        if subject is not None:
+            query["next_by_subj"] = subject
         await nc.publish(f"$JS.API.DIRECT.GET.{stream}", json.dumps(query).encode(), inbox)
         page: list[Message] = []
         async with asyncio.timeout(_QUIET_S):

@@ -1,5 +1,5 @@
 """The broker's decisions, without I/O, clock, chance or logging. Most are pure functions of plain values; a few objects
-keep state that the one role that uses them owns (Order, Backlog, Outstanding, Silence, RequestState).
+keep state that the one role that uses them owns (Order, Backlog, Outstanding, Presence, Silence, RequestState).
 
 Each question is answered in one place:
 
@@ -11,6 +11,7 @@ route        which deployments may run a job
 pools        what each deployment can take now, what holds it, and the words for that
 backlog      which waiting jobs have been read ahead, flow by flow
 fairness     which waiting job runs next, and where
+presence     which workers are there, which have died, and when nobody holds a delivered attempt
 outstanding  which attempts are dispatched and not settled
 relay        what follows each event of an interactive request
 reserve      which deployment takes an interactive request

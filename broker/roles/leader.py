@@ -50,8 +50,10 @@ class Leader:
             renewing.cancel()
 
     async def _until_deposed(self, work: Callable[[int], Awaitable[None]], term: int) -> None:
-        with contextlib.suppress(Deposed):
+        try:
             await work(term)
+        except* Deposed:
+            pass
 
     async def _renew(self, term: int) -> None:
         """Renew the lease until another broker holds it, or renewing has failed for as long as the lease lasts."""

@@ -3,6 +3,7 @@
 import base64
 import binascii
 import json
+from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
@@ -55,8 +56,14 @@ class _Config(msgspec.Struct, frozen=True):
     ack_wait: int | None = None
 
 
+class _Delivered(msgspec.Struct, frozen=True):
+    stream_seq: int
+    consumer_seq: int
+
+
 class _Consumer(msgspec.Struct, frozen=True):
     config: _Config
+    delivered: _Delivered
 
 
 A = TypeVar("A", _Stream, _Message, _Consumer)
@@ -88,6 +95,22 @@ async def ack_wait_s(nc: NatsConnection, stream: str, consumer: str) -> float | 
     """
     wait_ns = (await _request(nc, f"CONSUMER.INFO.{stream}.{consumer}", _Consumer)).config.ack_wait
     return None if wait_ns is None else wait_ns / _NANOSECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a consumer has come."""
+
+    delivered: int
+    """The last message of the stream that was delivered."""
+    deliveries: int
+    """How many deliveries there were, redeliveries included."""
+
+
+async def progress_of(nc: NatsConnection, stream: str, consumer: str) -> Progress:
+    """Ask how far a consumer has come. Raises: NatsError."""
+    delivered = (await _request(nc, f"CONSUMER.INFO.{stream}.{consumer}", _Consumer)).delivered
+    return Progress(delivered.stream_seq, delivered.consumer_seq)
 
 
 async def _request(nc: NatsConnection, subject: str, kind: type[A], body: dict[str, str] | None = None) -> A:

@@ -16,6 +16,8 @@ BATCH_BYTES = 8 * 1024 * 1024
 """Our own limit for what one batch holds in the server's memory."""
 ACK = b"+ACK"
 EXTEND = b"+WPI"
+NAK = b"-NAK"
+"""Deliver it again, at once."""
 TERM = b"+TERM"
 _LAST_SEQUENCE = "Nats-Expected-Last-Subject-Sequence"
 _KNOWN_ID = 10201
@@ -106,7 +108,7 @@ async def _write(nc: NatsConnection, messages: Sequence[tuple[str, str, bytes]])
 
 
 async def answer_all(nc: NatsConnection, ack_subjects: Sequence[str], word: bytes) -> None:
-    """Answer many messages alike (ACK, EXTEND, TERM), in one buffer. NATS confirms nothing. Raises: NatsError."""
+    """Answer many messages alike (ACK, EXTEND, NAK, TERM), in one buffer. NATS confirms nothing. Raises: NatsError."""
     if not ack_subjects:
         return
     if " ".join(ack_subjects).split() != list(ack_subjects):  # they are written into the connection as they are

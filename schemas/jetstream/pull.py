@@ -78,6 +78,15 @@ def delivered(ack_subject: str) -> Delivered:
     return Delivered(deliveries, sequence, Ms(nanoseconds // 1_000_000), pending)
 
 
+def ack_subject(stream: str, consumer: str, *, sequence: int, delivery: int) -> str:
+    """Build the subject that answers a message in a worker's place.
+
+    The server looks a message up by its `sequence`, and refuses a `delivery` (the consumer's count of all deliveries)
+    that is acknowledged or that never was; the latest one always is right (server/consumer.go, processNak).
+    """
+    return f"$JS.ACK.{stream}.{consumer}.1.{sequence}.{delivery}.0.0"
+
+
 def deliveries(ack_subject: str) -> int:
     """Return how often the message was delivered, this time included. Raises: ValueError."""
     return int(_numbers(ack_subject)[0])

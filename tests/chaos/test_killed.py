@@ -15,7 +15,7 @@ import pytest
 from broker.client import Client, Submission
 from broker.errors import Unavailable
 from schemas.api import BatchStatus
-from tests.builders import a_job
+from tests.builders import a_job, now
 from tests.system import System, a_catalog_file, a_client, a_system, start, stop, until
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(150)]
@@ -115,6 +115,39 @@ async def test_a_killed_workers_jobs_are_finished_by_another_worker(tmp_path: Pa
         tmp_path / "data", a_catalog_file(tmp_path, options=SLOW), "--workers", "2", *LEASE
     ) as system:
         await killed_in_mid_batch(system, "workers")
+
+
+LONG = "decode_tokens_per_s = 2.0\noutput_tokens = 8"
+"""Four seconds a job."""
+KNOWN_MS = 5_000
+"""How soon what a killed worker held runs elsewhere, on a machine that is not overloaded; its lease lasts 15 s."""
+LOADED_MS = 3_000
+"""What a loaded machine may add to it."""
+
+
+async def test_what_a_killed_worker_held_runs_elsewhere_in_seconds_although_its_lease_goes_on(tmp_path: Path) -> None:
+    catalog = a_catalog_file(tmp_path, slots=4, options=LONG)
+    async with a_system(tmp_path / "data", catalog, "--workers", "2") as system, a_client(system) as client:
+        connection = await asyncpg.connect(system.info.postgres_url)
+        batch = await client.create_batch()
+        jobs = [one for one, _ in zip(submissions(), range(6), strict=False)]
+        await client.seal(batch.id, jobs=await client.submit_many(jobs, batch_id=batch.id))
+
+        async def all_run() -> bool:
+            status = await client.status()
+            return sum(worker.running for worker in status.workers) == len(jobs)
+
+        await until(all_run, "all jobs run")
+        system.children("workers")[0].kill()
+        killed_ms = now()
+
+        await until(partial(is_complete, client, batch.id), "the batch is complete", within_s=60)
+        executions = await connection.fetch("select started_ms from infermq.executions")
+        again = [row["started_ms"] - killed_ms for row in executions if row["started_ms"] >= killed_ms]
+        await connection.close()
+
+    assert again
+    assert max(again) < KNOWN_MS + LOADED_MS, again
 
 
 async def test_a_killed_broker_goes_on_where_it_was(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ async def a_leader(
     await declare_streams(nc)
     for deployment in catalog.deployments:
         await declare_pool(nc, deployment, slots=4)
-    heard, daily_spend, metrics = Beats(nc), DailySpend(ledger.spend, now), BrokerMetrics()
+    heard, daily_spend, metrics = Beats(nc, clock=now), DailySpend(ledger.spend, now), BrokerMetrics()
     await heard.listen()
     term = await ledger.leadership.lead("me", lease_ms=60_000)
     assert term is not None

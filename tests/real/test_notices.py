@@ -15,7 +15,7 @@ from schemas.jetstream import Message
 from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Lane
 from schemas.units import Ms
-from tests.builders import a_beat, an_id
+from tests.builders import a_beat, an_id, now
 from workers.beat import delete_beat, publish_beat
 
 pytestmark = pytest.mark.real
@@ -47,7 +47,7 @@ async def until(holds: Callable[[], bool]) -> None:
 
 async def test_beats_that_cannot_be_read_are_ignored(listener: Nats, raised: list[Exception]) -> None:
     ignored: list[None] = []
-    beats = Beats(listener, ignored=lambda: ignored.append(None))
+    beats = Beats(listener, clock=now, ignored=lambda: ignored.append(None))
     await beats.listen()
 
     for data in (*UNREADABLE, jsoned(a_beat("w", slots=2**62)), jsoned(a_beat("another")), jsoned(a_beat("w"))):
@@ -73,7 +73,7 @@ async def test_notices_that_cannot_be_read_are_ignored_and_counted(listener: Nat
 
 
 async def test_a_worker_that_leaves_is_forgotten_at_once(listener: Nats) -> None:
-    beats, changes = Beats(listener), list[None]()
+    beats, changes = Beats(listener, clock=now), list[None]()
     await beats.listen()
     await publish_beat(listener, a_beat("w"))
     await until(lambda: bool(beats.alive()))
@@ -86,7 +86,7 @@ async def test_a_worker_that_leaves_is_forgotten_at_once(listener: Nats) -> None
 
 
 async def test_a_worker_that_is_not_heard_any_more_is_forgotten(listener: Nats) -> None:
-    beats = Beats(listener, lifetime_ms=300)
+    beats = Beats(listener, clock=now, lifetime_ms=300)
     await beats.listen()
     await publish_beat(listener, a_beat("w"))
     await until(lambda: bool(beats.alive()))
@@ -95,7 +95,7 @@ async def test_a_worker_that_is_not_heard_any_more_is_forgotten(listener: Nats) 
 
 
 async def test_only_another_capacity_is_a_change(listener: Nats) -> None:
-    beats, changes = Beats(listener), list[None]()
+    beats, changes = Beats(listener, clock=now), list[None]()
     await beats.listen()
     beats.changed = lambda: changes.append(None)
 

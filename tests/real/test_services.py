@@ -62,7 +62,13 @@ async def services(nc: Nats, ledger: Ledger) -> Services:
         jobs=JobService(ledger=ledger.jobs, catalogs=catalogs, pools=dict, clock=now),
         catalogs=CatalogService(ledger=ledger.catalogs, catalogs=catalogs, clock=now),
         status=StatusService(
-            name="b", version="0", ledger=ledger.status, catalogs=catalogs, beats=Beats(nc), pools=dict, clock=now
+            name="b",
+            version="0",
+            ledger=ledger.status,
+            catalogs=catalogs,
+            beats=Beats(nc, clock=now),
+            pools=dict,
+            clock=now,
         ),
     )
 

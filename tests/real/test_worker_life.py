@@ -16,7 +16,7 @@ from schemas.jetstream.client import NatsClient as Nats
 from schemas.outcome import Failed, TimedOut
 from schemas.units import Ms
 from schemas.worker import DENIED, Paused
-from tests.builders import a_catalog, a_chat
+from tests.builders import a_catalog, a_chat, now
 from tests.real.test_worker_process import apply, is_forgotten, reported
 from tests.system import until
 from workers.cli import serve
@@ -90,7 +90,7 @@ class Refused(Simulated):
 
 async def test_a_worker_says_in_its_beat_why_its_engine_pauses(nc: Nats, nats_url: str) -> None:
     await apply(nc, None)
-    beats = Beats(nc)
+    beats = Beats(nc, clock=now)
     await beats.listen()
 
     async with serving(nats_url, Refused()):
