@@ -160,7 +160,7 @@ async def _catalog(nc: NatsClient, postgres_url: str | None) -> list[Finding]:
     if postgres_url is None:
         return []
     try:
-        async with open_ledger(postgres_url, connections=1) as ledger:
+        async with open_ledger(postgres_url, clock=wall_clock, connections=1) as ledger:
             active = await ledger.catalogs.active()
         compared = compare(active[0] if active is not None else None, (await Catalogs(nc).copy())[0])
     except (Unavailable, Error, CatalogError):

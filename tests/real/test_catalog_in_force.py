@@ -137,7 +137,7 @@ async def test_a_copy_that_another_broker_has_just_written_is_not_overwritten(nc
 
 async def test_while_the_ledger_is_away_the_copy_is_followed_until_it_is_back(nc: Nats, ledger: Ledger) -> None:
     async with (
-        open_ledger("postgresql://postgres@/infermq?host=/nowhere") as nowhere,
+        open_ledger("postgresql://postgres@/infermq?host=/nowhere", clock=now) as nowhere,
         refreshing(nc, nowhere) as (
             catalogs,
             _,
