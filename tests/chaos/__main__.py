@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from tests.chaos import planted
 from tests.chaos.faults import Kind
 from tests.chaos.round import Summary, round_of
 
@@ -39,6 +40,24 @@ def run(
         say(str(summary))
     say(total(summaries))
     if any(summary.violations for summary in summaries):
+        raise typer.Exit(1)
+
+
+@app.command("planted")
+def run_planted(
+    words: Annotated[list[str] | None, typer.Argument(help="Only bugs whose description has one of these.")] = None,
+) -> None:
+    """Plant one bug after the other in a copy of the source. Ends with 1 if a round noticed nothing."""
+    chosen = [bug for bug in planted.bugs() if not words or any(word in bug.says for word in words)]
+    missed = []
+    for bug in chosen:
+        tried = planted.plant(bug)
+        if not tried.is_noticed:
+            missed.append(bug)
+            say(tried.output)
+        say(f"{bug.says}: {tried.violations[0] if tried.is_noticed else 'MISSED'}")
+    say(f"{len(chosen) - len(missed)} of {len(chosen)} planted bugs were noticed")
+    if missed:
         raise typer.Exit(1)
 
 
