@@ -259,6 +259,8 @@ class Released(msgspec.Struct, frozen=True, tag="released", omit_defaults=True):
     charge: Charge | None = None
 
 
+LOST = "lost"
+"""What the ledger calls the outcome of an execution whose worker died: nobody reports it."""
 Outcome = Succeeded | Failed | Expired | Cancelled | Released
 
 

@@ -3,7 +3,8 @@
 areas         opens them, over one database
 intake        jobs into the record           dead_letters   messages that are no jobs or no outcomes
 backlog       what waits                     attempts       queued → running, and what runs
-settlement    verdicts into the record       spend          what deployments cost, by day
+settlement    verdicts into the record       usual_ends     those that nearly all are, in a shorter way
+requests      jobs of interactive requests   spend          what deployments cost, by day
 suspects      those whose worker died, and that run apart
 leadership    the lease of the leader        status         how things stand now
 batches       batches and their results      jobs           all that is recorded of a job

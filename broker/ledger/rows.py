@@ -1,12 +1,11 @@
 """Turns columns into values, and values into columns."""
 
 from collections.abc import Sequence
-from uuid import UUID
 
 import asyncpg
 import msgspec
 
-from broker.core.records import Entry, Executed, Flow, Recorded, Verdict
+from broker.core.records import Entry, Executed, Final, Flow, Recorded, Verdict
 from schemas.api import Batch, BatchStatus, Counts, Execution, JobShow, Result, State, Waiting
 from schemas.job import Attempt, Lane
 from schemas.outcome import Failure, Usage
@@ -101,6 +100,23 @@ def recorded_of(row: Row) -> Recorded:
         custom_id=row["custom_id"],
         state=State(row["state"]),
     )
+
+
+def recorded_request(verdict: Verdict, entry: Entry) -> Recorded:
+    """Return the end of an interactive request."""
+    return Recorded(
+        job=entry.id,
+        tenant=entry.tenant,
+        batch=entry.batch,
+        custom_id=entry.custom_id,
+        state=end_of(verdict).state,
+    )
+
+
+def end_of(verdict: Verdict) -> Final:
+    """Return the transition of a verdict that ends its job."""
+    assert isinstance(verdict.transition, Final)  # noqa: S101 - the caller chose those
+    return verdict.transition
 
 
 def _total_ms(row: Row) -> Ms:
@@ -220,7 +236,3 @@ def _standing(row: Row) -> tuple[State, int]:
     if row["running_attempt"] is not None:
         return State.RUNNING, row["running_attempt"]
     return State.QUEUED, row["waiting_attempt"] or 0
-
-
-def key_of(row: Row) -> tuple[UUID, UUID]:
-    return row["job"], row["id"]

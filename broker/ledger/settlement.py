@@ -1,24 +1,22 @@
 """Records verdicts: one transaction a group, safe to repeat.
 
-An execution is inserted once by its key (job, its own id), and only what was inserted is charged. A job ends
-once, because the statement that ends it finds only an open job.
+An execution is inserted once by its own id, and only what was inserted is charged. A job ends once, because the statement
+that ends it finds only an open job.
 
-Nearly all verdicts end a job that runs the very attempt, so that way is short: one statement for their ends, then the
-executions and results are copied in. What is left (a late report, an expiry in the backlog, an interactive job, a
-repeated group) is looked up and recorded row by row.
+Nearly all verdicts end a job that runs the very attempt, so that way is short (`usual_ends`): one statement for their ends,
+then the executions and results are copied in. A group with anything else in it (a late report, an expiry in the backlog, a
+retry, a repeated group, a lost execution) is looked up and recorded row by row, after its rows were locked in one order.
 """
 
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
 import asyncpg
-from msgspec.structs import replace
 
 from broker.core.records import (
     EndedAttempt,
-    Entry,
     Executed,
     Final,
     OpenJob,
@@ -29,26 +27,28 @@ from broker.core.records import (
     Settled,
     Verdict,
 )
+from broker.ledger import requests
 from broker.ledger.connection import Connection, Database
-from broker.ledger.copies import copy_bodies, copy_results, insert_jobs
+from broker.ledger.copies import copy_results
 from broker.ledger.counts import Deltas
-from broker.ledger.days import Days, bounds, day_of
+from broker.ledger.days import Days
 from broker.ledger.rows import (
     EXECUTION_COLUMNS,
     columns,
+    end_of,
     execution_row,
     flow_of,
-    job_row,
     json_text,
-    key_of,
     recorded_of,
+    recorded_request,
     suspicion_of,
+    usage_of,
 )
 from broker.ledger.spend import add_spend
 from broker.ledger.sql import query
+from broker.ledger.usual_ends import NotUsual, UsualEnds, are_usual
 from schemas.api import State
-from schemas.ids import derived_id, ms_of
-from schemas.outcome import Usage
+from schemas.outcome import LOST, Usage
 from schemas.units import Ms, NanoUsd
 
 
@@ -60,8 +60,10 @@ class PgSettlement:
         self._days = days
 
     async def open_jobs(self, ids: Collection[UUID]) -> dict[UUID, OpenJob]:
+        if not ids:
+            return {}
         async with self._database.connection() as connection:
-            rows = await connection.fetch(query("open_jobs"), list(ids))
+            rows = await connection.fetch(query("open_jobs"), list(ids), min(ids), max(ids))
         return {
             row["id"]: OpenJob(
                 job=row["id"],
@@ -80,27 +82,35 @@ class PgSettlement:
     async def settle(self, verdicts: Sequence[Verdict], *, now: Ms) -> Settled:
         async with self._database.connection() as connection:
             await self._days.keep_on(connection)
-            try:
-                async with connection.transaction():
-                    return await _Group(connection, now).settle(verdicts, repeated=False)
-            except asyncpg.UniqueViolationError:
-                async with connection.transaction():
-                    return await _Group(connection, now).settle(verdicts, repeated=True)
+            if are_usual(verdicts):
+                with contextlib.suppress(asyncpg.UniqueViolationError, NotUsual):
+                    async with connection.transaction():
+                        return await UsualEnds(connection, now).settle(verdicts)
+            for _ in range(_TRIES):
+                with contextlib.suppress(_Moved):
+                    async with connection.transaction():
+                        return await _Group(connection, now).settle(verdicts, may_move=False)
+            async with connection.transaction():
+                return await _Group(connection, now).settle(verdicts, may_move=True)
 
 
 NEVER_MS = Ms(10**15)
 """Later than any deadline may be: when a suspected job's own time comes."""
-_PLACES = 64
-"""How many advisory locks requests share. Few, since Postgres has room for some thousand locks."""
+_TRIES = 5
+"""How often to begin again because a job was dispatched while its rows were locked. A guess: once is rare."""
 Ran = tuple[int, Verdict, Executed]
 """A verdict's place in its group, and the execution that it is on."""
-RequestVerdict = tuple[Verdict, Entry]
-"""A verdict on an interactive request, and the job behind it."""
+Amount = tuple[UUID, Usage, NanoUsd]
+"""What a job is charged, or gets back."""
+
+
+class _Moved(Exception):
+    """A job came from the backlog into an attempt, after the attempts were locked and before the backlog was."""
 
 
 @dataclass(slots=True)
 class _Group:
-    """Records one group in one transaction."""
+    """Records one group in one transaction, whatever is in it."""
 
     connection: Connection
     now: Ms
@@ -109,114 +119,83 @@ class _Group:
     ended_earlier: list[Recorded] = field(default_factory=list)
     """The jobs that an earlier transaction ended by the same verdicts."""
     ended_attempts: list[EndedAttempt] = field(default_factory=list)
+    inserted: set[UUID] = field(default_factory=set)
+    """The requests whose jobs this transaction inserted, which are charged for nothing yet."""
 
-    async def settle(self, verdicts: Sequence[Verdict], *, repeated: bool) -> Settled:
-        """`repeated`: some of the group is recorded already, so each row is looked up first."""
+    async def settle(self, verdicts: Sequence[Verdict], *, may_move: bool) -> Settled:
+        """Lock, then change. Raises: _Moved, unless it `may_move`."""
         verdicts = await self._insert_requests(verdicts)
-        finals = {n: v for n, v in enumerate(verdicts) if isinstance(v.transition, Final)}
-        await self._finish({n: v for n, v in finals.items() if v.entry is None and v.executed is not None})
-        left = {n: v for n, v in finals.items() if n not in self.ended_now}
-        if left:
-            await self._finish_any(left)
+        await self._lock({verdict.job for verdict in verdicts}, may_move=may_move)
+        finals = {n: v for n, v in enumerate(verdicts) if isinstance(v.transition, Final) and n not in self.ended_now}
+        if finals:
+            await self._finish(finals)
         requeued = await self._requeue([v for v in verdicts if isinstance(v.transition, Requeue)])
-        await self._record(verdicts, row_by_row=repeated or len(self.ended_now) < len(verdicts))
+        await self._record(verdicts)
         return Settled((*self.ended_now.values(), *self.ended_earlier), requeued, tuple(self.ended_attempts))
 
     async def _insert_requests(self, verdicts: Sequence[Verdict]) -> Sequence[Verdict]:
-        """Insert the jobs of interactive requests, of which the ledger first hears at their end.
-
-        A request is known by its id, tenant, body and the instant of its admission. One whose id is already that of
-        another request or job is recorded as a job of its own, under an id made of these, so that neither touches the
-        other. Returns the verdicts with the ids that they are recorded under.
-        """
-        requests = {n: (v, v.entry) for n, v in enumerate(verdicts) if v.entry is not None}
-        if not requests:
+        """Insert the jobs of requests that end. Return the verdicts with the ids that they are recorded under."""
+        await requests.hold(self.connection, [v for v in verdicts if v.entry is not None or _is_lost(v)])
+        pairs = {n: (v, v.entry) for n, v in enumerate(verdicts) if v.entry is not None}
+        if not pairs:
             return verdicts
-        await self._hold([v for v, _ in requests.values()])
-        await self._insert(requests)
-        unrecorded = {n: pair for n, pair in requests.items() if n not in self.ended_now}
-        apart = await self._apart(unrecorded) if unrecorded else {}
+        await self._insert({n: verdict for n, (verdict, _) in pairs.items()})
+        left = {n: pair for n, pair in pairs.items() if n not in self.ended_now}
+        apart = await requests.apart(self.connection, left) if left else {}
         await self._insert(apart)
-        return [apart[n][0] if n in apart else verdict for n, verdict in enumerate(verdicts)]
+        return [apart.get(n, verdict) for n, verdict in enumerate(verdicts)]
 
-    async def _hold(self, requests: Iterable[Verdict]) -> None:
-        """Lock requests that may have several reports, so that two brokers miss nothing of what each other records."""
-        several = [v for v in requests if not (isinstance(v.transition, Final) and _is_first(v))]
-        if several:
-            places = sorted({verdict.job.int % _PLACES for verdict in several})
-            await self.connection.fetch(query("hold_requests"), places)
+    async def _insert(self, verdicts: Mapping[int, Verdict]) -> None:
+        """Insert the requests that end and are not known yet."""
+        places = {v.job: n for n, v in verdicts.items() if isinstance(v.transition, Final)}
+        ends = {job: (v, v.entry, None) for job, n in places.items() if (v := verdicts[n]).entry is not None}
+        if not ends:
+            return
+        for job in await requests.insert(self.connection, ends, now=self.now):
+            verdict, entry, _ = ends[job]
+            self.inserted.add(job)
+            self.ended_now[places[job]] = recorded_request(verdict, entry)
+            self.ended_attempts.append(EndedAttempt(job, verdict.attempt or 0, entry.flow))
 
-    async def _apart(self, requests: Mapping[int, RequestVerdict]) -> dict[int, RequestVerdict]:
-        """Give those whose id is another's an id of their own."""
-        rows = await self.connection.fetch(query("identities"), [verdict.job for verdict, _ in requests.values()])
-        known = {row["id"]: (row["tenant"], row["body_hash"], row["admitted_ms"]) for row in rows}
-        apart = {}
-        for n, (verdict, entry) in requests.items():
-            if known.get(entry.id, _identity(entry)) != _identity(entry):
-                own = replace(entry, id=_own_id(entry))
-                apart[n] = replace(verdict, job=own.id, entry=own), own
-        return apart
+    async def _lock(self, ids: Collection[UUID], *, may_move: bool) -> None:
+        """Lock all rows of the group in one order, which every group has: attempts, jobs, then what waits, each by job.
+
+        Two brokers that settle the same jobs with different verdicts thus never wait for each other. The usual ends lock
+        their attempts first too, and what waits is locked in the order of the jobs by dispatch too.
+        """
+        jobs = sorted(ids, key=_number)
+        running = {row["job"] for row in await self.connection.fetch(query("lock_running"), jobs)}
+        rows = await self.connection.fetch(query("lock_jobs"), jobs, jobs[0], jobs[-1])
+        waiting = [row["id"] for row in rows if row["state"] == "open" and row["id"] not in running]
+        if waiting:
+            found = await self.connection.fetch(query("lock_waiting"), waiting, waiting[0], waiting[-1])
+            if len(found) < len(waiting) and not may_move:
+                raise _Moved
 
     async def _finish(self, finals: Mapping[int, Verdict]) -> None:
-        by_day: dict[int, list[Verdict]] = defaultdict(list)
-        for verdict in finals.values():
-            by_day[day_of(verdict.job)].append(verdict)
-        for day, theirs in sorted(by_day.items()):
-            rows = await self.connection.fetch(query("finish"), *_ends(theirs), self.now, *bounds(day))
-            self._take(finals, rows)
-
-    async def _finish_any(self, left: Mapping[int, Verdict]) -> None:
-        rows = await self.connection.fetch(query("finish_any"), *_ends(left.values()), self.now)
-        self._take(left, rows)
-        lost = [v for n, v in left.items() if n not in self.ended_now and v.executed is not None]
-        jobs, attempts, states = [v.job for v in lost], [v.attempt for v in lost], [_state(v) for v in lost]
-        known = await self.connection.fetch(query("settled_by"), jobs, attempts, states)
-        self.ended_earlier = [recorded_of(row) for row in known]
-        self.ended_attempts += [EndedAttempt(row["id"], row["attempts"], flow_of(row)) for row in known]
-
-    def _take(self, finals: Mapping[int, Verdict], rows: Iterable[asyncpg.Record]) -> None:
+        """End the jobs that are open, wherever they stand."""
+        ends = sorted(finals.values(), key=_job_number)
+        jobs = [verdict.job for verdict in ends]
+        attempts, states = [verdict.attempt for verdict in ends], [end_of(verdict).state for verdict in ends]
+        failures = [json_text(end_of(verdict).failure) for verdict in ends]
+        rows = await self.connection.fetch(
+            query("finish_any"), jobs, attempts, states, failures, self.now, jobs[0], jobs[-1]
+        )
         by_job = {verdict.job: n for n, verdict in finals.items()}
         for row in rows:
             self.ended_now[by_job[row["id"]]] = recorded_of(row)
             self.ended_attempts.append(EndedAttempt(row["id"], row["attempts"], flow_of(row), row["tokens"]))
+        await self._find_ended([v for n, v in finals.items() if n not in self.ended_now and v.executed is not None])
 
-    async def _insert(self, requests: Mapping[int, RequestVerdict]) -> None:
-        """Insert the requests that end and are not known yet."""
-        entries = {v.job: (n, v, entry) for n, (v, entry) in requests.items() if isinstance(v.transition, Final)}
-        if not entries:
+    async def _find_ended(self, verdicts: Sequence[Verdict]) -> None:
+        """Find the jobs that ended by exactly these verdicts before: the group comes again."""
+        if not verdicts:
             return
-        rows = [
-            job_row(
-                entry,
-                state=_state(v),
-                attempts=v.attempt or 0,
-                settled_ms=self.now,
-                failure=_final(v).failure,
-                executed=v.executed,
-            )
-            for _, (_, v, entry) in sorted(entries.items(), key=lambda item: item[0].int)
-        ]
-        new = await insert_jobs(self.connection, rows)
-        fresh = [entries[job] for job in new]
-        await self._add_earlier([entry.id for _, verdict, entry in fresh if not _is_first(verdict)])
-        await copy_bodies(self.connection, [entry for _, _, entry in fresh])
-        for n, verdict, entry in fresh:
-            self.ended_now[n] = Recorded(
-                job=entry.id,
-                tenant=entry.tenant,
-                batch=entry.batch,
-                custom_id=entry.custom_id,
-                state=_final(verdict).state,
-            )
-            self.ended_attempts.append(EndedAttempt(entry.id, verdict.attempt or 0, entry.flow))
-
-    async def _add_earlier(self, jobs: Sequence[UUID]) -> None:
-        """Charge the jobs for their earlier attempts, whose executions were recorded before the job was."""
-        rows = await self.connection.fetch(query("spent_before"), jobs) if jobs else []
-        if rows:
-            names = ("input_tokens", "output_tokens", "cached_tokens", "cost_nano_usd")
-            spent = columns([(row["job"], *(row[name] for name in names)) for row in rows], 1 + len(names))
-            await self.connection.fetch(query("charge"), *spent)
+        jobs = [verdict.job for verdict in verdicts]
+        attempts, states = [verdict.attempt for verdict in verdicts], [end_of(verdict).state for verdict in verdicts]
+        known = await self.connection.fetch(query("settled_by"), jobs, attempts, states, min(jobs), max(jobs))
+        self.ended_earlier = [recorded_of(row) for row in known]
+        self.ended_attempts += [EndedAttempt(row["id"], row["attempts"], flow_of(row)) for row in known]
 
     async def _requeue(self, verdicts: Sequence[Verdict]) -> tuple[Requeued, ...]:
         by_job = sorted(verdicts, key=_job_number)
@@ -232,98 +211,93 @@ class _Group:
             [json_text(move.tried) for _, _, move in moves],
             self.now,
             [json_text(move.suspicion) for _, _, move in moves],
+            moves[0][0],
+            moves[-1][0],
         )
         self.ended_attempts += [EndedAttempt(row["job"], row["attempt"], flow_of(row), row["tokens"]) for row in rows]
         return tuple(Requeued(flow_of(row), Place(row["deadline_ms"], row["job"]), row["due_ms"]) for row in rows)
 
-    async def _record(self, verdicts: Sequence[Verdict], *, row_by_row: bool) -> None:
+    async def _record(self, verdicts: Sequence[Verdict]) -> None:
         """Record executions, results, what they cost, and the batches' counts."""
         deltas = Deltas()
         ran = [(n, v, v.executed) for n, v in enumerate(verdicts) if v.executed is not None]
-        if row_by_row:
-            ran.sort(key=_execution_number)
-        rows = [execution_row(v, executed, waste=n not in self.ended_now) for n, v, executed in ran]
-        if row_by_row:
-            new = await self._insert_executions(ran, rows)
-            await self._add_to_jobs([(v, executed) for n, v, executed in new if n not in self.ended_now], deltas)
-            fresh = {n for n, _, _ in new}
-            twice = [(v, e) for n, v, e in ran if n in self.ended_now and n not in fresh and v.entry is None]
-            await self._add_to_jobs([(v, _refund(e)) for v, e in twice], deltas)
-        else:
-            new = ran
-            await self._copy_executions(rows)
-        for n, one in self.ended_now.items():
+        ran.sort(key=_execution_number)
+        estimates = await self._take_estimates_back(ran)
+        new = await self._insert_executions(ran)
+        amounts = [(v.job, executed.usage, executed.cost_nano_usd) for _, v, executed in new]
+        amounts += [_refund(row) for row in estimates]
+        await self._charge([amount for amount in amounts if amount[0] not in self.inserted], deltas)
+        await self._charge(await self._spent_on(self.inserted), deltas)
+        for one in self.ended_now.values():
             deltas.ended(one.batch, one.state)
-            if (executed := verdicts[n].executed) is not None:
-                deltas.spent(one.batch, executed.usage, executed.cost_nano_usd)
-        await add_spend(self.connection, [executed for _, _, executed in new], now=self.now)
+        costs = [(executed.deployment, executed.cost_nano_usd) for _, _, executed in new]
+        estimated = [(row["deployment"], NanoUsd(-row["cost_nano_usd"])) for row in estimates]
+        await add_spend(self.connection, costs + estimated, now=self.now)
         ended_before = await deltas.write(self.connection, now=self.now)
-        if self.ended_now:
-            ended_now = sorted(self.ended_now.items(), key=_ended_number)
-            ended = [(one.job, one.batch, _final(verdicts[n]).body) for n, one in ended_now]
-            await copy_results(self.connection, ended, ended_before)
+        ended_now = sorted(self.ended_now.items(), key=_ended_number)
+        ended = [(one.job, one.batch, end_of(verdicts[n]).body) for n, one in ended_now]
+        await copy_results(self.connection, ended, ended_before)
 
-    async def _copy_executions(self, rows: Sequence[tuple[object, ...]]) -> None:
-        if rows:
-            await self.connection.copy_records_to_table(
-                "executions", records=rows, columns=EXECUTION_COLUMNS, schema_name="infermq"
-            )
+    async def _take_estimates_back(self, ran: Sequence[Ran]) -> list[asyncpg.Record]:
+        """Remove what was recorded of executions that were given up for lost and are reported after all."""
+        reported = [(v.job, executed.id) for _, v, executed in ran if not _is_lost(v)]
+        if not reported:
+            return []
+        jobs, ids = columns(reported, 2)
+        return await self.connection.fetch(query("take_estimates_back"), jobs, ids, jobs[0], jobs[-1])
 
-    async def _insert_executions(self, ran: Sequence[Ran], rows: Sequence[tuple[object, ...]]) -> list[Ran]:
+    async def _insert_executions(self, ran: Sequence[Ran]) -> list[Ran]:
         """Insert the executions that are not recorded yet, and return them."""
+        if not ran:
+            return []
+        rows = [execution_row(v, executed, waste=n not in self.ended_now) for n, v, executed in ran]
         inserted = await self.connection.fetch(query("insert_executions"), *columns(rows, len(EXECUTION_COLUMNS)))
-        new = {key_of(row) for row in inserted}
-        return [(n, v, e) for n, v, e in ran if (v.job, e.id) in new]
+        new = {(row["job"], row["id"]) for row in inserted}
+        return [(n, v, executed) for n, v, executed in ran if (v.job, executed.id) in new]
 
-    async def _add_to_jobs(self, spent: Sequence[tuple[Verdict, Executed]], deltas: Deltas) -> None:
-        if not spent:
+    async def _spent_on(self, jobs: Collection[UUID]) -> list[Amount]:
+        """Add up what all executions of these jobs cost, some of which were recorded before the job was."""
+        if not jobs:
+            return []
+        rows = await self.connection.fetch(query("spent_on"), list(jobs), min(jobs), max(jobs))
+        return [(row["job"], usage_of(row), NanoUsd(row["cost_nano_usd"])) for row in rows]
+
+    async def _charge(self, amounts: Sequence[Amount], deltas: Deltas) -> None:
+        """Charge jobs, and their batches."""
+        if not amounts:
             return
+        jobs = [job for job, _, _ in amounts]
         rows = await self.connection.fetch(
             query("charge"),
-            [verdict.job for verdict, _ in spent],
-            [executed.usage.input_tokens for _, executed in spent],
-            [executed.usage.output_tokens for _, executed in spent],
-            [executed.usage.cached_tokens for _, executed in spent],
-            [executed.cost_nano_usd for _, executed in spent],
+            jobs,
+            [usage.input_tokens for _, usage, _ in amounts],
+            [usage.output_tokens for _, usage, _ in amounts],
+            [usage.cached_tokens for _, usage, _ in amounts],
+            [cost for _, _, cost in amounts],
+            min(jobs),
+            max(jobs),
         )
         batches = {row["id"]: row["batch"] for row in rows}
-        for verdict, executed in spent:
-            deltas.spent(batches.get(verdict.job), executed.usage, executed.cost_nano_usd)
+        for job, usage, cost in amounts:
+            deltas.spent(batches.get(job), usage, cost)
 
 
-def _is_first(verdict: Verdict) -> bool:
-    """Say whether an interactive request has no earlier attempt to pay for."""
-    return verdict.attempt == 1 and verdict.executed is not None
+def _is_lost(verdict: Verdict) -> bool:
+    return verdict.executed is not None and verdict.executed.outcome == LOST
 
 
-def _refund(executed: Executed) -> Executed:
-    """Negate an execution: its job was charged for it when it was recorded, and again when the job ended."""
-    usage = executed.usage
+def _refund(row: asyncpg.Record) -> Amount:
+    usage = usage_of(row)
     negative = Usage(-usage.input_tokens, -usage.output_tokens, -usage.cached_tokens)
-    return replace(executed, usage=negative, cost_nano_usd=NanoUsd(-executed.cost_nano_usd))
+    return row["job"], negative, NanoUsd(-row["cost_nano_usd"])
 
 
-def _identity(entry: Entry) -> tuple[str, bytes, Ms]:
-    return entry.tenant, entry.body_hash, entry.admitted_ms
-
-
-def _own_id(entry: Entry) -> UUID:
-    """Derive an id of the same day, which is the same for every report on the request."""
-    name = f"{entry.id}:{entry.tenant}:{entry.body_hash.hex()}"
-    return derived_id(name, entry.admitted_ms, ms_of(entry.id))
-
-
-def _final(verdict: Verdict) -> Final:
-    assert isinstance(verdict.transition, Final)  # noqa: S101 - the caller chose those
-    return verdict.transition
-
-
-def _state(verdict: Verdict) -> State:
-    return _final(verdict).state
+def _number(job: UUID) -> int:
+    """Sort as the ids sort, without their slower comparison."""
+    return job.int
 
 
 def _job_number(verdict: Verdict) -> int:
-    """Sort as the ids sort, without their slower comparison."""
     return verdict.job.int
 
 
@@ -335,24 +309,3 @@ def _execution_number(ran: Ran) -> tuple[int, int]:
     """Sort as the keys of executions sort, since two groups may have the same execution."""
     _, verdict, executed = ran
     return verdict.job.int, executed.id.int
-
-
-def _ends(finals: Iterable[Verdict]) -> list[list[object]]:
-    """Make the arrays of finish.sql, sorted by job, so that two groups lock in one order."""
-    rows = []
-    for verdict in sorted(finals, key=_job_number):
-        final, executed = _final(verdict), verdict.executed
-        usage = executed.usage if executed else Usage()
-        rows.append(
-            (
-                verdict.job,
-                verdict.attempt,
-                final.state,
-                json_text(final.failure),
-                usage.input_tokens,
-                usage.output_tokens,
-                usage.cached_tokens,
-                executed.cost_nano_usd if executed else 0,
-            )
-        )
-    return columns(rows, 8)

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from datetime import UTC, date, datetime
 from uuid import UUID
 
-from broker.core.records import Executed, Spend, SpendReading
+from broker.core.records import Spend, SpendReading
 from broker.ledger.connection import Connection, Database
 from broker.ledger.rows import Row
 from broker.ledger.sql import query
@@ -16,18 +16,21 @@ def _day(now: Ms) -> date:
     return datetime.fromtimestamp(now / 1000, UTC).date()
 
 
-async def add_spend(connection: Connection, executions: Sequence[Executed], *, now: Ms) -> None:
-    """Add what a group cost, once for each deployment. Nothing is written for what costs nothing."""
+async def add_spend(connection: Connection, costs: Sequence[tuple[str, NanoUsd]], *, now: Ms) -> None:
+    """Add what the executions of a group cost, by deployment. Nothing is written for what costs nothing.
+
+    A negative cost takes back an execution that was recorded before.
+    """
     cost: Counter[str] = Counter()
     count: Counter[str] = Counter()
-    for executed in executions:
-        if executed.cost_nano_usd:
-            cost[executed.deployment] += executed.cost_nano_usd
-            count[executed.deployment] += 1
+    for deployment, nano_usd in costs:
+        if nano_usd:
+            cost[deployment] += nano_usd
+            count[deployment] += 1 if nano_usd > 0 else -1
     if cost:
         names = sorted(cost)
-        counts, costs = [count[name] for name in names], [cost[name] for name in names]
-        await connection.execute(query("add_spend"), _day(now), names, counts, costs)
+        counts, sums = [count[name] for name in names], [cost[name] for name in names]
+        await connection.execute(query("add_spend"), _day(now), names, counts, sums)
 
 
 class PgSpend:

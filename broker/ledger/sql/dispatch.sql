@@ -1,12 +1,14 @@
--- queued → running, for those that still wait, in the order of the picks, unless the term $10 of shard $11 is over. Their
--- ids are between $8 and $9: said apart, it leaves all other days out of the plan.
+-- queued → running, for those that still wait, in the order of the picks (but locked in that of the jobs, as settlement
+-- locks what waits), unless the term $10 of shard $11 is over. Their ids are between $8 and $9: said apart, it leaves all
+-- other days out of the plan.
 --
 -- Each `lateral` keeps a lookup by its key, and rows go by their ctid: in a plain join, the planner takes a backlog that
 -- was empty when it was last analyzed for one row, and runs through all picks for each of its rows.
 with picked as materialized (
     select w.*, p.model, p.lane, p.tenant, p.deployment, p.place
-      from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::uuid[], $6::text[]) with ordinality
-           as p(model, lane, tenant, deadline_ms, job, deployment, place)
+      from (select * from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::uuid[], $6::text[])
+             with ordinality as p(model, lane, tenant, deadline_ms, job, deployment, place)
+             order by job) p
      cross join lateral (
            select w.ctid as at, w.job, w.attempt + 1 as attempt, w.uncounted, w.tried, w.tokens from infermq.waiting w
             where w.model = p.model and w.lane = p.lane and w.tenant = p.tenant and w.deadline_ms = p.deadline_ms

@@ -1,6 +1,6 @@
 -- running → queued, for those that run this very attempt: into the backlog, or among the delayed, if their time is later
--- than $6; a suspected job's never comes. Lists of deployments come as JSON, since arrays of unequal lengths do not nest; `lateral` and ctid as in
--- dispatch.sql.
+-- than $6; a suspected job's never comes. The ids are between $8 and $9, which leaves all other days out of the plan. Lists
+-- of deployments come as JSON, since arrays of unequal lengths do not nest; `lateral` and ctid as in dispatch.sql.
 with verdict as (
     select job, attempt, not_before_ms, uncounted, suspicion,
            (select array_agg(name) from jsonb_array_elements_text(tried) as t(name)) as tried
@@ -19,7 +19,7 @@ with verdict as (
 ), back as materialized (
     select j.model, j.lane, j.tenant, j.deadline_ms, j.batch, g.*,
            case when g.not_before_ms > $6 then g.not_before_ms end as due_ms
-      from gone g join infermq.jobs j on j.id = g.job
+      from gone g join infermq.jobs j on j.id = g.job and j.id between $8 and $9
 ), waits as (
     insert into infermq.waiting (model, lane, tenant, deadline_ms, job, attempt, uncounted, tried, batch, tokens)
     select model, lane, tenant, deadline_ms, job, attempt, uncounted, tried, batch, tokens from back where due_ms is null
