@@ -167,6 +167,8 @@ class Process:
             late_acks=late_acks,
             ledger=self.ledger.settlement,
             dead_letters=self.ledger.dead_letters,
+            attempts=self.ledger.attempts,
+            spend=self.ledger.spend,
             revision=lambda: self.catalogs.active,
             alive=lambda: alive(self._pools()),
             clock=self.clock,

@@ -129,7 +129,7 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True):
     deployment: str
     worker: str
     outcome: str
-    """succeeded, failed, expired, cancelled or released."""
+    """succeeded, failed, expired, cancelled or released; lost, if its worker died before it could report."""
     failure: str | None
     """The kind of failure; None if it did not fail."""
     waste: bool

@@ -32,4 +32,11 @@ def a_settle(nc: NatsClient, ledger: Ledger, *, catalog: Catalog | None = None, 
         "unit": lambda: 0.5,
         "metrics": BrokerMetrics(),
     }
-    return Settle(nc=nc, ledger=ledger.settlement, dead_letters=ledger.dead_letters, **{**fields, **changes})
+    return Settle(
+        nc=nc,
+        ledger=ledger.settlement,
+        dead_letters=ledger.dead_letters,
+        attempts=ledger.attempts,
+        spend=ledger.spend,
+        **{**fields, **changes},
+    )

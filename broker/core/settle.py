@@ -34,6 +34,8 @@ from schemas.outcome import (
 from schemas.ruling import Convict, EndRequest, Expire, Lost, PutBack, Ruling, Suspect
 from schemas.units import Ms, NanoUsd
 
+_NONE_LOST: Mapping[UUID, Executed] = {}
+
 
 def needs_job(item: Report | Ruling) -> bool:
     """Tell whether the verdict depends on the job's row. An interactive job has none."""
@@ -49,6 +51,7 @@ def decide(
     jobs: Mapping[UUID, OpenJob],
     *,
     prices: Prices,
+    lost: Mapping[UUID, Executed] = _NONE_LOST,
     alive: Collection[str] = (),
     now: Ms,
     unit: float,
@@ -56,23 +59,29 @@ def decide(
     """Decide on each report and ruling, in their order.
 
     Of several on one job the best decides (see `_rank`). The others change nothing, but the cost of the reports among
-    them is recorded, once for each execution. `alive` are the deployments that can take a job now.
+    them is recorded, once for each execution. `alive` are the deployments that can take a job now. `lost` is what to record
+    of lost executions (see `core.lost`), unless they are reported here after all.
     """
+    if lost:
+        reported = {item.execution for item in items if isinstance(item, Report)}
+        lost = {execution: executed for execution, executed in lost.items() if execution not in reported}
     verdicts: dict[int, Verdict] = {}
     for indexes in _by_job(items):
         best, *others = indexes if len(indexes) == 1 else sorted(indexes, key=lambda index: _rank(items[index]))
         item = items[best]
         transition = _transition(item, jobs.get(item.job), catalog=prices.catalog, alive=alive, now=now, unit=unit)
-        verdicts[best] = _verdict(item, transition, prices)
+        verdicts[best] = _verdict(item, transition, lost, prices)
         recorded = {_execution(item)} if others else set()
         for index in others:
-            verdicts[index] = _without_effect(items[index], recorded, prices)
+            verdicts[index] = _without_effect(items[index], recorded, lost, prices)
     return [verdicts[index] for index in range(len(items))]
 
 
-def _without_effect(item: Report | Ruling, recorded: set[UUID | None], prices: Prices) -> Verdict:
+def _without_effect(
+    item: Report | Ruling, recorded: set[UUID | None], lost: Mapping[UUID, Executed], prices: Prices
+) -> Verdict:
     """Record its cost only, and not even that if its execution is `recorded` already: a message may come twice."""
-    verdict = _verdict(item, Ignore(), prices)
+    verdict = _verdict(item, Ignore(), lost, prices)
     if (execution := _execution(item)) in recorded:
         return replace(verdict, executed=None)
     recorded.add(execution)
@@ -80,8 +89,8 @@ def _without_effect(item: Report | Ruling, recorded: set[UUID | None], prices: P
 
 
 def _execution(item: Report | Ruling) -> UUID | None:
-    """Identify the execution of a report. None for a ruling."""
-    return item.execution if isinstance(item, Report) else None
+    """Identify the execution of a report, or of what was lost. None for another ruling."""
+    return item.execution if isinstance(item, Report | Lost) else None
 
 
 def failed_as_unstorable(verdict: Verdict) -> Verdict:
@@ -119,7 +128,8 @@ def _rank(item: Report | Ruling) -> tuple[int, int, bool, int]:
     """Rank an item among several on one job; the lowest decides.
 
     First a success, of any attempt; then a report that ends a request, since it says more than the ruling beside it; then
-    a ruling that ends the job; then the newest attempt, and of its executions the one that started first.
+    a ruling that ends the job; then the newest attempt, and of its executions the one that started first. That an execution
+    was lost says least: the job goes on.
     """
     match item:
         case Report(attempt=attempt, execution=execution, outcome=Succeeded()):
@@ -201,7 +211,11 @@ def _after_failure(
     )
 
 
-def _verdict(item: Report | Ruling, transition: Final | Requeue | Ignore, prices: Prices) -> Verdict:
+def _verdict(
+    item: Report | Ruling, transition: Final | Requeue | Ignore, lost: Mapping[UUID, Executed], prices: Prices
+) -> Verdict:
+    if isinstance(item, Lost):
+        return Verdict(job=item.job, attempt=item.attempt, transition=transition, executed=lost.get(item.execution))
     return Verdict(
         job=item.job,
         attempt=item.attempt,

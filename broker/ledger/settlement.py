@@ -247,13 +247,15 @@ class _Group:
         return await self.connection.fetch(query("take_estimates_back"), jobs, ids, jobs[0], jobs[-1])
 
     async def _insert_executions(self, ran: Sequence[Ran]) -> list[Ran]:
-        """Insert the executions that are not recorded yet, and return them."""
+        """Insert the executions that are not recorded yet, each once, and return them."""
         if not ran:
             return []
-        rows = [execution_row(v, executed, waste=n not in self.ended_now) for n, v, executed in ran]
+        by_key: dict[tuple[UUID, UUID], Ran] = {}
+        for n, v, executed in ran:
+            by_key.setdefault((v.job, executed.id), (n, v, executed))
+        rows = [execution_row(v, executed, waste=n not in self.ended_now) for n, v, executed in by_key.values()]
         inserted = await self.connection.fetch(query("insert_executions"), *columns(rows, len(EXECUTION_COLUMNS)))
-        new = {(row["job"], row["id"]) for row in inserted}
-        return [(n, v, executed) for n, v, executed in ran if (v.job, executed.id) in new]
+        return [by_key[row["job"], row["id"]] for row in inserted]
 
     async def _spent_on(self, jobs: Collection[UUID]) -> list[Amount]:
         """Add up what all executions of these jobs cost, some of which were recorded before the job was."""

@@ -5,27 +5,29 @@ A group of outcomes at a time: one transaction (executions, cost, states, result
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from uuid import UUID
 
 from broker.bus.groups import Groups, ack_all
 from broker.bus.notices import announce_delayed, announce_settled, announce_waiting
 from broker.bus.outcomes import Outcomes, decode_outcomes
 from broker.bus.results import announce_results
+from broker.core.lost import lost_executions
 from broker.core.price import Prices
-from broker.core.records import Settled, Verdict
+from broker.core.records import Executed, Settled, Verdict
 from broker.core.settle import decide, failed_as_unstorable, needs_job
 from broker.errors import DayNotKept
 from broker.metrics import BrokerMetrics
-from broker.ports import Clock, DeadLetterLedger, SettlementLedger
+from broker.ports import AttemptLedger, Clock, DeadLetterLedger, SettlementLedger, SpendLedger
 from broker.retrying import bisected, until_available
 from broker.roles.late_acks import LateAcks
 from schemas import subjects
 from schemas.catalog import Revision
 from schemas.jetstream import NatsConnection, delivered
 from schemas.outcome import Report
-from schemas.ruling import Ruling
+from schemas.ruling import Lost, Ruling
 from schemas.units import Ms
 
 log = logging.getLogger(__name__)
@@ -44,6 +46,8 @@ class Settle:
     nc: NatsConnection
     ledger: SettlementLedger
     dead_letters: DeadLetterLedger
+    attempts: AttemptLedger
+    spend: SpendLedger
     revision: Callable[[], Revision]
     alive: Callable[[], Collection[str]]
     """The deployments that can take a job now."""
@@ -93,7 +97,16 @@ class Settle:
         revision = self.revision()
         prices = Prices(catalog=revision.catalog, source=f"catalog:{revision.number}")
         alive = self.alive() if jobs else ()  # asked only of jobs that may go on
-        return decide(items, jobs, prices=prices, alive=alive, now=self.clock(), unit=self.unit())
+        lost = await self._lost([item for item in items if isinstance(item, Lost)], prices)
+        return decide(items, jobs, prices=prices, lost=lost, alive=alive, now=self.clock(), unit=self.unit())
+
+    async def _lost(self, lost: Sequence[Lost], prices: Prices) -> Mapping[UUID, Executed]:
+        """Estimate what was lost."""
+        if not lost:
+            return {}
+        requests = await until_available(lambda: self.attempts.requests_of({one.job for one in lost}))
+        spend = await until_available(lambda: self.spend.read(self.clock()))
+        return lost_executions(lost, requests=requests, recorded=spend.week, prices=prices)
 
     async def _record(self, verdicts: Sequence[Verdict]) -> Settled:
         return await self.ledger.settle(verdicts, now=self.clock())

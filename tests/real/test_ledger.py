@@ -346,6 +346,31 @@ async def test_the_usual_way_of_a_job_plans_over_its_own_days_only(ledger: Ledge
         assert len(days) == 1, (name, days)
 
 
+async def test_a_group_of_any_kind_plans_over_its_own_days_only(ledger: Ledger, ledger_url: str) -> None:
+    one, other = an_id(), an_id()
+    await ledger.intake.admit([an_entry(id=uuid7(Ms(now() - n * 24 * 3_600_000), n)) for n in range(5)])
+    jobs, between, ones = [one, other], (one, other), [1, 1]
+    values: dict[str, tuple[object, ...]] = {
+        "open_jobs": (jobs, *between),
+        "lock_jobs": (jobs, *between),
+        "lock_waiting": (jobs, *between),
+        "finish_any": (jobs, ones, ["failed", "failed"], [None, None], now(), *between),
+        "settled_by": (jobs, ones, ["failed", "failed"], *between),
+        "requeue": (jobs, ones, ones, ones, ["[]", "[]"], now(), [None, None], *between),
+        "take_estimates_back": (jobs, jobs, *between),
+        "spent_on": (jobs, *between),
+        "charge": (jobs, ones, ones, ones, ones, *between),
+    }
+    connection = await asyncpg.connect(ledger_url, server_settings=SETTINGS)
+
+    plans = {name: await connection.fetch(f"explain {query(name)}", *values[name]) for name in values}
+
+    await connection.close()
+    for name, plan in plans.items():
+        days = set(re.findall(r"(?:jobs|bodies|executions)_(\d{8})", "\n".join(row[0] for row in plan)))
+        assert len(days) == 1, (name, days)
+
+
 @pytest.mark.parametrize("analyzed", [False, True])
 async def test_statistics_that_know_no_new_job_spoil_no_plan(
     ledger: Ledger,

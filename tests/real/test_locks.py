@@ -261,3 +261,56 @@ async def test_brokers_with_the_same_work_in_any_order_never_wait_for_each_other
 
     assert not await brokers.ours.attempts.running()
     assert not await brokers.ours.backlog.flows()
+
+
+async def test_brokers_that_settle_the_same_jobs_differently_never_wait_for_each_other(brokers: Brokers) -> None:
+    """One puts back what the other ends: however many statements a group takes, its rows are locked in one order."""
+    entries = [an_entry() for _ in range(3)]
+    await brokers.ours.intake.admit(entries)
+    first, second, third = await dispatched(brokers.ours, *entries)
+    [expires] = decide([Expire(second.job)], {}, prices=PRICES, now=now(), unit=0.0)
+
+    async def settle_own(ledger: Ledger, attempts: Sequence[Attempt]) -> None:
+        ends, goes_back = attempts
+        back = Requeue(now(), counted=True)
+        failed = a_verdict(goes_back, Failed(EngineFault("x")), transition=back, delivery=2)
+        await settle(ledger, [a_verdict(ends, a_success()), expires, failed])
+
+    await brokers.meet(settle_own, [third, first], HELD_RUNNING, second.job)
+
+    assert not await brokers.ours.attempts.running()
+
+
+async def test_dispatch_and_settlement_of_the_same_jobs_never_wait_for_each_other(brokers: Brokers) -> None:
+    entries = [an_entry() for _ in range(3)]
+    await brokers.ours.intake.admit(entries)
+    expires = decide([Expire(entry.id) for entry in entries], {}, prices=PRICES, now=now(), unit=0.0)
+
+    async def dispatch_or_settle(ledger: Ledger, these: Sequence[Entry]) -> None:
+        if ledger is brokers.ours:
+            await dispatched(ledger, *these[::-1])
+        else:
+            await settle(ledger, expires)
+
+    held = "select from infermq.waiting where job = $1 for update"
+    await brokers.meet(dispatch_or_settle, entries, held, entries[1].id)
+
+    assert not await brokers.ours.attempts.running()
+    assert not await brokers.ours.backlog.flows()
+
+
+async def test_a_job_that_is_dispatched_while_it_is_locked_to_be_settled_is_locked_anew(brokers: Brokers) -> None:
+    entry = an_entry()
+    await brokers.ours.intake.admit([entry])
+    expires = decide([Expire(entry.id)], {}, prices=PRICES, now=now(), unit=0.0)
+    await brokers.hand.hold("select from infermq.jobs where id = $1 for update", entry.id)
+    expiring = asyncio.create_task(settle(brokers.ours, expires))
+    await brokers.hand.until_waiting(1)
+    [attempt] = await dispatched(brokers.theirs, entry)
+    ending = asyncio.create_task(settle(brokers.theirs, [a_verdict(attempt, a_success())]))
+    await brokers.hand.until_waiting(2)
+
+    await brokers.hand.let_go()
+    await asyncio.gather(expiring, ending)
+
+    assert not await brokers.ours.attempts.running()

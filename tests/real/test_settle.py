@@ -1,6 +1,7 @@
 """The settle role: reports and rulings, from OUTCOME into the ledger."""
 
 import asyncio
+import itertools
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -11,11 +12,9 @@ import pytest
 
 from broker.bus.runs import Rulings
 from broker.bus.streams import declare_streams
-from broker.core.settle import decide
 from broker.ledger import open_ledger
 from broker.metrics import BrokerMetrics
 from broker.ports import Ledger
-from broker.retrying import until_available
 from schemas import subjects
 from schemas.api import State
 from schemas.codec import bundled, packed
@@ -33,10 +32,12 @@ from schemas.outcome import (
     Report,
     Usage,
 )
-from schemas.ruling import EndRequest, Expire, PutBack, Ruling
+from schemas.ruling import EndRequest, Expire, Lost, PutBack, Ruling
 from schemas.units import NanoUsd
-from tests.builders import a_batch_id, a_report, a_success, an_attempt, an_entry, now
-from tests.real.test_ledger import PRICES, a_batch, dispatched, running, state_of
+from tests.builders import a_batch_id, a_report, a_success, an_attempt, an_entry, an_id, now
+from tests.real.test_executions import settle as settle_group
+from tests.real.test_executions import what_was_lost
+from tests.real.test_ledger import a_batch, dispatched, running, state_of
 from tests.reporting import a_settle, report
 from tests.system import until
 
@@ -183,44 +184,54 @@ OUTCOMES: Sequence[Outcome] = (
 )
 
 
-def a_word(order: random.Random, attempt: Attempt) -> Report | Ruling:
-    """Something that is said of a job, at random."""
-    match order.randrange(8):
-        case 0:
-            return Expire(attempt.job)
-        case 1:
-            return PutBack(attempt.job, attempt.number)
-        case _:
-            return a_report(
-                order.choice(OUTCOMES), job=attempt.job, attempt=attempt.number, delivery=order.randint(1, 2)
-            )
+def words_on(order: random.Random, attempt: Attempt) -> list[Report | Ruling]:
+    """What is said of an attempt, at random: some of it twice, and some executions are thought lost."""
+    items: list[Report | Ruling] = []
+    for _ in range(order.randint(0, 3)):
+        said = a_report(order.choice(OUTCOMES), job=attempt.job, attempt=attempt.number, execution=an_id())
+        items += [said] * order.choice([0, 1, 1, 1, 2])
+        items += [what_was_lost(said)] * order.choice([0, 0, 1, 2])
+    items += order.choices([Expire(attempt.job), PutBack(attempt.job, attempt.number)], k=order.choice([0, 0, 1]))
+    return items
+
+
+def groups_of(order: random.Random, items: Sequence[Report | Ruling]) -> list[list[Report | Ruling]]:
+    """The items, in groups of any size and in any order; some come in two of them."""
+    mixed = order.sample(items, len(items)) + order.sample(items, len(items) // 3)
+    ends = sorted(order.sample(range(len(mixed) + 1), min(3, len(mixed) + 1)))
+    return [group for low, high in itertools.pairwise([0, *ends, len(mixed)]) if (group := mixed[low:high])]
 
 
 async def test_any_reports_and_rulings_in_any_order_end_a_job_once(ledger: Ledger, ledger_url: str) -> None:
-    """Two brokers settle them, in groups that come twice and in another order. What the ledger holds in the end agrees
-    with itself: that is checked after each test.
+    """Two brokers settle them, in groups that come twice and in another order, and never wait for each other. Each
+    execution is recorded once, as its report says if one came. What the ledger holds in the end agrees with itself: that
+    is checked after each test.
     """
     order = random.Random(7)  # noqa: S311 - to be repeated
     batch = await a_batch(ledger)
-    told: set[tuple[UUID, int, int]] = set()
-
-    async def settle(broker: Ledger, items: Sequence[Report | Ruling]) -> None:
-        jobs = await broker.settlement.open_jobs({item.job for item in items})
-        verdicts = decide(items, jobs, prices=PRICES, alive=("d",), now=now(), unit=0.0)
-        await until_available(lambda: broker.settlement.settle(verdicts, now=now()))
+    outcomes: dict[UUID, str] = {}
+    jobs: set[UUID] = set()
 
     async with open_ledger(ledger_url, clock=now, connections=2) as other:
-        for _ in range(25):
+        for _ in range(40):
             entries = [an_entry(batch=order.choice([None, batch.id])) for _ in range(5)]
+            jobs |= {entry.id for entry in entries}
             await ledger.intake.admit(entries)
+            late: list[Report | Ruling] = []
             for _ in range(3):
                 attempts = await dispatched(ledger, *entries)
-                items = [a_word(order, one) for one in attempts for _ in range(order.randint(0, 3))]
-                told |= {(one.job, one.attempt, one.delivery) for one in items if isinstance(one, Report)}
-                await asyncio.gather(
-                    *(settle(broker, order.sample(items, len(items))) for broker in (ledger, other) if items)
-                )
+                items = late + [item for one in attempts for item in words_on(order, one)]
+                late = [item for item in items if order.random() < 0.2]
+                outcomes |= {one.execution: "lost" for one in items if isinstance(one, Lost)} | outcomes
+                outcomes |= {one.execution: tag_of(one.outcome) for one in items if isinstance(one, Report)}
+                groups = groups_of(order, items)
+                for ours, theirs in itertools.zip_longest(groups[::2], groups[1::2], fillvalue=()):
+                    await asyncio.gather(settle_group(ledger, *ours), settle_group(other, *theirs))
 
-    shown = [await ledger.jobs.find(job, "default") for job in {job for job, _, _ in told}]
-    executions = {(one.id, run.attempt, run.delivery) for one in shown if one is not None for run in one.executions}
-    assert executions == told
+    shown = [job for one in jobs if (job := await ledger.jobs.find(one, "default")) is not None]
+    assert {run.id: run.outcome for job in shown for run in job.executions} == outcomes
+    assert len({run.id for job in shown for run in job.executions}) == sum(len(job.executions) for job in shown)
+
+
+def tag_of(outcome: Outcome) -> str:
+    return str(outcome.__struct_config__.tag)
