@@ -8,6 +8,7 @@ batches    creates batches, reads their results, reads jobs
 infer      sends interactive requests
 system     reads and applies catalogs, reads the status
 session    connects and calls the broker's API; the base class of the four
+reading    reads text and tokens out of OpenAI objects
 encode     encodes jobs, bodies and names for the wire
 errors     the exceptions               ids   new ids
 

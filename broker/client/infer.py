@@ -7,10 +7,9 @@ from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
-import msgspec
-
 from broker.client.encode import body_of, check_name, payload_of
 from broker.client.errors import NoBroker, RequestRefused, RequestTimedOut, refusal_of
+from broker.client.reading import StreamText, text_of, usage_of
 from broker.client.session import Session
 from broker.errors import Unavailable
 from schemas import codec, subjects
@@ -43,44 +42,12 @@ class Reply:
     """The OpenAI response."""
 
     def text(self) -> str:
-        """Return the text of the first choice."""
-        return _text_of(self.body, "message")
+        """Return the text of the first choice; "" if it has none, as when a tool is called."""
+        return text_of(self.body)
 
     def usage(self) -> Usage:
-        """Return the tokens that the engine counted."""
-        read = _answer.decode(self.body)
-        return Usage(read.usage.prompt_tokens, read.usage.completion_tokens)
-
-
-class _Content(msgspec.Struct):
-    content: str | None = None
-
-
-class _Choice(msgspec.Struct):
-    message: _Content | None = None
-    delta: _Content | None = None
-    text: str | None = None
-
-
-class _Tokens(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-
-class _Answer(msgspec.Struct):
-    choices: list[_Choice] = []
-    usage: _Tokens = msgspec.field(default_factory=_Tokens)
-
-
-_answer = msgspec.json.Decoder(_Answer)
-
-
-def _text_of(data: bytes, part: str) -> str:
-    choices = _answer.decode(data).choices
-    if not choices:
-        return ""
-    content = getattr(choices[0], part)
-    return (content.content if content else choices[0].text) or ""
+        """Return the tokens that the engine counted; 0 where it did not say."""
+        return usage_of(self.body)
 
 
 class InferClient(Session):
@@ -118,9 +85,10 @@ class InferClient(Session):
         subscription = await self._nc.subscribe(inbox)
         try:
             await self._nc.publish(subject, payload, inbox)
+            text = StreamText()
             while True:
                 message = await self._next(subscription.next_msg, timeout_s)
-                step = _step(message)
+                step = _step(message, text)
                 if step is not None:
                     yield step
                 if isinstance(step, Reply):
@@ -139,14 +107,14 @@ class InferClient(Session):
         return message
 
 
-def _step(message: Message) -> Piece | Reply | None:
+def _step(message: Message, text: StreamText) -> Piece | Reply | None:
     """Read a message of the relay; None: a sign of life. Raises: RequestRefused, NoBroker, and as `refusal_of`."""
     headers = message.headers or {}
     if headers.get("Status") == "503":
         raise NoBroker
     match headers.get(codec.KIND):
         case codec.CHUNK:
-            return Piece(message.data, _text_of(message.data, "delta"))
+            return Piece(message.data, text.of(message.data))
         case codec.FINAL:
             job = UUID(headers[codec.JOB]) if codec.JOB in headers else None
             return Reply(job, message.data)
