@@ -1,5 +1,6 @@
 """A stream put together is the answer that would have come whole."""
 
+import copy
 import itertools
 import json
 import time
@@ -56,6 +57,89 @@ def test_calls_are_put_together() -> None:
     ]
     called = {"name": "f", "arguments": '{"a": 1}'}
     assert legacy == {"role": "assistant", "content": None, "function_call": called}
+
+
+def a_call(name: str | None, arguments: str, **more: Any) -> dict[str, Any]:
+    named = {} if name is None else {"name": name}
+    return {"function": {**named, "arguments": arguments}, **more}
+
+
+F, G = ("f", '{"a": 1}'), ("g", '{"b": 2}')
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [[a_call(*F, id="a", index=0)], [a_call(*G, id="b", index=0)]],
+        [[a_call(*F, id="a", index=0), a_call(*G, id="b", index=0)]],
+        [[a_call(*F, id="a"), a_call(*G, id="b")]],
+        [[a_call(*F, id="a")], [a_call(*G, id="b")]],
+        [[a_call("f", '{"a"', id="a", index=0)], [a_call(None, ": 1}", index=0)], [a_call(*G, id="b", index=0)]],
+        [[a_call("f", '{"a"', id="a")], [a_call(None, ": 1}")], [a_call("g", "", id="b")], [a_call(None, G[1])]],
+        [
+            [a_call("f", '{"a"', id="a", index=0)],
+            [a_call(None, ": 1}", id="a", index=0)],
+            [a_call(*G, id="b", index=1)],
+        ],
+        [
+            [a_call("f", '{"a"', id="a", index=0)],
+            [a_call("f", ": 1}", id="", index=0)],
+            [a_call(*G, id="b", index=1)],
+        ],
+        [[a_call("f", "", id=None, index=0)], [a_call(None, F[1], id="a", index=0)], [a_call(*G, id="b", index=1)]],
+    ],
+)
+def test_a_new_id_begins_a_new_call(pieces: list[list[dict[str, Any]]]) -> None:
+    message = put_together(*({"tool_calls": copy.deepcopy(calls)} for calls in pieces))
+
+    assert [(call["id"], *call["function"].values()) for call in message["tool_calls"]] == [("a", *F), ("b", *G)]
+
+
+def test_calls_without_ids_are_told_apart_by_index_place_or_name() -> None:
+    for pieces in (
+        [[a_call(*F, index=0), a_call(*G, index=1)]],
+        [[a_call(*F), a_call(*G)]],
+        [[a_call(*F)], [a_call(*G)]],
+        [[a_call("f", '{"a"')], [a_call("f", ": 1}")], [a_call(*G)]],
+    ):
+        message = put_together(*({"tool_calls": calls} for calls in pieces))
+
+        assert [tuple(call["function"].values()) for call in message["tool_calls"]] == [F, G]
+
+
+def test_a_piece_gets_the_right_index_of_its_call() -> None:
+    whole, pieces = ResponseAssembler(CHAT), [[a_call(*F, id="a", index=0)], [a_call(*G, id="b", index=0)]]
+
+    for calls in pieces:
+        whole.add({"choices": [{"index": 0, "delta": {"tool_calls": calls}}]})
+
+    assert [call["index"] for calls in pieces for call in calls] == [0, 1]
+
+
+def test_what_is_empty_says_nothing() -> None:
+    body = body_of(
+        {"choices": [{"delta": {"role": "assistant", "content": "a"}, "finish_reason": ""}]},
+        {"choices": [{"delta": {"role": "", "content": ""}, "finish_reason": "stop"}]},
+        {"choices": [{"delta": {"role": ""}, "finish_reason": ""}], "usage": {"prompt_tokens": 3}},
+        {"choices": [], "usage": {"prompt_tokens": 0, "completion_tokens": 0}},
+    )
+
+    assert body["choices"][0]["finish_reason"] == "stop"
+    assert body["choices"][0]["message"] == {"role": "assistant", "content": "a"}
+    assert body["usage"] == {"prompt_tokens": 3}
+
+
+def test_a_usage_that_comes_in_parts_is_whole() -> None:
+    body = body_of({"usage": {"prompt_tokens": 3, "completion_tokens": None}}, {"usage": {"completion_tokens": 5}})
+
+    assert body["usage"] == {"prompt_tokens": 3, "completion_tokens": 5}
+
+
+def test_a_content_in_parts_is_text() -> None:
+    parts = [{"type": "text", "text": "b"}, {"type": "text", "text": "c"}]
+
+    assert put_together({"content": "a"}, {"content": parts})["content"] == "abc"
+    assert put_together({"content": [{"type": "thinking"}]})["content"] == [{"type": "thinking"}]
 
 
 def test_it_is_finished_when_all_choices_that_were_asked_for_have_ended() -> None:

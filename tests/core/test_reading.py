@@ -1,5 +1,6 @@
 """The text and tokens of an OpenAI object are read as far as they can be, and nothing in it is an error."""
 
+import itertools
 import json
 from typing import Any
 
@@ -115,7 +116,7 @@ def test_no_object_is_an_error(value: object, garbage: bytes) -> None:
 def test_a_text_is_whole_however_it_was_cut(text: str, cuts: list[int]) -> None:
     units = text.encode("utf-16-le", "surrogatepass")
     places = sorted({2 * min(cut, len(units) // 2) for cut in cuts} | {0, len(units)})
-    parts = [units[a:b].decode("utf-16-le", "surrogatepass") for a, b in zip(places, places[1:], strict=False)]
+    parts = [units[a:b].decode("utf-16-le", "surrogatepass") for a, b in itertools.pairwise(places)]
     stream = StreamText()
 
     assert "".join(stream.of(a_piece(part)) for part in parts) == text

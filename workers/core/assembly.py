@@ -1,4 +1,7 @@
-"""Assembles the response that an API would have sent unstreamed from the pieces of its stream."""
+"""Assembles the response that an API would have sent unstreamed from the pieces of its stream.
+
+What is null or empty in a piece says nothing: it replaces nothing that was said before.
+"""
 
 import json
 from dataclasses import dataclass, field
@@ -29,6 +32,53 @@ class PartialCall:
         return {**named, "arguments": "".join(self.arguments)}
 
 
+class PartialTools:
+    """The tool calls of a choice. A new id begins a new call, whatever index it has: some APIs send 0, or none, for all."""
+
+    def __init__(self) -> None:
+        self._calls: dict[int, tuple[dict[str, Any], PartialCall]] = {}
+        """The calls by their right index, each with its fields beside the function."""
+        self._last: dict[int | None, int] = {}
+        """The right index of the call that last had this index in the stream. None: it had none."""
+
+    def __bool__(self) -> bool:
+        return bool(self._calls)
+
+    def add(self, call: dict[str, Any], *, place: int) -> None:
+        """Take a piece of a call, and put its call's right index into it. `place` is its position in the list."""
+        function = call.get("function") or {}
+        given = None if call.get("index") is None else int(call["index"])
+        number = self._known(call.get("id"), function, given, place)
+        if number is None:
+            number = given if given is not None and given not in self._calls else self._next()
+            self._calls[number] = {"type": "function"}, PartialCall()
+        head, partial = self._calls[number]
+        head |= {name: value for name in ("id", "type") if (value := call.get(name))}
+        partial.add(function)
+        self._last[given] = self._last[None] = call["index"] = number
+
+    def _known(self, id_: Any, function: dict[str, Any], given: int | None, place: int) -> int | None:
+        """Return the index of the call that this is a piece of; None if it begins one."""
+        last = self._last.get(given)
+        if id_:
+            known = next((number for number, (head, _) in self._calls.items() if head.get("id") == id_), None)
+            is_named_late = (
+                known is None and given is not None and last is not None and "id" not in self._calls[last][0]
+            )
+            return last if is_named_late else known
+        if given is not None or last is None:
+            return last
+        begins = function.get("name") and (place > 0 or function["name"] != self._calls[last][1].name)
+        return None if begins else last
+
+    def _next(self) -> int:
+        return max(self._calls, default=-1) + 1
+
+    def assembled(self) -> list[dict[str, Any]]:
+        calls = [self._calls[number] for number in sorted(self._calls)]
+        return [{**head, "function": function.assembled()} for head, function in calls]
+
+
 @dataclass(slots=True)
 class PartialChoice:
     """A choice of which more pieces may come. Texts are joined, lists are extended, any other value replaces the last."""
@@ -36,7 +86,7 @@ class PartialChoice:
     texts: dict[str, list[str]] = field(default_factory=dict)
     lists: dict[str, list[Any]] = field(default_factory=dict)
     message: dict[str, Any] = field(default_factory=dict)
-    tools: dict[int, tuple[dict[str, Any], PartialCall]] = field(default_factory=dict)
+    tools: PartialTools = field(default_factory=PartialTools)
     function: PartialCall | None = None
     logprobs: dict[str, list[Any]] = field(default_factory=dict)
     others: dict[str, Any] = field(default_factory=dict)
@@ -53,30 +103,26 @@ class PartialChoice:
                         self.logprobs.setdefault(part, []).extend(entries or [])
                 case (("index" | "delta" | "logprobs"), _):
                     pass
-                case _ if value is not None:
+                case _ if value not in (None, ""):
                     self.others[name] = value
 
     def _add_delta(self, delta: dict[str, Any]) -> None:
         for name, value in delta.items():
             match name, value:
                 case "tool_calls", _:
-                    for call in value or []:
-                        self._add_tool(call)
+                    for place, call in enumerate(value or []):
+                        self.tools.add(call, place=place)
                 case "function_call", dict():
                     self.function = self.function or PartialCall()
                     self.function.add(value)
                 case _, str() if name in _TEXT:
                     self.texts.setdefault(name, []).append(value)
+                case _, list() if name in _TEXT and (texts := _texts(value)) is not None:
+                    self.texts.setdefault(name, []).extend(texts)
                 case _, list():
                     self.lists.setdefault(name, []).extend(value)
-                case _ if value is not None:
+                case _ if value not in (None, ""):
                     self.message[name] = value
-
-    def _add_tool(self, call: dict[str, Any]) -> None:
-        head, function = self.tools.setdefault(_index(call), ({"type": "function"}, PartialCall()))
-        if call.get("id"):
-            head["id"] = call["id"]
-        function.add(call.get("function") or {})
 
     def assembled(self, index: int, *, chat: bool) -> dict[str, Any]:
         choice: dict[str, Any] = {"index": index, "finish_reason": None, **self.others}
@@ -93,8 +139,7 @@ class PartialChoice:
         calls = bool(self.tools or self.function)
         message = {"role": "assistant", "content": None if calls else "", **self.message, **self.lists, **texts}
         if self.tools:
-            tools = [self.tools[number] for number in sorted(self.tools)]
-            message["tool_calls"] = [{**head, "function": function.assembled()} for head, function in tools]
+            message["tool_calls"] = self.tools.assembled()
         if self.function:
             message["function_call"] = self.function.assembled()
         return message
@@ -113,13 +158,23 @@ class ResponseAssembler:
         self.usage: dict[str, Any] = {}
 
     def add(self, event: dict[str, Any]) -> None:
-        """Take the next object. Raises: AttributeError, TypeError or ValueError, if it is no streaming object."""
+        """Take the next object, and put the right index into the tool calls in it.
+
+        Raises: AttributeError, TypeError or ValueError, if it is no streaming object.
+        """
         for name in _HEAD:
             if event.get(name) is not None:
                 self._head.setdefault(name, event[name])
-        self.usage = event.get("usage") or self.usage
+        if isinstance(usage := event.get("usage"), dict):
+            self._add_usage(usage)
         for choice in event.get("choices") or []:
             self._choices.setdefault(_index(choice), PartialChoice()).add(choice)
+
+    def _add_usage(self, usage: dict[str, Any]) -> None:
+        """Take what a piece says was used so far. One that counts nothing says nothing, if another has counted."""
+        said = {name: value for name, value in usage.items() if value is not None}
+        if any(value != 0 for value in said.values()) or not self.usage:
+            self.usage |= said
 
     def is_finished(self, choices: int = 1) -> bool:
         """Say whether at least this many choices have come and each has a finish reason."""
@@ -133,6 +188,13 @@ class ResponseAssembler:
         kind, usage = self._endpoint.object, self.usage or None
         response = {**self._head, **head, "object": kind, "choices": choices, "usage": usage}
         return _utf8(json.dumps(response, ensure_ascii=False))
+
+
+def _texts(parts: list[Any]) -> list[str] | None:
+    """Return the texts of a content that is a list of text parts; None if it has parts of another kind."""
+    texts = [part.get("text") for part in parts if isinstance(part, dict) and part.get("type", "text") == "text"]
+    found = [text for text in texts if isinstance(text, str)]
+    return found if len(found) == len(parts) else None
 
 
 def _index(part: dict[str, Any]) -> int:
