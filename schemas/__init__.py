@@ -8,6 +8,7 @@ ids        makes, derives and checks job ids
 subjects   builds and parses the names of subjects, streams, consumers and buckets
 jetstream  the connection to NATS, raw pulls, and publishing into streams
 codec      encodes and decodes messages; names headers and content types
+lenient    reads and mends JSON that is not quite JSON
 job        Job (what a producer submits) and Attempt (what a worker gets)
 outcome    Outcome and Report (what a worker reports), with Usage, Timings and Failure
 ruling     Ruling (what a broker decides by itself): Expire, PutBack, EndRequest

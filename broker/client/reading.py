@@ -4,12 +4,13 @@ It returns what it can read and raises nothing, whatever a provider puts beside 
 is delivered, its text is a convenience.
 """
 
-import json
 from typing import Any
 
 import msgspec
 
+from schemas import lenient
 from schemas.codec import UNREADABLE
+from schemas.lenient import whole_characters
 from schemas.outcome import Usage
 
 _decoder = msgspec.json.Decoder()
@@ -27,12 +28,12 @@ class StreamText:
         """Return the text that a streaming object adds."""
         text = self._half + _text_of(_choice_of(_parsed(data)), "delta")
         self._half = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
-        return _whole_characters(text.removesuffix(self._half))
+        return whole_characters(text.removesuffix(self._half))
 
 
 def text_of(data: bytes) -> str:
     """Return the text of the first choice of a response; "" if there is none."""
-    return _whole_characters(_text_of(_choice_of(_parsed(data)), "message"))
+    return whole_characters(_text_of(_choice_of(_parsed(data)), "message"))
 
 
 def usage_of(data: bytes) -> Usage:
@@ -50,8 +51,8 @@ def _parsed(data: bytes) -> Any:
     except UNREADABLE:
         pass
     try:
-        return json.loads(data.decode("utf-8", "replace"))
-    except (ValueError, RecursionError):
+        return lenient.parsed(data)
+    except ValueError:
         return None
 
 
@@ -69,13 +70,6 @@ def _text_of(choice: dict[str, Any], part: str) -> str:
         texts = [piece.get("text") for piece in content if isinstance(piece, dict)]
         return "".join(text for text in texts if isinstance(text, str))
     return content if isinstance(content, str) else ""
-
-
-def _whole_characters(text: str) -> str:
-    """Join the two halves of a character, and replace a half that stands alone by U+FFFD."""
-    if text.isascii():
-        return text
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _count(value: Any) -> int:

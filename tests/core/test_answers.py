@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from schemas.outcome import BadRequest, ContextTooLong, Denied, EngineFault, Failure, Filtered, Throttled
 from schemas.units import Ms
-from workers.core.answers import ApiError, error_in, failure_of, retry_after_ms, status_of
+from workers.core.answers import failure_of, retry_after_ms
+from workers.core.api_error import error_in
 from workers.core.body import BadBody, reported_usage
 
 NOW = Ms(1_800_000_000_000)
@@ -86,6 +87,9 @@ def answered(status: int, body: object = None, **headers: str) -> Answered:
         (answered(429, an_error("too many tokens a minute for this model")), Throttled),
         *((answered(status, an_error()), BadRequest) for status in (405, 411, 413, 414, 415, 422, 431)),
         (answered(529, an_error(type="overloaded_error")), Throttled),
+        (answered(400, [an_error("Unknown name: cannot find field.", code=400)]), BadRequest),
+        (answered(404, [an_error("Requested entity was not found in the tool registry.", code=404)]), BadRequest),
+        (answered(429, [an_error(code=429, status="RESOURCE_EXHAUSTED")]), Throttled),
     ],
 )
 def test_every_status_is_a_failure(said: Answered, kind: type) -> None:
@@ -121,9 +125,37 @@ def test_a_failure_has_the_apis_words_and_never_a_page() -> None:
         ({"choices": [{"finish_reason": "stop", "error": None}], "message": "hello", "detail": "d"}, None),
         ({"data": [{}], "message": "hello"}, None),
         ({"choices": [], "usage": {}}, None),
+        ({"choices": [{}], "error": {}}, None),
+        ({"choices": [{}], "error": ""}, None),
+        ({"choices": [{}], "error": {"message": None, "code": None, "type": ""}}, None),
+        ({"choices": [{}], "error": {"message": "Success", "code": 0}}, None),
+        ({"choices": [{}], "error": {"message": "OK", "code": "200"}}, None),
+        ({"choices": [{"delta": {}}], "code": 0, "message": "Success"}, None),
+        ({"choices": [], "usage": {"prompt_tokens": 1}, "code": 0, "message": "Success"}, None),
+        ({"usage": {"prompt_tokens": 1}, "message": "Success"}, None),
+        ({"choices": [], "code": 429, "message": "slow down"}, "slow down"),
+        ({"choices": None, "message": "a"}, "a"),
+        ({"type": "ping"}, None),
+        ({"status": "completed"}, None),
+        ({"error": {"type": "overloaded_error"}}, ""),
+        ([{"error": {"code": 400, "message": "a", "status": "INVALID_ARGUMENT"}}], "a"),
+        ([1, [], {}], None),
+        ({"error": {"message": {"detail": "a"}}}, "a"),
+        ({"error": {"message": ["a", {"msg": "b"}]}}, "a; b"),
+        ({"error": {"message": {"error": {"error": {"error": {"error": "deep"}}}}}}, "deep"),
+        ({"detail": [{"loc": ["body", "n"], "msg": "a"}, {"loc": ["body"], "msg": "b"}]}, "body.n: a; body: b"),
+        ({"title": "Too Large", "status": 413, "detail": "a"}, "a"),
+        ({"errors": [{"code": 10000, "message": "a"}], "success": False}, "a"),
+        ({"error_code": 17, "error_msg": "a"}, "a"),
+        ({"choices": None, "base_resp": {"status_code": 1004, "status_msg": "a"}}, "a"),
+        ({"choices": [{}], "base_resp": {"status_code": 0, "status_msg": "success"}}, None),
+        ({"fault": {"faultstring": "a"}}, "a"),
+        ({"error": {"message": "Provider returned error", "metadata": {"raw": "a"}}}, "Provider returned error: a"),
+        ({"error": {"message": "Provider", "metadata": {"raw": '{"error":{"message":"a"}}'}}}, "Provider: a"),
+        ({"error": {"message": "Provider", "metadata": {"raw": "<html>"}}}, "Provider"),
     ],
 )
-def test_where_an_error_stands(answer: dict[str, Any], message: str | None) -> None:
+def test_where_an_error_stands(answer: object, message: str | None) -> None:
     error = error_in(msgspec.json.encode(answer))
 
     assert (error and error.message) == message
@@ -155,7 +187,53 @@ def test_where_an_error_stands(answer: dict[str, Any], message: str | None) -> N
     ],
 )
 def test_how_long_to_wait(headers: dict[str, str], wait: int | None) -> None:
-    assert retry_after_ms(headers, NOW) == wait
+    assert retry_after_ms(headers, None, NOW) == wait
+
+
+@pytest.mark.parametrize(
+    ("error", "wait"),
+    [
+        ({"metadata": {"headers": {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(NOW + 8000)}}}, 8000),
+        ({"metadata": {"headers": {"Retry-After": 3}}}, 3000),
+        ({"details": [{"@type": "…Help"}, {"@type": "…RetryInfo", "retryDelay": "8.5s"}]}, 8500),
+        ({"retry_after": 4}, 4000),
+        ({"retry_after_ms": "250"}, 250),
+        ({"message": "Rate limit reached. Please try again in 6m0s. Limit 3 / 1m."}, 360_000),
+        ({"message": "Please retry after 22 seconds."}, 22_000),
+        ({"message": "Please try again in 120ms."}, 120),
+        ({"message": "Please wait for 2 minutes and 3 apples"}, 120_000),
+        ({"message": "3 requests a 1m are allowed"}, None),
+        ({"message": "try again later"}, None),
+        ({"details": "none", "retry_after": "soon", "metadata": []}, None),
+    ],
+)
+def test_an_error_itself_may_say_how_long_to_wait(error: dict[str, Any], wait: int | None) -> None:
+    assert of(429, {"error": {"message": "slow down", **error}}) == Throttled(None if wait is None else Ms(wait))
+
+
+def test_a_header_comes_before_what_the_error_says() -> None:
+    assert of(429, an_error("try again in 9s", retry_after=5), retry_after="2") == Throttled(Ms(2000))
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        ({"type": "rate_limit_error"}, 429),
+        ({"code": "RESOURCE_EXHAUSTED"}, 429),
+        ({"type": "overloaded_error"}, 529),
+        ({"type": "authentication_error"}, 401),
+        ({"type": "invalid_request_error"}, 400),
+        ({"type": "invalid_request_error", "code": 502}, 502),
+        ({"code": 404, "status": "NOT_FOUND"}, 404),
+        ({"code": "x", "status": 429}, 429),
+        ({"type": "server_error"}, 500),
+    ],
+)
+def test_an_error_without_a_number_has_its_names_status(error: dict[str, Any], status: int) -> None:
+    found = error_in(msgspec.json.encode({"error": {"message": "words", **error}}))
+
+    assert found is not None
+    assert found.status == status
 
 
 @pytest.mark.parametrize(
@@ -173,7 +251,10 @@ def test_how_long_to_wait(headers: dict[str, str], wait: int | None) -> None:
     ],
 )
 def test_an_error_inside_an_answer_has_its_code_for_a_status(code: str | int | None, status: int) -> None:
-    assert status_of(ApiError("words", code)) == status
+    error = error_in(msgspec.json.encode(an_error(code=code)))
+
+    assert error is not None
+    assert error.status == status
 
 
 @given(st.binary() | st.text().map(str.encode), st.text(), st.integers(100, 599))
@@ -183,6 +264,6 @@ def test_nothing_that_an_api_says_breaks_us(body: bytes, header: str, status: in
 
     failure_of(status, error, headers, context_tokens=1, now=NOW)
     if error is not None:
-        assert 400 <= status_of(error) < 600
+        assert 400 <= error.status < 600
     with contextlib.suppress(BadBody):
         reported_usage(body)

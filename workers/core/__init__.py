@@ -5,6 +5,7 @@ capacity  how many slots an engine has now, and how many outcomes may be held ba
 pause     how long to send nothing after a refused key, a throttle or an outage, and how to try again
 readiness what a worker takes now, and why not the rest
 body      reads, sets and counts the fields of OpenAI's requests and responses
+api_error finds the error in an API's answer
 answers   turns an API's status, headers and errors into a failure
 sse       splits the bytes of a stream into events
 assembly  assembles the response from the pieces of a stream

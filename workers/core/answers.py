@@ -5,13 +5,10 @@ from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-import msgspec
-
-from schemas.codec import UNREADABLE
 from schemas.outcome import BadRequest, ContextTooLong, Denied, EngineFault, Failure, Filtered, Throttled
 from schemas.units import Ms
+from workers.core.api_error import ApiError
 
-_WORDS = 500
 _TOO_LONG = re.compile(r"context.?(length|window|size)|maximum context|too many tokens|max_model_len", re.IGNORECASE)
 _TOO_LONG_CODES = frozenset({"context_length_exceeded", "exceed_context_size_error"})
 _NOT_SERVED = re.compile(
@@ -26,51 +23,13 @@ OUTAGE = frozenset({502, 503, 504, 529})
 _FILTER_CODES = frozenset({"content_filter", "content_policy_violation", "moderation"})
 _UNIT_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-
-
-class ApiError(msgspec.Struct, frozen=True):
-    """An error as APIs write it, either under `error` or as the whole answer."""
-
-    message: str = ""
-    code: str | int | None = None
-    type: str | None = None
-    metadata: dict[str, object] | None = None
-    """OpenRouter: holds the `reasons` why a request was moderated."""
-
-
-class _ErrorChoice(msgspec.Struct, frozen=True):
-    error: ApiError | str | None = None
-    finish_reason: str | None = None
-
-
-class _Envelope(msgspec.Struct, frozen=True):
-    error: ApiError | str | None = None
-    message: str = ""
-    detail: object = None
-    """FastAPI's field for an error."""
-    choices: list[_ErrorChoice] | None = None
-    data: msgspec.Raw = msgspec.Raw()
-
-
-_envelope = msgspec.json.Decoder(_Envelope, strict=False)
-
-
-def error_in(body: bytes) -> ApiError | None:
-    """Return the error of a JSON answer or of one of its choices; None if it is not a JSON object or has no error."""
-    try:
-        said = _envelope.decode(body)
-    except UNREADABLE:
-        return None
-    errors = [said.error, *map(_error_of, said.choices or ())]
-    if not said.choices and not bytes(said.data):
-        errors += [said.message, str(said.detail or "")]
-    found = next((error for error in errors if error), None)
-    return ApiError(found) if isinstance(found, str) else found
-
-
-def _error_of(choice: _ErrorChoice) -> ApiError | str | None:
-    """Return the error of a choice. OpenRouter puts it there, in a 200, if the provider fails after the first text."""
-    return choice.error or ("the provider ended it with an error" if choice.finish_reason == "error" else None)
+_AGAIN = re.compile(
+    r"(?:try again|retry|wait)[a-z ]{0,30}?"
+    r"((?:\d+(?:\.\d+)? ?(?:ms|milliseconds?|s|sec|seconds?|m|min|minutes?|h|hours?)(?![a-z]) ?)+)",
+    re.IGNORECASE,
+)
+"""How APIs say in words when to come back: "Please try again in 6m0s", "Retry after 22 seconds"."""
+_IN_WORDS = re.compile(r"(\d+(?:\.\d+)?) ?(ms|mil|s|m|h)[a-z]*", re.IGNORECASE)
 
 
 def failure_of(
@@ -86,17 +45,16 @@ def failure_of(
 
     `headers` have lower-case names. `denied` are the provider's error codes for an account that its owner must mend.
     """
-    names = {str(error.code), str(error.type)} if error else set()
+    names = error.names if error else frozenset()
     message = _message(status, error)
-    is_moderated = error is not None and bool(error.metadata and "reasons" in error.metadata)
-    if names & _FILTER_CODES or (status == 403 and is_moderated):
+    if names & _FILTER_CODES or (status == 403 and error is not None and error.is_moderated):
         return Filtered(message)
     if status in {401, 402, 403} or names & set(denied) or _is_not_served(status, error):
         return Denied(message)
     if status in {400, 404, 405, 411, 413, 414, 415, 422, 431}:
         too_long = names & _TOO_LONG_CODES or _TOO_LONG.search(message)
         return ContextTooLong(message, context_tokens) if too_long else BadRequest(message)
-    wait = retry_after_ms(headers, now)
+    wait = retry_after_ms(headers, error, now)
     if status in {429, 503, 529} or (status >= 500 and wait is not None):
         return Throttled(wait)
     return EngineFault(message)
@@ -106,30 +64,37 @@ def _is_not_served(status: int, error: ApiError | None) -> bool:
     """Say whether the model or the path does not exist, which is the deployment's fault. Any other 404 is the request's."""
     if error is None:
         return status == 404
-    return "model_not_found" in {error.code, error.type} or (
-        status == 404 and bool(_NOT_SERVED.search(error.message))
-    )
+    return "model_not_found" in error.names or (status == 404 and bool(_NOT_SERVED.search(error.message)))
 
 
 def _message(status: int, error: ApiError | None) -> str:
-    said = " ".join(error.message.split())[:_WORDS] if error else ""
-    return f"{status}: {said}" if said else f"it answered {status} with no reason"
+    return f"{status}: {error.message}" if error and error.message else f"it answered {status} with no reason"
 
 
-def status_of(error: ApiError) -> int:
-    """Return the status of an error inside a 200 answer: its code if that is a status, as with OpenRouter, else 500."""
-    try:
-        code = int(error.code or 0)
-    except ValueError:
-        code = 0
-    return code if 400 <= code < 600 else 500
+def retry_after_ms(headers: Mapping[str, str], error: ApiError | None, now: Ms) -> Ms | None:
+    """Return how long the API asks to wait, if it does, wherever it says so.
 
-
-def retry_after_ms(headers: Mapping[str, str], now: Ms) -> Ms | None:
-    """Return how long the API asks to wait, if it does.
-
-    Retry-After comes first (RFC 9110, section 10.2.3), then the reset times of the rate limits that are used up.
+    Its headers come first, then those that a gateway passes on inside the error, then a field of the error, then its words.
     """
+    wait = _headers_ms(headers, now)
+    if wait is not None or error is None:
+        return wait
+    wait = _headers_ms(error.headers, now)
+    if wait is not None:
+        return wait
+    said = error.wait or _wait_in(error.message)
+    return _reset_ms(said, now) if said else None
+
+
+def _wait_in(message: str) -> str:
+    """Return the span of time that a message asks to wait, such as `6m0s`; "" if it does not."""
+    found = _AGAIN.search(message)
+    spans = [] if found is None else _IN_WORDS.findall(found[1])
+    return "".join(f"{count}{'ms' if unit.lower() == 'mil' else unit.lower()}" for count, unit in spans)
+
+
+def _headers_ms(headers: Mapping[str, str], now: Ms) -> Ms | None:
+    """Read Retry-After (RFC 9110, section 10.2.3), else the reset times of the rate limits that are used up."""
     if (exact := _number(headers.get("retry-after-ms"))) is not None:
         return Ms(int(exact))
     if (given := headers.get("retry-after")) is not None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from schemas.endpoints import Endpoint, Shape
+from schemas.lenient import whole_characters
 
 _TEXT = frozenset({"content", "refusal", "reasoning", "reasoning_content"})
 _HEAD = ("id", "created", "model", "system_fingerprint", "provider", "service_tier")
@@ -187,7 +188,7 @@ class ResponseAssembler:
         choices = [self._choices[n].assembled(n, chat=is_chat) for n in sorted(self._choices)]
         kind, usage = self._endpoint.object, self.usage or None
         response = {**self._head, **head, "object": kind, "choices": choices, "usage": usage}
-        return _utf8(json.dumps(response, ensure_ascii=False))
+        return whole_characters(json.dumps(response, ensure_ascii=False)).encode()
 
 
 def _texts(parts: list[Any]) -> list[str] | None:
@@ -199,8 +200,3 @@ def _texts(parts: list[Any]) -> list[str] | None:
 
 def _index(part: dict[str, Any]) -> int:
     return int(part.get("index") or 0)
-
-
-def _utf8(text: str) -> bytes:
-    """Encode a text that may hold UTF-16 surrogates: a pair becomes its character, a lone one becomes U+FFFD."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()

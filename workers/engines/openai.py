@@ -24,6 +24,7 @@ import msgspec
 from msgspec import Meta
 from msgspec.structs import replace
 
+from schemas import lenient
 from schemas.catalog import Deployment
 from schemas.clock import wall_clock
 from schemas.endpoints import Shape
@@ -46,7 +47,8 @@ from schemas.outcome import (
 )
 from schemas.units import Ms
 from schemas.worker import DENIED, THROTTLED, UPSTREAM_DOWN
-from workers.core.answers import OUTAGE, ApiError, error_in, failure_of, status_of
+from workers.core.answers import OUTAGE, failure_of
+from workers.core.api_error import ApiError, error_in, find_error
 from workers.core.assembly import ResponseAssembler
 from workers.core.body import (
     BadBody,
@@ -459,12 +461,12 @@ class ApiCall:
 
     def _event(self, data: bytes, assembler: ResponseAssembler) -> Chunk | Failed:
         """Turn one payload of the stream into a step. Raises: BadBody."""
-        if (error := error_in(data)) is not None:
-            return self._failed_within(error, data)
         try:
-            event = json.loads(data)
+            event = lenient.parsed(data)
+            if (error := find_error(event)) is not None:
+                return self._failed_within(error, data)
             assembler.add(event)
-        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError, AttributeError) as error:
             raise BadBody("it streamed something that is not a JSON object") from error
         self._chunks += bool(event.get("choices"))
         event["model"] = self._request.model
@@ -472,7 +474,7 @@ class ApiCall:
 
     def _failed_within(self, error: ApiError, data: bytes) -> Failed:
         """Report an error that came inside an answer whose status was 200."""
-        failure, reported = self._refusal(status_of(error), error), reported_usage(data)
+        failure, reported = self._refusal(error.status, error), reported_usage(data)
         is_free = reported.usage is None and not self._chunks
         return Failed(failure) if is_free else Failed(failure, *self._usage_and_charge(reported, len(data)))
 
