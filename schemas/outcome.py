@@ -35,6 +35,13 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
     """How many of the input tokens came from a prefix cache."""
     estimated: bool = False
     """Whether the tokens are an estimate because nobody counted them."""
+    adjusted: bool = False
+    """Whether the counts of an API did not add up to its total. What is missing counts as output."""
+
+    @property
+    def mark(self) -> str:
+        """What is added to the source of a cost that is computed from this usage."""
+        return ":estimate" if self.estimated else ":adjusted" if self.adjusted else ""
 
 
 class Charge(msgspec.Struct, frozen=True):
@@ -42,7 +49,7 @@ class Charge(msgspec.Struct, frozen=True):
 
     nano_usd: Cost
     source: Name
-    """`provider`: it said so itself; `genai-prices:VERSION`: its list price; `…:estimate`: the tokens are an estimate."""
+    """`provider`: it said so itself; `genai-prices:VERSION`: its list price; `…:estimate`, `…:adjusted`: see Usage."""
 
 
 class Timings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -28,7 +28,7 @@ def cost_of(report: Report, prices: Prices) -> tuple[NanoUsd, str]:
     if deployment is None or deployment.price is None:
         return NanoUsd(0), UNPRICED
     usage = report.outcome.usage
-    return price_nano_usd(usage, deployment.price), f"{prices.source}:estimate" if usage.estimated else prices.source
+    return price_nano_usd(usage, deployment.price), f"{prices.source}{usage.mark}"
 
 
 def price_nano_usd(usage: Usage, price: Price) -> NanoUsd:

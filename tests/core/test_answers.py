@@ -12,7 +12,8 @@ from schemas.outcome import BadRequest, ContextTooLong, Denied, EngineFault, Fai
 from schemas.units import Ms
 from workers.core.answers import failure_of, retry_after_ms
 from workers.core.api_error import error_in
-from workers.core.body import BadBody, reported_usage
+from workers.core.body import BadBody
+from workers.core.usage import reported_usage
 
 NOW = Ms(1_800_000_000_000)
 DENIED = ("insufficient_quota",)

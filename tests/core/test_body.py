@@ -1,7 +1,6 @@
-"""What a request asks for, and what a response says that it took."""
+"""What a request asks for."""
 
 import json
-from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -10,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, Endpoint
-from schemas.outcome import Usage
 from workers.core.body import (
     MOST_TOKENS,
     BadBody,
@@ -18,15 +16,9 @@ from workers.core.body import (
     asks_for_length,
     fields_of,
     has_parts,
-    reported_usage,
     requested_output,
     with_fields,
 )
-
-
-def spent(**usage: Any) -> tuple[Usage | None, Decimal | None]:
-    found = reported_usage(msgspec.json.encode({"usage": usage}))
-    return found.usage, found.cost_usd
 
 
 @pytest.mark.parametrize(
@@ -47,52 +39,6 @@ def spent(**usage: Any) -> tuple[Usage | None, Decimal | None]:
 )
 def test_what_a_request_asks_for(endpoint: Endpoint, body: dict[str, Any], asked: RequestedOutput) -> None:
     assert requested_output(msgspec.json.encode(body), endpoint, max_output_tokens=64) == asked
-
-
-@pytest.mark.parametrize(
-    ("usage", "counted"),
-    [
-        ({"prompt_tokens": 3}, Usage(3)),
-        ({"prompt_tokens": 3, "completion_tokens": None}, Usage(3)),
-        ({"prompt_tokens": 3.0, "completion_tokens": "4"}, Usage(3, 4)),
-        ({"prompt_tokens": 3, "prompt_tokens_details": {"cached_tokens": "9"}}, Usage(3, 0, 3)),
-        ({"prompt_tokens": 3, "prompt_tokens_details": "none"}, Usage(3)),
-        ({"prompt_tokens": 3, "completion_tokens": MOST_TOKENS + 1}, None),
-        ({"completion_tokens": 4}, Usage(0, 4)),
-        ({"prompt_tokens": MOST_TOKENS}, Usage(MOST_TOKENS)),
-        ({"prompt_tokens": -1}, None),
-        ({"prompt_tokens": 5, "prompt_tokens_details": {"cached_tokens": 2}}, Usage(5, 0, 2)),
-        ({"prompt_tokens": {}, "completion_tokens": 1}, None),
-        ({"total_tokens": 3}, None),
-    ],
-)
-def test_tokens_are_read_as_apis_write_them(usage: dict[str, Any], counted: Usage | None) -> None:
-    assert spent(**usage) == (counted, None)
-
-
-@pytest.mark.parametrize(
-    ("usage", "usd"),
-    [
-        ({"cost": 0.1}, "0.1"),
-        ({"cost": "0.1"}, "0.1"),
-        ({"cost": 0.1, "is_byok": True, "cost_details": {"upstream_inference_cost": 0.2}}, "0.3"),
-        ({"cost": 0.1, "is_byok": False, "cost_details": {"upstream_inference_cost": 0.2}}, "0.1"),
-        ({"cost": 0, "is_byok": True, "cost_details": None}, None),
-        ({"cost": 1e300}, None),
-        ({"cost": -1}, None),
-        ({"cost": "NaN"}, None),
-        ({"cost": 9 * 10**6}, "9000000"),
-        ({"cost": 9 * 10**6 + 1}, None),
-    ],
-)
-def test_a_cost_is_all_that_was_charged(usage: dict[str, Any], usd: str | None) -> None:
-    assert spent(**usage) == (None, None if usd is None else Decimal(usd))
-
-
-def test_a_number_that_no_float_holds_spoils_nothing() -> None:
-    found = reported_usage(b'{"usage": {"prompt_tokens": 3, "cost": 1e400}, "model": 5}')
-
-    assert (found.usage, found.cost_usd, found.model) == (Usage(3), None, None)
 
 
 @pytest.mark.parametrize(("value", "has"), [(b"[1]", True), (b"[]", False), (b"null", False), (b'"x"', False)])
@@ -126,7 +72,7 @@ def test_what_is_not_changed_stays_as_it_was_written() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"5", b"null", b"{", b"\xff", b"[" * 100_000])
 def test_a_body_that_is_no_object_is_bad(body: bytes) -> None:
-    for read in (fields_of, reported_usage, lambda body: requested_output(body, CHAT, max_output_tokens=1)):
+    for read in (fields_of, lambda body: requested_output(body, CHAT, max_output_tokens=1)):
         with pytest.raises(BadBody, match="cannot be read"):
             read(body)
 

@@ -4,7 +4,8 @@ leases    when to extend a lease, when not to run an attempt, and when to end on
 capacity  how many slots an engine has now, and how many outcomes may be held back while slots are free
 pause     how long to send nothing after a refused key, a throttle or an outage, and how to try again
 readiness what a worker takes now, and why not the rest
-body      reads, sets and counts the fields of OpenAI's requests and responses
+body      reads, sets and counts the fields of OpenAI's requests
+usage     reads what a response says was used and charged
 api_error finds the error in an API's answer
 answers   turns an API's status, headers and errors into a failure
 sse       splits the bytes of a stream into events

@@ -9,6 +9,7 @@ from typing import Any
 
 from schemas.endpoints import Endpoint, Shape
 from schemas.lenient import whole_characters
+from workers.core.usage import usage_in
 
 _TEXT = frozenset({"content", "refusal", "reasoning", "reasoning_content"})
 _HEAD = ("id", "created", "model", "system_fingerprint", "provider", "service_tier")
@@ -166,7 +167,7 @@ class ResponseAssembler:
         for name in _HEAD:
             if event.get(name) is not None:
                 self._head.setdefault(name, event[name])
-        if isinstance(usage := event.get("usage"), dict):
+        if (usage := usage_in(event)) is not None:
             self._add_usage(usage)
         for choice in event.get("choices") or []:
             self._choices.setdefault(_index(choice), PartialChoice()).add(choice)

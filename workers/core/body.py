@@ -1,6 +1,5 @@
-"""Sets and reads fields of OpenAI bodies; everything else stays as it was written."""
+"""Sets and reads fields of OpenAI requests; everything else stays as it was written."""
 
-import json
 from decimal import Decimal
 from typing import Any
 
@@ -8,12 +7,9 @@ import msgspec
 
 from schemas.codec import UNREADABLE
 from schemas.endpoints import Endpoint
-from schemas.outcome import Usage
 
 MOST_TOKENS = 10**9
 """The most tokens one request can use: longer than any context; at the highest price its cost still fits the ledger."""
-MOST_USD = 9 * 10**6
-"""The most that one request can cost: its nano-dollars are exact in JSON."""
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _parts = msgspec.json.Decoder(list[msgspec.Raw])
 _any = msgspec.json.Decoder()
@@ -80,8 +76,8 @@ def requested_output(body: bytes, endpoint: Endpoint, *, max_output_tokens: int)
         return RequestedOutput(1, 0)
     fields = fields_of(body)
     prompts = 1 if endpoint.prompts is None else _prompts(_value(fields, endpoint.prompts))
-    n, best_of = _count(_value(fields, "n")) or 1, _count(_value(fields, "best_of")) or 1
-    limits = [count for name in endpoint.limits if (count := _count(_value(fields, name))) is not None]
+    n, best_of = count_of(_value(fields, "n")) or 1, count_of(_value(fields, "best_of")) or 1
+    limits = [count for name in endpoint.limits if (count := count_of(_value(fields, name))) is not None]
     output = prompts * max(n, best_of) * max(limits, default=max_output_tokens)
     return RequestedOutput(prompts * n, min(MOST_TOKENS, output))
 
@@ -100,69 +96,16 @@ def _prompts(prompt: Any) -> int:
     return len(prompt) if is_many else 1
 
 
-class _Response(msgspec.Struct, frozen=True):
-    usage: msgspec.Raw = msgspec.Raw(b"null")
-    model: msgspec.Raw = msgspec.Raw(b"null")
-
-
-_response = msgspec.json.Decoder(_Response)
-
-
-class ReportedUsage(msgspec.Struct, frozen=True):
-    """What a response says was used and charged. None: it does not say, or the value makes no sense."""
-
-    usage: Usage | None
-    cost_usd: Decimal | None
-    """What OpenRouter says it charged, plus what the provider behind it charges to the caller's own key."""
-    model: str | None
-
-
-def reported_usage(response: bytes) -> ReportedUsage:
-    """Read what a response says of itself. Raises: BadBody, if it is not a JSON object."""
-    try:
-        said = _response.decode(response)
-        usage, model = json.loads(bytes(said.usage)), json.loads(bytes(said.model))
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise BadBody(f"the response cannot be read: {error}") from error
-    used = _dict(usage)
-    return ReportedUsage(_usage(used), _cost_usd(used), model if isinstance(model, str) else None)
-
-
-def _usage(used: dict[str, Any]) -> Usage | None:
-    values = [used.get("prompt_tokens"), used.get("completion_tokens")]
-    counts = [_count(value) for value in values if value is not None]
-    if not counts or None in counts:
-        return None
-    prompt, output = (_count(value) or 0 for value in values)
-    cached = _count(_dict(used.get("prompt_tokens_details")).get("cached_tokens")) or 0
-    return Usage(prompt, output, min(prompt, cached))
-
-
-def _cost_usd(used: dict[str, Any]) -> Decimal | None:
-    cost = usd_of(used.get("cost"))
-    if cost is None or not used.get("is_byok"):
-        return cost
-    upstream = usd_of(_dict(used.get("cost_details")).get("upstream_inference_cost"))
-    return None if upstream is None else cost + upstream
-
-
-def usd_of(value: Any) -> Decimal | None:
-    return _number(value, most=MOST_USD)
-
-
-def _count(value: Any) -> int | None:
-    number = _number(value, most=MOST_TOKENS)
+def count_of(value: Any) -> int | None:
+    """Parse a number of tokens or choices. None: it is missing or makes no sense."""
+    number = number_of(value, most=MOST_TOKENS)
     return None if number is None else int(number)
 
 
-def _number(value: Any, *, most: int) -> Decimal | None:
+def number_of(value: Any, *, most: int) -> Decimal | None:
     """Parse a number, which APIs write as 10, 10.0 or "10". None: it is missing, negative, too large or not a number."""
     try:
         number = Decimal(str(value))
     except ArithmeticError:
         return None
     return number if number.is_finite() and 0 <= number <= most else None
-
-
-def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}

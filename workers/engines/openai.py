@@ -52,18 +52,16 @@ from workers.core.api_error import ApiError, error_in, find_error
 from workers.core.assembly import ResponseAssembler
 from workers.core.body import (
     BadBody,
-    ReportedUsage,
     RequestedOutput,
     asks_for_length,
     fields_of,
     has_parts,
-    reported_usage,
     requested_output,
-    usd_of,
     with_fields,
 )
 from workers.core.pause import Pause
 from workers.core.sse import DONE, Events
+from workers.core.usage import ReportedUsage, reported_usage, usd_of
 from workers.engines.prices import is_listed, list_price, nano_usd
 from workers.ports import (
     LARGEST_BODY,
@@ -101,7 +99,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     base_url: str = ""
     key_env: str = ""
     prices: str = ""
-    reports_cost: bool = False
+    cost_at: tuple[str, ...] = ()
     cost_header: str = ""
     headers: dict[str, str] = {}
     body: dict[str, Any] = {}
@@ -163,7 +161,7 @@ def make(deployment: Deployment, overrides: Overrides, *, clock: Clock = wall_cl
 
 def _check_cap(deployment: Deployment, options: Options, profile: Profile) -> None:
     """Refuse a daily cap that could never be reached because nothing would have a cost. Raises: EngineConfigError."""
-    is_reported = profile.reports_cost or bool(profile.cost_header)
+    is_reported = bool(profile.cost_at or profile.cost_header)
     is_priced = options.list_prices and bool(profile.prices) and is_listed(deployment.source, profile.prices)
     if deployment.daily_cap_usd is not None and deployment.price is None and not is_reported and not is_priced:
         raise EngineConfigError(
@@ -306,6 +304,10 @@ class OpenAI:
         return self._session.post(url, data=body, allow_redirects=False, trace_request_ctx=sent)
 
     @property
+    def cost_at(self) -> tuple[str, ...]:
+        return self._profile.cost_at
+
+    @property
     def repeats(self) -> bool:
         return self._options.repeat_unanswered
 
@@ -326,7 +328,7 @@ class OpenAI:
         self, usage: Usage, reported: ReportedUsage | None = None, headers: dict[str, str] | None = None
     ) -> Charge | None:
         """Return what the provider says it charged, else its list price, else None: settle then uses the deployment's."""
-        usd = reported.cost_usd if reported is not None and self._profile.reports_cost else None
+        usd = reported.cost_usd if reported is not None else None
         usd = usd_of((headers or {}).get(self._profile.cost_header)) if usd is None else usd
         if usd is not None:
             return Charge(nano_usd(usd), PROVIDER)
@@ -336,11 +338,6 @@ class OpenAI:
         return list_price(usage, model=model, provider=self._profile.prices) or list_price(
             usage, model=self._deployment.source, provider=self._profile.prices
         )
-
-    def estimate(self, usage: Usage) -> Charge | None:
-        """Price an estimated usage, and mark the charge as an estimate."""
-        charge = self.charge(usage)
-        return charge and replace(charge, source=f"{charge.source}:estimate")
 
 
 class TooLarge(Exception):
@@ -474,13 +471,13 @@ class ApiCall:
 
     def _failed_within(self, error: ApiError, data: bytes) -> Failed:
         """Report an error that came inside an answer whose status was 200."""
-        failure, reported = self._refusal(error.status, error), reported_usage(data)
+        failure, reported = self._refusal(error.status, error), reported_usage(data, cost_at=self._api.cost_at)
         is_free = reported.usage is None and not self._chunks
         return Failed(failure) if is_free else Failed(failure, *self._usage_and_charge(reported, len(data)))
 
     def _succeeded(self, body: bytes) -> Step:
         """Turn a complete response into an outcome. Raises: BadBody."""
-        reported, fields = reported_usage(body), fields_of(body)
+        reported, fields = reported_usage(body, cost_at=self._api.cost_at), fields_of(body)
         parts = self._request.endpoint.parts
         if not has_parts(fields.get(parts)):
             raise BadBody(f"it answered JSON without {parts}")
@@ -495,8 +492,7 @@ class ApiCall:
             return reported.usage, self._api.charge(reported.usage, reported, self._headers)
         output = min(self._requested.output_tokens, self._chunks or math.ceil(size_bytes / 4))
         usage = Usage(self._usage().input_tokens, output, estimated=True)
-        charge = self._api.charge(usage, reported, self._headers)
-        return usage, charge if charge and charge.source == PROVIDER else self._api.estimate(usage)
+        return usage, self._api.charge(usage, reported, self._headers)
 
     def _usage(self) -> Usage:
         """Estimate the usage so far: four bytes a prompt token; all requested output until a stream shows how much came."""
@@ -509,7 +505,7 @@ class ApiCall:
         if not self._sent.done():
             return Progress()
         usage = self._usage()
-        return Progress(usage, self._api.estimate(usage))
+        return Progress(usage, self._api.charge(usage))
 
     def _refusal(self, status: int, error: ApiError | None) -> Failure:
         """Classify an error of the API, and remember its status and whether other requests would meet it."""
@@ -519,7 +515,7 @@ class ApiCall:
     def _failed(self, failure: Failure) -> Failed:
         """Report a failure together with the most that the request may have cost."""
         usage = self._usage()
-        return Failed(failure, usage, self._api.estimate(usage))
+        return Failed(failure, usage, self._api.charge(usage))
 
 
 async def _note_sent(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:

@@ -19,7 +19,7 @@ def list_price(usage: Usage, *, model: str, provider: str) -> Charge | None:
     It is looked up each time, since some prices depend on the length of the prompt or the time of day.
     """
     usd = _usd(usage, model, provider) if is_listed(model, provider) else None
-    return None if usd is None else Charge(nano_usd(usd), SOURCE)
+    return None if usd is None else Charge(nano_usd(usd), f"{SOURCE}{usage.mark}")
 
 
 @lru_cache(maxsize=4096)

@@ -28,9 +28,10 @@ from schemas.catalog import Deployment
 from schemas.codec import UNREADABLE
 from schemas.outcome import BadRequest, ContextTooLong, EngineFault, Failed, Failure, Succeeded, Usage
 from workers.core.assembly import ResponseAssembler
-from workers.core.body import BadBody, asks_for_length, fields_of, reported_usage, with_fields
+from workers.core.body import BadBody, asks_for_length, fields_of, with_fields
 from workers.core.capacity import Load, slots
 from workers.core.sse import DONE, Events
+from workers.core.usage import reported_usage
 from workers.engines import openmp
 from workers.engines.asgi import AsgiApp, AsgiResponse, called
 from workers.engines.guard import Guard
