@@ -234,6 +234,8 @@ class Succeeded(msgspec.Struct, frozen=True, tag="succeeded", omit_defaults=True
     """The OpenAI response, as the engine gave it."""
     usage: Usage
     charge: Charge | None = None
+    mended: bool = False
+    """Whether the response held what is no JSON (a byte that is no UTF-8, half a character, NaN), which was replaced."""
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed", omit_defaults=True):

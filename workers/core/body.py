@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from schemas import lenient
 from schemas.codec import UNREADABLE
 from schemas.endpoints import Endpoint
 
@@ -26,6 +27,20 @@ def fields_of(body: bytes) -> dict[str, msgspec.Raw]:
         return _fields.decode(body)
     except UNREADABLE as error:
         raise BadBody(f"the body cannot be read: {error}") from error
+
+
+def sound(response: bytes) -> tuple[bytes, bool]:
+    """Return a response as JSON that every decoder takes, and whether it had to be mended. Raises: BadBody."""
+    try:
+        _any.decode(response)
+    except UNREADABLE:
+        pass
+    else:
+        return response, False
+    try:
+        return lenient.mended(response), True
+    except ValueError as error:
+        raise BadBody(f"the response cannot be read: {error}") from error
 
 
 def with_fields(fields: dict[str, msgspec.Raw], **changes: Any) -> bytes:

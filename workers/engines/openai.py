@@ -57,6 +57,7 @@ from workers.core.body import (
     fields_of,
     has_parts,
     requested_output,
+    sound,
     with_fields,
 )
 from workers.core.pause import Pause
@@ -467,7 +468,7 @@ class ApiCall:
             raise BadBody("it streamed something that is not a JSON object") from error
         self._chunks += bool(event.get("choices"))
         event["model"] = self._request.model
-        return Chunk(json.dumps(event).encode())
+        return Chunk(_streaming_object(event))
 
     def _failed_within(self, error: ApiError, data: bytes) -> Failed:
         """Report an error that came inside an answer whose status was 200."""
@@ -477,6 +478,7 @@ class ApiCall:
 
     def _succeeded(self, body: bytes) -> Step:
         """Turn a complete response into an outcome. Raises: BadBody."""
+        body, is_mended = sound(body)
         reported, fields = reported_usage(body, cost_at=self._api.cost_at), fields_of(body)
         parts = self._request.endpoint.parts
         if not has_parts(fields.get(parts)):
@@ -484,7 +486,9 @@ class ApiCall:
         usage, charge = self._usage_and_charge(reported, len(body))
         if len(body) > LARGEST_BODY:
             return Failed(ResponseTooLarge(len(body), LARGEST_BODY), usage, charge)
-        return Succeeded(with_fields(fields, model=self._request.model), usage, charge)
+        if is_mended:
+            log.warning("the answer held what is no JSON, and was mended request=%s", self._request.id)
+        return Succeeded(with_fields(fields, model=self._request.model), usage, charge, is_mended)
 
     def _usage_and_charge(self, reported: ReportedUsage, size_bytes: int) -> tuple[Usage, Charge | None]:
         """Return what an answer used and cost: what it says itself, else an estimate by its size."""
@@ -516,6 +520,14 @@ class ApiCall:
         """Report a failure together with the most that the request may have cost."""
         usage = self._usage()
         return Failed(failure, usage, self._api.charge(usage))
+
+
+def _streaming_object(event: dict[str, Any]) -> bytes:
+    """Encode an object of a stream. Half a character may stay, since its other half is in the next object."""
+    try:
+        return json.dumps(event, allow_nan=False).encode()
+    except ValueError:
+        return lenient.mended(json.dumps(event).encode())
 
 
 async def _note_sent(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
