@@ -157,9 +157,14 @@ class Api:
 
 @asynccontextmanager
 async def serving(
-    script: Script, *, options: dict[str, Any] | None = None, clock: Clock = wall_clock, **changes: Any
+    script: Script,
+    *,
+    api: Api | None = None,
+    options: dict[str, Any] | None = None,
+    clock: Clock = wall_clock,
+    **changes: Any,
 ) -> AsyncIterator[tuple[Api, Engine]]:
-    api = Api(script)
+    api = api or Api(script)
     os.environ["TEST_API_KEY"] = KEY
     server = await asyncio.start_server(api.serve, "127.0.0.1", 0)
     api.base_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
@@ -925,3 +930,63 @@ async def test_a_real_llamacpp_server_answers(*, streamed: bool) -> None:
     assert len(steps) > 3 if streamed else len(steps) == 1
     assert "ContextTooLong" in repr(long)
     assert "Denied" in repr(denied)
+
+
+# connections
+
+
+class KeepsOpen(Api):
+    """Answers the first request of each connection and keeps it open; `then` plays to a second one, and ends it."""
+
+    def __init__(self, then: Script) -> None:
+        super().__init__(answer(RESPONSE))
+        self.then = then
+        self.connections = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        try:
+            for script in (self.script, self.then):
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
+                self.asked.append((head.decode(), json.loads(await reader.readexactly(length))))
+                await script(writer)
+                await writer.drain()
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+
+async def reset(writer: asyncio.StreamWriter) -> None:
+    writer.transport.abort()
+
+
+@pytest.mark.parametrize("then", [hang_up, reset])
+async def test_a_request_on_a_kept_connection_that_was_closed_is_sent_again_and_charged_once(then: Script) -> None:
+    async with serving(api=KeepsOpen(then), script=silence, options={"repeat_unanswered": False}) as (api, engine):
+        first = (await steps_of(engine, a_request()))[-1]
+        second = (await steps_of(engine, a_request()))[-1]
+
+    assert (type(first), type(second)) == (Succeeded, Succeeded)
+    assert isinstance(api, KeepsOpen)
+    assert (api.connections, len(api.asked)) == (2, 3)
+
+
+async def test_a_request_that_was_begun_to_be_answered_is_not_sent_again() -> None:
+    async with serving(api=KeepsOpen(half), script=silence, options={"repeat_unanswered": False}) as (api, engine):
+        await steps_of(engine, a_request())
+        second = (await steps_of(engine, a_request()))[-1]
+
+    assert isinstance(second, Failed)
+    assert isinstance(second.failure, Unanswered)
+    assert len(api.asked) == 2
+
+
+async def test_a_request_whose_new_connection_is_closed_may_have_run() -> None:
+    async with serving(hang_up, options={"repeat_unanswered": False}) as (api, engine):
+        last = (await steps_of(engine, a_request()))[-1]
+
+    assert isinstance(last, Failed)
+    assert isinstance(last.failure, Unanswered)
+    assert len(api.asked) == 1

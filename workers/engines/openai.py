@@ -89,6 +89,10 @@ _STREAM_PROGRESS_S = 1.0
 _ERROR_BYTES = 64 * 1024
 _LARGEST_STREAM = 128 * 1024 * 1024
 """The most bytes of all events together: there are about 300 around each token."""
+_KEEPALIVE_S = 4.0
+"""How long an idle connection is kept. Many servers close theirs after 5 s (uvicorn, Node's http)."""
+_AT_ONCE_S = 1.0
+"""A kept connection that ends so soon after a request was sent on it, without a byte, was closed before that came."""
 _MARGIN_S = 1.0
 """How much earlier than the worker the engine times out, so that it can still say what was sent."""
 
@@ -220,10 +224,11 @@ class OpenAI:
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
         trace = aiohttp.TraceConfig()
+        trace.on_connection_reuseconn.append(_note_reused)
         trace.on_request_headers_sent.append(_note_sent)
         self._session = aiohttp.ClientSession(
             headers=headers,
-            connector=aiohttp.TCPConnector(limit=limit, keepalive_timeout=30),
+            connector=aiohttp.TCPConnector(limit=limit, keepalive_timeout=_KEEPALIVE_S),
             timeout=aiohttp.ClientTimeout(
                 total=max(_MARGIN_S, self._deployment.attempt_timeout_s - _MARGIN_S),
                 sock_connect=options.connect_timeout_s,
@@ -298,11 +303,11 @@ class OpenAI:
             changes[limit] = request.max_output_tokens
         return with_fields(fields, **changes)
 
-    def post(self, request: EngineRequest, body: bytes, *, sent: asyncio.Future[None]) -> Any:
-        """Return aiohttp's context manager of the request. `sent` is done once its headers have been sent."""
+    async def post(self, request: EngineRequest, body: bytes, *, sending: "Sending") -> aiohttp.ClientResponse:
+        """Send a request, and return the response once its headers have come. Raises: aiohttp.ClientError, OSError."""
         assert self._session is not None  # noqa: S101 - it was started
         url = f"{self._base_url}{request.endpoint.path.removeprefix('/v1')}"
-        return self._session.post(url, data=body, allow_redirects=False, trace_request_ctx=sent)
+        return await self._session.post(url, data=body, allow_redirects=False, trace_request_ctx=sending)
 
     @property
     def cost_at(self) -> tuple[str, ...]:
@@ -349,6 +354,30 @@ class TooLarge(Exception):
         self.failure = ResponseTooLarge(size_bytes, limit_bytes)
 
 
+class Sending:
+    """How far a request has been sent."""
+
+    def __init__(self) -> None:
+        self.headers_sent: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.is_reused = False
+        """Whether it goes over a connection that an earlier request has opened."""
+        self._sent_at = math.inf
+
+    @property
+    def is_sent(self) -> bool:
+        return self.headers_sent.done()
+
+    def note_sent(self) -> None:
+        if not self.is_sent:
+            self._sent_at = asyncio.get_running_loop().time()
+            self.headers_sent.set_result(None)
+
+    def was_too_late(self, error: Exception) -> bool:
+        """Say whether the other side had closed the kept connection when the request came, so that it cannot have run."""
+        is_closed = isinstance(error, aiohttp.ServerDisconnectedError | ConnectionError)
+        return self.is_reused and is_closed and asyncio.get_running_loop().time() - self._sent_at < _AT_ONCE_S
+
+
 class ApiCall:
     """One request to the API, and its answer."""
 
@@ -359,7 +388,7 @@ class ApiCall:
         self._requested = requested
         self._began = asyncio.get_running_loop().time()
         self._last_progress = self._began
-        self._sent: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._sending = Sending()
         self._chunks = 0
         self._headers: dict[str, str] = {}
         self.is_outage = False
@@ -378,7 +407,8 @@ class ApiCall:
             while True:
                 waiting = asyncio.ensure_future(anext(steps))
                 while not waiting.done():
-                    first: set[asyncio.Future[Any]] = {waiting} if self._sent.done() else {waiting, self._sent}
+                    sent = self._sending
+                    first: set[asyncio.Future[Any]] = {waiting} if sent.is_sent else {waiting, sent.headers_sent}
                     await asyncio.wait(first, timeout=_PROGRESS_S, return_when=asyncio.FIRST_COMPLETED)
                     if not waiting.done():
                         yield self._progress()
@@ -394,7 +424,7 @@ class ApiCall:
 
     async def _steps(self) -> AsyncGenerator[Step, None]:
         try:
-            async with self._api.post(self._request, self._body, sent=self._sent) as response:
+            async with await self._respond() as response:
                 self._headers = {name.lower(): value for name, value in response.headers.items()}
                 is_stream = response.content_type == "text/event-stream"
                 if response.status == 200 and is_stream and self._request.streamed:
@@ -409,9 +439,19 @@ class ApiCall:
         except (aiohttp.ClientError, OSError) as error:
             yield self._lost(error)
 
+    async def _respond(self) -> aiohttp.ClientResponse:
+        """Send the request; again on another connection, if a kept one turns out to be closed. Raises: as `OpenAI.post`."""
+        while True:
+            try:
+                return await self._api.post(self._request, self._body, sending=self._sending)
+            except (aiohttp.ClientError, OSError) as error:
+                if not self._sending.was_too_late(error):
+                    raise
+            self._sending = Sending()
+
     def _lost(self, error: aiohttp.ClientError | OSError) -> Failed:
         """Report a connection that failed. A request that was never sent cost nothing."""
-        if not self._sent.done():
+        if not self._sending.is_sent:
             log.warning("cannot connect: %s", _line(error))
             self.is_outage, self.failure_detail = True, "no connection"
             return Failed(EngineLost(_line(error), sent=False))
@@ -506,7 +546,7 @@ class ApiCall:
 
     def _progress(self) -> Progress:
         self._last_progress = asyncio.get_running_loop().time()
-        if not self._sent.done():
+        if not self._sending.is_sent:
             return Progress()
         usage = self._usage()
         return Progress(usage, self._api.charge(usage))
@@ -530,10 +570,12 @@ def _streaming_object(event: dict[str, Any]) -> bytes:
         return lenient.mended(json.dumps(event).encode())
 
 
+async def _note_reused(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
+    context.trace_request_ctx.is_reused = True
+
+
 async def _note_sent(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
-    sent: asyncio.Future[None] = context.trace_request_ctx
-    if not sent.done():
-        sent.set_result(None)
+    context.trace_request_ctx.note_sent()
 
 
 async def _read(content: aiohttp.StreamReader, most_bytes: int) -> bytes:
