@@ -9,6 +9,7 @@
 
 import tomllib
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -118,4 +119,28 @@ def _faults(catalog: Catalog) -> list[str]:
             for field in ("base_url", "key_env")
             if getattr(deployment, field) is not None and deployment.engine != "openai"
         ]
+        if deployment.base_url is not None and (problem := base_url_problem(deployment.base_url)) is not None:
+            faults.append(f"deployments.{name}.base_url: {problem}")
     return faults
+
+
+def base_url_problem(base_url: str) -> str | None:
+    """Say what is wrong with the address of an API; None if nothing is. It never repeats a password."""
+    if any(character.isspace() or not character.isprintable() for character in base_url):
+        return "it has a space or an invisible character in it"
+    try:
+        url = urlsplit(base_url)
+        _ = url.port
+    except ValueError as error:
+        return f"it is no URL ({error})"
+    if url.scheme not in {"http", "https"} or not url.hostname:
+        return f"it must be a URL such as https://host/v1, it is {base_url[:200].rpartition('@')[2]!r}"
+    if "@" in url.netloc:
+        return "leave user and password out of it: the key is in the environment variable that `key_env` names"
+    if url.fragment or base_url.endswith("#"):
+        return "leave out the part after #"
+    path = url.path.rstrip("/")
+    for endpoint in ENDPOINTS:
+        if path.endswith(endpoint.removeprefix("/v1")):
+            return f"leave out the endpoint {endpoint.removeprefix('/v1')}: it is added for each request"
+    return None

@@ -8,6 +8,7 @@ import msgspec
 from schemas import subjects
 from schemas.catalog import Deployment, Revision
 from schemas.codec import UNREADABLE
+from schemas.endpoints import ENDPOINTS, Endpoint
 from schemas.jetstream import Message, NatsConnection, NatsError, ack_wait_s, last_message
 from schemas.units import Ms
 from workers.core.capacity import deferrable_outcomes
@@ -74,6 +75,13 @@ class ActiveCatalog:
             self._heard_s = asyncio.get_running_loop().time()
         except UNREADABLE as error:
             log.warning("catalog ignored bytes=%d error=%s", len(message.data), error)
+
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """Return what the deployment is to serve, by the models whose route has it."""
+        models = self._revision.catalog.models.values()
+        ours = [model for model in models if any(route.deployment == self.name for route in model.route)]
+        paths = dict.fromkeys(path for model in ours for path in model.endpoints)
+        return tuple(ENDPOINTS[path] for path in paths if path in ENDPOINTS)
 
     def max_output_tokens(self, model: str) -> int:
         """Return how many tokens to generate at most if the request does not say."""

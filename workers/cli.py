@@ -61,6 +61,10 @@ def run(
     drain_timeout_s: Annotated[
         float, typer.Option(help="How long running attempts may take to finish after SIGTERM.")
     ] = 60.0,
+    probe: Annotated[
+        bool,
+        typer.Option("--probe/--no-probe", help="First send an API one short request, to see that it serves us."),
+    ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line once ready.")] = False,
 ) -> None:
     """Serve one deployment: pull its jobs, run them and report their outcomes."""
@@ -74,6 +78,7 @@ def run(
         http_host=http_host,
         http_port=http_port,
         drain_timeout_s=drain_timeout_s,
+        probe=probe,
     )
     try:
         code = uvloop.run(serve(config, ready=_printer(config, as_json=as_json)))
@@ -133,7 +138,8 @@ async def serve(
         health.stage = "waits for a catalog"
         catalog = await active_catalog(nc, config.deployment)
         health.stage = "loads its engine"
-        engine = started or factory(catalog.deployment.engine)(catalog.deployment, Overrides(config.slots))
+        overrides = Overrides(config.slots, catalog.endpoints() if config.probe else ())
+        engine = started or factory(catalog.deployment.engine)(catalog.deployment, overrides)
         capacity = started.capacity() if started else await engine.start()
         gc.collect()
         gc.freeze()  # an engine has so many objects that scanning them all would stop everything for a third of a second

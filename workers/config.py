@@ -16,5 +16,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     http_host: str = "127.0.0.1"
     http_port: Annotated[int, Meta(ge=0, le=65535)] = 0
     """Where /metrics, /livez and /readyz listen; 0 takes any free port."""
+    probe: bool = True
+    """Whether an engine that calls an API first sends it the simplest request, to see that key, path and model are right."""
     drain_timeout_s: Annotated[float, Meta(gt=0)] = 60.0
     """How long running attempts may take to finish after SIGTERM, before they are put back."""

@@ -103,6 +103,8 @@ class Overrides:
     """What the worker's arguments override. None: the deployment and the engine decide."""
 
     slots: int | None = None
+    probe: tuple[Endpoint, ...] = ()
+    """The endpoints that the deployment serves. An engine that calls an API tries one of them before it offers slots."""
 
 
 EngineFactory = Callable[[Deployment, Overrides], Engine]

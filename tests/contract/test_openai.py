@@ -162,6 +162,7 @@ async def serving(
     api: Api | None = None,
     options: dict[str, Any] | None = None,
     clock: Clock = wall_clock,
+    probe: tuple[Endpoint, ...] = (),
     **changes: Any,
 ) -> AsyncIterator[tuple[Api, Engine]]:
     api = api or Api(script)
@@ -178,7 +179,7 @@ async def serving(
             **changes,
         }
     )
-    made = make(deployment, Overrides(), clock=clock)
+    made = make(deployment, Overrides(probe=probe), clock=clock)
     await made.start()
     try:
         yield api, made
@@ -292,13 +293,14 @@ async def test_headers_of_the_deployment_are_sent() -> None:
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-async def test_a_redirect_is_a_failure_and_nobody_else_is_sent_request_and_key(status: int) -> None:
+async def test_a_redirect_is_a_refusal_and_nobody_else_is_sent_request_and_key(status: int) -> None:
     async with serving(answer(RESPONSE)) as (elsewhere, _):
         there = answer({}, status=status, location=f"{elsewhere.base_url}/chat/completions")
         last = await outcome(there)
 
     assert isinstance(last, Failed)
-    assert last.failure == EngineFault(f"it answered {status} with no reason")
+    assert isinstance(last.failure, Denied)
+    assert f"has moved to {elsewhere.base_url}/chat/completions" in last.failure.message
     assert not elsewhere.asked
 
 
@@ -499,8 +501,8 @@ async def test_a_whole_answer_to_a_stream_is_an_answer() -> None:
         (answer({"error": {"message": "slow down"}}, status=429), Throttled),
         (answer({"error": {"message": "x", "code": "content_filter"}}, status=400), Filtered),
         (answer(b"<html>Bad gateway</html>", status=502, kind="text/html"), EngineFault),
-        (answer(b"<html>Welcome</html>", kind="text/html"), EngineFault),
-        (answer(RESPONSE, kind="text/html"), EngineFault),
+        (answer(b"<html>Welcome</html>", kind="text/html"), Denied),
+        (answer(RESPONSE, kind="text/html"), Denied),
         (answer(b"{not json"), EngineFault),
         (answer({"hello": "world"}), EngineFault),
         (answer([1, 2]), EngineFault),
@@ -671,7 +673,7 @@ async def test_an_api_that_cannot_be_reached_is_left_alone() -> None:
     ("script", "cause", "detail", "pause_ms"),
     [
         (answer(status=401), DENIED, "401", 30_000),
-        (answer({"error": {"message": "no", "code": "insufficient_quota"}}, status=429), DENIED, "429", 30_000),
+        (answer({"error": {"message": "no", "code": "insufficient_quota"}}, status=429), DENIED, "429: no", 30_000),
         (answer({}, status=429, retry_after="7"), THROTTLED, "429", 7_000),
         (answer(status=502), UPSTREAM_DOWN, "502", 1_000),
         (hang_up, UPSTREAM_DOWN, "no answer", 1_000),
@@ -753,7 +755,6 @@ async def test_a_refused_account_is_left_alone_for_half_a_minute_then_one_tries(
         (answer({"error": {"message": "no", "code": "context_length_exceeded"}}, status=400), ALL),
         (answer({**RESPONSE, "padding": "x" * 7 * 1024 * 1024}), ALL),
         (answer(status=500), ONE),
-        (answer(b"<html>Welcome</html>", kind="text/html"), ONE),
         (silence, ONE),
     ],
 )

@@ -6,7 +6,9 @@ pause     how long to send nothing after a refused key, a throttle or an outage,
 readiness what a worker takes now, and why not the rest
 body      reads, sets and counts the fields of OpenAI's requests
 usage     reads what a response says was used and charged
+address   builds the addresses of an API's endpoints
 api_error finds the error in an API's answer
+alike     notices that an API answers everything alike
 answers   turns an API's status, headers and errors into a failure
 sse       splits the bytes of a stream into events
 assembly  assembles the response from the pieces of a stream

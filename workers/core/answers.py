@@ -7,6 +7,7 @@ from email.utils import parsedate_to_datetime
 
 from schemas.outcome import BadRequest, ContextTooLong, Denied, EngineFault, Failure, Filtered, Throttled
 from schemas.units import Ms
+from workers.core.address import said_target
 from workers.core.api_error import ApiError
 
 _TOO_LONG = re.compile(r"context.?(length|window|size)|maximum context|too many tokens|max_model_len", re.IGNORECASE)
@@ -29,6 +30,12 @@ _AGAIN = re.compile(
     re.IGNORECASE,
 )
 """How APIs say in words when to come back: "Please try again in 6m0s", "Retry after 22 seconds"."""
+_REFUSES = re.compile(
+    r"unsupported|not supported|unknown|unrecogni[sz]ed|unexpected|not (permitted|allowed)|extra (inputs?|fields?)"
+    r"|cannot find",
+    re.IGNORECASE,
+)
+"""How APIs say that they do not take a field: OpenAI, Pydantic, Google and others."""
 _IN_WORDS = re.compile(r"(\d+(?:\.\d+)?) ?(ms|mil|s|m|h)[a-z]*", re.IGNORECASE)
 
 
@@ -47,11 +54,14 @@ def failure_of(
     """
     names = error.names if error else frozenset()
     message = _message(status, error)
+    if 300 <= status < 400:
+        target = said_target(headers.get("location", ""))
+        return Denied(f"{status}: the API has moved to {target or 'no place that it names'}; set base_url")
     if names & _FILTER_CODES or (status == 403 and error is not None and error.is_moderated):
         return Filtered(message)
-    if status in {401, 402, 403} or names & set(denied) or _is_not_served(status, error):
+    if status in {401, 402, 403, 405} or names & set(denied) or _is_not_served(status, error):
         return Denied(message)
-    if status in {400, 404, 405, 411, 413, 414, 415, 422, 431}:
+    if status in {400, 404, 411, 413, 414, 415, 422, 431}:
         too_long = names & _TOO_LONG_CODES or _TOO_LONG.search(message)
         return ContextTooLong(message, context_tokens) if too_long else BadRequest(message)
     wait = retry_after_ms(headers, error, now)
@@ -61,10 +71,22 @@ def failure_of(
 
 
 def _is_not_served(status: int, error: ApiError | None) -> bool:
-    """Say whether the model or the path does not exist, which is the deployment's fault. Any other 404 is the request's."""
+    """Say whether the model or the path does not exist, which is the deployment's fault. Any other 404 is the request's.
+
+    The model's name is the deployment's, too: an error about that field is not about the request.
+    """
     if error is None:
         return status == 404
+    if status in {400, 404, 422} and error.param == "model":
+        return True
     return "model_not_found" in error.names or (status == 404 and bool(_NOT_SERVED.search(error.message)))
+
+
+def is_about_field(error: ApiError, field: str) -> bool:
+    """Say whether an API refuses a field of the request: it names it, or says in words that it does not know it."""
+    if error.param:
+        return error.param == field
+    return bool(_REFUSES.search(error.message)) and re.search(rf"\b{re.escape(field)}\b", error.message) is not None
 
 
 def _message(status: int, error: ApiError | None) -> str:

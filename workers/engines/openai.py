@@ -5,13 +5,15 @@ request can have cost is recorded as an estimate.
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import math
 import os
 import tomllib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from functools import cache, partial
 from importlib.resources import files
 from types import SimpleNamespace
@@ -25,9 +27,9 @@ from msgspec import Meta
 from msgspec.structs import replace
 
 from schemas import lenient
-from schemas.catalog import Deployment
+from schemas.catalog import Deployment, base_url_problem
 from schemas.clock import wall_clock
-from schemas.endpoints import Shape
+from schemas.endpoints import Endpoint, Shape
 from schemas.outcome import (
     BadRequest,
     Charge,
@@ -44,10 +46,13 @@ from schemas.outcome import (
     Unanswered,
     Usage,
     failure_kind,
+    public_message,
 )
 from schemas.units import Ms
 from schemas.worker import DENIED, THROTTLED, UPSTREAM_DOWN
-from workers.core.answers import OUTAGE, failure_of
+from workers.core.address import ApiAddress, said_target
+from workers.core.alike import PROBE_TOKENS, Alike, simplest_request
+from workers.core.answers import OUTAGE, failure_of, is_about_field
 from workers.core.api_error import ApiError, error_in, find_error
 from workers.core.assembly import ResponseAssembler
 from workers.core.body import (
@@ -91,8 +96,17 @@ _LARGEST_STREAM = 128 * 1024 * 1024
 """The most bytes of all events together: there are about 300 around each token."""
 _KEEPALIVE_S = 4.0
 """How long an idle connection is kept. Many servers close theirs after 5 s (uvicorn, Node's http)."""
+_MOVED = frozenset({301, 302, 307, 308})
 _AT_ONCE_S = 1.0
 """A kept connection that ends so soon after a request was sent on it, without a byte, was closed before that came."""
+_MOST_SENDS = 8
+"""How many kept connections may turn out to be closed before a request counts as unanswered."""
+PROBE = "probe"
+"""The id of the simplest request."""
+_PROBE_S = 10.0
+"""How long the simplest request may take. If the API is that slow, jobs will show what is wrong."""
+_DETAIL = 160
+"""How many characters of a refusal a beat carries."""
 _MARGIN_S = 1.0
 """How much earlier than the worker the engine times out, so that it can still say what was sent."""
 
@@ -152,16 +166,25 @@ def make(deployment: Deployment, overrides: Overrides, *, clock: Clock = wall_cl
         known = ", ".join(Options.__struct_fields__)
         raise EngineConfigError(f"options of the engine 'openai': {error}; known: {known}") from error
     profile = profile_of(options.profile, deployment.base_url or "")
-    base_url = (deployment.base_url or profile.base_url).rstrip("/")
-    if urlsplit(base_url).scheme not in {"http", "https"} or not urlsplit(base_url).hostname:
-        raise EngineConfigError(f"the engine 'openai' needs `base_url`, such as https://host/v1; it is {base_url!r}")
+    base_url = deployment.base_url or profile.base_url
+    if (problem := base_url_problem(base_url)) is not None:
+        raise EngineConfigError(f"the engine 'openai' needs `base_url`: {problem}")
     if not deployment.source:
         raise EngineConfigError("the engine 'openai' needs `source`: the provider's name of the model")
     _check_cap(deployment, options, profile)
     slots = overrides.slots or deployment.max_concurrency or _DEFAULT_SLOTS
     key = _key(profile.key_env if deployment.key_env is None else deployment.key_env)
     capacity = Capacity(slots, deployment.reserve)
-    return OpenAI(deployment, options, profile, base_url=base_url, key=key, capacity=capacity, clock=clock)
+    return OpenAI(
+        deployment,
+        options,
+        profile,
+        base_url=base_url,
+        key=key,
+        capacity=capacity,
+        clock=clock,
+        probe=overrides.probe,
+    )
 
 
 def _check_cap(deployment: Deployment, options: Options, profile: Profile) -> None:
@@ -207,18 +230,34 @@ class OpenAI:
         key: str,
         capacity: Capacity,
         clock: Clock,
+        probe: tuple[Endpoint, ...] = (),
     ) -> None:
+        """`probe`: the endpoints of which one is tried at the start."""
         self._deployment = deployment
         self._options = options
         self._profile = profile
-        self._base_url = base_url
+        self._address = ApiAddress.of(base_url)
+        self._has_moved = False
+        """Whether a move of the API was followed, and it has not served since: it may send everybody round in circles."""
         self._key = key
         self._most = capacity
         self._clock = clock
         self._session: aiohttp.ClientSession | None = None
         self._pause = Pause()
+        self._probe = probe
+        self._alike = Alike()
+        self._trying = asyncio.Lock()
+        self._refusal: Denied | None = None
+        """How the simplest request was refused when it was last tried."""
+        self._limits: list[str | None] = [
+            profile.limit,
+            *({"max_tokens", "max_completion_tokens"} - {profile.limit}),
+            None,
+        ]
+        """The fields that may limit a chat's output, from the one to use on. Those before it were refused."""
 
     async def start(self) -> Capacity:
+        """Connect, and try the simplest request, so that a wrong key, path or model costs no job."""
         options, limit = self._options, self._most.slots + self._most.reserve
         headers = {"Content-Type": "application/json", **self._profile.headers, **options.headers}
         if self._key:
@@ -234,9 +273,11 @@ class OpenAI:
                 sock_connect=options.connect_timeout_s,
                 sock_read=options.silence_timeout_s,
             ),
-            proxy=_proxy_for(self._base_url),
+            proxy=_proxy_for(self._address.url("")),
             trace_configs=[trace],
         )
+        if self._probe:
+            await self._try_simplest(self._probe)
         return self._most
 
     def capacity(self) -> Capacity:
@@ -257,17 +298,77 @@ class OpenAI:
             await self._session.close()
 
     async def run(self, request: EngineRequest) -> AsyncGenerator[Step, None]:
-        try:
-            body = self._prepared(request)
-            requested = requested_output(body, request.endpoint, max_output_tokens=request.max_output_tokens)
-        except BadBody as error:
-            yield Failed(BadRequest(str(error)))
-            return
-        call = ApiCall(self, request, body, requested)
-        async for step in call.steps():
-            if isinstance(step, Succeeded | Failed):
-                self._pause_or_resume(step, call)
-            yield step
+        while True:
+            try:
+                prepared = self._prepared(request)
+            except BadBody as error:
+                yield Failed(BadRequest(str(error)))
+                return
+            call = ApiCall(self, request, prepared)
+            async with aclosing(call.steps()) as steps:
+                async for step in steps:
+                    if isinstance(step, Failed) and self._learns(call):
+                        break
+                    yield await self._judged(step, call) if isinstance(step, Succeeded | Failed) else step
+                else:
+                    return
+
+    def _learns(self, call: "ApiCall") -> bool:
+        """If the API refuses the field by which the engine limits the output, take another one; say whether it is learnt."""
+        field, error = call.prepared.limit, call.error
+        is_chats = call.request.endpoint.shape is Shape.CHAT
+        if field is None or error is None or not is_chats or not is_about_field(error, field):
+            return False
+        if field == self._limits[0]:
+            del self._limits[0]
+            log.info("the API refuses %s, so %s is sent from now on", field, self._limits[0] or "no limit")
+        return True
+
+    async def _judged(self, outcome: Succeeded | Failed, call: "ApiCall") -> Succeeded | Failed:
+        """Return an outcome as what it is: a refusal of the deployment, if the simplest request is answered alike."""
+        match outcome:
+            case Succeeded():
+                self._alike.answered()
+                self._has_moved = False
+            case Failed(BadRequest() | EngineFault() as failure) if call.is_probe:
+                outcome = Failed(Denied(f"it answers the simplest request: {public_message(failure)}"))
+                call.failure_detail = f"{call.failure_detail} to the simplest request"
+            case Failed(BadRequest() | EngineFault() as failure) if not call.is_outage:
+                self._alike.failed(public_message(failure))
+                if self._alike.is_suspicious and (refusal := await self._refusal_of_all(call.request.endpoint)):
+                    return Failed(refusal)
+        self._pause_or_resume(outcome, call)
+        return outcome
+
+    async def _refusal_of_all(self, endpoint: Endpoint) -> Denied | None:
+        """Try the simplest request, as all others fail alike. Return how it is refused; None if it is served."""
+        async with self._trying:
+            if self._alike.is_suspicious and not self._pause.left_ms(self._clock()):
+                self._refusal = await self._try_simplest((endpoint,))
+                if self._refusal is None:
+                    self._alike.answered()
+        return self._refusal
+
+    async def _try_simplest(self, endpoints: Sequence[Endpoint]) -> Denied | None:
+        """Send the simplest request to the endpoints until one serves it. Return how the last refused it, which has begun a
+        pause; None if one served it, or did not answer in time.
+        """
+        refusal: Denied | None = None
+        for endpoint in endpoints:
+            body = simplest_request(endpoint)
+            request = EngineRequest(
+                PROBE, self._deployment.source, endpoint, body, PROBE_TOKENS, streamed=False, priority=0
+            )
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_PROBE_S), aclosing(self.run(request)) as steps:
+                    async for step in steps:
+                        if isinstance(step, Succeeded):
+                            return None
+                        if isinstance(step, Failed) and isinstance(step.failure, Denied):
+                            refusal = step.failure
+        if refusal is not None:
+            log.error("the API does not serve this deployment: %s", public_message(refusal))
+        return refusal
 
     def _pause_or_resume(self, outcome: Succeeded | Failed, call: "ApiCall") -> None:
         """Begin a pause if the outcome shows that other requests would fail too; end the doubt if the API answered."""
@@ -287,27 +388,42 @@ class OpenAI:
         if isinstance(outcome, Failed) and not was_paused and (left_ms := self._pause.left_ms(now)):
             log.warning("nothing is sent for %d ms failure=%s", left_ms, failure_kind(outcome.failure))
 
-    def _prepared(self, request: EngineRequest) -> bytes:
+    def _prepared(self, request: EngineRequest) -> "Prepared":
         """Build the body to send, for the provider's model and within the token limit. Raises: BadBody."""
         fields = fields_of(request.body)
         extra = {**self._profile.body, **self._options.body}
-        changes: dict[str, Any] = {name: value for name, value in extra.items() if name not in fields}
-        changes["model"] = self._deployment.source
-        endpoint = request.endpoint
+        added: dict[str, Any] = {name: value for name, value in extra.items() if name not in fields}
+        changes: dict[str, Any] = {**added, "model": self._deployment.source}
+        endpoint, limit = request.endpoint, None
         if endpoint.can_stream:
             changes["stream"] = request.streamed
             changes["stream_options"] = {"include_usage": True} if request.streamed else None
         is_limited = asks_for_length(fields, endpoint) or bool(changes.keys() & set(endpoint.limits))
         if endpoint.limits and not is_limited:
-            limit = self._profile.limit if endpoint.shape is Shape.CHAT else endpoint.limits[0]
-            changes[limit] = request.max_output_tokens
-        return with_fields(fields, **changes)
+            limit = self._limits[0] if endpoint.shape is Shape.CHAT else endpoint.limits[0]
+            changes |= {} if limit is None else {limit: request.max_output_tokens}
+        body = with_fields(fields, **changes)
+        requested = requested_output(body, endpoint, max_output_tokens=request.max_output_tokens)
+        return Prepared(body, requested, limit, frozenset(added))
 
     async def post(self, request: EngineRequest, body: bytes, *, sending: "Sending") -> aiohttp.ClientResponse:
-        """Send a request, and return the response once its headers have come. Raises: aiohttp.ClientError, OSError."""
+        """Send a request, and return the response once its headers have come. Raises: aiohttp.ClientError, OSError.
+
+        If the API has moved within its host, the request follows it, as do all later ones.
+        """
         assert self._session is not None  # noqa: S101 - it was started
-        url = f"{self._base_url}{request.endpoint.path.removeprefix('/v1')}"
-        return await self._session.post(url, data=body, allow_redirects=False, trace_request_ctx=sending)
+        path = request.endpoint.path.removeprefix("/v1")
+        post = partial(self._session.post, data=body, allow_redirects=False, trace_request_ctx=sending)
+        response = await post(self._address.url(path))
+        moved = None
+        if response.status in _MOVED and not self._has_moved:
+            moved = self._address.moved(response.headers.get("Location", ""), path=path)
+        if moved is None:
+            return response
+        response.release()
+        log.warning("the API has moved to %s: set base_url", said_target(moved.url("")))
+        self._address, self._has_moved = moved, True
+        return await post(moved.url(path))
 
     @property
     def cost_at(self) -> tuple[str, ...]:
@@ -317,10 +433,18 @@ class OpenAI:
     def repeats(self) -> bool:
         return self._options.repeat_unanswered
 
-    def failure(self, status: int, error: ApiError | None, headers: dict[str, str]) -> Failure:
-        """Classify an answer that is an error. The key is removed from its text."""
+    def failure(
+        self, status: int, error: ApiError | None, headers: dict[str, str], *, added: Collection[str]
+    ) -> Failure:
+        """Classify an answer that is an error. The key is removed from its text.
+
+        An error about a field that the deployment has `added` is not the request's.
+        """
         if error is not None and self._key:
             error = replace(error, message=error.message.replace(self._key, "…"))
+        field = next((name for name in added if error is not None and is_about_field(error, name)), None)
+        if error is not None and field is not None:
+            return Denied(f"{status}: {error.message} (the deployment adds {field!r}: see its option `body`)")
         return failure_of(
             status,
             error,
@@ -344,6 +468,18 @@ class OpenAI:
         return list_price(usage, model=model, provider=self._profile.prices) or list_price(
             usage, model=self._deployment.source, provider=self._profile.prices
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A request as it is sent."""
+
+    body: bytes
+    requested: RequestedOutput
+    limit: str | None
+    """The field by which the engine limits its output. None: it limits itself, or needs no limit."""
+    added: frozenset[str]
+    """The other fields that it got from the deployment and the profile."""
 
 
 class TooLarge(Exception):
@@ -374,18 +510,19 @@ class Sending:
 
     def was_too_late(self, error: Exception) -> bool:
         """Say whether the other side had closed the kept connection when the request came, so that it cannot have run."""
-        is_closed = isinstance(error, aiohttp.ServerDisconnectedError | ConnectionError)
+        is_closed = isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError | ConnectionError)
         return self.is_reused and is_closed and asyncio.get_running_loop().time() - self._sent_at < _AT_ONCE_S
 
 
 class ApiCall:
     """One request to the API, and its answer."""
 
-    def __init__(self, api: OpenAI, request: EngineRequest, body: bytes, requested: RequestedOutput) -> None:
+    def __init__(self, api: OpenAI, request: EngineRequest, prepared: Prepared) -> None:
         self._api = api
-        self._request = request
-        self._body = body
-        self._requested = requested
+        self.request = request
+        self.prepared = prepared
+        self.error: ApiError | None = None
+        """The error that the API answered, if it did."""
         self._began = asyncio.get_running_loop().time()
         self._last_progress = self._began
         self._sending = Sending()
@@ -395,6 +532,10 @@ class ApiCall:
         """Whether it failed in a way that other requests would, too."""
         self.failure_detail = "no answer"
         """The HTTP status of its failure, or in a few words why there is none."""
+
+    @property
+    def is_probe(self) -> bool:
+        return self.request.id == PROBE
 
     async def steps(self) -> AsyncGenerator[Step, None]:
         """Yield the steps as they come, and while none comes, what the request may have cost so far.
@@ -427,7 +568,7 @@ class ApiCall:
             async with await self._respond() as response:
                 self._headers = {name.lower(): value for name, value in response.headers.items()}
                 is_stream = response.content_type == "text/event-stream"
-                if response.status == 200 and is_stream and self._request.streamed:
+                if response.status == 200 and is_stream and self.request.streamed:
                     async for step in self._streamed(response):
                         yield step
                 else:
@@ -441,13 +582,14 @@ class ApiCall:
 
     async def _respond(self) -> aiohttp.ClientResponse:
         """Send the request; again on another connection, if a kept one turns out to be closed. Raises: as `OpenAI.post`."""
-        while True:
+        for left in reversed(range(_MOST_SENDS)):
             try:
-                return await self._api.post(self._request, self._body, sending=self._sending)
+                return await self._api.post(self.request, self.prepared.body, sending=self._sending)
             except (aiohttp.ClientError, OSError) as error:
-                if not self._sending.was_too_late(error):
+                if left == 0 or not self._sending.was_too_late(error):
                     raise
             self._sending = Sending()
+        raise AssertionError("the last send returns or raises")
 
     def _lost(self, error: aiohttp.ClientError | OSError) -> Failed:
         """Report a connection that failed. A request that was never sent cost nothing."""
@@ -469,13 +611,16 @@ class ApiCall:
         body = await _read(response.content, LARGEST_BODY)
         if len(body) > LARGEST_BODY:
             raise TooLarge(len(body), limit_bytes=LARGEST_BODY)
+        if response.content_type == "text/html":
+            self.failure_detail = "a web page"
+            return Failed(Denied("it answered a web page where JSON was expected: look at base_url"))
         if response.content_type not in {"application/json", "text/json", "application/octet-stream", "text/plain"}:
             raise BadBody(f"it answered {response.content_type} where JSON was expected")
         return self._succeeded(body) if (error := error_in(body)) is None else self._failed_within(error, body)
 
     async def _streamed(self, response: aiohttp.ClientResponse) -> AsyncGenerator[Step, None]:
         """Read a stream. It is complete once every choice has ended, whatever follows. Raises: BadBody, TooLarge."""
-        assembler, choices = ResponseAssembler(self._request.endpoint), self._requested.choices
+        assembler, choices = ResponseAssembler(self.request.endpoint), self.prepared.requested.choices
         try:
             async with aclosing(_payloads(response.content)) as payloads:
                 async for data in payloads:
@@ -507,7 +652,7 @@ class ApiCall:
         except (ValueError, TypeError, AttributeError) as error:
             raise BadBody("it streamed something that is not a JSON object") from error
         self._chunks += bool(event.get("choices"))
-        event["model"] = self._request.model
+        event["model"] = self.request.model
         return Chunk(_streaming_object(event))
 
     def _failed_within(self, error: ApiError, data: bytes) -> Failed:
@@ -520,28 +665,30 @@ class ApiCall:
         """Turn a complete response into an outcome. Raises: BadBody."""
         body, is_mended = sound(body)
         reported, fields = reported_usage(body, cost_at=self._api.cost_at), fields_of(body)
-        parts = self._request.endpoint.parts
+        parts = self.request.endpoint.parts
         if not has_parts(fields.get(parts)):
             raise BadBody(f"it answered JSON without {parts}")
         usage, charge = self._usage_and_charge(reported, len(body))
         if len(body) > LARGEST_BODY:
             return Failed(ResponseTooLarge(len(body), LARGEST_BODY), usage, charge)
         if is_mended:
-            log.warning("the answer held what is no JSON, and was mended request=%s", self._request.id)
-        return Succeeded(with_fields(fields, model=self._request.model), usage, charge, is_mended)
+            log.warning("the answer held what is no JSON, and was mended request=%s", self.request.id)
+        return Succeeded(with_fields(fields, model=self.request.model), usage, charge, is_mended)
 
     def _usage_and_charge(self, reported: ReportedUsage, size_bytes: int) -> tuple[Usage, Charge | None]:
         """Return what an answer used and cost: what it says itself, else an estimate by its size."""
         if reported.usage is not None:
             return reported.usage, self._api.charge(reported.usage, reported, self._headers)
-        output = min(self._requested.output_tokens, self._chunks or math.ceil(size_bytes / 4))
+        output = min(self.prepared.requested.output_tokens, self._chunks or math.ceil(size_bytes / 4))
         usage = Usage(self._usage().input_tokens, output, estimated=True)
         return usage, self._api.charge(usage, reported, self._headers)
 
     def _usage(self) -> Usage:
         """Estimate the usage so far: four bytes a prompt token; all requested output until a stream shows how much came."""
         return Usage(
-            math.ceil(len(self._request.body) / 4), self._chunks or self._requested.output_tokens, estimated=True
+            math.ceil(len(self.request.body) / 4),
+            self._chunks or self.prepared.requested.output_tokens,
+            estimated=True,
         )
 
     def _progress(self) -> Progress:
@@ -553,8 +700,11 @@ class ApiCall:
 
     def _refusal(self, status: int, error: ApiError | None) -> Failure:
         """Classify an error of the API, and remember its status and whether other requests would meet it."""
-        self.is_outage, self.failure_detail = status in OUTAGE, str(status)
-        return self._api.failure(status, error, self._headers)
+        self.is_outage, self.failure_detail, self.error = status in OUTAGE, str(status), error
+        failure = self._api.failure(status, error, self._headers, added=self.prepared.added)
+        if isinstance(failure, Denied) and (status < 400 or (error is not None and error.message)):
+            self.failure_detail = failure.message[:_DETAIL]
+        return failure
 
     def _failed(self, failure: Failure) -> Failed:
         """Report a failure together with the most that the request may have cost."""
