@@ -81,7 +81,7 @@ def test_each_command_exists_with_its_options(page: Path) -> None:
         if words[0] != "infermq":
             continue
         command, arguments = command_of(words[1:])
-        known = {option for parameter in command.params for option in parameter.opts}
+        known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
 
         assert {word for word in arguments if word.startswith("--")} <= known, words
 
@@ -92,7 +92,12 @@ def test_each_option_in_a_sentence_is_one_of_a_command(page: Path) -> None:
     groups = [command for command in top.commands.values() if hasattr(command, "commands")]
     commands = [*top.commands.values(), *(one for group in groups for one in group.commands.values())]
     commands.append(command_of(["worker"])[0])
-    known = {option for command in commands for parameter in command.params for option in parameter.opts}
+    known = {
+        option
+        for command in commands
+        for parameter in command.params
+        for option in (*parameter.opts, *parameter.secondary_opts)
+    }
 
     assert set(re.findall(r"`(--[a-z-]+)", page.read_text())) <= known
 
