@@ -43,6 +43,10 @@ class BrokerMetrics:
             "catalogs_put_right_total", "Catalogs in NATS that were not the ledger's."
         )
         self.advisories = self._counter("advisories_total", "Messages that JetStream gave up on.", "kind")
+        self._mended = self._counter(
+            "streams_mended_total", "Streams, buckets and consumers that were missing or had other settings."
+        )
+        self._wrong = self._gauge("streams_wrong", "Streams, buckets and consumers that cannot be put right now.")
         self._lag = self._gauge("settle_lag_seconds", "Age of the oldest outcome of the last settled group.")
         self._outstanding = self._gauge("attempts_outstanding", "Dispatched and not settled.", "deployment")
         self._credits = self._gauge("credits", "Slots of the pool's workers, plus look-ahead.", "deployment")
@@ -83,6 +87,10 @@ class BrokerMetrics:
         for state, count in counts.items():
             self._settled.labels(state).inc(count)
         self._requeued.inc(len(settled.requeued))
+
+    def kept(self, *, mended: int, wrong: int) -> None:
+        self._mended.inc(mended)
+        self._wrong.set(wrong)
 
     def decided(self, verdicts: int, *, lag_ms: Ms) -> None:
         """Note how many reports and rulings a group had, and how long its oldest had waited."""

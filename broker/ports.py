@@ -4,7 +4,7 @@ Each method of an area is one transaction. It may raise Unavailable, Conflict an
 its docstring names.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
@@ -16,6 +16,7 @@ from broker.core.records import (
     DeadLetter,
     Entry,
     Flow,
+    Kept,
     Leadership,
     OpenJob,
     Pick,
@@ -44,13 +45,17 @@ Entropy = Callable[[], int]
 
 
 class StreamAdmin(Protocol):
-    """Declares what a broker needs of JetStream, and changes what is there but different. Its methods raise Conflict."""
+    """Keeps what a broker needs of JetStream: streams, buckets and consumers."""
 
-    async def declare(self) -> None:
-        """Declare all streams and buckets, and the consumers of intake and settle."""
+    @property
+    def kept(self) -> Kept:
+        """What came of it the last time."""
 
-    async def declare_pool(self, deployment: str, *, slots: int, lease_s: float) -> None:
-        """Declare the consumers that a deployment's workers share; `slots` is what they can run in all."""
+    async def keep(self, pools: Mapping[str, int], *, lease_s: float) -> Kept:
+        """Compare what there is with what there should be, and mend the difference. Raises nothing.
+
+        `pools` are the slots of each deployment's workers, added up.
+        """
 
 
 class Caller(Protocol):

@@ -17,6 +17,7 @@ from broker.bus.streams import NatsStreams
 from broker.config import BrokerConfig
 from broker.core.pools import Pool, alive, snapshot
 from broker.core.principal import open_principal
+from broker.core.readiness import streams_part
 from broker.doors.health import App, build_app
 from broker.doors.nats_api import nats_api
 from broker.doors.nats_infer import NatsInfer
@@ -27,13 +28,13 @@ from broker.metrics import BrokerMetrics
 from broker.ports import Clock, Entropy, Ledger, StreamAdmin
 from broker.roles.advisories import count_advisories
 from broker.roles.catalog_refresh import CatalogRefresh
-from broker.roles.consumers import PoolConsumers
 from broker.roles.daily_spend import DailySpend
 from broker.roles.dispatch import Dispatch
 from broker.roles.gauges import Gauges
 from broker.roles.intake import Intake
 from broker.roles.late_acks import LATER_S, LateAcks
 from broker.roles.leader import Leader
+from broker.roles.reconcile import EVERY_S, Reconcile
 from broker.roles.relay import Relay
 from broker.roles.releases import Releases
 from broker.roles.reserves import Reserves
@@ -67,7 +68,12 @@ def version() -> str:
 
 
 async def serve(
-    config: BrokerConfig, *, ready: Callable[[str], None], refresh_s: float = REFRESH_S, later_s: float = LATER_S
+    config: BrokerConfig,
+    *,
+    ready: Callable[[str], None],
+    refresh_s: float = REFRESH_S,
+    later_s: float = LATER_S,
+    reconcile_s: float = EVERY_S,
 ) -> None:
     """Run a broker until cancelled. `ready` is called with the URL of /metrics, /livez and /readyz once it takes requests.
 
@@ -92,8 +98,10 @@ async def serve(
             unit=unit,
             rulings=Rulings(nc, process_ids(os.getpid(), os.urandom(6)).__next__),
             reconnected=reconnected,
+            remade=asyncio.Event(),
             refresh_s=refresh_s,
             later_s=later_s,
+            reconcile_s=reconcile_s,
         )
         async with (
             listening(process.app(), host=config.http_host, port=config.http_port) as url,
@@ -120,8 +128,11 @@ class Process:
     unit: Callable[[], float]
     rulings: Rulings
     reconnected: asyncio.Event
+    remade: asyncio.Event
+    """Set by reconcile when a stream of attempts or outcomes was made anew, and read by dispatch."""
     refresh_s: float
     later_s: float
+    reconcile_s: float
 
     def app(self) -> App:
         """Build the HTTP application, which answers while NATS and Postgres are still away."""
@@ -131,6 +142,7 @@ class Process:
             ledger=self.ledger.status,
             catalogs=self.catalogs,
             roles=lambda: self.roles.states,
+            others={"streams": lambda: streams_part(self.streams.kept)},
         )
         return build_app(self.metrics.registry, health)
 
@@ -139,7 +151,17 @@ class Process:
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Answer callers once the beats and the active catalog are known; then run every role until cancelled."""
-        await self.streams.declare()
+        reconcile = Reconcile(
+            streams=self.streams,
+            catalogs=self.catalogs,
+            pools=self._pools,
+            lease_s=self.config.lease_s,
+            metrics=self.metrics,
+            reconnected=self.reconnected,
+            remade=self.remade,
+            every_s=self.reconcile_s,
+        )
+        await reconcile.look()
         await self.catalogs.listen()
         await self.beats.listen()
         refresh = CatalogRefresh(
@@ -155,7 +177,7 @@ class Process:
             principal=open_principal,
         )
         async with api, asyncio.TaskGroup() as group:
-            for name, role in {"catalog": refresh.serve, **self._roles()}.items():
+            for name, role in {"streams": reconcile.serve, "catalog": refresh.serve, **self._roles()}.items():
                 group.create_task(self.roles.keep(name, role))
             ready()
 
@@ -175,13 +197,6 @@ class Process:
             unit=self.unit,
             metrics=self.metrics,
         )
-        consumers = PoolConsumers(
-            streams=self.streams,
-            catalogs=self.catalogs,
-            pools=self._pools,
-            lease_s=self.config.lease_s,
-            reconnected=self.reconnected,
-        )
         gauges = Gauges(
             ledger=self.ledger.status,
             pools=self._pools,
@@ -197,7 +212,6 @@ class Process:
             "interactive": self._interactive,
             "daily spend": self.daily_spend.serve,
             "dispatch": self._dispatch,
-            "consumers": consumers.serve,
             "advisories": partial(count_advisories, self.nc, self.metrics),
             "gauges": gauges.serve,
             "upkeep": Upkeep(ledger=self.ledger.days).serve,
@@ -274,6 +288,7 @@ class Process:
             clock=self.clock,
             term=term,
             lease_s=self.config.lease_s,
+            remade=self.remade,
         )
         async with asyncio.TaskGroup() as roles:
             releasing = roles.create_task(self._releases().serve())

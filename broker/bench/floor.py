@@ -15,7 +15,6 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from uuid import UUID
 
 import asyncpg
@@ -26,7 +25,8 @@ from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig
 
 from broker.bench.system import Talk, child
-from broker.bus.streams import STREAMS
+from broker.bus.desired import desired
+from broker.config import LEASE_S
 from broker.core.records import ONLY_SHARD
 from broker.ledger.connection import SETTINGS, as_it_is
 from broker.ledger.rows import EXECUTION_COLUMNS, JOB_COLUMNS
@@ -139,10 +139,11 @@ async def floor(nats_url: str, postgres_url: str, *, answer_bytes: int) -> Async
 
 async def _declare(nc: Nats, postgres_url: str) -> None:
     js = nc.jetstream()
-    queue = next(stream for stream in STREAMS if stream.name == subjects.RUN)
+    queue = next(stream.settings for stream in desired({}, lease_s=LEASE_S) if stream.name == subjects.RUN)
     for name in (_SUBMIT, _RUN, _OUTCOME):
         subject = name.lower().replace("_", ".")
-        await js.add_stream(replace(queue, name=name, subjects=[subject]))
+        settings = {**queue, "name": name, "subjects": [subject]}
+        await nc.request(f"$JS.API.STREAM.CREATE.{name}", jsoned(settings), timeout=10)
         pulled = ConsumerConfig(
             durable_name="all", ack_policy=AckPolicy.EXPLICIT, max_ack_pending=20_000, ack_wait=60, max_waiting=8192
         )

@@ -1,6 +1,7 @@
 """The broker's side of NATS: what it declares, pulls, publishes and subscribes to.
 
-streams       declares every stream, bucket and consumer
+desired       says which streams, buckets and consumers there should be, and compares that with what there is
+streams       keeps them so
 connect       opens a connection as the broker needs it
 groups        pulls from a consumer and hands over all that has arrived, as one group
 beats         knows the workers that are alive
@@ -11,6 +12,6 @@ outcomes      decodes what came through OUTCOME: workers' reports and brokers' r
 results       publishes the live feed of results
 dead_letters  makes the record of a message that cannot be read
 
-Over the connection of schemas.jetstream; only `streams`, which declares, knows nats-py. Only services, roles,
-the composition root, `infermq doctor` and benchmarks import from here.
+Over the connection of schemas.jetstream. Only services, roles, the composition root, `infermq doctor` and benchmarks
+import from here.
 """

@@ -16,7 +16,8 @@ from schemas import subjects
 from schemas.catalog import Revision
 from schemas.codec import UNREADABLE, jsoned
 from schemas.jetstream import (
-    LookupRefused,
+    ApiRefused,
+    Kind,
     Message,
     NatsConnection,
     NatsError,
@@ -55,8 +56,8 @@ class Catalogs:
         """Read the bucket: the revision, if it holds one that can be read, and the sequence. Raises: NatsError."""
         try:
             sequence, data = await last_stored(self._nc, _STREAM, _ACTIVE)
-        except LookupRefused as error:
-            if not error.is_missing:
+        except ApiRefused as error:
+            if error.kind is not Kind.MISSING:
                 raise
             return None, 0
         return self._read(data), sequence

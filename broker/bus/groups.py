@@ -9,7 +9,7 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from broker.bus.streams import LARGEST_MESSAGE
+from broker.bus.desired import LARGEST_MESSAGE
 from schemas.jetstream import (
     ACK,
     Heartbeat,

@@ -1,205 +1,177 @@
-"""Declares every stream, bucket and consumer of infermq. Nothing else declares any, FastStream least of all.
+"""Keeps every stream, bucket and consumer of infermq as `desired` says. Nothing else declares any, FastStream least of all.
 
-Declaring is idempotent: settings that the server lets change are changed, others raise `Conflict`.
+Each request has its own time-out, and one that fails does not stop the others.
 """
 
-from dataclasses import replace
+import asyncio
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
-from nats.js import JetStreamContext
-from nats.js.api import (
-    AckPolicy,
-    ConsumerConfig,
-    DeliverPolicy,
-    DiscardPolicy,
-    RetentionPolicy,
-    StorageType,
-    StoreCompression,
-    StreamConfig,
-)
-from nats.js.errors import APIError, BadRequestError, NotFoundError, ServiceUnavailableError
+import msgspec
 
+from broker.bus.desired import Found, Mend, Settings, Stream, desired, difference
 from broker.config import LEASE_S
-from broker.core.relay import PICK_UP_MS
+from broker.core.records import Kept
 from broker.errors import Conflict
-from schemas import subjects
-from schemas.jetstream.client import NatsClient
-from schemas.job import Lane
-from schemas.worker import BEAT_LIFETIME_MS
+from schemas.jetstream import ApiRefused, Kind, NatsConnection, NatsError, ask, call
 
-LONGEST_WAIT_S = PICK_UP_MS / 1000
-"""How long an interactive attempt stays in NOW. By then the relay has ended it, or assigned it to another deployment."""
-BACKLOG_MESSAGES = 1_000_000
-"""How many messages of one (lane, model, tenant, key) may wait for intake. The server refuses more."""
-LARGEST_MESSAGE = 8 * 1024 * 1024
-"""In bytes. The server's max_payload must be as large, since one message carries a whole response body."""
-ADVISED = "brokers"
-"""The consumer of the advisories, shared by all brokers."""
-_MAX_WAITING = 8192
-"""How many pulls may wait at one consumer. It cannot be changed later, so it is high from the start."""
-_LEAST_ACK_PENDING = 4096
-_IN_USE = 10058
-_WORK_QUEUE = StreamConfig(
-    retention=RetentionPolicy.WORK_QUEUE,
-    storage=StorageType.FILE,
-    discard=DiscardPolicy.NEW,
-    duplicate_window=120,
-    max_msg_size=LARGEST_MESSAGE,
-    allow_atomic=True,
-    compression=StoreCompression.S2,
-    allow_direct=True,
-)
+_PAGE = 256
+"""How many consumers the server lists in one answer."""
+_LIST_S = 6.0
+"""A cluster collects a list from the leaders of all consumers, and gives up on those that are silent after 4 s."""
+T = TypeVar("T")
 
-STREAMS = (
-    replace(
-        _WORK_QUEUE,
-        name=subjects.SUBMIT,
-        subjects=[subjects.submit_lane(lane) for lane in Lane],  # any other lane is refused
-        discard_new_per_subject=True,
-        max_msgs_per_subject=BACKLOG_MESSAGES,
-    ),
-    # Messages stay in the next two for a moment only, which is not worth compressing them for.
-    replace(_WORK_QUEUE, name=subjects.RUN, subjects=["infermq.run.*"], compression=StoreCompression.NONE),
-    replace(
-        _WORK_QUEUE,
-        name=subjects.OUTCOME,
-        subjects=["infermq.outcome.*", subjects.RULING],
-        compression=StoreCompression.NONE,
-    ),
-    replace(
-        _WORK_QUEUE,
-        name=subjects.NOW,
-        subjects=["infermq.now.*"],
-        retention=RetentionPolicy.INTEREST,
-        storage=StorageType.MEMORY,
-        compression=StoreCompression.NONE,
-        duplicate_window=LONGEST_WAIT_S,
-        max_age=LONGEST_WAIT_S,
-    ),
-    StreamConfig(
-        name=subjects.ADVISORY,
-        subjects=[
-            "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.>",
-            "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.>",
-        ],
-        max_msgs=100_000,
-        max_age=7 * 24 * 3600,
-        duplicate_window=120,
-    ),
-    StreamConfig(
-        name=f"KV_{subjects.WORKERS_BUCKET}",
-        subjects=[f"$KV.{subjects.WORKERS_BUCKET}.>"],
-        storage=StorageType.MEMORY,
-        max_msgs_per_subject=1,
-        max_age=BEAT_LIFETIME_MS / 1000,
-        duplicate_window=BEAT_LIFETIME_MS / 1000,
-        allow_rollup_hdrs=True,
-        allow_msg_ttl=True,
-        subject_delete_marker_ttl=BEAT_LIFETIME_MS / 1000,
-        allow_direct=True,
-        discard=DiscardPolicy.NEW,
-    ),
-    StreamConfig(
-        name=f"KV_{subjects.CATALOG_BUCKET}",
-        subjects=[f"$KV.{subjects.CATALOG_BUCKET}.>"],
-        max_msgs_per_subject=1,
-        duplicate_window=120,
-        allow_rollup_hdrs=True,
-        allow_direct=True,
-        discard=DiscardPolicy.NEW,
-    ),
-)
 
-_PULL = ConsumerConfig(
-    deliver_policy=DeliverPolicy.ALL,
-    ack_policy=AckPolicy.EXPLICIT,
-    ack_wait=60,
-    max_deliver=-1,
-    max_waiting=_MAX_WAITING,
-    max_ack_pending=20_000,
-)
+class _StreamInfo(msgspec.Struct, frozen=True):
+    config: dict[str, Any]
+    created: str
+
+
+class _ConsumerInfo(msgspec.Struct, frozen=True):
+    name: str
+    config: dict[str, Any]
+
+
+class _ConsumerPage(msgspec.Struct, frozen=True):
+    total: int
+    consumers: list[_ConsumerInfo] | None = None
+    missing: list[str] | None = None
+    """Those whose leader does not answer."""
 
 
 class NatsStreams:
     """Implements `broker.ports.StreamAdmin`."""
 
-    def __init__(self, nc: NatsClient) -> None:
+    def __init__(self, nc: NatsConnection, *, replicas: int = 1) -> None:
         self._nc = nc
+        self._replicas = replicas
+        self.kept = Kept()
 
-    async def declare(self) -> None:
-        await declare_streams(self._nc)
-
-    async def declare_pool(self, deployment: str, *, slots: int, lease_s: float) -> None:
-        await declare_pool(self._nc, deployment, slots=slots, lease_s=lease_s)
+    async def keep(self, pools: Mapping[str, int], *, lease_s: float) -> Kept:
+        self.kept = await keep(self._nc, desired(pools, lease_s=lease_s, replicas=self._replicas))
+        return self.kept
 
 
-async def declare_streams(nc: NatsClient) -> None:
+async def declare_streams(nc: NatsConnection) -> None:
     """Declare all streams and buckets, and the consumers that brokers share. Raises: Conflict."""
-    js = nc.jetstream()
-    for stream in STREAMS:
-        await _declare_stream(js, stream)
-    for lane in Lane:
-        consumer = replace(
-            _PULL, durable_name=subjects.intake_consumer(lane), filter_subject=subjects.submit_lane(lane)
-        )
-        await _declare_consumer(js, subjects.SUBMIT, consumer)
-    await _declare_consumer(js, subjects.OUTCOME, replace(_PULL, durable_name=subjects.SETTLE_CONSUMER))
-    await _declare_consumer(js, subjects.ADVISORY, replace(_PULL, durable_name=ADVISED))
+    _raise_wrong(await keep(nc, desired({}, lease_s=LEASE_S)))
 
 
-async def declare_pool(nc: NatsClient, deployment: str, *, slots: int, lease_s: float = LEASE_S) -> None:
-    """Declare the two consumers that a deployment's workers share. `slots` is the sum of theirs. Raises: Conflict."""
-    js = nc.jetstream()
-    name = subjects.pool_consumer(deployment)
-    leased = replace(
-        _PULL,
-        durable_name=name,
-        filter_subject=subjects.run(deployment),
-        ack_wait=lease_s,
-        max_ack_pending=ack_pending(slots),
-    )
-    await _declare_consumer(js, subjects.RUN, leased)
-    interactive = replace(
-        _PULL,
-        durable_name=name,
-        filter_subject=subjects.now(deployment),
-        ack_policy=AckPolicy.NONE,
-        ack_wait=None,
-        max_ack_pending=None,
-    )
-    await _declare_consumer(js, subjects.NOW, interactive)
+async def declare_pool(nc: NatsConnection, deployment: str, *, slots: int, lease_s: float = LEASE_S) -> None:
+    """Declare the two consumers that a deployment's workers share. Raises: Conflict."""
+    _raise_wrong(await keep(nc, desired({deployment: slots}, lease_s=lease_s)))
 
 
-def ack_pending(slots: int) -> int:
-    """Return how many leases a pool may hold: twice its slots, rounded up to a power of two so that it seldom changes."""
-    return max(_LEAST_ACK_PENDING, 1 << (2 * slots).bit_length())
+def _raise_wrong(kept: Kept) -> None:
+    for name, why in (kept.wrong or {}).items():
+        raise Conflict(f"{name}: {why}")
 
 
-async def _declare_stream(js: JetStreamContext, config: StreamConfig) -> None:
+async def keep(nc: NatsConnection, wanted: Sequence[Stream]) -> Kept:
+    """Compare what there is with what there should be, and mend the difference. Raises nothing."""
+    found, wrong = await find(nc, wanted)
+    created = {name: one.created for name, one in found.items() if one is not None}
+    mends = [mend for mend in difference(wanted, found) if mend.consumer is None]
+    mended = await _apply(nc, mends, wrong)
+    if any(mend.wrong for mend in mends):
+        found, _ = await find(nc, wanted)  # a stream that was made anew has lost its consumers
+    mended += await _apply(nc, [mend for mend in difference(wanted, found) if mend.consumer is not None], wrong)
+    return Kept(tuple(mended), wrong, created)
+
+
+async def _apply(nc: NatsConnection, mends: Sequence[Mend], wrong: dict[str, str]) -> list[str]:
+    """Mend all at once. Return what was mended, and note in `wrong` what was not."""
+    mended: list[str] = []
+    for mend, failure in zip(mends, await _all(_mend(nc, mend) for mend in mends), strict=True):
+        if failure is None:
+            mended.append(str(mend))
+        else:
+            wrong[str(mend)] = _said(failure)
+    return mended
+
+
+async def find(nc: NatsConnection, wanted: Sequence[Stream]) -> tuple[dict[str, Found | None], dict[str, str]]:
+    """Read the streams and their consumers as they are, and say of each that could not be read why. None: it is missing."""
+    answers = await _all(_found(nc, stream) for stream in wanted)
+    found: dict[str, Found | None] = {}
+    wrong: dict[str, str] = {}
+    for stream, answer in zip(wanted, answers, strict=True):
+        if isinstance(answer, Exception):
+            wrong[f"stream {stream.name}"] = _said(answer)
+        else:
+            found[stream.name] = answer
+    return found, wrong
+
+
+async def _found(nc: NatsConnection, stream: Stream) -> Found | None:
     try:
-        await js.add_stream(config)
-    except BadRequestError as error:
-        if error.err_code != _IN_USE:
+        info = await ask(nc, f"STREAM.INFO.{stream.name}", _StreamInfo)
+        consumers = await _consumers(nc, stream.name) if stream.consumers else {}
+    except ApiRefused as error:
+        if error.kind is Kind.MISSING:
+            return None
+        raise
+    return Found(info.config, consumers, info.created)
+
+
+async def _consumers(nc: NatsConnection, stream: str) -> dict[str, Settings]:
+    """Read the settings of a stream's consumers, a page at a time. Raises: NatsError, if some of them do not answer."""
+    consumers: dict[str, Settings] = {}
+    total, offset = 1, 0
+    while offset < total:
+        page = await ask(nc, f"CONSUMER.LIST.{stream}", _ConsumerPage, {"offset": offset}, within_s=_LIST_S)
+        if page.missing:
+            raise NatsError(f"{len(page.missing)} consumers do not answer")
+        consumers |= {one.name: one.config for one in page.consumers or ()}
+        total, offset = page.total, offset + _PAGE
+    return consumers
+
+
+async def _mend(nc: NatsConnection, mend: Mend) -> None:
+    """Make or change a stream or consumer. Raises: ApiRefused, NatsError."""
+    if mend.consumer is not None:
+        await _mend_consumer(nc, mend)
+    elif mend.wrong:
+        await _change_stream(nc, mend)
+    else:
+        await call(nc, f"STREAM.CREATE.{mend.stream}", mend.settings)
+
+
+async def _change_stream(nc: NatsConnection, mend: Mend) -> None:
+    try:
+        await call(nc, f"STREAM.UPDATE.{mend.stream}", mend.settings)
+    except ApiRefused as error:
+        if mend.settings["storage"] != "memory" or error.kind in _PASSING:
             raise
-        await _change_stream(js, config)
+        # its messages would be gone in seconds anyway
+        await call(nc, f"STREAM.DELETE.{mend.stream}")
+        await call(nc, f"STREAM.CREATE.{mend.stream}", mend.settings)
 
 
-async def _change_stream(js: JetStreamContext, config: StreamConfig) -> None:
+async def _mend_consumer(nc: NatsConnection, mend: Mend) -> None:
+    """Make or change a consumer; make it anew if the server cannot change it: what it had delivered comes again."""
+    path = f"{mend.stream}.{mend.consumer}"
+    request = {"stream_name": mend.stream, "config": mend.settings}
     try:
-        await js.update_stream(config)
-    except ServiceUnavailableError:
-        raise
-    except APIError as error:
-        if config.storage is StorageType.MEMORY:  # its messages would be gone in seconds anyway
-            await js.delete_stream(str(config.name))
-            await js.add_stream(config)
-            return
-        raise Conflict(f"stream {config.name} exists and cannot be changed: {error.description}") from error
+        await call(nc, f"CONSUMER.CREATE.{path}", request)
+    except ApiRefused as error:
+        if not mend.wrong or error.kind in _PASSING:
+            raise
+        await call(nc, f"CONSUMER.DELETE.{path}")
+        await call(nc, f"CONSUMER.CREATE.{path}", request)
 
 
-async def _declare_consumer(js: JetStreamContext, stream: str, config: ConsumerConfig) -> None:
-    try:
-        await js.add_consumer(stream, config)
-    except (NotFoundError, ServiceUnavailableError):
-        raise
-    except APIError as error:
-        raise Conflict(f"consumer {config.durable_name} of {stream}: {error.description}") from error
+_PASSING = frozenset({Kind.BUSY, Kind.OFF, Kind.NO_ROOM, Kind.FULL, Kind.MISSING})
+
+
+async def _all(works: Iterable[Awaitable[T]]) -> list[T | Exception]:
+    """Do all at once, and return the answer or the error of each. Raises what is no error of NATS: a bug."""
+    answers = await asyncio.gather(*works, return_exceptions=True)
+    for answer in answers:
+        if isinstance(answer, BaseException) and not isinstance(answer, (NatsError, OSError)):
+            raise answer
+    return answers  # type: ignore[return-value] # only errors of NATS are left
+
+
+def _said(error: Exception) -> str:
+    return str(error) or type(error).__name__

@@ -15,19 +15,19 @@ from pathlib import Path
 from typing import assert_never
 
 import asyncpg
-from nats.aio.client import Client as Nats
-from nats.errors import Error
-from nats.js.errors import NotFoundError
 
 from broker.bus.catalogs import Catalogs
-from broker.bus.streams import STREAMS
+from broker.bus.desired import desired, difference
+from broker.bus.streams import find
 from broker.client import Client, NoBroker, RequestRefused
+from broker.config import LEASE_S
 from broker.core.revisions import compare
 from broker.errors import Conflict, Unavailable
 from broker.ledger import open_ledger, pending
 from schemas.api import HoldCode, ModelStatus, Status
 from schemas.catalog import CatalogError
 from schemas.clock import wall_clock
+from schemas.jetstream import NatsError
 from schemas.jetstream.client import NatsClient
 from schemas.urls import public
 
@@ -115,7 +115,7 @@ async def _nats(url: str | None, postgres_url: str | None) -> list[Finding]:
         try:
             async with asyncio.timeout(_CONNECT_S):
                 await nc.connect(url, error_cb=note, reconnect_time_wait=1)
-        except (OSError, Error) as error:
+        except (OSError, NatsError) as error:
             last = why[-1] if why else error
             seen = public(f"{url}: {str(last) or type(last).__name__}")
             return [Finding("NATS", Grade.BAD, seen, "is it running, and reachable from here?")]
@@ -129,7 +129,7 @@ async def _nats(url: str | None, postgres_url: str | None) -> list[Finding]:
         await nc.close()
 
 
-def _nats_version(nc: Nats) -> Finding:
+def _nats_version(nc: NatsClient) -> Finding:
     version = nc.connected_server_version
     number = f"{version.major}.{version.minor}.{version.patch}"
     seen = f"nats-server {number} at {nc.connected_url.netloc if nc.connected_url else '?'}"
@@ -138,21 +138,19 @@ def _nats_version(nc: Nats) -> Finding:
     return Finding("NATS", Grade.OK, seen)
 
 
-async def _streams(nc: Nats) -> list[Finding]:
-    js, missing = nc.jetstream(timeout=_CHECK_S), []
-    for stream in STREAMS:
-        try:
-            await js.stream_info(str(stream.name))
-        except NotFoundError:
-            missing.append(str(stream.name))
-        except Error as error:
-            advice = "start nats-server with JetStream (-js)"
-            return [Finding("JetStream", Grade.BAD, str(error) or type(error).__name__, advice)]
-    if missing:
+async def _streams(nc: NatsClient) -> list[Finding]:
+    """Compare the streams, buckets and shared consumers with what should be there."""
+    wanted = desired({}, lease_s=LEASE_S)
+    found, unread = await find(nc, wanted)
+    if len(unread) == len(wanted):
+        why = next(iter(unread.values()))
         return [
-            Finding("streams", Grade.BAD, f"missing: {', '.join(missing)}", "a broker declares them: infermq serve")
+            Finding("JetStream", Grade.BAD, why, "is it enabled (nats-server -js), and has its cluster a leader?")
         ]
-    return [Finding("streams", Grade.OK, f"{len(STREAMS)} declared")]
+    wrong = [*map(str, difference(wanted, found)), *(f"{name}: {why}" for name, why in unread.items())]
+    if wrong:
+        return [Finding("streams", Grade.BAD, "; ".join(wrong), "a broker puts them right: infermq serve")]
+    return [Finding("streams", Grade.OK, f"{len(wanted)} as they should be")]
 
 
 async def _catalog(nc: NatsClient, postgres_url: str | None) -> list[Finding]:
@@ -163,7 +161,7 @@ async def _catalog(nc: NatsClient, postgres_url: str | None) -> list[Finding]:
         async with open_ledger(postgres_url, clock=wall_clock, connections=1) as ledger:
             active = await ledger.catalogs.active()
         compared = compare(active[0] if active is not None else None, (await Catalogs(nc).copy())[0])
-    except (Unavailable, Error, CatalogError):
+    except (Unavailable, NatsError, CatalogError):
         return []
     if compared.note is None:
         return []

@@ -20,15 +20,13 @@ from schemas import subjects
 from schemas.codec import BUNDLE, BUNDLE_BYTES, bundled, bundles
 from schemas.endpoints import CHAT
 from schemas.ids import line_id
-from schemas.jetstream import NatsError, NoRespondersError, NotStored, Outgoing, publish_one
+from schemas.jetstream import Kind, NatsError, NoRespondersError, NotStored, Outgoing, publish_one
 from schemas.job import Job, Lane
 from schemas.subjects import Source
 
 _TRIES = 5
 _IN_FLIGHT = 8
 """How many groups may be on their way at once."""
-_FULL = frozenset({10077, 10047, 10167, 10168})
-"""The error codes of JetStream for a stream, or a limit of it, that has no more room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +156,7 @@ class SubmitClient(Session):
             try:
                 await publish_one(self._nc, message, message_id=name, timeout_s=self._ack_s)
             except NotStored as error:
-                if error.code in _FULL:
+                if error.kind is Kind.FULL:
                     raise BacklogFull(f"{error}: wait until waiting jobs are taken in, and send again") from error
                 if attempt == _TRIES - 1:
                     raise Unavailable("NATS", str(error)) from error

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from broker.core.records import Kept
 from schemas.health import Part, Readiness
 
 NEEDS: Mapping[str, tuple[str, ...]] = {
@@ -16,6 +17,13 @@ def readiness(name: str, parts: Mapping[str, Part], *, revision: int) -> Readine
     """Conclude from the parts which doors can serve."""
     doors = {door: _door([(need, parts[need]) for need in needs if need in parts]) for door, needs in NEEDS.items()}
     return Readiness.of(name, doors=doors, parts=parts, revision=revision)
+
+
+def streams_part(kept: Kept) -> Part:
+    """Conclude from the last look at the streams whether they can be used."""
+    if kept.wrong is None:
+        return Part(ok=False, why="they were not looked at yet")
+    return Part(ok=not kept.wrong, why="; ".join(f"{what}: {why}" for what, why in kept.wrong.items()) or None)
 
 
 def _door(needs: list[tuple[str, Part]]) -> Part:

@@ -189,6 +189,16 @@ class Executed(msgspec.Struct, frozen=True, kw_only=True):
     run_ms: Ms
 
 
+class Kept(msgspec.Struct, frozen=True):
+    """What came of comparing once what there is in JetStream with what there should be."""
+
+    mended: tuple[str, ...] = ()
+    wrong: dict[str, str] | None = None
+    """What is not as it should be now, with the reason. None: it was not compared yet."""
+    created: dict[str, str] = {}
+    """When each stream was made."""
+
+
 class Spend(msgspec.Struct, frozen=True):
     """What a deployment's executions of some time have cost."""
 

@@ -12,7 +12,7 @@ late_acks        acks the messages of workers that died before they could
 relay            stays in the middle of every interactive request
 reserves         counts the reserved slots that the relay uses, and chooses where the next request goes
 daily_spend      knows what each deployment has cost today, and what the relay has reserved
-consumers        declares the consumers of every deployment
+reconcile        keeps streams, buckets and consumers as they should be
 catalog_refresh  keeps the ledger's newest catalog in force, and its copy in NATS right
 advisories       counts what JetStream gives up on
 upkeep           makes the partitions of the days to come

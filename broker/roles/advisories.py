@@ -2,8 +2,8 @@
 
 import logging
 
+from broker.bus.desired import ADVISED
 from broker.bus.groups import Groups, ack_all
-from broker.bus.streams import ADVISED
 from broker.metrics import BrokerMetrics
 from schemas import subjects
 from schemas.jetstream import NatsConnection

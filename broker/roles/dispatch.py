@@ -66,12 +66,16 @@ class Dispatch:
         clock: Clock,
         term: int,
         lease_s: float,
+        remade: asyncio.Event,
         idle_s: float = IDLE_S,
         sweep_s: float = SWEEP_S,
         recount_s: float = RECOUNT_S,
         reread_s: float = REREAD_S,
     ) -> None:
-        """`lease_s`: how long JetStream keeps an attempt for a worker that was killed."""
+        """`lease_s`: how long JetStream keeps an attempt for a worker that was killed.
+
+        `remade` is set when RUN or OUTCOME was made anew: what it held is only in the ledger.
+        """
         self._nc = nc
         self._attempts = attempts
         self._runs = runs
@@ -87,6 +91,7 @@ class Dispatch:
         self._sweep_s = sweep_s
         self._recount_s = recount_s
         self._reread_s = reread_s
+        self._remade = remade
         self._silence_ms = int(_SILENT_LEASES * lease_s * 1000)
         self._sweep_at = 0.0
         self._reader = BacklogReader(backlog)
@@ -126,6 +131,9 @@ class Dispatch:
                 await self._reader.ask_next_due()
                 self._metrics.pools(self._pools(self._clock()))
                 self._recount_at = loop.time() + self._recount_s
+            if self._remade.is_set():
+                self._remade.clear()
+                self._sweep_soon()
             if loop.time() >= self._sweep_at:
                 self._sweep_at = loop.time() + self._sweep_s
                 pools = self._pools(self._clock())

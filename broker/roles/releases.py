@@ -36,7 +36,7 @@ from broker.metrics import BrokerMetrics
 from broker.ports import AttemptLedger
 from broker.retrying import until_available
 from schemas.catalog import Catalog
-from schemas.jetstream import ACK, NAK, LookupRefused, NatsConnection, NatsError
+from schemas.jetstream import ACK, NAK, ApiRefused, Kind, NatsConnection, NatsError
 
 log = logging.getLogger(__name__)
 LOOK_S = 0.25
@@ -93,8 +93,10 @@ class Releases:
         for deployment in quiet | self._wanted:
             try:
                 await self._check(deployment, workers[deployment])
-            except LookupRefused:  # no such consumer, so nothing was delivered
-                self._wanted.discard(deployment)
+            except ApiRefused as error:
+                if error.kind is not Kind.MISSING:
+                    raise
+                self._wanted.discard(deployment)  # no such consumer, so nothing was delivered
         self._marks = {name: mark for name, mark in self._marks.items() if name in quiet | self._wanted}
 
     def _see_reconnects(self, workers: Iterable[Heard]) -> None:

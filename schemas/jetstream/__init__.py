@@ -4,12 +4,15 @@ connection  the seam: NatsConnection, Message, Subscription and the errors
 client      NatsClient, the one adapter to nats-py
 fixes       works around bugs of nats-py
 pull        raw pulls, and the facts in the subject of an acknowledgement
+api         calls JetStream's API
+errors      says what each of the server's error codes means
 lookup      reads the state of streams and consumers
 publish     publishes into streams: one message, several in order, all or none; and acknowledges
 
 Only `client`, `fixes` and `connection` know nats-py.
 """
 
+from schemas.jetstream.api import ask, call
 from schemas.jetstream.connection import (
     MaxPayloadError,
     Message,
@@ -20,8 +23,8 @@ from schemas.jetstream.connection import (
     NoServersError,
     Subscription,
 )
+from schemas.jetstream.errors import ApiRefused, Kind, NotStored
 from schemas.jetstream.lookup import (
-    LookupRefused,
     Progress,
     ack_wait_s,
     last_message,
@@ -36,7 +39,6 @@ from schemas.jetstream.publish import (
     EXTEND,
     NAK,
     TERM,
-    NotStored,
     Outgoing,
     acknowledged,
     answer_all,
@@ -65,9 +67,10 @@ __all__ = [
     "EXTEND",
     "NAK",
     "TERM",
+    "ApiRefused",
     "Delivered",
     "Heartbeat",
-    "LookupRefused",
+    "Kind",
     "MaxPayloadError",
     "Message",
     "NatsConnection",
@@ -85,6 +88,8 @@ __all__ = [
     "acknowledged",
     "acknowledges",
     "answer_all",
+    "ask",
+    "call",
     "delivered",
     "deliveries",
     "header_number",

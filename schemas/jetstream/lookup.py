@@ -2,37 +2,14 @@
 
 import base64
 import binascii
-import json
 from dataclasses import dataclass
-from typing import TypeVar
 
 import msgspec
 
-from schemas.codec import UNREADABLE
+from schemas.jetstream.api import ask
 from schemas.jetstream.connection import NatsConnection, NatsError
 
-_TIMEOUT_S = 5.0
 _NANOSECONDS = 1_000_000_000
-_MISSING = {10037, 10059}
-"""The server's error codes for a message and a stream that do not exist."""
-
-
-class LookupRefused(NatsError):
-    """The server has no such stream, consumer or message, or cannot answer now."""
-
-    def __init__(self, message: str, code: int = 0) -> None:
-        super().__init__(message)
-        self.is_missing = code in _MISSING
-        """There is no such stream or message."""
-
-
-class _Error(msgspec.Struct, frozen=True):
-    err_code: int = 0
-    description: str = "refused"
-
-
-class _Answer(msgspec.Struct, frozen=True):
-    error: _Error | None = None
 
 
 class _State(msgspec.Struct, frozen=True):
@@ -66,12 +43,9 @@ class _Consumer(msgspec.Struct, frozen=True):
     delivered: _Delivered
 
 
-A = TypeVar("A", _Stream, _Message, _Consumer)
-
-
 async def last_sequence(nc: NatsConnection, stream: str) -> int:
     """Return the sequence of the newest message that the stream ever stored. Raises: NatsError."""
-    return (await _request(nc, f"STREAM.INFO.{stream}", _Stream)).state.last_seq
+    return (await ask(nc, f"STREAM.INFO.{stream}", _Stream)).state.last_seq
 
 
 async def last_message(nc: NatsConnection, stream: str, subject: str) -> bytes:
@@ -81,11 +55,11 @@ async def last_message(nc: NatsConnection, stream: str, subject: str) -> bytes:
 
 async def last_stored(nc: NatsConnection, stream: str, subject: str) -> tuple[int, bytes]:
     """Return the sequence and the data of the newest message of the subject. Raises: NatsError."""
-    found = await _request(nc, f"STREAM.MSG.GET.{stream}", _Message, {"last_by_subj": subject})
+    found = await ask(nc, f"STREAM.MSG.GET.{stream}", _Message, {"last_by_subj": subject})
     try:
         return found.message.seq, base64.b64decode(found.message.data)
     except (binascii.Error, ValueError) as error:
-        raise LookupRefused(f"the message cannot be read: {error}") from error
+        raise NatsError(f"the message cannot be read: {error}") from error
 
 
 async def ack_wait_s(nc: NatsConnection, stream: str, consumer: str) -> float | None:
@@ -93,7 +67,7 @@ async def ack_wait_s(nc: NatsConnection, stream: str, consumer: str) -> float | 
 
     Raises: NatsError.
     """
-    wait_ns = (await _request(nc, f"CONSUMER.INFO.{stream}.{consumer}", _Consumer)).config.ack_wait
+    wait_ns = (await ask(nc, f"CONSUMER.INFO.{stream}.{consumer}", _Consumer)).config.ack_wait
     return None if wait_ns is None else wait_ns / _NANOSECONDS
 
 
@@ -109,16 +83,5 @@ class Progress:
 
 async def progress_of(nc: NatsConnection, stream: str, consumer: str) -> Progress:
     """Ask how far a consumer has come. Raises: NatsError."""
-    delivered = (await _request(nc, f"CONSUMER.INFO.{stream}.{consumer}", _Consumer)).delivered
+    delivered = (await ask(nc, f"CONSUMER.INFO.{stream}.{consumer}", _Consumer)).delivered
     return Progress(delivered.stream_seq, delivered.consumer_seq)
-
-
-async def _request(nc: NatsConnection, subject: str, kind: type[A], body: dict[str, str] | None = None) -> A:
-    payload = json.dumps(body).encode() if body else b""
-    answer = (await nc.request(f"$JS.API.{subject}", payload, timeout=_TIMEOUT_S)).data
-    try:
-        if (error := msgspec.json.decode(answer, type=_Answer).error) is not None:
-            raise LookupRefused(f"{error.description} ({error.err_code})", error.err_code)
-        return msgspec.json.decode(answer, type=kind)
-    except UNREADABLE as unreadable:
-        raise LookupRefused(f"the answer cannot be read: {unreadable}") from unreadable

@@ -9,6 +9,7 @@ import msgspec
 
 from schemas.codec import MSG_ID, UNREADABLE
 from schemas.jetstream.connection import BadSubjectError, Message, NatsConnection
+from schemas.jetstream.errors import Kind, NotStored, ServerError
 
 BATCH_MESSAGES = 1000
 """The server's limit for an atomic batch."""
@@ -20,26 +21,11 @@ NAK = b"-NAK"
 """Deliver it again, at once."""
 TERM = b"+TERM"
 _LAST_SEQUENCE = "Nats-Expected-Last-Subject-Sequence"
-_KNOWN_ID = 10201
-"""The server's error code for a batch that was stored before."""
-
-
-class NotStored(Exception):
-    """The stream refused a publish for good; `code` is the server's error code."""
-
-    def __init__(self, code: int, description: str) -> None:
-        super().__init__(f"{description} ({code})")
-        self.code = code
-
-
-class _Refusal(msgspec.Struct, frozen=True):
-    err_code: int = 0
-    description: str = "refused"
 
 
 class _Acknowledgement(msgspec.Struct, frozen=True):
     seq: int = 0
-    error: _Refusal | None = None
+    error: ServerError | None = None
 
 
 _acknowledgement = msgspec.json.Decoder(_Acknowledgement)
@@ -145,7 +131,7 @@ def acknowledged(answer: Message) -> int:
     try:
         body = _acknowledgement.decode(answer.data)
     except UNREADABLE as error:
-        raise NotStored(0, f"the answer is no acknowledgement: {error}") from error
-    if body.error is not None and body.error.err_code != _KNOWN_ID:
-        raise NotStored(body.error.err_code, body.error.description)
+        raise NotStored(ServerError(description=f"the answer is no acknowledgement: {error}")) from error
+    if body.error is not None and body.error.kind is not Kind.KNOWN:
+        raise NotStored(body.error)
     return body.seq

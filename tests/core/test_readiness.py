@@ -1,6 +1,7 @@
 """Which doors of a broker can serve, and whether its process works."""
 
-from broker.core.readiness import readiness
+from broker.core.readiness import readiness, streams_part
+from broker.core.records import Kept
 from schemas.health import ENDED, RUNS, Liveness, Part
 
 WELL = Part(ok=True)
@@ -46,3 +47,11 @@ def test_streams_that_are_missing_close_the_doors_that_need_them() -> None:
 def test_a_process_whose_roles_start_again_works_and_one_whose_role_has_ended_does_not() -> None:
     assert Liveness.of("b", {"settle": "starts again: Postgres is away", "dispatch": RUNS}).live
     assert not Liveness.of("b", {"settle": ENDED, "dispatch": RUNS}).live
+
+
+def test_streams_are_well_once_they_were_looked_at_and_nothing_was_wrong() -> None:
+    assert not streams_part(Kept()).ok
+    assert streams_part(Kept(wrong={})) == WELL
+    assert streams_part(Kept(wrong={"stream RUN: missing": "timeout"})) == Part(
+        ok=False, why="stream RUN: missing: timeout"
+    )

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from broker.bus.streams import ack_pending
+from broker.bus.desired import ack_pending
 from broker.core.admit import AdmissionContext, admit
 from broker.core.fairness import Order
 from broker.core.principal import open_principal

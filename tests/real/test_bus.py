@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 import pytest
 from nats.errors import NoRespondersError
@@ -11,11 +10,14 @@ from nats.js.api import RetentionPolicy
 from nats.js.errors import NoStreamResponseError
 
 from broker.bus.connect import connected
+from broker.bus.desired import desired
 from broker.bus.groups import Groups, ack_all
 from broker.bus.runs import attempts_in_run
-from broker.bus.streams import STREAMS, declare_pool, declare_streams
+from broker.bus.streams import declare_pool, declare_streams
+from broker.config import LEASE_S
 from broker.errors import Unavailable
 from schemas import subjects
+from schemas.jetstream import call
 from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Lane
 
@@ -98,8 +100,8 @@ async def test_a_pull_is_asked_for_anew_after_a_reconnect(nats_url: str) -> None
 
 
 async def test_a_stream_in_memory_of_another_kind_is_made_anew(nc: Nats) -> None:
-    now = next(stream for stream in STREAMS if stream.name == subjects.NOW)
-    await nc.jetstream().add_stream(replace(now, retention=RetentionPolicy.WORK_QUEUE))
+    now = next(stream for stream in desired({}, lease_s=LEASE_S) if stream.name == subjects.NOW)
+    await call(nc, f"STREAM.CREATE.{now.name}", {**now.settings, "retention": "workqueue"})
 
     await declare_streams(nc)
     await declare_pool(nc, "d", slots=1)

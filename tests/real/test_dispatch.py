@@ -86,6 +86,7 @@ async def a_leader(
         metrics=metrics,
         clock=clock,
         term=term,
+        remade=asyncio.Event(),
         **{"idle_s": 0.05, "sweep_s": 0.1, "lease_s": 0.05, **timing},
     )
     settle = a_settle(

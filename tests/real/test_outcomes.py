@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from nats.aio.msg import Msg
 
+from broker.bus.desired import LARGEST_MESSAGE
 from broker.bus.runs import Runs
-from broker.bus.streams import LARGEST_MESSAGE
 from schemas import subjects
 from schemas.codec import BUNDLE_BYTES, MSG_ID, packed
 from schemas.jetstream.client import NatsClient as Nats

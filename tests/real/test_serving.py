@@ -6,8 +6,8 @@ from contextlib import suppress
 import pytest
 from nats.js.errors import NotFoundError
 
+from broker.bus.desired import ack_pending
 from broker.bus.runs import Runs
-from broker.bus.streams import ack_pending, declare_streams
 from broker.ledger import open_ledger
 from broker.ports import Ledger
 from schemas import subjects
@@ -53,7 +53,7 @@ async def has_revision(running: Running, number: int) -> None:
 
 
 async def test_a_new_deployment_has_its_consumers(nats_url: str, ledger_url: str, nc: Nats) -> None:
-    async with a_broker(nats_url, ledger_url, nc) as running:
+    async with a_broker(nats_url, ledger_url, nc, reconcile_s=3600) as running:
         await running.client.apply_catalog(ANOTHER)
 
         await has_pool(nc, subjects.RUN, "new")
@@ -75,30 +75,13 @@ async def test_a_pool_may_hold_as_many_leases_as_its_workers_need(nats_url: str,
 async def test_what_nats_kept_in_memory_is_declared_again_when_it_was_away(
     nats_url: str, ledger_url: str, nc: Nats
 ) -> None:
-    async with a_proxy(nats_url) as proxy, a_broker(proxy.url, ledger_url, nc):
+    async with a_proxy(nats_url) as proxy, a_broker(proxy.url, ledger_url, nc, reconcile_s=3600):
         await has_pool(nc, subjects.NOW, "d")
         await nc.jetstream().delete_stream(subjects.NOW)
 
         proxy.cut()
 
         await has_pool(nc, subjects.NOW, "d")
-
-
-async def test_a_role_that_fails_begins_again(
-    nats_url: str, ledger_url: str, nc: Nats, caplog: pytest.LogCaptureFixture
-) -> None:
-    async with a_broker(nats_url, ledger_url, nc) as running:
-        await has_pool(nc, subjects.NOW, "d")
-        await nc.jetstream().delete_stream(subjects.RUN)
-        await running.client.apply_catalog(ANOTHER)
-
-        async def has_failed() -> bool:
-            return "role starts again" in caplog.text
-
-        await until(has_failed, "the role has failed")
-        await declare_streams(nc)
-
-        await has_pool(nc, subjects.RUN, "new")
 
 
 async def test_a_catalog_that_was_announced_to_nobody_is_found_in_the_ledger(
