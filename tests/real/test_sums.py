@@ -11,7 +11,7 @@ from broker.ports import Ledger
 from schemas.ids import uuid7
 from schemas.outcome import Charge, EngineFault, Failed, Usage
 from schemas.units import Ms, NanoUsd
-from tests.builders import a_success, an_entry, now
+from tests.builders import a_success, an_attempt, an_entry, now
 from tests.real.test_ledger import a_batch, a_verdict, dispatched
 from tests.sums import check_sums, disagreements
 
@@ -79,6 +79,21 @@ async def test_a_ledger_that_agrees_with_itself_passes(writer: Connection, ledge
 
     await check_sums(ledger_url)
     assert found == []
+
+
+async def test_what_ran_for_a_request_whose_end_is_not_known_counts_for_its_deployment(
+    ledger: Ledger, ledger_url: str
+) -> None:
+    request = an_attempt(reply_to="r", key="k")
+    failed = Failed(EngineFault("x"), Usage(7, 1), Charge(NanoUsd(7), "provider"))
+
+    await ledger.settlement.settle([a_verdict(request, failed, interactive=request)], now=now())
+
+    assert await ledger.jobs.find(request.job, request.tenant) is None
+    connection = await asyncpg.connect(ledger_url)
+    assert await connection.fetchval("select cost_nano_usd from infermq.spend where deployment = 'd'") == 7
+    await connection.close()
+    await check_sums(ledger_url)
 
 
 async def test_each_way_of_disagreeing_is_noticed(writer: Connection) -> None:

@@ -1,5 +1,8 @@
 -- Where the jobs with ids from $1 to below $2 disagree with what else is recorded of them: what a job cost is the sum of its
 -- executions, an ended one has a result of its batch's numbering, and an open one has one place.
+--
+-- Executions may stand without a job while a request goes on with another deployment. If its broker dies then, they stay so:
+-- they count for their deployments, and for no tenant.
 with jobs as (
     select id, state, batch, input_tokens, output_tokens, cached_tokens, cost_nano_usd
       from infermq.jobs where id >= $1 and id < $2
@@ -28,9 +31,10 @@ select format('job %s has %s, its executions %s', coalesce(j.id, r.job),
               (j.input_tokens, j.output_tokens, j.cached_tokens, j.cost_nano_usd),
               (r.input_tokens, r.output_tokens, r.cached_tokens, r.cost_nano_usd)) as disagreement
   from jobs j full join ran r on r.job = j.id
- where (j.input_tokens, j.output_tokens, j.cached_tokens, j.cost_nano_usd) is distinct from
-       (coalesce(r.input_tokens, 0), coalesce(r.output_tokens, 0), coalesce(r.cached_tokens, 0),
-        coalesce(r.cost_nano_usd, 0))
+ where case when j.id is null then r.useful <> 0
+            else (j.input_tokens, j.output_tokens, j.cached_tokens, j.cost_nano_usd) is distinct from
+                 (coalesce(r.input_tokens, 0), coalesce(r.output_tokens, 0), coalesce(r.cached_tokens, 0),
+                  coalesce(r.cost_nano_usd, 0)) end
 union all
 select format('job %s is %s and stands in %s of waiting, %s of delayed, %s of running, %s of results',
               coalesce(j.id, p.job), coalesce(j.state, 'not recorded'), coalesce(p.waiting, 0), coalesce(p.delayed, 0),
