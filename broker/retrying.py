@@ -8,7 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from broker.errors import BadData, Unavailable
+from broker.errors import BadData, Conflict, Unavailable
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -31,14 +31,14 @@ async def until_available(act: Callable[[], Awaitable[R]]) -> R:
 
 async def bisected(
     items: Sequence[T], act: Callable[[Sequence[T]], Awaitable[R]]
-) -> tuple[list[R], list[tuple[T, BadData]]]:
+) -> tuple[list[R], list[tuple[T, BadData | Conflict]]]:
     """Call `act` on the whole group, or on halves of it down to the items that Postgres refuses.
 
     Returns the answers, and the refused items with the error of each.
     """
     try:
         return [await until_available(lambda: act(items))], []
-    except BadData as error:
+    except (BadData, Conflict) as error:
         if len(items) == 1:
             return [], [(items[0], error)]
     half = len(items) // 2

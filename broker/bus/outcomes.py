@@ -1,17 +1,24 @@
-"""Decodes what came through OUTCOME: workers' reports and brokers' rulings."""
+"""Decodes what came through OUTCOME: workers' reports and brokers' rulings.
+
+A report that cannot be read is a dead letter. If its attempt can be read, the report also counts as a failure of the engine:
+the job is retried until it runs out of attempts. Without a report it would run again for ever.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from uuid import UUID
 
 import msgspec
 
 from broker.bus.dead_letters import dead_letter_of
 from broker.core.records import DeadLetter
 from schemas import subjects
-from schemas.codec import Bundle
-from schemas.jetstream import Message
-from schemas.outcome import Charge, EngineFault, Failed, Report, Usage
+from schemas.codec import UNREADABLE, Bundle
+from schemas.jetstream import Message, delivered
+from schemas.job import Attempt
+from schemas.outcome import Charge, EngineFault, Failed, Report, Succeeded, Timings, Usage
 from schemas.ruling import Ruling
+from schemas.units import AttemptNumber, Ms, Name, Seal
 
 
 class _Unknown(msgspec.Struct, frozen=True):
@@ -27,9 +34,26 @@ class _Newer(Report, frozen=True, kw_only=True):
     outcome: _Unknown  # type: ignore[assignment] # used for decoding only
 
 
+class _Bare(msgspec.Struct, frozen=True, kw_only=True):
+    """What says of which attempt a report is, whatever else it holds."""
+
+    job: UUID
+    attempt: AttemptNumber
+    execution: UUID
+    deployment: Name
+    worker: Name
+    interactive: Attempt | None = None
+    seal: Seal = b""
+
+
 _reports = Bundle(Report)
 _newer = Bundle(_Newer)
+_bare = Bundle(_Bare)
 _rulings: Bundle[Ruling] = Bundle(Ruling)
+_json = msgspec.json.Decoder(msgspec.Raw)
+_NEWER = EngineFault("it ended in a way that this broker does not know: update the brokers before the workers")
+_UNREADABLE = EngineFault("its worker's report cannot be read: see the dead letters")
+_NO_JSON = EngineFault("its response is not JSON")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +65,18 @@ class Outcomes:
     rulings: Sequence[Ruling]
     dead_letters: Sequence[DeadLetter]
     """Messages that cannot be read, or only in part. The part that can be read is among the reports or rulings."""
+    sources: Sequence[Message]
+    """The message of each report, then of each ruling."""
 
     def __add__(self, other: "Outcomes") -> "Outcomes":
+        mine, theirs = len(self.reports), len(other.reports)
+        reported = [*self.sources[:mine], *other.sources[:theirs]]
         return Outcomes(
             [*self.messages, *other.messages],
             [*self.reports, *other.reports],
             [*self.rulings, *other.rulings],
             [*self.dead_letters, *other.dead_letters],
+            [*reported, *self.sources[mine:], *other.sources[theirs:]],
         )
 
     @property
@@ -61,30 +90,53 @@ def decode_outcomes(messages: Sequence[Message]) -> Outcomes:
     reports: list[Report] = []
     rulings: list[Ruling] = []
     dead_letters: list[DeadLetter] = []
+    of_reports: list[Message] = []
+    of_rulings: list[Message] = []
     for message in messages:
         if message.subject == subjects.RULING:
             ruled, why = _rulings.unpack(message.data)
             rulings += ruled
+            of_rulings += [message] * len(ruled)
         else:
             reported, why = _reports.unpack(message.data)
-            reports += reported if why is None else [*reported, *_newer_reports(message.data, reported)]
+            if why is not None:
+                reported += _failures(message, reported)
+            reports += reported
+            of_reports += [message] * len(reported)
         if why is not None:
             dead_letters.append(dead_letter_of(message, stream=subjects.OUTCOME, why=why))
-    return Outcomes(messages, reports, rulings, dead_letters)
+    return Outcomes(messages, _with_json(reports), rulings, dead_letters, [*of_reports, *of_rulings])
 
 
-def _newer_reports(data: bytes, known: Sequence[Report]) -> list[Report]:
-    """Read the reports that are not `known` because their kind of outcome is not, as failures of the engine.
-
-    Their jobs are thus retried until they run out of attempts. Without a report they would run again for ever.
-    """
-    found = {(one.job, one.execution) for one in known}
-    others = [one for one in _newer.unpack(data)[0] if (one.job, one.execution) not in found]
-    return [_failed(other) for other in others]
+def _failures(message: Message, known: Sequence[Report]) -> list[Report]:
+    """Read the reports that are not `known`, because their kind of outcome is not or a value is out of bounds."""
+    found = {one.execution for one in known}
+    newer = [_failed(one) for one in _newer.unpack(message.data)[0] if one.execution not in found]
+    found |= {one.execution for one in newer}
+    at_ms = delivered(message.reply).at_ms
+    return newer + [_bare_failed(one, at_ms) for one in _bare.unpack(message.data)[0] if one.execution not in found]
 
 
 def _failed(newer: _Newer) -> Report:
     unknown = newer.outcome
-    failure = EngineFault("it ended in a way that this broker does not know: update the brokers before the workers")
     fields = {name: getattr(newer, name) for name in Report.__struct_fields__}
-    return Report(**{**fields, "outcome": Failed(failure, unknown.usage, unknown.charge)})
+    return Report(**{**fields, "outcome": Failed(_NEWER, unknown.usage, unknown.charge)})
+
+
+def _bare_failed(bare: _Bare, at_ms: Ms) -> Report:
+    """`at_ms`: when the report came, since what it says of its times cannot be read."""
+    fields = {name: getattr(bare, name) for name in _Bare.__struct_fields__}
+    timings = Timings(started_ms=at_ms, queue_ms=Ms(0), run_ms=Ms(0))
+    return Report(delivery=1, outcome=Failed(_UNREADABLE), timings=timings, **fields)
+
+
+def _with_json(reports: list[Report]) -> list[Report]:
+    """Make a failure of each response that is not JSON: a page of results holds it as it is, so it would spoil the page."""
+    for n, report in enumerate(reports):
+        if isinstance(outcome := report.outcome, Succeeded):
+            try:
+                _json.decode(outcome.body.decode())
+            except UNREADABLE:
+                failed = Failed(_NO_JSON, outcome.usage, outcome.charge)
+                reports[n] = msgspec.structs.replace(report, outcome=failed)
+    return reports

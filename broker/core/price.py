@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from schemas.catalog import Catalog, Price
 from schemas.outcome import Report, Usage
-from schemas.units import NanoUsd
+from schemas.units import MOST_NANO_USD, NanoUsd
 
 UNPRICED = "none"
 """The cost source of an execution whose deployment has no price."""
@@ -32,15 +32,18 @@ def cost_of(report: Report, prices: Prices) -> tuple[NanoUsd, str]:
 
 
 def price_nano_usd(usage: Usage, price: Price) -> NanoUsd:
-    """Compute the price, rounded up to a nano-dollar. Cached input tokens have a price of their own if one is set."""
+    """Compute the price, rounded up to a nano-dollar, at most MOST_NANO_USD.
+
+    Cached input tokens have a price of their own if one is set. There are never more of them than input tokens.
+    """
     cached_price = price.input if price.cached_input is None else price.cached_input
-    fresh = usage.input_tokens - usage.cached_tokens
+    cached = min(usage.cached_tokens, usage.input_tokens)
     exact = (
-        fresh * _per_mtok(price.input)
-        + usage.cached_tokens * _per_mtok(cached_price)
+        (usage.input_tokens - cached) * _per_mtok(price.input)
+        + cached * _per_mtok(cached_price)
         + usage.output_tokens * _per_mtok(price.output)
     )
-    return NanoUsd(-(-exact // 1_000_000))
+    return min(NanoUsd(-(-exact // 1_000_000)), MOST_NANO_USD)
 
 
 def _per_mtok(usd: float) -> int:

@@ -93,25 +93,21 @@ def _execution(item: Report | Ruling) -> UUID | None:
     return item.execution if isinstance(item, Report | Lost) else None
 
 
-def failed_as_unstorable(verdict: Verdict) -> Verdict:
-    """Replace a verdict with values that Postgres refused (a NUL in a text, a number beyond 64 bits).
+def unrecordable(verdict: Verdict) -> Verdict:
+    """Replace a verdict that Postgres refused although its values are in their bounds, such as one that sums overflow at.
 
-    The job ends as failed, and those values are left out.
+    The job ends as failed. What its execution used and cost is left out.
     """
-    failure = EngineFault("its outcome held something that cannot be recorded")
-    executed, entry = verdict.executed, verdict.entry
+    failure = EngineFault("its outcome cannot be recorded: see the dead letters")
+    executed = verdict.executed
     if executed is not None:
+        free = NanoUsd(0)
         executed = replace(
-            executed,
-            failure=failure_kind(failure),
-            worker="?",
-            usage=Usage(),
-            cost_nano_usd=NanoUsd(0),
-            cost_source="?",
+            executed, failure=failure_kind(failure), usage=Usage(), cost_nano_usd=free, cost_source="unrecorded"
         )
-    if entry is not None:
-        entry = replace(entry, custom_id=None, metadata=None, traceparent=None)
-    return replace(verdict, transition=Final(State.FAILED, None, failure), executed=executed, entry=entry)
+    changes_job = not isinstance(verdict.transition, Ignore)
+    transition = Final(State.FAILED, None, failure) if changes_job else verdict.transition
+    return replace(verdict, transition=transition, executed=executed)
 
 
 def _by_job(items: Sequence[Report | Ruling]) -> Iterable[list[int]]:

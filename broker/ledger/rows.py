@@ -7,13 +7,23 @@ import msgspec
 
 from broker.core.records import Entry, Executed, Final, Flow, Recorded, Verdict
 from schemas.api import Batch, BatchStatus, Counts, Execution, JobShow, Result, State, Waiting
+from schemas.codec import UNREADABLE
 from schemas.job import Attempt, Lane
-from schemas.outcome import Failure, Usage
+from schemas.outcome import EngineFault, Failure, Usage
 from schemas.ruling import Suspicion
 from schemas.units import Ms, NanoUsd
 
 Row = asyncpg.Record
+
+
+class _Kind(msgspec.Struct, frozen=True):
+    """What every failure says of itself."""
+
+    type: str = "unknown"
+
+
 _failure = msgspec.json.Decoder(Failure)
+_kind = msgspec.json.Decoder(_Kind)
 _suspicion = msgspec.json.Decoder(Suspicion)
 _metadata = msgspec.json.Decoder(dict[str, str])
 
@@ -132,7 +142,15 @@ def suspicion_of(row: Row) -> Suspicion | None:
 
 
 def failure_of(row: Row) -> Failure | None:
-    return None if row["failure"] is None else _failure.decode(row["failure"])
+    """Read why a job failed. A kind that this broker does not know was recorded by a newer one."""
+    if row["failure"] is None:
+        return None
+    try:
+        failure: Failure = _failure.decode(row["failure"])
+    except UNREADABLE:
+        kind = _kind.decode(row["failure"]).type
+        return EngineFault(f"it failed as {kind!r}, of which this broker knows no more: it is older than the record")
+    return failure
 
 
 def metadata_of(row: Row) -> dict[str, str]:

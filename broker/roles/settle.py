@@ -7,25 +7,25 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from uuid import UUID
 
+from broker.bus.dead_letters import dead_letter_of, one_per_message
 from broker.bus.groups import Groups, ack_all
 from broker.bus.notices import announce_delayed, announce_settled, announce_waiting
 from broker.bus.outcomes import Outcomes, decode_outcomes
 from broker.bus.results import announce_results
 from broker.core.lost import lost_executions
 from broker.core.price import Prices
-from broker.core.records import Executed, Settled, Verdict
-from broker.core.settle import decide, failed_as_unstorable, needs_job
-from broker.errors import DayNotKept
+from broker.core.records import DeadLetter, Executed, Settled, Verdict
+from broker.core.settle import decide, needs_job, unrecordable
+from broker.errors import BadData, Conflict, DayNotKept
 from broker.metrics import BrokerMetrics
 from broker.ports import AttemptLedger, Clock, DeadLetterLedger, SettlementLedger, SpendLedger
 from broker.retrying import bisected, until_available
 from broker.roles.late_acks import LateAcks
 from schemas import subjects
 from schemas.catalog import Revision
-from schemas.jetstream import NatsConnection, delivered
+from schemas.jetstream import Message, NatsConnection, delivered
 from schemas.outcome import Report
 from schemas.ruling import Lost, Ruling
 from schemas.units import Ms
@@ -71,22 +71,20 @@ class Settle:
 
     async def settle(self, outcomes: Outcomes) -> None:
         """Record a group of outcomes, announce what was recorded, then ack its messages. Safe to repeat."""
+        dead_letters = [*outcomes.dead_letters]
         if items := outcomes.all:
             verdicts = await self._verdicts(items)
             settled, culprits = await bisected(verdicts, self._record)
-            for verdict, why in culprits:
-                log.error("outcome cannot be stored job=%s attempt=%s error=%s", verdict.job, verdict.attempt, why)
-                if isinstance(why, DayNotKept):
-                    self.metrics.outcomes_dropped.inc()
-                else:
-                    settled.append(await until_available(partial(self._record, [failed_as_unstorable(verdict)])))
+            if culprits:
+                sources = {id(verdict): message for verdict, message in zip(verdicts, outcomes.sources, strict=True)}
+                dead_letters += await self._quarantine(culprits, sources, settled)
             for part in settled:
                 await self._announce(part)
             await announce_settled(self.nc, [one for part in settled for one in part.ended_attempts])
             self.late_acks.settled(outcomes.reports)
-        if outcomes.dead_letters:
-            await until_available(lambda: self.dead_letters.record(outcomes.dead_letters))
-            self.metrics.dead_letters.inc(len(outcomes.dead_letters))
+        if dead_letters:
+            await until_available(lambda: self.dead_letters.record(one_per_message(dead_letters)))
+            self.metrics.dead_letters.inc(len(dead_letters))
         await ack_all(self.nc, outcomes.messages)
         self.metrics.reported(outcomes.reports)
         self.metrics.decided(len(items), lag_ms=Ms(self.clock() - delivered(outcomes.messages[0].reply).at_ms))
@@ -110,6 +108,27 @@ class Settle:
 
     async def _record(self, verdicts: Sequence[Verdict]) -> Settled:
         return await self.ledger.settle(verdicts, now=self.clock())
+
+    async def _quarantine(
+        self,
+        culprits: Sequence[tuple[Verdict, BadData | Conflict]],
+        sources: Mapping[int, Message],
+        settled: list[Settled],
+    ) -> list[DeadLetter]:
+        """Keep the messages of outcomes that cannot be recorded, and end their jobs as failed, which adds to `settled`.
+
+        Outcomes of days that are not kept are counted and dropped.
+        """
+        dead_letters = []
+        for verdict, why in culprits:
+            log.error("outcome cannot be stored job=%s attempt=%s error=%s", verdict.job, verdict.attempt, why)
+            if isinstance(why, DayNotKept):
+                self.metrics.outcomes_dropped.inc()
+                continue
+            reason = f"the outcome of job {verdict.job} cannot be recorded: {why}"
+            dead_letters.append(dead_letter_of(sources[id(verdict)], stream=subjects.OUTCOME, why=reason))
+            settled += (await bisected([unrecordable(verdict)], self._record))[0]
+        return dead_letters
 
     async def _announce(self, settled: Settled) -> None:
         self.metrics.settled(settled)

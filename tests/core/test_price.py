@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from broker.core.price import price_nano_usd
 from schemas.catalog import Price
 from schemas.outcome import Usage
+from schemas.units import MOST_NANO_USD
 
 tokens = st.integers(0, 10**7)
 cents = st.integers(0, 10**5)
@@ -36,3 +37,11 @@ def test_a_price_is_what_its_decimals_say(usd: float) -> None:
 
 def test_a_part_of_a_nano_dollar_is_charged_as_one() -> None:
     assert price_nano_usd(Usage(1, 0), Price(input=0.000001)) == 1
+
+
+def test_more_cached_tokens_than_input_tokens_earn_nothing() -> None:
+    assert price_nano_usd(Usage(10, 0, 10**9), Price(input=1.0, cached_input=0.5)) == 5000
+
+
+def test_a_price_has_a_bound() -> None:
+    assert price_nano_usd(Usage(10**9, 10**9), Price(input=1e6, output=1e6)) == MOST_NANO_USD

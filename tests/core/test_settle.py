@@ -11,7 +11,7 @@ from broker.core.backoff import CAP_MS, backoff_ms, wait_ms
 from broker.core.body import body_hash
 from broker.core.price import Prices, price_nano_usd
 from broker.core.records import Entry, Final, Ignore, OpenJob, Requeue, Verdict
-from broker.core.settle import decide, failed_as_unstorable, needs_job
+from broker.core.settle import decide, needs_job, unrecordable
 from schemas.api import State
 from schemas.catalog import Catalog, Price, Route
 from schemas.job import Lane
@@ -239,14 +239,21 @@ def test_a_failure_that_nothing_mends_ends_a_request_and_brings_the_job_along() 
     assert verdict.entry.id == attempt.job
 
 
-def test_what_cannot_be_stored_ends_without_its_words() -> None:
-    verdict = failed_as_unstorable(verdict_on(a_report(Succeeded(b"\0", Usage(2**64, 1)))))
+def test_what_cannot_be_recorded_ends_without_its_cost() -> None:
+    verdict = unrecordable(verdict_on(a_report(Succeeded(b"{}", Usage(10**9, 1)))))
 
     assert verdict.executed is not None
-    assert verdict.executed.usage == Usage()
+    assert (verdict.executed.usage, verdict.executed.cost_nano_usd) == (Usage(), 0)
+    assert (verdict.executed.failure, verdict.executed.cost_source) == ("engine_fault", "unrecorded")
     assert isinstance(verdict.transition, Final)
     assert verdict.transition.state is State.FAILED
     assert verdict.transition.body is None
+
+
+def test_what_cannot_be_recorded_and_changes_nothing_goes_on_changing_nothing() -> None:
+    late = replace(verdict_on(a_report()), transition=Ignore())
+
+    assert unrecordable(late).transition == Ignore()
 
 
 outcomes = st.sampled_from([a_success(), Failed(EngineFault("x")), Failed(BadRequest("x")), Expired(), Released()])
@@ -355,21 +362,6 @@ def test_a_report_that_comes_twice_in_a_group_is_one_execution() -> None:
     executed = [(verdict.job, verdict.executed.delivery) for verdict in verdicts if verdict.executed is not None]
     assert sorted(executed) == sorted([(failed.job, 1), (other.job, 2), (failed.job, 2)])
     assert [type(verdict.transition) for verdict in verdicts] == [Ignore, Ignore, Final, Final, Ignore]
-
-
-def test_what_cannot_be_stored_leaves_out_all_that_a_worker_or_producer_wrote() -> None:
-    request = an_attempt(custom_id="c", metadata={"k": "v"}, traceparent="t", reply_to="x")
-    charged = Failed(BadRequest("x"), Usage(1, 1), Charge(NanoUsd(2**70), "s\0"))
-
-    verdict = failed_as_unstorable(verdict_on(a_report(charged, worker="w\0", interactive=request)))
-
-    executed, entry = verdict.executed, verdict.entry
-    assert executed is not None
-    assert (executed.worker, executed.failure, executed.cost_nano_usd) == ("?", "engine_fault", 0)
-    assert executed.cost_source == "?"
-    assert entry is not None
-    assert (entry.custom_id, entry.metadata, entry.traceparent) == (None, None, None)
-    assert (entry.id, entry.body) == (request.job, request.body)
 
 
 def test_a_deployment_is_named_once_among_those_that_failed_a_job() -> None:

@@ -13,7 +13,7 @@ from broker.core.admit import AdmissionContext, admit
 from broker.core.price import Prices
 from broker.core.principal import open_principal
 from broker.core.records import ONLY_SHARD, EndedAttempt, Entry, Final, Ignore, Pick, Requeue, Running, Verdict
-from broker.core.settle import decide, failed_as_unstorable
+from broker.core.settle import decide, unrecordable
 from broker.errors import BadData, Conflict, DayNotKept, Deposed, Unavailable
 from broker.ledger import migrate, open_ledger, pending
 from broker.ledger.connection import SETTINGS, Connection
@@ -190,7 +190,7 @@ async def test_numbers_beyond_64_bits_spoil_an_outcome_and_not_the_broker(ledger
     with pytest.raises(BadData):
         await ledger.settlement.settle([verdict], now=now())
 
-    assert await settled(ledger, failed_as_unstorable(verdict)) == [(verdict.job, State.FAILED)]
+    assert await settled(ledger, unrecordable(verdict)) == [(verdict.job, State.FAILED)]
 
 
 async def test_two_groups_with_the_same_jobs_admit_them_once(ledger: Ledger) -> None:
