@@ -22,8 +22,10 @@ LARGEST_MESSAGE = 8 * 1024 * 1024
 """In bytes. The server's max_payload must be as large, since one message carries a whole response body."""
 ADVISED = "brokers"
 """The consumer of the advisories, shared by all brokers."""
-GROUP_ACK_WAIT_S = 60.0
-"""How long a group that a broker pulled may stay unacknowledged before another broker gets it."""
+GROUP_ACK_WAIT_S = 4.0
+"""How long messages that a broker pulled stay with it without a sign of life: then another broker gets them. What a broker
+holds for longer it extends (`groups`), so this is how long the messages of a killed broker wait.
+"""
 _MAX_WAITING = 8192
 """How many pulls may wait at one consumer. It cannot be changed later, so it is high from the start."""
 _LEAST_ACK_PENDING = 4096

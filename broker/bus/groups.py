@@ -2,6 +2,9 @@
 
 While one group is committed the next one gathers. The load thus decides how large a group is, from one message when the
 broker is idle to thousands, and no timer adds latency.
+
+The lease of a message is short, so that another broker soon has what a killed one had pulled. What is held for long, as
+while Postgres is away, is extended. A group that is committed at once costs nothing for it.
 """
 
 import asyncio
@@ -9,9 +12,10 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from broker.bus.desired import LARGEST_MESSAGE
+from broker.bus.desired import GROUP_ACK_WAIT_S, LARGEST_MESSAGE
 from schemas.jetstream import (
     ACK,
+    EXTEND,
     Heartbeat,
     Message,
     NatsConnection,
@@ -40,10 +44,16 @@ _COMPLETED = "Batch Completed"
 _SILENCE_S = 12.0
 """How long a pull may be silent before it counts as lost: a little more than two heartbeats. A server that restarts forgets
 the pulls of before."""
+EXTEND_S = GROUP_ACK_WAIT_S / 4
+"""How often to extend what is held. What came less than half of that ago can wait for the next time, so that the first time
+comes before half of the lease is over."""
 
 
 class Groups:
-    """The messages of one consumer, by groups. At most `room` messages are held here or are on their way."""
+    """The messages of one consumer, by groups. At most `room` messages are held here or are on their way.
+
+    A group is held until the next one is asked for.
+    """
 
     def __init__(
         self,
@@ -54,6 +64,7 @@ class Groups:
         room: int,
         group_bytes: int,
         silence_s: float = _SILENCE_S,
+        extend_s: float = EXTEND_S,
     ) -> None:
         self._nc = nc
         self._subject = next_subject(stream, consumer)
@@ -61,8 +72,14 @@ class Groups:
         self._room = room
         self._group_bytes = group_bytes
         self._silence_s = silence_s
+        self._extend_s = extend_s
         self._asked = 0
         self._gathered: list[Message] = []
+        self._gathered_at = 0.0
+        """When the first of them came, or when some were taken since."""
+        self._group: list[Message] = []
+        """What has been taken and is being committed."""
+        self._group_at = 0.0
         self._bytes = 0
         """The size of the gathered messages."""
         self._arrived = asyncio.Event()
@@ -80,14 +97,30 @@ class Groups:
         subscription = await self._nc.subscribe(
             self._inbox, cb=self._on_message, pending_msgs_limit=-1, pending_bytes_limit=-1
         )
+        extending = asyncio.create_task(self._extend())
         try:
             yield self
         finally:
+            extending.cancel()
             if not self._nc.is_closed:
                 await subscription.unsubscribe()
 
+    async def _extend(self) -> None:
+        """Extend the leases of what has been held for a while, until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(self._extend_s)
+            before = loop.time() - self._extend_s / 2
+            held = [*self._group] if self._group_at <= before else []
+            held += self._gathered if self._gathered_at <= before else ()
+            try:
+                await answer_all(self._nc, [message.reply for message in held], EXTEND)
+            except NatsError as error:
+                log.warning("not extended messages=%d error=%s", len(held), str(error) or type(error).__name__)
+
     async def next(self) -> Sequence[Message]:
         """Wait for messages, then take a group of at least one, at most half the room and about `group_bytes`."""
+        self._group = []
         while not self._gathered:
             self._arrived.clear()
             if self._refused:
@@ -101,6 +134,8 @@ class Groups:
         """Take what has arrived, as far as a group may hold it. The group may be empty."""
         count = self._count()
         group, self._gathered = self._gathered[:count], self._gathered[count:]
+        self._group_at = self._gathered_at = asyncio.get_running_loop().time()
+        self._group += group
         self._bytes -= sum(len(message.data) for message in group)
         await self._pull()
         return group
@@ -148,6 +183,7 @@ class Groups:
                 return
             case None:
                 self._asked = max(0, self._asked - 1)
+                self._gathered_at = self._gathered_at if self._gathered else self._last_message_at
                 self._gathered.append(message)
                 self._bytes += len(message.data)
             case Heartbeat():

@@ -3,10 +3,12 @@
 import asyncio
 import signal
 import sys
+import time
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from broker.client import Client, RequestRefused, RequestTimedOut, Submission
@@ -15,6 +17,7 @@ from broker.local.servers import Child, nats_server, spawn
 from schemas.api import State
 from schemas.jetstream.client import NatsClient
 from tests.builders import a_job
+from tests.holding import a_hand
 from tests.real.test_broker import a_broker, a_worker
 from tests.sums import a_ledger_server
 from tests.system import CATALOG, until
@@ -113,3 +116,40 @@ async def test_processes_go_on_after_restarts_of_nats(tmp_path: Path) -> None:
         finally:
             for child in reversed(children):
                 await child.stop(signal.SIGTERM)
+
+
+TAKEN_OVER_S = 5.0
+"""How soon another broker has what a killed one had pulled, on a machine that is not overloaded."""
+LOADED_S = 3.0
+"""What a loaded machine may add to it."""
+
+
+async def test_what_a_killed_broker_had_pulled_is_taken_in_by_another_in_seconds(tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        url = await stack.enter_async_context(a_ledger_server(tmp_path / "pg"))
+        nats_url = await stack.enter_async_context(nats_server(tmp_path / "nats"))
+        where = ("broker", "serve", "--nats-url", nats_url, "--postgres-url", url, "--name")
+        killed = await started("killed", tmp_path / "killed.log", *where, "killed")
+        stack.push_async_callback(killed.stop)
+        client = await stack.enter_async_context(Client.connect(nats_url))
+        await client.apply_catalog(CATALOG.format(slots=4, options=""))
+        hand = await stack.enter_async_context(a_hand(url))
+        await hand.hold("lock table infermq.jobs in share row exclusive mode")
+        jobs = [await client.submit("m", HELLO) for _ in range(20)]
+        await hand.until_waiting(1)
+        other = await started("other", tmp_path / "other.log", *where, "other")  # it takes longer than a lease
+        stack.push_async_callback(other.stop, signal.SIGTERM)
+
+        await killed.stop()
+        await hand.let_go()
+        began = time.monotonic()
+
+        async def all_are_there() -> bool:
+            ledger = await asyncpg.connect(url)
+            try:
+                return bool(await ledger.fetchval("select count(*) from infermq.waiting") == len(jobs))
+            finally:
+                await ledger.close()
+
+        await until(all_are_there, "all jobs are taken in")
+        assert time.monotonic() - began < TAKEN_OVER_S + LOADED_S
