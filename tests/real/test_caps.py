@@ -107,7 +107,7 @@ async def test_a_cheaper_job_passes_one_that_the_rest_cannot_pay(nc: Nats, ledge
     await ledger.intake.admit([dear])
     await ledger.intake.admit([cheap])
 
-    async with a_leader(nc, ledger, a_catalog(0.5), a_beat("d")):
+    async with a_leader(nc, ledger, a_catalog(0.5), a_beat("d", slots=1)):
         [found] = await running(ledger)
 
     assert found.job == cheap.id
