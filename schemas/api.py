@@ -104,6 +104,8 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage
     cost_nano_usd: NanoUsd
     metadata: dict[str, str]
+    refused: int = 0
+    """How many jobs came for it when it had all the jobs that it was sealed with. Each has failed, outside of the batch."""
 
 
 class Batches(msgspec.Struct, frozen=True):

@@ -8,6 +8,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import UnionType
 from typing import Annotated, Any, Generic, TypeVar
+from uuid import UUID
 
 import msgspec
 from msgspec import Meta
@@ -158,6 +159,70 @@ def decode_jobs(data: bytes, headers: Mapping[str, str] | None) -> tuple[dict[in
         except Undecodable as error:
             problems.append(f"job {place} of {len(raws)} is {error}")
     return jobs, "; ".join(problems[:_SHOWN]) or None
+
+
+class JobNames(msgspec.Struct, frozen=True):
+    """What can be read of a job that cannot be decoded: how its producer knows it."""
+
+    id: UUID | None = None
+    batch: UUID | None = None
+    line: int | None = None
+    custom_id: str | None = None
+
+
+def unreadable_jobs(data: bytes, headers: Mapping[str, str] | None) -> dict[int | None, tuple[JobNames, str]]:
+    """Name the jobs of a message that cannot be decoded, each with the reason; by their places, as in `decode_jobs`.
+
+    A message of which nothing can be read is one such job, without a name. Of too long an array, the first BUNDLE are named.
+    """
+    is_json = _content_type(headers) == JSON
+    try:
+        jobs, why = decode_jobs(data, headers)
+    except Undecodable as error:
+        jobs, why = {}, str(error)
+    if why is None:
+        return {}
+    try:
+        raws: list[msgspec.Raw] = (_json_raws if is_json else _raws).decode(data)
+    except UNREADABLE:
+        return {None: (_names(data, json=is_json), why)}
+    found: dict[int | None, tuple[JobNames, str]] = {}
+    for place, raw in enumerate(raws[:BUNDLE], 1):
+        if place not in jobs:
+            found[place] = _names(bytes(raw), json=is_json), _reason(bytes(raw), headers) or why
+    return found or {None: (JobNames(), why)}
+
+
+def _reason(data: bytes, headers: Mapping[str, str] | None) -> str | None:
+    try:
+        decode_job(data, headers)
+    except Undecodable as error:
+        return str(error)
+    return None
+
+
+def _names(data: bytes, *, json: bool) -> JobNames:
+    try:
+        read = msgspec.json.decode(data) if json else msgspec.msgpack.decode(data)
+    except UNREADABLE:
+        return JobNames()
+    if not isinstance(read, dict):
+        return JobNames()
+    line, custom_id = read.get("line"), read.get("custom_id")
+    is_line = isinstance(line, int) and not isinstance(line, bool) and 1 <= line < 2**31
+    return JobNames(
+        id=_uuid(read.get("id")),
+        batch=_uuid(read.get("batch")),
+        line=line if is_line else None,
+        custom_id=custom_id[:512] if isinstance(custom_id, str) and custom_id else None,
+    )
+
+
+def _uuid(value: object) -> UUID | None:
+    try:
+        return msgspec.convert(value, UUID)
+    except msgspec.ValidationError:
+        return None
 
 
 def _raws_of(data: bytes, *, json: bool) -> list[msgspec.Raw]:

@@ -206,7 +206,7 @@ class _Submit:
         items = read_lines(self._stream, model=self._model, batch=batch, deadline_ms=deadline_ms)
         if catalog is None:
             return items
-        info = BatchInfo(id=batch, tenant=DEFAULT, lane=self._lane, deadline_ms=None, sealed=False)
+        info = BatchInfo(id=batch, tenant=DEFAULT, lane=self._lane, deadline_ms=None)
         return admissible(items, batch=info, catalog=catalog, now=wall_clock())
 
     async def _send(self, client: Client, batch: Batch, catalog: Catalog | None) -> None:

@@ -4,12 +4,14 @@ from collections.abc import Callable, Iterator, Mapping
 from uuid import UUID
 
 import msgspec
+from msgspec.structs import replace
 
 from broker.core.authorise import Action, forbidden
 from broker.core.body import body_hash, fault
 from broker.core.principal import Principal
 from broker.core.records import BatchInfo, Entry
 from schemas.catalog import Catalog
+from schemas.codec import JobNames
 from schemas.endpoints import ENDPOINTS
 from schemas.ids import id_problem
 from schemas.job import Job, Lane
@@ -54,9 +56,9 @@ def admit(job: Job, context: AdmissionContext, *, place: int | None = None) -> E
     """Return the entry for a job, with `refused` set if it must not run. `place` is its place in a message of several."""
     principal, now = context.principal, context.now
     bad_id = None if job.id is None else id_problem(job.id, now)
-    batch = _own_batch(job, context)
+    batch = _own_batch(job.batch, context)
     deadline = _deadline(job, context.lane, batch=batch, now=now)
-    refused = _refused(job, context, batch=batch, deadline=deadline)
+    refused = _full(batch) or _refused(job, context, batch=batch, deadline=deadline)
     if bad_id is not None and refused is None:
         refused = Refused("bad_id", f"the id {job.id} {bad_id}", "id")
     return Entry(
@@ -71,7 +73,8 @@ def admit(job: Job, context: AdmissionContext, *, place: int | None = None) -> E
         admitted_ms=now,
         deadline_ms=deadline,
         max_attempts=job.max_attempts or MAX_ATTEMPTS,
-        batch=batch.id if batch else None,
+        batch=batch.id if batch is not None and not batch.is_full else None,
+        too_late_for=batch.id if batch is not None and batch.is_full else None,
         line=job.line,
         custom_id=None if job.custom_id is None else _storable(job.custom_id),
         metadata=job.metadata and {_storable(name): _storable(text) for name, text in job.metadata.items()},
@@ -81,14 +84,69 @@ def admit(job: Job, context: AdmissionContext, *, place: int | None = None) -> E
     )
 
 
+def unreadable(names: JobNames, why: str, context: AdmissionContext, *, place: int | None) -> Entry:
+    """Return the entry for a job that cannot be decoded, so that its producer sees it fail, by what can be read of it."""
+    batch = _own_batch(names.batch, context)
+    is_good = names.id is not None and id_problem(names.id, context.now) is None
+    return Entry(
+        id=names.id if names.id is not None and is_good else context.new_id(place),
+        tenant=_storable(context.principal.tenant),
+        key=_storable(context.principal.key),
+        lane=context.lane,
+        model=_storable(context.model)[:200],
+        endpoint="",
+        body=b"",
+        body_hash=body_hash("", why.encode(errors="backslashreplace")),
+        admitted_ms=context.now,
+        deadline_ms=Ms(context.now + DEFAULT_DEADLINE_MS[context.lane]),
+        max_attempts=MAX_ATTEMPTS,
+        batch=batch.id if batch is not None and not batch.is_full else None,
+        too_late_for=batch.id if batch is not None and batch.is_full else None,
+        line=names.line,
+        custom_id=None if names.custom_id is None else _storable(names.custom_id),
+        refused=_full(batch) or Refused("unreadable_job", _storable(why).encode(errors="backslashreplace").decode()),
+    )
+
+
+def under_another_id(entry: Entry, own: UUID) -> Entry:
+    """Return the entry for a job whose id is another job's, so that its producer sees it fail, under an id of its own."""
+    message = f"the id {entry.id} is another job's already: ids are never used twice"
+    refused = entry.refused or Refused("id_in_use", message, "id")
+    return replace(entry, id=own, refused=refused, idempotency_key=None)
+
+
+def unstorable(entry: Entry, own: UUID, why: str) -> Entry:
+    """Return the entry for a job that the ledger cannot store, without what may be the reason."""
+    refused = Refused("unstorable", f"the job cannot be recorded: {_storable(why)}")
+    return replace(
+        entry,
+        id=own,
+        refused=refused,
+        body=b"",
+        custom_id=None,
+        metadata=None,
+        traceparent=None,
+        idempotency_key=None,
+    )
+
+
+def _full(batch: BatchInfo | None) -> Refused | None:
+    if batch is None or not batch.is_full:
+        return None
+    jobs = "its job" if batch.jobs == 1 else f"its {batch.jobs} jobs"
+    return Refused(
+        "batch_sealed", f"the batch {batch.id} was sealed with {jobs}: submit this one in another", "batch"
+    )
+
+
 def _storable(text: str) -> str:
     """Replace NUL characters, which Postgres does not store. A job that has one is refused, and recorded without it."""
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}") if "\0" in text else text
 
 
-def _own_batch(job: Job, context: AdmissionContext) -> BatchInfo | None:
-    """Return the batch that the job names, if it belongs to the job's tenant."""
-    batch = None if job.batch is None else context.batches.get(job.batch)
+def _own_batch(named: UUID | None, context: AdmissionContext) -> BatchInfo | None:
+    """Return the batch that a job names, if it belongs to the job's tenant."""
+    batch = None if named is None else context.batches.get(named)
     return batch if batch is not None and batch.tenant == context.principal.tenant else None
 
 

@@ -70,6 +70,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """A job with the same key of the same tenant is the same job."""
     refused: Refused | None = None
     """Why the job is not admitted. It is then recorded as `failed` at once and never waits."""
+    too_late_for: UUID | None = None
+    """The batch that did not take the job, since it was full. The job is refused, and counted there as `refused`."""
 
     @property
     def flow(self) -> Flow:
@@ -99,7 +101,15 @@ class BatchInfo(msgspec.Struct, frozen=True, kw_only=True):
     tenant: str
     lane: Lane
     deadline_ms: Ms | None
-    sealed: bool
+    jobs: int | None = None
+    """How many jobs it was sealed with. None: it is open."""
+    admitted: int = 0
+    is_complete: bool = False
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it takes no more jobs. A sealed batch takes those that were on their way when it was sealed."""
+        return self.is_complete or (self.jobs is not None and self.admitted >= self.jobs)
 
 
 class WaitingJob(msgspec.Struct, frozen=True):
@@ -287,8 +297,8 @@ class Admitted(msgspec.Struct, frozen=True, kw_only=True):
 
     waiting: tuple[tuple[Flow, Place], ...]
     refused: tuple[Recorded, ...]
-    conflicts: tuple[UUID, ...]
-    """The ids that belong to another job already."""
+    conflicts: tuple[Entry, ...]
+    """Those whose id belongs to another job already."""
 
 
 class Leadership(msgspec.Struct, frozen=True):

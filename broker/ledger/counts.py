@@ -11,7 +11,7 @@ from schemas.outcome import Usage
 from schemas.units import Ms, NanoUsd
 
 _FIELDS = (
-    "admitted", "succeeded", "failed", "expired", "cancelled", "dead", "input_tokens", "output_tokens",
+    "admitted", "succeeded", "failed", "expired", "cancelled", "dead", "refused", "input_tokens", "output_tokens",
     "cached_tokens", "cost_nano_usd",
 )  # fmt: skip
 
@@ -27,6 +27,11 @@ class Deltas:
     def admitted(self, batch: UUID | None, count: int) -> None:
         if batch is not None:
             self.by_batch[batch]["admitted"] += count
+
+    def refused(self, batch: UUID | None) -> None:
+        """Count a job that came too late for a batch."""
+        if batch is not None:
+            self.by_batch[batch]["refused"] += 1
 
     def ended(self, batch: UUID | None, state: State) -> None:
         if batch is not None:

@@ -37,7 +37,9 @@ class PgIntake:
                 tenant=row["tenant"],
                 lane=Lane(row["lane"]),
                 deadline_ms=row["deadline_ms"],
-                sealed=row["sealed"],
+                jobs=row["jobs"],
+                admitted=row["admitted"],
+                is_complete=row["is_complete"],
             )
             for row in rows
         }
@@ -74,7 +76,7 @@ async def _admit_some(connection: Connection, entries: Sequence[Entry]) -> Admit
         await _follow(connection, fresh)
         known = await connection.fetch(query("identities"), list(stands_for.values()))
     identities = {row["id"]: (row["tenant"], row["body_hash"]) for row in known}
-    conflicts = [e.id for e in entries if identities.get(stands_for[e.id]) != (e.tenant, e.body_hash)]
+    conflicts = [e for e in entries if identities.get(stands_for[e.id]) != (e.tenant, e.body_hash)]
     return _answer(fresh, conflicts)
 
 
@@ -133,13 +135,14 @@ async def _follow(connection: Connection, fresh: Sequence[Entry]) -> None:
     for entry in fresh:
         if entry.refused is not None:
             deltas.ended(entry.batch, State.FAILED)
+            deltas.refused(entry.too_late_for)
     latest = max((entry.admitted_ms for entry in fresh), default=Ms(0))
     ended_before = await deltas.write(connection, now=latest)
     if refused := [(entry.id, entry.batch, None) for entry in fresh if entry.refused is not None]:
         await copy_results(connection, refused, ended_before)
 
 
-def _answer(fresh: Sequence[Entry], conflicts: Sequence[UUID]) -> Admitted:
+def _answer(fresh: Sequence[Entry], conflicts: Sequence[Entry]) -> Admitted:
     return Admitted(
         waiting=tuple((entry.flow, entry.place) for entry in fresh if entry.refused is None),
         refused=tuple(_refused(entry) for entry in fresh if entry.refused is not None),

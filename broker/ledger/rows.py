@@ -171,6 +171,7 @@ def batch_of(row: Row) -> Batch:
         usage=usage_of(row),
         cost_nano_usd=NanoUsd(row["cost_nano_usd"]),
         metadata=metadata_of(row),
+        refused=row["refused"],
     )
 
 

@@ -4,16 +4,15 @@ A group of messages at a time: decode → admit (pure) → ledger commit → ann
 job that is known already stays as it is.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from uuid import UUID
 
 from broker.bus.dead_letters import dead_letter_of, one_per_message
 from broker.bus.groups import Groups, ack_all
 from broker.bus.notices import announce_waiting
 from broker.bus.results import announce_results
-from broker.core.admit import AdmissionContext, admit
+from broker.core.admit import AdmissionContext, admit, under_another_id, unreadable, unstorable
 from broker.core.principal import Identify
 from broker.core.records import BatchInfo, DeadLetter, Entry
 from broker.metrics import BrokerMetrics
@@ -21,7 +20,7 @@ from broker.ports import DeadLetterLedger, IntakeLedger
 from broker.retrying import bisected, until_available
 from schemas import subjects
 from schemas.catalog import Catalog
-from schemas.codec import TRACEPARENT, Undecodable, decode_jobs
+from schemas.codec import TRACEPARENT, JobNames, Undecodable, decode_jobs, unreadable_jobs
 from schemas.ids import derived_id
 from schemas.jetstream import Delivered, Message, NatsConnection, delivered
 from schemas.job import Job, Lane
@@ -40,6 +39,21 @@ class Submitted:
     at: Delivered
     jobs: Mapping[int | None, Job]
     """The jobs by their place in a message of several. A message of one has it at None."""
+    unreadable: Mapping[int | None, tuple[JobNames, str]]
+    """Those that cannot be decoded: what can be read of each, and the reason."""
+
+    def batches(self) -> Iterator[UUID]:
+        """Yield the batches that the jobs name."""
+        yield from (job.batch for job in self.jobs.values() if job.batch is not None)
+        yield from (names.batch for names, _ in self.unreadable.values() if names.batch is not None)
+
+    def new_id(self, place: int | None) -> UUID:
+        """Make an id for the job at this place, the same one whenever the message is delivered."""
+        return derived_id(subjects.SUBMIT, self.at.sequence, self.at.at_ms, place)
+
+    def own_id(self, entry: Entry) -> UUID:
+        """Make another id for a job of this message, the same one whenever the message is delivered."""
+        return derived_id(f"{subjects.SUBMIT}:{entry.id}:{entry.body_hash.hex()}", self.at.sequence, self.at.at_ms)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,64 +80,80 @@ class Intake:
     async def take(self, messages: Sequence[Message]) -> None:
         """Record a group of messages, announce what was recorded, then ack the messages."""
         submitted, dead_letters = _decode(messages)
-        named = {job.batch for one in submitted for job in one.jobs.values() if job.batch is not None}
+        named = {batch for one in submitted for batch in one.batches()}
         batches = await until_available(lambda: self.ledger.batches_of(named)) if named else {}
         catalog = self.catalog()
         dead_letters += await self._record(
-            [(entry, one.message) for one in submitted for entry in self._admitted(one, catalog, batches)]
+            [(entry, one) for one in submitted for entry in self._entries(one, catalog, batches)]
         )
         if dead_letters:
             await until_available(lambda: self.dead_letters.record(one_per_message(dead_letters)))
             self.metrics.dead_letters.inc(len(dead_letters))
         await ack_all(self.nc, messages)
 
-    def _admitted(self, one: Submitted, catalog: Catalog, batches: Mapping[UUID, BatchInfo]) -> list[Entry]:
+    def _entries(self, one: Submitted, catalog: Catalog, batches: Mapping[UUID, BatchInfo]) -> list[Entry]:
         context = AdmissionContext(
             principal=self.principal(one.source.tenant, one.source.key),
             lane=one.source.lane,
             model=one.source.model,
             catalog=catalog,
             now=one.at.at_ms,
-            new_id=partial(derived_id, subjects.SUBMIT, one.at.sequence, one.at.at_ms),
+            new_id=one.new_id,
             batches=batches,
             traceparent=(one.message.headers or {}).get(TRACEPARENT),
         )
-        return [admit(job, context, place=place) for place, job in one.jobs.items()]
+        entries = [admit(job, context, place=place) for place, job in one.jobs.items()]
+        if one.unreadable:
+            entries += [unreadable(*why, context, place=place) for place, why in one.unreadable.items()]
+        return entries
 
-    async def _record(self, submitted: Sequence[tuple[Entry, Message]]) -> list[DeadLetter]:
-        """Commit entries and announce them. Returns the dead letters of those that the ledger cannot take."""
+    async def _record(self, submitted: Sequence[tuple[Entry, Submitted]]) -> list[DeadLetter]:
+        """Commit entries and announce them. Returns the dead letters of those that the ledger cannot take.
+
+        Such a job is recorded as failed without what cannot be stored, and one whose id is another's under another id: its
+        producer sees it fail.
+        """
         if not submitted:
             return []
         entries = [entry for entry, _ in submitted]
-        by_id = {entry.id: message for entry, message in submitted}
+        conflicts, culprits = await self._admit(entries)
+        if not conflicts and not culprits:
+            return []
+        sources = {id(entry): one for entry, one in submitted}
+        failed = [under_another_id(entry, sources[id(entry)].own_id(entry)) for entry in conflicts]
+        failed += [unstorable(entry, sources[id(entry)].own_id(entry), why) for entry, why in culprits]
+        await self._admit(failed)
+        return [_dead_letter(sources[id(entry)].message, why) for entry, why in culprits]
+
+    async def _admit(self, entries: Sequence[Entry]) -> tuple[list[Entry], list[tuple[Entry, str]]]:
+        """Commit entries and announce them. Returns those whose id is another's, and those that cannot be stored."""
         admitted, culprits = await bisected(entries, self.ledger.admit)
         for part in admitted:
             self.metrics.admitted(self.lane, waiting=len(part.waiting), refused=len(part.refused))
             await announce_waiting(self.nc, part.waiting)
             await announce_results(self.nc, part.refused)
-        dead_letters = [_dead_letter(by_id[entry.id], str(why)) for entry, why in culprits]
-        dead_letters += [
-            _dead_letter(by_id[job], f"id {job} is another job's already: ids are never used twice")
-            for part in admitted
-            for job in part.conflicts
-        ]
-        return dead_letters
+        return [entry for part in admitted for entry in part.conflicts], [(one, str(why)) for one, why in culprits]
 
 
 def _decode(messages: Sequence[Message]) -> tuple[list[Submitted], list[DeadLetter]]:
-    """Decode messages. One that can be read in part only is among both."""
+    """Decode messages. One that cannot be read, or in part only, is among both, unless nobody can tell whose it is."""
     submitted: list[Submitted] = []
     dead_letters: list[DeadLetter] = []
     for message in messages:
+        jobs: Mapping[int | None, Job] = {}
         try:
-            jobs, why = decode_jobs(message.data, message.headers)
             source = subjects.parse_submit(message.subject)
-        except (Undecodable, ValueError) as error:
+            jobs, why = decode_jobs(message.data, message.headers)
+        except Undecodable as error:
+            why = str(error)
+        except ValueError as error:
             dead_letters.append(_dead_letter(message, str(error)))
             continue
+        broken: Mapping[int | None, tuple[JobNames, str]] = {}
         if why is not None:
             dead_letters.append(_dead_letter(message, why))
-        submitted.append(Submitted(message, source, delivered(message.reply), jobs))
+            broken = unreadable_jobs(message.data, message.headers)
+        submitted.append(Submitted(message, source, delivered(message.reply), jobs, broken))
     return submitted, dead_letters
 
 

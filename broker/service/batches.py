@@ -35,10 +35,16 @@ class BatchService:
         return await self.ledger.create(ask, principal.tenant, self.clock())
 
     async def seal(self, principal: Principal, ask: BatchSeal) -> Batch:
-        """Say that no more jobs will come. A batch that is sealed already stays as it is."""
+        """Say that no more jobs will come. A batch that is sealed already stays as it is, and can be sealed with no other
+        number.
+        """
         authorise(principal, Action.SUBMIT)
-        sealed = await self.ledger.seal(ask.id, principal.tenant, ask.jobs, self.clock())
-        return found(sealed, f"batch {ask.id}")
+        batch = await self.ledger.seal(ask.id, principal.tenant, ask.jobs, self.clock())
+        sealed = found(batch, f"batch {ask.id}")
+        if sealed.jobs != ask.jobs:
+            message = f"the batch {ask.id} was sealed with {sealed.jobs} jobs, not {ask.jobs}: make another for more"
+            raise Refusal(Problem("batch_sealed", message, "jobs", sealed.jobs))
+        return sealed
 
     async def show(self, principal: Principal, ask: BatchRef) -> Batch:
         authorise(principal, Action.READ_JOBS)

@@ -54,7 +54,7 @@ def a_body(more: str) -> bytes:
 
 
 def a_batch(**changes: Any) -> BatchInfo:
-    fields = {"id": an_id(), "tenant": "tenant", "lane": Lane.BULK, "deadline_ms": None, "sealed": False}
+    fields = {"id": an_id(), "tenant": "tenant", "lane": Lane.BULK, "deadline_ms": None}
     return BatchInfo(**{**fields, **changes})
 
 

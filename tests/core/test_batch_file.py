@@ -125,7 +125,7 @@ def test_an_empty_file_is_a_fault(content: bytes) -> None:
 
 
 def admitted(*lines: bytes, **changes: Any) -> list[Line | Fault]:
-    batch = BatchInfo(id=BATCH, tenant="t", lane=Lane.BULK, deadline_ms=None, sealed=False)
+    batch = BatchInfo(id=BATCH, tenant="t", lane=Lane.BULK, deadline_ms=None)
     stream = io.BytesIO(b"".join(line + b"\n" for line in lines))
     items = read_lines(stream, model=None, batch=BATCH, **changes)
     return list(admissible(items, batch=batch, catalog=a_catalog(), now=now()))
@@ -158,7 +158,7 @@ def test_what_admission_would_refuse_is_a_fault_with_its_line_field_and_limit(
 
 def test_an_endpoint_that_the_model_does_not_serve_is_a_fault() -> None:
     catalog = a_catalog()
-    batch = BatchInfo(id=BATCH, tenant="t", lane=Lane.BULK, deadline_ms=None, sealed=False)
+    batch = BatchInfo(id=BATCH, tenant="t", lane=Lane.BULK, deadline_ms=None)
     model = msgspec.structs.replace(catalog.models["m"], endpoints=("/v1/embeddings",))
     lines = read(a_line())
 

@@ -230,10 +230,11 @@ async def test_a_message_may_hold_many_jobs_and_a_bad_one_costs_no_other(running
     encode = msgspec.json.encode if content_type == JSON else msgspec.msgpack.encode
     subject = subjects.submit(Source(Lane.BULK, "m", "default", "default"))
     await running.nc.jetstream().publish(subject, encode(jobs), headers={"Content-Type": content_type})
-    await running.client.seal(batch.id, jobs=4)
+    await running.client.seal(batch.id, jobs=5)
 
     results = {result.custom_id: result.state async for result in running.client.results(batch.id)}
 
+    assert results.pop(None) is State.FAILED
     assert results == dict.fromkeys(["c0", "c1", "c3", "c4"], State.SUCCEEDED)
     [letter] = await running.rows("select reason from infermq.dead_letters")
     assert "job 3 of 5" in letter["reason"]
@@ -251,17 +252,6 @@ async def test_a_message_holds_a_thousand_jobs_at_most(running: Running) -> None
     assert ["1 to 1000" in letter["reason"] for letter in letters] == [True, True]
 
 
-async def test_an_id_used_for_another_job_becomes_a_dead_letter(running: Running) -> None:
-    job = await running.submit("hello")
-    await running.ended(job)
-
-    await running.client.submit_many([Submission("m", a_job(id=job, body=BODY))])
-    await running.ended(await running.submit("after"))
-
-    [letter] = await running.rows("select reason from infermq.dead_letters")
-    assert str(job) in letter["reason"]
-
-
 async def test_refused_jobs_of_a_batch_complete_it(running: Running) -> None:
     batch = await running.client.create_batch()
     jobs = [
@@ -276,6 +266,19 @@ async def test_refused_jobs_of_a_batch_complete_it(running: Running) -> None:
 
     assert results == {"bad": State.FAILED, "unknown": State.FAILED, "good": State.SUCCEEDED}
     assert (await running.client.batch(batch.id)).status is BatchStatus.COMPLETED
+
+
+async def test_a_batch_cannot_be_sealed_with_another_number(running: Running) -> None:
+    client = running.client
+    batch = await client.create_batch()
+    await client.seal(batch.id, jobs=0)
+
+    again = await client.seal(batch.id, jobs=0)
+    with pytest.raises(RequestRefused) as refused:
+        await client.seal(batch.id, jobs=1)
+
+    assert again.jobs == 0
+    assert (refused.value.problem.code, refused.value.problem.limit) == ("batch_sealed", 0)
 
 
 async def test_results_of_an_open_batch_end_with_those_that_are_there(running: Running) -> None:

@@ -217,7 +217,7 @@ async def test_an_id_of_anothers_job_is_a_conflict(ledger: Ledger) -> None:
 
     admitted = await ledger.intake.admit([of("a_2e_b", id=theirs.id)])
 
-    assert admitted.conflicts == (theirs.id,)
+    assert [one.id for one in admitted.conflicts] == [theirs.id]
     assert not admitted.waiting
     assert await ledger.jobs.find(theirs.id, "a_2e_b") is None
 

@@ -138,6 +138,8 @@ create table infermq.batches (
     expired         int     not null default 0,
     cancelled       int     not null default 0,
     dead            int     not null default 0,
+    -- jobs that came when it was full: each has failed, outside of the batch
+    refused         int     not null default 0,
     input_tokens    bigint  not null default 0,
     output_tokens   bigint  not null default 0,
     cached_tokens   bigint  not null default 0,

@@ -1,1 +1,2 @@
-select id, tenant, lane, deadline_ms, sealed_ms is not null as sealed from infermq.batches where id = any($1::uuid[])
+select id, tenant, lane, deadline_ms, jobs, admitted, completed_ms is not null as is_complete
+  from infermq.batches where id = any($1::uuid[])
