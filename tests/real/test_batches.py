@@ -119,18 +119,19 @@ async def test_a_job_that_is_refused_at_intake_can_be_the_last_of_its_batch(ledg
 
 async def test_a_batch_stays_completed_when_it_was(ledger: Ledger) -> None:
     batch = await a_batch(ledger)
-    first, second = [await running(ledger, batch=batch.id) for _ in range(2)]
+    job = await running(ledger, batch=batch.id)
     await ledger.batches.seal(batch.id, "default", 1, now())
-    await ledger.settlement.settle([an_end(first, State.SUCCEEDED)], now=Ms(now() + 1000))
+    await ledger.settlement.settle([an_end(job, State.SUCCEEDED)], now=Ms(now() + 1000))
     completed = await ledger.batches.find(batch.id, "default")
 
-    await ledger.settlement.settle([an_end(second, State.SUCCEEDED)], now=Ms(now() + 9000))
+    late = an_entry(admitted_ms=now() + 9000, refused=Refused("batch_sealed", "too late"), too_late_for=batch.id)
+    await ledger.intake.admit([late])
 
     shown = await ledger.batches.find(batch.id, "default")
     assert shown is not None
     assert completed is not None
     assert shown.completed_ms == completed.completed_ms is not None
-    assert shown.counts.succeeded == 2
+    assert shown.refused == 1
 
 
 async def test_creating_a_batch_again_answers_it_as_it_is(ledger: Ledger) -> None:

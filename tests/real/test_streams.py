@@ -292,6 +292,7 @@ async def test_a_job_of_a_day_that_was_dropped_is_a_dead_letter_and_the_others_a
         await emptied(nc, subjects.SUBMIT)
 
         assert await pool.fetchval("select count(*) from infermq.dead_letters") == 1
+        assert await pool.fetchval("select failure->>'code' from infermq.jobs where state = 'failed'") == "unstorable"
         await pool.execute("delete from infermq.waiting where job = $1", first)
     shown = await ledger.jobs.find(good, "default")
     assert shown is not None
