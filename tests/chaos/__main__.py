@@ -7,7 +7,7 @@ import typer
 
 from tests.chaos import planted
 from tests.chaos.faults import Kind
-from tests.chaos.round import Summary, round_of
+from tests.chaos.round import Plan, Summary, round_of
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -26,15 +26,26 @@ def run(
     seeds: Annotated[
         list[int] | None, typer.Argument(help="A round each; the same seed draws the same faults.")
     ] = None,
-    faults: Annotated[int, typer.Option(help="How many faults each round has.")] = 100,
+    *,
+    faults: Annotated[int, typer.Option(min=0, help="How many faults each round has.")] = 100,
     only: Annotated[list[Kind] | None, typer.Option(help="Only faults of these kinds.")] = None,
     group: Annotated[int, typer.Option(help="How many faults come before everything must settle.")] = 5,
+    cap_usd: Annotated[float, typer.Option(help="The daily cap of one deployment.")] = 1000.0,
+    may_repeat: Annotated[bool, typer.Option(help="Whether faults may lead to a second run of an attempt.")] = True,
 ) -> None:
     """Run a round for each seed. Ends with 1 if a promise was broken."""
     summaries = []
     for seed in seeds or [1]:
         say(f"seed {seed}")
-        summaries.append(asyncio.run(round_of(seed, faults=faults, kinds=only or tuple(Kind), say=say, group=group)))
+        plan = Plan(
+            seed=seed,
+            faults=faults,
+            kinds=only or tuple(Kind),
+            group=group,
+            cap_usd=cap_usd,
+            may_repeat=may_repeat,
+        )
+        summaries.append(asyncio.run(round_of(plan, say=say)))
     say("")
     for summary in summaries:
         say(str(summary))

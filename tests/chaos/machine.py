@@ -55,6 +55,7 @@ kind = "engine_fault"
 engine = "simulated"
 max_concurrency = 16
 reserve = 4
+daily_cap_usd = {cap}
 price = {{ input = 1.0, output = 2.0 }}
 [deployments.steady.options]
 log = "{log}"
@@ -314,5 +315,6 @@ async def a_machine(folder: Path) -> AsyncIterator[Machine]:
         yield machine
 
 
-def catalog_of(machine: Machine) -> str:
-    return CATALOG.format(log=machine.ran)
+def catalog_of(machine: Machine, *, cap_usd: float) -> str:
+    """`cap_usd`: what the deployment `steady` may cost a day."""
+    return CATALOG.format(log=machine.ran, cap=cap_usd)

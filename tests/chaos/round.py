@@ -20,8 +20,6 @@ from tests.chaos.faults import Fault, Faults, Kind, draw
 from tests.chaos.load import Load, a_load
 from tests.chaos.machine import Machine, a_machine, catalog_of
 
-_GROUP = 5
-"""How many faults come, mostly one over the other, before everything must settle."""
 _CALM_S = 4.0
 _SETTLES_S = 120.0
 Say = Callable[[str], None]
@@ -53,21 +51,35 @@ class Summary:
         return "\n".join(lines)
 
 
-async def round_of(
-    seed: int, *, faults: int, kinds: Sequence[Kind] = tuple(Kind), say: Say, group: int = _GROUP
-) -> Summary:
-    """Run one system through these many faults. What it leaves is kept if something was wrong."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What happens in a round."""
+
+    seed: int
+    faults: int
+    kinds: Sequence[Kind] = tuple(Kind)
+    group: int = 5
+    """How many faults come, mostly one over the other, before everything must settle."""
+    cap_usd: float = 1000.0
+    """The daily cap of one deployment."""
+    may_repeat: bool = True
+    """Whether faults may lead to a second run of an attempt. Without any fault, nothing may."""
+
+
+async def round_of(plan: Plan, *, say: Say) -> Summary:
+    """Run one system through a plan. What it leaves is kept if something was wrong."""
+    seed = plan.seed
     folder = Path(tempfile.mkdtemp(prefix=f"infermq-chaos-{seed}-"))
     summary = Summary(seed)
     began = time.monotonic()
     try:
-        async with _running(folder, seed) as (machine, load):
+        async with _running(folder, plan) as (machine, load):
             one = _Round(machine, load, summary, say)
             await one.calm()
-            left = draw(random.Random(seed), faults, kinds)
+            left = draw(random.Random(seed), plan.faults, plan.kinds)
             while left and not summary.violations:
-                await one.group(left[:group])
-                left = left[group:]
+                await one.group(left[: plan.group], may_repeat=plan.may_repeat)
+                left = left[plan.group :]
     except (AssertionError, ExceptionGroup, OSError) as error:
         summary.violations.append(f"{type(error).__name__}: {error}")
         say(f"  VIOLATION {summary.violations[-1]}")
@@ -81,14 +93,14 @@ async def round_of(
 
 
 @asynccontextmanager
-async def _running(folder: Path, seed: int) -> AsyncIterator[tuple[Machine, Load]]:
+async def _running(folder: Path, plan: Plan) -> AsyncIterator[tuple[Machine, Load]]:
     async with a_machine(folder) as machine:
         for broker in machine.brokers:
             broker.start()
         looking = asyncio.create_task(machine.look_after())
         try:
-            async with a_load(machine.nats.url, seed) as load:
-                await _prepare(machine)
+            async with a_load(machine.nats.url, plan.seed) as load:
+                await _prepare(machine, cap_usd=plan.cap_usd)
                 yield machine, load
         finally:
             looking.cancel()
@@ -96,7 +108,7 @@ async def _running(folder: Path, seed: int) -> AsyncIterator[tuple[Machine, Load
                 await looking
 
 
-async def _prepare(machine: Machine) -> None:
+async def _prepare(machine: Machine, *, cap_usd: float) -> None:
     """The catalog, the workers, and the check of the fence."""
     connection = await asyncpg.connect(machine.postgres.url)
     await connection.execute(FENCE)
@@ -104,7 +116,7 @@ async def _prepare(machine: Machine) -> None:
     while not any(broker.is_ready() for broker in machine.brokers):
         await asyncio.sleep(0.05)
     async with Client.connect(machine.nats.url) as client:
-        await client.apply_catalog(catalog_of(machine))
+        await client.apply_catalog(catalog_of(machine, cap_usd=cap_usd))
     for worker in machine.workers:
         worker.start()
     await machine.all_ready()
@@ -124,9 +136,9 @@ class _Round:
         """Without a fault, nothing runs twice."""
         self._load.open(is_calm=True)
         await asyncio.sleep(_CALM_S)
-        await self._settle(is_calm=True)
+        await self._settle(may_repeat=False)
 
-    async def group(self, faults: Sequence[Fault]) -> None:
+    async def group(self, faults: Sequence[Fault], *, may_repeat: bool) -> None:
         """Faults under load, one over the other; then everything must settle and agree."""
         self._load.open()
         async with asyncio.TaskGroup() as acting:
@@ -134,7 +146,7 @@ class _Round:
                 self._number += 1
                 acting.create_task(self._act(fault, self._number))
                 await asyncio.sleep(fault.then_s)
-        await self._settle(is_calm=False)
+        await self._settle(may_repeat=may_repeat)
 
     async def _act(self, fault: Fault, number: int) -> None:
         began = time.monotonic()
@@ -142,7 +154,7 @@ class _Round:
         self._summary.faults[fault.kind] += 1
         self._say(f"{number:4} {fault.kind:<18} {whom} ({time.monotonic() - began:.1f} s)")
 
-    async def _settle(self, *, is_calm: bool) -> None:
+    async def _settle(self, *, may_repeat: bool) -> None:
         self._load.close()
         await self._machine.all_ready()
         took_s = await self._check.settled(_SETTLES_S)
@@ -150,7 +162,7 @@ class _Round:
             for job in lost:
                 await self._load.submit_again(job)
             took_s += await self._check.settled(_SETTLES_S)
-        found, figures = await self._check.compare(is_calm=is_calm)
+        found, figures = await self._check.compare(may_repeat=may_repeat)
         summary = self._summary
         cost, waste = figures.cost_nano_usd, figures.waste_nano_usd
         summary.figures += figures

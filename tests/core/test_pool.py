@@ -1,6 +1,7 @@
 """Slots: never more attempts in the engine than there are, and every one comes back, whatever happens."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -74,7 +75,8 @@ class Case:
         self.engine = Scripted()
         self.pool = SlotPool(self.engine.capacity)
         catalog = ActiveCatalog(Revision(1, Ms(0), a_catalog()), "d")
-        self.runner = Runner(self.engine, self.pool, catalog=catalog, clock=lambda: NOW, entropy=lambda: 1)
+        entropy = itertools.count(1).__next__
+        self.runner = Runner(self.engine, self.pool, catalog=catalog, clock=lambda: NOW, entropy=entropy)
         self.outcomes: dict[Attempt, Outcome] = {}
 
     def start(self, slots: Slots) -> HeldAttempt:
@@ -255,3 +257,12 @@ async def test_what_is_overdue_ends_with_the_time_it_took() -> None:
 
     assert case.outcomes == {held.attempt: Failed(TimedOut(Ms(500), "attempt"))}
     await ended(serving)
+
+
+def test_each_execution_of_an_attempt_has_an_id_of_its_own() -> None:
+    case = Case()
+    attempt = an_attempt()
+
+    held = [case.runner.hold(attempt, case.pool.leased, (attempt.job.bytes, 1)) for _ in range(2)]
+
+    assert len({one.execution for one in held}) == 2
