@@ -8,9 +8,11 @@ from typing import Annotated
 
 import msgspec
 from msgspec import Meta
+from msgspec.structs import replace
 
 from schemas.catalog import CatalogError
 from schemas.subjects import DEFAULT
+from schemas.urls import public
 
 DATA = ".infermq"
 RUN_FILE = "run.json"
@@ -53,7 +55,7 @@ class UpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """The content of `run.json` in the data folder of a running `infermq up`."""
+    """The content of `run.json` in the data folder of a running `infermq up`, which only its user can read."""
 
     pid: int
     nats_url: str
@@ -61,6 +63,10 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
     broker_http: str
     workers: dict[str, str]
     """The URL of each worker's HTTP server, by its name."""
+
+    def public(self) -> "RunInfo":
+        """Return it without passwords, to be shown."""
+        return replace(self, nats_url=public(self.nats_url), postgres_url=public(self.postgres_url))
 
 
 class Location(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,6 +1,7 @@
 """A whole system as a user starts it: `infermq up` in a process of its own."""
 
 import asyncio
+import itertools
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 from broker.cli.app import app
 from broker.client import Client
 from broker.config import RunInfo
+from broker.local.servers import nats_server, postgres_server
 from tests.sums import check_sums
 
 CATALOG = """
@@ -43,6 +45,10 @@ def a_catalog_file(folder: Path, *, slots: int = 16, options: str = "") -> Path:
     return path
 
 
+SECRET = "hunter2"  # noqa: S105 - of servers that live as long as a test
+"""The password of the servers of `a_guarded_system`."""
+
+
 class System:
     """A running `infermq up`."""
 
@@ -50,6 +56,8 @@ class System:
         self.process = process
         self.info = info
         self.data = data
+        self.said: list[str] = []
+        """All that commands against it printed."""
 
     def children(self, *words: str) -> list[psutil.Process]:
         """Its processes whose command line holds all these words."""
@@ -58,11 +66,16 @@ class System:
 
     def command(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run an infermq command against it."""
-        return infermq(*words, "--data", str(self.data))
+        return self.noted(infermq(*words, "--data", str(self.data)))
 
     async def here(self, *words: str, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
         """Run an infermq command against it in this process, which saves the second that Python takes to start."""
-        return await asyncio.to_thread(infermq_here, *words, "--data", str(self.data), stdin=stdin)
+        return self.noted(await asyncio.to_thread(infermq_here, *words, "--data", str(self.data), stdin=stdin))
+
+    def noted(self, ran: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
+        """Keep what a command printed."""
+        self.said += [ran.stdout, ran.stderr]
+        return ran
 
 
 def infermq(*words: str, stdin: str | None = None, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -97,6 +110,28 @@ async def a_system(data: Path, catalog: Path, *more: str, within_s: float = 45) 
         assert not alive, f"{alive} outlived their parent; {len(gone)} did not"
 
 
+@asynccontextmanager
+async def a_guarded_system(folder: Path, catalog: Path, *more: str) -> AsyncIterator[System]:
+    """As `a_system`, on a NATS and a Postgres with a password, which nothing may print or log, whatever happens."""
+    settings = f'authorization {{ user: "u", password: "{SECRET}" }}\n'
+    async with nats_server(folder / "nats", settings=settings) as nats_url, postgres_server(folder / "pg") as url:
+        urls = {
+            "--nats-url": nats_url.replace("//", f"//u:{SECRET}@"),
+            "--postgres-url": url.replace("@", f":{SECRET}@"),
+        }
+        async with a_system(folder / "data", catalog, *more, *itertools.chain(*urls.items())) as system:
+            yield system
+            assert SECRET in system.info.nats_url
+            assert SECRET in system.info.postgres_url
+            assert not [child for child in system.children() if SECRET in " ".join(child.cmdline())]
+            private = system.data / "run.json"
+            assert private.stat().st_mode & 0o077 == 0
+        logs = [
+            file.read_text(errors="replace") for file in system.data.rglob("*") if file.is_file() and file != private
+        ]
+        assert [text for text in (*system.said, *logs) if SECRET in text] == []
+
+
 async def start(data: Path, catalog: Path, *more: str, within_s: float = 45) -> System:
     words = ["up", "--json", "--data", str(data), "--catalog", str(catalog), "--port", "0", *more]
     command = [sys.executable, "-m", "broker", *words]
@@ -127,10 +162,7 @@ async def stop(system: System) -> None:
             await asyncio.to_thread(system.process.wait, 40)
         except subprocess.TimeoutExpired:
             system.process.kill()
-    for pipe in (system.process.stdout, system.process.stderr):
-        if pipe is not None:
-            pipe.close()
-    system.process.wait()
+    system.said += [text.decode(errors="replace") for text in system.process.communicate()]
 
 
 async def until(holds: Callable[[], Awaitable[bool]], what: str, *, within_s: float = 30.0) -> None:

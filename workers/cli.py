@@ -23,7 +23,7 @@ from schemas.clock import wall_clock
 from schemas.ids import process_ids
 from schemas.jetstream import NatsError, NoServersError
 from schemas.jetstream.client import NatsClient
-from schemas.urls import public
+from schemas.urls import log_to_stderr, public
 from workers.beat import beat, delete_beat, publish_beat
 from workers.catalog import ActiveCatalog, active_catalog, declared_lease_ms
 from workers.config import WorkerConfig
@@ -69,7 +69,7 @@ def run(
 ) -> None:
     """Serve one deployment: pull its jobs, run them and report their outcomes."""
     die_with_parent()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    log_to_stderr()
     config = WorkerConfig(
         nats_url=nats_url,
         deployment=deployment,

@@ -132,7 +132,8 @@ async def _nats(url: str | None, postgres_url: str | None) -> list[Finding]:
 def _nats_version(nc: NatsClient) -> Finding:
     version = nc.connected_server_version
     number = f"{version.major}.{version.minor}.{version.patch}"
-    seen = f"nats-server {number} at {nc.connected_url.netloc if nc.connected_url else '?'}"
+    at = nc.connected_url
+    seen = f"nats-server {number} at {f'{at.hostname}:{at.port}' if at is not None else '?'}"
     if (version.major, version.minor) < OLDEST_NATS:
         return Finding("NATS", Grade.BAD, seen, f"atomic batches need {OLDEST_NATS[0]}.{OLDEST_NATS[1]} or newer")
     return Finding("NATS", Grade.OK, seen)

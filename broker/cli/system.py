@@ -30,6 +30,7 @@ from broker.cli.terminal import (
 )
 from broker.config import DATA, LEASE_S, LEAST_LEASE_S, PORT, BrokerConfig, NotFound, RunInfo, UpConfig, process_name
 from broker.local.servers import die_with_parent
+from schemas.urls import log_to_stderr, public
 
 _GC = (20_000, 50, 100)
 """Thresholds of the garbage collector. Reference counts free almost everything here, so it rarely needs to run."""
@@ -81,12 +82,12 @@ def up(
 
     def ready(everything: Up) -> None:
         if as_json:
-            print_json(everything.info())
+            print_json(everything.info().public())
         else:
-            _print_up(everything.info(), time.monotonic() - began)
+            _print_up(everything.info().public(), time.monotonic() - began)
 
     with reporting_errors():
-        asyncio.run(run(config, say=lambda line: err.print(line, markup=False), ready=ready))
+        asyncio.run(run(config, say=lambda line: err.print(public(line), markup=False), ready=ready))
 
 
 def _print_up(info: RunInfo, seconds: float) -> None:
@@ -109,7 +110,7 @@ def serve(
     """Run one broker. Any number may run on the same NATS and Postgres."""
     die_with_parent()
     gc.set_threshold(*_GC)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    log_to_stderr()
     config = BrokerConfig(
         nats_url=nats_url,
         postgres_url=postgres_url,

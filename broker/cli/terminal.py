@@ -20,6 +20,7 @@ from broker.config import Location, NotFound, find
 from broker.errors import CannotListen, Conflict, Unavailable
 from schemas.catalog import CatalogError
 from schemas.units import Ms, NanoUsd
+from schemas.urls import public
 
 T = TypeVar("T")
 
@@ -146,8 +147,8 @@ def utf8(text: str, what: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Escape text so that neither rich takes it for markup nor a terminal for a command."""
-    return escape(printable(text))
+    """Escape text so that neither rich takes it for markup nor a terminal for a command. No URL keeps its password."""
+    return escape(printable(public(text)))
 
 
 def printable(text: str) -> str:

@@ -23,6 +23,7 @@ from schemas.jetstream import (
 )
 from schemas.jetstream.client import NatsClient
 from schemas.subjects import DEFAULT, Verb
+from schemas.urls import public
 
 T = TypeVar("T")
 _ACK_S = 5.0
@@ -106,8 +107,10 @@ async def _connected(url: str, tenant: str) -> NatsClient:
     try:
         async with asyncio.timeout(5):
             first = NatsClient()
-            await first.connect(url, allow_reconnect=False, error_cb=fail, connect_timeout=2)
-            await first.close()
+            try:
+                await first.connect(url, allow_reconnect=False, error_cb=fail, connect_timeout=2)
+            finally:
+                await first.close()
         nc = NatsClient()
         await nc.connect(
             url,
@@ -119,5 +122,5 @@ async def _connected(url: str, tenant: str) -> NatsClient:
             pending_size=2 * BATCH_BYTES,
         )
     except (OSError, NoServersError, NatsError, TimeoutError) as error:
-        raise Unavailable("NATS", f"{url}: {str(error) or type(error).__name__}") from error
+        raise Unavailable("NATS", public(f"{url}: {str(error) or type(error).__name__}")) from error
     return nc

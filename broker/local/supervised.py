@@ -6,8 +6,8 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from broker.local.servers import Child, is_free, spawn
@@ -39,6 +39,8 @@ class SupervisedProcess:
     say: Say
     http_port: int = 0
     """The port it should have; 0: any free one."""
+    environ: Mapping[str, str] = field(default_factory=dict)
+    """What it is told by its environment, which other users cannot read: the URLs of its servers, with their passwords."""
     child: Child | None = None
     http: str = ""
     """The URL of its HTTP server. Empty until it is ready."""
@@ -60,7 +62,7 @@ class SupervisedProcess:
         output = os.open(self._ready_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
             command = [*self.command, "--http-port", str(port)]
-            self.child = spawn(self.name, command, log=self.log, stdout=output)
+            self.child = spawn(self.name, command, log=self.log, stdout=output, env=self.environ)
         finally:
             os.close(output)
 

@@ -76,6 +76,7 @@ async def _started(config: UpConfig, say: Say, stack: AsyncExitStack) -> "Up":
     await up.apply(text)
     await up.start_workers(catalog)
     part = config.data / f"{RUN_FILE}.part"
+    part.touch(mode=0o600)
     part.write_bytes(msgspec.json.encode(up.info()))
     part.replace(config.data / RUN_FILE)
     return up
@@ -95,7 +96,8 @@ async def _servers(config: UpConfig, stack: AsyncExitStack, started: Started) ->
 
     async def nats() -> str:
         if config.nats_url is not None:
-            return config.nats_url
+            async with Client.connect(config.nats_url):  # at once, since a broker would wait for it
+                return config.nats_url
         port = config.port or ANY_PORT
         return await stack.enter_async_context(nats_server(config.data / "nats", port=port, started=started))
 
@@ -179,9 +181,8 @@ class Up:
     async def start_broker(self) -> None:
         """Start the broker and wait until it is ready. Raises: Unavailable."""
         command = [sys.executable, "-m", "broker", "serve", "--json"]
-        urls = ["--nats-url", self.nats_url, "--postgres-url", self.postgres_url]
         lease = ["--lease-s", str(self.config.lease_s)]
-        await self._start("broker", [*command, *urls, *lease]).ready(within_s=_READY_S)
+        await self._start("broker", [*command, *lease]).ready(within_s=_READY_S)
 
     async def apply(self, text: str) -> None:
         """Make this the active catalog, unless it is."""
@@ -218,7 +219,7 @@ class Up:
         await asyncio.gather(*map(ready, started))
 
     def _worker_command(self, deployment: str, number: int) -> list[str]:
-        command = [sys.executable, "-m", "workers", "--json", "--deployment", deployment, "--nats-url", self.nats_url]
+        command = [sys.executable, "-m", "workers", "--json", "--deployment", deployment]
         slots = [] if self.config.slots is None else ["--slots", str(self.config.slots)]
         return [*command, "--name", f"{deployment}-{number}-{os.getpid()}", *slots]
 
@@ -226,7 +227,8 @@ class Up:
         log_file = self._logs / f"{name}.log"
         if log_file.exists():
             log_file.replace(log_file.with_suffix(".log.1"))
-        process = SupervisedProcess(name, command, log_file, self._say, next(self._http_ports))
+        urls = {"INFERMQ_NATS_URL": self.nats_url, "INFERMQ_POSTGRES_URL": self.postgres_url}
+        process = SupervisedProcess(name, command, log_file, self._say, next(self._http_ports), environ=urls)
         process.start()
         self._processes.append(process)
         return process

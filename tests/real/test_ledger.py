@@ -1009,8 +1009,8 @@ async def test_migrations_are_applied_once_and_side_by_side(ledger_url: str) -> 
 
 async def test_a_database_that_is_not_there_is_unavailable() -> None:
     with pytest.raises(Unavailable):
-        async with open_ledger("postgresql://postgres@/x?host=/nowhere", clock=now):
-            pass
+        async with open_ledger("postgresql://postgres@/x?host=/nowhere", clock=now) as ledger:
+            await ledger.status.database_now()
 
 
 async def test_a_whole_admission_fits_the_ledger(ledger: Ledger) -> None:

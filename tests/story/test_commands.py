@@ -17,7 +17,7 @@ import pytest_asyncio
 from broker.client import Client, RequestRefused, Submission
 from schemas.job import Job
 from tests.builders import CHAT
-from tests.system import System, a_catalog_file, a_client, a_system, infermq, infermq_here, until
+from tests.system import System, a_catalog_file, a_client, a_guarded_system, infermq, infermq_here, until
 
 pytestmark = [pytest.mark.story, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
 
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.story, pytest.mark.asyncio(loop_scope="module"), pytes
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
     folder = tmp_path_factory.mktemp("system")
-    async with a_system(folder / "data", a_catalog_file(folder)) as running:
+    async with a_guarded_system(folder, a_catalog_file(folder)) as running:
         yield running
 
 
@@ -48,7 +48,9 @@ def write(file: Path, *bodies: dict[str, object]) -> None:
 def asked(system: System, *words: str, stdin: bytes) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "broker", *words, "--data", str(system.data)]
     ran = subprocess.run(command, capture_output=True, timeout=60, check=False, input=stdin)
-    return subprocess.CompletedProcess(ran.args, ran.returncode, ran.stdout.decode(), ran.stderr.decode())
+    return system.noted(
+        subprocess.CompletedProcess(ran.args, ran.returncode, ran.stdout.decode(), ran.stderr.decode())
+    )
 
 
 async def is_there(client: Client, job: UUID) -> bool:

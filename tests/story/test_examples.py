@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
-from tests.system import System, a_catalog_file, a_system
+from tests.system import SECRET, System, a_catalog_file, a_guarded_system
 
 pytestmark = [pytest.mark.story, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
 ROOT = Path(__file__).parents[2]
@@ -19,13 +19,15 @@ ROOT = Path(__file__).parents[2]
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
     folder = tmp_path_factory.mktemp("system")
-    async with a_system(folder / "data", a_catalog_file(folder)) as running:
+    async with a_guarded_system(folder, a_catalog_file(folder)) as running:
         yield running
 
 
 def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "examples" / name), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert SECRET not in ran.stdout + ran.stderr
+    return ran
 
 
 async def test_plain_nats_submits_reads_and_streams(system: System) -> None:
