@@ -38,6 +38,9 @@ class BrokerMetrics:
         self.released = self._counter(
             "leases_released_total", "Leases ended early, since no worker that lives held the attempt."
         )
+        self.suspects = self._gauge("suspects", "Jobs whose worker died, and that wait for a run apart or run apart.")
+        self.suspected = self._counter("jobs_suspected_total", "Times that a job's worker died while it ran.")
+        self.convicted = self._counter("jobs_convicted_total", "Jobs that ended because they end their workers.")
         self.expired = self._counter("jobs_expired_waiting_total", "Jobs whose deadline passed while they waited.")
         self.catalogs_put_right = self._counter(
             "catalogs_put_right_total", "Catalogs in NATS that were not the ledger's."

@@ -42,11 +42,12 @@ from broker.roles.restarting import Roles
 from broker.roles.settle import Settle
 from broker.roles.sweep import Sweep
 from broker.roles.upkeep import Upkeep
+from broker.roles.wards import Wards
 from broker.service import BatchService, CatalogService, HealthService, JobService, Services, StatusService
 from schemas.catalog import Catalog
 from schemas.clock import wall_clock
 from schemas.health import Part
-from schemas.ids import process_ids
+from schemas.ids import process_ids, uuid7
 from schemas.jetstream.client import NatsClient
 from schemas.job import Lane
 from schemas.urls import public
@@ -290,12 +291,18 @@ class Process:
             lease_s=self.config.lease_s,
             remade=self.remade,
         )
+        wards = self._wards(term)
+        releases = self._releases(wards)
         async with asyncio.TaskGroup() as roles:
-            releasing = roles.create_task(self._releases().serve())
+            beside = [
+                roles.create_task(releases.serve()),
+                roles.create_task(wards.serve(unsettled=lambda: releases.unsettled)),
+            ]
             try:
                 await dispatch.serve()
             finally:
-                releasing.cancel()
+                for task in beside:
+                    task.cancel()
 
     def _sweep(self, runs: Runs) -> Sweep:
         return Sweep(
@@ -309,7 +316,20 @@ class Process:
             metrics=self.metrics,
         )
 
-    def _releases(self) -> Releases:
+    def _wards(self, term: int) -> Wards:
+        return Wards(
+            nc=self.nc,
+            presence=self.beats.presence,
+            suspects=self.ledger.suspects,
+            rulings=self.rulings,
+            catalog=self._catalog,
+            metrics=self.metrics,
+            clock=self.clock,
+            new_group=lambda: uuid7(self.clock(), self.entropy()),
+            term=term,
+        )
+
+    def _releases(self, wards: Wards) -> Releases:
         return Releases(
             nc=self.nc,
             presence=self.beats.presence,
@@ -317,4 +337,5 @@ class Process:
             rulings=self.rulings,
             catalog=self._catalog,
             metrics=self.metrics,
+            blame=wards.blame,
         )

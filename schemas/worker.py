@@ -71,6 +71,15 @@ class HeldExecution(msgspec.Struct, frozen=True):
 
 NOT_BEGUN = UUID(int=0)
 """The execution of an attempt that a worker has and has not begun: it waits there to run apart from others."""
+BEGINNING = UUID(int=1)
+"""The execution of an attempt that a worker will begin apart at once: it says so first, in case it does not live long."""
+
+
+def is_execution(execution: UUID) -> bool:
+    """Say whether this is an execution that has begun."""
+    return execution not in (NOT_BEGUN, BEGINNING)
+
+
 _HELD = struct.Struct(">16sI16s")
 
 

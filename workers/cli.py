@@ -13,7 +13,6 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Annotated
 
 import typer
@@ -157,6 +156,7 @@ async def serve(
             message_ids=process_ids(os.getpid(), os.urandom(6)).__next__,
             metrics=metrics,
             reconnected=reconnected,
+            version=importlib.metadata.version("infermq"),
         )
         health.worker = worker
         loop = asyncio.get_running_loop()
@@ -201,14 +201,13 @@ async def _run(
     worker: Worker, nc: NatsClient, config: WorkerConfig, *, catalog: ActiveCatalog, ready: Callable[[], None]
 ) -> bool:
     """Run the worker with its beat until it is over. Return whether all went well."""
-    state = partial(worker.beat, version=importlib.metadata.version("infermq"))
     async with asyncio.TaskGroup() as group:
-        tasks = {group.create_task(role) for role in (worker.serve(), beat(nc, state), catalog.follow(nc))}
-        await publish_beat(nc, state())
+        tasks = {group.create_task(role) for role in (worker.serve(), beat(nc, worker.beat), catalog.follow(nc))}
+        await publish_beat(nc, worker.beat())
         await nc.flush()
         ready()
         went_well = await worker.until_over(
-            drain_timeout_s=config.drain_timeout_s, announce=lambda: publish_beat(nc, state())
+            drain_timeout_s=config.drain_timeout_s, announce=lambda: publish_beat(nc, worker.beat())
         )
         for task in tasks:
             task.cancel()

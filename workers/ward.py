@@ -2,14 +2,14 @@
 
     a group arrives ──► take nothing else ──► let what runs finish ──► run the group ──► take others again, for a rest
 
-They come over core NATS, in no stream and under no lease. The beats name those that wait here, too, with an execution that
-is nil; what the beats do not name a broker sends again.
+They come over core NATS, in no stream and under no lease. The beats name those that wait here, too; what they do not name
+a broker sends again. A beat of its own tells what begins just before it does.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -19,6 +19,7 @@ from schemas.codec import UNREADABLE, unpacker
 from schemas.jetstream import Message, NatsConnection, NatsError, Subscription
 from schemas.job import Attempt
 from schemas.units import Ms
+from schemas.worker import BEGINNING, NOT_BEGUN, HeldExecution
 from workers.pool import SlotPool
 
 log = logging.getLogger(__name__)
@@ -42,8 +43,8 @@ class Waiting:
 class Ward:
     """The groups that wait to run here, and the one that runs.
 
-    `start` runs an attempt in the engine, or only reports it as released. `take_others` is called when the worker begins
-    and ceases to run a group: its pulls must follow what the pool says is free.
+    `start` runs an attempt in the engine, or only reports it as released. `pulls_follow` adapts the pulls to what the pool
+    says is free. `announce` sends a beat: brokers must know what begins even if the worker lives no longer.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Ward:
         subject: str,
         start: Callable[[Attempt], None],
         pulls_follow: Callable[[], Awaitable[None]],
+        announce: Callable[[], Awaitable[None]],
         rest_s: float = REST_S,
     ) -> None:
         self._nc = nc
@@ -61,17 +63,22 @@ class Ward:
         self._subject = subject
         self._start = start
         self._pulls_follow = pulls_follow
+        self._announce = announce
         self._rest_s = rest_s
         self._waiting: dict[tuple[UUID, int, str | None], Waiting] = {}
+        self._beginning: list[Attempt] = []
         self._has_work = asyncio.Event()
         self._subscription: Subscription | None = None
 
     def __repr__(self) -> str:
         return f"Ward(waiting={len(self._waiting)})"
 
-    @property
-    def waiting(self) -> list[Attempt]:
-        return [one.attempt for one in self._waiting.values()]
+    def held(self) -> Iterator[HeldExecution]:
+        """Name what waits here, and what begins at once, for the beat."""
+        for one in self._waiting.values():
+            yield HeldExecution(one.attempt.job, one.attempt.number, NOT_BEGUN)
+        for attempt in self._beginning:
+            yield HeldExecution(attempt.job, attempt.number, BEGINNING)
 
     async def open(self) -> None:
         self._subscription = await self._nc.subscribe(self._subject, cb=self._take)
@@ -117,11 +124,14 @@ class Ward:
         try:
             await self._pulls_follow()
             await self._pool.emptied()
-            first = next(iter(self.waiting), None)
-            keys = [key for key, one in self._waiting.items() if first and one.attempt.group == first.group]
-            if first is not None:
-                log.info("runs apart group=%s attempts=%d", first.group, len(keys))
-            for attempt in self._taken(keys[: max(1, self._pool.leased.free)]):
+            first = next((one.attempt.group for one in self._waiting.values()), None)
+            keys = [key for key, one in self._waiting.items() if one.attempt.group == first]
+            self._beginning = self._taken(keys[: max(1, self._pool.leased.free)])
+            if self._beginning:
+                log.info("runs apart group=%s attempts=%d", first, len(self._beginning))
+                await self._announce()
+            beginning, self._beginning = self._beginning, []
+            for attempt in beginning:
                 self._start(attempt)
             await self._pool.emptied()
         finally:

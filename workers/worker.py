@@ -6,15 +6,17 @@ serve ──stop()──► drain ──all done──────────�
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 
 from schemas import subjects
 from schemas.health import Readiness
-from schemas.jetstream import Message, NatsConnection
+from schemas.jetstream import Message, NatsConnection, NatsError
 from schemas.job import Attempt
 from schemas.units import Ms
-from schemas.worker import NOT_BEGUN, HeldExecution, WorkerBeat, held_bytes
+from schemas.worker import HeldExecution, WorkerBeat, held_bytes
+from workers.beat import publish_beat
 from workers.catalog import ActiveCatalog
 from workers.core.readiness import readiness
 from workers.interactive import InteractiveIntake
@@ -32,6 +34,7 @@ KEEPALIVE_MS = Ms(1000)
 """How long a reply may be silent before a keep-alive is sent."""
 TICK_S = 0.5
 """How often to check leases, time-outs, keep-alives and pulls."""
+_FLUSH_S = 2
 _LEAVE_S = 10.0
 """How long a leaving worker tries to report what it put back. What it cannot report is redelivered when its lease ends."""
 
@@ -58,10 +61,11 @@ class Worker:
         tick_s: float = TICK_S,
         keepalive_ms: Ms = KEEPALIVE_MS,
         delays: ReportDelays = REPORT_DELAYS,
+        version: str = "",
     ) -> None:
         self._nc = nc
         self._engine = engine
-        self._name = name
+        self._name, self._version = name, version
         self._catalog = catalog
         self._clock = clock
         self._started_ms = clock()
@@ -86,11 +90,20 @@ class Worker:
         self._interactive = InteractiveIntake(
             nc, pool, deployment=deployment, runner=runner, reporter=reporter, clock=clock, keepalive_ms=keepalive_ms
         )
-        subject = subjects.ward(deployment, name)
-        self._ward = Ward(nc, pool, subject=subject, start=self._start_apart, pulls_follow=self._check_pulls)
+        self._ward = self._new_ward()
         self._pullers = (self._leased.puller, self._interactive.puller)
         self._reconnected = reconnected
         self._stop, self._stop_now = asyncio.Event(), asyncio.Event()
+
+    def _new_ward(self) -> Ward:
+        return Ward(
+            self._nc,
+            self.pool,
+            subject=subjects.ward(self._catalog.name, self._name),
+            start=self._start_apart,
+            pulls_follow=self._check_pulls,
+            announce=self._beat_now,
+        )
 
     def __repr__(self) -> str:
         return f"Worker({self._catalog.name}, {self.pool})"
@@ -163,6 +176,12 @@ class Worker:
     def _start_apart(self, attempt: Attempt) -> None:
         (self._leased if attempt.reply_to is None else self._interactive).start_apart(attempt)
 
+    async def _beat_now(self) -> None:
+        """Send a beat, and wait until the server has it."""
+        await publish_beat(self._nc, self.beat())
+        with contextlib.suppress(NatsError):
+            await self._nc.flush(_FLUSH_S)
+
     async def _abort(self, message: Message) -> None:
         """End the interactive attempt that the message names by the subject of its reply."""
         self._ward.forget(message.data.decode(errors="replace"))
@@ -172,7 +191,7 @@ class Worker:
         for puller in self._pullers:
             await puller.check()
 
-    def beat(self, *, version: str) -> WorkerBeat:
+    def beat(self) -> WorkerBeat:
         """Return the worker's state for its beat, and set the gauges to it."""
         capacity, pool = self._engine.capacity(), self.pool
         self._metrics.at_work(capacity, leased=pool.leased.running, interactive=pool.interactive.running)
@@ -187,7 +206,7 @@ class Worker:
             draining=pool.is_draining,
             started_ms=self._started_ms,
             at_ms=self._clock(),
-            version=version,
+            version=self._version,
             paused=capacity.paused,
             reconnects=self._nc.reconnects,
             held=held_bytes(self._held()),
@@ -196,14 +215,13 @@ class Worker:
     def readiness(self, *, is_connected: bool) -> Readiness:
         """Say which kinds of attempts the worker can take now."""
         has_died, revision = self.pool.died.is_set(), self._catalog.revision
-        return readiness(self.beat(version=""), is_connected=is_connected, has_died=has_died, revision=revision)
+        return readiness(self.beat(), is_connected=is_connected, has_died=has_died, revision=revision)
 
     def _held(self) -> Iterator[HeldExecution]:
-        """Name what it holds. What waits to run apart has not begun: it has no execution yet."""
+        """Name what it holds, what waits to run apart included."""
         for held in self.pool.held:
             yield HeldExecution(held.attempt.job, held.attempt.number, held.execution)
-        for attempt in self._ward.waiting:
-            yield HeldExecution(attempt.job, attempt.number, NOT_BEGUN)
+        yield from self._ward.held()
 
     async def _tick(self) -> None:
         """Check everything that is held, and the pulls, at each tick."""

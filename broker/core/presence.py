@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from schemas.ids import ms_of
 from schemas.ruling import Lost
 from schemas.units import Ms
-from schemas.worker import BEAT_EVERY_MS, HeldExecution, WorkerBeat, held_in
+from schemas.worker import BEAT_EVERY_MS, HeldExecution, WorkerBeat, held_in, is_execution
 
 QUIET_MS = 3 * BEAT_EVERY_MS // 2
 """A worker that has been silent this long has missed a beat: it may be dead."""
@@ -122,6 +122,7 @@ def lost_executions(gone: Departed) -> list[Lost]:
             started_ms=_started_ms(held, gone),
         )
         for held in held_in(gone.beat.held)
+        if is_execution(held.execution)
     ]
 
 

@@ -40,14 +40,15 @@ _APART_SHARE = 2
 
 
 class Involved(msgspec.Struct, frozen=True):
-    """An attempt that a worker held when it died."""
+    """An attempt that ran apart, or waited for that, on a worker that died."""
 
     job: UUID
     attempt: int
-    suspicion: Suspicion | None = None
-    """The suspicion under which it ran apart. None: it ran among others."""
+    suspicion: Suspicion
+    has_begun: bool = True
+    """Whether it had begun, or was about to: a worker says so before it begins."""
     ran_ms: Ms = Ms(0)
-    """How long it had run apart, as far as beats tell."""
+    """How long it had run, as far as beats tell."""
 
 
 class Blamed(msgspec.Struct, frozen=True):
@@ -59,21 +60,32 @@ class Blamed(msgspec.Struct, frozen=True):
     is_convicted: bool = False
 
 
-def blame(involved: Sequence[Involved], new_group: Callable[[], UUID]) -> list[Blamed]:
-    """Say what the death of their worker means for the attempts that it held.
+def judge(
+    dead: Iterable[Sequence[Involved]], unheld: Sequence[tuple[UUID, int]], new_group: Callable[[], UUID]
+) -> tuple[list[Blamed], Sequence[tuple[UUID, int]]]:
+    """Say what the deaths of workers of one deployment mean, by what each ran apart; and which attempts go on as they are.
 
-    If some of them ran among others, these are the suspects. A group that waited there for them to finish, or had just
-    begun, is tried again as it was.
+    `unheld` is what was delivered and no living worker holds. Unless all of the dead ran suspects apart, and so nothing
+    else, these are the suspects, whether a beat named them or not: a job can end its worker before the next beat.
     """
-    suspects = [(one, one.suspicion) for one in involved if one.suspicion is not None]
-    fresh = [one for one in involved if one.suspicion is None]
-    if fresh:
-        group = new_group()
-        known = [Blamed(one.job, one.attempt, suspicion) for one, suspicion in suspects]
-        return [*(Blamed(one.job, one.attempt, Suspicion(group)) for one in fresh), *known]
-    if len(suspects) == 1:
-        return [_after_death_alone(*suspects[0])]
-    return _halved([one for one, _ in suspects], new_group)
+    blamed: list[Blamed] = []
+    all_ran_apart = True
+    for involved in dead:
+        begun = [one for one in involved if one.has_begun]
+        blamed += blame(begun, new_group)
+        blamed += [Blamed(one.job, one.attempt, one.suspicion) for one in involved if not one.has_begun]
+        all_ran_apart = all_ran_apart and bool(begun)
+    if all_ran_apart or not unheld:
+        return blamed, unheld
+    group = new_group()
+    return [*blamed, *(Blamed(job, attempt, Suspicion(group)) for job, attempt in unheld)], ()
+
+
+def blame(group: Sequence[Involved], new_group: Callable[[], UUID]) -> list[Blamed]:
+    """Say what the death of their worker means for those that ran apart together: they are halved, or one was alone."""
+    if len(group) == 1:
+        return [_after_death_alone(group[0])]
+    return _halved(group, new_group)
 
 
 def _halved(involved: Sequence[Involved], new_group: Callable[[], UUID]) -> list[Blamed]:
@@ -86,8 +98,9 @@ def _halved(involved: Sequence[Involved], new_group: Callable[[], UUID]) -> list
     return blamed
 
 
-def _after_death_alone(one: Involved, suspicion: Suspicion) -> Blamed:
+def _after_death_alone(one: Involved) -> Blamed:
     """Count a death alone. Those before it count no more if this run lasted longer by far: they were not the job's doing."""
+    suspicion = one.suspicion
     is_outlived = one.ran_ms > _OUTLIVED * suspicion.ran_ms + _OUTLIVED_MS
     deaths = 1 if is_outlived else suspicion.deaths_alone + 1
     counted = Suspicion(suspicion.group, deaths, one.ran_ms)

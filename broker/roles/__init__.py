@@ -7,6 +7,7 @@ caps             holds dispatch to the daily caps, and reserves for what starts
 backlog          reads waiting jobs ahead, for dispatch
 sweep            compares the ledger's running attempts with the streams, and repairs the difference
 releases         delivers again what dead workers held, and records what they ran as lost
+wards            keeps what may have ended a worker apart from others, and tells who did
 settle           records what came through OUTCOME, and announces it
 late_acks        acks the messages of workers that died before they could
 relay            stays in the middle of every interactive request

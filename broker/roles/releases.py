@@ -5,8 +5,8 @@ dispatch leader does it:
 
 a worker misses a beat                       → mark what has been delivered to its deployment's workers
 it is dead                                   → record what it ran as lost
-each worker that lives has sent two beats    → deliver again what was delivered before the mark and none of them holds
-since the mark
+each worker that lives has sent two beats    → deliver again what was delivered before the mark and none of them holds,
+since the mark                                 but for what the dead may have run: roles.wards runs that apart
 
 The same is done for a deployment one of whose workers has reconnected, since what was on its way then never arrived; and
 for all of them when a term begins. A worker that was only cut off runs on: then its execution or the second is wasted.
@@ -15,8 +15,9 @@ for all of them when a term begins. A worker that was only cut off runs on: then
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from uuid import UUID
 
 from broker.bus.runs import Rulings, answer_runs, attempts_in_outcome, delivered_runs, run_progress
 from broker.core.presence import (
@@ -42,6 +43,15 @@ log = logging.getLogger(__name__)
 LOOK_S = 0.25
 
 
+Key = tuple[UUID, int]
+Blame = Callable[[str, Sequence[Key]], Awaitable[Collection[Key]]]
+
+
+async def nobody(_: str, unheld: Sequence[Key]) -> Collection[Key]:
+    """Blame nobody for a death."""
+    return unheld
+
+
 @dataclass(slots=True, kw_only=True)
 class Releases:
     """Does so during one term of the leader."""
@@ -52,6 +62,8 @@ class Releases:
     rulings: Rulings
     catalog: Callable[[], Catalog]
     metrics: BrokerMetrics
+    blame: Blame = nobody
+    """Suspects what a worker that died may have run, and returns what goes to other workers as it is."""
     look_s: float = LOOK_S
     _reconnects: dict[Process, int] = field(default_factory=dict)
     """How often each worker had reconnected, by its beat before."""
@@ -67,6 +79,11 @@ class Releases:
 
     def __repr__(self) -> str:
         return f"Releases(wanted={sorted(self._wanted)}, marked={sorted(self._marks)})"
+
+    @property
+    def unsettled(self) -> Collection[str]:
+        """The deployments of which something may have been delivered that nobody holds, maybe since a worker died."""
+        return self._wanted
 
     async def serve(self) -> None:
         """Look for deaths until cancelled. What cannot be done while NATS or Postgres is away is done afterwards."""
@@ -147,12 +164,15 @@ class Releases:
         held = held_by(workers)
         unheld = [one for one in delivered if (one.job.bytes, one.attempt) not in held]
         if not unheld:
+            await self.blame(deployment, ())
             return True
         in_outcome = await attempts_in_outcome(self.nc)
         running = {(one.job, one.attempt) for one in await until_available(self.attempts.running)}
         left = [one for one in unheld if (one.job, one.attempt) not in in_outcome]
-        again = [one.sequence for one in left if (one.job, one.attempt) in running]
-        over = [one.sequence for one in left if (one.job, one.attempt) not in running]
+        open_still = [(one.job, one.attempt) for one in left if (one.job, one.attempt) in running]
+        innocent = set(await self.blame(deployment, open_still))
+        again = [one.sequence for one in left if (one.job, one.attempt) in innocent]
+        over = [one.sequence for one in left if (one.job, one.attempt) not in innocent]
         deliveries = (await run_progress(self.nc, deployment)).deliveries
         await answer_runs(self.nc, deployment, over, ACK, deliveries=deliveries)
         await answer_runs(self.nc, deployment, again, NAK, deliveries=deliveries)

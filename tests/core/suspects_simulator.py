@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from broker.core.suspects import FreeWorker, Involved, WaitingSuspect, blame, turns
+from broker.core.suspects import FreeWorker, Involved, WaitingSuspect, judge, turns
 from schemas.ruling import Suspicion
 from schemas.units import Ms
 from tests.builders import a_catalog
@@ -53,7 +53,8 @@ class Simulation:
         self.backlog = list(self.jobs)
         self.chance.shuffle(self.backlog)
         self.workers = [SimulatedWorker(f"w{n}", slots) for n in range(workers)]
-        self.noticed: list[tuple[int, list[Involved]]] = []
+        self.noticed: list[tuple[int, list[Involved], list[tuple[UUID, int]]]] = []
+        """Deaths: when they are noticed, what ran apart, and what ran among others."""
         self.kill = kills_per_h * STEP_MS / 3_600_000
         self.now = 0
         self.groups = 0
@@ -68,9 +69,9 @@ class Simulation:
         while any(job.end is None for job in self.jobs.values()):
             self.now += STEP_MS
             assert self.now < 3_600_000, "it does not end"
-            for due, involved in [one for one in self.noticed if one[0] <= self.now]:
-                self.noticed.remove((due, involved))
-                self._blame(involved)
+            for death in [one for one in self.noticed if one[0] <= self.now]:
+                self.noticed.remove(death)
+                self._blame(*death[1:])
             for worker in self.workers:
                 self._step(worker)
             self._give_turns()
@@ -88,9 +89,9 @@ class Simulation:
         self.groups += 1
         return UUID(int=self.groups)
 
-    def _blame(self, involved: list[Involved]) -> None:
-        self.largest = max(self.largest, len(involved))
-        for one in blame(involved, self._new_group):
+    def _blame(self, involved: list[Involved], others: list[tuple[UUID, int]]) -> None:
+        self.largest = max(self.largest, len(others))
+        for one in judge([involved], others, self._new_group)[0]:
             job = self.jobs[one.job]
             job.suspicion = one.suspicion
             if one.is_convicted:
@@ -122,20 +123,23 @@ class Simulation:
 
     def _die(self, worker: SimulatedWorker) -> None:
         self.deaths += 1
-        held = [(job, age) for job, age in worker.running.items()] + [(job, 0) for job in worker.queued]
-        involved = []
-        for job, age in held:
-            is_apart = worker.is_apart or job in worker.queued
-            suspicion = self.jobs[job].suspicion if is_apart else None
-            involved.append(Involved(job, 1, suspicion, Ms(age // 1000 * 1000)))
-        if involved:
-            self.noticed.append((self.now + NOTICED_MS, involved))
+        apart = worker.running if worker.is_apart else {}
+        involved = [self._involved(job, age, has_begun=True) for job, age in apart.items()]
+        involved += [self._involved(job, 0, has_begun=False) for job in worker.queued]
+        others = [] if worker.is_apart else [(job, 1) for job in worker.running]
+        self.noticed.append((self.now + NOTICED_MS, involved, others))
         worker.running, worker.queued, worker.is_apart = {}, (), False
         worker.down_ms, worker.free_ms = RESTART_MS, 0
 
+    def _involved(self, job: UUID, age: int, *, has_begun: bool) -> Involved:
+        suspicion = self.jobs[job].suspicion
+        assert suspicion is not None
+        return Involved(job, 1, suspicion, has_begun, Ms(age // 1000 * 1000))
+
     def _give_turns(self) -> None:
         held = {job for worker in self.workers for job in (*worker.running, *worker.queued)}
-        held |= {one.job for _, involved in self.noticed for one in involved}
+        held |= {one.job for _, involved, _ in self.noticed for one in involved}
+        held |= {job for _, _, others in self.noticed for job, _ in others}
         waiting = [
             WaitingSuspect(job.id, "m", (), job.suspicion)
             for job in self.jobs.values()

@@ -29,7 +29,7 @@ from schemas.outcome import (
     Throttled,
     WorkerLost,
 )
-from schemas.ruling import Convict, EndRequest, Expire, PutBack, Ruling, Suspect, Suspicion
+from schemas.ruling import Convict, EndRequest, Expire, Lost, PutBack, Ruling, Suspect, Suspicion
 from schemas.units import Ms, NanoUsd
 from tests.builders import a_catalog, a_report, a_route, a_success, an_attempt, an_id, now
 
@@ -113,6 +113,15 @@ def test_a_suspect_that_is_put_back_stays_suspected_and_one_whose_run_ends_is_cl
     [failed] = transitions(a_report(Failed(FAULT), job=job), job=there)
     assert isinstance(failed, Requeue)
     assert failed.suspicion is None
+
+
+def test_a_suspicion_beside_a_lost_execution_counts() -> None:
+    job = an_id()
+    lost = Lost(job=job, attempt=1, deployment="d", execution=an_id(), worker="w", started_ms=NOW)
+
+    made = transitions(lost, Suspect(job, 1, SUSPICION), job=a_running_job(job))
+
+    assert made == [Ignore(), Requeue(NOW, counted=False, suspicion=SUSPICION)]
 
 
 def test_a_report_of_an_attempt_clears_its_job_of_the_suspicion_beside_it() -> None:

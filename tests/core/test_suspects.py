@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from broker.core.suspects import FreeWorker, Involved, WaitingSuspect, blame, turns
+from broker.core.suspects import FreeWorker, Involved, WaitingSuspect, blame, judge, turns
 from schemas.catalog import Catalog, Deployment, Model, Route
 from schemas.ruling import Suspicion
 from schemas.units import Ms
@@ -25,23 +25,65 @@ class Groups:
         return UUID(int=self.made)
 
 
-def apart(number: int, suspicion: Suspicion, *, ran_ms: int = 0) -> Involved:
-    return Involved(UUID(int=number), 1, suspicion, Ms(ran_ms))
+def apart(number: int, suspicion: Suspicion, *, ran_ms: int = 0, has_begun: bool = True) -> Involved:
+    return Involved(UUID(int=number), 1, suspicion, has_begun, Ms(ran_ms))
 
 
-def test_all_that_a_dead_worker_held_is_one_group_of_suspects() -> None:
-    blamed = blame([Involved(UUID(int=n), n) for n in range(5)], Groups())
+def keys(*numbers: int) -> list[tuple[UUID, int]]:
+    return [(UUID(int=n), 1) for n in numbers]
 
-    assert [(one.job.int, one.attempt) for one in blamed] == [(n, n) for n in range(5)]
+
+def test_all_that_a_dead_worker_may_have_held_is_one_group_of_suspects() -> None:
+    blamed, released = judge([()], keys(1, 2, 3), Groups())
+
+    assert [(one.job.int, one.attempt) for one in blamed] == [(1, 1), (2, 1), (3, 1)]
     assert {one.suspicion for one in blamed} == {Suspicion(UUID(int=1))}
     assert not any(one.is_convicted for one in blamed)
+    assert not released
 
 
 def test_one_job_among_others_is_only_suspected() -> None:
-    [blamed] = blame([Involved(UUID(int=7), 1)], Groups())
+    [blamed], _ = judge([()], keys(7), Groups())
 
-    assert blamed.suspicion == Suspicion(UUID(int=1))
-    assert not blamed.is_convicted
+    assert (blamed.suspicion, blamed.is_convicted) == (Suspicion(UUID(int=1)), False)
+
+
+def test_when_a_group_ends_its_worker_others_are_none_of_its_matter() -> None:
+    blamed, released = judge([(apart(1, Suspicion(GROUP)), apart(2, Suspicion(GROUP)))], keys(8, 9), Groups())
+
+    assert sorted(one.job.int for one in blamed) == [1, 2]
+    assert len({one.suspicion.group for one in blamed}) == 2
+    assert released == keys(8, 9)
+
+
+def test_a_group_that_had_not_begun_stays_as_it_was_and_what_ran_is_suspected() -> None:
+    known = Suspicion(GROUP, 1)
+
+    blamed, released = judge([(apart(1, known, has_begun=False),)], keys(8), Groups())
+
+    assert {one.job.int: one.suspicion for one in blamed} == {1: known, 8: Suspicion(UUID(int=1))}
+    assert not any(one.is_convicted for one in blamed)
+    assert not released
+
+
+def test_of_two_groups_at_a_worker_only_the_one_that_had_begun_is_blamed() -> None:
+    ran, waits = Suspicion(GROUP, 1), Suspicion(UUID(int=2000), 1)
+
+    blamed, _ = judge([(apart(1, ran), apart(2, waits, has_begun=False))], [], Groups())
+
+    assert {one.job.int: one.is_convicted for one in blamed} == {1: True, 2: False}
+    assert blamed[1].suspicion == waits
+
+
+def test_of_two_workers_that_die_together_each_is_judged_by_what_it_ran() -> None:
+    blamed, released = judge([(apart(1, Suspicion(GROUP, 1)),), ()], keys(8, 9), Groups())
+
+    assert {one.job.int: one.is_convicted for one in blamed} == {1: True, 8: False, 9: False}
+    assert not released
+
+
+def test_the_death_of_an_idle_worker_makes_no_suspects() -> None:
+    assert judge([()], [], Groups()) == ([], [])
 
 
 @pytest.mark.parametrize("size", [2, 3, 8, 9])
@@ -52,15 +94,6 @@ def test_a_group_whose_worker_dies_is_halved(size: int) -> None:
     assert sorted(one.job.int for one in blamed) == list(range(size))
     assert sorted(sizes.values()) == [size // 2, size - size // 2]
     assert not any(one.is_convicted for one in blamed)
-
-
-def test_a_group_that_waited_for_others_to_finish_stays_as_it_was() -> None:
-    known = Suspicion(GROUP, deaths_alone=1)
-
-    others, waited = blame([apart(1, known), Involved(UUID(int=2), 1)], Groups())
-
-    assert (others.job.int, others.suspicion) == (2, Suspicion(UUID(int=1)))
-    assert (waited.job.int, waited.suspicion, waited.is_convicted) == (1, known, False)
 
 
 def test_two_deaths_alone_convict_and_one_does_not() -> None:

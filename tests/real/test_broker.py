@@ -107,7 +107,7 @@ async def a_worker(nc: Nats, *, slots: int = 4, reconnected: asyncio.Event | Non
 
     def state() -> WorkerBeat:
         """Brokers do not hear that it drains."""
-        return msgspec.structs.replace(worker.beat(version="0"), draining=False)
+        return msgspec.structs.replace(worker.beat(), draining=False)
 
     tasks = [asyncio.create_task(worker.serve()), asyncio.create_task(beat(nc, state))]
     try:

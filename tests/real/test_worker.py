@@ -220,13 +220,13 @@ async def test_a_beat_names_every_execution_that_is_held_until_its_outcome_is_st
         await nc.jetstream().publish(subjects.now("d"), packed(request))
         await bench.until(lambda: bench.pool.running == 3)
 
-        held = list(held_in(bench.worker.beat(version="0").held))
+        held = list(held_in(bench.worker.beat().held))
 
         assert {(one.job, one.attempt) for one in held} == {(one.job, one.number) for one in [*jobs, request]}
         assert len({one.execution for one in held}) == 3
         bench.pool.put_back()
         await bench.until(lambda: not bench.pool.held)
-        assert not bench.worker.beat(version="0").held
+        assert not bench.worker.beat().held
 
 
 async def test_no_attempt_comes_for_which_no_slot_is_free(nc: Nats) -> None:

@@ -45,7 +45,7 @@ def a_group(*texts: str, group: UUID | None = None) -> list[Attempt]:
 
 def held(bench: Bench) -> dict[UUID, bool]:
     """What the beat names, and whether it has begun."""
-    return {one.job: one.execution != NOT_BEGUN for one in held_in(bench.worker.beat(version="0").held)}
+    return {one.job: one.execution != NOT_BEGUN for one in held_in(bench.worker.beat().held)}
 
 
 def end(bench: Bench, attempt: Attempt) -> None:
