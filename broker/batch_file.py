@@ -139,12 +139,11 @@ def _raw_lines(stream: BinaryIO) -> Iterator[tuple[bytes | Fault, bool]]:
     number = 0
     while text := stream.readline(LINE_BYTES + 1):
         number += 1
-        if number == 1:
-            if text.startswith(_WIDE_BOMS):
-                message = "the file is UTF-16: save it as UTF-8"
-                yield Fault(0, "not_utf8", message), True
-                return
-            text = text.removeprefix(_BOM)
+        if number == 1 and text.startswith(_WIDE_BOMS):
+            message = "the file is UTF-16: save it as UTF-8"
+            yield Fault(0, "not_utf8", message), True
+            return
+        text = text.removeprefix(_BOM)  # files that were joined have one at each beginning
         if len(text) > LINE_BYTES and not text.endswith(b"\n"):
             size = len(text) + _skip_line(stream)
             message = f"the line is {size} bytes, the limit is {LINE_BYTES}"

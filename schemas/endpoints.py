@@ -17,7 +17,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-_Count = Annotated[int, Meta(ge=-(2**53), le=2**53)]
+_Count = Annotated[int, Meta(ge=-(2**53), le=2**53)] | Annotated[float, Meta(ge=-(2**53), le=2**53)]
+"""A whole number. Some SDKs write it as 12.0; admission refuses 12.5."""
 
 
 class Body(msgspec.Struct, frozen=True, kw_only=True):

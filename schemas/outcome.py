@@ -139,6 +139,14 @@ class Unanswered(msgspec.Struct, frozen=True, tag="unanswered"):
     """Whether to run it again although it may have run: a setting of the deployment."""
 
 
+class ConstraintViolated(msgspec.Struct, frozen=True, tag="constraint_violated", omit_defaults=True):
+    """The answer is not what the request demanded: JSON, JSON of a schema, or a call of a tool."""
+
+    message: Text
+    repeat: bool = True
+    """Whether another try may give another answer."""
+
+
 class WorkerLost(msgspec.Struct, frozen=True, tag="worker_lost"):
     """Its worker died each time that it ran alone: the job probably ends its workers."""
 
@@ -157,6 +165,7 @@ Failure = (
     | EngineLost
     | TimedOut
     | Unanswered
+    | ConstraintViolated
     | WorkerLost
 )
 
@@ -171,7 +180,7 @@ def retryable(failure: Failure) -> bool:
     match failure:
         case Throttled() | Denied() | EngineFault() | EngineLost() | TimedOut():
             return True
-        case Unanswered(repeat=repeat):
+        case Unanswered(repeat=repeat) | ConstraintViolated(repeat=repeat):
             return repeat
         case Refused() | BadRequest() | ContextTooLong() | Filtered() | ResponseTooLarge() | WorkerLost():
             return False
@@ -195,7 +204,7 @@ def public_message(failure: Failure) -> str:
             return f"{field}: {message}" if field else message
         case BadRequest() | ContextTooLong() | Filtered():
             return failure.message
-        case Denied() | EngineFault() | EngineLost():
+        case Denied() | ConstraintViolated() | EngineFault() | EngineLost():
             return f"{_PREFIX[type(failure)]}: {failure.message}"
         case TimedOut() | Unanswered():
             return _time_message(failure)
@@ -212,6 +221,7 @@ def public_message(failure: Failure) -> str:
 
 _PREFIX = {
     Denied: "the provider refuses this deployment",
+    ConstraintViolated: "the answer is not what was demanded",
     EngineFault: "the engine failed",
     EngineLost: "the engine was lost",
 }

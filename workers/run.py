@@ -6,12 +6,13 @@ from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from uuid import UUID
 
-from schemas.endpoints import ENDPOINTS
+from schemas.endpoints import ENDPOINTS, Shape
 from schemas.ids import uuid7
 from schemas.job import Attempt
-from schemas.outcome import EngineFault, EngineLost, Failed, Outcome
+from schemas.outcome import ConstraintViolated, EngineFault, EngineLost, Failed, Outcome, Succeeded
 from workers.catalog import ActiveCatalog
 from workers.core.body import asks_for_stream
+from workers.core.constraints import constraints_of, violation
 from workers.core.leases import before_run, priority
 from workers.pool import HeldAttempt, Key, SlotPool, Slots
 from workers.ports import Chunk, Clock, Engine, EngineDied, EngineRequest, Entropy, Progress
@@ -88,7 +89,7 @@ class Runner:
                         held.usage_so_far = step if step.usage is not None else held.usage_so_far
                         continue
                     if not isinstance(step, Chunk):
-                        return step
+                        return checked(step, request) if isinstance(step, Succeeded) else step
                     if held.first_ms is None:
                         held.first_ms = now
                     if step.data and piece is not None and request.streamed:
@@ -99,6 +100,15 @@ class Runner:
             log.exception("engine failed job=%s", held.attempt.job)
             return held.with_usage(Failed(EngineFault(f"{type(error).__name__} in the engine")))
         return held.with_usage(Failed(EngineFault("the engine ended without an outcome")))
+
+
+def checked(outcome: Succeeded, request: EngineRequest) -> Succeeded | Failed:
+    """Turn an answer that is not what its request demanded into a failure, which keeps what it cost."""
+    constraints = constraints_of(request.body) if request.endpoint.shape is Shape.CHAT else None
+    broken = None if constraints is None else violation(constraints, outcome.body)
+    if constraints is None or broken is None:
+        return outcome
+    return Failed(ConstraintViolated(broken, constraints.may_differ), outcome.usage, outcome.charge)
 
 
 def request_of(attempt: Attempt, *, execution: UUID, max_output_tokens: int, is_read: bool) -> EngineRequest:

@@ -56,13 +56,21 @@ def _read(body: bytes, endpoint: str) -> Body | Refused:
 
 
 def _out_of_range(read: Body, endpoint: Endpoint, model: Model) -> Refused | None:
-    if isinstance(read, GenerationBody) and (refused := _too_many(read)) is not None:
+    if isinstance(read, GenerationBody) and (refused := _not_whole(read) or _too_many(read)) is not None:
         return refused
     for name in endpoint.limits:
         asked, most = getattr(read, name), model.max_output_tokens
         if asked is not None and not 1 <= asked <= most:
             message = f"{name} is {asked}, it must be 1 to {most} for this model"
             return Refused("max_tokens_out_of_range", message, f"body.{name}", most)
+    return None
+
+
+def _not_whole(read: GenerationBody) -> Refused | None:
+    for name in ("n", "max_tokens", "max_completion_tokens", "logprobs", "top_logprobs"):
+        asked = getattr(read, name)
+        if isinstance(asked, float) and not asked.is_integer():
+            return Refused("body_shape", f"{name} is {asked}, it must be a whole number", f"body.{name}")
     return None
 
 

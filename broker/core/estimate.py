@@ -42,8 +42,8 @@ def request_tokens(body: bytes, endpoint: str, *, most_output: int) -> Usage:
     prompts = None if found.prompts is None else getattr(read, found.prompts)
     times = len(prompts) if isinstance(prompts, list) and not _is_tokens(prompts) else 1
     if isinstance(read, GenerationBody) and read.n is not None:
-        times *= max(1, read.n)
-    return Usage(fresh, max(asked, default=most_output) * times, estimated=True)
+        times *= max(1, int(read.n))
+    return Usage(fresh, int(max(asked, default=most_output)) * times, estimated=True)
 
 
 def estimated_nano_usd(tokens: Usage, deployment: Deployment | None, recorded: Spend | None) -> NanoUsd | None:

@@ -1,9 +1,11 @@
 """One suite for every engine that can run here."""
 
 import asyncio
+import base64
 import importlib.util
 import json
 import os
+import struct
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -12,9 +14,10 @@ from typing import Any
 import msgspec
 import pytest
 import pytest_asyncio
+from msgspec.structs import replace
 
 from schemas.catalog import Deployment
-from schemas.endpoints import CHAT, COMPLETIONS, ENDPOINTS, Endpoint
+from schemas.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, ENDPOINTS, Endpoint
 from schemas.outcome import BadRequest, ContextTooLong, EngineFault, Failed, Succeeded, Usage
 from tests.builders import BODIES
 from workers.core.assembly import ResponseAssembler
@@ -307,6 +310,86 @@ async def test_llamacpp_keeps_to_a_json_schema(engine: Engine) -> None:
     )
 
     assert json.loads(body["choices"][0]["message"]["content"])["city"] in {"Paris", "Rome"}
+
+
+TOOLS = [
+    {
+        "type": "function",
+        "function": {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}},
+    }
+]
+A_SCHEMA = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "words"),
+    [
+        ("LlamaCpp", {"tools": TOOLS}, "tools: the chat template"),
+        ("LlamaCpp", {"tools": TOOLS, "tool_choice": "required"}, "tool_choice: "),
+        (
+            "LlamaCpp",
+            {"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "f"}}},
+            "tool_choice: ",
+        ),
+        ("LlamaCpp", {"tool_choice": "required"}, "tool_choice: "),
+        ("LlamaCpp", {"stop": [""]}, "stop: an empty string"),
+        ("LlamaCpp", {"stop": ["a", ""]}, "stop: an empty string"),
+        ("LlamaCpp", {"stop": ""}, "stop: an empty string"),
+        ("Simulated", {"tools": TOOLS, "tool_choice": "required"}, "tool_choice: "),
+        ("Simulated", {"response_format": A_SCHEMA}, "response_format: "),
+        ("Simulated", {"response_format": {"type": "json_object"}}, "response_format: "),
+    ],
+)
+async def test_what_an_engine_cannot_honour_is_refused_by_name(
+    engine: Engine, name: str, fields: dict[str, Any], words: str
+) -> None:
+    if type(engine).__name__ != name:
+        pytest.skip(f"about {name}")
+    [step] = await steps_of(engine, a_request({"messages": [{"role": "user", "content": "x"}], **fields}))
+
+    assert isinstance(step, Failed)
+    assert isinstance(step.failure, BadRequest)
+    assert step.failure.message.startswith(words)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"tools": TOOLS, "tool_choice": "none"}, {"tools": []}, {"stop": []}, {"stop": None}]
+)
+async def test_what_demands_nothing_is_served(engine: Engine, fields: dict[str, Any]) -> None:
+    await succeeded(engine, a_request({"messages": [{"role": "user", "content": "x"}], "max_tokens": 4, **fields}))
+
+
+async def test_tools_are_served_where_the_template_shows_them() -> None:
+    _skip_without_model("llamacpp")
+    template = (
+        "{% if tools %}{{ tools | tojson }}{% endif %}{% for message in messages %}{{ message.content }}{% endfor %}"
+    )
+    engine = factory("llamacpp")(replace(DEPLOYMENTS["llamacpp"], options={"chat_template": template}), Overrides())
+    await engine.start()
+    try:
+        body = {"messages": [{"role": "user", "content": "Call f."}], "max_tokens": 4}
+        without, _ = await succeeded(engine, a_request(body))
+        with_tools, _ = await succeeded(engine, a_request({**body, "tools": TOOLS}))
+    finally:
+        await engine.close()
+
+    assert with_tools["usage"]["prompt_tokens"] > without["usage"]["prompt_tokens"] + 10
+
+
+@pytest.mark.parametrize(
+    ("fields", "size"), [({}, 8), ({"dimensions": 3}, 3), ({"encoding_format": "float", "dimensions": 12}, 12)]
+)
+async def test_simulated_embeddings_are_as_long_as_asked(engine: Engine, fields: dict[str, Any], size: int) -> None:
+    if not isinstance(engine, Simulated):
+        pytest.skip("about the simulated engine")
+    floats, _ = await succeeded(engine, a_request({"input": "x", **fields}, endpoint=EMBEDDINGS))
+    packed, _ = await succeeded(
+        engine, a_request({"input": "x", **fields, "encoding_format": "base64"}, endpoint=EMBEDDINGS)
+    )
+
+    vector = floats["data"][0]["embedding"]
+    assert len(vector) == size
+    assert struct.unpack(f"<{size}f", base64.b64decode(packed["data"][0]["embedding"])) == pytest.approx(vector)
 
 
 def only_llamacpp(engine: Engine) -> None:

@@ -48,6 +48,10 @@ def test_windows_files_are_read() -> None:
     assert codes(read(b"\xef\xbb\xbf" + a_line(), b"", a_line(custom_id="b"), end=b"\r\n")) == ["ok", "ok"]
 
 
+def test_files_that_were_joined_are_read() -> None:
+    assert codes(read(b"\xef\xbb\xbf" + a_line(), b"\xef\xbb\xbf" + a_line(custom_id="b"))) == ["ok", "ok"]
+
+
 def test_numbers_count_blank_lines() -> None:
     [line] = read(b"", b"  ", a_line())
 

@@ -6,6 +6,7 @@ import pytest
 
 from schemas.outcome import (
     BadRequest,
+    ConstraintViolated,
     ContextTooLong,
     Denied,
     EngineFault,
@@ -41,6 +42,8 @@ TABLE: list[tuple[Failure, str, bool, bool]] = [
     (TimedOut(Ms(5), "attempt"), "timed_out", True, True),
     (Unanswered(Ms(5), "words"), "unanswered", True, True),
     (Unanswered(Ms(5), "words", repeat=False), "unanswered", False, True),
+    (ConstraintViolated("words"), "constraint_violated", True, True),
+    (ConstraintViolated("words", repeat=False), "constraint_violated", False, True),
 ]
 
 
@@ -67,6 +70,7 @@ def test_no_failure_is_left_out() -> None:
         (TimedOut(Ms(5), "progress"), "the engine made no progress for 5 ms"),
         (TimedOut(Ms(5), "attempt"), "the attempt was ended after 5 ms"),
         (Unanswered(Ms(5), "words"), "no complete answer within 5 ms (words): it may have run"),
+        (ConstraintViolated("words"), "the answer is not what was demanded: words"),
         (Throttled(), "the engine is throttling"),
         (Throttled(Ms(5)), "the engine is throttling; it asks to wait 5 ms"),
         (ResponseTooLarge(9, 7), "the response is 9 bytes, the limit is 7: ask for fewer tokens or no logprobs"),

@@ -5,6 +5,7 @@ capacity  how many slots an engine has now, and how many outcomes may be held ba
 pause     how long to send nothing after a refused key, a throttle or an outage, and how to try again
 readiness what a worker takes now, and why not the rest
 body      reads, sets and counts the fields of OpenAI's requests
+constraints checks that an answer is what its request demanded
 usage     reads what a response says was used and charged
 address   builds the addresses of an API's endpoints
 api_error finds the error in an API's answer

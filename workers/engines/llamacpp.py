@@ -41,6 +41,13 @@ _LAST_TOKENS = ("repeat_last_n", "dry_penalty_last_n")
 _PROBABILITIES = ("n_probs", "top_logprobs", "logprobs")
 _MOST_PROBABILITIES = 20
 """The most for each token of the answer: OpenAI's limit of `top_logprobs`. llama.cpp has none."""
+_SHORTEST = {
+    "messages": [{"role": "user", "content": "Hi"}],
+    "max_tokens": 1,
+    "stream": True,
+    "stream_options": {"include_usage": True},
+}
+_TOOL = {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}
 _UNREADABLE = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError)
 """What C++ exceptions over a bad request become in Python. A lack of memory raises something else."""
 
@@ -103,6 +110,9 @@ class LlamaCpp:
         most = capacity.slots + capacity.reserve
         self._threads = ThreadPoolExecutor(most, thread_name_prefix="llamacpp")
         self._running: set[BlockingCall] = set()
+        self._learning = asyncio.Lock()
+        self._has_tools: bool | None = None
+        """Whether the chat template shows tools to the model. None: nobody has asked for any yet."""
 
     async def start(self) -> Capacity:
         loop = asyncio.get_running_loop()
@@ -152,6 +162,13 @@ class LlamaCpp:
     async def run(self, request: EngineRequest) -> AsyncGenerator[Step, None]:
         body = _prepared(request, context_tokens=self._context_tokens)
         call = self._call(request.endpoint)
+        if (
+            isinstance(body, dict)
+            and call is not None
+            and _asks_for_tools(body)
+            and not await self._takes_tools(call)
+        ):
+            body = Failed(BadRequest("tools: the chat template of this model does not show them to it"))
         if isinstance(body, Failed) or call is None:
             message = f"this deployment does not serve {request.endpoint.path}: see its option `embeddings`"
             yield body if isinstance(body, Failed) else Failed(BadRequest(message))
@@ -168,6 +185,29 @@ class LlamaCpp:
         finally:
             blocking_call.stopped.set()
             self._running.discard(blocking_call)
+
+    async def _takes_tools(self, call: Callable[..., Any]) -> bool:
+        """Say whether the chat template shows tools to the model. Where it does not, llama.cpp drops them in silence.
+
+        It is found out once, by whether a prompt is longer with a tool than without.
+        """
+        async with self._learning:
+            if self._has_tools is None:
+                lengths = [
+                    await self._prompt_tokens(call, {**_SHORTEST, **more}) for more in ({}, {"tools": [_TOOL]})
+                ]
+                self._has_tools = lengths[0] != lengths[1]
+        return self._has_tools
+
+    async def _prompt_tokens(self, call: Callable[..., Any], body: dict[str, Any]) -> int:
+        """Count the tokens of a chat's prompt; 0 if llama.cpp refuses it."""
+        blocking_call, used = BlockingCall(asyncio.get_running_loop()), 0
+        blocking_call.start(self._threads, call, body)
+        while (event := await blocking_call.next()) is not None:
+            if isinstance(event, BaseException):
+                return 0
+            used = _usage(event.get("usage") or {}).input_tokens or used
+        return used
 
     def _call(self, endpoint: Endpoint) -> Callable[..., Any] | None:
         """Return llama.cpp's function for an endpoint, or None. A model loaded for embeddings can do nothing else."""
@@ -249,6 +289,12 @@ def _prepared(request: EngineRequest, *, context_tokens: int) -> dict[str, Any] 
         return Failed(BadRequest("the body is not an object"))
     if (out_of_range := _out_of_range(body, context_tokens)) is not None:
         return Failed(out_of_range)
+    if _ends_at_once(body):
+        return Failed(BadRequest("stop: an empty string would end every answer at once: leave it out"))
+    if _demands_a_call(body):
+        return Failed(
+            BadRequest("tool_choice: llama.cpp cannot make the model call a tool: leave it out, or ask for auto")
+        )
     for name in _OURS:
         body.pop(name, None)
     if request.endpoint.limits:
@@ -257,6 +303,20 @@ def _prepared(request: EngineRequest, *, context_tokens: int) -> dict[str, Any] 
     if request.endpoint.can_stream:
         body |= {"stream": True, "stream_options": {"include_usage": True}}
     return {**body, "model": request.model}
+
+
+def _asks_for_tools(body: dict[str, Any]) -> bool:
+    return bool(body.get("tools") or body.get("functions")) and body.get("tool_choice") != "none"
+
+
+def _demands_a_call(body: dict[str, Any]) -> bool:
+    return body.get("tool_choice") == "required" or isinstance(body.get("tool_choice"), dict)
+
+
+def _ends_at_once(body: dict[str, Any]) -> bool:
+    """Say whether an empty stop string is in the body: it stands at the beginning of every answer."""
+    stop = body.get("stop")
+    return stop == "" or (isinstance(stop, list) and "" in stop)
 
 
 def _out_of_range(body: dict[str, Any], context_tokens: int) -> BadRequest | None:

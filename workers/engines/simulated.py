@@ -5,8 +5,10 @@ token of the answer takes (1 + slowdown * (r - 1)) / decode_tokens_per_s seconds
 """
 
 import asyncio
+import base64
 import hashlib
 import os
+import struct
 from collections.abc import AsyncGenerator
 from enum import StrEnum
 from itertools import accumulate
@@ -31,6 +33,7 @@ from schemas.outcome import (
     Usage,
 )
 from schemas.units import Ms
+from workers.core.constraints import constraints_of
 from workers.ports import Capacity, Chunk, EngineConfigError, EngineDied, EngineRequest, Overrides, Step
 
 _WORDS = (
@@ -44,6 +47,7 @@ _STARTS = [0, *accumulate(len(word) + 1 for word in _TEXT_IN_WORDS)]
 """Where each word starts in the text."""
 _DEFAULT_SLOTS = 64
 _DIMENSIONS = 8
+_MOST_DIMENSIONS = 4096
 _CRASH_CODE = 70
 
 
@@ -98,8 +102,10 @@ class _Body(msgspec.Struct):
     messages: list[_Message] = []
     prompt: str | list[Any] = ""
     input: str | list[Any] = ""
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
+    max_tokens: float | None = None
+    max_completion_tokens: float | None = None
+    encoding_format: str = "float"
+    dimensions: Annotated[int, Meta(ge=1, le=_MOST_DIMENSIONS)] | None = None
 
 
 _body = msgspec.json.Decoder(_Body)
@@ -184,7 +190,9 @@ class Simulated:
             return Failed(BadRequest(f"the body cannot be read: {error}"))
         full_length = self._options.output_tokens
         prompt = -(-_length(body) // 4)
-        most = body.max_completion_tokens or body.max_tokens or request.max_output_tokens
+        if (refused := _not_served(request, body)) is not None:
+            return Failed(refused)
+        most = int(body.max_completion_tokens or body.max_tokens or request.max_output_tokens)
         words = max(0, min(full_length, most)) if request.endpoint.limits else 0
         if prompt + words > self._context_tokens:
             message = f"{prompt} prompt tokens and {words} of the answer are more than {self._context_tokens}"
@@ -274,7 +282,7 @@ def _response(request: EngineRequest, body: _Body, text: str, usage: Usage, reas
             parts = [{"index": 0, "text": text, "finish_reason": reason}]
         case Shape.EMBEDDINGS:
             del head["id"], head["created"], used["completion_tokens"]
-            parts = [_embedding(number, text) for number, text in enumerate(_inputs(body.input))]
+            parts = [_embedding(number, text, body) for number, text in enumerate(_inputs(body.input))]
     endpoint = request.endpoint
     return _json.encode({**head, "object": endpoint.object, endpoint.parts: parts, "usage": used})
 
@@ -285,9 +293,24 @@ def _inputs(given: str | list[Any]) -> list[Any]:
     return [given] if is_one else list(given)
 
 
-def _embedding(number: int, given: Any) -> dict[str, object]:
-    digest = hashlib.blake2b(_json.encode(given), digest_size=_DIMENSIONS).digest()
-    return {"object": "embedding", "index": number, "embedding": [byte / 127.5 - 1 for byte in digest]}
+def _embedding(number: int, given: Any, body: _Body) -> dict[str, object]:
+    dimensions = body.dimensions or _DIMENSIONS
+    digest = hashlib.shake_128(_json.encode(given)).digest(dimensions)
+    vector = [byte / 127.5 - 1 for byte in digest]
+    is_packed = body.encoding_format == "base64"
+    packed = base64.b64encode(struct.pack(f"<{dimensions}f", *vector)).decode() if is_packed else vector
+    return {"object": "embedding", "index": number, "embedding": packed}
+
+
+def _not_served(request: EngineRequest, body: _Body) -> BadRequest | None:
+    """Say what this engine cannot do for a request, by its name; None if it can do all."""
+    if request.endpoint.shape is Shape.EMBEDDINGS and body.encoding_format not in {"float", "base64"}:
+        return BadRequest("encoding_format must be float or base64")
+    constraints = constraints_of(request.body) if request.endpoint.shape is Shape.CHAT else None
+    if constraints is None:
+        return None
+    field = "response_format" if constraints.tool is None else "tool_choice"
+    return BadRequest(f"{field}: this engine makes up words, and neither JSON nor calls of tools")
 
 
 def _chunk(request: EngineRequest, text: str, reason: str | None) -> bytes:
