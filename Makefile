@@ -12,11 +12,12 @@ PEERS := $(VENV)/.peers
 SEED ?= 1
 N ?= 300
 FAULTS ?= 100
+MESSAGES ?= 20000
 COMPILE = $(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-header --no-emit-find-links \
   --no-emit-index-url
 
 .DEFAULT_GOAL := help
-.PHONY: help setup vllm peers demo test test-vllm count chaos mutate check format lock clean
+.PHONY: help setup vllm peers demo test test-vllm count chaos fuzz mutate check format lock clean
 
 help:
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -72,6 +73,9 @@ count: $(STAMP) ## count what a job and a request cost, against what is kept in 
 
 chaos: $(STAMP) ## kill, stop and cut off everything under load (SEED="1 2 3" FAULTS=100; ten minutes a hundred)
 	$(BIN)/python -m tests.chaos run $(SEED) --faults $(FAULTS)
+
+fuzz: $(STAMP) ## send broken messages to a broker and a worker (SEED=1 MESSAGES=20000; five minutes)
+	$(BIN)/python -m tests.fuzz --seed $(SEED) --number $(MESSAGES)
 
 mutate: $(MODEL) ## break the code on purpose and see what the tests notice (SEED=1 N=300; an hour)
 	$(BIN)/python -m tests.mutation removals

@@ -31,7 +31,7 @@ from schemas.api import (
     Nothing,
     Problem,
 )
-from schemas.codec import ERROR, KIND, jsoned, place_of
+from schemas.codec import ERROR, KIND, UNREADABLE, jsoned, place_of
 from schemas.jetstream import MaxPayloadError, NatsError
 from schemas.jetstream.client import NatsClient
 from schemas.subjects import Verb
@@ -81,6 +81,7 @@ async def nats_api(
         name=f"infermq-api-{name}",
         serializer=MsgSpecSerializer(use_fastdepends_errors=False),
         middlewares=[_errors(), _TooLargeAnswers],
+        decoder=_decoded,
         max_reconnect_attempts=-1,
         logger=None,
     )
@@ -120,6 +121,14 @@ def _caller(subject: str, principal: Identify) -> Principal:
     except ValueError as error:
         raise Refusal(Problem("bad_name", str(error))) from error
     return principal(tenant, key)
+
+
+async def _decoded(message: NatsMessage) -> object:
+    """Decode JSON, however it was labelled. What is none stays bytes, which no request can be made of."""
+    try:
+        return msgspec.json.decode(message.body)
+    except UNREADABLE:
+        return message.body
 
 
 class _OnConnection(NatsBroker):
