@@ -82,6 +82,7 @@ def show(batch: Id, *, as_json: AsJson = False, nats_url: NatsUrl = None, data: 
             ("completed", None if took is None else f"{instant(state.completed_ms)}, after {took}"),
             ("jobs", "not sealed yet" if state.jobs is None else state.jobs),
             *((name, getattr(counts, name)) for name in counts.__struct_fields__),
+            ("refused", f"{state.refused}, since they came when it was full" if state.refused else None),
             ("tokens", f"{state.usage.input_tokens} in, {state.usage.output_tokens} out"),
             ("cost", money(state.cost_nano_usd)),
         ]

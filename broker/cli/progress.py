@@ -114,6 +114,8 @@ def describe(batch: Batch, *, rate: float, held: str = "") -> str:
     bad = batch.counts.settled() - batch.counts.succeeded
     if bad:
         parts.append(f"[red]{bad} not succeeded[/]")
+    if batch.refused:
+        parts.append(f"[red]{batch.refused} came too late[/]")
     if held:
         parts.append(f"[yellow]{plain(held)}[/]")
     return " · ".join(parts)

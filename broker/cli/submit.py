@@ -106,7 +106,7 @@ def submit(
     if state is None:
         fail(f"nothing was submitted; bad lines: {job.tally.bad}", Exit.USAGE)
     ended = state.counts.settled() - state.counts.succeeded
-    if job.tally.bad or ended:
+    if job.tally.bad or ended or state.refused:
         raise typer.Exit(Exit.FAILED)
 
 
@@ -157,6 +157,8 @@ class _Submit:
         catalog = await _catalog(client)
         self._check_model(catalog)
         batch = None if self._batch is None else await client.batch(self._batch)
+        if batch is not None:
+            _check_open(batch)
         if not self._is_worth_submitting(batch, catalog):
             self.tally.print()
             return None
@@ -166,6 +168,7 @@ class _Submit:
         state = await client.seal(batch.id, jobs=self.tally.sent)
         self.tally.print()
         if not wait:
+            await _say_what_failed(client, state)
             return state
         waiting = asyncio.create_task(self._wait(client, batch.id, out))
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, waiting.cancel)
@@ -250,6 +253,17 @@ class _Submit:
         return state
 
 
+def _check_open(batch: Batch) -> None:
+    """Check that a batch takes jobs: what is sealed was sent to its end. Raises: typer.Exit."""
+    if batch.jobs is not None:
+        jobs = "1 job" if batch.jobs == 1 else f"{batch.jobs} jobs"
+        fail(
+            f"the batch {batch.id} was sealed with {jobs} and is {batch.status}, so it takes no more: for other jobs leave "
+            f"--batch out; its results: infermq batch results {batch.id}",
+            Exit.USAGE,
+        )
+
+
 async def _catalog(client: Client) -> Catalog | None:
     """Return the active catalog, or None if it is written for another version: then only the broker can check against it."""
     try:
@@ -265,6 +279,8 @@ async def _say_what_failed(client: Client, state: Batch) -> None:
     others = state.counts.settled() - state.counts.succeeded - len(failures)
     if others:
         err.print(f"… and {others} more")
+    if state.refused:
+        err.print(f"{state.refused} more came after the batch had all that it was sealed with: they did not run")
 
 
 def _say_how_to_continue(batch: UUID, out: Path | None) -> None:

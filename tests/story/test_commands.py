@@ -16,7 +16,7 @@ import pytest_asyncio
 
 from broker.client import Client, RequestRefused, Submission
 from schemas.job import Job
-from tests.builders import CHAT
+from tests.builders import CHAT, a_job
 from tests.system import System, a_catalog_file, a_client, a_guarded_system, infermq, infermq_here, until
 
 pytestmark = [pytest.mark.story, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
@@ -211,6 +211,86 @@ async def test_a_batch_stays_open_when_nothing_of_its_file_can_be_read(
 
         assert ran.returncode == 2
         assert (await client.batch(batch.id)).status == "open"
+
+
+async def test_a_sealed_batch_takes_no_other_file_and_says_what_to_do(system: System, tmp_path: Path) -> None:
+    """Neither a file of the lines that failed, nor the same file: what is sealed was sent to its end."""
+    file = tmp_path / "again.jsonl"
+    write(file, {}, BAD_BODIES[0])
+    first = json.loads(system.command("submit", str(file), "--wait", "--json").stdout)["batch"]
+    file.write_text(a_line("other") + "\n")
+
+    for more in ((), ("--wait",), ("--out", str(tmp_path / "results"))):
+        ran = await system.here("submit", str(file), "--batch", first["id"], *more)
+
+        assert ran.returncode == 2
+        assert f"the batch {first['id']} was sealed with 1 job and is completed, so it takes no more" in ran.stderr
+        assert f"infermq batch results {first['id']}" in ran.stderr
+        assert not ran.stdout
+    shown = json.loads((await system.here("batch", "show", first["id"], "--json")).stdout)
+    assert shown == first
+
+
+async def test_jobs_that_came_too_late_for_a_batch_are_shown(system: System) -> None:
+    async with a_client(system) as client:
+        batch = await client.create_batch()
+        await client.seal(batch.id, jobs=0)
+        late = Submission.of("m", {"messages": [{"role": "user", "content": "hello"}]})
+        await client.submit_many([late], batch_id=batch.id)
+
+        async def counted() -> bool:
+            return (await client.batch(batch.id)).refused == 1
+
+        await until(counted, "the batch counts it")
+    ran = await system.here("batch", "show", str(batch.id))
+
+    assert "refused    1, since they came when it was full" in ran.stdout
+
+
+async def test_a_batch_whose_earlier_jobs_failed_says_so_without_waiting(system: System, tmp_path: Path) -> None:
+    file = tmp_path / "rest.jsonl"
+    file.write_text(a_line("rest") + "\n")
+    async with a_client(system) as client:
+        batch = await client.create_batch()
+        await client.submit_many([Submission("gone", a_job(batch=batch.id, line=99, custom_id="early"))])
+
+        async def failed() -> bool:
+            return (await client.batch(batch.id)).counts.failed == 1
+
+        await until(failed, "the first job failed")
+
+    ran = system.command("submit", str(file), "--batch", str(batch.id))
+
+    assert ran.returncode == 1
+    assert "line 99 (early): unknown_model: " in ran.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("FILE", "--batch", "01940000-0000-7000-8000-000000000000"),
+        ("FILE", "--model", "gone"),
+        ("FILE", "--deadline", "soon"),
+        ("FILE", "--out", "/nowhere/results"),
+        ("nowhere.jsonl",),
+        ("FILE", "--strict"),
+        ("FILE",),
+        ("FILE", "--wait"),
+        ("FILE", "--json"),
+        ("FILE", "--nats-url", "nats://127.0.0.1:1"),
+    ],
+    ids=" ".join,
+)
+async def test_a_submission_that_fails_says_why_on_standard_error(
+    system: System, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    file = tmp_path / "bad.jsonl"
+    write(file, {}, *BAD_BODIES)
+
+    ran = system.command("submit", *(str(file) if word == "FILE" else word for word in words))
+
+    assert ran.returncode != 0
+    assert ran.stderr.strip()
 
 
 @pytest.mark.parametrize("name", ["-", "/dev/stdin"])
