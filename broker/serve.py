@@ -14,6 +14,7 @@ from broker.bus.catalogs import Catalogs
 from broker.bus.connect import connected
 from broker.bus.runs import Rulings, Runs
 from broker.bus.streams import NatsStreams
+from broker.bus.submitted import SubmittedJobs
 from broker.config import BrokerConfig
 from broker.core.pools import Pool, alive, snapshot
 from broker.core.principal import open_principal
@@ -235,7 +236,13 @@ class Process:
     def _services(self) -> Services:
         return Services(
             batches=BatchService(ledger=self.ledger.batches, clock=self.clock),
-            jobs=JobService(ledger=self.ledger.jobs, catalogs=self.catalogs, pools=self._pools, clock=self.clock),
+            jobs=JobService(
+                ledger=self.ledger.jobs,
+                submitted=SubmittedJobs(self.nc),
+                catalogs=self.catalogs,
+                pools=self._pools,
+                clock=self.clock,
+            ),
             catalogs=CatalogService(ledger=self.ledger.catalogs, catalogs=self.catalogs, clock=self.clock),
             status=StatusService(
                 name=self.config.name,

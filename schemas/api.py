@@ -19,6 +19,8 @@ from schemas.worker import WorkerBeat
 class State(StrEnum):
     """The state of a job. The last five are terminal."""
 
+    ACCEPTED = "accepted"
+    """It is in SUBMIT and not in the ledger yet."""
     QUEUED = "queued"
     RUNNING = "running"
     SUCCEEDED = "succeeded"
@@ -226,7 +228,7 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobShow(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that the ledger has of a job, except its prompt."""
+    """Everything that is known of a job, except its prompt. One that is `accepted` may still be refused by intake."""
 
     id: UUID
     state: State

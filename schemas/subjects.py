@@ -104,6 +104,11 @@ def submit(source: Source) -> str:
     return f"infermq.submit.{source.lane}.{names}"
 
 
+def submit_tenant(tenant: str) -> str:
+    """Return the subjects on which a tenant submits, in all lanes and to all models."""
+    return f"infermq.submit.*.*.{token(tenant)}.*"
+
+
 def submit_lane(lane: Lane) -> str:
     """Return the subjects that the intake consumer of a lane takes."""
     return f"infermq.submit.{lane}.>"

@@ -7,8 +7,10 @@ groups        pulls from a consumer and hands over all that has arrived, as one 
 beats         knows the workers that are alive
 catalogs      knows and publishes the active revision of the catalog
 notices       what brokers tell each other: jobs wait, a delayed job is due, attempts are settled
+submitted     finds jobs that intake has still to take from SUBMIT
 runs          publishes attempts into RUN and rulings into OUTCOME, and reads what both still hold
 outcomes      decodes what came through OUTCOME: workers' reports and brokers' rulings
+stored        reads what a stream holds, by direct get
 results       publishes the live feed of results
 dead_letters  makes the record of a message that cannot be read
 

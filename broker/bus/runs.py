@@ -1,15 +1,14 @@
 """Publishes attempts into RUN and rulings into OUTCOME, and reads what both streams still hold."""
 
-import asyncio
 import contextlib
-import json
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from uuid import UUID
 
 import msgspec
 
+from broker.bus.stored import sequence_of, stored_messages
 from broker.errors import Unavailable
 from broker.retrying import until_available
 from schemas import subjects
@@ -17,7 +16,6 @@ from schemas.codec import UNREADABLE, Bundle, bundled, bundles, grouped, packed
 from schemas.jetstream import (
     BATCH_BYTES,
     BATCH_MESSAGES,
-    Message,
     NatsConnection,
     NatsError,
     NotStored,
@@ -25,7 +23,6 @@ from schemas.jetstream import (
     Progress,
     ack_subject,
     answer_all,
-    header_number,
     last_sequence,
     progress_of,
     publish_atomically,
@@ -35,9 +32,6 @@ from schemas.job import Attempt
 from schemas.ruling import Lost, Ruling
 
 log = logging.getLogger(__name__)
-_PAGE = 256
-_PAGE_BYTES = 4 * 1024 * 1024
-_QUIET_S = 5.0
 
 
 class RunKey(msgspec.Struct, frozen=True):
@@ -118,7 +112,7 @@ def _batches(messages: Sequence[Outgoing]) -> Iterator[Sequence[Outgoing]]:
 async def attempts_in_run(nc: NatsConnection) -> set[tuple[UUID, int]]:
     """Read which attempts are in RUN: those not leased yet, and those that a worker holds. Raises: Unavailable."""
     held = set()
-    async for message in _messages(nc, subjects.RUN):
+    async for message in stored_messages(nc, subjects.RUN):
         with contextlib.suppress(*UNREADABLE):  # the worker that gets it terminates it
             key = _run_key.decode(message.data)
             held.add((key.job, key.number))
@@ -136,10 +130,10 @@ class DeliveredRun(msgspec.Struct, frozen=True):
 async def delivered_runs(nc: NatsConnection, deployment: str, *, last: int) -> list[DeliveredRun]:
     """Read the messages of a deployment up to the `last` that was delivered. Raises: Unavailable."""
     found = []
-    async for message in _messages(nc, subjects.RUN, subject=subjects.run(deployment), last=last):
+    async for message in stored_messages(nc, subjects.RUN, subject=subjects.run(deployment), last=last):
         with contextlib.suppress(*UNREADABLE):  # the worker that gets it terminates it
             key = _run_key.decode(message.data)
-            found.append(DeliveredRun(_sequence(message, subjects.RUN), key.job, key.number))
+            found.append(DeliveredRun(sequence_of(message, subjects.RUN), key.job, key.number))
     return found
 
 
@@ -167,54 +161,7 @@ async def attempts_in_outcome(nc: NatsConnection) -> set[tuple[UUID, int]]:
     """
     return {
         (key.job, key.attempt)
-        async for message in _messages(nc, subjects.OUTCOME)
+        async for message in stored_messages(nc, subjects.OUTCOME)
         for key in _outcome_keys.unpack(message.data)[0]
         if key.type != _LOST
     }
-
-
-async def _messages(
-    nc: NatsConnection, stream: str, *, subject: str | None = None, last: int | None = None
-) -> AsyncIterator[Message]:
-    """Read what a stream holds of a subject up to the `last` sequence, by direct get, a page at a time (ADR-31)."""
-    sequence = 1
-    try:
-        while page := await _page(nc, stream, sequence, subject):
-            for message in page:
-                if (found := _sequence(message, stream)) < sequence:
-                    raise Unavailable("NATS", f"{stream} could not be read: a message out of its order")
-                if last is not None and found > last:
-                    return
-                yield message
-                sequence = found + 1
-    except (NatsError, TimeoutError) as error:
-        raise Unavailable("NATS", f"{stream} could not be read: {str(error) or type(error).__name__}") from error
-
-
-def _sequence(message: Message, stream: str) -> int:
-    if (sequence := header_number(message.headers or {}, "Nats-Sequence")) is None:
-        raise Unavailable("NATS", f"{stream} could not be read: a message without its sequence")
-    return sequence
-
-
-async def _page(nc: NatsConnection, stream: str, sequence: int, subject: str | None) -> list[Message]:
-    inbox = nc.new_inbox()
-    subscription = await nc.subscribe(inbox)
-    try:
-        query: dict[str, int | str] = {"seq": sequence, "batch": _PAGE, "max_bytes": _PAGE_BYTES}
-        if subject is not None:
-            query["next_by_subj"] = subject
-        await nc.publish(f"$JS.API.DIRECT.GET.{stream}", json.dumps(query).encode(), inbox)
-        page: list[Message] = []
-        async with asyncio.timeout(_QUIET_S):
-            while True:
-                message = await subscription.next_msg(timeout=_QUIET_S)
-                match (message.headers or {}).get("Status"):
-                    case None:
-                        page.append(message)
-                    case "204" | "404":
-                        return page
-                    case status:
-                        raise Unavailable("NATS", f"{stream} could not be read: status {status}")
-    finally:
-        await subscription.unsubscribe()

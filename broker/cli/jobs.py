@@ -32,7 +32,7 @@ from broker.cli.terminal import (
     with_client,
 )
 from broker.client import Client, Piece, Reply
-from schemas.api import Hold, JobShow, Status, Waiting
+from schemas.api import Hold, JobShow, State, Status, Waiting
 from schemas.outcome import public_message
 from schemas.worker import WorkerBeat
 
@@ -62,18 +62,19 @@ def show(
 
 
 def _print_job(job: JobShow) -> None:
+    is_on_its_way = job.state is State.ACCEPTED
     took = None if job.settled_ms is None else duration(job.settled_ms - job.admitted_ms)
     failure = job.failure and f"{failure_code(job.failure)}: {public_message(job.failure)}"
     print_fields(
         [
             ("job", job.id),
-            ("state", job.state),
+            ("state", "accepted, on its way into the ledger" if is_on_its_way else job.state),
             ("model", f"{job.model} {job.endpoint}"),
             ("lane", job.lane),
             ("batch", job.batch and f"{job.batch}, line {job.line}, custom_id {job.custom_id}"),
-            ("admitted", instant(job.admitted_ms)),
+            ("submitted" if is_on_its_way else "admitted", instant(job.admitted_ms)),
             ("deadline", instant(job.deadline_ms)),
-            ("not before", job.not_before_ms and instant(job.not_before_ms)),
+            ("not before", None if job.not_before_ms is None else instant(job.not_before_ms)),
             ("waiting", job.waiting and (reasons(job.waiting.holds) or "its turn")),
             ("ahead", job.waiting and _ahead(job.waiting)),
             ("settled", took and f"{instant(job.settled_ms)}, after {took}"),

@@ -99,7 +99,7 @@ class BatchClient(Session):
         raise AssertionError("unreachable")
 
     async def job(self, job: UUID) -> JobShow:
-        """Return all that is recorded of a job, except its prompt."""
+        """Return all that is recorded of a job, except its prompt. Until it is recorded, its state is `accepted`."""
         return await self._call(Verb.JOB_SHOW, JobRef(job), JobShow)
 
 

@@ -1,15 +1,22 @@
-"""Explains why jobs wait, for `status` and `job show`."""
+"""Explains why jobs wait, for `status` and `job show`, also those that are not in the ledger yet."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from uuid import UUID
 
+import msgspec
 from msgspec.structs import replace
 
 from broker.core import route
+from broker.core.admit import DEFAULT_DEADLINE_MS, MAX_ATTEMPTS
 from broker.core.pools import Pool, clock_time, holds
-from schemas.api import Hold, HoldCode, JobShow, LaneBacklog, ModelStatus, PoolStatus
+from schemas.api import Hold, HoldCode, JobShow, LaneBacklog, ModelStatus, PoolStatus, State
 from schemas.catalog import Catalog
-from schemas.units import Ms
+from schemas.ids import ms_of
+from schemas.job import Job
+from schemas.outcome import Usage
+from schemas.subjects import Source
+from schemas.units import Ms, NanoUsd
 
 
 def with_holds(job: JobShow, *, catalog: Catalog, pools: Mapping[str, Pool], now: Ms) -> JobShow:
@@ -53,4 +60,33 @@ def model_statuses(
             holds=holds(model, catalog=catalog, pools=pools),
         )
         for model in {**catalog.models, **waiting}
+    )
+
+
+def accepted(id: UUID, source: Source, job: Job) -> JobShow:  # noqa: A002 - the job's own word
+    """Describe a job that is in SUBMIT and that intake has not looked at: it may still be refused."""
+    submitted = ms_of(id)
+    deadline = Ms(submitted + DEFAULT_DEADLINE_MS[source.lane]) if job.deadline_ms is None else Ms(job.deadline_ms)
+    return JobShow(
+        id=id,
+        state=State.ACCEPTED,
+        lane=source.lane,
+        model=source.model,
+        endpoint=job.endpoint,
+        batch=job.batch,
+        line=job.line,
+        custom_id=job.custom_id,
+        attempt=0,
+        max_attempts=MAX_ATTEMPTS if job.max_attempts is None else job.max_attempts,
+        admitted_ms=submitted,
+        deadline_ms=deadline,
+        dispatched_ms=None,
+        settled_ms=None,
+        not_before_ms=None,
+        failure=None,
+        usage=Usage(),
+        cost_nano_usd=NanoUsd(0),
+        metadata=job.metadata or {},
+        executions=(),
+        body=msgspec.Raw(b"null"),
     )

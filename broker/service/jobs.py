@@ -2,15 +2,17 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from uuid import UUID
 
 from broker.bus.catalogs import Catalogs
+from broker.bus.submitted import SubmittedJobs
 from broker.core.authorise import Action
 from broker.core.explain import with_holds
 from broker.core.pools import Pool
 from broker.core.principal import Principal
 from broker.ports import Clock, JobLedger
-from broker.service.refusal import authorise, found
-from schemas.api import JobRef, JobShow
+from broker.service.refusal import Refusal, authorise, found
+from schemas.api import JobRef, JobShow, Problem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,12 +20,29 @@ class JobService:
     """Each method raises Refusal or Unavailable."""
 
     ledger: JobLedger
+    submitted: SubmittedJobs
     catalogs: Catalogs
     pools: Callable[[], Mapping[str, Pool]]
     clock: Clock
 
     async def show(self, principal: Principal, ask: JobRef) -> JobShow:
-        """Return all that is recorded of a job except its prompt; and while it waits, what it waits for."""
+        """Return all that is recorded of a job except its prompt; and while it waits, what it waits for.
+
+        One that is accepted and not in the ledger yet is found too.
+        """
         authorise(principal, Action.READ_JOBS)
-        job = found(await self.ledger.find(ask.id, principal.tenant), f"job {ask.id}")
+        job = await self.ledger.find(ask.id, principal.tenant)
+        if job is None:
+            job = await self._on_its_way(ask.id, principal.tenant)
         return with_holds(job, catalog=self.catalogs.active.catalog, pools=self.pools(), now=self.clock())
+
+    async def _on_its_way(self, job: UUID, tenant: str) -> JobShow:
+        """Find a job that was accepted and is not in the ledger yet. Raises: Refusal, Unavailable."""
+        looked = await self.submitted.find(job, tenant)
+        if looked.job is not None:
+            return looked.job
+        recorded = await self.ledger.find(job, tenant)  # if it was taken in meanwhile
+        if recorded is None and looked.unread > 0:
+            what = f"{looked.unread} more messages of yours wait for intake, and it may be in them: ask again later"
+            raise Refusal(Problem("unknown_job", f"the ledger has no job {job} yet; {what}", "id"))
+        return found(recorded, f"job {job}")

@@ -66,9 +66,10 @@ class Running:
     async def shown(self, job: UUID) -> JobShow | None:
         """None while it is not taken in yet, or nobody answers."""
         try:
-            return await self.client.job(job)
+            shown = await self.client.job(job)
         except (RequestRefused, Unavailable):
             return None
+        return None if shown.state is State.ACCEPTED else shown
 
     async def has_a_worker(self) -> None:
         """Wait until the broker has heard of one."""

@@ -9,6 +9,7 @@ import pytest
 from broker.bus.beats import Beats
 from broker.bus.catalogs import Catalogs
 from broker.bus.streams import declare_streams
+from broker.bus.submitted import SubmittedJobs
 from broker.core.authorise import Action, forbidden
 from broker.core.principal import Principal, Role, open_principal
 from broker.doors.nats_api import nats_api, operations
@@ -59,7 +60,7 @@ async def services(nc: Nats, ledger: Ledger) -> Services:
     catalogs = Catalogs(nc)
     return Services(
         batches=BatchService(ledger=ledger.batches, clock=now),
-        jobs=JobService(ledger=ledger.jobs, catalogs=catalogs, pools=dict, clock=now),
+        jobs=JobService(ledger=ledger.jobs, submitted=SubmittedJobs(nc), catalogs=catalogs, pools=dict, clock=now),
         catalogs=CatalogService(ledger=ledger.catalogs, catalogs=catalogs, clock=now),
         status=StatusService(
             name="b",

@@ -15,6 +15,7 @@ import pytest
 import pytest_asyncio
 
 from broker.client import Client, RequestRefused, Submission
+from schemas.api import State
 from schemas.job import Job
 from tests.builders import CHAT, a_job
 from tests.system import System, a_catalog_file, a_client, a_guarded_system, infermq, infermq_here, until
@@ -55,7 +56,7 @@ def asked(system: System, *words: str, stdin: bytes) -> subprocess.CompletedProc
 
 async def is_there(client: Client, job: UUID) -> bool:
     with contextlib.suppress(RequestRefused):
-        return bool(await client.job(job))
+        return (await client.job(job)).state is not State.ACCEPTED
     return False
 
 
