@@ -71,9 +71,15 @@ class Figures:
     """What only a deleted store had: jobs, replies and runs."""
     waste_nano_usd: int = 0
     cost_nano_usd: int = 0
+    capped_nano_usd: int = 0
+    """What the deployment with a daily cap has cost."""
 
     def __add__(self, other: "Figures") -> "Figures":
         return Figures(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
+
+    def set_costs(self, cost: int, *, waste: int, capped: int) -> None:
+        """They are counted from the beginning."""
+        self.cost_nano_usd, self.waste_nano_usd, self.capped_nano_usd = cost, waste, capped
 
     def __str__(self) -> str:
         share = 100 * self.waste_nano_usd / self.cost_nano_usd if self.cost_nano_usd else 0.0
@@ -81,7 +87,8 @@ class Figures:
             f"{self.jobs} jobs, {self.replies} replies, {self.runs} runs: {self.duplicates} duplicates, "
             f"{self.recorded_as_lost} recorded as lost, {self.not_covered} killed and not recorded, "
             f"{self.without_job} of no job; "
-            f"waste {share:.1f} % of the cost; {self.lost_with_store} lost with a deleted store"
+            f"waste {share:.1f} % of the cost, {self.capped_nano_usd / 1e9:.4f} USD of it under a cap; "
+            f"{self.lost_with_store} lost with a deleted store"
         )
 
 
@@ -173,11 +180,12 @@ class Check:
             found += await self._fence(connection)
             cost = await connection.fetchrow(
                 """select coalesce(sum(cost_nano_usd), 0)::bigint as cost,
-                          coalesce(sum(cost_nano_usd) filter (where waste and outcome = 'succeeded'), 0)::bigint as waste
+                          coalesce(sum(cost_nano_usd) filter (where waste and outcome = 'succeeded'), 0)::bigint as waste,
+                          coalesce(sum(cost_nano_usd) filter (where deployment = 'steady'), 0)::bigint as capped
                      from infermq.executions"""
             )
             assert cost is not None
-            figures.cost_nano_usd, figures.waste_nano_usd = cost["cost"], cost["waste"]
+            figures.set_costs(cost["cost"], waste=cost["waste"], capped=cost["capped"])
         finally:
             await connection.close()
         found += self.machine.complaints[self._complaints :]

@@ -52,7 +52,7 @@ KINDS: tuple[JobKind, ...] = (
     JobKind(2, "flaky", "throttled", (2, 20), DONE),
     JobKind(1, "flaky", "hangs", (2, 20), DONE),
     JobKind(2, "flaky", "filtered", (2, 20), frozenset({"failed", "succeeded"})),
-    JobKind(2, "flaky", "broken", (2, 20), DONE),
+    JobKind(2, "flaky", "broken", (2, 20), frozenset({"succeeded", "dead"})),  # dead: the spare was away
     JobKind(2, "flaky", "hopeless", (2, 20), frozenset({"dead"})),
     JobKind(1, "nobody", "refused", (2, 20), frozenset({"failed"})),
 )

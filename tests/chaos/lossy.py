@@ -56,6 +56,8 @@ class LossyWay:
                 if payload and is_lost(line, payload):
                     self.lost += 1
                     continue
+                if writer.transport.is_closing():
+                    break
                 writer.write(line + payload)
                 if writer.transport.get_write_buffer_size() > 1 << 16:
                     await writer.drain()

@@ -20,7 +20,7 @@ from tests.chaos.faults import Fault, Faults, Kind, draw
 from tests.chaos.load import Load, a_load
 from tests.chaos.machine import Machine, a_machine, catalog_of
 
-_CALM_S = 4.0
+_CALM_S = 5.0
 _SETTLES_S = 120.0
 Say = Callable[[str], None]
 
@@ -164,9 +164,8 @@ class _Round:
             took_s += await self._check.settled(_SETTLES_S)
         found, figures = await self._check.compare(may_repeat=may_repeat)
         summary = self._summary
-        cost, waste = figures.cost_nano_usd, figures.waste_nano_usd
         summary.figures += figures
-        summary.figures.cost_nano_usd, summary.figures.waste_nano_usd = cost, waste
+        summary.figures.set_costs(figures.cost_nano_usd, waste=figures.waste_nano_usd, capped=figures.capped_nano_usd)
         summary.longest_settling_s = max(summary.longest_settling_s, took_s)
         summary.longest_pause_s = max(summary.longest_pause_s, self._load.longest_pause_s)
         summary.violations += found
