@@ -303,7 +303,7 @@ class Process:
         async with asyncio.TaskGroup() as roles:
             beside = [
                 roles.create_task(releases.serve()),
-                roles.create_task(wards.serve(unsettled=lambda: releases.unsettled)),
+                roles.create_task(wards.serve()),
             ]
             try:
                 await dispatch.serve()

@@ -80,11 +80,6 @@ class Releases:
     def __repr__(self) -> str:
         return f"Releases(wanted={sorted(self._wanted)}, marked={sorted(self._marks)})"
 
-    @property
-    def unsettled(self) -> Collection[str]:
-        """The deployments of which something may have been delivered that nobody holds, maybe since a worker died."""
-        return self._wanted
-
     async def serve(self) -> None:
         """Look for deaths until cancelled. What cannot be done while NATS or Postgres is away is done afterwards."""
         self._wanted.update(self.catalog().deployments)

@@ -107,18 +107,18 @@ class Wards:
         self.metrics.suspected.inc(len(blamed) - len(convicted))
         self.metrics.convicted.inc(len(convicted))
 
-    async def serve(self, *, unsettled: Callable[[], Collection[str]]) -> None:
+    async def serve(self) -> None:
         """Look once a second until cancelled. What cannot be done while NATS or Postgres is away is done afterwards."""
         while True:
             try:
                 if self.presence.knows_all:
-                    await self.look(unsettled=unsettled())
+                    await self.look()
             except (Unavailable, NatsError) as error:
                 log.warning("not looked after suspects yet error=%s", str(error) or type(error).__name__)
             await asyncio.sleep(self.look_s)
 
-    async def look(self, *, unsettled: Collection[str]) -> None:
-        """Put back what did not arrive, and hand out groups: but to no deployment whose deaths are `unsettled`."""
+    async def look(self) -> None:
+        """Put back what did not arrive, and hand out groups: but to no deployment with a death that is not judged yet."""
         now = asyncio.get_running_loop().time()
         await self._clear_of_the_living()
         running = await until_available(self.suspects.running)
@@ -129,10 +129,15 @@ class Wards:
         free = self._free(busy, now)
         if not waiting:
             return
+        unjudged = {
+            one.beat.deployment
+            for one in self.presence.departed
+            if one.has_died and one.since_ms <= _RECENT_MS and process_of(one.beat) not in self._ran_apart
+        }
         here = [one.beat for one in self.presence.here if not one.beat.draining]
         chosen = turns(
             waiting,
-            [one for one in free if one.deployment not in unsettled],
+            [one for one in free if one.deployment not in unjudged],
             workers=Counter(beat.deployment for beat in here),
             apart=Counter(beat.deployment for beat in here if beat.worker in busy),
             catalog=self.catalog(),

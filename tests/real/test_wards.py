@@ -72,8 +72,8 @@ class Case:
             await settle(self.ledger, one)
         return found
 
-    async def look(self, *, unsettled: Collection[str] = ()) -> None:
-        await self.wards.look(unsettled=unsettled)
+    async def look(self) -> None:
+        await self.wards.look()
         await self.nc.flush()
 
 
@@ -192,14 +192,27 @@ async def test_a_group_is_handed_to_a_worker_that_has_rested(nc: Nats, ledger: L
         await case.look()
         assert case.sent.empty()
         await asyncio.sleep(0.1)  # the rest
-        await case.look(unsettled=["d"])
-        assert case.sent.empty()
         await case.look()
 
         sent = [await asyncio.wait_for(case.sent.get(), 5) for _ in both]
         assert {one.job for one in sent} == {one.job for one in both}
         assert {(one.number, one.group) for one in sent} == {(2, suspicion.group)}
         assert case.wards.metrics.registry.get_sample_value("infermq_suspects") == 2
+
+
+async def test_no_group_is_handed_out_before_a_death_is_judged(nc: Nats, ledger: Ledger) -> None:
+    async with a_case(nc, ledger) as case:
+        await suspected(ledger, Suspicion(an_id()))
+        case.beat("gone")
+        case.die()
+        case.beat()
+
+        await case.look()
+        assert case.sent.empty()
+        await case.blame()
+        await case.look()
+
+        assert (await asyncio.wait_for(case.sent.get(), 5)).number == 2
 
 
 @pytest.mark.parametrize("changes", [{"draining": True}, {"slots": 0}])
@@ -263,7 +276,7 @@ async def test_a_worker_that_was_only_cut_off_clears_those_it_held(nc: Nats, led
         assert len(await case.rulings()) == 1
 
         case.beat("w", attempt)
-        await case.look(unsettled=["d"])
+        await case.look()
 
         assert await ledger.suspects.waiting() == []
         assert [place.job for _, place in await ledger.backlog.move_due(now(), limit=9)] == [attempt.job]
