@@ -4,7 +4,7 @@ import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, get_args
 
 import msgspec
 from msgspec import Meta
@@ -27,6 +27,19 @@ LEAST_LEASE_S = 2.0
 """A worker checks its leases twice a second. Below six seconds, jobs that a killed worker had reported may run again."""
 
 
+Replicas = Literal[1, 3, 5]
+
+
+def as_replicas(number: int) -> Replicas:
+    """Raises: ValueError, if no cluster should have as many."""
+    for one in get_args(Replicas):
+        if one == number:
+            return one  # type: ignore[no-any-return]
+    raise ValueError(
+        f"{number} is not 1, 3 or 5: a majority of an even number is no smaller than of the next odd one"
+    )
+
+
 class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     nats_url: str
     postgres_url: str
@@ -38,6 +51,8 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     database_connections: Annotated[int, Meta(ge=4, le=1000)] = 8
     """Enough for one for each role that writes, and some for the API."""
     lease_s: Annotated[float, Meta(ge=LEAST_LEASE_S, le=3600)] = LEASE_S
+    replicas: Replicas = 1
+    """How many nodes of a NATS cluster keep each stream and bucket."""
 
 
 class UpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -52,6 +67,7 @@ class UpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """The port of NATS. The broker's HTTP server has the next one, the workers' those after it. 0: any free ones."""
     nats_url: str | None = None
     postgres_url: str | None = None
+    replicas: Replicas = 1
 
 
 class RunInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -88,7 +88,7 @@ async def serve(
         process = Process(
             config=config,
             nc=nc,
-            streams=NatsStreams(nc),
+            streams=NatsStreams(nc, replicas=config.replicas),
             ledger=ledger,
             catalogs=Catalogs(nc, ignored=metrics.ignored.labels("catalog").inc),
             beats=Beats(nc, clock=wall_clock, ignored=metrics.ignored.labels("beat").inc),

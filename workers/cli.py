@@ -52,7 +52,9 @@ def main() -> None:
 def run(
     *,
     deployment: Annotated[str, typer.Option(help="The deployment of the catalog to serve.")],
-    nats_url: Annotated[str, typer.Option(envvar="INFERMQ_NATS_URL", help="Where NATS is.")],
+    nats_url: Annotated[
+        str, typer.Option(envvar="INFERMQ_NATS_URL", help="Where NATS is; several nodes with commas between them.")
+    ],
     slots: Annotated[int | None, typer.Option(min=1, help="Concurrent generations; overrides the catalog.")] = None,
     name: Annotated[str | None, typer.Option(help="Unique name; by default host and process id.")] = None,
     http_host: Annotated[str, typer.Option(help="Where /metrics, /livez and /readyz listen.")] = "127.0.0.1",

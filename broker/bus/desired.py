@@ -74,6 +74,11 @@ class Mend:
     wrong: tuple[str, ...]
     """The names of the settings that differ; empty if it is missing."""
 
+    @property
+    def is_short(self) -> bool:
+        """It only has too few replicas, so it works."""
+        return self.wrong == ("num_replicas",)
+
     def __str__(self) -> str:
         name = f"stream {self.stream}" if self.consumer is None else f"consumer {self.consumer} of {self.stream}"
         return f"{name}: {', '.join(self.wrong) or 'missing'}"

@@ -70,13 +70,15 @@ def _raise_wrong(kept: Kept) -> None:
 async def keep(nc: NatsConnection, wanted: Sequence[Stream]) -> Kept:
     """Compare what there is with what there should be, and mend the difference. Raises nothing."""
     found, wrong = await find(nc, wanted)
+    short: dict[str, str] = {}
     created = {name: one.created for name, one in found.items() if one is not None}
     mends = [mend for mend in difference(wanted, found) if mend.consumer is None]
-    mended = await _apply(nc, mends, wrong)
+    mended = await _apply(nc, [mend for mend in mends if not mend.is_short], wrong)
+    mended += await _apply(nc, [mend for mend in mends if mend.is_short], short)
     if any(mend.wrong for mend in mends):
         found, _ = await find(nc, wanted)  # a stream that was made anew has lost its consumers
     mended += await _apply(nc, [mend for mend in difference(wanted, found) if mend.consumer is not None], wrong)
-    return Kept(tuple(mended), wrong, created)
+    return Kept(tuple(mended), wrong, short, created)
 
 
 async def _apply(nc: NatsConnection, mends: Sequence[Mend], wrong: dict[str, str]) -> list[str]:
@@ -134,7 +136,17 @@ async def _mend(nc: NatsConnection, mend: Mend) -> None:
     elif mend.wrong:
         await _change_stream(nc, mend)
     else:
+        await _make_stream(nc, mend)
+
+
+async def _make_stream(nc: NatsConnection, mend: Mend) -> None:
+    """Make a stream, with one replica if there are too few nodes now: a later look raises that."""
+    try:
         await call(nc, f"STREAM.CREATE.{mend.stream}", mend.settings)
+    except ApiRefused as error:
+        if error.kind is not Kind.NO_ROOM or mend.settings["num_replicas"] == 1:
+            raise
+        await call(nc, f"STREAM.CREATE.{mend.stream}", {**mend.settings, "num_replicas": 1})
 
 
 async def _change_stream(nc: NatsConnection, mend: Mend) -> None:

@@ -28,7 +28,18 @@ from broker.cli.terminal import (
     reporting_errors,
     where,
 )
-from broker.config import DATA, LEASE_S, LEAST_LEASE_S, PORT, BrokerConfig, NotFound, RunInfo, UpConfig, process_name
+from broker.config import (
+    DATA,
+    LEASE_S,
+    LEAST_LEASE_S,
+    PORT,
+    BrokerConfig,
+    NotFound,
+    RunInfo,
+    UpConfig,
+    as_replicas,
+    process_name,
+)
 from broker.local.servers import die_with_parent
 from schemas.urls import log_to_stderr, public
 
@@ -39,6 +50,25 @@ PostgresUrl = Annotated[
 ]
 LeaseS = Annotated[
     float, typer.Option(min=LEAST_LEASE_S, max=3600, help="How long a killed worker's jobs stay with it.")
+]
+
+
+def _check_replicas(number: int) -> int:
+    """Raises: typer.BadParameter."""
+    try:
+        return as_replicas(number)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+ReplicasOption = Annotated[
+    int,
+    typer.Option(
+        "--replicas",
+        envvar="INFERMQ_REPLICAS",
+        callback=_check_replicas,
+        help="How many nodes of a NATS cluster keep each stream: 1, 3 or 5.",
+    ),
 ]
 
 
@@ -59,8 +89,12 @@ def up(
             min=0, max=65535, help="NATS's port; HTTP has the next ones. If taken, free ones; 0: free ones."
         ),
     ] = PORT,
-    nats_url: Annotated[str | None, typer.Option(envvar="INFERMQ_NATS_URL", help="A NATS of your own.")] = None,
+    nats_url: Annotated[
+        str | None,
+        typer.Option(envvar="INFERMQ_NATS_URL", help="A NATS of your own; several nodes with commas between them."),
+    ] = None,
     postgres_url: PostgresUrl = None,
+    replicas: ReplicasOption = 1,
     as_json: AsJson = False,
 ) -> None:
     """Run everything on this machine: NATS, Postgres, a broker and workers."""
@@ -78,6 +112,7 @@ def up(
         port=port,
         nats_url=nats_url,
         postgres_url=postgres_url,
+        replicas=as_replicas(replicas),
     )
 
     def ready(everything: Up) -> None:
@@ -99,12 +134,15 @@ def _print_up(info: RunInfo, seconds: float) -> None:
 
 def serve(
     *,
-    nats_url: Annotated[str, typer.Option(envvar="INFERMQ_NATS_URL", help="Where NATS is.")],
+    nats_url: Annotated[
+        str, typer.Option(envvar="INFERMQ_NATS_URL", help="Where NATS is; several nodes with commas between them.")
+    ],
     postgres_url: Annotated[str, typer.Option(envvar="INFERMQ_POSTGRES_URL", help="Where Postgres is.")],
     name: Annotated[str | None, typer.Option(help="Unique name; by default host and process id.")] = None,
     http_host: Annotated[str, typer.Option(help="Where /metrics, /livez and /readyz listen.")] = "127.0.0.1",
     http_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 0,
     lease_s: LeaseS = LEASE_S,
+    replicas: ReplicasOption = 1,
     as_json: AsJson = False,
 ) -> None:
     """Run one broker. Any number may run on the same NATS and Postgres."""
@@ -118,6 +156,7 @@ def serve(
         http_host=http_host,
         http_port=http_port,
         lease_s=lease_s,
+        replicas=as_replicas(replicas),
     )
 
     def ready(url: str) -> None:

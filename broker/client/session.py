@@ -21,13 +21,15 @@ from schemas.jetstream import (
     NoRespondersError,
     NoServersError,
 )
-from schemas.jetstream.client import NatsClient
+from schemas.jetstream.client import NatsClient, urls_of
 from schemas.subjects import DEFAULT, Verb
 from schemas.urls import public
 
 T = TypeVar("T")
 _ACK_S = 5.0
 """How long a stream may take to acknowledge a message."""
+_PATIENCE_S = 20.0
+"""How long to try to store a message. A cluster takes up to ten seconds to elect leaders after a node was killed."""
 _CALL_S = 10.0
 _POLL_S = 2.0
 """Between two requests for results, in case the notices that announce them are lost."""
@@ -45,6 +47,7 @@ class Session:
         tenant: str,
         key: str,
         ack_s: float = _ACK_S,
+        patience_s: float = _PATIENCE_S,
         call_s: float = _CALL_S,
         poll_s: float = _POLL_S,
         silence_s: float = _SILENCE_S,
@@ -53,6 +56,7 @@ class Session:
         self._tenant = tenant
         self._key = key
         self._ack_s = ack_s
+        self._patience_s = patience_s
         self._call_s = call_s
         self._poll_s = poll_s
         self._silence_s = silence_s
@@ -95,22 +99,24 @@ class Session:
             raise refusal_of(message.data)
         return msgspec.json.decode(message.data, type=answer)
 
+    async def _has_broker(self) -> bool:
+        """Say whether some broker listens, even if it does not answer now."""
+        try:
+            await self._nc.request(subjects.api(Verb.CATALOG_SHOW, self._tenant, self._key), b"", timeout=self._ack_s)
+        except NoRespondersError:
+            return False
+        except NatsError:
+            return True
+        return True
+
 
 async def _connected(url: str, tenant: str) -> NatsClient:
-    async def fail(error: Exception) -> None:
-        """Raise it: otherwise nats-py would keep trying."""
-        raise error
-
     async def ignore(_: Exception) -> None:
         """Log nothing: errors that matter are raised to the caller."""
 
     try:
         async with asyncio.timeout(5):
-            first = NatsClient()
-            try:
-                await first.connect(url, allow_reconnect=False, error_cb=fail, connect_timeout=2)
-            finally:
-                await first.close()
+            await _reach(url)
         nc = NatsClient()
         await nc.connect(
             url,
@@ -124,3 +130,24 @@ async def _connected(url: str, tenant: str) -> NatsClient:
     except (OSError, NoServersError, NatsError, TimeoutError) as error:
         raise Unavailable("NATS", public(f"{url}: {str(error) or type(error).__name__}")) from error
     return nc
+
+
+async def _reach(url: str) -> None:
+    """Connect once to the first node that takes a connection. Raises: the error of the last one."""
+
+    async def fail(error: Exception) -> None:
+        """Raise it: otherwise nats-py would keep trying."""
+        raise error
+
+    errors: list[Exception] = []
+    for node in urls_of(url):
+        probe = NatsClient()
+        try:
+            await probe.connect(node, allow_reconnect=False, error_cb=fail, connect_timeout=1)
+        except (OSError, NoServersError, NatsError, TimeoutError) as error:
+            errors.append(error)
+        else:
+            return
+        finally:
+            await probe.close()
+    raise errors[-1] if errors else NoServersError

@@ -24,7 +24,8 @@ from schemas.jetstream import Kind, NatsError, NoRespondersError, NotStored, Out
 from schemas.job import Job, Lane
 from schemas.subjects import Source
 
-_TRIES = 5
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.1, 2.0
+"""Between two tries to store a message."""
 _IN_FLIGHT = 8
 """How many groups may be on their way at once."""
 
@@ -151,23 +152,35 @@ class SubmitClient(Session):
                 raise ended
 
     async def _store(self, message: Outgoing, name: str) -> None:
-        """Publish until the stream has it, always under one name, so that it is stored once."""
-        for attempt in range(_TRIES):
+        """Publish until the stream has it, always under one name, so that it is stored once.
+
+        While a cluster elects a leader, nobody answers, or the answer is that the stream is not available.
+        """
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + self._patience_s
+        wait = _FIRST_WAIT_S
+        while True:
             try:
-                await publish_one(self._nc, message, message_id=name, timeout_s=self._ack_s)
+                return await publish_one(self._nc, message, message_id=name, timeout_s=self._ack_s)
             except NotStored as error:
                 if error.kind is Kind.FULL:
-                    raise BacklogFull(f"{error}: wait until waiting jobs are taken in, and send again") from error
-                if attempt == _TRIES - 1:
+                    raise BacklogFull(_full(error)) from error
+                if error.kind is not Kind.BUSY or loop.time() + wait > give_up:
                     raise Unavailable("NATS", str(error)) from error
-            except NoRespondersError as error:
-                raise NoBroker from error
             except NatsError as error:
-                if attempt == _TRIES - 1:
+                if isinstance(error, NoRespondersError) and not await self._has_broker():
+                    raise NoBroker from error
+                if loop.time() + wait > give_up:
                     raise Unavailable("NATS", str(error) or type(error).__name__) from error
-            else:
-                return
-            await asyncio.sleep(0.1 * 2**attempt)
+            await asyncio.sleep(wait)
+            wait = min(2 * wait, _LONGEST_WAIT_S)
+
+
+def _full(error: NotStored) -> str:
+    """Say which limit was reached, and what to do."""
+    return (
+        f"{error}: wait until waiting jobs are taken in, and send again; or raise the limit (see operating.md, Room)"
+    )
 
 
 async def _fewer(sends: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:

@@ -23,7 +23,8 @@ def streams_part(kept: Kept) -> Part:
     """Conclude from the last look at the streams whether they can be used."""
     if kept.wrong is None:
         return Part(ok=False, why="they were not looked at yet")
-    return Part(ok=not kept.wrong, why="; ".join(f"{what}: {why}" for what, why in kept.wrong.items()) or None)
+    said = "; ".join(f"{what}: {why}" for what, why in {**kept.wrong, **kept.short}.items())
+    return Part(ok=not kept.wrong, why=said or None)
 
 
 def _door(needs: list[tuple[str, Part]]) -> Part:

@@ -205,6 +205,8 @@ class Kept(msgspec.Struct, frozen=True):
     mended: tuple[str, ...] = ()
     wrong: dict[str, str] | None = None
     """What is not as it should be now, with the reason. None: it was not compared yet."""
+    short: dict[str, str] = {}
+    """What has fewer replicas than it should, with the reason. It works."""
     created: dict[str, str] = {}
     """When each stream was made."""
 

@@ -36,8 +36,12 @@ from schemas.outcome import (
 )
 from schemas.units import Ms
 
-STORE_MS = Ms(5_000)
-"""How long NATS may take to acknowledge that it has stored an attempt."""
+STORE_MS = Ms(10_000)
+"""How long NATS may take to store an attempt. A cluster elects a new leader within that when a node was killed."""
+AGAIN_MS = Ms(1_000)
+"""How long after NATS could not store an attempt to publish it again, under the same id: it is stored once."""
+UNHEARD_MS = Ms(3_000)
+"""How long without an acknowledgement before an attempt is published again."""
 PICK_UP_MS = Ms(10_000)
 """How long it may take until a worker picks an attempt up: from then on it sends a keepalive each second."""
 SILENCE_MS = Ms(5_000)
@@ -119,6 +123,8 @@ class Unstored:
 
     token: str
     why: str
+    passes: bool = False
+    """The stream has no leader now, so publishing again may help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +207,11 @@ class RequestState:
         self._last_message_ms: Ms | None = None
         """When the worker of the current attempt last sent a message."""
         self._is_stored = False
+        self._stored_ms = now
+        self._again_ms = Ms(now + UNHEARD_MS)
+        """When to publish the current attempt again, unless it is stored by then."""
+        self._unstored = "no acknowledgement in time"
+        """Why the current attempt is not stored."""
         self._has_streamed = False
         self._model_gone: Problem | None = None
         """Set when the catalog has dropped the model: no deployment can ever take the request."""
@@ -225,10 +236,10 @@ class RequestState:
                 self._last_message_ms = now
                 return self._on_message(message, now)
             case Stored():
-                self._is_stored = True
+                self._is_stored, self._stored_ms = True, now
                 return ()
-            case Unstored(_, why):
-                return () if self._last_message_ms is not None else self._not_stored(why)
+            case Unstored():
+                return () if self._last_message_ms is not None else self._on_unstored(event, now)
             case CallerLeft():
                 return self._give_up(Cancelled())
             case CallerBehind():
@@ -271,14 +282,26 @@ class RequestState:
             if now - self._last_message_ms >= SILENCE_MS:
                 return self._lost(Problem("worker_lost", "the worker went silent: try again"), now)
         elif not self._is_stored and waited >= STORE_MS:
-            return self._not_stored("no acknowledgement in time")
-        elif waited >= PICK_UP_MS:
+            return self._not_stored()
+        elif not self._is_stored:
+            return self._publish_again(now)
+        elif now - self._stored_ms >= PICK_UP_MS:
             message = f"no worker took the request within {PICK_UP_MS} ms: try again"
             return self._lost(Problem("no_worker", message), now)
         return ()
 
-    def _not_stored(self, why: str) -> Sequence[Action]:
-        problem = Problem("unavailable", f"NATS is away ({why}): try again")
+    def _on_unstored(self, event: Unstored, now: Ms) -> Sequence[Action]:
+        self._unstored, self._again_ms = event.why, Ms(now + AGAIN_MS)
+        return () if event.passes else self._not_stored()
+
+    def _publish_again(self, now: Ms) -> Sequence[Action]:
+        if now < self._again_ms:
+            return ()
+        self._again_ms = Ms(now + UNHEARD_MS)
+        return [Publish(self.assignment)]
+
+    def _not_stored(self) -> Sequence[Action]:
+        problem = Problem("unavailable", f"NATS is away ({self._unstored}): try again")
         return self._give_up(Failed(EngineLost(problem.message, sent=False)), problem)
 
     def _lost(self, problem: Problem, now: Ms) -> Sequence[Action]:
@@ -305,6 +328,7 @@ class RequestState:
                 self._model_gone = reserve.problem_of(placed, self._entry.model)
             return None
         self._tried, self._last_message_ms, self._is_stored = tried, None, False
+        self._again_ms = Ms(now + UNHEARD_MS)
         self.assignment = self._assign(placed, number=self.assignment.attempt.number + 1, now=now)
         return Publish(self.assignment)
 

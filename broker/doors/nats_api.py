@@ -33,7 +33,7 @@ from schemas.api import (
 )
 from schemas.codec import ERROR, KIND, UNREADABLE, jsoned, place_of
 from schemas.jetstream import MaxPayloadError, NatsError
-from schemas.jetstream.client import NatsClient
+from schemas.jetstream.client import NatsClient, urls_of
 from schemas.subjects import Verb
 
 Ask = TypeVar("Ask", bound=msgspec.Struct)
@@ -135,7 +135,7 @@ class _OnConnection(NatsBroker):
     """A FastStream broker on a connection of the given kind, which FastStream has no public way to choose."""
 
     def __init__(self, url: str, connection: Callable[[], NatsClient], **options: Any) -> None:
-        super().__init__(url, **options)
+        super().__init__(urls_of(url), **options)
         self._new = connection
 
     async def _connect(self) -> NatsClient:

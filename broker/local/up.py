@@ -181,8 +181,8 @@ class Up:
     async def start_broker(self) -> None:
         """Start the broker and wait until it is ready. Raises: Unavailable."""
         command = [sys.executable, "-m", "broker", "serve", "--json"]
-        lease = ["--lease-s", str(self.config.lease_s)]
-        await self._start("broker", [*command, *lease]).ready(within_s=_READY_S)
+        more = ["--lease-s", str(self.config.lease_s), "--replicas", str(self.config.replicas)]
+        await self._start("broker", [*command, *more]).ready(within_s=_READY_S)
 
     async def apply(self, text: str) -> None:
         """Make this the active catalog, unless it is."""

@@ -48,7 +48,9 @@ class Reconcile:
                 self.reconnected.clear()
                 await self.look()
                 looked = wanted
-                due_s = loop.time() + (_LOOK_S if self.streams.kept.wrong else self.every_s)
+                due_s = loop.time() + (
+                    _LOOK_S if self.streams.kept.wrong or self.streams.kept.short else self.every_s
+                )
             self.catalogs.changed.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_S):
@@ -56,9 +58,10 @@ class Reconcile:
 
     async def look(self) -> None:
         """Compare once, and mend."""
-        before = self.streams.kept.wrong or {}
+        last = self.streams.kept
+        before = {**(last.wrong or {}), **last.short}
         kept = await self.streams.keep(self._slots(), lease_s=self.lease_s)
-        wrong = kept.wrong or {}
+        wrong = {**(kept.wrong or {}), **kept.short}
         if kept.mended:
             log.warning("mended %s", "; ".join(kept.mended))
         for what, why in wrong.items():

@@ -50,7 +50,7 @@ from broker.roles.tasks import Tasks
 from schemas import subjects
 from schemas.api import ErrorBody, Problem
 from schemas.codec import FAILURE, KIND, MSG_ID, SEQ, UNREADABLE, packed
-from schemas.jetstream import Message, NatsConnection, NatsError, NotStored, acknowledged, header_number
+from schemas.jetstream import Kind, Message, NatsConnection, NatsError, NotStored, acknowledged, header_number
 from schemas.outcome import EngineLost, Failure
 from schemas.ruling import EndRequest
 from schemas.units import Ms
@@ -315,11 +315,11 @@ def _failure_in(text: str | None) -> Failure | None:
 def stored_event(message: Message, token: str) -> Stored | Unstored:
     """Read NATS's answer to the publishing of an attempt."""
     if (message.headers or {}).get("Status") == "503":
-        return Unstored(token, "no stream")
+        return Unstored(token, "no stream", passes=True)
     try:
         acknowledged(message)
     except NotStored as error:
-        return Unstored(token, str(error))
+        return Unstored(token, str(error), passes=error.kind is Kind.BUSY)
     return Stored(token)
 
 

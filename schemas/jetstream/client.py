@@ -1,6 +1,6 @@
 """Adapts nats-py for broker, workers and producers."""
 
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from nats.aio.client import Client
@@ -9,9 +9,24 @@ from nats.errors import BadSubjectError
 from schemas.jetstream.fixes import ClientFixes
 from schemas.subjects import is_subject
 
+_PING_S = 4
+"""How often to ask the server whether it is there. After two pings without an answer the client goes to another node: a
+machine that lost its power does not close its connections.
+"""
+
+
+def urls_of(servers: str | Sequence[str]) -> list[str]:
+    """Return the URLs of one or several nodes. A text may hold several, with commas between them."""
+    texts = [servers] if isinstance(servers, str) else servers
+    return [url.strip() for text in texts for url in text.split(",") if url.strip()]
+
 
 class NatsClient(ClientFixes, Client):
-    """Implements `NatsConnection`; `connect` and `close` are nats-py's."""
+    """Implements `NatsConnection`; `close` is nats-py's."""
+
+    async def connect(self, servers: str | Sequence[str], **options: Any) -> None:  # type: ignore[override]
+        """Connect to one of several nodes of a cluster, and to another whenever it is lost. Options are nats-py's."""
+        await super().connect(urls_of(servers), **{"ping_interval": _PING_S, "reconnect_time_wait": 1, **options})
 
     @property
     def reconnects(self) -> int:

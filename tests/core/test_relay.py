@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.core.relay import (
+    AGAIN_MS,
     PICK_UP_MS,
     SILENCE_MS,
     STORE_MS,
+    UNHEARD_MS,
     Abort,
     Action,
     Answered,
@@ -238,13 +240,42 @@ def test_an_attempt_that_nats_refuses_ends_the_request() -> None:
     assert script.ruled == [Failed(EngineLost("NATS is away (full): try again", sent=False))]
 
 
-def test_an_attempt_of_which_nats_says_nothing_ends_the_request() -> None:
+def test_an_attempt_of_which_nats_says_nothing_is_published_again_and_ends_the_request_in_the_end() -> None:
     script = Script(["d"])
 
-    assert not script.passes(STORE_MS - 1)
-    script.passes(1)
+    assert not script.passes(UNHEARD_MS - 1)
+    assert script.passes(1) == [Publish(script.request.assignment)]
+    while script.now < STORE_MS - 1000:
+        script.passes(1000)
+    before = len(script.handed)
+    script.passes(1000)
 
-    assert script.problem == "unavailable"
+    assert (script.problem, len(script.handed)) == ("unavailable", before)
+    assert {assignment.token for assignment in script.handed} == {"0"}
+
+
+def test_an_attempt_that_nats_cannot_store_while_it_elects_a_leader_is_published_again() -> None:
+    script = Script(["d", "e"])
+
+    assert not script.on(Unstored("0", "no stream", passes=True))
+    assert not script.passes(AGAIN_MS - 1)
+    again = script.passes(1)
+    script.on(Stored("0"))
+
+    assert again == [Publish(script.request.assignment)]
+    assert not script.passes(PICK_UP_MS - 1)
+    script.says(WHOLE)
+    assert script.told == [WHOLE]
+
+
+def test_an_attempt_that_nats_cannot_store_for_long_ends_the_request() -> None:
+    script = Script(["d"])
+
+    while script.now < STORE_MS:
+        script.on(Unstored("0", "no stream", passes=True))
+        script.passes(AGAIN_MS)
+
+    assert script.ruled == [Failed(EngineLost("NATS is away (no stream): try again", sent=False))]
 
 
 def test_what_nats_says_of_an_attempt_that_a_worker_has_does_no_harm() -> None:
@@ -365,7 +396,7 @@ def test_in_any_order_of_events_a_request_has_one_end_and_one_attempt_at_a_time(
     assert all(len(alive) <= 1 for alive in running(history))
     assert not list(running(history))[-1], "an attempt was left running"
     assert len(script.ruled) == (0 if ends == [WHOLE] else 1)
-    places = [handed.attempt.deployment for handed in script.handed]
+    places = [handed.attempt.deployment for handed in dict.fromkeys(script.handed)]
     assert len(set(places)) == len(places) == script.handed[-1].attempt.number
 
 
