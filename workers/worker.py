@@ -61,7 +61,7 @@ class Worker:
         tick_s: float = TICK_S,
         keepalive_ms: Ms = KEEPALIVE_MS,
         delays: ReportDelays = REPORT_DELAYS,
-        version: str = "",
+        version: str = "0",
     ) -> None:
         self._nc = nc
         self._engine = engine
