@@ -2,6 +2,7 @@
 
 import ast
 import io
+import json
 import re
 import shlex
 import textwrap
@@ -198,3 +199,13 @@ def test_each_example_can_be_read(path: Path) -> None:
             assert re.search(r"^[a-z0-9-]+==[0-9.]+ \\\n +--hash=sha256:[0-9a-f]{64}$", text, re.MULTILINE)
         case _:
             pytest.fail(f"nothing reads {path.name}")
+
+
+def test_each_reported_dialect_is_in_the_page_with_its_source() -> None:
+    cases = json.loads((ROOT / "tests" / "contract" / "dialects.json").read_text())
+    page = (ROOT / "docs" / "dialects.md").read_text()
+
+    for case in cases:
+        assert "source" not in case or (f"| `{case['name']}` |" in page and f"({case['source']})" in page), case[
+            "name"
+        ]

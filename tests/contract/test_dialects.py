@@ -8,6 +8,7 @@ A case has `stream` (the payloads of server-sent events: objects, or text that i
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 
 from broker.client.reading import StreamText, text_of
 from schemas.outcome import Charge, Failed, Failure, Succeeded, failure_kind, public_message
-from tests.contract.test_openai import Hands, Script, a_request, answer, serving, steps_of, stream
+from tests.contract.test_openai import Hands, Script, a_request, answer, answered, serving, steps_of, stream
 from workers.ports import Chunk, Step
 
 CASES: list[dict[str, Any]] = json.loads((Path(__file__).parent / "dialects.json").read_text())
@@ -26,13 +27,23 @@ SCENARIOS = {"redirected-base-url", "model-refuses-max_tokens"}
 
 
 def script_of(case: dict[str, Any], now: int) -> Script:
-    status, headers = case.get("status", 200), case.get("headers", {})
+    status = case.get("status", 200)
+    headers = {name: _instant(value, now) for name, value in case.get("headers", {}).items()}
+    if "raw_sse" in case:
+        return answered(case["raw_sse"].encode())
     if "stream" in case:
         return stream(*(one.encode() if isinstance(one, str) else one for one in case["stream"]))
     if "raw_latin1" in case:
         return answer(case["raw_latin1"].encode("latin-1"), status=status, **headers)
     body = json.dumps(case["body"]).replace('"NOW_MS+8000"', f'"{now + 8000}"')
     return answer(body.encode(), status=status, **headers)
+
+
+def _instant(value: str, now: int) -> str:
+    """`NOW_ISO+8` is the instant 8 s from now."""
+    if not value.startswith("NOW_ISO+"):
+        return value
+    return datetime.fromtimestamp(now / 1000 + int(value.partition("+")[2]), UTC).isoformat()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +119,7 @@ async def test_a_dialect_is_understood(case: dict[str, Any]) -> None:
     clock = Hands()
     options = {"profile": case.get("profile", "generic")}
     async with serving(script_of(case, clock()), options=options, clock=clock) as (_, engine):
-        steps = await steps_of(engine, a_request(streamed="stream" in case))
+        steps = await steps_of(engine, a_request(streamed=bool(case.keys() & {"stream", "raw_sse", "streamed"})))
         paused = engine.capacity().paused
 
     seen, expected = Seen(steps, 0 if paused is None else paused.until_ms - clock()), case["expect"]

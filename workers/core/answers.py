@@ -22,6 +22,16 @@ for a path; OpenRouter for a model and for an account's settings."""
 OUTAGE = frozenset({502, 503, 504, 529})
 """Statuses of an API that is down or full, or whose upstream is: other requests would fail too."""
 _FILTER_CODES = frozenset({"content_filter", "content_policy_violation", "moderation"})
+_KINDS = ("-requests", "-tokens", "-input-tokens", "-output-tokens", "")
+_LIMITS = [
+    *(
+        (f"{name}-remaining{kind}", f"{name}-reset{kind}")
+        for name in ("x-ratelimit", "x-rate-limit")
+        for kind in _KINDS
+    ),
+    *((f"anthropic-ratelimit{kind}-remaining", f"anthropic-ratelimit{kind}-reset") for kind in _KINDS),
+]
+"""The headers of rate limits: what is left of one, and when it is whole again."""
 _UNIT_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _AGAIN = re.compile(
@@ -90,7 +100,8 @@ def is_about_field(error: ApiError, field: str) -> bool:
 
 
 def _message(status: int, error: ApiError | None) -> str:
-    return f"{status}: {error.message}" if error and error.message else f"it answered {status} with no reason"
+    words = (error.message or error.type) if error else ""
+    return f"{status}: {words}" if words else f"it answered {status} with no reason"
 
 
 def retry_after_ms(headers: Mapping[str, str], error: ApiError | None, now: Ms) -> Ms | None:
@@ -122,9 +133,7 @@ def _headers_ms(headers: Mapping[str, str], now: Ms) -> Ms | None:
     if (given := headers.get("retry-after")) is not None:
         return _parse_retry_after(given, now)
     resets = [
-        headers.get(f"x-ratelimit-reset{kind}")
-        for kind in ("-requests", "-tokens", "")
-        if headers.get(f"x-ratelimit-remaining{kind}", "0").strip() in {"0", "0.0"}
+        headers.get(reset) for remaining, reset in _LIMITS if headers.get(remaining, "0").strip() in {"0", "0.0"}
     ]
     waits = [wait for value in resets if value is not None and (wait := _reset_ms(value, now)) is not None]
     return max(waits, default=None)

@@ -61,7 +61,7 @@ class PartialTools:
 
     def _known(self, id_: Any, function: dict[str, Any], given: int | None, place: int) -> int | None:
         """Return the index of the call that this is a piece of; None if it begins one."""
-        last = self._last.get(given)
+        last = self._last.get(given, given if given in self._calls else None)
         if id_:
             known = next((number for number, (head, _) in self._calls.items() if head.get("id") == id_), None)
             is_named_late = (
@@ -177,6 +177,11 @@ class ResponseAssembler:
         said = {name: value for name, value in usage.items() if value is not None}
         if any(value != 0 for value in said.values()) or not self.usage:
             self.usage |= said
+
+    def end(self) -> None:
+        """Note that the stream said that it ends: a choice without a finish reason has stopped."""
+        for choice in self._choices.values():
+            choice.others.setdefault("finish_reason", "tool_calls" if choice.tools else "stop")
 
     def is_finished(self, choices: int = 1) -> bool:
         """Say whether at least this many choices have come and each has a finish reason."""

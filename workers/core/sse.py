@@ -4,6 +4,12 @@ It follows the HTML standard, section "Parsing an event stream".
 """
 
 DONE = b"[DONE]"
+_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
+
+
+def holds_events(body: bytes) -> bool:
+    """Say whether a body is a stream of events, whatever its content type says."""
+    return body.lstrip().startswith(_FIELDS)
 
 
 class Events:
@@ -33,10 +39,18 @@ class Events:
         """Return the payload of the event that this line ends; None if it ends none."""
         if line.startswith(b"data:"):
             self._data.append(line[5:].removeprefix(b" "))
+        elif line.startswith(b"error:"):  # older llama.cpp servers
+            self._data.append(b'{"error":%s}' % line[6:])
         elif not line.strip() and self._data:
             payload, self._data = b"\n".join(self._data), []
             return payload
         return None
+
+    def all(self, stream: bytes) -> list[bytes]:
+        """Take a whole stream, and return the payloads of its events."""
+        payloads = self.feed(stream)
+        last = self.end()
+        return payloads if last is None else [*payloads, last]
 
     def end(self) -> bytes | None:
         """Return the payload of an unended last event: the API omitted the empty line, or the stream was cut."""

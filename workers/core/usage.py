@@ -46,7 +46,7 @@ _REASONING = (
     "thoughtsTokenCount",
 )
 _BESIDE_INPUT = ("cache_read_input_tokens", "cache_creation_input_tokens")
-"""Anthropic: tokens of the prompt that `input_tokens` leaves out."""
+"""Anthropic: tokens of the prompt that `input_tokens` leaves out. Behind some gateways `prompt_tokens` does, too."""
 
 
 class ReportedUsage(msgspec.Struct, frozen=True):
@@ -103,8 +103,10 @@ def usage_of(used: Mapping[str, Any]) -> Usage | None:
     prompt, output, total = (_first(used, names) for names in (_INPUT, _OUTPUT, _TOTAL))
     if _is_nonsense(used) or (prompt is None and output is None):
         return None
-    if used.get("prompt_tokens") is None and prompt is not None:
-        prompt += sum(_first(used, [name]) or 0 for name in _BESIDE_INPUT)
+    beside = sum(_first(used, [name]) or 0 for name in _BESIDE_INPUT)
+    is_beside = used.get("prompt_tokens") is None or prompt is None or total == prompt + (output or 0) + beside
+    if prompt is not None and is_beside:
+        prompt += beside
     if prompt is None:
         prompt = 0 if total is None or output is None else max(0, total - output)
     reasoning = _first(used, _REASONING) or 0

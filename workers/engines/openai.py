@@ -66,7 +66,7 @@ from workers.core.body import (
     with_fields,
 )
 from workers.core.pause import Pause
-from workers.core.sse import DONE, Events
+from workers.core.sse import DONE, Events, holds_events
 from workers.core.usage import ReportedUsage, reported_usage, usd_of
 from workers.engines.prices import is_listed, list_price, nano_usd
 from workers.ports import (
@@ -611,12 +611,28 @@ class ApiCall:
         body = await _read(response.content, LARGEST_BODY)
         if len(body) > LARGEST_BODY:
             raise TooLarge(len(body), limit_bytes=LARGEST_BODY)
+        if holds_events(body):
+            return self._assembled(body)
         if response.content_type == "text/html":
             self.failure_detail = "a web page"
             return Failed(Denied("it answered a web page where JSON was expected: look at base_url"))
         if response.content_type not in {"application/json", "text/json", "application/octet-stream", "text/plain"}:
             raise BadBody(f"it answered {response.content_type} where JSON was expected")
         return self._succeeded(body) if (error := error_in(body)) is None else self._failed_within(error, body)
+
+    def _assembled(self, stream: bytes) -> Step:
+        """Make the answer of a stream that came where none was expected, or under another name. Raises: BadBody."""
+        assembler, choices = ResponseAssembler(self.request.endpoint), self.prepared.requested.choices
+        for data in Events().all(stream):
+            if data == DONE:
+                assembler.end()
+                choices = 1
+                break
+            step = self._event(data, assembler)
+            if isinstance(step, Failed):
+                return step
+        is_whole = assembler.is_finished(choices)
+        return self._succeeded(assembler.body()) if is_whole else self._unanswered("the stream was cut")
 
     async def _streamed(self, response: aiohttp.ClientResponse) -> AsyncGenerator[Step, None]:
         """Read a stream. It is complete once every choice has ended, whatever follows. Raises: BadBody, TooLarge."""
@@ -626,6 +642,7 @@ class ApiCall:
                 async for data in payloads:
                     if data == DONE:
                         choices = 1  # some APIs generate one choice, whatever the request says
+                        assembler.end()
                         break
                     step = self._event(data, assembler)
                     yield step
