@@ -12,6 +12,7 @@ PEERS := $(VENV)/.peers
 SEED ?= 1
 N ?= 300
 FAULTS ?= 100
+GROUP ?= 5
 MESSAGES ?= 20000
 COMPILE = $(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-header --no-emit-find-links \
   --no-emit-index-url
@@ -72,7 +73,7 @@ count: $(STAMP) ## count what a job and a request cost, against what is kept in 
 	$(BIN)/python -m tests.count
 
 chaos: $(STAMP) ## kill, stop and cut off everything under load (SEED="1 2 3" FAULTS=100; ten minutes a hundred)
-	$(BIN)/python -m tests.chaos run $(SEED) --faults $(FAULTS)
+	$(BIN)/python -m tests.chaos run $(SEED) --faults $(FAULTS) --group $(GROUP)
 
 fuzz: $(STAMP) ## send broken messages to a broker and a worker (SEED=1 MESSAGES=20000; five minutes)
 	$(BIN)/python -m tests.fuzz --seed $(SEED) --number $(MESSAGES)

@@ -16,11 +16,16 @@ import msgspec
 
 from broker.client import BacklogFull, Client, Reply, RequestRefused, RequestTimedOut, Submission, new_id
 from broker.errors import Unavailable
+from schemas import subjects
 from schemas.api import ResultNotice
 from schemas.clock import wall_clock
+from schemas.codec import bundled, packed
 from schemas.ids import line_id
 from schemas.jetstream import Message, NatsError
 from schemas.job import Lane
+from schemas.outcome import Report, Succeeded, Timings, Usage
+from schemas.ruling import Expire
+from schemas.units import Ms
 
 T = TypeVar("T")
 TENANTS = ("default", "other")
@@ -56,6 +61,8 @@ KINDS: tuple[JobKind, ...] = (
     JobKind(2, "flaky", "hopeless", (2, 20), frozenset({"dead"})),
     JobKind(1, "nobody", "refused", (2, 20), frozenset({"failed"})),
 )
+FORGER = "forger"
+"""The worker that forged reports name."""
 CALM = KINDS[:3]
 """What ends with one execution if nothing goes wrong."""
 
@@ -87,10 +94,11 @@ class Told:
 class Load:
     """Runs producers while it is open."""
 
-    def __init__(self, clients: dict[str, Client], seed: int) -> None:
+    def __init__(self, clients: dict[str, Client], seed: int, *, forges: bool) -> None:
         self.told = Told()
         self.longest_pause_s = 0.0
         self._clients = clients
+        self._forges = forges
         self._chance = random.Random(seed)
         self._is_open = asyncio.Event()
         self._busy = 0
@@ -119,12 +127,28 @@ class Load:
                 group.create_task(self._again_and_again(tenant, self._single, 0.1))
                 group.create_task(self._again_and_again(tenant, self._whole, 0.15))
                 group.create_task(self._again_and_again(tenant, self._stream, 0.3))
+            if self._forges:
+                group.create_task(self._again_and_again(TENANTS[0], self._forge, 0.2))
 
     async def submit_again(self, job: UUID) -> None:
         """A job that was lost with the store that had it, as its producer would."""
         one = self.told.accepted[job]
         one.at_s = time.monotonic()
         await self._until_done(lambda: self._clients[one.tenant].submit_many([one.submission]))
+
+    async def _forge(self, tenant: str) -> None:
+        """Say, as somebody who may publish and has no seal, that a job has succeeded or that its time is over."""
+        if not self.told.accepted:
+            return
+        job = self._chance.choice(list(self.told.accepted))
+        if self._chance.random() < 0.5:
+            subject, forged = subjects.RULING, packed(Expire(job))
+        else:
+            subject = subjects.outcome(self._chance.choice(("fast", "steady", "flaky")))
+            forged = packed(a_forged_report(job, subject.rpartition(".")[2], seal=self._chance.randbytes(16)))
+        with contextlib.suppress(*_PASSING):
+            await self._clients[tenant].nats.publish(subject, bundled([forged]))
+            self.told.counts["forged"] += 1
 
     async def _listen(self) -> None:
         for tenant, client in self._clients.items():
@@ -236,14 +260,28 @@ class Load:
             self.told.replies[reply.job] = (reply.body, time.monotonic())
 
 
+def a_forged_report(job: UUID, deployment: str, *, seal: bytes) -> Report:
+    return Report(
+        job=job,
+        attempt=1,
+        delivery=1,
+        execution=new_id(),
+        deployment=deployment,
+        worker=FORGER,
+        outcome=Succeeded(body=b'"forged"', usage=Usage(1, 1)),
+        timings=Timings(started_ms=wall_clock(), queue_ms=Ms(1), run_ms=Ms(1)),
+        seal=seal,
+    )
+
+
 @asynccontextmanager
-async def a_load(nats_url: str, seed: int) -> AsyncIterator[Load]:
+async def a_load(nats_url: str, seed: int, *, forges: bool) -> AsyncIterator[Load]:
     """Running, and closed at first."""
     async with AsyncExitStack() as stack:
         clients = {
             tenant: await stack.enter_async_context(Client.connect(nats_url, tenant=tenant)) for tenant in TENANTS
         }
-        load = Load(clients, seed)
+        load = Load(clients, seed, forges=forges)
         running = asyncio.create_task(load.run())
         try:
             yield load

@@ -64,6 +64,8 @@ class Plan:
     """The daily cap of one deployment."""
     may_repeat: bool = True
     """Whether faults may lead to a second run of an attempt. Without any fault, nothing may."""
+    forges: bool = False
+    """Whether somebody forges reports and rulings."""
 
 
 async def round_of(plan: Plan, *, say: Say) -> Summary:
@@ -99,7 +101,7 @@ async def _running(folder: Path, plan: Plan) -> AsyncIterator[tuple[Machine, Loa
             broker.start()
         looking = asyncio.create_task(machine.look_after())
         try:
-            async with a_load(machine.nats.url, plan.seed) as load:
+            async with a_load(machine.nats.url, plan.seed, forges=plan.forges) as load:
                 await _prepare(machine, cap_usd=plan.cap_usd)
                 yield machine, load
         finally:
@@ -165,7 +167,7 @@ class _Round:
         found, figures = await self._check.compare(may_repeat=may_repeat)
         summary = self._summary
         summary.figures += figures
-        summary.figures.set_costs(figures.cost_nano_usd, waste=figures.waste_nano_usd, capped=figures.capped_nano_usd)
+        summary.figures.set_totals(figures.executions, wasted=figures.wasted, capped_nano_usd=figures.capped_nano_usd)
         summary.longest_settling_s = max(summary.longest_settling_s, took_s)
         summary.longest_pause_s = max(summary.longest_pause_s, self._load.longest_pause_s)
         summary.violations += found
