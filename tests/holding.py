@@ -23,6 +23,14 @@ class Hand:
     async def let_go(self) -> None:
         await self._holding.rollback()
 
+    async def keep(self) -> None:
+        """Let go, and leave what it did."""
+        await self._holding.commit()
+
+    async def do(self, statement: str, *values: object) -> None:
+        """Do something that nobody waits for."""
+        await self._connection.execute(statement, *values)
+
     async def waiting(self) -> list[int]:
         """The connections to this database that wait for a lock."""
         await self._connection.execute("select pg_stat_clear_snapshot()")

@@ -1,7 +1,8 @@
 """Records new jobs, with their batches' counts."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from operator import attrgetter
 from uuid import UUID
 
@@ -52,32 +53,58 @@ class PgIntake:
         async with self._database.connection() as connection:
             await self._days.keep_on(connection)
             if any(entry.idempotency_key is not None for entry in entries):
-                return await _admit_some(connection, entries)
+                return await _admit_known(connection, entries)
             try:
                 async with connection.transaction():
                     await copy_jobs(connection, [_row(entry) for entry in sorted(entries, key=attrgetter("id.int"))])
                     await _follow(connection, entries)
             except asyncpg.UniqueViolationError:
-                return await _admit_some(connection, entries)
+                return await _admit_known(connection, entries)
             return _answer(entries, [])
 
 
-async def _admit_some(connection: Connection, entries: Sequence[Entry]) -> Admitted:
+class _ClaimedInVain(Exception):
+    """While a job claimed its key, another broker recorded another job under its id."""
+
+
+async def _admit_known(connection: Connection, entries: Sequence[Entry]) -> Admitted:
+    """Admit a group of which some jobs may be known, row by row."""
     first: dict[UUID, Entry] = {}
     for entry in entries:
         first.setdefault(entry.id, entry)
+    while True:
+        with suppress(_ClaimedInVain):
+            return await _admit_some(connection, entries, first)
+
+
+async def _admit_some(connection: Connection, entries: Sequence[Entry], first: Mapping[UUID, Entry]) -> Admitted:
+    """`first`: the first entry of each id. Raises: _ClaimedInVain, and nothing is changed."""
     async with connection.transaction():
-        owners = await _owners(connection, [e for e in first.values() if e.idempotency_key is not None])
+        keyed = [entry for entry in first.values() if entry.idempotency_key is not None]
+        taken = {entry.id for entry in await _others(connection, keyed)}
+        owners = await _owners(connection, [entry for entry in keyed if entry.id not in taken])
         first = {job: _own(entry, owners) for job, entry in first.items()}
         stands_for = {job: job if entry.batch is not None else owners.get(job, job) for job, entry in first.items()}
         rows = [_row(first[job]) for job in sorted(first) if stands_for[job] == job]
         new = await insert_jobs(connection, rows)
         fresh = [entry for job, entry in first.items() if job in new]
         await _follow(connection, fresh)
-        known = await connection.fetch(query("identities"), list(stands_for.values()))
-    identities = {row["id"]: (row["tenant"], row["body_hash"]) for row in known}
-    conflicts = [e for e in entries if identities.get(stands_for[e.id]) != (e.tenant, e.body_hash)]
+        identities = await _identities(connection, stands_for.values())
+        conflicts = [e for e in entries if identities.get(stands_for[e.id]) != (e.tenant, e.body_hash)]
+        if any(first[e.id] is e and owners.get(e.id) == e.id for e in conflicts):
+            raise _ClaimedInVain
     return _answer(fresh, conflicts)
+
+
+async def _others(connection: Connection, entries: Sequence[Entry]) -> list[Entry]:
+    """Find the jobs whose id is another job's."""
+    identities = await _identities(connection, [entry.id for entry in entries]) if entries else {}
+    return [e for e in entries if identities.get(e.id, (e.tenant, e.body_hash)) != (e.tenant, e.body_hash)]
+
+
+async def _identities(connection: Connection, jobs: Iterable[UUID]) -> dict[UUID, tuple[str, bytes]]:
+    rows = await connection.fetch(query("identities"), list(jobs))
+    return {row["id"]: (row["tenant"], row["body_hash"]) for row in rows}
 
 
 def _own(entry: Entry, owners: Mapping[UUID, UUID]) -> Entry:

@@ -476,6 +476,20 @@ async def test_the_api_answers_nonsense_with_a_problem(broker_alone: Running, ve
     assert problem["message"]
 
 
+@pytest.mark.parametrize(
+    "payload",
+    [b"[" * 100_000, b'{"id": ' + b"1" * 5000 + b"}", b'{"id": "\xff"}', b'{"id": "\\ud800"}', b"\xff\xfe{\0}\0"],
+    ids=["nested", "digits", "bytes", "surrogate", "utf-16"],
+)
+async def test_a_call_that_is_no_json_is_answered(broker_alone: Running, payload: bytes) -> None:
+    for headers in ({}, {"Content-Type": JSON}, {"content-type": JSON}):
+        answer = await broker_alone.nc.request(
+            subjects.api(Verb.JOB_SHOW, "default", "default"), payload, timeout=5, headers=headers
+        )
+
+        assert json.loads(answer.data)["error"]["code"] == "bad_request"
+
+
 async def test_a_cursor_that_is_none_is_a_problem(broker_alone: Running) -> None:
     batch = await broker_alone.client.create_batch()
 

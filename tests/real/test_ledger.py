@@ -103,6 +103,29 @@ async def test_an_id_that_is_another_jobs_is_a_conflict(ledger: Ledger) -> None:
     assert [[one.id for one in answer.conflicts] for answer in (other_body, other_tenant)] == [[entry.id], [entry.id]]
 
 
+async def test_a_job_whose_id_is_anothers_claims_no_key(ledger: Ledger) -> None:
+    known = an_entry()
+    await ledger.intake.admit([known])
+    taken = an_entry(id=known.id, tenant="another", idempotency_key="k")
+    mine = an_entry(tenant="another", idempotency_key="k")
+
+    together = await ledger.intake.admit([taken, mine])
+
+    assert together.conflicts == (taken,)
+    assert [place.job for _, place in together.waiting] == [mine.id]
+    assert (await ledger.intake.admit([an_entry(id=known.id, idempotency_key="l")])).conflicts == ()
+    assert not (await ledger.intake.admit([an_entry(idempotency_key="l")])).waiting
+
+
+async def test_a_job_whose_id_is_anothers_takes_no_key_away(ledger: Ledger) -> None:
+    known = an_entry(idempotency_key="k")
+    await ledger.intake.admit([known])
+    changed = replace(known, body_hash=b"x" * 16)
+
+    assert (await ledger.intake.admit([changed])).conflicts == (changed,)
+    assert not (await ledger.intake.admit([an_entry(idempotency_key="k")])).waiting
+
+
 async def test_an_idempotency_key_stands_for_one_job(ledger: Ledger) -> None:
     first, again, both = (an_entry(idempotency_key="k") for _ in range(3))
     other = an_entry(idempotency_key="k", body_hash=b"x" * 16)

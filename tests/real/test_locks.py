@@ -96,6 +96,19 @@ async def test_brokers_that_admit_some_of_the_same_jobs_never_wait_for_each_othe
     assert len(await brokers.ours.backlog.page(known.flow, after=None, limit=9)) == 4
 
 
+async def test_a_job_whose_id_becomes_anothers_meanwhile_claims_no_key(brokers: Brokers) -> None:
+    entry = an_entry(idempotency_key="k")
+
+    await brokers.hand.hold(A_JOB, entry.id)
+    admitting = asyncio.create_task(brokers.ours.intake.admit([entry]))
+    await brokers.hand.until_waiting(1)
+    await brokers.hand.keep()
+
+    assert (await admitting).conflicts == (entry,)
+    assert len((await brokers.ours.intake.admit([an_entry(idempotency_key="k")])).waiting) == 1
+    await brokers.hand.do("delete from infermq.jobs where id = $1", entry.id)
+
+
 async def test_brokers_that_claim_the_same_keys_never_wait_for_each_other(brokers: Brokers) -> None:
     other = an_entry()
     await brokers.ours.intake.admit([other])
