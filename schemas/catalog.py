@@ -62,8 +62,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """An attempt that makes no progress for this long is ended."""
     base_url: Text | None = None
     """Engine `openai`: where the API is, up to and with its `/v1`. None: the profile's own."""
-    key_env: Name | None = None
-    """Engine `openai`: the environment variable of the worker that holds the key. None: the profile's own."""
+    key_env: Text | None = None
+    """Engine `openai`: the environment variable of the worker that holds the key. None: the profile's own. Empty: no key."""
     daily_cap_usd: Annotated[float, Meta(ge=0, le=1e9)] | None = None
     """Once today's executions (UTC) have cost this much, nothing more starts here until tomorrow."""
     price: Price | None = None

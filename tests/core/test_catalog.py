@@ -100,3 +100,9 @@ def test_a_route_to_no_deployment_at_all_says_that_none_is_known() -> None:
     assert faults('[models.m]\n[[models.m.route]]\ndeployment = "d"') == [
         "models.m.route: there is no deployment 'd'; known: none"
     ]
+
+
+def test_an_api_may_need_no_key() -> None:
+    catalog = parse('[deployments.x]\nengine = "openai"\nkey_env = ""')
+
+    assert catalog.deployments["x"].key_env == ""
