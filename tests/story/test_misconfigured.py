@@ -30,8 +30,11 @@ def picky(_: str, body: dict[str, object]) -> Script:
     """An API that takes `max_completion_tokens` only."""
     if "max_tokens" in body:
         return answer({"error": REFUSED}, status=400)
-    done = {"id": "g", "choices": [{"index": 0, "delta": {"content": "Hi."}, "finish_reason": "stop"}], "usage": None}
-    return stream(done) if body.get("stream") else answer(RESPONSE)
+    halves = [
+        {"id": "g", "choices": [{"index": 0, "delta": {"content": content}, "finish_reason": reason}], "usage": None}
+        for content, reason in (("Hi \ud83d", None), ("\ude00.", "stop"))
+    ]
+    return stream(*halves) if body.get("stream") else answer(RESPONSE)
 
 
 @asynccontextmanager
@@ -79,7 +82,7 @@ async def test_what_is_configured_wrong_is_named_within_seconds_and_costs_no_att
         await until(is_said, "status names what is wrong", within_s=10)
         doctor = await system.here("doctor")
         jobs = {name: await client.submit(name, A_BODY) for name in urls}
-        pieces = [step async for step in client.infer_stream("picky", A_BODY)]
+        asked = await system.here("infer", "picky", "Hello")
 
         async def has_run() -> bool:
             return (await client.job(jobs["picky"])).state is State.SUCCEEDED
@@ -95,4 +98,4 @@ async def test_what_is_configured_wrong_is_named_within_seconds_and_costs_no_att
             assert waiting[name].state is State.QUEUED
             assert not [one for one in waiting[name].executions if one.failure != "denied"]
         assert len((await client.job(jobs["picky"])).executions) == 1
-        assert pieces
+        assert (asked.stdout, asked.stderr, asked.returncode) == ("Hi 😀.\n", "", 0)
