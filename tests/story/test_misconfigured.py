@@ -82,7 +82,7 @@ async def test_what_is_configured_wrong_is_named_within_seconds_and_costs_no_att
         await until(is_said, "status names what is wrong", within_s=10)
         doctor = await system.here("doctor")
         jobs = {name: await client.submit(name, A_BODY) for name in urls}
-        asked = await system.here("infer", "picky", "Hello")
+        asked = await asyncio.to_thread(system.command, "infer", "picky", "Hello")
 
         async def has_run() -> bool:
             return (await client.job(jobs["picky"])).state is State.SUCCEEDED
