@@ -25,6 +25,9 @@ class BrokerMetrics:
         self.ignored = self._counter(
             "messages_ignored_total", "Beats, catalogs, notices and replies that nobody can read.", "kind"
         )
+        self.false_seals = self._counter(
+            "false_seals_total", "Reports, and messages of rulings, that no broker of this system sealed."
+        )
         self._dispatched = self._counter("attempts_dispatched_total", "Attempts given to a pool.", "deployment")
         self._settled = self._counter("jobs_settled_total", "Jobs that ended.", "state")
         self._requeued = self._counter("jobs_requeued_total", "Jobs put back to wait, for a retry or by a release.")

@@ -156,6 +156,19 @@ class SettlementLedger(OpenJobLedger, Protocol):
         """Record a group. Repeating it changes nothing and returns the same ends. Raises: DayNotKept."""
 
 
+class SealKeyLedger(Protocol):
+    async def agree(self, candidate: bytes) -> bytes:
+        """Keep this as the key of the brokers' seals, unless there is one; return the one that is kept."""
+
+
+class SealKeyCopy(Protocol):
+    """The copy of the key in NATS. Raises: Unavailable."""
+
+    async def read(self) -> bytes | None: ...
+
+    async def write(self, key: bytes) -> None: ...
+
+
 class LeaderLedger(Protocol):
     """The lease of each shard's dispatch leader, by the database's clock."""
 
@@ -234,4 +247,5 @@ class Ledger:
     catalogs: CatalogLedger
     status: StatusLedger
     sums: SumsLedger
+    seal_keys: SealKeyLedger
     days: DayLedger

@@ -13,12 +13,14 @@ from broker.bus.beats import Beats
 from broker.bus.catalogs import Catalogs
 from broker.bus.connect import connected
 from broker.bus.runs import Rulings, Runs
+from broker.bus.seal_keys import NatsSealKeys
 from broker.bus.streams import NatsStreams
 from broker.bus.submitted import SubmittedJobs
 from broker.config import BrokerConfig
 from broker.core.pools import Pool, alive, snapshot
 from broker.core.principal import open_principal
 from broker.core.readiness import streams_part
+from broker.core.seals import KEY_BYTES
 from broker.doors.health import App, build_app
 from broker.doors.nats_api import nats_api
 from broker.doors.nats_infer import NatsInfer
@@ -40,6 +42,7 @@ from broker.roles.relay import Relay
 from broker.roles.releases import Releases
 from broker.roles.reserves import Reserves
 from broker.roles.restarting import Roles
+from broker.roles.seal_key import SealKey
 from broker.roles.settle import Settle
 from broker.roles.sweep import Sweep
 from broker.roles.upkeep import Upkeep
@@ -85,6 +88,9 @@ async def serve(
     nc = NatsClient()
     name, metrics = f"infermq-broker-{config.name}", BrokerMetrics()
     async with open_ledger(config.postgres_url, clock=wall_clock, connections=config.database_connections) as ledger:
+        seal_key = SealKey(
+            ledger=ledger.seal_keys, copy=NatsSealKeys(nc), random_key=partial(secrets.token_bytes, KEY_BYTES)
+        )
         process = Process(
             config=config,
             nc=nc,
@@ -98,7 +104,8 @@ async def serve(
             clock=wall_clock,
             entropy=entropy,
             unit=unit,
-            rulings=Rulings(nc, process_ids(os.getpid(), os.urandom(6)).__next__),
+            rulings=Rulings(nc, process_ids(os.getpid(), os.urandom(6)).__next__, seal_key),
+            seal_key=seal_key,
             reconnected=reconnected,
             remade=asyncio.Event(),
             refresh_s=refresh_s,
@@ -129,6 +136,7 @@ class Process:
     entropy: Entropy
     unit: Callable[[], float]
     rulings: Rulings
+    seal_key: SealKey
     reconnected: asyncio.Event
     remade: asyncio.Event
     """Set by reconcile when a stream of attempts or outcomes was made anew, and read by dispatch."""
@@ -144,7 +152,7 @@ class Process:
             ledger=self.ledger.status,
             catalogs=self.catalogs,
             roles=lambda: self.roles.states,
-            others={"streams": lambda: streams_part(self.streams.kept)},
+            others={"streams": lambda: streams_part(self.streams.kept), "seal key": self.seal_key.part},
         )
         return build_app(self.metrics.registry, health)
 
@@ -171,6 +179,8 @@ class Process:
         )
         with contextlib.suppress(Unavailable):  # then the role finds it
             await refresh.refresh()
+        with contextlib.suppress(Unavailable):
+            await self.seal_key.learn()
         api = nats_api(
             self.config.nats_url,
             self._services(),
@@ -189,6 +199,7 @@ class Process:
         settle = Settle(
             nc=self.nc,
             late_acks=late_acks,
+            seal_key=self.seal_key,
             ledger=self.ledger.settlement,
             dead_letters=self.ledger.dead_letters,
             attempts=self.ledger.attempts,
@@ -208,16 +219,22 @@ class Process:
         )
         return {
             **self._intakes(),
-            "settle": settle.serve,
+            "seal key": self.seal_key.serve,
+            "settle": partial(self._sealing, settle.serve),
             "late acks": late_acks.serve,
             "beats": self.beats.watch,
-            "interactive": self._interactive,
+            "interactive": partial(self._sealing, self._interactive),
             "daily spend": self.daily_spend.serve,
-            "dispatch": self._dispatch,
+            "dispatch": partial(self._sealing, self._dispatch),
             "advisories": partial(count_advisories, self.nc, self.metrics),
             "gauges": gauges.serve,
             "upkeep": Upkeep(ledger=self.ledger.days).serve,
         }
+
+    async def _sealing(self, role: Callable[[], Awaitable[None]]) -> None:
+        """Begin a role once the key for seals is known."""
+        await self.seal_key.known()
+        await role()
 
     def _intakes(self) -> dict[str, Callable[[], Awaitable[None]]]:
         return {
@@ -270,7 +287,14 @@ class Process:
             clock=self.clock,
             entropy=self.entropy,
         )
-        relay = Relay(self.nc, name=self.config.name, reserves=reserves, rulings=self.rulings, clock=self.clock)
+        relay = Relay(
+            self.nc,
+            name=self.config.name,
+            reserves=reserves,
+            rulings=self.rulings,
+            seal_key=self.seal_key,
+            clock=self.clock,
+        )
         door = NatsInfer(
             self.nc, relay, principal=open_principal, catalog=self._catalog, clock=self.clock, entropy=self.entropy
         )

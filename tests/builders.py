@@ -6,7 +6,10 @@ import time
 from typing import Any
 from uuid import UUID
 
+from msgspec.structs import replace
+
 from broker.core.records import Entry
+from broker.core.seals import KEY_BYTES, leased_seal, request_seal
 from schemas.catalog import Catalog, Deployment, Model, Price, Route
 from schemas.ids import ms_of, uuid7
 from schemas.job import Attempt, Job, Lane
@@ -23,6 +26,10 @@ BODIES = {
     "/v1/embeddings": b'{"input":"Say hello."}',
 }
 """A request for each endpoint."""
+
+
+SEAL_KEY = bytes(range(KEY_BYTES))
+"""What the brokers of tests seal with. It is in the ledger of every test."""
 
 
 def now() -> Ms:
@@ -91,6 +98,7 @@ def a_success(**changes: Any) -> Succeeded:
 
 
 def a_report(outcome: Outcome | None = None, **changes: Any) -> Report:
+    """Sealed, unless it has a seal."""
     fields: dict[str, Any] = {
         "job": an_id(),
         "attempt": 1,
@@ -101,7 +109,15 @@ def a_report(outcome: Outcome | None = None, **changes: Any) -> Report:
         "timings": Timings(started_ms=now(), queue_ms=Ms(5), run_ms=Ms(50), ttft_ms=Ms(10)),
     }
     fields |= changes
-    return Report(**{"execution": an_execution_id(fields["job"], fields["attempt"], fields["delivery"]), **fields})
+    report = Report(**{"execution": an_execution_id(fields["job"], fields["attempt"], fields["delivery"]), **fields})
+    return report if report.seal else sealed(report)
+
+
+def sealed(report: Report) -> Report:
+    """With the seal of the attempt that it is on."""
+    if report.interactive is not None:
+        return replace(report, seal=request_seal(report.interactive, SEAL_KEY))
+    return replace(report, seal=leased_seal(report.job, report.attempt, report.deployment, SEAL_KEY))
 
 
 def a_chat(text: str, **changes: Any) -> Attempt:

@@ -17,7 +17,7 @@ from broker.ledger import migrate, open_ledger
 from broker.local.servers import nats_server, postgres_server
 from broker.ports import Ledger
 from schemas.jetstream.client import NatsClient
-from tests.builders import now
+from tests.builders import SEAL_KEY, now
 from tests.sums import check_sums
 
 settings.register_profile("steady", deadline=None, print_blob=True)
@@ -43,6 +43,7 @@ class Servers:
         await migrate(url)
         async with open_ledger(url, clock=now) as ledger:
             await ledger.days.keep()
+            await ledger.seal_keys.agree(SEAL_KEY)
         return nats_url, url
 
     def stop(self) -> None:

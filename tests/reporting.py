@@ -12,7 +12,7 @@ from schemas.codec import bundled, packed
 from schemas.jetstream.client import NatsClient
 from schemas.outcome import Report
 from schemas.units import Ms
-from tests.builders import now
+from tests.builders import SEAL_KEY, now
 
 
 async def report(nc: NatsClient, *reports: Report) -> None:
@@ -28,6 +28,7 @@ def a_settle(nc: NatsClient, ledger: Ledger, *, catalog: Catalog | None = None, 
         "revision": lambda: revision,
         "alive": list,
         "clock": now,
+        "seal_key": lambda: SEAL_KEY,
         "late_acks": LateAcks(nc, beats=list),
         "unit": lambda: 0.5,
         "metrics": BrokerMetrics(),

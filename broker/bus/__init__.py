@@ -11,6 +11,7 @@ submitted     finds jobs that intake has still to take from SUBMIT
 runs          publishes attempts into RUN and rulings into OUTCOME, and reads what both still hold
 outcomes      decodes what came through OUTCOME: workers' reports and brokers' rulings
 stored        reads what a stream holds, by direct get
+seal_keys     reads and writes the copy of the key of the brokers' seals
 results       publishes the live feed of results
 dead_letters  makes the record of a message that cannot be read
 

@@ -248,6 +248,13 @@ _ALL: Final[tuple[Settings, ...]] = (
         "storage": "file",
         "duplicate_window": 120 * _S,
     },
+    {
+        **_BUCKET,
+        "name": f"KV_{subjects.BROKERS_BUCKET}",
+        "subjects": [f"$KV.{subjects.BROKERS_BUCKET}.>"],
+        "storage": "file",
+        "duplicate_window": 120 * _S,
+    },
 )
 _STREAMS: Final[Mapping[str, Settings]] = {str(one["name"]): one for one in _ALL}
 NAMES: Final = tuple(_STREAMS)

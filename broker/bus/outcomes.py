@@ -12,8 +12,9 @@ import msgspec
 
 from broker.bus.dead_letters import dead_letter_of
 from broker.core.records import DeadLetter
+from broker.core.seals import are_truly_ruled, has_true_seal
 from schemas import subjects
-from schemas.codec import UNREADABLE, Bundle
+from schemas.codec import SEAL, UNREADABLE, Bundle
 from schemas.jetstream import Message, delivered
 from schemas.job import Attempt
 from schemas.outcome import Charge, EngineFault, Failed, Report, Succeeded, Timings, Usage
@@ -46,6 +47,7 @@ class _Bare(msgspec.Struct, frozen=True, kw_only=True):
     seal: Seal = b""
 
 
+_FALSE = "the seal is false"
 _reports = Bundle(Report)
 _newer = Bundle(_Newer)
 _bare = Bundle(_Bare)
@@ -64,9 +66,11 @@ class Outcomes:
     reports: Sequence[Report]
     rulings: Sequence[Ruling]
     dead_letters: Sequence[DeadLetter]
-    """Messages that cannot be read, or only in part. The part that can be read is among the reports or rulings."""
+    """Messages that cannot be read or believed, or only in part. The other part is among the reports or rulings."""
     sources: Sequence[Message]
     """The message of each report, then of each ruling."""
+    false_seals: int = 0
+    """How many reports, and messages of rulings, were not believed."""
 
     def __add__(self, other: "Outcomes") -> "Outcomes":
         mine, theirs = len(self.reports), len(other.reports)
@@ -77,6 +81,7 @@ class Outcomes:
             [*self.rulings, *other.rulings],
             [*self.dead_letters, *other.dead_letters],
             [*reported, *self.sources[mine:], *other.sources[theirs:]],
+            false_seals=self.false_seals + other.false_seals,
         )
 
     @property
@@ -85,27 +90,54 @@ class Outcomes:
         return [*self.reports, *self.rulings]
 
 
-def decode_outcomes(messages: Sequence[Message]) -> Outcomes:
-    """Decode messages by their subject, so that nothing a worker may publish is taken for a ruling."""
+def decode_outcomes(messages: Sequence[Message], *, seal_key: bytes) -> Outcomes:
+    """Decode messages by their subject, so that nothing a worker may publish is taken for a ruling.
+
+    What has no true seal is left out, since anybody who may publish can have made it.
+    """
     reports: list[Report] = []
     rulings: list[Ruling] = []
     dead_letters: list[DeadLetter] = []
     of_reports: list[Message] = []
     of_rulings: list[Message] = []
+    false_seals = 0
     for message in messages:
         if message.subject == subjects.RULING:
-            ruled, why = _rulings.unpack(message.data)
+            ruled, false, why = _rulings_in(message, seal_key)
             rulings += ruled
             of_rulings += [message] * len(ruled)
         else:
-            reported, why = _reports.unpack(message.data)
-            if why is not None:
-                reported += _failures(message, reported)
+            reported, false, why = _reports_in(message, seal_key)
             reports += reported
             of_reports += [message] * len(reported)
+        false_seals += false
         if why is not None:
             dead_letters.append(dead_letter_of(message, stream=subjects.OUTCOME, why=why))
-    return Outcomes(messages, _with_json(reports), rulings, dead_letters, [*of_reports, *of_rulings])
+    return Outcomes(
+        messages, _with_json(reports), rulings, dead_letters, [*of_reports, *of_rulings], false_seals=false_seals
+    )
+
+
+def _rulings_in(message: Message, seal_key: bytes) -> tuple[list[Ruling], int, str | None]:
+    """Return the rulings of a message, how many seals are false, and why some of it is left out, if it is."""
+    if not are_truly_ruled(message.data, (message.headers or {}).get(SEAL), seal_key):
+        return [], 1, f"rulings that no broker of this system made: {_FALSE}"
+    ruled, why = _rulings.unpack(message.data)
+    return ruled, 0, why
+
+
+def _reports_in(message: Message, seal_key: bytes) -> tuple[list[Report], int, str | None]:
+    """Return the reports of a message, how many seals are false, and why some of it is left out, if it is."""
+    reports, why = _reports.unpack(message.data)
+    if why is not None:
+        reports += _failures(message, reports)
+    false = [report for report in reports if not has_true_seal(report, seal_key)]
+    if not false:
+        return reports, 0, why
+    first = false[0]
+    said = f"{len(false)} of {len(reports)} reports, the first on job {first.job}, attempt {first.attempt}: {_FALSE}"
+    true = [report for report in reports if report not in false]
+    return true, len(false), said if why is None else f"{why}; {said}"
 
 
 def _failures(message: Message, known: Sequence[Report]) -> list[Report]:

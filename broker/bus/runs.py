@@ -9,10 +9,11 @@ from uuid import UUID
 import msgspec
 
 from broker.bus.stored import sequence_of, stored_messages
+from broker.core.seals import ruling_seal
 from broker.errors import Unavailable
 from broker.retrying import until_available
 from schemas import subjects
-from schemas.codec import UNREADABLE, Bundle, bundled, bundles, grouped, packed
+from schemas.codec import SEAL, UNREADABLE, Bundle, bundled, bundles, grouped, packed
 from schemas.jetstream import (
     BATCH_BYTES,
     BATCH_MESSAGES,
@@ -87,14 +88,17 @@ class Runs:
 class Rulings:
     """Puts rulings into OUTCOME, where settle finds them among the workers' reports."""
 
-    def __init__(self, nc: NatsConnection, batch_ids: Callable[[], str]) -> None:
+    def __init__(self, nc: NatsConnection, batch_ids: Callable[[], str], seal_key: Callable[[], bytes]) -> None:
         """`batch_ids` never gives the same twice: an atomic batch that is sent again under its id is stored once."""
         self._nc = nc
         self._batch_ids = batch_ids
+        self._seal_key = seal_key
 
     async def publish(self, rulings: Sequence[Ruling]) -> None:
-        """Store them all. Waits while NATS is away."""
-        messages = [Outgoing(subjects.RULING, bundled(bundle)) for bundle in bundles(packed(one) for one in rulings)]
+        """Store them all, sealed. Waits while NATS is away."""
+        payloads = [bundled(bundle) for bundle in bundles(packed(one) for one in rulings)]
+        key = self._seal_key()
+        messages = [Outgoing(subjects.RULING, one, {SEAL: ruling_seal(one, key)}) for one in payloads]
         for batch in _batches(messages):
             await until_available(partial(self._store, batch, self._batch_ids()))
 

@@ -21,6 +21,7 @@ ruling       which attempts a broker puts back, and what a ruling does to its jo
 backoff      how long a job waits before it is tried again
 price        what an execution cost
 estimate     what one will cost, or has cost if nobody can report it
+seals        whether a broker made what a report or a ruling is about
 lost         what is recorded of an execution whose worker died
 limits       what may still be spent in a day
 explain      puts what holds jobs into status and `job show`

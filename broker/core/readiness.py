@@ -7,7 +7,7 @@ from schemas.health import Part, Readiness
 
 NEEDS: Mapping[str, tuple[str, ...]] = {
     "submit": ("nats", "streams"),
-    "infer": ("nats", "streams", "catalog"),
+    "infer": ("nats", "streams", "catalog", "seal key"),
     "api": ("nats", "postgres"),
 }
 """The parts without which a door cannot serve. A part that is not known of is not asked for."""

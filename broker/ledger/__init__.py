@@ -5,7 +5,7 @@ intake        jobs into the record           dead_letters   messages that are no
 backlog       what waits                     attempts       queued → running, and what runs
 settlement    verdicts into the record       usual_ends     those that nearly all are, in a shorter way
 requests      jobs of interactive requests   spend          what deployments cost, by day
-suspects      those whose worker died, and that run apart
+seal_keys     the key of the brokers' seals  suspects      those whose worker died, and that run apart
 leadership    the lease of the leader        status         how things stand now
 batches       batches and their results      jobs           all that is recorded of a job
 catalogs      the revisions of the catalog    sums           compares the ledger with itself

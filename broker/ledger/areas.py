@@ -14,6 +14,7 @@ from broker.ledger.intake import PgIntake
 from broker.ledger.jobs import PgJobs
 from broker.ledger.leadership import PgLeadership
 from broker.ledger.migrate import check_up_to_date
+from broker.ledger.seal_keys import PgSealKeys
 from broker.ledger.settlement import PgSettlement
 from broker.ledger.spend import PgSpend
 from broker.ledger.status import PgStatus
@@ -27,13 +28,14 @@ async def open_ledger(url: str, *, clock: Clock, connections: int = 8) -> AsyncI
     """Open the ledger. While Postgres is away, or its schema is not up to date, every call raises Unavailable."""
     async with Database.open(url, connections=connections, check=check_up_to_date) as database:
         days = Days(database, clock)
+        seal_keys = PgSealKeys(database)
         yield Ledger(
             intake=PgIntake(database, days),
             dead_letters=PgDeadLetters(database),
             backlog=PgBacklog(database),
-            attempts=PgAttempts(database),
+            attempts=PgAttempts(database, seal_keys),
             settlement=PgSettlement(database, days),
-            suspects=PgSuspects(database),
+            suspects=PgSuspects(database, seal_keys),
             leadership=PgLeadership(database),
             spend=PgSpend(database),
             batches=PgBatches(database),
@@ -42,4 +44,5 @@ async def open_ledger(url: str, *, clock: Clock, connections: int = 8) -> AsyncI
             status=PgStatus(database),
             sums=PgSums(database),
             days=days,
+            seal_keys=seal_keys,
         )

@@ -7,6 +7,7 @@ from broker.core.records import ONLY_SHARD, Flow, Pick, Request, Running, Shard
 from broker.errors import Deposed
 from broker.ledger.connection import Database
 from broker.ledger.rows import attempt_of
+from broker.ledger.seal_keys import PgSealKeys
 from broker.ledger.sql import query
 from schemas.job import Attempt, Lane
 from schemas.units import Ms
@@ -15,14 +16,16 @@ from schemas.units import Ms
 class PgAttempts:
     """Implements `broker.ports.AttemptLedger`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, seal_keys: PgSealKeys) -> None:
         self._database = database
+        self._seal_keys = seal_keys
 
     async def dispatch(
         self, picks: Sequence[Pick], *, term: int, now: Ms, shard: Shard = ONLY_SHARD
     ) -> list[Attempt]:
         jobs = [pick.place.job for pick in picks]
         async with self._database.connection() as connection:
+            key = await self._seal_keys.current(connection)
             rows = await connection.fetch(
                 query("dispatch"),
                 [pick.flow.model for pick in picks],
@@ -39,7 +42,7 @@ class PgAttempts:
             )
             if not rows and await connection.fetchval(query("term"), shard) != term:
                 raise Deposed(f"term {term} is over")
-        return [attempt_of(row, now) for row in rows]
+        return [attempt_of(row, key, now) for row in rows]
 
     async def running(self) -> list[Running]:
         async with self._database.connection() as connection:
@@ -52,8 +55,9 @@ class PgAttempts:
     async def attempts_of(self, running: Sequence[Running], *, now: Ms) -> list[Attempt]:
         jobs, numbers = [one.job for one in running], [one.attempt for one in running]
         async with self._database.connection() as connection:
+            key = await self._seal_keys.current(connection)
             rows = await connection.fetch(query("attempts_of"), jobs, numbers, min(jobs), max(jobs))
-        return [attempt_of(row, now) for row in rows]
+        return [attempt_of(row, key, now) for row in rows]
 
     async def requests_of(self, jobs: Collection[UUID]) -> dict[UUID, Request]:
         async with self._database.connection() as connection:

@@ -6,6 +6,7 @@ import asyncpg
 import msgspec
 
 from broker.core.records import Entry, Executed, Final, Flow, Recorded, Verdict
+from broker.core.seals import leased_seal
 from schemas.api import Batch, BatchStatus, Counts, Execution, JobShow, Result, State, Waiting
 from schemas.codec import UNREADABLE
 from schemas.job import Attempt, Lane
@@ -80,7 +81,8 @@ def execution_row(verdict: Verdict, executed: Executed, *, waste: bool) -> tuple
     )  # fmt: skip
 
 
-def attempt_of(row: Row, now: Ms) -> Attempt:
+def attempt_of(row: Row, key: bytes, now: Ms) -> Attempt:
+    """Return the attempt, sealed with the key."""
     return Attempt(
         job=row["job"],
         number=row["attempt"],
@@ -95,6 +97,7 @@ def attempt_of(row: Row, now: Ms) -> Attempt:
         dispatched_ms=row["dispatched_ms"],
         left_ms=Ms(max(0, row["deadline_ms"] - now)),
         traceparent=row["traceparent"],
+        seal=leased_seal(row["job"], row["attempt"], row["deployment"], key),
     )
 
 

@@ -10,6 +10,7 @@ from broker.core.suspects import RunningApart, Turn, WaitingSuspect
 from broker.errors import Deposed
 from broker.ledger.connection import Database
 from broker.ledger.rows import attempt_of, suspicion_of
+from broker.ledger.seal_keys import PgSealKeys
 from broker.ledger.sql import query
 from schemas.job import Attempt
 from schemas.units import Ms
@@ -21,8 +22,9 @@ _MOST = 1000
 class PgSuspects:
     """Implements `broker.ports.SuspectLedger`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, seal_keys: PgSealKeys) -> None:
         self._database = database
+        self._seal_keys = seal_keys
 
     async def waiting(self) -> list[WaitingSuspect]:
         async with self._database.connection() as connection:
@@ -44,6 +46,7 @@ class PgSuspects:
 
     async def dispatch(self, turn: Turn, *, term: int, now: Ms, shard: Shard = ONLY_SHARD) -> list[Attempt]:
         async with self._database.connection() as connection:
+            key = await self._seal_keys.current(connection)
             rows = await connection.fetch(
                 query("dispatch_apart"),
                 list(turn.jobs),
@@ -57,7 +60,7 @@ class PgSuspects:
             )
             if not rows and await connection.fetchval(query("term"), shard) != term:
                 raise Deposed(f"term {term} is over")
-        return [msgspec.structs.replace(attempt_of(row, now), group=turn.group) for row in rows]
+        return [msgspec.structs.replace(attempt_of(row, key, now), group=turn.group) for row in rows]
 
     async def clear(self, groups: Collection[UUID]) -> None:
         async with self._database.connection() as connection:

@@ -8,6 +8,7 @@ backlog          reads waiting jobs ahead, for dispatch
 sweep            compares the ledger's running attempts with the streams, and repairs the difference
 releases         delivers again what dead workers held, and records what they ran as lost
 wards            keeps what may have ended a worker apart from others, and tells who did
+seal_key         knows the key that brokers seal attempts and rulings with
 settle           records what came through OUTCOME, and announces it
 late_acks        acks the messages of workers that died before they could
 relay            stays in the middle of every interactive request

@@ -9,7 +9,7 @@ time into events, and carries the decisions out in order.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import assert_never
@@ -44,6 +44,7 @@ from broker.core.relay import (
     Unstored,
     WorkerMessage,
 )
+from broker.core.seals import sealed_request
 from broker.ports import Caller, Clock
 from broker.roles.reserves import Reserves
 from broker.roles.tasks import Tasks
@@ -120,6 +121,7 @@ class Relay:
         name: str,
         reserves: Reserves,
         rulings: Rulings,
+        seal_key: Callable[[], bytes],
         clock: Clock,
         tick_s: float = TICK_S,
         finish_s: float = FINISH_S,
@@ -130,6 +132,7 @@ class Relay:
         self._name = name
         self._reserves = reserves
         self._rulings = rulings
+        self._seal_key = seal_key
         self._clock = clock
         self._tick_s = tick_s
         self._finish_s = finish_s
@@ -253,7 +256,7 @@ class Relay:
                 try:
                     await self._nc.publish(
                         subjects.now(assignment.attempt.deployment),
-                        packed(assignment.attempt),
+                        packed(sealed_request(assignment.attempt, self._seal_key())),
                         f"{self._acks}.{assignment.token}",
                         headers={MSG_ID: f"{assignment.attempt.job}.{assignment.token}"},
                     )

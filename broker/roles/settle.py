@@ -53,6 +53,8 @@ class Settle:
     """The deployments that can take a job now."""
     clock: Clock
     late_acks: LateAcks
+    seal_key: Callable[[], bytes]
+    """What brokers seal with. Nothing else is believed."""
     unit: Callable[[], float]
     """Uniform in [0, 1), for the jitter of retries."""
     metrics: BrokerMetrics
@@ -63,10 +65,10 @@ class Settle:
         groups = Groups(self.nc, stream=subjects.OUTCOME, consumer=consumer, room=ROOM, group_bytes=GROUP_BYTES)
         async with groups.open():
             while True:
-                outcomes = decode_outcomes(await groups.next())
+                outcomes = decode_outcomes(await groups.next(), seal_key=self.seal_key())
                 if all(item.interactive is not None for item in outcomes.all):
                     await asyncio.sleep(LINGER_S)
-                    outcomes += decode_outcomes(await groups.take_gathered())
+                    outcomes += decode_outcomes(await groups.take_gathered(), seal_key=self.seal_key())
                 await self.settle(outcomes)
 
     async def settle(self, outcomes: Outcomes) -> None:
@@ -85,6 +87,7 @@ class Settle:
         if dead_letters:
             await until_available(lambda: self.dead_letters.record(one_per_message(dead_letters)))
             self.metrics.dead_letters.inc(len(dead_letters))
+            self.metrics.false_seals.inc(outcomes.false_seals)
         await ack_all(self.nc, outcomes.messages)
         self.metrics.reported(outcomes.reports)
         self.metrics.decided(len(items), lag_ms=Ms(self.clock() - delivered(outcomes.messages[0].reply).at_ms))

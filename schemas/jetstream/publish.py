@@ -3,7 +3,7 @@
 Atomic batches have the headers `Nats-Batch-Id`, `-Sequence`, `-Commit`, and one acknowledgement for all messages (ADR-50).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -34,6 +34,7 @@ _acknowledgement = msgspec.json.Decoder(_Acknowledgement)
 class Outgoing(msgspec.Struct, frozen=True):
     subject: str
     payload: bytes
+    headers: Mapping[str, str] = {}
 
 
 async def publish_atomically(
@@ -50,15 +51,19 @@ async def publish_atomically(
         batch[MSG_ID] = batch_id
     else:
         await _write(
-            nc, [(one.subject, _in_batch(n, batch_id), one.payload) for n, one in enumerate(messages[:-1], 1)]
+            nc, [(one.subject, _in_batch(n, batch_id, one), one.payload) for n, one in enumerate(messages[:-1], 1)]
         )
-    acknowledged(await nc.request(last.subject, last.payload, timeout=timeout_s, headers=batch))
+    acknowledged(await nc.request(last.subject, last.payload, timeout=timeout_s, headers={**last.headers, **batch}))
 
 
-def _in_batch(sequence: int, batch_id: str) -> str:
+def _in_batch(sequence: int, batch_id: str, message: Outgoing) -> str:
     """Return the header lines of a message in a batch. Only the first has the message id, which is the batch's."""
     known = f"{MSG_ID}: {batch_id}\r\n" if sequence == 1 else ""
-    return f"Nats-Batch-Id: {batch_id}\r\nNats-Batch-Sequence: {sequence}\r\n{known}"
+    return f"Nats-Batch-Id: {batch_id}\r\nNats-Batch-Sequence: {sequence}\r\n{known}{_lines(message.headers)}"
+
+
+def _lines(headers: Mapping[str, str]) -> str:
+    return "".join(f"{name}: {value}\r\n" for name, value in headers.items()) if headers else ""
 
 
 async def publish_in_order(nc: NatsConnection, messages: Sequence[Outgoing], *, timeout_s: float = 5.0) -> int:
@@ -67,8 +72,13 @@ async def publish_in_order(nc: NatsConnection, messages: Sequence[Outgoing], *, 
     The messages of one connection are stored in order. If nobody else publishes and the sequence grew by less than the
     number of messages, some were not stored. Raises as `publish_atomically`.
     """
-    await _write(nc, [(one.subject, "", one.payload) for one in messages[:-1]])
-    return acknowledged(await nc.request(messages[-1].subject, messages[-1].payload, timeout=timeout_s))
+    last = messages[-1]
+    await _write(
+        nc, [(one.subject, _lines(one.headers) if one.headers else "", one.payload) for one in messages[:-1]]
+    )
+    return acknowledged(
+        await nc.request(last.subject, last.payload, timeout=timeout_s, headers=dict(last.headers) or None)
+    )
 
 
 async def _write(nc: NatsConnection, messages: Sequence[tuple[str, str, bytes]]) -> None:
@@ -120,10 +130,12 @@ async def publish_one(
 
     With `last_sequence`, it is stored only if that is the sequence of the subject's newest message (0: there is none).
     """
-    headers = None if message_id is None else {MSG_ID: message_id}
+    headers = dict(message.headers)
+    if message_id is not None:
+        headers[MSG_ID] = message_id
     if last_sequence is not None:
-        headers = {**(headers or {}), _LAST_SEQUENCE: str(last_sequence)}
-    acknowledged(await nc.request(message.subject, message.payload, timeout=timeout_s, headers=headers))
+        headers[_LAST_SEQUENCE] = str(last_sequence)
+    acknowledged(await nc.request(message.subject, message.payload, timeout=timeout_s, headers=headers or None))
 
 
 def acknowledged(answer: Message) -> int:

@@ -29,7 +29,7 @@ from schemas.outcome import Charge, Failed, Throttled
 from schemas.units import Ms, NanoUsd
 from schemas.worker import WorkerBeat
 from tests import builders
-from tests.builders import a_batch_id, a_report, a_route, a_success, an_attempt, an_entry, now
+from tests.builders import SEAL_KEY, a_batch_id, a_report, a_route, a_success, an_attempt, an_entry, now
 from tests.reporting import a_settle, report
 from tests.system import until
 from workers.beat import beat
@@ -61,7 +61,7 @@ async def a_leader(
     await heard.listen()
     term = await ledger.leadership.lead("me", lease_ms=60_000)
     assert term is not None
-    runs, rulings = Runs(nc), Rulings(nc, a_batch_id)
+    runs, rulings = Runs(nc), Rulings(nc, a_batch_id, lambda: SEAL_KEY)
     sweep = Sweep(
         nc=nc,
         attempts=ledger.attempts,

@@ -19,6 +19,7 @@ from broker.bus.runs import Rulings
 from broker.bus.streams import declare_streams
 from broker.core.price import Prices
 from broker.core.principal import Identify, Principal, Role, open_principal
+from broker.core.seals import request_seal
 from broker.core.settle import decide
 from broker.doors.nats_infer import NatsInfer
 from broker.ports import Ledger
@@ -48,7 +49,7 @@ from schemas.ruling import Ruling
 from schemas.units import Ms, NanoUsd
 from schemas.worker import WorkerBeat
 from tests import builders
-from tests.builders import a_batch_id, a_job, a_report, a_success, an_attempt, an_id, now
+from tests.builders import SEAL_KEY, a_batch_id, a_job, a_report, a_success, an_attempt, an_id, now
 from tests.system import until
 from workers.reply import problem_of
 
@@ -318,7 +319,8 @@ async def a_door(
             nc,
             name=f"b{number}",
             reserves=reserves,
-            rulings=Rulings(nc, a_batch_id),
+            rulings=Rulings(nc, a_batch_id, lambda: SEAL_KEY),
+            seal_key=lambda: SEAL_KEY,
             clock=door.clock,
             tick_s=0.02,
             finish_s=finish_s,
@@ -386,6 +388,7 @@ async def test_an_attempt_carries_what_its_record_needs(nc: Nats, ledger: Ledger
             dispatched_ms=attempt.dispatched_ms,
             left_ms=(job.deadline_ms or 0) - attempt.dispatched_ms,
             reply_to=attempt.reply_to,
+            seal=request_seal(attempt, SEAL_KEY),
         )
 
 

@@ -19,6 +19,7 @@ from broker.core.suspects import Turn
 from broker.errors import Unavailable
 from broker.ledger.attempts import PgAttempts
 from broker.ledger.connection import Database
+from broker.ledger.seal_keys import PgSealKeys
 from broker.ports import Ledger
 from broker.roles.dispatch import ROUND
 from schemas import subjects
@@ -306,7 +307,7 @@ async def test_a_new_leader_counts_what_runs_already(nc: Nats, ledger: Ledger) -
 async def test_a_dispatch_whose_answer_was_lost_is_published_soon(nc: Nats, ledger: Ledger, ledger_url: str) -> None:
     entry = an_entry()
     async with Database.open(ledger_url, connections=1) as database:
-        losing = replace(ledger, attempts=Losing(database))
+        losing = replace(ledger, attempts=Losing(database, PgSealKeys(database)))
         async with a_leader(nc, losing, a_route(Route("d")), a_beat("d"), sweep_s=NEVER_S):
             await announced(nc, ledger, entry)
 

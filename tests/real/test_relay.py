@@ -18,7 +18,7 @@ from schemas import subjects
 from schemas.codec import CHUNK, FINAL, KEEPALIVE, KIND, SEQ, unpacker
 from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Attempt, Lane
-from tests.builders import a_batch_id, a_catalog, an_entry, now
+from tests.builders import SEAL_KEY, a_batch_id, a_catalog, an_entry, now
 from tests.real.test_interactive import a_beat
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(60)]
@@ -92,7 +92,8 @@ async def a_bench(nc: Nats, ledger: Ledger, *, buffer_bytes: int) -> AsyncIterat
             nc,
             name="b",
             reserves=reserves,
-            rulings=Rulings(nc, a_batch_id),
+            rulings=Rulings(nc, a_batch_id, lambda: SEAL_KEY),
+            seal_key=lambda: SEAL_KEY,
             clock=now,
             finish_s=0.05,
             buffer_bytes=buffer_bytes,

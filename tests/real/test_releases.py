@@ -23,7 +23,7 @@ from schemas.job import Attempt
 from schemas.ruling import Lost, Ruling
 from schemas.units import Ms
 from schemas.worker import HeldExecution, WorkerBeat, held_bytes
-from tests.builders import a_batch_id, a_beat, a_report, a_route, a_success, an_id, now
+from tests.builders import SEAL_KEY, a_batch_id, a_beat, a_report, a_route, a_success, an_id, now
 from tests.real.test_ledger import a_verdict, running, settled
 from tests.reporting import report
 from tests.system import until
@@ -117,7 +117,7 @@ async def a_case(nc: Nats, ledger: Ledger) -> AsyncIterator[Case]:
         nc=nc,
         presence=Presence(),
         attempts=ledger.attempts,
-        rulings=Rulings(nc, a_batch_id),
+        rulings=Rulings(nc, a_batch_id, lambda: SEAL_KEY),
         catalog=lambda: catalog,
         metrics=BrokerMetrics(),
         look_s=0.001,

@@ -34,7 +34,7 @@ from schemas.outcome import (
 )
 from schemas.ruling import EndRequest, Expire, Lost, PutBack, Ruling
 from schemas.units import NanoUsd
-from tests.builders import a_batch_id, a_report, a_success, an_attempt, an_entry, an_id, now
+from tests.builders import SEAL_KEY, a_batch_id, a_report, a_success, an_attempt, an_entry, an_id, now
 from tests.real.test_executions import settle as settle_group
 from tests.real.test_executions import what_was_lost
 from tests.real.test_ledger import a_batch, dispatched, running, state_of
@@ -76,7 +76,9 @@ async def test_rulings_are_settled_among_reports(nc: Nats, ledger: Ledger) -> No
     late, left, done = [await running(ledger) for _ in range(3)]
 
     async with settling(nc, ledger):
-        await Rulings(nc, a_batch_id).publish([Expire(late.job), PutBack(left.job, 1), PutBack(done.job, 2)])
+        await Rulings(nc, a_batch_id, lambda: SEAL_KEY).publish(
+            [Expire(late.job), PutBack(left.job, 1), PutBack(done.job, 2)]
+        )
         await report(nc, a_report(job=done.job))
 
         await ended(ledger, late, State.EXPIRED)
@@ -151,7 +153,7 @@ async def test_a_request_that_ended_as_only_a_newer_worker_knows_is_recorded_as_
         await nc.jetstream().publish(subjects.outcome("d"), said)
 
         await buried(metrics, 1)
-        await Rulings(nc, a_batch_id).publish([EndRequest(request, Failed(EngineFault("x")))])
+        await Rulings(nc, a_batch_id, lambda: SEAL_KEY).publish([EndRequest(request, Failed(EngineFault("x")))])
 
         async def is_recorded() -> bool:
             return await ledger.jobs.find(request.job, request.tenant) is not None

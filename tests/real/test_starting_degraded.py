@@ -12,6 +12,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from broker.bus.seal_keys import NatsSealKeys
 from broker.bus.streams import declare_streams
 from broker.client import Client, RequestRefused
 from broker.config import BrokerConfig
@@ -25,7 +26,7 @@ from schemas.catalog import Revision, parse
 from schemas.codec import jsoned
 from schemas.jetstream.client import NatsClient as Nats
 from schemas.units import Ms
-from tests.builders import an_id, now
+from tests.builders import SEAL_KEY, an_id, now
 from tests.real.test_broker import SCRIPT, Running, a_broker, a_worker
 from tests.system import CATALOG, until
 
@@ -81,8 +82,9 @@ def says(url: str, status: int, holds: Callable[[dict[str, Any]], bool] = lambda
 
 
 async def announced(nc: Nats) -> None:
-    """An active catalog, as an earlier broker left it in its bucket."""
+    """An active catalog and the key for seals, as an earlier broker left them in their buckets."""
     await declare_streams(nc)
+    await NatsSealKeys(nc).write(SEAL_KEY)
     revision = Revision(4, Ms(0), parse(CATALOG.format(slots=4, options=SCRIPT)))
     await nc.jetstream().publish(f"$KV.{subjects.CATALOG_BUCKET}.{subjects.ACTIVE}", jsoned(revision))
 

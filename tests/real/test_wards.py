@@ -22,7 +22,7 @@ from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Attempt
 from schemas.ruling import Convict, PutBack, Ruling, Suspect, Suspicion
 from schemas.worker import BEGINNING, NOT_BEGUN, HeldExecution, held_bytes
-from tests.builders import a_batch_id, a_beat, a_catalog, a_report, an_id, now
+from tests.builders import SEAL_KEY, a_batch_id, a_beat, a_catalog, a_report, an_id, now
 from tests.real.test_suspects import dispatched, lead, run_apart, settle, suspected
 from tests.reporting import report
 
@@ -85,7 +85,7 @@ async def a_case(nc: Nats, ledger: Ledger, **changes: Any) -> AsyncIterator[Case
         nc=nc,
         presence=Presence(),
         suspects=ledger.suspects,
-        rulings=Rulings(nc, a_batch_id),
+        rulings=Rulings(nc, a_batch_id, lambda: SEAL_KEY),
         catalog=lambda: catalog,
         metrics=BrokerMetrics(),
         clock=now,

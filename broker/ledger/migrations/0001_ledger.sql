@@ -183,6 +183,12 @@ create table infermq.catalog (
     toml        text    not null
 );
 
+-- The key with which brokers seal what they hand out, so that reports on anything else are refused. One row.
+create table infermq.seal_key (
+    is_only boolean not null primary key default true check (is_only),
+    key     bytea   not null check (length(key) = 32)
+);
+
 -- Who dispatches each shard, by a lease.
 create table infermq.leader (
     shard   int         not null primary key,
