@@ -155,7 +155,9 @@ def _short(path: Path) -> Path:
 
 def _report(batch: Batch, jobs: Sequence[JobShow], results: Path, began_ms: int) -> DemoReport:
     runs = [run for job in jobs for run in job.executions]
-    first = min((run.started_ms + (run.ttft_ms or run.run_ms) for run in runs), default=began_ms)
+    first = min(
+        (run.started_ms + (run.run_ms if run.ttft_ms is None else run.ttft_ms) for run in runs), default=began_ms
+    )
     return DemoReport(
         batch=batch,
         first_token_s=(first - began_ms) / 1000,
@@ -166,7 +168,7 @@ def _report(batch: Batch, jobs: Sequence[JobShow], results: Path, began_ms: int)
 
 def _seconds(jobs: Sequence[JobShow]) -> float:
     started = min(run.started_ms for job in jobs for run in job.executions)
-    return max(0.001, (max(job.settled_ms or started for job in jobs) - started) / 1000)
+    return max(0.001, (max(started if job.settled_ms is None else job.settled_ms for job in jobs) - started) / 1000)
 
 
 def _print_figures(jobs: Sequence[JobShow], models: Sequence[str]) -> None:

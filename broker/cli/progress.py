@@ -93,21 +93,26 @@ def _bar() -> Iterator[Callable[[Batch, str], None]]:
             done = batch.counts.settled()
             done_before = done if done_before is None else done_before
             elapsed = time.monotonic() - began
-            more = describe(batch, rate=(done - done_before) / elapsed if elapsed else 0.0, held=held)
-            progress.update(task, completed=done, total=batch.jobs or batch.counts.admitted, more=more)
+            more = describe(batch, rate=(done - done_before) / elapsed if elapsed > 0 else 0.0, held=held)
+            progress.update(task, completed=done, total=_total(batch), more=more)
             if not err.is_terminal and (held not in {"", held_before} or time.monotonic() - last_line >= _PLAIN_S):
                 last_line = time.monotonic()
-                err.print(f"{done} of {batch.jobs or '?'} {more}")
+                err.print(f"{done} of {'?' if batch.jobs is None else batch.jobs} {more}")
             held_before = held
 
         yield show
 
 
+def _total(batch: Batch) -> int:
+    """Return how many jobs a batch has, or has had so far if it is not sealed yet."""
+    return batch.counts.admitted if batch.jobs is None else batch.jobs
+
+
 def describe(batch: Batch, *, rate: float, held: str = "") -> str:
     """Describe a batch in a line. The rate is in jobs/s; `held` says why nothing starts."""
-    left = (batch.jobs or batch.counts.admitted) - batch.counts.settled()
+    left = _total(batch) - batch.counts.settled()
     parts = [f"{rate:,.1f} jobs/s"]
-    if left and rate > 0:
+    if left > 0 and rate > 0:
         parts.append(f"{duration(int(left / rate * 1000))} left")
     parts.append(f"{batch.usage.input_tokens + batch.usage.output_tokens:,} tokens")
     parts.append(money(batch.cost_nano_usd))

@@ -132,7 +132,7 @@ class SubmitClient(Session):
             number += 1
             job = one.job
             if batch_id is not None and job.batch is None:
-                line = job.line or number
+                line = number if job.line is None else job.line
                 job = replace(job, batch=batch_id, line=line, id=job.id or line_id(batch_id, line))
             try:
                 yield self._outgoing(Submission(one.model, job, one.lane))

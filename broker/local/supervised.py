@@ -55,7 +55,7 @@ class SupervisedProcess:
         """Start it on its port, or on any free one if that is taken."""
         self._started_s, self._due_s = time.monotonic(), None
         port = self.http_port
-        if port and not is_free(port):
+        if port != 0 and not is_free(port):
             self.say(f"port {port} is taken: {self.name} listens on another")
             port = 0
         self._ready_file.unlink(missing_ok=True)

@@ -98,7 +98,7 @@ async def _servers(config: UpConfig, stack: AsyncExitStack, started: Started) ->
         if config.nats_url is not None:
             async with Client.connect(config.nats_url):  # at once, since a broker would wait for it
                 return config.nats_url
-        port = config.port or ANY_PORT
+        port = ANY_PORT if config.port == 0 else config.port
         return await stack.enter_async_context(nats_server(config.data / "nats", port=port, started=started))
 
     async def postgres() -> str:
@@ -123,7 +123,7 @@ def _http_ports(config: UpConfig, nats_url: str, say: Say) -> Iterator[int]:
 
     Whoever has the port of NATS has those after it, so of two that start at once only one tries to listen there.
     """
-    if not config.port:
+    if config.port == 0:
         return itertools.repeat(0)
     if config.nats_url is None and urlsplit(nats_url).port != config.port:
         say(f"port {config.port} is taken: NATS listens at {nats_url}, the others on free ports too")
