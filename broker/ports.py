@@ -123,6 +123,9 @@ class AttemptLedger(Protocol):
     async def running(self) -> list[Running]:
         """List every attempt that is dispatched and not settled."""
 
+    async def overdue(self, before: Ms) -> list[UUID]:
+        """List the jobs that run although their deadline passed `before` this instant."""
+
     async def attempts_of(self, running: Sequence[Running], *, now: Ms) -> list[Attempt]:
         """Read those of the attempts that still run, to publish them again, with the time that is left to them `now`."""
 

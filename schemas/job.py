@@ -75,8 +75,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     deadline_ms: Instant
     dispatched_ms: Instant
     left_ms: DurationMs
-    """The time from dispatch to the deadline, both by the dispatching broker's clock. A worker counts it from receipt on a
-    clock of its own: it compares its wall clock with no instant of a broker.
+    """The time from dispatch to the deadline, both by the dispatching broker's clock. A worker counts it from receipt, on a
+    steady clock: it compares its own clock with no instant of a broker.
     """
     reply_to: Subject | None = None
     """Where the relay of an interactive request listens for chunks and the final body. None: nobody listens."""

@@ -53,12 +53,14 @@ class Charge(msgspec.Struct, frozen=True):
 
 
 class Timings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The times of an execution by the worker's clock. `queue_ms` compares it with the broker's, and is never below 0."""
+    """The times of an execution. The worker's durations are counted on a steady clock; `queue_ms` is between two instants of
+    brokers, and never below 0.
+    """
 
     started_ms: Instant
-    """The instant at which the engine got the job."""
+    """When the worker got the attempt, by its own clock, which may be wrong: only to tell its processes apart."""
     queue_ms: DurationMs
-    """The time from admitted to leased."""
+    """The time from admitted to dispatched."""
     run_ms: DurationMs
     """The time from leased to outcome."""
     ttft_ms: DurationMs | None = None
@@ -258,7 +260,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed", omit_defaults=True):
 
 
 class Expired(msgspec.Struct, frozen=True, tag="expired", omit_defaults=True):
-    """The job's deadline had passed when it was leased, or passed while it ran."""
+    """The time that was left at dispatch had run out. Whether the deadline has passed, brokers say, by their own clocks."""
 
     usage: Usage = Usage()
     charge: Charge | None = None

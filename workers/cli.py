@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 import uvloop
 
-from schemas.clock import wall_clock
+from schemas.clock import steady_clock
 from schemas.ids import process_ids
 from schemas.jetstream import NatsError, NoServersError
 from schemas.jetstream.client import NatsClient
@@ -151,7 +151,7 @@ async def serve(
             name=config.name,
             catalog=catalog,
             lease_ms=await declared_lease_ms(nc, config.deployment),
-            clock=wall_clock,
+            clock=steady_clock(),
             entropy=itertools.count(
                 int.from_bytes(os.urandom(9))
             ).__next__,  # ids of executions are unique, not secret

@@ -15,7 +15,7 @@ from schemas.worker import Paused
 LARGEST_BODY = 7 * 1024 * 1024
 """The largest response in bytes, however large messages the server allows."""
 Clock = Callable[[], Ms]
-"""Returns milliseconds since the epoch."""
+"""Returns milliseconds, evenly counted: only differences of them mean anything to others."""
 Entropy = Callable[[], int]
 """Returns a number whose lowest 74 bits no other call gives, in this process or another: for ids of one instant."""
 

@@ -117,7 +117,7 @@ class Reporter:
             outcome=within_limit(outcome, largest_body(self._nc.max_payload, held.attempt)),
             timings=Timings(
                 started_ms=started,
-                queue_ms=Ms(max(0, started - held.attempt.admitted_ms)),
+                queue_ms=Ms(max(0, held.attempt.dispatched_ms - held.attempt.admitted_ms)),
                 run_ms=Ms(max(0, now - started)),
                 ttft_ms=None if held.first_ms is None else Ms(max(0, held.first_ms - started)),
             ),

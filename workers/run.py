@@ -58,7 +58,7 @@ class Runner:
         held.has_begun = True
         attempt = held.attempt
         try:
-            early = held.ended or before_run(attempt, now=held.started_ms)
+            early = held.ended or before_run(attempt)
             if early is not None:
                 return early
             request = request_of(

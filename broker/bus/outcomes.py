@@ -85,6 +85,12 @@ class Outcomes:
         )
 
     @property
+    def received(self) -> Sequence[Ms]:
+        """When the stream stored each report, then each ruling, by the server's clock."""
+        at = {id(message): delivered(message.reply).at_ms for message in self.messages}
+        return [at[id(message)] for message in self.sources]
+
+    @property
     def all(self) -> Sequence[Report | Ruling]:
         """Everything there is to settle. The order does not matter: the jobs' rows decide what still counts."""
         return [*self.reports, *self.rulings]

@@ -51,11 +51,11 @@ SILENCE_MS = Ms(5_000)
 def ends_request(outcome: Outcome) -> bool:
     """Tell whether a worker's report ends an interactive request. If not, the relay goes on or has ended it itself."""
     match outcome:
-        case Succeeded() | Expired():
+        case Succeeded():
             return True
         case Failed(failure):
             return not retryable(failure)
-        case Cancelled() | Released():
+        case Expired() | Cancelled() | Released():  # when its time is up, the relay says
             return False
         case _:
             assert_never(outcome)
@@ -263,6 +263,8 @@ class RequestState:
                     return [publish]
                 self.is_over = True
                 return [Rule(self.assignment.attempt, Failed(failure)), Tell(message)]
+            case Erred(problem) if problem.code == "expired" and now < self._entry.deadline_ms:
+                return self._lost(Problem("engine_fault", "the worker ended the request before its time was up"), now)
             case Erred(problem):
                 self.is_over = True
                 return [Rule(self.assignment.attempt, _outcome_of(problem)), Tell(message)]

@@ -40,7 +40,7 @@ _NONE_LOST: Mapping[UUID, Executed] = {}
 def needs_job(item: Report | Ruling) -> bool:
     """Tell whether the verdict depends on the job's row. An interactive job has none."""
     match item:
-        case Report(outcome=Failed() | Released(), interactive=None) | PutBack() | Suspect() | Convict():
+        case Report(outcome=Failed() | Released() | Expired(), interactive=None) | PutBack() | Suspect() | Convict():
             return True
         case _:
             return False
@@ -53,10 +53,11 @@ def decide(
     prices: Prices,
     lost: Mapping[UUID, Executed] = _NONE_LOST,
     alive: Collection[str] = (),
+    received: Sequence[Ms] = (),
     now: Ms,
     unit: float,
 ) -> list[Verdict]:
-    """Decide on each report and ruling, in their order.
+    """Decide on each report and ruling, in their order. `received` says when each came; if it is empty, all came `now`.
 
     Of several on one job the best decides (see `_rank`). The others change nothing, but the cost of the reports among
     them is recorded, once for each execution. `alive` are the deployments that can take a job now. `lost` is what to record
@@ -70,18 +71,20 @@ def decide(
         best, *others = indexes if len(indexes) == 1 else sorted(indexes, key=lambda index: _rank(items[index]))
         item = items[best]
         transition = _transition(item, jobs.get(item.job), catalog=prices.catalog, alive=alive, now=now, unit=unit)
-        verdicts[best] = _verdict(item, transition, lost, prices)
+        at = received[best] if received else now
+        verdicts[best] = _verdict(item, transition, lost, prices, at)
         recorded = {_execution(item)} if others else set()
         for index in others:
-            verdicts[index] = _without_effect(items[index], recorded, lost, prices)
+            at = received[index] if received else now
+            verdicts[index] = _without_effect(items[index], recorded, lost, prices, at)
     return [verdicts[index] for index in range(len(items))]
 
 
 def _without_effect(
-    item: Report | Ruling, recorded: set[UUID | None], lost: Mapping[UUID, Executed], prices: Prices
+    item: Report | Ruling, recorded: set[UUID | None], lost: Mapping[UUID, Executed], prices: Prices, at: Ms
 ) -> Verdict:
     """Record its cost only, and not even that if its execution is `recorded` already: a message may come twice."""
-    verdict = _verdict(item, Ignore(), lost, prices)
+    verdict = _verdict(item, Ignore(), lost, prices, at)
     if (execution := _execution(item)) in recorded:
         return replace(verdict, executed=None)
     recorded.add(execution)
@@ -160,8 +163,9 @@ def _transition(
     match item.outcome:
         case Succeeded(body):
             return Final(State.SUCCEEDED, body, None)
-        case Expired():
-            return Final(State.EXPIRED, None, None)
+        case Expired():  # says a worker; whether it is so, this broker's clock says
+            is_so = job is not None and job.deadline_ms <= now
+            return Final(State.EXPIRED, None, None) if is_so else put_back(item.attempt, job, now=now)
         case Cancelled():
             return Final(State.CANCELLED, None, None)
         case Failed(failure) if item.interactive is not None:
@@ -208,7 +212,7 @@ def _after_failure(
 
 
 def _verdict(
-    item: Report | Ruling, transition: Final | Requeue | Ignore, lost: Mapping[UUID, Executed], prices: Prices
+    item: Report | Ruling, transition: Final | Requeue | Ignore, lost: Mapping[UUID, Executed], prices: Prices, at: Ms
 ) -> Verdict:
     if isinstance(item, Lost):
         return Verdict(job=item.job, attempt=item.attempt, transition=transition, executed=lost.get(item.execution))
@@ -216,12 +220,13 @@ def _verdict(
         job=item.job,
         attempt=item.attempt,
         transition=transition,
-        executed=_executed(item, prices) if isinstance(item, Report) else None,
+        executed=_executed(item, prices, at) if isinstance(item, Report) else None,
         entry=None if item.interactive is None else entry_of(item.interactive),
     )
 
 
-def _executed(report: Report, prices: Prices) -> Executed:
+def _executed(report: Report, prices: Prices, at: Ms) -> Executed:
+    """Make the record of a report that came `at` this instant. By the worker's clock it may have started at any time."""
     outcome = report.outcome
     cost, source = cost_of(report, prices)
     return Executed(
@@ -235,7 +240,7 @@ def _executed(report: Report, prices: Prices) -> Executed:
         usage=outcome.usage,
         cost_nano_usd=cost,
         cost_source=source,
-        started_ms=report.timings.started_ms,
+        started_ms=Ms(max(0, at - report.timings.run_ms)),
         queue_ms=report.timings.queue_ms,
         ttft_ms=report.timings.ttft_ms,
         run_ms=report.timings.run_ms,

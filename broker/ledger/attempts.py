@@ -52,6 +52,10 @@ class PgAttempts:
             for job, attempt, deployment, model, lane, tenant, tokens, ward in rows
         ]
 
+    async def overdue(self, before: Ms) -> list[UUID]:
+        async with self._database.connection() as connection:
+            return [row["job"] for row in await connection.fetch(query("overdue"), before)]
+
     async def attempts_of(self, running: Sequence[Running], *, now: Ms) -> list[Attempt]:
         jobs, numbers = [one.job for one in running], [one.attempt for one in running]
         async with self._database.connection() as connection:

@@ -129,6 +129,7 @@ class Dispatch:
                 running = await until_available(self._attempts.running)
                 self._outstanding.recount(await self._caps.recounted(running))
                 await self._reader.ask_next_due()
+                await self._sweep.end_overdue()
                 self._metrics.pools(self._pools(self._clock()))
                 self._recount_at = loop.time() + self._recount_s
             if self._remade.is_set():

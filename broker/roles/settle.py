@@ -75,7 +75,7 @@ class Settle:
         """Record a group of outcomes, announce what was recorded, then ack its messages. Safe to repeat."""
         dead_letters = [*outcomes.dead_letters]
         if items := outcomes.all:
-            verdicts = await self._verdicts(items)
+            verdicts = await self._verdicts(items, outcomes.received)
             settled, culprits = await bisected(verdicts, self._record)
             if culprits:
                 sources = {id(verdict): message for verdict, message in zip(verdicts, outcomes.sources, strict=True)}
@@ -92,14 +92,23 @@ class Settle:
         self.metrics.reported(outcomes.reports)
         self.metrics.decided(len(items), lag_ms=Ms(self.clock() - delivered(outcomes.messages[0].reply).at_ms))
 
-    async def _verdicts(self, items: Sequence[Report | Ruling]) -> list[Verdict]:
+    async def _verdicts(self, items: Sequence[Report | Ruling], received: Sequence[Ms]) -> list[Verdict]:
         look = {item.job for item in items if needs_job(item)}
         jobs = await until_available(lambda: self.ledger.open_jobs(look)) if look else {}
         revision = self.revision()
         prices = Prices(catalog=revision.catalog, source=f"catalog:{revision.number}")
         alive = self.alive() if jobs else ()  # asked only of jobs that may go on
         lost = await self._lost([item for item in items if isinstance(item, Lost)], prices)
-        return decide(items, jobs, prices=prices, lost=lost, alive=alive, now=self.clock(), unit=self.unit())
+        return decide(
+            items,
+            jobs,
+            prices=prices,
+            lost=lost,
+            alive=alive,
+            received=received,
+            now=self.clock(),
+            unit=self.unit(),
+        )
 
     async def _lost(self, lost: Sequence[Lost], prices: Prices) -> Mapping[UUID, Executed]:
         """Estimate what was lost."""

@@ -7,7 +7,7 @@ it had reported but not acked, late_acks acks for it.
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import UUID
 
 from broker.bus.runs import Rulings, Runs, attempts_in_outcome, attempts_in_run
@@ -19,10 +19,12 @@ from broker.retrying import until_available
 from schemas.catalog import Catalog
 from schemas.jetstream import NatsConnection
 from schemas.ruling import Expire, PutBack
+from schemas.units import Ms
 
 log = logging.getLogger(__name__)
-OVERDUE_MS = 900_000
-"""How long after its deadline a running job is taken to have no worker. A worker would have ended it by its time-out."""
+OVERDUE_MS = Ms(2_000)
+"""How long after its deadline, by the leader's clock, a running job is left to its worker, whose report says what it cost. A
+report that comes later is recorded as waste."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,10 +37,12 @@ class Sweep:
     catalog: Callable[[], Catalog]
     clock: Clock
     metrics: BrokerMetrics
-    overdue_ms: int = OVERDUE_MS
+    overdue_ms: Ms = OVERDUE_MS
+    ended: set[UUID] = field(default_factory=set)
+    """The overdue jobs that were ruled on since the last sweep."""
 
     async def run(self, *, alive: Collection[str], silent: Collection[str]) -> bool:
-        """Publish attempts again that are in no stream, put back those of silent deployments, end those long overdue.
+        """Publish attempts again that are in no stream, put back those of silent deployments.
 
         The streams are read in the order in which an attempt passes them, and the ledger last, so that none is missed.
         False: some of the attempts published again may still be missing.
@@ -57,8 +61,17 @@ class Sweep:
             self.metrics.strays.inc(len(strays))
             attempts = await until_available(lambda: self.attempts.attempts_of(strays, now=self.clock()))
             is_whole = await self.runs.publish(attempts)
-        await self._end_overdue(jobs)
+        self.ended.clear()
         return is_whole
+
+    async def end_overdue(self) -> None:
+        """End the running jobs that their workers have not ended at their deadlines."""
+        overdue = await until_available(lambda: self.attempts.overdue(Ms(self.clock() - self.overdue_ms)))
+        new = [job for job in overdue if job not in self.ended]
+        if new:
+            log.warning("overdue attempts=%d", len(new))
+            await self.rulings.publish([Expire(job) for job in new])
+        self.ended.update(new)
 
     async def _give_up(
         self,
@@ -75,10 +88,3 @@ class Sweep:
             log.warning("given up attempts=%d", len(found))
             await self.rulings.publish([PutBack(one.job, one.attempt) for one in found])
         return set(found)
-
-    async def _end_overdue(self, jobs: Mapping[UUID, OpenJob]) -> None:
-        now = self.clock()
-        overdue = [job.job for job in jobs.values() if job.deadline_ms + self.overdue_ms < now]
-        if overdue:
-            log.warning("overdue attempts=%d", len(overdue))
-            await self.rulings.publish([Expire(job) for job in overdue])

@@ -13,7 +13,6 @@ from schemas.endpoints import ENDPOINTS, Body, Endpoint
 from schemas.export import json_schema
 from schemas.job import JsonJob
 from schemas.outcome import BadRequest, Failed
-from schemas.units import Ms
 from tests.builders import BODIES, an_attempt, an_id
 from workers.core.body import RequestedOutput, asks_for_length, fields_of, requested_output, with_fields
 from workers.core.leases import before_run
@@ -78,7 +77,7 @@ def test_a_worker_runs_it_and_streams_only_what_can_be_streamed(endpoint: Endpoi
 
     request = request_of(attempt, execution=an_id(), max_output_tokens=16, is_read=True)
 
-    assert before_run(attempt, now=Ms(0)) is None
+    assert before_run(attempt) is None
     assert (request.endpoint, request.streamed) == (endpoint, endpoint.can_stream)
 
 
@@ -93,7 +92,7 @@ def test_a_worker_knows_what_a_request_can_use(endpoint: Endpoint) -> None:
 def test_a_worker_does_not_run_an_endpoint_that_it_does_not_know() -> None:
     attempt = an_attempt(endpoint="/v2/later")
 
-    outcome = before_run(attempt, now=Ms(0))
+    outcome = before_run(attempt)
 
     assert outcome == Failed(BadRequest("this worker does not know the endpoint '/v2/later'"))
 

@@ -15,11 +15,28 @@ def test_a_lease_survives_two_lost_extensions() -> None:
     assert extend_every_ms(Ms(1)) == 1
 
 
-def test_an_attempt_is_not_run_from_its_deadline_on() -> None:
-    attempt = an_attempt(deadline_ms=Ms(1000))
+def test_an_attempt_without_time_left_is_not_run() -> None:
+    assert before_run(an_attempt(left_ms=1)) is None
+    assert before_run(an_attempt(left_ms=0)) == Expired()
 
-    assert before_run(attempt, now=Ms(999)) is None
-    assert before_run(attempt, now=Ms(1000)) == Expired()
+
+def test_no_instant_of_a_broker_ends_an_attempt() -> None:
+    """The worker's clock may show any time."""
+    attempt = an_attempt(deadline_ms=Ms(1), admitted_ms=Ms(0), dispatched_ms=Ms(0), left_ms=1000)
+    ends = {
+        fast: while_running(
+            attempt,
+            started=Ms(10**9 + fast),
+            progressed=Ms(10**9 + fast),
+            attempt_timeout=Ms(5000),
+            progress_timeout=Ms(5000),
+            now=Ms(10**9 + fast + 999),
+        )
+        for fast in (-3_600_000, -180_000, 0, 180_000, 3_600_000)
+    }
+
+    assert before_run(attempt) is None
+    assert set(ends.values()) == {None}
 
 
 @pytest.mark.parametrize(
@@ -34,7 +51,7 @@ def test_an_attempt_is_not_run_from_its_deadline_on() -> None:
     ],
 )
 def test_an_attempt_ends_at_its_time_outs_and_its_deadline(time: int, outcome: Outcome | None) -> None:
-    attempt = an_attempt(deadline_ms=Ms(10_000))
+    attempt = an_attempt(left_ms=10_000)
 
     ended = while_running(
         attempt,

@@ -164,7 +164,7 @@ def test_what_every_deployment_fails_ends_with_the_last_failure() -> None:
 
 @pytest.mark.parametrize(
     ("code", "outcome"),
-    [("bad_request", Failed(EngineFault("x"))), ("expired", Expired()), ("cancelled", Cancelled())],
+    [("bad_request", Failed(EngineFault("x"))), ("cancelled", Cancelled())],
 )
 def test_a_failure_that_no_other_deployment_mends_is_passed_on(code: str, outcome: Outcome) -> None:
     script, error = Script(["d", "e"]), Erred(Problem(code, "x"), "1")
@@ -172,6 +172,19 @@ def test_a_failure_that_no_other_deployment_mends_is_passed_on(code: str, outcom
     script.says(error)
 
     assert (script.told, script.ruled, len(script.handed)) == ([error], [outcome], 1)
+
+
+def test_a_worker_cannot_say_that_the_time_of_a_request_is_up() -> None:
+    script, early = Script(["d", "e"]), Erred(Problem("expired", "x"), "1")
+
+    script.says(early)
+    assert [handed.attempt.deployment for handed in script.handed] == ["d", "e"]
+    script.says(early)
+
+    assert (script.problem, script.ruled) == (
+        "engine_fault",
+        [Failed(EngineLost("the worker ended the request before its time was up"))],
+    )
 
 
 def test_once_something_was_streamed_no_other_deployment_takes_it() -> None:
@@ -329,8 +342,8 @@ def test_a_request_whose_model_is_gone_is_told_so() -> None:
 
 
 def test_a_report_is_the_end_of_a_request_if_no_other_attempt_could_follow() -> None:
-    ends: list[Outcome] = [a_success(), Expired(), Failed(BadRequest("x"))]
-    others: list[Outcome] = [Failed(EngineFault("x")), Released(), Cancelled()]
+    ends: list[Outcome] = [a_success(), Failed(BadRequest("x"))]
+    others: list[Outcome] = [Failed(EngineFault("x")), Expired(), Released(), Cancelled()]
 
     assert all(ends_request(outcome) for outcome in ends)
     assert not any(ends_request(outcome) for outcome in others)

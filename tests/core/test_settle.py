@@ -197,11 +197,24 @@ def test_a_failure_of_an_attempt_that_is_over_changes_nothing() -> None:
     assert verdict_on(report).transition == Ignore()
 
 
-@pytest.mark.parametrize(("outcome", "state"), [(Expired(), State.EXPIRED), (Cancelled(), State.CANCELLED)])
-def test_what_was_ended_is_recorded_as_that(outcome: Outcome, state: State) -> None:
-    report = a_report(outcome)
+def test_what_was_cancelled_is_recorded_as_that() -> None:
+    report = a_report(Cancelled())
 
-    assert verdict_on(report, an_open_job(report)).transition == Final(state, None, None)
+    assert verdict_on(report, an_open_job(report)).transition == Final(State.CANCELLED, None, None)
+
+
+def test_only_the_brokers_clock_makes_a_job_expired() -> None:
+    at, report = now(), a_report(Expired())
+
+    passed = verdict_on(report, an_open_job(report, deadline_ms=at), at=at)
+    early = verdict_on(report, an_open_job(report, deadline_ms=Ms(at + 1)), at=at)
+
+    assert passed.transition == Final(State.EXPIRED, None, None)
+    assert early.transition == Requeue(Ms(at), counted=False)
+    assert verdict_on(report).transition == Ignore()
+    assert (
+        verdict_on(a_report(Expired(), interactive=an_attempt(deadline_ms=Ms(at + 1))), at=at).transition == Ignore()
+    )
 
 
 def test_a_released_attempt_waits_again_at_once_and_uncounted() -> None:
@@ -313,10 +326,9 @@ def transitions(*items: Report | Ruling, job: OpenJob | None = None) -> list[Fin
 def test_only_what_depends_on_a_jobs_row_needs_a_look_at_it() -> None:
     failed = Failed(EngineFault("x"))
 
-    looks: list[Report | Ruling] = [a_report(failed), a_report(Released()), PutBack(an_id(), 1)]
+    looks: list[Report | Ruling] = [a_report(failed), a_report(Released()), PutBack(an_id(), 1), a_report(Expired())]
     others: list[Report | Ruling] = [
         a_report(),
-        a_report(Expired()),
         a_report(Cancelled()),
         a_report(failed, interactive=an_attempt()),
         a_report(Released(), interactive=an_attempt()),
@@ -441,13 +453,25 @@ def test_a_try_at_the_deadline_is_too_late(failure: Failure, state: State) -> No
 def test_an_execution_is_recorded_as_it_was_reported() -> None:
     report = a_report(Failed(BadRequest("x"), Usage(3, 2, 1)), delivery=4, deployment="e", worker="v")
 
-    executed = verdict_on(report).executed
+    at = now()
+
+    executed = verdict_on(report, at=at).executed
 
     assert executed is not None
     assert (executed.delivery, executed.deployment, executed.worker) == (4, "e", "v")
     assert (executed.outcome, executed.failure, executed.usage) == ("failed", "bad_request", Usage(3, 2, 1))
     timings = executed.started_ms, executed.queue_ms, executed.ttft_ms, executed.run_ms
-    assert timings == (report.timings.started_ms, 5, 10, 50)
+    assert timings == (at - 50, 5, 10, 50)
+
+
+def test_a_start_is_dated_by_when_its_report_came() -> None:
+    """Not by the worker's clock, and not by when it is settled."""
+    early, late = a_report(), a_report()
+    received = [Ms(1_000_000), Ms(2_000_000)]
+
+    verdicts = decide([early, late], {}, prices=PRICES, received=received, now=now(), unit=0.5)
+
+    assert [one.executed and one.executed.started_ms for one in verdicts] == [1_000_000 - 50, 2_000_000 - 50]
 
 
 def test_a_cost_says_where_it_is_from() -> None:

@@ -32,7 +32,7 @@ from workers.beat import beat
 from workers.catalog import ActiveCatalog
 from workers.engines.simulated import make
 from workers.metrics import WorkerMetrics
-from workers.ports import Overrides
+from workers.ports import Clock, Overrides
 from workers.worker import Worker
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(60)]
@@ -90,7 +90,9 @@ class Running:
 
 
 @asynccontextmanager
-async def a_worker(nc: Nats, *, slots: int = 4, reconnected: asyncio.Event | None = None) -> AsyncIterator[Worker]:
+async def a_worker(
+    nc: Nats, *, slots: int = 4, reconnected: asyncio.Event | None = None, clock: Clock = now
+) -> AsyncIterator[Worker]:
     text = CATALOG.format(slots=slots, options=SCRIPT).replace("reserve = 4", "reserve = 2")
     catalog = ActiveCatalog(Revision(1, Ms(0), parse(text)), "d")
     worker = Worker(
@@ -99,7 +101,7 @@ async def a_worker(nc: Nats, *, slots: int = 4, reconnected: asyncio.Event | Non
         name="w1",
         catalog=catalog,
         lease_ms=Ms(15_000),
-        clock=now,
+        clock=clock,
         entropy=an_entropy,
         message_ids=lambda: str(an_id()),
         metrics=WorkerMetrics(),

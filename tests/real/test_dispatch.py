@@ -50,7 +50,7 @@ async def a_leader(
     *beats: WorkerBeat,
     settles: bool = True,
     clock: Clock = now,
-    overdue_ms: int = OVERDUE_MS,
+    overdue_ms: Ms = OVERDUE_MS,
     **timing: Any,
 ) -> AsyncIterator[BrokerMetrics]:
     """Dispatch and settle over these workers, which take nothing."""

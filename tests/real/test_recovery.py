@@ -22,6 +22,7 @@ from broker.ledger.connection import Database
 from broker.ledger.seal_keys import PgSealKeys
 from broker.ports import Ledger
 from broker.roles.dispatch import ROUND
+from broker.roles.sweep import OVERDUE_MS
 from schemas import subjects
 from schemas.api import State
 from schemas.catalog import Catalog, Model, Route
@@ -383,16 +384,22 @@ async def test_what_runs_apart_is_no_stray_and_is_not_given_up_on(nc: Nats, ledg
         assert [one.job for one in await ledger.suspects.running()] == [entry.id]
 
 
-async def test_attempts_long_overdue_are_ended_and_only_they(nc: Nats, ledger: Ledger) -> None:
-    long_ago, just_now = an_entry(deadline_ms=now() - 120_000), an_entry(deadline_ms=now() - 1000)
+async def test_running_jobs_are_ended_seconds_after_their_deadlines_and_not_before(nc: Nats, ledger: Ledger) -> None:
+    """Their worker stands still, or its clock is slow."""
+    clock = Still()
+    long_ago, just_now = an_entry(deadline_ms=clock() - OVERDUE_MS - 1), an_entry(deadline_ms=clock() - 1)
     for entry in (long_ago, just_now):
         await dispatched(nc, ledger, entry, "d")
 
-    async with a_leader(nc, ledger, a_route(Route("d")), overdue_ms=60_000):
+    async with a_leader(nc, ledger, a_route(Route("d")), clock=clock, recount_s=0.05):
         assert await ended(ledger, long_ago.id) is State.EXPIRED
         await swept(nc, ledger)
 
         assert just_now.id in {one.job for one in await ledger.attempts.running()}
+        clock.move(OVERDUE_MS)
+        assert await ended(ledger, just_now.id) is State.EXPIRED
+
+    assert OVERDUE_MS <= 5_000
 
 
 async def test_a_job_whose_deadline_passes_in_the_backlog_is_ended(nc: Nats, ledger: Ledger) -> None:

@@ -18,9 +18,9 @@ from tests.sums import check_sums, disagreements
 pytestmark = pytest.mark.real
 COUNTED = ("input_tokens", "output_tokens", "cached_tokens", "cost_nano_usd")
 ENDS = ("succeeded", "failed", "expired", "cancelled", "dead")
-RUNNING_TOO = """insert into infermq.running (job, attempt, uncounted, deployment, dispatched_ms, model, lane, tenant,
-                     tokens)
-                 select job, 1, 0, 'd', 0, 'm', 'bulk', 't', 1 from infermq."""
+RUNNING_TOO = """insert into infermq.running (job, attempt, uncounted, deployment, dispatched_ms, deadline_ms, model, lane,
+                     tenant, tokens)
+                 select job, 1, 0, 'd', 0, 0, 'm', 'bulk', 't', 1 from infermq."""
 WAITING_TOO = """insert into infermq.waiting (model, lane, tenant, deadline_ms, job)
                  select 'm', 'bulk', 'other', 0, job from infermq."""
 MORE = {

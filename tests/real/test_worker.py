@@ -323,12 +323,12 @@ async def test_a_request_whose_body_cannot_be_read_is_answered_and_does_no_harm(
 
 async def test_an_attempt_whose_deadline_has_passed_is_not_run(nc: Nats) -> None:
     async with a_pool(nc, options={"failures": [{"match": "x", "kind": "raise"}]}) as bench:
-        assert await bench.outcome(a_chat("x", deadline_ms=Ms(now() - 1))) == Expired()
+        assert await bench.outcome(a_chat("x", left_ms=0)) == Expired()
 
 
 async def test_an_attempt_is_ended_at_its_deadline(nc: Nats) -> None:
     async with a_pool(nc, options=SLOW) as bench:
-        assert await bench.outcome(a_chat("x", deadline_ms=Ms(now() + 300))) == Expired()
+        assert await bench.outcome(a_chat("x", left_ms=300)) == Expired()
 
 
 async def test_an_attempt_that_takes_too_long_or_stands_still_is_ended(nc: Nats) -> None:
@@ -502,7 +502,7 @@ QUICK = {"decode_tokens_per_s": 400.0}
 
 async def test_what_is_no_result_does_not_wait_beside_free_slots(nc: Nats) -> None:
     async with a_pool(nc, reserve=0, options={"failures": [HANG]}, delays=PATIENT) as bench:
-        assert await Runs(nc).publish([a_chat("hang"), a_chat("hang", deadline_ms=Ms(now() + 100))])
+        assert await Runs(nc).publish([a_chat("hang"), a_chat("hang", left_ms=100)])
 
         assert (await bench.report()).outcome == Expired()
 

@@ -16,9 +16,9 @@ def extend_every_ms(lease_ms: Ms) -> Ms:
     return Ms(max(1, lease_ms // 3))
 
 
-def before_run(attempt: Attempt, *, now: Ms) -> Outcome | None:
+def before_run(attempt: Attempt) -> Outcome | None:
     """Return the outcome of an attempt that must not run; None if it may."""
-    if attempt.deadline_ms <= now:
+    if attempt.left_ms <= 0:
         return Expired()
     if attempt.endpoint not in ENDPOINTS:
         return Failed(BadRequest(f"this worker does not know the endpoint {attempt.endpoint[:200]!r}"))
@@ -29,7 +29,7 @@ def while_running(
     attempt: Attempt, *, started: Ms, progressed: Ms, attempt_timeout: Ms, progress_timeout: Ms, now: Ms
 ) -> Outcome | None:
     """Return the outcome of an attempt that must end now; None if it may go on."""
-    if attempt.deadline_ms <= now:
+    if now - started >= attempt.left_ms:
         return Expired()
     if now - started >= attempt_timeout:
         return Failed(TimedOut(Ms(now - started), "attempt"))

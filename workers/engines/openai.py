@@ -28,7 +28,7 @@ from msgspec.structs import replace
 
 from schemas import lenient
 from schemas.catalog import Deployment, base_url_problem
-from schemas.clock import wall_clock
+from schemas.clock import steady_clock
 from schemas.endpoints import Endpoint, Shape
 from schemas.outcome import (
     BadRequest,
@@ -82,6 +82,7 @@ from workers.ports import (
 )
 
 log = logging.getLogger(__name__)
+STEADY = steady_clock()
 PROVIDER = "provider"
 """The source of a charge that the provider itself reported."""
 _DEFAULT_SLOTS = 32
@@ -159,7 +160,7 @@ def profile_of(name: str | None, base_url: str) -> Profile:
     return next(found, known["generic"])
 
 
-def make(deployment: Deployment, overrides: Overrides, *, clock: Clock = wall_clock) -> "OpenAI":
+def make(deployment: Deployment, overrides: Overrides, *, clock: Clock = STEADY) -> "OpenAI":
     try:
         options = msgspec.convert(deployment.options, Options)
     except msgspec.ValidationError as error:

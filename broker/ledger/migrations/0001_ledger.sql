@@ -112,6 +112,7 @@ create table infermq.running (
     uncounted       int     not null,
     deployment      text    not null,
     dispatched_ms   bigint  not null,
+    deadline_ms     bigint  not null,
     model           text    not null,
     lane            text    not null,
     tenant          text    not null,

@@ -5,7 +5,7 @@
 -- Each `lateral` keeps a lookup by its key, and rows go by their ctid: in a plain join, the planner takes a backlog that
 -- was empty when it was last analyzed for one row, and runs through all picks for each of its rows.
 with picked as materialized (
-    select w.*, p.model, p.lane, p.tenant, p.deployment, p.place
+    select w.*, p.model, p.lane, p.tenant, p.deadline_ms, p.deployment, p.place
       from (select * from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::uuid[], $6::text[])
              with ordinality as p(model, lane, tenant, deadline_ms, job, deployment, place)
              order by job) p
@@ -18,8 +18,9 @@ with picked as materialized (
 ), gone as (
     delete from infermq.waiting where ctid = any(array(select at from picked))
 ), started as (
-    insert into infermq.running (job, attempt, uncounted, deployment, dispatched_ms, model, lane, tenant, tried, tokens)
-    select job, attempt, uncounted, deployment, $7, model, lane, tenant, tried, tokens from picked
+    insert into infermq.running (job, attempt, uncounted, deployment, dispatched_ms, deadline_ms, model, lane, tenant, tried,
+        tokens)
+    select job, attempt, uncounted, deployment, $7, deadline_ms, model, lane, tenant, tried, tokens from picked
 )
 select j.id as job, p.attempt, j.tenant, j.lane, j.model, p.deployment, j.endpoint, b.body, j.admitted_ms, j.deadline_ms,
        $7::bigint as dispatched_ms, j.traceparent

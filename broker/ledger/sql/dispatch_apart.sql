@@ -5,9 +5,9 @@ with picked as materialized (
        and exists (select from infermq.leader where shard = $6 and term = $5)
     returning *
 ), started as (
-    insert into infermq.running (job, attempt, uncounted, deployment, dispatched_ms, model, lane, tenant, tried, tokens,
-        suspicion, ward)
-    select job, attempt + 1, uncounted, $2, $4, model, lane, tenant, tried, tokens, suspicion, $3 from picked
+    insert into infermq.running (job, attempt, uncounted, deployment, dispatched_ms, deadline_ms, model, lane, tenant, tried,
+        tokens, suspicion, ward)
+    select job, attempt + 1, uncounted, $2, $4, deadline_ms, model, lane, tenant, tried, tokens, suspicion, $3 from picked
 )
 select j.id as job, p.attempt + 1 as attempt, j.tenant, j.lane, j.model, $2::text as deployment, j.endpoint, b.body,
        j.admitted_ms, j.deadline_ms, $4::bigint as dispatched_ms, j.traceparent
