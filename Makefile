@@ -11,6 +11,8 @@ VLLM_MODEL := $(VLLM)/smollm2
 PEERS := $(VENV)/.peers
 SEED ?= 1
 N ?= 300
+KILLS ?= 10
+EVERY_S ?= 30
 FAULTS ?= 100
 GROUP ?= 5
 MESSAGES ?= 20000
@@ -18,10 +20,10 @@ COMPILE = $(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes 
   --no-emit-index-url
 
 .DEFAULT_GOAL := help
-.PHONY: help setup vllm peers demo test test-vllm count chaos fuzz mutate check format lock clean
+.PHONY: help setup vllm peers demo test test-vllm count chaos chaos-cluster fuzz mutate check format lock clean
 
 help:
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
 
 setup: $(STAMP) ## install infermq and its pinned dependencies into .venv
 
@@ -74,6 +76,9 @@ count: $(STAMP) ## count what a job and a request cost, against what is kept in 
 
 chaos: $(STAMP) ## kill, stop and cut off everything under load (SEED="1 2 3" FAULTS=100; ten minutes a hundred)
 	$(BIN)/python -m tests.chaos run $(SEED) --faults $(FAULTS) --group $(GROUP)
+
+chaos-cluster: $(STAMP) ## kill one of three NATS nodes every 30 s under load (SEED=1 KILLS=10; six minutes)
+	$(BIN)/python -m tests.chaos cluster $(SEED) --kills $(KILLS) --every-s $(EVERY_S)
 
 fuzz: $(STAMP) ## send broken messages to a broker and a worker (SEED=1 MESSAGES=20000; five minutes)
 	$(BIN)/python -m tests.fuzz --seed $(SEED) --number $(MESSAGES)

@@ -40,6 +40,10 @@ def as_replicas(number: int) -> Replicas:
     )
 
 
+LEAST_STORE_BYTES = 256 * 1024**2
+"""Each stream must have room for some messages of the largest size."""
+
+
 class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     nats_url: str
     postgres_url: str
@@ -53,6 +57,8 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     lease_s: Annotated[float, Meta(ge=LEAST_LEASE_S, le=3600)] = LEASE_S
     replicas: Replicas = 1
     """How many nodes of a NATS cluster keep each stream and bucket."""
+    store_bytes: Annotated[int, Meta(ge=LEAST_STORE_BYTES)] | None = None
+    """How much the streams may hold on the disk of a NATS node. None: up to 16 GiB, as far as the server has room."""
 
 
 class UpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -94,7 +94,7 @@ async def serve(
         process = Process(
             config=config,
             nc=nc,
-            streams=NatsStreams(nc, replicas=config.replicas),
+            streams=NatsStreams(nc, replicas=config.replicas, store_bytes=config.store_bytes),
             ledger=ledger,
             catalogs=Catalogs(nc, ignored=metrics.ignored.labels("catalog").inc),
             beats=Beats(nc, clock=wall_clock, ignored=metrics.ignored.labels("beat").inc),

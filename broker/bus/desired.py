@@ -22,6 +22,10 @@ LARGEST_MESSAGE = 8 * 1024 * 1024
 """In bytes. The server's max_payload must be as large, since one message carries a whole response body."""
 ADVISED = "brokers"
 """The consumer of the advisories, shared by all brokers."""
+STORE_BYTES = 16 * 1024**3
+"""How much the streams may hold on the disk of a NATS node, unless it is set or the server has less room. A guess."""
+_MEMORY_BYTES = 512 * 1024**2
+"""How much the streams in memory may hold. A guess: interactive attempts stay for ten seconds, beats are a few kB."""
 GROUP_ACK_WAIT_S = 4.0
 """How long messages that a broker pulled stay with it without a sign of life: then another broker gets them. What a broker
 holds for longer it extends (`groups`), so this is how long the messages of a killed broker wait.
@@ -47,10 +51,8 @@ class Stream:
     name: str
     settings: Settings
     consumers: tuple[Consumer, ...] = ()
-
-    @property
-    def is_in_memory(self) -> bool:
-        return bool(self.settings["storage"] == "memory")
+    bytes: int = 0
+    """How much it may hold if nobody has set a limit. The server keeps that room for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,8 @@ class Mend:
     """All settings, those that only the server or the operator has set included."""
     wrong: tuple[str, ...]
     """The names of the settings that differ; empty if it is missing."""
+    bytes: int = 0
+    """How much it may hold, as far as the server has room. 0: that is set already."""
 
     @property
     def is_short(self) -> bool:
@@ -84,8 +88,13 @@ class Mend:
         return f"{name}: {', '.join(self.wrong) or 'missing'}"
 
 
-def desired(pools: Mapping[str, int], *, lease_s: float, replicas: int = 1) -> tuple[Stream, ...]:
-    """Return all that should exist. `pools` are the slots of each deployment's workers, added up."""
+def desired(
+    pools: Mapping[str, int], *, lease_s: float, replicas: int = 1, store_bytes: int | None = None
+) -> tuple[Stream, ...]:
+    """Return all that should exist. `pools` are the slots of each deployment's workers, added up.
+
+    With `store_bytes`, the streams on disk may hold so much together. Without it they have limits that fit the server.
+    """
     run, now = _STREAMS[subjects.RUN], _STREAMS[subjects.NOW]
     consumers = {
         subjects.SUBMIT: tuple(
@@ -97,9 +106,25 @@ def desired(pools: Mapping[str, int], *, lease_s: float, replicas: int = 1) -> t
         now["name"]: tuple(_interactive(deployment) for deployment in sorted(pools)),
     }
     return tuple(
-        Stream(name, {**settings, "num_replicas": replicas}, consumers.get(name, ()))
+        Stream(
+            name,
+            {**settings, "num_replicas": replicas, **_limit(name, store_bytes)},
+            consumers.get(name, ()),
+            _share(name, STORE_BYTES),
+        )
         for name, settings in _STREAMS.items()
     )
+
+
+def _limit(name: str, store_bytes: int | None) -> Settings:
+    is_set = store_bytes is not None and _STREAMS[name]["storage"] == "file"
+    return {"max_bytes": _share(name, store_bytes or 0)} if is_set else {}
+
+
+def _share(name: str, store_bytes: int) -> int:
+    """Return a stream's part of the room. What SUBMIT fills while Postgres is away is no room of OUTCOME's."""
+    whole = store_bytes if _STREAMS[name]["storage"] == "file" else _MEMORY_BYTES
+    return int(_SHARES[name] * whole)
 
 
 def difference(wanted: Iterable[Stream], found: Mapping[str, Found | None]) -> tuple[Mend, ...]:
@@ -112,8 +137,9 @@ def difference(wanted: Iterable[Stream], found: Mapping[str, Found | None]) -> t
         if stream.name not in found:
             continue
         seen = found[stream.name] or Found({})
-        if found[stream.name] is None or _wrong(stream.settings, seen.settings):
-            mends.append(_mend(stream.name, None, stream.settings, seen.settings))
+        missing_limit = 0 if stream.settings.get("max_bytes") or _is_limited(seen) else stream.bytes
+        if found[stream.name] is None or missing_limit or _wrong(stream.settings, seen.settings):
+            mends.append(_mend(stream.name, None, stream.settings, seen.settings, missing_limit))
         for one in stream.consumers:
             there = seen.consumers.get(one.name)
             if there is None or _wrong(one.settings, there):
@@ -121,10 +147,16 @@ def difference(wanted: Iterable[Stream], found: Mapping[str, Found | None]) -> t
     return tuple(mends)
 
 
-def _mend(stream: str, consumer: str | None, wanted: Settings, there: Settings) -> Mend:
+def _is_limited(found: Found) -> bool:
+    return bool(found.settings.get("max_bytes", -1) > 0)
+
+
+def _mend(stream: str, consumer: str | None, wanted: Settings, there: Settings, limit: int = 0) -> Mend:
     wrong = _wrong(wanted, there) if there else ()
+    if there and limit:
+        wrong = (*wrong, "max_bytes")
     kept = {name: there[name] for name in _AT_LEAST & there.keys() if name not in wrong}
-    return Mend(stream, consumer, {**there, **wanted, **kept}, wrong)
+    return Mend(stream, consumer, {**there, **wanted, **kept}, wrong, limit)
 
 
 def _wrong(wanted: Settings, there: Settings) -> tuple[str, ...]:
@@ -256,6 +288,16 @@ _ALL: Final[tuple[Settings, ...]] = (
         "duplicate_window": 120 * _S,
     },
 )
+_SHARES: Final[Mapping[str, float]] = {
+    subjects.OUTCOME: 6 / 16,
+    subjects.RUN: 1 / 16,
+    subjects.SUBMIT: 8 / 16,
+    subjects.ADVISORY: 1 / 64,
+    f"KV_{subjects.CATALOG_BUCKET}": 1 / 64,
+    f"KV_{subjects.BROKERS_BUCKET}": 1 / 64,
+    subjects.NOW: 3 / 4,
+    f"KV_{subjects.WORKERS_BUCKET}": 1 / 4,
+}
 _STREAMS: Final[Mapping[str, Settings]] = {str(one["name"]): one for one in _ALL}
 NAMES: Final = tuple(_STREAMS)
 """All streams, buckets included."""

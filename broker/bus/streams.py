@@ -4,7 +4,9 @@ Each request has its own time-out, and one that fails does not stop the others.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import msgspec
@@ -17,6 +19,10 @@ from schemas.jetstream import ApiRefused, Kind, NatsConnection, NatsError, ask, 
 
 _PAGE = 256
 """How many consumers the server lists in one answer."""
+_PROBE = "INFERMQ_ROOM"
+"""A stream that exists for a moment, to see how much room there is."""
+_HALVINGS = 9
+_TRIES, _PAUSE_S = 5, 0.2
 _LIST_S = 6.0
 """A cluster collects a list from the leaders of all consumers, and gives up on those that are silent after 4 s."""
 T = TypeVar("T")
@@ -42,29 +48,37 @@ class _ConsumerPage(msgspec.Struct, frozen=True):
 class NatsStreams:
     """Implements `broker.ports.StreamAdmin`."""
 
-    def __init__(self, nc: NatsConnection, *, replicas: int = 1) -> None:
+    def __init__(self, nc: NatsConnection, *, replicas: int = 1, store_bytes: int | None = None) -> None:
         self._nc = nc
         self._replicas = replicas
+        self._store_bytes = store_bytes
         self.kept = Kept()
 
     async def keep(self, pools: Mapping[str, int], *, lease_s: float) -> Kept:
-        self.kept = await keep(self._nc, desired(pools, lease_s=lease_s, replicas=self._replicas))
+        wanted = desired(pools, lease_s=lease_s, replicas=self._replicas, store_bytes=self._store_bytes)
+        self.kept = await keep(self._nc, wanted)
         return self.kept
 
 
 async def declare_streams(nc: NatsConnection) -> None:
     """Declare all streams and buckets, and the consumers that brokers share. Raises: Conflict."""
-    _raise_wrong(await keep(nc, desired({}, lease_s=LEASE_S)))
+    await _declare(nc, desired({}, lease_s=LEASE_S))
 
 
 async def declare_pool(nc: NatsConnection, deployment: str, *, slots: int, lease_s: float = LEASE_S) -> None:
     """Declare the two consumers that a deployment's workers share. Raises: Conflict."""
-    _raise_wrong(await keep(nc, desired({deployment: slots}, lease_s=lease_s)))
+    await _declare(nc, desired({deployment: slots}, lease_s=lease_s))
 
 
-def _raise_wrong(kept: Kept) -> None:
-    for name, why in (kept.wrong or {}).items():
-        raise Conflict(f"{name}: {why}")
+async def _declare(nc: NatsConnection, wanted: Sequence[Stream]) -> None:
+    """Try a few times: a stream that was deleted a moment ago cannot always be made again at once. Raises: Conflict."""
+    wrong: dict[str, str] = {}
+    for _ in range(_TRIES):
+        wrong = (await keep(nc, wanted)).wrong or {}
+        if not wrong:
+            return
+        await asyncio.sleep(_PAUSE_S)
+    raise Conflict("; ".join(f"{name}: {why}" for name, why in wrong.items()))
 
 
 async def keep(nc: NatsConnection, wanted: Sequence[Stream]) -> Kept:
@@ -73,12 +87,48 @@ async def keep(nc: NatsConnection, wanted: Sequence[Stream]) -> Kept:
     short: dict[str, str] = {}
     created = {name: one.created for name, one in found.items() if one is not None}
     mends = [mend for mend in difference(wanted, found) if mend.consumer is None]
+    mends = await _limited(nc, mends)
     mended = await _apply(nc, [mend for mend in mends if not mend.is_short], wrong)
     mended += await _apply(nc, [mend for mend in mends if mend.is_short], short)
     if any(mend.wrong for mend in mends):
         found, _ = await find(nc, wanted)  # a stream that was made anew has lost its consumers
     mended += await _apply(nc, [mend for mend in difference(wanted, found) if mend.consumer is not None], wrong)
     return Kept(tuple(mended), wrong, short, created)
+
+
+async def _limited(nc: NatsConnection, mends: Sequence[Mend]) -> list[Mend]:
+    """Give each stream without a limit as much room as the server has for all of them."""
+    limited: list[Mend] = []
+    for storage in ("file", "memory"):
+        theirs = [mend for mend in mends if mend.settings["storage"] == storage]
+        needed = sum(mend.bytes for mend in theirs)
+        room = await _room(nc, storage, needed) if needed else 0
+        for mend in theirs:
+            share = {"max_bytes": mend.bytes * room // needed} if mend.bytes else {}
+            limited.append(replace(mend, settings={**mend.settings, **share}))
+    return limited
+
+
+async def _room(nc: NatsConnection, storage: str, most: int) -> int:
+    """Return how many bytes the server would keep for new streams: up to `most`, else its half, its quarter and so on.
+
+    No call tells that to a client. But the server refuses a stream whose limit it has no room for.
+    """
+    probe = {"name": _PROBE, "subjects": ["infermq.room"], "storage": storage, "num_replicas": 1}
+    for halved in range(_HALVINGS):
+        try:
+            await call(nc, f"STREAM.CREATE.{_PROBE}", {**probe, "max_bytes": most >> halved})
+        except ApiRefused as error:
+            if error.kind is not Kind.NO_ROOM:
+                break
+        except NatsError:
+            break
+        else:
+            break
+        finally:
+            with contextlib.suppress(NatsError):
+                await call(nc, f"STREAM.DELETE.{_PROBE}")
+    return most >> halved
 
 
 async def _apply(nc: NatsConnection, mends: Sequence[Mend], wrong: dict[str, str]) -> list[str]:

@@ -32,6 +32,7 @@ from broker.config import (
     DATA,
     LEASE_S,
     LEAST_LEASE_S,
+    LEAST_STORE_BYTES,
     PORT,
     BrokerConfig,
     NotFound,
@@ -68,6 +69,14 @@ ReplicasOption = Annotated[
         envvar="INFERMQ_REPLICAS",
         callback=_check_replicas,
         help="How many nodes of a NATS cluster keep each stream: 1, 3 or 5.",
+    ),
+]
+StoreBytes = Annotated[
+    int | None,
+    typer.Option(
+        min=LEAST_STORE_BYTES,
+        envvar="INFERMQ_STORE_BYTES",
+        help="How much the streams may hold on a NATS node's disk; by default up to 16 GiB, as far as there is room.",
     ),
 ]
 
@@ -143,6 +152,7 @@ def serve(
     http_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 0,
     lease_s: LeaseS = LEASE_S,
     replicas: ReplicasOption = 1,
+    store_bytes: StoreBytes = None,
     as_json: AsJson = False,
 ) -> None:
     """Run one broker. Any number may run on the same NATS and Postgres."""
@@ -157,6 +167,7 @@ def serve(
         http_port=http_port,
         lease_s=lease_s,
         replicas=as_replicas(replicas),
+        store_bytes=store_bytes,
     )
 
     def ready(url: str) -> None:

@@ -8,5 +8,6 @@ faults      what can go wrong, drawn from a seed          machine    NATS, Postg
 load        producers of all kinds, and what they were told
 check       compares what they were told, and what really ran, with the ledger
 lossy       a way to NATS on which acknowledgements are lost
+cluster     three NATS nodes, of which one is killed every so often: `make chaos-cluster`
 planted     bugs planted on purpose in a copy of the source, which a round must notice: `python -m tests.chaos planted`
 """

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from tests.chaos import planted
+from tests.chaos.cluster import kill_nodes
 from tests.chaos.faults import Kind
 from tests.chaos.round import Plan, Summary, round_of
 
@@ -53,6 +54,22 @@ def run(
         say(str(summary))
     say(total(summaries))
     if any(summary.violations for summary in summaries):
+        raise typer.Exit(1)
+
+
+@app.command("cluster")
+def run_cluster(
+    seed: Annotated[int, typer.Argument(help="The same seed kills the same nodes.")] = 1,
+    *,
+    kills: Annotated[int, typer.Option(min=1, help="How many nodes are killed, one after the other.")] = 10,
+    every_s: Annotated[float, typer.Option(min=1, help="How long after one kill the next comes.")] = 30.0,
+) -> None:
+    """Kill one of three NATS nodes again and again. Ends with 1 if something was lost."""
+    result = asyncio.run(kill_nodes(seed=seed, kills=kills, every_s=every_s, say=say))
+    for one in result.lost[:20]:
+        say(f"lost: {one}")
+    say(str(result))
+    if result.lost:
         raise typer.Exit(1)
 
 

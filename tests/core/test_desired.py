@@ -3,7 +3,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.bus.desired import Found, Stream, desired, difference
+from broker.bus.desired import STORE_BYTES, Found, Stream, desired, difference
 from schemas import subjects
 
 POOLS = {"a": 4, "b": 4000}
@@ -14,7 +14,7 @@ def as_wanted(*wanted: Stream) -> dict[str, Found | None]:
     """What the server says when all is well: it adds settings of its own, and leaves out what is false or zero."""
     return {
         stream.name: Found(
-            {**_shown(stream.settings), "max_consumers": -1, "metadata": {"_nats.level": "1"}},
+            {**_shown(stream.settings), "max_consumers": -1, "max_bytes": 1000, "metadata": {"_nats.level": "1"}},
             {one.name: {**_shown(one.settings), "num_replicas": 0} for one in stream.consumers},
         )
         for stream in wanted or WANTED
@@ -62,6 +62,28 @@ def test_another_setting_is_put_back_and_the_operators_own_are_kept(data: st.Dat
 
     assert (mend.stream, mend.consumer, mend.wrong) == (stream.name, None, (setting,))
     assert mend.settings == {**seen.settings, **stream.settings, "description": "ours"}
+
+
+def test_a_stream_without_a_limit_gets_one_and_that_of_the_operator_stays() -> None:
+    found = as_wanted()
+    seen = found[subjects.SUBMIT]
+    assert seen is not None
+    found[subjects.SUBMIT] = Found({**seen.settings, "max_bytes": -1}, seen.consumers)
+
+    [mend] = difference(WANTED, found)
+
+    assert (mend.stream, mend.wrong) == (subjects.SUBMIT, ("max_bytes",))
+    assert mend.bytes == STORE_BYTES / 2
+
+
+def test_a_limit_that_is_set_is_shared_out_so_that_outcomes_have_room_of_their_own() -> None:
+    wanted = desired(POOLS, lease_s=15.0, store_bytes=16_000)
+
+    limits = {stream.name: stream.settings["max_bytes"] for stream in wanted if stream.settings["storage"] == "file"}
+
+    assert (limits[subjects.SUBMIT], limits[subjects.OUTCOME]) == (8_000, 6_000)
+    assert sum(limits.values()) <= 16_000
+    assert {mend.wrong for mend in difference(wanted, as_wanted()) if mend.consumer is None} == {("max_bytes",)}
 
 
 def test_what_could_not_be_read_is_left_alone() -> None:
