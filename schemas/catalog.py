@@ -15,7 +15,11 @@ import msgspec
 from msgspec import Meta
 
 from schemas.endpoints import CHAT, ENDPOINTS, EndpointPath
+from schemas.subjects import token
 from schemas.units import MOST_TOKENS, Instant, Name, Text
+
+_LONGEST_TOKEN = 200
+"""A deployment's consumers have its token as their name, which the server (2.15) limits to 255 bytes."""
 
 
 class CatalogError(ValueError):
@@ -113,6 +117,12 @@ def _faults(catalog: Catalog) -> list[str]:
             faults.append(f"models.{name}.route: every weight is 0: spares need somebody to stand in for")
         if len({route.deployment for route in model.route}) < len(model.route):
             faults.append(f"models.{name}.route: a deployment is there twice")
+    faults += [
+        f"deployments.{name[:40]}…: in a subject its name has {len(token(name))} characters, the limit is {_LONGEST_TOKEN}: "
+        "use fewer, or more of them ASCII letters, digits and hyphens"
+        for name in catalog.deployments
+        if len(token(name)) > _LONGEST_TOKEN
+    ]
     for name, deployment in catalog.deployments.items():
         faults += [
             f"deployments.{name}.{field}: the engine {deployment.engine!r} has none, only 'openai'"

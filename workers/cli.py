@@ -22,6 +22,7 @@ from schemas.clock import steady_clock
 from schemas.ids import process_ids
 from schemas.jetstream import NatsError, NoServersError
 from schemas.jetstream.client import NatsClient
+from schemas.units import LONGEST_NAME
 from schemas.urls import log_to_stderr, public
 from workers.beat import beat, delete_beat, publish_beat
 from workers.catalog import ActiveCatalog, active_catalog, declared_lease_ms
@@ -71,6 +72,8 @@ def run(
     """Serve one deployment: pull its jobs, run them and report their outcomes."""
     die_with_parent()
     log_to_stderr()
+    if name is not None and len(name) > LONGEST_NAME:
+        raise typer.BadParameter(f"it has {len(name)} characters, the limit is {LONGEST_NAME}", param_hint="--name")
     config = WorkerConfig(
         nats_url=nats_url,
         deployment=deployment,

@@ -14,6 +14,7 @@ from schemas.jetstream import NatsConnection, NatsError, NotStored, Outgoing, pu
 from schemas.job import Attempt
 from schemas.outcome import EngineFault, Failed, Outcome, Report, ResponseTooLarge, Succeeded, Timings
 from schemas.units import Ms
+from workers.core.bounds import within_bounds
 from workers.metrics import WorkerMetrics
 from workers.pool import HeldAttempt, Slots
 from workers.ports import LARGEST_BODY, Clock
@@ -114,7 +115,7 @@ class Reporter:
             delivery=held.delivery,
             deployment=self._deployment,
             worker=self._worker,
-            outcome=within_limit(outcome, largest_body(self._nc.max_payload, held.attempt)),
+            outcome=within_bounds(within_limit(outcome, largest_body(self._nc.max_payload, held.attempt))),
             timings=Timings(
                 started_ms=started,
                 queue_ms=Ms(max(0, held.attempt.dispatched_ms - held.attempt.admitted_ms)),

@@ -42,6 +42,7 @@ from broker.config import (
     process_name,
 )
 from broker.local.servers import die_with_parent
+from schemas.units import LONGEST_NAME
 from schemas.urls import log_to_stderr, public
 
 _GC = (20_000, 50, 100)
@@ -159,6 +160,8 @@ def serve(
     die_with_parent()
     gc.set_threshold(*_GC)
     log_to_stderr()
+    if name is not None and len(name) > LONGEST_NAME:
+        raise typer.BadParameter(f"it has {len(name)} characters, the limit is {LONGEST_NAME}", param_hint="--name")
     config = BrokerConfig(
         nats_url=nats_url,
         postgres_url=postgres_url,

@@ -4,7 +4,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 
-from broker.errors import Conflict, Unavailable
+from broker.errors import BadData, Conflict, Unavailable
+from schemas.codec import UNREADABLE
 from schemas.health import ENDED, RUNS
 from schemas.jetstream import NatsError
 
@@ -27,13 +28,16 @@ class Roles:
         return self._states
 
     async def keep(self, name: str, role: Callable[[], Awaitable[None]]) -> None:
-        """Start the role again when NATS or Postgres failed under it. Any other exception is a bug and ends the process."""
+        """Start the role again when NATS or Postgres failed under it, or it got what cannot be read or recorded.
+
+        What is in a message ends no broker. Any other exception is a bug and ends the process.
+        """
         try:
             while True:
                 self._states[name] = RUNS
                 try:
                     await role()
-                except (Unavailable, Conflict, NatsError, OSError) as error:
+                except (Unavailable, Conflict, BadData, NatsError, OSError, *UNREADABLE) as error:
                     why = str(error) or type(error).__name__
                     log.warning("role starts again role=%s error=%s", name, why)
                     self._states[name] = f"starts again: {why}"

@@ -106,3 +106,11 @@ def test_an_api_may_need_no_key() -> None:
     catalog = parse('[deployments.x]\nengine = "openai"\nkey_env = ""')
 
     assert catalog.deployments["x"].key_env == ""
+
+
+def test_a_deployment_whose_consumers_could_not_be_named_is_a_fault() -> None:
+    longest, longer = "é" * 50, "é" * 51
+
+    assert longest in parse(f'[deployments."{longest}"]\nengine = "simulated"').deployments
+    [fault] = faults(f'[deployments."{longer}"]\nengine = "simulated"')
+    assert "204 characters, the limit is 200" in fault

@@ -1,13 +1,24 @@
 import asyncio
 
+import msgspec
 import pytest
 
-from broker.errors import Unavailable
+from broker.errors import BadData, DayNotKept, Unavailable
 from broker.roles.restarting import Roles
 from schemas.jetstream import NatsError
 
 
-@pytest.mark.parametrize("error", [Unavailable("Postgres"), NatsError("away"), OSError("away")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        Unavailable("Postgres"),
+        NatsError("away"),
+        OSError("away"),
+        BadData("a NUL"),
+        DayNotKept("no partition"),
+        msgspec.ValidationError("no number"),
+    ],
+)
 async def test_a_role_that_fails_begins_again(error: Exception) -> None:
     runs = 0
     began_again = asyncio.Event()

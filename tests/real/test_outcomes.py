@@ -128,10 +128,9 @@ async def test_outcomes_too_large_for_one_message_are_stored_in_several(nc: Nats
         assert await found.messages() == 2
 
 
-async def test_a_reply_that_cannot_be_sent_does_no_harm(nc: Nats) -> None:
+async def test_a_request_whose_reply_has_no_subject_is_not_run_and_does_no_harm(nc: Nats) -> None:
     async with a_pool(nc, reserve=1) as bench:
         await nc.jetstream().publish(subjects.now("d"), packed(an_ask("x", reply_to="no subject")))
-        assert isinstance((await bench.report()).outcome, Succeeded)
 
         assert isinstance(await bench.outcome(a_chat("x")), Succeeded)
 
