@@ -138,6 +138,8 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True):
     """The kind of failure; None if it did not fail."""
     waste: bool
     """Whether its work did not become the job's result."""
+    mended: bool = False
+    """Whether its answer held what is no JSON (a byte that is no UTF-8, half a character, NaN), which was replaced."""
     usage: Usage
     cost_nano_usd: NanoUsd
     cost_source: str

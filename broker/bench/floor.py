@@ -289,8 +289,8 @@ def _execution(report: Report) -> tuple[object, ...]:
     usage, timings = report.outcome.usage, report.timings
     return (
         report.job, report.execution, 1, 1, report.deployment, report.worker, "succeeded", None, False,
-        usage.input_tokens, usage.output_tokens, 0, usage.output_tokens, "floor", timings.started_ms, timings.queue_ms,
-        timings.ttft_ms, timings.run_ms,
+        False, usage.input_tokens, usage.output_tokens, 0, usage.output_tokens, "floor", timings.started_ms,
+        timings.queue_ms, timings.ttft_ms, timings.run_ms,
     )  # fmt: skip
 
 

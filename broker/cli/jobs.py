@@ -107,7 +107,7 @@ def _execution_row(run: Any) -> tuple[object, ...]:
         f"{run.attempt}.{run.delivery}",
         run.deployment,
         run.worker,
-        run.failure or run.outcome,
+        f"{run.failure or run.outcome}{', mended' if run.mended else ''}",
         f"{run.usage.input_tokens}+{run.usage.output_tokens}",
         money(run.cost_nano_usd),
         run.cost_source,

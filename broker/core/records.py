@@ -197,6 +197,8 @@ class Executed(msgspec.Struct, frozen=True, kw_only=True):
     queue_ms: Ms
     ttft_ms: Ms | None
     run_ms: Ms
+    mended: bool = False
+    """Whether its answer held what is no JSON, which was replaced."""
 
 
 class Kept(msgspec.Struct, frozen=True):

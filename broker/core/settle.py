@@ -244,6 +244,7 @@ def _executed(report: Report, prices: Prices, at: Ms) -> Executed:
         queue_ms=report.timings.queue_ms,
         ttft_ms=report.timings.ttft_ms,
         run_ms=report.timings.run_ms,
+        mended=isinstance(outcome, Succeeded) and outcome.mended,
     )
 
 

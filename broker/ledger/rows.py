@@ -65,8 +65,9 @@ def job_row(
 
 
 EXECUTION_COLUMNS = (
-    "job", "id", "attempt", "delivery", "deployment", "worker", "outcome", "failure", "waste", "input_tokens",
-    "output_tokens", "cached_tokens", "cost_nano_usd", "cost_source", "started_ms", "queue_ms", "ttft_ms", "run_ms",
+    "job", "id", "attempt", "delivery", "deployment", "worker", "outcome", "failure", "waste", "mended",
+    "input_tokens", "output_tokens", "cached_tokens", "cost_nano_usd", "cost_source", "started_ms", "queue_ms",
+    "ttft_ms", "run_ms",
 )  # fmt: skip
 
 
@@ -75,9 +76,9 @@ def execution_row(verdict: Verdict, executed: Executed, *, waste: bool) -> tuple
     usage = executed.usage
     return (
         verdict.job, executed.id, executed.attempt, executed.delivery, executed.deployment, executed.worker,
-        executed.outcome, executed.failure, waste, usage.input_tokens, usage.output_tokens, usage.cached_tokens,
-        executed.cost_nano_usd, executed.cost_source, executed.started_ms, executed.queue_ms, executed.ttft_ms,
-        executed.run_ms,
+        executed.outcome, executed.failure, waste, executed.mended, usage.input_tokens, usage.output_tokens,
+        usage.cached_tokens, executed.cost_nano_usd, executed.cost_source, executed.started_ms, executed.queue_ms,
+        executed.ttft_ms, executed.run_ms,
     )  # fmt: skip
 
 

@@ -50,6 +50,16 @@ async def shown(ledger: Ledger, attempt: Attempt) -> JobShow:
     return job
 
 
+async def test_an_answer_that_was_mended_is_marked(ledger: Ledger) -> None:
+    odd, usual = await running(ledger), await running(ledger)
+
+    await ledger.settlement.settle([a_verdict(odd, a_success(mended=True))], now=now())
+    await ledger.settlement.settle([a_verdict(usual, a_success())], now=now())
+
+    marks = [one.mended for attempt in (odd, usual) for one in (await shown(ledger, attempt)).executions]
+    assert marks == [True, False]
+
+
 async def test_what_a_failed_execution_cost_is_its_jobs_and_its_batchs(ledger: Ledger) -> None:
     batch = await a_batch(ledger)
     attempt = await running(ledger, batch=batch.id)

@@ -44,6 +44,8 @@ create table infermq.executions (
     outcome         text    not null,
     failure         text,
     waste           boolean not null,
+    -- whether its answer held what is no JSON, which was replaced
+    mended          boolean not null default false,
     input_tokens    bigint  not null,
     output_tokens   bigint  not null,
     cached_tokens   bigint  not null,
