@@ -17,7 +17,7 @@ from broker.bus.seal_keys import NatsSealKeys
 from broker.bus.streams import NatsStreams
 from broker.bus.submitted import SubmittedJobs
 from broker.config import BrokerConfig
-from broker.core.pools import Pool, alive, snapshot
+from broker.core.pools import Pool, alive, out_of_money, snapshot
 from broker.core.principal import open_principal
 from broker.core.readiness import streams_part
 from broker.core.seals import KEY_BYTES
@@ -357,6 +357,7 @@ class Process:
             metrics=self.metrics,
             clock=self.clock,
             new_group=lambda: uuid7(self.clock(), self.entropy()),
+            held=lambda: out_of_money(self._pools()),
             term=term,
         )
 

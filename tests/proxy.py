@@ -2,15 +2,20 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from urllib.parse import urlsplit
+from functools import partial
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit, urlunsplit
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Proxy:
-    """Stands between clients and a NATS server."""
+    """Stands between clients and a server."""
 
-    def __init__(self, port: int, watched: bytes) -> None:
+    def __init__(self, server: Callable[[], Awaitable[Streams]], watched: bytes) -> None:
         self.url = ""
         self.watched = watched
         """Counted in what clients write."""
@@ -21,7 +26,7 @@ class Proxy:
         """While it is not set, nothing of what clients write is read."""
         self.flows.set()
         self.is_open = True
-        self._port = port
+        self._server = server
         self._writers: list[asyncio.StreamWriter] = []
 
     def cut(self) -> None:
@@ -34,7 +39,7 @@ class Proxy:
         if not self.is_open:
             writer.close()
             return
-        server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._port)
+        server_reader, server_writer = await self._server()
         self._writers += [writer, server_writer]
         await asyncio.gather(self._upward(reader, server_writer), _copy(server_reader, writer))
 
@@ -59,7 +64,7 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 @asynccontextmanager
 async def a_proxy(nats_url: str, *, watched: bytes = b"\0") -> AsyncIterator[Proxy]:
-    proxy = Proxy(int(urlsplit(nats_url).port or 0), watched)
+    proxy = Proxy(partial(asyncio.open_connection, "127.0.0.1", int(urlsplit(nats_url).port or 0)), watched)
     server = await asyncio.start_server(proxy.took, "127.0.0.1", 0)
     proxy.url = f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
@@ -67,3 +72,26 @@ async def a_proxy(nats_url: str, *, watched: bytes = b"\0") -> AsyncIterator[Pro
     finally:
         server.close()
         proxy.cut()
+
+
+@asynccontextmanager
+async def a_postgres_proxy(url: str) -> AsyncIterator[Proxy]:
+    """The proxy is a socket file, as the server may be."""
+    parts = urlsplit(url)
+    if parts.hostname:
+        server = partial(asyncio.open_connection, parts.hostname, parts.port or 5432)
+    else:
+        server = partial(asyncio.open_unix_connection, Path(parse_qs(parts.query)["host"][0], _SOCKET))
+    proxy = Proxy(server, b"\0\0never")
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        listening = await asyncio.start_unix_server(proxy.took, Path(folder, _SOCKET))
+        user = parts.netloc.rpartition("@")[0]
+        proxy.url = urlunsplit(parts._replace(netloc=f"{user}@" if user else "", query=f"host={folder}"))
+        try:
+            yield proxy
+        finally:
+            listening.close()
+            proxy.cut()
+
+
+_SOCKET = ".s.PGSQL.5432"

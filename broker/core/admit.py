@@ -58,7 +58,8 @@ def admit(job: Job, context: AdmissionContext, *, place: int | None = None) -> E
     bad_id = None if job.id is None else id_problem(job.id, now)
     batch = _own_batch(job.batch, context)
     deadline = _deadline(job, context.lane, batch=batch, now=now)
-    refused = _full(batch) or _refused(job, context, batch=batch, deadline=deadline)
+    full = batch if batch is not None and batch.is_full else None
+    refused = _full(full) if full is not None else _refused(job, context, batch=batch, deadline=deadline)
     if bad_id is not None and refused is None:
         refused = Refused("bad_id", f"the id {job.id} {bad_id}", "id")
     return Entry(
@@ -73,8 +74,8 @@ def admit(job: Job, context: AdmissionContext, *, place: int | None = None) -> E
         admitted_ms=now,
         deadline_ms=deadline,
         max_attempts=MAX_ATTEMPTS if job.max_attempts is None else job.max_attempts,
-        batch=batch.id if batch is not None and not batch.is_full else None,
-        too_late_for=batch.id if batch is not None and batch.is_full else None,
+        batch=batch.id if batch is not None and full is None else None,
+        too_late_for=full.id if full is not None else None,
         line=job.line,
         custom_id=None if job.custom_id is None else _storable(job.custom_id),
         metadata=job.metadata and {_storable(name): _storable(text) for name, text in job.metadata.items()},
@@ -87,6 +88,8 @@ def admit(job: Job, context: AdmissionContext, *, place: int | None = None) -> E
 def unreadable(names: JobNames, why: str, context: AdmissionContext, *, place: int | None) -> Entry:
     """Return the entry for a job that cannot be decoded, so that its producer sees it fail, by what can be read of it."""
     batch = _own_batch(names.batch, context)
+    full = batch if batch is not None and batch.is_full else None
+    broken = Refused("unreadable_job", _storable(why).encode(errors="backslashreplace").decode())
     is_good = names.id is not None and id_problem(names.id, context.now) is None
     return Entry(
         id=names.id if names.id is not None and is_good else context.new_id(place),
@@ -100,11 +103,11 @@ def unreadable(names: JobNames, why: str, context: AdmissionContext, *, place: i
         admitted_ms=context.now,
         deadline_ms=Ms(context.now + DEFAULT_DEADLINE_MS[context.lane]),
         max_attempts=MAX_ATTEMPTS,
-        batch=batch.id if batch is not None and not batch.is_full else None,
-        too_late_for=batch.id if batch is not None and batch.is_full else None,
+        batch=batch.id if batch is not None and full is None else None,
+        too_late_for=full.id if full is not None else None,
         line=names.line,
         custom_id=None if names.custom_id is None else _storable(names.custom_id),
-        refused=_full(batch) or Refused("unreadable_job", _storable(why).encode(errors="backslashreplace").decode()),
+        refused=broken if full is None else _full(full),
     )
 
 
@@ -130,9 +133,7 @@ def unstorable(entry: Entry, own: UUID, why: str) -> Entry:
     )
 
 
-def _full(batch: BatchInfo | None) -> Refused | None:
-    if batch is None or not batch.is_full:
-        return None
+def _full(batch: BatchInfo) -> Refused:
     jobs = "its job" if batch.jobs == 1 else f"its {batch.jobs} jobs"
     return Refused(
         "batch_sealed", f"the batch {batch.id} was sealed with {jobs}: submit this one in another", "batch"

@@ -244,6 +244,12 @@ def alive(pools: Mapping[str, Pool]) -> set[str]:
     return {name for name, pool in pools.items() if pool.stop is None}
 
 
+def out_of_money(pools: Mapping[str, Pool]) -> set[str]:
+    """Name the deployments that a daily cap holds."""
+    codes = {HoldCode.DAILY_CAP, HoldCode.SPEND_UNKNOWN}
+    return {name for name, pool in pools.items() if pool.stop is not None and pool.stop.code in codes}
+
+
 def holds(
     model: str, *, catalog: Catalog, pools: Mapping[str, Pool], tried: Collection[str] = ()
 ) -> tuple[Hold, ...]:

@@ -103,13 +103,8 @@ class BatchInfo(msgspec.Struct, frozen=True, kw_only=True):
     deadline_ms: Ms | None
     jobs: int | None = None
     """How many jobs it was sealed with. None: it is open."""
-    admitted: int = 0
-    is_complete: bool = False
-
-    @property
-    def is_full(self) -> bool:
-        """Whether it takes no more jobs. A sealed batch takes those that were on their way when it was sealed."""
-        return self.is_complete or (self.jobs is not None and self.admitted >= self.jobs)
+    is_full: bool = False
+    """Whether it takes no more jobs. A sealed batch takes those that were on their way when it was sealed."""
 
 
 class WaitingJob(msgspec.Struct, frozen=True):

@@ -39,8 +39,7 @@ class PgIntake:
                 lane=Lane(row["lane"]),
                 deadline_ms=row["deadline_ms"],
                 jobs=row["jobs"],
-                admitted=row["admitted"],
-                is_complete=row["is_complete"],
+                is_full=row["is_full"],
             )
             for row in rows
         }

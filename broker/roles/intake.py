@@ -4,7 +4,7 @@ A group of messages at a time: decode → admit (pure) → ledger commit → ann
 job that is known already stays as it is.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -42,11 +42,6 @@ class Submitted:
     unreadable: Mapping[int | None, tuple[JobNames, str]]
     """Those that cannot be decoded: what can be read of each, and the reason."""
 
-    def batches(self) -> Iterator[UUID]:
-        """Yield the batches that the jobs name."""
-        yield from (job.batch for job in self.jobs.values() if job.batch is not None)
-        yield from (names.batch for names, _ in self.unreadable.values() if names.batch is not None)
-
     def new_id(self, place: int | None) -> UUID:
         """Make an id for the job at this place, the same one whenever the message is delivered."""
         return derived_id(subjects.SUBMIT, self.at.sequence, self.at.at_ms, place)
@@ -80,7 +75,8 @@ class Intake:
     async def take(self, messages: Sequence[Message]) -> None:
         """Record a group of messages, announce what was recorded, then ack the messages."""
         submitted, dead_letters = _decode(messages)
-        named = {batch for one in submitted for batch in one.batches()}
+        named = {job.batch for one in submitted for job in one.jobs.values() if job.batch is not None}
+        named |= {names.batch for one in submitted for names, _ in one.unreadable.values() if names.batch is not None}
         batches = await until_available(lambda: self.ledger.batches_of(named)) if named else {}
         catalog = self.catalog()
         dead_letters += await self._record(

@@ -51,6 +51,8 @@ class Wards:
     clock: Clock
     new_group: Callable[[], UUID]
     term: int
+    held: Callable[[], Collection[str]] = frozenset
+    """The deployments that a daily cap holds."""
     look_s: float = LOOK_S
     rest_s: float = REST_S
     lost_s: float = _LOST_S
@@ -135,9 +137,10 @@ class Wards:
             if one.has_died and one.since_ms <= _RECENT_MS and process_of(one.beat) not in self._ran_apart
         }
         here = [one.beat for one in self.presence.here if not one.beat.draining]
+        stopped = {*unjudged, *self.held()}
         chosen = turns(
             waiting,
-            [one for one in free if one.deployment not in unjudged],
+            [one for one in free if one.deployment not in stopped],
             workers=Counter(beat.deployment for beat in here),
             apart=Counter(beat.deployment for beat in here if beat.worker in busy),
             catalog=self.catalog(),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from broker.core.limits import Account
-from broker.core.pools import Pool, Silence, alive, holds, lookahead, snapshot
+from broker.core.pools import Pool, Silence, alive, holds, lookahead, out_of_money, snapshot
 from schemas.api import Hold, HoldCode
 from schemas.catalog import Catalog, Deployment, Model, Route
 from schemas.units import Ms, NanoUsd
@@ -202,6 +202,16 @@ def test_a_deployment_that_is_gone_from_the_catalog_is_said_to_be() -> None:
     holds_of = [hold for name in ("gone", "lost", "d") if (hold := found[name].hold) is not None]
     unknown = HoldCode.UNKNOWN_DEPLOYMENT
     assert [hold.code for hold in holds_of] == [unknown, unknown, HoldCode.NO_WORKER]
+
+
+def test_a_deployment_that_is_out_of_money_is_named() -> None:
+    catalog = a_catalog(Route("d"), Route("e"), Route("f"), Route("g"), e=1.0, f=1.0)
+
+    found = pools(
+        *(a_beat(deployment=name) for name in "def"), catalog=catalog, accounts={"e": an_account(1, limit=1)}
+    )
+
+    assert out_of_money(found) == {"e", "f"}
 
 
 def test_a_full_deployment_is_alive_and_a_stopped_one_is_not() -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pytest
 from msgspec.structs import replace
 
+from broker.client import Client, RequestRefused
 from broker.core.outstanding import Outstanding
 from broker.core.records import EndedAttempt, Running
 from broker.ports import Ledger
@@ -17,6 +18,9 @@ from schemas.job import Attempt
 from schemas.outcome import Charge
 from schemas.units import Ms, NanoUsd
 from tests.builders import a_report, a_success, an_entry, now
+from tests.proxy import a_postgres_proxy
+from tests.real.test_broker import a_broker
+from tests.real.test_broker import a_worker as a_real_worker
 from tests.real.test_dispatch import a_beat, a_leader, committed, running, spend
 from tests.real.test_interactive import Door, a_door, worker_says
 from tests.real.test_interactive import a_beat as a_worker
@@ -316,3 +320,68 @@ async def test_two_brokers_pass_a_cap_by_what_one_of_them_may_start_unseen(nc: N
 
         await until(all_are_taken_or_refused, "every request is taken or refused")
         assert door.untaken() == 4
+
+
+# a whole broker
+
+
+PRICED = """
+[models.m]
+[[models.m.route]]
+deployment = "d"
+
+[deployments.d]
+engine = "simulated"
+reserve = 4
+price = { output = 1000.0 }
+daily_cap_usd = 0.02
+"""
+"""A token of output costs 0.001 USD, so the cap pays for five requests of 4 tokens."""
+ASKED = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}
+
+
+async def refusal(client: Client) -> str | None:
+    """Why a request is refused. None: it is answered."""
+    try:
+        await client.infer("m", ASKED, timeout_s=10)
+    except RequestRefused as refused:
+        return refused.problem.code
+    return None
+
+
+async def test_requests_stay_within_the_cap_while_postgres_is_away_and_when_it_is_back(
+    nats_url: str, ledger_url: str, nc: Nats, ledger: Ledger
+) -> None:
+    async with (
+        a_postgres_proxy(ledger_url) as proxy,
+        a_broker(nats_url, proxy.url, nc) as running,
+        a_real_worker(nc),
+    ):
+        await running.client.apply_catalog(PRICED)
+        await running.has_a_worker()
+        assert await refusal(running.client) is None
+        proxy.is_open = False
+        proxy.cut()
+
+        away = await until_refused(running.client)
+        proxy.is_open = True
+
+        async def all_is_recorded() -> bool:
+            return (await ledger.spend.read(now())).today["d"].executions == 1 + away
+
+        await until(all_is_recorded, "the executions are recorded", within_s=30)
+        back = await until_refused(running.client)
+        spent = (await ledger.spend.read(now())).today["d"].cost_nano_usd
+
+    assert away + 1 <= 5
+    assert 1 + away + back <= 5
+    assert spent <= 0.02 * USD
+
+
+async def until_refused(client: Client) -> int:
+    """Ask one request after the other; return how many were answered."""
+    answered = 0
+    while (why := await refusal(client)) is None:
+        answered += 1
+    assert why in {"daily_cap", "spend_unknown"}
+    return answered
