@@ -226,6 +226,16 @@ async def test_a_worker_that_takes_nothing_gets_no_group(nc: Nats, ledger: Ledge
         assert len(await ledger.suspects.waiting()) == 1
 
 
+async def test_a_deployment_that_a_daily_cap_holds_gets_no_group(nc: Nats, ledger: Ledger) -> None:
+    async with a_case(nc, ledger, held=lambda: {"d"}) as case:
+        await suspected(ledger, Suspicion(an_id()))
+        case.beat("w")
+
+        await case.look()
+
+        assert len(await ledger.suspects.waiting()) == 1
+
+
 async def test_a_worker_that_runs_a_group_gets_no_other(nc: Nats, ledger: Ledger) -> None:
     async with a_case(nc, ledger, lost_s=60.0) as case:
         first, second = Suspicion(an_id()), Suspicion(an_id())
