@@ -189,6 +189,48 @@ def _key(variable: str) -> str:
     return os.environ[variable].strip() if variable else ""
 
 
+class RequestWriter:
+    """Makes requests of bodies as the API takes them, and learns from its refusals which field limits the output."""
+
+    def __init__(self, deployment: Deployment, options: Options, profile: Profile) -> None:
+        self._source = deployment.source
+        self._extra = {**profile.body, **options.body}
+        self._limits: list[str | None] = [
+            profile.limit,
+            *({"max_tokens", "max_completion_tokens"} - {profile.limit}),
+            None,
+        ]
+        """The fields that may limit a chat's output, from the one to use on. Those before it were refused."""
+
+    def prepared(self, request: EngineRequest) -> Prepared:
+        """Build the body to send, for the provider's model and within the token limit. Raises: BadBody."""
+        fields = fields_of(request.body)
+        added: dict[str, Any] = {name: value for name, value in self._extra.items() if name not in fields}
+        changes: dict[str, Any] = {**added, "model": self._source}
+        endpoint, limit = request.endpoint, None
+        if endpoint.can_stream:
+            changes["stream"] = request.streamed
+            changes["stream_options"] = {"include_usage": True} if request.streamed else None
+        is_limited = asks_for_length(fields, endpoint) or bool(changes.keys() & set(endpoint.limits))
+        if endpoint.limits and not is_limited:
+            limit = self._limits[0] if endpoint.shape is Shape.CHAT else endpoint.limits[0]
+            changes |= {} if limit is None else {limit: request.max_output_tokens}
+        body = with_fields(fields, **changes)
+        requested = requested_output(body, endpoint, max_output_tokens=request.max_output_tokens)
+        return Prepared(body, requested, limit, frozenset(added))
+
+    def learns(self, call: ApiCall) -> bool:
+        """If the API refuses the field by which the engine limits the output, take another one; say whether it is learnt."""
+        field, error = call.prepared.limit, call.error
+        is_chats = call.request.endpoint.shape is Shape.CHAT
+        if field is None or error is None or not is_chats or not is_about_field(error, field):
+            return False
+        if field == self._limits[0]:
+            del self._limits[0]
+            log.info("the API refuses %s, so %s is sent from now on", field, self._limits[0] or "no limit")
+        return True
+
+
 class OpenAI:
     """An engine that sends each request to one model of one API, and pauses while the API serves nobody."""
 
@@ -221,12 +263,7 @@ class OpenAI:
         self._trying = asyncio.Lock()
         self._refusal: Denied | None = None
         """How the simplest request was refused when it was last tried."""
-        self._limits: list[str | None] = [
-            profile.limit,
-            *({"max_tokens", "max_completion_tokens"} - {profile.limit}),
-            None,
-        ]
-        """The fields that may limit a chat's output, from the one to use on. Those before it were refused."""
+        self._writer = RequestWriter(deployment, options, profile)
 
     async def start(self) -> Capacity:
         """Connect, and try the simplest request, so that a wrong key, path or model costs no job."""
@@ -272,29 +309,18 @@ class OpenAI:
     async def run(self, request: EngineRequest) -> AsyncGenerator[Step, None]:
         while True:
             try:
-                prepared = self._prepared(request)
+                prepared = self._writer.prepared(request)
             except BadBody as error:
                 yield Failed(BadRequest(str(error)))
                 return
             call = ApiCall(self, request, prepared)
             async with aclosing(call.steps()) as steps:
                 async for step in steps:
-                    if isinstance(step, Failed) and self._learns(call):
+                    if isinstance(step, Failed) and self._writer.learns(call):
                         break
                     yield await self._judged(step, call) if isinstance(step, Succeeded | Failed) else step
                 else:
                     return
-
-    def _learns(self, call: ApiCall) -> bool:
-        """If the API refuses the field by which the engine limits the output, take another one; say whether it is learnt."""
-        field, error = call.prepared.limit, call.error
-        is_chats = call.request.endpoint.shape is Shape.CHAT
-        if field is None or error is None or not is_chats or not is_about_field(error, field):
-            return False
-        if field == self._limits[0]:
-            del self._limits[0]
-            log.info("the API refuses %s, so %s is sent from now on", field, self._limits[0] or "no limit")
-        return True
 
     async def _judged(self, outcome: Succeeded | Failed, call: ApiCall) -> Succeeded | Failed:
         """Return an outcome as what it is: a refusal of the deployment, if the simplest request is answered alike."""
@@ -359,24 +385,6 @@ class OpenAI:
                 pass
         if isinstance(outcome, Failed) and not was_paused and (left_ms := self._pause.left_ms(now)):
             log.warning("nothing is sent for %d ms failure=%s", left_ms, failure_kind(outcome.failure))
-
-    def _prepared(self, request: EngineRequest) -> Prepared:
-        """Build the body to send, for the provider's model and within the token limit. Raises: BadBody."""
-        fields = fields_of(request.body)
-        extra = {**self._profile.body, **self._options.body}
-        added: dict[str, Any] = {name: value for name, value in extra.items() if name not in fields}
-        changes: dict[str, Any] = {**added, "model": self._deployment.source}
-        endpoint, limit = request.endpoint, None
-        if endpoint.can_stream:
-            changes["stream"] = request.streamed
-            changes["stream_options"] = {"include_usage": True} if request.streamed else None
-        is_limited = asks_for_length(fields, endpoint) or bool(changes.keys() & set(endpoint.limits))
-        if endpoint.limits and not is_limited:
-            limit = self._limits[0] if endpoint.shape is Shape.CHAT else endpoint.limits[0]
-            changes |= {} if limit is None else {limit: request.max_output_tokens}
-        body = with_fields(fields, **changes)
-        requested = requested_output(body, endpoint, max_output_tokens=request.max_output_tokens)
-        return Prepared(body, requested, limit, frozenset(added))
 
     async def post(self, request: EngineRequest, body: bytes, *, sending: Sending) -> aiohttp.ClientResponse:
         """Send a request, and return the response once its headers have come. Raises: aiohttp.ClientError, OSError.
