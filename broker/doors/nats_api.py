@@ -5,6 +5,7 @@ ErrorBody.
 """
 
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ from schemas.jetstream import MaxPayloadError, NatsError
 from schemas.jetstream.client import NatsClient, urls_of
 from schemas.subjects import Verb
 
+log = logging.getLogger(__name__)
 Ask = TypeVar("Ask", bound=msgspec.Struct)
 
 
@@ -80,7 +82,7 @@ async def nats_api(
         connection,
         name=f"infermq-api-{name}",
         serializer=MsgSpecSerializer(use_fastdepends_errors=False),
-        middlewares=[_errors(), _TooLargeAnswers],
+        middlewares=[_OwnInboxes, _errors(), _TooLargeAnswers],
         decoder=_decoded,
         max_reconnect_attempts=-1,
         logger=None,
@@ -153,6 +155,26 @@ class _OnConnection(NatsBroker):
         with contextlib.suppress(NatsError):  # a connection that is lost here subscribes again by itself
             await nc.flush()
             await nc.flush()
+
+
+class _OwnInboxes(BaseMiddleware[NatsPublishCommand, Any]):
+    """Leaves a call alone whose answer would go anywhere but to an inbox of its tenant. NATS does not check that."""
+
+    async def consume_scope(self, call_next: Callable[[Any], Awaitable[object]], msg: Any) -> object:
+        subject, reply_to = msg.raw_message.subject, msg.reply_to
+        if not reply_to or subjects.may_answer(reply_to, _tenant(subject)):
+            return await call_next(msg)
+        log.warning("call ignored subject=%s error=foreign reply subject", subject)
+        msg.reply_to = ""
+        return None
+
+
+def _tenant(subject: str) -> str:
+    """Read whose call it is. What nobody can have built is nobody's."""
+    try:
+        return subjects.parse_api(subject)[1]
+    except ValueError:
+        return subjects.DEFAULT
 
 
 class _TooLargeAnswers(BaseMiddleware[NatsPublishCommand, Any]):

@@ -492,6 +492,24 @@ async def test_a_call_that_is_no_json_is_answered(broker_alone: Running, payload
         assert json.loads(answer.data)["error"]["code"] == "bad_request"
 
 
+@pytest.mark.parametrize("reply", ["infermq.ctl.abort", "victim.inbox", "_INBOX_bob.x", "_INBOX.*", "_INBOX..x"])
+async def test_an_answer_of_the_api_goes_to_no_foreign_subject(broker_alone: Running, reply: str) -> None:
+    nc, heard = broker_alone.nc, list[str]()
+
+    async def hear(message: Msg) -> None:
+        heard.append(message.subject)
+
+    for subject in ("infermq.ctl.>", "victim.>", "_INBOX_bob.>", "_INBOX.>"):
+        await nc.subscribe(subject, cb=hear)
+    ask = b"PUB infermq.api.status.default.default %b 2\r\n{}\r\n" % reply.encode()
+    await nc.write(ask * 3)
+    await nc.write(b"PUB infermq.api.status.bob.default _INBOX.mine 2\r\n{}\r\n")
+    answer = await nc.request(subjects.api(Verb.STATUS, "default", "default"), b"{}", timeout=5)
+
+    assert json.loads(answer.data)["name"]
+    assert [subject for subject in heard if subject in {reply, "_INBOX.mine"}] == []
+
+
 async def test_a_cursor_that_is_none_is_a_problem(broker_alone: Running) -> None:
     batch = await broker_alone.client.create_batch()
 

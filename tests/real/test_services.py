@@ -16,7 +16,6 @@ from broker.doors.nats_api import nats_api, operations
 from broker.ports import Ledger
 from broker.service import BatchService, CatalogService, JobService, Services, StatusService
 from broker.service.refusal import Refusal
-from schemas import subjects
 from schemas.api import (
     Batch,
     BatchCreate,
@@ -31,12 +30,13 @@ from schemas.api import (
     Nothing,
     Problem,
 )
-from schemas.codec import ERROR, KIND, jsoned
+from schemas.codec import ERROR, KIND
 from schemas.jetstream.client import NatsClient
 from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Lane
 from schemas.subjects import Verb
 from tests.builders import an_entry, an_id, now
+from tests.calling import called
 
 pytestmark = pytest.mark.real
 ACTIONS = {
@@ -115,8 +115,7 @@ async def by_service(services: Services, verb: Verb, principal: Principal, ask: 
 
 
 async def by_door(nc: Nats, verb: Verb, principal: Principal, ask: msgspec.Struct) -> Problem | None:
-    subject = subjects.api(verb, principal.tenant, principal.key)
-    answer = await nc.request(subject, jsoned(ask), timeout=5)
+    answer = await called(nc, verb, principal.tenant, principal.key, ask)
     if (answer.headers or {}).get(KIND) != ERROR:
         return None
     return msgspec.json.decode(answer.data, type=ErrorBody).error

@@ -29,13 +29,13 @@ from schemas.api import (
     ResultPage,
     State,
 )
-from schemas.codec import ERROR, KIND, jsoned
-from schemas.jetstream import Message
+from schemas.codec import ERROR, KIND
 from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Lane
 from schemas.outcome import Refused
 from schemas.subjects import Verb
 from tests.builders import a_job, a_report, a_success, an_attempt, an_entry, an_id, now
+from tests.calling import called
 from tests.real.test_broker import Running, a_broker, a_worker, asked, body_of
 from tests.real.test_ledger import PRICES, a_verdict, running, settled
 
@@ -78,7 +78,7 @@ REFUSALS = {
 
 
 async def answer(nc: Nats, verb: Verb, tenant: str, ask: msgspec.Struct) -> bytes:
-    message: Message = await nc.request(subjects.api(verb, tenant, "default"), jsoned(ask), timeout=5)
+    message = await called(nc, verb, tenant, "default", ask)
     if (message.headers or {}).get(KIND) == ERROR:
         return msgspec.json.decode(message.data, type=ErrorBody).error.code.encode()
     return message.data
