@@ -12,6 +12,7 @@ from functools import partial
 from broker.bus.beats import Beats
 from broker.bus.catalogs import Catalogs
 from broker.bus.connect import connected
+from broker.bus.request_suspects import SuspectBucket
 from broker.bus.runs import Rulings, Runs
 from broker.bus.seal_keys import NatsSealKeys
 from broker.bus.streams import NatsStreams
@@ -20,6 +21,7 @@ from broker.config import BrokerConfig
 from broker.core.pools import Pool, alive, out_of_money, snapshot
 from broker.core.principal import open_principal
 from broker.core.readiness import streams_part
+from broker.core.request_suspects import RequestSuspects
 from broker.core.seals import KEY_BYTES
 from broker.doors.health import App, build_app
 from broker.doors.nats_api import nats_api
@@ -280,12 +282,16 @@ class Process:
         return snapshot(catalog, self.beats.alive(), self.daily_spend.accounts(catalog), now=self.clock())
 
     async def _interactive(self) -> None:
+        suspects = RequestSuspects()
+        bucket = SuspectBucket(self.nc, suspects, clock=self.clock)
         reserves = Reserves(
             catalog=self._catalog,
             beats=self.beats.alive,
             daily_spend=self.daily_spend,
             clock=self.clock,
             entropy=self.entropy,
+            suspects=suspects,
+            presence=self.beats.presence,
         )
         relay = Relay(
             self.nc,
@@ -294,11 +300,14 @@ class Process:
             rulings=self.rulings,
             seal_key=self.seal_key,
             clock=self.clock,
+            presence=self.beats.presence,
+            tell=bucket.tell,
         )
         door = NatsInfer(
             self.nc, relay, principal=open_principal, catalog=self._catalog, clock=self.clock, entropy=self.entropy
         )
-        await door.serve()
+        async with bucket.open():
+            await door.serve()
 
     async def _dispatch(self) -> None:
         leader = Leader(ledger=self.ledger.leadership, holder=self.config.name, metrics=self.metrics)

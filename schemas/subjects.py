@@ -20,6 +20,7 @@ OUTCOME = "INFERMQ_OUTCOME"
 ADVISORY = "INFERMQ_ADVISORY"
 WORKERS_BUCKET = "INFERMQ_WORKERS"
 CATALOG_BUCKET = "INFERMQ_CATALOG"
+SUSPECTS_BUCKET = "INFERMQ_SUSPECTS"
 ACTIVE = "active"
 BROKERS_BUCKET = "INFERMQ_BROKERS"
 """What only brokers may read and write."""
@@ -168,6 +169,11 @@ def now(deployment: str) -> str:
 def ward(deployment: str, worker: str) -> str:
     """The subject of attempts that one worker is to run apart from all others. No stream keeps them."""
     return f"infermq.ward.{token(deployment)}.{token(worker)}"
+
+
+def suspected_request(key: str) -> str:
+    """The subject of the entry of a suspected request, in its bucket."""
+    return f"$KV.{SUSPECTS_BUCKET}.{key}"
 
 
 def pool_consumer(deployment: str) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from broker.core.relay import PICK_UP_MS
+from broker.core.request_suspects import LIFETIME_MS
 from schemas import subjects
 from schemas.job import Lane
 from schemas.worker import BEAT_LIFETIME_MS
@@ -275,6 +276,14 @@ _ALL: Final[tuple[Settings, ...]] = (
     },
     {
         **_BUCKET,
+        "name": f"KV_{subjects.SUSPECTS_BUCKET}",
+        "subjects": [subjects.suspected_request("*")],
+        "storage": "memory",
+        "max_age": LIFETIME_MS // 1000 * _S,
+        "duplicate_window": 120 * _S,
+    },
+    {
+        **_BUCKET,
         "name": f"KV_{subjects.CATALOG_BUCKET}",
         "subjects": [f"$KV.{subjects.CATALOG_BUCKET}.>"],
         "storage": "file",
@@ -295,8 +304,9 @@ _SHARES: Final[Mapping[str, float]] = {
     subjects.ADVISORY: 1 / 64,
     f"KV_{subjects.CATALOG_BUCKET}": 1 / 64,
     f"KV_{subjects.BROKERS_BUCKET}": 1 / 64,
-    subjects.NOW: 3 / 4,
+    subjects.NOW: 11 / 16,
     f"KV_{subjects.WORKERS_BUCKET}": 1 / 4,
+    f"KV_{subjects.SUSPECTS_BUCKET}": 1 / 16,
 }
 _STREAMS: Final[Mapping[str, Settings]] = {str(one["name"]): one for one in _ALL}
 NAMES: Final = tuple(_STREAMS)

@@ -44,6 +44,8 @@ UNHEARD_MS = Ms(3_000)
 """How long without an acknowledgement before an attempt is published again."""
 PICK_UP_MS = Ms(10_000)
 """How long it may take until a worker picks an attempt up: from then on it sends a keepalive each second."""
+KEEPALIVE_MS = Ms(1_000)
+"""How often the caller of a request is told that it is alive while it waits to run apart."""
 SILENCE_MS = Ms(5_000)
 """How long a worker may send nothing: it has missed several keepalives by then, so it is gone."""
 
@@ -143,11 +145,16 @@ class Ticked:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerDied:
+    """The worker that had the present attempt has died."""
+
+
+@dataclass(frozen=True, slots=True)
 class Stopping:
     """The broker stops and waits no longer for requests under way."""
 
 
-Event = Said | Stored | Unstored | CallerLeft | CallerBehind | Ticked | Stopping
+Event = Said | Stored | Unstored | CallerLeft | CallerBehind | Ticked | WorkerDied | Stopping
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +165,8 @@ class Assignment:
     """Names the attempt among all attempts of all requests; the worker answers on a subject that ends with it."""
     attempt: Attempt
     assigned_ms: Ms
+    worker: str | None = None
+    """The worker that is to run it apart from all others. None: any of the deployment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +204,12 @@ Placer = Callable[[str, Collection[str]], reserve.Placement | reserve.NotPlaced]
 """Chooses where a request of this model goes next, given the deployments that have failed it."""
 
 
+_WHY_ENDED = {
+    CallerBehind: Problem("too_slow", "the answer came faster than it was read"),
+    Stopping: Problem("broker_stopped", "the broker stopped: try again"),
+}
+
+
 class RequestState:
     """The state of one interactive request while it is answered. Each event returns the actions to take, in order."""
 
@@ -212,9 +227,10 @@ class RequestState:
         """When to publish the current attempt again, unless it is stored by then."""
         self._unstored = "no acknowledgement in time"
         """Why the current attempt is not stored."""
+        self._kept_alive_ms = now
         self._has_streamed = False
-        self._model_gone: Problem | None = None
-        """Set when the catalog has dropped the model: no deployment can ever take the request."""
+        self._never: Problem | None = None
+        """Set when no deployment can ever take the request: the catalog has dropped the model, or it ends workers."""
         self.is_over = False
         self.assignment = self._assign(placed, number=1, now=now)
 
@@ -222,6 +238,14 @@ class RequestState:
         attempt = self.assignment.attempt
         where = "over" if self.is_over else f"attempt {attempt.number} on {attempt.deployment}"
         return f"RequestState({self._entry.id}, {where})"
+
+    @property
+    def tenant(self) -> str:
+        return self._entry.tenant
+
+    @property
+    def body_hash(self) -> bytes:
+        return self._entry.body_hash
 
     def begin(self) -> Sequence[Action]:
         return [Publish(self.assignment)]
@@ -242,10 +266,10 @@ class RequestState:
                 return () if self._last_message_ms is not None else self._on_unstored(event, now)
             case CallerLeft():
                 return self._give_up(Cancelled())
-            case CallerBehind():
-                return self._give_up(Cancelled(), Problem("too_slow", "the answer came faster than it was read"))
-            case Stopping():
-                return self._give_up(Cancelled(), Problem("broker_stopped", "the broker stopped: try again"))
+            case CallerBehind() | Stopping():
+                return self._give_up(Cancelled(), _WHY_ENDED[type(event)])
+            case WorkerDied():
+                return self._lost(Problem("worker_lost", "the worker died: try again"), now)
             case Ticked():
                 return self._check_time(now)
             case _:
@@ -283,6 +307,8 @@ class RequestState:
         if self._last_message_ms is not None:
             if now - self._last_message_ms >= SILENCE_MS:
                 return self._lost(Problem("worker_lost", "the worker went silent: try again"), now)
+        elif self.assignment.worker is not None:
+            return self._wait_apart(now)
         elif not self._is_stored and waited >= STORE_MS:
             return self._not_stored()
         elif not self._is_stored:
@@ -293,6 +319,8 @@ class RequestState:
         return ()
 
     def _on_unstored(self, event: Unstored, now: Ms) -> Sequence[Action]:
+        if self.assignment.worker is not None:
+            return self._lost(Problem("worker_lost", "its worker is not there: try again"), now)
         self._unstored, self._again_ms = event.why, Ms(now + AGAIN_MS)
         return () if event.passes else self._not_stored()
 
@@ -301,6 +329,13 @@ class RequestState:
             return ()
         self._again_ms = Ms(now + UNHEARD_MS)
         return [Publish(self.assignment)]
+
+    def _wait_apart(self, now: Ms) -> Sequence[Action]:
+        """Keep the caller waiting: the attempt waits at its worker until what runs there is over."""
+        if now - self._kept_alive_ms < KEEPALIVE_MS:
+            return ()
+        self._kept_alive_ms = now
+        return [Tell(KeptAlive())]
 
     def _not_stored(self) -> Sequence[Action]:
         problem = Problem("unavailable", f"NATS is away ({self._unstored}): try again")
@@ -311,7 +346,7 @@ class RequestState:
         abort = Abort(self.assignment)
         if (publish := self._reassign(now)) is not None:
             return [abort, publish]
-        return self._give_up(Failed(EngineLost(problem.message)), self._model_gone or problem)
+        return self._give_up(Failed(EngineLost(problem.message)), self._never or problem)
 
     def _give_up(self, outcome: Failed | Expired | Cancelled, problem: Problem | None = None) -> Sequence[Action]:
         """End the request on the broker's own decision. `problem` is for the caller; None if the caller has left."""
@@ -326,8 +361,8 @@ class RequestState:
         tried = (*self._tried, self.assignment.attempt.deployment)
         placed = self._place(self._entry.model, tried)
         if not isinstance(placed, reserve.Placement):
-            if isinstance(placed, reserve.ModelGone):
-                self._model_gone = reserve.problem_of(placed, self._entry.model)
+            if isinstance(placed, reserve.ModelGone | reserve.Poison):
+                self._never = reserve.problem_of(placed, self._entry.model)
             return None
         self._tried, self._last_message_ms, self._is_stored = tried, None, False
         self._again_ms = Ms(now + UNHEARD_MS)
@@ -354,8 +389,9 @@ class RequestState:
             custom_id=entry.custom_id,
             metadata=entry.metadata,
             traceparent=entry.traceparent,
+            group=None if placed.worker is None else entry.id,
         )
-        return Assignment(placed.token, attempt, now)
+        return Assignment(placed.token, attempt, now, placed.worker)
 
 
 def _outcome_of(problem: Problem) -> Failed | Expired | Cancelled:

@@ -1,6 +1,6 @@
 """Decides which deployment takes an interactive request: one with room in the reserve that it keeps for requests."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -9,6 +9,7 @@ from broker.core.pools import Pool
 from schemas.api import Hold, HoldCode, Problem
 from schemas.catalog import Catalog
 from schemas.outcome import Refused
+from schemas.worker import WorkerBeat
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,8 @@ class Placement:
 
     deployment: str
     token: str
+    worker: str | None = None
+    """The worker that runs the attempt apart from all others. None: any of the deployment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,36 @@ class ModelGone:
     """The active catalog has dropped the model."""
 
 
-NotPlaced = NoRoom | ModelGone
+@dataclass(frozen=True, slots=True)
+class Poison:
+    """Requests like this one end their workers."""
+
+    deaths: int
+
+
+NotPlaced = NoRoom | ModelGone | Poison
+
+
+def choose_ward(
+    model: str, beats: Iterable[WorkerBeat], *, catalog: Catalog, pools: Mapping[str, Pool], wards: Collection[str]
+) -> WorkerBeat | NotPlaced:
+    """Choose the worker that runs a suspected request apart: of the route's first deployment that can, the least busy.
+
+    `wards` have one already.
+    """
+    if not route.entries(model, catalog):
+        return ModelGone()
+    open_now = [name for name, pool in pools.items() if pool.stop is None]
+    candidates = route.candidates(model, catalog=catalog, alive=open_now)
+    workers = [beat for beat in beats if not beat.draining and beat.reserve > 0 and beat.worker not in wards]
+    for entry in candidates:
+        here = [beat for beat in workers if beat.deployment == entry.deployment]
+        if here:
+            return min(here, key=lambda beat: (beat.running, beat.worker))
+    return NoRoom([SUSPECTED])
+
+
+SUSPECTED = Hold(HoldCode.SUSPECTED, "a request like this one was with a worker that died, and waits for a run apart")
 
 
 def choose_deployment(
@@ -63,6 +95,9 @@ def problem_of(why: NotPlaced | Refused, model: str) -> Problem:
     match why:
         case NoRoom(holds):
             return _no_room(holds, model)
+        case Poison(deaths):
+            message = f"the worker died each of the {deaths} times that a request like this one ran alone: change it"
+            return Problem("poison", message, "body")
         case ModelGone():
             return Problem("unknown_model", f"{model} was taken out of the catalog while its request ran", "model")
         case Refused(code, message, field, limit):

@@ -9,7 +9,7 @@ time into events, and carries the decisions out in order.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import assert_never
@@ -19,6 +19,7 @@ import msgspec
 
 from broker.bus.runs import Rulings
 from broker.core import reserve
+from broker.core.presence import Departed, Presence, Process, process_of
 from broker.core.records import Entry
 from broker.core.relay import (
     Abort,
@@ -42,8 +43,10 @@ from broker.core.relay import (
     Tell,
     Ticked,
     Unstored,
+    WorkerDied,
     WorkerMessage,
 )
+from broker.core.request_suspects import RequestSuspects, had_begun, request_key, was_with
 from broker.core.seals import sealed_request
 from broker.ports import Caller, Clock
 from broker.roles.reserves import Reserves
@@ -62,6 +65,8 @@ FINISH_S = 10.0
 """How long requests under way may take to finish when the broker stops."""
 _FLUSH_S = 1.0
 """How long the last messages and rulings may take after that."""
+_RECENT_MS = 10_000
+"""How long a request that ended without a word of its worker is remembered: longer than a death goes unnoticed."""
 BUFFER_BYTES = 1024 * 1024
 """Bytes of pieces that may wait for one caller. A caller that is further behind has stopped reading."""
 _failure = msgspec.json.Decoder(Failure)
@@ -111,6 +116,10 @@ class RelayedRequest:
                     return
 
 
+async def _tell_nobody(_: str, __: int | None) -> None:
+    """Keep to oneself which requests are suspected."""
+
+
 class Relay:
     """The interactive requests that this broker answers."""
 
@@ -123,17 +132,25 @@ class Relay:
         rulings: Rulings,
         seal_key: Callable[[], bytes],
         clock: Clock,
+        presence: Presence | None = None,
+        tell: Callable[[str, int | None], Awaitable[None]] = _tell_nobody,
         tick_s: float = TICK_S,
         finish_s: float = FINISH_S,
         buffer_bytes: int = BUFFER_BYTES,
     ) -> None:
-        """`name` is the broker's name; no two brokers that run may share one."""
+        """`name` is the broker's name; no two brokers that run may share one. `tell` tells brokers of suspected requests."""
         self._nc = nc
         self._name = name
         self._reserves = reserves
         self._rulings = rulings
         self._seal_key = seal_key
         self._clock = clock
+        self._presence = Presence() if presence is None else presence
+        self._tell = tell
+        self._mourned: set[Process] = set()
+        """The workers whose deaths have been seen to."""
+        self._recent: deque[tuple[Ms, str, Assignment]] = deque()
+        """Requests that ended a moment ago without a word of their worker: it may have died of them."""
         self._tick_s = tick_s
         self._finish_s = finish_s
         self._buffer_bytes = buffer_bytes
@@ -147,6 +164,10 @@ class Relay:
 
     def __repr__(self) -> str:
         return f"Relay(requests={len(self._by_job)}, {self._reserves})"
+
+    @property
+    def suspects(self) -> RequestSuspects:
+        return self._reserves.suspects
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
@@ -168,6 +189,11 @@ class Relay:
             self._tasks.check()
             self._reserves.tick()
             now = self._clock()
+            departed = list(self._presence.departed)
+            for gone in departed:
+                if gone.has_died and process_of(gone.beat) not in self._mourned:
+                    await self._worker_died(gone, now)
+            self._mourned = {process_of(gone.beat) for gone in departed}
             for request in list(self._by_job.values()):
                 await self._handle(request, Ticked(), now)
 
@@ -186,6 +212,36 @@ class Relay:
         request.delivery = self._tasks.spawn(request.deliver())
         self._take_reserve(request)
         await self._act(request, state.begin())
+
+    async def _worker_died(self, gone: Departed, now: Ms) -> None:
+        """Suspect the requests that it may have had, and go on with them: apart, if they may."""
+        mine = [
+            one for one in self._by_job.values() if was_with(one.state.assignment, gone, self._presence.here, now)
+        ]
+        suspected = [(_key(one.state), one.state.assignment) for one in mine]
+        for ended in list(self._recent):
+            ended_ms, key, assignment = ended
+            if now - ended_ms > _RECENT_MS:
+                self._recent.remove(ended)
+            elif was_with(assignment, gone, self._presence.here, now):
+                self._recent.remove(ended)
+                suspected.append((key, assignment))
+        suspects = self.suspects
+        for key, assignment in suspected:
+            deaths = suspects.deaths_alone(key, now) or 0
+            if assignment.worker is not None and had_begun(assignment, gone):
+                deaths += 1
+            log.warning("suspected request key=%s deaths_alone=%d", key, deaths)
+            suspects.suspected(key, deaths, now)
+            await self._tell(key, deaths)
+        for request in mine:
+            suspects.is_over(request.state.assignment.token)  # so that it may run apart once more
+            await self._handle(request, WorkerDied(), now)
+
+    async def _clear(self, key: str) -> None:
+        """Suspect a request no longer: its run apart has ended, and its worker lives."""
+        self.suspects.cleared(key)
+        await self._tell(key, None)
 
     async def caller_left(self, job: UUID) -> None:
         """End the request whose caller is gone."""
@@ -214,6 +270,10 @@ class Relay:
             return
         actions = state.on(event, self._clock() if now is None else now)
         if state.is_over:
+            if not isinstance(event, Said):
+                self._recent.append((self._clock(), _key(state), before))
+            elif before.worker is not None:
+                await self._clear(_key(state))
             self._give_back_reserve(before)
             del self._by_job[before.attempt.job]
             if not self._by_job:
@@ -253,10 +313,16 @@ class Relay:
                 if not request.enqueue(message):
                     await self._handle(request, CallerBehind())
             case Publish(assignment):
+                sealed = packed(sealed_request(assignment.attempt, self._seal_key()))
                 try:
+                    if assignment.worker is not None:
+                        ward = subjects.ward(assignment.attempt.deployment, assignment.worker)
+                        # only if nobody listens is there an answer
+                        await self._nc.publish(ward, sealed, f"{self._acks}.{assignment.token}")
+                        return
                     await self._nc.publish(
                         subjects.now(assignment.attempt.deployment),
-                        packed(sealed_request(assignment.attempt, self._seal_key())),
+                        sealed,
                         f"{self._acks}.{assignment.token}",
                         headers={MSG_ID: f"{assignment.attempt.job}.{assignment.token}"},
                     )
@@ -283,6 +349,10 @@ class Relay:
             for request in list(self._by_job.values()):
                 await self._handle(request, Stopping())
         await self._tasks.finish(_FLUSH_S)
+
+
+def _key(state: RequestState) -> str:
+    return request_key(state.tenant, state.body_hash)
 
 
 def worker_message(message: Message) -> WorkerMessage:

@@ -7,8 +7,11 @@ from operator import or_
 
 from broker.core import route
 from broker.core.pools import Pool, snapshot
+from broker.core.presence import QUIET_MS, Presence
 from broker.core.records import Entry
-from broker.core.reserve import NotPlaced, Placement, choose_deployment
+from broker.core.request_suspects import RequestSuspects, request_key
+from broker.core.reserve import SUSPECTED, NoRoom, NotPlaced, Placement, Poison, choose_deployment, choose_ward
+from broker.core.suspects import DEATHS_ALONE
 from broker.ports import Clock, Entropy
 from broker.roles.daily_spend import DailySpend
 from schemas.catalog import Catalog
@@ -30,12 +33,17 @@ class Reserves:
         daily_spend: DailySpend,
         clock: Clock,
         entropy: Entropy,
+        suspects: RequestSuspects | None = None,
+        presence: Presence | None = None,
     ) -> None:
+        """`presence` knows a death earlier than the `beats` end."""
         self._catalog = catalog
         self._beats = beats
         self._daily_spend = daily_spend
         self._clock = clock
         self._entropy = entropy
+        self._presence = Presence() if presence is None else presence
+        self.suspects = RequestSuspects() if suspects is None else suspects
         self._outstanding = Counter[str]()
         self._peaks = deque([Counter[str]()], maxlen=_PEAK_TICKS)
         """The most that was outstanding during each of the last ticks, by deployment."""
@@ -47,6 +55,10 @@ class Reserves:
 
     def place(self, request: Entry, model: str, tried: Collection[str]) -> Placement | NotPlaced:
         """Choose a deployment for the next attempt of a request, with a new token; or say why there is none."""
+        key = request_key(request.tenant, request.body_hash)
+        deaths = self.suspects.deaths_alone(key, self._clock())
+        if deaths is not None:
+            return self._place_apart(request, model, key, deaths)
         where = choose_deployment(
             model,
             catalog=self._catalog(),
@@ -55,6 +67,25 @@ class Reserves:
             tried=tried,
         )
         return Placement(where, f"{self._entropy():x}") if isinstance(where, str) else where
+
+    def _place_apart(self, request: Entry, model: str, key: str, deaths: int) -> Placement | NotPlaced:
+        """Choose a worker for a suspected request: one of its kind at a time, and one at a worker."""
+        if deaths >= DEATHS_ALONE:
+            return Poison(deaths)
+        if self.suspects.is_apart(key):
+            return NoRoom([SUSPECTED])
+        beat = choose_ward(
+            model,
+            [one.beat for one in self._presence.here if one.silent_ms < QUIET_MS],
+            catalog=self._catalog(),
+            pools=self._pools(request, model),
+            wards=self.suspects.wards,
+        )
+        if not isinstance(beat, WorkerBeat):
+            return beat
+        token = f"{self._entropy():x}"
+        self.suspects.runs_apart(token, key, beat.worker)
+        return Placement(beat.deployment, token, beat.worker)
 
     def take(self, token: str, attempt: Attempt) -> None:
         deployment = attempt.deployment
@@ -65,6 +96,7 @@ class Reserves:
             peak[deployment] = max(peak.get(deployment, 0), outstanding)
 
     def give_back(self, token: str, attempt: Attempt) -> None:
+        self.suspects.is_over(token)
         self._daily_spend.over(token)
         self._outstanding[attempt.deployment] -= 1
 

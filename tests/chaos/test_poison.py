@@ -1,6 +1,7 @@
 """Jobs that end their workers, among innocent ones: they end dead, and nobody else does."""
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Iterator
 from functools import partial
@@ -9,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from broker.client import Client, Submission
+from broker.client import Client, RequestRefused, RequestTimedOut, Submission
 from broker.errors import Unavailable
 from schemas.api import BatchStatus, State
 from schemas.outcome import WorkerLost
@@ -69,9 +70,46 @@ async def kill_now_and_then(system: System, chance: random.Random, kills: int) -
         await asyncio.sleep(chance.uniform(2, 10))
         victims = system.children("workers")
         if victims:
-            with __import__("contextlib").suppress(psutil.NoSuchProcess):
+            with contextlib.suppress(psutil.NoSuchProcess):
                 chance.choice(victims).kill()
 
 
 async def test_one_of_many_on_a_single_worker(tmp_path: Path) -> None:
     await trial(tmp_path, 1, workers=1, slots=4, jobs=40, poisons=1)
+
+
+async def asked(client: Client, text: str) -> str:
+    """Ask, as a client does that tries again under another id, and return how it ended."""
+    body = {"messages": [{"role": "user", "content": text}]}
+    try:
+        await client.infer("m", body, timeout_s=60)
+    except RequestRefused as error:
+        return error.problem.code
+    except RequestTimedOut:
+        return "timed_out"
+    return "succeeded"
+
+
+async def test_poisonous_requests_are_refused_and_running_jobs_survive(tmp_path: Path) -> None:
+    """Four different ones at once. Only the first deaths may hit jobs, which run on afterwards."""
+    catalog = a_catalog_file(tmp_path, options=CRASH, slots=4)
+    async with a_system(tmp_path / "data", catalog, "--workers", "2") as system, a_client(system) as client:
+        batch = await client.create_batch()
+        await client.submit_many(submissions(40, set()), batch_id=batch.id)
+        await client.seal(batch.id, jobs=40)
+
+        async def until_refused(number: int) -> str:
+            while (code := await asked(client, f"poison request {number}")) not in ("poison", "succeeded"):
+                await asyncio.sleep(1)  # as an SDK waits before it tries again
+            return code
+
+        codes = await asyncio.gather(*(until_refused(number) for number in range(4)))
+
+        await until(partial(is_complete, client, batch.id), "the batch is complete", within_s=200)
+        assert codes == ["poison"] * 4
+        assert (await client.batch(batch.id)).counts.succeeded == 40
+
+        async def others_are_answered() -> bool:
+            return await asked(client, "hello") == "succeeded"
+
+        await until(others_are_answered, "others are answered", within_s=60)

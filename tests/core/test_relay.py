@@ -34,10 +34,11 @@ from broker.core.relay import (
     Tell,
     Ticked,
     Unstored,
+    WorkerDied,
     WorkerMessage,
     ends_request,
 )
-from broker.core.reserve import ModelGone, NoRoom, NotPlaced, Placement
+from broker.core.reserve import ModelGone, NoRoom, NotPlaced, Placement, Poison
 from schemas.api import Problem
 from schemas.job import Lane
 from schemas.outcome import (
@@ -70,6 +71,8 @@ class Script:
     route: list[str]
     """The deployments with room, in the order in which they are chosen."""
     none_left: NotPlaced = field(default_factory=lambda: NoRoom([]))
+    apart: str | None = None
+    """The worker that takes it apart, when no deployment is left."""
     now: int = 0
     done: list[Action] = field(default_factory=list)
 
@@ -83,6 +86,8 @@ class Script:
     def _place(self, model: str, tried: Collection[str]) -> Placement | NotPlaced:
         assert model == "m"
         left = [name for name in self.route if name not in tried]
+        if not left and self.apart is not None:
+            return Placement(self.route[0], str(next(self._tokens)), self.apart)
         return Placement(left[0], str(next(self._tokens))) if left else self.none_left
 
     def on(self, event: Event) -> Sequence[Action]:
@@ -429,3 +434,59 @@ def test_nothing_of_a_second_attempt_follows_what_was_streamed(count: int, steps
     ]
     assert begins == [place - 1 for place in pieces[:1]]
     assert not streamed or max(published) < streamed[0]
+
+
+def test_when_its_worker_dies_a_request_goes_on_apart_and_waits_there_without_a_sign_of_life() -> None:
+    script = Script(["d"], apart="w")
+
+    script.on(WorkerDied())
+
+    first, again = script.handed
+    assert (first.worker, first.attempt.group) == (None, None)
+    assert (again.worker, again.attempt.group, again.attempt.number) == ("w", again.attempt.job, 2)
+    assert script.aborted == [first]
+    assert script.passes(999) == ()
+    assert script.passes(1) == [Tell(KeptAlive())]
+    assert script.passes(PICK_UP_MS + STORE_MS) == [Tell(KeptAlive())]
+    script.says(WHOLE)
+    assert script.told == [KeptAlive(), KeptAlive(), WHOLE]
+
+
+def test_a_request_that_runs_apart_is_lost_when_its_worker_falls_silent() -> None:
+    script = Script(["d"], apart="w")
+    script.on(WorkerDied())
+    script.says(KeptAlive())
+    script.apart = None
+
+    script.passes(SILENCE_MS)
+
+    assert script.problem == "worker_lost"
+
+
+@pytest.mark.parametrize(
+    ("none_left", "code"), [(NoRoom([]), "worker_lost"), (Poison(2), "poison"), (ModelGone(), "unknown_model")]
+)
+def test_a_request_whose_worker_died_and_that_cannot_go_on_says_why(none_left: NotPlaced, code: str) -> None:
+    script = Script(["d"], none_left=none_left)
+
+    script.on(WorkerDied())
+
+    assert (script.problem, len(script.aborted)) == (code, 1)
+
+
+def test_a_request_of_which_a_piece_was_streamed_does_not_run_again_when_its_worker_dies() -> None:
+    script = Script(["d"], apart="w")
+    script.says(PIECE)
+
+    script.on(WorkerDied())
+
+    assert (script.problem, len(script.handed)) == ("worker_lost", 1)
+
+
+def test_a_request_whose_ward_is_not_there_goes_on_elsewhere() -> None:
+    script = Script(["d"], apart="w")
+    script.on(WorkerDied())
+
+    script.on(Unstored(script.request.assignment.token, "no stream"))
+
+    assert [handed.worker for handed in script.handed] == [None, "w", "w"]

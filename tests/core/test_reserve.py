@@ -7,7 +7,7 @@ import pytest
 
 from broker.core.limits import Account
 from broker.core.pools import snapshot
-from broker.core.reserve import ModelGone, NoRoom, choose_deployment, in_use, problem_of
+from broker.core.reserve import ModelGone, NoRoom, Poison, choose_deployment, in_use, problem_of
 from schemas.api import Hold, HoldCode, Problem
 from schemas.catalog import Catalog, Deployment, Model, Route
 from schemas.outcome import Refused
@@ -53,6 +53,8 @@ def chosen(
             return [hold.message for hold in holds]
         case ModelGone():
             return ["gone"]
+        case Poison():
+            return ["poison"]
         case _:
             return where
 
