@@ -8,7 +8,7 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta
 
-from schemas.units import MOST_ATTEMPTS, AttemptNumber, Instant, Ms, Name, SlotCount, Text
+from schemas.units import MOST_ATTEMPTS, AttemptNumber, DurationMs, Instant, Ms, Name, SlotCount, Text
 
 BEAT_EVERY_MS = Ms(1000)
 BEAT_LIFETIME_MS = Ms(4000)
@@ -22,8 +22,8 @@ class Paused(msgspec.Struct, frozen=True):
     """`denied`, `throttled` or `upstream_down`. Brokers must accept other words too."""
     detail: Text
     """The HTTP status that the provider answered, or a few words if it did not answer."""
-    until_ms: Instant
-    """When a single attempt will try the provider again, by the worker's clock. In the past: it is being tried."""
+    left_ms: DurationMs
+    """In how long a single attempt will try the provider again. 0: it is being tried."""
 
 
 DENIED = "denied"

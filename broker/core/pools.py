@@ -211,19 +211,20 @@ def _paused(name: str, workers: _Workers, now: Ms) -> Hold | None:
     """Say why the workers are paused, in the words of the one that tries again first. None: some are not paused."""
     if len(workers.pauses) < workers.count - workers.draining:
         return None
-    first = min(workers.pauses, key=lambda pause: pause.until_ms)
-    again = "being tried again" if first.until_ms <= now else f"tried again at {clock_time(first.until_ms)}"
+    first = min(workers.pauses, key=lambda pause: pause.left_ms)
+    until_ms = Ms(now + first.left_ms) if first.left_ms > 0 else None
+    again = "being tried again" if until_ms is None else f"tried again at {clock_time(until_ms)}"
     match first.cause:
         case HoldCode.DENIED:
-            return Hold(HoldCode.DENIED, f"denied {first.detail} on {name}, {again}", first.until_ms)
+            return Hold(HoldCode.DENIED, f"denied {first.detail} on {name}, {again}", until_ms)
         case HoldCode.THROTTLED:
-            return Hold(HoldCode.THROTTLED, f"throttled {first.detail} on {name}, {again}", first.until_ms)
+            return Hold(HoldCode.THROTTLED, f"throttled {first.detail} on {name}, {again}", until_ms)
         case HoldCode.UPSTREAM_DOWN:
             message = f"the upstream of {name} is down ({first.detail}), {again}"
-            return Hold(HoldCode.UPSTREAM_DOWN, message, first.until_ms)
+            return Hold(HoldCode.UPSTREAM_DOWN, message, until_ms)
         case _:
             message = f"the workers of {name} pause ({first.cause} {first.detail}), {again}"
-            return Hold(HoldCode.PAUSED, message, first.until_ms)
+            return Hold(HoldCode.PAUSED, message, until_ms)
 
 
 def lookahead(slots: int, *, per_s: float) -> int:

@@ -122,6 +122,6 @@ async def test_a_dialect_is_understood(case: dict[str, Any]) -> None:
         steps = await steps_of(engine, a_request(streamed=bool(case.keys() & {"stream", "raw_sse", "streamed"})))
         paused = engine.capacity().paused
 
-    seen, expected = Seen(steps, 0 if paused is None else paused.until_ms - clock()), case["expect"]
+    seen, expected = Seen(steps, 0 if paused is None else paused.left_ms), case["expect"]
     wrong = [what for what, value in expected.items() if not CHECKS[what](seen, value, expected)]
     assert not wrong, (wrong, seen)

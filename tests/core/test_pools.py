@@ -46,7 +46,7 @@ def pool(*beats: WorkerBeat, **more: Any) -> Pool:
 
 
 def paused(cause: str, detail: str, *, for_ms: int = 30_000) -> WorkerBeat:
-    return a_beat(slots=0, reserve=0, paused=Paused(cause, detail, Ms(NOON + for_ms)))
+    return a_beat(slots=0, reserve=0, paused=Paused(cause, detail, Ms(for_ms)))
 
 
 def test_the_workers_of_a_deployment_are_taken_together() -> None:
@@ -167,12 +167,10 @@ def test_it_says_why_nothing_starts(beats: list[WorkerBeat], code: HoldCode, mes
 
 
 def test_a_worker_that_tries_its_provider_with_one_attempt_says_why() -> None:
-    trying = a_beat(slots=1, paused=Paused(DENIED, "401", NOON))
+    trying = a_beat(slots=1, paused=Paused(DENIED, "401", Ms(0)))
 
     assert pool(trying).hold is None
-    assert pool(trying, outstanding={"d": 1}).hold == Hold(
-        HoldCode.DENIED, "denied 401 on d, being tried again", until_ms=NOON
-    )
+    assert pool(trying, outstanding={"d": 1}).hold == Hold(HoldCode.DENIED, "denied 401 on d, being tried again")
 
 
 def test_of_several_pauses_the_one_that_ends_first_is_said() -> None:
@@ -285,7 +283,7 @@ def test_requests_that_were_just_handed_out_are_charged_too() -> None:
         ([a_beat(draining=True)], HoldCode.DRAINING, "every worker of d is draining"),
         ([paused(DENIED, "401")], HoldCode.DENIED, "denied 401 on d, tried again at 12:00:30 UTC"),
         (
-            [a_beat(slots=1, running=1, interactive=1, paused=Paused(DENIED, "401", NOON))],
+            [a_beat(slots=1, running=1, interactive=1, paused=Paused(DENIED, "401", Ms(0)))],
             HoldCode.DENIED,
             "denied 401 on d, being tried again",
         ),

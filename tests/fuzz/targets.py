@@ -203,7 +203,7 @@ def _beat(known: Known, draw: random.Random) -> Valid:
     name = f"fuzz-{draw.randrange(5)}"
     held = held_bytes([HeldExecution(an_id(), 1, an_id())])
     beat = a_beat(name, deployment=draw.choice((DEPLOYMENT, "nowhere")), slots=2, held=held)
-    beat = msgspec.structs.replace(beat, paused=draw.choice((None, Paused("denied", "401", now()))))
+    beat = msgspec.structs.replace(beat, paused=draw.choice((None, Paused("denied", "401", Ms(1000)))))
     return Valid("beat", subjects.beat(name), _textual(beat), is_json=True)
 
 

@@ -65,7 +65,7 @@ async def saying(nc: Nats, *states: WorkerBeat) -> AsyncIterator[None]:
 
 
 def paused(deployment: str, cause: str, detail: str) -> WorkerBeat:
-    state = Paused(cause, detail, now())
+    state = Paused(cause, detail, Ms(0))
     return replace(a_beat(deployment, slots=0), paused=state)
 
 

@@ -100,7 +100,8 @@ CASES: list[tuple[Any, dict[str, tuple[Any, ...]]]] = [
         {
             **dict.fromkeys(("slots", "reserve", "running", "interactive"), BEYOND),
             **dict.fromkeys(("worker", "deployment", "engine", "version", "paused.cause"), NAMES),
-            **dict.fromkeys(("started_ms", "at_ms", "paused.until_ms"), LATE),
+            **dict.fromkeys(("started_ms", "at_ms"), LATE),
+            "paused.left_ms": LATE,
             "paused.detail": TEXTS,
             "reconnects": (-1, 2**63, None, "1"),
             "held": ("a", 1, b"x" * (4 * 1024 * 1024 + 1)),

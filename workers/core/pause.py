@@ -49,4 +49,4 @@ class Pause:
         """Return what the worker's beat says of the pause; None once it is over and the API has answered."""
         if not self.is_in_doubt and not self.left_ms(now):
             return None
-        return Paused(*self._why, self._until)
+        return Paused(*self._why, self.left_ms(now))
