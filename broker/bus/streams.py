@@ -142,9 +142,11 @@ async def _apply(nc: NatsConnection, mends: Sequence[Mend], wrong: dict[str, str
     return mended
 
 
-async def find(nc: NatsConnection, wanted: Sequence[Stream]) -> tuple[dict[str, Found | None], dict[str, str]]:
+async def find(
+    nc: NatsConnection, wanted: Sequence[Stream], *, within_s: float = _LIST_S
+) -> tuple[dict[str, Found | None], dict[str, str]]:
     """Read the streams and their consumers as they are, and say of each that could not be read why. None: it is missing."""
-    answers = await _all(_found(nc, stream) for stream in wanted)
+    answers = await _all(_found(nc, stream, within_s) for stream in wanted)
     found: dict[str, Found | None] = {}
     wrong: dict[str, str] = {}
     for stream, answer in zip(wanted, answers, strict=True):
@@ -155,10 +157,10 @@ async def find(nc: NatsConnection, wanted: Sequence[Stream]) -> tuple[dict[str, 
     return found, wrong
 
 
-async def _found(nc: NatsConnection, stream: Stream) -> Found | None:
+async def _found(nc: NatsConnection, stream: Stream, within_s: float) -> Found | None:
     try:
-        info = await ask(nc, f"STREAM.INFO.{stream.name}", _StreamInfo)
-        consumers = await _consumers(nc, stream.name) if stream.consumers else {}
+        info = await ask(nc, f"STREAM.INFO.{stream.name}", _StreamInfo, within_s=within_s)
+        consumers = await _consumers(nc, stream.name, within_s) if stream.consumers else {}
     except ApiRefused as error:
         if error.kind is Kind.MISSING:
             return None
@@ -166,12 +168,12 @@ async def _found(nc: NatsConnection, stream: Stream) -> Found | None:
     return Found(info.config, consumers, info.created)
 
 
-async def _consumers(nc: NatsConnection, stream: str) -> dict[str, Settings]:
+async def _consumers(nc: NatsConnection, stream: str, within_s: float) -> dict[str, Settings]:
     """Read the settings of a stream's consumers, a page at a time. Raises: NatsError, if some of them do not answer."""
     consumers: dict[str, Settings] = {}
     total, offset = 1, 0
     while offset < total:
-        page = await ask(nc, f"CONSUMER.LIST.{stream}", _ConsumerPage, {"offset": offset}, within_s=_LIST_S)
+        page = await ask(nc, f"CONSUMER.LIST.{stream}", _ConsumerPage, {"offset": offset}, within_s=within_s)
         if page.missing:
             raise NatsError(f"{len(page.missing)} consumers do not answer")
         consumers |= {one.name: one.config for one in page.consumers or ()}

@@ -41,6 +41,8 @@ _LEAST_DISK = 2 * 1024**3
 _CONNECT_S = 1.5
 _CHECK_S = 3.2
 """How long a check may take once there is a connection."""
+_READ_S = 1.5
+"""How long a stream, and the list of its consumers, may each take to be read. Elections of a cluster take longer."""
 _SUMS_S = 2.8
 """How long to compare the ledger with itself. A million jobs take longer: then the newest are compared."""
 
@@ -142,7 +144,7 @@ def _nats_version(nc: NatsClient) -> Finding:
 async def _streams(nc: NatsClient) -> list[Finding]:
     """Compare the streams, buckets and shared consumers with what should be there."""
     wanted = desired({}, lease_s=LEASE_S)
-    found, unread = await find(nc, wanted)
+    found, unread = await find(nc, wanted, within_s=_READ_S)
     if len(unread) == len(wanted):
         why = next(iter(unread.values()))
         return [

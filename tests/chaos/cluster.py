@@ -94,7 +94,7 @@ async def kill_nodes(*, seed: int, kills: int, every_s: float, say: Say) -> Resu
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="infermq-cluster-")))
         postgres_url = await stack.enter_async_context(a_ledger_server(folder / "pg"))
-        urls = await stack.enter_async_context(_nodes(folder))
+        urls = await stack.enter_async_context(a_cluster(folder))
         await stack.enter_async_context(_processes(folder, urls, postgres_url))
         client = await stack.enter_async_context(Client.connect(urls))
         load, pauses_s = Load(), []
@@ -142,7 +142,7 @@ async def _lost(postgres_url: str, load: Load) -> list[str]:
 
 
 @asynccontextmanager
-async def _nodes(folder: Path) -> AsyncIterator[str]:
+async def a_cluster(folder: Path) -> AsyncIterator[str]:
     """Run the script of `deploy/`, and wait until the cluster has a leader."""
     port = next(one for one in range(21_000, 30_000, 16) if all(is_free(one + n) for n in range(2 * _NODES)))
     log = folder / "cluster.log"
