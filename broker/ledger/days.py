@@ -64,6 +64,11 @@ def bounds(day: int) -> tuple[UUID, UUID]:
     return _least_id(day), _least_id(day + 1)
 
 
+def days_of(jobs: Collection[UUID]) -> tuple[UUID, UUID]:
+    """Return the first id of the first job's day and the first after the last job's."""
+    return bounds(day_of(min(jobs)))[0], bounds(day_of(max(jobs)))[1]
+
+
 def _name(day: int) -> str:
     """Return what the names of the day's partitions end with."""
     return datetime.fromtimestamp(day * _DAY_MS / 1000, UTC).strftime("%Y%m%d")

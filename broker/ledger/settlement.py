@@ -31,7 +31,7 @@ from broker.ledger import requests
 from broker.ledger.connection import Connection, Database
 from broker.ledger.copies import copy_results
 from broker.ledger.counts import Deltas
-from broker.ledger.days import Days
+from broker.ledger.days import Days, days_of
 from broker.ledger.rows import (
     EXECUTION_COLUMNS,
     columns,
@@ -179,7 +179,7 @@ class _Group:
         attempts, states = [verdict.attempt for verdict in ends], [end_of(verdict).state for verdict in ends]
         failures = [json_text(end_of(verdict).failure) for verdict in ends]
         rows = await self.connection.fetch(
-            query("finish_any"), jobs, attempts, states, failures, self.now, jobs[0], jobs[-1]
+            query("finish_any"), jobs, attempts, states, failures, self.now, *days_of(jobs)
         )
         by_job = {verdict.job: n for n, verdict in finals.items()}
         for row in rows:
@@ -276,8 +276,7 @@ class _Group:
             [usage.output_tokens for _, usage, _ in amounts],
             [usage.cached_tokens for _, usage, _ in amounts],
             [cost for _, _, cost in amounts],
-            min(jobs),
-            max(jobs),
+            *days_of(jobs),
         )
         batches = {row["id"]: row["batch"] for row in rows}
         for job, usage, cost in amounts:

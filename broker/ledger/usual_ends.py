@@ -9,7 +9,7 @@ from broker.ledger import requests
 from broker.ledger.connection import Connection
 from broker.ledger.copies import copy_results
 from broker.ledger.counts import Deltas
-from broker.ledger.days import bounds, day_of
+from broker.ledger.days import bounds, day_of, days_of
 from broker.ledger.rows import (
     EXECUTION_COLUMNS,
     columns,
@@ -80,7 +80,7 @@ class UsualEnds:
         if rows:
             names = ("job", "input_tokens", "output_tokens", "cached_tokens", "cost_nano_usd")
             spent = columns([tuple(row[name] for name in names) for row in rows], len(names))
-            await self.connection.fetch(query("charge"), *spent, min(jobs), max(jobs))
+            await self.connection.fetch(query("charge"), *spent, *days_of(jobs))
 
     async def _finish(self, verdicts: Mapping[int, Verdict]) -> None:
         by_day: dict[int, list[Verdict]] = defaultdict(list)

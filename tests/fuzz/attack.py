@@ -15,14 +15,15 @@ import asyncpg
 from nats.errors import Error as NatsError
 
 from broker.bus.streams import declare_pool
+from broker.core.seals import ruling_seal
 from schemas import subjects
 from schemas.api import State
-from schemas.codec import UNREADABLE, unpacker
+from schemas.codec import SEAL, UNREADABLE, unpacker
 from schemas.jetstream import Message, next_request
 from schemas.jetstream.client import NatsClient
 from schemas.job import Attempt, Lane
 from schemas.units import Ms
-from tests.builders import BODY, a_beat, now
+from tests.builders import BODY, SEAL_KEY, a_beat, now
 from tests.fuzz.mutate import Broken, mutations
 from tests.fuzz.targets import DEPLOYMENT, MODEL, Known, targets
 from tests.real.test_broker import SCRIPT, Running, a_broker, a_worker
@@ -153,10 +154,16 @@ async def _send(
 
 
 async def _publish(nc: NatsClient, broken: Broken) -> None:
-    """Write a message past all checks of the client, except what would end the attack's own connection."""
+    """Write a message past all checks of the client, except what would end the attack's own connection.
+
+    Rulings are sealed as a broker would, since an unsealed one is not even read.
+    """
     subject = bytes(one for one in broken.subject if one > 0x20) or b"x"
     reply = "".join(broken.reply.split()).encode()
-    lines = "".join(f"{name}: {value}\r\n" for name, value in broken.headers.items() if "\n" not in value)
+    headers = broken.headers
+    if subject == subjects.RULING.encode():
+        headers = {SEAL: ruling_seal(broken.payload, SEAL_KEY), **headers}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items() if "\n" not in value)
     head = f"NATS/1.0\r\n{lines}\r\n".encode("utf-8", "replace") if lines else b""
     payload = broken.payload[: nc.max_payload - len(head)]
     names = b" ".join(filter(None, (subject[:1000], reply[:1000])))

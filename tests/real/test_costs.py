@@ -114,27 +114,32 @@ async def test_two_executions_of_a_job_in_one_group_both_cost(ledger: Ledger) ->
 
 
 async def test_an_execution_costs_its_own_job_only(ledger: Ledger) -> None:
-    attempt, other = await running(ledger), await running(ledger)
+    attempt, other, last = await running(ledger), await running(ledger), await running(ledger)
 
-    await ledger.settlement.settle([a_verdict(attempt, failed(FIRST), transition=Ignore())], now=now())
+    late = [a_verdict(one, failed(FIRST), transition=Ignore()) for one in (attempt, last)]
+    await ledger.settlement.settle(late, now=now())
 
     assert (await shown(ledger, other)).usage == Usage()
 
 
 async def test_an_interactive_request_costs_its_earlier_attempts_too(ledger: Ledger) -> None:
-    first = an_attempt(reply_to="x", key="k")
-    second = an_attempt(job=first.job, number=2, admitted_ms=first.admitted_ms, reply_to="x", key="k")
-    other = an_attempt(reply_to="x", key="k")
+    first, other, last = (an_attempt(reply_to="x", key="k") for _ in range(3))
+    second, last_again = (
+        an_attempt(job=one.job, number=2, admitted_ms=one.admitted_ms, reply_to="x", key="k") for one in (first, last)
+    )
     await settled(
         ledger,
         a_verdict(first, failed(FIRST), interactive=first),
+        a_verdict(last, failed(FIRST), interactive=last),
         a_verdict(other, succeeded(FIRST), interactive=other),
     )
 
-    await settled(ledger, a_verdict(second, succeeded(SECOND), interactive=second))
+    ends = [a_verdict(one, succeeded(SECOND), interactive=one) for one in (second, last_again)]
+    await settled(ledger, *ends)
 
-    job = await shown(ledger, first)
-    assert (job.usage, job.cost_nano_usd) == (BOTH, 67)
+    for one in (first, last):
+        job = await shown(ledger, one)
+        assert (job.usage, job.cost_nano_usd) == (BOTH, 67)
     assert (await shown(ledger, other)).usage == FIRST
 
 

@@ -146,7 +146,9 @@ async def test_a_duplicate_of_what_was_thought_lost_is_waste_that_costs(ledger: 
     assert (job.usage, job.cost_nano_usd) == (Usage(2, 0), 2000)
 
 
-@pytest.mark.parametrize("order", ["lost first", "lost last", "together", "reported", "reported first"])
+@pytest.mark.parametrize(
+    "order", ["lost first", "lost last", "together", "reported", "reported first", "reported last"]
+)
 async def test_what_was_lost_of_a_request_is_charged_once_its_job_is_recorded(ledger: Ledger, order: str) -> None:
     """The ledger hears of an interactive request only when it ends."""
     await running(ledger)
@@ -159,6 +161,7 @@ async def test_what_was_lost_of_a_request_is_charged_once_its_job_is_recorded(le
         "together": [[lost, end]],
         "reported": [[lost], [report]],
         "reported first": [[report, lost], [end]],
+        "reported last": [[lost, report], [end]],
     }
 
     for group in groups[order]:

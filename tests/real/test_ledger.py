@@ -17,7 +17,7 @@ from broker.core.settle import decide, unrecordable
 from broker.errors import BadData, Conflict, DayNotKept, Deposed, Unavailable
 from broker.ledger import migrate, open_ledger, pending
 from broker.ledger.connection import SETTINGS, Connection
-from broker.ledger.days import bounds, day_of
+from broker.ledger.days import bounds, day_of, days_of
 from broker.ledger.sql import query
 from broker.ports import Ledger
 from schemas.api import Batch, BatchCreate, BatchStatus, ResultPage, State
@@ -377,12 +377,12 @@ async def test_a_group_of_any_kind_plans_over_its_own_days_only(ledger: Ledger, 
         "open_jobs": (jobs, *between),
         "lock_jobs": (jobs, *between),
         "lock_waiting": (jobs, *between),
-        "finish_any": (jobs, ones, ["failed", "failed"], [None, None], now(), *between),
+        "finish_any": (jobs, ones, ["failed", "failed"], [None, None], now(), *days_of(jobs)),
         "settled_by": (jobs, ones, ["failed", "failed"], *between),
         "requeue": (jobs, ones, ones, ones, ["[]", "[]"], now(), [None, None], *between),
         "take_estimates_back": (jobs, jobs, *between),
         "spent_on": (jobs, *between),
-        "charge": (jobs, ones, ones, ones, ones, *between),
+        "charge": (jobs, ones, ones, ones, ones, *days_of(jobs)),
     }
     connection = await asyncpg.connect(ledger_url, server_settings=SETTINGS)
 
@@ -421,6 +421,49 @@ async def test_statistics_that_know_no_new_job_spoil_no_plan(
     for plan in plans:
         assert "rows=1000" in plan, plan
         assert "Removed by Join Filter" not in plan, plan
+
+
+@pytest.mark.parametrize("analyzed", ["never", "before", "after"])
+async def test_a_group_of_any_kind_finds_each_of_its_rows_by_key(
+    ledger: Ledger, ledger_url: str, analyzed: str
+) -> None:
+    connection = await asyncpg.connect(ledger_url, server_settings=SETTINGS)
+    await ledger.intake.admit([an_entry() for _ in range(5)])
+    if analyzed == "before":
+        await connection.execute("analyze")
+    entries = [an_entry() for _ in range(1500)]
+    await ledger.intake.admit(entries)
+    runs = await dispatched(ledger, *entries[1000:])
+    if analyzed == "after":
+        await connection.execute("analyze")
+    jobs = [entry.id for entry in entries[500:]]
+    between, days, ones, none = (jobs[0], jobs[-1]), days_of(jobs), [1] * len(jobs), [None] * len(jobs)
+    running, ended = sorted(one.job for one in runs), ["failed"] * len(jobs)
+    few, back = [1] * len(running), ["[]"] * len(running)
+    values: dict[str, tuple[object, ...]] = {
+        "open_jobs": (jobs, *between),
+        "lock_running": (jobs,),
+        "lock_jobs": (jobs, *between),
+        "lock_waiting": (jobs, *between),
+        "finish_any": (jobs, none, ended, none, now(), *days),
+        "settled_by": (jobs, ones, ended, *between),
+        "requeue": (running, few, few, few, back, now(), [None] * len(running), running[0], running[-1]),
+        "take_estimates_back": (jobs, jobs, *between),
+        "spent_on": (jobs, *between),
+        "charge": (jobs, ones, ones, ones, ones, *days),
+    }
+
+    plans = {}
+    for name, value in values.items():
+        trying = connection.transaction()
+        await trying.start()
+        plans[name] = await connection.fetch(f"explain analyze {query(name)}", *value)
+        await trying.rollback()
+
+    await connection.close()
+    for name, plan in plans.items():
+        text = "\n".join(row[0] for row in plan)
+        assert "Removed by Join Filter" not in text, f"{name}:\n{text}"
 
 
 async def the_usual_way(

@@ -327,3 +327,20 @@ async def test_a_job_that_is_dispatched_while_it_is_locked_to_be_settled_is_lock
     await asyncio.gather(expiring, ending)
 
     assert not await brokers.ours.attempts.running()
+
+
+async def test_a_usual_end_and_another_verdict_on_the_same_job_never_wait_for_each_other(brokers: Brokers) -> None:
+    entry = an_entry()
+    await brokers.ours.intake.admit([entry])
+    [attempt] = await dispatched(brokers.ours, entry)
+    await brokers.hand.hold("select from infermq.jobs where id = $1 for update", entry.id)
+    expires = decide([Expire(entry.id)], {}, prices=PRICES, now=now(), unit=0.0)
+    expiring = asyncio.create_task(settle(brokers.ours, expires))
+    await brokers.hand.until_waiting(1)
+    ending = asyncio.create_task(settle(brokers.theirs, [a_verdict(attempt, a_success())]))
+    await brokers.hand.until_waiting(2)
+
+    await brokers.hand.let_go()
+    await asyncio.gather(expiring, ending)
+
+    assert not await brokers.ours.attempts.running()

@@ -19,7 +19,9 @@ with verdict as (
 ), back as materialized (
     select j.model, j.lane, j.tenant, j.deadline_ms, j.batch, g.*,
            case when g.not_before_ms > $6 then g.not_before_ms end as due_ms
-      from gone g join infermq.jobs j on j.id = g.job and j.id between $8 and $9
+      from gone g
+     cross join lateral (
+           select * from infermq.jobs j where j.id = g.job and j.id between $8 and $9 offset 0) j
 ), waits as (
     insert into infermq.waiting (model, lane, tenant, deadline_ms, job, attempt, uncounted, tried, batch, tokens)
     select model, lane, tenant, deadline_ms, job, attempt, uncounted, tried, batch, tokens from back where due_ms is null
