@@ -33,7 +33,7 @@ def run(
     group: Annotated[int, typer.Option(help="How many faults come before everything must settle.")] = 5,
     cap_usd: Annotated[float, typer.Option(help="The daily cap of one deployment.")] = 1000.0,
     may_repeat: Annotated[bool, typer.Option(help="Whether faults may lead to a second run of an attempt.")] = True,
-    forges: Annotated[bool, typer.Option(help="Whether somebody forges reports and rulings.")] = False,
+    forges: Annotated[bool, typer.Option(help="Whether somebody forges reports and rulings.")] = True,
 ) -> None:
     """Run a round for each seed. Ends with 1 if a promise was broken."""
     summaries = []

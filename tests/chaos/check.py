@@ -67,6 +67,8 @@ class Figures:
     """Runs of killed processes that the ledger knows nothing of."""
     without_job: int = 0
     """Executions of requests whose broker died before it could say how they ended."""
+    forged: int = 0
+    """Messages of forged reports and rulings, each refused with a dead letter."""
     lost_with_store: int = 0
     """What only a deleted store had: jobs, replies and runs."""
     executions: int = 0
@@ -88,7 +90,7 @@ class Figures:
             f"{self.jobs} jobs, {self.replies} replies, {self.runs} runs: {self.duplicates} duplicates, "
             f"{self.recorded_as_lost} recorded as lost, {self.not_covered} killed and not recorded, "
             f"{self.without_job} of no job; "
-            f"waste {share:.1f} % of all so far; {self.capped_nano_usd / 1e9:.4f} USD under a cap; "
+            f"waste {share:.1f} % of all so far; {self.capped_nano_usd / 1e9:.4f} USD under a cap; {self.forged} forged; "
             f"{self.lost_with_store} lost with a deleted store"
         )
 
@@ -177,7 +179,7 @@ class Check:
             found += await self._replies(connection, figures)
             found += await self._announced(connection)
             found += await self._ran(connection, figures, may_repeat=may_repeat)
-            found += await self._dead_letters_of(connection)
+            found += await self._dead_letters_of(connection, figures)
             found += await self._fence(connection)
             row = await connection.fetchrow(
                 """select count(*) as executions, count(*) filter (where waste and outcome = 'succeeded') as wasted,
@@ -306,13 +308,14 @@ class Check:
             job, attempt, execution = request.split(".")
             yield int(pid), UUID(job), attempt, now_s - (now_ms - ms_of(UUID(execution))) / 1000
 
-    async def _dead_letters_of(self, connection: Connection) -> list[str]:
+    async def _dead_letters_of(self, connection: Connection, figures: Figures) -> list[str]:
         """Nothing but what was forged may be unreadable or unbelievable, and nothing forged may be recorded."""
         rows = await connection.fetch(
-            "select subject, reason from infermq.dead_letters where reason !~ 'seal' order by received_ms"
+            "select subject, reason from infermq.dead_letters order by received_ms offset $1", self._dead_letters
         )
-        found = [f"dead letter of {row['subject']}: {row['reason']}" for row in rows[self._dead_letters :]]
-        self._dead_letters = len(rows)
+        self._dead_letters += len(rows)
+        found = [f"dead letter of {row['subject']}: {row['reason']}" for row in rows if "seal" not in row["reason"]]
+        figures.forged = len(rows) - len(found)
         forged = await connection.fetch("select job from infermq.executions where worker = $1", FORGER)
         found += [f"job {row['job']} has a forged execution" for row in forged]
         return _some(found)

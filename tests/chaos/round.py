@@ -64,7 +64,7 @@ class Plan:
     """The daily cap of one deployment."""
     may_repeat: bool = True
     """Whether faults may lead to a second run of an attempt. Without any fault, nothing may."""
-    forges: bool = False
+    forges: bool = True
     """Whether somebody forges reports and rulings."""
 
 
