@@ -3,9 +3,10 @@
 import asyncio
 import contextlib
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -51,6 +52,16 @@ create or replace trigger fence after insert on infermq.running referencing new 
 """  # noqa: S608 - our own number
 _OPEN = """select (select count(*) from infermq.waiting) + (select count(*) from infermq.delayed)
                 + (select count(*) from infermq.running)"""
+
+
+class Run(NamedTuple):
+    """What an engine really ran."""
+
+    job: UUID
+    attempt: str
+    execution: UUID
+    is_excused: bool
+    """Whether its process was killed, or a deleted store may have had its report."""
 
 
 @dataclass(slots=True)
@@ -108,9 +119,7 @@ class Check:
     _dead_letters: int = 0
     _complaints: int = 0
     _unfenced: int = 0
-    _runs: Counter[UUID] = field(default_factory=Counter)
-    _excused: Counter[UUID] = field(default_factory=Counter)
-    """Of the runs of a job, those of processes that were killed, or whose reports a deleted store may have had."""
+    _runs: defaultdict[UUID, list[Run]] = field(default_factory=lambda: defaultdict(list))
 
     async def settled(self, within_s: float) -> float:
         """Wait until nothing is open or on its way, and return how long it took. Raises: AssertionError."""
@@ -264,31 +273,32 @@ class Check:
     async def _ran(self, connection: Connection, figures: Figures, *, may_repeat: bool) -> list[str]:
         """Each run of an engine is an execution of the ledger, but for those of killed processes."""
         attempts: Counter[tuple[UUID, str]] = Counter()
-        killed, touched = self.machine.killed(), set()
-        for pid, job, attempt, at_s in self._new_runs():
-            attempts[job, attempt] += 1
-            self._runs[job] += 1
-            touched.add(job)
-            self._excused[job] += pid in killed or self._was_deleted(at_s)
+        touched = set()
+        for run in self._new_runs():
+            attempts[run.job, run.attempt] += 1
+            self._runs[run.job].append(run)
+            touched.add(run.job)
         rows = await connection.fetch(
-            """select job, count(*) as n, count(*) filter (where outcome = 'lost') as lost,
+            """select job, array_agg(id) as ids, count(*) filter (where outcome = 'lost') as lost,
                       exists (select from infermq.jobs j where j.id = job) as has_job
                  from infermq.executions where job = any($1::uuid[]) group by job""",
             list(touched),
         )
-        recorded = {row["job"]: row["n"] for row in rows}
+        recorded = {row["job"]: set(row["ids"]) for row in rows}
         figures.runs = sum(attempts.values())
         figures.duplicates = sum(n - 1 for n in attempts.values())
         figures.recorded_as_lost = sum(row["lost"] for row in rows)
-        figures.without_job = sum(row["n"] for row in rows if not row["has_job"])
+        figures.without_job = sum(len(row["ids"]) for row in rows if not row["has_job"])
         found = []
         for job in touched:
-            missing = self._runs[job] - recorded.get(job, 0)
-            figures.not_covered += max(0, min(missing, self._excused[job]))
-            if missing > self._excused[job]:
+            runs, ids = self._runs[job], recorded.get(job, set())
+            missing = len(runs) - len({run.execution for run in runs} & ids)
+            excused = sum(run.is_excused and run.execution not in ids for run in runs)
+            figures.not_covered += min(missing, excused)
+            if missing > excused:
                 found.append(
-                    f"job {job} ran {self._runs[job]} times, {self._excused[job]} of them in killed processes; "
-                    f"{recorded.get(job, 0)} executions are recorded"
+                    f"job {job} ran {len(runs)} times: {missing} of them are not recorded, and {excused} of those "
+                    "were in processes that were killed"
                 )
         if not may_repeat:
             found += [
@@ -298,15 +308,17 @@ class Check:
             ]
         return _some(found)
 
-    def _new_runs(self) -> Iterator[tuple[int, UUID, str, float]]:
-        """The runs since the last comparison: process id, job, attempt, and when they began."""
+    def _new_runs(self) -> Iterator[Run]:
+        """The runs since the last comparison."""
         text = self.machine.ran.read_bytes()[self._ran_bytes :].decode()
         self._ran_bytes += len(text.encode())
-        now_s, now_ms = time.monotonic(), time.time() * 1000
+        now_s, now_ms, killed = time.monotonic(), time.time() * 1000, self.machine.killed()
         for line in text.splitlines():
             pid, request = line.split()
-            job, attempt, execution = request.split(".")
-            yield int(pid), UUID(job), attempt, now_s - (now_ms - ms_of(UUID(execution))) / 1000
+            job, attempt, name = request.split(".")
+            execution = UUID(name)
+            began_s = now_s - (now_ms - ms_of(execution)) / 1000
+            yield Run(UUID(job), attempt, execution, int(pid) in killed or self._was_deleted(began_s))
 
     async def _dead_letters_of(self, connection: Connection, figures: Figures) -> list[str]:
         """Nothing but what was forged may be unreadable or unbelievable, and nothing forged may be recorded."""
