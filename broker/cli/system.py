@@ -47,8 +47,18 @@ from schemas.urls import log_to_stderr, public
 
 _GC = (20_000, 50, 100)
 """Thresholds of the garbage collector. Reference counts free almost everything here, so it rarely needs to run."""
+
+
+def _of_postgres(url: str | None) -> str | None:
+    """Refuse a URL that can never be connected to: a broker would wait for its server."""
+    if url is not None and not url.startswith(("postgresql://", "postgres://")):
+        raise typer.BadParameter("it does not begin with postgresql://")
+    return url
+
+
 PostgresUrl = Annotated[
-    str | None, typer.Option("--postgres-url", envvar="INFERMQ_POSTGRES_URL", help="Where Postgres is.")
+    str | None,
+    typer.Option("--postgres-url", envvar="INFERMQ_POSTGRES_URL", callback=_of_postgres, help="Where Postgres is."),
 ]
 LeaseS = Annotated[
     float, typer.Option(min=LEAST_LEASE_S, max=3600, help="How long a killed worker's jobs stay with it.")
@@ -147,7 +157,9 @@ def serve(
     nats_url: Annotated[
         str, typer.Option(envvar="INFERMQ_NATS_URL", help="Where NATS is; several nodes with commas between them.")
     ],
-    postgres_url: Annotated[str, typer.Option(envvar="INFERMQ_POSTGRES_URL", help="Where Postgres is.")],
+    postgres_url: Annotated[
+        str, typer.Option(envvar="INFERMQ_POSTGRES_URL", callback=_of_postgres, help="Where Postgres is.")
+    ],
     name: Annotated[str | None, typer.Option(help="Unique name; by default host and process id.")] = None,
     http_host: Annotated[str, typer.Option(help="Where /metrics, /livez and /readyz listen.")] = "127.0.0.1",
     http_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 0,

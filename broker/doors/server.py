@@ -25,8 +25,9 @@ async def listening(app: App, *, host: str, port: int) -> AsyncIterator[str]:
     try:
         sock = socket.create_server((host, port))
     except OSError as error:
+        why = (error.strerror or str(error)).partition(" (while")[0]
         where = f"--http-host {host} --http-port {port}"
-        raise CannotListen(f"{where}: {error.strerror}: choose another, or port 0 for any free one") from error
+        raise CannotListen(f"{where}: {why}: choose another, or port 0 for any free one") from error
     config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", interface="asgi3")
     server = _Guest(config)
     serving = asyncio.create_task(server.serve([sock]))

@@ -150,3 +150,11 @@ A_LINE = {
     "url": CHAT,
     "body": {"model": "m", "messages": [{"role": "user", "content": "Hello."}]},
 }
+
+
+def test_a_url_that_is_none_of_postgres_is_refused_at_once_without_its_password() -> None:
+    ran = infermq_here("serve", "--nats-url", "nats://h:1", "--postgres-url", "mysql://u:hunter2@h/x")
+
+    assert ran.returncode == 2
+    assert "it does not begin with postgresql://" in ran.stderr
+    assert "hunter2" not in ran.stderr
