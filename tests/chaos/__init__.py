@@ -1,6 +1,7 @@
 """Everything is killed, stopped and cut off under load, and the record must come out right: `make chaos`.
 
 test_killed, test_servers   a few faults each, as tests
+test_poison                 jobs and requests that end their workers; poison_trials tries many
 test_round                  of the parts of a round, and of the bugs
 
 round       rounds of faults under load, each followed by a comparison of all that was promised with the ledger

@@ -113,3 +113,28 @@ async def test_poisonous_requests_are_refused_and_running_jobs_survive(tmp_path:
             return await asked(client, "hello") == "succeeded"
 
         await until(others_are_answered, "others are answered", within_s=60)
+
+
+async def test_an_innocent_job_survives_four_kills_of_its_worker(tmp_path: Path) -> None:
+    """Each kill comes later in its run than the one before: what outlives a death by far forgets it."""
+    catalog = a_catalog_file(tmp_path, options="decode_tokens_per_s = 0.4\noutput_tokens = 8", slots=4)
+    async with a_system(tmp_path / "data", catalog) as system, a_client(system) as client:
+        batch = await client.create_batch()
+        await client.submit_many(submissions(1, set()), batch_id=batch.id)
+        await client.seal(batch.id, jobs=1)
+        for ran_s in (1.0, 1.0, 7.0, 19.0):
+            await until(partial(is_running, client), "it runs", within_s=60)
+            await asyncio.sleep(ran_s)
+            system.children("workers")[0].kill()
+            await until(partial(is_not_running, client), "the death is noticed", within_s=30)
+
+        await until(partial(is_complete, client, batch.id), "the batch is complete", within_s=120)
+        assert (await client.batch(batch.id)).counts.succeeded == 1
+
+
+async def is_running(client: Client) -> bool:
+    return any(worker.running for worker in (await client.status()).workers)
+
+
+async def is_not_running(client: Client) -> bool:
+    return not await is_running(client)

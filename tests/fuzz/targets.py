@@ -27,13 +27,15 @@ from schemas.outcome import (
     Unanswered,
     Usage,
 )
-from schemas.ruling import EndRequest, Expire, Lost, PutBack
+from schemas.ruling import Convict, EndRequest, Expire, Lost, PutBack, Suspect, Suspicion
 from schemas.subjects import Source, Verb
 from schemas.units import Ms, NanoUsd
-from schemas.worker import HeldExecution, Paused, held_bytes
+from schemas.worker import BEGINNING, NOT_BEGUN, HeldExecution, Paused, held_bytes
 from tests.builders import BODY, a_beat, a_catalog, a_job, a_success, an_attempt, an_id, now
 from tests.fuzz.mutate import Valid
 
+WORKER = "w1"
+"""The real worker, of the deployment `d`."""
 MODEL, DEPLOYMENT = "fuzzed", "fuzzed"
 """What no real worker serves: the attack pulls its attempts itself, as a worker that reports what it likes."""
 _OUTCOMES = (
@@ -159,6 +161,8 @@ def _ruling(known: Known, draw: random.Random) -> Valid:
     rulings: tuple[Any, ...] = (
         Expire(attempt.job),
         PutBack(attempt.job, attempt.number),
+        Suspect(attempt.job, attempt.number, Suspicion(an_id(), 1, Ms(5))),
+        Convict(attempt.job, attempt.number, 2),
         EndRequest(request, Expired()),
         Lost(
             job=attempt.job,
@@ -201,7 +205,7 @@ def _abort(known: Known, draw: random.Random) -> Valid:
 
 def _beat(known: Known, draw: random.Random) -> Valid:
     name = f"fuzz-{draw.randrange(5)}"
-    held = held_bytes([HeldExecution(an_id(), 1, an_id())])
+    held = held_bytes([HeldExecution(an_id(), 1, draw.choice((an_id(), NOT_BEGUN, BEGINNING)))])
     beat = a_beat(name, deployment=draw.choice((DEPLOYMENT, "nowhere")), slots=2, held=held)
     beat = msgspec.structs.replace(beat, paused=draw.choice((None, Paused("denied", "401", Ms(1000)))))
     return Valid("beat", subjects.beat(name), _textual(beat), is_json=True)
@@ -218,6 +222,17 @@ def _attempts(known: Known, draw: random.Random) -> Valid:
     attempt = msgspec.structs.replace(attempt, metadata={"a": "b"}, custom_id="c")
     subject = draw.choice((subjects.run, subjects.now))("d")
     return Valid("attempt", subject, _packed(attempt))
+
+
+def _apart(known: Known, draw: random.Random) -> Valid:
+    """To a real worker alone, which runs it apart from all others."""
+    attempt = an_attempt(deployment="d", reply_to=draw.choice((None, "infermq.reply.d.b.t")), key="k", group=an_id())
+    return Valid("apart", subjects.ward("d", WORKER), _packed(attempt))
+
+
+def _suspected(known: Known, draw: random.Random) -> Valid:
+    value = {"deaths_alone": draw.choice((0, 1))}
+    return Valid("suspected", subjects.suspected_request(f"{draw.getrandbits(128):032x}"), value, is_json=True)
 
 
 def _advisory(known: Known, draw: random.Random) -> Valid:
@@ -253,6 +268,8 @@ _KINDS: Sequence[Callable[[Known, random.Random], Valid]] = (
     *(_notice,) * 2,
     *(_attempts,) * 3,
     *(_beat,) * 2,
+    _apart,
+    _suspected,
     _abort,
     _catalog,
     _advisory,
