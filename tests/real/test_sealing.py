@@ -39,7 +39,7 @@ async def refused(metrics: BrokerMetrics, seals: int) -> None:
     async def are() -> bool:
         return metrics.registry.get_sample_value("infermq_false_seals_total") == seals
 
-    await until(are, f"{seals} seals are false")
+    await until(are, f"{seals} seals are false", within_s=12)
 
 
 async def reasons(ledger_url: str) -> list[str]:
