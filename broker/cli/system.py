@@ -60,6 +60,9 @@ PostgresUrl = Annotated[
     str | None,
     typer.Option("--postgres-url", envvar="INFERMQ_POSTGRES_URL", callback=_of_postgres, help="Where Postgres is."),
 ]
+NeededPostgresUrl = Annotated[
+    str, typer.Option(envvar="INFERMQ_POSTGRES_URL", callback=_of_postgres, help="Where Postgres is.")
+]
 LeaseS = Annotated[
     float, typer.Option(min=LEAST_LEASE_S, max=3600, help="How long a killed worker's jobs stay with it.")
 ]
@@ -157,9 +160,7 @@ def serve(
     nats_url: Annotated[
         str, typer.Option(envvar="INFERMQ_NATS_URL", help="Where NATS is; several nodes with commas between them.")
     ],
-    postgres_url: Annotated[
-        str, typer.Option(envvar="INFERMQ_POSTGRES_URL", callback=_of_postgres, help="Where Postgres is.")
-    ],
+    postgres_url: NeededPostgresUrl,
     name: Annotated[str | None, typer.Option(help="Unique name; by default host and process id.")] = None,
     http_host: Annotated[str, typer.Option(help="Where /metrics, /livez and /readyz listen.")] = "127.0.0.1",
     http_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 0,
