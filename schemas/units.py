@@ -46,11 +46,12 @@ Instant = Annotated[Ms, Meta(ge=0, le=253_402_300_799_999)]
 DurationMs = Annotated[Ms, Meta(ge=0, le=10**13)]
 """A duration of up to 300 years: between two wrong clocks it can be very long."""
 Tokens = Annotated[int, Meta(ge=0, le=MOST_TOKENS)]
+MOST_DEATHS = 1000
 Cost = Annotated[NanoUsd, Meta(ge=0, le=MOST_NANO_USD)]
 ByteCount = Annotated[int, Meta(ge=0, le=10**15)]
 AttemptNumber = Annotated[int, Meta(ge=1, le=MOST_ATTEMPTS)]
 DeliveryCount = Annotated[int, Meta(ge=1, le=10**9)]
-DeathCount = Annotated[int, Meta(ge=0, le=1000)]
+DeathCount = Annotated[int, Meta(ge=0, le=MOST_DEATHS)]
 """How often a job's worker has died."""
 SlotCount = Annotated[int, Meta(ge=0, le=1_000_000)]
 """How many attempts a worker has room for, or runs."""

@@ -5,7 +5,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from schemas.outcome import Charge, Failed, Failure, Outcome, Usage
-from schemas.units import LONGEST_NAME, LONGEST_TEXT, MOST_NANO_USD, MOST_TOKENS, NanoUsd
+from schemas.units import LONGEST_NAME, LONGEST_TEXT, MOST_DEATHS, MOST_NANO_USD, MOST_TOKENS, NanoUsd
 
 _MOST = 10**9
 """Of any other number in a failure: in milliseconds, eleven days."""
@@ -44,7 +44,7 @@ def _bounded_failure(failure: Failure) -> Failure:
             case bool() | None:
                 continue
             case int(number):
-                changes[name] = max(0, min(number, _MOST))
+                changes[name] = max(0, min(number, MOST_DEATHS if name == "deaths" else _MOST))
             case str(text) if name in _WORDS:
                 changes[name] = _text(text, LONGEST_NAME) or "unknown"
             case str(text):
