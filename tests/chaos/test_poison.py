@@ -53,7 +53,7 @@ async def trial(
         await client.seal(batch.id, jobs=jobs)
         killing = asyncio.create_task(kill_now_and_then(system, chance, kills))
 
-        await until(partial(is_complete, client, batch.id), "the batch is complete", within_s=300)
+        await until(partial(is_complete, client, batch.id), "the batch is complete", within_s=within_s)
 
         killing.cancel()
         await asyncio.gather(killing, return_exceptions=True)
