@@ -1,5 +1,6 @@
 """Adapts nats-py for broker, workers and producers."""
 
+import re
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
@@ -7,8 +8,10 @@ from nats.aio.client import Client
 from nats.errors import BadSubjectError
 
 from schemas.jetstream.fixes import ClientFixes
-from schemas.subjects import is_subject
+from schemas.units import SUBJECT
 
+_is_subject = re.compile(SUBJECT).match
+"""As `subjects.is_subject`, with a call less for each message."""
 _PING_S = 4
 """How often to ask the server whether it is there. After two pings without an answer the client goes to another node: a
 machine that lost its power does not close its connections.
@@ -40,7 +43,7 @@ class NatsClient(ClientFixes, Client):
         It is the last net: subjects from outside are checked where they come in. nats-py's own check, which is slower and
         lets wildcards through, can be left out.
         """
-        if not is_subject(subject) or (reply and not is_subject(reply)):
+        if _is_subject(subject) is None or (reply and _is_subject(reply) is None):
             raise BadSubjectError
         return super().publish(subject, payload, reply, headers)
 

@@ -76,8 +76,11 @@ class _Surprises(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         said = record.getMessage()
-        if record.name == "broker.bus.connect" and said.startswith("nats error="):
+        of_nats = record.name == "broker.bus.connect" and said.startswith("nats error=")
+        if of_nats or (record.name == "broker.roles.restarting" and "unavailable" not in said):
             self._tally.surprises[said[:200]] += 1
+        elif record.name == "broker.roles.settle" and "cannot be stored" in said and "no partition" not in said:
+            self._tally.surprises[f"{said.partition(' job=')[0]}: {said.partition(' error=')[2][:150]}"] += 1
         elif record.exc_info and record.name.startswith(("broker", "asyncio")):
             self._tally.surprises[f"{record.name}: {said[:200]}: {_where(record)}"] += 1
 

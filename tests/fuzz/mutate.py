@@ -121,8 +121,10 @@ def _at(value: Any, path: tuple[Any, ...], change: Callable[[Any, random.Random]
     return copy
 
 
-def _extreme(_: Any, draw: random.Random) -> Any:
-    return draw.choice(EXTREMES)
+def _extreme(value: Any, draw: random.Random) -> Any:
+    """Mostly one of the same type, since another is refused sooner."""
+    alike = [one for one in EXTREMES if type(one) is type(value)]
+    return draw.choice(alike if alike and draw.random() < 0.7 else EXTREMES)
 
 
 def _nested(value: Any, draw: random.Random) -> Any:
@@ -148,7 +150,7 @@ def _renamed(value: Any, draw: random.Random) -> Any:
     if isinstance(value, dict) and value:
         key = draw.choice(list(value))
         return {(f"{key}_" if name == key else name): inner for name, inner in value.items()}
-    return str(value)
+    return "renamed"
 
 
 def _nudged(value: Any, draw: random.Random) -> Any:
