@@ -11,7 +11,6 @@ from pathlib import Path
 
 from tests.chaos.test_poison import trial
 
-
 _LONGEST_S = 900
 """`infermq up` pauses for up to 15 s before it starts a worker again that keeps dying, and a trial may have 30 deaths."""
 

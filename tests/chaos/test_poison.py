@@ -42,7 +42,15 @@ async def is_complete(client: Client, batch: object) -> bool:
 
 
 async def trial(
-    folder: Path, seed: int, *, workers: int, slots: int, jobs: int, poisons: int, kills: int = 0
+    folder: Path,
+    seed: int,
+    *,
+    workers: int,
+    slots: int,
+    jobs: int,
+    poisons: int,
+    kills: int = 0,
+    within_s: float = 300,
 ) -> None:
     chance = random.Random(seed)
     bad = set(chance.sample(range(jobs), poisons))
