@@ -41,7 +41,9 @@ class JobFields(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     line: Annotated[int, Meta(ge=1, lt=2**31)] | None = None
     custom_id: CustomId | None = None
     deadline_ms: Annotated[int, Meta(ge=0, le=10**15)] | None = None
-    """The instant after which a result is worthless, in ms since the epoch. None: the lane's default."""
+    """The instant after which a result is worthless, in ms since the epoch. None: see the next field."""
+    deadline_in_ms: Annotated[int, Meta(ge=1, le=10**12)] | None = None
+    """How long after its admission a result is worthless, whatever the producer's clock says. None: the lane's default."""
     max_attempts: Annotated[int, Meta(ge=1, le=20)] | None = None
     idempotency_key: CustomId | None = None
     metadata: Metadata | None = None

@@ -14,12 +14,10 @@ from broker.client.session import Session
 from broker.errors import Unavailable
 from schemas import codec, subjects
 from schemas.api import Problem
-from schemas.clock import wall_clock
 from schemas.endpoints import CHAT
 from schemas.jetstream import Message, NatsError, NatsTimeoutError
 from schemas.job import Job
 from schemas.outcome import Usage
-from schemas.units import Ms
 
 _LONGEST_S = 7 * 24 * 3600
 """A week. The broker refuses a deadline that is further ahead."""
@@ -78,8 +76,7 @@ class InferClient(Session):
     async def _conversation(
         self, model: str, body: Mapping[str, Any] | bytes, endpoint: str, timeout_s: float
     ) -> AsyncGenerator[Piece | Reply, None]:
-        deadline = Ms(wall_clock() + _timeout_ms(timeout_s))
-        payload = payload_of(Job(endpoint=endpoint, body=body_of(body), deadline_ms=deadline))
+        payload = payload_of(Job(endpoint=endpoint, body=body_of(body), deadline_in_ms=_timeout_ms(timeout_s)))
         subject = _infer_subject(model, self._tenant, self._key)
         inbox = self._nc.new_inbox()
         subscription = await self._nc.subscribe(inbox)

@@ -154,6 +154,8 @@ def _own_batch(named: UUID | None, context: AdmissionContext) -> BatchInfo | Non
 def _deadline(job: Job, lane: Lane, *, batch: BatchInfo | None, now: Ms) -> Ms:
     if job.deadline_ms is not None:
         return Ms(job.deadline_ms)
+    if job.deadline_in_ms is not None:
+        return Ms(now + job.deadline_in_ms)
     if batch is not None and batch.deadline_ms is not None:
         return batch.deadline_ms
     return Ms(now + DEFAULT_DEADLINE_MS[lane])
@@ -188,12 +190,14 @@ def _faults(job: Job, context: AdmissionContext, *, batch: BatchInfo | None, dea
         yield Refused("unknown_batch", f"there is no batch {job.batch}: create it first", "batch")
     if batch is not None and batch.lane is not lane:
         yield Refused("wrong_lane", f"the batch is of lane {batch.lane}, the subject says {lane}", "batch")
+    if job.deadline_ms is not None and job.deadline_in_ms is not None:
+        yield Refused("two_deadlines", "send deadline_ms or deadline_in_ms, not both", "deadline_in_ms")
     if deadline <= now:
         hint = ": deadline_ms is in milliseconds since the epoch" if deadline < _IN_SECONDS else ""
         yield Refused("deadline_past", f"the deadline was {now - deadline} ms ago{hint}", "deadline_ms")
     if deadline > now + LONGEST_MS:
-        days = LONGEST_MS // (24 * _HOUR_MS)
-        yield Refused("deadline_too_far", f"the deadline is more than {days} days ahead", "deadline_ms", LONGEST_MS)
+        days, field = LONGEST_MS // (24 * _HOUR_MS), "deadline_ms" if job.deadline_in_ms is None else "deadline_in_ms"
+        yield Refused("deadline_too_far", f"the deadline is more than {days} days ahead", field, LONGEST_MS)
     for field, text in _texts(job):
         if "\0" in text:
             yield Refused("nul_character", f"{field} holds a NUL character", field)

@@ -100,6 +100,7 @@ def test_a_batchs_deadline_holds_for_its_jobs() -> None:
     batch = a_batch(deadline_ms=AT + 9000)
 
     assert admitted(a_job(batch=batch.id), batch=batch).deadline_ms == AT + 9000
+    assert admitted(a_job(batch=batch.id, deadline_in_ms=70), batch=batch).deadline_ms == AT + 70
 
 
 @pytest.mark.parametrize(
@@ -241,6 +242,8 @@ def test_an_id_that_is_no_recent_v7_is_refused_and_recorded_under_another(bad: U
 
 def test_deadlines_must_be_ahead_but_not_too_far() -> None:
     assert refused(a_job(deadline_ms=AT - 1)).code == "deadline_past"
+    assert refused(a_job(deadline_ms=AT + 1, deadline_in_ms=1)).code == "two_deadlines"
+    assert refused(a_job(deadline_in_ms=LONGEST_MS + 1)).field == "deadline_in_ms"
     too_far = refused(a_job(deadline_ms=AT + LONGEST_MS + 1))
     assert (too_far.code, too_far.limit) == ("deadline_too_far", LONGEST_MS)
     assert "more than 7 days ahead" in too_far.message
