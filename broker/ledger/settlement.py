@@ -94,8 +94,8 @@ class PgSettlement:
                 return await _Group(connection, now).settle(verdicts, may_move=True)
 
 
-NEVER_MS = Ms(10**15)
-"""Later than any deadline may be: when a suspected job's own time comes."""
+NEVER_MS = Ms(253_402_300_799_999)
+"""The last instant that may be said: when a suspected job's own time comes."""
 _TRIES = 5
 """How often to begin again because a job was dispatched while its rows were locked. A guess: once is rare."""
 Ran = tuple[int, Verdict, Executed]
