@@ -75,7 +75,7 @@ class Figures:
     """Runs of an attempt after its first."""
     recorded_as_lost: int = 0
     not_covered: int = 0
-    """Runs of killed processes that the ledger knows nothing of."""
+    """Runs of killed processes, or reported to a deleted store, that the ledger knows nothing of."""
     without_job: int = 0
     """Executions of requests whose broker died before it could say how they ended."""
     forged: int = 0
@@ -99,7 +99,7 @@ class Figures:
         share = 100 * self.wasted / self.executions if self.executions else 0.0
         return (
             f"{self.jobs} jobs, {self.replies} replies, {self.runs} runs: {self.duplicates} duplicates, "
-            f"{self.recorded_as_lost} recorded as lost, {self.not_covered} killed and not recorded, "
+            f"{self.recorded_as_lost} recorded as lost, {self.not_covered} killed or deleted unrecorded, "
             f"{self.without_job} of no job; "
             f"waste {share:.1f} % of all so far; {self.capped_nano_usd / 1e9:.4f} USD under a cap; {self.forged} forged; "
             f"{self.lost_with_store} lost with a deleted store"

@@ -1,6 +1,7 @@
 """What can go wrong, drawn from a seed."""
 
 import asyncio
+import contextlib
 import random
 import signal
 from collections.abc import Awaitable, Callable, Sequence
@@ -194,12 +195,24 @@ class Faults:
         return f"{fault.seconds:.1f} s"
 
     async def _delete_store(self, fault: Fault) -> str:
-        async with self._servers[self._machine.nats]:
+        """Half of the times while Postgres stands still and brokers die, so that accepted jobs are nowhere else."""
+        stands_still = fault.place < 0.5
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(self._servers[self._machine.nats])
+            if stands_still:
+                await stack.enter_async_context(self._servers[self._machine.postgres])
+                self._machine.postgres.signal(signal.SIGSTOP)
+                await asyncio.sleep(1.0)
+                for broker in self._machine.brokers:
+                    if broker.is_running():
+                        broker.kill()
             await self._machine.nats.kill()
             self._machine.forget_store()
             await asyncio.sleep(fault.seconds / 4)
             await self._machine.nats.start()
-        return ""
+            if stands_still:
+                self._machine.postgres.signal(signal.SIGCONT)
+        return "with accepted jobs in it" if stands_still else ""
 
     async def _kill_all(self, fault: Fault) -> str:
         async with self._servers[self._machine.nats], self._servers[self._machine.postgres]:
