@@ -194,6 +194,8 @@ async def _more_attempts(nc: NatsClient, running: Running) -> None:
 
 
 BODY_OF = {"messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 8}
+ANOTHER_BODY = {"messages": [{"role": "user", "content": "Are you there?"}], "max_tokens": 8}
+"""The attack's own worker dies with requests of the first body again and again, so that one is suspected."""
 
 
 @asynccontextmanager
@@ -257,7 +259,7 @@ async def _still_works(nc: NatsClient, running: Running, worker: Worker, ledger_
     job = await _patiently(lambda: running.submit("hello"))
     shown = await running.ended(job)
     assert shown.state is State.SUCCEEDED, shown
-    reply = await _patiently(lambda: running.client.infer("m", BODY_OF, timeout_s=10))
+    reply = await _patiently(lambda: running.client.infer("m", ANOTHER_BODY, timeout_s=10))
     assert reply is not None
     assert not worker.pool.died.is_set()
     connection = await asyncpg.connect(ledger_url)
