@@ -29,6 +29,7 @@ _STREAMS = (subjects.SUBMIT, subjects.RUN, subjects.OUTCOME)
 _POLL_S = 0.2
 _QUIET_S = 2 * BEAT_EVERY_MS / 1000 + 0.5
 """How long nothing may be seen to be open: longer than what a worker runs can be missing in its beat."""
+_LONG_S = 20.0
 _SHOWN = 5
 """How many violations of one kind are said."""
 FENCE = f"""
@@ -115,6 +116,8 @@ class Check:
     ended: dict[UUID, str] = field(default_factory=dict)
     """The jobs that were accepted and seen to have ended, each in its state."""
     lost_jobs: set[UUID] = field(default_factory=set)
+    late: str = ""
+    """What was still open when the last settling had taken long."""
     _ran_bytes: int = 0
     _dead_letters: int = 0
     _complaints: int = 0
@@ -124,7 +127,7 @@ class Check:
     async def settled(self, within_s: float) -> float:
         """Wait until nothing is open or on its way, and return how long it took. Raises: AssertionError."""
         began = quiet_since = time.monotonic()
-        seen = "nothing could be asked"
+        seen, self.late = "nothing could be asked", ""
         while time.monotonic() < began + within_s:
             try:
                 async with asyncio.timeout(10):
@@ -133,6 +136,8 @@ class Check:
                 seen = f"{type(error).__name__}: {error}"
             if seen:
                 quiet_since = time.monotonic()
+                if not self.late and quiet_since - began > _LONG_S:
+                    self.late = seen
             elif time.monotonic() - quiet_since > _QUIET_S:
                 return quiet_since - began
             await asyncio.sleep(_POLL_S)

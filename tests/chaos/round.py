@@ -160,6 +160,8 @@ class _Round:
         self._load.close()
         await self._machine.all_ready()
         took_s = await self._check.settled(_SETTLES_S)
+        if self._check.late:
+            self._say(f"     settling takes long: {self._check.late}")
         if lost := await self._check.missing():
             for job in lost:
                 await self._load.submit_again(job)
