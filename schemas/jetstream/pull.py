@@ -74,8 +74,10 @@ class Delivered:
 
 def delivered(ack_subject: str) -> Delivered:
     """Parse an ack subject. Raises: ValueError."""
-    deliveries, sequence, nanoseconds, pending = map(int, _numbers(ack_subject))
-    return Delivered(deliveries, sequence, Ms(nanoseconds // 1_000_000), pending)
+    if (found := _ack(ack_subject)) is None:
+        raise ValueError(_no_ack(ack_subject))
+    _, deliveries, sequence, nanoseconds, pending = found.groups()
+    return Delivered(int(deliveries), int(sequence), Ms(int(nanoseconds) // 1_000_000), int(pending))
 
 
 def ack_subject(stream: str, consumer: str, *, sequence: int, delivery: int) -> str:
@@ -89,7 +91,9 @@ def ack_subject(stream: str, consumer: str, *, sequence: int, delivery: int) -> 
 
 def deliveries(ack_subject: str) -> int:
     """Return how often the message was delivered, this time included. Raises: ValueError."""
-    return int(_numbers(ack_subject)[0])
+    if (found := _ack(ack_subject)) is None:
+        raise ValueError(_no_ack(ack_subject))
+    return int(found[2])
 
 
 def acknowledges(ack_subject: str, stream: str, consumer: str) -> bool:
@@ -97,10 +101,8 @@ def acknowledges(ack_subject: str, stream: str, consumer: str) -> bool:
     return f".{stream}.{consumer}." in ack_subject and _ack(ack_subject) is not None
 
 
-def _numbers(ack_subject: str) -> tuple[str, ...]:
-    if (found := _ack(ack_subject)) is None:
-        raise ValueError(f"{ack_subject[:100]!r} is not a JetStream ack subject")
-    return found.groups()[1:]
+def _no_ack(subject: str) -> str:
+    return f"{subject[:100]!r} is not a JetStream ack subject"
 
 
 _ack = re.compile(ACK).match

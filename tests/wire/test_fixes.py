@@ -6,6 +6,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nats.aio.client import Client
 
 from schemas.jetstream.fixes import ClientFixes
 
@@ -95,6 +98,19 @@ async def test_a_reader_that_ends_although_connected_is_a_lost_connection() -> N
 async def test_headers_that_are_none_are_no_headers(error: Exception) -> None:
     assert await Connection(error)._process_headers(b"NATS/1.0") is None
     assert await Connection()._process_headers(b"x") == {"read": "x"}
+
+
+_line = st.one_of(
+    st.binary(max_size=12),
+    st.lists(
+        st.sampled_from([b"Nats-Msg-Id", b"a", b":", b" ", b"\t", b"\x1c", b"\n", b"\xc3\xa9", b"\xff"]), max_size=8
+    ).map(b"".join),
+)
+
+
+@given(st.lists(_line, max_size=5).map(b"\r\n".join))
+def test_headers_are_read_as_nats_py_reads_them(block: bytes) -> None:
+    assert ClientFixes._parse_header_lines(block) == Client._parse_header_lines(block)
 
 
 def test_a_name_that_is_no_utf8_is_readable() -> None:
