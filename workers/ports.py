@@ -11,6 +11,7 @@ from schemas.endpoints import Endpoint
 from schemas.outcome import Charge, Failed, Succeeded, Usage
 from schemas.units import Ms
 from schemas.worker import Paused
+from workers.core.constraints import Constraints
 
 LARGEST_BODY = 7 * 1024 * 1024
 """The largest response in bytes, however large messages the server allows."""
@@ -37,6 +38,8 @@ class EngineRequest(msgspec.Struct, frozen=True):
     priority: int
     """A lower number runs sooner, if the engine supports it."""
     attempt: int = 1
+    constraints: Constraints | None = None
+    """What a chat request demands of the answer; None: nothing that can be checked."""
 
 
 @dataclass(frozen=True, slots=True)

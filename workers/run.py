@@ -12,8 +12,8 @@ from schemas.job import Attempt
 from schemas.outcome import ConstraintViolated, EngineFault, EngineLost, Failed, Outcome, Succeeded
 from workers.catalog import ActiveCatalog
 from workers.core.body import asks_for_stream
-from workers.core.constraints import constraints_of, violation
-from workers.core.leases import before_run, priority
+from workers.core.constraints import Constraints, constraints_of, violation
+from workers.core.leases import PRIORITY, before_run
 from workers.pool import HeldAttempt, Key, SlotPool, Slots
 from workers.ports import Chunk, Clock, Engine, EngineDied, EngineRequest, Entropy, Progress
 
@@ -89,7 +89,9 @@ class Runner:
                         held.usage_so_far = step if step.usage is not None else held.usage_so_far
                         continue
                     if not isinstance(step, Chunk):
-                        return checked(step, request) if isinstance(step, Succeeded) else step
+                        if request.constraints is None or not isinstance(step, Succeeded):
+                            return step
+                        return checked(step, request.constraints)
                     if held.first_ms is None:
                         held.first_ms = now
                     if step.data and piece is not None and request.streamed:
@@ -102,11 +104,10 @@ class Runner:
         return held.with_usage(Failed(EngineFault("the engine ended without an outcome")))
 
 
-def checked(outcome: Succeeded, request: EngineRequest) -> Succeeded | Failed:
+def checked(outcome: Succeeded, constraints: Constraints) -> Succeeded | Failed:
     """Turn an answer that is not what its request demanded into a failure, which keeps what it cost."""
-    constraints = constraints_of(request.body) if request.endpoint.shape is Shape.CHAT else None
-    broken = None if constraints is None else violation(constraints, outcome.body)
-    if constraints is None or broken is None:
+    broken = violation(constraints, outcome.body)
+    if broken is None:
         return outcome
     return Failed(ConstraintViolated(broken, constraints.may_differ), outcome.usage, outcome.charge)
 
@@ -115,12 +116,13 @@ def request_of(attempt: Attempt, *, execution: UUID, max_output_tokens: int, is_
     """Make the engine's request of an attempt with a known endpoint. `is_read` says that the answer is read as it grows."""
     endpoint = ENDPOINTS[attempt.endpoint]
     return EngineRequest(
-        id=f"{attempt.job}.{attempt.number}.{execution}",
+        id=f"{attempt.job}.{attempt.number}.{execution.int:032x}",
         model=attempt.model,
         endpoint=endpoint,
         body=attempt.body,
         max_output_tokens=max_output_tokens,
         streamed=is_read and endpoint.can_stream and asks_for_stream(attempt.body),
-        priority=priority(attempt.lane),
+        priority=PRIORITY[attempt.lane],
         attempt=attempt.number,
+        constraints=constraints_of(attempt.body) if endpoint.shape is Shape.CHAT else None,
     )

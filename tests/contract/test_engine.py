@@ -21,6 +21,7 @@ from schemas.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, ENDPOINTS, Endpoint
 from schemas.outcome import BadRequest, ContextTooLong, EngineFault, Failed, Succeeded, Usage
 from tests.builders import BODIES
 from workers.core.assembly import ResponseAssembler
+from workers.core.constraints import constraints_of
 from workers.engines import factory
 from workers.engines.simulated import Simulated
 from workers.ports import Capacity, Chunk, Engine, EngineConfigError, EngineRequest, Overrides, Step
@@ -67,14 +68,16 @@ def a_request(
     body: dict[str, Any] | None = None, *, endpoint: Endpoint = CHAT, streamed: bool = False
 ) -> EngineRequest:
     asked = {"messages": [{"role": "user", "content": "Say hello to Ada."}], "max_tokens": 12, "temperature": 0}
+    encoded = json.dumps(asked if body is None else body).encode()
     return EngineRequest(
         id=f"r{next(_numbers)}",
         model="public-name",
         endpoint=endpoint,
-        body=json.dumps(asked if body is None else body).encode(),
+        body=encoded,
         max_output_tokens=16,
         streamed=streamed,
         priority=1,
+        constraints=constraints_of(encoded) if endpoint is CHAT else None,
     )
 
 

@@ -6,7 +6,7 @@ from schemas.job import Lane
 from schemas.outcome import Expired, Failed, Outcome, TimedOut
 from schemas.units import Ms
 from tests.builders import an_attempt
-from workers.core.leases import before_run, extend_every_ms, priority, while_running
+from workers.core.leases import PRIORITY, before_run, extend_every_ms, while_running
 
 
 def test_a_lease_survives_two_lost_extensions() -> None:
@@ -66,5 +66,5 @@ def test_an_attempt_ends_at_its_time_outs_and_its_deadline(time: int, outcome: O
 
 
 def test_an_engine_runs_what_is_urgent_first() -> None:
-    assert sorted(Lane, key=priority) == [Lane.INTERACTIVE, Lane.STANDARD, Lane.BULK]
-    assert len({priority(lane) for lane in Lane}) == len(Lane)
+    assert sorted(Lane, key=PRIORITY.__getitem__) == [Lane.INTERACTIVE, Lane.STANDARD, Lane.BULK]
+    assert len({PRIORITY[lane] for lane in Lane}) == len(Lane)

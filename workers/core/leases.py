@@ -5,7 +5,8 @@ from schemas.job import Attempt, Lane
 from schemas.outcome import BadRequest, Expired, Failed, Outcome, TimedOut
 from schemas.units import Ms
 
-_PRIORITY = {Lane.INTERACTIVE: 0, Lane.STANDARD: 1, Lane.BULK: 2}
+PRIORITY = {Lane.INTERACTIVE: 0, Lane.STANDARD: 1, Lane.BULK: 2}
+"""What an engine is told of each lane. A lower number runs sooner."""
 
 
 def extend_every_ms(lease_ms: Ms) -> Ms:
@@ -36,7 +37,3 @@ def while_running(
     if now - progressed >= progress_timeout:
         return Failed(TimedOut(Ms(now - progressed), "progress"))
     return None
-
-
-def priority(lane: Lane) -> int:
-    return _PRIORITY[lane]

@@ -33,7 +33,6 @@ from schemas.outcome import (
     Usage,
 )
 from schemas.units import Ms
-from workers.core.constraints import constraints_of
 from workers.ports import Capacity, Chunk, EngineConfigError, EngineDied, EngineRequest, Overrides, Step
 
 _WORDS = (
@@ -306,10 +305,9 @@ def _not_served(request: EngineRequest, body: _Body) -> BadRequest | None:
     """Say what this engine cannot do for a request, by its name; None if it can do all."""
     if request.endpoint.shape is Shape.EMBEDDINGS and body.encoding_format not in {"float", "base64"}:
         return BadRequest("encoding_format must be float or base64")
-    constraints = constraints_of(request.body) if request.endpoint.shape is Shape.CHAT else None
-    if constraints is None:
+    if request.constraints is None:
         return None
-    field = "response_format" if constraints.tool is None else "tool_choice"
+    field = "response_format" if request.constraints.tool is None else "tool_choice"
     return BadRequest(f"{field}: this engine makes up words, and neither JSON nor calls of tools")
 
 
