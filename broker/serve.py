@@ -60,6 +60,8 @@ from schemas.urls import public
 
 REFRESH_S = 5.0
 """Between two looks at what is announced and may have been missed, and at what costs a query to measure."""
+_SEALING = frozenset({"settle", "interactive", "dispatch"})
+"""The roles that begin once the key for seals is known."""
 
 
 def entropy() -> int:
@@ -192,7 +194,7 @@ class Process:
         )
         async with api, asyncio.TaskGroup() as group:
             for name, role in {"streams": reconcile.serve, "catalog": refresh.serve, **self._roles()}.items():
-                group.create_task(self.roles.keep(name, role))
+                group.create_task(self.roles.keep(name, role, once=self.seal_key.known if name in _SEALING else None))
             ready()
 
     def _roles(self) -> dict[str, Callable[[], Awaitable[None]]]:
@@ -222,21 +224,16 @@ class Process:
         return {
             **self._intakes(),
             "seal key": self.seal_key.serve,
-            "settle": partial(self._sealing, settle.serve),
+            "settle": settle.serve,
             "late acks": late_acks.serve,
             "beats": self.beats.watch,
-            "interactive": partial(self._sealing, self._interactive),
+            "interactive": self._interactive,
             "daily spend": self.daily_spend.serve,
-            "dispatch": partial(self._sealing, self._dispatch),
+            "dispatch": self._dispatch,
             "advisories": partial(count_advisories, self.nc, self.metrics),
             "gauges": gauges.serve,
             "upkeep": Upkeep(ledger=self.ledger.days).serve,
         }
-
-    async def _sealing(self, role: Callable[[], Awaitable[None]]) -> None:
-        """Begin a role once the key for seals is known."""
-        await self.seal_key.known()
-        await role()
 
     def _intakes(self) -> dict[str, Callable[[], Awaitable[None]]]:
         return {

@@ -27,12 +27,18 @@ class Roles:
         """What each role does: it runs, starts again (and why), or has ended."""
         return self._states
 
-    async def keep(self, name: str, role: Callable[[], Awaitable[None]]) -> None:
+    async def keep(
+        self, name: str, role: Callable[[], Awaitable[None]], *, once: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
         """Start the role again when NATS or Postgres failed under it, or it got what cannot be read or recorded.
 
-        What is in a message ends no broker. Any other exception is a bug and ends the process.
+        What is in a message ends no broker. Any other exception is a bug and ends the process. The role begins when `once`
+        returns.
         """
         try:
+            if once is not None:
+                self._states[name] = RUNS
+                await once()
             while True:
                 self._states[name] = RUNS
                 try:
