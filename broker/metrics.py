@@ -105,8 +105,8 @@ class BrokerMetrics:
 
     def reported(self, reports: Sequence[Report]) -> None:
         """Count the tokens of a group of executions, and observe the latencies of a sample of its successes."""
-        self._tokens.labels("input").inc(sum(report.outcome.usage.input_tokens for report in reports))
-        self._tokens.labels("output").inc(sum(report.outcome.usage.output_tokens for report in reports))
+        self._tokens.labels("input").inc(sum([report.outcome.usage.input_tokens for report in reports]))
+        self._tokens.labels("output").inc(sum([report.outcome.usage.output_tokens for report in reports]))
         for report in reports[:: max(1, len(reports) // _SAMPLE)]:
             if isinstance(report.outcome, Succeeded):
                 self._queue.observe(report.timings.queue_ms / 1000)

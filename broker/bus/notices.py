@@ -9,7 +9,7 @@ A notice may be lost. The leader therefore reads the same from the ledger every 
 
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Annotated, TypeVar
 from uuid import UUID
 
@@ -104,7 +104,7 @@ def decode_delayed(notice: bytes) -> Ms:
     return _delayed.decode(notice)
 
 
-def decode_settled(notice: bytes) -> Iterator[EndedAttempt]:
-    """Raises: UNREADABLE, at once."""
+def decode_settled(notice: bytes) -> list[EndedAttempt]:
+    """Raises: UNREADABLE."""
     flows = [(Flow(model, lane, tenant), theirs) for model, lane, tenant, theirs in _settled.decode(notice)]
-    return (EndedAttempt(job, attempt, flow, tokens) for flow, theirs in flows for job, attempt, tokens in theirs)
+    return [EndedAttempt(job, attempt, flow, tokens) for flow, theirs in flows for job, attempt, tokens in theirs]

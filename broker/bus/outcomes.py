@@ -87,8 +87,13 @@ class Outcomes:
     @property
     def received(self) -> Sequence[Ms]:
         """When the stream stored each report, then each ruling, by the server's clock."""
-        at = {id(message): delivered(message.reply).at_ms for message in self.messages}
-        return [at[id(message)] for message in self.sources]
+        received: list[Ms] = []
+        last, at_ms = None, Ms(0)
+        for message in self.sources:  # those of a message follow each other
+            if message is not last:
+                last, at_ms = message, delivered(message.reply).at_ms
+            received.append(at_ms)
+        return received
 
     @property
     def all(self) -> Sequence[Report | Ruling]:

@@ -56,7 +56,7 @@ def _read(body: bytes, endpoint: str) -> Body | Refused:
 
 
 def _out_of_range(read: Body, endpoint: Endpoint, model: Model) -> Refused | None:
-    if isinstance(read, GenerationBody) and (refused := _not_whole(read) or _too_many(read)) is not None:
+    if isinstance(read, GenerationBody) and (refused := _bad_number(read)) is not None:
         return refused
     for name in endpoint.limits:
         asked, most = getattr(read, name), model.max_output_tokens
@@ -66,15 +66,11 @@ def _out_of_range(read: Body, endpoint: Endpoint, model: Model) -> Refused | Non
     return None
 
 
-def _not_whole(read: GenerationBody) -> Refused | None:
+def _bad_number(read: GenerationBody) -> Refused | None:
     for name in ("n", "max_tokens", "max_completion_tokens", "logprobs", "top_logprobs"):
         asked = getattr(read, name)
         if isinstance(asked, float) and not asked.is_integer():
             return Refused("body_shape", f"{name} is {asked}, it must be a whole number", f"body.{name}")
-    return None
-
-
-def _too_many(read: GenerationBody) -> Refused | None:
     if read.n is not None and not 1 <= read.n <= MOST_CHOICES:
         return Refused("n_out_of_range", f"n is {read.n}, it must be 1 to {MOST_CHOICES}", "body.n", MOST_CHOICES)
     for name in ("logprobs", "top_logprobs"):

@@ -175,7 +175,7 @@ class _Round:
                         tenants.charge_first(tenant, job.tokens)
                         return Pick(flow, job.place, deployment, job.tokens)
                     continue
-                if (deployment := self._deployment(model, job.tried)) is not None:
+                if (deployment := self._furthest_behind(model, self._candidates(model, job.tried))) is not None:
                     tenants.charge_first(tenant, job.tokens)
                     return Pick(flow, job.place, deployment, job.tokens)
                 closed.add(job.tried)
@@ -186,9 +186,6 @@ class _Round:
         """Choose a deployment for a job that is barred from one."""
         alive = [name for name in self.alive if name != bar]
         return self._furthest_behind(model, route.candidates(model, catalog=self.catalog, alive=alive, tried=tried))
-
-    def _deployment(self, model: str, tried: tuple[str, ...]) -> str | None:
-        return self._furthest_behind(model, self._candidates(model, tried))
 
     def _furthest_behind(self, model: str, candidates: Sequence[Route]) -> str | None:
         """Choose among the candidates with room the one furthest behind its weight; among spares, the first."""
@@ -209,4 +206,4 @@ class _Round:
         return self._routes[model, tried]
 
     def _has_room(self, model: str) -> bool:
-        return any(self.room.get(entry.deployment, 0) > 0 for entry in route.entries(model, self.catalog))
+        return bool([entry for entry in route.entries(model, self.catalog) if self.room.get(entry.deployment, 0) > 0])

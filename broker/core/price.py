@@ -1,6 +1,7 @@
 """Computes what an execution cost: usage times the deployment's price, unless its worker reported a charge."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from schemas.catalog import Catalog, Price
 from schemas.outcome import Report, Usage
@@ -28,7 +29,8 @@ def cost_of(report: Report, prices: Prices) -> tuple[NanoUsd, str]:
     if deployment is None or deployment.price is None:
         return NanoUsd(0), UNPRICED
     usage = report.outcome.usage
-    return price_nano_usd(usage, deployment.price), f"{prices.source}{usage.mark}"
+    is_plain = not usage.estimated and not usage.adjusted
+    return price_nano_usd(usage, deployment.price), prices.source if is_plain else f"{prices.source}{usage.mark}"
 
 
 def price_nano_usd(usage: Usage, price: Price) -> NanoUsd:
@@ -46,6 +48,7 @@ def price_nano_usd(usage: Usage, price: Price) -> NanoUsd:
     return min(NanoUsd(-(-exact // 1_000_000)), MOST_NANO_USD)
 
 
+@lru_cache(maxsize=1024)
 def _per_mtok(usd: float) -> int:
     """Convert USD to integer nano-USD per million tokens, since sums are made of integers."""
     return round(usd * _NANO)

@@ -23,7 +23,7 @@ _LEASED, _REQUEST, _RULING = b"infermq.leased\0", b"infermq.request\0", b"inferm
 
 def leased_seal(job: UUID, number: int, deployment: str, key: bytes) -> bytes:
     """Seal an attempt that is leased from RUN, or addressed to one worker."""
-    said = _LEASED + job.bytes + number.to_bytes(8) + deployment.encode()  # only the last is of any length
+    said = _LEASED + job.int.to_bytes(16) + number.to_bytes(8) + deployment.encode()  # only the last is of any length
     return hmac.digest(key, said, "sha256")[:_SEAL_BYTES]
 
 

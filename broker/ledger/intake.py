@@ -51,7 +51,7 @@ class PgIntake:
         """
         async with self._database.connection() as connection:
             await self._days.keep_on(connection)
-            if any(entry.idempotency_key is not None for entry in entries):
+            if [entry for entry in entries if entry.idempotency_key is not None]:
                 return await _admit_known(connection, entries)
             try:
                 async with connection.transaction():
@@ -156,13 +156,13 @@ async def _follow(connection: Connection, fresh: Sequence[Entry]) -> None:
         schema_name="infermq",
     )
     deltas = Deltas()
-    for batch, count in Counter(entry.batch for entry in fresh).items():
+    for batch, count in Counter([entry.batch for entry in fresh]).items():
         deltas.admitted(batch, count)
     for entry in fresh:
         if entry.refused is not None:
             deltas.ended(entry.batch, State.FAILED)
             deltas.refused(entry.too_late_for)
-    latest = max((entry.admitted_ms for entry in fresh), default=Ms(0))
+    latest = max([entry.admitted_ms for entry in fresh], default=Ms(0))
     ended_before = await deltas.write(connection, now=latest)
     if refused := [(entry.id, entry.batch, None) for entry in fresh if entry.refused is not None]:
         await copy_results(connection, refused, ended_before)
@@ -170,8 +170,8 @@ async def _follow(connection: Connection, fresh: Sequence[Entry]) -> None:
 
 def _answer(fresh: Sequence[Entry], conflicts: Sequence[Entry]) -> Admitted:
     return Admitted(
-        waiting=tuple((entry.flow, entry.place) for entry in fresh if entry.refused is None),
-        refused=tuple(_refused(entry) for entry in fresh if entry.refused is not None),
+        waiting=tuple([(entry.flow, entry.place) for entry in fresh if entry.refused is None]),
+        refused=tuple([_refused(entry) for entry in fresh if entry.refused is not None]),
         conflicts=tuple(conflicts),
     )
 

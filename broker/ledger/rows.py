@@ -27,6 +27,9 @@ _failure = msgspec.json.Decoder(Failure)
 _kind = msgspec.json.Decoder(_Kind)
 _suspicion = msgspec.json.Decoder(Suspicion)
 _metadata = msgspec.json.Decoder(dict[str, str])
+_LANES = {str(lane): lane for lane in Lane}
+_STATES = {str(state): state for state in State}
+"""Members by their values, since Enum's own look-up is slow."""
 
 
 def json_text(value: object | None) -> str | None:
@@ -88,7 +91,7 @@ def attempt_of(row: Row, key: bytes, now: Ms) -> Attempt:
         job=row["job"],
         number=row["attempt"],
         tenant=row["tenant"],
-        lane=Lane(row["lane"]),
+        lane=_LANES[row["lane"]],
         model=row["model"],
         deployment=row["deployment"],
         endpoint=row["endpoint"],
@@ -103,7 +106,7 @@ def attempt_of(row: Row, key: bytes, now: Ms) -> Attempt:
 
 
 def flow_of(row: Row) -> Flow:
-    return Flow(row["model"], Lane(row["lane"]), row["tenant"])
+    return Flow(row["model"], _LANES[row["lane"]], row["tenant"])
 
 
 def recorded_of(row: Row) -> Recorded:
@@ -112,7 +115,7 @@ def recorded_of(row: Row) -> Recorded:
         tenant=row["tenant"],
         batch=row["batch"],
         custom_id=row["custom_id"],
-        state=State(row["state"]),
+        state=_STATES[row["state"]],
     )
 
 

@@ -57,15 +57,16 @@ class Caps:
 
     def room(self, pools: Mapping[str, Pool]) -> dict[str, int]:
         """Return the room of the deployments that have any, where each job is looked at no more than can be read."""
-        passed = Counter(deployment for deployment, _ in self._too_dear.values())
-        return {
-            name: min(pool.room, max(0, PASSED_MOST - passed[name])) if self._is_by_job(name, pools) else pool.room
-            for name, pool in pools.items()
-            if pool.room
-        }
+        room = {name: pool.room for name, pool in pools.items() if pool.room}
+        if by_job := self._by_job(pools):
+            passed = Counter([deployment for deployment, _ in self._too_dear.values()])
+            room |= {name: min(room[name], max(0, PASSED_MOST - passed[name])) for name in by_job & room.keys()}
+        return room
 
     def barred(self, pools: Mapping[str, Pool]) -> dict[UUID, str]:
         """Name the jobs that cost more than is left on a deployment, to be run by another or later."""
+        if not self._too_dear:
+            return {}
         dear = {job: (name, nano) for job, (name, nano) in self._too_dear.items() if nano > _left(pools, name)}
         self._too_dear = dear
         return {job: name for job, (name, _) in dear.items()}
@@ -76,7 +77,8 @@ class Caps:
 
     async def paid(self, picks: Sequence[Pick], pools: Mapping[str, Pool]) -> Sequence[Pick]:
         """Return the picks that can be paid. The others wait, and those that are too dear are barred from now on."""
-        jobs = [pick.place.job for pick in picks if self._is_by_job(pick.deployment, pools)]
+        by_job = self._by_job(pools)
+        jobs = [pick.place.job for pick in picks if pick.deployment in by_job]
         if not jobs:
             return picks
         asked = await until_available(lambda: self._attempts.requests_of(jobs))
@@ -125,8 +127,11 @@ class Caps:
             if one.job in asked
         }
 
-    def _is_by_job(self, deployment: str, pools: Mapping[str, Pool]) -> bool:
-        return pools[deployment].left is not None and not self._daily_spend.has_mean(deployment)
+    def _by_job(self, pools: Mapping[str, Pool]) -> set[str]:
+        """Name the deployments on which each job is held to the cap by its own estimate."""
+        return {
+            name for name, pool in pools.items() if pool.left is not None and not self._daily_spend.has_mean(name)
+        }
 
 
 def _left(pools: Mapping[str, Pool], deployment: str) -> int:

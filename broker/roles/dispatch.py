@@ -161,11 +161,12 @@ class Dispatch:
         now = self._clock()
         await self._reader.read(now)
         await self._expire(now)
-        await self._caps.refresh(self._reader.backlog.ready())
+        ready = self._reader.backlog.ready()
+        await self._caps.refresh(ready)
         pools = self._pools(now)
         self._silence.observe(pools, now)
         picks = self._order.choose(
-            self._reader.backlog.ready(),
+            ready,
             room=self._caps.room(pools),
             alive=alive(pools),
             catalog=self._catalog(),
@@ -205,7 +206,7 @@ class Dispatch:
         self._outstanding.dispatched(self._caps.reserved(running, attempts), now)
         if attempts and not await self._runs.publish(attempts):
             self._sweep_soon()
-        for deployment, count in Counter(attempt.deployment for attempt in attempts).items():
+        for deployment, count in Counter([attempt.deployment for attempt in attempts]).items():
             self._metrics.dispatched(deployment, count)
 
     def _sweep_soon(self) -> None:

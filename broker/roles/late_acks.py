@@ -42,7 +42,7 @@ class LateAcks:
         due = asyncio.get_running_loop().time() + self._later_s
         for worker, theirs in by_worker.items():
             acks = [report.run_ack for report in theirs if report.run_ack is not None]
-            self._settled.append((due, worker, min(report.timings.started_ms for report in theirs), acks))
+            self._settled.append((due, worker, min([report.timings.started_ms for report in theirs]), acks))
 
     async def serve(self) -> None:
         """Look once a second until cancelled."""

@@ -5,7 +5,7 @@ A group of outcomes at a time: one transaction (executions, cost, states, result
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -98,12 +98,12 @@ class Settle:
         revision = self.revision()
         prices = Prices(catalog=revision.catalog, source=f"catalog:{revision.number}")
         alive = self.alive() if jobs else ()  # asked only of jobs that may go on
-        lost = await self._lost([item for item in items if isinstance(item, Lost)], prices)
+        lost = [item for item in items if isinstance(item, Lost)]
         return decide(
             items,
             jobs,
             prices=prices,
-            lost=lost,
+            lost=await self._lost(lost, prices) if lost else {},
             alive=alive,
             received=received,
             now=self.clock(),
@@ -112,14 +112,12 @@ class Settle:
 
     async def _lost(self, lost: Sequence[Lost], prices: Prices) -> Mapping[UUID, Executed]:
         """Estimate what was lost."""
-        if not lost:
-            return {}
         requests = await until_available(lambda: self.attempts.requests_of({one.job for one in lost}))
         spend = await until_available(lambda: self.spend.read(self.clock()))
         return lost_executions(lost, requests=requests, recorded=spend.week, prices=prices)
 
-    async def _record(self, verdicts: Sequence[Verdict]) -> Settled:
-        return await self.ledger.settle(verdicts, now=self.clock())
+    def _record(self, verdicts: Sequence[Verdict]) -> Awaitable[Settled]:
+        return self.ledger.settle(verdicts, now=self.clock())
 
     async def _quarantine(
         self,
