@@ -106,15 +106,10 @@ class Caps:
         """Reserve for all that runs by the ledger: what was reserved before, else, as after a crash, an estimate now."""
         if not (capped := self._capped()):
             return running
-        estimates = await self._estimates(
-            [one for one in running if one.deployment in capped and self._outstanding.reserved_for(one) is None]
-        )
-        return [
-            replace(one, reserved=self._outstanding.reserved_for(one) or estimates.get(one.job, NanoUsd(0)))
-            if one.deployment in capped
-            else one
-            for one in running
-        ]
+        before = {one.job: self._outstanding.reserved_for(one) for one in running if one.deployment in capped}
+        estimates = await self._estimates([one for one in running if one.job in before and before[one.job] is None])
+        reserved = {job: estimates.get(job, NanoUsd(0)) if known is None else known for job, known in before.items()}
+        return [replace(one, reserved=reserved[one.job]) if one.job in reserved else one for one in running]
 
     async def _estimates(self, running: Sequence[Running]) -> Mapping[UUID, NanoUsd]:
         if not running:
