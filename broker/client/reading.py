@@ -64,7 +64,7 @@ def _choice_of(response: Any) -> dict[str, Any]:
 
 
 def _text_of(choice: dict[str, Any], part: str) -> str:
-    message = choice.get(part)
+    message = choice[part] if part in choice else choice.get("message")
     content = message.get("content") if isinstance(message, dict) else choice.get("text")
     if isinstance(content, list):  # some APIs send the parts of a text as in a request
         texts = [piece.get("text") for piece in content if isinstance(piece, dict)]

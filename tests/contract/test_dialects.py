@@ -2,9 +2,12 @@
 
 A case has `stream` (the payloads of server-sent events: objects, or text that is sent as it is), `body` (JSON) or
 `raw_latin1` (bytes, given as Latin-1), with `status`, `headers`, and `profile` where they are not 200, none and `generic`.
+`raw_sse` is a whole stream, `raw_http` (Latin-1) all that comes over the connection; `streamed` and `endpoint` say what is
+asked for where that is not plain.
 `expect` has what is recorded and what a client reads; CHECKS says how each is compared. To add a case, add a line.
 """
 
+import asyncio
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +20,7 @@ import msgspec
 import pytest
 
 from broker.client.reading import StreamText, text_of
+from schemas.endpoints import CHAT, ENDPOINTS
 from schemas.outcome import Charge, Failed, Failure, Succeeded, failure_kind, public_message
 from tests.contract.test_openai import Hands, Script, a_request, answer, answered, serving, steps_of, stream
 from workers.ports import Chunk, Step
@@ -29,6 +33,8 @@ SCENARIOS = {"redirected-base-url", "model-refuses-max_tokens"}
 def script_of(case: dict[str, Any], now: int) -> Script:
     status = case.get("status", 200)
     headers = {name: _instant(value, now) for name, value in case.get("headers", {}).items()}
+    if "raw_http" in case:
+        return said(case["raw_http"].encode("latin-1"))
     if "raw_sse" in case:
         return answered(case["raw_sse"].encode())
     if "stream" in case:
@@ -37,6 +43,13 @@ def script_of(case: dict[str, Any], now: int) -> Script:
         return answer(case["raw_latin1"].encode("latin-1"), status=status, **headers)
     body = json.dumps(case["body"]).replace('"NOW_MS+8000"', f'"{now + 8000}"')
     return answer(body.encode(), status=status, **headers)
+
+
+def said(raw: bytes) -> Script:
+    async def script(writer: asyncio.StreamWriter) -> None:
+        writer.write(raw)
+
+    return script
 
 
 def _instant(value: str, now: int) -> str:
@@ -119,7 +132,8 @@ async def test_a_dialect_is_understood(case: dict[str, Any]) -> None:
     clock = Hands()
     options = {"profile": case.get("profile", "generic")}
     async with serving(script_of(case, clock()), options=options, clock=clock) as (_, engine):
-        steps = await steps_of(engine, a_request(streamed=bool(case.keys() & {"stream", "raw_sse", "streamed"})))
+        streamed, endpoint = bool(case.keys() & {"stream", "raw_sse", "streamed"}), case.get("endpoint", CHAT.path)
+        steps = await steps_of(engine, a_request(streamed=streamed, endpoint=ENDPOINTS[endpoint]))
         paused = engine.capacity().paused
 
     seen, expected = Seen(steps, 0 if paused is None else paused.left_ms), case["expect"]

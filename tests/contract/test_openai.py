@@ -503,7 +503,6 @@ async def test_a_whole_answer_to_a_stream_is_an_answer() -> None:
         (answer({"error": {"message": "x", "code": "content_filter"}}, status=400), Filtered),
         (answer(b"<html>Bad gateway</html>", status=502, kind="text/html"), EngineFault),
         (answer(b"<html>Welcome</html>", kind="text/html"), Denied),
-        (answer(RESPONSE, kind="text/html"), Denied),
         (answer(b"{not json"), EngineFault),
         (answer({"hello": "world"}), EngineFault),
         (answer([1, 2]), EngineFault),

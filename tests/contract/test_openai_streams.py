@@ -23,7 +23,7 @@ _WORDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 @st.composite
 def streams(draw: st.DrawFn) -> tuple[list[dict[str, Any]], str, Usage]:
     """The objects of a stream, with nulls and empties where the schema allows them; its text and its usage."""
-    text, used = draw(_WORDS), Usage(draw(st.integers(0, 99)), draw(st.integers(1, 99)))
+    text, used = draw(_WORDS), Usage(draw(st.integers(1, 99)), draw(st.integers(1, 99)))
     units = text.encode("utf-16-le")
     cuts = sorted({0, len(units), *(2 * draw(st.integers(0, len(units) // 2)) for _ in range(3))})
     pieces = [units[a:b].decode("utf-16-le", "surrogatepass") for a, b in itertools.pairwise(cuts)]

@@ -1,6 +1,7 @@
 """A deployment that is configured wrong is found out at once, by the simplest request, and at no job's cost."""
 
 import asyncio
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from schemas.catalog import CatalogError, parse
 from schemas.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, Endpoint
-from schemas.outcome import BadRequest, Denied, Failed, Succeeded, counts
+from schemas.outcome import BadRequest, Denied, Failed, Succeeded, Throttled, counts
 from schemas.worker import DENIED
 from tests.contract.test_openai import (
     RESPONSE,
@@ -178,11 +179,10 @@ async def test_an_api_that_sends_everybody_round_in_circles_is_left() -> None:
         return answer(status=307, location=f"{there}chat/completions")
 
     async with serving(answer(), api=Chooses(choose)) as (api, engine):
-        [last] = await steps_of(engine, a_request())
+        ends = [(await steps_of(engine, a_request()))[-1] for _ in range(2)]
 
-    assert isinstance(last, Failed)
-    assert isinstance(last.failure, Denied)
-    assert len(api.asked) == 2
+    assert all(isinstance(end, Failed) and isinstance(end.failure, Denied) for end in ends)
+    assert len(api.asked) == 3
 
 
 async def test_when_all_fail_alike_and_the_simplest_too_it_is_the_deployments_fault() -> None:
@@ -197,16 +197,97 @@ async def test_when_all_fail_alike_and_the_simplest_too_it_is_the_deployments_fa
     assert (cause, "simplest request" in detail) == (DENIED, True)
 
 
-async def test_when_all_fail_alike_but_not_the_simplest_it_is_the_jobs_fault() -> None:
+async def test_when_all_fail_alike_but_not_the_simplest_it_is_the_jobs_fault_and_is_tried_ever_more_seldom() -> None:
     def choose(_: str, body: dict[str, Any]) -> Script:
         return answer({"error": {"message": "no tool x"}}, status=400) if "tools" in body else answer(RESPONSE)
 
     async with serving(answer(), api=Chooses(choose)) as (api, engine):
-        ends = [(await steps_of(engine, a_request(tools=["x"])))[-1] for n in range(2 * SUSPICIOUS)]
+        ends = [(await steps_of(engine, a_request(tools=["x"])))[-1] for n in range(15 * SUSPICIOUS)]
         assert engine.capacity().paused is None
 
     assert all(isinstance(end, Failed) and isinstance(end.failure, BadRequest) for end in ends)
-    assert len(api.asked) == 2 * SUSPICIOUS + 2
+    assert len(api.asked) == 15 * SUSPICIOUS + 4
+
+
+def blocks(word: str, otherwise: Script) -> Callable[[str, dict[str, Any]], Script]:
+    """A firewall that answers 403 to requests with a word in them."""
+    page = answer(b"<html>Blocked</html>", status=403, kind="text/html")
+    return lambda _, body: page if word in json.dumps(body) else otherwise
+
+
+async def test_a_request_that_a_firewall_bars_fails_alone() -> None:
+    async with serving(answer(), api=Chooses(blocks("DROP TABLE", answer(RESPONSE)))) as (api, engine):
+        [barred] = await steps_of(engine, a_request(user="DROP TABLE"))
+        assert engine.capacity().paused is None
+
+    assert isinstance(barred, Failed)
+    assert isinstance(barred.failure, BadRequest)
+    assert len(api.asked) == 2
+
+
+async def test_a_refusal_is_no_requests_fault_while_nobody_is_served() -> None:
+    throttled = answer({"error": {"message": "slow down"}}, status=429)
+    async with serving(answer(), api=Chooses(blocks("DROP TABLE", throttled))) as (_, engine):
+        ends = [(await steps_of(engine, a_request(user=user)))[-1] for user in ("x", "DROP TABLE", "x")]
+
+    kinds = [type(end.failure) for end in ends if isinstance(end, Failed)]
+    assert kinds == [Throttled, Denied, Throttled]
+
+
+async def test_a_model_for_which_the_simplest_request_is_too_simple_serves_the_others() -> None:
+    def choose(_: str, body: dict[str, Any]) -> Script:
+        bad, simple = "tools" in body, "user" not in body
+        words = "no tool x" if bad else "input_type is missing"
+        return answer({"error": {"message": words}}, status=400) if bad or simple else answer(RESPONSE)
+
+    hands = Hands()
+    async with serving(answer(), api=Chooses(choose), probe=(CHAT,), clock=hands) as (_, engine):
+        hands.move(30_000)
+        assert isinstance((await steps_of(engine, a_request(user="u")))[-1], Succeeded)
+        ends = [(await steps_of(engine, a_request(user="u", tools=["x"])))[-1] for _ in range(3 * SUSPICIOUS)]
+        assert engine.capacity().paused is None
+
+    assert all(isinstance(end, Failed) and isinstance(end.failure, BadRequest) for end in ends)
+
+
+async def test_a_model_that_thinks_longer_than_the_simplest_request_allows_is_served() -> None:
+    words = "Could not finish the message because max_tokens or model output limit was reached."
+    async with serving(answer({"error": {"message": words}}, status=400), probe=(CHAT,)) as (_, engine):
+        assert engine.capacity().paused is None
+
+
+async def test_a_limit_whose_value_is_refused_is_kept() -> None:
+    words = "max_tokens is too large: 64. This model supports at most 32 completion tokens"
+    refusal = answer({"error": {"message": words, "param": "max_tokens", "code": "invalid_value"}}, status=400)
+    async with serving(refusal, options={"profile": "generic"}) as (api, engine):
+        for _ in range(2):
+            await steps_of(engine, a_request())
+
+    assert [[name for name in body if name.startswith("max_")] for _, body in api.asked] == [["max_tokens"]] * 2
+
+
+async def test_a_word_of_a_refusal_is_no_field_of_the_deployment() -> None:
+    words = answer({"error": {"message": "images are not supported by this provider"}}, status=400)
+    async with serving(words, options={"body": {"provider": {"order": ["x"]}}}) as (_, engine):
+        [last] = await steps_of(engine, a_request())
+
+    assert isinstance(last, Failed)
+    assert isinstance(last.failure, BadRequest)
+
+
+async def test_many_that_are_sent_on_at_once_all_follow() -> None:
+    def choose(head: str, _: dict[str, Any]) -> Script:
+        return (
+            answer(RESPONSE)
+            if "/v2/" in head.partition("\r\n")[0]
+            else answer(status=308, location="/v2/chat/completions")
+        )
+
+    async with serving(answer(), api=Chooses(choose)) as (_, engine):
+        ends = await asyncio.gather(*(steps_of(engine, a_request(user=str(n))) for n in range(8)))
+        assert engine.capacity().paused is None
+
+    assert all(isinstance(end[-1], Succeeded) for end in ends)
 
 
 async def test_many_that_fail_at_once_try_the_simplest_once() -> None:

@@ -21,14 +21,14 @@ def test_however_it_is_cut(cuts: list[int]) -> None:
     payloads = [data for a, b in itertools.pairwise(places) for data in events.feed(STREAM[a:b])]
 
     assert payloads == PAYLOADS
-    assert events.end() is None
+    assert events.end() == []
 
 
 def test_what_lacks_its_empty_line_is_there_at_the_end() -> None:
     events = Events()
 
     assert events.feed(b'data: {"cut') == []
-    assert events.end() == b'{"cut'
+    assert events.end() == [b'{"cut']
 
 
 def test_a_long_line_is_kept_but_not_copied_for_each_piece() -> None:
@@ -49,8 +49,11 @@ def test_a_long_line_is_kept_but_not_copied_for_each_piece() -> None:
     [
         (b"data: x", b"x"),
         (b"data:x", b"x"),
-        (b"data:  x ", b" x "),
-        (b"data:", b""),
+        (b"data:  x ", b"x"),
+        (b"\xef\xbb\xbfdata: x", b"x"),
+        (b"data: [DONE] ", DONE),
+        (b"data:", None),
+        (b"data: null", None),
         (b"data: x\r", b"x"),
         (b": data: x", None),
         (b"database: x", None),
@@ -67,10 +70,15 @@ def test_at_the_end_nothing_is_left() -> None:
 
     events.feed(b"data: a\n")
     assert events.pending_bytes == len(b"a")
-    assert events.end() == b"a"
+    assert events.end() == [b"a"]
 
-    assert events.end() is None
+    assert events.end() == []
     assert events.pending_bytes == 0
+
+
+def test_objects_between_which_the_empty_line_is_missing_are_events_of_their_own() -> None:
+    assert Events().all(b'data: {"a": 1}\ndata: {"b": 2}\ndata: [DONE]\n') == [b'{"a": 1}', b'{"b": 2}', DONE]
+    assert Events().all(b'data: {\ndata: "a": 1\ndata: }\n') == [b'{\n"a": 1\n}']
 
 
 def test_several_events_may_come_at_once() -> None:

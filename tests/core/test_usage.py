@@ -24,7 +24,7 @@ def spent(**usage: Any) -> tuple[Usage | None, Decimal | None]:
         ({"prompt_tokens": 3}, Usage(3)),
         ({"prompt_tokens": 3, "completion_tokens": None}, Usage(3)),
         ({"prompt_tokens": 3.0, "completion_tokens": "4"}, Usage(3, 4)),
-        ({"prompt_tokens": 3, "prompt_tokens_details": {"cached_tokens": "9"}}, Usage(3, 0, 3)),
+        ({"prompt_tokens": 3, "prompt_tokens_details": {"cached_tokens": "9"}}, Usage(3, 0, 3, adjusted=True)),
         ({"prompt_tokens": 3, "prompt_tokens_details": "none"}, Usage(3)),
         ({"prompt_tokens": 3, "completion_tokens": MOST_TOKENS + 1}, None),
         ({"completion_tokens": 4}, Usage(0, 4)),

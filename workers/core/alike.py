@@ -17,28 +17,48 @@ PROBE_TOKENS = 16
 """The most output of the simplest request. Some APIs refuse a lower limit."""
 
 
+_TOO_SHORT = re.compile(
+    r"limit was reached|higher max_|(minimum|at least|below).{0,40}tokens|tokens.{0,60}(minimum|at least|greater than)",
+    re.IGNORECASE,
+)
+
+
+def is_too_short(message: str) -> bool:
+    """Say whether an API refuses the simplest request for its few tokens: OpenAI's models that reason before they answer."""
+    return _TOO_SHORT.search(message) is not None
+
+
 def simplest_request(endpoint: Endpoint) -> bytes:
     """Return a body that every API serves which serves the endpoint at all."""
     return _SIMPLEST[endpoint.path]
 
 
 class Alike:
-    """Counts failures in a row that are the same but for the numbers in them."""
+    """Counts failures in a row that are the same but for the numbers in them.
+
+    Each time the simplest request is served although these fail, twice as many of them make one wonder again.
+    """
 
     def __init__(self) -> None:
         self._last = ""
         self._count = 0
+        self._enough = SUSPICIOUS
 
     @property
     def is_suspicious(self) -> bool:
         """Whether so many have been the same that the simplest request should be tried."""
-        return self._count >= SUSPICIOUS
+        return self._count >= self._enough
 
     def failed(self, message: str) -> None:
         words = _NUMBERS.sub("#", message)
-        self._count = self._count + 1 if words == self._last else 1
-        self._last = words
+        if words != self._last:
+            self._last, self._count, self._enough = words, 0, SUSPICIOUS
+        self._count += 1
 
     def answered(self) -> None:
         """Note that a request was served."""
-        self._last, self._count = "", 0
+        self._count = 0
+
+    def exonerated(self) -> None:
+        """Note that the simplest request is served, so that the fault is that of the others."""
+        self._count, self._enough = 0, 2 * self._enough

@@ -32,6 +32,8 @@ _LIMITS = [
     *((f"anthropic-ratelimit{kind}-remaining", f"anthropic-ratelimit{kind}-reset") for kind in _KINDS),
 ]
 """The headers of rate limits: what is left of one, and when it is whole again."""
+_LONGEST_MS = 1e15
+"""Longer waits, and later instants, nobody means."""
 _UNIT_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _AGAIN = re.compile(
@@ -41,11 +43,13 @@ _AGAIN = re.compile(
 )
 """How APIs say in words when to come back: "Please try again in 6m0s", "Retry after 22 seconds"."""
 _REFUSES = re.compile(
-    r"unsupported|not supported|unknown|unrecogni[sz]ed|unexpected|not (permitted|allowed)|extra (inputs?|fields?)"
+    r"unsupported(?!.value)|not supported|unknown|unrecogni[sz]ed|unexpected|not (permitted|allowed)|extra (inputs?|fields?)"
     r"|cannot find",
     re.IGNORECASE,
 )
 """How APIs say that they do not take a field: OpenAI, Pydantic, Google and others."""
+_MARKED = r"['\"`]{0}['\"`]|\b(?:argument|field|parameter|property|supplied|name|key)s?:? {0}\b|(?:^|\.){0}:"
+"""How APIs mark the name of a field."""
 _IN_WORDS = re.compile(r"(\d+(?:\.\d+)?) ?(ms|mil|s|m|h)[a-z]*", re.IGNORECASE)
 
 
@@ -93,10 +97,21 @@ def _is_not_served(status: int, error: ApiError | None) -> bool:
 
 
 def is_about_field(error: ApiError, field: str) -> bool:
-    """Say whether an API refuses a field of the request: it names it, or says in words that it does not know it."""
+    """Say whether an API refuses a field of the request, or its value: it names it, or says in words that it takes none."""
     if error.param:
         return error.param == field
-    return bool(_REFUSES.search(error.message)) and re.search(rf"\b{re.escape(field)}\b", error.message) is not None
+    return is_unknown_field(error, field)
+
+
+def is_unknown_field(error: ApiError, field: str) -> bool:
+    """Say whether an API does not take a field of the request at all. In words, one that may be a word must be marked."""
+    if not _REFUSES.search(" ".join((error.message, *error.names))):
+        return False
+    if error.param:
+        return error.param == field
+    name = re.escape(field)
+    words = rf"\b{name}\b" if "_" in field else _MARKED.format(name)
+    return re.search(words, error.message) is not None
 
 
 def _message(status: int, error: ApiError | None) -> str:
@@ -129,9 +144,10 @@ def _wait_in(message: str) -> str:
 def _headers_ms(headers: Mapping[str, str], now: Ms) -> Ms | None:
     """Read Retry-After (RFC 9110, section 10.2.3), else the reset times of the rate limits that are used up."""
     if (exact := _number(headers.get("retry-after-ms"))) is not None:
-        return Ms(int(exact))
-    if (given := headers.get("retry-after")) is not None:
-        return _parse_retry_after(given, now)
+        return _whole_ms(exact)
+    given = headers.get("retry-after")
+    if given is not None and (wait := _parse_retry_after(given, now)) is not None:
+        return wait
     resets = [
         headers.get(reset) for remaining, reset in _LIMITS if headers.get(remaining, "0").strip() in {"0", "0.0"}
     ]
@@ -144,29 +160,38 @@ def _number(text: str | None) -> float | None:
         number = float(text) if text is not None else None
     except ValueError:
         return None
-    return number if number is not None and 0 <= number < 1e15 else None
+    return number if number is not None and 0 <= number < _LONGEST_MS else None
+
+
+def _whole_ms(ms: float) -> Ms:
+    """Return whole milliseconds, within what anybody can mean."""
+    return Ms(int(max(0.0, min(ms, _LONGEST_MS))))
 
 
 def _parse_retry_after(text: str, now: Ms) -> Ms | None:
     if (seconds := _number(text)) is not None:
-        return Ms(int(seconds * 1000))
+        return _whole_ms(seconds * 1000)
     try:
-        at = parsedate_to_datetime(text)
-    except ValueError:
+        return _until(parsedate_to_datetime(text), now)
+    except (ValueError, OverflowError):
         return None
+
+
+def _until(at: datetime, now: Ms) -> Ms:
+    """Return how long it is until an instant, which is UTC unless it says otherwise."""
     at = at if at.tzinfo else at.replace(tzinfo=UTC)
-    return Ms(max(0, int(at.timestamp() * 1000) - now))
+    return _whole_ms(at.timestamp() * 1000 - now)
 
 
 def _reset_ms(text: str, now: Ms) -> Ms | None:
     """Parse a reset time: a span (OpenAI: `6m0s`), seconds, an instant in s or ms since the epoch, or an ISO date."""
     if (number := _number(text)) is not None:
         if number > 1e11:
-            return Ms(max(0, int(number) - now))
-        return Ms(max(0, int(number * 1000) - (now if number > 1e9 else 0)))
+            return _whole_ms(number - now)
+        return _whole_ms(number * 1000 - (now if number > 1e9 else 0))
     if spans := _SPAN.findall(text):
-        return Ms(int(sum(float(count) * _UNIT_MS[unit] for count, unit in spans)))
+        return _whole_ms(sum(float(count) * _UNIT_MS[unit] for count, unit in spans))
     try:
-        return Ms(max(0, int(datetime.fromisoformat(text).timestamp() * 1000) - now))
-    except ValueError:
+        return _until(datetime.fromisoformat(text), now)
+    except (ValueError, OverflowError):
         return None

@@ -11,6 +11,7 @@ import msgspec
 
 from schemas import lenient
 from schemas.codec import UNREADABLE
+from schemas.lenient import whole_characters
 
 MOST_WORDS = 500
 """How many characters of an API's message are kept."""
@@ -19,7 +20,7 @@ _RESULTS = ("choices", "data", "output", "candidates")
 """The fields of an answer. Where one of them is, a `message` beside it is not an error."""
 _PLACES = ("errors", "detail", "error_msg", "base_resp", "fault")
 """Where else an error may stand, if there is no answer."""
-_FINE = frozenset({"", "0", "200", "ok", "success", "none", "false"})
+_FINE = frozenset({"", "0", "200", "ok", "success", "none", "null", "false"})
 """Codes by which some gateways say that all is well."""
 _STATUS_WORDS = (
     (re.compile(r"rate.?limit|resource.?exhausted|too.?many.?requests|throttl", re.IGNORECASE), 429),
@@ -116,7 +117,7 @@ def _stated(said: Any, beside: Mapping[str, Any] | None = None) -> ApiError | No
     """Read an error; None if nothing is said, or that all is well. Fields that it lacks may stand `beside` it."""
     if not isinstance(said, dict):
         message = _words(said)
-        return ApiError(message, *_names(beside or {})) if message else None
+        return None if message.lower() in _FINE else ApiError(message, *_names(beside or {}))
     code, kind = _names({**(beside or {}), **said})
     message = _words(said)
     metadata = _dict(said.get("metadata"))
@@ -145,7 +146,7 @@ def _names(said: Mapping[str, Any]) -> tuple[str, str]:
 def _words(said: Any, depth: int = _MOST_DEPTH) -> str:
     """Find the words of an error: a text, or what stands in the fields that APIs use for it, however deep."""
     if isinstance(said, str):
-        return "" if said.lstrip().startswith("<") else " ".join(said.split())[:MOST_WORDS]
+        return "" if said.lstrip().startswith("<") else " ".join(whole_characters(said).split())[:MOST_WORDS]
     if depth == 0:
         return ""
     if isinstance(said, list):
@@ -189,7 +190,8 @@ def _wait(said: Mapping[str, Any]) -> str:
 
 def _text(value: Any) -> str:
     """Return a text or a number as text; "" for everything else."""
-    return str(value)[:MOST_WORDS] if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
+    is_said = isinstance(value, str | int | float) and not isinstance(value, bool)
+    return whole_characters(str(value))[:MOST_WORDS] if is_said else ""
 
 
 def _dict(value: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from schemas.endpoints import Endpoint, Shape
 from schemas.lenient import whole_characters
+from workers.core.body import count_of
 from workers.core.usage import usage_in
 
 _TEXT = frozenset({"content", "refusal", "reasoning", "reasoning_content"})
@@ -24,6 +25,8 @@ class PartialCall:
 
     def add(self, function: dict[str, Any]) -> None:
         arguments = function.get("arguments") or ""
+        if isinstance(arguments, dict):  # as at Ollama
+            arguments = json.dumps(arguments)
         if not isinstance(arguments, str):
             raise TypeError("arguments are text")
         self.name = function.get("name") or self.name
@@ -49,13 +52,15 @@ class PartialTools:
     def add(self, call: dict[str, Any], *, place: int) -> None:
         """Take a piece of a call, and put its call's right index into it. `place` is its position in the list."""
         function = call.get("function") or {}
-        given = None if call.get("index") is None else int(call["index"])
+        given = count_of(call.get("index"))
         number = self._known(call.get("id"), function, given, place)
         if number is None:
             number = given if given is not None and given not in self._calls else self._next()
             self._calls[number] = {"type": "function"}, PartialCall()
         head, partial = self._calls[number]
-        head |= {name: value for name in ("id", "type") if (value := call.get(name))}
+        if call.get("id"):
+            head.setdefault("id", call["id"])
+        head["type"] = call.get("type") or head["type"]
         partial.add(function)
         self._last[given] = self._last[None] = call["index"] = number
 
@@ -64,10 +69,10 @@ class PartialTools:
         last = self._last.get(given, given if given in self._calls else None)
         if id_:
             known = next((number for number, (head, _) in self._calls.items() if head.get("id") == id_), None)
-            is_named_late = (
-                known is None and given is not None and last is not None and "id" not in self._calls[last][0]
-            )
-            return last if is_named_late else known
+            if known is not None or given is None or last is None:
+                return known
+            goes_on = "id" not in self._calls[last][0] or not function.get("name")
+            return last if goes_on else None
         if given is not None or last is None:
             return last
         begins = function.get("name") and (place > 0 or function["name"] != self._calls[last][1].name)
@@ -92,12 +97,16 @@ class PartialChoice:
     function: PartialCall | None = None
     logprobs: dict[str, list[Any]] = field(default_factory=dict)
     others: dict[str, Any] = field(default_factory=dict)
+    whole: dict[str, Any] = field(default_factory=dict)
+    """A message that came whole. Some APIs send it beside its pieces, some instead of them."""
 
     def add(self, choice: dict[str, Any]) -> None:
         for name, value in choice.items():
             match name, value:
                 case "delta", dict():
                     self._add_delta(value)
+                case "message", dict():
+                    self.whole = value
                 case "text", str():
                     self.texts.setdefault("text", []).append(value)
                 case "logprobs", dict():
@@ -112,7 +121,7 @@ class PartialChoice:
         for name, value in delta.items():
             match name, value:
                 case "tool_calls", _:
-                    for place, call in enumerate(value or []):
+                    for place, call in enumerate(call for call in value or [] if call is not None):
                         self.tools.add(call, place=place)
                 case "function_call", dict():
                     self.function = self.function or PartialCall()
@@ -130,7 +139,7 @@ class PartialChoice:
         choice: dict[str, Any] = {"index": index, "finish_reason": None, **self.others}
         texts = {name: "".join(parts) for name, parts in self.texts.items()}
         if chat:
-            choice["message"] = self._message(texts)
+            choice["message"] = self._message({"content": texts.pop("text"), **texts} if "text" in texts else texts)
         else:
             choice["text"] = texts.get("text", "")
         if self.logprobs:
@@ -139,6 +148,8 @@ class PartialChoice:
 
     def _message(self, texts: dict[str, str]) -> dict[str, Any]:
         calls = bool(self.tools or self.function)
+        if self.whole and not calls and not any(texts.values()):
+            return {"role": "assistant", **self.message, **self.whole}
         message = {"role": "assistant", "content": None if calls else "", **self.message, **self.lists, **texts}
         if self.tools:
             message["tool_calls"] = self.tools.assembled()
@@ -169,14 +180,15 @@ class ResponseAssembler:
                 self._head.setdefault(name, event[name])
         if (usage := usage_in(event)) is not None:
             self._add_usage(usage)
-        for choice in event.get("choices") or []:
-            self._choices.setdefault(_index(choice), PartialChoice()).add(choice)
+        for place, choice in enumerate(event.get("choices") or []):
+            if choice is not None:
+                self._choices.setdefault(_index(choice, place), PartialChoice()).add(choice)
 
     def _add_usage(self, usage: dict[str, Any]) -> None:
-        """Take what a piece says was used so far. One that counts nothing says nothing, if another has counted."""
-        said = {name: value for name, value in usage.items() if value is not None}
-        if any(value != 0 for value in said.values()) or not self.usage:
-            self.usage |= said
+        """Take what a piece says was used so far. Nothing, and 0, replace no count."""
+        self.usage |= {
+            name: value for name, value in usage.items() if value or (value is not None and name not in self.usage)
+        }
 
     def end(self) -> None:
         """Note that the stream said that it ends: a choice without a finish reason has stopped."""
@@ -204,5 +216,7 @@ def _texts(parts: list[Any]) -> list[str] | None:
     return found if len(found) == len(parts) else None
 
 
-def _index(part: dict[str, Any]) -> int:
-    return int(part.get("index") or 0)
+def _index(choice: dict[str, Any], place: int) -> int:
+    """Return the index of a choice: its place, if it has none that can be read."""
+    index = count_of(choice.get("index"))
+    return place if index is None else index

@@ -113,6 +113,8 @@ def _prompts(prompt: Any) -> int:
 
 def count_of(value: Any) -> int | None:
     """Parse a number of tokens or choices. None: it is missing or makes no sense."""
+    if type(value) is int and 0 <= value <= MOST_TOKENS:
+        return value
     number = number_of(value, most=MOST_TOKENS)
     return None if number is None else int(number)
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from schemas.lenient import whole_characters
 from schemas.outcome import Charge, Failed, Failure, Outcome, Usage
 from schemas.units import LONGEST_NAME, LONGEST_TEXT, MOST_DEATHS, MOST_NANO_USD, MOST_TOKENS, NanoUsd
 
@@ -15,7 +16,7 @@ _WORDS = ("code", "stage")
 
 
 def within_bounds(outcome: Outcome) -> Outcome:
-    """Return the outcome, with texts cut short, NULs replaced, and numbers that nobody can mean brought into their range."""
+    """Return the outcome, with texts cut short, NULs and half characters replaced, and numbers brought into their range."""
     usage, charge = outcome.usage, outcome.charge
     tokens = (usage.input_tokens, usage.output_tokens, usage.cached_tokens)
     if not 0 <= min(tokens) <= max(tokens) <= MOST_TOKENS:
@@ -53,4 +54,4 @@ def _bounded_failure(failure: Failure) -> Failure:
 
 
 def _text(text: str, longest: int) -> str:
-    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")[:longest]
+    return whole_characters(text).replace("\0", "\N{REPLACEMENT CHARACTER}")[:longest]

@@ -79,8 +79,13 @@ def reported_usage(response: bytes, *, cost_at: Sequence[str] = ()) -> ReportedU
         }
     except (*UNREADABLE, ValueError) as error:
         raise BadBody(f"the response cannot be read: {error}") from error
-    used = usage_in(said) or {}
-    model = said["model"]
+    return reported_in(said, cost_at=cost_at)
+
+
+def reported_in(answer: Mapping[str, Any], *, cost_at: Sequence[str] = ()) -> ReportedUsage:
+    """Read what an answer, or an object of a stream, says of itself."""
+    used = usage_in(answer) or {}
+    model = answer.get("model")
     cost = next((cost for path in cost_at if (cost := _cost_usd({"usage": used}, path)) is not None), None)
     return ReportedUsage(usage_of(used), cost, model if isinstance(model, str) else None)
 
@@ -101,7 +106,7 @@ def usage_in(answer: Mapping[str, Any]) -> dict[str, Any] | None:
 def usage_of(used: Mapping[str, Any]) -> Usage | None:
     """Read the tokens of a usage object; None if it counts none that can be read."""
     prompt, output, total = (_first(used, names) for names in (_INPUT, _OUTPUT, _TOTAL))
-    if _is_nonsense(used) or (prompt is None and output is None):
+    if _is_nonsense(used) or not (prompt or output):
         return None
     beside = sum(_first(used, [name]) or 0 for name in _BESIDE_INPUT)
     is_beside = used.get("prompt_tokens") is None or prompt is None or total == prompt + (output or 0) + beside
@@ -113,12 +118,14 @@ def usage_of(used: Mapping[str, Any]) -> Usage | None:
     said = output
     if output is None:
         output = 0 if total is None else max(0, total - prompt)
-    elif total is not None and reasoning and prompt + output + reasoning == total:
+    elif reasoning and prompt + output + reasoning == total:
         said = output = output + reasoning
-    is_adjusted = said is not None and total is not None and prompt + output != total
-    if is_adjusted and total is not None:
-        output = max(output, total - prompt)
     cached = _first(used, _CACHED) or 0
+    is_adjusted = cached > prompt
+    if total is None and reasoning > output:
+        output, is_adjusted = output + reasoning, True
+    if said is not None and total is not None and prompt + output != total:
+        output, is_adjusted = max(output, total - prompt), True
     prompt = min(prompt, MOST_TOKENS)
     return Usage(prompt, min(output, MOST_TOKENS), min(prompt, cached), adjusted=is_adjusted)
 
@@ -133,8 +140,13 @@ def _is_nonsense(used: Mapping[str, Any]) -> bool:
 
 
 def _first(used: Mapping[str, Any], paths: Sequence[str]) -> int | None:
-    """Return the first of these counts that is there."""
-    return next((count for path in paths if (count := count_of(_at(used, path))) is not None), None)
+    """Return the first of these counts that is more than 0, since some APIs send 0 for all; else 0; None if none is said."""
+    found: int | None = None
+    for path in paths:
+        if count := (told := count_of(_at(used, path))):
+            return count
+        found = told if found is None else found
+    return found
 
 
 def _cost_usd(answer: Mapping[str, Any], path: str) -> Decimal | None:

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing
 from functools import cache, partial
 from importlib.resources import files
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeGuard
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -45,9 +45,9 @@ from schemas.outcome import (
 )
 from schemas.units import Ms
 from schemas.worker import DENIED, THROTTLED, UPSTREAM_DOWN
-from workers.core.address import ApiAddress, said_target
-from workers.core.alike import PROBE_TOKENS, Alike, simplest_request
-from workers.core.answers import failure_of, is_about_field
+from workers.core.address import Whereabouts, said_target
+from workers.core.alike import PROBE_TOKENS, Alike, is_too_short, simplest_request
+from workers.core.answers import failure_of, is_about_field, is_unknown_field
 from workers.core.api_error import ApiError
 from workers.core.body import (
     BadBody,
@@ -223,12 +223,21 @@ class RequestWriter:
         """If the API refuses the field by which the engine limits the output, take another one; say whether it is learnt."""
         field, error = call.prepared.limit, call.error
         is_chats = call.request.endpoint.shape is Shape.CHAT
-        if field is None or error is None or not is_chats or not is_about_field(error, field):
+        if field is None or error is None or not is_chats or not is_unknown_field(error, field):
             return False
         if field == self._limits[0]:
             del self._limits[0]
             log.info("the API refuses %s, so %s is sent from now on", field, self._limits[0] or "no limit")
         return True
+
+
+def _is_denied(outcome: Succeeded | Failed | None) -> TypeGuard[Failed]:
+    return isinstance(outcome, Failed) and isinstance(outcome.failure, Denied)
+
+
+def _is_served(outcome: Succeeded | Failed | None) -> bool:
+    """Say whether the API knows key, path and model, though it may refuse the request."""
+    return isinstance(outcome, Succeeded) or (isinstance(outcome, Failed) and isinstance(outcome.failure, BadRequest))
 
 
 class OpenAI:
@@ -250,9 +259,7 @@ class OpenAI:
         self._deployment = deployment
         self._options = options
         self._profile = profile
-        self._address = ApiAddress.of(base_url)
-        self._has_moved = False
-        """Whether a move of the API was followed, and it has not served since: it may send everybody round in circles."""
+        self._whereabouts = Whereabouts(base_url)
         self._key = key
         self._most = capacity
         self._clock = clock
@@ -261,8 +268,12 @@ class OpenAI:
         self._probe = probe
         self._alike = Alike()
         self._trying = asyncio.Lock()
-        self._refusal: Denied | None = None
-        """How the simplest request was refused when it was last tried."""
+        self._tries = 0
+        """How many times the simplest request was tried because others failed."""
+        self._tried: Succeeded | Failed | None = None
+        """What it came to when it was last tried. None: nothing in time."""
+        self._unfit = self._refused = ""
+        """How the simplest request is refused although others are served, and how it was refused last."""
         self._writer = RequestWriter(deployment, options, profile)
 
     async def start(self) -> Capacity:
@@ -282,11 +293,11 @@ class OpenAI:
                 sock_connect=options.connect_timeout_s,
                 sock_read=options.silence_timeout_s,
             ),
-            proxy=_proxy_for(self._address.url("")),
+            proxy=_proxy_for(self._whereabouts.address.url("")),
             trace_configs=[trace],
         )
         if self._probe:
-            await self._try_simplest(self._probe)
+            self._tried = await self._try_simplest(self._probe)
         return self._most
 
     def capacity(self) -> Capacity:
@@ -323,35 +334,53 @@ class OpenAI:
                     return
 
     async def _judged(self, outcome: Succeeded | Failed, call: ApiCall) -> Succeeded | Failed:
-        """Return an outcome as what it is: a refusal of the deployment, if the simplest request is answered alike."""
+        """Return an outcome as what it is: the deployment's fault if the simplest request is refused, else the request's."""
         match outcome:
             case Succeeded():
                 self._alike.answered()
-                self._has_moved = False
+                self._whereabouts.served()
+                if not call.is_probe:
+                    self._unfit, self._refused, self._tried = self._refused or self._unfit, "", None
             case Failed(BadRequest() | EngineFault() as failure) if call.is_probe:
-                outcome = Failed(Denied(f"it answers the simplest request: {public_message(failure)}"))
-                call.failure_detail = f"{call.failure_detail} to the simplest request"
+                outcome = self._judged_simplest(failure, call)
             case Failed(BadRequest() | EngineFault() as failure) if not call.is_outage:
                 self._alike.failed(public_message(failure))
-                if self._alike.is_suspicious and (refusal := await self._refusal_of_all(call.request.endpoint)):
-                    return Failed(refusal)
+                if self._alike.is_suspicious and _is_denied(tried := await self._simplest(call.request.endpoint)):
+                    return tried
+            case Failed(Denied(message)) if call.is_doubtful and not call.is_probe:
+                if _is_served(await self._simplest(call.request.endpoint)):
+                    outcome = Failed(BadRequest(message))
         self._pause_or_resume(outcome, call)
         return outcome
 
-    async def _refusal_of_all(self, endpoint: Endpoint) -> Denied | None:
-        """Try the simplest request, as all others fail alike. Return how it is refused; None if it is served."""
-        async with self._trying:
-            if self._alike.is_suspicious and not self._pause.left_ms(self._clock()):
-                self._refusal = await self._try_simplest((endpoint,))
-                if self._refusal is None:
-                    self._alike.answered()
-        return self._refusal
+    def _judged_simplest(self, failure: BadRequest | EngineFault, call: ApiCall) -> Failed:
+        """Return a failure of the simplest request as the deployment's, unless it is too simple for the model."""
+        words = public_message(failure)
+        if isinstance(failure, BadRequest) and (words == self._unfit or is_too_short(words)):
+            return Failed(failure)
+        self._refused = words if isinstance(failure, BadRequest) else ""
+        call.failure_detail = f"{call.failure_detail} to the simplest request"
+        return Failed(Denied(f"it answers the simplest request: {words}"))
 
-    async def _try_simplest(self, endpoints: Sequence[Endpoint]) -> Denied | None:
-        """Send the simplest request to the endpoints until one serves it. Return how the last refused it, which has begun a
-        pause; None if one served it, or did not answer in time.
+    async def _simplest(self, endpoint: Endpoint) -> Succeeded | Failed | None:
+        """Return what the simplest request comes to, which is tried once for all that ask at a time."""
+        tries = self._tries
+        async with self._trying:
+            is_paused = self._pause.left_ms(self._clock()) > 0
+            if is_paused and self._tries == tries and not _is_denied(self._tried):
+                return None
+            if not is_paused and self._tries == tries:
+                self._tries += 1
+                self._tried = await self._try_simplest((endpoint,))
+                if _is_served(self._tried):
+                    self._alike.exonerated()
+            return self._tried
+
+    async def _try_simplest(self, endpoints: Sequence[Endpoint]) -> Succeeded | Failed | None:
+        """Send the simplest request to the endpoints until one serves it. Return what it came to at last; None: nothing in
+        time. A refusal has begun a pause.
         """
-        refusal: Denied | None = None
+        outcome: Succeeded | Failed | None = None
         for endpoint in endpoints:
             body = simplest_request(endpoint)
             request = EngineRequest(
@@ -360,13 +389,12 @@ class OpenAI:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_PROBE_S), aclosing(self.run(request)) as steps:
                     async for step in steps:
-                        if isinstance(step, Succeeded):
-                            return None
-                        if isinstance(step, Failed) and isinstance(step.failure, Denied):
-                            refusal = step.failure
-        if refusal is not None:
-            log.error("the API does not serve this deployment: %s", public_message(refusal))
-        return refusal
+                        outcome = step if isinstance(step, Succeeded | Failed) else outcome
+            if _is_served(outcome):
+                break
+        if _is_denied(outcome):
+            log.error("the API does not serve this deployment: %s", public_message(outcome.failure))
+        return outcome
 
     def _pause_or_resume(self, outcome: Succeeded | Failed, call: ApiCall) -> None:
         """Begin a pause if the outcome shows that other requests would fail too; end the doubt if the API answered."""
@@ -394,15 +422,17 @@ class OpenAI:
         assert self._session is not None  # noqa: S101 - it was started
         path = request.endpoint.path.removeprefix("/v1")
         post = partial(self._session.post, data=body, allow_redirects=False, trace_request_ctx=sending)
-        response = await post(self._address.url(path))
-        moved = None
-        if response.status in _MOVED and not self._has_moved:
-            moved = self._address.moved(response.headers.get("Location", ""), path=path)
+        address = self._whereabouts.address
+        response = await post(address.url(path))
+        if response.status not in _MOVED:
+            return response
+        is_first = address == self._whereabouts.address
+        moved = self._whereabouts.followed(address, response.headers.get("Location", ""), path=path)
         if moved is None:
             return response
         response.release()
-        log.warning("the API has moved to %s: set base_url", said_target(moved.url("")))
-        self._address, self._has_moved = moved, True
+        if is_first:
+            log.warning("the API has moved to %s: set base_url", said_target(moved.url("")))
         return await post(moved.url(path))
 
     @property

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any, Protocol
 
 import aiohttp
+from msgspec.structs import replace
 
 from schemas import lenient
 from schemas.outcome import (
@@ -31,7 +32,7 @@ from workers.core.api_error import ApiError, error_in, find_error
 from workers.core.assembly import ResponseAssembler
 from workers.core.body import BadBody, RequestedOutput, fields_of, has_parts, sound, with_fields
 from workers.core.sse import DONE, Events, holds_events
-from workers.core.usage import ReportedUsage, reported_usage
+from workers.core.usage import ReportedUsage, reported_in, reported_usage
 from workers.ports import LARGEST_BODY, Chunk, EngineRequest, Progress, Step
 
 log = logging.getLogger("workers.engines.openai")
@@ -48,6 +49,10 @@ _AT_ONCE_S = 1.0
 """A kept connection that ends so soon after a request was sent on it, without a byte, was closed before that came."""
 _MOST_SENDS = 8
 """How many kept connections may turn out to be closed before a request counts as unanswered."""
+_DOUBTFUL = frozenset({400, 403, 404, 405, 422})
+"""Statuses by which both deployments and requests are refused."""
+_ANSWERED = frozenset({200, 201, 202, 203})
+"""Statuses with which an answer comes. 200 is the usual one."""
 PROBE = "probe"
 """The id of the simplest request."""
 _DETAIL = 160
@@ -135,10 +140,14 @@ class ApiCall:
         self._began = asyncio.get_running_loop().time()
         self._last_progress = self._began
         self._sending = Sending()
+        self._assembler = ResponseAssembler(request.endpoint)
+        """What a stream has said so far."""
         self._chunks = 0
         self._headers: dict[str, str] = {}
         self.is_outage = False
         """Whether it failed in a way that other requests would, too."""
+        self.is_doubtful = False
+        """Whether only the simplest request tells if its refusal is the deployment's fault: a firewall, say, bars a word."""
         self.failure_detail = "no answer"
         """The HTTP status of its failure, or in a few words why there is none."""
 
@@ -177,12 +186,12 @@ class ApiCall:
             async with await self._respond() as response:
                 self._headers = {name.lower(): value for name, value in response.headers.items()}
                 is_stream = response.content_type == "text/event-stream"
-                if response.status == 200 and is_stream and self.request.streamed:
+                if response.status in _ANSWERED and is_stream and self.request.streamed:
                     async for step in self._streamed(response):
                         yield step
                 else:
                     yield await self._unstreamed(response)
-        except BadBody as error:
+        except (ValueError, RecursionError) as error:  # a BadBody, or what is nested too deep
             yield self._failed(EngineFault(str(error)))
         except TooLarge as error:
             yield self._failed(error.failure)
@@ -206,6 +215,8 @@ class ApiCall:
             log.warning("cannot connect: %s", _line(error))
             self.is_outage, self.failure_detail = True, "no connection"
             return Failed(EngineLost(_line(error), sent=False))
+        if isinstance(error, aiohttp.ClientResponseError):  # another protocol at this port, or a broken server
+            return self._failed(EngineFault(f"it does not answer in HTTP: {_line(error)}"))
         self.is_outage = not isinstance(error, TimeoutError)
         return self._unanswered(_why_lost(error))
 
@@ -215,29 +226,29 @@ class ApiCall:
 
     async def _unstreamed(self, response: aiohttp.ClientResponse) -> Step:
         """Read an answer that is not a stream. Raises: BadBody, TooLarge."""
-        if response.status != 200:
+        if response.status not in _ANSWERED:
             return Failed(self._refusal(response.status, error_in(await _read(response.content, _ERROR_BYTES))))
         body = await _read(response.content, LARGEST_BODY)
         if len(body) > LARGEST_BODY:
             raise TooLarge(len(body), limit_bytes=LARGEST_BODY)
         if holds_events(body):
             return self._assembled(body)
-        if response.content_type == "text/html":
-            self.failure_detail = "a web page"
+        if response.content_type == "text/html" and not body.lstrip().startswith((b"{", b"[")):
+            self.failure_detail, self.is_doubtful = "a web page", True
             return Failed(Denied("it answered a web page where JSON was expected: look at base_url"))
-        if response.content_type not in {"application/json", "text/json", "application/octet-stream", "text/plain"}:
-            raise BadBody(f"it answered {response.content_type} where JSON was expected")
-        return self._succeeded(body) if (error := error_in(body)) is None else self._failed_within(error, body)
+        if (error := error_in(body)) is None:
+            return self._succeeded(body)
+        return self._failed_within(error, lenient.parsed(body), len(body))
 
     def _assembled(self, stream: bytes) -> Step:
         """Make the answer of a stream that came where none was expected, or under another name. Raises: BadBody."""
-        assembler, choices = ResponseAssembler(self.request.endpoint), self.prepared.requested.choices
+        assembler, choices = self._assembler, self.prepared.requested.choices
         for data in Events().all(stream):
             if data == DONE:
                 assembler.end()
                 choices = 1
                 break
-            step = self._event(data, assembler)
+            step = self._event(data)
             if isinstance(step, Failed):
                 return step
         is_whole = assembler.is_finished(choices)
@@ -245,7 +256,7 @@ class ApiCall:
 
     async def _streamed(self, response: aiohttp.ClientResponse) -> AsyncGenerator[Step, None]:
         """Read a stream. It is complete once every choice has ended, whatever follows. Raises: BadBody, TooLarge."""
-        assembler, choices = ResponseAssembler(self.request.endpoint), self.prepared.requested.choices
+        assembler, choices = self._assembler, self.prepared.requested.choices
         try:
             async with aclosing(_payloads(response.content)) as payloads:
                 async for data in payloads:
@@ -253,7 +264,7 @@ class ApiCall:
                         choices = 1  # some APIs generate one choice, whatever the request says
                         assembler.end()
                         break
-                    step = self._event(data, assembler)
+                    step = self._event(data)
                     yield step
                     if isinstance(step, Failed):
                         return
@@ -268,24 +279,26 @@ class ApiCall:
             else self._unanswered("the stream was cut")
         )
 
-    def _event(self, data: bytes, assembler: ResponseAssembler) -> Chunk | Failed:
+    def _event(self, data: bytes) -> Chunk | Failed:
         """Turn one payload of the stream into a step. Raises: BadBody."""
         try:
             event = lenient.parsed(data)
             if (error := find_error(event)) is not None:
-                return self._failed_within(error, data)
-            assembler.add(event)
+                return self._failed_within(error, event, len(data))
+            self._assembler.add(event)
         except (ValueError, TypeError, AttributeError) as error:
             raise BadBody("it streamed something that is not a JSON object") from error
         self._chunks += bool(event.get("choices"))
         event["model"] = self.request.model
         return Chunk(_streaming_object(event))
 
-    def _failed_within(self, error: ApiError, data: bytes) -> Failed:
+    def _failed_within(self, error: ApiError, said: Any, size_bytes: int) -> Failed:
         """Report an error that came inside an answer whose status was 200."""
-        failure, reported = self._refusal(error.status, error), reported_usage(data, cost_at=self._api.cost_at)
-        is_free = reported.usage is None and not self._chunks
-        return Failed(failure) if is_free else Failed(failure, *self._usage_and_charge(reported, len(data)))
+        failure = self._refusal(error.status, error)
+        reported = reported_in(said if isinstance(said, dict) else {}, cost_at=self._api.cost_at)
+        if reported.usage is not None:
+            return Failed(failure, *self._usage_and_charge(reported, size_bytes))
+        return self._failed(failure) if self._chunks else Failed(failure)
 
     def _succeeded(self, body: bytes) -> Step:
         """Turn a complete response into an outcome. Raises: BadBody."""
@@ -303,30 +316,41 @@ class ApiCall:
 
     def _usage_and_charge(self, reported: ReportedUsage, size_bytes: int) -> tuple[Usage, Charge | None]:
         """Return what an answer used and cost: what it says itself, else an estimate by its size."""
-        if reported.usage is not None:
-            return reported.usage, self._api.charge(reported.usage, reported, self._headers)
+        if (usage := reported.usage) is not None:
+            if not usage.input_tokens:  # no prompt has none
+                usage = replace(usage, input_tokens=self._prompt_tokens, estimated=True)
+            return usage, self._api.charge(usage, reported, self._headers)
         output = min(self.prepared.requested.output_tokens, self._chunks or math.ceil(size_bytes / 4))
-        usage = Usage(self._usage().input_tokens, output, estimated=True)
+        usage = Usage(self._prompt_tokens, output, estimated=True)
         return usage, self._api.charge(usage, reported, self._headers)
 
-    def _usage(self) -> Usage:
-        """Estimate the usage so far: four bytes a prompt token; all requested output until a stream shows how much came."""
-        return Usage(
-            math.ceil(len(self.request.body) / 4),
-            self._chunks or self.prepared.requested.output_tokens,
+    @property
+    def _prompt_tokens(self) -> int:
+        """An estimate: four bytes a token."""
+        return math.ceil(len(self.request.body) / 4)
+
+    def _so_far(self) -> tuple[Usage, Charge | None]:
+        """Estimate what was used so far by what a stream has counted; all requested output until it shows how much came."""
+        reported = reported_in({"usage": self._assembler.usage}, cost_at=self._api.cost_at)
+        counted = reported.usage or Usage()
+        usage = Usage(
+            counted.input_tokens or self._prompt_tokens,
+            max(counted.output_tokens, self._chunks) or self.prepared.requested.output_tokens,
+            counted.cached_tokens,
             estimated=True,
         )
+        return usage, self._api.charge(usage, reported)
 
     def _progress(self) -> Progress:
         self._last_progress = asyncio.get_running_loop().time()
         if not self._sending.is_sent:
             return Progress()
-        usage = self._usage()
-        return Progress(usage, self._api.charge(usage))
+        return Progress(*self._so_far())
 
     def _refusal(self, status: int, error: ApiError | None) -> Failure:
         """Classify an error of the API, and remember its status and whether other requests would meet it."""
-        self.is_outage, self.failure_detail, self.error = status in OUTAGE, str(status), error
+        self.is_outage, self.is_doubtful = status in OUTAGE, status in _DOUBTFUL
+        self.failure_detail, self.error = str(status), error
         failure = self._api.failure(status, error, self._headers, added=self.prepared.added)
         if isinstance(failure, Denied) and (status < 400 or (error is not None and error.message)):
             self.failure_detail = failure.message[:_DETAIL]
@@ -334,8 +358,7 @@ class ApiCall:
 
     def _failed(self, failure: Failure) -> Failed:
         """Report a failure together with the most that the request may have cost."""
-        usage = self._usage()
-        return Failed(failure, usage, self._api.charge(usage))
+        return Failed(failure, *self._so_far())
 
 
 def _streaming_object(event: dict[str, Any]) -> bytes:
@@ -375,8 +398,8 @@ async def _payloads(content: aiohttp.StreamReader) -> AsyncGenerator[bytes, None
             raise TooLarge(size_bytes, limit_bytes=_LARGEST_STREAM)
         if events.pending_bytes > LARGEST_BODY:
             raise TooLarge(events.pending_bytes, limit_bytes=LARGEST_BODY)
-    if (left := events.end()) is not None:
-        yield left
+    for data in events.end():
+        yield data
 
 
 def _why_lost(error: aiohttp.ClientError | OSError) -> str:
