@@ -101,6 +101,8 @@ async def test_an_api_of_another_endpoint_is_tried_there() -> None:
     hands = Hands()
     async with serving(answer(), api=Chooses(choose), probe=(CHAT, EMBEDDINGS), clock=hands) as (api, engine):
         assert len(api.asked) == 2
+        assert engine.capacity().paused is None
+        assert engine.capacity().slots > 0
         last = (await steps_of(engine, a_request(endpoint=EMBEDDINGS)))[-1]
 
     assert isinstance(last, Succeeded)

@@ -10,6 +10,7 @@ asgi        calls an ASGI application in this process, for vllm
 guard       kills an engine's processes when its worker ends
 openmp      sets how an engine's threads wait for each other
 openai_call sends one request and makes an outcome of its answer, for openai
+openai_simplest  tries the simplest request, to learn whose fault a refusal is, for openai
 prices      looks up list prices, for openai
 """
 

@@ -5,15 +5,14 @@ request can have cost is recorded as an estimate.
 """
 
 import asyncio
-import contextlib
 import logging
 import os
 import tomllib
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing
 from functools import cache, partial
 from importlib.resources import files
-from typing import Annotated, Any, TypeGuard
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -41,12 +40,10 @@ from schemas.outcome import (
     Unanswered,
     Usage,
     failure_kind,
-    public_message,
 )
 from schemas.units import Ms
 from schemas.worker import DENIED, THROTTLED, UPSTREAM_DOWN
 from workers.core.address import Whereabouts, said_target
-from workers.core.alike import PROBE_TOKENS, Alike, is_too_short, simplest_request
 from workers.core.answers import failure_of, is_about_field, is_unknown_field
 from workers.core.api_error import ApiError
 from workers.core.body import (
@@ -58,7 +55,8 @@ from workers.core.body import (
 )
 from workers.core.pause import Pause
 from workers.core.usage import ReportedUsage, usd_of
-from workers.engines.openai_call import PROBE, PROVIDER, ApiCall, Prepared, Sending, note_reused, note_sent_headers
+from workers.engines.openai_call import PROVIDER, ApiCall, Prepared, Sending, note_reused, note_sent_headers
+from workers.engines.openai_simplest import Simplest, is_served
 from workers.engines.prices import is_listed, list_price, nano_usd
 from workers.ports import (
     Capacity,
@@ -77,8 +75,6 @@ _DENIED_MS = Ms(30_000)
 _KEEPALIVE_S = 4.0
 """How long an idle connection is kept. Many servers close theirs after 5 s (uvicorn, Node's http)."""
 _MOVED = frozenset({301, 302, 307, 308})
-_PROBE_S = 10.0
-"""How long the simplest request may take. If the API is that slow, jobs will show what is wrong."""
 _MARGIN_S = 1.0
 """How much earlier than the worker the engine times out, so that it can still say what was sent."""
 
@@ -231,15 +227,6 @@ class RequestWriter:
         return True
 
 
-def _is_denied(outcome: Succeeded | Failed | None) -> TypeGuard[Failed]:
-    return isinstance(outcome, Failed) and isinstance(outcome.failure, Denied)
-
-
-def _is_served(outcome: Succeeded | Failed | None) -> bool:
-    """Say whether the API knows key, path and model, though it may refuse the request."""
-    return isinstance(outcome, Succeeded) or (isinstance(outcome, Failed) and isinstance(outcome.failure, BadRequest))
-
-
 class OpenAI:
     """An engine that sends each request to one model of one API, and pauses while the API serves nobody."""
 
@@ -266,14 +253,9 @@ class OpenAI:
         self._session: aiohttp.ClientSession | None = None
         self._pause = Pause()
         self._probe = probe
-        self._alike = Alike()
-        self._trying = asyncio.Lock()
-        self._tries = 0
-        """How many times the simplest request was tried because others failed."""
-        self._tried: Succeeded | Failed | None = None
-        """What it came to when it was last tried. None: nothing in time."""
-        self._unfit = self._refused = ""
-        """How the simplest request is refused although others are served, and how it was refused last."""
+        self._simplest = Simplest(
+            deployment.source, self.run, is_paused=lambda: self._pause.left_ms(self._clock()) > 0
+        )
         self._writer = RequestWriter(deployment, options, profile)
 
     async def start(self) -> Capacity:
@@ -296,8 +278,8 @@ class OpenAI:
             proxy=_proxy_for(self._whereabouts.address.url("")),
             trace_configs=[trace],
         )
-        if self._probe:
-            self._tried = await self._try_simplest(self._probe)
+        if self._probe and is_served(await self._simplest.tried(self._probe)):
+            self._pause = Pause()
         return self._most
 
     def capacity(self) -> Capacity:
@@ -337,63 +319,19 @@ class OpenAI:
         """Return an outcome as what it is: the deployment's fault if the simplest request is refused, else the request's."""
         match outcome:
             case Succeeded():
-                self._alike.answered()
                 self._whereabouts.served()
                 if not call.is_probe:
-                    self._unfit, self._refused, self._tried = self._refused or self._unfit, "", None
+                    self._simplest.other_served()
             case Failed(BadRequest() | EngineFault() as failure) if call.is_probe:
-                outcome = self._judged_simplest(failure, call)
+                outcome = self._simplest.judged(failure)
+                call.failure_detail = f"{call.failure_detail} to the simplest request"
             case Failed(BadRequest() | EngineFault() as failure) if not call.is_outage:
-                self._alike.failed(public_message(failure))
-                if self._alike.is_suspicious and _is_denied(tried := await self._simplest(call.request.endpoint)):
-                    return tried
+                if refusal := await self._simplest.is_refused_like(failure, call.request.endpoint):
+                    return refusal
             case Failed(Denied(message)) if call.is_doubtful and not call.is_probe:
-                if _is_served(await self._simplest(call.request.endpoint)):
+                if await self._simplest.is_served_instead(call.request.endpoint):
                     outcome = Failed(BadRequest(message))
         self._pause_or_resume(outcome, call)
-        return outcome
-
-    def _judged_simplest(self, failure: BadRequest | EngineFault, call: ApiCall) -> Failed:
-        """Return a failure of the simplest request as the deployment's, unless it is too simple for the model."""
-        words = public_message(failure)
-        if isinstance(failure, BadRequest) and (words == self._unfit or is_too_short(words)):
-            return Failed(failure)
-        self._refused = words if isinstance(failure, BadRequest) else ""
-        call.failure_detail = f"{call.failure_detail} to the simplest request"
-        return Failed(Denied(f"it answers the simplest request: {words}"))
-
-    async def _simplest(self, endpoint: Endpoint) -> Succeeded | Failed | None:
-        """Return what the simplest request comes to, which is tried once for all that ask at a time."""
-        tries = self._tries
-        async with self._trying:
-            is_paused = self._pause.left_ms(self._clock()) > 0
-            if is_paused and self._tries == tries and not _is_denied(self._tried):
-                return None
-            if not is_paused and self._tries == tries:
-                self._tries += 1
-                self._tried = await self._try_simplest((endpoint,))
-                if _is_served(self._tried):
-                    self._alike.exonerated()
-            return self._tried
-
-    async def _try_simplest(self, endpoints: Sequence[Endpoint]) -> Succeeded | Failed | None:
-        """Send the simplest request to the endpoints until one serves it. Return what it came to at last; None: nothing in
-        time. A refusal has begun a pause.
-        """
-        outcome: Succeeded | Failed | None = None
-        for endpoint in endpoints:
-            body = simplest_request(endpoint)
-            request = EngineRequest(
-                PROBE, self._deployment.source, endpoint, body, PROBE_TOKENS, streamed=False, priority=0
-            )
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_PROBE_S), aclosing(self.run(request)) as steps:
-                    async for step in steps:
-                        outcome = step if isinstance(step, Succeeded | Failed) else outcome
-            if _is_served(outcome):
-                break
-        if _is_denied(outcome):
-            log.error("the API does not serve this deployment: %s", public_message(outcome.failure))
         return outcome
 
     def _pause_or_resume(self, outcome: Succeeded | Failed, call: ApiCall) -> None:
