@@ -5,14 +5,17 @@ import itertools
 import json
 from typing import Any
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.client.reading import StreamText, text_of
 from schemas.endpoints import CHAT
 from schemas.outcome import Failed, Succeeded, Usage
+from tests.builders import a_report
 from tests.contract.test_openai import a_request, serving, steps_of
 from workers.core.assembly import ResponseAssembler
+from workers.core.bounds import within_bounds
 from workers.core.sse import DONE, Events
 from workers.ports import Chunk, Step
 
@@ -128,3 +131,88 @@ def test_no_sequence_of_bytes_is_anything_but_an_answer_or_a_failure(
 
     *_, last = asyncio.run(ends())
     assert isinstance(last, Succeeded | Failed)
+
+
+_ODD: st.SearchStrategy[Any] = st.sampled_from(
+    [None, "", 0, -1, 1.5, True, [], {}, [None], "x", "\ud83d", float("inf"), float("nan"), 10**30, [[{}]], {"a": []}]
+)
+
+
+def _places(value: Any, here: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """All places in a JSON value."""
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [here, *(place for key, part in parts for place in _places(part, (*here, key)))]
+
+
+def _replaced(value: Any, place: tuple[Any, ...], new: Any) -> Any:
+    if not place:
+        return new
+    copy = dict(value) if isinstance(value, dict) else list(value)
+    copy[place[0]] = _replaced(value[place[0]], place[1:], new)
+    return copy
+
+
+_CALLS = [{"index": 0, "id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+_LOGPROBS = {"content": [{"token": "x", "logprob": -0.1, "bytes": None, "top_logprobs": []}]}
+_COUNTS = {
+    "prompt_tokens": 9,
+    "completion_tokens": 4,
+    "total_tokens": 13,
+    "prompt_tokens_details": {"cached_tokens": 3},
+    "cost": 0.1,
+}
+_ENTIRE: dict[str, Any] = {
+    "id": "c",
+    "choices": [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": "x", "tool_calls": _CALLS},
+            "logprobs": _LOGPROBS,
+            "finish_reason": "stop",
+        }
+    ],
+    "usage": _COUNTS,
+}
+_PIECE = {"id": "c", "choices": [{**_ENTIRE["choices"][0], "delta": {"content": "x", "tool_calls": _CALLS}}]}
+_REFUSAL = {
+    "error": {
+        "message": "no",
+        "code": 429,
+        "type": "t",
+        "param": "p",
+        "retry_after": 1,
+        "details": [{"retryDelay": "8s"}],
+        "metadata": {"raw": "{}", "headers": {"X-RateLimit-Reset": "1"}},
+    },
+    "usage": _COUNTS,
+}
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from([_ENTIRE, _PIECE, _REFUSAL]), st.data(), st.sampled_from([200, 400, 404, 429, 500]))
+def test_no_odd_value_anywhere_is_anything_but_an_answer_or_a_failure_that_can_be_reported(
+    said: dict[str, Any], data: st.DataObject, status: int
+) -> None:
+    for _ in range(data.draw(st.integers(1, 3))):
+        said = _replaced(said, data.draw(st.sampled_from(_places(said)[1:])), data.draw(_ODD))
+    streamed, body = status == 200 and data.draw(st.booleans()), json.dumps(said).encode()
+
+    async def script(writer: asyncio.StreamWriter) -> None:
+        kind, sent = (
+            ("text/event-stream", b"data: " + body + b"\n\ndata: [DONE]\n\n") if streamed else ("text/json", body)
+        )
+        head = f"HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\nContent-Length: {len(sent)}\r\n\r\n"
+        writer.write(head.encode() + sent)
+
+    async def ends() -> list[Step]:
+        async with serving(script, options={"profile": "openrouter"}) as (_, engine):
+            return await steps_of(engine, a_request(streamed=streamed))
+
+    *pieces, last = asyncio.run(ends())
+    assert isinstance(last, Succeeded | Failed)
+    assert msgspec.msgpack.encode(a_report(within_bounds(last)))
+    assert last.usage.cached_tokens <= last.usage.input_tokens
+    reader = StreamText()
+    for piece in pieces:
+        assert isinstance(piece, Chunk)
+        assert reader.of(piece.data).encode() is not None
