@@ -5,13 +5,13 @@ llamacpp    runs llama.cpp in process (xllamacpp), for GGUF files
 openai      calls any OpenAI-compatible HTTP API: a provider's or a self-hosted server's
 vllm        runs vLLM in process, through its own OpenAI layer
 
-amx         asks Linux for AMX in vLLM's processes
-asgi        calls an ASGI application in this process, for vllm
-guard       kills an engine's processes when its worker ends
-openmp      sets how an engine's threads wait for each other
-openai_call sends one request and makes an outcome of its answer, for openai
-openai_simplest  tries the simplest request, to learn whose fault a refusal is, for openai
-prices      looks up list prices, for openai
+amx             asks Linux for AMX in vLLM's processes
+asgi            calls an ASGI application in this process, for vllm
+guard           kills an engine's processes when its worker ends
+openmp          sets how an engine's threads wait for each other
+openai_call     sends one request and makes an outcome of its answer, for openai
+openai_simplest tries the simplest request, to learn whose fault a refusal is, for openai
+prices          looks up list prices, for openai
 """
 
 from importlib import import_module
