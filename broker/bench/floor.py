@@ -313,7 +313,7 @@ def _attempt_of(row: asyncpg.Record, now: Ms) -> Attempt:
         admitted_ms=row["admitted_ms"],
         deadline_ms=row["deadline_ms"],
         dispatched_ms=now,
-        left_ms=Ms(row["deadline_ms"] - now),
+        left_ms=Ms(max(0, row["deadline_ms"] - now)),
     )
 
 
