@@ -33,6 +33,7 @@ from schemas.outcome import (
     Usage,
 )
 from schemas.units import Ms
+from workers.core.constraints import Constraints
 from workers.ports import Capacity, Chunk, EngineConfigError, EngineDied, EngineRequest, Overrides, Step
 
 _WORDS = (
@@ -189,8 +190,10 @@ class Simulated:
             return Failed(BadRequest(f"the body cannot be read: {error}"))
         full_length = self._options.output_tokens
         prompt = -(-_length(body) // 4)
-        if (refused := _not_served(request, body)) is not None:
-            return Failed(refused)
+        if request.constraints is not None:
+            return Failed(_unmet(request.constraints))
+        if request.endpoint.shape is Shape.EMBEDDINGS and body.encoding_format not in {"float", "base64"}:
+            return Failed(BadRequest("encoding_format must be float or base64"))
         most = int(body.max_completion_tokens or body.max_tokens or request.max_output_tokens)
         words = max(0, min(full_length, most)) if request.endpoint.limits else 0
         if prompt + words > self._context_tokens:
@@ -301,13 +304,9 @@ def _embedding(number: int, given: Any, body: _Body) -> dict[str, object]:
     return {"object": "embedding", "index": number, "embedding": packed}
 
 
-def _not_served(request: EngineRequest, body: _Body) -> BadRequest | None:
-    """Say what this engine cannot do for a request, by its name; None if it can do all."""
-    if request.endpoint.shape is Shape.EMBEDDINGS and body.encoding_format not in {"float", "base64"}:
-        return BadRequest("encoding_format must be float or base64")
-    if request.constraints is None:
-        return None
-    field = "response_format" if request.constraints.tool is None else "tool_choice"
+def _unmet(constraints: Constraints) -> BadRequest:
+    """Say by its name what this engine cannot do."""
+    field = "response_format" if constraints.tool is None else "tool_choice"
     return BadRequest(f"{field}: this engine makes up words, and neither JSON nor calls of tools")
 
 
