@@ -87,7 +87,9 @@ def an_execution(job: UUID, attempt: int, outcome: str, usage: Usage, cost: int,
 
 
 def on(attempt: Attempt, outcome: Outcome, transition: Requeue | None = None) -> Verdict:
-    return a_verdict(attempt, outcome, transition=transition, timings=TIMES)
+    verdict = a_verdict(attempt, outcome, transition=transition, timings=TIMES)
+    assert verdict.executed is not None
+    return replace(verdict, executed=replace(verdict.executed, started_ms=TIMES.started_ms))
 
 
 async def test_a_job_is_shown_as_it_waits_runs_is_put_back_and_ends(ledger: Ledger) -> None:

@@ -178,7 +178,7 @@ async def test_many_results_at_once_are_announced_in_several_messages(nc: Nats, 
 
 @pytest.mark.usefixtures("system")
 async def test_a_client_that_waits_for_results_reads_them_when_they_are_announced(nats_url: str) -> None:
-    async with Client.connect(nats_url) as connected:
+    async with Client.connect(nats_url, tenant="a b.*") as connected:
         client = Client(connected.nats, tenant="a b.*", key="default", poll_s=60.0)
         batch = await client.create_batch()
         await client.seal(batch.id, jobs=1)
