@@ -20,7 +20,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes 
   --no-emit-index-url
 
 .DEFAULT_GOAL := help
-.PHONY: help setup vllm peers demo test test-vllm count chaos chaos-cluster fuzz mutate check format lock clean
+.PHONY: help setup vllm peers demo test test-chaos test-vllm count chaos chaos-cluster fuzz mutate check format lock clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
@@ -65,8 +65,11 @@ $(PEERS): $(STAMP) deploy/peers.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r deploy/peers.lock
 	@touch $(PEERS)
 
-test: $(MODEL) ## run the tests
-	$(BIN)/python -m pytest -q
+test: $(MODEL) ## run the tests, two files at a time
+	$(BIN)/python -m pytest -q -n 2 --dist loadscope -m "not chaos"
+
+test-chaos: $(MODEL) ## run the tests that kill processes and wait for what follows
+	$(BIN)/python -m pytest -q -m chaos
 
 test-vllm: $(VLLM_MODEL) ## run the tests that need vLLM
 	INFERMQ_VLLM_MODEL=$(VLLM_MODEL) $(VLLM)/bin/python -m pytest -q -o filterwarnings=default tests/vllm
