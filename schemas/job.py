@@ -87,6 +87,9 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     custom_id: StoredLabel | None = None
     metadata: Annotated[dict[StoredLabel, StoredLabel], Meta(max_length=16)] | None = None
     traceparent: StoredLabel | None = None
+    is_stray: bool = False
+    """Whether neither its message nor its report was found in any stream: it must run, also on a worker that has reported
+    it, since that report is gone."""
     seal: Seal = b""
     """What proves that a broker made the attempt. The worker returns it in its report."""
     group: UUID | None = None

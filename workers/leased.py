@@ -48,7 +48,7 @@ class LeasedIntake:
             return
         attempt, delivery = delivered
         key = (attempt.job.bytes, attempt.number)
-        if key in self._leases.released:
+        if key in self._leases.released and not attempt.is_stray:
             self._leases.skip(message.reply)
             return
         if (running := self._slots.attempts.get(key)) is not None:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
+from msgspec.structs import replace
+
 from broker.bus.runs import Rulings, Runs, attempts_in_outcome, attempts_in_run
 from broker.core.records import OpenJob, Running
 from broker.core.ruling import stranded
@@ -60,7 +62,7 @@ class Sweep:
             log.warning("strays attempts=%d", len(strays))
             self.metrics.strays.inc(len(strays))
             attempts = await until_available(lambda: self.attempts.attempts_of(strays, now=self.clock()))
-            is_whole = await self.runs.publish(attempts)
+            is_whole = await self.runs.publish([replace(one, is_stray=True) for one in attempts])
         self.ended.clear()
         return is_whole
 

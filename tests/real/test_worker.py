@@ -9,6 +9,7 @@ from uuid import UUID
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 from nats.js.api import RawStreamMsg
 
 from broker.bus.runs import Runs
@@ -378,6 +379,19 @@ async def test_an_attempt_delivered_again_after_its_report_is_not_run_again(nc: 
 
         assert report.job == after.job
         assert bench.reports.empty()
+        await bench.holds(subjects.RUN, 0)
+
+
+async def test_an_attempt_whose_report_is_gone_is_run_again_by_who_reported_it(nc: Nats) -> None:
+    async with a_pool(nc) as bench:
+        attempt = a_chat("x")
+        first = (await bench.run(attempt))[0]
+
+        assert await Runs(nc).publish([replace(attempt, is_stray=True)])
+        second = await bench.report()
+
+        assert (second.job, second.attempt) == (first.job, first.attempt)
+        assert second.execution != first.execution
         await bench.holds(subjects.RUN, 0)
 
 
