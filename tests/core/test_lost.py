@@ -5,10 +5,11 @@ from broker.core.lost import lost_executions
 from broker.core.price import Prices
 from broker.core.records import Request, Spend
 from broker.core.settle import decide
+from schemas.job import Lane
 from schemas.outcome import EngineFault, Failed, Released, Report
 from schemas.ruling import Lost
 from schemas.units import Ms, NanoUsd
-from tests.builders import BODY, CHAT, a_catalog, a_report, an_id, now
+from tests.builders import BODY, CHAT, a_catalog, a_report, an_attempt, an_id, now
 
 PRICES = Prices(catalog=a_catalog(), source="catalog:3")
 BY_PRICE = NanoUsd(17 * 1000 + 8 * 2000)
@@ -69,3 +70,15 @@ def test_what_is_lost_hides_no_report(outcome: Released | Failed) -> None:
     assert first is third is None
     assert second is not None
     assert second.outcome != "lost"
+
+
+def test_what_is_lost_hides_no_report_of_a_request() -> None:
+    """The ruling does not say whose request it was, so it stands apart from the report."""
+    request = an_attempt(lane=Lane.INTERACTIVE, reply_to="x", key="k")
+    report = a_report(Released(), job=request.job, attempt=request.number, interactive=request)
+    lost = a_loss(report)
+    recorded = lost_executions([lost], requests={}, recorded={}, prices=PRICES)
+
+    verdicts = decide([lost, report], {}, prices=PRICES, lost=recorded, now=now(), unit=0.5)
+
+    assert [verdict.executed and verdict.executed.outcome for verdict in verdicts] == [None, "released"]
