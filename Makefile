@@ -83,7 +83,7 @@ chaos: $(STAMP) ## kill, stop and cut off everything under load (SEED="1 2 3" FA
 chaos-cluster: $(STAMP) ## kill one of three NATS nodes every 30 s under load (SEED=1 KILLS=10; six minutes)
 	$(BIN)/python -m tests.chaos cluster $(SEED) --kills $(KILLS) --every-s $(EVERY_S)
 
-fuzz: $(STAMP) ## send broken messages to a broker and a worker (SEED=1 MESSAGES=20000; five minutes)
+fuzz: $(STAMP) ## send broken messages to a broker and a worker (SEED=1 MESSAGES=20000; one or two minutes)
 	$(BIN)/python -m tests.fuzz --seed $(SEED) --number $(MESSAGES)
 
 mutate: $(MODEL) ## break the code on purpose and see what the tests notice (SEED=1 N=300; an hour)

@@ -15,8 +15,6 @@ from schemas.job import Lane
 from schemas.worker import BEAT_LIFETIME_MS
 
 Settings = Mapping[str, Any]
-LONGEST_WAIT_S = PICK_UP_MS / 1000
-"""How long an interactive attempt stays in NOW. By then the relay has ended it, or assigned it to another deployment."""
 BACKLOG_MESSAGES = 1_000_000
 """How many messages of one (lane, model, tenant, key) may wait for intake. The server refuses more."""
 LARGEST_MESSAGE = 8 * 1024 * 1024
@@ -230,6 +228,7 @@ _BUCKET: Final[Settings] = {
 }
 _BEAT_LIFETIME: Final = BEAT_LIFETIME_MS * 1_000_000
 _LONGEST_WAIT: Final = PICK_UP_MS * 1_000_000
+"""How long an interactive attempt stays in NOW. By then the relay has ended it, or assigned it to another deployment."""
 _ALL: Final[tuple[Settings, ...]] = (
     # OUTCOME comes first, so that it gets its room
     {**_WORK_QUEUE, "name": subjects.OUTCOME, "subjects": ["infermq.outcome.*", subjects.RULING]},

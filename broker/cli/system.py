@@ -64,7 +64,12 @@ NeededPostgresUrl = Annotated[
     str, typer.Option(envvar="INFERMQ_POSTGRES_URL", callback=_of_postgres, help="Where Postgres is.")
 ]
 LeaseS = Annotated[
-    float, typer.Option(min=LEAST_LEASE_S, max=3600, help="How long a killed worker's jobs stay with it.")
+    float,
+    typer.Option(
+        min=LEAST_LEASE_S,
+        max=3600,
+        help="How long a lease lasts. A killed worker's jobs run elsewhere before that, in seconds.",
+    ),
 ]
 
 

@@ -15,12 +15,11 @@ _SIMPLEST = {
 }
 PROBE_TOKENS = 16
 """The most output of the simplest request. Some APIs refuse a lower limit."""
-
-
 _TOO_SHORT = re.compile(
     r"limit was reached|higher max_|(minimum|at least|below).{0,40}tokens|tokens.{0,60}(minimum|at least|greater than)",
     re.IGNORECASE,
 )
+"""How APIs say that so few tokens are too few."""
 
 
 def is_too_short(message: str) -> bool:
