@@ -12,9 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from broker.bus.desired import Found, Mend, Settings, Stream, desired, difference
-from broker.config import LEASE_S
 from broker.core.records import Kept
-from broker.errors import Conflict
 from schemas.jetstream import ApiRefused, Kind, NatsConnection, NatsError, ask, call
 
 _PAGE = 256
@@ -22,7 +20,6 @@ _PAGE = 256
 _PROBE = "INFERMQ_ROOM"
 """A stream that exists for a moment, to see how much room there is."""
 _HALVINGS = 9
-_TRIES, _PAUSE_S = 5, 0.2
 _LIST_S = 6.0
 """A cluster collects a list from the leaders of all consumers, and gives up on those that are silent after 4 s."""
 T = TypeVar("T")
@@ -58,27 +55,6 @@ class NatsStreams:
         wanted = desired(pools, lease_s=lease_s, replicas=self._replicas, store_bytes=self._store_bytes)
         self.kept = await keep(self._nc, wanted)
         return self.kept
-
-
-async def declare_streams(nc: NatsConnection) -> None:
-    """Declare all streams and buckets, and the consumers that brokers share. Raises: Conflict."""
-    await _declare(nc, desired({}, lease_s=LEASE_S))
-
-
-async def declare_pool(nc: NatsConnection, deployment: str, *, slots: int, lease_s: float = LEASE_S) -> None:
-    """Declare the two consumers that a deployment's workers share. Raises: Conflict."""
-    await _declare(nc, desired({deployment: slots}, lease_s=lease_s))
-
-
-async def _declare(nc: NatsConnection, wanted: Sequence[Stream]) -> None:
-    """Try a few times: a stream that was deleted a moment ago cannot always be made again at once. Raises: Conflict."""
-    wrong: dict[str, str] = {}
-    for _ in range(_TRIES):
-        wrong = (await keep(nc, wanted)).wrong or {}
-        if not wrong:
-            return
-        await asyncio.sleep(_PAUSE_S)
-    raise Conflict("; ".join(f"{name}: {why}" for name, why in wrong.items()))
 
 
 async def keep(nc: NatsConnection, wanted: Sequence[Stream]) -> Kept:

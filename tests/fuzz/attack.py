@@ -14,7 +14,6 @@ from typing import TypeVar
 import asyncpg
 from nats.errors import Error as NatsError
 
-from broker.bus.streams import declare_pool
 from broker.core.seals import ruling_seal
 from schemas import subjects
 from schemas.api import State
@@ -24,6 +23,7 @@ from schemas.jetstream.client import NatsClient
 from schemas.job import Attempt, Lane
 from schemas.units import Ms
 from tests.builders import BODY, SEAL_KEY, a_beat, now
+from tests.declared import declare_pool
 from tests.fuzz.mutate import Broken, mutations
 from tests.fuzz.targets import DEPLOYMENT, MODEL, Known, targets
 from tests.real.test_broker import SCRIPT, Running, a_broker, a_worker

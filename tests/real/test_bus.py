@@ -13,13 +13,13 @@ from broker.bus.connect import connected
 from broker.bus.desired import desired
 from broker.bus.groups import Groups, ack_all
 from broker.bus.runs import attempts_in_run
-from broker.bus.streams import declare_pool, declare_streams
 from broker.config import LEASE_S
 from broker.errors import Unavailable
 from schemas import subjects
 from schemas.jetstream import call
 from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Lane
+from tests.declared import declare_pool, declare_streams
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(60)]
 BULK = "infermq.submit.bulk.m.default.default"

@@ -10,7 +10,6 @@ import msgspec
 import pytest
 
 from broker.bus.catalogs import Catalogs
-from broker.bus.streams import declare_streams
 from broker.cli.doctor import Grade, examine
 from broker.errors import Unavailable
 from broker.ledger import open_ledger
@@ -24,6 +23,7 @@ from schemas.jetstream import last_message
 from schemas.jetstream.client import NatsClient as Nats
 from schemas.units import Ms
 from tests.builders import a_catalog, now
+from tests.declared import declare_streams
 from tests.real.test_broker import SCRIPT, a_broker, get
 from tests.system import CATALOG, until
 from workers.catalog import ActiveCatalog, active_catalog

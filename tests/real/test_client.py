@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from broker.bus.streams import declare_streams
 from broker.client import Client, NoBroker, RequestRefused, Submission, new_id
 from broker.errors import Unavailable
 from schemas import subjects
@@ -15,6 +14,7 @@ from schemas.endpoints import CHAT
 from schemas.job import BODY_BYTES, Job
 from schemas.units import LONGEST_NAME
 from tests.builders import BODY, a_job
+from tests.declared import declare_streams
 from tests.proxy import a_proxy
 from tests.system import until
 

@@ -11,7 +11,6 @@ import pytest
 
 from broker.bus.beats import Beats
 from broker.bus.runs import Rulings, Runs
-from broker.bus.streams import declare_pool, declare_streams
 from broker.core.pools import alive, snapshot
 from broker.core.price import Prices
 from broker.core.records import Entry, Pick, Running
@@ -30,6 +29,7 @@ from schemas.units import Ms, NanoUsd
 from schemas.worker import WorkerBeat
 from tests import builders
 from tests.builders import SEAL_KEY, a_batch_id, a_report, a_route, a_success, an_attempt, an_entry, now
+from tests.declared import declare_pool, declare_streams
 from tests.reporting import a_settle, report
 from tests.system import until
 from workers.beat import beat

@@ -10,12 +10,12 @@ import pytest
 from broker.bus.connect import connected
 from broker.bus.desired import GROUP_ACK_WAIT_S
 from broker.bus.groups import EXTEND_S, Groups, ack_all
-from broker.bus.streams import declare_streams
 from schemas import subjects
 from schemas.jetstream import EXTEND, Message
 from schemas.jetstream.client import NatsClient as Nats
 from schemas.jetstream.pull import delivered
 from schemas.job import Lane
+from tests.declared import declare_streams
 from tests.system import until
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(60)]

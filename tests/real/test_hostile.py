@@ -7,7 +7,6 @@ from nats.errors import BadSubjectError
 
 from broker.bus.groups import Groups, ack_all
 from broker.bus.runs import attempts_in_run
-from broker.bus.streams import declare_pool, declare_streams
 from broker.errors import Unavailable
 from schemas import subjects
 from schemas.catalog import Revision
@@ -17,6 +16,7 @@ from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Lane
 from schemas.units import Ms
 from tests.builders import a_catalog, an_attempt
+from tests.declared import declare_pool, declare_streams
 from tests.system import until
 from workers.catalog import active_catalog
 from workers.puller import Puller

@@ -16,7 +16,6 @@ from nats.errors import NoRespondersError
 from nats.errors import TimeoutError as NatsTimeoutError
 
 from broker.bus.runs import Rulings
-from broker.bus.streams import declare_streams
 from broker.core.price import Prices
 from broker.core.principal import Identify, Principal, Role, open_principal
 from broker.core.seals import request_seal
@@ -50,6 +49,7 @@ from schemas.units import Ms, NanoUsd
 from schemas.worker import WorkerBeat
 from tests import builders
 from tests.builders import SEAL_KEY, a_batch_id, a_job, a_report, a_success, an_attempt, an_id, now
+from tests.declared import declare_streams
 from tests.system import until
 from workers.reply import problem_of
 

@@ -3,12 +3,12 @@
 import pytest
 
 from broker.bus.runs import Runs
-from broker.bus.streams import declare_pool, declare_streams
 from broker.roles.late_acks import LateAcks
 from schemas import subjects
 from schemas.jetstream.client import NatsClient as Nats
 from schemas.units import Ms
 from tests.builders import a_beat, a_report, a_success, an_attempt
+from tests.declared import declare_pool, declare_streams
 from tests.system import until
 
 pytestmark = pytest.mark.real

@@ -3,7 +3,6 @@
 import pytest
 
 from broker.bus.catalogs import Catalogs
-from broker.bus.streams import declare_streams
 from broker.bus.submitted import SubmittedJobs
 from broker.client import Client, Submission
 from broker.core.principal import open_principal
@@ -14,6 +13,7 @@ from schemas.api import JobRef, State
 from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Lane
 from tests.builders import BODY, an_entry, an_id, now
+from tests.declared import declare_streams
 
 pytestmark = pytest.mark.real
 HELLO = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}

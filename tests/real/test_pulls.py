@@ -9,11 +9,11 @@ import pytest
 from broker.bus.connect import connected
 from broker.bus.groups import Groups, ack_all
 from broker.bus.runs import Runs
-from broker.bus.streams import declare_pool, declare_streams
 from schemas import subjects
 from schemas.jetstream import Message
 from schemas.jetstream.client import NatsClient as Nats
 from tests.builders import an_attempt
+from tests.declared import declare_pool, declare_streams
 from tests.proxy import Proxy, a_proxy
 from tests.system import until
 from workers.puller import Puller

@@ -11,7 +11,6 @@ import pytest
 
 from broker.bus.notices import announce_waiting
 from broker.bus.runs import Runs, attempts_in_run
-from broker.bus.streams import declare_streams
 from broker.core.price import Prices
 from broker.core.records import ONLY_SHARD, Entry, Pick, Requeue, Running, Shard
 from broker.core.settle import decide
@@ -33,6 +32,7 @@ from schemas.ruling import Suspect, Suspicion
 from schemas.units import Ms
 from schemas.worker import WorkerBeat
 from tests.builders import a_report, a_route, a_success, an_attempt, an_entry, an_id, now
+from tests.declared import declare_streams
 from tests.real.test_dispatch import a_beat, a_leader, committed, dispatched, running
 from tests.real.test_ledger import a_verdict
 from tests.reporting import report

@@ -9,7 +9,6 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from broker.bus.streams import declare_streams
 from broker.ports import Ledger
 from schemas import subjects
 from schemas.api import Batch, BatchCreate, BatchStatus, Result, ResultNotice, State
@@ -19,6 +18,7 @@ from schemas.job import Job, Lane
 from schemas.outcome import Refused
 from schemas.subjects import DEFAULT, Source
 from tests.builders import BODY, CHAT, a_job, an_id, now
+from tests.declared import declare_streams
 from tests.real.test_streams import an_intake, emptied
 
 OTHER = BODY.replace(b"hello", b"goodbye")

@@ -8,7 +8,6 @@ import pytest
 from nats.aio.msg import Msg
 
 from broker.bus.runs import Rulings
-from broker.bus.streams import declare_streams
 from broker.core.relay import Answered, Erred, Streamed
 from broker.ports import Ledger
 from broker.roles.daily_spend import DailySpend
@@ -19,6 +18,7 @@ from schemas.codec import CHUNK, FINAL, KEEPALIVE, KIND, SEQ, unpacker
 from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Attempt, Lane
 from tests.builders import SEAL_KEY, a_batch_id, a_catalog, an_entry, now
+from tests.declared import declare_streams
 from tests.real.test_interactive import a_beat
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(60)]

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from broker.bus.runs import Rulings, Runs
-from broker.bus.streams import declare_pool, declare_streams
 from broker.core.presence import DEAD_MS, QUIET_MS, Presence
 from broker.metrics import BrokerMetrics
 from broker.ports import Ledger
@@ -24,6 +23,7 @@ from schemas.ruling import Lost, Ruling
 from schemas.units import Ms
 from schemas.worker import HeldExecution, WorkerBeat, held_bytes
 from tests.builders import SEAL_KEY, a_batch_id, a_beat, a_report, a_route, a_success, an_id, now
+from tests.declared import declare_pool, declare_streams
 from tests.real.test_ledger import a_verdict, running, settled
 from tests.reporting import report
 from tests.system import until

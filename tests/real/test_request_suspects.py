@@ -10,7 +10,6 @@ import pytest
 
 from broker.bus.request_suspects import SuspectBucket
 from broker.bus.runs import Rulings
-from broker.bus.streams import declare_streams
 from broker.core.presence import DEAD_MS, Presence
 from broker.core.relay import Answered, Erred
 from broker.core.request_suspects import RequestSuspects
@@ -25,6 +24,7 @@ from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Attempt, Lane
 from schemas.worker import BEGINNING, HeldExecution, held_bytes
 from tests.builders import SEAL_KEY, a_batch_id, a_beat, a_catalog, an_entry, an_id, now
+from tests.declared import declare_streams
 from tests.real.test_relay import Listener, end_of
 from tests.system import until
 

@@ -12,7 +12,6 @@ from msgspec.structs import replace
 
 from broker.bus.runs import Rulings
 from broker.bus.seal_keys import NatsSealKeys
-from broker.bus.streams import declare_streams
 from broker.errors import Unavailable
 from broker.metrics import BrokerMetrics
 from broker.ports import Ledger
@@ -24,6 +23,7 @@ from schemas.jetstream.client import NatsClient as Nats
 from schemas.outcome import EngineFault, Failed
 from schemas.ruling import EndRequest, Expire
 from tests.builders import SEAL_KEY, a_batch_id, a_report, an_attempt, sealed
+from tests.declared import declare_streams
 from tests.real.test_ledger import running, state_of
 from tests.real.test_settle import settling
 from tests.reporting import report

@@ -8,7 +8,6 @@ import pytest
 
 from broker.bus.beats import Beats
 from broker.bus.catalogs import Catalogs
-from broker.bus.streams import declare_streams
 from broker.bus.submitted import SubmittedJobs
 from broker.core.authorise import Action, forbidden
 from broker.core.principal import Principal, Role, open_principal
@@ -37,6 +36,7 @@ from schemas.job import Lane
 from schemas.subjects import Verb
 from tests.builders import an_entry, an_id, now
 from tests.calling import called
+from tests.declared import declare_streams
 
 pytestmark = pytest.mark.real
 ACTIONS = {

@@ -11,7 +11,6 @@ import msgspec
 import pytest
 
 from broker.bus.runs import Rulings
-from broker.bus.streams import declare_streams
 from broker.ledger import open_ledger
 from broker.metrics import BrokerMetrics
 from broker.ports import Ledger
@@ -35,6 +34,7 @@ from schemas.outcome import (
 from schemas.ruling import EndRequest, Expire, Lost, PutBack, Ruling
 from schemas.units import NanoUsd
 from tests.builders import SEAL_KEY, a_batch_id, a_report, a_success, an_attempt, an_entry, an_id, now
+from tests.declared import declare_streams
 from tests.real.test_executions import settle as settle_group
 from tests.real.test_executions import what_was_lost
 from tests.real.test_ledger import a_batch, dispatched, running, state_of

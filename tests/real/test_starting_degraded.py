@@ -13,7 +13,6 @@ import asyncpg
 import pytest
 
 from broker.bus.seal_keys import NatsSealKeys
-from broker.bus.streams import declare_streams
 from broker.client import Client, RequestRefused
 from broker.config import BrokerConfig
 from broker.errors import CannotListen, Unavailable
@@ -27,6 +26,7 @@ from schemas.codec import jsoned
 from schemas.jetstream.client import NatsClient as Nats
 from schemas.units import Ms
 from tests.builders import SEAL_KEY, an_id, now
+from tests.declared import declare_streams
 from tests.real.test_broker import SCRIPT, Running, a_broker, a_worker
 from tests.system import CATALOG, until
 

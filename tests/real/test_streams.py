@@ -14,7 +14,6 @@ import pytest
 from nats.aio.msg import Msg
 
 from broker.bus.results import announce_results
-from broker.bus.streams import declare_streams
 from broker.client import Client, Submission
 from broker.core.principal import Identify, Principal, Role, open_principal
 from broker.core.records import Recorded
@@ -32,6 +31,7 @@ from schemas.outcome import Refused
 from schemas.subjects import Source
 from schemas.units import Ms
 from tests.builders import a_catalog, a_job, a_report, an_entry, an_id, now
+from tests.declared import declare_streams
 from tests.real.test_broker import Running, a_broker, a_worker, body_of
 from tests.real.test_ledger import a_batch, running
 from tests.reporting import a_settle, report

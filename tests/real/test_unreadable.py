@@ -7,7 +7,6 @@ import asyncpg
 import msgspec
 import pytest
 
-from broker.bus.streams import declare_streams
 from broker.ports import Ledger
 from schemas import subjects
 from schemas.api import State
@@ -16,6 +15,7 @@ from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Attempt
 from schemas.outcome import EngineFault, Succeeded, Usage
 from tests.builders import a_report, a_success, an_attempt
+from tests.declared import declare_streams
 from tests.real.test_ledger import running, state_of
 from tests.real.test_settle import buried, ended, settling
 from tests.reporting import report

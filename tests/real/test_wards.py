@@ -10,7 +10,6 @@ import msgspec
 import pytest
 
 from broker.bus.runs import Rulings
-from broker.bus.streams import declare_streams
 from broker.core.presence import DEAD_MS, Presence
 from broker.metrics import BrokerMetrics
 from broker.ports import Ledger
@@ -23,6 +22,7 @@ from schemas.job import Attempt
 from schemas.ruling import Convict, PutBack, Ruling, Suspect, Suspicion
 from schemas.worker import BEGINNING, NOT_BEGUN, HeldExecution, held_bytes
 from tests.builders import SEAL_KEY, a_batch_id, a_beat, a_catalog, a_report, an_id, now
+from tests.declared import declare_streams
 from tests.real.test_suspects import dispatched, lead, run_apart, settle, suspected
 from tests.reporting import report
 

@@ -13,7 +13,6 @@ from msgspec.structs import replace
 from nats.js.api import RawStreamMsg
 
 from broker.bus.runs import Runs
-from broker.bus.streams import declare_pool, declare_streams
 from schemas import subjects
 from schemas.catalog import Deployment, Revision
 from schemas.codec import KIND, Bundle, packed
@@ -42,6 +41,7 @@ from schemas.outcome import (
 from schemas.units import Ms
 from schemas.worker import held_in
 from tests.builders import BODY, a_catalog, a_chat, a_report, an_attempt, an_entropy, an_id, now
+from tests.declared import declare_pool, declare_streams
 from tests.scripted import round_trip
 from workers.catalog import ActiveCatalog
 from workers.engines.simulated import Options, Simulated

@@ -8,7 +8,6 @@ import pytest
 
 from broker.bus.beats import Beats
 from broker.bus.runs import Runs
-from broker.bus.streams import declare_pool
 from schemas import subjects
 from schemas.catalog import Revision
 from schemas.codec import jsoned
@@ -17,6 +16,7 @@ from schemas.outcome import Failed, TimedOut
 from schemas.units import Ms
 from schemas.worker import DENIED, Paused
 from tests.builders import a_catalog, a_chat, now
+from tests.declared import declare_pool
 from tests.real.test_worker_process import apply, is_forgotten, reported
 from tests.system import until
 from workers.cli import serve

@@ -15,7 +15,6 @@ from nats.aio.msg import Msg
 from nats.js.api import ConsumerInfo, RawStreamMsg
 
 from broker.bus.runs import Runs
-from broker.bus.streams import declare_pool, declare_streams
 from broker.local.servers import nats_server
 from schemas import subjects
 from schemas.catalog import Revision
@@ -26,6 +25,7 @@ from schemas.outcome import EngineLost, Failed, Released, Report, Succeeded
 from schemas.units import Ms
 from schemas.worker import WorkerBeat
 from tests.builders import a_catalog, a_chat
+from tests.declared import declare_pool, declare_streams
 from tests.real.test_starting_degraded import free_port, seen
 from tests.system import until
 
