@@ -14,6 +14,7 @@ from broker.ledger.connection import Connection, Database
 from broker.ledger.copies import copy_bodies, copy_jobs, copy_results, insert_jobs
 from broker.ledger.counts import Deltas
 from broker.ledger.days import Days
+from broker.ledger.failures import record_failures
 from broker.ledger.rows import columns, job_row
 from broker.ledger.sql import query
 from schemas.api import State
@@ -162,6 +163,7 @@ async def _follow(connection: Connection, fresh: Sequence[Entry]) -> None:
         if entry.refused is not None:
             deltas.ended(entry.batch, State.FAILED)
             deltas.refused(entry.too_late_for)
+    await record_failures(connection, [entry.id for entry in fresh if entry.refused is not None])
     latest = max([entry.admitted_ms for entry in fresh], default=Ms(0))
     ended_before = await deltas.write(connection, now=latest)
     if refused := [(entry.id, entry.batch, None) for entry in fresh if entry.refused is not None]:

@@ -32,6 +32,7 @@ from broker.ledger.connection import Connection, Database
 from broker.ledger.copies import copy_results
 from broker.ledger.counts import Deltas
 from broker.ledger.days import Days, days_of
+from broker.ledger.failures import record_failures
 from broker.ledger.rows import (
     EXECUTION_COLUMNS,
     columns,
@@ -233,6 +234,8 @@ class _Group:
         costs = [(executed.deployment, executed.cost_nano_usd) for _, _, executed in new]
         estimated = [(row["deployment"], NanoUsd(-row["cost_nano_usd"])) for row in estimates]
         await add_spend(self.connection, costs + estimated, now=self.now)
+        failed = [one.job for one in self.ended_now.values() if one.state is not State.SUCCEEDED]
+        await record_failures(self.connection, failed)
         ended_before = await deltas.write(self.connection, now=self.now)
         ended_now = sorted(self.ended_now.items(), key=_ended_number)
         ended = [(one.job, one.batch, end_of(verdicts[n]).body) for n, one in ended_now]

@@ -10,6 +10,7 @@ from broker.ledger.connection import Connection
 from broker.ledger.copies import copy_results
 from broker.ledger.counts import Deltas
 from broker.ledger.days import bounds, day_of, days_of
+from broker.ledger.failures import record_failures
 from broker.ledger.rows import (
     EXECUTION_COLUMNS,
     columns,
@@ -22,6 +23,7 @@ from broker.ledger.rows import (
 )
 from broker.ledger.spend import add_spend
 from broker.ledger.sql import query
+from schemas.api import State
 from schemas.outcome import Usage
 from schemas.units import Ms
 
@@ -103,6 +105,8 @@ class UsualEnds:
                 deltas.spent(one.batch, executed.usage, executed.cost_nano_usd)
         costs = [(executed.deployment, executed.cost_nano_usd) for _, executed in ran]
         await add_spend(self.connection, costs, now=self.now)
+        failed = [one.job for one in self.ended.values() if one.state is not State.SUCCEEDED]
+        await record_failures(self.connection, failed)
         ended_before = await deltas.write(self.connection, now=self.now)
         ended = sorted(self.ended.items(), key=_ended_number)
         results = [(one.job, one.batch, end_of(verdicts[n]).body) for n, one in ended]

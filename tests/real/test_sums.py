@@ -9,7 +9,7 @@ from broker.core.records import Ignore
 from broker.ledger.connection import Connection
 from broker.ports import Ledger
 from schemas.ids import uuid7
-from schemas.outcome import Charge, EngineFault, Failed, Usage
+from schemas.outcome import Charge, EngineFault, Failed, Refused, Usage
 from schemas.units import Ms, NanoUsd
 from tests.builders import a_success, an_attempt, an_entry, now
 from tests.real.test_ledger import a_batch, a_verdict, dispatched
@@ -23,6 +23,8 @@ RUNNING_TOO = """insert into infermq.running (job, attempt, uncounted, deploymen
                  select job, 1, 0, 'd', 0, 0, 'm', 'bulk', 't', 1 from infermq."""
 WAITING_TOO = """insert into infermq.waiting (model, lane, tenant, deadline_ms, job)
                  select 'm', 'bulk', 'other', 0, job from infermq."""
+A_FAILURE = """insert into infermq.failures (job, tenant, model, state, kind, ended_ms)
+               select job, tenant, model, 'dead', 'timed_out', 0 from infermq."""
 MORE = {
     "jobs": COUNTED,
     "executions": COUNTED,
@@ -52,6 +54,14 @@ WRONG = [
     "update infermq.results set ordinal = null",
     "update infermq.results set batch = null",
     "update infermq.results set ordinal = 2 where ordinal = 1",
+    "delete from infermq.failures",
+    "update infermq.failures set state = 'dead'",
+    "update infermq.failures set kind = 'refused'",
+    "update infermq.failures set tenant = 'other'",
+    "update infermq.failures set model = 'other'",
+    "update infermq.failures set batch = gen_random_uuid()",
+    "update infermq.failures set ended_ms = ended_ms + 1",
+    *(A_FAILURE + table for table in ("waiting", "running")),
     *(RUNNING_TOO + table for table in ("waiting", "results")),
     *(WAITING_TOO + table for table in ("waiting", "running", "results")),
 ]
@@ -62,7 +72,8 @@ async def writer(ledger: Ledger, ledger_url: str) -> AsyncIterator[Connection]:
     """Of a ledger with a job that ended, one that waits and one that runs; what it writes is taken back."""
     batch = await a_batch(ledger)
     ended, runs, waits = an_entry(batch=batch.id), an_entry(), an_entry()
-    await ledger.intake.admit([ended, runs, waits])
+    refused = an_entry(refused=Refused("unknown_model", "m"))
+    await ledger.intake.admit([ended, runs, waits, refused])
     attempt, _ = await dispatched(ledger, ended, runs)
     usage, charge = Usage(100, 20, 30), Charge(NanoUsd(7), "provider")
     late = a_verdict(attempt, Failed(EngineFault("x"), usage, charge), transition=Ignore())

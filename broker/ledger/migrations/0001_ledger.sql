@@ -159,6 +159,29 @@ create table infermq.idempotency (
     primary key (tenant, key)
 );
 
+-- One row a job that ended otherwise than succeeded, written with its end.
+create table infermq.failures (
+    job         uuid    not null primary key,
+    tenant      text    not null,
+    model       text    not null,
+    batch       uuid,
+    state       text    not null check (state in ('failed', 'expired', 'cancelled', 'dead')),
+    -- what infermq.failure_kind says
+    kind        text    not null,
+    ended_ms    bigint  not null,
+    -- when somebody dropped it from the dead letters; null: nobody has
+    dropped_ms  bigint
+);
+create index failures_of_tenant on infermq.failures (tenant, job);
+create index failures_of_batch on infermq.failures (batch, job) where batch is not null;
+create index failures_dead on infermq.failures (job) where state = 'dead' and dropped_ms is null;
+create index failures_ended on infermq.failures (ended_ms);
+
+-- The kind of a job's failure; of a refusal its own code, which is more precise; the state of a job that ended without one.
+create function infermq.failure_kind(state text, failure jsonb) returns text immutable language sql as $$
+    select coalesce(case when failure->>'type' = 'refused' then failure->>'code' else failure->>'type' end, state)
+$$;
+
 -- What each deployment cost on a day (UTC): daily caps are held by it.
 create table infermq.spend (
     day             date    not null,

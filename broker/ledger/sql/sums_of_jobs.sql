@@ -1,10 +1,11 @@
 -- Where the jobs with ids from $1 to below $2 disagree with what else is recorded of them: what a job cost is the sum of its
--- executions, an ended one has a result of its batch's numbering, and an open one has one place.
+-- executions, an ended one has a result of its batch's numbering and, unless it succeeded, a failure, and an open one has
+-- one place.
 --
 -- Executions may stand without a job while a request goes on with another deployment. If its broker dies then, they stay so:
 -- they count for their deployments, and for no tenant.
 with jobs as (
-    select id, state, batch, input_tokens, output_tokens, cached_tokens, cost_nano_usd
+    select id, tenant, model, state, batch, failure, settled_ms, input_tokens, output_tokens, cached_tokens, cost_nano_usd
       from infermq.jobs where id >= $1 and id < $2
 ), ran as (
     select job, count(*) filter (where not waste) as useful,
@@ -56,3 +57,11 @@ union all
 select format('job %s waits as one of batch %s, and is one of %s', w.job, w.batch, j.batch)
   from waits w join jobs j on j.id = w.job
  where w.batch is distinct from j.batch
+union all
+select format('job %s is %s, its failure %s', coalesce(j.id, f.job),
+              (j.state, j.tenant, j.model, j.batch, infermq.failure_kind(j.state, j.failure), j.settled_ms),
+              (f.state, f.tenant, f.model, f.batch, f.kind, f.ended_ms))
+  from (select * from jobs where state not in ('open', 'succeeded')) j
+  full join (select * from infermq.failures where job >= $1 and job < $2) f on f.job = j.id
+ where (j.id, j.state, j.tenant, j.model, j.batch, infermq.failure_kind(j.state, j.failure), j.settled_ms)
+       is distinct from (f.job, f.state, f.tenant, f.model, f.batch, f.kind, f.ended_ms)
