@@ -35,6 +35,7 @@ from broker.core.suspects import RunningApart, Turn, WaitingSuspect
 from schemas.api import Batch, BatchCreate, JobShow, LaneBacklog, ResultPage
 from schemas.catalog import Revision
 from schemas.job import Attempt
+from schemas.listing import JobFilter, JobPage
 from schemas.units import Ms
 
 Clock = Callable[[], Ms]
@@ -207,6 +208,12 @@ class BatchLedger(Protocol):
 class JobLedger(Protocol):
     async def find(self, job: UUID, tenant: str) -> JobShow | None:
         """Read all that is recorded of a job. Another tenant's is not found."""
+
+    async def page(self, tenant: str, wanted: JobFilter, *, limit: int, before: UUID | None) -> JobPage:
+        """List jobs of a tenant that match, the newest first, starting with the one `before` the given job if there is one.
+
+        It looks at a bounded number of jobs: a page with few jobs, or none, may have a next one.
+        """
 
 
 class CatalogLedger(Protocol):

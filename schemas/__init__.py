@@ -17,6 +17,7 @@ endpoints  lists the endpoints that a model can serve
 health     Liveness and Readiness (what /livez and /readyz of every process show)
 catalog    Catalog: models, routes, deployments, prices
 api        the requests, answers and errors of the broker's API
+listing    JobFilter (which jobs are meant when many are), and lists of jobs
 urls       shows URLs without their passwords
 export     exports all of it as JSON Schema
 """

@@ -11,6 +11,7 @@ batches       batches and their results      jobs           all that is recorded
 catalogs      the revisions of the catalog    sums           compares the ledger with itself
 
 connection    the connections that the areas share
+selection     jobs by a filter, page by page
 failures      a row of each job that did not succeed
 copies        rows as several areas write them
 counts        the counters of batches        days           the partitions of a day

@@ -1,11 +1,13 @@
-"""Reads all that is recorded of a job."""
+"""Reads all that is recorded of a job, and lists jobs."""
 
 from uuid import UUID
 
 from broker.ledger.connection import Connection, Database
 from broker.ledger.rows import AHEAD_MOST, Row, execution_of, show_of
+from broker.ledger.selection import select_jobs
 from broker.ledger.sql import query
 from schemas.api import JobShow
+from schemas.listing import JobFilter, JobPage
 
 
 class PgJobs:
@@ -22,6 +24,10 @@ class PgJobs:
             executions = await connection.fetch(query("executions_of"), job)
             ahead = await _ahead(connection, row) if row["waiting_attempt"] is not None else None
         return show_of(row, tuple(execution_of(execution) for execution in executions), ahead=ahead)
+
+    async def page(self, tenant: str, wanted: JobFilter, *, limit: int, before: UUID | None) -> JobPage:
+        async with self._database.connection() as connection:
+            return await select_jobs(connection, tenant, wanted, limit=limit, after=before)
 
 
 async def _ahead(connection: Connection, row: Row) -> int:

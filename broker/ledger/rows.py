@@ -10,6 +10,7 @@ from broker.core.seals import leased_seal
 from schemas.api import Batch, BatchStatus, Counts, Execution, JobShow, Result, State, Waiting
 from schemas.codec import UNREADABLE
 from schemas.job import Attempt, Lane
+from schemas.listing import JobLine
 from schemas.outcome import EngineFault, Failure, Usage
 from schemas.ruling import Suspicion
 from schemas.units import Ms, NanoUsd
@@ -201,6 +202,26 @@ def result_of(row: Row) -> Result:
         cost_nano_usd=row["cost_nano_usd"],
         attempts=row["attempts"],
         total_ms=_total_ms(row),
+    )
+
+
+def job_line_of(row: Row) -> JobLine:
+    return JobLine(
+        id=row["id"],
+        state=_STATES[row["state"]],
+        lane=_LANES[row["lane"]],
+        model=row["model"],
+        batch=row["batch"],
+        line=row["line"],
+        custom_id=row["custom_id"],
+        attempts=row["attempts"],
+        admitted_ms=row["admitted_ms"],
+        deadline_ms=row["deadline_ms"],
+        settled_ms=row["settled_ms"],
+        failure=failure_of(row),
+        usage=usage_of(row),
+        cost_nano_usd=row["cost_nano_usd"],
+        metadata=metadata_of(row),
     )
 
 

@@ -1,0 +1,82 @@
+"""Fill a ledger, then ask for lists, and print how long each takes: the first call, and the best of three."""
+
+import asyncio
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import asyncpg
+
+from broker.ledger import migrate, open_ledger
+from broker.ledger.connection import SETTINGS
+from broker.ledger.selection import select_jobs
+from broker.local.servers import postgres_server
+from schemas.api import State
+from schemas.job import Lane
+from schemas.listing import JobFilter
+from schemas.units import Ms
+from tests.builders import now
+
+JOBS = 1_000_000
+_DAY_MS = 24 * 3600 * 1000
+
+
+async def main(jobs: int) -> None:
+    with tempfile.TemporaryDirectory(prefix="infermq-lists-") as folder:
+        async with postgres_server(Path(folder), durable=False) as url:
+            await migrate(url)
+            at = now()
+            async with open_ledger(url, clock=now) as ledger:
+                await ledger.days.keep()
+            await _fill(url, jobs, at)
+            await _measure(url, at)
+
+
+async def _fill(url: str, jobs: int, at: Ms) -> None:
+    connection = await asyncpg.connect(url)
+    began = time.monotonic()
+    await connection.execute(Path(__file__).with_name("fill.sql").read_text(), jobs, at)
+    await connection.execute("vacuum analyze")
+    print(f"{jobs} jobs made in {time.monotonic() - began:.0f} s")  # noqa: T201 - that is what it is for
+    await connection.close()
+
+
+async def _measure(url: str, at: Ms) -> None:
+    connection = await asyncpg.connect(url, server_settings=SETTINGS)
+    largest, small = await connection.fetchrow(
+        "select (array_agg(id order by admitted desc))[1], (array_agg(id order by admitted))[1] from infermq.batches"
+    )
+    wanted = {
+        "no filter": JobFilter(),
+        "--state failed": JobFilter(states=(State.FAILED,)),
+        "--state dead": JobFilter(states=(State.DEAD,)),
+        "--state running": JobFilter(states=(State.RUNNING,)),
+        "--state queued": JobFilter(states=(State.QUEUED,)),
+        "--state expired (none)": JobFilter(states=(State.EXPIRED,)),
+        "--code timed_out": JobFilter(kinds=("timed_out",)),
+        "--code of none": JobFilter(kinds=("denied",)),
+        "--model": JobFilter(model="m3"),
+        "--model of none": JobFilter(model="other"),
+        "--lane standard": JobFilter(lane=Lane.STANDARD),
+        "--batch, the largest": JobFilter(batch=largest),
+        "--batch, the smallest": JobFilter(batch=small),
+        "--batch --state failed": JobFilter(batch=largest, states=(State.FAILED,)),
+        "--batch --custom-id": JobFilter(batch=small, custom_id="line-9"),
+        "--custom-id of none": JobFilter(custom_id="nowhere"),
+        "--metadata": JobFilter(metadata={"team": "search"}),
+        "--metadata of none": JobFilter(metadata={"team": "none"}),
+        "--since --until": JobFilter(since_ms=Ms(at - 2 * _DAY_MS), until_ms=Ms(at - 2 * _DAY_MS + 3600_000)),
+    }
+    for name, one in wanted.items():
+        took = []
+        for _ in range(4):
+            began = time.monotonic()
+            found = await select_jobs(connection, "t3", one, limit=100)
+            took.append(1000 * (time.monotonic() - began))
+        line = f"{name:25} first {took[0]:6.1f} ms, then {min(took[1:]):6.1f} ms: {len(found.jobs)} jobs"
+        print(f"{line}{', more' if found.next else ''}")  # noqa: T201
+    await connection.close()
+
+
+asyncio.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else JOBS))
