@@ -45,6 +45,9 @@ class BrokerMetrics:
         self.suspected = self._counter("jobs_suspected_total", "Times that a job's worker died while it ran.")
         self.convicted = self._counter("jobs_convicted_total", "Jobs that ended because they end their workers.")
         self.expired = self._counter("jobs_expired_waiting_total", "Jobs whose deadline passed while they waited.")
+        self.instruction_pages = self._counter(
+            "instruction_pages_total", "Pages of orders over many jobs that were carried out."
+        )
         self.catalogs_put_right = self._counter(
             "catalogs_put_right_total", "Catalogs in NATS that were not the ledger's."
         )
@@ -52,6 +55,10 @@ class BrokerMetrics:
         self._mended = self._counter(
             "streams_mended_total", "Streams, buckets and consumers that were missing or had other settings."
         )
+        self._measures()
+
+    def _measures(self) -> None:
+        """Add what goes up and down, and what is a duration or a size."""
         self._wrong = self._gauge("streams_wrong", "Streams, buckets and consumers that cannot be put right now.")
         self._lag = self._gauge("settle_lag_seconds", "Age of the oldest outcome of the last settled group.")
         self._outstanding = self._gauge("attempts_outstanding", "Dispatched and not settled.", "deployment")

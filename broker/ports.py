@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
 
+from broker.core.instructions import Carried
 from broker.core.records import (
     ONLY_SHARD,
     Admitted,
@@ -34,6 +35,7 @@ from broker.core.relay import Answered, Erred, Streamed
 from broker.core.suspects import RunningApart, Turn, WaitingSuspect
 from schemas.api import Batch, BatchCreate, JobShow, LaneBacklog, ResultPage
 from schemas.catalog import Revision
+from schemas.instructions import Instruction
 from schemas.job import Attempt
 from schemas.listing import JobFilter, JobPage
 from schemas.units import Ms
@@ -216,6 +218,21 @@ class JobLedger(Protocol):
         """
 
 
+class InstructionLedger(Protocol):
+    """The orders over many jobs, of each tenant; another tenant's are not found."""
+
+    async def find(self, instruction: UUID, tenant: str) -> Instruction | None: ...
+
+    async def page(self, tenant: str, limit: int, before: UUID | None) -> tuple[Instruction, ...]:
+        """List instructions, the newest first, starting with the one `before` the given one if there is one."""
+
+    async def carry_on(self, now: Ms) -> Carried | None:
+        """Do one page of the instruction that has waited longest. None: nothing is due, or other brokers are at it."""
+
+    async def next_ms(self) -> Ms | None:
+        """Return when the next page of any instruction may run."""
+
+
 class CatalogLedger(Protocol):
     async def apply(self, toml: str, by: str, now: Ms) -> Revision:
         """Record a new revision. Raises: CatalogError; Conflict, when another was applied at the same time."""
@@ -254,6 +271,7 @@ class Ledger:
     spend: SpendLedger
     batches: BatchLedger
     jobs: JobLedger
+    instructions: InstructionLedger
     catalogs: CatalogLedger
     status: StatusLedger
     sums: SumsLedger

@@ -36,6 +36,7 @@ from broker.roles.catalog_refresh import CatalogRefresh
 from broker.roles.daily_spend import DailySpend
 from broker.roles.dispatch import Dispatch
 from broker.roles.gauges import Gauges
+from broker.roles.instructions import Instructions
 from broker.roles.intake import Intake
 from broker.roles.late_acks import LATER_S, LateAcks
 from broker.roles.leader import Leader
@@ -49,7 +50,15 @@ from broker.roles.settle import Settle
 from broker.roles.sweep import Sweep
 from broker.roles.upkeep import Upkeep
 from broker.roles.wards import Wards
-from broker.service import BatchService, CatalogService, HealthService, JobService, Services, StatusService
+from broker.service import (
+    BatchService,
+    CatalogService,
+    HealthService,
+    InstructionService,
+    JobService,
+    Services,
+    StatusService,
+)
 from schemas.catalog import Catalog
 from schemas.clock import wall_clock
 from schemas.health import Part
@@ -221,6 +230,9 @@ class Process:
             clock=self.clock,
             every_s=self.refresh_s,
         )
+        instructions = Instructions(
+            nc=self.nc, ledger=self.ledger.instructions, metrics=self.metrics, clock=self.clock
+        )
         return {
             **self._intakes(),
             "seal key": self.seal_key.serve,
@@ -231,6 +243,7 @@ class Process:
             "daily spend": self.daily_spend.serve,
             "dispatch": self._dispatch,
             "advisories": partial(count_advisories, self.nc, self.metrics),
+            "instructions": instructions.serve,
             "gauges": gauges.serve,
             "upkeep": Upkeep(ledger=self.ledger.days).serve,
         }
@@ -259,6 +272,7 @@ class Process:
                 pools=self._pools,
                 clock=self.clock,
             ),
+            instructions=InstructionService(ledger=self.ledger.instructions),
             catalogs=CatalogService(ledger=self.ledger.catalogs, catalogs=self.catalogs, clock=self.clock),
             status=StatusService(
                 name=self.config.name,

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from schemas import api, catalog, job, outcome, ruling, worker
+from schemas import api, catalog, instructions, job, outcome, ruling, worker
 
 WIRE: tuple[type[msgspec.Struct], ...] = (
     job.JsonJob,
@@ -31,6 +31,10 @@ WIRE: tuple[type[msgspec.Struct], ...] = (
     api.ResultNotice,
     api.JobRef,
     api.JobShow,
+    instructions.Instruction,
+    instructions.InstructionRef,
+    instructions.InstructionList,
+    instructions.Instructions,
     api.CatalogApply,
     api.CatalogShow,
     api.Status,

@@ -4,6 +4,8 @@ waiting    jobs of a flow wait: the first place at which one does
 delayed    jobs wait for a later time: when the first of them is due
 settled    these attempts are over
 
+The leader is not alone in this: every broker hears that an instruction was given.
+
 A notice may be lost. The leader therefore reads the same from the ledger every few seconds.
 """
 
@@ -82,6 +84,11 @@ async def announce_settled(nc: NatsConnection, attempts: Sequence[EndedAttempt])
             by_flow[one.flow].append((one.job, one.attempt, one.tokens))
         entries = [(flow.model, flow.lane, flow.tenant, theirs) for flow, theirs in by_flow.items()]
         await _publish(nc, subjects.CTL_SETTLED, packed(entries))
+
+
+async def announce_instruction(nc: NatsConnection) -> None:
+    """Tell every broker that there is an instruction to carry out."""
+    await _publish(nc, subjects.CTL_INSTRUCTIONS, b"")
 
 
 async def _publish(nc: NatsConnection, subject: str, notice: bytes) -> None:

@@ -3,6 +3,7 @@
 app        lists the commands and their groups    terminal   prints tables, money and errors; exit codes
 system     up, serve, worker, migrate, doctor     submit     submit
 batches    batch list | show | results            jobs       job show, infer, status
+instructions  instruction list | show
 catalogs   apply, catalog, schema                 demo       demo
 bench      bench bulk | interactive | …           doctor     examines an installation, for `infermq doctor`
 progress   shows a batch that runs                results    writes results as OpenAI Batch's output lines

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from broker.cli import batches, bench, catalogs, demo, jobs, submit, system
+from broker.cli import batches, bench, catalogs, demo, instructions, jobs, submit, system
 
 app = typer.Typer(
     name="infermq",
@@ -48,6 +48,7 @@ app.command()(catalogs.schema)
 app.command()(demo.demo)
 app.add_typer(batches.app, name="batch")
 app.add_typer(jobs.app, name="job")
+app.add_typer(instructions.app, name="instruction")
 app.add_typer(bench.app, name="bench")
 
 

@@ -6,8 +6,9 @@
 submit     submits jobs, one at a time or many in a message
 batches    creates batches, reads their results, reads jobs
 infer      sends interactive requests
+instructions  looks at orders over many jobs
 system     reads and applies catalogs, reads the status
-session    connects and calls the broker's API; the base class of the four
+session    connects and calls the broker's API; the base class of them all
 reading    reads text and tokens out of OpenAI objects
 encode     encodes jobs, bodies and names for the wire
 errors     the exceptions               ids   new ids
@@ -19,6 +20,7 @@ from broker.client.batches import BatchClient
 from broker.client.errors import BacklogFull, NoBroker, RequestRefused, RequestTimedOut
 from broker.client.ids import new_id
 from broker.client.infer import InferClient, Piece, Reply
+from broker.client.instructions import InstructionClient
 from broker.client.submit import Submission, SubmitClient
 from broker.client.system import SystemClient
 
@@ -35,5 +37,5 @@ __all__ = [
 ]
 
 
-class Client(SubmitClient, BatchClient, InferClient, SystemClient):
+class Client(SubmitClient, BatchClient, InstructionClient, InferClient, SystemClient):
     """A producer's connection. One for a process is enough; it is safe to use from many tasks."""

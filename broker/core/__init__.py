@@ -25,6 +25,7 @@ estimate     what one will cost, or has cost if nobody can report it
 seals        whether a broker made what a report or a ruling is about
 lost         what is recorded of an execution whose worker died
 limits       what may still be spent in a day
+instructions what a page of an order over many jobs starts from, and comes to
 explain      puts what holds jobs into status and `job show`
 revisions    which revision of the catalog is in force
 readiness    which doors of a broker can serve, and why the others cannot

@@ -33,6 +33,7 @@ from schemas.api import (
     Problem,
 )
 from schemas.codec import ERROR, KIND, UNREADABLE, jsoned, place_of
+from schemas.instructions import InstructionList, InstructionRef
 from schemas.jetstream import MaxPayloadError, NatsError
 from schemas.jetstream.client import NatsClient, urls_of
 from schemas.subjects import Verb
@@ -58,6 +59,8 @@ def operations(services: Services) -> Mapping[Verb, Operation[Any]]:
         Verb.BATCH_LIST: Operation(BatchList, services.batches.list),
         Verb.BATCH_RESULTS: Operation(BatchResults, services.batches.results),
         Verb.JOB_SHOW: Operation(JobRef, services.jobs.show),
+        Verb.INSTRUCTION_SHOW: Operation(InstructionRef, services.instructions.show),
+        Verb.INSTRUCTION_LIST: Operation(InstructionList, services.instructions.list),
         Verb.CATALOG_APPLY: Operation(CatalogApply, services.catalogs.apply),
         Verb.CATALOG_SHOW: Operation(Nothing, lambda principal, _: services.catalogs.show(principal)),
         Verb.STATUS: Operation(Nothing, lambda principal, _: services.status.show(principal)),

@@ -8,6 +8,7 @@ requests      jobs of interactive requests   spend          what deployments cos
 seal_keys     the key of the brokers' seals  suspects      those whose worker died, and that run apart
 leadership    the lease of the leader        status         how things stand now
 batches       batches and their results      jobs           all that is recorded of a job
+instructions  orders over many jobs, in pages
 catalogs      the revisions of the catalog    sums           compares the ledger with itself
 
 connection    the connections that the areas share

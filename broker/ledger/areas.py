@@ -10,6 +10,7 @@ from broker.ledger.catalogs import PgCatalogs
 from broker.ledger.connection import Database
 from broker.ledger.days import Days
 from broker.ledger.dead_letters import PgDeadLetters
+from broker.ledger.instructions import PgInstructions
 from broker.ledger.intake import PgIntake
 from broker.ledger.jobs import PgJobs
 from broker.ledger.leadership import PgLeadership
@@ -40,6 +41,7 @@ async def open_ledger(url: str, *, clock: Clock, connections: int = 8) -> AsyncI
             spend=PgSpend(database),
             batches=PgBatches(database),
             jobs=PgJobs(database),
+            instructions=PgInstructions(database, days, {}),
             catalogs=PgCatalogs(database),
             status=PgStatus(database),
             sums=PgSums(database),

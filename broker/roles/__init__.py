@@ -16,6 +16,7 @@ reserves         counts the reserved slots that the relay uses, and chooses wher
 daily_spend      knows what each deployment has cost today, and what the relay has reserved
 reconcile        keeps streams, buckets and consumers as they should be
 catalog_refresh  keeps the ledger's newest catalog in force, and its copy in NATS right
+instructions     carries out orders over many jobs, a page at a time
 advisories       counts what JetStream gives up on
 upkeep           makes the partitions of the days to come
 gauges           measures the backlog and what holds deployments, for the metrics

@@ -2,6 +2,7 @@
 
 batches    create, seal, show, list, results
 jobs       show
+instructions  show, list
 catalogs   apply, show
 status     what this broker sees right now
 health     whether this broker works, which anybody may ask
@@ -16,10 +17,19 @@ from dataclasses import dataclass
 from broker.service.batches import BatchService
 from broker.service.catalogs import CatalogService
 from broker.service.health import HealthService
+from broker.service.instructions import InstructionService
 from broker.service.jobs import JobService
 from broker.service.status import StatusService
 
-__all__ = ["BatchService", "CatalogService", "HealthService", "JobService", "Services", "StatusService"]
+__all__ = [
+    "BatchService",
+    "CatalogService",
+    "HealthService",
+    "InstructionService",
+    "JobService",
+    "Services",
+    "StatusService",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,5 +38,6 @@ class Services:
 
     batches: BatchService
     jobs: JobService
+    instructions: InstructionService
     catalogs: CatalogService
     status: StatusService

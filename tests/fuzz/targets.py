@@ -12,6 +12,7 @@ from schemas import subjects
 from schemas.api import BatchCreate, BatchList, BatchRef, BatchResults, BatchSeal, CatalogApply, JobRef, Nothing
 from schemas.catalog import Revision
 from schemas.codec import CONTENT_TYPE, FAILURE, JSON, KIND, MSGPACK, SEQ
+from schemas.instructions import InstructionList, InstructionRef
 from schemas.job import Attempt, Lane
 from schemas.outcome import (
     Charge,
@@ -122,6 +123,8 @@ def _call(known: Known, draw: random.Random) -> Valid:
         Verb.BATCH_LIST: BatchList(limit=3, before=an_id()),
         Verb.BATCH_RESULTS: BatchResults(an_id(), cursor="1", limit=3),
         Verb.JOB_SHOW: JobRef(an_id()),
+        Verb.INSTRUCTION_SHOW: InstructionRef(an_id()),
+        Verb.INSTRUCTION_LIST: InstructionList(limit=3, before=an_id()),
         Verb.CATALOG_APPLY: CatalogApply("[models]\n"),
     }
     value = _textual(asks.get(verb, Nothing()))

@@ -13,7 +13,14 @@ from broker.core.authorise import Action, forbidden
 from broker.core.principal import Principal, Role, open_principal
 from broker.doors.nats_api import nats_api, operations
 from broker.ports import Ledger
-from broker.service import BatchService, CatalogService, JobService, Services, StatusService
+from broker.service import (
+    BatchService,
+    CatalogService,
+    InstructionService,
+    JobService,
+    Services,
+    StatusService,
+)
 from broker.service.refusal import Refusal
 from schemas.api import (
     Batch,
@@ -30,6 +37,7 @@ from schemas.api import (
     Problem,
 )
 from schemas.codec import ERROR, KIND
+from schemas.instructions import InstructionList, InstructionRef
 from schemas.jetstream.client import NatsClient
 from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Lane
@@ -37,6 +45,7 @@ from schemas.subjects import Verb
 from tests.builders import an_entry, an_id, now
 from tests.calling import called
 from tests.declared import declare_streams
+from tests.real.test_instructions import an_instruction
 
 pytestmark = pytest.mark.real
 ACTIONS = {
@@ -46,11 +55,21 @@ ACTIONS = {
     Verb.BATCH_LIST: Action.READ_JOBS,
     Verb.BATCH_RESULTS: Action.READ_JOBS,
     Verb.JOB_SHOW: Action.READ_JOBS,
+    Verb.INSTRUCTION_SHOW: Action.READ_JOBS,
+    Verb.INSTRUCTION_LIST: Action.READ_JOBS,
     Verb.CATALOG_APPLY: Action.APPLY_CATALOG,
     Verb.CATALOG_SHOW: Action.READ_CATALOG,
     Verb.STATUS: Action.READ_STATUS,
 }
 """What each verb asks to do."""
+LOOKUPS = {
+    Verb.BATCH_SEAL,
+    Verb.BATCH_SHOW,
+    Verb.BATCH_RESULTS,
+    Verb.JOB_SHOW,
+    Verb.INSTRUCTION_SHOW,
+}
+"""Those that name what must be there."""
 TOML = "# nothing is served yet\n"
 
 
@@ -61,6 +80,7 @@ async def services(nc: Nats, ledger: Ledger) -> Services:
     return Services(
         batches=BatchService(ledger=ledger.batches, clock=now),
         jobs=JobService(ledger=ledger.jobs, submitted=SubmittedJobs(nc), catalogs=catalogs, pools=dict, clock=now),
+        instructions=InstructionService(ledger=ledger.instructions),
         catalogs=CatalogService(ledger=ledger.catalogs, catalogs=catalogs, clock=now),
         status=StatusService(
             name="b",
@@ -87,7 +107,8 @@ def a_principal(role: Role, tenant: str = "t", key: str = "k") -> Principal:
     return Principal(tenant=tenant, key=key, role=role)
 
 
-async def asks_about_ones_own(services: Services, ledger: Ledger) -> Mapping[Verb, msgspec.Struct]:
+@pytest.fixture
+async def asks(services: Services, ledger: Ledger, ledger_url: str) -> Mapping[Verb, msgspec.Struct]:
     """A request of each verb that tenant `t` is answered."""
     batch = await services.batches.create(open_principal("t", "k"), BatchCreate(id=an_id()))
     entry = an_entry(tenant="t", batch=batch.id)
@@ -100,6 +121,8 @@ async def asks_about_ones_own(services: Services, ledger: Ledger) -> Mapping[Ver
         Verb.BATCH_LIST: BatchList(),
         Verb.BATCH_RESULTS: BatchResults(batch.id),
         Verb.JOB_SHOW: JobRef(entry.id),
+        Verb.INSTRUCTION_SHOW: InstructionRef(await an_instruction(ledger_url, tenant="t")),
+        Verb.INSTRUCTION_LIST: InstructionList(),
         Verb.CATALOG_APPLY: CatalogApply(TOML),
         Verb.CATALOG_SHOW: Nothing(),
         Verb.STATUS: Nothing(),
@@ -123,9 +146,8 @@ async def by_door(nc: Nats, verb: Verb, principal: Principal, ask: msgspec.Struc
 
 @pytest.mark.parametrize("role", list(Role))
 async def test_each_verb_is_refused_to_the_roles_that_may_not_by_service_and_door_alike(
-    role: Role, services: Services, nats_url: str, nc: Nats, ledger: Ledger
+    role: Role, services: Services, nats_url: str, nc: Nats, asks: Mapping[Verb, msgspec.Struct]
 ) -> None:
-    asks = await asks_about_ones_own(services, ledger)
     assert asks.keys() == ACTIONS.keys() == set(Verb), "a verb is missing here"
 
     async with a_door(nats_url, services, role=role):
@@ -136,8 +158,7 @@ async def test_each_verb_is_refused_to_the_roles_that_may_not_by_service_and_doo
             assert await by_door(nc, verb, principal, ask) == expected, verb
 
 
-async def test_what_is_refused_changes_nothing(services: Services, ledger: Ledger) -> None:
-    asks = await asks_about_ones_own(services, ledger)
+async def test_what_is_refused_changes_nothing(services: Services, asks: Mapping[Verb, msgspec.Struct]) -> None:
     stranger = BatchCreate(id=an_id())
     before = await everything(services)
 
@@ -155,17 +176,16 @@ async def everything(services: Services) -> tuple[Batches, int]:
 
 @pytest.mark.parametrize("role", [Role.PRODUCER, Role.TENANT_ADMIN, Role.OPERATOR])
 async def test_no_role_reaches_what_is_another_tenants_by_service_or_door(
-    role: Role, services: Services, nats_url: str, nc: Nats, ledger: Ledger
+    role: Role, services: Services, nats_url: str, nc: Nats, asks: Mapping[Verb, msgspec.Struct]
 ) -> None:
-    asks = await asks_about_ones_own(services, ledger)
     stranger = a_principal(role, tenant="u", key="t")  # a key may be called like a tenant
-    lookups = {verb: asks[verb] for verb in (Verb.BATCH_SEAL, Verb.BATCH_SHOW, Verb.BATCH_RESULTS, Verb.JOB_SHOW)}
+    lookups = {verb: ask for verb, ask in asks.items() if verb in LOOKUPS}
 
     async with a_door(nats_url, services, role=role):
         for verb, ask in lookups.items():
             told = await by_service(services, verb, stranger, ask)
             assert told is not None
-            assert told.code in {"unknown_batch", "unknown_job"}
+            assert told.code in {"unknown_batch", "unknown_job", "unknown_instruction"}
             assert await by_door(nc, verb, stranger, ask) == told
 
     assert (await services.batches.list(stranger, BatchList())).batches == ()

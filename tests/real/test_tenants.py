@@ -30,6 +30,7 @@ from schemas.api import (
     State,
 )
 from schemas.codec import ERROR, KIND
+from schemas.instructions import Instruction, InstructionList, InstructionRef, Instructions
 from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Lane
 from schemas.outcome import Refused
@@ -37,6 +38,7 @@ from schemas.subjects import Verb
 from tests.builders import a_job, a_report, a_success, an_attempt, an_entry, an_id, now
 from tests.calling import called
 from tests.real.test_broker import Running, a_broker, a_worker, asked, body_of
+from tests.real.test_instructions import an_instruction
 from tests.real.test_ledger import PRICES, a_verdict, running, settled
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(60)]
@@ -46,11 +48,12 @@ TENANTS = ("a.b", "a_2e_b", "ü*", "a b>")
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """A tenant with an open batch, in which one job has ended."""
+    """A tenant with an open batch, in which one job has ended, and an instruction that nobody carries out."""
 
     tenant: str
     batch: UUID
     job: UUID
+    instruction: UUID
 
 
 def about(owner: Owner) -> dict[Verb, msgspec.Struct]:
@@ -62,6 +65,8 @@ def about(owner: Owner) -> dict[Verb, msgspec.Struct]:
         Verb.BATCH_RESULTS: BatchResults(owner.batch),
         Verb.BATCH_SEAL: BatchSeal(owner.batch, 1),
         Verb.JOB_SHOW: JobRef(owner.job),
+        Verb.INSTRUCTION_SHOW: InstructionRef(owner.instruction),
+        Verb.INSTRUCTION_LIST: InstructionList(),
     }
 
 
@@ -73,6 +78,7 @@ REFUSALS = {
     Verb.BATCH_RESULTS: "unknown_batch",
     Verb.BATCH_SEAL: "unknown_batch",
     Verb.JOB_SHOW: "unknown_job",
+    Verb.INSTRUCTION_SHOW: "unknown_instruction",
 }
 """What another tenant is told."""
 
@@ -95,7 +101,8 @@ async def an_owner(url: str, system: Running, tenant: str) -> Owner:
     async with Client.connect(url, tenant=tenant) as client:
         batch = await client.create_batch()
         job = await submitted(system, client, tenant, batch.id)
-        return Owner(tenant, batch.id, job.id)
+    instruction = await an_instruction(system.ledger_url, tenant=tenant)
+    return Owner(tenant, batch.id, job.id, instruction)
 
 
 async def submitted(system: Running, client: Client, tenant: str, batch: UUID) -> JobShow:
@@ -119,6 +126,8 @@ async def test_no_verb_lets_a_tenant_see_or_touch_what_is_anothers(nats_url: str
                 }
                 listed = msgspec.json.decode(told.pop(Verb.BATCH_LIST), type=Batches)
                 assert [batch.id for batch in listed.batches] == [stranger.batch]
+                instructions = msgspec.json.decode(told.pop(Verb.INSTRUCTION_LIST), type=Instructions)
+                assert [one.id for one in instructions.instructions] == [stranger.instruction]
                 assert told == {verb: code.encode() for verb, code in REFUSALS.items()}, (owner, stranger)
 
     for owner in owners:
@@ -137,6 +146,9 @@ def assert_own(owner: Owner, told: Mapping[Verb, bytes]) -> None:
     assert msgspec.json.decode(told[Verb.BATCH_LIST], type=Batches).batches == (shown,)
     assert [one.job for one in msgspec.json.decode(told[Verb.BATCH_RESULTS], type=ResultPage).results] == [owner.job]
     assert msgspec.json.decode(told[Verb.JOB_SHOW], type=JobShow).batch == owner.batch
+    instruction = msgspec.json.decode(told[Verb.INSTRUCTION_SHOW], type=Instruction)
+    assert instruction.id == owner.instruction
+    assert msgspec.json.decode(told[Verb.INSTRUCTION_LIST], type=Instructions).instructions == (instruction,)
 
 
 async def test_what_all_tenants_share_is_the_same_for_each(system: Running) -> None:

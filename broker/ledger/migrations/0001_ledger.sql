@@ -202,6 +202,26 @@ create table infermq.dead_letters (
     primary key (stream, sequence, received_ms)
 );
 
+-- Orders over many jobs, each carried out in pages (see broker/ledger/instructions.py). A page that is due runs in the order
+-- of `next_ms`, which each page moves on, so that they take turns.
+create table infermq.instructions (
+    id          uuid    not null primary key,
+    kind        text    not null,
+    tenant      text    not null,
+    key         text    not null,
+    made_ms     bigint  not null,
+    -- what was asked
+    what        jsonb   not null,
+    -- where the next page begins
+    cursor      text,
+    counts      jsonb   not null default '{}',
+    next_ms     bigint  not null,
+    ended_ms    bigint,
+    failure     text
+) with (fillfactor = 50);
+create index instructions_open on infermq.instructions (next_ms, id) where ended_ms is null;
+create index instructions_of_tenant on infermq.instructions (tenant, id);
+
 create table infermq.catalog (
     number      int     not null primary key,
     applied_ms  bigint  not null,
