@@ -21,6 +21,10 @@ class Deposed(Exception):
     """A dispatch carried a term that has ended: another broker leads, or has led since."""
 
 
+class ControlsChanged(Exception):
+    """A dispatch was chosen by controls that have changed since: somebody paused, resumed or cancelled something."""
+
+
 class BadData(Exception):
     """Postgres cannot store a value of this group, such as a NUL in a text.
 

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
 
+from broker.core.controls import Controls
 from broker.core.instructions import Carried
 from broker.core.records import (
     ONLY_SHARD,
     Admitted,
+    Audited,
     BatchInfo,
     DeadLetter,
     Entry,
@@ -35,6 +37,7 @@ from broker.core.relay import Answered, Erred, Streamed
 from broker.core.suspects import RunningApart, Turn, WaitingSuspect
 from schemas.api import Batch, BatchCreate, JobShow, LaneBacklog, ResultPage
 from schemas.catalog import Revision
+from schemas.control import AuditEntry, Pause, PauseAnswer, PauseKind
 from schemas.instructions import Instruction
 from schemas.job import Attempt
 from schemas.listing import JobFilter, JobPage
@@ -119,9 +122,13 @@ class BacklogLedger(Protocol):
 
 class AttemptLedger(Protocol):
     async def dispatch(
-        self, picks: Sequence[Pick], *, term: int, now: Ms, shard: Shard = ONLY_SHARD
+        self, picks: Sequence[Pick], *, term: int, controls: int, now: Ms, shard: Shard = ONLY_SHARD
     ) -> list[Attempt]:
-        """Move the picked jobs that still wait from queued to running; return their attempts, in order. Raises: Deposed."""
+        """Move the picked jobs that still wait from queued to running; return their attempts, in order.
+
+        `controls` is the version of the controls that the choice is by. Raises: Deposed; ControlsChanged, if there is a
+        newer one.
+        """
 
     async def running(self) -> list[Running]:
         """List every attempt that is dispatched and not settled."""
@@ -241,6 +248,28 @@ class CatalogLedger(Protocol):
         """Read the newest revision and its text as written. Raises: CatalogError, when a newer broker wrote it."""
 
 
+class ControlLedger(Protocol):
+    """What people have paused or cancelled."""
+
+    async def read(self) -> Controls: ...
+
+    async def pause(self, pause: Pause, audited: Audited) -> PauseAnswer:
+        """Pause it. What is paused already stays as it is."""
+
+    async def resume(self, kind: PauseKind, name: str, audited: Audited) -> PauseAnswer: ...
+
+    async def park(self, batch: UUID, *, now: Ms, limit: int) -> int:
+        """Put jobs of a paused batch aside, out of the backlog, so that nobody reads past them. Return how many."""
+
+    async def unpark(self, *, limit: int) -> list[tuple[Flow, Place]]:
+        """Put jobs back into the backlog whose batch is paused no more, and say where they stand there."""
+
+
+class AuditLedger(Protocol):
+    async def page(self, tenant: str | None, limit: int, before: UUID | None) -> tuple[AuditEntry, ...]:
+        """List changes, the newest first: those of a tenant, or all."""
+
+
 class StatusLedger(Protocol):
     async def backlog(self, now: Ms) -> list[LaneBacklog]:
         """Count what waits, by model and lane. The cost grows with the number of waiting jobs."""
@@ -273,6 +302,8 @@ class Ledger:
     jobs: JobLedger
     instructions: InstructionLedger
     catalogs: CatalogLedger
+    controls: ControlLedger
+    audit: AuditLedger
     status: StatusLedger
     sums: SumsLedger
     seal_keys: SealKeyLedger

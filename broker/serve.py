@@ -18,7 +18,7 @@ from broker.bus.seal_keys import NatsSealKeys
 from broker.bus.streams import NatsStreams
 from broker.bus.submitted import SubmittedJobs
 from broker.config import BrokerConfig
-from broker.core.pools import Pool, alive, out_of_money, snapshot
+from broker.core.pools import Pool, alive, snapshot, withheld
 from broker.core.principal import open_principal
 from broker.core.readiness import streams_part
 from broker.core.request_suspects import RequestSuspects
@@ -33,6 +33,7 @@ from broker.metrics import BrokerMetrics
 from broker.ports import Clock, Entropy, Ledger, StreamAdmin
 from broker.roles.advisories import count_advisories
 from broker.roles.catalog_refresh import CatalogRefresh
+from broker.roles.controls_watch import ControlsWatch
 from broker.roles.daily_spend import DailySpend
 from broker.roles.dispatch import Dispatch
 from broker.roles.gauges import Gauges
@@ -40,6 +41,7 @@ from broker.roles.instructions import Instructions
 from broker.roles.intake import Intake
 from broker.roles.late_acks import LATER_S, LateAcks
 from broker.roles.leader import Leader
+from broker.roles.parking import Parking
 from broker.roles.reconcile import EVERY_S, Reconcile
 from broker.roles.relay import Relay
 from broker.roles.releases import Releases
@@ -53,6 +55,7 @@ from broker.roles.wards import Wards
 from broker.service import (
     BatchService,
     CatalogService,
+    ControlService,
     HealthService,
     InstructionService,
     JobService,
@@ -112,6 +115,7 @@ async def serve(
             catalogs=Catalogs(nc, ignored=metrics.ignored.labels("catalog").inc),
             beats=Beats(nc, clock=wall_clock, ignored=metrics.ignored.labels("beat").inc),
             daily_spend=DailySpend(ledger.spend, wall_clock),
+            controls=ControlsWatch(nc, ledger.controls, every_s=refresh_s),
             metrics=metrics,
             roles=Roles(),
             clock=wall_clock,
@@ -143,6 +147,7 @@ class Process:
     catalogs: Catalogs
     beats: Beats
     daily_spend: DailySpend
+    controls: ControlsWatch
     metrics: BrokerMetrics
     roles: Roles
     clock: Clock
@@ -241,6 +246,7 @@ class Process:
             "beats": self.beats.watch,
             "interactive": self._interactive,
             "daily spend": self.daily_spend.serve,
+            "controls": self.controls.serve,
             "dispatch": self._dispatch,
             "advisories": partial(count_advisories, self.nc, self.metrics),
             "instructions": instructions.serve,
@@ -270,10 +276,20 @@ class Process:
                 submitted=SubmittedJobs(self.nc),
                 catalogs=self.catalogs,
                 pools=self._pools,
+                controls=lambda: self.controls.active,
                 clock=self.clock,
             ),
             instructions=InstructionService(ledger=self.ledger.instructions),
             catalogs=CatalogService(ledger=self.ledger.catalogs, catalogs=self.catalogs, clock=self.clock),
+            controls=ControlService(
+                ledger=self.ledger.controls,
+                audit=self.ledger.audit,
+                batches=self.ledger.batches,
+                catalogs=self.catalogs,
+                announce=self.controls.announce,
+                clock=self.clock,
+                entropy=self.entropy,
+            ),
             status=StatusService(
                 name=self.config.name,
                 version=version(),
@@ -281,6 +297,7 @@ class Process:
                 catalogs=self.catalogs,
                 beats=self.beats,
                 pools=self._pools,
+                controls=lambda: self.controls.active,
                 clock=self.clock,
             ),
         )
@@ -290,7 +307,13 @@ class Process:
 
     def _pools(self) -> dict[str, Pool]:
         catalog = self._catalog()
-        return snapshot(catalog, self.beats.alive(), self.daily_spend.accounts(catalog), now=self.clock())
+        return snapshot(
+            catalog,
+            self.beats.alive(),
+            self.daily_spend.accounts(catalog),
+            now=self.clock(),
+            paused=self.controls.active.deployment,
+        )
 
     async def _interactive(self) -> None:
         suspects = RequestSuspects()
@@ -303,6 +326,7 @@ class Process:
             entropy=self.entropy,
             suspects=suspects,
             presence=self.beats.presence,
+            controls=lambda: self.controls.active,
         )
         relay = Relay(
             self.nc,
@@ -336,6 +360,7 @@ class Process:
             catalog=self._catalog,
             beats=self.beats,
             daily_spend=self.daily_spend,
+            controls=self.controls,
             metrics=self.metrics,
             clock=self.clock,
             term=term,
@@ -348,12 +373,18 @@ class Process:
             beside = [
                 roles.create_task(releases.serve()),
                 roles.create_task(wards.serve()),
+                roles.create_task(self._parking().serve()),
             ]
             try:
                 await dispatch.serve()
             finally:
                 for task in beside:
                     task.cancel()
+
+    def _parking(self) -> Parking:
+        return Parking(
+            nc=self.nc, ledger=self.ledger.controls, controls=lambda: self.controls.active, clock=self.clock
+        )
 
     def _sweep(self, runs: Runs) -> Sweep:
         return Sweep(
@@ -377,7 +408,7 @@ class Process:
             metrics=self.metrics,
             clock=self.clock,
             new_group=lambda: uuid7(self.clock(), self.entropy()),
-            held=lambda: out_of_money(self._pools()),
+            held=lambda: withheld(self._pools()),
             term=term,
         )
 

@@ -10,6 +10,7 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta
 
+from schemas.control import Pause
 from schemas.job import CustomId, Lane, Metadata
 from schemas.outcome import Failure, Usage
 from schemas.units import Ms, NanoUsd
@@ -188,18 +189,22 @@ class HoldCode(StrEnum):
     BUSY = "busy"
     THROTTLED = "throttled"
     UPSTREAM_DOWN = "upstream_down"
-    PAUSED = "paused"
+    NO_SLOTS = "no_slots"
     """Its workers offer no slots and do not say why."""
     SPEND_UNKNOWN = "spend_unknown"
     """It has a daily cap, and the broker could not read lately what it has spent."""
     DAILY_CAP = "daily_cap"
     DENIED = "denied"
+    PAUSED = "paused"
+    """Somebody paused it: `infermq resume` ends that."""
     DRAINING = "draining"
     NO_WORKER = "no_worker"
     UNKNOWN_DEPLOYMENT = "unknown_deployment"
     UNKNOWN_MODEL = "unknown_model"
     BACKING_OFF = "backing_off"
     """The job's last attempt failed, and it will be tried again later."""
+    CANCELLING = "cancelling"
+    """The job's batch was cancelled, and the job will be ended in a moment."""
     SUSPECTED = "suspected"
     """The job's worker died while it ran, and it waits for a run apart from others."""
 
@@ -329,6 +334,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     backlog: tuple[LaneBacklog, ...]
     pools: tuple[PoolStatus, ...] = ()
     models: tuple[ModelStatus, ...] = ()
+    pauses: tuple[Pause, ...] = ()
+    """What people have paused."""
     catalog_note: str | None = None
     """What is unusual about the revision in force: it is not the ledger's, or could not be compared with it."""
 

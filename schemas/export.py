@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from schemas import api, catalog, instructions, job, outcome, ruling, worker
+from schemas import api, catalog, control, instructions, job, outcome, ruling, worker
 
 WIRE: tuple[type[msgspec.Struct], ...] = (
     job.JsonJob,
@@ -38,6 +38,12 @@ WIRE: tuple[type[msgspec.Struct], ...] = (
     api.CatalogApply,
     api.CatalogShow,
     api.Status,
+    control.PauseAsk,
+    control.ResumeAsk,
+    control.PauseAnswer,
+    control.Pauses,
+    control.AuditList,
+    control.AuditPage,
 )
 
 

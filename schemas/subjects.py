@@ -36,6 +36,8 @@ CTL_DELAYED = "infermq.ctl.delayed"
 """Settle tells the dispatch leader when a delayed job is due: the instant, in ms."""
 CTL_WAITING = "infermq.ctl.waiting"
 """Intake and settle tell the dispatch leader that a flow has work."""
+CTL_CONTROLS = "infermq.ctl.controls"
+"""A broker tells all brokers that what is paused or cancelled has changed."""
 CTL_SETTLED = "infermq.ctl.settled"
 """Settle tells the dispatch leader which attempts are over."""
 CTL_INSTRUCTIONS = "infermq.ctl.instructions"
@@ -71,6 +73,10 @@ class Verb(StrEnum):
     CATALOG_APPLY = "catalog-apply"
     CATALOG_SHOW = "catalog-show"
     STATUS = "status"
+    PAUSE = "pause"
+    RESUME = "resume"
+    PAUSES = "pauses"
+    AUDIT = "audit"
 
 
 @lru_cache(maxsize=4096)

@@ -6,6 +6,7 @@ batches    batch list | show | results            jobs       job show, infer, st
 instructions  instruction list | show
 catalogs   apply, catalog, schema                 demo       demo
 bench      bench bulk | interactive | …           doctor     examines an installation, for `infermq doctor`
+controls   pause, resume, audit
 progress   shows a batch that runs                results    writes results as OpenAI Batch's output lines
 
 Exit codes: 0 done, 1 something in it failed, 2 bad input, 3 nothing answers.

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from broker.cli import batches, bench, catalogs, demo, instructions, jobs, submit, system
+from broker.cli import batches, bench, catalogs, controls, demo, instructions, jobs, submit, system
 
 app = typer.Typer(
     name="infermq",
@@ -45,6 +45,9 @@ app.command()(jobs.status)
 app.command()(catalogs.apply)
 app.command()(catalogs.catalog)
 app.command()(catalogs.schema)
+app.command()(controls.pause)
+app.command()(controls.resume)
+app.command()(controls.audit)
 app.command()(demo.demo)
 app.add_typer(batches.app, name="batch")
 app.add_typer(jobs.app, name="job")

@@ -8,11 +8,10 @@ import importlib.metadata
 import platform
 import shutil
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import assert_never
 
 import asyncpg
 
@@ -210,31 +209,29 @@ def _model(model: ModelStatus) -> Finding:
         return Finding(name, Grade.OK, f"can start on {' or '.join(model.deployments)}")
     if any(hold.code is HoldCode.BUSY for hold in model.holds):
         return Finding(name, Grade.OK, seen)
-    advice = dict.fromkeys(_advice(hold.code) for hold in model.holds)
+    advice = dict.fromkeys(ADVICE[hold.code] for hold in model.holds)
     wait = f"{model.waiting} {'job waits' if model.waiting == 1 else 'jobs wait'}"
     return Finding(name, Grade.WARN, f"{seen} ({wait})", "; ".join(advice))
 
 
-def _advice(code: HoldCode) -> str:
-    match code:
-        case HoldCode.BUSY | HoldCode.THROTTLED | HoldCode.DRAINING | HoldCode.BACKING_OFF | HoldCode.SUSPECTED:
-            return "it passes"
-        case HoldCode.UPSTREAM_DOWN:
-            return "look at the provider, and at the deployment's base_url"
-        case HoldCode.PAUSED:
-            return "the workers' logs say why"
-        case HoldCode.SPEND_UNKNOWN:
-            return "brokers cannot read the ledger: is Postgres running, and reachable for them?"
-        case HoldCode.DAILY_CAP:
-            return "raise its daily_cap_usd, or wait"
-        case HoldCode.DENIED:
-            return "mend the key or the account, and start its workers again if the key is another"
-        case HoldCode.NO_WORKER | HoldCode.UNKNOWN_DEPLOYMENT:
-            return "infermq worker --deployment NAME"
-        case HoldCode.UNKNOWN_MODEL:
-            return "infermq apply a catalog that has it, or its jobs expire"
-        case _:
-            assert_never(code)
+ADVICE: Mapping[HoldCode, str] = {
+    HoldCode.BUSY: "it passes",
+    HoldCode.THROTTLED: "it passes",
+    HoldCode.DRAINING: "it passes",
+    HoldCode.BACKING_OFF: "it passes",
+    HoldCode.SUSPECTED: "it passes",
+    HoldCode.CANCELLING: "it passes",
+    HoldCode.UPSTREAM_DOWN: "look at the provider, and at the deployment's base_url",
+    HoldCode.NO_SLOTS: "the workers' logs say why",
+    HoldCode.PAUSED: "infermq resume, once the reason is gone",
+    HoldCode.SPEND_UNKNOWN: "brokers cannot read the ledger: is Postgres running, and reachable for them?",
+    HoldCode.DAILY_CAP: "raise its daily_cap_usd, or wait",
+    HoldCode.DENIED: "mend the key or the account, and start its workers again if the key is another",
+    HoldCode.NO_WORKER: "infermq worker --deployment NAME",
+    HoldCode.UNKNOWN_DEPLOYMENT: "infermq worker --deployment NAME",
+    HoldCode.UNKNOWN_MODEL: "infermq apply a catalog that has it, or its jobs expire",
+}
+"""What to do about each hold."""
 
 
 async def _postgres(url: str | None) -> list[Finding]:

@@ -12,6 +12,7 @@ from uuid import UUID
 import msgspec
 import typer
 
+from broker.cli.controls import print_pauses
 from broker.cli.results import failure_code
 from broker.cli.terminal import (
     AsJson,
@@ -212,6 +213,8 @@ def _print_status(state: Status) -> None:
     print_table(columns, workers)
     if held := [(pool.deployment, pool.hold.message) for pool in state.pools if pool.hold is not None]:
         print_table(("deployment", "starts nothing more, because"), held)
+    if state.pauses:
+        print_pauses(state.pauses)
     if state.backlog:
         why = {model.model: reasons(model.holds) for model in state.models}
         rows = ((b.model, b.lane, b.waiting, duration(b.oldest_ms), why.get(b.model, "")) for b in state.backlog)

@@ -7,7 +7,7 @@ submit     submits jobs, one at a time or many in a message
 batches    creates batches, reads their results, reads jobs
 infer      sends interactive requests
 instructions  looks at orders over many jobs
-system     reads and applies catalogs, reads the status
+system     reads and applies catalogs, reads the status, pauses and resumes
 session    connects and calls the broker's API; the base class of them all
 reading    reads text and tokens out of OpenAI objects
 encode     encodes jobs, bodies and names for the wire

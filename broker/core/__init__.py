@@ -9,6 +9,7 @@ admit        whether a job may run: its ledger entry, waiting or refused
 body         whether a request body is acceptable
 route        which deployments may run a job
 pools        what each deployment can take now, what holds it, and the words for that
+controls     what may not start because somebody paused or cancelled it
 backlog      which waiting jobs have been read ahead, flow by flow
 fairness     which waiting job runs next, and where
 presence     which workers are there, which have died, and when nobody holds a delivered attempt

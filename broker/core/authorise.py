@@ -19,6 +19,9 @@ class Action(StrEnum):
     SUBMIT = "submit jobs"
     """Alone or in a batch, of any lane."""
     READ_JOBS = "read jobs, batches and results"
+    CONTROL_JOBS = "cancel, pause, change or repeat jobs"
+    """Those of its own tenant."""
+    CONTROL_SYSTEM = "pause models, lanes, deployments or other tenants"
     READ_CATALOG = "read the catalog"
     APPLY_CATALOG = "apply a catalog"
     READ_STATUS = "read the status"
@@ -41,11 +44,13 @@ def forbidden(
 @cache
 def _roles(action: Action) -> frozenset[Role]:
     match action:
-        case Action.SUBMIT | Action.READ_JOBS:
+        case Action.SUBMIT | Action.READ_JOBS | Action.CONTROL_JOBS:
             return frozenset({Role.PRODUCER, Role.TENANT_ADMIN, Role.OPERATOR})
         case Action.READ_CATALOG:
             return frozenset({Role.PRODUCER, Role.TENANT_ADMIN, Role.DEPLOYER, Role.OPERATOR})
         case Action.APPLY_CATALOG | Action.READ_STATUS:
             return frozenset({Role.DEPLOYER, Role.OPERATOR})
+        case Action.CONTROL_SYSTEM:
+            return frozenset({Role.OPERATOR})
         case _:
             assert_never(action)

@@ -7,7 +7,7 @@ every flow again from its beginning from time to time.
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -53,10 +53,10 @@ class FlowBacklog:
     def is_idle(self) -> bool:
         return self.ended and not self.ready and self.passed_over is None
 
-    def add_page(self, page: Sequence[WaitingJob], *, limit: int) -> None:
-        """Keep the jobs that were read after `read_to`. A page shorter than `limit` is the last one."""
+    def add_page(self, page: Sequence[WaitingJob], *, limit: int, kept: Sequence[WaitingJob] | None = None) -> None:
+        """Keep the jobs that were read after `read_to`, or only those `kept`. A page shorter than `limit` is the last."""
         self.page_size = self.next_page_size()
-        for job in page:
+        for job in page if kept is None else kept:
             if job.tried and self.failed >= FAILED_MOST:
                 self.passed_over = self.passed_over or job.place
             else:
@@ -87,6 +87,11 @@ class FlowBacklog:
         expired, self.ready = self.ready[:at], self.ready[at:]
         self._recount_failed()
         return [job.place.job for job in expired]
+
+    def drop_batches(self, batches: Collection[UUID]) -> None:
+        """Remove the jobs of batches that may not start."""
+        self.ready = [job for job in self.ready if job.batch not in batches]
+        self._recount_failed()
 
     def remove(self, jobs: set[UUID]) -> None:
         """Remove jobs that were dispatched or wait no more. They are mostly the first of those that are ready."""
@@ -137,6 +142,10 @@ class Backlog:
         for flow, of_flow in jobs.items():
             if flow in self.flows:
                 self.flows[flow].remove(of_flow)
+
+    def drop_batches(self, batches: Collection[UUID]) -> None:
+        for flow in self.flows.values():
+            flow.drop_batches(batches)
 
     def remove_idle(self) -> None:
         self.flows = {flow: known for flow, known in self.flows.items() if not known.is_idle()}

@@ -9,28 +9,41 @@ from msgspec.structs import replace
 
 from broker.core import route
 from broker.core.admit import DEFAULT_DEADLINE_MS, MAX_ATTEMPTS
+from broker.core.controls import Controls
 from broker.core.pools import Pool, clock_time, holds
+from broker.core.records import Flow
 from schemas.api import Hold, HoldCode, JobShow, LaneBacklog, ModelStatus, PoolStatus, State
 from schemas.catalog import Catalog
 from schemas.ids import ms_of
 from schemas.job import Job
 from schemas.outcome import Usage
-from schemas.subjects import Source
+from schemas.subjects import DEFAULT, Source
 from schemas.units import Ms, NanoUsd
 
+_NONE = Controls()
 
-def with_holds(job: JobShow, *, catalog: Catalog, pools: Mapping[str, Pool], now: Ms) -> JobShow:
+
+def with_holds(
+    job: JobShow,
+    *,
+    catalog: Catalog,
+    pools: Mapping[str, Pool],
+    controls: Controls = _NONE,
+    tenant: str = DEFAULT,
+    now: Ms,
+) -> JobShow:
     """Add to a job of the ledger what holds it, if it waits."""
     if job.waiting is None:
         return job
+    stopped = controls.holds(Flow(job.model, job.lane, tenant), job.batch)
     if job.waiting.suspected:
         suspected = Hold(HoldCode.SUSPECTED, "suspected: its worker died, waits for a run apart")
-        return replace(job, waiting=replace(job.waiting, ahead=0, holds=(suspected,)))
+        return replace(job, waiting=replace(job.waiting, ahead=0, holds=(*stopped, suspected)))
     found = holds(job.model, catalog=catalog, pools=pools, tried=job.waiting.tried)
     if job.not_before_ms is not None and job.not_before_ms > now:
         message = f"backing off after a failed attempt, tried again at {clock_time(job.not_before_ms)}"
         found = (Hold(HoldCode.BACKING_OFF, message, job.not_before_ms), *found)
-    return replace(job, waiting=replace(job.waiting, holds=found))
+    return replace(job, waiting=replace(job.waiting, holds=(*stopped, *found)))
 
 
 def pool_status(pool: Pool) -> PoolStatus:

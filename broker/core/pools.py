@@ -5,7 +5,7 @@ Dispatch reads the room; settle and the sweep, which deployments are alive; the 
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -67,12 +67,17 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
         return self.trying or Hold(HoldCode.BUSY, f"every worker of {self.deployment} is full")
 
 
+def never_paused(_: str) -> None:
+    """Say that no deployment is paused."""
+
+
 def snapshot(
     catalog: Catalog,
     beats: Iterable[WorkerBeat],
     accounts: Mapping[str, Account],
     *,
     now: Ms,
+    paused: Callable[[str], Hold | None] = never_paused,
     only: Iterable[str] | None = None,
     outstanding: Mapping[str, int] | None = None,
     per_s: Mapping[str, float] | None = None,
@@ -81,7 +86,8 @@ def snapshot(
 ) -> dict[str, Pool]:
     """Take a snapshot of the pools of these deployments `only`, else of all that catalog, beats or attempts name.
 
-    `accounts` has each deployment with a daily cap; for one that is missing, nobody can say what it has spent. The leader
+    `accounts` has each deployment with a daily cap; for one that is missing, nobody can say what it has spent. `paused` says
+    why nothing starts on a deployment, if somebody paused it. The leader
     passes what it knows better than the beats: how many attempts are `outstanding`, and how many each deployment settles
     `per_s`. A relay passes how many interactive attempts it has `handed_out`, and the `peak` of that number since the beats
     were sent: what the beats say beyond it is other brokers'.
@@ -97,6 +103,7 @@ def snapshot(
             workers.get(name) or _Workers(),
             accounts.get(name),
             now=now,
+            pause=paused(name),
             outstanding=None if outstanding is None else counted.get(name, 0),
             per_s=(per_s or {}).get(name, 0.0),
             handed_out=None if handed_out is None else handed_out.get(name, 0),
@@ -142,6 +149,7 @@ def _pool(
     account: Account | None,
     *,
     now: Ms,
+    pause: Hold | None,
     outstanding: int | None,
     per_s: float,
     handed_out: int | None,
@@ -153,6 +161,8 @@ def _pool(
     stop = None
     if deployment is None:
         stop = Hold(HoldCode.UNKNOWN_DEPLOYMENT, f"the active catalog has no deployment {name}")
+    elif pause is not None:
+        stop = pause
     elif not workers.slots:
         stop = trying or _without_slots(name, workers)
     credit = workers.slots + lookahead(workers.slots, per_s=per_s)
@@ -204,7 +214,7 @@ def _without_slots(name: str, workers: _Workers) -> Hold:
         return Hold(HoldCode.NO_WORKER, f"no worker serves {name}")
     if workers.count == workers.draining:
         return Hold(HoldCode.DRAINING, f"every worker of {name} is draining")
-    return Hold(HoldCode.PAUSED, f"the workers of {name} take no jobs now")
+    return Hold(HoldCode.NO_SLOTS, f"the workers of {name} take no jobs now")
 
 
 def _paused(name: str, workers: _Workers, now: Ms) -> Hold | None:
@@ -224,7 +234,7 @@ def _paused(name: str, workers: _Workers, now: Ms) -> Hold | None:
             return Hold(HoldCode.UPSTREAM_DOWN, message, until_ms)
         case _:
             message = f"the workers of {name} pause ({first.cause} {first.detail}), {again}"
-            return Hold(HoldCode.PAUSED, message, until_ms)
+            return Hold(HoldCode.NO_SLOTS, message, until_ms)
 
 
 def lookahead(slots: int, *, per_s: float) -> int:
@@ -245,9 +255,9 @@ def alive(pools: Mapping[str, Pool]) -> set[str]:
     return {name for name, pool in pools.items() if pool.stop is None}
 
 
-def out_of_money(pools: Mapping[str, Pool]) -> set[str]:
-    """Name the deployments that a daily cap holds."""
-    codes = {HoldCode.DAILY_CAP, HoldCode.SPEND_UNKNOWN}
+def withheld(pools: Mapping[str, Pool]) -> set[str]:
+    """Name the deployments that a daily cap or a pause holds."""
+    codes = {HoldCode.DAILY_CAP, HoldCode.SPEND_UNKNOWN, HoldCode.PAUSED}
     return {name for name, pool in pools.items() if pool.stop is not None and pool.stop.code in codes}
 
 

@@ -117,6 +117,7 @@ class WaitingJob(msgspec.Struct, frozen=True):
     """The deployments that have failed the job. Others are tried first."""
     tokens: int = JOB_TOKENS
     """An estimate."""
+    batch: UUID | None = None
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -298,6 +299,15 @@ class Admitted(msgspec.Struct, frozen=True, kw_only=True):
     refused: tuple[Recorded, ...]
     conflicts: tuple[Entry, ...]
     """Those whose id belongs to another job already."""
+
+
+class Audited(msgspec.Struct, frozen=True):
+    """Who makes a change, and when: what the record of the change begins with."""
+
+    id: UUID
+    at_ms: Ms
+    tenant: str
+    key: str
 
 
 class Leadership(msgspec.Struct, frozen=True):

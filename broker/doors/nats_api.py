@@ -33,6 +33,7 @@ from schemas.api import (
     Problem,
 )
 from schemas.codec import ERROR, KIND, UNREADABLE, jsoned, place_of
+from schemas.control import AuditList, PauseAsk, ResumeAsk
 from schemas.instructions import InstructionList, InstructionRef
 from schemas.jetstream import MaxPayloadError, NatsError
 from schemas.jetstream.client import NatsClient, urls_of
@@ -63,6 +64,10 @@ def operations(services: Services) -> Mapping[Verb, Operation[Any]]:
         Verb.INSTRUCTION_LIST: Operation(InstructionList, services.instructions.list),
         Verb.CATALOG_APPLY: Operation(CatalogApply, services.catalogs.apply),
         Verb.CATALOG_SHOW: Operation(Nothing, lambda principal, _: services.catalogs.show(principal)),
+        Verb.PAUSE: Operation(PauseAsk, services.controls.pause),
+        Verb.RESUME: Operation(ResumeAsk, services.controls.resume),
+        Verb.PAUSES: Operation(Nothing, lambda principal, _: services.controls.pauses(principal)),
+        Verb.AUDIT: Operation(AuditList, services.controls.changes),
         Verb.STATUS: Operation(Nothing, lambda principal, _: services.status.show(principal)),
     }
 

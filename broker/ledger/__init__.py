@@ -10,6 +10,7 @@ leadership    the lease of the leader        status         how things stand now
 batches       batches and their results      jobs           all that is recorded of a job
 instructions  orders over many jobs, in pages
 catalogs      the revisions of the catalog    sums           compares the ledger with itself
+controls      what is paused or cancelled      audit          who changed what
 
 connection    the connections that the areas share
 selection     jobs by a filter, page by page

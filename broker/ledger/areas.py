@@ -4,10 +4,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from broker.ledger.attempts import PgAttempts
+from broker.ledger.audit import PgAudit
 from broker.ledger.backlog import PgBacklog
 from broker.ledger.batches import PgBatches
 from broker.ledger.catalogs import PgCatalogs
 from broker.ledger.connection import Database
+from broker.ledger.controls import PgControls
 from broker.ledger.days import Days
 from broker.ledger.dead_letters import PgDeadLetters
 from broker.ledger.instructions import PgInstructions
@@ -43,6 +45,8 @@ async def open_ledger(url: str, *, clock: Clock, connections: int = 8) -> AsyncI
             jobs=PgJobs(database),
             instructions=PgInstructions(database, days, {}),
             catalogs=PgCatalogs(database),
+            controls=PgControls(database),
+            audit=PgAudit(database),
             status=PgStatus(database),
             sums=PgSums(database),
             days=days,

@@ -4,8 +4,8 @@ from collections.abc import Collection, Sequence
 from uuid import UUID
 
 from broker.core.records import ONLY_SHARD, Flow, Pick, Request, Running, Shard
-from broker.errors import Deposed
-from broker.ledger.connection import Database
+from broker.errors import ControlsChanged, Deposed
+from broker.ledger.connection import Connection, Database
 from broker.ledger.rows import attempt_of
 from broker.ledger.seal_keys import PgSealKeys
 from broker.ledger.sql import query
@@ -21,7 +21,7 @@ class PgAttempts:
         self._seal_keys = seal_keys
 
     async def dispatch(
-        self, picks: Sequence[Pick], *, term: int, now: Ms, shard: Shard = ONLY_SHARD
+        self, picks: Sequence[Pick], *, term: int, controls: int, now: Ms, shard: Shard = ONLY_SHARD
     ) -> list[Attempt]:
         jobs = [pick.place.job for pick in picks]
         async with self._database.connection() as connection:
@@ -39,9 +39,10 @@ class PgAttempts:
                 max(jobs),
                 term,
                 shard,
+                controls,
             )
-            if not rows and await connection.fetchval(query("term"), shard) != term:
-                raise Deposed(f"term {term} is over")
+            if not rows:
+                await check_fences(connection, term=term, controls=controls, shard=shard)
         return [attempt_of(row, key, now) for row in rows]
 
     async def running(self) -> list[Running]:
@@ -67,3 +68,12 @@ class PgAttempts:
         async with self._database.connection() as connection:
             rows = await connection.fetch(query("requests_of"), list(jobs), min(jobs), max(jobs))
         return {row["id"]: Request(row["model"], row["endpoint"], row["body"]) for row in rows}
+
+
+async def check_fences(connection: Connection, *, term: int, controls: int | None, shard: Shard) -> None:
+    """Check, once nothing was dispatched, whether it should have been. Raises: Deposed, ControlsChanged."""
+    row = await connection.fetchrow(query("fences"), shard)
+    if row is None or row["term"] != term:
+        raise Deposed(f"term {term} is over")
+    if controls is not None and row["controls"] != controls:
+        raise ControlsChanged(row["controls"])

@@ -29,8 +29,8 @@ class PgBacklog:
                 query("waiting_page"), flow.model, flow.lane, flow.tenant, start.deadline_ms, start.job, limit
             )
         return [
-            WaitingJob(Place(deadline, job), attempt, tuple(tried or ()), tokens)
-            for deadline, job, attempt, tried, tokens in rows
+            WaitingJob(Place(deadline, job), attempt, tuple(tried or ()), tokens, batch)
+            for deadline, job, attempt, tried, tokens, batch in rows
         ]
 
     async def move_due(self, now: Ms, *, limit: int) -> list[tuple[Flow, Place]]:

@@ -18,6 +18,10 @@ from schemas.units import Ms, NanoUsd
 Row = asyncpg.Record
 
 
+NEVER_MS = Ms(253_402_300_799_999)
+"""The last instant that may be said: when the own time comes of a job that waits for something else."""
+
+
 class _Kind(msgspec.Struct, frozen=True):
     """What every failure says of itself."""
 
@@ -256,7 +260,7 @@ def show_of(row: Row, executions: tuple[Execution, ...], *, ahead: int | None) -
         deadline_ms=row["deadline_ms"],
         dispatched_ms=row["dispatched_ms"],
         settled_ms=row["settled_ms"],
-        not_before_ms=row["not_before_ms"] or None if row["suspicion"] is None else None,
+        not_before_ms=row["not_before_ms"] if row["not_before_ms"] != NEVER_MS else None,
         failure=failure_of(row),
         usage=usage_of(row),
         cost_nano_usd=row["cost_nano_usd"],

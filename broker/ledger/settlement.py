@@ -35,6 +35,7 @@ from broker.ledger.days import Days, days_of
 from broker.ledger.failures import record_failures
 from broker.ledger.rows import (
     EXECUTION_COLUMNS,
+    NEVER_MS,
     columns,
     end_of,
     execution_row,
@@ -95,8 +96,6 @@ class PgSettlement:
                 return await _Group(connection, now).settle(verdicts, may_move=True)
 
 
-NEVER_MS = Ms(253_402_300_799_999)
-"""The last instant that may be said: when a suspected job's own time comes."""
 _TRIES = 5
 """How often to begin again because a job was dispatched while its rows were locked. A guess: once is rare."""
 Ran = tuple[int, Verdict, Executed]

@@ -7,7 +7,7 @@ import msgspec
 
 from broker.core.records import ONLY_SHARD, Shard
 from broker.core.suspects import RunningApart, Turn, WaitingSuspect
-from broker.errors import Deposed
+from broker.ledger.attempts import check_fences
 from broker.ledger.connection import Database
 from broker.ledger.rows import attempt_of, suspicion_of
 from broker.ledger.seal_keys import PgSealKeys
@@ -58,8 +58,8 @@ class PgSuspects:
                 min(turn.jobs),
                 max(turn.jobs),
             )
-            if not rows and await connection.fetchval(query("term"), shard) != term:
-                raise Deposed(f"term {term} is over")
+            if not rows:
+                await check_fences(connection, term=term, controls=None, shard=shard)
         return [msgspec.structs.replace(attempt_of(row, key, now), group=turn.group) for row in rows]
 
     async def clear(self, groups: Collection[UUID]) -> None:

@@ -5,6 +5,8 @@ leader           lets one broker dispatch at a time
 dispatch         gives each free slot the job that fairness chooses
 caps             holds dispatch to the daily caps, and reserves for what starts
 backlog          reads waiting jobs ahead, for dispatch
+controls_watch   knows what people have paused or cancelled
+parking          keeps the jobs of paused batches out of the backlog
 sweep            compares the ledger's running attempts with the streams, and repairs the difference
 releases         delivers again what dead workers held, and records what they ran as lost
 wards            keeps what may have ended a worker apart from others, and tells who did

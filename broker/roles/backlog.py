@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from broker.core.backlog import Backlog
+from broker.core.controls import Controls
 from broker.core.records import Flow, Place, WaitingJob
 from broker.ports import BacklogLedger
 from broker.retrying import until_available
@@ -50,8 +51,11 @@ class BacklogReader:
         if (due := await until_available(self._ledger.next_due)) is not None:
             self.knows_due(due)
 
-    async def read(self, now: Ms) -> None:
-        """Move a page of jobs that are due, go back to what was announced, and read flows of which little is left."""
+    async def read(self, now: Ms, controls: Controls) -> None:
+        """Move a page of jobs that are due, go back to what was announced, and read flows of which little is left.
+
+        Jobs of batches that are stopped are read past.
+        """
         if self._due_ms is not None and self._due_ms <= now:
             self._announced += await until_available(lambda: self._ledger.move_due(now, limit=_DUE_PAGE))
             await self.ask_next_due()
@@ -63,7 +67,10 @@ class BacklogReader:
             known.reread_passed_over()
             if known.wants_page():
                 limit = known.next_page_size()
-                known.add_page(await self._page(flow, known.read_to, limit), limit=limit)
+                page = await self._page(flow, known.read_to, limit)
+                known.add_page(
+                    page, limit=limit, kept=controls.keeps(page, now) if controls.stopped_batches else None
+                )
         self._backlog.remove_idle()
 
     async def _page(self, flow: Flow, after: Place | None, limit: int) -> Sequence[WaitingJob]:

@@ -13,15 +13,18 @@ from functools import partial
 from broker.bus.beats import Beats
 from broker.bus.notices import decode_delayed, decode_settled, decode_waiting, listener
 from broker.bus.runs import Rulings, Runs
+from broker.core.controls import Controls
 from broker.core.fairness import Order
 from broker.core.outstanding import Outstanding
 from broker.core.pools import Pool, Silence, alive, snapshot
 from broker.core.records import EndedAttempt, Flow, Pick, Place, Running
+from broker.errors import ControlsChanged
 from broker.metrics import BrokerMetrics
 from broker.ports import AttemptLedger, BacklogLedger, Clock
 from broker.retrying import until_available
 from broker.roles.backlog import BacklogReader
 from broker.roles.caps import Caps
+from broker.roles.controls_watch import ControlsWatch
 from broker.roles.daily_spend import DailySpend
 from broker.roles.sweep import Sweep
 from schemas import subjects
@@ -62,6 +65,7 @@ class Dispatch:
         catalog: Callable[[], Catalog],
         beats: Beats,
         daily_spend: DailySpend,
+        controls: ControlsWatch,
         metrics: BrokerMetrics,
         clock: Clock,
         term: int,
@@ -78,19 +82,18 @@ class Dispatch:
         """
         self._nc = nc
         self._attempts = attempts
-        self._runs = runs
-        self._rulings = rulings
-        self._sweep = sweep
+        self._runs, self._rulings, self._sweep = runs, rulings, sweep
         self._catalog = catalog
         self._beats = beats
         self._daily_spend = daily_spend
+        self._controls = controls
+        self._controls_read = controls.active
+        """Those that the backlog was read by."""
         self._metrics = metrics
         self._clock = clock
         self._term = term
-        self._idle_s = idle_s
-        self._sweep_s = sweep_s
-        self._recount_s = recount_s
-        self._reread_s = reread_s
+        self._idle_s, self._sweep_s = idle_s, sweep_s
+        self._recount_s, self._reread_s = recount_s, reread_s
         self._remade = remade
         self._silence_ms = int(_SILENT_LEASES * lease_s * 1000)
         self._sweep_at = 0.0
@@ -110,11 +113,13 @@ class Dispatch:
         settled = await self._nc.subscribe(subjects.CTL_SETTLED, cb=hear(decode_settled, self._on_settled))
         self._beats.changed = self._wake.set
         self._daily_spend.leads = self._outstanding
+        self._controls.changed = self._wake.set
         try:
             await self._rounds()
         finally:
             self._daily_spend.leads = None
             self._beats.changed = lambda: None
+            self._controls.changed = lambda: None
             await waiting.unsubscribe()
             await delayed.unsubscribe()
             await settled.unsubscribe()
@@ -158,10 +163,11 @@ class Dispatch:
 
     async def _round(self) -> bool:
         """Dispatch once. True: there may be more to dispatch at once."""
-        now = self._clock()
-        await self._reader.read(now)
+        now, controls = self._clock(), self._controls.active
+        await self._follow(controls)
+        await self._reader.read(now, controls)
         await self._expire(now)
-        ready = self._reader.backlog.ready()
+        ready = controls.may_start(self._reader.backlog.ready())
         await self._caps.refresh(ready)
         pools = self._pools(now)
         self._silence.observe(pools, now)
@@ -174,8 +180,21 @@ class Dispatch:
             barred=self._caps.barred(pools),
         )
         if paid := await self._caps.paid(picks, pools):
-            await self._dispatch(paid, now)
+            try:
+                await self._dispatch(paid, now, controls)
+            except ControlsChanged:
+                await until_available(self._controls.refresh)
+                return True
         return bool(picks) or self._reader.backlog.wants_more()
+
+    async def _follow(self, controls: Controls) -> None:
+        """Drop what was read of batches that are stopped now, and read again from the beginning if one may go on."""
+        before, self._controls_read = self._controls_read, controls
+        if controls is before:
+            return
+        if controls.let_go(before):
+            await self._reader.restart()
+        self._reader.backlog.drop_batches(controls.stopped_batches)
 
     async def _expire(self, now: Ms) -> None:
         """End the jobs whose deadline passed while they waited. Settle records it."""
@@ -191,12 +210,16 @@ class Dispatch:
             self._beats.alive(),
             self._daily_spend.accounts(catalog, by_job=True),
             now=now,
+            paused=self._controls.active.deployment,
             outstanding=self._outstanding.counts,
             per_s=self._outstanding.per_s(),
         )
 
-    async def _dispatch(self, picks: Sequence[Pick], now: Ms) -> None:
-        attempts = await until_available(lambda: self._attempts.dispatch(picks, term=self._term, now=now))
+    async def _dispatch(self, picks: Sequence[Pick], now: Ms, controls: Controls) -> None:
+        """Start what was chosen. Raises: Deposed; ControlsChanged, and nothing was started."""
+        attempts = await until_available(
+            lambda: self._attempts.dispatch(picks, term=self._term, controls=controls.version, now=now)
+        )
         self._reader.backlog.remove(picks)
         if len(attempts) < len(picks):
             self._sweep_soon()  # the others waited no more; or they run, and Postgres's answer was lost

@@ -6,16 +6,17 @@ from functools import reduce
 from operator import or_
 
 from broker.core import route
+from broker.core.controls import Controls
 from broker.core.pools import Pool, snapshot
 from broker.core.presence import QUIET_MS, Presence
-from broker.core.records import Entry
+from broker.core.records import Entry, Flow
 from broker.core.request_suspects import RequestSuspects, request_key
 from broker.core.reserve import SUSPECTED, NoRoom, NotPlaced, Placement, Poison, choose_deployment, choose_ward
 from broker.core.suspects import DEATHS_ALONE
 from broker.ports import Clock, Entropy
 from broker.roles.daily_spend import DailySpend
 from schemas.catalog import Catalog
-from schemas.job import Attempt
+from schemas.job import Attempt, Lane
 from schemas.worker import WorkerBeat
 
 _PEAK_TICKS = 8
@@ -35,6 +36,7 @@ class Reserves:
         entropy: Entropy,
         suspects: RequestSuspects | None = None,
         presence: Presence | None = None,
+        controls: Callable[[], Controls] = Controls,
     ) -> None:
         """`presence` knows a death earlier than the `beats` end."""
         self._catalog = catalog
@@ -42,6 +44,7 @@ class Reserves:
         self._daily_spend = daily_spend
         self._clock = clock
         self._entropy = entropy
+        self._controls = controls
         self._presence = Presence() if presence is None else presence
         self.suspects = RequestSuspects() if suspects is None else suspects
         self._outstanding = Counter[str]()
@@ -55,6 +58,8 @@ class Reserves:
 
     def place(self, request: Entry, model: str, tried: Collection[str]) -> Placement | NotPlaced:
         """Choose a deployment for the next attempt of a request, with a new token; or say why there is none."""
+        if held := self._controls().holds(Flow(model, Lane.INTERACTIVE, request.tenant), None):
+            return NoRoom(held)
         key = request_key(request.tenant, request.body_hash)
         deaths = self.suspects.deaths_alone(key, self._clock())
         if deaths is not None:
@@ -113,6 +118,7 @@ class Reserves:
             self._beats(),
             self._daily_spend.accounts(catalog, only=only, request=request),
             now=self._clock(),
+            paused=self._controls().deployment,
             only=only,
             handed_out=self._outstanding,
             peak=self._peak,

@@ -52,7 +52,7 @@ class Wards:
     new_group: Callable[[], UUID]
     term: int
     held: Callable[[], Collection[str]] = frozenset
-    """The deployments that a daily cap holds."""
+    """The deployments that a daily cap or a pause holds."""
     look_s: float = LOOK_S
     rest_s: float = REST_S
     lost_s: float = _LOST_S

@@ -4,6 +4,7 @@ batches    create, seal, show, list, results
 jobs       show
 instructions  show, list
 catalogs   apply, show
+controls   pause, resume, what is paused, who changed what
 status     what this broker sees right now
 health     whether this broker works, which anybody may ask
 refusal    the one error by which a use-case says no, and what every error is to a caller
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 
 from broker.service.batches import BatchService
 from broker.service.catalogs import CatalogService
+from broker.service.controls import ControlService
 from broker.service.health import HealthService
 from broker.service.instructions import InstructionService
 from broker.service.jobs import JobService
@@ -24,6 +26,7 @@ from broker.service.status import StatusService
 __all__ = [
     "BatchService",
     "CatalogService",
+    "ControlService",
     "HealthService",
     "InstructionService",
     "JobService",
@@ -40,4 +43,5 @@ class Services:
     jobs: JobService
     instructions: InstructionService
     catalogs: CatalogService
+    controls: ControlService
     status: StatusService

@@ -7,6 +7,7 @@ from uuid import UUID
 from broker.bus.catalogs import Catalogs
 from broker.bus.submitted import SubmittedJobs
 from broker.core.authorise import Action
+from broker.core.controls import Controls
 from broker.core.explain import with_holds
 from broker.core.pools import Pool
 from broker.core.principal import Principal
@@ -24,6 +25,7 @@ class JobService:
     catalogs: Catalogs
     pools: Callable[[], Mapping[str, Pool]]
     clock: Clock
+    controls: Callable[[], Controls] = Controls
 
     async def show(self, principal: Principal, ask: JobRef) -> JobShow:
         """Return all that is recorded of a job except its prompt; and while it waits, what it waits for.
@@ -34,7 +36,14 @@ class JobService:
         job = await self.ledger.find(ask.id, principal.tenant)
         if job is None:
             job = await self._on_its_way(ask.id, principal.tenant)
-        return with_holds(job, catalog=self.catalogs.active.catalog, pools=self.pools(), now=self.clock())
+        return with_holds(
+            job,
+            catalog=self.catalogs.active.catalog,
+            pools=self.pools(),
+            controls=self.controls(),
+            tenant=principal.tenant,
+            now=self.clock(),
+        )
 
     async def _on_its_way(self, job: UUID, tenant: str) -> JobShow:
         """Find a job that was accepted and is not in the ledger yet. Raises: Refusal, Unavailable."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from broker.bus.beats import Beats
 from broker.bus.catalogs import Catalogs
 from broker.core.authorise import Action
+from broker.core.controls import Controls
 from broker.core.explain import model_statuses, pool_status
 from broker.core.pools import Pool
 from broker.core.principal import Principal
@@ -25,6 +26,7 @@ class StatusService:
     beats: Beats
     pools: Callable[[], Mapping[str, Pool]]
     clock: Clock
+    controls: Callable[[], Controls] = Controls
 
     async def show(self, principal: Principal) -> Status:
         """Return the leader, the workers, the backlog and what holds the models. Raises: Refusal, Unavailable."""
@@ -44,4 +46,5 @@ class StatusService:
             backlog=tuple(backlog),
             pools=tuple(pool_status(pools[name]) for name in sorted(pools)),
             models=model_statuses(self.catalogs.active.catalog, pools, backlog),
+            pauses=self.controls().pauses,
         )

@@ -10,7 +10,7 @@ from broker.core.authorise import Action, forbidden
 from broker.core.principal import Principal, Role, open_principal
 from schemas.job import Lane
 
-TENANTS_OWN = {Action.SUBMIT, Action.READ_JOBS, Action.READ_CATALOG}
+TENANTS_OWN = {Action.SUBMIT, Action.READ_JOBS, Action.CONTROL_JOBS, Action.READ_CATALOG}
 ALLOWED = {
     Role.PRODUCER: TENANTS_OWN,
     Role.TENANT_ADMIN: TENANTS_OWN,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from broker.core.limits import Account
-from broker.core.pools import Pool, Silence, alive, holds, lookahead, out_of_money, snapshot
+from broker.core.pools import Pool, Silence, alive, holds, lookahead, snapshot, withheld
 from schemas.api import Hold, HoldCode
 from schemas.catalog import Catalog, Deployment, Model, Route
 from schemas.units import Ms, NanoUsd
@@ -142,7 +142,7 @@ def test_lookahead_covers_half_the_slots_or_a_quarter_second_of_work() -> None:
     [
         ([], HoldCode.NO_WORKER, "no worker serves d"),
         ([a_beat(draining=True)], HoldCode.DRAINING, "every worker of d is draining"),
-        ([a_beat(slots=0)], HoldCode.PAUSED, "the workers of d take no jobs now"),
+        ([a_beat(slots=0)], HoldCode.NO_SLOTS, "the workers of d take no jobs now"),
         ([paused(DENIED, "401")], HoldCode.DENIED, "denied 401 on d, tried again at 12:00:30 UTC"),
         ([paused(THROTTLED, "429")], HoldCode.THROTTLED, "throttled 429 on d, tried again at 12:00:30 UTC"),
         (
@@ -152,7 +152,7 @@ def test_lookahead_covers_half_the_slots_or_a_quarter_second_of_work() -> None:
         ),
         (
             [paused("of_a_later_version", "x")],
-            HoldCode.PAUSED,
+            HoldCode.NO_SLOTS,
             "the workers of d pause (of_a_later_version x), tried again at 12:00:30 UTC",
         ),
         ([a_beat(running=4)], HoldCode.BUSY, "every worker of d is full"),
@@ -202,14 +202,14 @@ def test_a_deployment_that_is_gone_from_the_catalog_is_said_to_be() -> None:
     assert [hold.code for hold in holds_of] == [unknown, unknown, HoldCode.NO_WORKER]
 
 
-def test_a_deployment_that_is_out_of_money_is_named() -> None:
+def test_a_deployment_that_is_withheld_is_named() -> None:
     catalog = a_catalog(Route("d"), Route("e"), Route("f"), Route("g"), e=1.0, f=1.0)
 
     found = pools(
         *(a_beat(deployment=name) for name in "def"), catalog=catalog, accounts={"e": an_account(1, limit=1)}
     )
 
-    assert out_of_money(found) == {"e", "f"}
+    assert withheld(found) == {"e", "f"}
 
 
 def test_a_full_deployment_is_alive_and_a_stopped_one_is_not() -> None:

@@ -28,11 +28,11 @@ async def in_its_second_attempt(ledger: Ledger) -> tuple[Attempt, Attempt]:
     term = await ledger.leadership.lead("me", lease_ms=60_000)
     assert term is not None
     pick = Pick(entry.flow, entry.place, "d")
-    [first] = await ledger.attempts.dispatch([pick], term=term, now=now())
+    [first] = await ledger.attempts.dispatch([pick], term=term, controls=1, now=now())
     back = a_report(Failed(EngineFault("x")), job=entry.id)
     await ledger.settlement.settle(await verdicts(ledger, back), now=now())
     await ledger.backlog.move_due(Ms(now() + 60_000), limit=1)
-    [second] = await ledger.attempts.dispatch([pick], term=term, now=now())
+    [second] = await ledger.attempts.dispatch([pick], term=term, controls=1, now=now())
     assert second.number == 2
     return first, second
 

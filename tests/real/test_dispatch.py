@@ -17,6 +17,7 @@ from broker.core.records import Entry, Pick, Running
 from broker.core.settle import decide
 from broker.metrics import BrokerMetrics
 from broker.ports import Clock, Ledger
+from broker.roles.controls_watch import ControlsWatch
 from broker.roles.daily_spend import DailySpend
 from broker.roles.dispatch import Dispatch
 from broker.roles.late_acks import LateAcks
@@ -59,6 +60,7 @@ async def a_leader(
         await declare_pool(nc, deployment, slots=4)
     heard, daily_spend, metrics = Beats(nc, clock=now), DailySpend(ledger.spend, now), BrokerMetrics()
     await heard.listen()
+    controls = ControlsWatch(nc, ledger.controls)
     term = await ledger.leadership.lead("me", lease_ms=60_000)
     assert term is not None
     runs, rulings = Runs(nc), Rulings(nc, a_batch_id, lambda: SEAL_KEY)
@@ -75,6 +77,7 @@ async def a_leader(
     )
     dispatch = Dispatch(
         nc,
+        controls=controls,
         backlog=ledger.backlog,
         attempts=ledger.attempts,
         runs=runs,
@@ -99,7 +102,7 @@ async def a_leader(
     )
     saying = [beat(nc, lambda one=one: one) for one in beats]  # type: ignore[misc]
     roles = [dispatch.serve, settle.serve] if settles else [dispatch.serve]
-    tasks = [asyncio.create_task(work) for work in (*saying, *(role() for role in roles))]
+    tasks = [asyncio.create_task(work) for work in (*saying, *(role() for role in (controls.serve, *roles)))]
     try:
         yield metrics
     finally:
@@ -143,7 +146,9 @@ async def committed(ledger: Ledger, entry: Entry, deployment: str) -> Sequence[A
     term = await ledger.leadership.lead("me", lease_ms=60_000)
     assert term is not None
     await ledger.intake.admit([entry])
-    return await ledger.attempts.dispatch([Pick(entry.flow, entry.place, deployment)], term=term, now=now())
+    return await ledger.attempts.dispatch(
+        [Pick(entry.flow, entry.place, deployment)], term=term, controls=1, now=now()
+    )
 
 
 async def dispatched(nc: Nats, ledger: Ledger, entry: Entry, deployment: str) -> None:

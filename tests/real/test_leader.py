@@ -275,7 +275,7 @@ async def test_the_term_of_another_shard_dispatches_nothing(ledger: Ledger) -> N
     pick = Pick(entry.flow, entry.place, "d")
 
     with pytest.raises(Deposed):
-        await ledger.attempts.dispatch([pick], term=other, now=now())
-    attempts = await ledger.attempts.dispatch([pick], term=term, now=now())
+        await ledger.attempts.dispatch([pick], term=other, controls=1, now=now())
+    attempts = await ledger.attempts.dispatch([pick], term=term, controls=1, now=now())
 
     assert [attempt.job for attempt in attempts] == [entry.id]

@@ -42,7 +42,7 @@ async def dispatched(ledger: Ledger, *entries: Entry) -> list[Attempt]:
     term = await ledger.leadership.lead("me", lease_ms=60_000)
     assert term is not None
     picks = [Pick(entry.flow, entry.place, "d") for entry in entries]
-    return await ledger.attempts.dispatch(picks, term=term, now=now())
+    return await ledger.attempts.dispatch(picks, term=term, controls=1, now=now())
 
 
 async def running(ledger: Ledger, **changes: Any) -> Attempt:
@@ -315,7 +315,7 @@ async def test_a_leader_whose_term_is_over_dispatches_nothing(ledger: Ledger) ->
         await asyncio.sleep(0)
 
     with pytest.raises(Deposed):
-        await ledger.attempts.dispatch([Pick(entry.flow, entry.place, "d")], term=term, now=now())
+        await ledger.attempts.dispatch([Pick(entry.flow, entry.place, "d")], term=term, controls=1, now=now())
 
     assert new == term + 1
     assert len(await ledger.backlog.page(entry.flow, after=None, limit=9)) == 1
@@ -614,7 +614,9 @@ async def test_a_job_that_is_put_back_waits_and_runs_again(ledger: Ledger) -> No
     assert job.attempt == 1
     term = await ledger.leadership.lead("me", lease_ms=60_000)
     assert term is not None
-    [second] = await ledger.attempts.dispatch([Pick(requeued.flow, requeued.place, "d")], term=term, now=now())
+    [second] = await ledger.attempts.dispatch(
+        [Pick(requeued.flow, requeued.place, "d")], term=term, controls=1, now=now()
+    )
     assert second.number == 2
     assert await settled(ledger, a_verdict(second, a_success())) == [(attempt.job, State.SUCCEEDED)]
 
@@ -743,7 +745,7 @@ async def test_a_late_success_counts_while_its_job_waits_and_while_it_runs_again
     term = await ledger.leadership.lead("me", lease_ms=60_000)
     assert term is not None
     place = next(one for one in done.requeued if one.place.job == second.job)
-    await ledger.attempts.dispatch([Pick(place.flow, place.place, "d")], term=term, now=now())
+    await ledger.attempts.dispatch([Pick(place.flow, place.place, "d")], term=term, controls=1, now=now())
 
     ends = await settled(
         ledger, a_verdict(first, a_success(), delivery=2), a_verdict(second, a_success(), delivery=2)

@@ -51,9 +51,9 @@ class Losing(PgAttempts):
     has_lost = False
 
     async def dispatch(
-        self, picks: Sequence[Pick], *, term: int, now: Ms, shard: Shard = ONLY_SHARD
+        self, picks: Sequence[Pick], *, term: int, controls: int, now: Ms, shard: Shard = ONLY_SHARD
     ) -> list[Attempt]:
-        attempts = await super().dispatch(picks, term=term, now=now, shard=shard)
+        attempts = await super().dispatch(picks, term=term, controls=controls, now=now, shard=shard)
         if not self.has_lost:
             self.has_lost = True
             raise Unavailable("Postgres", "the answer was lost")
@@ -248,7 +248,7 @@ async def test_all_whose_time_comes_at_once_are_moved_page_by_page(nc: Nats, led
     term = await ledger.leadership.lead("me", lease_ms=60_000)
     assert term is not None
     picks = [Pick(entry.flow, entry.place, "d") for entry in entries]
-    attempts = await ledger.attempts.dispatch(picks, term=term, now=now())
+    attempts = await ledger.attempts.dispatch(picks, term=term, controls=1, now=now())
     again = Requeue(Ms(now() + 500), counted=True)
     await ledger.settlement.settle(
         [a_verdict(one, Failed(EngineFault("x")), transition=again) for one in attempts], now=now()

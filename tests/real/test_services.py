@@ -13,9 +13,11 @@ from broker.core.authorise import Action, forbidden
 from broker.core.principal import Principal, Role, open_principal
 from broker.doors.nats_api import nats_api, operations
 from broker.ports import Ledger
+from broker.roles.controls_watch import ControlsWatch
 from broker.service import (
     BatchService,
     CatalogService,
+    ControlService,
     InstructionService,
     JobService,
     Services,
@@ -37,12 +39,13 @@ from schemas.api import (
     Problem,
 )
 from schemas.codec import ERROR, KIND
+from schemas.control import AuditList, PauseAsk, PauseKind, ResumeAsk
 from schemas.instructions import InstructionList, InstructionRef
 from schemas.jetstream.client import NatsClient
 from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Lane
 from schemas.subjects import Verb
-from tests.builders import an_entry, an_id, now
+from tests.builders import an_entropy, an_entry, an_id, now
 from tests.calling import called
 from tests.declared import declare_streams
 from tests.real.test_instructions import an_instruction
@@ -60,6 +63,10 @@ ACTIONS = {
     Verb.CATALOG_APPLY: Action.APPLY_CATALOG,
     Verb.CATALOG_SHOW: Action.READ_CATALOG,
     Verb.STATUS: Action.READ_STATUS,
+    Verb.PAUSE: Action.CONTROL_JOBS,
+    Verb.RESUME: Action.CONTROL_JOBS,
+    Verb.PAUSES: Action.READ_JOBS,
+    Verb.AUDIT: Action.READ_JOBS,
 }
 """What each verb asks to do."""
 LOOKUPS = {
@@ -76,12 +83,28 @@ TOML = "# nothing is served yet\n"
 @pytest.fixture
 async def services(nc: Nats, ledger: Ledger) -> Services:
     await declare_streams(nc)
-    catalogs = Catalogs(nc)
+    catalogs, watch = Catalogs(nc), ControlsWatch(nc, ledger.controls)
     return Services(
         batches=BatchService(ledger=ledger.batches, clock=now),
-        jobs=JobService(ledger=ledger.jobs, submitted=SubmittedJobs(nc), catalogs=catalogs, pools=dict, clock=now),
         instructions=InstructionService(ledger=ledger.instructions),
+        jobs=JobService(
+            ledger=ledger.jobs,
+            submitted=SubmittedJobs(nc),
+            catalogs=catalogs,
+            pools=dict,
+            clock=now,
+            controls=lambda: watch.active,
+        ),
         catalogs=CatalogService(ledger=ledger.catalogs, catalogs=catalogs, clock=now),
+        controls=ControlService(
+            ledger=ledger.controls,
+            audit=ledger.audit,
+            batches=ledger.batches,
+            catalogs=catalogs,
+            announce=watch.announce,
+            clock=now,
+            entropy=an_entropy,
+        ),
         status=StatusService(
             name="b",
             version="0",
@@ -90,6 +113,7 @@ async def services(nc: Nats, ledger: Ledger) -> Services:
             beats=Beats(nc, clock=now),
             pools=dict,
             clock=now,
+            controls=lambda: watch.active,
         ),
     )
 
@@ -126,6 +150,10 @@ async def asks(services: Services, ledger: Ledger, ledger_url: str) -> Mapping[V
         Verb.CATALOG_APPLY: CatalogApply(TOML),
         Verb.CATALOG_SHOW: Nothing(),
         Verb.STATUS: Nothing(),
+        Verb.PAUSE: PauseAsk(PauseKind.BATCH, str(batch.id)),
+        Verb.RESUME: ResumeAsk(PauseKind.BATCH, str(batch.id)),
+        Verb.PAUSES: Nothing(),
+        Verb.AUDIT: AuditList(),
     }
 
 

@@ -34,7 +34,7 @@ async def dispatched(ledger: Ledger, **changes: Any) -> Attempt:
     entry = an_entry(**changes)
     await ledger.intake.admit([entry])
     picks = [Pick(entry.flow, entry.place, "d")]
-    [attempt] = await ledger.attempts.dispatch(picks, term=await lead(ledger), now=now())
+    [attempt] = await ledger.attempts.dispatch(picks, term=await lead(ledger), controls=1, now=now())
     return attempt
 
 

@@ -102,11 +102,14 @@ create table infermq.delayed (
     batch           uuid,
     tokens          int     not null,
     -- a Suspicion (schemas/ruling.py), while it is suspected
-    suspicion       jsonb
+    suspicion       jsonb,
+    -- it waits here only because its batch is paused, and goes back into the backlog when that is over
+    is_parked       boolean not null default false
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000);
 create index delayed_due on infermq.delayed (least(not_before_ms, deadline_ms));
 create index delayed_of_batch on infermq.delayed (batch) where batch is not null;
 create index delayed_suspects on infermq.delayed (job) where suspicion is not null;
+create index delayed_parked on infermq.delayed (batch, job) where is_parked;
 
 create table infermq.running (
     job             uuid    not null primary key,
@@ -134,6 +137,8 @@ create table infermq.batches (
     deadline_ms     bigint,
     sealed_ms       bigint,
     completed_ms    bigint,
+    -- when somebody cancelled it
+    cancel_ms       bigint,
     jobs            int,
     admitted        int     not null default 0,
     succeeded       int     not null default 0,
@@ -150,6 +155,7 @@ create table infermq.batches (
     metadata        jsonb   not null
 ) with (fillfactor = 50);
 create index batches_of_tenant on infermq.batches (tenant, id);
+create index batches_cancelling on infermq.batches (id) where cancel_ms is not null and completed_ms is null;
 
 -- The job that a producer's own key was first used for.
 create table infermq.idempotency (
@@ -242,6 +248,39 @@ create table infermq.leader (
     term    bigint      not null,
     until   timestamptz not null
 ) with (fillfactor = 50);
+
+-- What is paused: nothing of it starts until it is resumed. The name is that of a model, lane, tenant or deployment, or the
+-- id of a batch.
+create table infermq.pauses (
+    kind        text    not null check (kind in ('batch', 'model', 'lane', 'tenant', 'deployment')),
+    name        text    not null,
+    paused_ms   bigint  not null,
+    -- who paused it
+    tenant      text    not null,
+    key         text    not null,
+    reason      text,
+    primary key (kind, name)
+);
+
+-- Grows with each change of what may start. Nothing is dispatched by a leader that has not read the newest.
+create table infermq.control_version (
+    is_only boolean not null primary key default true check (is_only),
+    number  bigint  not null
+) with (fillfactor = 50);
+insert into infermq.control_version (number) values (1);
+
+-- Who changed what: written in the transaction of the change.
+create table infermq.audit (
+    id      uuid    not null primary key,
+    at_ms   bigint  not null,
+    tenant  text    not null,
+    key     text    not null,
+    action  text    not null,
+    target  jsonb   not null,
+    before  jsonb,
+    after   jsonb
+);
+create index audit_of_tenant on infermq.audit (tenant, id);
 
 -- The partitions of one day, for ids from `low` to below `high`. A table is made apart and then attached, since
 -- `create table … partition of` would lock its parent against every reader, and two parents so make deadlocks.

@@ -1,8 +1,12 @@
--- queued → running, for suspects that still wait, on one worker, unless the term $5 of shard $6 is over.
+-- queued → running, for suspects that still wait, on one worker, unless the term $5 of shard $6 is over, or they
+-- are paused or being cancelled.
 with picked as materialized (
-    delete from infermq.delayed
+    delete from infermq.delayed d
      where job = any($1::uuid[]) and suspicion is not null and deadline_ms > $4
        and exists (select from infermq.leader where shard = $6 and term = $5)
+       and not exists (select from infermq.pauses p
+                        where (p.kind, p.name) in (('model', d.model), ('lane', d.lane), ('tenant', d.tenant), ('batch', d.batch::text)))
+       and not exists (select from infermq.batches b where b.id = d.batch and b.cancel_ms is not null)
     returning *
 ), started as (
     insert into infermq.running (job, attempt, uncounted, deployment, dispatched_ms, deadline_ms, model, lane, tenant, tried,

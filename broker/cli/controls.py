@@ -1,0 +1,117 @@
+"""`infermq pause`, `resume`, `audit`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+from uuid import UUID
+
+import typer
+
+from broker.cli.terminal import (
+    AsJson,
+    Data,
+    Exit,
+    NatsUrl,
+    fail,
+    instant,
+    out,
+    plain,
+    print_json,
+    print_table,
+    reporting_errors,
+    utf8,
+    with_client,
+)
+from schemas.control import AuditEntry, Pause, PauseKind
+
+Kind = Annotated[PauseKind | None, typer.Argument(help="What to pause; nothing: list what is paused.")]
+Name = Annotated[str | None, typer.Argument(help="Its name, or the id of a batch.")]
+
+
+def pause(
+    kind: Kind = None,
+    name: Name = None,
+    *,
+    reason: Annotated[str | None, typer.Option(help="Shown to whoever asks why something waits.")] = None,
+    as_json: AsJson = False,
+    nats_url: NatsUrl = None,
+    data: Data = None,
+) -> None:
+    """Start nothing more of a batch, model, lane, tenant or deployment. What runs goes on. Alone: list what is paused."""
+    if kind is None:
+        _list(as_json=as_json, nats_url=nats_url, data=data)
+        return
+    what, why = _named(kind, name), None if reason is None else utf8(reason, "the reason")
+    with reporting_errors():
+        answer = with_client(nats_url, data, lambda client: client.pause(kind, what, reason=why))
+    if as_json:
+        print_json(answer)
+        return
+    said = "is paused" if answer.changed else "was paused already"
+    out.print(f"{kind} {plain(what)} {said}; `infermq resume {kind} {plain(what)}` lets it go on")
+
+
+def resume(
+    kind: Annotated[PauseKind, typer.Argument(help="What to resume.")],
+    name: Annotated[str, typer.Argument(help="Its name, or the id of a batch.")],
+    *,
+    as_json: AsJson = False,
+    nats_url: NatsUrl = None,
+    data: Data = None,
+) -> None:
+    """Let a batch, model, lane, tenant or deployment go on that was paused."""
+    what = utf8(name, "the name")
+    with reporting_errors():
+        answer = with_client(nats_url, data, lambda client: client.resume(kind, what))
+    if as_json:
+        print_json(answer)
+        return
+    out.print(f"{kind} {plain(what)} {'goes on' if answer.changed else 'was not paused'}")
+
+
+def audit(
+    *,
+    limit: Annotated[int, typer.Option(min=1, max=1000)] = 50,
+    before: Annotated[UUID | None, typer.Option(help="The last id of the page before.")] = None,
+    as_json: AsJson = False,
+    nats_url: NatsUrl = None,
+    data: Data = None,
+) -> None:
+    """List who changed what, newest first."""
+    with reporting_errors():
+        page = with_client(nats_url, data, lambda client: client.audit(limit=limit, before=before))
+    if as_json:
+        print_json(page)
+        return
+    print_table(("change", "at", "by", "action", "of", "before", "after"), (_row(one) for one in page.entries))
+
+
+def print_pauses(pauses: Sequence[Pause]) -> None:
+    """Print what is paused, since when, by whom and why."""
+    rows = (
+        (pause.kind, pause.name, instant(pause.paused_ms), f"{pause.tenant}/{pause.key}", pause.reason or "")
+        for pause in pauses
+    )
+    print_table(("paused", "name", "since", "by", "because"), rows)
+
+
+def _list(*, as_json: bool, nats_url: str | None, data: Path | None) -> None:
+    with reporting_errors():
+        pauses = with_client(nats_url, data, lambda client: client.pauses())
+    if as_json:
+        print_json({"pauses": pauses})
+    elif pauses:
+        print_pauses(pauses)
+    else:
+        out.print("nothing is paused")
+
+
+def _named(kind: PauseKind, name: str | None) -> str:
+    if name is None:
+        fail(f"say which {kind} to pause: infermq pause {kind} NAME", Exit.USAGE)
+    return utf8(name, "the name")
+
+
+def _row(one: AuditEntry) -> tuple[object, ...]:
+    cells = ("" if bytes(raw) == b"null" else bytes(raw).decode() for raw in (one.target, one.before, one.after))
+    return (one.id, instant(one.at_ms), f"{one.tenant}/{one.key}", one.action, *cells)

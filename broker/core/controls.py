@@ -1,0 +1,80 @@
+"""Decides what may not start because somebody said so: what is paused, and batches that are being cancelled.
+
+A flow, a batch or a deployment can be stopped. The dispatch leader knows the controls by their version, and the ledger
+starts nothing for a leader whose version is not the newest. So what was paused or cancelled does not start any more.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from broker.core.records import Flow, WaitingJob
+from schemas.api import Hold, HoldCode
+from schemas.control import Pause, PauseKind
+from schemas.units import Ms
+
+_OF_FLOW = (PauseKind.MODEL, PauseKind.LANE, PauseKind.TENANT)
+
+
+@dataclass(frozen=True, slots=True)
+class Controls:
+    """All that holds back jobs, as the ledger had it at one moment."""
+
+    version: int = 0
+    """0: nothing was read yet. The ledger's count begins with 1."""
+    pauses: tuple[Pause, ...] = ()
+    cancelling: frozenset[UUID] = frozenset()
+    """The batches that were cancelled, and have jobs that wait or run."""
+    _by_name: Mapping[tuple[PauseKind, str], Pause] = field(init=False, repr=False, compare=False)
+    stopped_batches: frozenset[UUID] = field(init=False, repr=False, compare=False)
+    """Those that are paused or being cancelled."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_by_name", {(pause.kind, pause.name): pause for pause in self.pauses})
+        object.__setattr__(self, "stopped_batches", self.paused_batches | self.cancelling)
+
+    @property
+    def paused_batches(self) -> frozenset[UUID]:
+        return frozenset(UUID(pause.name) for pause in self.pauses if pause.kind is PauseKind.BATCH)
+
+    def of_flow(self, flow: Flow) -> Sequence[Pause]:
+        """Return what pauses the flow: its model, its lane or its tenant."""
+        if not self.pauses:
+            return ()
+        names = (flow.model, str(flow.lane), flow.tenant)
+        keys = zip(_OF_FLOW, names, strict=True)
+        return [pause for key in keys if (pause := self._by_name.get(key)) is not None]
+
+    def deployment(self, name: str) -> Hold | None:
+        """Return why nothing starts on a deployment, if it is paused."""
+        pause = self._by_name.get((PauseKind.DEPLOYMENT, name)) if self.pauses else None
+        return None if pause is None else hold_of(pause)
+
+    def holds(self, flow: Flow, batch: UUID | None) -> tuple[Hold, ...]:
+        """Say why a job of this flow and batch does not start."""
+        found = [hold_of(pause) for pause in self.of_flow(flow)]
+        if batch is not None and (pause := self._by_name.get((PauseKind.BATCH, str(batch)))) is not None:
+            found.append(hold_of(pause))
+        if batch in self.cancelling:
+            found.append(Hold(HoldCode.CANCELLING, f"the batch {batch} is being cancelled"))
+        return tuple(found)
+
+    def may_start(self, ready: Mapping[Flow, Sequence[WaitingJob]]) -> Mapping[Flow, Sequence[WaitingJob]]:
+        """Leave out the flows that are paused. Jobs of stopped batches were left out when they were read (`keeps`)."""
+        if not self.pauses:
+            return ready
+        return {flow: jobs for flow, jobs in ready.items() if not self.of_flow(flow)}
+
+    def keeps(self, jobs: Iterable[WaitingJob], now: Ms) -> list[WaitingJob]:
+        """Leave out jobs of stopped batches, unless their deadline has passed: then they must be ended."""
+        stopped = self.stopped_batches
+        return [job for job in jobs if job.batch not in stopped or job.place.deadline_ms <= now]
+
+    def let_go(self, before: "Controls") -> bool:
+        """Tell whether a batch that was stopped `before` may start again."""
+        return bool(before.stopped_batches - self.stopped_batches)
+
+
+def hold_of(pause: Pause) -> Hold:
+    why = f": {pause.reason}" if pause.reason else ""
+    return Hold(HoldCode.PAUSED, f"the {pause.kind} {pause.name} is paused by {pause.tenant}/{pause.key}{why}")

@@ -1,1 +1,0 @@
-select term from infermq.leader where shard = $1
