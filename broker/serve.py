@@ -270,7 +270,7 @@ class Process:
 
     def _services(self) -> Services:
         return Services(
-            batches=BatchService(ledger=self.ledger.batches, clock=self.clock),
+            batches=BatchService(ledger=self.ledger.batches, clock=self.clock, controls=lambda: self.controls.active),
             jobs=JobService(
                 ledger=self.ledger.jobs,
                 submitted=SubmittedJobs(self.nc),

@@ -72,6 +72,42 @@ class BatchList(msgspec.Struct, frozen=True, omit_defaults=True):
     before: UUID | None = None
 
 
+class HoldCode(StrEnum):
+    """What can hold a deployment, a model or a job. If several do, a refusal carries the first."""
+
+    BUSY = "busy"
+    THROTTLED = "throttled"
+    UPSTREAM_DOWN = "upstream_down"
+    NO_SLOTS = "no_slots"
+    """Its workers offer no slots and do not say why."""
+    SPEND_UNKNOWN = "spend_unknown"
+    """It has a daily cap, and the broker could not read lately what it has spent."""
+    DAILY_CAP = "daily_cap"
+    DENIED = "denied"
+    PAUSED = "paused"
+    """Somebody paused it: `infermq resume` ends that."""
+    DRAINING = "draining"
+    NO_WORKER = "no_worker"
+    UNKNOWN_DEPLOYMENT = "unknown_deployment"
+    UNKNOWN_MODEL = "unknown_model"
+    BACKING_OFF = "backing_off"
+    """The job's last attempt failed, and it will be tried again later."""
+    CANCELLING = "cancelling"
+    """The job's batch was cancelled, and the job will be ended in a moment."""
+    SUSPECTED = "suspected"
+    """The job's worker died while it ran, and it waits for a run apart from others."""
+
+
+class Hold(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why something waits."""
+
+    code: HoldCode
+    message: str
+    """One line for people, which names the deployment or the model."""
+    until_ms: Ms | None = None
+    """When the hold will end by itself, if that is known."""
+
+
 class BatchStatus(StrEnum):
     OPEN = "open"
     """Jobs may still be added."""
@@ -109,6 +145,8 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, str]
     refused: int = 0
     """How many jobs came for it when it had all the jobs that it was sealed with. Each has failed, outside of the batch."""
+    holds: tuple[Hold, ...] = ()
+    """Why none of its jobs starts, if somebody paused it, its lane or its tenant, or cancelled it."""
 
 
 class Batches(msgspec.Struct, frozen=True):
@@ -181,42 +219,6 @@ class ResultPage(msgspec.Struct, frozen=True):
 
 class JobRef(msgspec.Struct, frozen=True):
     id: UUID
-
-
-class HoldCode(StrEnum):
-    """What can hold a deployment, a model or a job. If several do, a refusal carries the first."""
-
-    BUSY = "busy"
-    THROTTLED = "throttled"
-    UPSTREAM_DOWN = "upstream_down"
-    NO_SLOTS = "no_slots"
-    """Its workers offer no slots and do not say why."""
-    SPEND_UNKNOWN = "spend_unknown"
-    """It has a daily cap, and the broker could not read lately what it has spent."""
-    DAILY_CAP = "daily_cap"
-    DENIED = "denied"
-    PAUSED = "paused"
-    """Somebody paused it: `infermq resume` ends that."""
-    DRAINING = "draining"
-    NO_WORKER = "no_worker"
-    UNKNOWN_DEPLOYMENT = "unknown_deployment"
-    UNKNOWN_MODEL = "unknown_model"
-    BACKING_OFF = "backing_off"
-    """The job's last attempt failed, and it will be tried again later."""
-    CANCELLING = "cancelling"
-    """The job's batch was cancelled, and the job will be ended in a moment."""
-    SUSPECTED = "suspected"
-    """The job's worker died while it ran, and it waits for a run apart from others."""
-
-
-class Hold(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Why something waits."""
-
-    code: HoldCode
-    message: str
-    """One line for people, which names the deployment or the model."""
-    until_ms: Ms | None = None
-    """When the hold will end by itself, if that is known."""
 
 
 class Waiting(msgspec.Struct, frozen=True, kw_only=True):

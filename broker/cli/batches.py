@@ -19,6 +19,7 @@ from broker.cli.terminal import (
     print_fields,
     print_json,
     print_table,
+    reasons,
     reporting_errors,
     with_client,
 )
@@ -77,6 +78,7 @@ def show(batch: Id, *, as_json: AsJson = False, nats_url: NatsUrl = None, data: 
         [
             ("batch", state.id),
             ("status", state.status),
+            ("held", reasons(state.holds) or None),
             ("lane", state.lane),
             ("created", instant(state.created_ms)),
             ("completed", None if took is None else f"{instant(state.completed_ms)}, after {took}"),

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 from uuid import UUID
 
+import msgspec
 import typer
 
 from broker.cli.terminal import (
@@ -47,7 +48,7 @@ def pause(
     if as_json:
         print_json(answer)
         return
-    said = "is paused" if answer.changed else "was paused already"
+    said = "is paused" if answer.changed else _by_whom(answer.pause)
     out.print(f"{kind} {plain(what)} {said}; `infermq resume {kind} {plain(what)}` lets it go on")
 
 
@@ -112,6 +113,22 @@ def _named(kind: PauseKind, name: str | None) -> str:
     return utf8(name, "the name")
 
 
+def _by_whom(pause: Pause | None) -> str:
+    if pause is None:
+        return "was paused already"
+    why = f" ({plain(pause.reason)})" if pause.reason else ""
+    return f"was paused already, at {instant(pause.paused_ms)} by {plain(f'{pause.tenant}/{pause.key}')}{why}"
+
+
 def _row(one: AuditEntry) -> tuple[object, ...]:
-    cells = ("" if bytes(raw) == b"null" else bytes(raw).decode() for raw in (one.target, one.before, one.after))
-    return (one.id, instant(one.at_ms), f"{one.tenant}/{one.key}", one.action, *cells)
+    target = " ".join(str(value) for value in _fields(one.target).values())
+    states = (", ".join(f"{name} {value}" for name, value in _fields(raw).items()) for raw in (one.before, one.after))
+    return (one.id, instant(one.at_ms), f"{one.tenant}/{one.key}", one.action, target, *states)
+
+
+def _fields(raw: msgspec.Raw) -> dict[str, object]:
+    """Read the fields that a person wants to see: the column `of` names the thing already."""
+    value = msgspec.json.decode(raw)
+    if not isinstance(value, dict):
+        return {} if value is None else {"": value}
+    return {name: one for name, one in value.items() if one is not None}

@@ -5,7 +5,6 @@ import contextlib
 import math
 import signal
 import sys
-from collections.abc import Sequence
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -28,12 +27,13 @@ from broker.cli.terminal import (
     print_json,
     print_table,
     printable,
+    reasons,
     reporting_errors,
     utf8,
     with_client,
 )
 from broker.client import Client, Piece, Reply
-from schemas.api import Hold, JobShow, State, Status, Waiting
+from schemas.api import JobShow, State, Status, Waiting
 from schemas.outcome import public_message
 from schemas.worker import WorkerBeat
 
@@ -90,11 +90,6 @@ def _print_job(job: JobShow) -> None:
         print_table(columns, (_execution_row(execution) for execution in job.executions))
     if bytes(job.body) != b"null":
         out.print_json(bytes(job.body).decode())
-
-
-def reasons(holds: Sequence[Hold]) -> str:
-    """Join the reasons why something waits into one line."""
-    return "; ".join(hold.message for hold in holds)
 
 
 def _ahead(waiting: Waiting) -> str:

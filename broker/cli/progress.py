@@ -10,7 +10,7 @@ from uuid import UUID
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from broker.cli.results import write_results
-from broker.cli.terminal import duration, err, money, plain
+from broker.cli.terminal import duration, err, money, plain, reasons
 from broker.client import Client, RequestRefused
 from broker.errors import Unavailable
 from schemas.api import Batch, BatchStatus, HoldCode
@@ -45,21 +45,25 @@ async def watch(client: Client, batch: UUID) -> Batch:
                 if state.counts.settled() != settled:
                     settled, since, held = state.counts.settled(), time.monotonic(), ""
                 elif time.monotonic() - since >= _STILL_S:
-                    since, held = time.monotonic(), await _held(client)
+                    since, held = time.monotonic(), await _held(client, state)
                 show(state, held)
                 if state.status is BatchStatus.COMPLETED:
                     return state
             await asyncio.sleep(_LOOK_S)
 
 
-async def _held(client: Client) -> str:
-    """Say why the models that jobs wait for start nothing. Empty: they do start jobs, or no broker answers."""
+async def _held(client: Client, batch: Batch) -> str:
+    """Say why nothing of a batch starts: it is paused, or the models that jobs wait for start nothing. Empty: they do start
+    jobs, or no broker answers.
+    """
+    if batch.holds:
+        return reasons(batch.holds)
     try:
         status = await client.status()
     except (RequestRefused, Unavailable):
         return ""
     holds = [hold for model in status.models if model.waiting for hold in model.holds]
-    return "; ".join(hold.message for hold in holds if hold.code is not HoldCode.BUSY)
+    return reasons([hold for hold in holds if hold.code is not HoldCode.BUSY])
 
 
 async def _look(client: Client, batch: UUID) -> Batch | None:

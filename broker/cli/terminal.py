@@ -18,6 +18,7 @@ from rich.table import Table
 from broker.client import BacklogFull, Client, NoBroker, RequestRefused, RequestTimedOut
 from broker.config import Location, NotFound, find
 from broker.errors import CannotListen, Conflict, Unavailable
+from schemas.api import Hold
 from schemas.catalog import CatalogError
 from schemas.units import Ms, NanoUsd
 from schemas.urls import public
@@ -183,6 +184,11 @@ def print_fields(fields: Iterable[tuple[str, object]]) -> None:
         if value is not None:
             table.add_row(f"[bold]{name}[/]", plain(str(value)))
     out.print(table)
+
+
+def reasons(holds: Iterable[Hold]) -> str:
+    """Join the reasons why something waits into one line."""
+    return "; ".join(hold.message for hold in holds)
 
 
 def money(nano_usd: NanoUsd | int) -> str:

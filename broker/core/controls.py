@@ -11,6 +11,7 @@ from uuid import UUID
 from broker.core.records import Flow, WaitingJob
 from schemas.api import Hold, HoldCode
 from schemas.control import Pause, PauseKind
+from schemas.job import Lane
 from schemas.units import Ms
 
 _OF_FLOW = (PauseKind.MODEL, PauseKind.LANE, PauseKind.TENANT)
@@ -58,6 +59,17 @@ class Controls:
         if batch in self.cancelling:
             found.append(Hold(HoldCode.CANCELLING, f"the batch {batch} is being cancelled"))
         return tuple(found)
+
+    def of_batch(self, batch: UUID, lane: Lane, tenant: str) -> tuple[Hold, ...]:
+        """Say why no job of a batch starts: the batch, its lane or its tenant is paused, or it is being cancelled."""
+        if not self.pauses and not self.cancelling:
+            return ()
+        return self.holds(Flow("", lane, tenant), batch)
+
+    def model(self, name: str) -> tuple[Hold, ...]:
+        """Say that the model is paused, if it is."""
+        pause = self._by_name.get((PauseKind.MODEL, name))
+        return () if pause is None else (hold_of(pause),)
 
     def may_start(self, ready: Mapping[Flow, Sequence[WaitingJob]]) -> Mapping[Flow, Sequence[WaitingJob]]:
         """Leave out the flows that are paused. Jobs of stopped batches were left out when they were read (`keeps`)."""

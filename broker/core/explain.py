@@ -59,7 +59,7 @@ def pool_status(pool: Pool) -> PoolStatus:
 
 
 def model_statuses(
-    catalog: Catalog, pools: Mapping[str, Pool], backlog: Sequence[LaneBacklog]
+    catalog: Catalog, pools: Mapping[str, Pool], backlog: Sequence[LaneBacklog], controls: Controls = _NONE
 ) -> tuple[ModelStatus, ...]:
     """Describe the catalog's models in its order, then those that only waiting jobs still name."""
     waiting: Counter[str] = Counter()
@@ -70,7 +70,7 @@ def model_statuses(
             model=model,
             deployments=tuple(entry.deployment for entry in route.entries(model, catalog)),
             waiting=waiting[model],
-            holds=holds(model, catalog=catalog, pools=pools),
+            holds=(*controls.model(model), *holds(model, catalog=catalog, pools=pools)),
         )
         for model in {**catalog.models, **waiting}
     )

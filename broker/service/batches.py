@@ -1,8 +1,12 @@
 """Use-cases of batches and their results. A principal reaches those of its tenant only."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from broker.core.authorise import Action
+from broker.core.controls import Controls
 from broker.core.principal import Principal
 from broker.ports import BatchLedger, Clock
 from broker.service.refusal import Refusal, authorise, found
@@ -26,6 +30,7 @@ class BatchService:
 
     ledger: BatchLedger
     clock: Clock
+    controls: Callable[[], Controls] = Controls
 
     async def create(self, principal: Principal, ask: BatchCreate) -> Batch:
         """Create an open batch. If one has the id already, return it as it is."""
@@ -48,12 +53,20 @@ class BatchService:
 
     async def show(self, principal: Principal, ask: BatchRef) -> Batch:
         authorise(principal, Action.READ_JOBS)
-        return found(await self.ledger.find(ask.id, principal.tenant), f"batch {ask.id}")
+        return self._with_holds(found(await self.ledger.find(ask.id, principal.tenant), f"batch {ask.id}"), principal)
 
     async def list(self, principal: Principal, ask: BatchList) -> Batches:
         """Return a page of the tenant's batches, newest first."""
         authorise(principal, Action.READ_JOBS)
-        return Batches(await self.ledger.page(principal.tenant, ask.limit, ask.before))
+        batches = await self.ledger.page(principal.tenant, ask.limit, ask.before)
+        return Batches(tuple([self._with_holds(batch, principal) for batch in batches]))
+
+    def _with_holds(self, batch: Batch, principal: Principal) -> Batch:
+        """Add why none of its jobs starts, if somebody said so."""
+        if batch.completed_ms is not None:
+            return batch
+        holds = self.controls().of_batch(batch.id, batch.lane, principal.tenant)
+        return replace(batch, holds=holds) if holds else batch
 
     async def results(self, principal: Principal, ask: BatchResults) -> ResultPage:
         """Return a page of results in the order in which they were recorded."""

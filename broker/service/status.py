@@ -45,6 +45,6 @@ class StatusService:
             workers=tuple(sorted(self.beats.alive(), key=lambda beat: (beat.deployment, beat.worker))),
             backlog=tuple(backlog),
             pools=tuple(pool_status(pools[name]) for name in sorted(pools)),
-            models=model_statuses(self.catalogs.active.catalog, pools, backlog),
+            models=model_statuses(self.catalogs.active.catalog, pools, backlog, self.controls()),
             pauses=self.controls().pauses,
         )

@@ -14,7 +14,7 @@ from broker.roles.daily_spend import DailySpend
 from broker.roles.parking import Parking
 from broker.roles.reserves import Reserves
 from broker.service import Services
-from schemas.api import BatchCreate, JobRef, State
+from schemas.api import BatchCreate, BatchRef, JobRef, State
 from schemas.catalog import Catalog, Deployment, Model, Route
 from schemas.control import AuditList, Pause, PauseAsk, PauseKind, ResumeAsk
 from schemas.jetstream.client import NatsClient as Nats
@@ -271,7 +271,10 @@ async def test_a_job_says_that_it_is_paused_by_whom_and_why(services: Services, 
 
     await services.controls.pause(operator, PauseAsk(PauseKind.LANE, "bulk", "a sale"))
     job, status = await services.jobs.show(operator, JobRef(entry.id)), await services.status.show(operator)
+    batch = await services.batches.create(operator, BatchCreate(id=an_id()))
+    shown = await services.batches.show(operator, BatchRef(batch.id))
 
     assert job.waiting is not None
     assert job.waiting.holds[0].message == "the lane bulk is paused by t/k: a sale"
     assert [pause.name for pause in status.pauses] == ["bulk"]
+    assert shown.holds == job.waiting.holds[:1]

@@ -85,7 +85,7 @@ async def services(nc: Nats, ledger: Ledger) -> Services:
     await declare_streams(nc)
     catalogs, watch = Catalogs(nc), ControlsWatch(nc, ledger.controls)
     return Services(
-        batches=BatchService(ledger=ledger.batches, clock=now),
+        batches=BatchService(ledger=ledger.batches, clock=now, controls=lambda: watch.active),
         instructions=InstructionService(ledger=ledger.instructions),
         jobs=JobService(
             ledger=ledger.jobs,
