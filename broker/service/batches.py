@@ -53,7 +53,8 @@ class BatchService:
 
     async def show(self, principal: Principal, ask: BatchRef) -> Batch:
         authorise(principal, Action.READ_JOBS)
-        return self._with_holds(found(await self.ledger.find(ask.id, principal.tenant), f"batch {ask.id}"), principal)
+        batch = found(await self.ledger.find(ask.id, principal.tenant), f"batch {ask.id}")
+        return self._with_holds(batch, principal)
 
     async def list(self, principal: Principal, ask: BatchList) -> Batches:
         """Return a page of the tenant's batches, newest first."""
