@@ -35,7 +35,7 @@ from broker.core.records import (
 )
 from broker.core.relay import Answered, Erred, Streamed
 from broker.core.suspects import RunningApart, Turn, WaitingSuspect
-from schemas.api import Batch, BatchCreate, JobShow, LaneBacklog, ResultPage
+from schemas.api import Batch, BatchCreate, BatchList, JobShow, LaneBacklog, ResultPage
 from schemas.catalog import Revision
 from schemas.control import AuditEntry, Pause, PauseAnswer, PauseKind
 from schemas.instructions import Instruction
@@ -207,8 +207,8 @@ class BatchLedger(Protocol):
 
     async def find(self, batch: UUID, tenant: str) -> Batch | None: ...
 
-    async def page(self, tenant: str, limit: int, before: UUID | None) -> tuple[Batch, ...]:
-        """List batches, the newest first, starting with the one `before` the given batch if there is one."""
+    async def page(self, tenant: str, ask: BatchList) -> tuple[Batch, ...]:
+        """List the tenant's batches that match, the newest first."""
 
     async def results(self, batch: UUID, tenant: str, cursor: str | None, limit: int) -> ResultPage | None:
         """Read the results after the cursor, in the order recorded. Raises: ValueError, for an invalid cursor."""

@@ -273,6 +273,7 @@ class Process:
             batches=BatchService(ledger=self.ledger.batches, clock=self.clock, controls=lambda: self.controls.active),
             jobs=JobService(
                 ledger=self.ledger.jobs,
+                batches=self.ledger.batches,
                 submitted=SubmittedJobs(self.nc),
                 catalogs=self.catalogs,
                 pools=self._pools,

@@ -11,9 +11,9 @@ import msgspec
 from msgspec import Meta
 
 from schemas.control import Pause
-from schemas.job import CustomId, Lane, Metadata
+from schemas.job import CustomId, Lane, Metadata, StoredLabel
 from schemas.outcome import Failure, Usage
-from schemas.units import Ms, NanoUsd
+from schemas.units import Instant, Ms, Name, NanoUsd
 from schemas.worker import WorkerBeat
 
 
@@ -65,13 +65,6 @@ class BatchRef(msgspec.Struct, frozen=True):
     id: UUID
 
 
-class BatchList(msgspec.Struct, frozen=True, omit_defaults=True):
-    """List batches, the newest first. `before` is the last id of the previous page."""
-
-    limit: Annotated[int, Meta(ge=1, le=1000)] = 20
-    before: UUID | None = None
-
-
 class HoldCode(StrEnum):
     """What can hold a deployment, a model or a job. If several do, a refusal carries the first."""
 
@@ -113,6 +106,25 @@ class BatchStatus(StrEnum):
     """Jobs may still be added."""
     IN_PROGRESS = "in_progress"
     COMPLETED = "completed"
+
+
+class BatchList(msgspec.Struct, frozen=True, omit_defaults=True):
+    """List batches, the newest first. A batch must match all that is given."""
+
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 20
+    before: UUID | None = None
+    """The last id of the previous page."""
+    statuses: Annotated[tuple[BatchStatus, ...], Meta(max_length=8)] = ()
+    """Any of these; empty: any status."""
+    lane: Lane | None = None
+    since_ms: Instant | None = None
+    """Batches that were created at this instant or later."""
+    until_ms: Instant | None = None
+    """Batches that were created before this instant."""
+    metadata: Annotated[dict[StoredLabel, StoredLabel], Meta(max_length=16)] = {}
+    """Pairs that the batch's metadata has, beside any others."""
+    tenant: Name | None = None
+    """Whose batches. None: the caller's own tenant's. Only operators may name another."""
 
 
 class Counts(msgspec.Struct, frozen=True):

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from schemas import api, catalog, control, instructions, job, outcome, ruling, worker
+from schemas import api, catalog, control, instructions, job, listing, outcome, ruling, worker
 
 WIRE: tuple[type[msgspec.Struct], ...] = (
     job.JsonJob,
@@ -35,6 +35,8 @@ WIRE: tuple[type[msgspec.Struct], ...] = (
     instructions.InstructionRef,
     instructions.InstructionList,
     instructions.Instructions,
+    listing.JobList,
+    listing.JobPage,
     api.CatalogApply,
     api.CatalogShow,
     api.Status,

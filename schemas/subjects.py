@@ -70,6 +70,7 @@ class Verb(StrEnum):
     JOB_SHOW = "job-show"
     INSTRUCTION_SHOW = "instruction-show"
     INSTRUCTION_LIST = "instruction-list"
+    JOB_LIST = "job-list"
     CATALOG_APPLY = "catalog-apply"
     CATALOG_SHOW = "catalog-show"
     STATUS = "status"

@@ -2,8 +2,9 @@
 
 app        lists the commands and their groups    terminal   prints tables, money and errors; exit codes
 system     up, serve, worker, migrate, doctor     submit     submit
-batches    batch list | show | results            jobs       job show, infer, status
 instructions  instruction list | show
+batches    batch list | show | results            jobs       job show | list, infer, status
+filters    the options that say which jobs
 catalogs   apply, catalog, schema                 demo       demo
 bench      bench bulk | interactive | …           doctor     examines an installation, for `infermq doctor`
 controls   pause, resume, audit

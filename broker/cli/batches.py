@@ -6,6 +6,7 @@ from uuid import UUID
 
 import typer
 
+from broker.cli.filters import MetadataOption, OfLane, Since, Tenant, Until, instant_of, metadata_of
 from broker.cli.results import write_results
 from broker.cli.terminal import (
     AsJson,
@@ -23,7 +24,7 @@ from broker.cli.terminal import (
     reporting_errors,
     with_client,
 )
-from schemas.api import Batch
+from schemas.api import Batch, BatchList, BatchStatus
 
 app = typer.Typer(help="Look at batches and their results.", no_args_is_help=True)
 Id = Annotated[UUID, typer.Argument(help="The batch.")]
@@ -32,20 +33,43 @@ Id = Annotated[UUID, typer.Argument(help="The batch.")]
 @app.command("list")
 def list_batches(
     *,
+    statuses: Annotated[
+        list[BatchStatus] | None, typer.Option("--status", help="Any of these; give it again for another.")
+    ] = None,
+    lane: OfLane = None,
+    since: Since = None,
+    until: Until = None,
+    metadata: MetadataOption = None,
     limit: Annotated[int, typer.Option(min=1, max=1000)] = 20,
     before: Annotated[UUID | None, typer.Option(help="The last id of the page before.")] = None,
+    tenant: Tenant = None,
     as_json: AsJson = False,
     nats_url: NatsUrl = None,
     data: Data = None,
 ) -> None:
-    """List the batches, newest first."""
+    """List the batches that match everything given, the newest first."""
+    wanted = BatchList(
+        statuses=tuple(statuses or ()),
+        lane=lane,
+        since_ms=instant_of(since),
+        until_ms=instant_of(until),
+        metadata=metadata_of(metadata),
+        tenant=tenant,
+    )
     with reporting_errors():
-        batches = with_client(nats_url, data, lambda client: client.batches(limit=limit, before=before))
+        batches = with_client(
+            nats_url, data, lambda client: client.batches(limit=limit, before=before, matching=wanted)
+        )
     if as_json:
         print_json({"batches": batches})
         return
     columns = ("batch", "status", "lane", "created", "jobs>", "settled>", "failed>", "cost>")
+    if not batches:
+        err.print("no batch matches")
+        return
     print_table(columns, (_row(batch) for batch in batches))
+    if len(batches) == limit:
+        err.print(f"more: go on with --before {batches[-1].id}")
 
 
 def _row(batch: Batch) -> tuple[object, ...]:

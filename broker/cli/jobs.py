@@ -1,10 +1,11 @@
-"""`infermq job show`, `infer`, `status`."""
+"""`infermq job show | list`, `infer`, `status`."""
 
 import asyncio
 import contextlib
 import math
 import signal
 import sys
+import time
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -12,6 +13,19 @@ import msgspec
 import typer
 
 from broker.cli.controls import print_pauses
+from broker.cli.filters import (
+    Codes,
+    CustomIdOption,
+    MetadataOption,
+    Model,
+    OfBatch,
+    OfLane,
+    Since,
+    States,
+    Tenant,
+    Until,
+    job_filter,
+)
 from broker.cli.results import failure_code
 from broker.cli.terminal import (
     AsJson,
@@ -19,6 +33,7 @@ from broker.cli.terminal import (
     Exit,
     NatsUrl,
     duration,
+    err,
     fail,
     instant,
     money,
@@ -34,15 +49,15 @@ from broker.cli.terminal import (
 )
 from broker.client import Client, Piece, Reply
 from schemas.api import JobShow, State, Status, Waiting
+from schemas.ids import ms_of
+from schemas.listing import MOST_LISTED, JobFilter, JobLine, JobPage
 from schemas.outcome import public_message
+from schemas.units import Ms
 from schemas.worker import WorkerBeat
 
-app = typer.Typer(help="Look at a job.", no_args_is_help=True)
-
-
-@app.callback()
-def _group() -> None:
-    """Look at a job."""
+app = typer.Typer(help="Look at jobs.", no_args_is_help=True)
+_SEARCH_S = 10.0
+"""How long `job list` goes on to look for jobs. One call looks at a bounded number of them."""
 
 
 @app.command()
@@ -60,6 +75,86 @@ def show(
         print_json(state)
         return
     _print_job(state)
+
+
+@app.command("list")
+def list_jobs(
+    *,
+    states: States = None,
+    codes: Codes = None,
+    model: Model = None,
+    lane: OfLane = None,
+    batch: OfBatch = None,
+    custom_id: CustomIdOption = None,
+    since: Since = None,
+    until: Until = None,
+    metadata: MetadataOption = None,
+    limit: Annotated[int, typer.Option(min=1, max=MOST_LISTED)] = 20,
+    before: Annotated[UUID | None, typer.Option(help="Where the page before said to go on.")] = None,
+    tenant: Tenant = None,
+    as_json: AsJson = False,
+    nats_url: NatsUrl = None,
+    data: Data = None,
+) -> None:
+    """List jobs that match everything given, the newest first."""
+    wanted = job_filter(
+        states=states, codes=codes, model=model, lane=lane, batch=batch, custom_id=custom_id,
+        since=since, until=until, metadata=metadata,
+    )  # fmt: skip
+    with reporting_errors():
+        page = with_client(
+            nats_url, data, lambda client: _search(client, wanted, limit=limit, before=before, tenant=tenant)
+        )
+    if as_json:
+        print_json(page)
+        return
+    if page.jobs:
+        columns = (
+            "job",
+            "state",
+            "model",
+            "lane",
+            "submitted",
+            "took>",
+            "attempts>",
+            "cost>",
+            "custom_id",
+            "failure",
+        )
+        print_table(columns, (_job_row(job) for job in page.jobs))
+    if page.next is not None:
+        found = "more" if len(page.jobs) == limit else f"looked at all since {instant(ms_of(page.next))}"
+        err.print(f"{found}: go on with --before {page.next}")
+    elif not page.jobs:
+        err.print("no job matches")
+
+
+async def _search(
+    client: Client, wanted: JobFilter, *, limit: int, before: UUID | None, tenant: str | None
+) -> JobPage:
+    """Ask for page after page until there are enough jobs, or no more, or it takes too long."""
+    end = time.monotonic() + _SEARCH_S
+    page = await client.jobs(wanted, limit=limit, before=before, tenant=tenant)
+    while len(page.jobs) < limit and page.next is not None and time.monotonic() < end:
+        more = await client.jobs(wanted, limit=limit - len(page.jobs), before=page.next, tenant=tenant)
+        page = JobPage(jobs=(*page.jobs, *more.jobs), next=more.next)
+    return page
+
+
+def _job_row(job: JobLine) -> tuple[object, ...]:
+    took = None if job.settled_ms is None else Ms(job.settled_ms - job.admitted_ms)
+    return (
+        job.id,
+        job.state,
+        job.model,
+        job.lane,
+        instant(ms_of(job.id)),
+        duration(took),
+        job.attempts or "",
+        money(job.cost_nano_usd),
+        job.custom_id or "",
+        failure_code(job.failure) if job.failure is not None else "",
+    )
 
 
 def _print_job(job: JobShow) -> None:

@@ -16,6 +16,7 @@ from uuid import UUID
 import typer
 
 from broker.batch_file import Fault, Line, admissible, read_lines
+from broker.cli.filters import MetadataOption, metadata_of
 from broker.cli.progress import sending, watch, watch_and_write
 from broker.cli.results import check_out, failure_line, first_failures
 from broker.cli.terminal import (
@@ -85,6 +86,7 @@ def submit(
     results: Annotated[Path | None, typer.Option("--out", help="Write results here; waits for them.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Submit nothing if a line is bad.")] = False,
     batch: Annotated[UUID | None, typer.Option(help="Go on with a batch that was not sent to its end.")] = None,
+    metadata: MetadataOption = None,
     as_json: AsJson = False,
     nats_url: NatsUrl = None,
     data: Data = None,
@@ -97,7 +99,15 @@ def submit(
         if results is not None:
             check_out(results)
         with _opened(file) as stream:
-            job = _Submit(stream, model=model, lane=lane, window_ms=_window_ms(deadline), strict=strict, batch=batch)
+            job = _Submit(
+                stream,
+                model=model,
+                lane=lane,
+                window_ms=_window_ms(deadline),
+                strict=strict,
+                batch=batch,
+                metadata=metadata_of(metadata),
+            )
             state = with_client(nats_url, data, lambda client: job.run(client, wait=wait, out=results))
     if as_json:
         job.tally.print_json(state)
@@ -143,6 +153,7 @@ class _Submit:
         window_ms: int | None,
         strict: bool,
         batch: UUID | None,
+        metadata: dict[str, str],
     ) -> None:
         self._stream = stream
         self._model = model
@@ -150,6 +161,7 @@ class _Submit:
         self._window_ms = window_ms
         self._strict = strict
         self._batch = batch
+        self._metadata = metadata
         self.tally = Tally()
 
     async def run(self, client: Client, *, wait: bool, out: Path | None) -> Batch | None:
@@ -163,7 +175,7 @@ class _Submit:
             self.tally.print()
             return None
         if batch is None:
-            batch = await client.create_batch(lane=self._lane, metadata={})
+            batch = await client.create_batch(lane=self._lane, metadata=self._metadata)
         await self._send(client, batch, catalog)
         state = await client.seal(batch.id, jobs=self.tally.sent)
         self.tally.print()

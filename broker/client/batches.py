@@ -5,6 +5,8 @@ import contextlib
 from collections.abc import AsyncIterator
 from uuid import UUID
 
+from msgspec.structs import replace
+
 from broker.client.ids import new_id
 from broker.client.session import Session
 from broker.errors import Unavailable
@@ -24,6 +26,7 @@ from schemas.api import (
 )
 from schemas.jetstream import Message
 from schemas.job import Lane
+from schemas.listing import JobFilter, JobList, JobPage
 from schemas.subjects import Verb
 
 _SOON_S = 0.1
@@ -48,9 +51,12 @@ class BatchClient(Session):
         """Return the state, the counts and the cost of a batch."""
         return await self._call(Verb.BATCH_SHOW, BatchRef(batch), Batch)
 
-    async def batches(self, *, limit: int = 20, before: UUID | None = None) -> tuple[Batch, ...]:
-        """List the tenant's batches, newest first."""
-        return (await self._call(Verb.BATCH_LIST, BatchList(limit, before), Batches)).batches
+    async def batches(
+        self, *, limit: int = 20, before: UUID | None = None, matching: BatchList | None = None
+    ) -> tuple[Batch, ...]:
+        """List the tenant's batches, newest first; only those that match, if that is given."""
+        ask = replace(matching or BatchList(), limit=limit, before=before)
+        return (await self._call(Verb.BATCH_LIST, ask, Batches)).batches
 
     async def results(self, batch: UUID, *, cursor: str | None = None, wait: bool = True) -> AsyncIterator[Result]:
         """Yield each result once, in the order recorded, from the first or after `cursor`, until the batch is complete.
@@ -101,6 +107,20 @@ class BatchClient(Session):
     async def job(self, job: UUID) -> JobShow:
         """Return all that is recorded of a job, except its prompt. Until it is recorded, its state is `accepted`."""
         return await self._call(Verb.JOB_SHOW, JobRef(job), JobShow)
+
+    async def jobs(
+        self,
+        wanted: JobFilter | None = None,
+        *,
+        limit: int = 20,
+        before: UUID | None = None,
+        tenant: str | None = None,
+    ) -> JobPage:
+        """List jobs that match, newest first. `next` of the page is `before` of the next one, also if it holds few jobs:
+        one call looks at a bounded number of jobs.
+        """
+        ask = JobList(filter=wanted or JobFilter(), limit=limit, before=before, tenant=tenant)
+        return await self._call(Verb.JOB_LIST, ask, JobPage)
 
 
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:

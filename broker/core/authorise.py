@@ -1,7 +1,7 @@
 """Decides who may do what, whichever door the caller came in by.
 
 Which batches and jobs a principal can see is not decided here. Services ask the ledger for its tenant's only, so another
-tenant's batch gets the same answer as one that does not exist.
+tenant's batch gets the same answer as one that does not exist. An operator may name another tenant (`out_of_reach`).
 """
 
 from enum import StrEnum
@@ -39,6 +39,13 @@ def forbidden(
     if lane is not None and lane not in principal.lanes:
         return Problem("forbidden", f"this key may not use the lane {lane}", "lane")
     return None
+
+
+def out_of_reach(principal: Principal, tenant: str | None) -> Problem | None:
+    """Return why the principal may not name this tenant. None: it may. Every principal may name its own."""
+    if tenant is None or tenant == principal.tenant or principal.role is Role.OPERATOR:
+        return None
+    return Problem("forbidden", f"a key of the role {principal.role} reaches its own tenant only", "tenant")
 
 
 @cache

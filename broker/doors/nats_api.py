@@ -37,6 +37,7 @@ from schemas.control import AuditList, PauseAsk, ResumeAsk
 from schemas.instructions import InstructionList, InstructionRef
 from schemas.jetstream import MaxPayloadError, NatsError
 from schemas.jetstream.client import NatsClient, urls_of
+from schemas.listing import JobList
 from schemas.subjects import Verb
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ def operations(services: Services) -> Mapping[Verb, Operation[Any]]:
         Verb.JOB_SHOW: Operation(JobRef, services.jobs.show),
         Verb.INSTRUCTION_SHOW: Operation(InstructionRef, services.instructions.show),
         Verb.INSTRUCTION_LIST: Operation(InstructionList, services.instructions.list),
+        Verb.JOB_LIST: Operation(JobList, services.jobs.list),
         Verb.CATALOG_APPLY: Operation(CatalogApply, services.catalogs.apply),
         Verb.CATALOG_SHOW: Operation(Nothing, lambda principal, _: services.catalogs.show(principal)),
         Verb.PAUSE: Operation(PauseAsk, services.controls.pause),

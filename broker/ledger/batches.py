@@ -6,7 +6,7 @@ from broker.errors import Conflict
 from broker.ledger.connection import Connection, Database
 from broker.ledger.rows import batch_of, json_text, result_of
 from broker.ledger.sql import query
-from schemas.api import Batch, BatchCreate, ResultPage
+from schemas.api import Batch, BatchCreate, BatchList, ResultPage
 from schemas.units import Ms
 
 PAGE_BYTES = 4 * 1024 * 1024
@@ -40,9 +40,20 @@ class PgBatches:
         async with self._database.connection() as connection:
             return await _find(connection, batch, tenant)
 
-    async def page(self, tenant: str, limit: int, before: UUID | None) -> tuple[Batch, ...]:
+    async def page(self, tenant: str, ask: BatchList) -> tuple[Batch, ...]:
+        statuses, metadata = list(ask.statuses), json_text(ask.metadata or None)
         async with self._database.connection() as connection:
-            rows = await connection.fetch(query("batches"), tenant, before, limit)
+            rows = await connection.fetch(
+                query("batches"),
+                tenant,
+                ask.before,
+                ask.limit,
+                statuses,
+                ask.lane,
+                ask.since_ms,
+                ask.until_ms,
+                metadata,
+            )
             return tuple(batch_of(row) for row in rows)
 
     async def results(self, batch: UUID, tenant: str, cursor: str | None, limit: int) -> ResultPage | None:

@@ -9,7 +9,7 @@ from broker.core.authorise import Action
 from broker.core.controls import Controls
 from broker.core.principal import Principal
 from broker.ports import BatchLedger, Clock
-from broker.service.refusal import Refusal, authorise, found
+from broker.service.refusal import Refusal, authorise, found, tenant_of
 from schemas.api import (
     Batch,
     BatchCreate,
@@ -54,19 +54,20 @@ class BatchService:
     async def show(self, principal: Principal, ask: BatchRef) -> Batch:
         authorise(principal, Action.READ_JOBS)
         batch = found(await self.ledger.find(ask.id, principal.tenant), f"batch {ask.id}")
-        return self._with_holds(batch, principal)
+        return self._with_holds(batch, principal.tenant)
 
     async def list(self, principal: Principal, ask: BatchList) -> Batches:
-        """Return a page of the tenant's batches, newest first."""
+        """Return a page of a tenant's batches that match, the newest first."""
         authorise(principal, Action.READ_JOBS)
-        batches = await self.ledger.page(principal.tenant, ask.limit, ask.before)
-        return Batches(tuple([self._with_holds(batch, principal) for batch in batches]))
+        tenant = tenant_of(principal, ask.tenant)
+        batches = await self.ledger.page(tenant, ask)
+        return Batches(tuple([self._with_holds(batch, tenant) for batch in batches]))
 
-    def _with_holds(self, batch: Batch, principal: Principal) -> Batch:
+    def _with_holds(self, batch: Batch, tenant: str) -> Batch:
         """Add why none of its jobs starts, if somebody said so."""
         if batch.completed_ms is not None:
             return batch
-        holds = self.controls().of_batch(batch.id, batch.lane, principal.tenant)
+        holds = self.controls().of_batch(batch.id, batch.lane, tenant)
         return replace(batch, holds=holds) if holds else batch
 
     async def results(self, principal: Principal, ask: BatchResults) -> ResultPage:

@@ -11,9 +11,10 @@ from broker.core.controls import Controls
 from broker.core.explain import with_holds
 from broker.core.pools import Pool
 from broker.core.principal import Principal
-from broker.ports import Clock, JobLedger
-from broker.service.refusal import Refusal, authorise, found
-from schemas.api import JobRef, JobShow, Problem
+from broker.ports import BatchLedger, Clock, JobLedger
+from broker.service.refusal import Refusal, authorise, found, tenant_of
+from schemas.api import JobRef, JobShow, Problem, State
+from schemas.listing import JobList, JobPage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +22,7 @@ class JobService:
     """Each method raises Refusal or Unavailable."""
 
     ledger: JobLedger
+    batches: BatchLedger
     submitted: SubmittedJobs
     catalogs: Catalogs
     pools: Callable[[], Mapping[str, Pool]]
@@ -44,6 +46,19 @@ class JobService:
             tenant=principal.tenant,
             now=self.clock(),
         )
+
+    async def list(self, principal: Principal, ask: JobList) -> JobPage:
+        """Return a page of a tenant's jobs that match a filter, the newest first."""
+        authorise(principal, Action.READ_JOBS)
+        tenant, wanted = tenant_of(principal, ask.tenant), ask.filter
+        if State.ACCEPTED in wanted.states:
+            message = (
+                "a job that is accepted is not in the ledger yet, so it is in no list: infermq job show finds it"
+            )
+            raise Refusal(Problem("bad_request", message, "filter.states"))
+        if wanted.batch is not None:
+            found(await self.batches.find(wanted.batch, tenant), f"batch {wanted.batch}")
+        return await self.ledger.page(tenant, wanted, limit=ask.limit, before=ask.before)
 
     async def _on_its_way(self, job: UUID, tenant: str) -> JobShow:
         """Find a job that was accepted and is not in the ledger yet. Raises: Refusal, Unavailable."""

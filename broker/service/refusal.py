@@ -3,7 +3,7 @@
 import logging
 from typing import TypeVar
 
-from broker.core.authorise import Action, forbidden
+from broker.core.authorise import Action, forbidden, out_of_reach
 from broker.core.principal import Principal
 from broker.errors import BadData, Conflict, Unavailable
 from schemas.api import Problem
@@ -25,6 +25,13 @@ def authorise(principal: Principal, action: Action, *, lane: Lane | None = None)
     """Check that the principal may do this. Raises: Refusal."""
     if (problem := forbidden(principal, action, lane=lane)) is not None:
         raise Refusal(problem)
+
+
+def tenant_of(principal: Principal, named: str | None) -> str:
+    """Return the tenant that a request is about: the one that it names, else the principal's own. Raises: Refusal."""
+    if (problem := out_of_reach(principal, named)) is not None:
+        raise Refusal(problem)
+    return principal.tenant if named is None else named
 
 
 def found(answer: T | None, what: str) -> T:

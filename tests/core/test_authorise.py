@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.core.authorise import Action, forbidden
+from broker.core.authorise import Action, forbidden, out_of_reach
 from broker.core.principal import Principal, Role, open_principal
 from schemas.job import Lane
 
@@ -67,3 +67,12 @@ def test_a_role_that_may_not_is_told_so_whatever_models_it_has() -> None:
 
     assert refusal is not None
     assert refusal.field is None
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_only_an_operator_reaches_another_tenant(role: Role) -> None:
+    problem = out_of_reach(a_principal(role), "other")
+
+    assert (problem is None) == (role is Role.OPERATOR)
+    assert out_of_reach(a_principal(role), "t") is None
+    assert out_of_reach(a_principal(role), None) is None

@@ -44,9 +44,8 @@ async def _fill(url: str, jobs: int, at: Ms) -> None:
 
 async def _measure(url: str, at: Ms) -> None:
     connection = await asyncpg.connect(url, server_settings=SETTINGS)
-    largest, small = await connection.fetchrow(
-        "select (array_agg(id order by admitted desc))[1], (array_agg(id order by admitted))[1] from infermq.batches"
-    )
+    rows = await connection.fetch("select id from infermq.batches order by admitted")
+    small, largest = rows[0]["id"], rows[-1]["id"]
     wanted = {
         "no filter": JobFilter(),
         "--state failed": JobFilter(states=(State.FAILED,)),

@@ -1,6 +1,7 @@
 """Batches as the ledger keeps them: sealed once, complete when all has ended, read in order."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -10,7 +11,7 @@ from broker.core.records import Entry, Final, Requeue, Verdict
 from broker.ledger import open_ledger
 from broker.ledger.connection import SETTINGS
 from broker.ports import Ledger
-from schemas.api import Batch, BatchCreate, BatchStatus, Result, State
+from schemas.api import Batch, BatchCreate, BatchList, BatchStatus, Result, State
 from schemas.ids import uuid7
 from schemas.job import Attempt, Lane
 from schemas.outcome import EngineFault, Failed, Refused
@@ -217,12 +218,41 @@ async def test_batches_are_listed_newest_first_a_page_at_a_time(ledger: Ledger) 
     for ask in asks:
         await ledger.batches.create(ask, "default", now())
 
-    first = await ledger.batches.page("default", 2, None)
-    rest = await ledger.batches.page("default", 10, first[-1].id)
+    first = await ledger.batches.page("default", BatchList(2))
+    rest = await ledger.batches.page("default", BatchList(10, first[-1].id))
 
     newest_first = sorted((ask.id for ask in asks), reverse=True)
     assert [batch.id for batch in first] == newest_first[:2]
     assert [batch.id for batch in rest] == newest_first[2:]
+
+
+async def test_batches_are_listed_by_status_lane_time_and_metadata(ledger: Ledger) -> None:
+    start = now()
+    made = [
+        await ledger.batches.create(
+            BatchCreate(id=an_id(), lane=lane, metadata=metadata), "default", Ms(start + 1000 * n)
+        )
+        for n, (lane, metadata) in enumerate(
+            [(Lane.BULK, {"team": "a"}), (Lane.STANDARD, {"team": "a", "run": "1"}), (Lane.BULK, {"team": "b"})]
+        )
+    ]
+    other = await ledger.batches.create(BatchCreate(id=an_id()), "other", start)
+    await ledger.batches.seal(made[0].id, "default", 0, start)
+    await ledger.batches.seal(made[1].id, "default", 1, start)
+
+    async def listed(**wanted: Any) -> list[int]:
+        found = await ledger.batches.page("default", BatchList(**wanted))
+        return [[batch.id for batch in made].index(batch.id) for batch in found]
+
+    assert await listed() == [2, 1, 0]
+    assert await listed(statuses=(BatchStatus.COMPLETED,)) == [0]
+    assert await listed(statuses=(BatchStatus.IN_PROGRESS, BatchStatus.OPEN)) == [2, 1]
+    assert await listed(lane=Lane.BULK) == [2, 0]
+    assert await listed(since_ms=start + 1000) == [2, 1]
+    assert await listed(until_ms=start + 1000) == [0]
+    assert await listed(metadata={"team": "a"}) == [1, 0]
+    assert await listed(metadata={"team": "a", "run": "1"}, lane=Lane.STANDARD, before=made[2].id) == [1]
+    assert [batch.id for batch in await ledger.batches.page("other", BatchList())] == [other.id]
 
 
 async def test_executions_of_a_job_come_by_attempt_and_delivery(planned: Ledger) -> None:

@@ -11,7 +11,7 @@ from broker.core.records import Final, Ignore, Requeue, Spend, Verdict
 from broker.core.settle import decide
 from broker.errors import Unavailable
 from broker.ports import Ledger
-from schemas.api import BatchStatus, Counts, JobShow, State
+from schemas.api import BatchList, BatchStatus, Counts, JobShow, State
 from schemas.job import Attempt
 from schemas.outcome import BadRequest, Charge, EngineFault, Failed, Usage
 from schemas.ruling import EndRequest, Expire
@@ -87,7 +87,7 @@ async def test_an_end_adds_to_what_was_spent_before(ledger: Ledger) -> None:
     assert (job.usage, job.cost_nano_usd) == (BOTH, 67)
     assert (result.usage, result.cost_nano_usd) == (BOTH, 67)
     assert (counted.usage, counted.cost_nano_usd) == (BOTH, 67)
-    assert await ledger.batches.page("default", 9, None) == (counted,)
+    assert await ledger.batches.page("default", BatchList(9)) == (counted,)
 
 
 async def test_a_late_success_adds_to_what_was_spent_before(ledger: Ledger) -> None:

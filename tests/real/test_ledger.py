@@ -20,7 +20,7 @@ from broker.ledger.connection import SETTINGS, Connection
 from broker.ledger.days import bounds, day_of, days_of
 from broker.ledger.sql import query
 from broker.ports import Ledger
-from schemas.api import Batch, BatchCreate, BatchStatus, ResultPage, State
+from schemas.api import Batch, BatchCreate, BatchList, BatchStatus, ResultPage, State
 from schemas.ids import ms_of, uuid7
 from schemas.job import Attempt, Lane
 from schemas.outcome import EngineFault, Failed, Outcome, Refused, Released, Succeeded, Usage
@@ -231,7 +231,7 @@ async def test_groups_that_count_in_the_same_batches_never_block_each_other(ledg
     async with asyncio.timeout(30):
         await asyncio.gather(*[ledger.intake.admit(group) for group in groups])
 
-    listed = await ledger.batches.page("default", 100, None)
+    listed = await ledger.batches.page("default", BatchList(100))
     assert [batch.counts.admitted for batch in listed] == [24] * 20
 
 

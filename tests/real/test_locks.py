@@ -13,6 +13,7 @@ from broker.core.records import Entry, Ignore, Requeue, Verdict
 from broker.core.settle import decide
 from broker.ledger import open_ledger
 from broker.ports import Ledger
+from schemas.api import BatchList
 from schemas.ids import uuid7
 from schemas.job import Attempt
 from schemas.outcome import Charge, EngineFault, Failed, Usage
@@ -222,7 +223,7 @@ async def test_brokers_that_count_in_the_same_batches_never_wait_for_each_other(
     held = "select from infermq.batches where id = $1 for no key update"
     await brokers.meet(fill, batches, held, batches[1])
 
-    assert [batch.counts.admitted for batch in await brokers.ours.batches.page("default", 9, None)] == [2, 2, 2]
+    assert [batch.counts.admitted for batch in await brokers.ours.batches.page("default", BatchList(9))] == [2, 2, 2]
 
 
 async def test_brokers_that_spend_on_the_same_deployments_never_wait_for_each_other(brokers: Brokers) -> None:

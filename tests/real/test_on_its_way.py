@@ -23,7 +23,14 @@ HELLO = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}
 async def service(nc: Nats, ledger: Ledger) -> JobService:
     """With no intake, so that what is submitted stays in its stream."""
     await declare_streams(nc)
-    return JobService(ledger=ledger.jobs, submitted=SubmittedJobs(nc), catalogs=Catalogs(nc), pools=dict, clock=now)
+    return JobService(
+        ledger=ledger.jobs,
+        batches=ledger.batches,
+        submitted=SubmittedJobs(nc),
+        catalogs=Catalogs(nc),
+        pools=dict,
+        clock=now,
+    )
 
 
 async def test_a_job_is_shown_as_accepted_before_intake_has_it(service: JobService, nats_url: str) -> None:

@@ -14,7 +14,7 @@ from broker.roles.daily_spend import DailySpend
 from broker.roles.parking import Parking
 from broker.roles.reserves import Reserves
 from broker.service import Services
-from schemas.api import BatchCreate, BatchRef, JobRef, State
+from schemas.api import BatchCreate, BatchList, BatchRef, JobRef, State
 from schemas.catalog import Catalog, Deployment, Model, Route
 from schemas.control import AuditList, Pause, PauseAsk, PauseKind, ResumeAsk
 from schemas.jetstream.client import NatsClient as Nats
@@ -68,7 +68,7 @@ async def test_what_is_paused_waits_while_others_start_and_starts_when_it_is_res
     }
     held = an_entry(tenant="t", lane=Lane.BULK, model="m", batch=None)
     if kind is PauseKind.BATCH:
-        held = an_entry(batch=(await ledger.batches.page("default", 1, None))[0].id)
+        held = an_entry(batch=(await ledger.batches.page("default", BatchList(1)))[0].id)
     free = an_entry(lane=Lane.STANDARD, model="n")
     await ledger.controls.pause(a_pause(kind, names[kind]), somebody())
     await ledger.intake.admit([held])

@@ -127,7 +127,7 @@ async def reader(ledger_url: str) -> AsyncIterator[Connection]:
 
 
 async def pages(
-    reader: Connection, tenant: str | None, wanted: JobFilter, *, newest_first: bool = True, **bounds: int
+    reader: Connection, tenant: str | None, wanted: JobFilter, *, newest_first: bool = True, **bounds: Any
 ) -> list[tuple[UUID, State]]:
     """Go on until the last page."""
     found: list[tuple[UUID, State]] = []
@@ -146,7 +146,7 @@ async def pages(
     "bounds", [{"limit": 1000}, {"limit": 2}, {"limit": 5, "most": 3}, {"limit": 3, "small_batch": 0}], ids=str
 )
 async def test_each_filter_finds_what_matches_once_and_in_order(
-    ledger: Ledger, reader: Connection, bounds: dict[str, int]
+    ledger: Ledger, reader: Connection, bounds: dict[str, Any]
 ) -> None:
     states = await filled(ledger)
     batch = next(entry.batch for entry, _, _ in states.values() if entry.batch is not None)
@@ -187,3 +187,21 @@ async def test_a_job_that_is_dispatched_or_ends_between_two_pages_comes_at_most_
     rest = await select_jobs(reader, "default", queued, limit=10, after=first.next)
 
     assert [job.id for job in (*first.jobs, *rest.jobs)] == [entries[n].id for n in (5, 4, 1, 0)]
+
+
+@pytest.mark.parametrize("newest_first", [True, False])
+async def test_a_call_looks_at_a_bounded_number_of_jobs(
+    ledger: Ledger, reader: Connection, *, newest_first: bool
+) -> None:
+    entries = [an_entry(custom_id="wanted" if n in (0, 5) else None) for n in range(6)]
+    await ledger.intake.admit(entries)
+    wanted = JobFilter(custom_id="wanted")
+
+    first = await select_jobs(reader, "default", wanted, limit=9, newest_first=newest_first, most=4)
+    rest = await select_jobs(reader, "default", wanted, limit=9, newest_first=newest_first, most=4, after=first.next)
+
+    order = entries[::-1] if newest_first else entries
+    assert [job.id for job in first.jobs] == [order[0].id]
+    assert first.next == order[3].id
+    assert [job.id for job in rest.jobs] == [order[5].id]
+    assert rest.next is None

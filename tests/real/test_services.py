@@ -37,6 +37,7 @@ from schemas.api import (
     JobRef,
     Nothing,
     Problem,
+    State,
 )
 from schemas.codec import ERROR, KIND
 from schemas.control import AuditList, PauseAsk, PauseKind, ResumeAsk
@@ -44,6 +45,7 @@ from schemas.instructions import InstructionList, InstructionRef
 from schemas.jetstream.client import NatsClient
 from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Lane
+from schemas.listing import JobFilter, JobList
 from schemas.subjects import Verb
 from tests.builders import an_entropy, an_entry, an_id, now
 from tests.calling import called
@@ -60,6 +62,7 @@ ACTIONS = {
     Verb.JOB_SHOW: Action.READ_JOBS,
     Verb.INSTRUCTION_SHOW: Action.READ_JOBS,
     Verb.INSTRUCTION_LIST: Action.READ_JOBS,
+    Verb.JOB_LIST: Action.READ_JOBS,
     Verb.CATALOG_APPLY: Action.APPLY_CATALOG,
     Verb.CATALOG_SHOW: Action.READ_CATALOG,
     Verb.STATUS: Action.READ_STATUS,
@@ -74,6 +77,7 @@ LOOKUPS = {
     Verb.BATCH_SHOW,
     Verb.BATCH_RESULTS,
     Verb.JOB_SHOW,
+    Verb.JOB_LIST,
     Verb.INSTRUCTION_SHOW,
 }
 """Those that name what must be there."""
@@ -89,6 +93,7 @@ async def services(nc: Nats, ledger: Ledger) -> Services:
         instructions=InstructionService(ledger=ledger.instructions),
         jobs=JobService(
             ledger=ledger.jobs,
+            batches=ledger.batches,
             submitted=SubmittedJobs(nc),
             catalogs=catalogs,
             pools=dict,
@@ -147,6 +152,7 @@ async def asks(services: Services, ledger: Ledger, ledger_url: str) -> Mapping[V
         Verb.JOB_SHOW: JobRef(entry.id),
         Verb.INSTRUCTION_SHOW: InstructionRef(await an_instruction(ledger_url, tenant="t")),
         Verb.INSTRUCTION_LIST: InstructionList(),
+        Verb.JOB_LIST: JobList(filter=JobFilter(batch=batch.id)),
         Verb.CATALOG_APPLY: CatalogApply(TOML),
         Verb.CATALOG_SHOW: Nothing(),
         Verb.STATUS: Nothing(),
@@ -217,6 +223,38 @@ async def test_no_role_reaches_what_is_another_tenants_by_service_or_door(
             assert await by_door(nc, verb, stranger, ask) == told
 
     assert (await services.batches.list(stranger, BatchList())).batches == ()
+    assert (await services.jobs.list(stranger, JobList())).jobs == ()
+
+
+@pytest.mark.parametrize("role", [Role.PRODUCER, Role.TENANT_ADMIN])
+@pytest.mark.parametrize("ask", [BatchList(tenant="t"), JobList(tenant="t")], ids=lambda ask: type(ask).__name__)
+async def test_only_operators_may_name_another_tenant(
+    role: Role, services: Services, asks: Mapping[Verb, msgspec.Struct], ask: BatchList | JobList
+) -> None:
+    verb = Verb.BATCH_LIST if isinstance(ask, BatchList) else Verb.JOB_LIST
+
+    told = await by_service(services, verb, a_principal(role, tenant="u"), ask)
+
+    assert verb in asks
+    assert told == Problem("forbidden", f"a key of the role {role} reaches its own tenant only", "tenant")
+    assert await by_service(services, verb, a_principal(role, tenant="t"), ask) is None
+
+
+async def test_an_operator_lists_what_is_another_tenants_by_its_name(
+    services: Services, asks: Mapping[Verb, msgspec.Struct]
+) -> None:
+    operator = a_principal(Role.OPERATOR, tenant="u")
+
+    batches = (await services.batches.list(operator, BatchList(tenant="t"))).batches
+    jobs = (await services.jobs.list(operator, JobList(tenant="t"))).jobs
+
+    assert [batch.id for batch in batches] == [job.batch for job in jobs]
+    assert [JobRef(job.id) for job in jobs] == [asks[Verb.JOB_SHOW]]
+
+
+async def test_a_list_of_accepted_jobs_is_refused_with_what_to_do(services: Services) -> None:
+    with pytest.raises(Refusal, match="infermq job show"):
+        await services.jobs.list(open_principal("t", "k"), JobList(filter=JobFilter(states=(State.ACCEPTED,))))
 
 
 async def test_a_batch_is_created_in_the_lanes_of_the_key_only(services: Services) -> None:

@@ -33,6 +33,7 @@ from schemas.codec import ERROR, KIND
 from schemas.instructions import Instruction, InstructionList, InstructionRef, Instructions
 from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Lane
+from schemas.listing import JobList, JobPage
 from schemas.outcome import Refused
 from schemas.subjects import Verb
 from tests.builders import a_job, a_report, a_success, an_attempt, an_entry, an_id, now
@@ -67,6 +68,7 @@ def about(owner: Owner) -> dict[Verb, msgspec.Struct]:
         Verb.JOB_SHOW: JobRef(owner.job),
         Verb.INSTRUCTION_SHOW: InstructionRef(owner.instruction),
         Verb.INSTRUCTION_LIST: InstructionList(),
+        Verb.JOB_LIST: JobList(),
     }
 
 
@@ -128,6 +130,8 @@ async def test_no_verb_lets_a_tenant_see_or_touch_what_is_anothers(nats_url: str
                 assert [batch.id for batch in listed.batches] == [stranger.batch]
                 instructions = msgspec.json.decode(told.pop(Verb.INSTRUCTION_LIST), type=Instructions)
                 assert [one.id for one in instructions.instructions] == [stranger.instruction]
+                jobs = msgspec.json.decode(told.pop(Verb.JOB_LIST), type=JobPage).jobs
+                assert [job.id for job in jobs] == [stranger.job]
                 assert told == {verb: code.encode() for verb, code in REFUSALS.items()}, (owner, stranger)
 
     for owner in owners:
@@ -144,6 +148,7 @@ def assert_own(owner: Owner, told: Mapping[Verb, bytes]) -> None:
     assert (shown.id, shown.status, shown.metadata, shown.counts.succeeded) == (owner.batch, BatchStatus.OPEN, {}, 1)
     assert (sealed.id, sealed.jobs, sealed.status) == (owner.batch, 1, BatchStatus.COMPLETED)
     assert msgspec.json.decode(told[Verb.BATCH_LIST], type=Batches).batches == (shown,)
+    assert [job.id for job in msgspec.json.decode(told[Verb.JOB_LIST], type=JobPage).jobs] == [owner.job]
     assert [one.job for one in msgspec.json.decode(told[Verb.BATCH_RESULTS], type=ResultPage).results] == [owner.job]
     assert msgspec.json.decode(told[Verb.JOB_SHOW], type=JobShow).batch == owner.batch
     instruction = msgspec.json.decode(told[Verb.INSTRUCTION_SHOW], type=Instruction)

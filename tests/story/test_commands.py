@@ -392,6 +392,50 @@ async def test_what_was_run_can_be_looked_at(system: System, tmp_path: Path) -> 
     assert "[models.m]" in texts[4]
 
 
+async def test_jobs_and_batches_are_found_by_what_is_known_of_them(system: System, tmp_path: Path) -> None:
+    file = tmp_path / "findable.jsonl"
+    write(file, {}, {"model": "nothing"}, {})
+    sent = system.command("submit", str(file), "--wait", "--metadata", "of=findable", "--json")
+    batch = json.loads(sent.stdout)["batch"]["id"]
+
+    async def found(*words: str) -> list[str]:
+        ran = await system.here("job", "list", "--batch", batch, *words, "--json")
+        assert ran.returncode == 0, ran.stderr
+        return [job["custom_id"] for job in json.loads(ran.stdout)["jobs"]]
+
+    assert await found() == ["c2", "c1", "c0"]
+    assert await found("--state", "failed") == ["c1"]
+    assert await found("--code", "unknown_model", "--since", "1h") == ["c1"]
+    assert await found("--until", "1h") == []
+    assert await found("--custom-id", "c2", "--lane", "bulk", "--model", "m") == ["c2"]
+
+    page = json.loads((await system.here("job", "list", "--batch", batch, "--limit", "2", "--json")).stdout)
+    assert await found("--before", page["next"]) == ["c0"]
+    table = await system.here("job", "list", "--batch", batch, "--state", "failed")
+    assert "unknown_model" in table.stdout
+    listed = json.loads((await system.here("batch", "list", "--metadata", "of=findable", "--json")).stdout)
+    assert [one["id"] for one in listed["batches"]] == [batch]
+    nothing = await system.here("batch", "list", "--status", "open", "--metadata", "of=findable")
+    assert (nothing.returncode, nothing.stderr.strip()) == (0, "no batch matches")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("job", "list", "--since", "yesterday"), "is not an instant"),
+        (("job", "list", "--metadata", "team"), "NAME=VALUE"),
+        (("job", "list", "--state", "lost"), "lost"),
+        (("job", "list", "--batch", "0197a1b2-0000-7000-8000-000000000000"), "there is no batch"),
+        (("job", "list", "--state", "accepted"), "infermq job show"),
+    ],
+)
+async def test_a_list_of_what_cannot_be_is_refused(system: System, words: tuple[str, ...], says: str) -> None:
+    ran = await system.here(*words)
+
+    assert ran.returncode == 2
+    assert says in ran.stderr
+
+
 async def test_the_doctor_finds_nothing_bad(system: System) -> None:
     ran = system.command("doctor", "--json")
 

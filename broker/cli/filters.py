@@ -1,0 +1,107 @@
+"""The options by which commands say which jobs or batches they mean, and what is made of them."""
+
+import re
+import time
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Annotated
+from uuid import UUID
+
+import typer
+
+from schemas.api import State
+from schemas.job import Lane
+from schemas.listing import JobFilter
+from schemas.units import Ms
+
+_UNITS_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}
+_AGO = re.compile(r"(\d{1,9})([smhdw])")
+
+
+def parse_instant(text: str, now: Ms) -> Ms:
+    """Read an instant: so long ago (`90s`, `30m`, `2h`, `7d`, `1w`), or ISO 8601, in local time unless it says another.
+
+    Raises: typer.BadParameter.
+    """
+    if ago := _AGO.fullmatch(text.strip()):
+        return Ms(max(0, now - int(ago[1]) * _UNITS_MS[ago[2]]))
+    try:
+        at = datetime.fromisoformat(text.strip()).astimezone().timestamp()
+    except (ValueError, OverflowError) as error:
+        wanted = "an instant such as 2h, 30m, 7d (so long ago), 2026-05-01 or 2026-05-01T12:30:00Z"
+        raise typer.BadParameter(f"{text!r} is not {wanted}") from error
+    return Ms(max(0, int(at * 1000)))
+
+
+def _instant(text: str | None) -> str | None:
+    if text is not None:
+        parse_instant(text, Ms(0))
+    return text
+
+
+def instant_of(text: str | None) -> Ms | None:
+    """Read an option that `parse_instant` has checked."""
+    return None if text is None else parse_instant(text, Ms(time.time_ns() // 1_000_000))
+
+
+def _pairs(texts: list[str] | None) -> list[str] | None:
+    metadata_of(texts)
+    return texts
+
+
+def metadata_of(texts: Iterable[str] | None) -> dict[str, str]:
+    """Read pairs `NAME=VALUE`. Raises: typer.BadParameter."""
+    pairs = [text.partition("=") for text in texts or ()]
+    for name, sign, _ in pairs:
+        if not name or not sign:
+            raise typer.BadParameter(f"{name!r} is not NAME=VALUE")
+    return {name: value for name, _, value in pairs}
+
+
+States = Annotated[
+    list[State] | None, typer.Option("--state", help="Any of these states; give it again for another.")
+]
+Codes = Annotated[
+    list[str] | None,
+    typer.Option("--code", help="Any of these failures, as `dead list` and results name them: engine_fault, …"),
+]
+Model = Annotated[str | None, typer.Option("--model", help="The model that was asked for.")]
+OfLane = Annotated[Lane | None, typer.Option("--lane")]
+OfBatch = Annotated[UUID | None, typer.Option("--batch", help="The batch.")]
+CustomIdOption = Annotated[str | None, typer.Option("--custom-id", help="The producer's own id of a line.")]
+Since = Annotated[
+    str | None,
+    typer.Option("--since", callback=_instant, help="From this instant on: 2h, 30m, 7d (ago), or 2026-05-01T12:30Z."),
+]
+Until = Annotated[str | None, typer.Option("--until", callback=_instant, help="Before this instant.")]
+MetadataOption = Annotated[
+    list[str] | None,
+    typer.Option("--metadata", callback=_pairs, help="NAME=VALUE of its metadata; give it again for another."),
+]
+Tenant = Annotated[str | None, typer.Option("--tenant", help="Another tenant's (operators only).")]
+
+
+def job_filter(
+    *,
+    states: Iterable[State] | None = None,
+    codes: Iterable[str] | None = None,
+    model: str | None = None,
+    lane: Lane | None = None,
+    batch: UUID | None = None,
+    custom_id: str | None = None,
+    since: str | None = None,
+    until: str | None = None,
+    metadata: Iterable[str] | None = None,
+) -> JobFilter:
+    """Make the filter of what the options say."""
+    return JobFilter(
+        states=tuple(states or ()),
+        kinds=tuple(codes or ()),
+        model=model,
+        lane=lane,
+        batch=batch,
+        custom_id=custom_id,
+        since_ms=instant_of(since),
+        until_ms=instant_of(until),
+        metadata=metadata_of(metadata),
+    )
