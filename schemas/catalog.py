@@ -2,6 +2,7 @@
 
 [models.NAME]                 what producers ask for
 [[models.NAME.route]]         deployments, by weight
+[models.NAME.retry]           when a failed job is tried again
 [deployments.NAME]            one concrete thing that serves a model: engine, source, limits
 [deployments.NAME.price]      USD per million tokens
 [deployments.NAME.options]    passed to the engine as they are
@@ -15,6 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from schemas.endpoints import CHAT, ENDPOINTS, EndpointPath
+from schemas.outcome import ALWAYS_FINAL, FAILURE_KINDS, UNCOUNTED
 from schemas.subjects import token
 from schemas.units import MOST_TOKENS, Instant, Name, Text
 
@@ -35,11 +37,34 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
 
+MOST_ATTEMPTS_OF_A_JOB = 20
+MAX_ATTEMPTS = 3
+"""Attempts of a job if neither it nor its model says how many. A guess: two failures may be chance, a third rarely is."""
+
+
+class Retry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When a job of the model is tried again after a failure: data for `broker.core.retry`."""
+
+    max_attempts: Annotated[int, Meta(ge=1, le=MOST_ATTEMPTS_OF_A_JOB)] = MAX_ATTEMPTS
+    """Attempts of a job that does not say how many it may have. Those that do not count, as when throttled, come on top."""
+    backoff_base_s: Annotated[float, Meta(gt=0, le=3600)] = 0.5
+    """The longest wait after the first attempt. It doubles with each. It falls short by chance, so that jobs spread."""
+    backoff_cap_s: Annotated[float, Meta(gt=0, le=86400)] = 60.0
+    """The longest wait of all. Both are guesses: a restarted engine is back within a minute, and a provider that needs
+    longer says so.
+    """
+    attempts: Annotated[dict[Name, Annotated[int, Meta(ge=0, le=10**6)]], Meta(max_length=100)] = {}
+    """By class of failure: with how many attempts it ends the job, if that is fewer than `max_attempts`. 1: it is never
+    tried again. A class of `ON_REQUEST` is tried again only if it is named here.
+    """
+
+
 class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     endpoints: Annotated[tuple[EndpointPath, ...], Meta(min_length=1, max_length=100)] = (CHAT.path,)
     max_output_tokens: Annotated[int, Meta(ge=1, le=10_000_000)] = 1024
     """The most output tokens that a body may ask for, and what it gets if it does not say."""
     route: Annotated[tuple[Route, ...], Meta(min_length=1, max_length=1000)]
+    retry: Retry = Retry()
 
 
 class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -117,6 +142,7 @@ def _faults(catalog: Catalog) -> list[str]:
             faults.append(f"models.{name}.route: every weight is 0: spares need somebody to stand in for")
         if len({route.deployment for route in model.route}) < len(model.route):
             faults.append(f"models.{name}.route: a deployment is there twice")
+        faults += [f"models.{name}.retry.{fault}" for fault in _retry_faults(model.retry)]
     faults += [
         f"deployments.{name[:40]}…: in a subject its name has {len(token(name))} characters, the limit is {_LONGEST_TOKEN}: "
         "use fewer, or more of them ASCII letters, digits and hyphens"
@@ -131,6 +157,27 @@ def _faults(catalog: Catalog) -> list[str]:
         ]
         if deployment.base_url is not None and (problem := base_url_problem(deployment.base_url)) is not None:
             faults.append(f"deployments.{name}.base_url: {problem}")
+    return faults
+
+
+def _retry_faults(retry: Retry) -> list[str]:
+    faults = []
+    if retry.backoff_cap_s < retry.backoff_base_s:
+        faults.append(
+            f"backoff_cap_s: it is {retry.backoff_cap_s:g}, less than backoff_base_s ({retry.backoff_base_s:g})"
+        )
+    for kind, attempts in retry.attempts.items():
+        if kind not in FAILURE_KINDS:
+            known = ", ".join(sorted(FAILURE_KINDS - ALWAYS_FINAL))
+            faults.append(f"attempts: there is no class of failure {kind[:100]!r}; known: {known}")
+        elif kind in ALWAYS_FINAL:
+            faults.append(
+                f"attempts.{kind}: it is never tried again, since the same body would fail again: leave it out"
+            )
+        elif not 1 <= attempts <= MOST_ATTEMPTS_OF_A_JOB:
+            faults.append(f"attempts.{kind}: it is {attempts}, it must be 1 to {MOST_ATTEMPTS_OF_A_JOB}")
+        elif kind in UNCOUNTED and attempts > 1:
+            faults.append(f"attempts.{kind}: such an attempt does not count: it can only be 1, never tried again")
     return faults
 
 

@@ -1,6 +1,6 @@
 """Defines the outcome of an attempt as its worker reports it. It is no verdict: settle decides."""
 
-from typing import Annotated, assert_never
+from typing import Annotated, assert_never, get_args
 from uuid import UUID
 
 import msgspec
@@ -149,6 +149,20 @@ class ConstraintViolated(msgspec.Struct, frozen=True, tag="constraint_violated",
     """Whether another try may give another answer."""
 
 
+class CutWhileReasoning(msgspec.Struct, frozen=True, kw_only=True, tag="cut_while_reasoning", omit_defaults=True):
+    """The model reasoned until its token limit was reached, and had none left to answer."""
+
+    output_tokens: Tokens
+    """What it generated."""
+    reasoning_tokens: Tokens = 0
+    """How many of them were counted as reasoning. 0: nobody counted them."""
+    field: Name | None = None
+    """The field of the body that set the limit. None: the body says nothing, so it was the most that the model allows."""
+    limit_tokens: Tokens
+    most_tokens: Tokens
+    """The most that the model allows: `max_output_tokens` of the catalog."""
+
+
 class WorkerLost(msgspec.Struct, frozen=True, tag="worker_lost"):
     """Its worker died each time that it ran alone: the job probably ends its workers."""
 
@@ -168,8 +182,16 @@ Failure = (
     | TimedOut
     | Unanswered
     | ConstraintViolated
+    | CutWhileReasoning
     | WorkerLost
 )
+FAILURE_KINDS = frozenset(str(kind.__struct_config__.tag) for kind in get_args(Failure))
+ON_REQUEST = frozenset({"filtered", "response_too_large", "cut_while_reasoning"})
+"""Failures that are not tried again, unless the policy of the model says so: another answer may be another one."""
+UNCOUNTED = frozenset({"throttled", "denied"})
+"""Failures that never use up an attempt."""
+ALWAYS_FINAL = frozenset({"refused", "bad_request", "context_too_long", "worker_lost"})
+"""Failures that the same body would meet again."""
 
 
 def failure_kind(failure: Failure) -> str:
@@ -178,13 +200,18 @@ def failure_kind(failure: Failure) -> str:
 
 
 def retryable(failure: Failure) -> bool:
-    """Say whether another attempt can help. A new kind of failure is a type error here until it is decided."""
+    """Say whether another attempt can help, as long as the model's policy says nothing else (`broker.core.retry`).
+
+    A new kind of failure is a type error here until it is decided.
+    """
     match failure:
         case Throttled() | Denied() | EngineFault() | EngineLost() | TimedOut():
             return True
         case Unanswered(repeat=repeat) | ConstraintViolated(repeat=repeat):
             return repeat
-        case Refused() | BadRequest() | ContextTooLong() | Filtered() | ResponseTooLarge() | WorkerLost():
+        case Refused() | BadRequest() | ContextTooLong() | Filtered() | ResponseTooLarge():
+            return False
+        case CutWhileReasoning() | WorkerLost():
             return False
         case _:
             assert_never(failure)
@@ -215,6 +242,8 @@ def public_message(failure: Failure) -> str:
         case Throttled(retry_after):
             wait = "" if retry_after is None else f"; it asks to wait {retry_after} ms"
             return f"the engine is throttling{wait}"
+        case CutWhileReasoning():
+            return _reasoning_message(failure)
         case WorkerLost(deaths):
             return f"its worker died each of the {deaths} times that it ran alone: it probably ends its workers"
         case _:
@@ -237,6 +266,20 @@ def _time_message(failure: TimedOut | Unanswered) -> str:
             return f"the attempt was ended after {after_ms} ms"
         case Unanswered(after_ms, message):
             return f"no complete answer within {after_ms} ms ({message}): it may have run"
+
+
+def _reasoning_message(cut: CutWhileReasoning) -> str:
+    counted = f", {cut.reasoning_tokens} of them counted as reasoning" if cut.reasoning_tokens else ""
+    less = "ask for less reasoning (reasoning_effort)"
+    if cut.output_tokens < cut.limit_tokens:
+        said = f"it was cut after {cut.output_tokens} tokens{counted}, below its limit of {cut.limit_tokens}"
+        why = "prompt and output fill the context, or the provider has a limit of its own"
+        return f"the model still reasoned when {said}, and answered nothing: {why}. Shorten the prompt, or {less}"
+    limit = f"its limit of {cut.limit_tokens} tokens ({cut.field or 'max_output_tokens of the model'}) was reached"
+    said = f"the model still reasoned when {limit}{counted}, and answered nothing"
+    if cut.field is not None and cut.limit_tokens < cut.most_tokens:
+        return f"{said}: set {cut.field} higher (this model allows {cut.most_tokens}), or {less}"
+    return f"{said}: {less}, or have max_output_tokens of the model raised in the catalog"
 
 
 class Succeeded(msgspec.Struct, frozen=True, tag="succeeded", omit_defaults=True):

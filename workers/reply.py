@@ -83,7 +83,7 @@ def _retryable_elsewhere(outcome: Failed | Expired | Cancelled | Released) -> Fa
         case Failed(failure) if retryable(failure):
             return failure
         case Released():
-            return EngineLost("the worker stopped")
+            return EngineLost("the worker stopped", sent=False)  # as for a job, the attempt does not count
         case _:
             return None
 

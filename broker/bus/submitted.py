@@ -9,6 +9,7 @@ from broker.core.explain import accepted
 from broker.errors import Unavailable
 from schemas import subjects
 from schemas.api import JobShow
+from schemas.catalog import Catalog
 from schemas.codec import Undecodable, decode_jobs
 from schemas.jetstream import Message, NatsConnection, NatsError, header_number
 from schemas.job import Job
@@ -26,7 +27,7 @@ class SubmittedJobs:
     def __init__(self, nc: NatsConnection) -> None:
         self._nc = nc
 
-    async def find(self, job: UUID, tenant: str) -> Looked:
+    async def find(self, job: UUID, tenant: str, *, catalog: Catalog) -> Looked:
         """Look for a job in the oldest messages of its tenant: one page, whatever waits. Raises: Unavailable."""
         try:
             page = await page_of(self._nc, subjects.SUBMIT, 1, subjects.submit_tenant(tenant))
@@ -36,7 +37,7 @@ class SubmittedJobs:
         for message in page:
             if (found := _jobs(message).get(job)) is not None:
                 source = subjects.parse_submit((message.headers or {})["Nats-Subject"])
-                return Looked(accepted(job, source, found), 0)
+                return Looked(accepted(job, source, found, catalog=catalog), 0)
         unread = header_number(page[-1].headers or {}, "Nats-Num-Pending") if page else None
         return Looked(None, 0 if unread is None else unread)
 

@@ -49,6 +49,7 @@ class Submission:
         id: UUID | None = None,  # noqa: A002 - the job's own word
         custom_id: str | None = None,
         deadline_ms: int | None = None,
+        max_attempts: int | None = None,
         metadata: dict[str, str] | None = None,
         idempotency_key: str | None = None,
     ) -> Self:
@@ -59,6 +60,7 @@ class Submission:
             body=body_of(body),
             custom_id=custom_id,
             deadline_ms=deadline_ms,
+            max_attempts=max_attempts,
             metadata=metadata,
             idempotency_key=idempotency_key,
         )
@@ -77,6 +79,7 @@ class SubmitClient(Session):
         lane: Lane = Lane.STANDARD,
         custom_id: str | None = None,
         deadline_ms: int | None = None,
+        max_attempts: int | None = None,
         metadata: dict[str, str] | None = None,
         idempotency_key: str | None = None,
     ) -> UUID:
@@ -93,6 +96,7 @@ class SubmitClient(Session):
             id=job,
             custom_id=custom_id,
             deadline_ms=deadline_ms,
+            max_attempts=max_attempts,
             metadata=metadata,
             idempotency_key=idempotency_key,
         )

@@ -10,6 +10,7 @@ from broker.core.authorise import Action, forbidden
 from broker.core.body import body_hash, fault
 from broker.core.principal import Principal
 from broker.core.records import BatchInfo, Entry
+from broker.core.retry import DEFAULT, policy_of
 from schemas.catalog import Catalog
 from schemas.codec import JobNames
 from schemas.endpoints import ENDPOINTS
@@ -27,7 +28,6 @@ DEFAULT_DEADLINE_MS = {
 """Counted from admission. Bulk has the window of OpenAI's Batch API; the others are how long a person or a service waits."""
 LONGEST_MS = Ms(7 * 24 * _HOUR_MS)
 """The longest deadline: the ledger keeps its days open for ids this long."""
-MAX_ATTEMPTS = 3
 _NAMES_SHOWN = 8
 _CHARACTERS_SHOWN = 100
 _IN_SECONDS = 10**11
@@ -73,7 +73,7 @@ def admit(job: Job, context: AdmissionContext, *, place: int | None = None) -> E
         body_hash=body_hash(job.endpoint, job.body),
         admitted_ms=now,
         deadline_ms=deadline,
-        max_attempts=MAX_ATTEMPTS if job.max_attempts is None else job.max_attempts,
+        max_attempts=job.max_attempts or policy_of(context.model, context.catalog).max_attempts,
         batch=batch.id if batch is not None and full is None else None,
         too_late_for=full.id if full is not None else None,
         line=job.line,
@@ -102,7 +102,7 @@ def unreadable(names: JobNames, why: str, context: AdmissionContext, *, place: i
         body_hash=body_hash("", why.encode(errors="backslashreplace")),
         admitted_ms=context.now,
         deadline_ms=Ms(context.now + DEFAULT_DEADLINE_MS[context.lane]),
-        max_attempts=MAX_ATTEMPTS,
+        max_attempts=DEFAULT.max_attempts,
         batch=batch.id if batch is not None and full is None else None,
         too_late_for=full.id if full is not None else None,
         line=names.line,

@@ -8,10 +8,11 @@ import msgspec
 from msgspec.structs import replace
 
 from broker.core import route
-from broker.core.admit import DEFAULT_DEADLINE_MS, MAX_ATTEMPTS
+from broker.core.admit import DEFAULT_DEADLINE_MS
 from broker.core.controls import Controls
 from broker.core.pools import Pool, clock_time, holds
 from broker.core.records import Flow
+from broker.core.retry import policy_of
 from schemas.api import Hold, HoldCode, JobShow, LaneBacklog, ModelStatus, PoolStatus, State
 from schemas.catalog import Catalog
 from schemas.ids import ms_of
@@ -76,7 +77,7 @@ def model_statuses(
     )
 
 
-def accepted(id: UUID, source: Source, job: Job) -> JobShow:  # noqa: A002 - the job's own word
+def accepted(id: UUID, source: Source, job: Job, *, catalog: Catalog) -> JobShow:  # noqa: A002 - the job's own word
     """Describe a job that is in SUBMIT and that intake has not looked at: it may still be refused."""
     submitted = ms_of(id)
     deadline = Ms(submitted + DEFAULT_DEADLINE_MS[source.lane]) if job.deadline_ms is None else Ms(job.deadline_ms)
@@ -90,7 +91,7 @@ def accepted(id: UUID, source: Source, job: Job) -> JobShow:  # noqa: A002 - the
         line=job.line,
         custom_id=job.custom_id,
         attempt=0,
-        max_attempts=MAX_ATTEMPTS if job.max_attempts is None else job.max_attempts,
+        max_attempts=job.max_attempts or policy_of(source.model, catalog).max_attempts,
         admitted_ms=submitted,
         deadline_ms=deadline,
         dispatched_ms=None,

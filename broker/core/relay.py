@@ -5,7 +5,8 @@
     actions   publish an attempt · abort one · tell the caller · rule on the request
 
 A request has one attempt at a time. If the attempt fails in a way that another deployment might not, or if its worker
-is lost, the next deployment gets an attempt, as long as nothing has been streamed. An abandoned attempt is aborted.
+is lost, the next deployment gets an attempt, as long as nothing has been streamed and the policy of its model allows one.
+An abandoned attempt is aborted.
 
 The caller is told one end, unless it left. A success is recorded by its worker's report. Every other end is ruled on
 here, so that the record ends even if no worker reports, or reports in words that this version does not know. A report
@@ -17,10 +18,11 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
-from broker.core import reserve
+from broker.core import reserve, retry
 from broker.core.records import Entry
 from schemas import subjects
 from schemas.api import Problem
+from schemas.catalog import Retry
 from schemas.job import Attempt
 from schemas.outcome import (
     Cancelled,
@@ -32,6 +34,7 @@ from schemas.outcome import (
     Outcome,
     Released,
     Succeeded,
+    counts,
     retryable,
 )
 from schemas.units import Ms
@@ -213,10 +216,22 @@ _WHY_ENDED = {
 class RequestState:
     """The state of one interactive request while it is answered. Each event returns the actions to take, in order."""
 
-    def __init__(self, entry: Entry, placed: reserve.Placement, *, relay: str, place: Placer, now: Ms) -> None:
+    def __init__(
+        self,
+        entry: Entry,
+        placed: reserve.Placement,
+        *,
+        relay: str,
+        place: Placer,
+        policy: Retry = retry.DEFAULT,
+        now: Ms,
+    ) -> None:
         self._entry = entry
         self._relay = relay
         self._place = place
+        self._policy = policy
+        self._spent = 0
+        """How many attempts failed in a way that counts."""
         self._began_ms = now
         self._tried: tuple[str, ...] = ()
         self._last_message_ms: Ms | None = None
@@ -283,7 +298,7 @@ class RequestState:
                 begins, self._has_streamed = not self._has_streamed, True
                 return [Tell(Started()), Tell(message)] if begins else [Tell(message)]
             case Erred(_, _, failure) if failure is not None:
-                if (publish := self._reassign(now)) is not None:
+                if (publish := self._reassign(failure, now)) is not None:
                     return [publish]
                 self.is_over = True
                 return [Rule(self.assignment.attempt, Failed(failure)), Tell(message)]
@@ -343,10 +358,10 @@ class RequestState:
 
     def _lost(self, problem: Problem, now: Ms) -> Sequence[Action]:
         """Abandon an attempt of which nothing is heard, and reassign the request if possible, else end it."""
-        abort = Abort(self.assignment)
-        if (publish := self._reassign(now)) is not None:
+        abort, failure = Abort(self.assignment), EngineLost(problem.message)
+        if (publish := self._reassign(failure, now)) is not None:
             return [abort, publish]
-        return self._give_up(Failed(EngineLost(problem.message)), self._never or problem)
+        return self._give_up(Failed(failure), self._never or problem)
 
     def _give_up(self, outcome: Failed | Expired | Cancelled, problem: Problem | None = None) -> Sequence[Action]:
         """End the request on the broker's own decision. `problem` is for the caller; None if the caller has left."""
@@ -354,9 +369,13 @@ class RequestState:
         ends: list[Action] = [Abort(self.assignment), Rule(self.assignment.attempt, outcome)]
         return [*ends, Tell(Erred(problem))] if problem is not None else ends
 
-    def _reassign(self, now: Ms) -> Publish | None:
-        """Assign the request to another deployment. None if pieces were streamed already, or no other can take it."""
-        if self._has_streamed:
+    def _reassign(self, failure: Failure, now: Ms) -> Publish | None:
+        """Assign the request to another deployment. None if pieces were streamed already, the policy of the model allows no
+        other attempt, or no other deployment can take it.
+        """
+        self._spent += counts(failure)
+        end = retry.end_after(failure, self._policy, spent=self._spent, max_attempts=self._entry.max_attempts)
+        if self._has_streamed or end is not None:
             return None
         tried = (*self._tried, self.assignment.attempt.deployment)
         placed = self._place(self._entry.model, tried)

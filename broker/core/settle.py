@@ -7,7 +7,7 @@ from uuid import UUID
 
 from msgspec.structs import replace
 
-from broker.core import route
+from broker.core import retry, route
 from broker.core.backoff import wait_ms
 from broker.core.body import body_hash
 from broker.core.price import Prices, cost_of
@@ -29,7 +29,6 @@ from schemas.outcome import (
     Usage,
     counts,
     failure_kind,
-    retryable,
 )
 from schemas.ruling import Convict, EndRequest, Expire, Lost, PutBack, Ruling, Suspect
 from schemas.units import Ms, NanoUsd
@@ -189,21 +188,19 @@ def _after_failure(
     unit: float,
 ) -> Final | Requeue | Ignore:
     """Requeue now if a live deployment has not failed this job yet. Otherwise requeue with back-off: on any deployment if
-    all have failed it, else on those that are only away. A job that is out of attempts or of time ends.
+    all have failed it, else on those that are only away. A job that is out of attempts or of time ends, as does one whose
+    failure is not tried again by the policy of its model.
     """
     if job is None or job.attempt != report.attempt:
         return Ignore()
-    if not retryable(failure):
-        return Final(State.FAILED, None, failure)
-    counted = counts(failure)
-    spent = job.attempt - job.uncounted
-    if counted and spent >= job.max_attempts:
-        return Final(State.DEAD, None, failure)
+    policy, counted, spent = retry.policy_of(job.model, catalog), counts(failure), job.attempt - job.uncounted
+    if (end := retry.end_after(failure, policy, spent=spent, max_attempts=job.max_attempts)) is not None:
+        return Final(end, None, failure)
     tried = job.tried if report.deployment in job.tried else (*job.tried, report.deployment)
     if route.candidates(job.model, catalog=catalog, alive=alive, tried=tried):
         return Requeue(now, counted=counted, tried=tried)
     spread = (unit + (job.job.int & 0xFFFF) / 0x10000) % 1.0
-    again = Ms(now + wait_ms(failure, spent if counted else job.attempt, unit=spread))
+    again = Ms(now + wait_ms(failure, spent if counted else job.attempt, policy=policy, unit=spread))
     if again >= job.deadline_ms:
         return Final(State.DEAD if counted else State.EXPIRED, None, failure)
     return Requeue(

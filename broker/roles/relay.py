@@ -207,7 +207,9 @@ class Relay:
         if not isinstance(placed, reserve.Placement):
             await caller.end(Erred(reserve.problem_of(placed, entry.model)))
             return
-        state = RequestState(entry, placed, relay=self._name, place=place, now=self._clock())
+        state = RequestState(
+            entry, placed, relay=self._name, place=place, policy=self._reserves.policy(entry.model), now=self._clock()
+        )
         request = self._by_job[entry.id] = RelayedRequest(state, caller, buffer_bytes=self._buffer_bytes)
         request.delivery = self._tasks.spawn(request.deliver())
         self._take_reserve(request)

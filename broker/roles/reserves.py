@@ -12,10 +12,11 @@ from broker.core.presence import QUIET_MS, Presence
 from broker.core.records import Entry, Flow
 from broker.core.request_suspects import RequestSuspects, request_key
 from broker.core.reserve import SUSPECTED, NoRoom, NotPlaced, Placement, Poison, choose_deployment, choose_ward
+from broker.core.retry import policy_of
 from broker.core.suspects import DEATHS_ALONE
 from broker.ports import Clock, Entropy
 from broker.roles.daily_spend import DailySpend
-from schemas.catalog import Catalog
+from schemas.catalog import Catalog, Retry
 from schemas.job import Attempt, Lane
 from schemas.worker import WorkerBeat
 
@@ -91,6 +92,9 @@ class Reserves:
         token = f"{self._entropy():x}"
         self.suspects.runs_apart(token, key, beat.worker)
         return Placement(beat.deployment, token, beat.worker)
+
+    def policy(self, model: str) -> Retry:
+        return policy_of(model, self._catalog())
 
     def take(self, token: str, attempt: Attempt) -> None:
         deployment = attempt.deployment

@@ -62,7 +62,7 @@ class JobService:
 
     async def _on_its_way(self, job: UUID, tenant: str) -> JobShow:
         """Find a job that was accepted and is not in the ledger yet. Raises: Refusal, Unavailable."""
-        looked = await self.submitted.find(job, tenant)
+        looked = await self.submitted.find(job, tenant, catalog=self.catalogs.active.catalog)
         if looked.job is not None:
             return looked.job
         recorded = await self.ledger.find(job, tenant)  # if it was taken in meanwhile

@@ -2,8 +2,9 @@
 
 import pytest
 
-from schemas.catalog import CatalogError, Price, Route, parse
+from schemas.catalog import CatalogError, Price, Retry, Route, parse
 from schemas.endpoints import CHAT, ENDPOINTS
+from schemas.outcome import ALWAYS_FINAL, FAILURE_KINDS
 
 GOOD = """
 [models.m]
@@ -94,6 +95,70 @@ def test_every_fault_is_named_in_a_line_of_its_own() -> None:
         "models.c.route: a deployment is there twice",
         "deployments.x.base_url: the engine 'simulated' has none, only 'openai'",
     ]
+
+
+def test_a_models_policy_of_retries_is_data() -> None:
+    toml = """
+    [models.m.retry]
+    max_attempts = 6
+    backoff_base_s = 2
+    backoff_cap_s = 300
+    [models.m.retry.attempts]
+    timed_out = 2
+    throttled = 1
+    cut_while_reasoning = 2
+    """
+
+    assert parse(GOOD).models["m"].retry == Retry() == Retry(max_attempts=3, backoff_base_s=0.5, backoff_cap_s=60.0)
+    assert parse(GOOD + toml).models["m"].retry == Retry(
+        max_attempts=6,
+        backoff_base_s=2,
+        backoff_cap_s=300,
+        attempts={"timed_out": 2, "throttled": 1, "cut_while_reasoning": 2},
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("max_attempts = 0", "max_attempts"),
+        ("max_attempts = 21", "max_attempts"),
+        ("backoff_base_s = 0", "backoff_base_s"),
+        ("base_s = 1", "base_s"),
+        ("backoff_cap_s = 0.1", "backoff_cap_s: it is 0.1, less than backoff_base_s (0.5)"),
+        ("attempts = {timed_out = 0}", "attempts.timed_out: it is 0, it must be 1 to 20"),
+        ("attempts = {timed_out = 21}", "attempts.timed_out: it is 21, it must be 1 to 20"),
+        (
+            "attempts = {timeout = 2}",
+            "attempts: there is no class of failure 'timeout'; known: constraint_violated, cut_",
+        ),
+        (
+            "attempts = {bad_request = 2}",
+            "attempts.bad_request: it is never tried again, since the same body would fail",
+        ),
+        ("attempts = {throttled = 2}", "attempts.throttled: such an attempt does not count: it can only be 1"),
+    ],
+)
+def test_a_policy_that_cannot_be_meant_is_named_with_its_place(line: str, words: str) -> None:
+    [fault] = faults(GOOD + f"[models.m.retry]\n{line}\n")
+
+    assert words in fault
+
+
+def test_no_class_that_may_be_tried_again_is_left_out_of_the_known_ones() -> None:
+    [fault] = faults(GOOD + "[models.m.retry.attempts]\nx = 1\n")
+
+    known = fault.partition("known: ")[2].split(", ")
+    assert set(known) == FAILURE_KINDS - ALWAYS_FINAL
+    assert {kind for kind in known if faults_of_one(kind)} == set()
+
+
+def faults_of_one(kind: str) -> list[str]:
+    try:
+        parse(GOOD + f"[models.m.retry.attempts]\n{kind} = 1\n")
+    except CatalogError as error:
+        return [str(error)]
+    return []
 
 
 def test_a_route_to_no_deployment_at_all_says_that_none_is_known() -> None:

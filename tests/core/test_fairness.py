@@ -315,3 +315,32 @@ def test_each_job_goes_where_it_may_and_no_slot_is_idle_that_could_take_one(
             else:
                 assert job.tried not in skipped
                 assert given_to[job.place.job] in may_take(job, alive)
+
+
+def test_retries_never_overtake_another_tenants_fresh_work() -> None:
+    """However many jobs of one tenant come back, and however early their deadlines: it gets its turns, and no more."""
+    retries = [
+        WaitingJob(Place(Ms(10**12 - 10**6 + n), UUID(int=n)), attempt=2, tried=("gone",)) for n in range(1, 500)
+    ]
+    waiting = {Flow("m", Lane.BULK, "failed"): retries, Flow("m", Lane.BULK, "fresh"): jobs(50, first=9000)}
+    order, catalog = Order(), a_catalog(m={"d": 1, "gone": 1})
+
+    picks = order.choose(waiting, room={"d": 100}, catalog=catalog, limit=1000)
+
+    fresh = [n for n, pick in enumerate(picks, 1) if pick.flow.tenant == "fresh"]
+    assert len(fresh) == 50
+    assert all(n <= 2 * turn for turn, n in enumerate(fresh, 1)), fresh
+
+
+def test_a_tenant_whose_jobs_fail_and_come_back_at_once_is_charged_for_each_attempt() -> None:
+    order, catalog = Order(), a_catalog(m={"d": 1})
+    failing = {Flow("m", Lane.BULK, "failed"): jobs(1)}
+    left, served = jobs(60, first=9000), Counter[str]()
+
+    for _ in range(50):  # its one job is back before each choice
+        waiting = failing | {Flow("m", Lane.BULK, "fresh"): left}
+        for pick in order.choose(waiting, room={"d": 1}, catalog=catalog, limit=1):
+            served[pick.flow.tenant] += 1
+            left = [job for job in left if job.place != pick.place]
+
+    assert abs(served["failed"] - served["fresh"]) <= 1

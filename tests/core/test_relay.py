@@ -39,7 +39,9 @@ from broker.core.relay import (
     ends_request,
 )
 from broker.core.reserve import ModelGone, NoRoom, NotPlaced, Placement, Poison
+from broker.core.retry import DEFAULT
 from schemas.api import Problem
+from schemas.catalog import Retry
 from schemas.job import Lane
 from schemas.outcome import (
     BadRequest,
@@ -71,6 +73,8 @@ class Script:
     route: list[str]
     """The deployments with room, in the order in which they are chosen."""
     none_left: NotPlaced = field(default_factory=lambda: NoRoom([]))
+    policy: Retry = DEFAULT
+    own_attempts: int = 3
     apart: str | None = None
     """The worker that takes it apart, when no deployment is left."""
     now: int = 0
@@ -78,9 +82,11 @@ class Script:
 
     def __post_init__(self) -> None:
         self._tokens = iter(range(1_000_000))
-        entry = an_entry(lane=Lane.INTERACTIVE, admitted_ms=Ms(0), deadline_ms=Ms(DEADLINE_MS))
+        entry = an_entry(
+            lane=Lane.INTERACTIVE, admitted_ms=Ms(0), deadline_ms=Ms(DEADLINE_MS), max_attempts=self.own_attempts
+        )
         first = Placement(self.route[0], str(next(self._tokens)))
-        self.request = RequestState(entry, first, relay="b", place=self._place, now=Ms(0))
+        self.request = RequestState(entry, first, relay="b", place=self._place, policy=self.policy, now=Ms(0))
         self.done += self.request.begin()
 
     def _place(self, model: str, tried: Collection[str]) -> Placement | NotPlaced:
@@ -165,6 +171,34 @@ def test_what_every_deployment_fails_ends_with_the_last_failure() -> None:
     script.says(Erred(Problem("throttled", "y"), "1", Throttled()))
 
     assert (script.problem, script.ruled) == ("throttled", [Failed(Throttled())])
+
+
+def test_a_request_has_no_more_attempts_than_it_may_have_of_those_that_count() -> None:
+    script = Script(["d", "e", "f", "g"], own_attempts=2)
+
+    script.says(Erred(Problem("throttled", "y"), "1", Throttled()))
+    script.says(FAULT)
+    script.says(FAULT)
+
+    assert [handed.attempt.deployment for handed in script.handed] == ["d", "e", "f"]
+    assert (script.problem, script.ruled) == ("engine_fault", [Failed(EngineFault("x"))])
+
+
+def test_a_class_that_the_model_never_tries_again_ends_the_request() -> None:
+    script = Script(["d", "e"], policy=Retry(attempts={"engine_fault": 1}))
+
+    script.says(FAULT)
+
+    assert (script.ruled, len(script.handed)) == ([Failed(EngineFault("x"))], 1)
+
+
+def test_a_lost_worker_uses_up_an_attempt() -> None:
+    script = Script(["d", "e"], own_attempts=1)
+    script.on(Stored("0"))
+
+    script.passes(PICK_UP_MS)
+
+    assert (script.problem, len(script.handed), len(script.aborted)) == ("no_worker", 1, 1)
 
 
 @pytest.mark.parametrize(

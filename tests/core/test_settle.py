@@ -7,13 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from broker.core.backoff import CAP_MS, backoff_ms, wait_ms
 from broker.core.body import body_hash
 from broker.core.price import Prices, price_nano_usd
 from broker.core.records import Entry, Final, Ignore, OpenJob, Requeue, Verdict
 from broker.core.settle import decide, needs_job, unrecordable
 from schemas.api import State
-from schemas.catalog import Catalog, Price, Route
+from schemas.catalog import Catalog, Price, Retry, Route
 from schemas.job import Lane
 from schemas.outcome import (
     BadRequest,
@@ -21,7 +20,6 @@ from schemas.outcome import (
     Charge,
     Denied,
     EngineFault,
-    EngineLost,
     Expired,
     Failed,
     Failure,
@@ -30,6 +28,7 @@ from schemas.outcome import (
     Report,
     Succeeded,
     Throttled,
+    TimedOut,
     Unanswered,
     Usage,
 )
@@ -100,6 +99,25 @@ def test_out_of_attempts_is_dead() -> None:
     report = a_report(Failed(EngineFault("x")), attempt=3)
 
     assert verdict_on(report, an_open_job(report)).transition == Final(State.DEAD, None, EngineFault("x"))
+
+
+def test_the_policy_of_its_model_says_what_ends_a_job_and_how_long_it_waits() -> None:
+    base = a_route(Route("d"))
+    policy = Retry(backoff_base_s=100, backoff_cap_s=100, attempts={"engine_fault": 2, "timed_out": 1})
+    catalog = replace(base, models={"m": replace(base.models["m"], retry=policy)})
+    at = now()
+    first, second = a_report(Failed(EngineFault("x"))), a_report(Failed(EngineFault("x")), attempt=2)
+    late = a_report(Failed(TimedOut(Ms(1), "attempt")))
+
+    waits = verdict_on(first, an_open_job(first, model="m"), at=at, catalog=catalog).transition
+    dead = verdict_on(second, an_open_job(second, model="m"), catalog=catalog).transition
+    ended = verdict_on(late, an_open_job(late, model="m"), catalog=catalog).transition
+
+    assert isinstance(waits, Requeue)
+    assert 0 <= waits.not_before_ms - at < 100_000
+    assert waits.not_before_ms - at > 500, "the default base"
+    assert dead == Final(State.DEAD, None, EngineFault("x"))
+    assert ended == Final(State.FAILED, None, TimedOut(Ms(1), "attempt"))
 
 
 def test_attempts_that_were_put_back_do_not_count() -> None:
@@ -305,17 +323,6 @@ def test_cached_tokens_have_their_own_price() -> None:
 
     assert price_nano_usd(usage, Price(input=1.0, cached_input=0.1)) == 40 * 1000 + 60 * 100
     assert price_nano_usd(usage, Price(input=1.0)) == 100 * 1000
-
-
-@given(st.integers(1, 100), st.floats(0, 1, exclude_max=True))
-def test_backoff_stays_within_its_bounds(attempt: int, unit: float) -> None:
-    assert 0 <= backoff_ms(attempt, unit=unit) < CAP_MS
-
-
-def test_an_engine_that_asks_for_patience_gets_it() -> None:
-    assert wait_ms(Throttled(Ms(5000)), 1, unit=0.0) == 5000
-    assert wait_ms(EngineFault("x"), 1, unit=0.0) == 0
-    assert wait_ms(EngineLost("x"), 1, unit=0.5) > 4 * wait_ms(EngineLost("x", sent=False), 1, unit=0.5)
 
 
 def transitions(*items: Report | Ruling, job: OpenJob | None = None) -> list[Final | Requeue | Ignore]:

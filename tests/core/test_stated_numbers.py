@@ -4,17 +4,21 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from broker.bus.desired import ack_pending
 from broker.core.admit import AdmissionContext, admit
+from broker.core.explain import accepted
 from broker.core.fairness import Order
 from broker.core.principal import open_principal
 from broker.core.records import Entry, Flow, Place, WaitingJob
 from schemas.api import BatchList, BatchResults
+from schemas.catalog import Catalog, Retry
 from schemas.codec import BUNDLE_BYTES, Undecodable, bundled, decode_job, decode_jobs, packed
 from schemas.ids import uuid7
 from schemas.job import Lane
 from schemas.outcome import Failed, ResponseTooLarge
+from schemas.subjects import Source
 from schemas.units import LONGEST_NAME, Ms
 from tests.builders import BODY, a_catalog, a_job, a_success, an_attempt, an_id, now
 from workers.ports import LARGEST_BODY
@@ -24,12 +28,12 @@ AT = now()
 MINUTE_MS, DAY_MS = 60_000, 24 * 3_600_000
 
 
-def admitted(*, lane: Lane = Lane.BULK, **changes: Any) -> Entry:
+def admitted(*, lane: Lane = Lane.BULK, catalog: Catalog | None = None, **changes: Any) -> Entry:
     context = AdmissionContext(
         principal=open_principal("t", "k"),
         lane=lane,
         model="m",
-        catalog=a_catalog(),
+        catalog=catalog or a_catalog(),
         now=AT,
         new_id=lambda _: an_id(),
     )
@@ -58,6 +62,15 @@ def test_a_job_has_the_time_of_its_lane(lane: Lane, minutes: int) -> None:
 
 def test_a_job_has_three_attempts_unless_it_says_otherwise() -> None:
     assert [admitted(max_attempts=asked).max_attempts for asked in (None, 1, 20)] == [3, 1, 20]
+
+
+def test_the_models_policy_says_how_many_attempts_a_job_has_that_does_not_say_it_itself() -> None:
+    base = a_catalog()
+    catalog = replace(base, models={"m": replace(base.models["m"], retry=Retry(max_attempts=6))})
+
+    assert [admitted(catalog=catalog, max_attempts=asked).max_attempts for asked in (None, 1, 20)] == [6, 1, 20]
+    on_its_way = accepted(an_id(), Source(Lane.BULK, "m", "t", "k"), a_job(), catalog=catalog)
+    assert on_its_way.max_attempts == 6
 
 
 @pytest.mark.parametrize("attempts", [0, 21])

@@ -11,7 +11,7 @@ from schemas.units import LONGEST_NAME, LONGEST_TEXT, MOST_DEATHS, MOST_NANO_USD
 _MOST = 10**9
 """Of any other number in a failure: in milliseconds, eleven days."""
 
-_WORDS = ("code", "stage")
+_WORDS = ("code", "stage", "field")
 """The fields of failures that hold a word, not a sentence."""
 
 
