@@ -9,11 +9,12 @@ from uuid import UUID
 from schemas.endpoints import ENDPOINTS, Shape
 from schemas.ids import uuid7
 from schemas.job import Attempt
-from schemas.outcome import ConstraintViolated, EngineFault, EngineLost, Failed, Outcome, Succeeded
+from schemas.outcome import ConstraintViolated, CutWhileReasoning, EngineFault, EngineLost, Failed, Outcome, Succeeded
 from workers.catalog import ActiveCatalog
 from workers.core.body import asks_for_stream
 from workers.core.constraints import Constraints, constraints_of, violation
 from workers.core.leases import PRIORITY, before_run
+from workers.core.reasoning import CUT, cut_while_reasoning
 from workers.pool import HeldAttempt, Key, SlotPool, Slots
 from workers.ports import Chunk, Clock, Engine, EngineDied, EngineRequest, Entropy, Progress
 
@@ -89,9 +90,9 @@ class Runner:
                         held.usage_so_far = step if step.usage is not None else held.usage_so_far
                         continue
                     if not isinstance(step, Chunk):
-                        if request.constraints is None or not isinstance(step, Succeeded):
+                        if not isinstance(step, Succeeded) or (request.constraints is None and CUT not in step.body):
                             return step
-                        return checked(step, request.constraints)
+                        return checked(step, request)
                     if held.first_ms is None:
                         held.first_ms = now
                     if step.data and piece is not None and request.streamed:
@@ -104,12 +105,29 @@ class Runner:
         return held.with_usage(Failed(EngineFault("the engine ended without an outcome")))
 
 
-def checked(outcome: Succeeded, constraints: Constraints) -> Succeeded | Failed:
-    """Turn an answer that is not what its request demanded into a failure, which keeps what it cost."""
-    broken = violation(constraints, outcome.body)
-    if broken is None:
-        return outcome
-    return Failed(ConstraintViolated(broken, constraints.may_differ), outcome.usage, outcome.charge)
+def checked(outcome: Succeeded, request: EngineRequest) -> Succeeded | Failed:
+    """Turn an answer that is nothing but reasoning, or not what its request demanded, into a failure, which keeps what it
+    cost.
+    """
+    failure = _only_reasoned(outcome, request) or _broken(outcome, request.constraints)
+    return outcome if failure is None else Failed(failure, outcome.usage, outcome.charge)
+
+
+def _only_reasoned(outcome: Succeeded, request: EngineRequest) -> CutWhileReasoning | None:
+    if CUT not in outcome.body or request.endpoint.shape is not Shape.CHAT:
+        return None
+    return cut_while_reasoning(
+        outcome.body,
+        outcome.usage,
+        body=request.body,
+        endpoint=request.endpoint,
+        most_tokens=request.max_output_tokens,
+    )
+
+
+def _broken(outcome: Succeeded, constraints: Constraints | None) -> ConstraintViolated | None:
+    broken = None if constraints is None else violation(constraints, outcome.body)
+    return None if broken is None or constraints is None else ConstraintViolated(broken, constraints.may_differ)
 
 
 def request_of(attempt: Attempt, *, execution: UUID, max_output_tokens: int, is_read: bool) -> EngineRequest:

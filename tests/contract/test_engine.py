@@ -246,6 +246,29 @@ async def test_what_runs_at_once_slows_each_other_down_as_stated() -> None:
     assert together_s >= max(0.28, 1.8 * alone_s)
 
 
+@pytest.mark.parametrize(
+    ("asked", "thought", "said", "reason"), [(4, 4, 0, "length"), (9, 8, 1, "length"), (20, 8, 3, "stop")]
+)
+async def test_words_of_reasoning_come_before_the_simulated_answer(
+    asked: int, thought: int, said: int, reason: str
+) -> None:
+    options = {"reasoning_tokens": 8, "output_tokens": 3}
+    engine = factory("simulated")(Deployment(engine="simulated", options=options), Overrides())
+    chat = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": asked}
+
+    body, outcome = await succeeded(engine, a_request(chat))
+    chunks = [chunk async for chunk in engine.run(a_request(chat, streamed=True)) if isinstance(chunk, Chunk)]
+
+    [choice] = body["choices"]
+    message = choice["message"]
+    assert (len(message["reasoning"].split()), len((message["content"] or "").split())) == (thought, said)
+    assert (choice["finish_reason"], outcome.usage.output_tokens) == (reason, thought + said)
+    assert body["usage"]["completion_tokens_details"] == {"reasoning_tokens": thought}
+    deltas = [json.loads(chunk.data)["choices"][0]["delta"] for chunk in chunks]
+    streamed = {name: "".join(delta.get(name, "") for delta in deltas) for name in ("reasoning", "content")}
+    assert streamed == {"reasoning": message["reasoning"], "content": message["content"] or ""}
+
+
 async def test_what_really_ran_is_logged(tmp_path: Path) -> None:
     log = tmp_path / "ran"
     engine = factory("simulated")(Deployment(engine="simulated", options={"log": str(log)}), Overrides())

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.endpoints import CHAT
 from schemas.outcome import Charge, ConstraintViolated, Failed, Succeeded, Usage
 from schemas.units import NanoUsd
 from workers.core.constraints import Constraints, constraints_of, violation
+from workers.ports import EngineRequest
 from workers.run import checked
 
 ZIP = {"type": "object", "properties": {"zip": {"type": "string", "pattern": "^[0-9]{5}$"}}, "required": ["zip"]}
@@ -147,13 +149,12 @@ def test_a_pattern_that_is_slow_elsewhere_stops_nobody() -> None:
 @pytest.mark.parametrize(("fields", "repeat"), [({}, True), ({"temperature": 0}, False)])
 def test_an_answer_that_breaks_its_demand_is_a_failure_with_its_cost(fields: dict[str, Any], *, repeat: bool) -> None:
     body = json.dumps({"messages": [], "response_format": {"type": "json_object"}, **fields}).encode()
-    constraints = constraints_of(body)
-    assert constraints is not None
+    request = EngineRequest("r", "m", CHAT, body, 64, streamed=False, priority=0, constraints=constraints_of(body))
     usage, charge = Usage(3, 4), Charge(NanoUsd(5), "provider")
     good, bad = (Succeeded(an_answer(text), usage, charge) for text in ("{}", "prose"))
 
-    assert checked(good, constraints) is good
-    failed = checked(bad, constraints)
+    assert checked(good, request) is good
+    failed = checked(bad, request)
     assert isinstance(failed, Failed)
     assert (failed.usage, failed.charge) == (usage, charge)
     assert isinstance(failed.failure, ConstraintViolated)

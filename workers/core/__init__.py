@@ -7,6 +7,7 @@ pause     how long to send nothing after a refused key, a throttle or an outage,
 readiness what a worker takes now, and why not the rest
 body      reads, sets and counts the fields of OpenAI's requests
 constraints checks that an answer is what its request demanded
+reasoning tells when a model reasoned until its token limit, and answered nothing
 usage     reads what a response says was used and charged
 address   builds the addresses of an API's endpoints
 api_error finds the error in an API's answer

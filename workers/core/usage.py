@@ -130,6 +130,15 @@ def usage_of(used: Mapping[str, Any]) -> Usage | None:
     return Usage(prompt, min(output, MOST_TOKENS), min(prompt, cached), adjusted=is_adjusted)
 
 
+def reasoning_tokens_of(used: Mapping[str, Any]) -> int:
+    """Read how many tokens were reasoning: as counted, or as the total shows. 0: nothing says that any was."""
+    if counted := _first(used, _REASONING):
+        return counted
+    prompt, output, total = (_first(used, names) for names in (_INPUT, _OUTPUT, _TOTAL))
+    beside = sum(_first(used, [name]) or 0 for name in _BESIDE_INPUT)
+    return 0 if total is None or prompt is None else max(0, total - prompt - (output or 0) - beside)
+
+
 def usd_of(value: Any) -> Decimal | None:
     return number_of(value, most=MOST_USD)
 

@@ -41,7 +41,7 @@ _WORDS = (
     "what it said since nobody needs to ask twice while queues drain slowly over quiet machines at night"
 ).split()
 _TEXT_WORDS = 4096
-_TEXT_IN_WORDS = [_WORDS[(n * n + n // 7) % len(_WORDS)] for n in range(2 * _TEXT_WORDS)]
+_TEXT_IN_WORDS = [_WORDS[(n * n + n // 7) % len(_WORDS)] for n in range(3 * _TEXT_WORDS)]
 _TEXT = " ".join(_TEXT_IN_WORDS)
 _STARTS = [0, *accumulate(len(word) + 1 for word in _TEXT_IN_WORDS)]
 """Where each word starts in the text."""
@@ -85,6 +85,8 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     slowdown: Annotated[float, Meta(ge=0)] = 0.0
     output_tokens: Annotated[int, Meta(ge=1, le=_TEXT_WORDS)] = 16
     """The length of an answer, unless the body or the model allows less."""
+    reasoning_tokens: Annotated[int, Meta(ge=0, le=_TEXT_WORDS)] = 0
+    """How many words of reasoning come before the answer to a chat. They count as output."""
     seed: Annotated[int, Meta(ge=0, lt=2**32)] = 0
     """Chooses the words of the answers."""
     failures: tuple[ScriptedFailure, ...] = ()
@@ -113,6 +115,7 @@ _json = msgspec.json.Encoder()
 
 
 class _Answer(NamedTuple):
+    reasoning: str
     text: str
     reason: str
     """The finish reason: `stop` or `length`."""
@@ -188,7 +191,8 @@ class Simulated:
             body = _body.decode(request.body)
         except UNREADABLE as error:
             return Failed(BadRequest(f"the body cannot be read: {error}"))
-        full_length = self._options.output_tokens
+        reasoning = self._options.reasoning_tokens if request.endpoint.shape is Shape.CHAT else 0
+        full_length = self._options.output_tokens + reasoning
         prompt = -(-_length(body) // 4)
         if request.constraints is not None:
             return Failed(_unmet(request.constraints))
@@ -200,10 +204,15 @@ class Simulated:
             message = f"{prompt} prompt tokens and {words} of the answer are more than {self._context_tokens}"
             return Failed(ContextTooLong(message, self._context_tokens))
         start = crc32(request.body, self._options.seed) % _TEXT_WORDS
-        text = _TEXT[_STARTS[start] : _STARTS[start + words]].rstrip()
+        middle = start + min(words, reasoning)
+        thought = _TEXT[_STARTS[start] : _STARTS[middle]].rstrip() if reasoning else ""
+        text = _TEXT[_STARTS[middle] : _STARTS[start + words]].rstrip()
         reason = "length" if words < full_length else "stop"
         usage = Usage(prompt, words)
-        return _Answer(text, reason, Succeeded(_response(request, body, text, usage, reason), usage))
+        response = _response(request, body, text, usage, reason)
+        if reasoning:
+            response = _with_reasoning(response, thought)
+        return _Answer(thought, text, reason, Succeeded(response, usage))
 
     async def _chunks(self, request: EngineRequest, answer: "_Answer") -> AsyncGenerator[Chunk, None]:
         """Yield the words of an answer at their pace. If nobody reads them, yield one empty chunk for the first token."""
@@ -214,12 +223,13 @@ class Simulated:
             yield Chunk()
             await self._decode(answer.outcome.usage.output_tokens - 1)
             return
-        words = answer.text.split()
-        last = len(words) - 1
-        for number, word in enumerate(words):
+        thoughts, words = answer.reasoning.split(), answer.text.split()
+        last = len(thoughts) + len(words) - 1
+        for number, word in enumerate((*thoughts, *words)):
             await self._decode(1)
-            text = word if number == 0 else f" {word}"
-            yield Chunk(_chunk(request, text, answer.reason if number == last else None))
+            text = word if number in {0, len(thoughts)} else f" {word}"
+            field = "reasoning" if number < len(thoughts) else "content"
+            yield Chunk(_chunk(request, text, answer.reason if number == last else None, field=field))
 
     async def _decode(self, tokens: int) -> None:
         options = self._options
@@ -289,6 +299,15 @@ def _response(request: EngineRequest, body: _Body, text: str, usage: Usage, reas
     return _json.encode({**head, "object": endpoint.object, endpoint.parts: parts, "usage": used})
 
 
+def _with_reasoning(response: bytes, thought: str) -> bytes:
+    """Add reasoning to a chat's response, as vLLM and OpenRouter do."""
+    read = msgspec.json.decode(response)
+    message = read["choices"][0]["message"]
+    message |= {"content": message["content"] or None, "reasoning": thought}
+    read["usage"]["completion_tokens_details"] = {"reasoning_tokens": len(thought.split())}
+    return _json.encode(read)
+
+
 def _inputs(given: str | list[Any]) -> list[Any]:
     """List what to embed. The field holds a text or its tokens, or a list of either."""
     is_one = isinstance(given, str) or all(isinstance(part, int) for part in given)
@@ -310,8 +329,8 @@ def _unmet(constraints: Constraints) -> BadRequest:
     return BadRequest(f"{field}: this engine makes up words, and neither JSON nor calls of tools")
 
 
-def _chunk(request: EngineRequest, text: str, reason: str | None) -> bytes:
+def _chunk(request: EngineRequest, text: str, reason: str | None, *, field: str = "content") -> bytes:
     endpoint = request.endpoint
-    piece = {"delta": {"content": text}} if endpoint.shape is Shape.CHAT else {"text": text}
+    piece = {"delta": {field: text}} if endpoint.shape is Shape.CHAT else {"text": text}
     head = {"id": request.id, "object": endpoint.chunk, "created": 0, "model": request.model}
     return _json.encode({**head, "choices": [{"index": 0, **piece, "finish_reason": reason}]})
