@@ -41,6 +41,7 @@ from schemas.control import AuditEntry, Pause, PauseAnswer, PauseKind
 from schemas.instructions import Instruction
 from schemas.job import Attempt
 from schemas.listing import JobFilter, JobPage
+from schemas.repeats import BatchRetry, Given, RetryCheck
 from schemas.units import Ms
 
 Clock = Callable[[], Ms]
@@ -210,8 +211,24 @@ class BatchLedger(Protocol):
     async def page(self, tenant: str, ask: BatchList) -> tuple[Batch, ...]:
         """List the tenant's batches that match, the newest first."""
 
-    async def results(self, batch: UUID, tenant: str, cursor: str | None, limit: int) -> ResultPage | None:
-        """Read the results after the cursor, in the order recorded. Raises: ValueError, for an invalid cursor."""
+    async def results(
+        self, batch: UUID, tenant: str, cursor: str | None, limit: int, *, own: bool = False, final: bool = False
+    ) -> ResultPage | None:
+        """Read the results after the cursor, in the order recorded. Raises: ValueError, for an invalid cursor.
+
+        Unless `own`, what failed is replaced by what its retries came to. `final`: the page ends before a failure that an
+        open retry may still replace.
+        """
+
+
+class RetryLedger(Protocol):
+    """Retries of what failed in a batch of a tenant. Another tenant's is not found."""
+
+    async def not_retried(self, ask: RetryCheck, tenant: str) -> tuple[str, ...] | None:
+        """Return those of the custom ids of which a retry would take no job. None: there is no such batch."""
+
+    async def give(self, ask: BatchRetry, tenant: str, by: Audited) -> Given | None:
+        """Record a retry, with its batch, or more of its bodies. None: there is no such batch. Raises: Conflict."""
 
 
 class JobLedger(Protocol):
@@ -300,6 +317,7 @@ class Ledger:
     spend: SpendLedger
     batches: BatchLedger
     jobs: JobLedger
+    retries: RetryLedger
     instructions: InstructionLedger
     catalogs: CatalogLedger
     controls: ControlLedger

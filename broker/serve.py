@@ -12,6 +12,7 @@ from functools import partial
 from broker.bus.beats import Beats
 from broker.bus.catalogs import Catalogs
 from broker.bus.connect import connected
+from broker.bus.notices import announce_instruction
 from broker.bus.request_suspects import SuspectBucket
 from broker.bus.runs import Rulings, Runs
 from broker.bus.seal_keys import NatsSealKeys
@@ -59,6 +60,7 @@ from broker.service import (
     HealthService,
     InstructionService,
     JobService,
+    RepeatService,
     Services,
     StatusService,
 )
@@ -279,6 +281,12 @@ class Process:
                 pools=self._pools,
                 controls=lambda: self.controls.active,
                 clock=self.clock,
+            ),
+            repeats=RepeatService(
+                retries=self.ledger.retries,
+                tell=partial(announce_instruction, self.nc),
+                clock=self.clock,
+                entropy=self.entropy,
             ),
             instructions=InstructionService(ledger=self.ledger.instructions),
             catalogs=CatalogService(ledger=self.ledger.catalogs, catalogs=self.catalogs, clock=self.clock),

@@ -16,6 +16,7 @@ worker     WorkerBeat (what a worker publishes each second)
 endpoints  lists the endpoints that a model can serve
 health     Liveness and Readiness (what /livez and /readyz of every process show)
 catalog    Catalog: models, routes, deployments, prices
+repeats    retries and replays, as they are asked for
 instructions  orders over many jobs: how far they are
 api        the requests, answers and errors of the broker's API
 listing    JobFilter (which jobs are meant when many are), and lists of jobs

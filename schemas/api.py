@@ -141,6 +141,17 @@ class Counts(msgspec.Struct, frozen=True):
         return self.succeeded + self.failed + self.expired + self.cancelled + self.dead
 
 
+class Merged(msgspec.Struct, frozen=True, kw_only=True):
+    """What a batch and its retries came to together: each line counts once, where its last retry has brought it."""
+
+    counts: Counts
+    usage: Usage
+    """The tokens of all executions."""
+    cost_nano_usd: NanoUsd
+    is_completed: bool
+    """Whether the batch and all its retries are complete."""
+
+
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
     id: UUID
     status: BatchStatus
@@ -159,6 +170,16 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     """How many jobs came for it when it had all the jobs that it was sealed with. Each has failed, outside of the batch."""
     holds: tuple[Hold, ...] = ()
     """Why none of its jobs starts, if somebody paused it, its lane or its tenant, or cancelled it."""
+    retry_of: UUID | None = None
+    """The batch whose failures it retries."""
+    root: UUID | None = None
+    """The first batch of a chain of retries, with whose results its own are merged."""
+    is_replay: bool = False
+    """Whether its jobs are replays."""
+    retries: tuple[UUID, ...] = ()
+    """Its retries, and those of its retries, the oldest first. Only in the answers to `batch-show`, like the next field."""
+    merged: Merged | None = None
+    """None: it was not retried."""
 
 
 class Batches(msgspec.Struct, frozen=True):
@@ -171,6 +192,10 @@ class BatchResults(msgspec.Struct, frozen=True, omit_defaults=True):
     id: UUID
     cursor: Annotated[str, Meta(max_length=100)] | None = None
     limit: Annotated[int, Meta(ge=1, le=5000)] = 500
+    own: bool = False
+    """Whether to leave its retries out. Otherwise, what failed is replaced by what its retries came to."""
+    final: bool = False
+    """Whether a page ends before a failure that an open retry may still replace."""
 
 
 class Execution(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from schemas import api, catalog, control, instructions, job, listing, outcome, ruling, worker
+from schemas import api, catalog, control, instructions, job, listing, outcome, repeats, ruling, worker
 
 WIRE: tuple[type[msgspec.Struct], ...] = (
     job.JsonJob,
@@ -31,6 +31,10 @@ WIRE: tuple[type[msgspec.Struct], ...] = (
     api.ResultNotice,
     api.JobRef,
     api.JobShow,
+    repeats.BatchRetry,
+    repeats.RetryCheck,
+    repeats.RetryChecked,
+    repeats.Given,
     instructions.Instruction,
     instructions.InstructionRef,
     instructions.InstructionList,

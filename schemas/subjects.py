@@ -67,6 +67,8 @@ class Verb(StrEnum):
     BATCH_SHOW = "batch-show"
     BATCH_LIST = "batch-list"
     BATCH_RESULTS = "batch-results"
+    BATCH_RETRY = "batch-retry"
+    BATCH_RETRY_CHECK = "batch-retry-check"
     JOB_SHOW = "job-show"
     INSTRUCTION_SHOW = "instruction-show"
     INSTRUCTION_LIST = "instruction-list"

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from broker.cli import batches, bench, catalogs, controls, demo, instructions, jobs, submit, system
+from broker.cli import batches, bench, catalogs, controls, demo, instructions, jobs, repeats, submit, system
 
 app = typer.Typer(
     name="infermq",
@@ -49,6 +49,7 @@ app.command()(controls.pause)
 app.command()(controls.resume)
 app.command()(controls.audit)
 app.command()(demo.demo)
+batches.app.command()(repeats.retry)
 app.add_typer(batches.app, name="batch")
 app.add_typer(jobs.app, name="job")
 app.add_typer(instructions.app, name="instruction")

@@ -24,7 +24,7 @@ from broker.cli.terminal import (
     reporting_errors,
     with_client,
 )
-from schemas.api import Batch, BatchList, BatchStatus
+from schemas.api import Batch, BatchList, BatchStatus, Merged
 
 app = typer.Typer(help="Look at batches and their results.", no_args_is_help=True)
 Id = Annotated[UUID, typer.Argument(help="The batch.")]
@@ -111,8 +111,18 @@ def show(batch: Id, *, as_json: AsJson = False, nats_url: NatsUrl = None, data: 
             ("refused", f"{state.refused}, since they came when it was full" if state.refused else None),
             ("tokens", f"{state.usage.input_tokens} in, {state.usage.output_tokens} out"),
             ("cost", money(state.cost_nano_usd)),
+            ("retry of", state.retry_of and f"{state.retry_of}, merged with {state.root}"),
+            ("made by", "a replay" if state.is_replay else None),
+            ("retried by", ", ".join(str(retry) for retry in state.retries) or None),
+            ("together", state.merged and _merged(state.merged)),
         ]
     )
+
+
+def _merged(merged: Merged) -> str:
+    ends = ((name, getattr(merged.counts, name)) for name in merged.counts.__struct_fields__)
+    words = ", ".join(f"{number} {name}" for name, number in ends if number)
+    return f"{words}; {money(merged.cost_nano_usd)}; " + ("complete" if merged.is_completed else "goes on")
 
 
 @app.command()
@@ -120,14 +130,20 @@ def results(
     batch: Id,
     *,
     file: Annotated[Path | None, typer.Option("--out", help="A file; by default standard output.")] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Stay until the batch is complete.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Stay until the batch and its retries are complete.")] = False,
+    own: Annotated[bool, typer.Option("--own", help="Leave its retries out.")] = False,
+    in_order: Annotated[bool, typer.Option("--in-order", help="In the order of the lines submitted.")] = False,
     as_json: AsJson = False,
     nats_url: NatsUrl = None,
     data: Data = None,
 ) -> None:
-    """Print the results as OpenAI Batch's output lines, in the order recorded."""
+    """Print the results as OpenAI Batch's output lines, in the order recorded, as retries have left them."""
     with reporting_errors():
-        count = with_client(nats_url, data, lambda client: write_results(client, batch, file, wait=wait))
+        count = with_client(
+            nats_url,
+            data,
+            lambda client: write_results(client, batch, file, wait=wait, own=own, in_order=in_order),
+        )
     if as_json and file is not None:
         print_json({"results": count, "file": str(file)})
     else:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import BinaryIO
 from uuid import UUID
@@ -95,13 +96,15 @@ def check_out(out: Path) -> None:
         fail(f"{out.parent} cannot be written to", Exit.USAGE)
 
 
-async def write_results(client: Client, batch: UUID, out: Path | None, *, wait: bool) -> int:
+async def write_results(
+    client: Client, batch: UUID, out: Path | None, *, wait: bool, own: bool = False, in_order: bool = False
+) -> int:
     """Write a batch's results to a file that appears once it is complete, or to standard output. Return their number."""
     if out is None:
-        return await _write(client, batch, sys.stdout.buffer, wait=wait)
+        return await _write(client, batch, sys.stdout.buffer, wait=wait, own=own, in_order=in_order)
     part = _part(out)
     with part.open("wb") as file:
-        count = await _write(client, batch, file, wait=wait)
+        count = await _write(client, batch, file, wait=wait, own=own, in_order=in_order)
     part.replace(out)
     return count
 
@@ -110,10 +113,43 @@ def _part(out: Path) -> Path:
     return out.with_name(f"{out.name}.part")
 
 
-async def _write(client: Client, batch: UUID, file: BinaryIO, *, wait: bool) -> int:
-    count = 0
-    async for page in client.result_pages(batch, wait=wait):
-        file.writelines(output_line(result) for result in page.results)
-        file.flush()
-        count += len(page.results)
+async def _write(client: Client, batch: UUID, file: BinaryIO, *, wait: bool, own: bool, in_order: bool) -> int:
+    if not in_order:
+        return await _write_pages(client, batch, file, wait=wait, own=own)
+    places: list[tuple[int, int, int]] = []
+    with tempfile.TemporaryFile() as unordered:
+        count = await _write_pages(client, batch, unordered, wait=wait, own=own, places=places)
+        for _, start, size in sorted(places):
+            unordered.seek(start)
+            file.write(unordered.read(size))
+    file.flush()
     return count
+
+
+async def _write_pages(
+    client: Client,
+    batch: UUID,
+    file: BinaryIO,
+    *,
+    wait: bool,
+    own: bool,
+    places: list[tuple[int, int, int]] | None = None,
+) -> int:
+    """Write results as they come, and return their number.
+
+    `places` gets the line of each in what was submitted, and where it is in the file. Those without a line come last.
+    """
+    count = position = 0
+    async for page in client.result_pages(batch, wait=wait, own=own):
+        lines = [output_line(result) for result in page.results]
+        file.writelines(lines)
+        file.flush()
+        count += len(lines)
+        if places is not None:
+            for result, line in zip(page.results, lines, strict=True):
+                places.append((_NO_LINE if result.line is None else result.line, position, len(line)))
+                position += len(line)
+    return count
+
+
+_NO_LINE = 2**31

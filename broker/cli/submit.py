@@ -103,7 +103,7 @@ def submit(
                 stream,
                 model=model,
                 lane=lane,
-                window_ms=_window_ms(deadline),
+                window_ms=window_ms(deadline),
                 strict=strict,
                 batch=batch,
                 metadata=metadata_of(metadata),
@@ -120,7 +120,8 @@ def submit(
         raise typer.Exit(Exit.FAILED)
 
 
-def _window_ms(text: str | None) -> int | None:
+def window_ms(text: str | None) -> int | None:
+    """Read a time from now, in ms. Raises: typer.Exit."""
     if text is None:
         return None
     found = re.fullmatch(r"([0-9]{1,12})([smhd])", text)

@@ -6,6 +6,7 @@
 submit     submits jobs, one at a time or many in a message
 batches    creates batches, reads their results, reads jobs
 infer      sends interactive requests
+repeats    retries what failed
 instructions  looks at orders over many jobs
 system     reads and applies catalogs, reads the status, pauses and resumes
 session    connects and calls the broker's API; the base class of them all
@@ -21,6 +22,7 @@ from broker.client.errors import BacklogFull, NoBroker, RequestRefused, RequestT
 from broker.client.ids import new_id
 from broker.client.infer import InferClient, Piece, Reply
 from broker.client.instructions import InstructionClient
+from broker.client.repeats import RepeatClient
 from broker.client.submit import Submission, SubmitClient
 from broker.client.system import SystemClient
 
@@ -37,5 +39,5 @@ __all__ = [
 ]
 
 
-class Client(SubmitClient, BatchClient, InstructionClient, InferClient, SystemClient):
+class Client(SubmitClient, BatchClient, RepeatClient, InstructionClient, InferClient, SystemClient):
     """A producer's connection. One for a process is enough; it is safe to use from many tasks."""

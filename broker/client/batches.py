@@ -58,17 +58,20 @@ class BatchClient(Session):
         ask = replace(matching or BatchList(), limit=limit, before=before)
         return (await self._call(Verb.BATCH_LIST, ask, Batches)).batches
 
-    async def results(self, batch: UUID, *, cursor: str | None = None, wait: bool = True) -> AsyncIterator[Result]:
+    async def results(
+        self, batch: UUID, *, cursor: str | None = None, wait: bool = True, own: bool = False
+    ) -> AsyncIterator[Result]:
         """Yield each result once, in the order recorded, from the first or after `cursor`, until the batch is complete.
 
-        With `wait=False` it stops after those that are there.
+        If the batch was retried, what failed is replaced by what its retries came to (unless `own`), which are waited for
+        too. With `wait=False` it stops after those that are there.
         """
-        async for page in self.result_pages(batch, cursor=cursor, wait=wait):
+        async for page in self.result_pages(batch, cursor=cursor, wait=wait, own=own):
             for result in page.results:
                 yield result
 
     async def result_pages(
-        self, batch: UUID, *, cursor: str | None = None, wait: bool = True
+        self, batch: UUID, *, cursor: str | None = None, wait: bool = True, own: bool = False
     ) -> AsyncIterator[ResultPage]:
         """Yield results by the page, each with the cursor from which another reader can go on."""
         news = asyncio.Event()
@@ -80,7 +83,7 @@ class BatchClient(Session):
         try:
             while True:
                 news.clear()
-                page = await self._page(batch, cursor)
+                page = await self._page(BatchResults(batch, cursor, own=own, final=wait))
                 if page.results:
                     yield page
                     cursor = page.cursor
@@ -93,11 +96,11 @@ class BatchClient(Session):
             if not self._nc.is_closed:
                 await feed.unsubscribe()
 
-    async def _page(self, batch: UUID, cursor: str | None) -> ResultPage:
+    async def _page(self, ask: BatchResults) -> ResultPage:
         """Request a page, again and again while NATS or the broker is away."""
         for attempt in range(100):
             try:
-                return await self._call(Verb.BATCH_RESULTS, BatchResults(batch, cursor), ResultPage)
+                return await self._call(Verb.BATCH_RESULTS, ask, ResultPage)
             except Unavailable:
                 if attempt == 99:
                     raise

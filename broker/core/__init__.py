@@ -27,6 +27,7 @@ estimate     what one will cost, or has cost if nobody can report it
 seals        whether a broker made what a report or a ruling is about
 lost         what is recorded of an execution whose worker died
 limits       what may still be spent in a day
+repeat       makes the jobs that repeat others, with what is changed of them
 instructions what a page of an order over many jobs starts from, and comes to
 explain      puts what holds jobs into status and `job show`
 revisions    which revision of the catalog is in force

@@ -38,6 +38,7 @@ from schemas.instructions import InstructionList, InstructionRef
 from schemas.jetstream import MaxPayloadError, NatsError
 from schemas.jetstream.client import NatsClient, urls_of
 from schemas.listing import JobList
+from schemas.repeats import BatchRetry, RetryCheck
 from schemas.subjects import Verb
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,8 @@ def operations(services: Services) -> Mapping[Verb, Operation[Any]]:
         Verb.BATCH_SHOW: Operation(BatchRef, services.batches.show),
         Verb.BATCH_LIST: Operation(BatchList, services.batches.list),
         Verb.BATCH_RESULTS: Operation(BatchResults, services.batches.results),
+        Verb.BATCH_RETRY: Operation(BatchRetry, services.repeats.retry),
+        Verb.BATCH_RETRY_CHECK: Operation(RetryCheck, services.repeats.check),
         Verb.JOB_SHOW: Operation(JobRef, services.jobs.show),
         Verb.INSTRUCTION_SHOW: Operation(InstructionRef, services.instructions.show),
         Verb.INSTRUCTION_LIST: Operation(InstructionList, services.instructions.list),

@@ -17,6 +17,7 @@ from broker.ledger.intake import PgIntake
 from broker.ledger.jobs import PgJobs
 from broker.ledger.leadership import PgLeadership
 from broker.ledger.migrate import check_up_to_date
+from broker.ledger.retries import PgRetries, retry_page
 from broker.ledger.seal_keys import PgSealKeys
 from broker.ledger.settlement import PgSettlement
 from broker.ledger.spend import PgSpend
@@ -24,6 +25,10 @@ from broker.ledger.status import PgStatus
 from broker.ledger.sums import PgSums
 from broker.ledger.suspects import PgSuspects
 from broker.ports import Clock, Ledger
+from schemas.instructions import InstructionKind
+
+_STEPS = {InstructionKind.RETRY: retry_page}
+"""What does a page of each kind of instruction."""
 
 
 @asynccontextmanager
@@ -43,7 +48,8 @@ async def open_ledger(url: str, *, clock: Clock, connections: int = 8) -> AsyncI
             spend=PgSpend(database),
             batches=PgBatches(database),
             jobs=PgJobs(database),
-            instructions=PgInstructions(database, days, {}),
+            retries=PgRetries(database),
+            instructions=PgInstructions(database, days, _STEPS),
             catalogs=PgCatalogs(database),
             controls=PgControls(database),
             audit=PgAudit(database),

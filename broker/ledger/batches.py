@@ -1,12 +1,13 @@
 """Batches and their results."""
 
+from itertools import takewhile
 from uuid import UUID
 
 from broker.errors import Conflict
 from broker.ledger.connection import Connection, Database
-from broker.ledger.rows import batch_of, json_text, result_of
+from broker.ledger.rows import Row, batch_of, json_text, result_of, with_retries
 from broker.ledger.sql import query
-from schemas.api import Batch, BatchCreate, BatchList, ResultPage
+from schemas.api import Batch, BatchCreate, BatchList, ResultPage, State
 from schemas.units import Ms
 
 PAGE_BYTES = 4 * 1024 * 1024
@@ -38,7 +39,8 @@ class PgBatches:
 
     async def find(self, batch: UUID, tenant: str) -> Batch | None:
         async with self._database.connection() as connection:
-            return await _find(connection, batch, tenant)
+            row = await connection.fetchrow(query("batch"), batch, tenant)
+            return None if row is None else with_retries(row, await connection.fetch(query("retries_of"), batch))
 
     async def page(self, tenant: str, ask: BatchList) -> tuple[Batch, ...]:
         statuses, metadata = list(ask.statuses), json_text(ask.metadata or None)
@@ -56,25 +58,37 @@ class PgBatches:
             )
             return tuple(batch_of(row) for row in rows)
 
-    async def results(self, batch: UUID, tenant: str, cursor: str | None, limit: int) -> ResultPage | None:
+    async def results(
+        self, batch: UUID, tenant: str, cursor: str | None, limit: int, *, own: bool = False, final: bool = False
+    ) -> ResultPage | None:
         """Return `limit` results, or as many as fit into PAGE_BYTES."""
         read_to = _parse_cursor(cursor)
         async with self._database.connection() as connection:
             asked = await _find(connection, batch, tenant)
             if asked is None:
                 return None
-            rows = await connection.fetch(query("results"), batch, read_to, limit, PAGE_BYTES)
+            retries = [] if own else await connection.fetch(query("retries_of"), batch)
+            name = "merged_results" if retries else "results"
+            found = await connection.fetch(query(name), batch, read_to, limit, PAGE_BYTES)
+            may_change = final and any(row["completed_ms"] is None for row in retries)
+            rows = list(takewhile(_has_succeeded, found)) if may_change else found
             if rows:
                 read_to = rows[-1]["ordinal"]
                 cursor = str(read_to)
             more: bool = await connection.fetchval(query("results_left"), batch, read_to)
         is_completed = asked.completed_ms is not None and not more
+        is_completed = is_completed and all(row["completed_ms"] is not None for row in retries)
+        more = more and len(rows) == len(found)
         return ResultPage(tuple(result_of(row) for row in rows), cursor, completed=is_completed, more=more)
 
 
 async def _find(connection: Connection, batch: UUID, tenant: str) -> Batch | None:
     row = await connection.fetchrow(query("batch"), batch, tenant)
     return None if row is None else batch_of(row)
+
+
+def _has_succeeded(row: Row) -> bool:
+    return bool(row["state"] == State.SUCCEEDED)
 
 
 def _parse_cursor(cursor: str | None) -> int:

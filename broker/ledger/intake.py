@@ -56,11 +56,16 @@ class PgIntake:
                 return await _admit_known(connection, entries)
             try:
                 async with connection.transaction():
-                    await copy_jobs(connection, [_row(entry) for entry in sorted(entries, key=attrgetter("id.int"))])
-                    await _follow(connection, entries)
+                    return await record_entries(connection, entries)
             except asyncpg.UniqueViolationError:
                 return await _admit_known(connection, entries)
-            return _answer(entries, [])
+
+
+async def record_entries(connection: Connection, entries: Sequence[Entry]) -> Admitted:
+    """Record jobs that are certainly new, within the connection's transaction. Nothing may be locked there afterwards."""
+    await copy_jobs(connection, [_row(entry) for entry in sorted(entries, key=attrgetter("id.int"))])
+    await _follow(connection, entries)
+    return _answer(entries, [])
 
 
 class _ClaimedInVain(Exception):

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import asyncpg
 import msgspec
+from msgspec.structs import replace
 
 from broker.core.records import Entry, Executed, Final, Flow, Recorded, Verdict
 from broker.core.seals import leased_seal
-from schemas.api import Batch, BatchStatus, Counts, Execution, JobShow, Result, State, Waiting
+from schemas.api import Batch, BatchStatus, Counts, Execution, JobShow, Merged, Result, State, Waiting
 from schemas.codec import UNREADABLE
 from schemas.job import Attempt, Lane
 from schemas.listing import JobLine
@@ -31,6 +32,7 @@ class _Kind(msgspec.Struct, frozen=True):
 _failure = msgspec.json.Decoder(Failure)
 _kind = msgspec.json.Decoder(_Kind)
 _suspicion = msgspec.json.Decoder(Suspicion)
+_took = msgspec.json.Decoder(dict[str, int])
 _metadata = msgspec.json.Decoder(dict[str, str])
 _LANES = {str(lane): lane for lane in Lane}
 _STATES = {str(state): state for state in State}
@@ -184,7 +186,41 @@ def batch_of(row: Row) -> Batch:
         cost_nano_usd=NanoUsd(row["cost_nano_usd"]),
         metadata=metadata_of(row),
         refused=row["refused"],
+        retry_of=row["retry_of"],
+        root=row["root"],
+        is_replay=row["is_replay"],
     )
+
+
+def with_retries(row: Row, retries: Sequence[Row]) -> Batch:
+    """Return a batch with what it and its retries came to together.
+
+    A retry counts the jobs that it took over, by the states that they had; each counts where it ended there.
+    """
+    batch = batch_of(row)
+    if not retries:
+        return batch
+    others = [batch_of(retry) for retry in retries]
+    took = [_took.decode(retry["took"] or "{}") for retry in retries]
+    counts = {
+        state: getattr(batch.counts, state)
+        + sum(getattr(other.counts, state) for other in others)
+        - sum(some.get(state, 0) for some in took)
+        for state in Counts.__struct_fields__
+        if state != "admitted"
+    }
+    every = (batch, *others)
+    merged = Merged(
+        counts=Counts(admitted=batch.counts.admitted, **counts),
+        usage=Usage(
+            sum(one.usage.input_tokens for one in every),
+            sum(one.usage.output_tokens for one in every),
+            sum(one.usage.cached_tokens for one in every),
+        ),
+        cost_nano_usd=NanoUsd(sum(one.cost_nano_usd for one in every)),
+        is_completed=all(one.status is BatchStatus.COMPLETED for one in every),
+    )
+    return replace(batch, retries=tuple(other.id for other in others), merged=merged)
 
 
 def _status(row: Row) -> BatchStatus:

@@ -3,6 +3,7 @@
 batches    create, seal, show, list, results
 jobs       show
 instructions  show, list
+repeats    retry what failed in a batch
 catalogs   apply, show
 controls   pause, resume, what is paused, who changed what
 status     what this broker sees right now
@@ -21,6 +22,7 @@ from broker.service.controls import ControlService
 from broker.service.health import HealthService
 from broker.service.instructions import InstructionService
 from broker.service.jobs import JobService
+from broker.service.repeats import RepeatService
 from broker.service.status import StatusService
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "HealthService",
     "InstructionService",
     "JobService",
+    "RepeatService",
     "Services",
     "StatusService",
 ]
@@ -42,6 +45,7 @@ class Services:
     batches: BatchService
     jobs: JobService
     instructions: InstructionService
+    repeats: RepeatService
     catalogs: CatalogService
     controls: ControlService
     status: StatusService

@@ -74,7 +74,9 @@ class BatchService:
         """Return a page of results in the order in which they were recorded."""
         authorise(principal, Action.READ_JOBS)
         try:
-            page = await self.ledger.results(ask.id, principal.tenant, ask.cursor, ask.limit)
+            page = await self.ledger.results(
+                ask.id, principal.tenant, ask.cursor, ask.limit, own=ask.own, final=ask.final
+            )
         except ValueError as error:
             raise Refusal(Problem("bad_cursor", str(error), "cursor")) from error
         return found(page, f"batch {ask.id}")

@@ -21,9 +21,9 @@ class Refusal(Exception):
         self.problem = problem
 
 
-def authorise(principal: Principal, action: Action, *, lane: Lane | None = None) -> None:
+def authorise(principal: Principal, action: Action, *, lane: Lane | None = None, model: str | None = None) -> None:
     """Check that the principal may do this. Raises: Refusal."""
-    if (problem := forbidden(principal, action, lane=lane)) is not None:
+    if (problem := forbidden(principal, action, lane=lane, model=model)) is not None:
         raise Refusal(problem)
 
 

@@ -9,7 +9,17 @@ from uuid import UUID
 import msgspec
 
 from schemas import subjects
-from schemas.api import BatchCreate, BatchList, BatchRef, BatchResults, BatchSeal, CatalogApply, JobRef, Nothing
+from schemas.api import (
+    BatchCreate,
+    BatchList,
+    BatchRef,
+    BatchResults,
+    BatchSeal,
+    CatalogApply,
+    JobRef,
+    Nothing,
+    State,
+)
 from schemas.catalog import Revision
 from schemas.codec import CONTENT_TYPE, FAILURE, JSON, KIND, MSGPACK, SEQ
 from schemas.instructions import InstructionList, InstructionRef
@@ -28,6 +38,7 @@ from schemas.outcome import (
     Unanswered,
     Usage,
 )
+from schemas.repeats import BatchRetry, RetryCheck
 from schemas.ruling import Convict, EndRequest, Expire, Lost, PutBack, Suspect, Suspicion
 from schemas.subjects import Source, Verb
 from schemas.units import Ms, NanoUsd
@@ -123,6 +134,8 @@ def _call(known: Known, draw: random.Random) -> Valid:
         Verb.BATCH_LIST: BatchList(limit=3, before=an_id()),
         Verb.BATCH_RESULTS: BatchResults(an_id(), cursor="1", limit=3),
         Verb.JOB_SHOW: JobRef(an_id()),
+        Verb.BATCH_RETRY: BatchRetry(id=an_id(), batch=an_id(), states=(State.DEAD,), model="m"),
+        Verb.BATCH_RETRY_CHECK: RetryCheck(batch=an_id(), custom_ids=("a", "b")),
         Verb.INSTRUCTION_SHOW: InstructionRef(an_id()),
         Verb.INSTRUCTION_LIST: InstructionList(limit=3, before=an_id()),
         Verb.CATALOG_APPLY: CatalogApply("[models]\n"),

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 
 import msgspec
 import pytest
 
 from broker.bus.beats import Beats
 from broker.bus.catalogs import Catalogs
+from broker.bus.notices import announce_instruction
 from broker.bus.submitted import SubmittedJobs
 from broker.core.authorise import Action, forbidden
 from broker.core.principal import Principal, Role, open_principal
@@ -20,6 +22,7 @@ from broker.service import (
     ControlService,
     InstructionService,
     JobService,
+    RepeatService,
     Services,
     StatusService,
 )
@@ -46,6 +49,7 @@ from schemas.jetstream.client import NatsClient
 from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Lane
 from schemas.listing import JobFilter, JobList
+from schemas.repeats import BatchRetry, RetryCheck
 from schemas.subjects import Verb
 from tests.builders import an_entropy, an_entry, an_id, now
 from tests.calling import called
@@ -60,6 +64,8 @@ ACTIONS = {
     Verb.BATCH_LIST: Action.READ_JOBS,
     Verb.BATCH_RESULTS: Action.READ_JOBS,
     Verb.JOB_SHOW: Action.READ_JOBS,
+    Verb.BATCH_RETRY: Action.SUBMIT,
+    Verb.BATCH_RETRY_CHECK: Action.READ_JOBS,
     Verb.INSTRUCTION_SHOW: Action.READ_JOBS,
     Verb.INSTRUCTION_LIST: Action.READ_JOBS,
     Verb.JOB_LIST: Action.READ_JOBS,
@@ -78,6 +84,8 @@ LOOKUPS = {
     Verb.BATCH_RESULTS,
     Verb.JOB_SHOW,
     Verb.JOB_LIST,
+    Verb.BATCH_RETRY,
+    Verb.BATCH_RETRY_CHECK,
     Verb.INSTRUCTION_SHOW,
 }
 """Those that name what must be there."""
@@ -90,6 +98,9 @@ async def services(nc: Nats, ledger: Ledger) -> Services:
     catalogs, watch = Catalogs(nc), ControlsWatch(nc, ledger.controls)
     return Services(
         batches=BatchService(ledger=ledger.batches, clock=now, controls=lambda: watch.active),
+        repeats=RepeatService(
+            retries=ledger.retries, tell=partial(announce_instruction, nc), clock=now, entropy=an_entropy
+        ),
         instructions=InstructionService(ledger=ledger.instructions),
         jobs=JobService(
             ledger=ledger.jobs,
@@ -150,6 +161,8 @@ async def asks(services: Services, ledger: Ledger, ledger_url: str) -> Mapping[V
         Verb.BATCH_LIST: BatchList(),
         Verb.BATCH_RESULTS: BatchResults(batch.id),
         Verb.JOB_SHOW: JobRef(entry.id),
+        Verb.BATCH_RETRY: BatchRetry(id=an_id(), batch=batch.id),
+        Verb.BATCH_RETRY_CHECK: RetryCheck(batch=batch.id, custom_ids=("a",)),
         Verb.INSTRUCTION_SHOW: InstructionRef(await an_instruction(ledger_url, tenant="t")),
         Verb.INSTRUCTION_LIST: InstructionList(),
         Verb.JOB_LIST: JobList(filter=JobFilter(batch=batch.id)),

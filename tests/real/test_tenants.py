@@ -35,6 +35,7 @@ from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Lane
 from schemas.listing import JobList, JobPage
 from schemas.outcome import Refused
+from schemas.repeats import BatchRetry, RetryCheck
 from schemas.subjects import Verb
 from tests.builders import a_job, a_report, a_success, an_attempt, an_entry, an_id, now
 from tests.calling import called
@@ -55,6 +56,8 @@ class Owner:
     batch: UUID
     job: UUID
     instruction: UUID
+    retry: UUID
+    """What its retry would be called."""
 
 
 def about(owner: Owner) -> dict[Verb, msgspec.Struct]:
@@ -66,9 +69,11 @@ def about(owner: Owner) -> dict[Verb, msgspec.Struct]:
         Verb.BATCH_RESULTS: BatchResults(owner.batch),
         Verb.BATCH_SEAL: BatchSeal(owner.batch, 1),
         Verb.JOB_SHOW: JobRef(owner.job),
+        Verb.BATCH_RETRY_CHECK: RetryCheck(batch=owner.batch, custom_ids=("a",)),
         Verb.INSTRUCTION_SHOW: InstructionRef(owner.instruction),
         Verb.INSTRUCTION_LIST: InstructionList(),
         Verb.JOB_LIST: JobList(),
+        Verb.BATCH_RETRY: BatchRetry(id=owner.retry, batch=owner.batch),
     }
 
 
@@ -80,6 +85,8 @@ REFUSALS = {
     Verb.BATCH_RESULTS: "unknown_batch",
     Verb.BATCH_SEAL: "unknown_batch",
     Verb.JOB_SHOW: "unknown_job",
+    Verb.BATCH_RETRY_CHECK: "unknown_batch",
+    Verb.BATCH_RETRY: "unknown_batch",
     Verb.INSTRUCTION_SHOW: "unknown_instruction",
 }
 """What another tenant is told."""
@@ -104,7 +111,7 @@ async def an_owner(url: str, system: Running, tenant: str) -> Owner:
         batch = await client.create_batch()
         job = await submitted(system, client, tenant, batch.id)
     instruction = await an_instruction(system.ledger_url, tenant=tenant)
-    return Owner(tenant, batch.id, job.id, instruction)
+    return Owner(tenant, batch.id, job.id, instruction, an_id())
 
 
 async def submitted(system: Running, client: Client, tenant: str, batch: UUID) -> JobShow:

@@ -152,10 +152,37 @@ create table infermq.batches (
     output_tokens   bigint  not null default 0,
     cached_tokens   bigint  not null default 0,
     cost_nano_usd   bigint  not null default 0,
-    metadata        jsonb   not null
+    metadata        jsonb   not null,
+    -- the batch whose failures it retries, and the first batch of that chain, with whose results its own are merged
+    retry_of        uuid,
+    root            uuid,
+    -- how many of them it took out of each state: they count where they ended in the retry
+    took            jsonb,
+    is_replay       boolean not null default false
 ) with (fillfactor = 50);
 create index batches_of_tenant on infermq.batches (tenant, id);
 create index batches_cancelling on infermq.batches (id) where cancel_ms is not null and completed_ms is null;
+create index batches_of_root on infermq.batches (root, id) where root is not null;
+
+-- Which job a new job repeats. Retries and replays make new jobs, and leave those that they repeat as they are.
+create table infermq.replays (
+    job     uuid    not null primary key,
+    source  uuid    not null,
+    -- the first job of a line that was retried, with whose results those of the retries are merged; null: a replay
+    root    uuid
+);
+create index replays_of_root on infermq.replays (root) where root is not null;
+
+-- Bodies that somebody sent with an instruction, to be taken instead of those of the jobs of these custom ids until it ends.
+create table infermq.instruction_bodies (
+    instruction     uuid    not null,
+    custom_id       text    not null,
+    body            bytea   not null,
+    -- null: as it was
+    model           text,
+    endpoint        text,
+    primary key (instruction, custom_id)
+);
 
 -- The job that a producer's own key was first used for.
 create table infermq.idempotency (

@@ -1,0 +1,174 @@
+"""`infermq batch retry`: runs what failed again."""
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+from uuid import UUID
+
+import typer
+
+from broker.batch_file import Fault, Line, read_lines
+from broker.cli.instructions import counted
+from broker.cli.progress import watch
+from broker.cli.results import check_out, failure_line, first_failures, write_results
+from broker.cli.submit import window_ms
+from broker.cli.terminal import (
+    AsJson,
+    Data,
+    Exit,
+    NatsUrl,
+    err,
+    fail,
+    money,
+    out,
+    plain,
+    print_json,
+    printable,
+    reporting_errors,
+    utf8,
+    with_client,
+)
+from broker.client import Client, new_id
+from schemas.api import Batch, Counts, State
+from schemas.instructions import Instruction
+from schemas.repeats import FAILED_STATES, FixedBody, RetryChoice
+
+_SHOWN = 20
+"""How many bad lines are printed one by one."""
+_SOON_S = 5.0
+"""How long a command that does not wait for results waits for the new jobs to be made, to say how many they are."""
+
+
+def retry(
+    batch: Annotated[UUID, typer.Argument(help="The batch.")],
+    *,
+    code: Annotated[
+        list[str] | None, typer.Option(help="Only these failures, such as engine_fault. May be repeated.")
+    ] = None,
+    state: Annotated[
+        list[State] | None, typer.Option(help="Only these; by default failed, expired and dead. May be repeated.")
+    ] = None,
+    file: Annotated[Path | None, typer.Option(help="Lines with other bodies, by their custom_id (JSONL).")] = None,
+    model: Annotated[str | None, typer.Option(help="Run them on this model.")] = None,
+    deadline: Annotated[str | None, typer.Option(help="From now: 90s, 30m, 24h, 7d. By default the lane's.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Stay until the retry is complete.")] = False,
+    results: Annotated[
+        Path | None, typer.Option("--out", help="Write the merged results here; waits for them.")
+    ] = None,
+    as_json: AsJson = False,
+    nats_url: NatsUrl = None,
+    data: Data = None,
+) -> None:
+    """Run what failed in a batch again, as a new batch. Its results are merged with those of the first."""
+    if model is not None:
+        utf8(model, "the model's name")
+    choice = RetryChoice(batch=batch, states=tuple(state or FAILED_STATES), kinds=tuple(code or ()))
+    with reporting_errors():
+        if results is not None:
+            check_out(results)
+        lines = [] if file is None else _lines(file)
+        deadline_ms = window_ms(deadline)
+
+        async def run(client: Client) -> tuple[Instruction, Batch]:
+            await _check_lines(client, choice, lines)
+            given = await client.retry(
+                batch,
+                states=choice.states,
+                kinds=choice.kinds,
+                model=model,
+                deadline_in_ms=deadline_ms,
+                bodies=[_fixed(line) for line in lines],
+            )
+            return await _followed(client, given, wait=wait, results=results)
+
+        given, state_of = with_client(nats_url, data, run)
+    if as_json:
+        print_json({"instruction": given, "batch": state_of})
+    else:
+        _print(given, state_of, waited=wait or results is not None, results=results)
+    waited = wait or results is not None
+    if given.failure is not None or (waited and state_of.counts.settled() > state_of.counts.succeeded):
+        raise typer.Exit(Exit.FAILED)
+
+
+async def _followed(
+    client: Client, given: Instruction, *, wait: bool, results: Path | None
+) -> tuple[Instruction, Batch]:
+    """Wait for what is to be waited for. Returns how far the retry is, and its batch."""
+    made = await until_made(client, given, within_s=None if wait or results else _SOON_S)
+    if not wait and results is None:
+        return made, await client.batch(given.id)
+    state = await watch(client, given.id)
+    for failure in await first_failures(client, state):
+        err.print(printable(failure_line(failure)), markup=False)
+    if results is not None:
+        await write_results(client, state.root or state.id, results, wait=True)
+    return made, state
+
+
+async def until_made(client: Client, given: Instruction, *, within_s: float | None) -> Instruction:
+    """Wait until an instruction has made all its jobs, or for so long."""
+    try:
+        async with asyncio.timeout(within_s):
+            while (state := await client.instruction(given.id)).ended_ms is None:
+                await asyncio.sleep(0.1)
+            return state
+    except TimeoutError:
+        return await client.instruction(given.id)
+
+
+def _lines(file: Path) -> list[Line]:
+    """Read the lines with other bodies. Raises: typer.Exit."""
+    with file.open("rb") as stream:
+        items = list(read_lines(stream, model="", batch=new_id()))
+    if faults := [item for item in items if isinstance(item, Fault)]:
+        _refuse([str(fault) for fault in faults])
+    return [item for item in items if isinstance(item, Line)]
+
+
+async def _check_lines(client: Client, choice: RetryChoice, lines: list[Line]) -> None:
+    """Check that each line is of a job that the retry takes. Raises: typer.Exit."""
+    numbers = {str(line.job.custom_id): line.number for line in lines}
+    if wrong := await client.not_retried(choice, list(numbers)):
+        _refuse(
+            [
+                f"line {numbers[name]}: {name[:80]!r}: no job of the batch with this custom_id failed so: "
+                "it succeeded, is open, or is none of the batch"
+                for name in wrong
+            ]
+        )
+
+
+def _refuse(faults: list[str]) -> None:
+    for fault in faults[:_SHOWN]:
+        err.print(plain(fault))
+    if len(faults) > _SHOWN:
+        err.print(f"… and {len(faults) - _SHOWN} more")
+    fail(f"nothing was retried; bad lines: {len(faults)}", Exit.USAGE)
+
+
+def _fixed(line: Line) -> FixedBody:
+    import msgspec  # noqa: PLC0415 - only here
+
+    body = msgspec.Raw(line.job.body)
+    return FixedBody(str(line.job.custom_id), body, line.model or None, line.job.endpoint)
+
+
+def _print(given: Instruction, state: Batch, *, waited: bool, results: Path | None) -> None:
+    if given.failure is not None:
+        err.print(f"[bold red]ended early:[/] {plain(given.failure)}")
+    if not given.counts and given.ended_ms is not None:
+        out.print("there is nothing to retry: no job failed so, or each has succeeded or is open in another retry")
+        return
+    out.print(f"batch [bold]{state.id}[/]: {counted(given)}")
+    root = state.root or state.id
+    if not waited:
+        out.print(
+            f"watch it: infermq batch show {state.id}\n"
+            f"results:  infermq batch results {root} --out FILE, merged with those of the first batch"
+        )
+        return
+    ends = [f"{getattr(state.counts, name)} {name}" for name in Counts.__struct_fields__[1:]]
+    out.print(f"{', '.join(end for end in ends if not end.startswith('0 '))}; {money(state.cost_nano_usd)}")
+    if results is not None:
+        out.print(f"merged results: {plain(str(results))}")

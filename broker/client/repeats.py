@@ -1,0 +1,78 @@
+"""The part of the client that runs jobs again: retries of what failed in a batch."""
+
+from collections.abc import Iterator, Sequence
+from uuid import UUID
+
+from msgspec.structs import replace
+
+from broker.client.ids import new_id
+from broker.client.session import Session
+from schemas.api import State
+from schemas.codec import grouped
+from schemas.instructions import Instruction
+from schemas.repeats import (
+    FAILED_STATES,
+    MOST_CHECKED,
+    BatchRetry,
+    FixedBody,
+    Given,
+    RetryCheck,
+    RetryChecked,
+    RetryChoice,
+)
+from schemas.subjects import Verb
+
+_MOST_BODIES = 500
+_BODY_BYTES = 1024 * 1024
+"""The bodies of one request: well below what a message may hold."""
+
+
+class RepeatClient(Session):
+    """Runs jobs again. Raises: RequestRefused, NoBroker, Unavailable."""
+
+    async def retry(
+        self,
+        batch: UUID,
+        *,
+        states: Sequence[State] = FAILED_STATES,
+        kinds: Sequence[str] = (),
+        model: str | None = None,
+        deadline_in_ms: int | None = None,
+        bodies: Sequence[FixedBody] = (),
+    ) -> Instruction:
+        """Retry what failed in a batch, in a new batch with the id of the instruction that is returned.
+
+        `bodies` replace those of the jobs of their custom ids.
+        """
+        ask = BatchRetry(
+            id=new_id(),
+            batch=batch,
+            states=tuple(states),
+            kinds=tuple(kinds),
+            model=model,
+            deadline_in_ms=deadline_in_ms,
+            fixed_bodies=len(bodies),
+        )
+        given: Given | None = None
+        for part in _parts(bodies):
+            given = await self._call(Verb.BATCH_RETRY, replace(ask, bodies=tuple(part)), Given)
+        if given is None:
+            given = await self._call(Verb.BATCH_RETRY, ask, Given)
+        return given.instruction
+
+    async def not_retried(self, choice: RetryChoice, custom_ids: Sequence[str]) -> list[str]:
+        """Return those of the custom ids of which such a retry would take no job."""
+        found: list[str] = []
+        for start in range(0, len(custom_ids), MOST_CHECKED):
+            ask = RetryCheck(
+                batch=choice.batch,
+                states=choice.states,
+                kinds=choice.kinds,
+                custom_ids=tuple(custom_ids[start : start + MOST_CHECKED]),
+            )
+            found += (await self._call(Verb.BATCH_RETRY_CHECK, ask, RetryChecked)).not_retried
+        return found
+
+
+def _parts(fixed: Sequence[FixedBody]) -> Iterator[list[FixedBody]]:
+    return grouped(fixed, lambda one: len(bytes(one.body)), most=_MOST_BODIES, most_bytes=_BODY_BYTES)

@@ -1,0 +1,1 @@
+select count(*) from infermq.instruction_bodies where instruction = $1

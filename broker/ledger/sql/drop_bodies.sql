@@ -1,0 +1,1 @@
+delete from infermq.instruction_bodies where instruction = $1
