@@ -16,11 +16,12 @@ EVERY_S ?= 30
 FAULTS ?= 100
 GROUP ?= 5
 MESSAGES ?= 20000
+STEPS ?= 10000
 COMPILE = $(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-header --no-emit-find-links \
   --no-emit-index-url
 
 .DEFAULT_GOAL := help
-.PHONY: help setup vllm peers demo test test-chaos test-vllm count chaos chaos-cluster fuzz mutate check format lock clean
+.PHONY: help setup vllm peers demo test test-chaos test-vllm count machine chaos chaos-cluster fuzz mutate check format lock clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
@@ -76,6 +77,9 @@ test-vllm: $(VLLM_MODEL) ## run the tests that need vLLM
 
 count: $(STAMP) ## count what a job and a request cost, against what is kept in tests/count/kept.toml
 	$(BIN)/python -m tests.count
+
+machine: $(STAMP) ## do every transition of a job in any order, against a real ledger (STEPS=10000 SEED=1; a few minutes)
+	$(BIN)/python -m tests.transitions --steps $(STEPS) --seed $(SEED)
 
 chaos: $(STAMP) ## kill, stop and cut off everything under load (SEED="1 2 3" FAULTS=100; ten minutes a hundred)
 	$(BIN)/python -m tests.chaos run $(SEED) --faults $(FAULTS) --group $(GROUP)

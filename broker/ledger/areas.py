@@ -32,9 +32,11 @@ _STEPS = {InstructionKind.RETRY: retry_page}
 
 
 @asynccontextmanager
-async def open_ledger(url: str, *, clock: Clock, connections: int = 8) -> AsyncIterator[Ledger]:
+async def open_ledger(
+    url: str, *, clock: Clock, connections: int = 8, databases: type[Database] = Database
+) -> AsyncIterator[Ledger]:
     """Open the ledger. While Postgres is away, or its schema is not up to date, every call raises Unavailable."""
-    async with Database.open(url, connections=connections, check=check_up_to_date) as database:
+    async with databases.open(url, connections=connections, check=check_up_to_date) as database:
         days = Days(database, clock)
         seal_keys = PgSealKeys(database)
         yield Ledger(

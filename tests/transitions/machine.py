@@ -1,0 +1,134 @@
+"""The steps as a state machine of Hypothesis, over one ledger an example."""
+
+import asyncio
+import os
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from typing import Any, ClassVar
+
+from hypothesis import HealthCheck, Phase, note, seed, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+
+from tests.builders import now
+from tests.transitions import controls, jobs
+from tests.transitions.world import Clock, Step, World, a_world
+
+Make = Callable[[World, int, int, int], Coroutine[Any, Any, Step | None]]
+STEPS: tuple[Make, ...] = (
+    jobs.create_batch,
+    jobs.seal_batch,
+    jobs.submit,
+    jobs.submit_keyed,
+    jobs.submit_again,
+    jobs.lead,
+    jobs.read_controls,
+    jobs.choose,
+    jobs.dispatch,
+    jobs.settle,
+    jobs.succeed,
+    jobs.decide_only,
+    jobs.settle_decided,
+    jobs.settle_again,
+    jobs.expire,
+    jobs.move_due,
+    jobs.wait,
+    controls.pause,
+    controls.resume,
+    controls.park,
+    controls.unpark,
+    controls.run_apart,
+    controls.clear,
+)
+OFTEN: tuple[Make, ...] = (jobs.submit, jobs.dispatch, jobs.dispatch, jobs.settle, jobs.succeed)
+NUMBERS = st.integers(0, 127)
+_NO_CUT = 8
+
+
+class Transitions(RuleBasedStateMachine):
+    """Each example has a ledger of its own."""
+
+    url: ClassVar[str]
+    runner: ClassVar[asyncio.Runner]
+    tally: ClassVar[Counter[str]]
+    """What steps were done."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._stack = AsyncExitStack()
+        name = f"machine_{os.getpid()}_{os.urandom(4).hex()}"
+        self._world = self._run(self._stack.enter_async_context(a_world(self.url, Clock(now()), name)))
+
+    def teardown(self) -> None:
+        try:
+            self._run(self._world.check_all())
+        finally:
+            self._run(self._stack.aclose())
+
+    @initialize(a=NUMBERS, b=NUMBERS)
+    def begin(self, a: int, b: int) -> None:
+        """Most histories need a leader and some jobs."""
+        self._do(jobs.lead, 0, 1, 0)
+        self._do(jobs.create_batch, a, b, 1)
+        for n in range(3):
+            self._do(jobs.submit, a + n, b, a + b + n)
+
+    @rule(makes=st.tuples(st.sampled_from(STEPS), st.sampled_from(STEPS)), a=NUMBERS, b=NUMBERS, c=NUMBERS)
+    def both(self, makes: tuple[Make, Make], a: int, b: int, c: int) -> None:
+        """Two steps at once, made by how things stand before both."""
+
+        async def race() -> None:
+            one, other = await makes[0](self._world, a, b, c), await makes[1](self._world, c, a, b)
+            if one is not None and other is not None:
+                note(f"{one.says} AND {other.says}")
+                self.tally["at once"] += 1
+                await self._world.do_both(one, other)
+
+        self._run(race())
+
+    def _do(self, make: Make, a: int, b: int, c: int, cut: int | None = None) -> None:
+        async def do() -> None:
+            step = await make(self._world, a, b, c)
+            if step is not None:
+                cuts = "" if cut is None else f", cut off after {cut}"
+                note(f"{self._world.steps}: {step.says}{cuts}")
+                self.tally[make.__name__] += 1
+                await self._world.do(step, cut)
+
+        self._run(do())
+
+    def _run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return self.runner.run(coroutine)
+
+
+def _rule_of(make: Make) -> Callable[..., None]:
+    def step(self: Transitions, a: int, b: int, c: int, cut: int) -> None:
+        self._do(make, a, b, c, None if cut >= _NO_CUT else 1 + cut)
+
+    step.__name__ = make.__name__
+    return rule(a=NUMBERS, b=NUMBERS, c=NUMBERS, cut=st.integers(0, 4 * _NO_CUT))(step)
+
+
+for n, one in enumerate((*STEPS, *OFTEN, *OFTEN)):
+    setattr(Transitions, f"{one.__name__}_{n}", _rule_of(one))
+
+
+def run(
+    url: str, runner: asyncio.Runner, *, examples: int, steps: int, of_seed: int | None = None, shrinks: bool = True
+) -> Counter[str]:
+    """Run so many examples of up to so many steps each. Raises: AssertionError, with the shortest history found."""
+    tally: Counter[str] = Counter()
+    machine: type[Transitions] = type("Machine", (Transitions,), {"url": url, "runner": runner, "tally": tally})
+    if of_seed is not None:
+        machine = seed(of_seed)(machine)
+    bounds = settings(
+        max_examples=examples,
+        stateful_step_count=steps,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate, Phase.shrink] if shrinks else [Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    run_state_machine_as_test(machine, settings=bounds)
+    return tally
