@@ -1,26 +1,51 @@
 """The metrics of a broker process: every name in one table, with its unit."""
 
 from collections.abc import Mapping, Sequence
+from uuid import UUID
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+import prometheus_client
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from broker.core.pools import Pool
-from broker.core.records import Settled
-from schemas.api import LaneBacklog
+from broker.core.records import Settled, Verdict
+from broker.core.relay import Answered, Erred
+from schemas.api import LaneBacklog, State
 from schemas.job import Lane
 from schemas.outcome import Report, Succeeded
 from schemas.units import Ms
 
-_SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3600.0)
+_SECONDS = (
+    0.001,
+    0.003,
+    0.01,
+    0.03,
+    0.1,
+    0.3,
+    1.0,
+    3.0,
+    10.0,
+    30.0,
+    100.0,
+    300.0,
+    1000.0,
+    3600.0,
+    14_400.0,
+    86_400.0,
+)
+"""A bulk job may wait for a day."""
 
 
 class BrokerMetrics:
     """The registry of a process, and the methods by which its roles update it."""
 
-    def __init__(self) -> None:
+    def __init__(self, version: str = "") -> None:
+        """`version` is that of infermq, for `infermq_build_info`."""
+        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self._gauge("build_info", "1, with the version that runs.", "version").labels(version).set(1)
         self._admitted = self._counter("jobs_admitted_total", "Jobs taken into the ledger to wait.", "lane")
-        self._refused = self._counter("jobs_refused_total", "Jobs recorded as failed at intake.", "lane")
+        self._refused = self._counter("jobs_refused_total", "Jobs recorded as failed at intake.", "lane", "code")
         self.dead_letters = self._counter("dead_letters_total", "Messages that were no job or no outcome.")
         self.ignored = self._counter(
             "messages_ignored_total", "Beats, catalogs, notices and replies that nobody can read.", "kind"
@@ -29,12 +54,17 @@ class BrokerMetrics:
             "false_seals_total", "Reports, and messages of rulings, that no broker of this system sealed."
         )
         self._dispatched = self._counter("attempts_dispatched_total", "Attempts given to a pool.", "deployment")
-        self._settled = self._counter("jobs_settled_total", "Jobs that ended.", "state")
+        self._settled = self._counter("jobs_settled_total", "Jobs that ended.", "model", "lane", "state")
         self._requeued = self._counter("jobs_requeued_total", "Jobs put back to wait, for a retry or by a release.")
         self.outcomes_dropped = self._counter(
             "outcomes_dropped_total", "Outcomes of days that the ledger has dropped."
         )
-        self._tokens = self._counter("tokens_total", "Tokens of settled executions.", "direction")
+        self._tokens = self._counter("tokens_total", "Tokens of reported executions.", "deployment", "direction")
+        self._failed = self._counter("attempts_failed_total", "Attempts that failed.", "deployment", "kind")
+        self._requests = self._counter(
+            "requests_total", "Interactive requests that ended: `answered`, or the code of the error.", "result"
+        )
+        self._cost = self._counter("cost_nano_usd_total", "What recorded executions cost.", "deployment")
         self.strays = self._counter("strays_total", "Attempts that no stream held, published again.")
         self.deaths = self._counter("worker_deaths_total", "Workers whose beats ended without a goodbye.")
         self.lost = self._counter("executions_lost_total", "Executions that died workers held by their last beats.")
@@ -72,9 +102,9 @@ class BrokerMetrics:
         )
         self.leading = self._gauge("leading", "1 while this broker is the dispatch leader.")
         self._group = self._histogram("group_jobs", "Jobs in one commit.", (1, 10, 100, 1000, 2000), "role")
-        self._queue = self._histogram("queue_seconds", "Admitted to leased.", _SECONDS)
-        self._first = self._histogram("ttft_seconds", "Leased to first token.", _SECONDS)
-        self._run = self._histogram("run_seconds", "Leased to outcome.", _SECONDS)
+        self._queue = self._histogram("queue_seconds", "Admitted to leased.", _SECONDS, "deployment", "lane")
+        self._first = self._histogram("ttft_seconds", "Leased to first token.", _SECONDS, "deployment", "lane")
+        self._run = self._histogram("run_seconds", "Leased to outcome.", _SECONDS, "deployment", "lane")
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"infermq_{name}", text, labels, registry=self.registry)
@@ -85,20 +115,23 @@ class BrokerMetrics:
     def _histogram(self, name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
         return Histogram(f"infermq_{name}", text, labels, buckets=buckets, registry=self.registry)
 
-    def admitted(self, lane: Lane, *, waiting: int, refused: int) -> None:
+    def admitted(self, lane: Lane, *, waiting: int, refused: Mapping[str, int]) -> None:
+        """`refused` has how many were refused, by code."""
         self._admitted.labels(lane).inc(waiting)
-        self._refused.labels(lane).inc(refused)
-        self._group.labels("intake").observe(waiting + refused)
+        for code, count in refused.items():
+            self._refused.labels(lane, code).inc(count)
+        self._group.labels("intake").observe(waiting + sum(refused.values()))
 
     def dispatched(self, deployment: str, attempts: int) -> None:
         self._dispatched.labels(deployment).inc(attempts)
 
     def settled(self, settled: Settled) -> None:
-        counts: dict[str, int] = {}
+        counts: dict[tuple[str, Lane, State], int] = {}
         for final in settled.final:
-            counts[final.state] = counts.get(final.state, 0) + 1
-        for state, count in counts.items():
-            self._settled.labels(state).inc(count)
+            key = final.model, final.lane, final.state
+            counts[key] = counts.get(key, 0) + 1
+        for labels, count in counts.items():
+            self._settled.labels(*labels).inc(count)
         self._requeued.inc(len(settled.requeued))
 
     def kept(self, *, mended: int, wrong: int) -> None:
@@ -110,16 +143,30 @@ class BrokerMetrics:
         self._lag.set(max(0, lag_ms) / 1000)
         self._group.labels("settle").observe(verdicts)
 
-    def reported(self, reports: Sequence[Report]) -> None:
-        """Count the tokens of a group of executions, and observe the latencies of a sample of its successes."""
-        self._tokens.labels("input").inc(sum([report.outcome.usage.input_tokens for report in reports]))
-        self._tokens.labels("output").inc(sum([report.outcome.usage.output_tokens for report in reports]))
+    def reported(self, reports: Sequence[Report], verdicts: Sequence[Verdict], lanes: Mapping[UUID, Lane]) -> None:
+        """Count the tokens and the cost of a group of executions, and observe the latencies of a sample of its successes.
+
+        `lanes` are those of the jobs that have ended. A group that is settled again is counted again.
+        """
+        ran = [one.executed for one in verdicts if one.executed is not None]
+        for name in {one.deployment for one in ran}:
+            theirs = [one for one in ran if one.deployment == name]
+            self._tokens.labels(name, "input").inc(sum([one.usage.input_tokens for one in theirs]))
+            self._tokens.labels(name, "output").inc(sum([one.usage.output_tokens for one in theirs]))
+            self._cost.labels(name).inc(sum([one.cost_nano_usd for one in theirs]))
+        for one in ran:
+            if one.failure is not None:
+                self._failed.labels(one.deployment, one.failure).inc()
         for report in reports[:: max(1, len(reports) // _SAMPLE)]:
-            if isinstance(report.outcome, Succeeded):
-                self._queue.observe(report.timings.queue_ms / 1000)
-                self._run.observe(report.timings.run_ms / 1000)
+            if isinstance(report.outcome, Succeeded) and (lane := lanes.get(report.job)) is not None:
+                labels = report.deployment, lane
+                self._queue.labels(*labels).observe(report.timings.queue_ms / 1000)
+                self._run.labels(*labels).observe(report.timings.run_ms / 1000)
                 if report.timings.ttft_ms is not None:
-                    self._first.observe(report.timings.ttft_ms / 1000)
+                    self._first.labels(*labels).observe(report.timings.ttft_ms / 1000)
+
+    def request_ended(self, end: Answered | Erred) -> None:
+        self._requests.labels(end.problem.code if isinstance(end, Erred) else "answered").inc()
 
     def pools(self, pools: Mapping[str, Pool]) -> None:
         for deployment, pool in pools.items():

@@ -5,6 +5,7 @@ import contextlib
 import importlib.metadata
 import os
 import secrets
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -37,6 +38,7 @@ from broker.roles.catalog_refresh import CatalogRefresh
 from broker.roles.controls_watch import ControlsWatch
 from broker.roles.daily_spend import DailySpend
 from broker.roles.dispatch import Dispatch
+from broker.roles.failure_log import FailureLog
 from broker.roles.gauges import Gauges
 from broker.roles.instructions import Instructions
 from broker.roles.intake import Intake
@@ -104,7 +106,7 @@ async def serve(
     """
     reconnected = asyncio.Event()
     nc = NatsClient()
-    name, metrics = f"infermq-broker-{config.name}", BrokerMetrics()
+    name, metrics = f"infermq-broker-{config.name}", BrokerMetrics(version())
     async with open_ledger(config.postgres_url, clock=wall_clock, connections=config.database_connections) as ledger:
         seal_key = SealKey(
             ledger=ledger.seal_keys, copy=NatsSealKeys(nc), random_key=partial(secrets.token_bytes, KEY_BYTES)
@@ -229,6 +231,7 @@ class Process:
             clock=self.clock,
             unit=self.unit,
             metrics=self.metrics,
+            failures=FailureLog(now_s=time.monotonic),
         )
         gauges = Gauges(
             ledger=self.ledger.status,
@@ -348,7 +351,13 @@ class Process:
             tell=bucket.tell,
         )
         door = NatsInfer(
-            self.nc, relay, principal=open_principal, catalog=self._catalog, clock=self.clock, entropy=self.entropy
+            self.nc,
+            relay,
+            principal=open_principal,
+            catalog=self._catalog,
+            clock=self.clock,
+            entropy=self.entropy,
+            ended=self.metrics.request_ended,
         )
         async with bucket.open():
             await door.serve()

@@ -21,6 +21,7 @@ instructions  orders over many jobs: how far they are
 api        the requests, answers and errors of the broker's API
 listing    JobFilter (which jobs are meant when many are), and lists of jobs
 control    the requests and answers about what was submitted already: pause, resume, who changed what
+logs       has a process log to its standard error, as text or JSON
 urls       shows URLs without their passwords
 export     exports all of it as JSON Schema
 """

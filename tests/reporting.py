@@ -1,9 +1,11 @@
 """What a worker says, in tests where the test is the worker, and the role that settles it."""
 
+import time
 from typing import Any
 
 from broker.metrics import BrokerMetrics
 from broker.ports import Ledger
+from broker.roles.failure_log import FailureLog
 from broker.roles.late_acks import LateAcks
 from broker.roles.settle import Settle
 from schemas import subjects
@@ -32,6 +34,7 @@ def a_settle(nc: NatsClient, ledger: Ledger, *, catalog: Catalog | None = None, 
         "late_acks": LateAcks(nc, beats=list),
         "unit": lambda: 0.5,
         "metrics": BrokerMetrics(),
+        "failures": FailureLog(now_s=time.monotonic),
     }
     return Settle(
         nc=nc,

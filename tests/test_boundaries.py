@@ -73,8 +73,9 @@ def test_metrics_are_ours_by_name_and_end_with_their_unit(registry: CollectorReg
 
     assert families
     for family in families:
-        assert re.fullmatch(r"infermq_[a-z_]+", family.name)
-        assert family.documentation.endswith(".")
+        assert re.fullmatch(r"(infermq|process)_[a-z_]+", family.name)
+        assert family.documentation.endswith(".") or family.name.startswith("process_")
+        assert not family.name.endswith("_created")
         if family.type == "histogram":
             assert family.name.endswith(("_seconds", "_jobs"))
 

@@ -22,8 +22,9 @@ from schemas.clock import steady_clock
 from schemas.ids import process_ids
 from schemas.jetstream import NatsError, NoServersError
 from schemas.jetstream.client import NatsClient
+from schemas.logs import LogFormat, LogLevel, log_to_stderr
 from schemas.units import LONGEST_NAME
-from schemas.urls import log_to_stderr, public
+from schemas.urls import public
 from workers.beat import beat, delete_beat, publish_beat
 from workers.catalog import ActiveCatalog, active_catalog, declared_lease_ms
 from workers.config import WorkerConfig
@@ -67,11 +68,17 @@ def run(
         bool,
         typer.Option("--probe/--no-probe", help="First send an API one short request, to see that it serves us."),
     ] = True,
+    log_format: Annotated[
+        LogFormat, typer.Option(envvar="INFERMQ_LOG_FORMAT", help="How to log to standard error.")
+    ] = LogFormat.TEXT,
+    log_level: Annotated[
+        LogLevel, typer.Option(envvar="INFERMQ_LOG_LEVEL", help="What to log: this, and what is worse.")
+    ] = LogLevel.INFO,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line once ready.")] = False,
 ) -> None:
     """Serve one deployment: pull its jobs, run them and report their outcomes."""
     die_with_parent()
-    log_to_stderr()
+    log_to_stderr(log_format, log_level)
     if name is not None and len(name) > LONGEST_NAME:
         raise typer.BadParameter(f"it has {len(name)} characters, the limit is {LONGEST_NAME}", param_hint="--name")
     config = WorkerConfig(
@@ -84,21 +91,22 @@ def run(
         drain_timeout_s=drain_timeout_s,
         probe=probe,
     )
+    sys.exit(_exit_code(config, as_json=as_json))
+
+
+def _exit_code(config: WorkerConfig, *, as_json: bool) -> int:
+    """Serve, and return the exit code. Expected errors are a line on standard error."""
     try:
-        code = uvloop.run(serve(config, ready=_printer(config, as_json=as_json)))
+        return uvloop.run(serve(config, ready=_printer(config, as_json=as_json)))
     except EngineConfigError as error:
         typer.echo(f"error: {error}", err=True)
-        code = USAGE
-    except EngineDied as error:
+        return USAGE
+    except (EngineDied, CannotListen) as error:
         typer.echo(f"error: {error}", err=True)
-        code = FAILED
-    except CannotListen as error:
-        typer.echo(f"error: {error}", err=True)
-        code = FAILED
     except (OSError, NoServersError, NatsError) as error:
-        typer.echo(f"error: NATS at {public(nats_url)}: {public(str(error)) or type(error).__name__}", err=True)
-        code = FAILED
-    sys.exit(code)
+        why = public(str(error)) or type(error).__name__
+        typer.echo(f"error: NATS at {public(config.nats_url)}: {why}", err=True)
+    return FAILED
 
 
 def die_with_parent() -> None:
@@ -132,7 +140,8 @@ async def serve(
     Raises: EngineConfigError, EngineDied, CannotListen, nats-py's errors.
     """
     gc.set_threshold(*_GC)
-    nc, reconnected, metrics = NatsClient(), asyncio.Event(), WorkerMetrics()
+    nc, reconnected = NatsClient(), asyncio.Event()
+    metrics = WorkerMetrics(importlib.metadata.version("infermq"))
     health = Health(name=config.name, is_connected=lambda: nc.is_connected)
     app = build_app(metrics.registry, health)
     async with (

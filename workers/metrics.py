@@ -1,18 +1,41 @@
 """Counts what a worker does. Every metric's name stands here, with its unit."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+import prometheus_client
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from schemas.outcome import Failed, Report, Succeeded, failure_kind
 from workers.ports import Capacity
 
-_SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+_SECONDS = (
+    0.001,
+    0.003,
+    0.01,
+    0.03,
+    0.1,
+    0.3,
+    1.0,
+    3.0,
+    10.0,
+    30.0,
+    100.0,
+    300.0,
+    1000.0,
+    3600.0,
+    14_400.0,
+    86_400.0,
+)
 
 
 class WorkerMetrics:
     """The metrics of one worker process, in a registry of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, version: str = "") -> None:
+        """`version` is that of infermq, for `infermq_build_info`."""
+        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        build = Gauge("infermq_build_info", "1, with the version that runs.", ["version"], registry=self.registry)
+        build.labels(version).set(1)
         self._slots = Gauge("infermq_worker_slots", "Concurrent generations.", ["kind"], registry=self.registry)
         self._running = Gauge("infermq_worker_running", "Attempts in the engine.", ["kind"], registry=self.registry)
         self.skipped = self._counter("redeliveries_skipped_total", "Attempts delivered again after their outcome.")

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -42,8 +43,9 @@ from broker.config import (
     process_name,
 )
 from broker.local.servers import die_with_parent
+from schemas.logs import LogFormat, LogLevel, log_to_stderr
 from schemas.units import LONGEST_NAME
-from schemas.urls import log_to_stderr, public
+from schemas.urls import public
 
 _GC = (20_000, 50, 100)
 """Thresholds of the garbage collector. Reference counts free almost everything here, so it rarely needs to run."""
@@ -97,6 +99,21 @@ StoreBytes = Annotated[
         envvar="INFERMQ_STORE_BYTES",
         help="How much the streams may hold on a NATS node's disk; by default up to 16 GiB, as far as there is room.",
     ),
+]
+
+
+def _short(name: str | None) -> str | None:
+    """Raises: typer.BadParameter."""
+    if name is not None and len(name) > LONGEST_NAME:
+        raise typer.BadParameter(f"it has {len(name)} characters, the limit is {LONGEST_NAME}")
+    return name
+
+
+LogFormatOption = Annotated[
+    LogFormat, typer.Option(envvar="INFERMQ_LOG_FORMAT", help="How to log to standard error.")
+]
+LogLevelOption = Annotated[
+    LogLevel, typer.Option(envvar="INFERMQ_LOG_LEVEL", help="What to log: this, and what is worse.")
 ]
 
 
@@ -166,20 +183,22 @@ def serve(
         str, typer.Option(envvar="INFERMQ_NATS_URL", help="Where NATS is; several nodes with commas between them.")
     ],
     postgres_url: NeededPostgresUrl,
-    name: Annotated[str | None, typer.Option(help="Unique name; by default host and process id.")] = None,
+    name: Annotated[
+        str | None, typer.Option(callback=_short, help="Unique name; by default host and process id.")
+    ] = None,
     http_host: Annotated[str, typer.Option(help="Where /metrics, /livez and /readyz listen.")] = "127.0.0.1",
     http_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 0,
     lease_s: LeaseS = LEASE_S,
     replicas: ReplicasOption = 1,
     store_bytes: StoreBytes = None,
+    log_format: LogFormatOption = LogFormat.TEXT,
+    log_level: LogLevelOption = LogLevel.INFO,
     as_json: AsJson = False,
 ) -> None:
     """Run one broker. Any number may run on the same NATS and Postgres."""
     die_with_parent()
     gc.set_threshold(*_GC)
-    log_to_stderr()
-    if name is not None and len(name) > LONGEST_NAME:
-        raise typer.BadParameter(f"it has {len(name)} characters, the limit is {LONGEST_NAME}", param_hint="--name")
+    log_to_stderr(log_format, log_level)
     config = BrokerConfig(
         nats_url=nats_url,
         postgres_url=postgres_url,
@@ -196,20 +215,21 @@ def serve(
             typer.echo(json.dumps({"ready": True, "http": url, "name": config.name}))
         logging.getLogger("infermq").info("ready name=%s http=%s", config.name, url)
 
-    async def until_signal() -> None:
-        from broker.serve import serve as run  # noqa: PLC0415 - FastStream takes a while to load
-
-        serving = asyncio.create_task(run(config, ready=ready))
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, serving.cancel)
-        try:
-            await serving
-        except asyncio.CancelledError:
-            logging.getLogger("infermq").info("stopped name=%s", config.name)
-
     with reporting_errors():
-        uvloop.run(until_signal())
+        uvloop.run(_until_signal(config, ready))
+
+
+async def _until_signal(config: BrokerConfig, ready: Callable[[str], None]) -> None:
+    from broker.serve import serve as run  # noqa: PLC0415 - FastStream takes a while to load
+
+    serving = asyncio.create_task(run(config, ready=ready))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, serving.cancel)
+    try:
+        await serving
+    except asyncio.CancelledError:
+        logging.getLogger("infermq").info("stopped name=%s", config.name)
 
 
 def worker(context: typer.Context, *, data: Data = None) -> None:

@@ -272,6 +272,8 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     batch: UUID | None
     custom_id: str | None
     state: State
+    model: str
+    lane: Lane
 
 
 class Requeued(msgspec.Struct, frozen=True):

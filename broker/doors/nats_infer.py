@@ -36,7 +36,7 @@ class Inbox:
         *,
         job: UUID | None,
         gone: str = "",
-        ended: Callable[[], object] = lambda: None,
+        ended: Callable[[Answered | Erred], object],
     ) -> None:
         """The server says on `gone` if nobody listens any more. `ended` is called when the last message is sent."""
         self._nc = nc
@@ -55,7 +55,7 @@ class Inbox:
         await self._send(KEEPALIVE, b"", None)
 
     async def end(self, end: Answered | Erred) -> None:
-        self._ended()
+        self._ended(end)
         match end:
             case Answered(body, sequence):
                 await self._send(FINAL, body, sequence)
@@ -84,8 +84,11 @@ class NatsInfer:
         catalog: Callable[[], Catalog],
         clock: Clock,
         entropy: Entropy,
+        ended: Callable[[Answered | Erred], object] = lambda _: None,
     ) -> None:
+        """`ended` is called with the end of each request."""
         self._nc = nc
+        self._ended = ended
         self._relay = relay
         self._principal = principal
         self._catalog = catalog
@@ -134,11 +137,13 @@ class NatsInfer:
         try:
             entry = self._admitted(message, source)
         except Undecodable as error:
-            await Inbox(self._nc, message.reply, job=None).end(Erred(Problem("bad_request", str(error))))
+            await Inbox(self._nc, message.reply, job=None, ended=self._ended).end(
+                Erred(Problem("bad_request", str(error)))
+            )
             return
         if entry.refused is not None:
             problem = reserve.problem_of(entry.refused, source.model)
-            await Inbox(self._nc, message.reply, job=entry.id).end(Erred(problem))
+            await Inbox(self._nc, message.reply, job=entry.id, ended=self._ended).end(Erred(problem))
             return
         await self._relay.ask(entry, self._caller(entry.id, message.reply))
 
@@ -160,9 +165,12 @@ class NatsInfer:
     def _caller(self, job: UUID, subject: str) -> Inbox:
         token = f"{self._entropy():x}"
         self._jobs[token] = job
-        return Inbox(
-            self._nc, subject, job=job, gone=f"{self._inbox}.{token}", ended=lambda: self._jobs.pop(token, None)
-        )
+
+        def ended(end: Answered | Erred) -> None:
+            self._jobs.pop(token, None)
+            self._ended(end)
+
+        return Inbox(self._nc, subject, job=job, gone=f"{self._inbox}.{token}", ended=ended)
 
     async def _left(self, message: Message) -> None:
         """Tell the relay that a caller left. The server says so by a status: nobody listens on its inbox."""

@@ -190,4 +190,6 @@ def _refused(entry: Entry) -> Recorded:
         batch=entry.batch,
         custom_id=entry.custom_id,
         state=State.FAILED,
+        model=entry.model,
+        lane=entry.lane,
     )

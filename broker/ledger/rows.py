@@ -123,6 +123,8 @@ def recorded_of(row: Row) -> Recorded:
         batch=row["batch"],
         custom_id=row["custom_id"],
         state=_STATES[row["state"]],
+        model=row["model"],
+        lane=_LANES[row["lane"]],
     )
 
 
@@ -134,6 +136,8 @@ def recorded_request(verdict: Verdict, entry: Entry) -> Recorded:
         batch=entry.batch,
         custom_id=entry.custom_id,
         state=end_of(verdict).state,
+        model=entry.model,
+        lane=entry.lane,
     )
 
 

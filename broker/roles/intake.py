@@ -4,6 +4,7 @@ A group of messages at a time: decode → admit (pure) → ledger commit → ann
 job that is known already stays as it is.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
@@ -124,8 +125,10 @@ class Intake:
     async def _admit(self, entries: Sequence[Entry]) -> tuple[list[Entry], list[tuple[Entry, str]]]:
         """Commit entries and announce them. Returns those whose id is another's, and those that cannot be stored."""
         admitted, culprits = await bisected(entries, self.ledger.admit)
+        codes = {entry.id: entry.refused.code for entry in entries if entry.refused is not None}
         for part in admitted:
-            self.metrics.admitted(self.lane, waiting=len(part.waiting), refused=len(part.refused))
+            refused = Counter([codes.get(one.job, "duplicate_key") for one in part.refused])
+            self.metrics.admitted(self.lane, waiting=len(part.waiting), refused=refused)
             await announce_waiting(self.nc, part.waiting)
             await announce_results(self.nc, part.refused)
         return [entry for part in admitted for entry in part.conflicts], [(one, str(why)) for one, why in culprits]

@@ -22,6 +22,7 @@ from broker.errors import BadData, Conflict, DayNotKept
 from broker.metrics import BrokerMetrics
 from broker.ports import AttemptLedger, Clock, DeadLetterLedger, SettlementLedger, SpendLedger
 from broker.retrying import bisected, until_available
+from broker.roles.failure_log import FailureLog
 from broker.roles.late_acks import LateAcks
 from schemas import subjects
 from schemas.catalog import Revision
@@ -58,6 +59,7 @@ class Settle:
     unit: Callable[[], float]
     """Uniform in [0, 1), for the jitter of retries."""
     metrics: BrokerMetrics
+    failures: FailureLog
 
     async def serve(self) -> None:
         """Settle outcomes until cancelled."""
@@ -84,12 +86,14 @@ class Settle:
                 await self._announce(part)
             await announce_settled(self.nc, [one for part in settled for one in part.ended_attempts])
             self.late_acks.settled(outcomes.reports)
+            lanes = {one.job: one.lane for part in settled for one in part.final}
+            self.metrics.reported(outcomes.reports, verdicts, lanes)
+            self.failures.note(verdicts)
         if dead_letters:
             await until_available(lambda: self.dead_letters.record(one_per_message(dead_letters)))
             self.metrics.dead_letters.inc(len(dead_letters))
             self.metrics.false_seals.inc(outcomes.false_seals)
         await ack_all(self.nc, outcomes.messages)
-        self.metrics.reported(outcomes.reports)
         self.metrics.decided(len(items), lag_ms=Ms(self.clock() - delivered(outcomes.messages[0].reply).at_ms))
 
     async def _verdicts(self, items: Sequence[Report | Ruling], received: Sequence[Ms]) -> list[Verdict]:

@@ -542,8 +542,15 @@ async def test_every_process_says_how_it_is(running: Running) -> None:
         "infermq_credits",
         "infermq_settle_lag_seconds",
         "infermq_attempts_outstanding",
+        'infermq_jobs_settled_total{lane="bulk",model="m",state="succeeded"}',
+        'infermq_tokens_total{deployment="d",direction="output"}',
+        'infermq_cost_nano_usd_total{deployment="d"}',
+        'infermq_queue_seconds_bucket{deployment="d",lane="bulk",le="86400.0"}',
+        "infermq_build_info{version=",
+        "process_resident_memory_bytes",
     ):
         assert name in metrics
+    assert "_created" not in metrics
 
 
 async def get(url: str) -> str:

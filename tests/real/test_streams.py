@@ -165,7 +165,10 @@ def _notice(job: UUID | None, state: State, custom_id: str | None = None) -> Res
 
 async def test_many_results_at_once_are_announced_in_several_messages(nc: Nats, feed: Feed) -> None:
     ended = [
-        Recorded(job=an_id(), tenant="t", batch=None, custom_id="x" * 512, state=State.SUCCEEDED) for _ in range(4100)
+        Recorded(
+            job=an_id(), tenant="t", batch=None, custom_id="x" * 512, state=State.SUCCEEDED, model="m", lane=Lane.BULK
+        )
+        for _ in range(4100)
     ]
 
     await announce_results(nc, ended)
