@@ -17,10 +17,13 @@ from broker.core.records import (
     Audited,
     BatchInfo,
     DeadLetter,
+    EarlyCancel,
     Entry,
     Flow,
+    JobCancels,
     Kept,
     Leadership,
+    Marked,
     OpenJob,
     Pick,
     Place,
@@ -257,6 +260,25 @@ class InstructionLedger(Protocol):
         """Return when the next page of any instruction may run."""
 
 
+class CancelLedger(Protocol):
+    """Cancels jobs and batches. Of a cancel and another end of a job, what is recorded first stays."""
+
+    async def cancel_jobs(self, jobs: Collection[UUID], tenant: str, now: Ms) -> JobCancels:
+        """End those of a tenant's jobs that wait, and mark those that run. There is at least one."""
+
+    async def cancel_early(self, jobs: Collection[UUID], tenant: str, now: Ms) -> None:
+        """Note that jobs are to be cancelled that are not in the ledger yet."""
+
+    async def early_cancels(self) -> list[EarlyCancel]:
+        """List some of those that have come to the ledger since."""
+
+    async def forget_early(self, cancels: Sequence[EarlyCancel], *, made_before: Ms) -> None:
+        """Forget these, which were carried out, and all that were made before an instant."""
+
+    async def marked(self) -> list[Marked]:
+        """List the running attempts that are to be cancelled."""
+
+
 class CatalogLedger(Protocol):
     async def apply(self, toml: str, by: str, now: Ms) -> Revision:
         """Record a new revision. Raises: CatalogError; Conflict, when another was applied at the same time."""
@@ -319,6 +341,7 @@ class Ledger:
     jobs: JobLedger
     retries: RetryLedger
     instructions: InstructionLedger
+    cancels: CancelLedger
     catalogs: CatalogLedger
     controls: ControlLedger
     audit: AuditLedger

@@ -34,6 +34,7 @@ from broker.ledger import open_ledger
 from broker.metrics import BrokerMetrics
 from broker.ports import Clock, Entropy, Ledger, StreamAdmin
 from broker.roles.advisories import count_advisories
+from broker.roles.cancels import Cancels
 from broker.roles.catalog_refresh import CatalogRefresh
 from broker.roles.controls_watch import ControlsWatch
 from broker.roles.daily_spend import DailySpend
@@ -57,6 +58,7 @@ from broker.roles.upkeep import Upkeep
 from broker.roles.wards import Wards
 from broker.service import (
     BatchService,
+    CancelService,
     CatalogService,
     ControlService,
     HealthService,
@@ -276,6 +278,14 @@ class Process:
     def _services(self) -> Services:
         return Services(
             batches=BatchService(ledger=self.ledger.batches, clock=self.clock, controls=lambda: self.controls.active),
+            cancels=CancelService(
+                nc=self.nc,
+                ledger=self.ledger.cancels,
+                submitted=SubmittedJobs(self.nc),
+                catalog=self._catalog,
+                metrics=self.metrics,
+                clock=self.clock,
+            ),
             jobs=JobService(
                 ledger=self.ledger.jobs,
                 batches=self.ledger.batches,
@@ -387,11 +397,15 @@ class Process:
         )
         wards = self._wards(term)
         releases = self._releases(wards)
+        cancels = Cancels(
+            nc=self.nc, ledger=self.ledger.cancels, rulings=self.rulings, metrics=self.metrics, clock=self.clock
+        )
         async with asyncio.TaskGroup() as roles:
             beside = [
                 roles.create_task(releases.serve()),
                 roles.create_task(wards.serve()),
                 roles.create_task(self._parking().serve()),
+                roles.create_task(cancels.serve()),
             ]
             try:
                 await dispatch.serve()

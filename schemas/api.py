@@ -106,6 +106,10 @@ class BatchStatus(StrEnum):
     """Jobs may still be added."""
     IN_PROGRESS = "in_progress"
     COMPLETED = "completed"
+    CANCELLING = "cancelling"
+    """Nothing of it starts any more. Its waiting jobs are being ended, and what runs is told to stop."""
+    CANCELLED = "cancelled"
+    """It was cancelled, and all its jobs have ended."""
 
 
 class BatchList(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -166,6 +170,8 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage
     cost_nano_usd: NanoUsd
     metadata: dict[str, str]
+    cancel_ms: Ms | None = None
+    """When it was cancelled. None: it was not."""
     refused: int = 0
     """How many jobs came for it when it had all the jobs that it was sealed with. Each has failed, outside of the batch."""
     holds: tuple[Hold, ...] = ()
@@ -234,7 +240,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     state: State
     model: str
     body: msgspec.Raw
-    """The OpenAI response; `null` unless the job succeeded."""
+    """The OpenAI response if the job succeeded; if it was cancelled while it ran, what it had answered until then; else
+    `null`."""
     failure: Failure | None
     usage: Usage
     """The tokens of all its executions."""
@@ -256,6 +263,42 @@ class ResultPage(msgspec.Struct, frozen=True):
 
 class JobRef(msgspec.Struct, frozen=True):
     id: UUID
+
+
+class JobCancel(msgspec.Struct, frozen=True):
+    """Cancel jobs of the caller's tenant."""
+
+    ids: Annotated[tuple[UUID, ...], Meta(min_length=1, max_length=1000)]
+
+
+class CancelAnswer(StrEnum):
+    """What a cancel came to for one job. It and the job's end exclude each other: what is recorded first stays."""
+
+    CANCELLED = "cancelled"
+    """It waited, and has ended as cancelled by this call."""
+    CANCELLING = "cancelling"
+    """It runs. Its worker is told to stop, and it never runs again."""
+    ON_ARRIVAL = "on_arrival"
+    """It is not in the ledger yet, and will be cancelled when it comes there."""
+    ENDED = "ended"
+    """It had ended before, in the state that is given."""
+    UNKNOWN = "unknown"
+    """There is no such job of this tenant."""
+
+
+class JobCancelled(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a cancel came to for one job."""
+
+    id: UUID
+    answer: CancelAnswer
+    state: State | None = None
+    """Its state after the call. None: it is unknown."""
+
+
+class JobsCancelled(msgspec.Struct, frozen=True):
+    """One answer for each id, in the order asked."""
+
+    jobs: tuple[JobCancelled, ...]
 
 
 class Waiting(msgspec.Struct, frozen=True, kw_only=True):
@@ -297,9 +340,12 @@ class JobShow(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, str]
     executions: tuple[Execution, ...]
     body: msgspec.Raw
-    """The OpenAI response; `null` unless the job succeeded."""
+    """The OpenAI response if the job succeeded; if it was cancelled while it ran, what it had answered until then; else
+    `null`."""
     waiting: Waiting | None = None
     """Why it waits; None if it does not."""
+    cancel_ms: Ms | None = None
+    """Since when a running job is to be cancelled. None: it is not."""
 
 
 class CatalogApply(msgspec.Struct, frozen=True):

@@ -310,10 +310,12 @@ class Expired(msgspec.Struct, frozen=True, tag="expired", omit_defaults=True):
 
 
 class Cancelled(msgspec.Struct, frozen=True, tag="cancelled", omit_defaults=True):
-    """Its caller left or read too slowly, or its broker stopped. It ends interactive requests only."""
+    """Somebody cancelled the job; or the caller of an interactive request left or read too slowly, or its broker stopped."""
 
     usage: Usage = Usage()
     charge: Charge | None = None
+    body: Annotated[bytes, Meta(max_length=LARGEST_RESPONSE)] | None = None
+    """What it had answered so far, as an OpenAI response with the finish reason `cancelled`. None: nothing, or unknown."""
 
 
 class Released(msgspec.Struct, frozen=True, tag="released", omit_defaults=True):
@@ -323,6 +325,8 @@ class Released(msgspec.Struct, frozen=True, tag="released", omit_defaults=True):
     charge: Charge | None = None
 
 
+CANCELLED_REASON = "cancelled"
+"""The finish reason of an answer that was cut off by a cancel."""
 LOST = "lost"
 """What the ledger calls the outcome of an execution whose worker died: nobody reports it."""
 Outcome = Succeeded | Failed | Expired | Cancelled | Released

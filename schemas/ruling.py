@@ -61,6 +61,14 @@ class Convict(msgspec.Struct, frozen=True, tag="convict"):
     interactive: ClassVar[None] = None
 
 
+class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
+    """End a job as cancelled that was to be cancelled while this attempt ran: its worker has not reported since."""
+
+    job: UUID
+    attempt: AttemptNumber
+    interactive: ClassVar[None] = None
+
+
 class EndRequest(msgspec.Struct, frozen=True, tag="end_request"):
     """End an interactive request as its relay decided, in case no report of an attempt ends it."""
 
@@ -90,4 +98,4 @@ class Lost(msgspec.Struct, frozen=True, kw_only=True, tag="lost"):
     interactive: ClassVar[None] = None
 
 
-Ruling = Expire | PutBack | Suspect | Convict | EndRequest | Lost
+Ruling = Expire | PutBack | Suspect | Convict | Cancel | EndRequest | Lost

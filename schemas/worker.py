@@ -69,6 +69,11 @@ class HeldExecution(msgspec.Struct, frozen=True):
     execution: UUID
 
 
+MOST_CANCELS = 2000
+"""The most attempts that one message of cancels names."""
+CancelNotice = Annotated[list[tuple[UUID, AttemptNumber]], Meta(max_length=MOST_CANCELS)]
+"""Tells workers, in MessagePack, which leased attempts to end as cancelled: each by its job and its number."""
+
 NOT_BEGUN = UUID(int=0)
 """The execution of an attempt that a worker has and has not begun: it waits there to run apart from others."""
 BEGINNING = UUID(int=1)

@@ -11,6 +11,7 @@ puller       pulls messages of one consumer, never more than can start
 run          runs one attempt in the engine
 report       publishes outcomes until they are durable
 reply        sends the pieces, keep-alives and end of a reply to the relay
+cancels      remembers which attempts are cancelled
 leases       extends leases, and acks messages
 catalog      follows the active catalog's entry for the deployment
 beat         publishes the worker's state each second

@@ -3,9 +3,12 @@
 from schemas import subjects
 from schemas.jetstream import Message, NatsConnection
 from schemas.job import Attempt, Lane
-from schemas.outcome import Released, Succeeded
+from schemas.outcome import Cancelled, Released, Succeeded
+from schemas.worker import CancelNotice
+from workers.cancels import Cancels
 from workers.leases import Leases
 from workers.pool import HeldAttempt, SlotPool
+from workers.ports import Clock
 from workers.puller import Puller, attempt_of
 from workers.report import Reporter
 from workers.run import Runner
@@ -23,12 +26,15 @@ class LeasedIntake:
         runner: Runner,
         reporter: Reporter,
         leases: Leases,
+        clock: Clock,
     ) -> None:
         self._pool = pool
         self._slots = pool.leased
         self._runner = runner
         self._reporter = reporter
         self._leases = leases
+        self._clock = clock
+        self._cancels = Cancels()
         self.puller = Puller(
             nc,
             stream=subjects.RUN,
@@ -58,14 +64,28 @@ class LeasedIntake:
         if self._pool.free(self._slots) <= 0:  # capacity fell, or a pull that was given up was answered
             # reported instead of nak'd: after a nak the stream delivers at once, and counts a delivery each time
             held.ended = Released()
-        self._pool.start(held, self._run(held))
+        self._start_held(held)
 
     def start_apart(self, attempt: Attempt) -> None:
         """Start an attempt that came to this worker alone. There is no message to ack."""
         held = self._runner.hold(attempt, self._slots, (attempt.job.bytes, attempt.number))
         if self._pool.is_draining or self._pool.died.is_set():
             held.ended = Released()
+        self._start_held(held)
+
+    def _start_held(self, held: HeldAttempt) -> None:
+        """Start an attempt. One that is cancelled already is only reported."""
+        if self._cancels.has(held.attempt.job, held.attempt.number, held.started_ms):
+            held.ended = Cancelled()
         self._pool.start(held, self._run(held))
+
+    def cancel(self, attempts: CancelNotice) -> None:
+        """End those of the attempts that this worker holds, and remember all."""
+        now = self._clock()
+        for job, attempt in attempts:
+            self._cancels.note(job, attempt, now)
+            if (held := self._slots.attempts.get((job.bytes, attempt))) is not None:
+                held.end(Cancelled())
 
     async def _run(self, held: HeldAttempt) -> None:
         """Run the attempt, store its outcome, and only then ack its message."""

@@ -5,6 +5,7 @@ slots, interactive ones (from NOW) in its reserve. Each kind has an intake of it
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -13,10 +14,12 @@ import msgspec
 
 from schemas.catalog import Deployment
 from schemas.job import Attempt
-from schemas.outcome import Outcome, Released
+from schemas.outcome import Cancelled, Outcome, Released
 from schemas.units import Ms
 from workers.core.leases import while_running
-from workers.ports import Capacity, Progress
+from workers.ports import Capacity, Progress, SoFar
+
+log = logging.getLogger(__name__)
 
 Key = tuple[bytes, int]
 """The job's id and the number of the attempt. An interactive one's id is followed by the subject of its reply."""
@@ -42,6 +45,8 @@ class HeldAttempt:
     """When its first token came. None: not yet."""
     usage_so_far: Progress | None = None
     """What it has used and cost so far. None: the engine did not say."""
+    so_far: Callable[[], SoFar] | None = field(default=None, repr=False)
+    """Asks the engine what it has come to. None: the engine does not say."""
     ended: Outcome | None = None
     """The outcome that the worker ended it with. None: its engine decides."""
     has_begun: bool = False
@@ -53,9 +58,24 @@ class HeldAttempt:
     def end(self, outcome: Outcome) -> None:
         """End it with this outcome, unless it has one already."""
         if self.ended is None and not self.is_over:
-            self.ended = outcome
+            self.ended = self._with_what_came(outcome)
             if self.has_begun and self.task is not None:
                 self.task.cancel()
+
+    def _with_what_came(self, outcome: Outcome) -> Outcome:
+        """Add to the outcome what the attempt has come to; what it has answered only if it was cancelled."""
+        if self.so_far is None:
+            return outcome
+        try:
+            came = self.so_far()
+        except Exception:
+            log.exception("what an attempt came to is unknown job=%s", self.attempt.job)
+            return outcome
+        if came.usage is not None:
+            self.usage_so_far = Progress(came.usage, came.charge)
+        if came.body is None or not isinstance(outcome, Cancelled):
+            return outcome
+        return msgspec.structs.replace(outcome, body=came.body)
 
     def with_usage(self, outcome: Outcome) -> Outcome:
         """Add to the outcome what the attempt has used and cost so far."""

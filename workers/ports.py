@@ -50,12 +50,25 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
+class SoFar:
+    """What a request has come to when it is ended from outside."""
+
+    body: bytes | None = None
+    """What it has answered, as a response with the finish reason `cancelled`. None: nothing, or unknown."""
+    usage: Usage | None = None
+    """What it has used. None: see the last Progress."""
+    charge: Charge | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """A sign that the engine works on the request, although it has no piece of the answer yet."""
 
     usage: Usage | None = None
     """What it would have used if it ended now. None: unknown."""
     charge: Charge | None = None
+    so_far: Callable[[], SoFar] | None = None
+    """Says what the request has come to whenever it is called, until the run ends. None: as said before, if at all."""
 
 
 Step = Chunk | Progress | Succeeded | Failed

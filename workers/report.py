@@ -12,7 +12,7 @@ from schemas import subjects
 from schemas.codec import bundled, bundles, packed
 from schemas.jetstream import NatsConnection, NatsError, NotStored, Outgoing, publish_one
 from schemas.job import Attempt
-from schemas.outcome import EngineFault, Failed, Outcome, Report, ResponseTooLarge, Succeeded, Timings
+from schemas.outcome import Cancelled, EngineFault, Failed, Outcome, Report, ResponseTooLarge, Succeeded, Timings
 from schemas.units import Ms
 from workers.core.bounds import within_bounds
 from workers.metrics import WorkerMetrics
@@ -207,14 +207,21 @@ class Reporter:
 
 
 def wait_s(report: Report, delays: ReportDelays) -> float:
-    """Return how long a report may wait for others: not at all if a caller waits for its outcome."""
+    """Return how long a report may wait for others: not at all if a caller waits for its outcome, or cancelled the job."""
     return (
-        0.0 if report.interactive is not None else min(delays.longest_s, delays.share * report.timings.run_ms / 1000)
+        0.0
+        if report.interactive is not None or isinstance(report.outcome, Cancelled)
+        else min(delays.longest_s, delays.share * report.timings.run_ms / 1000)
     )
 
 
 def within_limit(outcome: Outcome, limit_bytes: int) -> Outcome:
-    """Turn a response that is too large for a message into a failure that keeps its usage and charge."""
+    """Turn a response that is too large for a message into a failure that keeps its usage and charge.
+
+    Of what was cancelled such a response is left out.
+    """
+    if isinstance(outcome, Cancelled) and outcome.body is not None and len(outcome.body) > limit_bytes:
+        return msgspec.structs.replace(outcome, body=None)
     if isinstance(outcome, Succeeded) and len(outcome.body) > limit_bytes:
         return Failed(ResponseTooLarge(len(outcome.body), limit_bytes), outcome.usage, outcome.charge)
     return outcome

@@ -88,6 +88,7 @@ class Runner:
                     held.progressed_ms = now
                     if isinstance(step, Progress):
                         held.usage_so_far = step if step.usage is not None else held.usage_so_far
+                        held.so_far = step.so_far or held.so_far
                         continue
                     if not isinstance(step, Chunk):
                         if not isinstance(step, Succeeded) or (request.constraints is None and CUT not in step.body):

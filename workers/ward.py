@@ -9,7 +9,7 @@ a broker sends again. A beat of its own tells what begins just before it does.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -104,6 +104,11 @@ class Ward:
         for key, one in list(self._waiting.items()):
             if one.attempt.reply_to == reply_to:
                 del self._waiting[key]
+
+    def release(self, attempts: Collection[tuple[UUID, int]]) -> None:
+        """Start those of the leased attempts that wait here, at once: they are cancelled, so they are only reported."""
+        for key in [(job, attempt, None) for job, attempt in attempts if (job, attempt, None) in self._waiting]:
+            self._start(self._waiting.pop(key).attempt)
 
     async def _take(self, message: Message) -> None:
         try:

@@ -10,12 +10,15 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 
+import msgspec
+
 from schemas import subjects
+from schemas.codec import UNREADABLE
 from schemas.health import Readiness
 from schemas.jetstream import Message, NatsConnection, NatsError
 from schemas.job import Attempt
 from schemas.units import Ms
-from schemas.worker import HeldExecution, WorkerBeat, held_bytes
+from schemas.worker import CancelNotice, HeldExecution, WorkerBeat, held_bytes
 from workers.beat import publish_beat
 from workers.catalog import ActiveCatalog
 from workers.core.readiness import readiness
@@ -35,6 +38,7 @@ KEEPALIVE_MS = Ms(1000)
 TICK_S = 0.5
 """How often to check leases, time-outs, keep-alives and pulls."""
 _FLUSH_S = 2
+_cancels: msgspec.msgpack.Decoder[CancelNotice] = msgspec.msgpack.Decoder(CancelNotice)
 _LEAVE_S = 10.0
 """How long a leaving worker tries to report what it put back. What it cannot report is redelivered when its lease ends."""
 
@@ -86,7 +90,9 @@ class Worker:
         )
         deployment = catalog.name
         runner = Runner(engine, pool, catalog=catalog, clock=clock, entropy=entropy)
-        self._leased = LeasedIntake(nc, pool, deployment=deployment, runner=runner, reporter=reporter, leases=leases)
+        self._leased = LeasedIntake(
+            nc, pool, deployment=deployment, runner=runner, reporter=reporter, leases=leases, clock=clock
+        )
         self._interactive = InteractiveIntake(
             nc, pool, deployment=deployment, runner=runner, reporter=reporter, clock=clock, keepalive_ms=keepalive_ms
         )
@@ -115,6 +121,7 @@ class Worker:
     async def serve(self) -> None:
         """Take attempts and run them until cancelled. What runs then is dropped; leased attempts will be redelivered."""
         aborts = await self._nc.subscribe(subjects.CTL_ABORT, cb=self._abort)
+        cancels = await self._nc.subscribe(subjects.CTL_CANCEL, cb=self._cancel)
         try:
             async with self.pool.tasks as group:
                 for role in (self._reporter, self._leases, self._ward):
@@ -132,6 +139,7 @@ class Worker:
             self.pool.abandon()
             if not self._nc.is_closed:
                 await aborts.unsubscribe()
+                await cancels.unsubscribe()
 
     async def until_over(self, *, drain_timeout_s: float, announce: Callable[[], Awaitable[None]]) -> bool:
         """Wait for a stop or the engine's death, then until nothing is held. Return whether all went well.
@@ -186,6 +194,16 @@ class Worker:
         """End the interactive attempt that the message names by the subject of its reply."""
         self._ward.forget(message.data.decode(errors="replace"))
         await self._interactive.abort(message)
+
+    async def _cancel(self, message: Message) -> None:
+        """End the leased attempts that the message names."""
+        try:
+            attempts = _cancels.decode(message.data)
+        except UNREADABLE as error:
+            log.warning("undecodable cancels bytes=%d error=%s", len(message.data), error)
+            return
+        self._leased.cancel(attempts)
+        self._ward.release(attempts)
 
     async def _check_pulls(self) -> None:
         for puller in self._pullers:

@@ -6,7 +6,7 @@ connect       opens a connection as the broker needs it
 groups        pulls from a consumer and hands over all that has arrived, as one group
 beats         knows the workers that are alive
 catalogs      knows and publishes the active revision of the catalog
-notices       what brokers tell each other: jobs wait, a delayed job is due, attempts are settled
+notices       what brokers tell each other and workers: jobs wait, are due, settled or cancelled
 submitted     finds jobs that intake has still to take from SUBMIT
 runs          publishes attempts into RUN and rulings into OUTCOME, and reads what both still hold
 outcomes      decodes what came through OUTCOME: workers' reports and brokers' rulings

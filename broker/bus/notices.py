@@ -1,12 +1,13 @@
-"""Notices that brokers send to the dispatch leader over core NATS.
+"""Notices that brokers send over core NATS: to the dispatch leader, and to workers.
 
 waiting    jobs of a flow wait: the first place at which one does
 delayed    jobs wait for a later time: when the first of them is due
 settled    these attempts are over
+cancels    to workers: end these attempts
 
 The leader is not alone in this: every broker hears that an instruction was given.
 
-A notice may be lost. The leader therefore reads the same from the ledger every few seconds.
+A notice may be lost. The leader therefore reads the same from the ledger every few seconds, and names cancels again.
 """
 
 import logging
@@ -18,12 +19,13 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta
 
-from broker.core.records import EndedAttempt, Flow, Place
+from broker.core.records import EndedAttempt, Flow, Marked, Place
 from schemas import subjects
 from schemas.codec import UNREADABLE, packed
 from schemas.jetstream import Message, NatsConnection, NatsError
 from schemas.job import Lane
 from schemas.units import MOST_ATTEMPTS, Instant, Ms, Name, Tokens
+from schemas.worker import MOST_CANCELS
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -89,6 +91,13 @@ async def announce_settled(nc: NatsConnection, attempts: Sequence[EndedAttempt])
 async def announce_instruction(nc: NatsConnection) -> None:
     """Tell every broker that there is an instruction to carry out."""
     await _publish(nc, subjects.CTL_INSTRUCTIONS, b"")
+
+
+async def announce_cancels(nc: NatsConnection, attempts: Sequence[Marked]) -> None:
+    """Tell all workers to end these attempts."""
+    for start in range(0, len(attempts), MOST_CANCELS):
+        notice = [(one.job, one.attempt) for one in attempts[start : start + MOST_CANCELS]]
+        await _publish(nc, subjects.CTL_CANCEL, packed(notice))
 
 
 async def _publish(nc: NatsConnection, subject: str, notice: bytes) -> None:

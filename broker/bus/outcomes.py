@@ -17,7 +17,7 @@ from schemas import subjects
 from schemas.codec import SEAL, UNREADABLE, Bundle
 from schemas.jetstream import Message, delivered
 from schemas.job import Attempt
-from schemas.outcome import Charge, EngineFault, Failed, Report, Succeeded, Timings, Usage
+from schemas.outcome import Cancelled, Charge, EngineFault, Failed, Report, Succeeded, Timings, Usage
 from schemas.ruling import Ruling
 from schemas.units import AttemptNumber, Ms, Name, Seal
 
@@ -174,12 +174,20 @@ def _bare_failed(bare: _Bare, at_ms: Ms) -> Report:
 
 
 def _with_json(reports: list[Report]) -> list[Report]:
-    """Make a failure of each response that is not JSON: a page of results holds it as it is, so it would spoil the page."""
+    """Make a failure of each response that is not JSON: a page of results holds it as it is, so it would spoil the page.
+
+    Of what was cancelled such a response is left out.
+    """
     for n, report in enumerate(reports):
-        if isinstance(outcome := report.outcome, Succeeded):
+        if isinstance(outcome := report.outcome, Succeeded | Cancelled):
             try:
-                _json.decode(outcome.body.decode())
+                _json.decode((outcome.body or b"null").decode())
             except UNREADABLE:
-                failed = Failed(_NO_JSON, outcome.usage, outcome.charge)
-                reports[n] = msgspec.structs.replace(report, outcome=failed)
+                reports[n] = msgspec.structs.replace(report, outcome=_without_body(outcome))
     return reports
+
+
+def _without_body(outcome: Succeeded | Cancelled) -> Failed | Cancelled:
+    if isinstance(outcome, Succeeded):
+        return Failed(_NO_JSON, outcome.usage, outcome.charge)
+    return msgspec.structs.replace(outcome, body=None)

@@ -1,6 +1,6 @@
 """Finds jobs that were accepted and are not in the ledger yet: intake has still to take them from SUBMIT."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -17,35 +17,39 @@ from schemas.job import Job
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    job: JobShow | None
-    """The job, if it was found."""
+    jobs: Mapping[UUID, JobShow]
+    """Those of the jobs that were found."""
     unread: int
-    """How many messages of the tenant were not looked into."""
+    """How many messages of the tenant were not looked into. 0 if all were found."""
 
 
 class SubmittedJobs:
     def __init__(self, nc: NatsConnection) -> None:
         self._nc = nc
 
-    async def find(self, job: UUID, tenant: str, *, catalog: Catalog) -> Looked:
-        """Look for a job in the oldest messages of its tenant: one page, whatever waits. Raises: Unavailable."""
+    async def find(self, jobs: Collection[UUID], tenant: str, *, catalog: Catalog) -> Looked:
+        """Look for jobs in the oldest messages of their tenant: one page, whatever waits. Raises: Unavailable."""
         try:
             page = await page_of(self._nc, subjects.SUBMIT, 1, subjects.submit_tenant(tenant))
         except (NatsError, TimeoutError) as error:
             why = f"{subjects.SUBMIT} could not be read: {str(error) or type(error).__name__}"
             raise Unavailable("NATS", why) from error
+        found: dict[UUID, JobShow] = {}
         for message in page:
-            if (found := _jobs(message).get(job)) is not None:
+            known = _jobs(message)
+            for job in known.keys() & jobs:
                 source = subjects.parse_submit((message.headers or {})["Nats-Subject"])
-                return Looked(accepted(job, source, found, catalog=catalog), 0)
+                found.setdefault(job, accepted(job, source, known[job], catalog=catalog))
+            if len(found) == len(jobs):
+                return Looked(found, 0)
         unread = header_number(page[-1].headers or {}, "Nats-Num-Pending") if page else None
-        return Looked(None, 0 if unread is None else unread)
+        return Looked(found, 0 if unread is None else unread)
 
 
-def _jobs(message: Message) -> Mapping[UUID | None, Job]:
+def _jobs(message: Message) -> Mapping[UUID, Job]:
     """Decode the jobs of a message, by the ids that their producer gave them."""
     try:
         jobs, _ = decode_jobs(message.data, message.headers)
     except Undecodable:
         return {}
-    return {job.id: job for job in jobs.values()}
+    return {job.id: job for job in jobs.values() if job.id is not None}

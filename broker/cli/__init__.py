@@ -8,6 +8,7 @@ filters    the options that say which jobs
 repeats    batch retry
 catalogs   apply, catalog, schema                 demo       demo
 bench      bench bulk | interactive | …           doctor     examines an installation, for `infermq doctor`
+cancels    job cancel
 controls   pause, resume, audit
 progress   shows a batch that runs                results    writes results as OpenAI Batch's output lines
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from broker.cli import batches, bench, catalogs, controls, demo, instructions, jobs, repeats, submit, system
+from broker.cli import batches, bench, cancels, catalogs, controls, demo, instructions, jobs, repeats, submit, system
 
 app = typer.Typer(
     name="infermq",
@@ -50,6 +50,7 @@ app.command()(controls.resume)
 app.command()(controls.audit)
 app.command()(demo.demo)
 batches.app.command()(repeats.retry)
+jobs.app.command("cancel")(cancels.cancel_jobs)
 app.add_typer(batches.app, name="batch")
 app.add_typer(jobs.app, name="job")
 app.add_typer(instructions.app, name="instruction")

@@ -173,6 +173,7 @@ def _print_job(job: JobShow) -> None:
             ("not before", None if job.not_before_ms is None else instant(job.not_before_ms)),
             ("waiting", job.waiting and (reasons(job.waiting.holds) or "its turn")),
             ("ahead", job.waiting and _ahead(job.waiting)),
+            ("cancelled", job.cancel_ms and f"{instant(job.cancel_ms)}, its worker is told to stop"),
             ("settled", took and f"{instant(job.settled_ms)}, after {took}"),
             ("failure", failure),
             ("attempts", f"{job.attempt} of {job.max_attempts}"),

@@ -16,18 +16,25 @@ from schemas.outcome import ContextTooLong, Failure, Refused, ResponseTooLarge, 
 
 _FAILURES = 5
 """How many failures are shown when a batch has ended."""
+_CANCELLED_STATUS = 499
+"""The status of an answer that was cut off: nginx's for a client that closed its request."""
 _LOOKED_AT = 10_000
 """How many results are searched for them."""
 
 
 def output_line(result: Result) -> bytes:
-    """Encode a result: with `response` if it succeeded, else with `error`."""
+    """Encode a result: with `response` if it succeeded, else with `error`.
+
+    One that was cancelled while it ran has both, if it had answered anything: `response` with status 499, as far as it came.
+    """
     error: dict[str, object] | None = None
     response: dict[str, object] | None = None
     if result.state is State.SUCCEEDED:
         response = {"status_code": 200, "request_id": str(result.job), "body": result.body}
     else:
         error = _error(result)
+        if bytes(result.body) != b"null":
+            response = {"status_code": _CANCELLED_STATUS, "request_id": str(result.job), "body": result.body}
     line = {"id": str(result.job), "custom_id": result.custom_id, "response": response, "error": error}
     return msgspec.json.encode(line) + b"\n"
 

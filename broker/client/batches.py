@@ -19,7 +19,10 @@ from schemas.api import (
     BatchRef,
     BatchResults,
     BatchSeal,
+    JobCancel,
+    JobCancelled,
     JobRef,
+    JobsCancelled,
     JobShow,
     Result,
     ResultPage,
@@ -124,6 +127,10 @@ class BatchClient(Session):
         """
         ask = JobList(filter=wanted or JobFilter(), limit=limit, before=before, tenant=tenant)
         return await self._call(Verb.JOB_LIST, ask, JobPage)
+
+    async def cancel_jobs(self, *jobs: UUID) -> tuple[JobCancelled, ...]:
+        """Cancel jobs: those that wait end at once, those that run soon. Return what it came to, in the order asked."""
+        return (await self._call(Verb.JOB_CANCEL, JobCancel(jobs), JobsCancelled)).jobs
 
 
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:

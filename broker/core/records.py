@@ -276,6 +276,33 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     lane: Lane
 
 
+class Marked(msgspec.Struct, frozen=True):
+    """A running attempt that is to be cancelled."""
+
+    job: UUID
+    attempt: int
+    cancel_ms: Ms
+    """Since when."""
+
+
+class JobCancels(msgspec.Struct, frozen=True):
+    """What a cancel of jobs came to."""
+
+    ended: tuple[Recorded, ...]
+    """Those that waited, and that this cancel ended."""
+    marked: tuple[Marked, ...]
+    """Those that ran."""
+    states: Mapping[UUID, State | None]
+    """How each job that the tenant has had ended afterwards; None if it is open."""
+
+
+class EarlyCancel(msgspec.Struct, frozen=True):
+    """A job that was cancelled before it came to the ledger."""
+
+    tenant: str
+    job: UUID
+
+
 class Requeued(msgspec.Struct, frozen=True):
     """A job that a settlement put back."""
 

@@ -13,7 +13,7 @@ from broker.core.records import Final, Ignore, OpenJob, Requeue, Running
 from schemas.api import State
 from schemas.catalog import Catalog
 from schemas.outcome import Cancelled, Expired, Failed, WorkerLost
-from schemas.ruling import Convict, EndRequest, Expire, Lost, PutBack, Ruling, Suspect, Suspicion
+from schemas.ruling import Cancel, Convict, EndRequest, Expire, Lost, PutBack, Ruling, Suspect, Suspicion
 from schemas.units import Ms
 
 
@@ -41,7 +41,7 @@ def stranded(
 
 
 def ruling_transition(ruling: Ruling, job: OpenJob | None, *, now: Ms) -> Final | Requeue | Ignore:
-    """Return the transition that a ruling asks for. All but Expire and EndRequest depend on the job's row."""
+    """Return the transition that a ruling asks for. All but Expire, Cancel and EndRequest depend on the job's row."""
     match ruling:
         case Expire():
             return Final(State.EXPIRED, None, None)
@@ -52,6 +52,8 @@ def ruling_transition(ruling: Ruling, job: OpenJob | None, *, now: Ms) -> Final 
         case Convict(_, attempt, deaths):
             is_current = job is not None and job.state is State.RUNNING and job.attempt == attempt
             return Final(State.DEAD, None, WorkerLost(deaths)) if is_current else Ignore()
+        case Cancel():
+            return Final(State.CANCELLED, None, None)
         case EndRequest(_, outcome):
             return _ended(outcome)
         case Lost():
@@ -66,8 +68,8 @@ def _ended(outcome: Failed | Expired | Cancelled) -> Final:
             return Final(State.FAILED, None, failure)
         case Expired():
             return Final(State.EXPIRED, None, None)
-        case Cancelled():
-            return Final(State.CANCELLED, None, None)
+        case Cancelled(body=body):
+            return Final(State.CANCELLED, body, None)
         case _:
             assert_never(outcome)
 

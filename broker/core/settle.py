@@ -30,7 +30,7 @@ from schemas.outcome import (
     counts,
     failure_kind,
 )
-from schemas.ruling import Convict, EndRequest, Expire, Lost, PutBack, Ruling, Suspect
+from schemas.ruling import Cancel, Convict, EndRequest, Expire, Lost, PutBack, Ruling, Suspect
 from schemas.units import Ms, NanoUsd
 
 _NONE_LOST: Mapping[UUID, Executed] = {}
@@ -136,7 +136,7 @@ def _rank(item: Report | Ruling) -> tuple[int, int, bool, int]:
             return 1, -attempt, False, execution.int
         case Expire() | EndRequest():
             return 2, 0, False, 0
-        case PutBack(_, attempt) | Suspect(_, attempt) | Convict(_, attempt):
+        case PutBack(_, attempt) | Suspect(_, attempt) | Convict(_, attempt) | Cancel(_, attempt):
             return 3, -attempt, True, 0
         case Lost():  # it decides nothing, so it must hide nothing that does
             return 4, 0, True, 0
@@ -165,8 +165,8 @@ def _transition(
         case Expired():  # says a worker; whether it is so, this broker's clock says
             is_so = job is not None and job.deadline_ms <= now
             return Final(State.EXPIRED, None, None) if is_so else put_back(item.attempt, job, now=now)
-        case Cancelled():
-            return Final(State.CANCELLED, None, None)
+        case Cancelled(body=body):
+            return Final(State.CANCELLED, body, None)
         case Failed(failure) if item.interactive is not None:
             return Final(State.FAILED, None, failure)
         case Failed(failure):

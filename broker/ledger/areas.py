@@ -7,6 +7,7 @@ from broker.ledger.attempts import PgAttempts
 from broker.ledger.audit import PgAudit
 from broker.ledger.backlog import PgBacklog
 from broker.ledger.batches import PgBatches
+from broker.ledger.cancels import PgCancels
 from broker.ledger.catalogs import PgCatalogs
 from broker.ledger.connection import Database
 from broker.ledger.controls import PgControls
@@ -52,6 +53,7 @@ async def open_ledger(
             jobs=PgJobs(database),
             retries=PgRetries(database),
             instructions=PgInstructions(database, days, _STEPS),
+            cancels=PgCancels(database),
             catalogs=PgCatalogs(database),
             controls=PgControls(database),
             audit=PgAudit(database),

@@ -193,6 +193,7 @@ def batch_of(row: Row) -> Batch:
         retry_of=row["retry_of"],
         root=row["root"],
         is_replay=row["is_replay"],
+        cancel_ms=row["cancel_ms"],
     )
 
 
@@ -222,12 +223,14 @@ def with_retries(row: Row, retries: Sequence[Row]) -> Batch:
             sum(one.usage.cached_tokens for one in every),
         ),
         cost_nano_usd=NanoUsd(sum(one.cost_nano_usd for one in every)),
-        is_completed=all(one.status is BatchStatus.COMPLETED for one in every),
+        is_completed=all(one.completed_ms is not None for one in every),
     )
     return replace(batch, retries=tuple(other.id for other in others), merged=merged)
 
 
 def _status(row: Row) -> BatchStatus:
+    if row["cancel_ms"] is not None:
+        return BatchStatus.CANCELLING if row["completed_ms"] is None else BatchStatus.CANCELLED
     if row["completed_ms"] is not None:
         return BatchStatus.COMPLETED
     return BatchStatus.OPEN if row["sealed_ms"] is None else BatchStatus.IN_PROGRESS
@@ -308,6 +311,7 @@ def show_of(row: Row, executions: tuple[Execution, ...], *, ahead: int | None) -
         executions=executions,
         body=_raw(row["body"]),
         waiting=None if ahead is None else _waiting(row, ahead),
+        cancel_ms=row["cancel_ms"],
     )
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 import asyncpg
+from msgspec.structs import replace
 
 from broker.core.records import (
     EndedAttempt,
@@ -125,7 +126,8 @@ class _Group:
     async def settle(self, verdicts: Sequence[Verdict], *, may_move: bool) -> Settled:
         """Lock, then change. Raises: _Moved, unless it `may_move`."""
         verdicts = await self._insert_requests(verdicts)
-        await self._lock({verdict.job for verdict in verdicts}, may_move=may_move)
+        cancelled = await self._lock({verdict.job for verdict in verdicts}, may_move=may_move)
+        verdicts = [_ended_instead(verdict) if verdict.job in cancelled else verdict for verdict in verdicts]
         finals = {n: v for n, v in enumerate(verdicts) if isinstance(v.transition, Final) and n not in self.ended_now}
         if finals:
             await self._finish(finals)
@@ -157,20 +159,22 @@ class _Group:
             self.ended_now[places[job]] = recorded_request(verdict, entry)
             self.ended_attempts.append(EndedAttempt(job, verdict.attempt or 0, entry.flow))
 
-    async def _lock(self, ids: Collection[UUID], *, may_move: bool) -> None:
+    async def _lock(self, ids: Collection[UUID], *, may_move: bool) -> Collection[UUID]:
         """Lock all rows of the group in one order, which every group has: attempts, jobs, then what waits, each by job.
+        Return the jobs that are to be cancelled.
 
         Two brokers that settle the same jobs with different verdicts thus never wait for each other. The usual ends lock
         their attempts first too, and what waits is locked in the order of the jobs by dispatch too.
         """
         jobs = sorted(ids, key=_number)
-        running = {row["job"] for row in await self.connection.fetch(query("lock_running"), jobs)}
+        running = {row["job"]: row["cancel_ms"] for row in await self.connection.fetch(query("lock_running"), jobs)}
         rows = await self.connection.fetch(query("lock_jobs"), jobs, jobs[0], jobs[-1])
         waiting = [row["id"] for row in rows if row["state"] == "open" and row["id"] not in running]
         if waiting:
             found = await self.connection.fetch(query("lock_waiting"), waiting, waiting[0], waiting[-1])
             if len(found) < len(waiting) and not may_move:
                 raise _Moved
+        return {job for job, cancel_ms in running.items() if cancel_ms is not None}
 
     async def _finish(self, finals: Mapping[int, Verdict]) -> None:
         """End the jobs that are open, wherever they stand."""
@@ -283,6 +287,13 @@ class _Group:
         batches = {row["id"]: row["batch"] for row in rows}
         for job, usage, cost in amounts:
             deltas.spent(batches.get(job), usage, cost)
+
+
+def _ended_instead(verdict: Verdict) -> Verdict:
+    """End a job that is to be cancelled where it would wait again."""
+    if not isinstance(verdict.transition, Requeue):
+        return verdict
+    return replace(verdict, transition=Final(State.CANCELLED, None, None))
 
 
 def _is_lost(verdict: Verdict) -> bool:

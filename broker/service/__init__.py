@@ -4,6 +4,7 @@ batches    create, seal, show, list, results
 jobs       show
 instructions  show, list
 repeats    retry what failed in a batch
+cancels    of jobs
 catalogs   apply, show
 controls   pause, resume, what is paused, who changed what
 status     what this broker sees right now
@@ -17,6 +18,7 @@ no. Nothing here knows a transport: doors decode, call and encode. Doors and rol
 from dataclasses import dataclass
 
 from broker.service.batches import BatchService
+from broker.service.cancels import CancelService
 from broker.service.catalogs import CatalogService
 from broker.service.controls import ControlService
 from broker.service.health import HealthService
@@ -27,6 +29,7 @@ from broker.service.status import StatusService
 
 __all__ = [
     "BatchService",
+    "CancelService",
     "CatalogService",
     "ControlService",
     "HealthService",
@@ -46,6 +49,7 @@ class Services:
     jobs: JobService
     instructions: InstructionService
     repeats: RepeatService
+    cancels: CancelService
     catalogs: CatalogService
     controls: ControlService
     status: StatusService

@@ -62,9 +62,9 @@ class JobService:
 
     async def _on_its_way(self, job: UUID, tenant: str) -> JobShow:
         """Find a job that was accepted and is not in the ledger yet. Raises: Refusal, Unavailable."""
-        looked = await self.submitted.find(job, tenant, catalog=self.catalogs.active.catalog)
-        if looked.job is not None:
-            return looked.job
+        looked = await self.submitted.find({job}, tenant, catalog=self.catalogs.active.catalog)
+        if (on_its_way := looked.jobs.get(job)) is not None:
+            return on_its_way
         recorded = await self.ledger.find(job, tenant)  # if it was taken in meanwhile
         if recorded is None and looked.unread > 0:
             what = f"{looked.unread} more messages of yours wait for intake, and it may be in them: ask again later"

@@ -24,7 +24,7 @@ from workers.core.assembly import ResponseAssembler
 from workers.core.constraints import constraints_of
 from workers.engines import factory
 from workers.engines.simulated import Simulated
-from workers.ports import Capacity, Chunk, Engine, EngineConfigError, EngineRequest, Overrides, Step
+from workers.ports import Capacity, Chunk, Engine, EngineConfigError, EngineRequest, Overrides, Progress, SoFar, Step
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -83,6 +83,26 @@ def a_request(
 
 async def steps_of(engine: Engine, request: EngineRequest) -> list[Step]:
     return [step async for step in engine.run(request)]
+
+
+async def cut_off(engine: Engine, request: EngineRequest, *, after_tokens: int) -> SoFar:
+    """What the engine says of a request before it is left, once it has so many tokens."""
+    asks: list[Callable[[], SoFar]] = []
+
+    async def follow() -> None:
+        async for step in engine.run(request):
+            if isinstance(step, Progress) and step.so_far is not None:
+                asks[:] = [step.so_far]
+
+    following = asyncio.create_task(follow())
+    try:
+        async with asyncio.timeout(60):
+            while not asks or (asks[-1]().usage or Usage()).output_tokens < after_tokens:
+                await asyncio.sleep(0.01)
+        return asks[-1]()
+    finally:
+        following.cancel()
+        await asyncio.wait({following})
 
 
 async def succeeded(engine: Engine, request: EngineRequest) -> tuple[dict[str, Any], Succeeded]:
@@ -210,6 +230,24 @@ async def test_a_request_that_is_left_frees_its_place(engine: Engine) -> None:
         body, _ = await succeeded(engine, a_request())
 
     assert body["choices"]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_request_that_is_cut_off_says_what_it_has_answered(
+    engine: Engine,
+    streamed: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    endless = {"messages": [{"role": "user", "content": "Tell a long story."}], "max_tokens": 400, "ignore_eos": True}
+
+    so_far = await cut_off(engine, a_request(endless, streamed=streamed), after_tokens=5)
+
+    body = json.loads(so_far.body or b"null")
+    [choice] = body["choices"]
+    assert (body["object"], body["model"], choice["finish_reason"]) == ("chat.completion", "public-name", "cancelled")
+    assert choice["message"]["content"]
+    assert so_far.usage is not None
+    assert body["usage"]["prompt_tokens"] == so_far.usage.input_tokens > 0
+    assert 0 < body["usage"]["completion_tokens"] == so_far.usage.output_tokens < 400
 
 
 async def test_as_many_as_it_has_places_run_at_once(engine: Engine) -> None:

@@ -14,10 +14,12 @@ from broker.bus.submitted import SubmittedJobs
 from broker.core.authorise import Action, forbidden
 from broker.core.principal import Principal, Role, open_principal
 from broker.doors.nats_api import nats_api, operations
+from broker.metrics import BrokerMetrics
 from broker.ports import Ledger
 from broker.roles.controls_watch import ControlsWatch
 from broker.service import (
     BatchService,
+    CancelService,
     CatalogService,
     ControlService,
     InstructionService,
@@ -37,11 +39,13 @@ from schemas.api import (
     BatchSeal,
     CatalogApply,
     ErrorBody,
+    JobCancel,
     JobRef,
     Nothing,
     Problem,
     State,
 )
+from schemas.catalog import Catalog
 from schemas.codec import ERROR, KIND
 from schemas.control import AuditList, PauseAsk, PauseKind, ResumeAsk
 from schemas.instructions import InstructionList, InstructionRef
@@ -66,6 +70,7 @@ ACTIONS = {
     Verb.JOB_SHOW: Action.READ_JOBS,
     Verb.BATCH_RETRY: Action.SUBMIT,
     Verb.BATCH_RETRY_CHECK: Action.READ_JOBS,
+    Verb.JOB_CANCEL: Action.CONTROL_JOBS,
     Verb.INSTRUCTION_SHOW: Action.READ_JOBS,
     Verb.INSTRUCTION_LIST: Action.READ_JOBS,
     Verb.JOB_LIST: Action.READ_JOBS,
@@ -110,6 +115,14 @@ async def services(nc: Nats, ledger: Ledger) -> Services:
             pools=dict,
             clock=now,
             controls=lambda: watch.active,
+        ),
+        cancels=CancelService(
+            nc=nc,
+            ledger=ledger.cancels,
+            submitted=SubmittedJobs(nc),
+            catalog=Catalog,
+            metrics=BrokerMetrics(),
+            clock=now,
         ),
         catalogs=CatalogService(ledger=ledger.catalogs, catalogs=catalogs, clock=now),
         controls=ControlService(
@@ -163,6 +176,7 @@ async def asks(services: Services, ledger: Ledger, ledger_url: str) -> Mapping[V
         Verb.JOB_SHOW: JobRef(entry.id),
         Verb.BATCH_RETRY: BatchRetry(id=an_id(), batch=batch.id),
         Verb.BATCH_RETRY_CHECK: RetryCheck(batch=batch.id, custom_ids=("a",)),
+        Verb.JOB_CANCEL: JobCancel((entry.id,)),
         Verb.INSTRUCTION_SHOW: InstructionRef(await an_instruction(ledger_url, tenant="t")),
         Verb.INSTRUCTION_LIST: InstructionList(),
         Verb.JOB_LIST: JobList(filter=JobFilter(batch=batch.id)),

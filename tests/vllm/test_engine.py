@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from schemas.catalog import Deployment
 from schemas.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, Endpoint
-from schemas.outcome import BadRequest, ContextTooLong, Failed, Succeeded
+from schemas.outcome import BadRequest, ContextTooLong, Failed, Succeeded, Usage
 from tests.contract.test_engine import (  # noqa: F401 - the suite of all engines, on this module's engine
     a_request,
     steps_of,
@@ -22,6 +22,7 @@ from tests.contract.test_engine import (  # noqa: F401 - the suite of all engine
     test_a_chat_has_its_answer_and_what_it_used,
     test_a_completion_has_its_text,
     test_a_prompt_beyond_the_context_fails_for_good,
+    test_a_request_that_is_cut_off_says_what_it_has_answered,
     test_a_request_that_is_left_frees_its_place,
     test_an_answer_ends_at_its_limit_and_says_so,
     test_as_many_as_it_has_places_run_at_once,
@@ -29,7 +30,7 @@ from tests.contract.test_engine import (  # noqa: F401 - the suite of all engine
     test_without_a_limit_the_models_limit_holds,
 )
 from workers.engines import factory
-from workers.ports import Chunk, Engine, EngineConfigError, EngineDied, Overrides
+from workers.ports import Chunk, Engine, EngineConfigError, EngineDied, Overrides, Progress
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 OPTIONS: dict[str, Any] = {"enforce_eager": True, "kv_cache_memory_bytes": 2**28}
@@ -257,3 +258,37 @@ async def test_embeddings_and_the_death_of_the_engine(tiny: Path) -> None:
 
     assert [len(entry["embedding"]) for entry in body["data"]] == [128, 128]
     assert outcome.usage.input_tokens == body["usage"]["prompt_tokens"] > 0
+
+
+async def test_a_request_that_is_left_makes_no_more_tokens(smol: Path) -> None:
+    """Each step of the engine makes one token of the only request."""
+    thousand = {
+        "messages": [{"role": "user", "content": "Tell a long story."}],
+        "max_tokens": 1000,
+        "ignore_eos": True,
+    }
+    deployment = msgspec.structs.replace(a_deployment(smol), context_tokens=2048)
+    made = factory("vllm")(deployment, Overrides())
+    await made.start()
+    try:
+        steps = made.run(a_request(thousand))
+        first = await anext(steps)
+        assert isinstance(first, Progress)
+        assert first.so_far is not None
+        async with asyncio.timeout(60):
+            while (first.so_far().usage or Usage()).output_tokens < 20:
+                await asyncio.sleep(0.01)
+        so_far = first.so_far()
+        before = made._steps  # type: ignore[attr-defined] # of this engine
+        await steps.aclose()
+        await asyncio.sleep(1)
+        after = made._steps  # type: ignore[attr-defined]
+        await asyncio.sleep(1)
+
+        assert so_far.usage is not None
+        assert 20 <= so_far.usage.output_tokens < 100
+        assert after - before < 100
+        assert made._steps == after  # type: ignore[attr-defined]
+        assert made._load.running == 0  # type: ignore[attr-defined]
+    finally:
+        await made.close()

@@ -4,11 +4,13 @@ What is null or empty in a piece says nothing: it replaces nothing that was said
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from schemas.endpoints import Endpoint, Shape
 from schemas.lenient import whole_characters
+from schemas.outcome import CANCELLED_REASON, Usage
 from workers.core.body import count_of
 from workers.core.usage import usage_in
 
@@ -202,11 +204,40 @@ class ResponseAssembler:
 
     def body(self, **head: str) -> bytes:
         """Return the response. The fields in `head` replace what the stream said of itself."""
+        return self._response(self._assembled(), head)
+
+    def cancelled_body(self, **head: str) -> bytes | None:
+        """Return the response as far as it came, for a request that was cancelled. None: no choice had begun."""
+        choices = self._assembled()
+        for choice in choices:
+            choice["finish_reason"] = choice["finish_reason"] or CANCELLED_REASON
+        return self._response(choices, head) if choices else None
+
+    def _assembled(self) -> list[dict[str, Any]]:
         is_chat = self._endpoint.shape is Shape.CHAT
-        choices = [self._choices[n].assembled(n, chat=is_chat) for n in sorted(self._choices)]
+        return [self._choices[n].assembled(n, chat=is_chat) for n in sorted(self._choices)]
+
+    def _response(self, choices: list[dict[str, Any]], head: dict[str, str]) -> bytes:
         kind, usage = self._endpoint.object, self.usage or None
         response = {**self._head, **head, "object": kind, "choices": choices, "usage": usage}
         return whole_characters(json.dumps(response, ensure_ascii=False)).encode()
+
+
+def cut_off(endpoint: Endpoint, texts: Mapping[int, str], usage: Usage, **head: str) -> bytes | None:
+    """Make the response of a request that was cancelled out of the text of each choice so far. None: there is none."""
+    assembler = ResponseAssembler(endpoint)
+    is_chat = endpoint.shape is Shape.CHAT
+    for index, text in sorted(texts.items()):
+        piece: dict[str, Any] = {"delta": {"content": text}} if is_chat else {"text": text}
+        assembler.add({"choices": [{"index": index, **piece}]})
+    assembler.usage = usage_object(usage)
+    return assembler.cancelled_body(**head)
+
+
+def usage_object(usage: Usage) -> dict[str, Any]:
+    """Return OpenAI's object for a usage."""
+    total = usage.input_tokens + usage.output_tokens
+    return {"prompt_tokens": usage.input_tokens, "completion_tokens": usage.output_tokens, "total_tokens": total}
 
 
 def _texts(parts: list[Any]) -> list[str] | None:

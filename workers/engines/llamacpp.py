@@ -22,9 +22,9 @@ from msgspec import Meta
 from schemas.catalog import Deployment
 from schemas.endpoints import Endpoint, Shape
 from schemas.outcome import BadRequest, ContextTooLong, EngineFault, Failed, Succeeded, Usage
-from workers.core.assembly import ResponseAssembler
+from workers.core.assembly import ResponseAssembler, usage_object
 from workers.engines import openmp
-from workers.ports import Capacity, Chunk, EngineConfigError, EngineRequest, Overrides, Step
+from workers.ports import Capacity, Chunk, EngineConfigError, EngineRequest, Overrides, Progress, SoFar, Step
 
 if importlib.util.find_spec("xllamacpp") is None:
     raise ModuleNotFoundError("xllamacpp is not installed", name="xllamacpp")
@@ -222,6 +222,7 @@ class LlamaCpp:
     ) -> AsyncGenerator[Step, None]:
         assembler, has_begun = ResponseAssembler(request.endpoint), False
         usages: list[dict[str, Any]] = []
+        timings: dict[int, dict[str, Any]] = {}
         while (event := await blocking_call.next()) is not None:
             if isinstance(event, BaseException):
                 yield Failed(_fault(event, has_begun=has_begun))
@@ -229,9 +230,13 @@ class LlamaCpp:
             if "error" in event:
                 yield Failed(self._failure(event["error"]))
                 return
-            has_begun = True
             assembler.add(event)
+            if not has_begun:
+                has_begun = True
+                yield Progress(so_far=lambda: _so_far(assembler, timings, request))
             usages += [event["usage"]] if event.get("usage") else []
+            if not event.get("usage") and (timed := event.pop("timings", None)):
+                timings[event["choices"][0]["index"]] = timed
             event["id"], event["model"] = request.id, request.model
             yield Chunk(json.dumps(event).encode() if request.streamed else b"")
         assembler.usage = _summed(usages, choices)
@@ -257,6 +262,16 @@ class LlamaCpp:
         if 400 <= int(error.get("code", 500)) < 500:
             return BadRequest(message)
         return EngineFault(message)
+
+
+def _so_far(assembler: ResponseAssembler, timings: dict[int, dict[str, Any]], request: EngineRequest) -> SoFar:
+    """Say what a request has come to, by the latest timings of each of its choices. They share one prompt."""
+    prompts = [timed.get("cache_n", 0) + timed.get("prompt_n", 0) for timed in timings.values()]
+    output = sum(timed.get("predicted_n", 0) for timed in timings.values())
+    cached = min((timed.get("cache_n", 0) for timed in timings.values()), default=0)
+    usage = Usage(max(prompts, default=0), output, cached)
+    assembler.usage = usage_object(usage)
+    return SoFar(assembler.cancelled_body(id=request.id, model=request.model), usage if timings else None)
 
 
 def _usage(used: dict[str, Any]) -> Usage:
@@ -301,7 +316,7 @@ def _prepared(request: EngineRequest, *, context_tokens: int) -> dict[str, Any] 
         limit = body.pop("max_completion_tokens", None) or body.get("max_tokens")
         body |= {"max_tokens": limit or request.max_output_tokens}
     if request.endpoint.can_stream:
-        body |= {"stream": True, "stream_options": {"include_usage": True}}
+        body |= {"stream": True, "stream_options": {"include_usage": True}, "timings_per_token": True}
     return {**body, "model": request.model}
 
 

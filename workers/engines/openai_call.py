@@ -33,7 +33,7 @@ from workers.core.assembly import ResponseAssembler
 from workers.core.body import BadBody, RequestedOutput, fields_of, has_parts, sound, with_fields
 from workers.core.sse import DONE, Events, holds_events
 from workers.core.usage import ReportedUsage, reported_in, reported_usage
-from workers.ports import LARGEST_BODY, Chunk, EngineRequest, Progress, Step
+from workers.ports import LARGEST_BODY, Chunk, EngineRequest, Progress, SoFar, Step
 
 log = logging.getLogger("workers.engines.openai")
 PROVIDER = "provider"
@@ -345,7 +345,12 @@ class ApiCall:
         self._last_progress = asyncio.get_running_loop().time()
         if not self._sending.is_sent:
             return Progress()
-        return Progress(*self._so_far())
+        return Progress(*self._so_far(), so_far=self._come_to)
+
+    def _come_to(self) -> SoFar:
+        """Say what the request has come to: of an answer that is not streamed, nothing is known before its end."""
+        usage, charge = self._so_far()
+        return SoFar(self._assembler.cancelled_body(model=self.request.model), usage, charge)
 
     def _refusal(self, status: int, error: ApiError | None) -> Failure:
         """Classify an error of the API, and remember its status and whether other requests would meet it."""

@@ -10,6 +10,7 @@ import hashlib
 import os
 import struct
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from enum import StrEnum
 from itertools import accumulate
 from typing import Annotated, Any, NamedTuple
@@ -22,6 +23,7 @@ from schemas.catalog import Deployment
 from schemas.codec import UNREADABLE
 from schemas.endpoints import Shape
 from schemas.outcome import (
+    CANCELLED_REASON,
     BadRequest,
     ContextTooLong,
     EngineFault,
@@ -34,7 +36,17 @@ from schemas.outcome import (
 )
 from schemas.units import Ms
 from workers.core.constraints import Constraints
-from workers.ports import Capacity, Chunk, EngineConfigError, EngineDied, EngineRequest, Overrides, Step
+from workers.ports import (
+    Capacity,
+    Chunk,
+    EngineConfigError,
+    EngineDied,
+    EngineRequest,
+    Overrides,
+    Progress,
+    SoFar,
+    Step,
+)
 
 _WORDS = (
     "a broker keeps every job until its answer is written down and the worker that ran it may forget "
@@ -214,28 +226,61 @@ class Simulated:
             response = _with_reasoning(response, thought)
         return _Answer(thought, text, reason, Succeeded(response, usage))
 
-    async def _chunks(self, request: EngineRequest, answer: "_Answer") -> AsyncGenerator[Chunk, None]:
+    async def _chunks(self, request: EngineRequest, answer: "_Answer") -> AsyncGenerator[Chunk | Progress, None]:
         """Yield the words of an answer at their pace. If nobody reads them, yield one empty chunk for the first token."""
+        pacing = _Pacing()
+        yield Progress(so_far=lambda: _so_far(request, answer, pacing.words(answer)))
         if pace := self._options.prefill_tokens_per_s:
             await asyncio.sleep(answer.outcome.usage.input_tokens / pace)
         if not request.streamed:
-            await self._decode(1)
+            await self._decode(1, pacing)
             yield Chunk()
-            await self._decode(answer.outcome.usage.output_tokens - 1)
+            await self._decode(answer.outcome.usage.output_tokens - 1, pacing)
             return
         thoughts, words = answer.reasoning.split(), answer.text.split()
         last = len(thoughts) + len(words) - 1
         for number, word in enumerate((*thoughts, *words)):
-            await self._decode(1)
+            await self._decode(1, pacing)
             text = word if number in {0, len(thoughts)} else f" {word}"
             field = "reasoning" if number < len(thoughts) else "content"
             yield Chunk(_chunk(request, text, answer.reason if number == last else None, field=field))
 
-    async def _decode(self, tokens: int) -> None:
+    async def _decode(self, tokens: int, pacing: "_Pacing") -> None:
         options = self._options
+        pace = 0.0
         if options.decode_tokens_per_s and tokens > 0:
             pace = (1 + options.slowdown * (self._running - 1)) / options.decode_tokens_per_s
+        pacing.began_s, pacing.pace_s = asyncio.get_running_loop().time(), pace
+        if pace:
             await asyncio.sleep(tokens * pace)
+        pacing.done, pacing.pace_s = pacing.done + max(0, tokens), 0.0
+
+
+@dataclass(slots=True)
+class _Pacing:
+    """How far an answer is, also while nobody reads it."""
+
+    done: int = 0
+    """How many words are complete, before those that are being decoded."""
+    began_s: float = 0.0
+    """When the decoding of the next words began, by the loop's clock."""
+    pace_s: float = 0.0
+    """How long each of them takes. 0: none is being decoded."""
+
+    def words(self, answer: _Answer) -> int:
+        more = int((asyncio.get_running_loop().time() - self.began_s) / self.pace_s) if self.pace_s else 0
+        return min(self.done + more, answer.outcome.usage.output_tokens)
+
+
+def _so_far(request: EngineRequest, answer: _Answer, words: int) -> SoFar:
+    """Say what a request has come to after so many words."""
+    usage = Usage(answer.outcome.usage.input_tokens, words)
+    if request.endpoint.shape is Shape.EMBEDDINGS:
+        return SoFar(None, usage)
+    thoughts = answer.reasoning.split()
+    text = " ".join(answer.text.split()[: max(0, words - len(thoughts))])
+    response = _response(request, _Body(), text, usage, CANCELLED_REASON)
+    return SoFar(_with_reasoning(response, " ".join(thoughts[:words])) if thoughts else response, usage)
 
 
 async def _fail(script: ScriptedFailure) -> Failed:

@@ -27,7 +27,7 @@ import msgspec
 from schemas.catalog import Deployment
 from schemas.codec import UNREADABLE
 from schemas.outcome import BadRequest, ContextTooLong, EngineFault, Failed, Failure, Succeeded, Usage
-from workers.core.assembly import ResponseAssembler
+from workers.core.assembly import ResponseAssembler, cut_off
 from workers.core.body import BadBody, asks_for_length, fields_of, with_fields
 from workers.core.capacity import Load, slots
 from workers.core.sse import DONE, Events
@@ -35,7 +35,17 @@ from workers.core.usage import reported_usage
 from workers.engines import openmp
 from workers.engines.asgi import AsgiApp, AsgiResponse, called
 from workers.engines.guard import Guard
-from workers.ports import Capacity, Chunk, EngineConfigError, EngineDied, EngineRequest, Overrides, Progress, Step
+from workers.ports import (
+    Capacity,
+    Chunk,
+    EngineConfigError,
+    EngineDied,
+    EngineRequest,
+    Overrides,
+    Progress,
+    SoFar,
+    Step,
+)
 
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
@@ -271,6 +281,7 @@ class Vllm:
     async def _unstreamed(self, request: EngineRequest, reply: AsgiResponse) -> AsyncGenerator[Step, None]:
         reading = asyncio.ensure_future(_read(reply))
         try:
+            yield Progress(so_far=lambda: self._so_far(request))
             seen = self._steps
             while not (await asyncio.wait({reading}, timeout=_PROGRESS_S))[0]:
                 if self._steps > seen:
@@ -286,6 +297,7 @@ class Vllm:
             yield Failed(self._failure(reply.status, await _rest(reply)))
             return
         assembler, events = ResponseAssembler(request.endpoint), Events()
+        yield Progress(so_far=lambda: self._so_far(request))
         while (piece := await reply.next()) is not None:
             for data in events.feed(piece):
                 if data == DONE:
@@ -301,6 +313,22 @@ class Vllm:
             yield Failed(self._failure(None, b""))
             return
         yield _succeeded(assembler.body(), request.model)
+
+    def _so_far(self, request: EngineRequest) -> SoFar:
+        """Ask vLLM what it has generated for a request. Its own id of each sequence holds the request's."""
+        states = [
+            state
+            for state in self._engine.output_processor.request_states.values()
+            if request.id in str(state.external_req_id) and state.detokenizer is not None
+        ]
+        if not states:
+            return SoFar()
+        # the choices of a prompt share it: all sequences of one request, but for lists of prompts, have the same
+        prompt = max(state.prompt_len for state in states)
+        output = sum(len(state.detokenizer.output_token_ids) for state in states)
+        usage = Usage(prompt, output, min(prompt, max(0, *(int(state.num_cached_tokens) for state in states))))
+        texts = {int(state.request_index): str(state.detokenizer.output_text) for state in states}
+        return SoFar(cut_off(request.endpoint, texts, usage, id=request.id, model=request.model), usage)
 
     def _failure(self, status: int | None, body: bytes) -> Failure:
         """Classify an error of vLLM's application. Raises: EngineDied, if the engine is dead."""

@@ -125,9 +125,20 @@ create table infermq.running (
     tokens          int     not null,
     suspicion       jsonb,
     -- the worker that runs it apart; null: it went through RUN
-    ward            text
+    ward            text,
+    -- since when it is to be cancelled: it is never put back or tried again
+    cancel_ms       bigint
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000);
 create index running_apart on infermq.running (job) where ward is not null;
+create index running_cancelled on infermq.running (job) where cancel_ms is not null;
+
+-- Jobs that were cancelled before they were in the ledger: they are cancelled soon after they come.
+create table infermq.early_cancels (
+    job             uuid    not null,
+    tenant          text    not null,
+    made_ms         bigint  not null,
+    primary key (tenant, job)
+);
 
 create table infermq.batches (
     id              uuid    not null primary key,
@@ -137,7 +148,7 @@ create table infermq.batches (
     deadline_ms     bigint,
     sealed_ms       bigint,
     completed_ms    bigint,
-    -- when somebody cancelled it
+    -- when somebody cancelled it: nothing of it starts any more
     cancel_ms       bigint,
     jobs            int,
     admitted        int     not null default 0,

@@ -1,4 +1,4 @@
-select j.*, r.attempt as running_attempt, r.dispatched_ms, coalesce(w.attempt, d.attempt) as waiting_attempt,
+select j.*, r.attempt as running_attempt, r.dispatched_ms, r.cancel_ms, coalesce(w.attempt, d.attempt) as waiting_attempt,
        d.not_before_ms, coalesce(w.tried, d.tried) as tried, d.suspicion, res.body
   from infermq.jobs j
   left join infermq.running r on r.job = j.id

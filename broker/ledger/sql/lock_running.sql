@@ -1,2 +1,2 @@
 -- The attempts of these jobs, in the order of the jobs.
-select job from infermq.running where job = any($1::uuid[]) order by job for update
+select job, cancel_ms from infermq.running where job = any($1::uuid[]) order by job for update

@@ -1,0 +1,8 @@
+-- Marks what runs of these jobs of a tenant to be cancelled, unless it is so already. Rows are locked in the order of the
+-- jobs.
+with held as materialized (
+    select job from infermq.running where job = any($1::uuid[]) and tenant = $2 order by job for update
+)
+update infermq.running r set cancel_ms = coalesce(r.cancel_ms, $3)
+  from held h where r.job = h.job
+returning r.job, r.attempt, r.cancel_ms

@@ -1,0 +1,71 @@
+"""Use-cases of cancelling. A principal reaches what belongs to its tenant only."""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from uuid import UUID
+
+from broker.bus.notices import announce_cancels
+from broker.bus.results import announce_results
+from broker.bus.submitted import SubmittedJobs
+from broker.core.authorise import Action
+from broker.core.principal import Principal
+from broker.core.records import JobCancels, Settled
+from broker.metrics import BrokerMetrics
+from broker.ports import CancelLedger, Clock
+from broker.service.refusal import authorise
+from schemas.api import CancelAnswer, JobCancel, JobCancelled, JobsCancelled, State
+from schemas.catalog import Catalog
+from schemas.jetstream import NatsConnection
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelService:
+    """Each method raises Refusal or Unavailable."""
+
+    nc: NatsConnection
+    ledger: CancelLedger
+    submitted: SubmittedJobs
+    catalog: Callable[[], Catalog]
+    metrics: BrokerMetrics
+    clock: Clock
+
+    async def cancel_jobs(self, principal: Principal, ask: JobCancel) -> JobsCancelled:
+        """Cancel jobs, and say of each what it came to. One that has ended already stays as it is.
+
+        One that is not in the ledger yet is cancelled when it comes there.
+        """
+        authorise(principal, Action.CONTROL_JOBS)
+        cancels = await self._cancel(set(ask.ids), principal.tenant)
+        answers = _answers(cancels)
+        if left := {*ask.ids} - answers.keys():
+            answers |= await self._on_their_way(left, principal.tenant)
+        return JobsCancelled(tuple(answers[job] for job in ask.ids))
+
+    async def _cancel(self, jobs: Collection[UUID], tenant: str) -> JobCancels:
+        cancels = await self.ledger.cancel_jobs(jobs, tenant, self.clock())
+        await announce_cancels(self.nc, cancels.marked)
+        await announce_results(self.nc, cancels.ended)
+        self.metrics.settled(Settled(cancels.ended, ()))
+        return cancels
+
+    async def _on_their_way(self, jobs: Collection[UUID], tenant: str) -> dict[UUID, JobCancelled]:
+        """Note the jobs that intake may still have to take, and cancel those that it took meanwhile."""
+        looked = await self.submitted.find(jobs, tenant, catalog=self.catalog())
+        if expected := jobs if looked.unread else looked.jobs.keys():
+            await self.ledger.cancel_early(expected, tenant, self.clock())
+        cancels = await self._cancel(jobs, tenant)
+        answers = {job: JobCancelled(job, CancelAnswer.UNKNOWN) for job in jobs}
+        answers |= {job: JobCancelled(job, CancelAnswer.ON_ARRIVAL) for job in expected}
+        answers |= {job: JobCancelled(job, CancelAnswer.ON_ARRIVAL, State.ACCEPTED) for job in looked.jobs}
+        return answers | _answers(cancels)
+
+
+def _answers(cancels: JobCancels) -> dict[UUID, JobCancelled]:
+    """Say what a cancel came to for each job of the ledger."""
+    answers = {
+        job: JobCancelled(job, CancelAnswer.CANCELLING, State.RUNNING)
+        if state is None
+        else JobCancelled(job, CancelAnswer.ENDED, state)
+        for job, state in cancels.states.items()
+    }
+    return answers | {one.job: JobCancelled(one.job, CancelAnswer.CANCELLED, one.state) for one in cancels.ended}
