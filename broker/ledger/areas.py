@@ -1,6 +1,6 @@
 """Opens all areas over one database."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 from broker.ledger.attempts import PgAttempts
@@ -13,7 +13,7 @@ from broker.ledger.connection import Database
 from broker.ledger.controls import PgControls
 from broker.ledger.days import Days
 from broker.ledger.dead_letters import PgDeadLetters
-from broker.ledger.instructions import PgInstructions
+from broker.ledger.instructions import PgInstructions, Step
 from broker.ledger.intake import PgIntake
 from broker.ledger.jobs import PgJobs
 from broker.ledger.leadership import PgLeadership
@@ -28,13 +28,18 @@ from broker.ledger.suspects import PgSuspects
 from broker.ports import Clock, Ledger
 from schemas.instructions import InstructionKind
 
-_STEPS = {InstructionKind.RETRY: retry_page}
+STEPS: Mapping[InstructionKind, Step] = {InstructionKind.RETRY: retry_page}
 """What does a page of each kind of instruction."""
 
 
 @asynccontextmanager
 async def open_ledger(
-    url: str, *, clock: Clock, connections: int = 8, databases: type[Database] = Database
+    url: str,
+    *,
+    clock: Clock,
+    connections: int = 8,
+    databases: type[Database] = Database,
+    steps: Mapping[InstructionKind, Step] = STEPS,
 ) -> AsyncIterator[Ledger]:
     """Open the ledger. While Postgres is away, or its schema is not up to date, every call raises Unavailable."""
     async with databases.open(url, connections=connections, check=check_up_to_date) as database:
@@ -52,7 +57,7 @@ async def open_ledger(
             batches=PgBatches(database),
             jobs=PgJobs(database),
             retries=PgRetries(database),
-            instructions=PgInstructions(database, days, _STEPS),
+            instructions=PgInstructions(database, days, steps),
             cancels=PgCancels(database),
             catalogs=PgCatalogs(database),
             controls=PgControls(database),

@@ -102,7 +102,7 @@ async def _not_retried(connection: Connection, ask: RetryChoice, names: Sequence
     return tuple(name for name in names if name not in taken)
 
 
-async def retry_page(connection: Connection, instruction: OpenInstruction, now: Ms) -> Carried:
+async def retry_page(connection: Connection, instruction: OpenInstruction, now: Ms, *, page: int = PAGE) -> Carried:
     """Retry a page of the failures of a batch."""
     ask = _ask.decode(instruction.what)
     batch = await connection.fetchrow(query("batch"), instruction.id, instruction.tenant)
@@ -113,12 +113,12 @@ async def retry_page(connection: Connection, instruction: OpenInstruction, now: 
         return Carried(is_last=True, failure="not all of its bodies came within an hour")
     await connection.execute(query("lock_retries"), str(batch["root"]))
     after = _FIRST if instruction.cursor is None else UUID(instruction.cursor)
-    rows = await connection.fetch(query("retryable"), ask.batch, after, PAGE, list(ask.states), list(ask.kinds), None)
+    rows = await connection.fetch(query("retryable"), ask.batch, after, page, list(ask.states), list(ask.kinds), None)
     picked = {row["source"]: row for row in rows if row["source"] is not None}
     sources = await read_sources(connection, list(picked))
     is_cut = len(sources) < len(picked)
     place = list(picked.values())[len(sources) - 1]["job"] if is_cut else rows[-1]["job"] if rows else after
-    is_last = not is_cut and len(rows) < PAGE
+    is_last = not is_cut and len(rows) < page
     found = [source for source in sources if source is not None]
     took = Counter(picked[source.id]["state"] for source in found)
     if took:

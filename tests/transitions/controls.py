@@ -7,21 +7,23 @@ from broker.core.suspects import Turn, WaitingSuspect
 from broker.errors import Deposed
 from schemas.control import Pause, PauseAnswer, PauseKind
 from schemas.job import Attempt
-from tests.transitions.jobs import LANES, pick
+from tests.transitions.jobs import pick
 from tests.transitions.standing import Standing
-from tests.transitions.world import MODELS, TENANTS, Step, World
+from tests.transitions.world import Step, World
 
 
-def _named(world: World, a: int, b: int) -> tuple[PauseKind, str] | None:
-    kind = pick((*PauseKind, PauseKind.BATCH), a)
-    names = {
-        PauseKind.BATCH: [str(batch) for batch in sorted(world.batches)],
-        PauseKind.MODEL: list(MODELS),
-        PauseKind.LANE: [str(lane) for lane in LANES],
-        PauseKind.TENANT: list(TENANTS),
-        PauseKind.DEPLOYMENT: ["d", "e"],
-    }[kind]
-    return (kind, pick(names, b)) if names else None
+def _named(world: World, a: int, b: int) -> tuple[PauseKind, str]:
+    """Something that an open job is of, a suspect's mostly; or any deployment."""
+    kind = pick((PauseKind.BATCH, *PauseKind), a)
+    jobs = sorted(world.open_jobs("suspect")) if b % 2 else []
+    jobs = jobs or sorted(world.open_jobs("waiting", "delayed", "parked"))
+    if kind is PauseKind.DEPLOYMENT or not jobs:
+        return PauseKind.DEPLOYMENT, pick(("d", "e"), b)
+    known = world.jobs[pick(jobs, b)]
+    if kind is PauseKind.BATCH and known.batch is not None:
+        return kind, str(known.batch)
+    names = {PauseKind.MODEL: known.model, PauseKind.LANE: str(known.lane)}
+    return (kind, names[kind]) if kind in names else (PauseKind.TENANT, known.tenant)
 
 
 def audited(world: World) -> Audited:
@@ -30,8 +32,6 @@ def audited(world: World) -> Audited:
 
 async def pause(world: World, a: int, b: int, _: int) -> Step | None:
     named = _named(world, a, b)
-    if named is None:
-        return None
     kind, name = named
 
     async def learn(answer: PauseAnswer) -> None:
@@ -49,9 +49,7 @@ async def pause(world: World, a: int, b: int, _: int) -> Step | None:
 
 
 async def resume(world: World, a: int, b: int, c: int) -> Step | None:
-    named = pick(sorted(world.pauses), b) if world.pauses and c % 4 else _named(world, a, b)
-    if named is None:
-        return None
+    named = pick(sorted(world.pauses), b) if world.pauses and c % 8 else _named(world, a, b)
     kind, name = named
 
     async def learn(answer: PauseAnswer) -> None:

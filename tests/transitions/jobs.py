@@ -127,7 +127,7 @@ async def submit_again(world: World, a: int, b: int, _: int) -> Step | None:
 
 
 def _where(world: World, a: int, b: int) -> tuple[UUID | None, str, Lane]:
-    batches = sorted(world.batches)
+    batches = sorted(world.batches.keys() - world.retried)
     if batches and a % 3:
         batch = pick(batches, b)
         return batch, *world.batches[batch]
@@ -234,7 +234,7 @@ async def choose(world: World, a: int, b: int, c: int) -> Step | None:
 
 async def dispatch(world: World, a: int, b: int, c: int) -> Step | None:
     """What a leader has chosen; else it reads the controls and chooses now, as it does when nothing has changed."""
-    leader = pick(world.leaders, a)
+    leader = next((one for one in world.leaders if one.picks), pick(world.leaders, a))
     picks, leader.picks = leader.picks, []
     if not picks:
         if b % 4:

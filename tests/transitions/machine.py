@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from tests.builders import now
-from tests.transitions import controls, jobs
+from tests.transitions import controls, jobs, repeats
 from tests.transitions.world import Clock, Step, World, a_world
 
 Make = Callable[[World, int, int, int], Coroutine[Any, Any, Step | None]]
@@ -40,8 +40,20 @@ STEPS: tuple[Make, ...] = (
     controls.unpark,
     controls.run_apart,
     controls.clear,
+    repeats.retry,
+    repeats.carry_on,
+    repeats.read_results,
 )
-OFTEN: tuple[Make, ...] = (jobs.submit, jobs.dispatch, jobs.dispatch, jobs.settle, jobs.succeed)
+OFTEN: tuple[Make, ...] = (
+    jobs.submit,
+    jobs.choose,
+    jobs.dispatch,
+    jobs.dispatch,
+    jobs.settle,
+    jobs.succeed,
+    controls.resume,
+    repeats.carry_on,
+)
 NUMBERS = st.integers(0, 127)
 _NO_CUT = 8
 

@@ -7,6 +7,7 @@ import msgspec
 
 from broker.ledger.connection import Connection
 from schemas.control import PauseKind
+from schemas.job import Lane
 from schemas.units import Ms
 
 T = TypeVar("T")
@@ -42,6 +43,9 @@ class Seen(NamedTuple):
     """What the tables say of a job."""
 
     standing: Standing
+    tenant: str
+    model: str
+    lane: Lane
     batch: UUID | None
     deadline_ms: Ms
     not_before_ms: Ms | None
@@ -52,14 +56,16 @@ class Seen(NamedTuple):
 
 
 _ALL = """
-select (select coalesce(max(term), 0) from infermq.leader) as term, (select number from infermq.control_version) as controls,
+select (select coalesce(max(term), 0) from infermq.leader) as term,
+       (select number from infermq.control_version) as controls,
        (select json_agg(b) from (
             select id, completed_ms, jobs as sealed, cancel_ms, succeeded + failed + expired + cancelled + dead as ended
               from infermq.batches) b) as batches,
        (select json_agg(p) from (select kind, name from infermq.pauses) p) as pauses,
        (select json_agg(j) from (
-            select j.id, j.state, j.attempts, j.batch, j.deadline_ms, w.attempt as waiting, d.attempt as delayed,
-                   d.not_before_ms, d.is_parked, d.suspicion is not null as is_suspect, r.attempt as running,
+            select j.id, j.state, j.attempts, j.tenant, j.model, j.lane, j.batch, j.deadline_ms,
+                   w.attempt as waiting, d.attempt as delayed, d.not_before_ms, d.is_parked,
+                   d.suspicion is not null as is_suspect, r.attempt as running,
                    to_jsonb(r)->>'cancel_ms' is not null as is_marked, num_nonnulls(w.job, d.job, r.job, res.job) as places,
                    md5(coalesce(res.body, ''::bytea)) as answer
               from infermq.jobs j
@@ -74,6 +80,9 @@ class _Job(msgspec.Struct, frozen=True):
     id: UUID
     state: str
     attempts: int
+    tenant: str
+    model: str
+    lane: Lane
     batch: UUID | None
     deadline_ms: Ms
     waiting: int | None
@@ -85,6 +94,20 @@ class _Job(msgspec.Struct, frozen=True):
     is_marked: bool
     places: int
     answer: str | None
+
+    @property
+    def seen(self) -> Seen:
+        return Seen(
+            self.standing,
+            self.tenant,
+            self.model,
+            self.lane,
+            self.batch,
+            self.deadline_ms,
+            self.not_before_ms,
+            self.places,
+            self.answer,
+        )
 
     @property
     def standing(self) -> Standing:
@@ -132,10 +155,7 @@ class Reader:
         assert row is not None
         jobs = _decoded(row["jobs"], list[_Job])
         return SeenAll(
-            {
-                job.id: Seen(job.standing, job.batch, job.deadline_ms, job.not_before_ms, job.places, job.answer)
-                for job in jobs
-            },
+            {job.id: job.seen for job in jobs},
             {batch.id: batch for batch in _decoded(row["batches"], list[SeenBatch])},
             {(pause.kind, pause.name) for pause in _decoded(row["pauses"], list[Pause])},
             (row["term"], row["controls"]),

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID
@@ -14,23 +15,37 @@ from broker.core.controls import Controls
 from broker.core.records import Entry, Flow, Pick, Verdict
 from broker.errors import Unavailable
 from broker.ledger import open_ledger
+from broker.ledger.areas import STEPS
+from broker.ledger.retries import retry_page
 from broker.ports import Ledger
-from schemas.catalog import Catalog, Deployment, Model, Price, Route
+from schemas.catalog import parse
 from schemas.control import PauseKind
 from schemas.ids import uuid7
+from schemas.instructions import InstructionKind
 from schemas.job import Attempt, Lane
 from schemas.outcome import Report
+from schemas.repeats import BatchRetry
 from schemas.units import Ms
 from tests.sums import disagreements
+from tests.transitions.broken import broken_repeats
 from tests.transitions.interrupted import Cut, interrupted
 from tests.transitions.standing import ABSENT, Reader, Seen, SeenBatch, Standing
 
 TENANTS = ("ann", "bob")
 MODELS = {"m": ("d", "e"), "n": ("e",)}
-CATALOG = Catalog(
-    models={name: Model(route=tuple([Route(one) for one in route])) for name, route in MODELS.items()},
-    deployments={name: Deployment(engine="simulated", price=Price(input=1.0, output=2.0)) for name in "de"},
-)
+TOML = """
+[models.m]
+route = [{ deployment = "d" }, { deployment = "e" }]
+[models.n]
+route = [{ deployment = "e" }]
+[deployments.d]
+engine = "simulated"
+price = { input = 1.0, output = 2.0 }
+[deployments.e]
+engine = "simulated"
+price = { input = 3.0, output = 1.0 }
+"""
+CATALOG = parse(TOML)
 HOUR_MS = 3_600_000
 
 
@@ -142,9 +157,18 @@ class World:
         self.leaders = (Leader("A"), Leader("B"))
         self.fences = (0, 1)
         """The newest term, and the version of the controls."""
+        self.new: set[UUID] = set()
+        """Jobs that have just been made by an instruction."""
+        self.retries: list[tuple[BatchRetry, str]] = []
+        """Those that were given, each with its tenant."""
         self.is_racing = False
         self.steps = 0
         self._entropy = 0
+
+    @property
+    def retried(self) -> set[UUID]:
+        """The batches that retries have made."""
+        return {ask.id for ask, _ in self.retries}
 
     @property
     def now(self) -> Ms:
@@ -232,10 +256,10 @@ class World:
         before, read = self.seen, await self.reader.read()
         after, batches = read.jobs, read.batches
         said = " and ".join([step.says for step in steps])
-        if not any(step.makes_jobs for step in steps):
-            assert after.keys() <= self.jobs.keys(), f"{said}: made jobs that nobody submitted"
+        self._know_new(after, said, may_be=any(step.makes_jobs for step in steps))
         faults = [self._faults(effect, after) for effect in effects]
         assert not all(faults), f"{said}: " + " | or ".join("; ".join(some[:5]) for some in faults)
+        self.new.clear()
         self._check_ends(before, after, said)
         self._check_batches(batches, said)
         self.seen, self.seen_batches, self.fences, self.pauses = after, batches, read.fences, read.pauses
@@ -250,9 +274,19 @@ class World:
         if self.steps % 10 == 0:
             await self.check_all()
 
+    def _know_new(self, after: Mapping[UUID, Seen], said: str, *, may_be: bool) -> None:
+        """Get to know the jobs that an instruction has made."""
+        for job in after.keys() - self.jobs.keys():
+            seen = after[job]
+            assert may_be, f"{said}: made the job {job}, which nobody submitted"
+            assert seen.standing in (Standing("waiting"), Standing("failed"), Standing("cancelled"))
+            known = Known(len(self.jobs), seen.tenant, seen.model, seen.lane, seen.batch, seen.deadline_ms)
+            self.jobs[job] = known
+            self.new.add(job)
+
     def _faults(self, effect: Effect, after: Mapping[UUID, Seen]) -> list[str]:
         found = []
-        for job in self.jobs:
+        for job in self.jobs.keys() - self.new:
             was, stands = self.standing(job), after[job].standing if job in after else ABSENT
             if stands not in (may := effect(job, was)):
                 found.append(f"{self.name(job)} was {was}, is {stands}, and may be {_listed(may)}")
@@ -284,6 +318,7 @@ class World:
         """Compare the ledger with itself."""
         async with self.reader.connection.transaction(isolation="repeatable_read"):
             found = await disagreements(self.reader.connection)
+            found += await broken_repeats(self.reader.connection)
         assert not found, "\n".join(found)
         changes = await self.reader.connection.fetchval("select count(*) from infermq.audit")
         assert changes >= self.changes, f"{self.changes} changes were made, and {changes} recorded"
@@ -313,7 +348,11 @@ async def a_world(template_url: str, clock: Clock, name: str) -> AsyncIterator[W
         await admin.execute(f'create database "{name}" template "{parts.path.lstrip("/")}"')
         try:
             cut = Cut()
-            async with open_ledger(url, clock=clock, connections=3, databases=interrupted(cut)) as ledger:
+            small_pages = {InstructionKind.RETRY: partial(retry_page, page=2)}
+            async with open_ledger(
+                url, clock=clock, connections=3, databases=interrupted(cut), steps={**STEPS, **small_pages}
+            ) as ledger:
+                await ledger.catalogs.apply(TOML, "a test", clock.now)
                 connection = await asyncpg.connect(url, server_settings={"application_name": "test"})
                 try:
                     yield World(ledger, Reader(connection), cut, clock)

@@ -1,0 +1,76 @@
+"""Steps of retries, and of the pages in which instructions are carried out."""
+
+from msgspec.structs import replace
+
+from broker.core.instructions import Carried
+from schemas.api import ResultPage, State
+from schemas.repeats import FAILED_STATES, BatchRetry, Given
+from tests.transitions.controls import audited
+from tests.transitions.jobs import pick
+from tests.transitions.world import Step, World
+
+
+async def retry(world: World, a: int, b: int, c: int) -> Step | None:
+    """Of a batch, or of a retry; sometimes one that was given before."""
+    if not world.batches:
+        return None
+    states = (*FAILED_STATES, State.CANCELLED) if b % 2 else FAILED_STATES[: 1 + b % 3]
+    ask = BatchRetry(id=world.new_id(), batch=pick(sorted(world.batches), a), states=states)
+    tenant = world.batches[ask.batch][0]
+    if c % 8 == 0 and world.retries:
+        ask, tenant = pick(world.retries, a)
+    elif c % 3 == 0:
+        ask = replace(ask, model=pick(("m", "n", "none"), b))
+
+    async def learn(given: Given | None) -> None:
+        assert given is not None
+        assert given.is_begun
+        if ask.id not in world.batches:
+            world.changes += 1
+            world.retries.append((ask, tenant))
+            world.batches[ask.id] = (tenant, world.batches[ask.batch][1])
+
+    return Step(
+        says=f"retry {', '.join(states)} of batch {ask.batch} as {ask.id}",
+        call=lambda: world.ledger.retries.give(ask, tenant, audited(world)),
+        learn=learn,
+    )
+
+
+async def carry_on(world: World, _a: int, _b: int, _c: int) -> Step | None:
+    """A page of the instruction that has waited longest."""
+    if await world.ledger.instructions.next_ms() is None:
+        return None
+
+    async def learn(carried: Carried | None) -> None:
+        assert carried is None or carried.failure in (None, "its batch was sealed or cancelled meanwhile")
+
+    return Step(
+        says="carry on with an instruction",
+        call=lambda: world.ledger.instructions.carry_on(world.now),
+        makes_jobs=True,
+        learn=learn,
+    )
+
+
+async def read_results(world: World, a: int, b: int, _: int) -> Step | None:
+    """Page by page, each line once, with the success of its retries if there is one."""
+    if not world.batches:
+        return None
+    batch = pick(sorted(world.batches), a)
+    tenant = world.batches[batch][0]
+
+    async def call() -> list[str]:
+        names: list[str] = []
+        cursor, more = None, True
+        while more:
+            page: ResultPage | None = await world.ledger.batches.results(batch, tenant, cursor, 1 + b % 3)
+            assert page is not None
+            names += [f"{one.line} {one.custom_id}" for one in page.results]
+            cursor, more = page.cursor, page.more
+        return names
+
+    async def learn(names: list[str]) -> None:
+        assert world.is_racing or len(names) == world.seen_batches[batch].ended, f"{names}"
+
+    return Step(says=f"read the results of batch {batch}", call=call, learn=learn)
