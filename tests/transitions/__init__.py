@@ -5,6 +5,7 @@ standing      where each job stands, as read from the tables
 interrupted   connections that are lost after a number of statements
 jobs          steps: submit, dispatch, report, rule, expire
 controls      steps: pause, resume, park, suspects
+cancels       steps: cancel jobs, and rule on those that nobody reports
 repeats       steps: retry, pages of instructions, merged results
 broken        what must hold of retries and replays
 machine       the steps as a state machine of Hypothesis: one after the other, cut off, or two at once

@@ -147,10 +147,10 @@ async def _submission(world: World, jobs: Sequence[Job], *, tenant: str, lane: L
     )
     entries = [admit(job, context) for job in jobs]
     world.messages.append(entries)
-    return _admission(world, entries, says="")
+    return _admission(world, entries)
 
 
-def _admission(world: World, entries: Sequence[Entry], *, says: str) -> Step:
+def _admission(world: World, entries: Sequence[Entry], *, says: str = "") -> Step:
     for entry in entries:
         known = Known(len(world.jobs), entry.tenant, entry.model, entry.lane, entry.batch, entry.deadline_ms)
         world.jobs.setdefault(entry.id, known)
@@ -228,21 +228,21 @@ async def read_controls(world: World, a: int, _b: int, _c: int) -> Step | None:
 async def choose(world: World, a: int, b: int, c: int) -> Step | None:
     """A leader chooses by what it knows, and dispatches later."""
     leader = pick(world.leaders, a)
-    leader.picks = await _choice(world, leader, b, c)
+    leader.picks, leader.chosen_by = await _choice(world, leader, b, c), leader.controls.version
     return None
 
 
 async def dispatch(world: World, a: int, b: int, c: int) -> Step | None:
     """What a leader has chosen; else it reads the controls and chooses now, as it does when nothing has changed."""
     leader = next((one for one in world.leaders if one.picks), pick(world.leaders, a))
-    picks, leader.picks = leader.picks, []
+    picks, version, leader.picks = leader.picks, leader.chosen_by, []
     if not picks:
         if b % 4:
             leader.controls = await world.ledger.controls.read()
-        picks = await _choice(world, leader, b, c)
+        picks, version = await _choice(world, leader, b, c), leader.controls.version
     if not picks:
         return None
-    version, term = leader.controls.version, leader.term
+    term = leader.term
 
     def effect(_: UUID, before: Standing) -> set[Standing]:
         is_fenced = (term, version) != world.fences
@@ -320,7 +320,7 @@ def _ruled(world: World, attempt: Attempt, number: int) -> Ruling:
 async def settle(world: World, a: int, b: int, c: int) -> Step | None:
     """Settle a group of reports and rulings on attempts, the newest mostly, or some older ones."""
     verdicts = await _decided(world, a, b, c)
-    return _settlement(world, verdicts, says="") if verdicts else None
+    return settlement(world, verdicts) if verdicts else None
 
 
 async def succeed(world: World, a: int, b: int, c: int) -> Step | None:
@@ -329,8 +329,8 @@ async def succeed(world: World, a: int, b: int, c: int) -> Step | None:
     if not running:
         return None
     chosen = {one.job: one for n in range(1 + b % 4) for one in [pick(running, a + n)]}
-    verdicts = await _verdicts(world, [_reported(world, one, 0 if c % 4 else 64) for one in chosen.values()])
-    return _settlement(world, verdicts, says="")
+    verdicts = await verdicts_on(world, [_reported(world, one, 0 if c % 4 else 64) for one in chosen.values()])
+    return settlement(world, verdicts)
 
 
 async def decide_only(world: World, a: int, b: int, c: int) -> Step | None:
@@ -343,14 +343,14 @@ async def decide_only(world: World, a: int, b: int, c: int) -> Step | None:
 async def settle_decided(world: World, a: int, _b: int, _c: int) -> Step | None:
     if not world.pending:
         return None
-    return _settlement(world, world.pending.pop(a % len(world.pending)), says="what was decided before: ")
+    return settlement(world, world.pending.pop(a % len(world.pending)), says="what was decided before: ")
 
 
 async def settle_again(world: World, a: int, _b: int, _c: int) -> Step | None:
     """A group whose messages come again."""
     if not world.groups:
         return None
-    return _settlement(world, pick(world.groups[::-1], a), says="again: ")
+    return settlement(world, pick(world.groups[::-1], a), says="again: ")
 
 
 async def _decided(world: World, a: int, b: int, c: int) -> list[Verdict]:
@@ -359,10 +359,10 @@ async def _decided(world: World, a: int, b: int, c: int) -> list[Verdict]:
     for n in range(1 + c % 3 if recent else 0):
         attempt = pick(recent, a + 5 * n)
         items.append(_ruled(world, attempt, b + n) if (a + n) % 3 == 0 else _reported(world, attempt, b + 3 * n))
-    return await _verdicts(world, items)
+    return await verdicts_on(world, items)
 
 
-async def _verdicts(world: World, items: Sequence[Report | Ruling]) -> list[Verdict]:
+async def verdicts_on(world: World, items: Sequence[Report | Ruling]) -> list[Verdict]:
     if not items:
         return []
     look = {item.job for item in items if needs_job(item)}
@@ -379,7 +379,7 @@ async def _verdicts(world: World, items: Sequence[Report | Ruling]) -> list[Verd
     )
 
 
-def _settlement(world: World, verdicts: list[Verdict], *, says: str) -> Step:
+def settlement(world: World, verdicts: list[Verdict], *, says: str = "") -> Step:
     effects = {verdict.job: partial(_of_verdict, world, verdict) for verdict in _deciding(verdicts)}
 
     async def learn(_: Settled) -> None:
@@ -432,7 +432,7 @@ async def expire(world: World, a: int, b: int, _: int) -> Step | None:
     if not late:
         return None
     chosen = {pick(late, a + n): None for n in range(1 + b % 4)}
-    return _settlement(world, await _verdicts(world, [Expire(job) for job in chosen]), says="")
+    return settlement(world, await verdicts_on(world, [Expire(job) for job in chosen]))
 
 
 async def _late(world: World, flow: Flow) -> list[UUID]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from tests.builders import now
-from tests.transitions import controls, jobs, repeats
+from tests.transitions import cancels, controls, jobs, repeats
 from tests.transitions.world import Clock, Step, World, a_world
 
 Make = Callable[[World, int, int, int], Coroutine[Any, Any, Step | None]]
@@ -40,6 +40,8 @@ STEPS: tuple[Make, ...] = (
     controls.unpark,
     controls.run_apart,
     controls.clear,
+    cancels.cancel_jobs,
+    cancels.rule_cancelled,
     repeats.retry,
     repeats.carry_on,
     repeats.read_results,

@@ -66,7 +66,7 @@ select (select coalesce(max(term), 0) from infermq.leader) as term,
             select j.id, j.state, j.attempts, j.tenant, j.model, j.lane, j.batch, j.deadline_ms,
                    w.attempt as waiting, d.attempt as delayed, d.not_before_ms, d.is_parked,
                    d.suspicion is not null as is_suspect, r.attempt as running,
-                   to_jsonb(r)->>'cancel_ms' is not null as is_marked, num_nonnulls(w.job, d.job, r.job, res.job) as places,
+                   r.cancel_ms is not null as is_marked, num_nonnulls(w.job, d.job, r.job, res.job) as places,
                    md5(coalesce(res.body, ''::bytea)) as answer
               from infermq.jobs j
               left join infermq.waiting w on w.job = j.id

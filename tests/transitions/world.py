@@ -130,6 +130,8 @@ class Leader:
     controls: Controls = field(default_factory=Controls)
     picks: list[Pick] = field(default_factory=list)
     """What it chose before, and has not dispatched."""
+    chosen_by: int = 0
+    """The version of the controls that it chose by."""
 
 
 class World:
