@@ -4,12 +4,13 @@ Each method of an area is one transaction. It may raise Unavailable, Conflict an
 its docstring names.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
 
 from broker.core.controls import Controls
+from broker.core.dead_letters import Counted
 from broker.core.instructions import Carried
 from broker.core.records import (
     ONLY_SHARD,
@@ -41,6 +42,7 @@ from broker.core.suspects import RunningApart, Turn, WaitingSuspect
 from schemas.api import Batch, BatchCreate, BatchList, JobShow, LaneBacklog, ResultPage
 from schemas.catalog import Revision
 from schemas.control import AuditEntry, Pause, PauseAnswer, PauseKind
+from schemas.dead import DeadFilter, DeadLine
 from schemas.instructions import Instruction
 from schemas.job import Attempt
 from schemas.listing import JobFilter, JobPage
@@ -104,8 +106,38 @@ class DayLedger(Protocol):
 
 
 class DeadLetterLedger(Protocol):
+    """Messages that cannot be read, and jobs that ended as dead. `tenant` of a filter: None is all tenants'."""
+
     async def record(self, dead_letters: Sequence[DeadLetter]) -> None:
         """Record messages that cannot be read. One that is recorded already stays as it is."""
+
+    async def count(self, wanted: DeadFilter) -> list[Counted]:
+        """Count those that match, by cause and model."""
+
+    async def page(
+        self, wanted: DeadFilter, *, limit: int, before: UUID | None = None, ids: Sequence[UUID] | None = None
+    ) -> list[DeadLine]:
+        """List those that match, the newest first; of these `ids` only, if they are given."""
+
+    async def piece(self, letter: DeadLine, *, offset: int, length: int) -> tuple[dict[str, str], bytes]:
+        """Read the headers and a piece of a message, or a piece of the body of a job."""
+
+    async def requeue(
+        self,
+        ids: Sequence[UUID],
+        publish: Callable[[Sequence[DeadLetter]], Awaitable[Sequence[DeadLetter]]],
+        audited: Audited,
+        asked: object,
+    ) -> list[UUID]:
+        """Publish messages again, while their rows are held, and mark those that `publish` returns. Return their ids.
+
+        One that was requeued or dropped before is left out.
+        """
+
+    async def drop(
+        self, messages: Sequence[UUID], jobs: Sequence[UUID], audited: Audited, asked: object
+    ) -> tuple[int, int]:
+        """Delete messages, and take jobs out of the dead letters. Return how many of each."""
 
 
 class BacklogLedger(Protocol):

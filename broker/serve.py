@@ -13,6 +13,7 @@ from functools import partial
 from broker.bus.beats import Beats
 from broker.bus.catalogs import Catalogs
 from broker.bus.connect import connected
+from broker.bus.dead_letters import publish_again
 from broker.bus.notices import announce_instruction
 from broker.bus.request_suspects import SuspectBucket
 from broker.bus.runs import Rulings, Runs
@@ -33,7 +34,7 @@ from broker.errors import Unavailable
 from broker.ledger import open_ledger
 from broker.metrics import BrokerMetrics
 from broker.ports import Clock, Entropy, Ledger, StreamAdmin
-from broker.roles.advisories import count_advisories
+from broker.roles.advisories import Advisories
 from broker.roles.cancels import Cancels
 from broker.roles.catalog_refresh import CatalogRefresh
 from broker.roles.controls_watch import ControlsWatch
@@ -61,6 +62,7 @@ from broker.service import (
     CancelService,
     CatalogService,
     ControlService,
+    DeadLetterService,
     HealthService,
     InstructionService,
     JobService,
@@ -255,7 +257,7 @@ class Process:
             "daily spend": self.daily_spend.serve,
             "controls": self.controls.serve,
             "dispatch": self._dispatch,
-            "advisories": partial(count_advisories, self.nc, self.metrics),
+            "advisories": Advisories(nc=self.nc, ledger=self.ledger.dead_letters, metrics=self.metrics).serve,
             "instructions": instructions.serve,
             "gauges": gauges.serve,
             "upkeep": Upkeep(ledger=self.ledger.days).serve,
@@ -309,6 +311,12 @@ class Process:
                 batches=self.ledger.batches,
                 catalogs=self.catalogs,
                 announce=self.controls.announce,
+                clock=self.clock,
+                entropy=self.entropy,
+            ),
+            dead_letters=DeadLetterService(
+                ledger=self.ledger.dead_letters,
+                publish=partial(publish_again, self.nc),
                 clock=self.clock,
                 entropy=self.entropy,
             ),

@@ -22,6 +22,7 @@ api        the requests, answers and errors of the broker's API
 listing    JobFilter (which jobs are meant when many are), and lists of jobs
 control    the requests and answers about what was submitted already: pause, resume, who changed what
 logs       has a process log to its standard error, as text or JSON
+dead       dead letters: what is listed, requeued and dropped
 urls       shows URLs without their passwords
 export     exports all of it as JSON Schema
 """

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from schemas import api, catalog, control, instructions, job, listing, outcome, repeats, ruling, worker
+from schemas import api, catalog, control, dead, instructions, job, listing, outcome, repeats, ruling, worker
 
 WIRE: tuple[type[msgspec.Struct], ...] = (
     job.JsonJob,
@@ -44,6 +44,15 @@ WIRE: tuple[type[msgspec.Struct], ...] = (
     instructions.Instructions,
     listing.JobList,
     listing.JobPage,
+    dead.DeadList,
+    dead.DeadGroups,
+    dead.DeadEach,
+    dead.DeadPage,
+    dead.DeadRef,
+    dead.DeadShow,
+    dead.DeadRequeue,
+    dead.DeadDrop,
+    dead.DeadDone,
     api.CatalogApply,
     api.CatalogShow,
     api.Status,

@@ -13,6 +13,8 @@ from uuid import UUID
 from schemas.job import Lane
 from schemas.units import LONGEST_NAME, LONGEST_SUBJECT, SUBJECT
 
+PREFIX = "INFERMQ_"
+"""What the names of all our streams begin with."""
 SUBMIT = "INFERMQ_SUBMIT"
 RUN = "INFERMQ_RUN"
 NOW = "INFERMQ_NOW"
@@ -76,6 +78,11 @@ class Verb(StrEnum):
     INSTRUCTION_LIST = "instruction-list"
     JOB_LIST = "job-list"
     JOB_CANCEL = "job-cancel"
+    DEAD_LIST = "dead-list"
+    DEAD_EACH = "dead-each"
+    DEAD_SHOW = "dead-show"
+    DEAD_REQUEUE = "dead-requeue"
+    DEAD_DROP = "dead-drop"
     CATALOG_APPLY = "catalog-apply"
     CATALOG_SHOW = "catalog-show"
     STATUS = "status"

@@ -8,9 +8,11 @@ from uuid import UUID
 
 from msgspec.structs import replace
 
-from broker.core.records import Entry
+from broker.core.records import DeadLetter, Entry
 from broker.core.seals import KEY_BYTES, leased_seal, request_seal
+from schemas import subjects
 from schemas.catalog import Catalog, Deployment, Model, Price, Route
+from schemas.dead import DeadCause
 from schemas.ids import ms_of, uuid7
 from schemas.job import Attempt, Job, Lane
 from schemas.outcome import Outcome, Report, Succeeded, Timings, Usage
@@ -73,6 +75,21 @@ def an_entry(**changes: Any) -> Entry:
         "max_attempts": 3,
     }
     return Entry(**{**fields, **changes})
+
+
+def a_dead_letter(*, tenant: str = "default", model: str = "m", **changes: Any) -> DeadLetter:
+    """A submission that is no job."""
+    fields: dict[str, Any] = {
+        "subject": subjects.submit(subjects.Source(Lane.BULK, model, tenant, "default")),
+        "stream": subjects.SUBMIT,
+        "sequence": next(_numbers),
+        "received_ms": now(),
+        "reason": "not a job",
+        "payload": b"nope",
+        "headers": {},
+        "cause": DeadCause.NOT_A_JOB,
+    }
+    return DeadLetter(**{**fields, **changes})
 
 
 def an_attempt(**changes: Any) -> Attempt:

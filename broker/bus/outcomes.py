@@ -15,6 +15,7 @@ from broker.core.records import DeadLetter
 from broker.core.seals import are_truly_ruled, has_true_seal
 from schemas import subjects
 from schemas.codec import SEAL, UNREADABLE, Bundle
+from schemas.dead import DeadCause
 from schemas.jetstream import Message, delivered
 from schemas.job import Attempt
 from schemas.outcome import Cancelled, Charge, EngineFault, Failed, Report, Succeeded, Timings, Usage
@@ -123,7 +124,8 @@ def decode_outcomes(messages: Sequence[Message], *, seal_key: bytes) -> Outcomes
             of_reports += [message] * len(reported)
         false_seals += false
         if why is not None:
-            dead_letters.append(dead_letter_of(message, stream=subjects.OUTCOME, why=why))
+            cause = DeadCause.FALSE_SEAL if false else DeadCause.NOT_AN_OUTCOME
+            dead_letters.append(dead_letter_of(message, stream=subjects.OUTCOME, cause=cause, why=why))
     return Outcomes(
         messages, _with_json(reports), rulings, dead_letters, [*of_reports, *of_rulings], false_seals=false_seals
     )

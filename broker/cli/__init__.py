@@ -6,6 +6,7 @@ instructions  instruction list | show
 batches    batch list | show | results            jobs       job show | list, infer, status
 filters    the options that say which jobs
 repeats    batch retry
+dead       dead list | show | requeue | drop
 catalogs   apply, catalog, schema                 demo       demo
 bench      bench bulk | interactive | …           doctor     examines an installation, for `infermq doctor`
 cancels    job cancel

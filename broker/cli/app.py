@@ -5,7 +5,20 @@ from typing import Annotated
 
 import typer
 
-from broker.cli import batches, bench, cancels, catalogs, controls, demo, instructions, jobs, repeats, submit, system
+from broker.cli import (
+    batches,
+    bench,
+    cancels,
+    catalogs,
+    controls,
+    dead,
+    demo,
+    instructions,
+    jobs,
+    repeats,
+    submit,
+    system,
+)
 
 app = typer.Typer(
     name="infermq",
@@ -53,6 +66,7 @@ batches.app.command()(repeats.retry)
 jobs.app.command("cancel")(cancels.cancel_jobs)
 app.add_typer(batches.app, name="batch")
 app.add_typer(jobs.app, name="job")
+app.add_typer(dead.app, name="dead")
 app.add_typer(instructions.app, name="instruction")
 app.add_typer(bench.app, name="bench")
 

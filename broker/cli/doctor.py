@@ -276,12 +276,17 @@ async def _ledger(connection: "asyncpg.Connection[asyncpg.Record]", url: str) ->
 
 
 async def _dead_letters(connection: "asyncpg.Connection[asyncpg.Record]") -> list[Finding]:
-    [(count, last_ms)] = await connection.fetch("select count(*), max(received_ms) from infermq.dead_letters")
-    if not count:
+    [(messages, jobs, last_ms)] = await connection.fetch(_COUNT_DEAD)
+    if not messages and not jobs:
         return []
     last = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(last_ms / 1000))
     return [
-        Finding("dead letters", Grade.WARN, f"{count} messages could not be read, the last at {last}", _LIST_THEM)
+        Finding(
+            "dead letters",
+            Grade.WARN,
+            f"{jobs} jobs and {messages} messages, the last at {last}",
+            "infermq dead list",
+        )
     ]
 
 
@@ -303,4 +308,7 @@ async def _sums(url: str) -> list[Finding]:
     return [Finding("sums", Grade.OK, f"jobs since {since} agree; no time for the rest in {_SUMS_S:.0f} s")]
 
 
-_LIST_THEM = "select received_ms, subject, reason from infermq.dead_letters order by received_ms desc limit 20"
+_COUNT_DEAD = """
+select m.count, j.count, greatest(m.last, j.last)
+  from (select count(*), max(received_ms) as last from infermq.dead_letters where requeued_ms is null) m,
+       (select count(*), max(ended_ms) as last from infermq.failures where state = 'dead' and dropped_ms is null) j"""

@@ -8,6 +8,7 @@ batches    creates batches, reads their results, reads jobs
 infer      sends interactive requests
 repeats    retries what failed
 instructions  looks at orders over many jobs
+dead       looks at dead letters, requeues and drops them
 system     reads and applies catalogs, reads the status, pauses and resumes
 session    connects and calls the broker's API; the base class of them all
 reading    reads text and tokens out of OpenAI objects
@@ -18,6 +19,7 @@ Plain NATS and JSON do the same (docs/wire.md): nothing here is needed to use in
 """
 
 from broker.client.batches import BatchClient
+from broker.client.dead import DeadClient
 from broker.client.errors import BacklogFull, NoBroker, RequestRefused, RequestTimedOut
 from broker.client.ids import new_id
 from broker.client.infer import InferClient, Piece, Reply
@@ -39,5 +41,5 @@ __all__ = [
 ]
 
 
-class Client(SubmitClient, BatchClient, RepeatClient, InstructionClient, InferClient, SystemClient):
+class Client(SubmitClient, BatchClient, RepeatClient, InstructionClient, InferClient, DeadClient, SystemClient):
     """A producer's connection. One for a process is enough; it is safe to use from many tasks."""

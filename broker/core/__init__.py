@@ -29,6 +29,7 @@ lost         what is recorded of an execution whose worker died
 limits       what may still be spent in a day
 repeat       makes the jobs that repeat others, with what is changed of them
 instructions what a page of an order over many jobs starts from, and comes to
+dead_letters what is said of dead letters, and what is sent when one is requeued
 explain      puts what holds jobs into status and `job show`
 revisions    which revision of the catalog is in force
 readiness    which doors of a broker can serve, and why the others cannot

@@ -16,9 +16,12 @@ from uuid import UUID
 import msgspec
 
 from schemas.api import State
+from schemas.dead import DeadCause
+from schemas.ids import derived_id
 from schemas.job import Lane
 from schemas.outcome import Failure, Refused, Usage
 from schemas.ruling import Suspicion
+from schemas.subjects import SUBMIT, Source, parse_submit
 from schemas.units import Ms, NanoUsd
 
 Shard = NewType("Shard", int)
@@ -92,6 +95,22 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     payload: bytes
     headers: dict[str, str]
+    cause: DeadCause
+
+    @property
+    def id(self) -> UUID:
+        """The same id whenever the message is delivered."""
+        return derived_id(f"dead:{self.stream}", self.sequence, self.received_ms)
+
+    @property
+    def source(self) -> Source | None:
+        """Who submitted it to which model. None: it was not submitted, or nobody can tell."""
+        if self.stream != SUBMIT:
+            return None
+        try:
+            return parse_submit(self.subject)
+        except ValueError:
+            return None
 
 
 class BatchInfo(msgspec.Struct, frozen=True, kw_only=True):

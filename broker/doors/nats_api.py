@@ -35,6 +35,7 @@ from schemas.api import (
 )
 from schemas.codec import ERROR, KIND, UNREADABLE, jsoned, place_of
 from schemas.control import AuditList, PauseAsk, ResumeAsk
+from schemas.dead import DeadDrop, DeadEach, DeadList, DeadRef, DeadRequeue
 from schemas.instructions import InstructionList, InstructionRef
 from schemas.jetstream import MaxPayloadError, NatsError
 from schemas.jetstream.client import NatsClient, urls_of
@@ -69,6 +70,11 @@ def operations(services: Services) -> Mapping[Verb, Operation[Any]]:
         Verb.INSTRUCTION_LIST: Operation(InstructionList, services.instructions.list),
         Verb.JOB_LIST: Operation(JobList, services.jobs.list),
         Verb.JOB_CANCEL: Operation(JobCancel, services.cancels.cancel_jobs),
+        Verb.DEAD_LIST: Operation(DeadList, services.dead_letters.groups),
+        Verb.DEAD_EACH: Operation(DeadEach, services.dead_letters.each),
+        Verb.DEAD_SHOW: Operation(DeadRef, services.dead_letters.show),
+        Verb.DEAD_REQUEUE: Operation(DeadRequeue, services.dead_letters.requeue),
+        Verb.DEAD_DROP: Operation(DeadDrop, services.dead_letters.drop),
         Verb.CATALOG_APPLY: Operation(CatalogApply, services.catalogs.apply),
         Verb.CATALOG_SHOW: Operation(Nothing, lambda principal, _: services.catalogs.show(principal)),
         Verb.PAUSE: Operation(PauseAsk, services.controls.pause),

@@ -22,6 +22,7 @@ from broker.retrying import bisected, until_available
 from schemas import subjects
 from schemas.catalog import Catalog
 from schemas.codec import TRACEPARENT, JobNames, Undecodable, decode_jobs, unreadable_jobs
+from schemas.dead import DeadCause
 from schemas.ids import derived_id
 from schemas.jetstream import Delivered, Message, NatsConnection, delivered
 from schemas.job import Job, Lane
@@ -120,7 +121,7 @@ class Intake:
         failed = [under_another_id(entry, sources[id(entry)].own_id(entry)) for entry in conflicts]
         failed += [unstorable(entry, sources[id(entry)].own_id(entry), why) for entry, why in culprits]
         await self._admit(failed)
-        return [_dead_letter(sources[id(entry)].message, why) for entry, why in culprits]
+        return [_dead_letter(sources[id(entry)].message, DeadCause.UNSTORABLE, why) for entry, why in culprits]
 
     async def _admit(self, entries: Sequence[Entry]) -> tuple[list[Entry], list[tuple[Entry, str]]]:
         """Commit entries and announce them. Returns those whose id is another's, and those that cannot be stored."""
@@ -146,15 +147,15 @@ def _decode(messages: Sequence[Message]) -> tuple[list[Submitted], list[DeadLett
         except Undecodable as error:
             why = str(error)
         except ValueError as error:
-            dead_letters.append(_dead_letter(message, str(error)))
+            dead_letters.append(_dead_letter(message, DeadCause.NOT_A_JOB, str(error)))
             continue
         broken: Mapping[int | None, tuple[JobNames, str]] = {}
         if why is not None:
-            dead_letters.append(_dead_letter(message, why))
+            dead_letters.append(_dead_letter(message, DeadCause.NOT_A_JOB, why))
             broken = unreadable_jobs(message.data, message.headers)
         submitted.append(Submitted(message, source, delivered(message.reply), jobs, broken))
     return submitted, dead_letters
 
 
-def _dead_letter(message: Message, why: str) -> DeadLetter:
-    return dead_letter_of(message, stream=subjects.SUBMIT, why=why)
+def _dead_letter(message: Message, cause: DeadCause, why: str) -> DeadLetter:
+    return dead_letter_of(message, stream=subjects.SUBMIT, cause=cause, why=why)

@@ -26,6 +26,7 @@ from broker.roles.failure_log import FailureLog
 from broker.roles.late_acks import LateAcks
 from schemas import subjects
 from schemas.catalog import Revision
+from schemas.dead import DeadCause
 from schemas.jetstream import Message, NatsConnection, delivered
 from schemas.outcome import Report
 from schemas.ruling import Lost, Ruling
@@ -140,7 +141,7 @@ class Settle:
                 self.metrics.outcomes_dropped.inc()
                 continue
             reason = f"the outcome of job {verdict.job} cannot be recorded: {why}"
-            dead_letters.append(dead_letter_of(sources[id(verdict)], stream=subjects.OUTCOME, why=reason))
+            dead_letters.append(_unrecordable(sources[id(verdict)], reason))
             settled += (await bisected([unrecordable(verdict)], self._record))[0]
         return dead_letters
 
@@ -149,3 +150,7 @@ class Settle:
         await announce_results(self.nc, settled.final)
         await announce_waiting(self.nc, [(one.flow, one.place) for one in settled.requeued if one.due_ms is None])
         await announce_delayed(self.nc, [one.due_ms for one in settled.requeued if one.due_ms is not None])
+
+
+def _unrecordable(message: Message, why: str) -> DeadLetter:
+    return dead_letter_of(message, stream=subjects.OUTCOME, cause=DeadCause.UNRECORDABLE, why=why)

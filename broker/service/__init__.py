@@ -8,6 +8,7 @@ cancels    of jobs
 catalogs   apply, show
 controls   pause, resume, what is paused, who changed what
 status     what this broker sees right now
+dead_letters  groups by cause, single ones, requeue, drop
 health     whether this broker works, which anybody may ask
 refusal    the one error by which a use-case says no, and what every error is to a caller
 
@@ -21,6 +22,7 @@ from broker.service.batches import BatchService
 from broker.service.cancels import CancelService
 from broker.service.catalogs import CatalogService
 from broker.service.controls import ControlService
+from broker.service.dead_letters import DeadLetterService
 from broker.service.health import HealthService
 from broker.service.instructions import InstructionService
 from broker.service.jobs import JobService
@@ -32,6 +34,7 @@ __all__ = [
     "CancelService",
     "CatalogService",
     "ControlService",
+    "DeadLetterService",
     "HealthService",
     "InstructionService",
     "JobService",
@@ -52,4 +55,5 @@ class Services:
     cancels: CancelService
     catalogs: CatalogService
     controls: ControlService
+    dead_letters: DeadLetterService
     status: StatusService

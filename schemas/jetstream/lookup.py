@@ -22,7 +22,9 @@ class _Stream(msgspec.Struct, frozen=True):
 
 class _Stored(msgspec.Struct, frozen=True):
     seq: int
+    subject: str = ""
     data: str = ""
+    hdrs: str = ""
 
 
 class _Message(msgspec.Struct, frozen=True):
@@ -60,6 +62,27 @@ async def last_stored(nc: NatsConnection, stream: str, subject: str) -> tuple[in
         return found.message.seq, base64.b64decode(found.message.data)
     except (binascii.Error, ValueError) as error:
         raise NatsError(f"the message cannot be read: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A message as a stream holds it."""
+
+    subject: str
+    payload: bytes
+    headers: dict[str, str]
+
+
+async def stored_at(nc: NatsConnection, stream: str, sequence: int) -> Stored:
+    """Return the message with this sequence. Raises: ApiRefused, if there is none; NatsError."""
+    found = (await ask(nc, f"STREAM.MSG.GET.{stream}", _Message, {"seq": sequence})).message
+    try:
+        head = base64.b64decode(found.hdrs).decode(errors="backslashreplace")
+        payload = base64.b64decode(found.data)
+    except (binascii.Error, ValueError) as error:
+        raise NatsError(f"the message cannot be read: {error}") from error
+    pairs = [line.partition(":") for line in head.splitlines()[1:] if ":" in line]
+    return Stored(found.subject, payload, {name.strip(): value.strip() for name, _, value in pairs})
 
 
 async def ack_wait_s(nc: NatsConnection, stream: str, consumer: str) -> float | None:

@@ -9,6 +9,7 @@ import pytest
 
 from broker.bus.beats import Beats
 from broker.bus.catalogs import Catalogs
+from broker.bus.dead_letters import publish_again
 from broker.bus.notices import announce_instruction
 from broker.bus.submitted import SubmittedJobs
 from broker.core.authorise import Action, forbidden
@@ -22,6 +23,7 @@ from broker.service import (
     CancelService,
     CatalogService,
     ControlService,
+    DeadLetterService,
     InstructionService,
     JobService,
     RepeatService,
@@ -48,6 +50,7 @@ from schemas.api import (
 from schemas.catalog import Catalog
 from schemas.codec import ERROR, KIND
 from schemas.control import AuditList, PauseAsk, PauseKind, ResumeAsk
+from schemas.dead import DeadDrop, DeadEach, DeadList, DeadRef, DeadRequeue
 from schemas.instructions import InstructionList, InstructionRef
 from schemas.jetstream.client import NatsClient
 from schemas.jetstream.client import NatsClient as Nats
@@ -55,7 +58,7 @@ from schemas.job import Lane
 from schemas.listing import JobFilter, JobList
 from schemas.repeats import BatchRetry, RetryCheck
 from schemas.subjects import Verb
-from tests.builders import an_entropy, an_entry, an_id, now
+from tests.builders import a_dead_letter, an_entropy, an_entry, an_id, now
 from tests.calling import called
 from tests.declared import declare_streams
 from tests.real.test_instructions import an_instruction
@@ -74,6 +77,11 @@ ACTIONS = {
     Verb.INSTRUCTION_SHOW: Action.READ_JOBS,
     Verb.INSTRUCTION_LIST: Action.READ_JOBS,
     Verb.JOB_LIST: Action.READ_JOBS,
+    Verb.DEAD_LIST: Action.READ_JOBS,
+    Verb.DEAD_EACH: Action.READ_JOBS,
+    Verb.DEAD_SHOW: Action.READ_JOBS,
+    Verb.DEAD_REQUEUE: Action.CONTROL_JOBS,
+    Verb.DEAD_DROP: Action.CONTROL_JOBS,
     Verb.CATALOG_APPLY: Action.APPLY_CATALOG,
     Verb.CATALOG_SHOW: Action.READ_CATALOG,
     Verb.STATUS: Action.READ_STATUS,
@@ -134,6 +142,9 @@ async def services(nc: Nats, ledger: Ledger) -> Services:
             clock=now,
             entropy=an_entropy,
         ),
+        dead_letters=DeadLetterService(
+            ledger=ledger.dead_letters, publish=partial(publish_again, nc), clock=now, entropy=an_entropy
+        ),
         status=StatusService(
             name="b",
             version="0",
@@ -166,6 +177,8 @@ async def asks(services: Services, ledger: Ledger, ledger_url: str) -> Mapping[V
     batch = await services.batches.create(open_principal("t", "k"), BatchCreate(id=an_id()))
     entry = an_entry(tenant="t", batch=batch.id)
     await ledger.intake.admit([entry])
+    letter = a_dead_letter(tenant="t")
+    await ledger.dead_letters.record([letter])
     await services.catalogs.apply(open_principal("t", "k"), CatalogApply(TOML))
     return {
         Verb.BATCH_CREATE: BatchCreate(id=batch.id),
@@ -180,6 +193,11 @@ async def asks(services: Services, ledger: Ledger, ledger_url: str) -> Mapping[V
         Verb.INSTRUCTION_SHOW: InstructionRef(await an_instruction(ledger_url, tenant="t")),
         Verb.INSTRUCTION_LIST: InstructionList(),
         Verb.JOB_LIST: JobList(filter=JobFilter(batch=batch.id)),
+        Verb.DEAD_LIST: DeadList(),
+        Verb.DEAD_EACH: DeadEach(),
+        Verb.DEAD_SHOW: DeadRef(letter.id),
+        Verb.DEAD_REQUEUE: DeadRequeue(ids=(letter.id,), dry_run=True),
+        Verb.DEAD_DROP: DeadDrop(ids=(letter.id,), dry_run=True),
         Verb.CATALOG_APPLY: CatalogApply(TOML),
         Verb.CATALOG_SHOW: Nothing(),
         Verb.STATUS: Nothing(),

@@ -3,6 +3,7 @@
 import json
 from contextlib import suppress
 
+import msgspec
 import pytest
 from nats.js.errors import NotFoundError
 
@@ -114,6 +115,33 @@ async def test_what_jetstream_gives_up_on_is_counted(nats_url: str, ledger_url: 
             return info.num_ack_pending == 0 and info.ack_floor is not None and info.ack_floor.stream_seq == 1
 
         await until(is_let_go, "it is counted once")
+        [letter] = await running.client.dead_letters()
+
+    assert (letter.cause, letter.stream, letter.sequence) == ("terminated", subjects.RUN, 1)
+    assert "given up by the consumer d after 1 deliveries" in letter.reason
+    assert "the message itself is gone" in letter.reason
+
+
+async def test_a_message_that_was_delivered_too_often_is_kept_as_it_was(
+    nats_url: str, ledger_url: str, nc: Nats
+) -> None:
+    async with a_broker(nats_url, ledger_url, nc) as running:
+        await has_pool(nc, subjects.RUN, "d")
+        stored = await nc.jetstream().publish(subjects.run("d"), b"the message", headers={"a": "b"})
+        advisory = {"stream": subjects.RUN, "consumer": "d", "stream_seq": stored.seq, "deliveries": 7}
+        kind = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES"
+        await nc.publish(f"{kind}.{subjects.RUN}.d", msgspec.json.encode(advisory))
+        await nc.publish(
+            f"{kind}.OF_SOMEBODY_ELSE.c", msgspec.json.encode({**advisory, "stream": "OF_SOMEBODY_ELSE"})
+        )
+        await nc.publish(f"{kind}.{subjects.RUN}.x", b"what is this")
+
+        await measures(running, 'infermq_advisories_total{kind="max_deliveries"} 3.0')
+        [letter] = await running.client.dead_letters()
+        shown, content = await running.client.dead_letter(letter.id)
+
+    assert (letter.cause, letter.stream, letter.subject) == ("max_deliveries", subjects.RUN, subjects.run("d"))
+    assert (content, shown.headers) == (b"the message", {"a": "b"})
 
 
 async def test_what_a_dead_worker_had_reported_is_let_go(nats_url: str, ledger_url: str, nc: Nats) -> None:

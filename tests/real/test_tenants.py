@@ -77,8 +77,11 @@ def about(owner: Owner) -> dict[Verb, msgspec.Struct]:
     }
 
 
-SHARED = {Verb.CATALOG_APPLY, Verb.CATALOG_SHOW, Verb.STATUS}
-"""What these are about belongs to all tenants."""
+SHARED = {
+    Verb.CATALOG_APPLY, Verb.CATALOG_SHOW, Verb.STATUS, Verb.PAUSE, Verb.RESUME, Verb.PAUSES, Verb.AUDIT,
+    Verb.DEAD_LIST, Verb.DEAD_EACH, Verb.DEAD_SHOW, Verb.DEAD_REQUEUE, Verb.DEAD_DROP,
+}  # fmt: skip
+"""What these are about belongs to all tenants, or is all shown to operators: an open door's callers are such."""
 REFUSALS = {
     Verb.BATCH_CREATE: "conflict",
     Verb.BATCH_SHOW: "unknown_batch",

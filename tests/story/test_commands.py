@@ -354,9 +354,70 @@ async def test_the_doctor_counts_dead_letters_and_says_how_to_look(system: Syste
 
     async def counted() -> bool:
         findings = json.loads((await system.here("doctor", "--json")).stdout)
-        return any(one["name"] == "dead letters" and "select" in one["advice"] for one in findings)
+        return any(one["name"] == "dead letters" and one["advice"] == "infermq dead list" for one in findings)
 
     await until(counted, "the doctor counts the dead letter")
+
+
+async def test_dead_letters_are_listed_shown_requeued_and_dropped(system: System) -> None:
+    nc = await nats.connect(system.info.nats_url)
+    job = {"endpoint": CHAT, "body": {"messages": [{"role": "user", "content": "x"}], "max_tokens": 8}, "line": -1}
+    sent = [json.dumps({**job, "custom_id": f"dead-{n}"}).encode() for n in range(3)]
+    for payload in sent:
+        await nc.jetstream().publish(
+            "infermq.submit.bulk.m.default.default", payload, headers={"Content-Type": "application/json"}
+        )
+    await nc.close()
+
+    async def letters() -> list[dict[str, str]]:
+        ran = await system.here("dead", "list", "--each", "--cause", "not_a_job", "--json")
+        return [one for one in json.loads(ran.stdout)["letters"] if "$.line" in one["reason"]]
+
+    async def all_there() -> bool:
+        return len(await letters()) == 3
+
+    await until(all_there, "they are dead letters")
+    newest = (await letters())[0]["id"]
+    grouped = await system.here("dead", "list")
+    shown = await system.here("dead", "show", newest)
+    raw = system.command("dead", "show", newest, "--raw")
+    dry = json.loads((await system.here("dead", "requeue", newest, "--dry-run", "--json")).stdout)
+    done = json.loads((await system.here("dead", "requeue", newest, "--max-tokens", "4", "--json")).stdout)
+    twice = await system.here("dead", "requeue", newest)
+    dropped = await system.here("dead", "drop", (await letters())[0]["id"])
+
+    assert "mend its producer" in grouped.stdout
+    assert "INFERMQ_SUBMIT" in shown.stdout
+    assert raw.stdout.encode() == sent[2]
+    assert (dry["messages"], done["messages"]) == (1, 1)
+    assert (twice.returncode, "any more" in twice.stderr) == (1, True)
+    assert (dropped.returncode, "1 message dropped" in dropped.stdout) == (0, True)
+    assert len(await letters()) == 1
+
+    async def succeeded() -> bool:
+        ran = await system.here("job", "list", "--custom-id", "dead-2", "--state", "succeeded", "--json")
+        return len(json.loads(ran.stdout)["jobs"]) == 1
+
+    await until(succeeded, "the mended job has run")
+    audited = await system.here("audit", "--limit", "2")
+    assert "requeue dead letters" in audited.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("dead", "drop"), "say which"),
+        (("dead", "requeue", "0197a1b2-0000-7000-8000-000000000000", "--cause", "x"), "not both"),
+        (("dead", "requeue", "--all", "--patch", "{"), "not JSON"),
+        (("dead", "requeue", "--all", "--patch", "[]"), "not a JSON object"),
+        (("dead", "show", "0197a1b2-0000-7000-8000-000000000000"), "infermq job show"),
+    ],
+)
+async def test_what_is_no_dead_letter_is_refused(system: System, words: tuple[str, ...], says: str) -> None:
+    ran = await system.here(*words)
+
+    assert ran.returncode == 2
+    assert says in ran.stderr
 
 
 async def test_an_answer_streams_to_the_terminal(system: System) -> None:
@@ -394,7 +455,7 @@ async def test_what_was_run_can_be_looked_at(system: System, tmp_path: Path) -> 
 
 async def test_jobs_and_batches_are_found_by_what_is_known_of_them(system: System, tmp_path: Path) -> None:
     file = tmp_path / "findable.jsonl"
-    write(file, {}, {"model": "nothing"}, {})
+    write(file, {}, {"messages": [{"role": "user", "content": "word " * 20_000}]}, {})
     sent = system.command("submit", str(file), "--wait", "--metadata", "of=findable", "--json")
     batch = json.loads(sent.stdout)["batch"]["id"]
 
@@ -405,14 +466,14 @@ async def test_jobs_and_batches_are_found_by_what_is_known_of_them(system: Syste
 
     assert await found() == ["c2", "c1", "c0"]
     assert await found("--state", "failed") == ["c1"]
-    assert await found("--code", "unknown_model", "--since", "1h") == ["c1"]
+    assert await found("--code", "context_too_long", "--since", "1h") == ["c1"]
     assert await found("--until", "1h") == []
     assert await found("--custom-id", "c2", "--lane", "bulk", "--model", "m") == ["c2"]
 
     page = json.loads((await system.here("job", "list", "--batch", batch, "--limit", "2", "--json")).stdout)
     assert await found("--before", page["next"]) == ["c0"]
     table = await system.here("job", "list", "--batch", batch, "--state", "failed")
-    assert "unknown_model" in table.stdout
+    assert "context_too_long" in table.stdout
     listed = json.loads((await system.here("batch", "list", "--metadata", "of=findable", "--json")).stdout)
     assert [one["id"] for one in listed["batches"]] == [batch]
     nothing = await system.here("batch", "list", "--status", "open", "--metadata", "of=findable")

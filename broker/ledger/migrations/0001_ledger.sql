@@ -236,15 +236,25 @@ create table infermq.spend (
 ) with (fillfactor = 50);
 
 create table infermq.dead_letters (
+    -- made of the stream, the sequence and the time: the same whenever the message is delivered
+    id          uuid    not null primary key,
     stream      text    not null,
     sequence    bigint  not null,
     received_ms bigint  not null,
     subject     text    not null,
+    -- a DeadCause (schemas/dead.py)
+    cause       text    not null,
     reason      text    not null,
+    -- of what was submitted; null: nobody can tell
+    tenant      text,
+    model       text,
     headers     jsonb   not null,
     payload     bytea   not null,
-    primary key (stream, sequence, received_ms)
+    -- when it was published again; null: it was not
+    requeued_ms bigint
 );
+create index dead_letters_of_tenant on infermq.dead_letters (tenant, id);
+create index dead_letters_received on infermq.dead_letters (received_ms);
 
 -- Orders over many jobs, each carried out in pages (see broker/ledger/instructions.py). A page that is due runs in the order
 -- of `next_ms`, which each page moves on, so that they take turns.

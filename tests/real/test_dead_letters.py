@@ -1,0 +1,344 @@
+"""Dead letters: what a person sees of them, and what becomes of those that are requeued or dropped."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from functools import partial
+from uuid import UUID
+
+import asyncpg
+import msgspec
+import pytest
+
+from broker.bus.dead_letters import publish_again
+from broker.core.principal import Principal, Role, open_principal
+from broker.core.records import DeadLetter, Final
+from broker.errors import Unavailable
+from broker.ports import Ledger
+from broker.service import DeadLetterService
+from broker.service.dead_letters import PIECE
+from broker.service.refusal import Refusal
+from schemas import subjects
+from schemas.api import State
+from schemas.dead import DeadCause, DeadDrop, DeadEach, DeadFilter, DeadList, DeadRef, DeadRequeue, DeadWhat
+from schemas.jetstream.client import NatsClient as Nats
+from schemas.jetstream.lookup import last_stored
+from schemas.outcome import EngineFault, Failed, TimedOut
+from schemas.ruling import Convict
+from schemas.units import Ms
+from tests.builders import CHAT, a_dead_letter, an_entropy, an_id, now
+from tests.declared import declare_streams
+from tests.real.test_failures import settle
+from tests.real.test_ledger import a_batch, a_verdict, running
+
+pytestmark = pytest.mark.real
+OPERATOR = open_principal("ops", "k")
+PRODUCER = Principal(tenant="t", key="k", role=Role.PRODUCER)
+
+
+@pytest.fixture
+async def service(nc: Nats, ledger: Ledger) -> DeadLetterService:
+    await declare_streams(nc)
+    return DeadLetterService(
+        ledger=ledger.dead_letters, publish=partial(publish_again, nc), clock=now, entropy=an_entropy
+    )
+
+
+async def a_dead_job(ledger: Ledger, *, tenant: str = "t", stage: str = "attempt", **changes: object) -> UUID:
+    attempt = await running(ledger, tenant=tenant, **changes)
+    failure = TimedOut(Ms(1000), stage)
+    await ledger.settlement.settle(
+        [a_verdict(attempt, Failed(failure), transition=Final(State.DEAD, None, failure))], now=now()
+    )
+    return attempt.job
+
+
+async def recorded(ledger: Ledger, *letters: DeadLetter) -> list[UUID]:
+    await ledger.dead_letters.record(letters)
+    return [one.id for one in letters]
+
+
+def a_submission(*jobs: dict[str, object], **changes: object) -> DeadLetter:
+    """Jobs that are wrong in what a newer broker, or a patch, may read."""
+    usual = {"endpoint": CHAT, "body": b'{"messages":[{"role":"user","content":"x"}],"max_tokens":8}'}
+    payload = msgspec.msgpack.encode([{**usual, **job} for job in jobs])
+    return a_dead_letter(tenant="t", payload=payload, **changes)  # type: ignore[arg-type]
+
+
+async def stored(nc: Nats, subject: str) -> list[dict[str, object]]:
+    """The jobs of the newest message of a subject of SUBMIT."""
+    jobs: list[dict[str, object]] = msgspec.msgpack.decode((await last_stored(nc, subjects.SUBMIT, subject))[1])
+    return jobs
+
+
+async def how_many_stored(nc: Nats) -> int:
+    return (await nc.jetstream().stream_info(subjects.SUBMIT)).state.messages
+
+
+async def audits(url: str) -> list[tuple[str, str, str]]:
+    connection = await asyncpg.connect(url)
+    rows = await connection.fetch("select tenant, action, after::text as after from infermq.audit order by id")
+    await connection.close()
+    return [(row["tenant"], row["action"], row["after"]) for row in rows]
+
+
+# what there is
+
+
+async def test_jobs_and_messages_are_counted_by_cause_with_an_example_and_what_to_do(
+    service: DeadLetterService, ledger: Ledger
+) -> None:
+    jobs = [await a_dead_job(ledger, model=model) for model in ("m", "n", "n")]
+    convicted = await running(ledger, tenant="t")
+    await settle(ledger, Convict(convicted.job, convicted.number, 2))
+    letters = await recorded(ledger, *(a_dead_letter(tenant="t", reason=f"no {n}") for n in range(4)))
+
+    groups = (await service.groups(OPERATOR, DeadList())).groups
+
+    assert [(one.what, one.cause, one.count) for one in groups] == [
+        (DeadWhat.MESSAGE, "not_a_job", 4),
+        (DeadWhat.JOB, "timed_out", 3),
+        (DeadWhat.JOB, "worker_lost", 1),
+    ]
+    assert groups[0].example == max(letters)
+    assert groups[0].reason == f"no {letters.index(max(letters))}"
+    assert (groups[1].models, groups[1].example) == ({"n": 2, "m": 1}, max(jobs))
+    assert groups[1].reason == "the attempt was ended after 1000 ms"
+    assert all(group.advice for group in groups)
+    assert now() - 60_000 < groups[1].first_ms <= groups[1].last_ms <= now()
+
+
+async def test_jobs_that_ended_otherwise_are_no_dead_letters(service: DeadLetterService, ledger: Ledger) -> None:
+    attempt = await running(ledger)
+    failure = EngineFault("m")
+    await ledger.settlement.settle(
+        [a_verdict(attempt, Failed(failure), transition=Final(State.FAILED, None, failure))], now=now()
+    )
+
+    assert (await service.groups(OPERATOR, DeadList())).groups == ()
+
+
+async def test_filters_say_which_are_meant(service: DeadLetterService, ledger: Ledger) -> None:
+    batch = (await a_batch(ledger)).id
+    in_batch = await a_dead_job(ledger, tenant="default", batch=batch, model="n")
+    job = await a_dead_job(ledger)
+    [message] = await recorded(ledger, a_dead_letter(tenant="t", received_ms=Ms(now() - 3_600_000)))
+    [nobodys] = await recorded(
+        ledger, a_dead_letter(stream=subjects.OUTCOME, subject="x", cause=DeadCause.FALSE_SEAL)
+    )
+
+    async def listed(**wanted: object) -> set[UUID]:
+        found = await service.each(OPERATOR, DeadEach(filter=DeadFilter(**wanted)))  # type: ignore[arg-type]
+        counted = (await service.groups(OPERATOR, DeadList(filter=DeadFilter(**wanted)))).groups  # type: ignore[arg-type]
+        assert sum(group.count for group in counted) == len(found.letters)
+        return {letter.id for letter in found.letters}
+
+    assert await listed() == {in_batch, job, message, nobodys}
+    assert await listed(what=DeadWhat.JOB) == {in_batch, job}
+    assert await listed(what=DeadWhat.MESSAGE) == {message, nobodys}
+    assert await listed(causes=("timed_out", "not_a_job")) == {in_batch, job, message}
+    assert await listed(causes=("false_seal",)) == {nobodys}
+    assert await listed(model="n") == {in_batch}
+    assert await listed(tenant="t") == {job, message}
+    assert await listed(batch=batch) == {in_batch}
+    assert await listed(since_ms=now() - 600_000) == {in_batch, job, nobodys}
+    assert await listed(until_ms=now() - 600_000) == {message}
+
+
+async def test_single_ones_come_newest_first_a_page_at_a_time(service: DeadLetterService, ledger: Ledger) -> None:
+    ids = [await a_dead_job(ledger) for _ in range(3)]
+    ids += await recorded(ledger, *(a_dead_letter(received_ms=Ms(now() + n)) for n in range(3)))
+
+    first = (await service.each(OPERATOR, DeadEach(limit=4))).letters
+    rest = (await service.each(OPERATOR, DeadEach(limit=4, before=first[-1].id))).letters
+
+    assert [letter.id for letter in (*first, *rest)] == sorted(ids, reverse=True)
+
+
+async def test_a_dead_letter_is_shown_with_its_original_bytes(service: DeadLetterService, ledger: Ledger) -> None:
+    content = bytes(range(256)) * (2 * PIECE // 256) + b"end"
+    [message] = await recorded(ledger, a_dead_letter(payload=content, headers={"a": "b"}))
+    job = await a_dead_job(ledger, custom_id="c", body=b'{"messages":[]}')
+
+    shown = await service.show(OPERATOR, DeadRef(message))
+    pieces = [await service.show(OPERATOR, DeadRef(message, offset)) for offset in (PIECE, 2 * PIECE, 3 * PIECE)]
+    of_job = await service.show(OPERATOR, DeadRef(job))
+
+    assert shown.piece + b"".join(one.piece for one in pieces) == content
+    assert (shown.letter.size_bytes, shown.headers, shown.letter.reason) == (len(content), {"a": "b"}, "not a job")
+    assert (of_job.piece, of_job.letter.attempts, of_job.letter.custom_id) == (b'{"messages":[]}', 1, "c")
+    assert of_job.letter.reason == "the attempt was ended after 1000 ms"
+
+
+async def test_a_tenant_sees_and_changes_its_own_only(service: DeadLetterService, ledger: Ledger) -> None:
+    mine = [await a_dead_job(ledger), *await recorded(ledger, a_dead_letter(tenant="t"))]
+    others = [await a_dead_job(ledger, tenant="u"), *await recorded(ledger, a_dead_letter(tenant="u"))]
+    nobodys = await recorded(ledger, a_dead_letter(stream=subjects.OUTCOME, subject="x", cause=DeadCause.FALSE_SEAL))
+
+    letters = (await service.each(PRODUCER, DeadEach())).letters
+    counted = (await service.groups(PRODUCER, DeadList())).groups
+    done = [
+        await service.requeue(PRODUCER, DeadRequeue(ids=(*others, *nobodys))),
+        await service.drop(PRODUCER, DeadDrop(ids=(*others, *nobodys))),
+    ]
+
+    assert {letter.id for letter in letters} == set(mine)
+    assert sum(group.count for group in counted) == 2
+    assert [(one.jobs, one.messages, one.left) for one in done] == [(0, 0, 3), (0, 0, 3)]
+    for letter in (*others, *nobodys):
+        with pytest.raises(Refusal, match="there is no dead letter"):
+            await service.show(PRODUCER, DeadRef(letter))
+    with pytest.raises(Refusal, match="its own tenant only"):
+        await service.groups(PRODUCER, DeadList(filter=DeadFilter(tenant="u")))
+    assert len((await service.each(OPERATOR, DeadEach())).letters) == 5
+
+
+# what becomes of them
+
+
+async def test_a_requeued_message_is_in_its_stream_again_once(
+    service: DeadLetterService, nc: Nats, ledger: Ledger, ledger_url: str
+) -> None:
+    letter = a_submission({"custom_id": "a"}, {"max_attempts": 99, "custom_id": "b", "id": "x"})
+    [message] = await recorded(ledger, letter)
+
+    done = await service.requeue(OPERATOR, DeadRequeue(ids=(message,)))
+    again = await service.requeue(OPERATOR, DeadRequeue(ids=(message,)))
+
+    assert (done.messages, done.left) == (1, 0)
+    assert (again.messages, again.left, again.skipped[0].id) == (0, 1, message)
+    assert [job["custom_id"] for job in await stored(nc, letter.subject)] == ["b"]
+    assert await how_many_stored(nc) == 1
+    assert (await service.groups(OPERATOR, DeadList())).groups == ()
+    assert await audits(ledger_url) == [("ops", "requeue dead letters", '{"messages": 1}')]
+
+
+async def test_two_who_requeue_the_same_at_once_send_it_once(
+    service: DeadLetterService, nc: Nats, ledger: Ledger
+) -> None:
+    await recorded(ledger, *(a_submission({"id": n}) for n in range(20)))
+    every = DeadRequeue(filter=DeadFilter())
+
+    done = await asyncio.gather(*[service.requeue(OPERATOR, every) for _ in range(4)])
+
+    assert sum(one.messages for one in done) == 20
+    assert await how_many_stored(nc) == 20
+
+
+async def test_a_message_that_no_stream_takes_stays_a_dead_letter(
+    ledger: Ledger, nc: Nats, service: DeadLetterService, ledger_url: str
+) -> None:
+    [message] = await recorded(ledger, a_submission({"id": 1}))
+    await nc.jetstream().delete_stream(subjects.SUBMIT)
+
+    with pytest.raises(Unavailable, match="did not take it"):
+        await service.requeue(OPERATOR, DeadRequeue(ids=(message,)))
+    await declare_streams(nc)
+    done = await service.requeue(OPERATOR, DeadRequeue(ids=(message,)))
+
+    assert done.messages == 1
+    assert len(await audits(ledger_url)) == 1
+
+
+async def test_one_that_was_published_before_its_broker_died_is_stored_once(
+    service: DeadLetterService, nc: Nats, ledger: Ledger
+) -> None:
+    letter = a_submission({"id": 1})
+    [message] = await recorded(ledger, letter)
+
+    async def publish_and_die(held: Sequence[DeadLetter]) -> list[DeadLetter]:
+        await publish_again(nc, held)
+        raise asyncio.CancelledError
+
+    dying = DeadLetterService(ledger=ledger.dead_letters, publish=publish_and_die, clock=now, entropy=an_entropy)
+    with pytest.raises(asyncio.CancelledError):
+        await dying.requeue(OPERATOR, DeadRequeue(ids=(message,)))
+    assert (await service.requeue(OPERATOR, DeadRequeue(ids=(message,)))).messages == 1
+    assert await how_many_stored(nc) == 1
+
+
+async def test_an_edited_submission_is_admitted_as_edited(
+    service: DeadLetterService, nc: Nats, ledger: Ledger
+) -> None:
+    letter = a_submission({"id": "x"}, model="old")
+    [message] = await recorded(ledger, letter)
+    ask = DeadRequeue(ids=(message,), model="new", max_tokens=5, patch=msgspec.Raw(b'{"temperature":0}'))
+
+    await service.requeue(OPERATOR, ask)
+
+    subject = subjects.submit(subjects.parse_submit(letter.subject)).replace(".old.", ".new.")
+    [job] = await stored(nc, subject)
+    body = job["body"]
+    assert isinstance(body, bytes)
+    fields = json.loads(body)
+    assert (fields["temperature"], fields["max_tokens"], len(fields["messages"])) == (0, 5, 1)
+    assert "id" not in job
+
+
+async def test_a_dry_run_changes_nothing(
+    service: DeadLetterService, nc: Nats, ledger: Ledger, ledger_url: str
+) -> None:
+    await recorded(ledger, a_submission({"id": 1}), a_dead_letter(cause=DeadCause.TERMINATED, stream=subjects.RUN))
+    await a_dead_job(ledger)
+
+    requeue = await service.requeue(OPERATOR, DeadRequeue(filter=DeadFilter(what=DeadWhat.MESSAGE), dry_run=True))
+    drop = await service.drop(OPERATOR, DeadDrop(filter=DeadFilter(), dry_run=True))
+
+    assert (requeue.messages, requeue.left, requeue.dry_run) == (1, 1, True)
+    assert (drop.messages, drop.jobs, drop.dry_run) == (2, 1, True)
+    assert len((await service.each(OPERATOR, DeadEach())).letters) == 3
+    assert await how_many_stored(nc) == 0
+    assert await audits(ledger_url) == []
+
+
+async def test_dropped_messages_are_gone_and_dropped_jobs_stay_in_the_ledger(
+    service: DeadLetterService, ledger: Ledger, ledger_url: str
+) -> None:
+    job = await a_dead_job(ledger)
+    [message] = await recorded(ledger, a_dead_letter(tenant="t"))
+
+    done = await service.drop(PRODUCER, DeadDrop(filter=DeadFilter()))
+    again = await service.drop(PRODUCER, DeadDrop(ids=(job, message)))
+
+    assert (done.messages, done.jobs, done.left) == (1, 1, 0)
+    assert (again.messages, again.jobs, again.left) == (0, 0, 2)
+    assert (await service.groups(OPERATOR, DeadList())).groups == ()
+    found = await ledger.jobs.find(job, "t")
+    assert found is not None
+    assert found.state is State.DEAD
+    assert await audits(ledger_url) == [("t", "drop dead letters", '{"jobs": 1, "messages": 1}')]
+
+
+@pytest.mark.parametrize("what", ["drop", "requeue"])
+async def test_one_call_is_bounded_and_says_that_there_are_more(
+    service: DeadLetterService, ledger: Ledger, what: str
+) -> None:
+    ids = await recorded(ledger, *(a_submission({"id": n}) for n in range(5)))
+    wanted = DeadFilter(what=DeadWhat.MESSAGE)
+
+    if what == "drop":
+        done = [await service.drop(OPERATOR, DeadDrop(filter=wanted, limit=3)) for _ in range(2)]
+    else:
+        done = [await service.requeue(OPERATOR, DeadRequeue(filter=wanted, limit=3)) for _ in range(2)]
+
+    assert [(one.messages, one.more) for one in done] == [(3, True), (2, False)]
+    assert len(ids) == 5
+
+
+@pytest.mark.parametrize(
+    ("ask", "says"),
+    [
+        (DeadRequeue(), "by their ids, or by a filter"),
+        (DeadDrop(ids=(an_id(),), filter=DeadFilter()), "by their ids, or by a filter"),
+        (DeadRequeue(filter=DeadFilter(), patch=msgspec.Raw(b"[1]")), "JSON object"),
+        (DeadRequeue(filter=DeadFilter(), payload=b"x"), "one message only"),
+    ],
+    ids=["neither", "both", "patch", "payload"],
+)
+async def test_what_is_not_clear_is_refused(
+    service: DeadLetterService, ledger: Ledger, ask: DeadDrop | DeadRequeue, says: str
+) -> None:
+    await recorded(ledger, a_dead_letter(), a_dead_letter())
+
+    with pytest.raises(Refusal, match=says):
+        await (service.requeue(OPERATOR, ask) if isinstance(ask, DeadRequeue) else service.drop(OPERATOR, ask))
