@@ -288,15 +288,7 @@ class Process:
                 metrics=self.metrics,
                 clock=self.clock,
             ),
-            jobs=JobService(
-                ledger=self.ledger.jobs,
-                batches=self.ledger.batches,
-                submitted=SubmittedJobs(self.nc),
-                catalogs=self.catalogs,
-                pools=self._pools,
-                controls=lambda: self.controls.active,
-                clock=self.clock,
-            ),
+            jobs=self._job_service(),
             repeats=RepeatService(
                 retries=self.ledger.retries,
                 tell=partial(announce_instruction, self.nc),
@@ -314,12 +306,7 @@ class Process:
                 clock=self.clock,
                 entropy=self.entropy,
             ),
-            dead_letters=DeadLetterService(
-                ledger=self.ledger.dead_letters,
-                publish=partial(publish_again, self.nc),
-                clock=self.clock,
-                entropy=self.entropy,
-            ),
+            dead_letters=self._dead_letter_service(),
             status=StatusService(
                 name=self.config.name,
                 version=version(),
@@ -330,6 +317,25 @@ class Process:
                 controls=lambda: self.controls.active,
                 clock=self.clock,
             ),
+        )
+
+    def _job_service(self) -> JobService:
+        return JobService(
+            ledger=self.ledger.jobs,
+            batches=self.ledger.batches,
+            submitted=SubmittedJobs(self.nc),
+            catalogs=self.catalogs,
+            pools=self._pools,
+            controls=lambda: self.controls.active,
+            clock=self.clock,
+        )
+
+    def _dead_letter_service(self) -> DeadLetterService:
+        return DeadLetterService(
+            ledger=self.ledger.dead_letters,
+            publish=partial(publish_again, self.nc),
+            clock=self.clock,
+            entropy=self.entropy,
         )
 
     def _catalog(self) -> Catalog:
