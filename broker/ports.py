@@ -21,6 +21,7 @@ from broker.core.records import (
     EarlyCancel,
     Entry,
     Flow,
+    Head,
     JobCancels,
     Kept,
     Leadership,
@@ -143,8 +144,8 @@ class DeadLetterLedger(Protocol):
 class BacklogLedger(Protocol):
     """Tells the dispatch leader what waits."""
 
-    async def flows(self) -> list[Flow]:
-        """List the flows with waiting jobs. The cost depends on the number of flows, not of jobs."""
+    async def heads(self) -> list[Head]:
+        """List the first job of each priority of each flow, in order. The cost depends on their number, not that of jobs."""
 
     async def page(self, flow: Flow, *, after: Place | None, limit: int) -> list[WaitingJob]:
         """Read a page of the flow, in its order, keys only."""

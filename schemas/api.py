@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from schemas.control import Pause
-from schemas.job import CustomId, Lane, Metadata, StoredLabel
+from schemas.job import CustomId, Lane, Metadata, Priority, StoredLabel
 from schemas.outcome import Failure, Usage
 from schemas.units import Instant, Ms, Name, NanoUsd
 from schemas.worker import WorkerBeat
@@ -51,6 +51,8 @@ class BatchCreate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     lane: Lane = Lane.BULK
     deadline_ms: Annotated[int, Meta(ge=0, le=10**15)] | None = None
     """The deadline of its jobs that have none of their own."""
+    priority: Priority = 0
+    """The priority of its jobs that have none of their own."""
     metadata: Metadata = {}
 
 
@@ -172,6 +174,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, str]
     cancel_ms: Ms | None = None
     """When it was cancelled. None: it was not."""
+    priority: int = 0
     refused: int = 0
     """How many jobs came for it when it had all the jobs that it was sealed with. Each has failed, outside of the batch."""
     holds: tuple[Hold, ...] = ()
@@ -346,6 +349,8 @@ class JobShow(msgspec.Struct, frozen=True, kw_only=True):
     """Why it waits; None if it does not."""
     cancel_ms: Ms | None = None
     """Since when a running job is to be cancelled. None: it is not."""
+    priority: int = 0
+    """Among its tenant's jobs of its model and lane; higher first."""
 
 
 class CatalogApply(msgspec.Struct, frozen=True):

@@ -32,6 +32,11 @@ StoredLabel = Annotated[str, Meta(max_length=512, pattern=NO_NUL)]
 Metadata = Annotated[dict[Annotated[str, Meta(max_length=64)], Label], Meta(max_length=16)]
 
 
+MOST_PRIORITY = 100
+Priority = Annotated[int, Meta(ge=-MOST_PRIORITY, le=MOST_PRIORITY)]
+"""The order among one tenant's jobs of a model and lane: higher first, then by deadline."""
+
+
 class JobFields(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """All fields of a job but its body. Tenant, key, lane and model are tokens of its subject, never fields."""
 
@@ -45,6 +50,8 @@ class JobFields(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     deadline_in_ms: Annotated[int, Meta(ge=1, le=10**12)] | None = None
     """How long after its admission a result is worthless, whatever the producer's clock says. None: the lane's default."""
     max_attempts: Annotated[int, Meta(ge=1, le=20)] | None = None
+    priority: Priority | None = None
+    """None: its batch's, or 0."""
     idempotency_key: CustomId | None = None
     metadata: Metadata | None = None
 

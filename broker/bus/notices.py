@@ -23,7 +23,7 @@ from broker.core.records import EndedAttempt, Flow, Marked, Place
 from schemas import subjects
 from schemas.codec import UNREADABLE, packed
 from schemas.jetstream import Message, NatsConnection, NatsError
-from schemas.job import Lane
+from schemas.job import MOST_PRIORITY, Lane
 from schemas.units import MOST_ATTEMPTS, Instant, Ms, Name, Tokens
 from schemas.worker import MOST_CANCELS
 
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 _MOST_ENTRIES = 2000
 """The most entries in one message."""
-_Waiting = list[tuple[Name, Lane, Name, Instant, UUID]]
+_Waiting = list[tuple[Name, Lane, Name, Annotated[int, Meta(ge=-MOST_PRIORITY, le=MOST_PRIORITY)], Instant, UUID]]
 _Attempts = list[tuple[UUID, Annotated[int, Meta(ge=0, le=MOST_ATTEMPTS)], Tokens]]
 """The number is 0 of a job that ended before any attempt."""
 _Settled = list[tuple[Name, Lane, Name, Annotated[_Attempts, Meta(max_length=_MOST_ENTRIES)]]]
@@ -67,7 +67,10 @@ async def announce_waiting(nc: NatsConnection, places: Iterable[tuple[Flow, Plac
     for flow, place in places:
         if flow not in lowest or place < lowest[flow]:
             lowest[flow] = place
-    entries = [(flow.model, flow.lane, flow.tenant, place.deadline_ms, place.job) for flow, place in lowest.items()]
+    entries = [
+        (flow.model, flow.lane, flow.tenant, place.rank, place.deadline_ms, place.job)
+        for flow, place in lowest.items()
+    ]
     for start in range(0, len(entries), _MOST_ENTRIES):
         await _publish(nc, subjects.CTL_WAITING, packed(entries[start : start + _MOST_ENTRIES]))
 
@@ -110,8 +113,8 @@ async def _publish(nc: NatsConnection, subject: str, notice: bytes) -> None:
 def decode_waiting(notice: bytes) -> list[tuple[Flow, Place]]:
     """Raises: UNREADABLE."""
     return [
-        (Flow(model, lane, tenant), Place(deadline_ms, job))
-        for model, lane, tenant, deadline_ms, job in _waiting.decode(notice)
+        (Flow(model, lane, tenant), Place(rank, deadline_ms, job))
+        for model, lane, tenant, rank, deadline_ms, job in _waiting.decode(notice)
     ]
 
 

@@ -104,6 +104,7 @@ def show(batch: Id, *, as_json: AsJson = False, nats_url: NatsUrl = None, data: 
             ("status", state.status),
             ("held", reasons(state.holds) or None),
             ("lane", state.lane),
+            ("priority", state.priority or None),
             ("created", instant(state.created_ms)),
             ("completed", None if took is None else f"{instant(state.completed_ms)}, after {took}"),
             ("jobs", "not sealed yet" if state.jobs is None else state.jobs),

@@ -167,6 +167,7 @@ def _print_job(job: JobShow) -> None:
             ("state", "accepted, on its way into the ledger" if is_on_its_way else job.state),
             ("model", f"{job.model} {job.endpoint}"),
             ("lane", job.lane),
+            ("priority", job.priority or None),
             ("batch", job.batch and f"{job.batch}, line {job.line}, custom_id {job.custom_id}"),
             ("submitted" if is_on_its_way else "admitted", instant(job.admitted_ms)),
             ("deadline", instant(job.deadline_ms)),

@@ -43,7 +43,7 @@ from schemas.api import Batch
 from schemas.catalog import Catalog, CatalogError, parse
 from schemas.clock import wall_clock
 from schemas.ids import ms_of
-from schemas.job import Lane
+from schemas.job import MOST_PRIORITY, Lane
 from schemas.subjects import DEFAULT
 
 _SHOWN = 20
@@ -82,6 +82,10 @@ def submit(
     model: Annotated[str | None, typer.Option(help="For lines whose body names none.")] = None,
     lane: Annotated[Lane, typer.Option(help="Priority class.")] = Lane.BULK,
     deadline: Annotated[str | None, typer.Option(help="From now: 90s, 30m, 24h, 7d. By default the lane's.")] = None,
+    priority: Annotated[
+        int,
+        typer.Option(min=-MOST_PRIORITY, max=MOST_PRIORITY, help="Before your other jobs of the lane; higher first."),
+    ] = 0,
     wait: Annotated[bool, typer.Option("--wait", help="Stay until the batch is complete.")] = False,
     results: Annotated[Path | None, typer.Option("--out", help="Write results here; waits for them.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Submit nothing if a line is bad.")] = False,
@@ -104,6 +108,7 @@ def submit(
                 model=model,
                 lane=lane,
                 window_ms=window_ms(deadline),
+                priority=priority,
                 strict=strict,
                 batch=batch,
                 metadata=metadata_of(metadata),
@@ -152,6 +157,7 @@ class _Submit:
         model: str | None,
         lane: Lane,
         window_ms: int | None,
+        priority: int,
         strict: bool,
         batch: UUID | None,
         metadata: dict[str, str],
@@ -160,6 +166,7 @@ class _Submit:
         self._model = model
         self._lane = lane
         self._window_ms = window_ms
+        self._priority = priority
         self._strict = strict
         self._batch = batch
         self._metadata = metadata
@@ -176,7 +183,7 @@ class _Submit:
             self.tally.print()
             return None
         if batch is None:
-            batch = await client.create_batch(lane=self._lane, metadata=self._metadata)
+            batch = await client.create_batch(lane=self._lane, priority=self._priority, metadata=self._metadata)
         await self._send(client, batch, catalog)
         state = await client.seal(batch.id, jobs=self.tally.sent)
         self.tally.print()

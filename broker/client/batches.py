@@ -40,10 +40,15 @@ class BatchClient(Session):
     """Creates batches, and reads what became of them and of their jobs. Raises: RequestRefused, NoBroker, Unavailable."""
 
     async def create_batch(
-        self, *, lane: Lane = Lane.BULK, deadline_ms: int | None = None, metadata: dict[str, str] | None = None
+        self,
+        *,
+        lane: Lane = Lane.BULK,
+        deadline_ms: int | None = None,
+        priority: int = 0,
+        metadata: dict[str, str] | None = None,
     ) -> Batch:
-        """Create an open batch, with a new id."""
-        ask = BatchCreate(id=new_id(), lane=lane, deadline_ms=deadline_ms, metadata=metadata or {})
+        """Create an open batch, with a new id. Its jobs have this deadline and priority unless they have their own."""
+        ask = BatchCreate(id=new_id(), lane=lane, deadline_ms=deadline_ms, priority=priority, metadata=metadata or {})
         return await self._call(Verb.BATCH_CREATE, ask, Batch)
 
     async def seal(self, batch: UUID, *, jobs: int) -> Batch:

@@ -50,6 +50,7 @@ class Submission:
         custom_id: str | None = None,
         deadline_ms: int | None = None,
         max_attempts: int | None = None,
+        priority: int | None = None,
         metadata: dict[str, str] | None = None,
         idempotency_key: str | None = None,
     ) -> Self:
@@ -61,6 +62,7 @@ class Submission:
             custom_id=custom_id,
             deadline_ms=deadline_ms,
             max_attempts=max_attempts,
+            priority=priority,
             metadata=metadata,
             idempotency_key=idempotency_key,
         )
@@ -80,6 +82,7 @@ class SubmitClient(Session):
         custom_id: str | None = None,
         deadline_ms: int | None = None,
         max_attempts: int | None = None,
+        priority: int | None = None,
         metadata: dict[str, str] | None = None,
         idempotency_key: str | None = None,
     ) -> UUID:
@@ -97,6 +100,7 @@ class SubmitClient(Session):
             custom_id=custom_id,
             deadline_ms=deadline_ms,
             max_attempts=max_attempts,
+            priority=priority,
             metadata=metadata,
             idempotency_key=idempotency_key,
         )

@@ -74,6 +74,7 @@ def admit(job: Job, context: AdmissionContext, *, place: int | None = None) -> E
         admitted_ms=now,
         deadline_ms=deadline,
         max_attempts=job.max_attempts or policy_of(context.model, context.catalog).max_attempts,
+        priority=job.priority if job.priority is not None else batch.priority if batch is not None else 0,
         batch=batch.id if batch is not None and full is None else None,
         too_late_for=full.id if full is not None else None,
         line=job.line,

@@ -7,11 +7,13 @@ every flow again from its beginning from time to time.
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import attrgetter
 from uuid import UUID
 
-from broker.core.records import Flow, Pick, Place, WaitingJob
+from broker.core.records import Flow, Head, Pick, Place, WaitingJob
 from schemas.units import Ms
 
 FIRST_PAGE = 64
@@ -21,6 +23,10 @@ PAGE = 1000
 _GROWTH = 4
 FAILED_MOST = 1000
 """How many jobs of one flow are kept that failed somewhere: they may wait long for the one deployment that is left."""
+
+
+def _rank(job: WaitingJob) -> int:
+    return job.place.rank
 
 
 def _deadline(job: WaitingJob) -> Ms:
@@ -69,7 +75,7 @@ class FlowBacklog:
     def go_back_to(self, place: Place) -> None:
         """Read again from `place`, where a job waits. If that is still ahead, only note that there is more to read."""
         if self.read_to is not None and place <= self.read_to:
-            self.read_to = Place(place.deadline_ms, UUID(int=max(0, place.job.int - 1)))
+            self.read_to = Place(place.rank, place.deadline_ms, UUID(int=max(0, place.job.int - 1)))
             self.ready = [job for job in self.ready if job.place < place]
             if self.passed_over is not None and self.passed_over >= place:
                 self.passed_over = None
@@ -82,11 +88,22 @@ class FlowBacklog:
             self.go_back_to(self.passed_over)
 
     def take_expired(self, now: Ms) -> list[UUID]:
-        """Remove and return the jobs whose deadline has passed. They come first, since the order is by deadline."""
-        at = bisect_right(self.ready, now, key=_deadline)
-        expired, self.ready = self.ready[:at], self.ready[at:]
-        self._recount_failed()
-        return [job.place.job for job in expired]
+        """Remove and return the jobs whose deadline has passed. They come first among those of their priority."""
+        ready, at = self.ready, 0
+        expired: list[UUID] = []
+        while at < len(ready):
+            rank, end = ready[at].place.rank, len(ready)
+            if ready[-1].place.rank != rank:
+                end = bisect_right(ready, rank, at, key=_rank)
+            if ready[at].place.deadline_ms <= now:
+                passed = bisect_right(ready, now, at, end, key=_deadline)
+                expired += [job.place.job for job in ready[at:passed]]
+                del ready[at:passed]
+                end -= passed - at
+            at = end
+        if expired:
+            self._recount_failed()
+        return expired
 
     def drop_batches(self, batches: Collection[UUID]) -> None:
         """Remove the jobs of batches that may not start."""
@@ -106,6 +123,11 @@ class FlowBacklog:
     def _recount_failed(self) -> None:
         if self.failed:
             self.failed = sum(1 for job in self.ready if job.tried)
+
+
+def lower_heads(heads: Iterable[Head]) -> list[Head]:
+    """Choose of all priorities of each flow those that come after its first. `heads` are in the order of flow and rank."""
+    return [head for _, of_flow in groupby(heads, key=attrgetter("flow")) for head in list(of_flow)[1:]]
 
 
 @dataclass(slots=True)

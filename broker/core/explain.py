@@ -85,6 +85,7 @@ def accepted(id: UUID, source: Source, job: Job, *, catalog: Catalog) -> JobShow
         id=id,
         state=State.ACCEPTED,
         lane=source.lane,
+        priority=job.priority or 0,
         model=source.model,
         endpoint=job.endpoint,
         batch=job.batch,

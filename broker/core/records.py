@@ -43,10 +43,20 @@ class Flow(msgspec.Struct, frozen=True, order=True):
 
 
 class Place(msgspec.Struct, frozen=True, order=True):
-    """Where a job stands in its flow: earliest deadline first, then the order of submission."""
+    """Where a job stands in its flow: highest priority first, then earliest deadline, then the order of submission."""
 
+    rank: int
+    """0 minus the priority."""
     deadline_ms: Ms
     job: UUID
+
+
+class Head(msgspec.Struct, frozen=True):
+    """The first waiting job of a priority of a flow. No other of that priority has an earlier deadline."""
+
+    flow: Flow
+    rank: int
+    deadline_ms: Ms
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +74,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     admitted_ms: Ms
     deadline_ms: Ms
     max_attempts: int
+    priority: int = 0
     batch: UUID | None = None
     line: int | None = None
     custom_id: str | None = None
@@ -82,7 +93,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def place(self) -> Place:
-        return Place(self.deadline_ms, self.id)
+        return Place(-self.priority, self.deadline_ms, self.id)
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,6 +131,7 @@ class BatchInfo(msgspec.Struct, frozen=True, kw_only=True):
     tenant: str
     lane: Lane
     deadline_ms: Ms | None
+    priority: int = 0
     jobs: int | None = None
     """How many jobs it was sealed with. None: it is open."""
     is_full: bool = False

@@ -40,6 +40,7 @@ class PgAttempts:
                 term,
                 shard,
                 controls,
+                [pick.place.rank for pick in picks],
             )
             if not rows:
                 await check_fences(connection, term=term, controls=controls, shard=shard)

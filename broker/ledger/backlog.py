@@ -2,13 +2,14 @@
 
 from uuid import UUID
 
-from broker.core.records import Flow, Place, WaitingJob
+from broker.core.records import Flow, Head, Place, WaitingJob
 from broker.ledger.connection import Database
-from broker.ledger.rows import flow_of
+from broker.ledger.rows import flow_of, place_of
 from broker.ledger.sql import query
+from schemas.job import MOST_PRIORITY
 from schemas.units import Ms
 
-_BEGINNING = Place(Ms(-1), UUID(int=0))
+_BEGINNING = Place(-MOST_PRIORITY - 1, Ms(-1), UUID(int=0))
 
 
 class PgBacklog:
@@ -17,26 +18,33 @@ class PgBacklog:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def flows(self) -> list[Flow]:
+    async def heads(self) -> list[Head]:
         async with self._database.connection() as connection:
-            rows = await connection.fetch(query("flows"))
-        return [flow_of(row) for row in rows]
+            rows = await connection.fetch(query("heads"))
+        return [Head(flow_of(row), row["rank"], row["deadline_ms"]) for row in rows]
 
     async def page(self, flow: Flow, *, after: Place | None, limit: int) -> list[WaitingJob]:
         start = after or _BEGINNING
         async with self._database.connection() as connection:
             rows = await connection.fetch(
-                query("waiting_page"), flow.model, flow.lane, flow.tenant, start.deadline_ms, start.job, limit
+                query("waiting_page"),
+                flow.model,
+                flow.lane,
+                flow.tenant,
+                start.rank,
+                start.deadline_ms,
+                start.job,
+                limit,
             )
         return [
-            WaitingJob(Place(deadline, job), attempt, tuple(tried or ()), tokens, batch)
-            for deadline, job, attempt, tried, tokens, batch in rows
+            WaitingJob(Place(rank, deadline, job), attempt, tuple(tried or ()), tokens, batch)
+            for rank, deadline, job, attempt, tried, tokens, batch in rows
         ]
 
     async def move_due(self, now: Ms, *, limit: int) -> list[tuple[Flow, Place]]:
         async with self._database.connection() as connection:
             rows = await connection.fetch(query("move_due"), now, limit)
-        return [(flow_of(row), Place(row["deadline_ms"], row["job"])) for row in rows]
+        return [(flow_of(row), place_of(row)) for row in rows]
 
     async def next_due(self) -> Ms | None:
         async with self._database.connection() as connection:

@@ -25,7 +25,14 @@ class PgBatches:
     async def create(self, ask: BatchCreate, tenant: str, now: Ms) -> Batch:
         async with self._database.connection() as connection:
             await connection.execute(
-                query("create_batch"), ask.id, tenant, ask.lane, now, ask.deadline_ms, json_text(ask.metadata)
+                query("create_batch"),
+                ask.id,
+                tenant,
+                ask.lane,
+                now,
+                ask.deadline_ms,
+                json_text(ask.metadata),
+                ask.priority,
             )
             found = await _find(connection, ask.id, tenant)
             if found is None:

@@ -8,7 +8,7 @@ from broker.core.controls import Controls
 from broker.core.records import Audited, Flow, Place
 from broker.ledger import audit
 from broker.ledger.connection import Connection, Database
-from broker.ledger.rows import NEVER_MS, Row, flow_of
+from broker.ledger.rows import NEVER_MS, Row, flow_of, place_of
 from broker.ledger.sql import query
 from schemas.control import Pause, PauseAnswer, PauseKind
 from schemas.units import Ms
@@ -61,7 +61,7 @@ class PgControls:
     async def unpark(self, *, limit: int) -> list[tuple[Flow, Place]]:
         async with self._database.connection() as connection:
             rows = await connection.fetch(query("unpark"), limit)
-        return [(flow_of(row), Place(row["deadline_ms"], row["job"])) for row in rows]
+        return [(flow_of(row), place_of(row)) for row in rows]
 
 
 def _target(kind: PauseKind, name: str) -> dict[str, str]:

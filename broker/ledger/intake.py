@@ -39,6 +39,7 @@ class PgIntake:
                 tenant=row["tenant"],
                 lane=Lane(row["lane"]),
                 deadline_ms=row["deadline_ms"],
+                priority=row["priority"],
                 jobs=row["jobs"],
                 is_full=row["is_full"],
             )
@@ -154,11 +155,13 @@ def _row(entry: Entry) -> tuple[object, ...]:
 async def _follow(connection: Connection, fresh: Sequence[Entry]) -> None:
     """Record what comes with new jobs: their bodies, their place in the backlog or their end, their batches' counts."""
     await copy_bodies(connection, fresh)
-    waiting = [(e.model, e.lane, e.tenant, e.deadline_ms, e.id, e.batch) for e in fresh if e.refused is None]
+    waiting = [
+        (e.model, e.lane, e.tenant, -e.priority, e.deadline_ms, e.id, e.batch) for e in fresh if e.refused is None
+    ]
     await connection.copy_records_to_table(
         "waiting",
         records=waiting,
-        columns=("model", "lane", "tenant", "deadline_ms", "job", "batch"),
+        columns=("model", "lane", "tenant", "rank", "deadline_ms", "job", "batch"),
         schema_name="infermq",
     )
     deltas = Deltas()

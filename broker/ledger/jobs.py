@@ -32,6 +32,7 @@ class PgJobs:
 
 async def _ahead(connection: Connection, row: Row) -> int:
     """Count the jobs of its flow that come before a waiting one, up to one more than AHEAD_MOST."""
-    place = [row[name] for name in ("model", "lane", "tenant", "deadline_ms", "id")]
-    ahead: int = await connection.fetchval(query("ahead"), *place, AHEAD_MOST + 1)
+    flow = [row[name] for name in ("model", "lane", "tenant")]
+    place = (-row["priority"], row["deadline_ms"], row["id"])
+    ahead: int = await connection.fetchval(query("ahead"), *flow, *place, AHEAD_MOST + 1)
     return ahead

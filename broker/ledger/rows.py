@@ -6,7 +6,7 @@ import asyncpg
 import msgspec
 from msgspec.structs import replace
 
-from broker.core.records import Entry, Executed, Final, Flow, Recorded, Verdict
+from broker.core.records import Entry, Executed, Final, Flow, Place, Recorded, Verdict
 from broker.core.seals import leased_seal
 from schemas.api import Batch, BatchStatus, Counts, Execution, JobShow, Merged, Result, State, Waiting
 from schemas.codec import UNREADABLE
@@ -51,7 +51,7 @@ def columns(rows: Sequence[tuple[object, ...]], width: int) -> list[list[object]
 JOB_COLUMNS = (
     "id", "tenant", "key", "lane", "model", "endpoint", "state", "max_attempts", "attempts", "batch", "line",
     "custom_id", "admitted_ms", "deadline_ms", "settled_ms", "input_tokens", "output_tokens", "cached_tokens",
-    "cost_nano_usd", "failure", "metadata", "traceparent", "body_hash",
+    "cost_nano_usd", "failure", "metadata", "traceparent", "body_hash", "priority",
 )  # fmt: skip
 
 
@@ -71,6 +71,7 @@ def job_row(
         attempts, entry.batch, entry.line, entry.custom_id, entry.admitted_ms, entry.deadline_ms, settled_ms,
         usage.input_tokens, usage.output_tokens, usage.cached_tokens, executed.cost_nano_usd if executed else 0,
         json_text(failure), json_text(entry.metadata), entry.traceparent, entry.body_hash,
+        entry.priority,
     )  # fmt: skip
 
 
@@ -114,6 +115,10 @@ def attempt_of(row: Row, key: bytes, now: Ms) -> Attempt:
 
 def flow_of(row: Row) -> Flow:
     return Flow(row["model"], _LANES[row["lane"]], row["tenant"])
+
+
+def place_of(row: Row) -> Place:
+    return Place(row["rank"], row["deadline_ms"], row["job"])
 
 
 def recorded_of(row: Row) -> Recorded:
@@ -184,6 +189,7 @@ def batch_of(row: Row) -> Batch:
         sealed_ms=row["sealed_ms"],
         completed_ms=row["completed_ms"],
         deadline_ms=row["deadline_ms"],
+        priority=row["priority"],
         jobs=row["jobs"],
         counts=Counts(**{name: row[name] for name in Counts.__struct_fields__}),
         usage=usage_of(row),
@@ -292,6 +298,7 @@ def show_of(row: Row, executions: tuple[Execution, ...], *, ahead: int | None) -
         id=row["id"],
         state=state,
         lane=Lane(row["lane"]),
+        priority=row["priority"],
         model=row["model"],
         endpoint=row["endpoint"],
         batch=row["batch"],

@@ -21,7 +21,6 @@ from broker.core.records import (
     Executed,
     Final,
     OpenJob,
-    Place,
     Recorded,
     Requeue,
     Requeued,
@@ -42,6 +41,7 @@ from broker.ledger.rows import (
     execution_row,
     flow_of,
     json_text,
+    place_of,
     recorded_of,
     recorded_request,
     suspicion_of,
@@ -219,7 +219,7 @@ class _Group:
             moves[-1][0],
         )
         self.ended_attempts += [EndedAttempt(row["job"], row["attempt"], flow_of(row), row["tokens"]) for row in rows]
-        return tuple(Requeued(flow_of(row), Place(row["deadline_ms"], row["job"]), row["due_ms"]) for row in rows)
+        return tuple(Requeued(flow_of(row), place_of(row), row["due_ms"]) for row in rows)
 
     async def _record(self, verdicts: Sequence[Verdict]) -> None:
         """Record executions, results, what they cost, and the batches' counts."""

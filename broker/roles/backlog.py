@@ -1,16 +1,19 @@
 """Reads the backlog of the dispatch leader from the ledger."""
 
 from collections.abc import Iterable, Sequence
+from uuid import UUID
 
-from broker.core.backlog import Backlog
+from broker.core.backlog import PAGE, Backlog, lower_heads
 from broker.core.controls import Controls
-from broker.core.records import Flow, Place, WaitingJob
+from broker.core.records import Flow, Head, Place, WaitingJob
 from broker.ports import BacklogLedger
 from broker.retrying import until_available
 from schemas.units import Ms
 
 REREADS = 20
 """The most flows that a round reads again from their beginning, so that thousands of them hold up no dispatch."""
+OVERDUE_MOST = 10_000
+"""The most jobs that are ended at once because their deadline passed behind others of a higher priority."""
 _DUE_PAGE = 1000
 """The most delayed jobs that a round moves into the backlog."""
 
@@ -23,6 +26,7 @@ class BacklogReader:
         self._backlog = Backlog()
         self._announced: list[tuple[Flow, Place]] = []
         self._due_ms: Ms | None = None
+        self._heads: Sequence[Head] = ()
 
     @property
     def backlog(self) -> Backlog:
@@ -43,7 +47,27 @@ class BacklogReader:
 
     async def restart(self) -> None:
         """Read the flows from their beginnings, whatever was announced or missed."""
-        self._backlog.restart(await until_available(self._ledger.flows))
+        self._heads = await until_available(self._ledger.heads)
+        self._backlog.restart(list(dict.fromkeys(head.flow for head in self._heads)))
+
+    async def behind(self, now: Ms) -> list[UUID]:
+        """List jobs whose deadline has passed behind others of a higher priority, where they may not be read for long.
+
+        Up to OVERDUE_MOST are listed, as of the last `restart`.
+        """
+        late: list[UUID] = []
+        for head in lower_heads(self._heads):
+            after = Place(head.rank, Ms(-1), UUID(int=0))
+            is_whole = head.deadline_ms > now
+            while not is_whole and len(late) < OVERDUE_MOST:
+                page = await self._page(head.flow, after, PAGE)
+                passed = [
+                    one.place.job for one in page if one.place.rank == head.rank and one.place.deadline_ms <= now
+                ]
+                late += passed
+                is_whole = len(passed) < PAGE
+                after = page[-1].place if page else after
+        return late
 
     async def ask_next_due(self) -> None:
         """Ask the ledger when the next delayed job is due. An earlier time that is announced meanwhile is kept."""

@@ -9,6 +9,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from uuid import UUID
 
 from broker.bus.beats import Beats
 from broker.bus.notices import decode_delayed, decode_settled, decode_waiting, listener
@@ -22,7 +23,7 @@ from broker.errors import ControlsChanged
 from broker.metrics import BrokerMetrics
 from broker.ports import AttemptLedger, BacklogLedger, Clock
 from broker.retrying import until_available
-from broker.roles.backlog import BacklogReader
+from broker.roles.backlog import OVERDUE_MOST, BacklogReader
 from broker.roles.caps import Caps
 from broker.roles.controls_watch import ControlsWatch
 from broker.roles.daily_spend import DailySpend
@@ -147,8 +148,9 @@ class Dispatch:
                     self._sweep_soon()
             if loop.time() >= reread:
                 await self._reader.restart()
+                await self._end_expired(behind := await self._reader.behind(self._clock()))
                 self._caps.forget()
-                reread = loop.time() + self._reread_s
+                reread = loop.time() + (self._reread_s if len(behind) < OVERDUE_MOST else self._idle_s)
             if not await self._round():
                 await self._pause()
 
@@ -197,8 +199,13 @@ class Dispatch:
         self._reader.backlog.drop_batches(controls.stopped_batches)
 
     async def _expire(self, now: Ms) -> None:
-        """End the jobs whose deadline passed while they waited. Settle records it."""
-        expired = [job for flow in self._reader.backlog.flows.values() for job in flow.take_expired(now)]
+        """End the jobs whose deadline passed while they waited."""
+        await self._end_expired(
+            [job for flow in self._reader.backlog.flows.values() for job in flow.take_expired(now)]
+        )
+
+    async def _end_expired(self, expired: Sequence[UUID]) -> None:
+        """Rule that these have expired. Settle records it."""
         if expired:
             await self._rulings.publish([Expire(job) for job in expired])
             self._metrics.expired.inc(len(expired))

@@ -103,6 +103,18 @@ def test_a_batchs_deadline_holds_for_its_jobs() -> None:
     assert admitted(a_job(batch=batch.id, deadline_in_ms=70), batch=batch).deadline_ms == AT + 70
 
 
+def test_a_job_has_its_own_priority_else_its_batchs() -> None:
+    batch = a_batch(priority=7)
+
+    assert [admitted(a_job(batch=batch.id, priority=own), batch=batch).priority for own in (None, 0, -9)] == [
+        7,
+        0,
+        -9,
+    ]
+    assert admitted(a_job()).priority == 0
+    assert admitted(a_job(priority=100)).place.rank == -100
+
+
 @pytest.mark.parametrize(
     ("more", "code", "field"),
     [

@@ -4,14 +4,14 @@ from uuid import UUID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.core.backlog import FAILED_MOST, FIRST_PAGE, PAGE, Backlog, FlowBacklog
-from broker.core.records import Flow, Pick, Place, WaitingJob
+from broker.core.backlog import FAILED_MOST, FIRST_PAGE, PAGE, Backlog, FlowBacklog, lower_heads
+from broker.core.records import Flow, Head, Pick, Place, WaitingJob
 from schemas.job import Lane
 from schemas.units import Ms
 
 
 def place(number: int) -> Place:
-    return Place(Ms(10_000), UUID(int=number))
+    return Place(0, Ms(10_000), UUID(int=number))
 
 
 def waiting_job(number: int, *, tried: tuple[str, ...] = ()) -> WaitingJob:
@@ -55,7 +55,7 @@ def test_a_job_announced_ahead_of_the_cursor_only_opens_the_flow_again() -> None
 
 def test_expired_jobs_leave_the_front() -> None:
     flow = FlowBacklog()
-    flow.add_page([waiting_job(1), waiting_job(2), WaitingJob(Place(Ms(10_001), UUID(int=3)), 0)], limit=5)
+    flow.add_page([waiting_job(1), waiting_job(2), WaitingJob(Place(0, Ms(10_001), UUID(int=3)), 0)], limit=5)
 
     expired = flow.take_expired(Ms(10_000))
 
@@ -200,7 +200,7 @@ def test_nothing_that_waits_is_ever_missed(arrivals: list[int], limit: int, data
     st.lists(
         st.builds(
             WaitingJob,
-            st.builds(Place, st.sampled_from([Ms(10_000), Ms(20_000)]), st.uuids(version=4)),
+            st.builds(Place, st.integers(-1, 1), st.sampled_from([Ms(10_000), Ms(20_000)]), st.uuids(version=4)),
             st.just(1),
             st.sampled_from([(), ("d",)]),
         ),
@@ -260,3 +260,34 @@ def test_what_was_chosen_of_several_flows_leaves_each_of_them() -> None:
         first: [2],
         second: [3],
     }
+
+
+def at_rank(rank: int, number: int, deadline: int) -> WaitingJob:
+    return WaitingJob(Place(rank, Ms(deadline), UUID(int=number)), 0)
+
+
+def test_jobs_of_each_priority_expire_by_their_own_order() -> None:
+    flow = FlowBacklog()
+    jobs = [(-5, 1, 100), (-5, 2, 300), (0, 3, 50), (0, 4, 100), (0, 5, 101), (9, 6, 400), (10, 7, 99)]
+    flow.add_page([at_rank(*job) for job in jobs], limit=9)
+
+    assert [job.int for job in flow.take_expired(Ms(100))] == [1, 3, 4, 7]
+    assert ready(flow) == [2, 5, 6]
+    assert not flow.take_expired(Ms(100))
+
+
+def test_going_back_keeps_what_has_a_higher_priority() -> None:
+    flow = FlowBacklog()
+    flow.add_page([at_rank(-5, 1, 900), at_rank(0, 2, 100), at_rank(0, 3, 200)], limit=3)
+
+    flow.go_back_to(Place(0, Ms(50), UUID(int=9)))
+
+    assert ready(flow) == [1]
+    assert flow.read_to == Place(0, Ms(50), UUID(int=8))
+
+
+def test_lower_priorities_are_all_but_the_first_of_each_flow() -> None:
+    a, b, c = (Flow("m", Lane.BULK, tenant) for tenant in "abc")
+    heads = [Head(flow, rank, Ms(1)) for flow, rank in ((a, -1), (a, 0), (a, 1), (b, 3), (c, 0), (c, 1))]
+
+    assert lower_heads(heads) == [heads[1], heads[2], heads[5]]

@@ -18,7 +18,7 @@ def a_pause(kind: PauseKind, name: str) -> Pause:
 
 
 def job(batch: UUID | None, *, deadline: int = 1000, number: int = 7) -> WaitingJob:
-    return WaitingJob(Place(Ms(deadline), UUID(int=number)), 0, batch=batch)
+    return WaitingJob(Place(0, Ms(deadline), UUID(int=number)), 0, batch=batch)
 
 
 def test_a_flow_is_held_by_its_model_its_lane_and_its_tenant_and_by_no_other() -> None:

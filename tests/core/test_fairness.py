@@ -22,7 +22,7 @@ def a_catalog(**models: dict[str, int]) -> Catalog:
 
 
 def jobs(count: int, *, first: int = 1) -> list[WaitingJob]:
-    return [WaitingJob(Place(Ms(10**12), UUID(int=first + n)), 0) for n in range(count)]
+    return [WaitingJob(Place(0, Ms(10**12), UUID(int=first + n)), 0) for n in range(count)]
 
 
 def test_within_a_flow_the_order_of_the_ledger_is_kept() -> None:
@@ -155,7 +155,7 @@ def test_every_choice_is_whole(sizes: dict[Flow, int], room_d: int, room_e: int,
 
 
 def test_a_spare_gets_what_failed_elsewhere_and_nothing_else() -> None:
-    failed = WaitingJob(Place(Ms(10**12), UUID(int=9)), 1, ("d",))
+    failed = WaitingJob(Place(0, Ms(10**12), UUID(int=9)), 1, ("d",))
     waiting = {Flow("m", Lane.BULK, "t"): [*jobs(3), failed]}
 
     picks = Order().choose(waiting, room={"d": 2, "e": 9}, catalog=a_catalog(m={"d": 1, "e": 0}), limit=100)
@@ -175,7 +175,7 @@ def test_a_spare_stands_in_while_the_others_have_no_worker() -> None:
 
 
 def test_what_failed_everywhere_alive_may_go_anywhere_alive() -> None:
-    waiting = {Flow("m", Lane.BULK, "t"): [WaitingJob(Place(Ms(10**12), UUID(int=1)), 1, ("d",))]}
+    waiting = {Flow("m", Lane.BULK, "t"): [WaitingJob(Place(0, Ms(10**12), UUID(int=1)), 1, ("d",))]}
 
     picks = Order().choose(waiting, room={"d": 1}, catalog=a_catalog(m={"d": 1, "e": 1}), limit=100)
 
@@ -197,7 +197,7 @@ def test_of_lanes_that_are_level_the_heavier_is_served_first() -> None:
 
 
 def test_jobs_that_wait_for_another_deployment_hold_up_nothing_behind_them() -> None:
-    failed = [WaitingJob(Place(Ms(10**12), UUID(int=n)), 1, ("d",)) for n in range(1, 501)]
+    failed = [WaitingJob(Place(0, Ms(10**12), UUID(int=n)), 1, ("d",)) for n in range(1, 501)]
     waiting = {Flow("m", Lane.BULK, "t"): [*failed, *jobs(3, first=1000)]}
 
     picks = Order().choose(waiting, room={"d": 9}, alive={"e"}, catalog=a_catalog(m={"d": 1, "e": 0}), limit=100)
@@ -226,7 +226,7 @@ def test_a_deployment_that_comes_back_gets_its_share_and_no_more() -> None:
 
 
 def test_a_job_that_failed_waits_for_a_regular_deployment_that_is_full() -> None:
-    waiting = {Flow("m", Lane.BULK, "t"): [WaitingJob(Place(Ms(10**12), UUID(int=1)), 1, ("d",))]}
+    waiting = {Flow("m", Lane.BULK, "t"): [WaitingJob(Place(0, Ms(10**12), UUID(int=1)), 1, ("d",))]}
     catalog = a_catalog(m={"d": 1, "e": 1, "spare": 0})
 
     while_full = Order().choose(waiting, room={"d": 1, "spare": 1}, alive={"e"}, catalog=catalog, limit=100)
@@ -294,7 +294,7 @@ def test_each_job_goes_where_it_may_and_no_slot_is_idle_that_could_take_one(
     sizes: dict[Flow, list[tuple[str, ...]]], room: dict[str, int], more_alive: set[str], limit: int
 ) -> None:
     waiting = {
-        flow: [WaitingJob(Place(Ms(10**12), UUID(int=1000 * n + at)), 1, one) for at, one in enumerate(failed)]
+        flow: [WaitingJob(Place(0, Ms(10**12), UUID(int=1000 * n + at)), 1, one) for at, one in enumerate(failed)]
         for n, (flow, failed) in enumerate(sizes.items(), 1)
     }
     alive = more_alive | set(room)
@@ -320,7 +320,7 @@ def test_each_job_goes_where_it_may_and_no_slot_is_idle_that_could_take_one(
 def test_retries_never_overtake_another_tenants_fresh_work() -> None:
     """However many jobs of one tenant come back, and however early their deadlines: it gets its turns, and no more."""
     retries = [
-        WaitingJob(Place(Ms(10**12 - 10**6 + n), UUID(int=n)), attempt=2, tried=("gone",)) for n in range(1, 500)
+        WaitingJob(Place(0, Ms(10**12 - 10**6 + n), UUID(int=n)), attempt=2, tried=("gone",)) for n in range(1, 500)
     ]
     waiting = {Flow("m", Lane.BULK, "failed"): retries, Flow("m", Lane.BULK, "fresh"): jobs(50, first=9000)}
     order, catalog = Order(), a_catalog(m={"d": 1, "gone": 1})

@@ -146,7 +146,7 @@ def test_what_is_used_and_reserved_and_started_stays_within_the_limit(
 
 
 def a_pick(deployment: str = "d") -> Pick:
-    return Pick(Flow("m", Lane.BULK, "t"), Place(Ms(1), an_id()), deployment)
+    return Pick(Flow("m", Lane.BULK, "t"), Place(0, Ms(1), an_id()), deployment)
 
 
 def test_picks_are_paid_in_their_order_as_far_as_the_money_goes() -> None:

@@ -47,7 +47,7 @@ def refusal(**changes: Any) -> str | None:
 
 def test_lanes_share_capacity_as_sixteen_to_four_to_one() -> None:
     flows = {lane: Flow("m", lane, "t") for lane in Lane}
-    waiting = {flow: [WaitingJob(Place(Ms(10**12), an_id()), 0) for _ in range(500)] for flow in flows.values()}
+    waiting = {flow: [WaitingJob(Place(0, Ms(10**12), an_id()), 0) for _ in range(500)] for flow in flows.values()}
 
     picks = Order().choose(waiting, room={"d": 210}, catalog=a_catalog(), limit=1000)
 
@@ -71,6 +71,13 @@ def test_the_models_policy_says_how_many_attempts_a_job_has_that_does_not_say_it
     assert [admitted(catalog=catalog, max_attempts=asked).max_attempts for asked in (None, 1, 20)] == [6, 1, 20]
     on_its_way = accepted(an_id(), Source(Lane.BULK, "m", "t", "k"), a_job(), catalog=catalog)
     assert on_its_way.max_attempts == 6
+
+
+@pytest.mark.parametrize("priority", [-101, 101])
+def test_priorities_are_100_on_either_side(priority: int) -> None:
+    with pytest.raises(Undecodable, match="priority"):
+        decode_job(packed(a_job(priority=priority)), None)
+    assert [admitted(priority=most).priority for most in (-100, 100)] == [-100, 100]
 
 
 @pytest.mark.parametrize("attempts", [0, 21])

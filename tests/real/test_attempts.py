@@ -46,7 +46,7 @@ async def test_a_late_success_and_the_failure_of_the_next_attempt_end_the_job_in
 
     assert [(one.job, one.state) for one in done.final] == [(first.job, State.SUCCEEDED)]
     assert not await ledger.attempts.running()
-    assert not await ledger.backlog.flows()
+    assert not await ledger.backlog.heads()
 
 
 async def test_what_the_next_attempt_says_after_a_late_success_is_waste(ledger: Ledger) -> None:

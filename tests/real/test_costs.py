@@ -342,7 +342,7 @@ async def test_of_an_admission_that_is_cut_off_nothing_stays(
     await cut_off(ledger_url, ledger.intake.admit([entry]), batch.id)
 
     assert await ledger.jobs.find(entry.id, "default") is None
-    assert not await ledger.backlog.flows()
+    assert not await ledger.backlog.heads()
     admitted = await ledger.intake.admit([entry])
     assert [place.job for _, place in admitted.waiting] == [entry.id]
 
@@ -385,7 +385,7 @@ async def test_a_job_that_is_ended_while_it_is_put_back_does_not_wait_again(ledg
 
     assert done[0] == [(attempt.job, State.SUCCEEDED)]
     assert not done[1].requeued
-    assert not await ledger.backlog.flows()
+    assert not await ledger.backlog.heads()
 
 
 async def test_a_batch_stays_completed_when_it_was(ledger: Ledger) -> None:
@@ -480,7 +480,7 @@ async def test_a_success_of_any_attempt_ends_its_waiting_job(ledger: Ledger) -> 
     ends = await settled(ledger, a_verdict(attempts[0], succeeded(SECOND), delivery=2))
 
     assert ends == [(entry.id, State.SUCCEEDED)]
-    assert not await ledger.backlog.flows()
+    assert not await ledger.backlog.heads()
 
 
 async def test_attempts_that_did_not_count_add_up(ledger: Ledger) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from broker.bus.beats import Beats
 from broker.bus.runs import Rulings, Runs
+from broker.core.backlog import FIRST_PAGE
 from broker.core.pools import alive, snapshot
 from broker.core.price import Prices
 from broker.core.records import Entry, Pick, Running
@@ -22,6 +23,7 @@ from broker.roles.daily_spend import DailySpend
 from broker.roles.dispatch import Dispatch
 from broker.roles.late_acks import LateAcks
 from broker.roles.sweep import OVERDUE_MS, Sweep
+from schemas.api import State
 from schemas.catalog import Catalog, Route
 from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Attempt, Lane
@@ -243,3 +245,39 @@ async def test_near_its_cap_a_deployment_starts_what_is_left_pays_for(
         found = await running(ledger)
 
     assert Counter(one.deployment for one in found) == {"d": started}
+
+
+async def test_a_job_expires_on_time_behind_more_of_a_higher_priority_than_are_read_ahead(
+    nc: Nats, ledger: Ledger
+) -> None:
+    """Nothing has room, so that nothing is ever consumed of what comes first."""
+    at = now()
+    first = [an_entry(priority=1, deadline_ms=Ms(at + 3_600_000)) for _ in range(FIRST_PAGE + 10)]
+    late = [an_entry(priority=rank, deadline_ms=Ms(at + 1_000)) for rank in (0, -1)]
+    kept = an_entry(priority=-1, deadline_ms=Ms(at + 3_600_000))
+    await ledger.intake.admit([*first, *late, kept])
+
+    async def is_over() -> bool:
+        shown = [await ledger.jobs.find(entry.id, "default") for entry in late]
+        return all(job is not None and job.state is State.EXPIRED for job in shown)
+
+    async with a_leader(nc, ledger, a_route(Route("d")), reread_s=0.2, idle_s=0.1):
+        await until(is_over, "both have expired")
+
+    shown = [await ledger.jobs.find(entry.id, "default") for entry in (first[-1], kept)]
+    assert [job.state for job in shown if job is not None] == [State.QUEUED, State.QUEUED]
+
+
+async def test_of_one_tenants_jobs_the_highest_priority_is_dispatched_first(nc: Nats, ledger: Ledger) -> None:
+    others, high = [an_entry() for _ in range(200)], an_entry(priority=5)
+    await ledger.intake.admit([*others, high])
+
+    async def some_run() -> bool:
+        return bool(await ledger.attempts.running())
+
+    async with a_leader(nc, ledger, a_route(Route("d")), a_beat("d", slots=1)):
+        await until(some_run, "some run")
+
+    running = {one.job for one in await ledger.attempts.running()}
+    assert high.id in running
+    assert len(running) < 100

@@ -10,6 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from broker.core.admit import AdmissionContext, admit
+from broker.core.backlog import lower_heads
 from broker.core.price import Prices
 from broker.core.principal import open_principal
 from broker.core.records import ONLY_SHARD, EndedAttempt, Entry, Final, Ignore, Pick, Requeue, Running, Verdict
@@ -28,6 +29,7 @@ from schemas.ruling import EndRequest, Expire
 from schemas.units import Ms
 from tests.builders import a_catalog, a_job, a_report, a_success, an_attempt, an_entry, an_id, now
 from tests.holding import a_hand
+from tests.sums import check_sums
 
 pytestmark = pytest.mark.real
 
@@ -184,7 +186,7 @@ async def test_a_refused_job_is_recorded_as_failed_and_never_waits(ledger: Ledge
     admitted = await ledger.intake.admit([entry])
 
     assert [one.state for one in admitted.refused] == [State.FAILED]
-    assert not await ledger.backlog.flows()
+    assert not await ledger.backlog.heads()
     assert await state_of(ledger, entry.id) is State.FAILED
 
 
@@ -247,8 +249,63 @@ async def test_waiting_jobs_come_by_deadline_then_by_id_a_page_at_a_time(ledger:
     first = await ledger.backlog.page(flow, after=None, limit=2)
     rest = await ledger.backlog.page(flow, after=first[-1].place, limit=10)
 
-    assert await ledger.backlog.flows() == [flow]
+    assert [head.flow for head in await ledger.backlog.heads()] == [flow]
     assert [job.place for job in [*first, *rest]] == sorted(entry.place for entry in entries)
+
+
+async def test_a_higher_priority_comes_first_whatever_the_deadline(ledger: Ledger) -> None:
+    at = now() + 60_000
+    first, soon, later, last = (
+        an_entry(priority=priority, deadline_ms=at + deadline)
+        for priority, deadline in ((100, 9), (0, 1), (0, 2), (-100, 0))
+    )
+    entries = [last, later, first, soon]
+    await ledger.intake.admit(entries)
+
+    one = await ledger.backlog.page(first.flow, after=None, limit=1)
+    rest = await ledger.backlog.page(first.flow, after=one[-1].place, limit=9)
+    shown = await ledger.jobs.find(last.id, "default")
+    attempts = await dispatched(ledger, *entries)
+
+    assert [job.place for job in (*one, *rest)] == [entry.place for entry in (first, soon, later, last)]
+    assert shown is not None
+    assert shown.waiting is not None
+    assert (shown.priority, shown.waiting.ahead) == (-100, 3)
+    assert [attempt.job for attempt in attempts] == [entry.id for entry in entries]
+
+
+async def test_the_first_job_of_each_priority_of_each_flow_is_listed(ledger: Ledger) -> None:
+    at = Ms(now() + 60_000)
+    entries = [
+        an_entry(tenant=tenant, priority=priority, deadline_ms=at + deadline)
+        for tenant, priority, deadline in (("b", 0, 5), ("a", -3, 1), ("a", 7, 9), ("a", 7, 4), ("b", 0, 6))
+    ]
+    await ledger.intake.admit(entries)
+
+    heads = await ledger.backlog.heads()
+
+    said = [(head.flow.tenant, head.rank, head.deadline_ms - at) for head in heads]
+    assert said == [("a", -7, 4), ("a", 3, 1), ("b", 0, 5)]
+    assert [head.rank for head in lower_heads(heads)] == [3]
+
+
+async def test_a_priority_goes_with_its_job_wherever_it_waits(ledger: Ledger, ledger_url: str) -> None:
+    entry, due = an_entry(priority=5), Ms(now() + 60_000)
+    await ledger.intake.admit([entry])
+
+    for not_before_ms in (now(), due):
+        [attempt] = await dispatched(ledger, entry)
+        again = Requeue(Ms(not_before_ms), counted=True)
+        done = await ledger.settlement.settle([a_verdict(attempt, Released(), transition=again)], now=now())
+        assert [one.place for one in done.requeued] == [entry.place]
+    moved = await ledger.backlog.move_due(due, limit=9)
+    await check_sums(ledger_url)
+    late = a_verdict(attempt, a_success(), delivery=2)
+    ended = await ledger.settlement.settle([late], now=now())
+
+    assert moved == [(entry.flow, entry.place)]
+    assert [one.job for one in ended.final] == [entry.id]
+    assert not await ledger.backlog.heads()
 
 
 async def test_what_a_job_counts_for_goes_with_it_wherever_it_stands(ledger: Ledger, ledger_url: str) -> None:
@@ -358,7 +415,7 @@ async def test_the_usual_way_of_a_job_plans_over_its_own_days_only(ledger: Ledge
     connection = await asyncpg.connect(ledger_url, server_settings=SETTINGS)
 
     plans = {
-        "dispatch": await connection.fetch(f"explain {query('dispatch')}", *flow, job, job, 1, ONLY_SHARD),
+        "dispatch": await connection.fetch(f"explain {query('dispatch')}", *flow, job, job, 1, ONLY_SHARD, 1, [0]),
         "attempts_of": await connection.fetch(f"explain {query('attempts_of')}", [job], [1], job, job),
         "finish": await connection.fetch(f"explain {query('finish')}", *end),
     }
@@ -481,6 +538,7 @@ async def the_usual_way(
         await connection.fetch(
             f"explain analyze {query('dispatch')}",
             *flow, deadlines, jobs, ["d"] * len(jobs), now(), jobs[0], jobs[-1], leadership.term, ONLY_SHARD,
+            1, zeros,
         ),
         await connection.fetch(f"explain analyze {query('attempts_of')}", running, ones, running[0], running[-1]),
         await connection.fetch(
@@ -641,7 +699,7 @@ async def test_a_job_that_waits_for_its_time_is_not_in_the_backlog_before(ledger
     ]
     done = await ledger.settlement.settle(back, now=now())
     fresh = an_entry(deadline_ms=Ms(now() + 7_200_000))
-    before = await ledger.backlog.flows()
+    before = await ledger.backlog.heads()
     await ledger.intake.admit([fresh])
 
     jobs = await ledger.backlog.page(flow, after=None, limit=9)
@@ -778,7 +836,7 @@ async def test_an_expiry_ends_a_job_wherever_it_stands(ledger: Ledger) -> None:
     assert {state for _, state in ends} == {State.EXPIRED}
     assert len(ends) == 2
     assert not await ledger.attempts.running()
-    assert not await ledger.backlog.flows()
+    assert not await ledger.backlog.heads()
 
 
 async def test_an_interactive_job_is_first_heard_of_at_its_end(ledger: Ledger) -> None:

@@ -150,7 +150,7 @@ async def test_brokers_that_end_the_same_waiting_jobs_never_wait_for_each_other(
     held = "select from infermq.waiting where job = $1 for update"
     await brokers.meet(settle, verdicts, held, entries[1].id)
 
-    assert not await brokers.ours.backlog.flows()
+    assert not await brokers.ours.backlog.heads()
 
 
 async def test_brokers_that_put_the_same_jobs_back_never_wait_for_each_other(brokers: Brokers) -> None:
@@ -274,7 +274,7 @@ async def test_brokers_with_the_same_work_in_any_order_never_wait_for_each_other
                 )
 
     assert not await brokers.ours.attempts.running()
-    assert not await brokers.ours.backlog.flows()
+    assert not await brokers.ours.backlog.heads()
 
 
 async def test_brokers_that_settle_the_same_jobs_differently_never_wait_for_each_other(brokers: Brokers) -> None:
@@ -310,7 +310,7 @@ async def test_dispatch_and_settlement_of_the_same_jobs_never_wait_for_each_othe
     await brokers.meet(dispatch_or_settle, entries, held, entries[1].id)
 
     assert not await brokers.ours.attempts.running()
-    assert not await brokers.ours.backlog.flows()
+    assert not await brokers.ours.backlog.heads()
 
 
 async def test_a_job_that_is_dispatched_while_it_is_locked_to_be_settled_is_locked_anew(brokers: Brokers) -> None:

@@ -256,7 +256,7 @@ async def test_a_flow_holds_its_own_jobs_only(ledger: Ledger) -> None:
     jobs = [await ledger.backlog.page(entry.flow, after=None, limit=9) for entry in entries]
 
     assert [[job.place for job in ahead] for ahead in jobs] == [[entry.place] for entry in entries]
-    assert sorted(await ledger.backlog.flows()) == sorted(entry.flow for entry in entries)
+    assert sorted(head.flow for head in await ledger.backlog.heads()) == sorted(entry.flow for entry in entries)
 
 
 async def test_requests_of_two_tenants_with_one_id_are_two_jobs(ledger: Ledger) -> None:

@@ -98,6 +98,7 @@ async def submit(world: World, a: int, b: int, c: int) -> Step | None:
             line=n + 1,
             custom_id=f"{c}-{n}",
             deadline_ms=Ms(world.now + pick(_DEADLINES_MS, c + n)),
+            priority=pick((0, 0, 7, -7), c + n),
             max_attempts=1 + (b + n) % 3,
             metadata={"n": str(n)},
         )
@@ -262,8 +263,12 @@ async def dispatch(world: World, a: int, b: int, c: int) -> Step | None:
     )
 
 
+async def _flows(world: World) -> list[Flow]:
+    return list(dict.fromkeys(head.flow for head in await world.ledger.backlog.heads()))
+
+
 async def _choice(world: World, leader: Leader, b: int, c: int) -> list[Pick]:
-    flows = await world.ledger.backlog.flows()
+    flows = await _flows(world)
     ready = {}
     for flow in flows:
         jobs = await world.ledger.backlog.page(flow, after=None, limit=1 + c % 6)
@@ -427,7 +432,7 @@ def _of_verdict(world: World, verdict: Verdict, _: UUID, before: Standing) -> se
 
 async def expire(world: World, a: int, b: int, _: int) -> Step | None:
     """Rule that jobs are over whose deadline has passed, as the leader does for what waits and what runs."""
-    late = [job for flow in await world.ledger.backlog.flows() for job in await _late(world, flow)]
+    late = [job for flow in await _flows(world) for job in await _late(world, flow)]
     late += await world.ledger.attempts.overdue(world.now)
     if not late:
         return None

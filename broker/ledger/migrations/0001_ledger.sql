@@ -12,6 +12,8 @@ create table infermq.jobs (
     state           text    not null check (state in ('open', 'succeeded', 'failed', 'expired', 'cancelled', 'dead')),
     max_attempts    int     not null,
     attempts        int     not null default 0,
+    -- −100 to 100, higher first, among the jobs of its flow
+    priority        smallint not null default 0,
     batch           uuid,
     line            int,
     custom_id       text,
@@ -73,6 +75,8 @@ create table infermq.waiting (
     model           text    not null,
     lane            text    not null,
     tenant          text    not null,
+    -- 0 minus the priority: the least is first
+    rank            smallint not null default 0,
     deadline_ms     bigint  not null,
     job             uuid    not null,
     attempt         int     not null default 0,
@@ -82,7 +86,7 @@ create table infermq.waiting (
     batch           uuid,
     -- what it counts for in the order of dispatch: an estimate; 1 for every job so far
     tokens          int     not null default 1,
-    primary key (model, lane, tenant, deadline_ms, job)
+    primary key (model, lane, tenant, rank, deadline_ms, job)
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000);
 create index waiting_of_batch on infermq.waiting (batch) where batch is not null;
 
@@ -95,6 +99,7 @@ create table infermq.delayed (
     model           text    not null,
     lane            text    not null,
     tenant          text    not null,
+    rank            smallint not null,
     deadline_ms     bigint  not null,
     attempt         int     not null,
     uncounted       int     not null,
@@ -146,6 +151,8 @@ create table infermq.batches (
     lane            text    not null,
     created_ms      bigint  not null,
     deadline_ms     bigint,
+    -- of its jobs that have none of their own
+    priority        smallint not null default 0,
     sealed_ms       bigint,
     completed_ms    bigint,
     -- when somebody cancelled it: nothing of it starts any more

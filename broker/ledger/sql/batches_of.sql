@@ -1,3 +1,3 @@
 -- A sealed batch is full when it is complete, or as many jobs were admitted as it was sealed with.
-select id, tenant, lane, deadline_ms, jobs, completed_ms is not null or coalesce(admitted >= jobs, false) as is_full
+select id, tenant, lane, deadline_ms, priority, jobs, completed_ms is not null or coalesce(admitted >= jobs, false) as is_full
   from infermq.batches where id = any($1::uuid[])

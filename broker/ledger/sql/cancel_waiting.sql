@@ -5,7 +5,7 @@ with held as materialized (
     select j.*
       from (select job from unnest($1::uuid[]) as p(job) order by job) p
      cross join lateral (
-           select j.id, j.model, j.lane, j.tenant, j.deadline_ms from infermq.jobs j
+           select j.id, j.model, j.lane, j.tenant, j.priority, j.deadline_ms from infermq.jobs j
             where j.id = p.job and j.id >= $3 and j.id < any (array[$4::uuid]) and j.state = 'open'
               for no key update) j
 ), waits as materialized (
@@ -13,7 +13,8 @@ with held as materialized (
       from held h
      cross join lateral (
            select w.ctid as at, w.attempt from infermq.waiting w
-            where w.model = h.model and w.lane = h.lane and w.tenant = h.tenant and w.deadline_ms = h.deadline_ms
+            where w.model = h.model and w.lane = h.lane and w.tenant = h.tenant
+              and w.rank = -h.priority and w.deadline_ms = h.deadline_ms
               and w.job = h.id
               for update) w
 ), waits_no_more as (

@@ -7,12 +7,13 @@
 -- was empty when it was last analyzed for one row, and runs through all picks for each of its rows.
 with picked as materialized (
     select w.*, p.model, p.lane, p.tenant, p.deadline_ms, p.deployment, p.place
-      from (select * from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::uuid[], $6::text[])
-             with ordinality as p(model, lane, tenant, deadline_ms, job, deployment, place)
+      from (select * from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::uuid[], $6::text[], $13::smallint[])
+             with ordinality as p(model, lane, tenant, deadline_ms, job, deployment, rank, place)
              order by job) p
      cross join lateral (
            select w.ctid as at, w.job, w.attempt + 1 as attempt, w.uncounted, w.tried, w.tokens from infermq.waiting w
-            where w.model = p.model and w.lane = p.lane and w.tenant = p.tenant and w.deadline_ms = p.deadline_ms
+            where w.model = p.model and w.lane = p.lane and w.tenant = p.tenant
+              and w.rank = p.rank and w.deadline_ms = p.deadline_ms
               and w.job = p.job
               for update) w
      where exists (select from infermq.leader where shard = $11 and term = $10)

@@ -13,7 +13,7 @@ with verdict as materialized (
 ), runs_no_more as (
     delete from infermq.running where ctid = any(array(select at from runs))
 ), place as materialized (
-    select v.*, j.model, j.lane, j.tenant, j.deadline_ms
+    select v.*, j.model, j.lane, j.tenant, j.priority, j.deadline_ms
       from verdict v
      cross join lateral (
            select * from infermq.jobs j where j.id = v.job and j.id >= $6 and j.id < any (array[$7::uuid]) offset 0) j
@@ -23,7 +23,8 @@ with verdict as materialized (
       from place p
      cross join lateral (
            select w.ctid as at, w.attempt as last, w.tokens from infermq.waiting w
-            where w.model = p.model and w.lane = p.lane and w.tenant = p.tenant and w.deadline_ms = p.deadline_ms
+            where w.model = p.model and w.lane = p.lane and w.tenant = p.tenant
+              and w.rank = -p.priority and w.deadline_ms = p.deadline_ms
               and w.job = p.job and (p.attempt is null or p.state = 'succeeded' or w.attempt = p.attempt)
               for update) w
 ), waits_no_more as (

@@ -8,9 +8,9 @@ with page as materialized (
 ), moved as (
     delete from infermq.waiting where ctid = any(array(select at from page)) returning *
 ), parked as (
-    insert into infermq.delayed (job, not_before_ms, model, lane, tenant, deadline_ms, attempt, uncounted, tried, batch,
-        tokens, is_parked)
-    select job, $4, model, lane, tenant, deadline_ms, attempt, uncounted, tried, batch, tokens, true from moved
+    insert into infermq.delayed (job, not_before_ms, model, lane, tenant, rank, deadline_ms, attempt, uncounted, tried,
+        batch, tokens, is_parked)
+    select job, $4, model, lane, tenant, rank, deadline_ms, attempt, uncounted, tried, batch, tokens, true from moved
     returning job
 )
 select count(*) from parked

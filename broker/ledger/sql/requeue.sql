@@ -17,18 +17,18 @@ with verdict as (
 ), ended as (
     delete from infermq.running where ctid = any(array(select at from gone))
 ), back as materialized (
-    select j.model, j.lane, j.tenant, j.deadline_ms, j.batch, g.*,
+    select j.model, j.lane, j.tenant, -j.priority as rank, j.deadline_ms, j.batch, g.*,
            case when g.not_before_ms > $6 then g.not_before_ms end as due_ms
       from gone g
      cross join lateral (
            select * from infermq.jobs j where j.id = g.job and j.id between $8 and $9 offset 0) j
 ), waits as (
-    insert into infermq.waiting (model, lane, tenant, deadline_ms, job, attempt, uncounted, tried, batch, tokens)
-    select model, lane, tenant, deadline_ms, job, attempt, uncounted, tried, batch, tokens from back where due_ms is null
+    insert into infermq.waiting (model, lane, tenant, rank, deadline_ms, job, attempt, uncounted, tried, batch, tokens)
+    select model, lane, tenant, rank, deadline_ms, job, attempt, uncounted, tried, batch, tokens from back where due_ms is null
 ), waits_for_a_time as (
-    insert into infermq.delayed (job, not_before_ms, model, lane, tenant, deadline_ms, attempt, uncounted, tried, batch,
-        tokens, suspicion)
-    select job, due_ms, model, lane, tenant, deadline_ms, attempt, uncounted, tried, batch, tokens, suspicion
+    insert into infermq.delayed (job, not_before_ms, model, lane, tenant, rank, deadline_ms, attempt, uncounted, tried,
+        batch, tokens, suspicion)
+    select job, due_ms, model, lane, tenant, rank, deadline_ms, attempt, uncounted, tried, batch, tokens, suspicion
       from back where due_ms is not null
 )
-select model, lane, tenant, deadline_ms, job, due_ms, attempt, tokens from back
+select model, lane, tenant, rank, deadline_ms, job, due_ms, attempt, tokens from back

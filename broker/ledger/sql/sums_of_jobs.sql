@@ -5,7 +5,8 @@
 -- Executions may stand without a job while a request goes on with another deployment. If its broker dies then, they stay so:
 -- they count for their deployments, and for no tenant.
 with jobs as (
-    select id, tenant, model, state, batch, failure, settled_ms, input_tokens, output_tokens, cached_tokens, cost_nano_usd
+    select id, tenant, model, lane, priority, deadline_ms, state, batch, failure, settled_ms, input_tokens, output_tokens,
+           cached_tokens, cost_nano_usd
       from infermq.jobs where id >= $1 and id < $2
 ), ran as (
     select job, count(*) filter (where not waste) as useful,
@@ -13,9 +14,9 @@ with jobs as (
            sum(output_tokens) as output_tokens, sum(cached_tokens) as cached_tokens, sum(cost_nano_usd) as cost_nano_usd
       from infermq.executions where job >= $1 and job < $2 group by job
 ), waits as (
-    select job, batch, false as is_delayed from infermq.waiting where job >= $1 and job < $2
+    select job, batch, model, lane, tenant, rank, deadline_ms, false as is_delayed from infermq.waiting where job >= $1 and job < $2
     union all
-    select job, batch, true from infermq.delayed where job >= $1 and job < $2
+    select job, batch, model, lane, tenant, rank, deadline_ms, true from infermq.delayed where job >= $1 and job < $2
 ), numbered as (
     select job, batch, ordinal from infermq.results where job >= $1 and job < $2
 ), places as (
@@ -54,9 +55,10 @@ select format('the result of job %s is number %s of batch %s, its job of %s', r.
   from numbered r join jobs j on j.id = r.job
  where r.batch is distinct from j.batch or (r.batch is null) <> (r.ordinal is null)
 union all
-select format('job %s waits as one of batch %s, and is one of %s', w.job, w.batch, j.batch)
-  from waits w join jobs j on j.id = w.job
- where w.batch is distinct from j.batch
+select format('job %s waits at %s, and its place is %s', w.job, w.place, j.place)
+  from (select job, (model, lane, tenant, rank, deadline_ms, batch) as place from waits) w
+  join (select id, (model, lane, tenant, -priority, deadline_ms, batch) as place from jobs) j on j.id = w.job
+ where w.place::text is distinct from j.place::text
 union all
 select format('job %s is %s, its failure %s', coalesce(j.id, f.job),
               (j.state, j.tenant, j.model, j.batch, infermq.failure_kind(j.state, j.failure), j.settled_ms),

@@ -7,6 +7,6 @@ with free as materialized (
 ), moved as (
     delete from infermq.delayed where ctid = any(array(select at from free)) returning *
 )
-insert into infermq.waiting (model, lane, tenant, deadline_ms, job, attempt, uncounted, tried, batch, tokens)
-select model, lane, tenant, deadline_ms, job, attempt, uncounted, tried, batch, tokens from moved
-returning model, lane, tenant, deadline_ms, job
+insert into infermq.waiting (model, lane, tenant, rank, deadline_ms, job, attempt, uncounted, tried, batch, tokens)
+select model, lane, tenant, rank, deadline_ms, job, attempt, uncounted, tried, batch, tokens from moved
+returning model, lane, tenant, rank, deadline_ms, job
