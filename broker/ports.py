@@ -47,7 +47,7 @@ from schemas.dead import DeadFilter, DeadLine
 from schemas.instructions import Instruction
 from schemas.job import Attempt
 from schemas.listing import JobFilter, JobPage
-from schemas.repeats import BatchRetry, Given, RetryCheck
+from schemas.repeats import BatchRetry, Given, Replay, ReplayDiff, ReplayDiffPage, RetryCheck
 from schemas.units import Ms
 
 Clock = Callable[[], Ms]
@@ -278,6 +278,19 @@ class JobLedger(Protocol):
         """
 
 
+class ReplayLedger(Protocol):
+    """Replays of settled jobs of a tenant."""
+
+    async def give(self, ask: Replay, tenant: str, by: Audited) -> Given:
+        """Record a replay, with its batch. Raises: Conflict."""
+
+    async def select(self, wanted: JobFilter, jobs: tuple[UUID, ...], tenant: str, after: UUID | None) -> JobPage:
+        """Read a page of the settled jobs that match, the oldest first: of these only, if there are any."""
+
+    async def differences(self, ask: ReplayDiff, tenant: str) -> ReplayDiffPage | None:
+        """Compare jobs with those that they repeat. None: there is no such batch. Raises: ValueError, for a bad cursor."""
+
+
 class InstructionLedger(Protocol):
     """The orders over many jobs, of each tenant; another tenant's are not found."""
 
@@ -373,6 +386,7 @@ class Ledger:
     batches: BatchLedger
     jobs: JobLedger
     retries: RetryLedger
+    replays: ReplayLedger
     instructions: InstructionLedger
     cancels: CancelLedger
     catalogs: CatalogLedger

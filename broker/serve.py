@@ -291,6 +291,8 @@ class Process:
             jobs=self._job_service(),
             repeats=RepeatService(
                 retries=self.ledger.retries,
+                replays=self.ledger.replays,
+                catalogs=self.catalogs,
                 tell=partial(announce_instruction, self.nc),
                 clock=self.clock,
                 entropy=self.entropy,

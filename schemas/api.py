@@ -351,6 +351,8 @@ class JobShow(msgspec.Struct, frozen=True, kw_only=True):
     """Since when a running job is to be cancelled. None: it is not."""
     priority: int = 0
     """Among its tenant's jobs of its model and lane; higher first."""
+    replay_of: UUID | None = None
+    """The job that it repeats."""
 
 
 class CatalogApply(msgspec.Struct, frozen=True):

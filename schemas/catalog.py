@@ -18,7 +18,7 @@ from msgspec import Meta
 from schemas.endpoints import CHAT, ENDPOINTS, EndpointPath
 from schemas.outcome import ALWAYS_FINAL, FAILURE_KINDS, UNCOUNTED
 from schemas.subjects import token
-from schemas.units import MOST_TOKENS, Instant, Name, Text
+from schemas.units import LONGEST_NAME, MOST_TOKENS, Instant, Name, Text
 
 _LONGEST_TOKEN = 200
 """A deployment's consumers have its token as their name, which the server (2.15) limits to 255 bytes."""
@@ -103,6 +103,24 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class Catalog(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     models: Annotated[dict[Name, Model], Meta(max_length=10_000)] = {}
     deployments: Annotated[dict[Name, Deployment], Meta(max_length=10_000)] = {}
+
+    def pin(self, name: str) -> tuple[str, str] | None:
+        """Read `MODEL@DEPLOYMENT`: the model on this deployment only, whether or not its route has it.
+
+        None: it is the name of a model, or of nothing.
+        """
+        if "@" not in name or name in self.models or len(name) > LONGEST_NAME:
+            return None
+        places = (place for place, character in enumerate(name) if character == "@")
+        pins = ((name[:place], name[place + 1 :]) for place in places)
+        return next((pin for pin in pins if pin[0] in self.models and pin[1] in self.deployments), None)
+
+    def model(self, name: str) -> Model | None:
+        """Return the model that a job asks for by this name, which may be a pin."""
+        found = self.models.get(name)
+        if found is None and (pin := self.pin(name)) is not None:
+            return msgspec.structs.replace(self.models[pin[0]], route=(Route(pin[1]),))
+        return found
 
 
 class Revision(msgspec.Struct, frozen=True):

@@ -56,9 +56,14 @@ def command_of(words: list[str]) -> tuple[Any, list[str]]:
     if words[:1] == ["worker"]:
         return typer.main.get_command(workers.cli.app), words[1:]
     command: Any = typer.main.get_command(app)
-    while hasattr(command, "commands") and words:
+    while hasattr(command, "commands") and words and not _is_option(command, words[0]):
         command, words = command.commands[words[0]], words[1:]
     return command, words
+
+
+def _is_option(group: Any, word: str) -> bool:
+    """Whether a word is an option of a group that is a command itself."""
+    return group.invoke_without_command and word.startswith("-")
 
 
 @every_page

@@ -85,7 +85,8 @@ class ActiveCatalog:
 
     def max_output_tokens(self, model: str) -> int:
         """Return how many tokens to generate at most if the request does not say."""
-        found = self._revision.catalog.models.get(model)
+        catalog = self._revision.catalog
+        found = catalog.models.get(model) or catalog.model(model)
         return found.max_output_tokens if found else _MAX_OUTPUT_TOKENS
 
     def deferrable_outcomes(self, slots: int) -> int:

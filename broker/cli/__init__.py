@@ -5,8 +5,8 @@ system     up, serve, worker, migrate, doctor     submit     submit
 instructions  instruction list | show
 batches    batch list | show | results            jobs       job show | list, infer, status
 filters    the options that say which jobs
-repeats    batch retry
 dead       dead list | show | requeue | drop
+repeats    batch retry                            replays    replay, replay diff
 catalogs   apply, catalog, schema                 demo       demo
 bench      bench bulk | interactive | …           doctor     examines an installation, for `infermq doctor`
 cancels    job cancel

@@ -16,6 +16,7 @@ from broker.cli import (
     instructions,
     jobs,
     repeats,
+    replays,
     submit,
     system,
 )
@@ -68,6 +69,7 @@ app.add_typer(batches.app, name="batch")
 app.add_typer(jobs.app, name="job")
 app.add_typer(dead.app, name="dead")
 app.add_typer(instructions.app, name="instruction")
+app.add_typer(replays.app, name="replay")
 app.add_typer(bench.app, name="bench")
 
 

@@ -168,6 +168,7 @@ def _print_job(job: JobShow) -> None:
             ("model", f"{job.model} {job.endpoint}"),
             ("lane", job.lane),
             ("priority", job.priority or None),
+            ("replay of", job.replay_of),
             ("batch", job.batch and f"{job.batch}, line {job.line}, custom_id {job.custom_id}"),
             ("submitted" if is_on_its_way else "admitted", instant(job.admitted_ms)),
             ("deadline", instant(job.deadline_ms)),

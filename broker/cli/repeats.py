@@ -148,10 +148,7 @@ def _refuse(faults: list[str]) -> None:
 
 
 def _fixed(line: Line) -> FixedBody:
-    import msgspec  # noqa: PLC0415 - only here
-
-    body = msgspec.Raw(line.job.body)
-    return FixedBody(str(line.job.custom_id), body, line.model or None, line.job.endpoint)
+    return FixedBody(str(line.job.custom_id), line.job.body.decode(), line.model or None, line.job.endpoint)
 
 
 def _print(given: Instruction, state: Batch, *, waited: bool, results: Path | None) -> None:

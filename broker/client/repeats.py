@@ -1,8 +1,9 @@
-"""The part of the client that runs jobs again: retries of what failed in a batch."""
+"""The part of the client that runs jobs again: retries of what failed in a batch, replays, and their comparison."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from uuid import UUID
 
+import msgspec
 from msgspec.structs import replace
 
 from broker.client.ids import new_id
@@ -10,12 +11,20 @@ from broker.client.session import Session
 from schemas.api import State
 from schemas.codec import grouped
 from schemas.instructions import Instruction
+from schemas.job import Lane
 from schemas.repeats import (
     FAILED_STATES,
     MOST_CHECKED,
     BatchRetry,
+    Compared,
     FixedBody,
     Given,
+    Replay,
+    ReplayChoice,
+    ReplayDiff,
+    ReplayDiffPage,
+    ReplayEstimate,
+    ReplayEstimateAsk,
     RetryCheck,
     RetryChecked,
     RetryChoice,
@@ -73,6 +82,40 @@ class RepeatClient(Session):
             found += (await self._call(Verb.BATCH_RETRY_CHECK, ask, RetryChecked)).not_retried
         return found
 
+    async def replay(
+        self,
+        choice: ReplayChoice,
+        *,
+        lane: Lane = Lane.BULK,
+        rate_per_s: float | None = None,
+        deadline_in_ms: int | None = None,
+    ) -> Instruction:
+        """Run settled jobs again, in a new batch with the id of the instruction that is returned."""
+        fields = msgspec.structs.asdict(choice)
+        ask = Replay(id=new_id(), lane=lane, rate_per_s=rate_per_s, deadline_in_ms=deadline_in_ms, **fields)
+        return (await self._call(Verb.REPLAY, ask, Given)).instruction
+
+    async def replay_estimates(self, choice: ReplayChoice) -> AsyncIterator[ReplayEstimate]:
+        """Yield what a replay would come to, of one part of the jobs after the other."""
+        ask = ReplayEstimateAsk(**msgspec.structs.asdict(choice))
+        while True:
+            part = await self._call(Verb.REPLAY_ESTIMATE, ask, ReplayEstimate)
+            yield part
+            if part.next is None:
+                return
+            ask = replace(ask, after=part.next)
+
+    async def replay_diff(self, batch: UUID, *, limit: int = 200) -> AsyncIterator[Compared]:
+        """Yield the settled jobs of a replay or a retry, each beside the one that it repeats."""
+        ask = ReplayDiff(batch, limit=limit)
+        while True:
+            page = await self._call(Verb.REPLAY_DIFF, ask, ReplayDiffPage)
+            for pair in page.pairs:
+                yield pair
+            if page.cursor is None:
+                return
+            ask = replace(ask, cursor=page.cursor)
+
 
 def _parts(fixed: Sequence[FixedBody]) -> Iterator[list[FixedBody]]:
-    return grouped(fixed, lambda one: len(bytes(one.body)), most=_MOST_BODIES, most_bytes=_BODY_BYTES)
+    return grouped(fixed, lambda one: len(one.body), most=_MOST_BODIES, most_bytes=_BODY_BYTES)

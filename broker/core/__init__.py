@@ -27,6 +27,8 @@ estimate     what one will cost, or has cost if nobody can report it
 seals        whether a broker made what a report or a ruling is about
 lost         what is recorded of an execution whose worker died
 limits       what may still be spent in a day
+replay       which model a replayed job runs on, and what replays cost
+compare      what a job and its repetition came to, side by side
 repeat       makes the jobs that repeat others, with what is changed of them
 instructions what a page of an order over many jobs starts from, and comes to
 dead_letters what is said of dead letters, and what is sent when one is requeued

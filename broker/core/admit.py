@@ -163,10 +163,13 @@ def _deadline(job: Job, lane: Lane, *, batch: BatchInfo | None, now: Ms) -> Ms:
 
 
 def _refused(job: Job, context: AdmissionContext, *, batch: BatchInfo | None, deadline: Ms) -> Refused | None:
-    problem = forbidden(context.principal, Action.SUBMIT, model=context.model, lane=context.lane)
+    model, name, problem = context.catalog.models.get(context.model), context.model, None
+    if model is None and (pin := context.catalog.pin(name)) is not None:
+        name, model = pin[0], context.catalog.models[pin[0]]
+        problem = forbidden(context.principal, Action.PIN)
+    problem = problem or forbidden(context.principal, Action.SUBMIT, model=name, lane=context.lane)
     if problem is not None:
         return Refused(problem.code, problem.message, problem.field, problem.limit)
-    model = context.catalog.models.get(context.model)
     if model is None:
         return _unknown_model(context.model, context.catalog)
     endpoint = ENDPOINTS.get(job.endpoint)

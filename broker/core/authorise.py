@@ -18,6 +18,8 @@ class Action(StrEnum):
 
     SUBMIT = "submit jobs"
     """Alone or in a batch, of any lane."""
+    PIN = "choose the deployment of a job"
+    """With the name of a model such as `MODEL@DEPLOYMENT`."""
     READ_JOBS = "read jobs, batches and results"
     CONTROL_JOBS = "cancel, pause, change or repeat jobs"
     """Those of its own tenant."""
@@ -55,6 +57,8 @@ def _roles(action: Action) -> frozenset[Role]:
             return frozenset({Role.PRODUCER, Role.TENANT_ADMIN, Role.OPERATOR})
         case Action.READ_CATALOG:
             return frozenset({Role.PRODUCER, Role.TENANT_ADMIN, Role.DEPLOYER, Role.OPERATOR})
+        case Action.PIN:
+            return frozenset({Role.TENANT_ADMIN, Role.OPERATOR})
         case Action.APPLY_CATALOG | Action.READ_STATUS:
             return frozenset({Role.DEPLOYER, Role.OPERATOR})
         case Action.CONTROL_SYSTEM:

@@ -43,7 +43,7 @@ class Controls:
         if not self.pauses:
             return ()
         names = (flow.model, str(flow.lane), flow.tenant)
-        keys = zip(_OF_FLOW, names, strict=True)
+        keys = [*zip(_OF_FLOW, names, strict=True), *_pinned(flow.model)]
         return [pause for key in keys if (pause := self._by_name.get(key)) is not None]
 
     def deployment(self, name: str) -> Hold | None:
@@ -85,6 +85,12 @@ class Controls:
     def let_go(self, before: "Controls") -> bool:
         """Tell whether a batch that was stopped `before` may start again."""
         return bool(before.stopped_batches - self.stopped_batches)
+
+
+def _pinned(model: str) -> list[tuple[PauseKind, str]]:
+    """Return what else pauses the jobs of a model: one that is pinned to a deployment is paused as its model is."""
+    places = [place for place, character in enumerate(model) if character == "@"]
+    return [(PauseKind.MODEL, model[:place]) for place in places]
 
 
 def hold_of(pause: Pause) -> Hold:

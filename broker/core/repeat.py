@@ -7,6 +7,7 @@ import msgspec
 
 from broker.core.admit import AdmissionContext, admit
 from broker.core.records import Entry
+from schemas.api import Problem
 from schemas.codec import UNREADABLE
 from schemas.endpoints import ENDPOINTS
 from schemas.ids import uuid7
@@ -85,6 +86,18 @@ def patched(target: bytes, patch: bytes) -> bytes:
         else:
             fields[name] = value
     return msgspec.json.encode(fields)
+
+
+def patch_problem(patch: str | None) -> Problem | None:
+    """Say what is wrong with a patch; None if nothing is."""
+    if patch is None:
+        return None
+    try:
+        _object.decode(patched(b"{}", patch.encode()))
+        _object.decode(patch)
+    except UNREADABLE as error:
+        return Problem("bad_patch", f"the patch is no JSON object: {error}", "patch")
+    return None
 
 
 def _fields(body: bytes) -> dict[str, msgspec.Raw] | None:

@@ -13,7 +13,7 @@ from schemas.catalog import Catalog, Route
 
 def entries(model: str, catalog: Catalog) -> Sequence[Route]:
     """Return the model's route in its order. Empty: the catalog has no such model."""
-    found = catalog.models.get(model)
+    found = catalog.models.get(model) or catalog.model(model)
     return found.route if found is not None else ()
 
 

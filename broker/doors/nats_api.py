@@ -40,7 +40,7 @@ from schemas.instructions import InstructionList, InstructionRef
 from schemas.jetstream import MaxPayloadError, NatsError
 from schemas.jetstream.client import NatsClient, urls_of
 from schemas.listing import JobList
-from schemas.repeats import BatchRetry, RetryCheck
+from schemas.repeats import BatchRetry, Replay, ReplayDiff, ReplayEstimateAsk, RetryCheck
 from schemas.subjects import Verb
 
 log = logging.getLogger(__name__)
@@ -64,6 +64,9 @@ def operations(services: Services) -> Mapping[Verb, Operation[Any]]:
         Verb.BATCH_LIST: Operation(BatchList, services.batches.list),
         Verb.BATCH_RESULTS: Operation(BatchResults, services.batches.results),
         Verb.BATCH_RETRY: Operation(BatchRetry, services.repeats.retry),
+        Verb.REPLAY: Operation(Replay, services.repeats.replay),
+        Verb.REPLAY_ESTIMATE: Operation(ReplayEstimateAsk, services.repeats.estimate),
+        Verb.REPLAY_DIFF: Operation(ReplayDiff, services.repeats.differences),
         Verb.BATCH_RETRY_CHECK: Operation(RetryCheck, services.repeats.check),
         Verb.JOB_SHOW: Operation(JobRef, services.jobs.show),
         Verb.INSTRUCTION_SHOW: Operation(InstructionRef, services.instructions.show),

@@ -9,7 +9,8 @@ seal_keys     the key of the brokers' seals  suspects      those whose worker di
 leadership    the lease of the leader        status         how things stand now
 batches       batches and their results      jobs           all that is recorded of a job
 instructions  orders over many jobs          retries        of what failed in a batch
-repeats       new jobs that repeat others    cancels        ends and marks what is cancelled
+cancels       ends and marks what is cancelled
+repeats       new jobs that repeat others      replays        of settled jobs, and both side by side
 catalogs      the revisions of the catalog    sums           compares the ledger with itself
 controls      what is paused or cancelled      audit          who changed what
 

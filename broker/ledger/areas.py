@@ -18,6 +18,7 @@ from broker.ledger.intake import PgIntake
 from broker.ledger.jobs import PgJobs
 from broker.ledger.leadership import PgLeadership
 from broker.ledger.migrate import check_up_to_date
+from broker.ledger.replays import PgReplays, replay_page
 from broker.ledger.retries import PgRetries, retry_page
 from broker.ledger.seal_keys import PgSealKeys
 from broker.ledger.settlement import PgSettlement
@@ -28,7 +29,10 @@ from broker.ledger.suspects import PgSuspects
 from broker.ports import Clock, Ledger
 from schemas.instructions import InstructionKind
 
-STEPS: Mapping[InstructionKind, Step] = {InstructionKind.RETRY: retry_page}
+STEPS: Mapping[InstructionKind, Step] = {
+    InstructionKind.RETRY: retry_page,
+    InstructionKind.REPLAY: replay_page,
+}
 """What does a page of each kind of instruction."""
 
 
@@ -59,6 +63,7 @@ async def open_ledger(
             retries=PgRetries(database),
             instructions=PgInstructions(database, days, steps),
             cancels=PgCancels(database),
+            replays=PgReplays(database),
             catalogs=PgCatalogs(database),
             controls=PgControls(database),
             audit=PgAudit(database),

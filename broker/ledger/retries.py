@@ -64,7 +64,7 @@ class PgRetries:
             if given is None or given.kind is not InstructionKind.RETRY:
                 raise Conflict(f"the id {ask.id} is taken: make another")
             if ask.bodies and not given.counts and given.ended_ms is None:
-                rows = [(one.custom_id, bytes(one.body), one.model, one.endpoint) for one in ask.bodies]
+                rows = [(one.custom_id, one.body.encode(), one.model, one.endpoint) for one in ask.bodies]
                 await connection.execute(query("put_bodies"), ask.id, *columns(rows, 4))
             is_begun = await _has_all_bodies(connection, ask)
             if is_begun and ask.fixed_bodies:

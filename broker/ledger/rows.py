@@ -319,6 +319,7 @@ def show_of(row: Row, executions: tuple[Execution, ...], *, ahead: int | None) -
         body=_raw(row["body"]),
         waiting=None if ahead is None else _waiting(row, ahead),
         cancel_ms=row["cancel_ms"],
+        replay_of=row["replay_of"],
     )
 
 

@@ -3,8 +3,8 @@
 batches    create, seal, show, list, results
 jobs       show
 instructions  show, list
-repeats    retry what failed in a batch
 cancels    of jobs
+repeats    retry what failed in a batch, replay settled jobs, compare
 catalogs   apply, show
 controls   pause, resume, what is paused, who changed what
 status     what this broker sees right now

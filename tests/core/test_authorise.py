@@ -13,7 +13,7 @@ from schemas.job import Lane
 TENANTS_OWN = {Action.SUBMIT, Action.READ_JOBS, Action.CONTROL_JOBS, Action.READ_CATALOG}
 ALLOWED = {
     Role.PRODUCER: TENANTS_OWN,
-    Role.TENANT_ADMIN: TENANTS_OWN,
+    Role.TENANT_ADMIN: TENANTS_OWN | {Action.PIN},
     Role.WORKER: set(),
     Role.DEPLOYER: {Action.READ_CATALOG, Action.APPLY_CATALOG, Action.READ_STATUS},
     Role.OPERATOR: set(Action),

@@ -24,6 +24,7 @@ from schemas.catalog import Revision
 from schemas.codec import CONTENT_TYPE, FAILURE, JSON, KIND, MSGPACK, SEQ
 from schemas.instructions import InstructionList, InstructionRef
 from schemas.job import Attempt, Lane
+from schemas.listing import JobFilter
 from schemas.outcome import (
     Charge,
     EngineFault,
@@ -38,7 +39,7 @@ from schemas.outcome import (
     Unanswered,
     Usage,
 )
-from schemas.repeats import BatchRetry, RetryCheck
+from schemas.repeats import BatchRetry, Replay, ReplayDiff, ReplayEstimateAsk, RetryCheck
 from schemas.ruling import Convict, EndRequest, Expire, Lost, PutBack, Suspect, Suspicion
 from schemas.subjects import Source, Verb
 from schemas.units import Ms, NanoUsd
@@ -135,6 +136,9 @@ def _call(known: Known, draw: random.Random) -> Valid:
         Verb.BATCH_RESULTS: BatchResults(an_id(), cursor="1", limit=3),
         Verb.JOB_SHOW: JobRef(an_id()),
         Verb.BATCH_RETRY: BatchRetry(id=an_id(), batch=an_id(), states=(State.DEAD,), model="m"),
+        Verb.REPLAY: Replay(id=an_id(), filter=JobFilter(model="m"), patch="{}", rate_per_s=1.0),
+        Verb.REPLAY_ESTIMATE: ReplayEstimateAsk(jobs=(an_id(),), deployment="d"),
+        Verb.REPLAY_DIFF: ReplayDiff(an_id(), "1"),
         Verb.BATCH_RETRY_CHECK: RetryCheck(batch=an_id(), custom_ids=("a", "b")),
         Verb.INSTRUCTION_SHOW: InstructionRef(an_id()),
         Verb.INSTRUCTION_LIST: InstructionList(limit=3, before=an_id()),

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-import msgspec
 import pytest
 from msgspec.structs import replace
 
@@ -200,7 +199,7 @@ async def test_what_cannot_be_admitted_fails_in_the_new_batch_and_stops_nothing(
 async def test_bodies_that_were_sent_replace_those_that_failed(ledger: Ledger) -> None:
     batch = await a_batch_of(ledger, F, F, F)
     fixed = BODY.replace(b"hello", b"goodbye")
-    bodies = (FixedBody("c1", msgspec.Raw(fixed)), FixedBody("c3", msgspec.Raw(fixed), model="other"))
+    bodies = (FixedBody("c1", fixed.decode()), FixedBody("c3", fixed.decode(), model="other"))
     ask = BatchRetry(id=an_id(), batch=batch.id, fixed_bodies=2, bodies=bodies[:1])
 
     first = await ledger.retries.give(ask, "default", somebody())

@@ -56,7 +56,7 @@ from schemas.jetstream.client import NatsClient
 from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Lane
 from schemas.listing import JobFilter, JobList
-from schemas.repeats import BatchRetry, RetryCheck
+from schemas.repeats import BatchRetry, Replay, ReplayDiff, ReplayEstimateAsk, RetryCheck
 from schemas.subjects import Verb
 from tests.builders import a_dead_letter, an_entropy, an_entry, an_id, now
 from tests.calling import called
@@ -71,7 +71,10 @@ ACTIONS = {
     Verb.BATCH_LIST: Action.READ_JOBS,
     Verb.BATCH_RESULTS: Action.READ_JOBS,
     Verb.JOB_SHOW: Action.READ_JOBS,
-    Verb.BATCH_RETRY: Action.SUBMIT,
+    Verb.BATCH_RETRY: Action.CONTROL_JOBS,
+    Verb.REPLAY: Action.CONTROL_JOBS,
+    Verb.REPLAY_ESTIMATE: Action.CONTROL_JOBS,
+    Verb.REPLAY_DIFF: Action.READ_JOBS,
     Verb.BATCH_RETRY_CHECK: Action.READ_JOBS,
     Verb.JOB_CANCEL: Action.CONTROL_JOBS,
     Verb.INSTRUCTION_SHOW: Action.READ_JOBS,
@@ -99,6 +102,7 @@ LOOKUPS = {
     Verb.JOB_LIST,
     Verb.BATCH_RETRY,
     Verb.BATCH_RETRY_CHECK,
+    Verb.REPLAY_DIFF,
     Verb.INSTRUCTION_SHOW,
 }
 """Those that name what must be there."""
@@ -112,7 +116,12 @@ async def services(nc: Nats, ledger: Ledger) -> Services:
     return Services(
         batches=BatchService(ledger=ledger.batches, clock=now, controls=lambda: watch.active),
         repeats=RepeatService(
-            retries=ledger.retries, tell=partial(announce_instruction, nc), clock=now, entropy=an_entropy
+            retries=ledger.retries,
+            replays=ledger.replays,
+            catalogs=catalogs,
+            tell=partial(announce_instruction, nc),
+            clock=now,
+            entropy=an_entropy,
         ),
         instructions=InstructionService(ledger=ledger.instructions),
         jobs=JobService(
@@ -188,6 +197,9 @@ async def asks(services: Services, ledger: Ledger, ledger_url: str) -> Mapping[V
         Verb.BATCH_RESULTS: BatchResults(batch.id),
         Verb.JOB_SHOW: JobRef(entry.id),
         Verb.BATCH_RETRY: BatchRetry(id=an_id(), batch=batch.id),
+        Verb.REPLAY: Replay(id=an_id(), filter=JobFilter(batch=batch.id)),
+        Verb.REPLAY_ESTIMATE: ReplayEstimateAsk(filter=JobFilter(batch=batch.id)),
+        Verb.REPLAY_DIFF: ReplayDiff(batch.id),
         Verb.BATCH_RETRY_CHECK: RetryCheck(batch=batch.id, custom_ids=("a",)),
         Verb.JOB_CANCEL: JobCancel((entry.id,)),
         Verb.INSTRUCTION_SHOW: InstructionRef(await an_instruction(ledger_url, tenant="t")),

@@ -35,7 +35,7 @@ from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Lane
 from schemas.listing import JobList, JobPage
 from schemas.outcome import Refused
-from schemas.repeats import BatchRetry, RetryCheck
+from schemas.repeats import BatchRetry, ReplayDiff, ReplayEstimate, ReplayEstimateAsk, RetryCheck
 from schemas.subjects import Verb
 from tests.builders import a_job, a_report, a_success, an_attempt, an_entry, an_id, now
 from tests.calling import called
@@ -73,6 +73,8 @@ def about(owner: Owner) -> dict[Verb, msgspec.Struct]:
         Verb.INSTRUCTION_SHOW: InstructionRef(owner.instruction),
         Verb.INSTRUCTION_LIST: InstructionList(),
         Verb.JOB_LIST: JobList(),
+        Verb.REPLAY_DIFF: ReplayDiff(owner.batch),
+        Verb.REPLAY_ESTIMATE: ReplayEstimateAsk(jobs=(owner.job,)),
         Verb.BATCH_RETRY: BatchRetry(id=owner.retry, batch=owner.batch),
     }
 
@@ -82,6 +84,8 @@ SHARED = {
     Verb.DEAD_LIST, Verb.DEAD_EACH, Verb.DEAD_SHOW, Verb.DEAD_REQUEUE, Verb.DEAD_DROP,
 }  # fmt: skip
 """What these are about belongs to all tenants, or is all shown to operators: an open door's callers are such."""
+ELSEWHERE = {Verb.REPLAY}
+"""What is tried with other tenants' jobs in tests/real/test_replays.py."""
 REFUSALS = {
     Verb.BATCH_CREATE: "conflict",
     Verb.BATCH_SHOW: "unknown_batch",
@@ -90,6 +94,7 @@ REFUSALS = {
     Verb.JOB_SHOW: "unknown_job",
     Verb.BATCH_RETRY_CHECK: "unknown_batch",
     Verb.BATCH_RETRY: "unknown_batch",
+    Verb.REPLAY_DIFF: "unknown_batch",
     Verb.INSTRUCTION_SHOW: "unknown_instruction",
 }
 """What another tenant is told."""
@@ -128,7 +133,7 @@ async def submitted(system: Running, client: Client, tenant: str, batch: UUID) -
 
 async def test_no_verb_lets_a_tenant_see_or_touch_what_is_anothers(nats_url: str, system: Running) -> None:
     owners = [await an_owner(nats_url, system, tenant) for tenant in TENANTS]
-    assert about(owners[0]).keys() | SHARED == set(Verb), "a verb is missing here"
+    assert about(owners[0]).keys() | SHARED | ELSEWHERE == set(Verb), "a verb is missing here"
 
     for owner in owners:
         for stranger in owners:
@@ -142,6 +147,7 @@ async def test_no_verb_lets_a_tenant_see_or_touch_what_is_anothers(nats_url: str
                 assert [one.id for one in instructions.instructions] == [stranger.instruction]
                 jobs = msgspec.json.decode(told.pop(Verb.JOB_LIST), type=JobPage).jobs
                 assert [job.id for job in jobs] == [stranger.job]
+                assert msgspec.json.decode(told.pop(Verb.REPLAY_ESTIMATE), type=ReplayEstimate) == ReplayEstimate()
                 assert told == {verb: code.encode() for verb, code in REFUSALS.items()}, (owner, stranger)
 
     for owner in owners:
@@ -161,6 +167,7 @@ def assert_own(owner: Owner, told: Mapping[Verb, bytes]) -> None:
     assert [job.id for job in msgspec.json.decode(told[Verb.JOB_LIST], type=JobPage).jobs] == [owner.job]
     assert [one.job for one in msgspec.json.decode(told[Verb.BATCH_RESULTS], type=ResultPage).results] == [owner.job]
     assert msgspec.json.decode(told[Verb.JOB_SHOW], type=JobShow).batch == owner.batch
+    assert msgspec.json.decode(told[Verb.REPLAY_ESTIMATE], type=ReplayEstimate).jobs == 1
     instruction = msgspec.json.decode(told[Verb.INSTRUCTION_SHOW], type=Instruction)
     assert instruction.id == owner.instruction
     assert msgspec.json.decode(told[Verb.INSTRUCTION_LIST], type=Instructions).instructions == (instruction,)
