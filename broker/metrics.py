@@ -1,7 +1,7 @@
 """The metrics of a broker process: every name in one table, with its unit."""
 
-from collections.abc import Mapping, Sequence
-from uuid import UUID
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
@@ -14,6 +14,8 @@ from schemas.job import Lane
 from schemas.outcome import Report, Succeeded
 from schemas.units import Ms
 
+K = TypeVar("K")
+V = TypeVar("V")
 _SECONDS = (
     0.001,
     0.003,
@@ -33,6 +35,30 @@ _SECONDS = (
     86_400.0,
 )
 """A bulk job may wait for a day."""
+
+
+class _Children(dict[K, V]):
+    """The series of a set of labels, made when they are first needed: to look them up by labels is slow."""
+
+    def __init__(self, make: Callable[[K], V]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, key: K) -> V:
+        made = self[key] = self._make(key)
+        return made
+
+
+class _Times(NamedTuple):
+    queue: Histogram
+    run: Histogram
+    first: Histogram
+
+
+class _Used(NamedTuple):
+    input: Counter
+    output: Counter
+    cost: Counter
 
 
 class BrokerMetrics:
@@ -86,6 +112,7 @@ class BrokerMetrics:
             "streams_mended_total", "Streams, buckets and consumers that were missing or had other settings."
         )
         self._measures()
+        self._of_series()
 
     def _measures(self) -> None:
         """Add what goes up and down, and what is a duration or a size."""
@@ -105,6 +132,19 @@ class BrokerMetrics:
         self._queue = self._histogram("queue_seconds", "Admitted to leased.", _SECONDS, "deployment", "lane")
         self._first = self._histogram("ttft_seconds", "Leased to first token.", _SECONDS, "deployment", "lane")
         self._run = self._histogram("run_seconds", "Leased to outcome.", _SECONDS, "deployment", "lane")
+
+    def _of_series(self) -> None:
+        """Look series up by their labels once."""
+        self._times = _Children[tuple[str, Lane], _Times](
+            lambda key: _Times(self._queue.labels(*key), self._run.labels(*key), self._first.labels(*key))
+        )
+        self._used = _Children[str, _Used](
+            lambda name: _Used(
+                self._tokens.labels(name, "input"), self._tokens.labels(name, "output"), self._cost.labels(name)
+            )
+        )
+        self._ended = _Children[tuple[str, Lane, State], Counter](lambda key: self._settled.labels(*key))
+        self._requests_ended = _Children[str, Counter](self._requests.labels)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"infermq_{name}", text, labels, registry=self.registry)
@@ -131,7 +171,7 @@ class BrokerMetrics:
             key = final.model, final.lane, final.state
             counts[key] = counts.get(key, 0) + 1
         for labels, count in counts.items():
-            self._settled.labels(*labels).inc(count)
+            self._ended[labels].inc(count)
         self._requeued.inc(len(settled.requeued))
 
     def kept(self, *, mended: int, wrong: int) -> None:
@@ -143,30 +183,31 @@ class BrokerMetrics:
         self._lag.set(max(0, lag_ms) / 1000)
         self._group.labels("settle").observe(verdicts)
 
-    def reported(self, reports: Sequence[Report], verdicts: Sequence[Verdict], lanes: Mapping[UUID, Lane]) -> None:
+    def reported(self, reports: Sequence[Report], verdicts: Sequence[Verdict], lanes: Mapping[int, Lane]) -> None:
         """Count the tokens and the cost of a group of executions, and observe the latencies of a sample of its successes.
 
-        `lanes` are those of the jobs that have ended. A group that is settled again is counted again.
+        `lanes` are those of the jobs that have ended, by the numbers of their ids. A group that comes again is counted again.
         """
         ran = [one.executed for one in verdicts if one.executed is not None]
         for name in {one.deployment for one in ran}:
             theirs = [one for one in ran if one.deployment == name]
-            self._tokens.labels(name, "input").inc(sum([one.usage.input_tokens for one in theirs]))
-            self._tokens.labels(name, "output").inc(sum([one.usage.output_tokens for one in theirs]))
-            self._cost.labels(name).inc(sum([one.cost_nano_usd for one in theirs]))
+            used = self._used[name]
+            used.input.inc(sum([one.usage.input_tokens for one in theirs]))
+            used.output.inc(sum([one.usage.output_tokens for one in theirs]))
+            used.cost.inc(sum([one.cost_nano_usd for one in theirs]))
         for one in ran:
             if one.failure is not None:
                 self._failed.labels(one.deployment, one.failure).inc()
         for report in reports[:: max(1, len(reports) // _SAMPLE)]:
-            if isinstance(report.outcome, Succeeded) and (lane := lanes.get(report.job)) is not None:
-                labels = report.deployment, lane
-                self._queue.labels(*labels).observe(report.timings.queue_ms / 1000)
-                self._run.labels(*labels).observe(report.timings.run_ms / 1000)
+            if isinstance(report.outcome, Succeeded) and (lane := lanes.get(report.job.int)) is not None:
+                times = self._times[report.deployment, lane]
+                times.queue.observe(report.timings.queue_ms / 1000)
+                times.run.observe(report.timings.run_ms / 1000)
                 if report.timings.ttft_ms is not None:
-                    self._first.labels(*labels).observe(report.timings.ttft_ms / 1000)
+                    times.first.observe(report.timings.ttft_ms / 1000)
 
     def request_ended(self, end: Answered | Erred) -> None:
-        self._requests.labels(end.problem.code if isinstance(end, Erred) else "answered").inc()
+        self._requests_ended[end.problem.code if isinstance(end, Erred) else "answered"].inc()
 
     def pools(self, pools: Mapping[str, Pool]) -> None:
         for deployment, pool in pools.items():

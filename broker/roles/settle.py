@@ -87,7 +87,7 @@ class Settle:
                 await self._announce(part)
             await announce_settled(self.nc, [one for part in settled for one in part.ended_attempts])
             self.late_acks.settled(outcomes.reports)
-            lanes = {one.job: one.lane for part in settled for one in part.final}
+            lanes = {one.job.int: one.lane for part in settled for one in part.final}
             self.metrics.reported(outcomes.reports, verdicts, lanes)
             self.failures.note(verdicts)
         if dead_letters:

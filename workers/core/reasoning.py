@@ -39,9 +39,10 @@ def cut_while_reasoning(
     try:
         answer = _json.decode(response)
         choices = answer["choices"]
-        cut = bool(choices) and all(_is_cut_without_answer(choice) for choice in choices)
+        if not choices or not all([_is_cut_without_answer(choice) for choice in choices]):
+            return None
         counted = reasoning_tokens_of(usage_in(answer) or {})
-        if not cut or not (counted or all(_has_reasoned(choice["message"]) for choice in choices)):
+        if not (counted or all(_has_reasoned(choice["message"]) for choice in choices)):
             return None
     except (*UNREADABLE, KeyError, TypeError, AttributeError):
         return None
@@ -57,8 +58,9 @@ def cut_while_reasoning(
 
 def _is_cut_without_answer(choice: dict[str, Any]) -> bool:
     message = choice["message"]
-    others = (message.get(name) for name in ("refusal", "tool_calls", "function_call", "audio"))
-    return choice.get("finish_reason") == "length" and not any(others) and not _visible(message.get("content"))
+    if choice.get("finish_reason") != "length" or _visible(message.get("content")):
+        return False
+    return not any(message.get(name) for name in ("refusal", "tool_calls", "function_call", "audio"))
 
 
 def _visible(content: Any) -> bool:
