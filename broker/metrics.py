@@ -186,7 +186,7 @@ class BrokerMetrics:
     def reported(self, reports: Sequence[Report], verdicts: Sequence[Verdict], lanes: Mapping[int, Lane]) -> None:
         """Count the tokens and the cost of a group of executions, and observe the latencies of a sample of its successes.
 
-        `lanes` are those of the jobs that have ended, by the numbers of their ids. A group that comes again is counted again.
+        `lanes` are those of the jobs that have ended, by the numbers of their ids. A group that comes again counts again.
         """
         ran = [one.executed for one in verdicts if one.executed is not None]
         for name in {one.deployment for one in ran}:

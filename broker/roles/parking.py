@@ -19,7 +19,7 @@ PAGE = 2000
 LOOK_S = 0.5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Parking:
     """Does so during one term of the leader."""
 
@@ -29,6 +29,8 @@ class Parking:
     clock: Clock
     look_s: float = LOOK_S
     page: int = PAGE
+    _may_be_parked: bool = True
+    """Whether there may be jobs that are parked. If there are none, Postgres is not asked each time."""
 
     async def serve(self) -> None:
         """Park and unpark, a page at a time, until cancelled. What Postgres does not do now is done later."""
@@ -42,9 +44,12 @@ class Parking:
 
     async def look(self) -> bool:
         """Park a page of each paused batch, and unpark a page. False: there is more."""
-        is_whole = True
-        for batch in self.controls().paused_batches:
+        is_whole, paused = True, self.controls().paused_batches
+        for batch in paused:
             is_whole &= await self.ledger.park(batch, now=self.clock(), limit=self.page) < self.page
+        if not paused and not self._may_be_parked:
+            return True
         places = await self.ledger.unpark(limit=self.page)
         await announce_waiting(self.nc, places)
+        self._may_be_parked = bool(paused or places)
         return is_whole and len(places) < self.page

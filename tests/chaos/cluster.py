@@ -20,6 +20,7 @@ import asyncpg
 from broker.client import BacklogFull, Client, RequestRefused, RequestTimedOut
 from broker.errors import Unavailable
 from broker.local.servers import Child, is_free, spawn
+from broker.retrying import until_available
 from schemas.job import Lane
 from tests.sums import a_ledger_server
 from tests.system import CATALOG, until
@@ -171,7 +172,8 @@ async def _processes(folder: Path, urls: str, postgres_url: str) -> AsyncIterato
         for child in children:
             await until(lambda child=child: _says(child, '"ready"'), "a broker is ready", within_s=60)  # type: ignore[misc]
         async with Client.connect(urls) as client:
-            await client.apply_catalog(CATALOG.format(slots=16, options=""))
+            catalog = CATALOG.format(slots=16, options="")
+            await until_available(lambda: client.apply_catalog(catalog))  # its streams may have no leader yet
         for name in ("worker-1", "worker-2"):
             start(name, "workers", "--deployment", "d", "--name", name)
         for child in children:

@@ -39,7 +39,8 @@ def cut_while_reasoning(
     try:
         answer = _json.decode(response)
         choices = answer["choices"]
-        if not choices or not all([_is_cut_without_answer(choice) for choice in choices]):
+        cut = bool(choices) and all(_is_cut_without_answer(choice) for choice in choices)
+        if not cut:
             return None
         counted = reasoning_tokens_of(usage_in(answer) or {})
         if not (counted or all(_has_reasoned(choice["message"]) for choice in choices)):
@@ -58,9 +59,8 @@ def cut_while_reasoning(
 
 def _is_cut_without_answer(choice: dict[str, Any]) -> bool:
     message = choice["message"]
-    if choice.get("finish_reason") != "length" or _visible(message.get("content")):
-        return False
-    return not any(message.get(name) for name in ("refusal", "tool_calls", "function_call", "audio"))
+    others = (message.get(name) for name in ("refusal", "tool_calls", "function_call", "audio"))
+    return choice.get("finish_reason") == "length" and not any(others) and not _visible(message.get("content"))
 
 
 def _visible(content: Any) -> bool:
