@@ -13,7 +13,7 @@ releases         delivers again what dead workers held, and records what they ra
 wards            keeps what may have ended a worker apart from others, and tells who did
 seal_key         knows the key that brokers seal attempts and rulings with
 settle           records what came through OUTCOME, and announces it
-failure_log      logs the failures of attempts, by deployment and kind
+failure_log      sums up the failures of attempts by deployment and kind, to be logged
 late_acks        acks the messages of workers that died before they could
 relay            stays in the middle of every interactive request
 reserves         counts the reserved slots that the relay uses, and chooses where the next request goes

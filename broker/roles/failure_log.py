@@ -1,13 +1,12 @@
-"""Logs the failures of attempts by deployment and kind: a line at once, and then at most one every few seconds."""
+"""Sums up the failures of attempts by deployment and kind, to be logged at once, and then once every few seconds."""
 
-import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from broker.core.records import Verdict
 
-log = logging.getLogger(__name__)
 EVERY_S = 10.0
 
 
@@ -21,17 +20,16 @@ class FailureLog:
     _last_s: dict[tuple[str, str], float] = field(default_factory=dict)
     """When there was a line on each."""
 
-    def note(self, verdicts: Sequence[Verdict]) -> None:
-        """Count the failed attempts among these, and log what is due."""
+    def due(self, verdicts: Sequence[Verdict]) -> list[tuple[str, str, int]]:
+        """Count the failed attempts among these. Return what to log now: deployment, kind of failure, and how many."""
         self._counts.update(
             (one.executed.deployment, one.executed.failure)
             for one in verdicts
             if one.executed is not None and one.executed.failure is not None
         )
         if not self._counts:
-            return
+            return []
         now = self.now_s()
-        for key in [key for key in self._counts if now - self._last_s.get(key, -self.every_s) >= self.every_s]:
-            deployment, kind = key
-            log.warning("attempts failed deployment=%s kind=%s count=%d", deployment, kind, self._counts.pop(key))
-            self._last_s[key] = now
+        keys = [key for key in self._counts if now - self._last_s.get(key, -math.inf) >= self.every_s]
+        self._last_s |= dict.fromkeys(keys, now)
+        return [(*key, self._counts.pop(key)) for key in keys]

@@ -1,9 +1,5 @@
 """Failures are logged by deployment and kind: at once, and then now and then."""
 
-import logging
-
-import pytest
-
 from broker.core.price import Prices
 from broker.core.records import Ignore, Verdict
 from broker.core.settle import decide
@@ -20,19 +16,13 @@ def verdicts(*outcomes: Outcome) -> list[Verdict]:
     return decided
 
 
-def test_a_kind_is_logged_at_once_and_then_summed_up(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING)
+def test_a_kind_is_logged_at_once_and_then_summed_up() -> None:
     time_s = [100.0]
     failures = FailureLog(now_s=lambda: time_s[0], every_s=10.0)
     fault = Failed(EngineFault("x"))
 
-    failures.note(verdicts(fault, a_success()))
-    failures.note(verdicts(fault, fault))
+    said = [failures.due(verdicts(fault, a_success())), failures.due(verdicts(fault, fault))]
     time_s[0] = 111.0
-    failures.note(verdicts(a_success()))
-    failures.note(verdicts(a_success()))
+    said += [failures.due(verdicts(a_success())), failures.due(verdicts(a_success()))]
 
-    assert [record.getMessage() for record in caplog.records] == [
-        "attempts failed deployment=d kind=engine_fault count=1",
-        "attempts failed deployment=d kind=engine_fault count=2",
-    ]
+    assert said == [[("d", "engine_fault", 1)], [], [("d", "engine_fault", 2)], []]
