@@ -45,8 +45,9 @@ class PgSuspects:
         ]
 
     async def dispatch(self, turn: Turn, *, term: int, now: Ms, shard: Shard = ONLY_SHARD) -> list[Attempt]:
-        async with self._database.connection() as connection:
+        async with self._database.connection() as connection, connection.transaction():
             key = await self._seal_keys.current(connection)
+            await connection.execute(query("hold_controls"))
             rows = await connection.fetch(
                 query("dispatch_apart"),
                 list(turn.jobs),

@@ -1,5 +1,9 @@
 """What is paused does not start, from the next dispatch on; when it is resumed, it goes on where it was."""
 
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
 import pytest
 
 from broker.core.controls import Controls
@@ -23,6 +27,7 @@ from schemas.ruling import Suspicion
 from schemas.subjects import Verb
 from schemas.units import Ms
 from tests.builders import an_entropy, an_entry, an_id, now
+from tests.holding import a_hand
 from tests.real.test_dispatch import a_beat, a_leader, committed
 from tests.real.test_services import a_principal, by_service, services  # noqa: F401 - a fixture
 from tests.system import until
@@ -97,6 +102,46 @@ async def test_a_dispatch_that_was_chosen_before_a_pause_starts_nothing(ledger: 
     assert await ledger.attempts.running() == []
     after = (await ledger.controls.read()).version
     assert len(await ledger.attempts.dispatch(picks, term=term, controls=after, now=now())) == 1
+
+
+@pytest.mark.parametrize("is_apart", [False, True])
+async def test_a_pause_waits_for_the_starts_that_were_chosen_before_it(
+    ledger: Ledger, ledger_url: str, *, is_apart: bool
+) -> None:
+    term = await ledger.leadership.lead("me", lease_ms=60_000)
+    assert term is not None
+    entry = an_entry()
+    dispatch, table = await a_dispatch(ledger, entry, term, is_apart=is_apart)
+
+    async with a_hand(ledger_url) as hand:
+        await hand.hold(f"select from infermq.{table} where job = $1 for update", entry.id)
+        starting = asyncio.create_task(dispatch())
+        await hand.until_waiting(1)
+        pausing = asyncio.create_task(ledger.controls.pause(a_pause(PauseKind.MODEL, "m"), somebody()))
+        await hand.until_waiting(2)
+        await hand.let_go()
+        await pausing
+        started = len(await ledger.attempts.running())
+        await starting
+
+    assert len(await ledger.attempts.running()) == started == 1
+
+
+async def a_dispatch(
+    ledger: Ledger, entry: Entry, term: int, *, is_apart: bool
+) -> tuple[Callable[[], Coroutine[Any, Any, object]], str]:
+    """A start of the job that is chosen and not made, and the table in which the job waits."""
+    version = (await ledger.controls.read()).version
+    if not is_apart:
+        await ledger.intake.admit([entry])
+        picks = [Pick(entry.flow, entry.place, "d")]
+        return lambda: ledger.attempts.dispatch(picks, term=term, controls=version, now=now()), "waiting"
+    await committed(ledger, entry, "d")
+    suspicion = Suspicion(an_id())
+    back = Requeue(now(), counted=False, suspicion=suspicion)
+    await ledger.settlement.settle([Verdict(job=entry.id, attempt=1, transition=back, executed=None)], now=now())
+    turn = Turn("w", "d", suspicion.group, (entry.id,))
+    return lambda: ledger.suspects.dispatch(turn, term=term, now=now()), "delayed"
 
 
 async def a_parking(nc: Nats, ledger: Ledger, *, page: int = 2000) -> Parking:

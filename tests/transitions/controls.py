@@ -99,7 +99,7 @@ async def unpark(world: World, a: int, b: int, _: int) -> Step | None:
 
 async def run_apart(world: World, a: int, _b: int, _c: int) -> Step | None:
     """Hand a group of suspects to a worker, also one that is held back: that must do nothing."""
-    leader = pick(world.leaders, a)
+    leader = max(world.leaders, key=lambda one: one.term) if a % 4 else pick(world.leaders, a)
     rows = await world.reader.connection.fetch(
         "select job, suspicion->>'group' as suspected from infermq.delayed where suspicion is not null order by job"
     )

@@ -216,6 +216,7 @@ async def lead(world: World, a: int, b: int, _: int) -> Step | None:
 
 
 async def read_controls(world: World, a: int, _b: int, _c: int) -> Step | None:
+    """They are what was made of them."""
     leader = pick(world.leaders, a)
 
     async def learn(controls: Controls) -> None:
@@ -228,14 +229,16 @@ async def read_controls(world: World, a: int, _b: int, _c: int) -> Step | None:
 
 async def choose(world: World, a: int, b: int, c: int) -> Step | None:
     """A leader chooses by what it knows, and dispatches later."""
-    leader = pick(world.leaders, a)
+    leader = _likely(world, a)
+    if b % 4:
+        leader.controls = await world.ledger.controls.read()
     leader.picks, leader.chosen_by = await _choice(world, leader, b, c), leader.controls.version
     return None
 
 
 async def dispatch(world: World, a: int, b: int, c: int) -> Step | None:
     """What a leader has chosen; else it reads the controls and chooses now, as it does when nothing has changed."""
-    leader = next((one for one in world.leaders if one.picks), pick(world.leaders, a))
+    leader = next((one for one in world.leaders if one.picks), _likely(world, a))
     picks, version, leader.picks = leader.picks, leader.chosen_by, []
     if not picks:
         if b % 4:
@@ -265,6 +268,11 @@ async def dispatch(world: World, a: int, b: int, c: int) -> Step | None:
 
 async def _flows(world: World) -> list[Flow]:
     return list(dict.fromkeys(head.flow for head in await world.ledger.backlog.heads()))
+
+
+def _likely(world: World, a: int) -> Leader:
+    """The true leader mostly."""
+    return max(world.leaders, key=lambda one: one.term) if a % 4 else pick(world.leaders, a)
 
 
 async def _choice(world: World, leader: Leader, b: int, c: int) -> list[Pick]:
@@ -336,6 +344,17 @@ async def succeed(world: World, a: int, b: int, c: int) -> Step | None:
     chosen = {one.job: one for n in range(1 + b % 4) for one in [pick(running, a + n)]}
     verdicts = await verdicts_on(world, [_reported(world, one, 0 if c % 4 else 64) for one in chosen.values()])
     return settlement(world, verdicts)
+
+
+async def suspect(world: World, a: int, b: int, _: int) -> Step | None:
+    """Suspect all attempts of a deployment, whose worker died."""
+    running = [one for one in world.attempts if world.standing(one.job)[:2] == ("running", one.number)]
+    held = {one.job: one for one in running if one.deployment == pick(running, a).deployment}
+    if not held:
+        return None
+    group = uuid7(world.now, b)
+    rulings = [Suspect(one.job, one.number, Suspicion(group, ran_ms=Ms(10))) for one in list(held.values())[:3]]
+    return settlement(world, await verdicts_on(world, rulings))
 
 
 async def decide_only(world: World, a: int, b: int, c: int) -> Step | None:

@@ -46,16 +46,15 @@ STEPS: tuple[Make, ...] = (
     repeats.carry_on,
     repeats.read_results,
 )
-OFTEN: tuple[Make, ...] = (
-    jobs.submit,
-    jobs.choose,
-    jobs.dispatch,
-    jobs.dispatch,
-    jobs.settle,
-    jobs.succeed,
-    controls.resume,
-    repeats.carry_on,
+OFTEN: tuple[Make, ...] = (jobs.submit, jobs.dispatch, jobs.dispatch, jobs.settle, jobs.succeed)
+MIXES: tuple[tuple[Make, ...], ...] = (
+    (*STEPS, *OFTEN, *OFTEN),
+    (*STEPS, *OFTEN, *3 * (controls.pause, controls.resume, jobs.choose, jobs.dispatch)),
+    (*STEPS, *OFTEN, *3 * (cancels.cancel_jobs, jobs.settle, jobs.decide_only, jobs.settle_decided)),
+    (*STEPS, *OFTEN, *3 * (repeats.retry, repeats.carry_on, repeats.carry_on, jobs.settle)),
+    (*STEPS, *OFTEN, *3 * (jobs.suspect, controls.run_apart, controls.pause, controls.resume)),
 )
+"""A history is of one of them, so that what follows from one another comes often enough."""
 NUMBERS = st.integers(0, 127)
 _NO_CUT = 8
 
@@ -70,6 +69,7 @@ class Transitions(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
+        self._mix = MIXES[0]
         self._stack = AsyncExitStack()
         name = f"machine_{os.getpid()}_{os.urandom(4).hex()}"
         self._world = self._run(self._stack.enter_async_context(a_world(self.url, Clock(now()), name)))
@@ -80,22 +80,32 @@ class Transitions(RuleBasedStateMachine):
         finally:
             self._run(self._stack.aclose())
 
-    @initialize(a=NUMBERS, b=NUMBERS)
-    def begin(self, a: int, b: int) -> None:
+    @initialize(mix=st.sampled_from(MIXES), a=NUMBERS, b=NUMBERS)
+    def begin(self, mix: tuple[Make, ...], a: int, b: int) -> None:
         """Most histories need a leader and some jobs."""
+        self._mix = mix
         self._do(jobs.lead, 0, 1, 0)
         self._do(jobs.create_batch, a, b, 1)
         for n in range(3):
             self._do(jobs.submit, a + n, b, a + b + n)
 
-    @rule(makes=st.tuples(st.sampled_from(STEPS), st.sampled_from(STEPS)), a=NUMBERS, b=NUMBERS, c=NUMBERS)
-    def both(self, makes: tuple[Make, Make], a: int, b: int, c: int) -> None:
-        """Two steps at once, made by how things stand before both."""
+    @rule(n=NUMBERS, a=NUMBERS, b=NUMBERS, c=NUMBERS, cut=st.integers(0, 4 * _NO_CUT))
+    def step(self, n: int, a: int, b: int, c: int, cut: int) -> None:
+        """One step; cut off after some statements, if `cut` is small."""
+        self._do(jobs.pick(self._mix, n), a, b, c, None if cut >= _NO_CUT else 1 + cut)
+
+    @rule(two=st.tuples(NUMBERS, NUMBERS), a=NUMBERS, b=NUMBERS, c=NUMBERS, alone=st.integers(0, 3))
+    def both(self, two: tuple[int, int], a: int, b: int, c: int, alone: int) -> None:
+        """Two steps at once, made by how things stand before both; one alone, more often."""
+        if alone:
+            self._do(jobs.pick(self._mix, two[0]), a, b, c)
+            return
 
         async def race() -> None:
-            one, other = await makes[0](self._world, a, b, c), await makes[1](self._world, c, a, b)
+            one = await jobs.pick(self._mix, two[0])(self._world, a, b, c)
+            other = await jobs.pick(self._mix, two[1])(self._world, c, a, b)
             if one is not None and other is not None:
-                note(f"{one.says} AND {other.says}")
+                note(f"{self._world.steps}: {one.says} AND {other.says}")
                 self.tally["at once"] += 1
                 await self._world.do_both(one, other)
 
@@ -114,18 +124,6 @@ class Transitions(RuleBasedStateMachine):
 
     def _run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return self.runner.run(coroutine)
-
-
-def _rule_of(make: Make) -> Callable[..., None]:
-    def step(self: Transitions, a: int, b: int, c: int, cut: int) -> None:
-        self._do(make, a, b, c, None if cut >= _NO_CUT else 1 + cut)
-
-    step.__name__ = make.__name__
-    return rule(a=NUMBERS, b=NUMBERS, c=NUMBERS, cut=st.integers(0, 4 * _NO_CUT))(step)
-
-
-for n, one in enumerate((*STEPS, *OFTEN, *OFTEN)):
-    setattr(Transitions, f"{one.__name__}_{n}", _rule_of(one))
 
 
 def run(

@@ -1,6 +1,7 @@
 -- queued → running, for those that still wait, in the order of the picks (but locked in that of the jobs, as settlement
 -- locks what waits), unless the term $10 of shard $11 is over,
--- or the controls have changed since $12. Their ids are between $8 and $9: said apart, it leaves all
+-- or the controls have changed since $12. They are held meanwhile: whoever changes them waits for the starts that were
+-- chosen before, so that nothing starts once the change is made. The ids are between $8 and $9: said apart, it leaves all
 -- other days out of the plan.
 --
 -- Each `lateral` keeps a lookup by its key, and rows go by their ctid: in a plain join, the planner takes a backlog that
@@ -17,7 +18,7 @@ with picked as materialized (
               and w.job = p.job
               for update) w
      where exists (select from infermq.leader where shard = $11 and term = $10)
-       and exists (select from infermq.control_version where number = $12)
+       and exists (select from infermq.control_version where number = $12 for share)
 ), gone as (
     delete from infermq.waiting where ctid = any(array(select at from picked))
 ), started as (
