@@ -28,10 +28,20 @@ select format('job %s failed in batch %s before the retry %s of it, which left i
    and coalesce(i.what->'states', '["failed","expired","dead"]'::jsonb) ? f.state and f.ended_ms < i.made_ms
    and not exists (select from infermq.replays p where p.root = f.job or p.job = f.job)
 union all
-select format('retry %s has ended, and its batch holds %s of %s jobs, sealed with %s', i.id, b.admitted, i.counts, b.jobs)
+select format('instruction %s has ended, and its batch holds %s of %s jobs, sealed with %s', i.id, b.admitted, i.counts,
+              b.jobs)
   from infermq.instructions i join infermq.batches b on b.id = i.id
- where i.kind = 'retry' and i.ended_ms is not null and i.failure is null
-   and (b.jobs is null or b.admitted <> b.jobs or b.admitted <> coalesce((i.counts->>'retried')::int, 0))
+ where i.kind in ('retry', 'replay') and i.ended_ms is not null and i.failure is null
+   and (b.jobs is null or b.admitted <> b.jobs
+        or b.admitted <> coalesce((i.counts->>'retried')::int, (i.counts->>'replayed')::int, 0))
+union all
+select format('job %s of batch %s had settled before the replay %s of it, which left it out', j.id, j.batch, i.id)
+  from infermq.instructions i
+  join infermq.jobs j on j.batch = (i.what->'filter'->>'batch')::uuid
+ where i.kind = 'replay' and i.ended_ms is not null and i.failure is null and j.settled_ms < i.made_ms
+   and uuid_extract_timestamp(j.id) < to_timestamp(i.made_ms / 1000.0)
+   and not exists (select from infermq.replays p join infermq.jobs n on n.id = p.job
+                    where p.source = j.id and n.batch = i.id)
 """
 
 

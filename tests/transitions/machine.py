@@ -43,6 +43,7 @@ STEPS: tuple[Make, ...] = (
     cancels.cancel_jobs,
     cancels.rule_cancelled,
     repeats.retry,
+    repeats.replay,
     repeats.carry_on,
     repeats.read_results,
 )

@@ -1,13 +1,14 @@
-"""Steps of retries, and of the pages in which instructions are carried out."""
+"""Steps of retries and replays, and of the pages in which instructions are carried out."""
 
 from msgspec.structs import replace
 
 from broker.core.instructions import Carried
 from schemas.api import ResultPage, State
-from schemas.repeats import FAILED_STATES, BatchRetry, Given
+from schemas.listing import JobFilter
+from schemas.repeats import FAILED_STATES, BatchRetry, Given, Replay
 from tests.transitions.controls import audited
-from tests.transitions.jobs import pick
-from tests.transitions.world import Step, World
+from tests.transitions.jobs import LANES, pick
+from tests.transitions.world import MODELS, Step, World
 
 
 async def retry(world: World, a: int, b: int, c: int) -> Step | None:
@@ -33,6 +34,34 @@ async def retry(world: World, a: int, b: int, c: int) -> Step | None:
     return Step(
         says=f"retry {', '.join(states)} of batch {ask.batch} as {ask.id}",
         call=lambda: world.ledger.retries.give(ask, tenant, audited(world)),
+        learn=learn,
+    )
+
+
+async def replay(world: World, a: int, b: int, c: int) -> Step | None:
+    """Of a batch or a model, two jobs a second or all at once; sometimes one that was given before."""
+    if not world.batches:
+        return None
+    batch = pick(sorted(world.batches), a)
+    tenant = world.batches[batch][0]
+    wanted = JobFilter(batch=batch) if b % 2 else JobFilter(model=pick(tuple(MODELS), b), lane=pick(LANES, a))
+    model, deployment = pick(((None, None), ("n", None), (None, "e"), ("none", None)), c)
+    ask = Replay(
+        id=world.new_id(), filter=wanted, model=model, deployment=deployment, rate_per_s=2.0 if c % 3 else None
+    )
+    if c % 8 == 0 and world.replays:
+        ask, tenant = pick(world.replays, a)
+
+    async def learn(given: Given) -> None:
+        assert given.instruction.id == ask.id
+        if ask.id not in world.batches:
+            world.changes += 1
+            world.replays.append((ask, tenant))
+            world.batches[ask.id] = (tenant, ask.lane)
+
+    return Step(
+        says=f"replay {wanted} of {tenant} as {ask.id}",
+        call=lambda: world.ledger.replays.give(ask, tenant, audited(world)),
         learn=learn,
     )
 

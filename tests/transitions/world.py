@@ -24,7 +24,7 @@ from schemas.ids import uuid7
 from schemas.instructions import InstructionKind
 from schemas.job import Attempt, Lane
 from schemas.outcome import Report
-from schemas.repeats import BatchRetry
+from schemas.repeats import BatchRetry, Replay
 from schemas.units import Ms
 from tests.sums import disagreements
 from tests.transitions.broken import broken_repeats
@@ -163,14 +163,15 @@ class World:
         """Jobs that have just been made by an instruction."""
         self.retries: list[tuple[BatchRetry, str]] = []
         """Those that were given, each with its tenant."""
+        self.replays: list[tuple[Replay, str]] = []
         self.is_racing = False
         self.steps = 0
         self._entropy = 0
 
     @property
     def retried(self) -> set[UUID]:
-        """The batches that retries have made."""
-        return {ask.id for ask, _ in self.retries}
+        """The batches that retries and replays have made."""
+        return {ask.id for ask, _ in self.retries} | {ask.id for ask, _ in self.replays}
 
     @property
     def now(self) -> Ms:
