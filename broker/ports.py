@@ -269,7 +269,9 @@ class RetryLedger(Protocol):
 
 class JobLedger(Protocol):
     async def find(self, job: UUID, tenant: str) -> JobShow | None:
-        """Read all that is recorded of a job. Another tenant's is not found."""
+        """Read all that is recorded of a job. Another tenant's is not found. The id of a job that was submitted again by its
+        key finds the first.
+        """
 
     async def page(self, tenant: str, wanted: JobFilter, *, limit: int, before: UUID | None) -> JobPage:
         """List jobs of a tenant that match, the newest first, starting with the one `before` the given job if there is one.

@@ -74,6 +74,8 @@ def show(
     if as_json:
         print_json(state)
         return
+    if state.id != job:
+        err.print(f"{job} was submitted again under the key of this job, which is the first:")
     _print_job(state)
 
 

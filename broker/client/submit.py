@@ -88,7 +88,8 @@ class SubmitClient(Session):
     ) -> UUID:
         """Submit one job and return its id once it is accepted. Raises: RequestRefused, Unavailable, BacklogFull.
 
-        If a job with the same `idempotency_key` was submitted before, this one does not run: ask for the id of the first.
+        If the same job was submitted before with the same `idempotency_key`, this one does not run: `job(id)` then shows the
+        first. If another job has the key, this one fails with `key_conflict`.
         """
         job = new_id()
         one = Submission.of(

@@ -119,6 +119,25 @@ def under_another_id(entry: Entry, own: UUID) -> Entry:
     return replace(entry, id=own, refused=refused, idempotency_key=None)
 
 
+def key_conflict(entry: Entry, owner: UUID) -> Refused:
+    """Say that the key of a job stands for another one, which asks for something else."""
+    message = (
+        f"the key {_shown(entry)} stands for the job {owner}, which has another model or body than this one ({entry.id}): "
+        "use another key for another job, or none"
+    )
+    return Refused("key_conflict", message, "idempotency_key")
+
+
+def duplicate_key(entry: Entry, owner: UUID) -> Refused:
+    """Say that a job of a batch is another job once more, by its key."""
+    message = f"the key {_shown(entry)} stands for the job {owner}, the same as this one ({entry.id}): see its result"
+    return Refused("duplicate_key", message, "idempotency_key")
+
+
+def _shown(entry: Entry) -> str:
+    return repr((entry.idempotency_key or "")[:_CHARACTERS_SHOWN])
+
+
 def unstorable(entry: Entry, own: UUID, why: str) -> Entry:
     """Return the entry for a job that the ledger cannot store, without what may be the reason."""
     refused = Refused("unstorable", f"the job cannot be recorded: {_storable(why)}")

@@ -81,7 +81,9 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, str] | None = None
     traceparent: str | None = None
     idempotency_key: str | None = None
-    """A job with the same key of the same tenant is the same job."""
+    """A job with the same key, model and body of the same tenant is the same job; one with another model or body conflicts.
+    A job that is refused uses up no key.
+    """
     refused: Refused | None = None
     """Why the job is not admitted. It is then recorded as `failed` at once and never waits."""
     too_late_for: UUID | None = None

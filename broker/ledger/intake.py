@@ -9,6 +9,7 @@ from uuid import UUID
 import asyncpg
 from msgspec.structs import replace
 
+from broker.core.admit import duplicate_key, key_conflict
 from broker.core.records import Admitted, BatchInfo, Entry, Recorded
 from broker.ledger.connection import Connection, Database
 from broker.ledger.copies import copy_bodies, copy_jobs, copy_results, insert_jobs
@@ -18,8 +19,8 @@ from broker.ledger.failures import record_failures
 from broker.ledger.rows import columns, job_row
 from broker.ledger.sql import query
 from schemas.api import State
+from schemas.ids import uuid7
 from schemas.job import Lane
-from schemas.outcome import Refused
 from schemas.units import Ms
 
 
@@ -69,6 +70,10 @@ async def record_entries(connection: Connection, entries: Sequence[Entry]) -> Ad
     return _answer(entries, [])
 
 
+_REPEATED_KEPT_MS = 30 * 24 * 3_600_000
+"""How long the id of a repetition names the first job: a month, longer than the ids of jobs may be sent."""
+
+
 class _ClaimedInVain(Exception):
     """While a job claimed its key, another broker recorded another job under its id."""
 
@@ -86,11 +91,11 @@ async def _admit_known(connection: Connection, entries: Sequence[Entry]) -> Admi
 async def _admit_some(connection: Connection, entries: Sequence[Entry], first: Mapping[UUID, Entry]) -> Admitted:
     """`first`: the first entry of each id. Raises: _ClaimedInVain, and nothing is changed."""
     async with connection.transaction():
-        keyed = [entry for entry in first.values() if entry.idempotency_key is not None]
+        keyed = [entry for entry in first.values() if entry.idempotency_key is not None and entry.refused is None]
         taken = {entry.id for entry in await _others(connection, keyed)}
         owners = await _owners(connection, [entry for entry in keyed if entry.id not in taken])
-        first = {job: _own(entry, owners) for job, entry in first.items()}
-        stands_for = {job: job if entry.batch is not None else owners.get(job, job) for job, entry in first.items()}
+        first = await _refuse_other_keys(connection, first, owners)
+        stands_for = {job: owners.get(job, job) if entry.refused is None else job for job, entry in first.items()}
         rows = [_row(first[job]) for job in sorted(first) if stands_for[job] == job]
         new = await insert_jobs(connection, rows)
         fresh = [entry for job, entry in first.items() if job in new]
@@ -99,6 +104,7 @@ async def _admit_some(connection: Connection, entries: Sequence[Entry], first: M
         conflicts = [e for e in entries if identities.get(stands_for[e.id]) != (e.tenant, e.body_hash)]
         if any(first[e.id] is e and owners.get(e.id) == e.id for e in conflicts):
             raise _ClaimedInVain
+        await _record_repeated(connection, [(e, owner) for e in keyed if (owner := stands_for[e.id]) != e.id])
     return _answer(fresh, conflicts)
 
 
@@ -113,12 +119,37 @@ async def _identities(connection: Connection, jobs: Iterable[UUID]) -> dict[UUID
     return {row["id"]: (row["tenant"], row["body_hash"]) for row in rows}
 
 
-def _own(entry: Entry, owners: Mapping[UUID, UUID]) -> Entry:
-    """Refuse a job of a batch whose idempotency key is another job's. A batch counts its jobs, so none is left out."""
-    owner = owners.get(entry.id, entry.id)
-    if entry.batch is None or owner == entry.id or entry.refused is not None:
-        return entry
-    return replace(entry, refused=Refused("duplicate_key", f"the job {owner} has this key", "idempotency_key"))
+async def _refuse_other_keys(
+    connection: Connection, first: Mapping[UUID, Entry], owners: Mapping[UUID, UUID]
+) -> dict[UUID, Entry]:
+    """Refuse the jobs whose idempotency key stands for another job, unless they are that very job once more.
+
+    In a batch they are refused all the same: a batch counts its jobs, so none is left out.
+    """
+    others = {owner for job, owner in owners.items() if owner != job}
+    rows = await connection.fetch(query("identities"), list(others)) if others else []
+    known = {row["id"]: (row["model"], row["body_hash"]) for row in rows}
+    known |= {job: (first[job].model, first[job].body_hash) for job in others & first.keys() - known.keys()}
+    return {
+        job: entry if (owner := owners.get(job, job)) == job else _with_key_of(entry, owner, known[owner])
+        for job, entry in first.items()
+    }
+
+
+def _with_key_of(entry: Entry, owner: UUID, identity: tuple[str, bytes]) -> Entry:
+    """Return the entry of a job whose key is another's."""
+    if identity != (entry.model, entry.body_hash):
+        return replace(entry, refused=key_conflict(entry, owner))
+    return entry if entry.batch is None else replace(entry, refused=duplicate_key(entry, owner))
+
+
+async def _record_repeated(connection: Connection, repeated: Sequence[tuple[Entry, UUID]]) -> None:
+    """Let the ids of jobs that were submitted again name the first."""
+    if not repeated:
+        return
+    rows = columns([(entry.id, entry.tenant, owner) for entry, owner in repeated], 3)
+    oldest = uuid7(Ms(max(0, min(entry.admitted_ms for entry, _ in repeated) - _REPEATED_KEPT_MS)), 0)
+    await connection.execute(query("record_repeated"), *rows, oldest)
 
 
 async def _owners(connection: Connection, keyed: Sequence[Entry]) -> dict[UUID, UUID]:

@@ -19,9 +19,11 @@ class PgJobs:
     async def find(self, job: UUID, tenant: str) -> JobShow | None:
         async with self._database.connection() as connection:
             row = await connection.fetchrow(query("job"), job, tenant)
+            if row is None and (first := await connection.fetchval(query("first_of"), job, tenant)) is not None:
+                row = await connection.fetchrow(query("job"), first, tenant)
             if row is None:
                 return None
-            executions = await connection.fetch(query("executions_of"), job)
+            executions = await connection.fetch(query("executions_of"), row["id"])
             ahead = await _ahead(connection, row) if row["waiting_attempt"] is not None else None
         return show_of(row, tuple(execution_of(execution) for execution in executions), ahead=ahead)
 

@@ -134,10 +134,95 @@ async def test_an_idempotency_key_stands_for_one_job(ledger: Ledger) -> None:
 
     admitted = await ledger.intake.admit([first, both])
     repeated = await ledger.intake.admit([again, other, first, an_entry(idempotency_key="k", tenant="another")])
+    shown = {entry.id: await ledger.jobs.find(entry.id, "default") for entry in (first, again, both, other)}
 
     assert [place.job for _, place in admitted.waiting] == [first.id]
     assert len(repeated.waiting) == 1
-    assert [one.id for one in repeated.conflicts] == [other.id]
+    assert not repeated.conflicts
+    assert [one.job for one in repeated.refused] == [other.id]
+    assert {shown_one and shown_one.id for shown_one in shown.values()} == {first.id, other.id}
+    assert shown[again.id] == shown[both.id] == shown[first.id]
+    assert await ledger.jobs.find(again.id, "another") is None
+    failed = shown[other.id]
+    assert failed is not None
+    assert isinstance(failed.failure, Refused)
+    assert (failed.failure.code, failed.failure.field) == ("key_conflict", "idempotency_key")
+    assert all(str(one) in failed.failure.message for one in (first.id, other.id, "use another key"))
+
+
+def another_request(entry: Entry, how: str) -> Entry:
+    """A job with the key of this one, and an id of its own."""
+    changes: dict[str, dict[str, Any]] = {
+        "body": {"body_hash": b"x" * 16},
+        "model": {"model": "other"},
+        "nothing": {},
+    }
+    return replace(entry, id=an_id(), **changes[how])
+
+
+@pytest.mark.parametrize("is_together", [True, False])
+@pytest.mark.parametrize("in_batch", [True, False])
+@pytest.mark.parametrize(
+    ("how", "code"), [("body", "key_conflict"), ("model", "key_conflict"), ("nothing", "duplicate_key")]
+)
+async def test_a_key_of_another_job_is_a_conflict_and_of_the_same_job_none(
+    ledger: Ledger, how: str, code: str, *, in_batch: bool, is_together: bool
+) -> None:
+    batch = (await a_batch(ledger)).id if in_batch else None
+    first = an_entry(idempotency_key="k", batch=batch)
+    second = another_request(first, how)
+
+    groups = [[first, second]] if is_together else [[first], [second]]
+    admitted = [await ledger.intake.admit(group) for group in groups]
+    repeated = await ledger.intake.admit([second, first])
+    shown = await ledger.jobs.find(second.id, "default")
+
+    assert [place.job for one in admitted for _, place in one.waiting] == [first.id]
+    assert not repeated.waiting
+    assert not [entry for one in (*admitted, repeated) for entry in one.conflicts]
+    assert shown is not None
+    if how == "nothing" and not in_batch:
+        assert (shown.id, shown.state) == (first.id, State.QUEUED)
+        return
+    assert (shown.id, shown.state) == (second.id, State.FAILED)
+    assert isinstance(shown.failure, Refused)
+    assert shown.failure.code == code
+    assert str(first.id) in shown.failure.message
+
+
+async def test_an_id_that_is_used_twice_with_one_key_is_a_conflict_of_the_id(ledger: Ledger) -> None:
+    first = an_entry(idempotency_key="k")
+    changed = replace(first, body_hash=b"x" * 16)
+
+    admitted = await ledger.intake.admit([first, changed])
+
+    assert [place.job for _, place in admitted.waiting] == [first.id]
+    assert admitted.conflicts == (changed,)
+
+
+async def test_a_job_that_is_refused_uses_up_no_key(ledger: Ledger) -> None:
+    refused = an_entry(idempotency_key="k", refused=Refused("unknown_model", "x", "model"))
+    mended = replace(refused, id=an_id(), refused=None)
+
+    await ledger.intake.admit([refused])
+    admitted = await ledger.intake.admit([mended, refused])
+
+    assert [place.job for _, place in admitted.waiting] == [mended.id]
+    assert not admitted.conflicts
+
+
+async def test_old_repetitions_are_forgotten_and_new_ones_are_not(ledger: Ledger, ledger_url: str) -> None:
+    first, second, third = (an_entry(idempotency_key="k") for _ in range(3))
+    connection = await asyncpg.connect(ledger_url)
+    old = uuid7(Ms(now() - 31 * 24 * 3_600_000), 1)
+    await connection.execute("insert into infermq.repeated values ($1, 'default', $2)", old, first.id)
+
+    await ledger.intake.admit([first, second])
+    await ledger.intake.admit([third])
+    left = {row["id"] for row in await connection.fetch("select id from infermq.repeated")}
+    await connection.close()
+
+    assert left == {second.id, third.id}
 
 
 async def test_a_key_used_twice_in_a_batch_fails_the_second_and_the_batch_completes(ledger: Ledger) -> None:

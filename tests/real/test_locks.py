@@ -122,6 +122,24 @@ async def test_brokers_that_claim_the_same_keys_never_wait_for_each_other(broker
     assert len(await brokers.ours.backlog.page(other.flow, after=None, limit=9)) == 4
 
 
+async def test_of_two_brokers_that_admit_other_jobs_with_one_key_at_once_one_conflicts(brokers: Brokers) -> None:
+    other, first = an_entry(), an_entry(idempotency_key="k")
+    second = an_entry(idempotency_key="k", body_hash=b"x" * 16)
+    await brokers.ours.intake.admit([other])
+
+    await brokers.hand.hold(A_KEY, "k", other.id)
+    both = asyncio.gather(brokers.ours.intake.admit([first]), brokers.theirs.intake.admit([second]))
+    await brokers.hand.until_waiting(2)
+    await brokers.hand.let_go()
+    answers = await both
+
+    waiting = {place.job for answer in answers for _, place in answer.waiting}
+    refused = {one.job for answer in answers for one in answer.refused}
+    assert waiting | refused == {first.id, second.id}
+    assert (len(waiting), len(refused)) == (1, 1)
+    assert not [entry for answer in answers for entry in answer.conflicts]
+
+
 async def test_brokers_that_end_the_same_jobs_never_wait_for_each_other(brokers: Brokers) -> None:
     entries = [an_entry() for _ in range(3)]
     await brokers.ours.intake.admit(entries)

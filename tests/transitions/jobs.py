@@ -186,7 +186,9 @@ def _of_entry(world: World, entry: Entry, _: UUID, before: Standing) -> set[Stan
     refused, waits, cancelled = Standing("failed"), Standing("waiting"), Standing("cancelled")
     owner = world.keys.get((entry.tenant, entry.idempotency_key or ""), entry.id)
     if owner != entry.id and owner in world.seen:
-        return {ABSENT if entry.batch is None else refused}
+        first = next(one for message in world.messages for one in message if one.id == owner)
+        is_same = (first.model, first.body_hash) == (entry.model, entry.body_hash)
+        return {ABSENT if entry.batch is None and is_same else refused}
     may = {waits if entry.refused is None else refused}
     if world.is_racing and entry.idempotency_key is not None:
         may |= {ABSENT, refused}

@@ -210,6 +210,13 @@ create table infermq.idempotency (
     primary key (tenant, key)
 );
 
+-- The ids under which a job was submitted again by its key. They name it when somebody asks for it.
+create table infermq.repeated (
+    id          uuid    not null primary key,
+    tenant      text    not null,
+    job         uuid    not null
+);
+
 -- One row a job that ended otherwise than succeeded, written with its end.
 create table infermq.failures (
     job         uuid    not null primary key,
