@@ -30,6 +30,7 @@ from broker.core.records import (
     Pick,
     Place,
     Request,
+    RequeuedJobs,
     Running,
     Settled,
     Shard,
@@ -134,6 +135,9 @@ class DeadLetterLedger(Protocol):
 
         One that was requeued or dropped before is left out.
         """
+
+    async def requeue_jobs(self, ask: RequeuedJobs, audited: Audited, asked: object) -> None:
+        """Give an instruction to run dead jobs of a tenant again, in a batch with its id. Raises: Conflict."""
 
     async def drop(
         self, messages: Sequence[UUID], jobs: Sequence[UUID], audited: Audited, asked: object

@@ -336,6 +336,7 @@ class Process:
         return DeadLetterService(
             ledger=self.ledger.dead_letters,
             publish=partial(publish_again, self.nc),
+            tell=partial(announce_instruction, self.nc),
             clock=self.clock,
             entropy=self.entropy,
         )

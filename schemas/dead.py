@@ -7,7 +7,7 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta
 
-from schemas.job import BODY_BYTES
+from schemas.job import BODY_BYTES, Lane
 from schemas.units import Instant, Ms, Name, Text
 
 MOST_AT_ONCE = 10_000
@@ -93,7 +93,7 @@ class DeadEach(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     before: UUID | None = None
 
 
-class DeadLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class DeadLine(msgspec.Struct, frozen=True, kw_only=True):
     """What a list says of a dead letter. Its id is the job's, or one that is made for a message."""
 
     id: UUID
@@ -157,10 +157,12 @@ class DeadRequeue(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     filter: DeadFilter | None = None
     limit: Annotated[int, Meta(ge=1, le=MOST_AT_ONCE)] = 1000
     dry_run: bool = False
+    lane: Lane = Lane.BULK
+    """Of the new jobs. A message keeps its own."""
     model: Name | None = None
     max_tokens: Annotated[int, Meta(ge=1, le=10**9)] | None = None
-    patch: msgspec.Raw | None = None
-    """A JSON object."""
+    patch: Annotated[str, Meta(max_length=BODY_BYTES)] | None = None
+    """The text of a JSON object."""
     payload: Annotated[bytes, Meta(max_length=BODY_BYTES)] | None = None
     """What to send instead of a message: of one only."""
 
@@ -170,7 +172,7 @@ class DeadSkipped(msgspec.Struct, frozen=True):
     why: Text
 
 
-class DeadDone(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class DeadDone(msgspec.Struct, frozen=True, kw_only=True):
     """What came of it."""
 
     messages: int = 0

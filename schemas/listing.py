@@ -49,7 +49,7 @@ class JobList(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Whose jobs. None: the caller's own tenant's. Only operators may name another."""
 
 
-class JobLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class JobLine(msgspec.Struct, frozen=True, kw_only=True):
     """What a list says of a job."""
 
     id: UUID
@@ -70,7 +70,7 @@ class JobLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     metadata: dict[str, str] = {}
 
 
-class JobPage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class JobPage(msgspec.Struct, frozen=True, kw_only=True):
     jobs: tuple[JobLine, ...] = ()
     next: UUID | None = None
     """`before` of the next page. None: there are no more jobs.

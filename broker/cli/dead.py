@@ -39,6 +39,7 @@ from schemas.dead import (
     DeadShow,
     DeadWhat,
 )
+from schemas.job import Lane
 
 app = typer.Typer(
     help="Look at what could not be done: jobs out of attempts, and messages that are no jobs.", no_args_is_help=True
@@ -208,6 +209,7 @@ def _print_letter(found: DeadShow, content: bytes) -> None:
 def requeue(
     letters: Ids = None,
     *,
+    lane: Annotated[Lane, typer.Option(help="The lane of the new jobs.")] = Lane.BULK,
     model: Annotated[str | None, typer.Option("--model", help="Run on this model instead.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="The most output tokens instead.")] = None,
     patch: Annotated[
@@ -236,9 +238,10 @@ def requeue(
             filter=_chosen(letters, wanted, every=every),
             limit=limit,
             dry_run=dry_run,
+            lane=lane,
             model=model,
             max_tokens=max_tokens,
-            patch=_json(patch),
+            patch=_object(patch),
             payload=None if payload is None else payload.read_bytes(),
         )
         done = with_client(nats_url, data, lambda client: client.requeue(ask))
@@ -287,8 +290,8 @@ def _chosen(letters: Sequence[UUID] | None, wanted: DeadFilter, *, every: bool) 
     return wanted
 
 
-def _json(text: str | None) -> msgspec.Raw | None:
-    """Read an option that is a JSON object. Raises: typer.Exit."""
+def _object(text: str | None) -> str | None:
+    """Check an option that is a JSON object. Raises: typer.Exit."""
     if text is None:
         return None
     try:
@@ -297,7 +300,7 @@ def _json(text: str | None) -> msgspec.Raw | None:
         fail(f"--patch is not JSON: {error}", Exit.USAGE)
     if not isinstance(value, dict):
         fail("--patch is not a JSON object", Exit.USAGE)
-    return msgspec.Raw(text.encode())
+    return text
 
 
 def _print_done(done: DeadDone, word: str, *, as_json: bool) -> None:

@@ -9,6 +9,7 @@ import msgspec
 from msgspec.structs import replace
 
 from broker.core.records import DeadLetter
+from broker.core.repeat import NO_EDIT, Edit, edited
 from schemas import subjects
 from schemas.codec import CONTENT_TYPE, JSON, UNREADABLE, unreadable_jobs
 from schemas.dead import DeadCause, DeadGroup, DeadWhat
@@ -91,12 +92,12 @@ def _group(what: DeadWhat, cause: str, theirs: Sequence[Counted], reasons: Mappi
 
 
 def again(
-    letter: DeadLetter, *, model: str | None = None, patch: Any = None, payload: bytes | None = None
+    letter: DeadLetter, *, model: str | None = None, edit: Edit = NO_EDIT, payload: bytes | None = None
 ) -> DeadLetter:
     """Return a message as it is to be sent again, to its own stream. Raises: CannotRequeue."""
     headers = {name: value for name, value in letter.headers.items() if not name.startswith("Nats-")}
     letter = replace(letter, headers=headers)
-    is_edited = model is not None or patch is not None or payload is not None
+    is_edited = model is not None or edit != NO_EDIT or payload is not None
     if letter.cause in (DeadCause.MAX_DELIVERIES, DeadCause.TERMINATED):
         raise CannotRequeue("JetStream gave up on it: what it was of comes back from the ledger by itself")
     if letter.stream == subjects.OUTCOME:
@@ -108,7 +109,7 @@ def again(
     subject = letter.subject if model is None else _with_model(letter.subject, model)
     if payload is not None:
         return replace(letter, subject=subject, payload=payload)
-    return replace(letter, subject=subject, payload=_jobs_again(letter, patch))
+    return replace(letter, subject=subject, payload=_jobs_again(letter, edit))
 
 
 def _with_model(subject: str, model: str) -> str:
@@ -122,7 +123,7 @@ def replace_model(source: subjects.Source, model: str) -> subjects.Source:
     return subjects.Source(source.lane, model, source.tenant, source.key)
 
 
-def _jobs_again(letter: DeadLetter, patch: Any) -> bytes:
+def _jobs_again(letter: DeadLetter, edit: Edit) -> bytes:
     """Return the jobs of a message that failed, without their ids and batches, since those are taken by the failed jobs.
 
     The other jobs of the message were taken. A message of which no job can be read is returned as it is.
@@ -137,10 +138,10 @@ def _jobs_again(letter: DeadLetter, patch: Any) -> bytes:
         broken = {None}
     chosen = [job for place, job in enumerate(jobs, 1) if None in broken or place in broken]
     if not chosen or not all(isinstance(job, dict) for job in chosen):
-        if patch is not None:
+        if edit != NO_EDIT:
             raise CannotRequeue("it cannot be patched, since it is no object: send other bytes (--payload)")
         return letter.payload
-    fresh = [_patched(job, patch, json=is_json) for job in chosen]
+    fresh = [_edited(job, edit, json=is_json) for job in chosen]
     whole = fresh if isinstance(read, list) else fresh[0]
     return msgspec.json.encode(whole) if is_json else msgspec.msgpack.encode(whole)
 
@@ -152,25 +153,11 @@ def _read(payload: bytes, *, json: bool) -> Any:
         return None
 
 
-def _patched(job: dict[str, Any], patch: Any, *, json: bool) -> dict[str, Any]:
+def _edited(job: dict[str, Any], edit: Edit, *, json: bool) -> dict[str, Any]:
     left = {name: value for name, value in job.items() if name not in ("id", "batch", "line")}
-    if patch is None:
+    if edit == NO_EDIT:
         return left
-    body = left.get("body")
+    body, endpoint = left.get("body"), str(left.get("endpoint"))
     if json:
-        return {**left, "body": merged(body, patch)}
-    read = _read(body if isinstance(body, bytes) else b"", json=True)
-    return {**left, "body": msgspec.json.encode(merged(read, patch))}
-
-
-def merged(value: Any, patch: Any) -> Any:
-    """Apply a merge patch (RFC 7396): null removes a member, an object goes deeper, all else replaces."""
-    if not isinstance(patch, dict):
-        return patch
-    result = dict(value) if isinstance(value, dict) else {}
-    for name, change in patch.items():
-        if change is None:
-            result.pop(name, None)
-        else:
-            result[name] = merged(result.get(name), change)
-    return result
+        return {**left, "body": msgspec.Raw(edited(msgspec.json.encode(body), endpoint, edit))}
+    return {**left, "body": edited(body if isinstance(body, bytes) else b"", endpoint, edit)}

@@ -126,6 +126,20 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
             return None
 
 
+class RequeuedJobs(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Dead jobs that somebody wants to run again, and what to change of them: what an instruction holds."""
+
+    id: UUID
+    """Of the instruction, and of the batch of the new jobs."""
+    tenant: str
+    jobs: tuple[UUID, ...]
+    lane: Lane = Lane.BULK
+    model: str | None = None
+    """None: each job's own."""
+    max_tokens: int | None = None
+    patch: str | None = None
+
+
 class BatchInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What admission must know of a batch."""
 

@@ -15,6 +15,7 @@ catalogs      the revisions of the catalog    sums           compares the ledger
 controls      what is paused or cancelled      audit          who changed what
 
 connection    the connections that the areas share
+requeues      dead jobs that run again
 selection     jobs by a filter, page by page
 failures      a row of each job that did not succeed
 copies        rows as several areas write them

@@ -19,6 +19,7 @@ from broker.ledger.jobs import PgJobs
 from broker.ledger.leadership import PgLeadership
 from broker.ledger.migrate import check_up_to_date
 from broker.ledger.replays import PgReplays, replay_page
+from broker.ledger.requeues import requeue_page
 from broker.ledger.retries import PgRetries, retry_page
 from broker.ledger.seal_keys import PgSealKeys
 from broker.ledger.settlement import PgSettlement
@@ -32,6 +33,7 @@ from schemas.instructions import InstructionKind
 STEPS: Mapping[InstructionKind, Step] = {
     InstructionKind.RETRY: retry_page,
     InstructionKind.REPLAY: replay_page,
+    InstructionKind.REQUEUE: requeue_page,
 }
 """What does a page of each kind of instruction."""
 

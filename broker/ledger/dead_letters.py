@@ -6,8 +6,8 @@ from uuid import UUID
 import msgspec
 
 from broker.core.dead_letters import Counted
-from broker.core.records import Audited, DeadLetter
-from broker.ledger import audit
+from broker.core.records import Audited, DeadLetter, RequeuedJobs
+from broker.ledger import audit, requeues
 from broker.ledger.connection import Connection, Database
 from broker.ledger.rows import Row, columns, failure_of, json_text
 from broker.ledger.sql import query
@@ -78,6 +78,10 @@ class PgDeadLetters:
                 await connection.execute(query("mark_requeued"), sent, audited.at_ms)
                 await audit.record(connection, audited, "requeue dead letters", asked, after={"messages": len(sent)})
         return sent
+
+    async def requeue_jobs(self, ask: RequeuedJobs, audited: Audited, asked: object) -> None:
+        async with self._database.connection() as connection:
+            await requeues.give(connection, ask, audited, asked)
 
     async def drop(
         self, messages: Sequence[UUID], jobs: Sequence[UUID], audited: Audited, asked: object

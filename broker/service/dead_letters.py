@@ -1,16 +1,17 @@
 """Use-cases of dead letters. A principal reaches those of its tenant; an operator, all."""
 
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-import msgspec
 from msgspec.structs import replace
 
 from broker.core.authorise import Action, forbidden
 from broker.core.dead_letters import CannotRequeue, advice, again, grouped, newest
 from broker.core.principal import Principal, Role
-from broker.core.records import Audited, DeadLetter
+from broker.core.records import Audited, DeadLetter, RequeuedJobs
+from broker.core.repeat import Edit, patch_problem
 from broker.ports import Clock, DeadLetterLedger, Entropy
 from broker.service.controls import audited
 from broker.service.refusal import Refusal, authorise, tenant_of
@@ -30,6 +31,7 @@ from schemas.dead import (
     DeadSkipped,
     DeadWhat,
 )
+from schemas.ids import uuid7
 
 PIECE = 256 * 1024
 """How many bytes of a dead letter one answer holds."""
@@ -45,6 +47,8 @@ class DeadLetterService:
     ledger: DeadLetterLedger
     publish: Callable[[Sequence[DeadLetter]], Awaitable[list[DeadLetter]]]
     """Stores messages in their streams again, and returns those that are."""
+    tell: Callable[[], Awaitable[None]]
+    """Tells the brokers that an instruction was given."""
     clock: Clock
     entropy: Entropy
 
@@ -86,38 +90,67 @@ class DeadLetterService:
         return _done(count[0], count[1], skipped, more=more, dry_run=ask.dry_run)
 
     async def requeue(self, principal: Principal, ask: DeadRequeue) -> DeadDone:
-        """Publish messages again, to the stream that they came from."""
+        """Publish messages again, to the stream that they came from, and submit jobs again as new ones."""
         authorise(principal, Action.CONTROL_JOBS)
-        if (problem := forbidden(principal, Action.CONTROL_JOBS, model=ask.model)) is not None:
+        if (problem := forbidden(principal, Action.CONTROL_JOBS, model=ask.model, lane=ask.lane)) is not None:
             raise Refusal(problem)
-        patch = _patch(ask)
+        edit = _edit(ask)
         letters, more, skipped = await self._chosen(principal, ask)
         if ask.payload is not None and [letter.what for letter in letters] != [DeadWhat.MESSAGE]:
-            raise Refusal(
-                Problem("bad_request", "other bytes are sent instead of one message only: name it", "payload")
-            )
-        fit: list[UUID] = []
+            message = "other bytes are sent instead of one message only: name it"
+            raise Refusal(Problem("bad_request", message, "payload"))
+        messages, impossible = await self._publish_again(principal, ask, edit, _ids(letters, DeadWhat.MESSAGE))
+        jobs = [letter for letter in letters if letter.what is DeadWhat.JOB]
+        instructions = () if ask.dry_run else await self._submit_again(principal, ask, jobs)
+        done = _done(messages, len(jobs), [*skipped, *impossible], more=more, dry_run=ask.dry_run)
+        return replace(done, instructions=instructions)
+
+    async def _publish_again(
+        self, principal: Principal, ask: DeadRequeue, edit: Edit, ids: Sequence[UUID]
+    ) -> tuple[int, Sequence[DeadSkipped]]:
+        """Publish messages, unless it is a dry run. Return how many, and those that cannot be."""
+        fit, impossible = 0, []
 
         async def publish(held: Sequence[DeadLetter]) -> Sequence[DeadLetter]:
-            """Publish those that can be, unless it is a dry run."""
+            nonlocal fit
             ready: list[DeadLetter] = []
             for one in held:
                 try:
-                    edited = again(one, model=ask.model, patch=patch, payload=ask.payload)
+                    ready.append(again(one, model=ask.model, edit=edit, payload=ask.payload))
                 except CannotRequeue as error:
-                    skipped.append(DeadSkipped(one.id, str(error)))
-                else:
-                    ready.append(edited)
-            fit.extend(one.id for one in ready)
+                    impossible.append(DeadSkipped(one.id, str(error)))
+            fit += len(ready)
             return await self.publish(ready) if ready and not ask.dry_run else ()
 
-        ids = _ids(letters, DeadWhat.MESSAGE)
-        sent: list[UUID] = []
+        sent = 0
         for start in range(0, len(ids), _TOGETHER):
             part = ids[start : start + _TOGETHER]
-            sent += await self.ledger.requeue(part, publish, self._audited(principal), _asked(ask))
-        messages = len(fit) if ask.dry_run else len(sent)
-        return _done(messages, 0, skipped, more=more, dry_run=ask.dry_run)
+            sent += len(await self.ledger.requeue(part, publish, self._audited(principal), _asked(ask)))
+        return fit if ask.dry_run else sent, impossible
+
+    async def _submit_again(
+        self, principal: Principal, ask: DeadRequeue, letters: Sequence[DeadLine]
+    ) -> tuple[UUID, ...]:
+        """Give an instruction for the jobs of each tenant, and return their ids."""
+        by_tenant: dict[str, list[UUID]] = defaultdict(list)
+        for letter in letters:
+            by_tenant[letter.tenant or ""].append(letter.id)
+        instructions = []
+        for tenant, jobs in sorted(by_tenant.items()):
+            what = RequeuedJobs(
+                id=uuid7(self.clock(), self.entropy()),
+                tenant=tenant,
+                jobs=tuple(jobs),
+                lane=ask.lane,
+                model=ask.model,
+                max_tokens=ask.max_tokens,
+                patch=ask.patch,
+            )
+            await self.ledger.requeue_jobs(what, self._audited(principal), _asked(ask))
+            instructions.append(what.id)
+        if instructions:
+            await self.tell()
+        return tuple(instructions)
 
     async def _chosen(
         self, principal: Principal, ask: DeadDrop | DeadRequeue
@@ -145,14 +178,11 @@ def _reached(principal: Principal, wanted: DeadFilter) -> DeadFilter:
     return replace(wanted, tenant=tenant_of(principal, wanted.tenant))
 
 
-def _patch(ask: DeadRequeue) -> object | None:
-    """Read the merge patch. Raises: Refusal."""
-    if ask.patch is None:
-        return None if ask.max_tokens is None else {"max_tokens": ask.max_tokens}
-    patch = msgspec.json.decode(ask.patch)
-    if not isinstance(patch, dict):
-        raise Refusal(Problem("bad_request", "a merge patch of a body is a JSON object", "patch"))
-    return patch if ask.max_tokens is None else {**patch, "max_tokens": ask.max_tokens}
+def _edit(ask: DeadRequeue) -> Edit:
+    """Return what to change of bodies. Raises: Refusal."""
+    if (problem := patch_problem(ask.patch)) is not None:
+        raise Refusal(problem)
+    return Edit(patch=None if ask.patch is None else ask.patch.encode(), max_tokens=ask.max_tokens)
 
 
 def _asked(ask: DeadDrop | DeadRequeue) -> object:

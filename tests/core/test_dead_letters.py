@@ -4,10 +4,9 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from broker.core.dead_letters import CannotRequeue, Counted, advice, again, grouped, merged, newest
+from broker.core.dead_letters import CannotRequeue, Counted, advice, again, grouped, newest
+from broker.core.repeat import Edit
 from schemas import subjects
 from schemas.codec import CONTENT_TYPE, JSON
 from schemas.dead import DeadCause, DeadWhat
@@ -47,19 +46,19 @@ def test_bytes_that_are_no_object_are_sent_again_as_they_were() -> None:
 
 
 def test_a_patch_changes_the_body_in_either_encoding() -> None:
-    patch = {"max_tokens": 3, "messages": None, "new": {"deep": 1}}
+    edit = Edit(patch=b'{"messages":null,"new":{"deep":1}}', max_tokens=3)
     as_json = {**BAD, "body": msgspec.json.decode(BAD["body"])}
     letter = a_dead_letter(payload=msgspec.json.encode(as_json), headers={CONTENT_TYPE: f"{JSON}; charset=utf-8"})
 
-    in_msgpack = msgspec.json.decode(sent(packed(BAD), patch=patch)["body"])
-    in_json = msgspec.json.decode(again(letter, patch=patch).payload)["body"]
+    in_msgpack = msgspec.json.decode(sent(packed(BAD), edit=edit)["body"])
+    in_json = msgspec.json.decode(again(letter, edit=edit).payload)["body"]
 
     assert in_msgpack == in_json == {"max_tokens": 3, "new": {"deep": 1}}
 
 
 def test_what_cannot_be_patched_is_refused_with_what_to_do() -> None:
     with pytest.raises(CannotRequeue, match="--payload"):
-        again(a_dead_letter(payload=b"\xc1"), patch={"max_tokens": 3})
+        again(a_dead_letter(payload=b"\xc1"), edit=Edit(max_tokens=3))
 
 
 def test_other_bytes_are_sent_as_they_are() -> None:
@@ -82,7 +81,7 @@ def test_an_outcome_is_sent_again_as_it_was_only() -> None:
     outcome = a_dead_letter(stream=subjects.OUTCOME, subject=subjects.outcome("d"), cause=DeadCause.UNRECORDABLE)
 
     assert again(outcome).payload == outcome.payload
-    all_edits: list[dict[str, Any]] = [{"model": "m"}, {"patch": {}}, {"payload": b"x"}]
+    all_edits: list[dict[str, Any]] = [{"model": "m"}, {"edit": Edit(patch=b"{}")}, {"payload": b"x"}]
     for edits in all_edits:
         with pytest.raises(CannotRequeue, match="its seal"):
             again(outcome, **edits)
@@ -97,25 +96,11 @@ def test_what_jetstream_gave_up_on_is_not_sent_again(cause: DeadCause) -> None:
 def test_a_job_that_cannot_be_stored_is_sent_again_if_it_was_alone() -> None:
     alone, several = packed(GOOD), packed([GOOD, GOOD])
 
-    letter = again(a_dead_letter(payload=alone, cause=DeadCause.UNSTORABLE), patch={"max_tokens": 1})
+    letter = again(a_dead_letter(payload=alone, cause=DeadCause.UNSTORABLE), edit=Edit(max_tokens=1))
 
     assert "id" not in msgspec.msgpack.decode(letter.payload)
     with pytest.raises(CannotRequeue, match="the others were taken"):
         again(a_dead_letter(payload=several, cause=DeadCause.UNSTORABLE))
-
-
-JSONS = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=3),
-    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=2), children, max_size=3),
-    max_leaves=8,
-)
-
-
-@given(value=JSONS, patch=JSONS)
-def test_a_merge_patch_applied_twice_is_as_applied_once(value: Any, patch: Any) -> None:
-    once = merged(value, patch)
-
-    assert merged(once, patch) == once
 
 
 def test_causes_are_added_up_over_models_and_the_most_frequent_come_first() -> None:

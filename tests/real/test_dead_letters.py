@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from uuid import UUID
 
@@ -11,9 +11,12 @@ import msgspec
 import pytest
 
 from broker.bus.dead_letters import publish_again
+from broker.bus.notices import announce_instruction
 from broker.core.principal import Principal, Role, open_principal
-from broker.core.records import DeadLetter, Final
+from broker.core.records import Audited, DeadLetter, Final, RequeuedJobs
 from broker.errors import Unavailable
+from broker.ledger import open_ledger
+from broker.ledger.requeues import requeue_page
 from broker.ports import Ledger
 from broker.service import DeadLetterService
 from broker.service.dead_letters import PIECE
@@ -21,9 +24,11 @@ from broker.service.refusal import Refusal
 from schemas import subjects
 from schemas.api import State
 from schemas.dead import DeadCause, DeadDrop, DeadEach, DeadFilter, DeadList, DeadRef, DeadRequeue, DeadWhat
+from schemas.instructions import InstructionKind
 from schemas.jetstream.client import NatsClient as Nats
 from schemas.jetstream.lookup import last_stored
-from schemas.outcome import EngineFault, Failed, TimedOut
+from schemas.job import Lane
+from schemas.outcome import EngineFault, Failed, Refused, TimedOut
 from schemas.ruling import Convict
 from schemas.units import Ms
 from tests.builders import CHAT, a_dead_letter, an_entropy, an_id, now
@@ -32,6 +37,14 @@ from tests.real.test_failures import settle
 from tests.real.test_ledger import a_batch, a_verdict, running
 
 pytestmark = pytest.mark.real
+TWO_MODELS = """
+[models.m]
+route = [{ deployment = "d" }]
+[models.other]
+route = [{ deployment = "d" }]
+[deployments.d]
+engine = "simulated"
+"""
 OPERATOR = open_principal("ops", "k")
 PRODUCER = Principal(tenant="t", key="k", role=Role.PRODUCER)
 
@@ -40,7 +53,11 @@ PRODUCER = Principal(tenant="t", key="k", role=Role.PRODUCER)
 async def service(nc: Nats, ledger: Ledger) -> DeadLetterService:
     await declare_streams(nc)
     return DeadLetterService(
-        ledger=ledger.dead_letters, publish=partial(publish_again, nc), clock=now, entropy=an_entropy
+        ledger=ledger.dead_letters,
+        publish=partial(publish_again, nc),
+        tell=partial(announce_instruction, nc),
+        clock=now,
+        entropy=an_entropy,
     )
 
 
@@ -250,7 +267,13 @@ async def test_one_that_was_published_before_its_broker_died_is_stored_once(
         await publish_again(nc, held)
         raise asyncio.CancelledError
 
-    dying = DeadLetterService(ledger=ledger.dead_letters, publish=publish_and_die, clock=now, entropy=an_entropy)
+    dying = DeadLetterService(
+        ledger=ledger.dead_letters,
+        publish=publish_and_die,
+        tell=partial(announce_instruction, nc),
+        clock=now,
+        entropy=an_entropy,
+    )
     with pytest.raises(asyncio.CancelledError):
         await dying.requeue(OPERATOR, DeadRequeue(ids=(message,)))
     assert (await service.requeue(OPERATOR, DeadRequeue(ids=(message,)))).messages == 1
@@ -262,7 +285,7 @@ async def test_an_edited_submission_is_admitted_as_edited(
 ) -> None:
     letter = a_submission({"id": "x"}, model="old")
     [message] = await recorded(ledger, letter)
-    ask = DeadRequeue(ids=(message,), model="new", max_tokens=5, patch=msgspec.Raw(b'{"temperature":0}'))
+    ask = DeadRequeue(ids=(message,), model="new", max_tokens=5, patch='{"temperature":0}')
 
     await service.requeue(OPERATOR, ask)
 
@@ -330,7 +353,7 @@ async def test_one_call_is_bounded_and_says_that_there_are_more(
     [
         (DeadRequeue(), "by their ids, or by a filter"),
         (DeadDrop(ids=(an_id(),), filter=DeadFilter()), "by their ids, or by a filter"),
-        (DeadRequeue(filter=DeadFilter(), patch=msgspec.Raw(b"[1]")), "JSON object"),
+        (DeadRequeue(filter=DeadFilter(), patch="[1]"), "JSON object"),
         (DeadRequeue(filter=DeadFilter(), payload=b"x"), "one message only"),
     ],
     ids=["neither", "both", "patch", "payload"],
@@ -342,3 +365,144 @@ async def test_what_is_not_clear_is_refused(
 
     with pytest.raises(Refusal, match=says):
         await (service.requeue(OPERATOR, ask) if isinstance(ask, DeadRequeue) else service.drop(OPERATOR, ask))
+
+
+# jobs that run again
+
+
+async def carried_out(ledger: Ledger) -> None:
+    """Do the pages of all instructions."""
+    while await ledger.instructions.carry_on(now()) is not None:
+        pass
+
+
+async def links(url: str) -> dict[UUID, UUID]:
+    """The job that repeats each, by the one that is repeated. Each is repeated once."""
+    connection = await asyncpg.connect(url)
+    rows = await connection.fetch("select job, source from infermq.replays")
+    await connection.close()
+    assert len({row["source"] for row in rows}) == len(rows)
+    return {row["source"]: row["job"] for row in rows}
+
+
+@pytest.fixture
+async def in_small_pages(ledger_url: str) -> AsyncIterator[Ledger]:
+    """A ledger whose pages of a requeue have two jobs."""
+    steps = {InstructionKind.REQUEUE: partial(requeue_page, page=2)}
+    async with open_ledger(ledger_url, clock=now, connections=6, steps=steps) as opened:
+        await opened.catalogs.apply(TWO_MODELS, "test", now())
+        yield opened
+
+
+async def test_requeued_jobs_run_again_as_new_ones_and_are_no_dead_letters_any_more(
+    service: DeadLetterService, in_small_pages: Ledger, ledger_url: str
+) -> None:
+    dead = [await a_dead_job(in_small_pages, custom_id=f"c{n}") for n in range(5)]
+
+    done = await service.requeue(PRODUCER, DeadRequeue(filter=DeadFilter(causes=("timed_out",))))
+    await carried_out(in_small_pages)
+
+    [instruction] = done.instructions
+    shown = await in_small_pages.instructions.find(instruction, "t")
+    batch = await in_small_pages.batches.find(instruction, "t")
+    new = await links(ledger_url)
+    assert (done.jobs, done.left) == (5, 0)
+    assert shown is not None
+    assert (shown.counts, shown.failure, shown.ended_ms is None) == ({"requeued": 5}, None, False)
+    assert batch is not None
+    assert (batch.jobs, batch.counts.admitted) == (5, 5)
+    assert new.keys() == set(dead)
+    for n, old in enumerate(dead):
+        job = await in_small_pages.jobs.find(new[old], "t")
+        assert job is not None
+        assert (job.state, job.lane, job.custom_id, job.batch) == (State.QUEUED, Lane.BULK, f"c{n}", instruction)
+    assert (await service.groups(OPERATOR, DeadList())).groups == ()
+    assert (await service.requeue(PRODUCER, DeadRequeue(ids=tuple(dead)))).left == 5
+    assert await audits(ledger_url) == [("t", "requeue dead letters", '{"jobs": 5}')]
+
+
+async def test_jobs_that_are_requeued_twice_at_once_run_once(
+    service: DeadLetterService, in_small_pages: Ledger, ledger_url: str
+) -> None:
+    dead = [await a_dead_job(in_small_pages) for _ in range(5)]
+    ask = DeadRequeue(ids=tuple(dead))
+
+    done = [await service.requeue(OPERATOR, ask) for _ in range(2)]
+    await asyncio.gather(*[carried_out(in_small_pages) for _ in range(3)])
+
+    assert [one.jobs for one in done] == [5, 5]
+    assert (await links(ledger_url)).keys() == set(dead)
+    batches = [await in_small_pages.batches.find(one, "t") for answer in done for one in answer.instructions]
+    assert sum(batch.counts.admitted for batch in batches if batch is not None) == 5
+    assert all(batch is not None and batch.jobs == batch.counts.admitted for batch in batches)
+
+
+async def test_requeued_jobs_are_edited(service: DeadLetterService, in_small_pages: Ledger, ledger_url: str) -> None:
+    job = await a_dead_job(in_small_pages, body=b'{"messages":[{"role":"user","content":"x"}],"max_tokens":99,"n":1}')
+    ask = DeadRequeue(ids=(job,), model="other", max_tokens=5, patch='{"n":null,"seed":7}', lane=Lane.STANDARD)
+
+    await service.requeue(OPERATOR, ask)
+    await carried_out(in_small_pages)
+
+    new = (await links(ledger_url))[job]
+    shown = await in_small_pages.jobs.find(new, "t")
+    body = (await in_small_pages.attempts.requests_of({new}))[new].body
+    assert shown is not None
+    assert (shown.model, shown.lane, shown.failure) == ("other", Lane.STANDARD, None)
+    assert json.loads(body) == {"messages": [{"role": "user", "content": "x"}], "max_tokens": 5, "seed": 7}
+
+
+async def test_a_job_that_is_dropped_before_its_page_does_not_run_again(
+    service: DeadLetterService, in_small_pages: Ledger, ledger_url: str
+) -> None:
+    dead = [await a_dead_job(in_small_pages) for _ in range(3)]
+    done = await service.requeue(OPERATOR, DeadRequeue(ids=tuple(dead)))
+
+    await service.drop(OPERATOR, DeadDrop(ids=(dead[1],)))
+    await carried_out(in_small_pages)
+
+    assert (await links(ledger_url)).keys() == {dead[0], dead[2]}
+    shown = await in_small_pages.instructions.find(done.instructions[0], "t")
+    assert shown is not None
+    assert shown.counts == {"requeued": 2, "left out": 1}
+
+
+async def test_jobs_of_several_tenants_run_again_each_for_its_own(
+    service: DeadLetterService, in_small_pages: Ledger, ledger_url: str
+) -> None:
+    dead = {tenant: await a_dead_job(in_small_pages, tenant=tenant) for tenant in ("t", "u")}
+
+    done = await service.requeue(OPERATOR, DeadRequeue(filter=DeadFilter()))
+    await carried_out(in_small_pages)
+
+    new = await links(ledger_url)
+    assert len(done.instructions) == 2
+    for tenant, job in dead.items():
+        assert await in_small_pages.jobs.find(new[job], tenant) is not None
+
+
+async def test_a_requeued_job_that_cannot_be_admitted_fails_in_the_new_batch(
+    service: DeadLetterService, in_small_pages: Ledger, ledger_url: str
+) -> None:
+    job = await a_dead_job(in_small_pages)
+
+    done = await service.requeue(OPERATOR, DeadRequeue(ids=(job,), model="nowhere"))
+    await carried_out(in_small_pages)
+
+    shown = await in_small_pages.jobs.find((await links(ledger_url))[job], "t")
+    batch = await in_small_pages.batches.find(done.instructions[0], "t")
+    assert shown is not None
+    assert isinstance(shown.failure, Refused)
+    assert shown.failure.code == "unknown_model"
+    assert batch is not None
+    assert batch.completed_ms is not None
+
+
+async def test_an_instruction_requeues_jobs_of_its_own_tenant_only(in_small_pages: Ledger, ledger_url: str) -> None:
+    others = await a_dead_job(in_small_pages, tenant="u")
+    by = Audited(an_id(), now(), "t", "k")
+
+    await in_small_pages.dead_letters.requeue_jobs(RequeuedJobs(id=an_id(), tenant="t", jobs=(others,)), by, {})
+    await carried_out(in_small_pages)
+
+    assert await links(ledger_url) == {}

@@ -152,7 +152,11 @@ async def services(nc: Nats, ledger: Ledger) -> Services:
             entropy=an_entropy,
         ),
         dead_letters=DeadLetterService(
-            ledger=ledger.dead_letters, publish=partial(publish_again, nc), clock=now, entropy=an_entropy
+            ledger=ledger.dead_letters,
+            publish=partial(publish_again, nc),
+            clock=now,
+            entropy=an_entropy,
+            tell=partial(announce_instruction, nc),
         ),
         status=StatusService(
             name="b",
