@@ -29,6 +29,7 @@ from broker.core.records import (
     OpenJob,
     Pick,
     Place,
+    Recorded,
     Request,
     RequeuedJobs,
     Running,
@@ -326,6 +327,15 @@ class CancelLedger(Protocol):
 
     async def forget_early(self, cancels: Sequence[EarlyCancel], *, made_before: Ms) -> None:
         """Forget these, which were carried out, and all that were made before an instant."""
+
+    async def cancel_batch(self, batch: UUID, tenant: str, audited: Audited) -> bool:
+        """Let nothing of a batch start any more. False: it is complete or cancelled already, or the tenant has none."""
+
+    async def mark_batch(self, batch: UUID, now: Ms) -> list[Marked]:
+        """Mark what runs of a cancelled batch, and return what was not marked yet."""
+
+    async def end_page(self, batch: UUID, now: Ms, *, limit: int) -> tuple[Recorded, ...]:
+        """End up to `limit` jobs of a cancelled batch that wait. It may find fewer than there are: () if there are none."""
 
     async def marked(self) -> list[Marked]:
         """List the running attempts that are to be cancelled."""

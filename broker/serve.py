@@ -35,6 +35,7 @@ from broker.ledger import open_ledger
 from broker.metrics import BrokerMetrics
 from broker.ports import Clock, Entropy, Ledger, StreamAdmin
 from broker.roles.advisories import Advisories
+from broker.roles.batch_cancels import BatchCancels
 from broker.roles.cancels import Cancels
 from broker.roles.catalog_refresh import CatalogRefresh
 from broker.roles.controls_watch import ControlsWatch
@@ -284,9 +285,12 @@ class Process:
                 nc=self.nc,
                 ledger=self.ledger.cancels,
                 submitted=SubmittedJobs(self.nc),
+                batches=self.ledger.batches,
                 catalog=self._catalog,
+                announce=self.controls.announce,
                 metrics=self.metrics,
                 clock=self.clock,
+                entropy=self.entropy,
             ),
             jobs=self._job_service(),
             repeats=RepeatService(
@@ -423,12 +427,23 @@ class Process:
                 roles.create_task(wards.serve()),
                 roles.create_task(self._parking().serve()),
                 roles.create_task(cancels.serve()),
+                roles.create_task(self._batch_cancels(dispatch.is_busy).serve()),
             ]
             try:
                 await dispatch.serve()
             finally:
                 for task in beside:
                     task.cancel()
+
+    def _batch_cancels(self, is_busy: Callable[[], bool]) -> BatchCancels:
+        return BatchCancels(
+            nc=self.nc,
+            ledger=self.ledger.cancels,
+            controls=lambda: self.controls.active,
+            is_busy=is_busy,
+            metrics=self.metrics,
+            clock=self.clock,
+        )
 
     def _parking(self) -> Parking:
         return Parking(

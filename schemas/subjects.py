@@ -76,6 +76,7 @@ class Verb(StrEnum):
     REPLAY = "replay"
     REPLAY_ESTIMATE = "replay-estimate"
     REPLAY_DIFF = "replay-diff"
+    BATCH_CANCEL = "batch-cancel"
     JOB_SHOW = "job-show"
     INSTRUCTION_SHOW = "instruction-show"
     INSTRUCTION_LIST = "instruction-list"

@@ -1,4 +1,4 @@
-"""`infermq job cancel`."""
+"""`infermq job cancel`, `infermq batch cancel`."""
 
 import asyncio
 from collections.abc import Sequence
@@ -8,9 +8,19 @@ from uuid import UUID
 import typer
 from msgspec.structs import replace
 
-from broker.cli.terminal import AsJson, Data, Exit, NatsUrl, print_json, print_table, reporting_errors, with_client
+from broker.cli.terminal import (
+    AsJson,
+    Data,
+    Exit,
+    NatsUrl,
+    print_fields,
+    print_json,
+    print_table,
+    reporting_errors,
+    with_client,
+)
 from broker.client import Client
-from schemas.api import CancelAnswer, JobCancelled, State
+from schemas.api import Batch, CancelAnswer, JobCancelled, State
 
 
 def cancel_jobs(
@@ -89,3 +99,53 @@ def _said(one: JobCancelled) -> str:
             return "it had ended before"
         case _:
             return "there is no such job"
+
+
+def cancel_batch(
+    batch: Annotated[UUID, typer.Argument(help="The batch.")],
+    *,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until all its jobs have ended.")] = False,
+    as_json: AsJson = False,
+    nats_url: NatsUrl = None,
+    data: Data = None,
+) -> None:
+    """Cancel a batch: nothing of it starts any more. What has ended stays; what runs is told to stop.
+
+    Ends with 0 if it is cancelled, with 1 if it was complete before.
+    """
+
+    async def ask(client: Client) -> Batch:
+        state = await client.cancel_batch(batch)
+        while wait and state.completed_ms is None:
+            await asyncio.sleep(_LOOK_S)
+            state = await client.batch(batch)
+        return state
+
+    with reporting_errors():
+        state = with_client(nats_url, data, ask)
+    if as_json:
+        print_json(state)
+    else:
+        _print_batch(state)
+    if state.cancel_ms is None:
+        raise typer.Exit(Exit.FAILED)
+
+
+_LOOK_S = 0.3
+
+
+def _print_batch(state: Batch) -> None:
+    counts = state.counts
+    left = counts.admitted - counts.settled()
+    ended = (f"{number} {name}" for name in _ENDS if (number := getattr(counts, name)))
+    print_fields(
+        [
+            ("batch", state.id),
+            ("status", state.status if state.cancel_ms else "completed, before it could be cancelled"),
+            ("ended", ", ".join(ended) or None),
+            ("to end", f"{left}: none of them starts any more" if left else None),
+        ]
+    )
+
+
+_ENDS = ("succeeded", "failed", "expired", "cancelled", "dead")

@@ -13,7 +13,7 @@ from broker.cli.results import write_results
 from broker.cli.terminal import duration, err, money, plain, reasons
 from broker.client import Client, RequestRefused
 from broker.errors import Unavailable
-from schemas.api import Batch, BatchStatus, HoldCode
+from schemas.api import Batch, HoldCode
 
 _LOOK_S = 0.5
 _STILL_S = 5.0
@@ -47,7 +47,7 @@ async def watch(client: Client, batch: UUID) -> Batch:
                 elif time.monotonic() - since >= _STILL_S:
                     since, held = time.monotonic(), await _held(client, state)
                 show(state, held)
-                if state.status is BatchStatus.COMPLETED:
+                if state.completed_ms is not None:
                     return state
             await asyncio.sleep(_LOOK_S)
 

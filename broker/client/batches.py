@@ -133,6 +133,10 @@ class BatchClient(Session):
         ask = JobList(filter=wanted or JobFilter(), limit=limit, before=before, tenant=tenant)
         return await self._call(Verb.JOB_LIST, ask, JobPage)
 
+    async def cancel_batch(self, batch: UUID) -> Batch:
+        """Cancel a batch: nothing of it starts any more, and what waits and runs is ended soon. Return it as it is then."""
+        return await self._call(Verb.BATCH_CANCEL, BatchRef(batch), Batch)
+
     async def cancel_jobs(self, *jobs: UUID) -> tuple[JobCancelled, ...]:
         """Cancel jobs: those that wait end at once, those that run soon. Return what it came to, in the order asked."""
         return (await self._call(Verb.JOB_CANCEL, JobCancel(jobs), JobsCancelled)).jobs

@@ -373,6 +373,8 @@ class Admitted(msgspec.Struct, frozen=True, kw_only=True):
 
     waiting: tuple[tuple[Flow, Place], ...]
     refused: tuple[Recorded, ...]
+    cancelled: tuple[Recorded, ...] = ()
+    """Those whose batch was cancelled before they came."""
     conflicts: tuple[Entry, ...]
     """Those whose id belongs to another job already."""
 

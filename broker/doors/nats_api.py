@@ -72,6 +72,7 @@ def operations(services: Services) -> Mapping[Verb, Operation[Any]]:
         Verb.INSTRUCTION_SHOW: Operation(InstructionRef, services.instructions.show),
         Verb.INSTRUCTION_LIST: Operation(InstructionList, services.instructions.list),
         Verb.JOB_LIST: Operation(JobList, services.jobs.list),
+        Verb.BATCH_CANCEL: Operation(BatchRef, services.cancels.cancel_batch),
         Verb.JOB_CANCEL: Operation(JobCancel, services.cancels.cancel_jobs),
         Verb.DEAD_LIST: Operation(DeadList, services.dead_letters.groups),
         Verb.DEAD_EACH: Operation(DeadEach, services.dead_letters.each),

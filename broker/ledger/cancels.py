@@ -1,4 +1,4 @@
-"""Cancels jobs: ends those that wait, and marks those that run.
+"""Cancels jobs and batches: ends what waits, and marks what runs.
 
 A mark on a running attempt is the lasting order. Its job ends as cancelled where it would otherwise wait again; what the
 attempt comes to meanwhile counts if it is recorded first.
@@ -7,14 +7,15 @@ attempt comes to meanwhile counts if it is recorded first.
 from collections.abc import Collection, Mapping, Sequence
 from uuid import UUID
 
-from broker.core.records import EarlyCancel, JobCancels, Marked, Recorded
+from broker.core.records import Audited, EarlyCancel, JobCancels, Marked, Recorded
 from broker.errors import Unavailable
+from broker.ledger import audit, controls
 from broker.ledger.connection import Connection, Database
 from broker.ledger.copies import copy_results
 from broker.ledger.counts import Deltas
 from broker.ledger.days import days_of
 from broker.ledger.failures import record_failures
-from broker.ledger.rows import columns, recorded_of
+from broker.ledger.rows import Row, columns, recorded_of
 from broker.ledger.sql import query
 from schemas.api import State
 from schemas.units import Ms
@@ -58,10 +59,32 @@ class PgCancels:
         async with self._database.connection() as connection:
             await connection.execute(query("forget_early_cancels"), *named, made_before)
 
+    async def cancel_batch(self, batch: UUID, tenant: str, audited: Audited) -> bool:
+        async with self._database.connection() as connection, connection.transaction():
+            done = await connection.fetchval(query("cancel_batch"), batch, tenant, audited.at_ms)
+            if done is None:
+                return False
+            await controls.changed(connection)
+            await audit.record(connection, audited, "cancel", {"kind": "batch", "name": str(batch)})
+        return True
+
+    async def mark_batch(self, batch: UUID, now: Ms) -> list[Marked]:
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(query("mark_batch_cancelled"), batch, now)
+        return [_marked_of(row) for row in rows]
+
+    async def end_page(self, batch: UUID, now: Ms, *, limit: int) -> tuple[Recorded, ...]:
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(query("waiting_of_batch"), batch, limit)
+            if not rows:
+                return ()
+            async with connection.transaction():
+                return tuple(await cancel_waiting(connection, [row["job"] for row in rows], now=now))
+
     async def marked(self) -> list[Marked]:
         async with self._database.connection() as connection:
             rows = await connection.fetch(query("to_be_cancelled"))
-        return [Marked(row["job"], row["attempt"], row["cancel_ms"]) for row in rows]
+        return [_marked_of(row) for row in rows]
 
 
 async def cancel_waiting(connection: Connection, jobs: Collection[UUID], *, now: Ms) -> list[Recorded]:
@@ -87,13 +110,17 @@ async def _mark(connection: Connection, jobs: Collection[UUID], tenant: str, now
     if not jobs:
         return {}
     rows = await connection.fetch(query("mark_cancelled"), list(jobs), tenant, now)
-    return {row["job"]: Marked(row["job"], row["attempt"], row["cancel_ms"]) for row in rows}
+    return {row["job"]: _marked_of(row) for row in rows}
 
 
 async def _states(connection: Connection, jobs: Collection[UUID], tenant: str) -> Mapping[UUID, State | None]:
     """Read how jobs ended, None for those that are open. One that the tenant does not have is not in the answer."""
     rows = await connection.fetch(query("states_of"), list(jobs), tenant, min(jobs), max(jobs))
     return {row["id"]: None if row["state"] == "open" else State(row["state"]) for row in rows}
+
+
+def _marked_of(row: Row) -> Marked:
+    return Marked(row["job"], row["attempt"], row["cancel_ms"])
 
 
 def _number(job: UUID) -> int:

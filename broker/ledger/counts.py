@@ -1,6 +1,7 @@
 """Adds to the counters of batches, once a batch for each group, and numbers their results."""
 
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -23,6 +24,8 @@ class Deltas:
     by_batch: dict[UUID, dict[str, int]] = field(
         default_factory=lambda: defaultdict(lambda: dict.fromkeys(_FIELDS, 0))
     )
+    cancelled: Collection[UUID] = ()
+    """Those of the batches that were cancelled, once the sums were written."""
 
     def admitted(self, batch: UUID | None, count: int) -> None:
         if batch is not None:
@@ -56,4 +59,5 @@ class Deltas:
         batches = sorted(self.by_batch)
         columns = [[self.by_batch[batch][name] for batch in batches] for name in _FIELDS]
         rows = await connection.fetch(query("count_batches"), batches, *columns, now)
+        self.cancelled = [row["id"] for row in rows if row["is_cancelled"]]
         return {row["id"]: row["ended_before"] for row in rows}

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from broker.core.admit import duplicate_key, key_conflict
 from broker.core.records import Admitted, BatchInfo, Entry, Recorded
+from broker.ledger.cancels import cancel_waiting
 from broker.ledger.connection import Connection, Database
 from broker.ledger.copies import copy_bodies, copy_jobs, copy_results, insert_jobs
 from broker.ledger.counts import Deltas
@@ -66,8 +67,8 @@ class PgIntake:
 async def record_entries(connection: Connection, entries: Sequence[Entry]) -> Admitted:
     """Record jobs that are certainly new, within the connection's transaction. Nothing may be locked there afterwards."""
     await copy_jobs(connection, [_row(entry) for entry in sorted(entries, key=attrgetter("id.int"))])
-    await _follow(connection, entries)
-    return _answer(entries, [])
+    cancelled = await _follow(connection, entries)
+    return _answer(entries, [], cancelled)
 
 
 _REPEATED_KEPT_MS = 30 * 24 * 3_600_000
@@ -99,13 +100,13 @@ async def _admit_some(connection: Connection, entries: Sequence[Entry], first: M
         rows = [_row(first[job]) for job in sorted(first) if stands_for[job] == job]
         new = await insert_jobs(connection, rows)
         fresh = [entry for job, entry in first.items() if job in new]
-        await _follow(connection, fresh)
+        cancelled = await _follow(connection, fresh)
         identities = await _identities(connection, stands_for.values())
         conflicts = [e for e in entries if identities.get(stands_for[e.id]) != (e.tenant, e.body_hash)]
         if any(first[e.id] is e and owners.get(e.id) == e.id for e in conflicts):
             raise _ClaimedInVain
         await _record_repeated(connection, [(e, owner) for e in keyed if (owner := stands_for[e.id]) != e.id])
-    return _answer(fresh, conflicts)
+    return _answer(fresh, conflicts, cancelled)
 
 
 async def _others(connection: Connection, entries: Sequence[Entry]) -> list[Entry]:
@@ -183,8 +184,12 @@ def _row(entry: Entry) -> tuple[object, ...]:
     return job_row(entry, state=State.FAILED, settled_ms=entry.admitted_ms, failure=entry.refused)
 
 
-async def _follow(connection: Connection, fresh: Sequence[Entry]) -> None:
-    """Record what comes with new jobs: their bodies, their place in the backlog or their end, their batches' counts."""
+async def _follow(connection: Connection, fresh: Sequence[Entry]) -> Sequence[Recorded]:
+    """Record what comes with new jobs: their bodies, their place in the backlog or their end, their batches' counts.
+
+    Those of cancelled batches end at once, and are returned. Their batches' rows are locked since they were counted, so a
+    cancel comes before that or finds them.
+    """
     await copy_bodies(connection, fresh)
     waiting = [
         (e.model, e.lane, e.tenant, -e.priority, e.deadline_ms, e.id, e.batch) for e in fresh if e.refused is None
@@ -207,11 +212,17 @@ async def _follow(connection: Connection, fresh: Sequence[Entry]) -> None:
     ended_before = await deltas.write(connection, now=latest)
     if refused := [(entry.id, entry.batch, None) for entry in fresh if entry.refused is not None]:
         await copy_results(connection, refused, ended_before)
+    if not deltas.cancelled:
+        return ()
+    late = [entry.id for entry in fresh if entry.refused is None and entry.batch in deltas.cancelled]
+    return await cancel_waiting(connection, late, now=latest)
 
 
-def _answer(fresh: Sequence[Entry], conflicts: Sequence[Entry]) -> Admitted:
+def _answer(fresh: Sequence[Entry], conflicts: Sequence[Entry], cancelled: Sequence[Recorded]) -> Admitted:
+    ended = {one.job for one in cancelled}
     return Admitted(
-        waiting=tuple([(entry.flow, entry.place) for entry in fresh if entry.refused is None]),
+        waiting=tuple([(e.flow, e.place) for e in fresh if e.refused is None and e.id not in ended]),
+        cancelled=tuple(cancelled),
         refused=tuple([_refused(entry) for entry in fresh if entry.refused is not None]),
         conflicts=tuple(conflicts),
     )

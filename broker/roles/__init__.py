@@ -8,6 +8,7 @@ backlog          reads waiting jobs ahead, for dispatch
 controls_watch   knows what people have paused or cancelled
 parking          keeps the jobs of paused batches out of the backlog
 sweep            compares the ledger's running attempts with the streams, and repairs the difference
+batch_cancels    ends what waits of cancelled batches
 cancels          has workers end what is cancelled, and rules where none reports
 releases         delivers again what dead workers held, and records what they ran as lost
 wards            keeps what may have ended a worker apart from others, and tells who did

@@ -6,6 +6,7 @@ the leader's term → publish into RUN, in order. Nobody else dispatches, so bet
 
 import asyncio
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -47,12 +48,17 @@ REREAD_S = 15.0
 SWEEP_S = 60.0
 SWEEP_SOON_S = 0.5
 """How soon to sweep when attempts may be missing from RUN."""
+_BUSY_S = 2.0
+"""How long after jobs were started the leader counts as busy."""
 _SILENT_LEASES = 2
 """After so many leases without a worker, a deployment's attempts are put back for others to run."""
 
 
 class Dispatch:
     """Dispatches during one term. It is made when the leader's lease is taken, and dropped when the lease is lost."""
+
+    _started_at = -math.inf
+    """When jobs were last started, by the loop's clock."""
 
     def __init__(
         self,
@@ -105,6 +111,10 @@ class Dispatch:
         self._recount_at = 0.0
         self._silence = Silence(clock())
         self._wake = asyncio.Event()
+
+    def is_busy(self) -> bool:
+        """Say whether jobs were started a moment ago."""
+        return asyncio.get_running_loop().time() - self._started_at < _BUSY_S
 
     async def serve(self) -> None:
         """Dispatch until cancelled. Raises: Deposed, when another term has begun."""
@@ -233,6 +243,8 @@ class Dispatch:
             self._recount_at = 0.0
         picked = {pick.place.job: pick for pick in picks}
         running = [_running(one, picked[one.job]) for one in attempts]
+        if attempts:
+            self._started_at = asyncio.get_running_loop().time()
         self._outstanding.dispatched(self._caps.reserved(running, attempts), now)
         if attempts and not await self._runs.publish(attempts):
             self._sweep_soon()

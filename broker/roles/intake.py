@@ -15,7 +15,7 @@ from broker.bus.notices import announce_waiting
 from broker.bus.results import announce_results
 from broker.core.admit import AdmissionContext, admit, under_another_id, unreadable, unstorable
 from broker.core.principal import Identify
-from broker.core.records import BatchInfo, DeadLetter, Entry
+from broker.core.records import BatchInfo, DeadLetter, Entry, Settled
 from broker.metrics import BrokerMetrics
 from broker.ports import DeadLetterLedger, IntakeLedger
 from broker.retrying import bisected, until_available
@@ -131,7 +131,8 @@ class Intake:
             refused = Counter([codes.get(one.job, "duplicate_key") for one in part.refused])
             self.metrics.admitted(self.lane, waiting=len(part.waiting), refused=refused)
             await announce_waiting(self.nc, part.waiting)
-            await announce_results(self.nc, part.refused)
+            self.metrics.settled(Settled(part.cancelled, ()))
+            await announce_results(self.nc, (*part.refused, *part.cancelled))
         return [entry for part in admitted for entry in part.conflicts], [(one, str(why)) for one, why in culprits]
 
 

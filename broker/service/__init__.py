@@ -3,7 +3,7 @@
 batches    create, seal, show, list, results
 jobs       show
 instructions  show, list
-cancels    of jobs
+cancels    of jobs and batches
 repeats    retry what failed in a batch, replay settled jobs, compare
 catalogs   apply, show
 controls   pause, resume, what is paused, who changed what

@@ -41,12 +41,12 @@ class BatchService:
 
     async def seal(self, principal: Principal, ask: BatchSeal) -> Batch:
         """Say that no more jobs will come. A batch that is sealed already stays as it is, and can be sealed with no other
-        number.
+        number. Nor does one that was cancelled, whatever the number.
         """
         authorise(principal, Action.SUBMIT)
         batch = await self.ledger.seal(ask.id, principal.tenant, ask.jobs, self.clock())
         sealed = found(batch, f"batch {ask.id}")
-        if sealed.jobs != ask.jobs:
+        if sealed.jobs != ask.jobs and sealed.cancel_ms is None:
             message = f"the batch {ask.id} was sealed with {sealed.jobs} jobs, not {ask.jobs}: make another for more"
             raise Refusal(Problem("batch_sealed", message, "jobs", sealed.jobs))
         return sealed

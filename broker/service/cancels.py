@@ -1,6 +1,6 @@
 """Use-cases of cancelling. A principal reaches what belongs to its tenant only."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -11,9 +11,10 @@ from broker.core.authorise import Action
 from broker.core.principal import Principal
 from broker.core.records import JobCancels, Settled
 from broker.metrics import BrokerMetrics
-from broker.ports import CancelLedger, Clock
-from broker.service.refusal import authorise
-from schemas.api import CancelAnswer, JobCancel, JobCancelled, JobsCancelled, State
+from broker.ports import BatchLedger, CancelLedger, Clock, Entropy
+from broker.service.controls import audited
+from broker.service.refusal import authorise, found
+from schemas.api import Batch, BatchRef, CancelAnswer, JobCancel, JobCancelled, JobsCancelled, State
 from schemas.catalog import Catalog
 from schemas.jetstream import NatsConnection
 
@@ -24,10 +25,14 @@ class CancelService:
 
     nc: NatsConnection
     ledger: CancelLedger
+    batches: BatchLedger
     submitted: SubmittedJobs
     catalog: Callable[[], Catalog]
+    announce: Callable[[], Awaitable[None]]
+    """Lets all brokers know that the controls have changed."""
     metrics: BrokerMetrics
     clock: Clock
+    entropy: Entropy
 
     async def cancel_jobs(self, principal: Principal, ask: JobCancel) -> JobsCancelled:
         """Cancel jobs, and say of each what it came to. One that has ended already stays as it is.
@@ -40,6 +45,18 @@ class CancelService:
         if left := {*ask.ids} - answers.keys():
             answers |= await self._on_their_way(left, principal.tenant)
         return JobsCancelled(tuple(answers[job] for job in ask.ids))
+
+    async def cancel_batch(self, principal: Principal, ask: BatchRef) -> Batch:
+        """Let nothing of a batch start any more, and return it. What waits of it is ended soon, what runs is told to stop.
+
+        One that is complete or cancelled already stays as it is.
+        """
+        authorise(principal, Action.CONTROL_JOBS)
+        change = audited(principal, self.clock, self.entropy)
+        if await self.ledger.cancel_batch(ask.id, principal.tenant, change):
+            await self.announce()
+            await announce_cancels(self.nc, await self.ledger.mark_batch(ask.id, self.clock()))
+        return found(await self.batches.find(ask.id, principal.tenant), f"batch {ask.id}")
 
     async def _cancel(self, jobs: Collection[UUID], tenant: str) -> JobCancels:
         cancels = await self.ledger.cancel_jobs(jobs, tenant, self.clock())

@@ -17,6 +17,7 @@ from broker.core.settle import decide
 from broker.metrics import BrokerMetrics
 from broker.ports import Ledger
 from broker.roles.cancels import EARLY_MS, Cancels
+from broker.roles.controls_watch import ControlsWatch
 from broker.service import CancelService
 from schemas import subjects
 from schemas.api import CancelAnswer, JobCancel, JobCancelled, State
@@ -27,7 +28,7 @@ from schemas.job import Attempt
 from schemas.outcome import Cancelled, EngineFault, Failed, Outcome, Released, Report, Usage
 from schemas.ruling import Cancel, Expire, PutBack, Ruling, Suspect, Suspicion
 from schemas.units import Ms
-from tests.builders import SEAL_KEY, a_batch_id, a_report, a_success, an_entry, an_id, now
+from tests.builders import SEAL_KEY, a_batch_id, a_report, a_success, an_entropy, an_entry, an_id, now
 from tests.declared import declare_streams
 from tests.holding import a_hand
 from tests.real.test_ledger import PRICES, a_batch, dispatched, running, state_of
@@ -354,8 +355,17 @@ async def test_the_leader_rules_once_on_what_nobody_reports(nc: Nats, ledger: Le
 
 
 def a_service(nc: Nats, ledger: Ledger) -> CancelService:
+    watch = ControlsWatch(nc, ledger.controls)
     return CancelService(
-        nc=nc, ledger=ledger.cancels, submitted=SubmittedJobs(nc), catalog=Catalog, metrics=BrokerMetrics(), clock=now
+        nc=nc,
+        ledger=ledger.cancels,
+        batches=ledger.batches,
+        submitted=SubmittedJobs(nc),
+        catalog=Catalog,
+        announce=watch.announce,
+        metrics=BrokerMetrics(),
+        clock=now,
+        entropy=an_entropy,
     )
 
 

@@ -2,7 +2,8 @@
 select * from infermq.batches
  where tenant = $1 and ($2::uuid is null or id < $2)
    and (cardinality($4::text[]) = 0
-        or case when completed_ms is not null then 'completed' when sealed_ms is not null then 'in_progress' else 'open' end
+        or case when cancel_ms is not null then case when completed_ms is null then 'cancelling' else 'cancelled' end
+                when completed_ms is not null then 'completed' when sealed_ms is not null then 'in_progress' else 'open' end
            = any($4))
    and ($5::text is null or lane = $5)
    and ($6::bigint is null or created_ms >= $6)

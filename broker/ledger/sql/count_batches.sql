@@ -26,4 +26,5 @@ update infermq.batches b
            cached_tokens, cost_nano_usd)
  where b.id = d.id and d.id in (select id from held)
 returning b.id, b.succeeded + b.failed + b.expired + b.cancelled + b.dead
-              - (d.succeeded + d.failed + d.expired + d.cancelled + d.dead) as ended_before
+              - (d.succeeded + d.failed + d.expired + d.cancelled + d.dead) as ended_before,
+       b.cancel_ms is not null as is_cancelled

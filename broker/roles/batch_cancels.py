@@ -1,0 +1,70 @@
+"""Ends what waits of cancelled batches, a page at a time, and has what runs of them stopped.
+
+Nothing of such a batch starts since it was cancelled (`core.controls`), so there is no hurry: pages are small, and rests
+between them leave Postgres to others. What is to be done follows from the batches' rows alone, so whoever leads next goes
+on with it.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from uuid import UUID
+
+from broker.bus.notices import announce_cancels
+from broker.bus.results import announce_results
+from broker.core.controls import Controls
+from broker.core.records import Settled
+from broker.errors import Unavailable
+from broker.metrics import BrokerMetrics
+from broker.ports import CancelLedger, Clock
+from schemas.jetstream import NatsConnection
+
+log = logging.getLogger(__name__)
+LOOK_S = 0.5
+PAGE = 1000
+"""The jobs that one transaction ends. It takes about 0.1 s, and locks what nobody else wants, but for their batch."""
+REST_BUSY, REST_IDLE = 9.0, 0.25
+"""How long to rest after a page, in times of what it took. While others are busy, pages have a tenth of one core."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchCancels:
+    """Does so during one term of the leader."""
+
+    nc: NatsConnection
+    ledger: CancelLedger
+    controls: Callable[[], Controls]
+    metrics: BrokerMetrics
+    clock: Clock
+    is_busy: Callable[[], bool]
+    """Whether jobs are being started."""
+    look_s: float = LOOK_S
+    page: int = PAGE
+
+    async def serve(self) -> None:
+        """Look for work until cancelled. What Postgres does not do now is done later."""
+        loop = asyncio.get_running_loop()
+        while True:
+            began = loop.time()
+            try:
+                ended = await self.look()
+            except Unavailable as error:
+                log.warning("batches are not ended yet error=%s", error)
+                ended = 0
+            await asyncio.sleep(self.rest_s(loop.time() - began) if ended else self.look_s)
+
+    def rest_s(self, took_s: float) -> float:
+        """Return how long to rest after pages that took so long."""
+        return took_s * (REST_BUSY if self.is_busy() else REST_IDLE)
+
+    async def look(self) -> int:
+        """Have what runs of each cancelled batch stopped, and end a page of it. Return how many jobs ended."""
+        return sum([await self._end(batch) for batch in self.controls().cancelling])
+
+    async def _end(self, batch: UUID) -> int:
+        await announce_cancels(self.nc, await self.ledger.mark_batch(batch, self.clock()))
+        ended = await self.ledger.end_page(batch, self.clock(), limit=self.page)
+        self.metrics.settled(Settled(ended, ()))
+        await announce_results(self.nc, ended)
+        return len(ended)

@@ -1,0 +1,278 @@
+"""A batch is cancelled at once, before any row of a job is touched; its jobs are ended afterwards, a page at a time."""
+
+import asyncio
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import pytest
+
+from broker.core.principal import open_principal
+from broker.core.records import Audited, Entry, Pick, Requeue
+from broker.core.settle import decide
+from broker.errors import ControlsChanged
+from broker.metrics import BrokerMetrics
+from broker.ports import Ledger
+from broker.roles.batch_cancels import BatchCancels
+from broker.service import BatchService
+from broker.service.refusal import Refusal
+from schemas import subjects
+from schemas.api import Batch, BatchCreate, BatchRef, BatchSeal, BatchStatus, State
+from schemas.jetstream.client import NatsClient as Nats
+from schemas.job import Attempt
+from schemas.outcome import Cancelled, Refused, Released
+from schemas.units import Ms
+from tests.builders import a_report, an_entry, an_id, now
+from tests.declared import declare_streams
+from tests.holding import a_hand
+from tests.real.test_cancels import a_service, settle, told
+from tests.real.test_ledger import PRICES, a_batch, dispatched, running, state_of
+from tests.system import until
+
+pytestmark = pytest.mark.real
+
+
+async def filled(ledger: Ledger, count: int) -> list[Entry]:
+    """The entries of an open batch that wait."""
+    batch = (await a_batch(ledger)).id
+    entries = [an_entry(batch=batch) for _ in range(count)]
+    await ledger.intake.admit(entries)
+    return entries
+
+
+async def cancel(ledger: Ledger, batch: UUID | None) -> bool:
+    assert batch is not None
+    return await ledger.cancels.cancel_batch(batch, "default", Audited(an_id(), now(), "default", "k"))
+
+
+async def started(ledger: Ledger, *entries: Entry, controls: int) -> list[Attempt]:
+    """What starts of these, for a leader that knows the controls of this version."""
+    term = await ledger.leadership.lead("me", lease_ms=60_000)
+    assert term is not None
+    picks = [Pick(entry.flow, entry.place, "d") for entry in entries]
+    return await ledger.attempts.dispatch(picks, term=term, controls=controls, now=now())
+
+
+async def shown(ledger: Ledger, batch: UUID | None) -> Batch:
+    assert batch is not None
+    found = await ledger.batches.find(batch, "default")
+    assert found is not None
+    return found
+
+
+async def a_role(nc: Nats, ledger: Ledger, **changes: Any) -> BatchCancels:
+    """Of a leader that knows the controls as they are now."""
+    controls = await ledger.controls.read()
+    fields: dict[str, Any] = {"is_busy": lambda: False, "metrics": BrokerMetrics(), "clock": now, **changes}
+    return BatchCancels(nc=nc, ledger=ledger.cancels, controls=lambda: controls, **fields)
+
+
+async def ended(nc: Nats, ledger: Ledger, *, page: int = 100) -> int:
+    """Let the leader end all there is to end. Return how many pages it took."""
+    role, pages = await a_role(nc, ledger, page=page), 0
+    while await role.look():
+        pages += 1
+    return pages
+
+
+async def test_nothing_of_a_cancelled_batch_starts_though_its_rows_are_as_they_were(ledger: Ledger) -> None:
+    entries, other = await filled(ledger, 3), an_entry()
+    await ledger.intake.admit([other])
+    before = await ledger.controls.read()
+
+    assert await cancel(ledger, entries[0].batch)
+
+    with pytest.raises(ControlsChanged):
+        await started(ledger, *entries, controls=before.version)
+    after = await ledger.controls.read()
+    assert after.cancelling == {entries[0].batch}
+    places = await ledger.backlog.page(entries[0].flow, after=None, limit=10)
+    assert [job.place.job for job in after.keeps(places, now())] == [other.id]
+    state = await shown(ledger, entries[0].batch)
+    assert (state.status, state.jobs, state.counts.cancelled) == (BatchStatus.CANCELLING, 3, 0)
+
+
+async def test_its_rows_are_ended_in_pages_with_results_in_order(nc: Nats, ledger: Ledger) -> None:
+    entries = await filled(ledger, 25)
+    await cancel(ledger, entries[0].batch)
+    news = await nc.subscribe(subjects.result("default", entries[0].batch))
+
+    assert await ended(nc, ledger, page=10) == 3
+
+    state = await shown(ledger, entries[0].batch)
+    assert (state.status, state.counts.cancelled) == (BatchStatus.CANCELLED, 25)
+    assert state.id == entries[0].batch
+    page = await ledger.batches.results(state.id, "default", None, 100)
+    assert page is not None
+    assert {result.job for result in page.results} == {entry.id for entry in entries}
+    assert (page.cursor, page.completed) == ("25", True)
+    heard = [msgspec.json.decode((await news.next_msg(timeout=5)).data) for _ in range(3)]
+    assert sum(map(len, heard)) == 25
+    assert (await ledger.controls.read()).cancelling == frozenset()
+
+
+async def test_what_waits_for_its_time_is_ended_too(nc: Nats, ledger: Ledger) -> None:
+    batch = (await a_batch(ledger)).id
+    attempt = await running(ledger, batch=batch)
+    later = Requeue(Ms(now() + 60_000), counted=True)
+    [verdict] = decide([a_report(Released(), job=attempt.job)], {}, prices=PRICES, now=now(), unit=0.5)
+    await ledger.settlement.settle([msgspec.structs.replace(verdict, transition=later)], now=now())
+
+    await cancel(ledger, batch)
+    await ended(nc, ledger)
+
+    assert await state_of(ledger, attempt.job) is State.CANCELLED
+
+
+async def test_what_runs_of_it_is_told_to_stop_and_nothing_else(nc: Nats, ledger: Ledger) -> None:
+    batch = (await a_batch(ledger)).id
+    mine, other = await running(ledger, batch=batch), await running(ledger)
+    service, notices = a_service(nc, ledger), await told(nc)
+
+    await service.cancel_batch(open_principal("default", "k"), BatchRef(batch))
+
+    assert msgspec.msgpack.decode((await notices.next_msg(timeout=5)).data) == [[mine.job.bytes, 1]]
+    assert [one.job for one in await ledger.cancels.marked()] == [mine.job]
+    await settle(ledger, a_report(Cancelled(), job=mine.job), a_report(job=other.job))
+    assert (await shown(ledger, batch)).status is BatchStatus.CANCELLED
+
+
+async def test_what_was_being_started_when_it_was_cancelled_is_told_to_stop_soon(nc: Nats, ledger: Ledger) -> None:
+    """A dispatch that began before the cancel may commit after it."""
+    [entry, *_] = await filled(ledger, 1)
+    other = await running(ledger)
+    await cancel(ledger, entry.batch)
+    [late] = await started(ledger, entry, controls=(await ledger.controls.read()).version)
+
+    await ended(nc, ledger)
+
+    assert [one.job for one in await ledger.cancels.marked()] == [late.job]
+    assert await state_of(ledger, other.job) is State.RUNNING
+
+
+async def test_jobs_that_come_later_are_ended_when_they_come(ledger: Ledger) -> None:
+    entries = await filled(ledger, 2)
+    batch = entries[0].batch
+    await cancel(ledger, batch)
+    late = [an_entry(batch=batch, custom_id="late"), an_entry(batch=batch, refused=Refused("x", "y")), an_entry()]
+
+    admitted = await ledger.intake.admit(late)
+    again = await ledger.intake.admit([*late, an_entry(batch=batch, idempotency_key="k")])
+
+    assert [(one.job, one.state, one.custom_id) for one in admitted.cancelled] == [
+        (late[0].id, State.CANCELLED, "late")
+    ]
+    assert [place.job for _, place in admitted.waiting] == [late[2].id]
+    assert [one.job for one in admitted.refused] == [late[1].id]
+    assert len(again.cancelled) == 1
+    counts = (await shown(ledger, batch)).counts
+    assert (counts.admitted, counts.cancelled, counts.failed) == (5, 2, 1)
+    assert batch is not None
+    info = (await ledger.intake.batches_of([batch]))[batch]
+    assert not info.is_full
+
+
+async def test_jobs_that_come_after_its_end_are_ended_too(ledger: Ledger) -> None:
+    batch = (await a_batch(ledger)).id
+    await cancel(ledger, batch)
+    assert (await shown(ledger, batch)).status is BatchStatus.CANCELLED
+
+    late = an_entry(batch=batch)
+    await ledger.intake.admit([late])
+
+    assert await state_of(ledger, late.id) is State.CANCELLED
+
+
+async def test_a_job_that_comes_while_it_is_cancelled_waits_for_no_page(ledger: Ledger, ledger_url: str) -> None:
+    """Whichever has the batch's row first: the job ends when it comes, or it is found by the pages."""
+    batch = (await a_batch(ledger)).id
+    late = an_entry(batch=batch)
+    async with a_hand(ledger_url) as hand:
+        await hand.hold(
+            "update infermq.batches set cancel_ms = 1, sealed_ms = 1, jobs = 0, completed_ms = 1 where id = $1", batch
+        )
+        coming = asyncio.create_task(ledger.intake.admit([late]))
+        await until(lambda: _some(hand.waiting()), "it waits for the batch")
+        await hand.keep()
+
+    assert [one.job for one in (await coming).cancelled] == [late.id]
+
+
+async def _some(found: Any) -> bool:
+    return bool(await found)
+
+
+async def test_a_batch_that_is_complete_or_cancelled_stays_as_it_is(ledger: Ledger) -> None:
+    entries = await filled(ledger, 1)
+    complete = (await a_batch(ledger)).id
+    await ledger.batches.seal(complete, "default", 0, now())
+
+    assert await cancel(ledger, entries[0].batch)
+    first = await shown(ledger, entries[0].batch)
+    assert not await cancel(ledger, entries[0].batch)
+    assert not await cancel(ledger, complete)
+
+    assert await shown(ledger, entries[0].batch) == first
+    assert (await shown(ledger, complete)).status is BatchStatus.COMPLETED
+
+
+async def test_nobody_cancels_another_tenants_batch(nc: Nats, ledger: Ledger) -> None:
+    batch = (await a_batch(ledger)).id
+
+    with pytest.raises(Refusal, match="there is no batch"):
+        await a_service(nc, ledger).cancel_batch(open_principal("another", "k"), BatchRef(batch))
+
+    assert (await shown(ledger, batch)).status is BatchStatus.OPEN
+
+
+async def test_a_producer_that_goes_on_may_seal_it_with_its_own_number(nc: Nats, ledger: Ledger) -> None:
+    await declare_streams(nc)
+    batches = BatchService(ledger=ledger.batches, clock=now)
+    principal = open_principal("default", "k")
+    batch = (await batches.create(principal, BatchCreate(id=an_id()))).id
+    await cancel(ledger, batch)
+
+    sealed = await batches.seal(principal, BatchSeal(batch, 20_000))
+
+    assert (sealed.jobs, sealed.status) == (0, BatchStatus.CANCELLED)
+
+
+async def test_who_cancelled_it_is_kept(nc: Nats, ledger: Ledger) -> None:
+    batch = (await a_batch(ledger)).id
+
+    await a_service(nc, ledger).cancel_batch(open_principal("default", "key-7"), BatchRef(batch))
+
+    [entry] = await ledger.audit.page("default", 10, None)
+    assert (entry.action, entry.key, msgspec.json.decode(entry.target)) == (
+        "cancel",
+        "key-7",
+        {"kind": "batch", "name": str(batch)},
+    )
+
+
+async def test_pages_race_with_dispatch_settlement_and_each_other(nc: Nats, ledger: Ledger) -> None:
+    entries = await filled(ledger, 300)
+    attempts = await dispatched(ledger, *entries[:100])
+    await cancel(ledger, entries[0].batch)
+
+    async def report(some: list[Attempt]) -> None:
+        for one in some:
+            await settle(ledger, a_report(Released(), job=one.job))
+
+    await asyncio.gather(
+        ended(nc, ledger, page=20),
+        ended(nc, ledger, page=30),
+        report(attempts[:50]),
+        report(attempts[50:]),
+    )
+    await ended(nc, ledger)
+
+    state = await shown(ledger, entries[0].batch)
+    assert (state.status, state.counts.cancelled) == (BatchStatus.CANCELLED, 300)
+
+
+async def test_pages_leave_postgres_to_others_while_jobs_are_started(nc: Nats, ledger: Ledger) -> None:
+    busy, idle = [await a_role(nc, ledger, is_busy=lambda is_busy=is_busy: is_busy) for is_busy in (True, False)]
+
+    assert busy.rest_s(0.1) >= 0.9
+    assert idle.rest_s(0.1) < 0.1
