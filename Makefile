@@ -15,6 +15,7 @@ KILLS ?= 10
 EVERY_S ?= 30
 FAULTS ?= 100
 GROUP ?= 5
+SIZE ?= 1
 MESSAGES ?= 20000
 STEPS ?= 10000
 COMPILE = $(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-header --no-emit-find-links \
@@ -82,7 +83,7 @@ machine: $(STAMP) ## do every transition of a job in any order, against a real l
 	$(BIN)/python -m tests.transitions --steps $(STEPS) --seed $(SEED)
 
 chaos: $(STAMP) ## kill, stop and cut off everything under load (SEED="1 2 3" FAULTS=100; ten minutes a hundred)
-	$(BIN)/python -m tests.chaos run $(SEED) --faults $(FAULTS) --group $(GROUP)
+	$(BIN)/python -m tests.chaos run $(SEED) --faults $(FAULTS) --group $(GROUP) --size $(SIZE)
 
 chaos-cluster: $(STAMP) ## kill one of three NATS nodes every 30 s under load (SEED=1 KILLS=10; six minutes)
 	$(BIN)/python -m tests.chaos cluster $(SEED) --kills $(KILLS) --every-s $(EVERY_S)

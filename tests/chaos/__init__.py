@@ -7,6 +7,7 @@ test_round                  of the parts of a round, and of the bugs
 round       rounds of faults under load, each followed by a comparison of all that was promised with the ledger
 faults      what can go wrong, drawn from a seed          machine    NATS, Postgres, brokers and workers as processes
 load        producers of all kinds, and what they were told
+control     people who cancel, pause, retry and replay meanwhile, and what they were told
 check       compares what they were told, and what really ran, with the ledger
 lossy       a way to NATS on which acknowledgements are lost
 cluster     three NATS nodes, of which one is killed every so often: `make chaos-cluster`

@@ -34,6 +34,8 @@ def run(
     cap_usd: Annotated[float, typer.Option(help="The daily cap of one deployment.")] = 1000.0,
     may_repeat: Annotated[bool, typer.Option(help="Whether faults may lead to a second run of an attempt.")] = True,
     forges: Annotated[bool, typer.Option(help="Whether somebody forges reports and rulings.")] = True,
+    orders: Annotated[bool, typer.Option(help="Whether people cancel, pause, retry and replay.")] = True,
+    size: Annotated[int, typer.Option(min=1, help="Batches have so many times 10, 30 or 60 jobs.")] = 1,
 ) -> None:
     """Run a round for each seed. Ends with 1 if a promise was broken."""
     summaries = []
@@ -47,6 +49,8 @@ def run(
             cap_usd=cap_usd,
             may_repeat=may_repeat,
             forges=forges,
+            orders=orders,
+            size=size,
         )
         summaries.append(asyncio.run(round_of(plan, say=say)))
     say("")

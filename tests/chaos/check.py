@@ -19,11 +19,13 @@ from nats.js.errors import KeyNotFoundError, NoKeysError
 from broker.ledger.connection import SETTINGS, Connection
 from broker.roles.leader import LEASE_MS
 from schemas import subjects
+from schemas.api import CancelAnswer
 from schemas.ids import ms_of
 from schemas.worker import BEAT_EVERY_MS, WorkerBeat
 from tests.chaos.load import FORGER, Load
 from tests.chaos.machine import Machine
 from tests.sums import disagreements
+from tests.transitions.broken import broken_repeats
 
 _READ_S = 0.5
 """How long after a store was deleted what it had said before may be read. Its successor takes longer to start."""
@@ -32,11 +34,14 @@ _POLL_S = 0.2
 _QUIET_S = 2 * BEAT_EVERY_MS / 1000 + 0.5
 """How long nothing may be seen to be open: longer than what a worker runs can be missing in its beat."""
 _LONG_S = 20.0
+_KEPT = 40
+"""How many batches may be retried or replayed again."""
 _SHOWN = 5
 """How many violations of one kind are said."""
 FENCE = f"""
 create schema if not exists chaos;
 create table if not exists chaos.unfenced (at timestamptz default clock_timestamp(), who text, holder text, jobs bigint);
+create table if not exists chaos.uncontrolled (at timestamptz default clock_timestamp(), job uuid, why text);
 create or replace function chaos.look_at_fence() returns trigger language plpgsql as $$
 declare
     led infermq.leader;
@@ -48,13 +53,23 @@ begin
         insert into chaos.unfenced (who, holder, jobs)
         select current_setting('chaos.who', true), led.holder, count(*) from started;
     end if;
+    insert into chaos.uncontrolled (job, why)
+    select s.job, p.kind || ' ' || p.name || ' is paused'
+      from started s join infermq.jobs j on j.id = s.job
+      join infermq.pauses p on (p.kind, p.name) in (('model', s.model), ('lane', s.lane), ('tenant', s.tenant),
+                                                    ('deployment', s.deployment), ('batch', j.batch::text))
+    union all
+    select s.job, 'batch ' || b.id || ' is cancelled'
+      from started s join infermq.jobs j on j.id = s.job join infermq.batches b on b.id = j.batch
+     where b.cancel_ms is not null;
     return null;
 end $$;
 create or replace trigger fence after insert on infermq.running referencing new table as started
     for each statement execute function chaos.look_at_fence();
 """  # noqa: S608 - our own number
 _OPEN = """select (select count(*) from infermq.waiting) + (select count(*) from infermq.delayed)
-                + (select count(*) from infermq.running)"""
+                + (select count(*) from infermq.running)
+                + (select count(*) from infermq.instructions where ended_ms is null)"""
 
 
 class Run(NamedTuple):
@@ -124,6 +139,7 @@ class Check:
     _dead_letters: int = 0
     _complaints: int = 0
     _unfenced: int = 0
+    _uncontrolled: int = 0
     _runs: defaultdict[UUID, list[Run]] = field(default_factory=lambda: defaultdict(list))
 
     async def settled(self, within_s: float) -> float:
@@ -161,7 +177,7 @@ class Check:
             left = await connection.fetchval(_OPEN)
         finally:
             await connection.close()
-        seen = f"{left} jobs are open, {running} run in workers, messages {counts}"
+        seen = f"{left} jobs or instructions are open, {running} run in workers, messages {counts}"
         return seen if left or running or any(counts.values()) else ""
 
     async def missing(self) -> list[UUID]:
@@ -198,6 +214,7 @@ class Check:
             found += await self._ran(connection, figures, may_repeat=may_repeat)
             found += await self._dead_letters_of(connection, figures)
             found += await self._fence(connection)
+            found += await self._orders(connection)
             row = await connection.fetchrow(
                 """select count(*) as executions, count(*) filter (where waste and outcome = 'succeeded') as wasted,
                           coalesce(sum(cost_nano_usd) filter (where deployment = 'steady'), 0)::bigint as capped
@@ -244,8 +261,49 @@ class Check:
             for batch, jobs in batches.items()
             if ended.get(batch) != jobs
         ]
+        settled = [(self.load.told.owners[batch], batch) for batch in batches]
+        self.load.orders.ordered.settled += settled
         batches.clear()
         return _some(found)
+
+    async def _orders(self, connection: Connection) -> list[str]:
+        """What was cancelled or paused did not start; each order was carried out, once for each job, and merged by line."""
+        ordered = self.load.orders.ordered
+        rows = await connection.fetch("select job, why from chaos.uncontrolled order by at")
+        found = [f"job {row['job']} started while {row['why']}" for row in rows[self._uncontrolled :]]
+        self._uncontrolled = len(rows)
+        asked = [job for job, answer in ordered.cancelled.items() if answer is CancelAnswer.CANCELLED]
+        states = await _states(connection, asked)
+        found += [
+            f"job {job} was cancelled, and is {states.get(job)}" for job in asked if states.get(job) != "cancelled"
+        ]
+        ordered.cancelled.clear()
+        found += await broken_repeats(connection)
+        rows = await connection.fetch(
+            "select id, failure, ended_ms from infermq.instructions where id = any($1::uuid[])",
+            list(ordered.instructions),
+        )
+        ended = {row["id"]: row["failure"] for row in rows if row["ended_ms"] is not None}
+        for instruction, (tenant, batch) in ordered.instructions.items():
+            if ended.get(instruction, "it goes on") is not None:
+                found.append(f"instruction {instruction} on batch {batch}: {ended.get(instruction, 'it goes on')}")
+            found += await self._merged(connection, tenant, batch)
+        ordered.settled = [*ordered.settled, *((tenant, one) for one, (tenant, _) in ordered.instructions.items())][
+            -_KEPT:
+        ]
+        ordered.instructions.clear()
+        return _some(found)
+
+    async def _merged(self, connection: Connection, tenant: str, batch: UUID) -> list[str]:
+        """The merged results of a batch have each of its lines once."""
+        rows = await connection.fetch("select custom_id from infermq.jobs where batch = $1", batch)
+        read = [one.custom_id async for one in self.load.client(tenant).results(batch, wait=False)]
+        lines = Counter([row["custom_id"] for row in rows])
+        return (
+            []
+            if Counter(read) == lines
+            else [f"the results of batch {batch} are of {len(read)} lines, not {len(rows)}"]
+        )
 
     async def _replies(self, connection: Connection, figures: Figures) -> list[str]:
         """Each answer that a caller had is the result of its job, or of a second attempt that succeeded, too.

@@ -26,6 +26,7 @@ from schemas.job import Lane
 from schemas.outcome import Report, Succeeded, Timings, Usage
 from schemas.ruling import Expire
 from schemas.units import Ms
+from tests.chaos.control import Orders
 
 T = TypeVar("T")
 TENANTS = ("default", "other")
@@ -46,6 +47,7 @@ class JobKind(NamedTuple):
 
 
 DONE = frozenset({"succeeded"})
+CANCELLED = frozenset({"cancelled"})
 KINDS: tuple[JobKind, ...] = (
     JobKind(50, "quick", "quick", (2, 20), DONE),
     JobKind(12, "slow", "slow", (4, 30), DONE),
@@ -85,6 +87,8 @@ class Told:
     accepted: dict[UUID, Accepted] = field(default_factory=dict)
     batches: dict[UUID, int] = field(default_factory=dict)
     """How many jobs each sealed batch has."""
+    owners: dict[UUID, str] = field(default_factory=dict)
+    """The tenant of each batch."""
     replies: dict[UUID, tuple[bytes, float]] = field(default_factory=dict)
     announced: dict[UUID, tuple[str, float]] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
@@ -95,7 +99,11 @@ class Told:
 class Load:
     """Runs producers while it is open."""
 
-    def __init__(self, clients: dict[str, Client], seed: int, *, forges: bool) -> None:
+    def __init__(
+        self, clients: dict[str, Client], seed: int, *, forges: bool, orders: bool = False, size: int = 1
+    ) -> None:
+        """`size`: how large batches are."""
+        self._size = size
         self.told = Told()
         self.longest_pause_s = 0.0
         self._clients = clients
@@ -105,6 +113,8 @@ class Load:
         self._busy = 0
         self._last_s = time.monotonic()
         self._kinds: tuple[JobKind, ...] = KINDS
+        self._orders = orders
+        self.orders = Orders(clients, random.Random(seed + 1), self._until_done)
 
     def open(self, *, is_calm: bool = False) -> None:
         self._kinds = CALM if is_calm else KINDS
@@ -115,6 +125,9 @@ class Load:
         """Nothing new is begun."""
         self._note_pause()
         self._is_open.clear()
+
+    def client(self, tenant: str) -> Client:
+        return self._clients[tenant]
 
     def is_idle(self) -> bool:
         return not self._busy
@@ -128,6 +141,8 @@ class Load:
                 group.create_task(self._again_and_again(tenant, self._single, 0.1))
                 group.create_task(self._again_and_again(tenant, self._whole, 0.15))
                 group.create_task(self._again_and_again(tenant, self._stream, 0.3))
+                if self._orders:
+                    group.create_task(self._again_and_again(tenant, self._order, 0.5))
             if self._forges:
                 group.create_task(self._again_and_again(TENANTS[0], self._forge, 0.2))
 
@@ -136,6 +151,26 @@ class Load:
         one = self.told.accepted[job]
         one.at_s = time.monotonic()
         await self._until_done(lambda: self._clients[one.tenant].submit_many([one.submission]))
+
+    async def _order(self, tenant: str) -> None:
+        """Cancel or pause what is under way, or retry or replay what has ended; in calm times, nothing."""
+        if self._kinds is CALM:
+            return
+        act = self._chance.choices(("jobs", "pause", "retry", "replay"), (4, 2, 3, 1))[0]
+        own = [job for job, one in self.told.accepted.items() if one.tenant == tenant]
+        batches = [batch for batch in self.told.batches if self.told.owners[batch] == tenant]
+        settled = self.orders.some_settled()
+        if act == "jobs" and own:
+            jobs = self._chance.sample(own, min(len(own), self._chance.randint(1, 5)))
+            for job in jobs:
+                self.told.accepted[job].ends |= CANCELLED
+            await self.orders.cancel_jobs(tenant, jobs)
+        elif act == "pause":
+            await self.orders.pause(tenant, batches[-1] if batches else None)
+        elif act == "retry" and settled is not None:
+            await self.orders.retry(*settled)
+        elif act == "replay" and settled is not None:
+            await self.orders.replay(*settled)
 
     async def _forge(self, tenant: str) -> None:
         """Say, as somebody who may publish and has no seal, that a job has succeeded or that its time is over."""
@@ -213,7 +248,7 @@ class Load:
     async def _batch(self, tenant: str) -> None:
         client = self._clients[tenant]
         batch = (await self._until_done(client.create_batch)).id
-        kinds = [self._kind() for _ in range(self._chance.choice((10, 30, 60)))]
+        kinds = [self._kind() for _ in range(self._size * self._chance.choice((10, 30, 60)))]
         jobs = []
         for line, kind in enumerate(kinds, 1):
             one = self._submission(kind, line_id(batch, line))
@@ -225,6 +260,7 @@ class Load:
             self._accept(tenant, one, kind.ends, began_s=began_s)
         await self._until_done(lambda: client.seal(batch, jobs=len(jobs)))
         self.told.batches[batch] = len(jobs)
+        self.told.owners[batch] = tenant
 
     async def _single(self, tenant: str) -> None:
         kind = self._kind()
@@ -278,13 +314,15 @@ def a_forged_report(job: UUID, deployment: str, *, seal: bytes) -> Report:
 
 
 @asynccontextmanager
-async def a_load(nats_url: str, seed: int, *, forges: bool) -> AsyncIterator[Load]:
+async def a_load(
+    nats_url: str, seed: int, *, forges: bool, orders: bool = False, size: int = 1
+) -> AsyncIterator[Load]:
     """Running, and closed at first."""
     async with AsyncExitStack() as stack:
         clients = {
             tenant: await stack.enter_async_context(Client.connect(nats_url, tenant=tenant)) for tenant in TENANTS
         }
-        load = Load(clients, seed, forges=forges)
+        load = Load(clients, seed, forges=forges, orders=orders, size=size)
         running = asyncio.create_task(load.run())
         try:
             yield load

@@ -66,6 +66,10 @@ class Plan:
     """Whether faults may lead to a second run of an attempt. Without any fault, nothing may."""
     forges: bool = True
     """Whether somebody forges reports and rulings."""
+    orders: bool = True
+    """Whether people cancel, pause, retry and replay."""
+    size: int = 1
+    """How large batches are: so many times 10, 30 or 60 jobs."""
 
 
 async def round_of(plan: Plan, *, say: Say) -> Summary:
@@ -101,7 +105,9 @@ async def _running(folder: Path, plan: Plan) -> AsyncIterator[tuple[Machine, Loa
             broker.start()
         looking = asyncio.create_task(machine.look_after())
         try:
-            async with a_load(machine.nats.url, plan.seed, forges=plan.forges) as load:
+            async with a_load(
+                machine.nats.url, plan.seed, forges=plan.forges, orders=plan.orders, size=plan.size
+            ) as load:
                 await _prepare(machine, cap_usd=plan.cap_usd)
                 yield machine, load
         finally:
@@ -174,5 +180,7 @@ class _Round:
         summary.longest_pause_s = max(summary.longest_pause_s, self._load.longest_pause_s)
         summary.violations += found
         self._say(f"     settled in {took_s:.1f} s: {figures}")
+        ordered = self._load.orders.ordered
+        self._say("     ordered: " + ", ".join(f"{what} {n}" for what, n in sorted(ordered.counts.items())))
         for one in found:
             self._say(f"  VIOLATION {one}")

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from msgspec.structs import replace
 
+from broker.core import route
 from broker.core.admit import AdmissionContext, admit
 from broker.core.controls import Controls
 from broker.core.lost import lost_executions
@@ -285,7 +286,8 @@ async def _choice(world: World, leader: Leader, b: int, c: int) -> list[Pick]:
         ready[flow] = leader.controls.keeps(jobs, world.now)
     picks = []
     for flow, kept in leader.controls.may_start(ready).items():
-        names = [name for name in MODELS[flow.model] if leader.controls.deployment(name) is None]
+        names = [one.deployment for one in route.entries(flow.model, CATALOG)]
+        names = [name for name in names if leader.controls.deployment(name) is None]
         if names:
             picks += [Pick(flow, job.place, pick(names, b + n)) for n, job in enumerate(kept)]
     return [one for one in picks if one.place.deadline_ms > world.now]

@@ -1,0 +1,92 @@
+"""People who cancel, pause, retry and replay what the producers have submitted, while everything is killed."""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+from uuid import UUID
+
+from broker.client import Client, RequestRefused
+from schemas.api import CancelAnswer, State
+from schemas.control import PauseKind
+from schemas.instructions import Instruction
+from schemas.listing import JobFilter
+from schemas.repeats import FAILED_STATES, ReplayChoice
+
+T = TypeVar("T")
+UntilDone = Callable[[Callable[[], Awaitable[T]]], Awaitable[T]]
+_SHARED = (
+    (PauseKind.MODEL, "quick"),
+    (PauseKind.MODEL, "slow"),
+    (PauseKind.LANE, "bulk"),
+    (PauseKind.LANE, "standard"),
+    (PauseKind.DEPLOYMENT, "steady"),
+    (PauseKind.DEPLOYMENT, "fast"),
+)
+
+
+@dataclass(slots=True)
+class Ordered:
+    """What people were told of what they ordered."""
+
+    cancelled: dict[UUID, CancelAnswer] = field(default_factory=dict)
+    instructions: dict[UUID, tuple[str, UUID]] = field(default_factory=dict)
+    """Each with its tenant, and the batch that it repeats."""
+    settled: list[tuple[str, UUID]] = field(default_factory=list)
+    """Batches that were complete when all was compared: each with its tenant."""
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def count(self, what: str) -> None:
+        self.counts[what] = self.counts.get(what, 0) + 1
+
+
+class Orders:
+    """Gives orders, each until somebody said yes, as people with patience do."""
+
+    def __init__(self, clients: dict[str, Client], chance: random.Random, until_done: UntilDone[object]) -> None:
+        self.ordered = Ordered()
+        self._clients = clients
+        self._chance = chance
+        self._until_done = until_done
+
+    async def cancel_jobs(self, tenant: str, jobs: list[UUID]) -> None:
+        """Cancel some jobs. Whoever asks must expect that each may have ended before."""
+        for answer in await self._told(lambda: self._clients[tenant].cancel_jobs(*jobs)):
+            self.ordered.cancelled[answer.id] = answer.answer
+            self.ordered.count(f"job {answer.answer}")
+
+    async def pause(self, tenant: str, batch: UUID | None) -> None:
+        """Pause something for a moment."""
+        kind, name = self._chance.choice((*_SHARED, (PauseKind.TENANT, tenant)))
+        if batch is not None and self._chance.random() < 0.5:
+            kind, name = PauseKind.BATCH, str(batch)
+        client = self._clients[tenant]
+        await self._told(lambda: client.pause(kind, name, reason="chaos"))
+        self.ordered.count(f"{kind} paused")
+        await asyncio.sleep(self._chance.uniform(0.2, 2.0))
+        await self._told(lambda: client.resume(kind, name))
+
+    async def retry(self, tenant: str, batch: UUID) -> None:
+        """Retry what failed in a batch; now and then what was cancelled, too."""
+        states = (*FAILED_STATES, State.CANCELLED) if self._chance.random() < 0.3 else FAILED_STATES
+        with contextlib.suppress(RequestRefused):
+            given = await self._told(lambda: self._clients[tenant].retry(batch, states=states))
+            self._gave(tenant, batch, given, "retry")
+
+    async def replay(self, tenant: str, batch: UUID) -> None:
+        choice = ReplayChoice(filter=JobFilter(batch=batch), model=self._chance.choice((None, None, "quick")))
+        with contextlib.suppress(RequestRefused):
+            given = await self._told(lambda: self._clients[tenant].replay(choice, rate_per_s=50.0))
+            self._gave(tenant, batch, given, "replay")
+
+    def some_settled(self) -> tuple[str, UUID] | None:
+        return self._chance.choice(self.ordered.settled) if self.ordered.settled else None
+
+    def _gave(self, tenant: str, batch: UUID, given: Instruction, what: str) -> None:
+        self.ordered.instructions[given.id] = (tenant, batch)
+        self.ordered.count(what)
+
+    async def _told(self, act: Callable[[], Awaitable[T]]) -> T:
+        return await self._until_done(act)  # type: ignore[return-value]
