@@ -44,6 +44,20 @@ LEAST_STORE_BYTES = 256 * 1024**2
 """Each stream must have room for some messages of the largest size."""
 
 
+Days = Annotated[int, Meta(ge=1, le=36_500)]
+
+
+class Keep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How many days records are kept that nobody needs for ever. All are guesses."""
+
+    dead_letters: Days = 30
+    """Messages are deleted then; dead jobs leave the dead letters, and stay in the ledger."""
+    audit: Days = 400
+    """A little more than a year."""
+    idempotency: Days = 30
+    """How long a producer's key stands for the job that it was first used for."""
+
+
 class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     nats_url: str
     postgres_url: str
@@ -59,6 +73,7 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """How many nodes of a NATS cluster keep each stream and bucket."""
     store_bytes: Annotated[int, Meta(ge=LEAST_STORE_BYTES)] | None = None
     """How much the streams may hold on the disk of a NATS node. None: up to 16 GiB, as far as the server has room."""
+    keep: Keep = Keep()
 
 
 class UpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

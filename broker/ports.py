@@ -387,6 +387,25 @@ class SumsLedger(Protocol):
         """Compare the ledger with itself: Σ executions = Σ jobs = Σ batches = spend, and each job stands in one place."""
 
 
+class RetentionLedger(Protocol):
+    """Drops records whose time is over, up to `limit` in a call, and returns how many."""
+
+    async def drop_messages(self, before: Ms, *, limit: int) -> int:
+        """Delete dead letters that came before this instant."""
+
+    async def drop_dead_jobs(self, before: Ms, *, now: Ms, limit: int) -> int:
+        """Take jobs out of the dead letters that died before this instant. They stay in the ledger."""
+
+    async def drop_failures(self, *, limit: int) -> int:
+        """Delete the failures of jobs that are gone with their days."""
+
+    async def drop_audit(self, before: Ms, *, limit: int) -> int:
+        """Delete entries that were made before this instant."""
+
+    async def drop_keys(self, before: Ms, *, limit: int) -> int:
+        """Forget the idempotency keys of jobs that were submitted before this instant."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ledger:
     """All areas of one ledger. The composition root gives each role and each use-case its own area."""
@@ -410,5 +429,6 @@ class Ledger:
     audit: AuditLedger
     status: StatusLedger
     sums: SumsLedger
+    retention: RetentionLedger
     seal_keys: SealKeyLedger
     days: DayLedger

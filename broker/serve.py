@@ -261,7 +261,9 @@ class Process:
             "advisories": Advisories(nc=self.nc, ledger=self.ledger.dead_letters, metrics=self.metrics).serve,
             "instructions": instructions.serve,
             "gauges": gauges.serve,
-            "upkeep": Upkeep(ledger=self.ledger.days).serve,
+            "upkeep": Upkeep(
+                days=self.ledger.days, retention=self.ledger.retention, keep=self.config.keep, clock=self.clock
+            ).serve,
         }
 
     def _intakes(self) -> dict[str, Callable[[], Awaitable[None]]]:

@@ -50,6 +50,11 @@ def ms_of(job: UUID) -> Ms:
     return Ms(job.int >> 80)
 
 
+def least_id(at: Ms) -> UUID:
+    """Return the least 128-bit value that an id of this instant can have."""
+    return UUID(int=min(max(0, at) << 80, (1 << 128) - 1))
+
+
 def id_problem(job: UUID, now: Ms) -> str | None:
     """Say what is wrong with an id that a producer chose; None if nothing is."""
     if job.version != 7:

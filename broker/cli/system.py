@@ -36,6 +36,7 @@ from broker.config import (
     LEAST_STORE_BYTES,
     PORT,
     BrokerConfig,
+    Keep,
     NotFound,
     RunInfo,
     UpConfig,
@@ -117,6 +118,32 @@ LogLevelOption = Annotated[
 ]
 
 
+KeepDeadLetters = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        max=36_500,
+        envvar="INFERMQ_KEEP_DEAD_LETTERS_DAYS",
+        help="How many days dead letters are kept. Dead jobs stay in the ledger, and leave its list.",
+    ),
+]
+KeepAudit = Annotated[
+    int,
+    typer.Option(
+        min=1, max=36_500, envvar="INFERMQ_KEEP_AUDIT_DAYS", help="How many days `infermq audit` reaches back."
+    ),
+]
+KeepIdempotency = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        max=36_500,
+        envvar="INFERMQ_KEEP_IDEMPOTENCY_DAYS",
+        help="How many days an idempotency key stands for its first job.",
+    ),
+]
+
+
 def up(
     *,
     data: Annotated[Path, typer.Option(envvar="INFERMQ_DATA", help="Where streams and tables are kept.")] = Path(
@@ -191,6 +218,9 @@ def serve(
     lease_s: LeaseS = LEASE_S,
     replicas: ReplicasOption = 1,
     store_bytes: StoreBytes = None,
+    keep_dead_letters_days: KeepDeadLetters = Keep().dead_letters,
+    keep_audit_days: KeepAudit = Keep().audit,
+    keep_idempotency_days: KeepIdempotency = Keep().idempotency,
     log_format: LogFormatOption = LogFormat.TEXT,
     log_level: LogLevelOption = LogLevel.INFO,
     as_json: AsJson = False,
@@ -208,6 +238,7 @@ def serve(
         lease_s=lease_s,
         replicas=as_replicas(replicas),
         store_bytes=store_bytes,
+        keep=Keep(dead_letters=keep_dead_letters_days, audit=keep_audit_days, idempotency=keep_idempotency_days),
     )
 
     def ready(url: str) -> None:

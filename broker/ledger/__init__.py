@@ -16,6 +16,7 @@ controls      what is paused or cancelled      audit          who changed what
 
 connection    the connections that the areas share
 requeues      dead jobs that run again
+retention     drops what is kept no longer
 selection     jobs by a filter, page by page
 failures      a row of each job that did not succeed
 copies        rows as several areas write them

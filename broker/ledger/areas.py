@@ -20,6 +20,7 @@ from broker.ledger.leadership import PgLeadership
 from broker.ledger.migrate import check_up_to_date
 from broker.ledger.replays import PgReplays, replay_page
 from broker.ledger.requeues import requeue_page
+from broker.ledger.retention import PgRetention
 from broker.ledger.retries import PgRetries, retry_page
 from broker.ledger.seal_keys import PgSealKeys
 from broker.ledger.settlement import PgSettlement
@@ -71,6 +72,7 @@ async def open_ledger(
             audit=PgAudit(database),
             status=PgStatus(database),
             sums=PgSums(database),
+            retention=PgRetention(database),
             days=days,
             seal_keys=seal_keys,
         )

@@ -173,9 +173,11 @@ async def _owners(connection: Connection, keyed: Sequence[Entry]) -> dict[UUID, 
 
 async def _claimed(connection: Connection, keyed: Sequence[Entry]) -> dict[UUID, UUID]:
     tenants, keys = [entry.tenant for entry in keyed], [entry.idempotency_key for entry in keyed]
-    await connection.execute(query("claim_keys"), tenants, keys, [entry.id for entry in keyed])
-    rows = await connection.fetch(query("key_owners"), tenants, keys)
-    return {entry.id: row["job"] for entry, row in zip(keyed, rows, strict=True)}
+    while True:
+        await connection.execute(query("claim_keys"), tenants, keys, [entry.id for entry in keyed])
+        rows = await connection.fetch(query("key_owners"), tenants, keys)
+        if len(rows) == len(keyed):  # else upkeep has dropped an old key in between
+            return {entry.id: row["job"] for entry, row in zip(keyed, rows, strict=True)}
 
 
 def _row(entry: Entry) -> tuple[object, ...]:

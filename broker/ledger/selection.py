@@ -13,7 +13,7 @@ from broker.ledger.connection import Connection
 from broker.ledger.rows import job_line_of, json_text
 from broker.ledger.sql import query
 from schemas.api import State
-from schemas.ids import NEWEST_MS, OLDEST_MS
+from schemas.ids import NEWEST_MS, OLDEST_MS, least_id
 from schemas.listing import JobFilter, JobLine, JobPage
 
 LOOKED_AT = 250_000
@@ -78,7 +78,7 @@ async def select_jobs(
         rows = await connection.fetch(query("jobs_of_batch"), wanted.batch)
         jobs = await _matching(connection, tenant, wanted, ids, limit=limit + 1, among=[row["job"] for row in rows])
         return JobPage(jobs=tuple(jobs[:limit]), next=jobs[limit - 1].id if len(jobs) > limit else None)
-    ids = ids.within(_least_id(batch["from_ms"] - OLDEST_MS), _least_id(batch["to_ms"] + NEWEST_MS))
+    ids = ids.within(least_id(batch["from_ms"] - OLDEST_MS), least_id(batch["to_ms"] + NEWEST_MS))
     return await _by_scan(connection, tenant, wanted, ids, limit=limit, most=most)
 
 
@@ -161,11 +161,6 @@ async def _matching(
 
 
 def _range_of(wanted: JobFilter, *, newest_first: bool) -> Range:
-    low = UUID(int=0) if wanted.since_ms is None else _least_id(wanted.since_ms)
-    high = UUID(int=_GREATEST) if wanted.until_ms is None else _least_id(wanted.until_ms)
+    low = UUID(int=0) if wanted.since_ms is None else least_id(wanted.since_ms)
+    high = UUID(int=_GREATEST) if wanted.until_ms is None else least_id(wanted.until_ms)
     return Range(low, high, newest_first)
-
-
-def _least_id(at: int) -> UUID:
-    """Return the least 128-bit value that an id of this instant can have."""
-    return UUID(int=min(max(0, at) << 80, _GREATEST))

@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
+from broker.config import Keep
 from broker.core.records import Final
 from broker.errors import DayNotKept
 from broker.ledger import open_ledger
@@ -102,7 +103,9 @@ async def test_new_days_are_made_as_time_passes_and_wait_for_no_reader(ledger_ur
     reader = await asyncpg.connect(ledger_url)
     before = await reader.fetchval(DAYS)
     async with open_ledger(ledger_url, clock=lambda: at) as ledger:
-        upkeep = asyncio.create_task(Upkeep(ledger=ledger.days, every_s=0.01).serve())
+        upkeep = asyncio.create_task(
+            Upkeep(days=ledger.days, retention=ledger.retention, keep=Keep(), clock=now, every_s=0.01).serve()
+        )
         transaction = reader.transaction()
         await transaction.start()
         await reader.execute("select from infermq.jobs, infermq.bodies, infermq.executions, infermq.results")

@@ -209,6 +209,7 @@ create table infermq.idempotency (
     job         uuid    not null,
     primary key (tenant, key)
 );
+create index idempotency_by_age on infermq.idempotency (job);
 
 -- The ids under which a job was submitted again by its key. They name it when somebody asks for it.
 create table infermq.repeated (

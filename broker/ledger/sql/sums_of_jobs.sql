@@ -1,6 +1,6 @@
 -- Where the jobs with ids from $1 to below $2 disagree with what else is recorded of them: what a job cost is the sum of its
 -- executions, an ended one has a result of its batch's numbering and, unless it succeeded, a failure, and an open one has
--- one place.
+-- one place. A failure that is older than all jobs is of a day that is gone: upkeep drops it soon.
 --
 -- Executions may stand without a job while a request goes on with another deployment. If its broker dies then, they stay so:
 -- they count for their deployments, and for no tenant.
@@ -64,6 +64,7 @@ select format('job %s is %s, its failure %s', coalesce(j.id, f.job),
               (j.state, j.tenant, j.model, j.batch, infermq.failure_kind(j.state, j.failure), j.settled_ms),
               (f.state, f.tenant, f.model, f.batch, f.kind, f.ended_ms))
   from (select * from jobs where state not in ('open', 'succeeded')) j
-  full join (select * from infermq.failures where job >= $1 and job < $2) f on f.job = j.id
+  full join (select * from infermq.failures
+              where job >= $1 and job < $2 and job >= (select id from infermq.jobs order by id limit 1)) f on f.job = j.id
  where (j.id, j.state, j.tenant, j.model, j.batch, infermq.failure_kind(j.state, j.failure), j.settled_ms)
        is distinct from (f.job, f.state, f.tenant, f.model, f.batch, f.kind, f.ended_ms)
