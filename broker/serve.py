@@ -304,7 +304,9 @@ class Process:
                 entropy=self.entropy,
             ),
             instructions=InstructionService(ledger=self.ledger.instructions),
-            catalogs=CatalogService(ledger=self.ledger.catalogs, catalogs=self.catalogs, clock=self.clock),
+            catalogs=CatalogService(
+                ledger=self.ledger.catalogs, status=self.ledger.status, catalogs=self.catalogs, clock=self.clock
+            ),
             controls=ControlService(
                 ledger=self.ledger.controls,
                 audit=self.ledger.audit,

@@ -18,6 +18,7 @@ health     Liveness and Readiness (what /livez and /readyz of every process show
 catalog    Catalog: models, routes, deployments, prices
 repeats    retries and replays, as they are asked for
 instructions  orders over many jobs: how far they are
+engine_options  the engines, and the options that a catalog may set for each
 api        the requests, answers and errors of the broker's API
 listing    JobFilter (which jobs are meant when many are), and lists of jobs
 control    the requests and answers about what was submitted already: pause, resume, who changed what

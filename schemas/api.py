@@ -355,8 +355,12 @@ class JobShow(msgspec.Struct, frozen=True, kw_only=True):
     """The job that it repeats."""
 
 
-class CatalogApply(msgspec.Struct, frozen=True):
+class CatalogApply(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Make a catalog the active one. The text that is active already makes no new revision."""
+
     toml: Annotated[str, Meta(max_length=4_000_000)]
+    dry_run: bool = False
+    """Only check it, and say what it would change."""
 
 
 class CatalogShow(msgspec.Struct, frozen=True):
@@ -367,6 +371,10 @@ class CatalogShow(msgspec.Struct, frozen=True):
     toml: str
     warnings: tuple[str, ...] = ()
     """What is allowed in it and probably not meant. Only in the answer to `apply`."""
+    changes: tuple[str, ...] = ()
+    """What is different from the revision before: `+` came, `-` went, `~` changed. Only in the answer to `apply`."""
+    is_new: bool = True
+    """Whether `apply` made a revision. If not, `number` is the one that is active."""
     note: str | None = None
     """What is unusual about the revision in force where the broker answers."""
 

@@ -26,23 +26,31 @@ from broker.config import catalog_text
 def apply(
     file: Annotated[Path, typer.Argument(help="A catalog, TOML.")],
     *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check it, and say what it would change.")] = False,
     as_json: AsJson = False,
     nats_url: NatsUrl = None,
     data: Data = None,
 ) -> None:
-    """Make a catalog the active one."""
+    """Make a catalog the active one, and say what it changes."""
     with reporting_errors():
         text = catalog_text(file)
         try:
-            shown = with_client(nats_url, data, lambda client: client.apply_catalog(text))
+            shown = with_client(nats_url, data, lambda client: client.apply_catalog(text, dry_run=dry_run))
         except RequestRefused as refused:
             fail(f"{file}: {refused.problem.message}", Exit.USAGE)
     if as_json:
         print_json(shown)
-    else:
+        return
+    for change in shown.changes:
+        out.print(change, markup=False)
+    if shown.is_new:
         out.print(f"revision {shown.number} is active")
-        for warning in shown.warnings:
-            err.print(f"warning: {warning}", style="yellow", markup=False)
+    elif not shown.changes:
+        out.print(f"revision {shown.number} has this content already: nothing changes")
+    else:
+        out.print(f"nothing was applied: revision {shown.number} is active")
+    for warning in shown.warnings:
+        err.print(f"warning: {warning}", style="yellow", markup=False)
 
 
 def catalog(*, as_json: AsJson = False, nats_url: NatsUrl = None, data: Data = None) -> None:

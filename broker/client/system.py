@@ -11,9 +11,9 @@ from schemas.subjects import Verb
 class SystemClient(Session):
     """Reads and applies catalogs, reads the status, pauses and resumes. Raises: RequestRefused, NoBroker, Unavailable."""
 
-    async def apply_catalog(self, toml: str) -> CatalogShow:
-        """Make a catalog the active one."""
-        return await self._call(Verb.CATALOG_APPLY, CatalogApply(toml), CatalogShow)
+    async def apply_catalog(self, toml: str, *, dry_run: bool = False) -> CatalogShow:
+        """Make a catalog the active one, or only say what it would change."""
+        return await self._call(Verb.CATALOG_APPLY, CatalogApply(toml, dry_run), CatalogShow)
 
     async def catalog(self) -> CatalogShow:
         """Return the active catalog."""

@@ -1,6 +1,12 @@
-"""Decides which revision of the catalog is in force: the ledger orders them, and NATS holds a copy of the newest."""
+"""Decides which revision of the catalog is in force: the ledger orders them, and NATS holds a copy of the newest.
 
+And says what one changes.
+"""
+
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+
+import msgspec
 
 from schemas.catalog import Catalog, Revision
 from schemas.units import Ms
@@ -38,3 +44,40 @@ def unread(in_force: Revision, copy: Revision | None, why: str) -> Compared:
     """Go on with the copy in NATS while the ledger cannot be read, or with what is in force if there is no copy."""
     chosen = in_force if copy is None else copy
     return Compared(chosen, note=f"revision {chosen.number} of NATS is in force and was not compared: {why}")
+
+
+def changes(before: Catalog, after: Catalog) -> tuple[str, ...]:
+    """Say what is different, a line for each model or deployment that came or went, and for each field that changed."""
+    return (
+        *_changes("models", before.models, after.models),
+        *_changes("deployments", before.deployments, after.deployments),
+    )
+
+
+def _changes(what: str, before: Mapping[str, msgspec.Struct], after: Mapping[str, msgspec.Struct]) -> Iterator[str]:
+    for name in sorted({*before, *after}):
+        old, new = before.get(name), after.get(name)
+        if old is None:
+            yield f"+ {what}.{name}"
+        elif new is None:
+            yield f"- {what}.{name}"
+        else:
+            yield from _fields(f"{what}.{name}", msgspec.to_builtins(old), msgspec.to_builtins(new))
+
+
+def _fields(path: str, old: Mapping[str, object], new: Mapping[str, object]) -> Iterator[str]:
+    """Compare field by field, and tables within tables."""
+    for field in [*old, *(field for field in new if field not in old)]:
+        was, now = old.get(field), new.get(field)
+        if was == now:
+            continue
+        if isinstance(was, dict) and isinstance(now, dict):
+            yield from _fields(f"{path}.{field}", was, now)
+        else:
+            yield f"~ {path}.{field}: {_text(was)} → {_text(now)}"
+
+
+def _text(value: object) -> str:
+    if isinstance(value, tuple | list) and value and isinstance(value[0], dict) and "deployment" in value[0]:
+        return ", ".join(f"{entry['deployment']} {entry['weight']}" for entry in value)
+    return "none" if value is None else msgspec.json.encode(value).decode()

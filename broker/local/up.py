@@ -22,6 +22,7 @@ from broker.errors import Unavailable
 from broker.ledger import migrate
 from broker.local.servers import ANY_PORT, Child, Started, nats_server, postgres_server
 from broker.local.supervised import Say, SupervisedProcess
+from schemas.api import CatalogShow
 from schemas.catalog import Catalog, parse
 
 CATALOG = "infermq.toml"
@@ -29,6 +30,8 @@ _READY_S = 120.0
 _LOAD_S = 1800.0
 """How long a worker may take to load its model."""
 _POLL_S = 0.02
+APPLIED = "catalog-applied.toml"
+"""In the data folder: the text that `infermq up` applied last."""
 _WATCH_S = 0.2
 
 
@@ -63,8 +66,8 @@ def _locked(data: Path) -> Iterator[None]:
 
 
 async def _started(config: UpConfig, say: Say, stack: AsyncExitStack) -> "Up":
-    text = _catalog_text(config)
-    catalog = parse(text)
+    text, source = _catalog_text(config)
+    parse(text)
     servers: list[Child] = []
     nats_url, postgres_url = await _servers(config, stack, servers.append)
     for name in await migrate(postgres_url):
@@ -73,8 +76,8 @@ async def _started(config: UpConfig, say: Say, stack: AsyncExitStack) -> "Up":
     up = Up(config, nats_url, postgres_url, say=say, servers=servers, http_ports=ports)
     stack.push_async_callback(up.stop)
     await up.start_broker()
-    await up.apply(text)
-    await up.start_workers(catalog)
+    active = await up.apply(text, source)
+    await up.start_workers(parse(active))
     part = config.data / f"{RUN_FILE}.part"
     part.touch(mode=0o600)
     part.write_bytes(msgspec.json.encode(up.info()))
@@ -82,13 +85,14 @@ async def _started(config: UpConfig, say: Say, stack: AsyncExitStack) -> "Up":
     return up
 
 
-def _catalog_text(config: UpConfig) -> str:
+def _catalog_text(config: UpConfig) -> tuple[str, str]:
+    """Read the catalog to begin with. Return its text, and what to call it."""
     if config.catalog is not None:
-        return catalog_text(config.catalog)
+        return catalog_text(config.catalog), str(config.catalog)
     beside = config.data.parent / CATALOG
     if beside.exists():
-        return catalog_text(beside)
-    return importlib.resources.files("broker").joinpath("default.toml").read_text()
+        return catalog_text(beside), CATALOG
+    return importlib.resources.files("broker").joinpath("default.toml").read_text(), "the built-in catalog"
 
 
 async def _servers(config: UpConfig, stack: AsyncExitStack, started: Started) -> tuple[str, str]:
@@ -184,22 +188,38 @@ class Up:
         more = ["--lease-s", str(self.config.lease_s), "--replicas", str(self.config.replicas)]
         await self._start("broker", [*command, *more]).ready(within_s=_READY_S)
 
-    async def apply(self, text: str) -> None:
-        """Make this the active catalog, unless it is."""
+    async def apply(self, text: str, source: str) -> str:
+        """Make this the active catalog, unless somebody applied another since. Return the text of the one that is active.
+
+        The text that was applied here last is kept, so that an old file never replaces what was applied by hand.
+        """
+        kept = self.config.data / APPLIED
         async with Client.connect(self.nats_url) as client:
-            for _ in range(100):
-                try:
-                    active = await client.catalog()
-                except RequestRefused:
-                    break
-                except NoBroker:
-                    await asyncio.sleep(_POLL_S)
-                    continue
-                if active.toml == text:
-                    return
-                break
-            shown = await client.apply_catalog(text)
-            self._say(f"catalog: applied revision {shown.number}")
+            active = await self._active(client)
+            if active is not None and active.toml != text:
+                last = kept.read_text() if kept.is_file() else None
+                if active.toml != last:
+                    self._say(
+                        f"catalog: revision {active.number} stays active: it was applied by hand, and {source} is another; "
+                        "`infermq apply FILE` makes that one active"
+                    )
+                    return active.toml
+            if active is None or active.toml != text:
+                shown = await client.apply_catalog(text)
+                self._say(f"catalog: applied {source} as revision {shown.number}")
+        kept.write_text(text)
+        return text
+
+    async def _active(self, client: Client) -> CatalogShow | None:
+        """Ask for the active catalog, while the broker comes up. None: there is none."""
+        for _ in range(100):
+            try:
+                return await client.catalog()
+            except RequestRefused:
+                return None
+            except NoBroker:
+                await asyncio.sleep(_POLL_S)
+        return None
 
     async def start_workers(self, catalog: Catalog) -> None:
         """Start the workers of every deployment, and wait until they are ready or given up. Raises: Unavailable."""

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from schemas.catalog import Deployment
 from schemas.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, ENDPOINTS, Endpoint
+from schemas.engine_options import LlamaCppOptions
 from schemas.outcome import BadRequest, ContextTooLong, EngineFault, Failed, Succeeded, Usage
 from tests.builders import BODIES
 from workers.core.assembly import ResponseAssembler
@@ -570,7 +571,7 @@ async def test_a_failure_does_not_repeat_the_request(engine: Engine) -> None:
 
 async def step_of_a_stream(*events: Any) -> Step:
     """What llama.cpp's engine makes of these events; an exception is raised in its place."""
-    from workers.engines.llamacpp import LlamaCpp, Options  # noqa: PLC0415 - it may not be installed
+    from workers.engines.llamacpp import LlamaCpp  # noqa: PLC0415 - it may not be installed
 
     def call(_: dict[str, Any], heard: Callable[[Any], bool]) -> None:
         for event in events:
@@ -582,7 +583,7 @@ async def step_of_a_stream(*events: Any) -> Step:
         def _call(self, _: Endpoint) -> Callable[..., Any] | None:
             return call
 
-    scripted = Scripted(Path("no.gguf"), 512, Capacity(1, 0), Options())
+    scripted = Scripted(Path("no.gguf"), 512, Capacity(1, 0), LlamaCppOptions())
     steps = await steps_of(scripted, a_request(endpoint=COMPLETIONS))
     await scripted.close()
     return steps[-1]

@@ -5,6 +5,7 @@ import re
 from contextlib import aclosing
 from typing import Any
 
+from schemas.engine_options import LlamaCppOptions
 from tests.contract.test_engine import DEPLOYMENTS, _skip_without_model, a_request
 from tests.contract.test_openai import Api, chunked, event, piece, serving
 from tests.contract.test_openai import a_request as an_api_request
@@ -20,7 +21,7 @@ THOUSAND = {
 
 async def test_llamacpp_generates_nothing_more() -> None:
     _skip_without_model("llamacpp")
-    from workers.engines.llamacpp import LlamaCpp, Options, _file  # noqa: PLC0415 - it need not be installed
+    from workers.engines.llamacpp import LlamaCpp, _file  # noqa: PLC0415 - it need not be installed
 
     class Counting(LlamaCpp):
         """llama.cpp counts what it generates."""
@@ -38,7 +39,7 @@ async def test_llamacpp_generates_nothing_more() -> None:
             return generated, running
 
     file = _file(DEPLOYMENTS["llamacpp"].source)
-    engine = Counting(file, 2048, Capacity(1, 0), Options())
+    engine = Counting(file, 2048, Capacity(1, 0), LlamaCppOptions())
     await engine.start()
     try:
         seen = 0

@@ -145,7 +145,7 @@ async def services(nc: Nats, ledger: Ledger) -> Services:
             clock=now,
             entropy=an_entropy,
         ),
-        catalogs=CatalogService(ledger=ledger.catalogs, catalogs=catalogs, clock=now),
+        catalogs=CatalogService(ledger=ledger.catalogs, status=ledger.status, catalogs=catalogs, clock=now),
         controls=ControlService(
             ledger=ledger.controls,
             audit=ledger.audit,
@@ -227,6 +227,90 @@ async def asks(services: Services, ledger: Ledger, ledger_url: str) -> Mapping[V
         Verb.PAUSES: Nothing(),
         Verb.AUDIT: AuditList(),
     }
+
+
+FIRST = """
+[models.m]
+[[models.m.route]]
+deployment = "d"
+[models.gone]
+[[models.gone.route]]
+deployment = "d"
+[deployments.d]
+engine = "simulated"
+"""
+SECOND = """
+[models.m]
+max_output_tokens = 64
+[[models.m.route]]
+deployment = "d"
+weight = 90
+[[models.m.route]]
+deployment = "e"
+weight = 10
+[deployments.d]
+engine = "simulated"
+options = {seed = 7}
+[deployments.e]
+engine = "openai"
+base_url = "http://127.0.0.1:9/v1"
+"""
+
+
+async def test_an_applied_catalog_says_what_it_changes_and_whom_it_leaves_behind(
+    services: Services, ledger: Ledger
+) -> None:
+    operator = a_principal(Role.OPERATOR)
+    first = await services.catalogs.apply(operator, CatalogApply(FIRST))
+    await ledger.intake.admit([an_entry(model="gone") for _ in range(3)])
+
+    tried = await services.catalogs.apply(operator, CatalogApply(SECOND, dry_run=True))
+    second = await services.catalogs.apply(operator, CatalogApply(SECOND))
+    again = await services.catalogs.apply(operator, CatalogApply(SECOND))
+
+    assert first.changes == ("+ models.gone", "+ models.m", "+ deployments.d")
+    assert (tried.number, tried.is_new) == (first.number, False)
+    assert (second.number, second.is_new) == (first.number + 1, True)
+    assert (again.number, again.is_new, again.changes) == (second.number, False, ())
+    assert tried.changes == second.changes
+    assert second.changes == (
+        "- models.gone",
+        "~ models.m.max_output_tokens: 1024 → 64",
+        "~ models.m.route: d 100 → d 90, e 10",
+        "~ deployments.d.options.seed: none → 7",
+        "+ deployments.e",
+    )
+    assert second.warnings == ("3 jobs wait for the model gone, which you remove: they expire unless it comes back",)
+
+
+@pytest.mark.parametrize(
+    ("engine", "fault"),
+    [
+        (
+            'engine = "tgi"',
+            "deployments.d.engine: there is no engine 'tgi'; known: llamacpp, openai, simulated, vllm",
+        ),
+        (
+            'engine = "llamacpp"\noptions = {thread = 4}',
+            "deployments.d.options: Object contains unknown field `thread`",
+        ),
+        ('engine = "openai"\noptions = {headers = 4}', "deployments.d.options: Expected `object`, got `int`"),
+        ('engine = "vllm"\noptions = {anything = 1}', None),
+    ],
+)
+async def test_unknown_engines_and_options_are_refused_before_a_worker_meets_them(
+    services: Services, engine: str, fault: str | None
+) -> None:
+    toml = f'[models.m]\n[[models.m.route]]\ndeployment = "d"\n[deployments.d]\n{engine}\n'
+
+    problem = await by_service(services, Verb.CATALOG_APPLY, a_principal(Role.OPERATOR), CatalogApply(toml))
+
+    if fault is None:
+        assert problem is None
+    else:
+        assert problem is not None
+        assert problem.code == "bad_catalog"
+        assert fault in problem.message
 
 
 async def by_service(services: Services, verb: Verb, principal: Principal, ask: msgspec.Struct) -> Problem | None:

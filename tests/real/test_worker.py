@@ -16,6 +16,7 @@ from broker.bus.runs import Runs
 from schemas import subjects
 from schemas.catalog import Deployment, Revision
 from schemas.codec import KIND, Bundle, packed
+from schemas.engine_options import SimulatedOptions
 from schemas.jetstream import Message, deliveries
 from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Attempt, Lane
@@ -44,7 +45,7 @@ from tests.builders import BODY, a_catalog, a_chat, a_report, an_attempt, an_ent
 from tests.declared import declare_pool, declare_streams
 from tests.scripted import round_trip
 from workers.catalog import ActiveCatalog
-from workers.engines.simulated import Options, Simulated
+from workers.engines.simulated import Simulated
 from workers.metrics import WorkerMetrics
 from workers.pool import Slots
 from workers.ports import Capacity
@@ -152,7 +153,7 @@ async def a_pool(
     await declare_pool(nc, "d", slots=slots)
     catalog = a_catalog(options=options, **changes)
     deployment: Deployment = catalog.deployments["d"]
-    options_read = msgspec.convert(deployment.options, Options)
+    options_read = msgspec.convert(deployment.options, SimulatedOptions)
     engine = kind(options_read, Capacity(slots, deployment.reserve), deployment.context_tokens)
     worker = Worker(
         nc,

@@ -11,6 +11,7 @@ from broker.bus.runs import Runs
 from schemas import subjects
 from schemas.catalog import Revision
 from schemas.codec import jsoned
+from schemas.engine_options import FailureKind, ScriptedFailure, SimulatedOptions
 from schemas.jetstream.client import NatsClient as Nats
 from schemas.outcome import Failed, TimedOut
 from schemas.units import Ms
@@ -21,7 +22,7 @@ from tests.real.test_worker_process import apply, is_forgotten, reported
 from tests.system import until
 from workers.cli import serve
 from workers.config import WorkerConfig
-from workers.engines.simulated import FailureKind, Options, ScriptedFailure, Simulated
+from workers.engines.simulated import Simulated
 from workers.ports import Capacity
 
 pytestmark = pytest.mark.real
@@ -31,7 +32,9 @@ class Mortal(Simulated):
     """An engine that dies when it is told to."""
 
     def __init__(self) -> None:
-        super().__init__(Options(failures=(ScriptedFailure("hang", FailureKind.HANG),)), Capacity(4, 1), 4096)
+        super().__init__(
+            SimulatedOptions(failures=(ScriptedFailure("hang", FailureKind.HANG),)), Capacity(4, 1), 4096
+        )
         self.dead = asyncio.Event()
 
     async def gone(self) -> str:
@@ -85,7 +88,7 @@ class Refused(Simulated):
     why = Paused(DENIED, "401", Ms(1))
 
     def __init__(self) -> None:
-        super().__init__(Options(), Capacity(0, 0, self.why), 4096)
+        super().__init__(SimulatedOptions(), Capacity(0, 0, self.why), 4096)
 
 
 async def test_a_worker_says_in_its_beat_why_its_engine_pauses(nc: Nats, nats_url: str) -> None:

@@ -158,3 +158,24 @@ def test_a_url_that_is_none_of_postgres_is_refused_at_once_without_its_password(
     assert ran.returncode == 2
     assert "it does not begin with postgresql://" in ran.stderr
     assert "hunter2" not in ran.stderr
+
+
+async def test_a_catalog_that_was_applied_by_hand_outlives_a_restart_and_a_changed_file_is_taken_up(
+    tmp_path: Path,
+) -> None:
+    data, file, other = tmp_path / "data", a_catalog_file(tmp_path), tmp_path / "other.toml"
+    text = file.read_text()
+    async with a_system(data, file) as system:
+        file.write_text(f"# changed while it ran\n{text}")
+    async with a_system(data, file) as system:
+        changed = await system.here("catalog")
+        other.write_text(f"# applied by hand\n{text}")
+        applied = await system.here("apply", str(other))
+    async with a_system(data, file) as system:
+        after = await system.here("catalog")
+        again = await system.here("apply", str(other))
+
+    assert "# changed while it ran" in changed.stdout
+    assert "revision 3 is active" in applied.stdout
+    assert "# applied by hand" in after.stdout
+    assert "nothing changes" in again.stdout

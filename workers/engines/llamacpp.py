@@ -14,13 +14,13 @@ import threading
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-from msgspec import Meta
 
 from schemas.catalog import Deployment
 from schemas.endpoints import Endpoint, Shape
+from schemas.engine_options import LlamaCppOptions
 from schemas.outcome import BadRequest, ContextTooLong, EngineFault, Failed, Succeeded, Usage
 from workers.core.assembly import ResponseAssembler, usage_object
 from workers.engines import openmp
@@ -52,26 +52,11 @@ _UNREADABLE = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError
 """What C++ exceptions over a bad request become in Python. A lack of memory raises something else."""
 
 
-class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    threads: Annotated[int, Meta(ge=1, le=1024)] | None = None
-    """CPU threads. None: one for each physical core that the worker may use."""
-    gpu_layers: Annotated[int, Meta(ge=-1)] | None = None
-    """How many layers to put on the GPU, -1 for all. None: llama.cpp decides."""
-    batch_tokens: Annotated[int, Meta(ge=32)] = 2048
-    """The most tokens of all requests together in one step."""
-    chat_template: str | None = None
-    """Replaces the template in the model file."""
-    prompt_cache_mib: Annotated[int, Meta(ge=0)] = 0
-    """Memory for the caches of prompts that have left their slots."""
-    embeddings: bool = False
-    """Whether to serve /v1/embeddings, and nothing else."""
-
-
 def make(deployment: Deployment, overrides: Overrides) -> "LlamaCpp":
     try:
-        options = msgspec.convert(deployment.options, Options)
+        options = msgspec.convert(deployment.options, LlamaCppOptions)
     except msgspec.ValidationError as error:
-        known = ", ".join(Options.__struct_fields__)
+        known = ", ".join(LlamaCppOptions.__struct_fields__)
         raise EngineConfigError(f"options of the engine 'llamacpp': {error}; known: {known}") from error
     slots = overrides.slots or deployment.max_concurrency or _DEFAULT_SLOTS
     return LlamaCpp(_file(deployment.source), deployment.context_tokens, Capacity(slots, deployment.reserve), options)
@@ -100,7 +85,7 @@ def _in_package(source: str) -> Path:
 class LlamaCpp:
     """An engine that runs one GGUF model in this process."""
 
-    def __init__(self, file: Path, context_tokens: int, capacity: Capacity, options: Options) -> None:
+    def __init__(self, file: Path, context_tokens: int, capacity: Capacity, options: LlamaCppOptions) -> None:
         self._file = file
         self._context_tokens = context_tokens
         self._capacity = capacity

@@ -12,18 +12,18 @@ from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing
 from functools import cache, partial
 from importlib.resources import files
-from typing import Annotated, Any
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import msgspec
-from msgspec import Meta
 from msgspec.structs import replace
 
 from schemas.catalog import Deployment, base_url_problem
 from schemas.clock import steady_clock
 from schemas.endpoints import Endpoint, Shape
+from schemas.engine_options import OpenAiOptions
 from schemas.outcome import (
     BadRequest,
     Charge,
@@ -94,21 +94,6 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     denied: tuple[str, ...] = ()
 
 
-class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    profile: str | None = None
-    """An entry of providers.toml. None: the one that lists the host of `base_url`."""
-    body: dict[str, Any] = {}
-    """Fields to add to every request that does not have them: routing, fallback models, service tier …"""
-    headers: dict[str, str] = {}
-    connect_timeout_s: Annotated[float, Meta(gt=0, le=600)] = 10.0
-    silence_timeout_s: Annotated[float, Meta(gt=0, le=86400)] = 600.0
-    """The longest time without a byte once the request has been sent."""
-    repeat_unanswered: bool = True
-    """Whether to send a request again when no complete answer came, although it may have been billed."""
-    list_prices: bool = True
-    """Whether genai-prices comes before the deployment's own price for a response without a cost."""
-
-
 @cache
 def profiles() -> dict[str, Profile]:
     text = files("workers.engines").joinpath("providers.toml").read_text()
@@ -129,9 +114,9 @@ def profile_of(name: str | None, base_url: str) -> Profile:
 
 def make(deployment: Deployment, overrides: Overrides, *, clock: Clock = STEADY) -> "OpenAI":
     try:
-        options = msgspec.convert(deployment.options, Options)
+        options = msgspec.convert(deployment.options, OpenAiOptions)
     except msgspec.ValidationError as error:
-        known = ", ".join(Options.__struct_fields__)
+        known = ", ".join(OpenAiOptions.__struct_fields__)
         raise EngineConfigError(f"options of the engine 'openai': {error}; known: {known}") from error
     profile = profile_of(options.profile, deployment.base_url or "")
     base_url = deployment.base_url or profile.base_url
@@ -155,7 +140,7 @@ def make(deployment: Deployment, overrides: Overrides, *, clock: Clock = STEADY)
     )
 
 
-def _check_cap(deployment: Deployment, options: Options, profile: Profile) -> None:
+def _check_cap(deployment: Deployment, options: OpenAiOptions, profile: Profile) -> None:
     """Refuse a daily cap that could never be reached because nothing would have a cost. Raises: EngineConfigError."""
     is_reported = bool(profile.cost_at or profile.cost_header)
     is_priced = options.list_prices and bool(profile.prices) and is_listed(deployment.source, profile.prices)
@@ -188,7 +173,7 @@ def _key(variable: str) -> str:
 class RequestWriter:
     """Makes requests of bodies as the API takes them, and learns from its refusals which field limits the output."""
 
-    def __init__(self, deployment: Deployment, options: Options, profile: Profile) -> None:
+    def __init__(self, deployment: Deployment, options: OpenAiOptions, profile: Profile) -> None:
         self._source = deployment.source
         self._extra = {**profile.body, **options.body}
         self._limits: list[str | None] = [
@@ -233,7 +218,7 @@ class OpenAI:
     def __init__(
         self,
         deployment: Deployment,
-        options: Options,
+        options: OpenAiOptions,
         profile: Profile,
         *,
         base_url: str,

@@ -11,7 +11,6 @@ import os
 import struct
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from enum import StrEnum
 from itertools import accumulate
 from typing import Annotated, Any, NamedTuple
 from zlib import crc32
@@ -22,6 +21,7 @@ from msgspec import Meta
 from schemas.catalog import Deployment
 from schemas.codec import UNREADABLE
 from schemas.endpoints import Shape
+from schemas.engine_options import TEXT_WORDS, FailureKind, ScriptedFailure, SimulatedOptions
 from schemas.outcome import (
     CANCELLED_REASON,
     BadRequest,
@@ -52,8 +52,7 @@ _WORDS = (
     "a broker keeps every job until its answer is written down and the worker that ran it may forget "
     "what it said since nobody needs to ask twice while queues drain slowly over quiet machines at night"
 ).split()
-_TEXT_WORDS = 4096
-_TEXT_IN_WORDS = [_WORDS[(n * n + n // 7) % len(_WORDS)] for n in range(3 * _TEXT_WORDS)]
+_TEXT_IN_WORDS = [_WORDS[(n * n + n // 7) % len(_WORDS)] for n in range(3 * TEXT_WORDS)]
 _TEXT = " ".join(_TEXT_IN_WORDS)
 _STARTS = [0, *accumulate(len(word) + 1 for word in _TEXT_IN_WORDS)]
 """Where each word starts in the text."""
@@ -61,50 +60,6 @@ _DEFAULT_SLOTS = 64
 _DIMENSIONS = 8
 _MOST_DIMENSIONS = 4096
 _CRASH_CODE = 70
-
-
-class FailureKind(StrEnum):
-    """How a request can be scripted to fail."""
-
-    BAD_REQUEST = "bad_request"
-    FILTERED = "filtered"
-    THROTTLED = "throttled"
-    ENGINE_FAULT = "engine_fault"
-    ENGINE_LOST = "engine_lost"
-    """The engine dies for good."""
-    CRASH = "crash"
-    """The whole process ends."""
-    HANG = "hang"
-    """The engine never answers."""
-    RAISE = "raise"
-    """The engine raises an exception, as a bug would."""
-
-
-class ScriptedFailure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Makes requests fail whose body contains `match`."""
-
-    match: Annotated[str, Meta(min_length=1)]
-    kind: FailureKind
-    times: Annotated[int, Meta(ge=0)] = 0
-    """Fail only this many first attempts of a job; 0: all attempts."""
-    retry_after_ms: Annotated[int, Meta(ge=0)] | None = None
-
-
-class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    prefill_tokens_per_s: Annotated[float, Meta(ge=0)] = 0.0
-    """0: the prompt takes no time."""
-    decode_tokens_per_s: Annotated[float, Meta(ge=0)] = 0.0
-    slowdown: Annotated[float, Meta(ge=0)] = 0.0
-    output_tokens: Annotated[int, Meta(ge=1, le=_TEXT_WORDS)] = 16
-    """The length of an answer, unless the body or the model allows less."""
-    reasoning_tokens: Annotated[int, Meta(ge=0, le=_TEXT_WORDS)] = 0
-    """How many words of reasoning come before the answer to a chat. They count as output."""
-    seed: Annotated[int, Meta(ge=0, lt=2**32)] = 0
-    """Chooses the words of the answers."""
-    failures: tuple[ScriptedFailure, ...] = ()
-    log: str | None = None
-    """A file that gets a line for each request as it starts: the process id, and the request's id. For trials: it tells
-    what really ran, whatever became of it."""
 
 
 class _Message(msgspec.Struct):
@@ -136,9 +91,9 @@ class _Answer(NamedTuple):
 
 def make(deployment: Deployment, overrides: Overrides) -> "Simulated":
     try:
-        options = msgspec.convert(deployment.options, Options)
+        options = msgspec.convert(deployment.options, SimulatedOptions)
     except msgspec.ValidationError as error:
-        known = ", ".join(Options.__struct_fields__)
+        known = ", ".join(SimulatedOptions.__struct_fields__)
         raise EngineConfigError(f"options of the engine 'simulated': {error}; known: {known}") from error
     slots = overrides.slots or deployment.max_concurrency or _DEFAULT_SLOTS
     return Simulated(options, Capacity(slots, deployment.reserve), deployment.context_tokens)
@@ -147,7 +102,7 @@ def make(deployment: Deployment, overrides: Overrides) -> "Simulated":
 class Simulated:
     """An engine that makes up its answers."""
 
-    def __init__(self, options: Options, capacity: Capacity, context_tokens: int) -> None:
+    def __init__(self, options: SimulatedOptions, capacity: Capacity, context_tokens: int) -> None:
         self._options = options
         self._capacity = capacity
         self._context_tokens = context_tokens
@@ -215,7 +170,7 @@ class Simulated:
         if prompt + words > self._context_tokens:
             message = f"{prompt} prompt tokens and {words} of the answer are more than {self._context_tokens}"
             return Failed(ContextTooLong(message, self._context_tokens))
-        start = crc32(request.body, self._options.seed) % _TEXT_WORDS
+        start = crc32(request.body, self._options.seed) % TEXT_WORDS
         middle = start + min(words, reasoning)
         thought = _TEXT[_STARTS[start] : _STARTS[middle]].rstrip() if reasoning else ""
         text = _TEXT[_STARTS[middle] : _STARTS[start + words]].rstrip()
