@@ -160,6 +160,7 @@ def test_a_url_that_is_none_of_postgres_is_refused_at_once_without_its_password(
     assert "hunter2" not in ran.stderr
 
 
+@pytest.mark.timeout(240)  # it starts and stops three times
 async def test_a_catalog_that_was_applied_by_hand_outlives_a_restart_and_a_changed_file_is_taken_up(
     tmp_path: Path,
 ) -> None:
