@@ -54,6 +54,8 @@ class WorkerBeat(msgspec.Struct, frozen=True, kw_only=True):
     at_ms: Instant
     """When the beat was published, by the worker's clock."""
     version: Name
+    revision: Annotated[int, Meta(ge=0, lt=2**31)] = 0
+    """The newest revision of the catalog with what its engine was made of: a later one needs a restart. 0: unknown."""
     paused: Paused | None = None
     reconnects: Annotated[int, Meta(ge=0, le=10**9)] = 0
     """How often its connection to NATS was lost so far: what was on its way then never arrived."""

@@ -40,6 +40,8 @@ class ActiveCatalog:
         self.name = deployment
         self.deployment: Deployment = found
         """The last entry there was: attempts that still run keep it when the catalog drops the deployment."""
+        self._made_of = _made_of(found)
+        self._taken_up = revision.number
         self._heard_s: float | None = None
         """When the bucket last announced a revision. None: not yet."""
 
@@ -50,10 +52,19 @@ class ActiveCatalog:
     def revision(self) -> int:
         return self._revision.number
 
+    @property
+    def taken_up(self) -> int:
+        """The number of the newest revision with what the engine was made of. A later one asks for another engine."""
+        return self._taken_up
+
     def apply(self, revision: Revision) -> None:
         """Use this revision. It may have a lower number, if the ledger was restored from a backup."""
         self._revision = revision
         self.deployment = revision.catalog.deployments.get(self.name, self.deployment)
+        if _made_of(self.deployment) == self._made_of:
+            self._taken_up = revision.number
+        elif self._taken_up < revision.number:
+            log.warning("revision %d changes what the engine is made of: restart this worker", revision.number)
 
     async def read(self, nc: NatsConnection) -> None:
         """Apply what the bucket holds, unless it has just announced something, which may be newer than what is read."""
@@ -94,6 +105,20 @@ class ActiveCatalog:
         the broker dispatches nothing ahead.
         """
         return 0 if self.deployment.daily_cap_usd is not None else deferrable_outcomes(slots)
+
+
+def _made_of(deployment: Deployment) -> tuple[object, ...]:
+    """Return what an engine is made of. The rest of a deployment is looked up while it runs."""
+    return (
+        deployment.engine,
+        deployment.source,
+        deployment.context_tokens,
+        deployment.max_concurrency,
+        deployment.reserve,
+        deployment.base_url,
+        deployment.key_env,
+        deployment.options,
+    )
 
 
 async def active_catalog(nc: NatsConnection, deployment: str) -> ActiveCatalog:

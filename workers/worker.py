@@ -225,6 +225,7 @@ class Worker:
             started_ms=self._started_ms,
             at_ms=self._clock(),
             version=self._version,
+            revision=self._catalog.taken_up,
             paused=capacity.paused,
             reconnects=self._nc.reconnects,
             held=held_bytes(self._held()),

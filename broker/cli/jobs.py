@@ -303,7 +303,8 @@ def _print_status(state: Status) -> None:
         print_fields([("", state.catalog_note)])
     columns = ("worker", "deployment", "engine", "slots>", "reserve>", "running>", "")
     workers = (
-        (w.worker, w.deployment, w.engine, w.slots, w.reserve, w.running, _worker_state(w)) for w in state.workers
+        (w.worker, w.deployment, w.engine, w.slots, w.reserve, w.running, _worker_state(w, state.revision))
+        for w in state.workers
     )
     print_table(columns, workers)
     if held := [(pool.deployment, pool.hold.message) for pool in state.pools if pool.hold is not None]:
@@ -316,7 +317,10 @@ def _print_status(state: Status) -> None:
         print_table(("model", "lane", "waiting>", "oldest>", "because"), rows)
 
 
-def _worker_state(worker: WorkerBeat) -> str:
+def _worker_state(worker: WorkerBeat, active: int | None) -> str:
+    said = ["draining"] if worker.draining else []
     if worker.paused is not None:
-        return f"{worker.paused.cause} {worker.paused.detail}"
-    return "draining" if worker.draining else ""
+        said.append(f"{worker.paused.cause} {worker.paused.detail}")
+    if active is not None and 0 < worker.revision < active:
+        said.append(f"revision {worker.revision}, active {active}: restart it")
+    return ", ".join(said)

@@ -41,3 +41,15 @@ def test_a_request_without_a_length_gets_that_of_its_model() -> None:
 def test_under_a_daily_cap_no_outcome_waits_beside_free_slots() -> None:
     assert ActiveCatalog(a_revision(1), "d").deferrable_outcomes(16) == 4
     assert ActiveCatalog(a_revision(1, daily_cap_usd=1.0), "d").deferrable_outcomes(16) == 0
+
+
+def test_it_says_up_to_which_revision_its_engine_is_as_the_catalog_says() -> None:
+    active = ActiveCatalog(a_revision(5, options={"seed": 1}), "d")
+
+    active.apply(a_revision(6, options={"seed": 1}, attempt_timeout_s=9.0))
+    looked_up = active.taken_up
+    active.apply(a_revision(7, options={"seed": 2}))
+    changed = active.taken_up
+    active.apply(a_revision(8, options={"seed": 1}))
+
+    assert (looked_up, changed, active.taken_up) == (6, 6, 8)
