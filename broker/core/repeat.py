@@ -22,6 +22,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     endpoint: str
     max_attempts: int
+    priority: int
     line: int | None
     custom_id: str | None
     metadata: dict[str, str]
@@ -54,6 +55,7 @@ def repeated(source: Source, job: UUID, batch: UUID, context: AdmissionContext, 
         custom_id=source.custom_id,
         endpoint=source.endpoint,
         max_attempts=source.max_attempts,
+        priority=source.priority,
         metadata=source.metadata or None,
         body=edited(source.body, source.endpoint, edit),
     )

@@ -126,6 +126,7 @@ def _source_of(row: Row) -> Source:
         model=row["model"],
         endpoint=row["endpoint"],
         max_attempts=row["max_attempts"],
+        priority=row["priority"],
         line=row["line"],
         custom_id=row["custom_id"],
         metadata=metadata_of(row),

@@ -121,8 +121,6 @@ async def retry_page(connection: Connection, instruction: OpenInstruction, now: 
     is_last = not is_cut and len(rows) < page
     found = [source for source in sources if source is not None]
     took = Counter(picked[source.id]["state"] for source in found)
-    if took:
-        await connection.execute(query("take_over"), instruction.id, list(took), list(took.values()))
     fixed = await _fixed(connection, instruction, ask, found)
     context = await context_of(connection, instruction, batch, now)
     repeats = [
@@ -134,6 +132,8 @@ async def retry_page(connection: Connection, instruction: OpenInstruction, now: 
         for source in (fixed.get(source.id, source) for source in found)
     ]
     admitted = await record_repeats(connection, repeats)
+    if took:
+        await connection.execute(query("take_over"), instruction.id, list(took), list(took.values()))
     if is_last:
         await connection.execute(query("drop_bodies"), instruction.id)
         await seal(connection, instruction, instruction.counts.get("retried", 0) + len(repeats), now)

@@ -53,6 +53,7 @@ def a_source(body: bytes, **changes: Any) -> Source:
         "model": "m",
         "endpoint": CHAT,
         "max_attempts": 3,
+        "priority": 0,
         "line": 1,
         "custom_id": "a",
         "metadata": {},
@@ -169,14 +170,14 @@ def test_the_id_of_a_new_job_is_the_same_each_time_and_each_instructions_own() -
 
 def test_a_new_job_is_as_the_old_one() -> None:
     body = b'{"messages":[{"role":"user","content":"x"}]}'
-    source, context = a_source(body, metadata={"a": "b"}, max_attempts=7), a_context()
+    source, context = a_source(body, metadata={"a": "b"}, max_attempts=7, priority=5), a_context()
     [batch] = context.batches
 
     entry = repeated(source, an_id(), batch, context)
 
     assert entry.refused is None
     assert (entry.body, entry.line, entry.custom_id, entry.metadata) == (body, 1, "a", {"a": "b"})
-    assert (entry.max_attempts, entry.batch, entry.tenant, entry.key) == (7, batch, "t", "k")
+    assert (entry.max_attempts, entry.priority, entry.batch, entry.tenant, entry.key) == (7, 5, batch, "t", "k")
 
 
 @pytest.mark.parametrize(

@@ -3,27 +3,32 @@
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 import pytest
 from msgspec.structs import replace
 
+from broker.client import Client, Submission
 from broker.core.instructions import Carried
 from broker.core.records import Audited, Flow, Pick, Place
 from broker.errors import Conflict
 from broker.ledger import open_ledger
 from broker.ports import Ledger
 from schemas.api import Batch, BatchStatus, Counts, JobShow, Result, State
+from schemas.control import PauseKind
 from schemas.instructions import Instruction
+from schemas.jetstream.client import NatsClient
 from schemas.job import Lane
 from schemas.outcome import Refused
 from schemas.repeats import BatchRetry, FixedBody, RetryCheck
 from schemas.units import Ms
-from tests.builders import BODY, an_entry, an_id, now
+from tests.builders import BODY, a_job, an_entry, an_id, now
 from tests.real.test_batches import an_end, results_of
+from tests.real.test_broker import a_broker, a_worker
 from tests.real.test_ledger import a_batch
-from tests.system import CATALOG
+from tests.system import CATALOG, until
 
 pytestmark = pytest.mark.real
 S, F, E, D, C = State.SUCCEEDED, State.FAILED, State.EXPIRED, State.DEAD, State.CANCELLED
@@ -372,3 +377,48 @@ async def test_a_reader_that_waits_is_given_no_failure_that_an_open_retry_may_re
     assert (states_of(now_.results), now_.completed) == ([S, F, S], False)
     assert (states_of(early.results), early.completed, early.more) == ([S], False, False)
     assert (states_of(late.results), late.completed) == ([S, S], True)
+
+
+# beside others
+
+
+async def test_retried_work_takes_turns_with_other_tenants_fresh_work(
+    nats_url: str, ledger_url: str, nc: NatsClient
+) -> None:
+    async with (
+        a_broker(nats_url, ledger_url, nc) as broker,
+        a_worker(nc),
+        Client.connect(nats_url, tenant="b") as other,
+    ):
+        batch = await broker.client.create_batch()
+        wrong = [a_job(custom_id=f"c{n}", body=BODY.replace(b"hello", b"wrong %d" % n)) for n in range(200)]
+        await broker.client.submit_many([Submission("m", job) for job in wrong], batch_id=batch.id)
+        await broker.client.seal(batch.id, jobs=200)
+        await until(partial(_is_complete, broker.client, batch.id, 200), "the batch is complete")
+        await broker.client.pause(PauseKind.LANE, "bulk")
+
+        retry = await broker.client.retry(batch.id)
+        await until(partial(_admitted, broker.client, retry.id, 200), "all is to be retried")
+        body = {"messages": [{"role": "user", "content": "x"}]}
+        fresh = [await other.submit("m", body, lane=Lane.BULK) for _ in range(20)]
+        await until(partial(_are_queued, other, fresh), "the other tenant's jobs wait too")
+        await broker.client.resume(PauseKind.LANE, "bulk")
+        await until(partial(_is_complete, broker.client, retry.id, 200), "the retry is complete")
+
+        first = await broker.rows(
+            "select j.tenant from infermq.executions e join infermq.jobs j on j.id = e.job"
+            " where j.tenant = 'b' or j.id in (select job from infermq.replays) order by e.started_ms, e.id limit 60"
+        )
+    assert [row["tenant"] for row in first].count("b") == 20
+
+
+async def _is_complete(client: Client, batch: UUID, jobs: int) -> bool:
+    return (await client.batch(batch)).counts.settled() == jobs
+
+
+async def _admitted(client: Client, batch: UUID, jobs: int) -> bool:
+    return (await client.batch(batch)).counts.admitted == jobs
+
+
+async def _are_queued(client: Client, jobs: Sequence[UUID]) -> bool:
+    return {(await client.job(job)).state for job in jobs} == {State.QUEUED}

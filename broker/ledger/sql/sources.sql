@@ -1,6 +1,6 @@
 -- The jobs to repeat, in the order given: as many as have $4 bytes of bodies, at least one. The ids are between $2 and $3. One
 -- that is gone, since its day was dropped, has a null for everything.
-select id, model, lane, endpoint, max_attempts, line, custom_id, metadata, body
+select id, model, lane, endpoint, max_attempts, priority, line, custom_id, metadata, body
   from (select j.*, b.body, s.place,
                sum(coalesce(octet_length(b.body), 0) + 1024) over (order by s.place rows unbounded preceding) as bytes
           from unnest($1::uuid[]) with ordinality as s(job, place)
