@@ -56,6 +56,8 @@ class Keep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """A little more than a year."""
     idempotency: Days = 30
     """How long a producer's key stands for the job that it was first used for."""
+    instructions: Days = 90
+    """Counted from when they ended."""
 
 
 class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

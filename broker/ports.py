@@ -405,6 +405,12 @@ class RetentionLedger(Protocol):
     async def drop_keys(self, before: Ms, *, limit: int) -> int:
         """Forget the idempotency keys of jobs that were submitted before this instant."""
 
+    async def drop_instructions(self, before: Ms, *, limit: int) -> int:
+        """Delete instructions that ended before this instant, and bodies that came too late for theirs."""
+
+    async def drop_links(self, *, limit: int) -> int:
+        """Forget which jobs were repeated by those that are gone with their days."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ledger:

@@ -40,6 +40,12 @@ class Days:
         self._kept = today
 
 
+async def first_id(connection: Connection) -> UUID:
+    """Return the least id that a job can have whose day is kept."""
+    days = [_numbered(row["day"]) for row in await connection.fetch(query("days"))]
+    return bounds(min(days, default=0))[0]
+
+
 def missing_days(standing: Collection[int], now: Ms) -> list[int]:
     """List the days that must be made, in their order: of all that the id of a job may be dated on now, and two more.
 

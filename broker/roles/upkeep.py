@@ -50,6 +50,9 @@ class Upkeep:
         await self._drop("failures", lambda: retention.drop_failures(limit=limit))
         await self._drop("audit", lambda: retention.drop_audit(audit, limit=limit))
         await self._drop("idempotency", lambda: retention.drop_keys(keys, limit=limit))
+        ended = Ms(now - self.keep.instructions * _DAY_MS)
+        await self._drop("instructions", lambda: retention.drop_instructions(ended, limit=limit))
+        await self._drop("replays", lambda: retention.drop_links(limit=limit))
 
     async def _drop(self, what: str, page: Callable[[], Awaitable[int]]) -> None:
         """Drop page after page, until one is not full."""

@@ -7,15 +7,18 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import pytest
 from msgspec.structs import replace
 
 from broker.client import Client, Submission
+from broker.config import Keep
 from broker.core.instructions import Carried
 from broker.core.records import Audited, Flow, Pick, Place
 from broker.errors import Conflict
 from broker.ledger import open_ledger
 from broker.ports import Ledger
+from broker.roles.upkeep import Upkeep
 from schemas.api import Batch, BatchStatus, Counts, JobShow, Result, State
 from schemas.control import PauseKind
 from schemas.instructions import Instruction
@@ -25,7 +28,7 @@ from schemas.outcome import Refused
 from schemas.repeats import BatchRetry, FixedBody, RetryCheck
 from schemas.units import Ms
 from tests.builders import BODY, a_job, an_entry, an_id, now
-from tests.real.test_batches import an_end, results_of
+from tests.real.test_batches import DAY_MS, an_end, results_of
 from tests.real.test_broker import a_broker, a_worker
 from tests.real.test_ledger import a_batch
 from tests.system import CATALOG, until
@@ -377,6 +380,36 @@ async def test_a_reader_that_waits_is_given_no_failure_that_an_open_retry_may_re
     assert (states_of(now_.results), now_.completed) == ([S, F, S], False)
     assert (states_of(early.results), early.completed, early.more) == ([S], False, False)
     assert (states_of(late.results), late.completed) == ([S, S], True)
+
+
+# what is kept
+
+
+def upkeep(ledger: Ledger, *, later_ms: int) -> Upkeep:
+    """As a broker does it so much later."""
+    return Upkeep(days=ledger.days, retention=ledger.retention, keep=Keep(), clock=lambda: Ms(now() + later_ms))
+
+
+async def test_what_is_over_is_forgotten_in_time_and_what_is_open_is_not(ledger_url: str, ledger: Ledger) -> None:
+    batch = await a_batch_of(ledger, F, F)
+    done, _ = await retried(ledger, batch.id)
+    goes_on = await give(ledger, batch.id, fixed_bodies=2, bodies=(FixedBody("c1", "{}"),))
+    connection = await asyncpg.connect(ledger_url)
+    try:
+        await connection.execute("insert into infermq.replays (job, source) values ($1, $1)", UUID(int=7 << 76))
+        await connection.execute("insert into infermq.instruction_bodies values ($1, 'late', 'x')", done)
+
+        await upkeep(ledger, later_ms=0).drop()
+        early = [await ledger.instructions.find(one, "default") is not None for one in (done, goes_on.id)]
+        await upkeep(ledger, later_ms=91 * DAY_MS).drop()
+        late = [await ledger.instructions.find(one, "default") is not None for one in (done, goes_on.id)]
+
+        assert (early, late) == ([True, True], [False, True])
+        assert await connection.fetchval("select count(*) from infermq.replays") == 2
+        [body] = await connection.fetch("select custom_id from infermq.instruction_bodies")
+        assert body["custom_id"] == "c1"
+    finally:
+        await connection.close()
 
 
 # beside others
