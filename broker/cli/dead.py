@@ -118,9 +118,9 @@ def _print_groups(groups: Sequence[DeadGroup], *, as_json: bool) -> None:
     for group in groups:
         said = f": {group.reason[:300]}" if group.reason else ""
         out.print(f"\n[bold]{plain(group.cause)}[/]{plain(said)}\n  {plain(group.advice)}")
-    out.print(
-        "\n`infermq dead show EXAMPLE` shows one; `infermq dead requeue --cause CAUSE --dry-run` says what would run"
-    )
+    first = groups[0]
+    out.print(f"\n`infermq dead show {first.example}` shows one")
+    out.print(f"`infermq dead requeue --cause {plain(first.cause)} --dry-run` says what would run again")
 
 
 def _group_row(group: DeadGroup) -> tuple[object, ...]:

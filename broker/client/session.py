@@ -81,18 +81,19 @@ class Session:
         """The NATS connection itself."""
         return self._nc
 
-    async def _call(self, verb: Verb, ask: msgspec.Struct, answer: type[T]) -> T:
+    async def _call(self, verb: Verb, ask: msgspec.Struct, answer: type[T], *, within_s: float | None = None) -> T:
         """Ask a broker and wait for its answer. Raises: RequestRefused, NoBroker, Unavailable."""
+        within_s = self._call_s if within_s is None else within_s
         subject = subjects.api(verb, self._tenant, self._key)
         try:
-            message = await self._nc.request(subject, json_of(ask, "bad_request"), timeout=self._call_s)
+            message = await self._nc.request(subject, json_of(ask, "bad_request"), timeout=within_s)
         except MaxPayloadError as error:
             what = "what is asked is larger than a message of this NATS server may be"
             raise RequestRefused(Problem("too_large", what, limit=self._nc.max_payload)) from error
         except NoRespondersError as error:
             raise NoBroker from error
         except NatsTimeoutError as error:
-            raise Unavailable("infermq", f"no answer to {verb} within {self._call_s:.0f} s") from error
+            raise Unavailable("infermq", f"no answer to {verb} within {within_s:.0f} s") from error
         except NatsError as error:
             raise Unavailable("NATS", str(error) or type(error).__name__) from error
         if (message.headers or {}).get(KIND) == ERROR:

@@ -29,6 +29,7 @@ _ADVICE: Mapping[str, str] = {
     "throttled": "give the deployment fewer slots, as its provider asks; then requeue in pieces (--limit)",
     "denied": "mend the provider's key or account, then requeue",
     "timed_out": "requeue with --max-tokens LESS or --model OTHER, or raise attempt_timeout_s in the catalog first",
+    "cut_while_reasoning": "its limit was used up by reasoning: requeue with --max-tokens MORE",
     "unanswered": "it may have run, and been billed: look at the provider, then requeue",
     "constraint_violated": "the model does not answer as demanded: requeue with --model OTHER, or mend the schema",
     "worker_lost": "it ends its workers: look at its prompt and at their memory, and do not requeue it as it is",

@@ -129,7 +129,7 @@ def test_causes_are_added_up_over_models_and_the_most_frequent_come_first() -> N
 def test_each_cause_says_what_to_do() -> None:
     kinds = (
         "engine_fault", "engine_lost", "throttled", "denied", "timed_out", "unanswered", "constraint_violated",
-        "worker_lost",
+        "worker_lost", "cut_while_reasoning",
     )  # fmt: skip
     usual = advice("something new")
 

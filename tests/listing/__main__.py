@@ -4,6 +4,7 @@ import asyncio
 import sys
 import tempfile
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import asyncpg
@@ -12,7 +13,8 @@ from broker.ledger import migrate, open_ledger
 from broker.ledger.connection import SETTINGS
 from broker.ledger.selection import select_jobs
 from broker.local.servers import postgres_server
-from schemas.api import State
+from schemas.api import BatchList, State
+from schemas.dead import DeadFilter
 from schemas.job import Lane
 from schemas.listing import JobFilter
 from schemas.units import Ms
@@ -76,6 +78,25 @@ async def _measure(url: str, at: Ms) -> None:
         line = f"{name:25} first {took[0]:6.1f} ms, then {min(took[1:]):6.1f} ms: {len(found.jobs)} jobs"
         print(f"{line}{', more' if found.next else ''}")  # noqa: T201
     await connection.close()
+    await _measure_others(url)
+
+
+async def _measure_others(url: str) -> None:
+    """Batches, and dead letters of all tenants."""
+    async with open_ledger(url, clock=now) as ledger:
+        asks: dict[str, Callable[[], Awaitable[object]]] = {
+            "batch list": lambda: ledger.batches.page("t0", BatchList(100)),
+            "batch list --metadata": lambda: ledger.batches.page("t0", BatchList(100, metadata={"name": "batch-7"})),
+            "dead list": lambda: ledger.dead_letters.count(DeadFilter()),
+            "dead list --each": lambda: ledger.dead_letters.page(DeadFilter(), limit=100),
+        }
+        for name, ask in asks.items():
+            took = []
+            for _ in range(4):
+                began = time.monotonic()
+                await ask()
+                took.append(1000 * (time.monotonic() - began))
+            print(f"{name:25} first {took[0]:6.1f} ms, then {min(took[1:]):6.1f} ms")  # noqa: T201
 
 
 asyncio.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else JOBS))

@@ -1,9 +1,10 @@
 -- $1 jobs of three days up to $2: of eleven tenants, in 200 batches of all sizes; every fiftieth failed, every
+-- hundredth is dead, every
 -- tenth waits, and 64 run.
 with made as materialized (
     select n, $2::bigint - ($1 - n) * (3 * 86400000 / $1) as at,
            ('t' || n % 11) as tenant, ('m' || n % 5) as model,
-           case when n % 50 = 0 then 'failed' when n % 5000 = 1 then 'dead' when n % 10 = 3 then 'open' else 'succeeded' end as state
+           case when n % 50 = 0 then 'failed' when n % 100 = 1 then 'dead' when n % 10 = 3 then 'open' else 'succeeded' end as state
       from generate_series(1::bigint, $1) as n
 ), ids as materialized (
     select m.*, (lpad(to_hex(at), 12, '0') || '7' || lpad(to_hex(n % 4096), 3, '0') || '8' || lpad(to_hex(n), 15, '0'))::uuid as id,
