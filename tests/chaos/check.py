@@ -279,19 +279,17 @@ class Check:
         ]
         ordered.cancelled.clear()
         found += await broken_repeats(connection)
-        rows = await connection.fetch(
-            "select id, failure, ended_ms from infermq.instructions where id = any($1::uuid[])",
-            list(ordered.instructions),
+        open_or_failed = (
+            "select id, kind, failure from infermq.instructions where ended_ms is null or failure is not null"
         )
-        ended = {row["id"]: row["failure"] for row in rows if row["ended_ms"] is not None}
-        for instruction, (tenant, batch) in ordered.instructions.items():
-            if ended.get(instruction, "it goes on") is not None:
-                found.append(f"instruction {instruction} on batch {batch}: {ended.get(instruction, 'it goes on')}")
+        rows = await connection.fetch(open_or_failed)
+        found += [f"{row['kind']} {row['id']}: {row['failure'] or 'it goes on'}" for row in rows]
+        for tenant, batch in set(ordered.retried.values()):
             found += await self._merged(connection, tenant, batch)
-        ordered.settled = [*ordered.settled, *((tenant, one) for one, (tenant, _) in ordered.instructions.items())][
+        ordered.settled = [*ordered.settled, *((tenant, one) for one, (tenant, _) in ordered.retried.items())][
             -_KEPT:
         ]
-        ordered.instructions.clear()
+        ordered.retried.clear()
         return _some(found)
 
     async def _merged(self, connection: Connection, tenant: str, batch: UUID) -> list[str]:

@@ -11,6 +11,7 @@ from uuid import UUID
 from broker.client import Client, RequestRefused
 from schemas.api import CancelAnswer, State
 from schemas.control import PauseKind
+from schemas.dead import DeadFilter, DeadRequeue, DeadWhat
 from schemas.instructions import Instruction
 from schemas.listing import JobFilter
 from schemas.repeats import FAILED_STATES, ReplayChoice
@@ -32,8 +33,8 @@ class Ordered:
     """What people were told of what they ordered."""
 
     cancelled: dict[UUID, CancelAnswer] = field(default_factory=dict)
-    instructions: dict[UUID, tuple[str, UUID]] = field(default_factory=dict)
-    """Each with its tenant, and the batch that it repeats."""
+    retried: dict[UUID, tuple[str, UUID]] = field(default_factory=dict)
+    """The retries and replays, each with its tenant and the batch that it repeats."""
     settled: list[tuple[str, UUID]] = field(default_factory=list)
     """Batches that were complete when all was compared: each with its tenant."""
     counts: dict[str, int] = field(default_factory=dict)
@@ -56,6 +57,18 @@ class Orders:
         for answer in await self._told(lambda: self._clients[tenant].cancel_jobs(*jobs)):
             self.ordered.cancelled[answer.id] = answer.answer
             self.ordered.count(f"job {answer.answer}")
+
+    async def cancel_batch(self, tenant: str, batch: UUID) -> None:
+        await self._told(lambda: self._clients[tenant].cancel_batch(batch))
+        self.ordered.count("batch cancelled")
+
+    async def requeue(self, tenant: str) -> None:
+        """Requeue some dead jobs."""
+        client = self._clients[tenant]
+        wanted = DeadRequeue(filter=DeadFilter(what=DeadWhat.JOB), limit=5, max_tokens=4)
+        with contextlib.suppress(RequestRefused):
+            done = await self._told(lambda: client.requeue(wanted))
+            self.ordered.count("requeue" if done.jobs else "requeue of nothing")
 
     async def pause(self, tenant: str, batch: UUID | None) -> None:
         """Pause something for a moment."""
@@ -85,7 +98,7 @@ class Orders:
         return self._chance.choice(self.ordered.settled) if self.ordered.settled else None
 
     def _gave(self, tenant: str, batch: UUID, given: Instruction, what: str) -> None:
-        self.ordered.instructions[given.id] = (tenant, batch)
+        self.ordered.retried[given.id] = (tenant, batch)
         self.ordered.count(what)
 
     async def _told(self, act: Callable[[], Awaitable[T]]) -> T:

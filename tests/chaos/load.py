@@ -153,10 +153,10 @@ class Load:
         await self._until_done(lambda: self._clients[one.tenant].submit_many([one.submission]))
 
     async def _order(self, tenant: str) -> None:
-        """Cancel or pause what is under way, or retry or replay what has ended; in calm times, nothing."""
+        """Cancel or pause what is under way, or repeat what has ended; in calm times, nothing."""
         if self._kinds is CALM:
             return
-        act = self._chance.choices(("jobs", "pause", "retry", "replay"), (4, 2, 3, 1))[0]
+        act = self._chance.choices(("jobs", "batch", "pause", "retry", "replay", "requeue"), (4, 2, 2, 3, 1, 1))[0]
         own = [job for job, one in self.told.accepted.items() if one.tenant == tenant]
         batches = [batch for batch in self.told.batches if self.told.owners[batch] == tenant]
         settled = self.orders.some_settled()
@@ -165,12 +165,22 @@ class Load:
             for job in jobs:
                 self.told.accepted[job].ends |= CANCELLED
             await self.orders.cancel_jobs(tenant, jobs)
+        elif act == "batch" and batches:
+            await self._cancel_batch(tenant, self._chance.choice(batches[-3:]))
+        elif act == "requeue":
+            await self.orders.requeue(tenant)
         elif act == "pause":
             await self.orders.pause(tenant, batches[-1] if batches else None)
         elif act == "retry" and settled is not None:
             await self.orders.retry(*settled)
         elif act == "replay" and settled is not None:
             await self.orders.replay(*settled)
+
+    async def _cancel_batch(self, tenant: str, batch: UUID) -> None:
+        for one in self.told.accepted.values():
+            if one.submission.job.batch == batch:
+                one.ends |= CANCELLED
+        await self.orders.cancel_batch(tenant, batch)
 
     async def _forge(self, tenant: str) -> None:
         """Say, as somebody who may publish and has no seal, that a job has succeeded or that its time is over."""

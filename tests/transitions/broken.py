@@ -13,6 +13,11 @@ select format('%s jobs of the line %s are open or have succeeded', count(*), lin
          where j.state in ('open', 'succeeded') and (p.job is null or p.root is not null)) line
  group by line.root having count(*) > 1
 union all
+select format('the dead job %s was requeued %s times', p.source, count(*))
+  from infermq.replays p join infermq.jobs j on j.id = p.job join infermq.instructions i on i.id = j.batch
+ where i.kind = 'requeue'
+ group by p.source having count(*) > 1
+union all
 select format('job %s repeats %s, which is %s', p.job, p.source, s.state)
   from infermq.replays p join infermq.jobs s on s.id = p.source
  where s.state = 'open' or (p.root is not null and s.state = 'succeeded')
@@ -31,9 +36,10 @@ union all
 select format('instruction %s has ended, and its batch holds %s of %s jobs, sealed with %s', i.id, b.admitted, i.counts,
               b.jobs)
   from infermq.instructions i join infermq.batches b on b.id = i.id
- where i.kind in ('retry', 'replay') and i.ended_ms is not null and i.failure is null
-   and (b.jobs is null or b.admitted <> b.jobs
-        or b.admitted <> coalesce((i.counts->>'retried')::int, (i.counts->>'replayed')::int, 0))
+ where i.kind in ('retry', 'replay', 'requeue') and i.ended_ms is not null and i.failure is null
+   and b.cancel_ms is null and (b.jobs is null or b.admitted <> b.jobs
+        or b.admitted <> coalesce((i.counts->>'retried')::int, (i.counts->>'replayed')::int,
+                                  (i.counts->>'requeued')::int, 0))
 union all
 select format('job %s of batch %s had settled before the replay %s of it, which left it out', j.id, j.batch, i.id)
   from infermq.instructions i

@@ -42,8 +42,12 @@ STEPS: tuple[Make, ...] = (
     controls.clear,
     cancels.cancel_jobs,
     cancels.rule_cancelled,
+    cancels.cancel_batch,
+    cancels.mark_batch,
+    cancels.end_page,
     repeats.retry,
     repeats.replay,
+    repeats.requeue,
     repeats.carry_on,
     repeats.read_results,
 )
@@ -51,8 +55,20 @@ OFTEN: tuple[Make, ...] = (jobs.submit, jobs.dispatch, jobs.dispatch, jobs.settl
 MIXES: tuple[tuple[Make, ...], ...] = (
     (*STEPS, *OFTEN, *OFTEN),
     (*STEPS, *OFTEN, *3 * (controls.pause, controls.resume, jobs.choose, jobs.dispatch)),
-    (*STEPS, *OFTEN, *3 * (cancels.cancel_jobs, jobs.settle, jobs.decide_only, jobs.settle_decided)),
-    (*STEPS, *OFTEN, *3 * (repeats.retry, repeats.carry_on, repeats.carry_on, jobs.settle)),
+    (
+        *STEPS,
+        *OFTEN,
+        *3
+        * (
+            cancels.cancel_jobs,
+            cancels.cancel_batch,
+            cancels.end_page,
+            jobs.settle,
+            jobs.decide_only,
+            jobs.settle_decided,
+        ),
+    ),
+    (*STEPS, *OFTEN, *3 * (repeats.retry, repeats.requeue, repeats.carry_on, repeats.carry_on, jobs.settle)),
     (*STEPS, *OFTEN, *3 * (jobs.suspect, controls.run_apart, controls.pause, controls.resume)),
 )
 """A history is of one of them, so that what follows from one another comes often enough."""

@@ -3,6 +3,7 @@
 from msgspec.structs import replace
 
 from broker.core.instructions import Carried
+from broker.core.records import RequeuedJobs
 from schemas.api import ResultPage, State
 from schemas.listing import JobFilter
 from schemas.repeats import FAILED_STATES, BatchRetry, Given, Replay
@@ -103,3 +104,24 @@ async def read_results(world: World, a: int, b: int, _: int) -> Step | None:
         assert world.is_racing or len(names) == world.seen_batches[batch].ended, f"{names}"
 
     return Step(says=f"read the results of batch {batch}", call=call, learn=learn)
+
+
+async def requeue(world: World, a: int, b: int, _: int) -> Step | None:
+    """Dead jobs, some of which may have been requeued before."""
+    dead = sorted(world.open_jobs("dead"))
+    if not dead:
+        return None
+    jobs = {pick(dead, a + n) for n in range(1 + b % 4)}
+    tenant = world.jobs[pick(dead, a)].tenant
+    ask = RequeuedJobs(id=world.new_id(), tenant=tenant, jobs=tuple(sorted(jobs)), max_tokens=4 if b % 3 else None)
+
+    async def learn(_: None) -> None:
+        world.changes += 1
+        world.batches[ask.id] = (tenant, ask.lane)
+        world.requeued.add(ask.id)
+
+    return Step(
+        says=f"requeue {', '.join(map(world.name, ask.jobs))} of {tenant} as {ask.id}",
+        call=lambda: world.ledger.dead_letters.requeue_jobs(ask, audited(world), {}),
+        learn=learn,
+    )

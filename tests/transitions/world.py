@@ -16,6 +16,7 @@ from broker.core.records import Entry, Flow, Pick, Verdict
 from broker.errors import Unavailable
 from broker.ledger import open_ledger
 from broker.ledger.areas import STEPS
+from broker.ledger.requeues import requeue_page
 from broker.ledger.retries import retry_page
 from broker.ports import Ledger
 from schemas.catalog import parse
@@ -164,14 +165,16 @@ class World:
         self.retries: list[tuple[BatchRetry, str]] = []
         """Those that were given, each with its tenant."""
         self.replays: list[tuple[Replay, str]] = []
+        self.requeued: set[UUID] = set()
+        """The batches that requeues have made."""
         self.is_racing = False
         self.steps = 0
         self._entropy = 0
 
     @property
     def retried(self) -> set[UUID]:
-        """The batches that retries and replays have made."""
-        return {ask.id for ask, _ in self.retries} | {ask.id for ask, _ in self.replays}
+        """The batches that retries, replays and requeues have made."""
+        return self.requeued | {ask.id for ask, _ in self.retries} | {ask.id for ask, _ in self.replays}
 
     @property
     def now(self) -> Ms:
@@ -351,7 +354,10 @@ async def a_world(template_url: str, clock: Clock, name: str) -> AsyncIterator[W
         await admin.execute(f'create database "{name}" template "{parts.path.lstrip("/")}"')
         try:
             cut = Cut()
-            small_pages = {InstructionKind.RETRY: partial(retry_page, page=2)}
+            small_pages = {
+                InstructionKind.RETRY: partial(retry_page, page=2),
+                InstructionKind.REQUEUE: partial(requeue_page, page=2),
+            }
             async with open_ledger(
                 url, clock=clock, connections=3, databases=interrupted(cut), steps={**STEPS, **small_pages}
             ) as ledger:
