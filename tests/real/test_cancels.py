@@ -270,6 +270,36 @@ async def test_a_job_that_starts_meanwhile_is_marked_instead(ledger: Ledger, led
     assert [one.job for one in await ledger.cancels.marked()] == [entry.id]
 
 
+async def test_a_job_that_is_marked_while_its_success_is_recorded_runs_no_more(
+    ledger: Ledger, ledger_url: str
+) -> None:
+    """Its attempt is changed after the statement began that ends it."""
+    attempt = await running(ledger)
+    async with a_hand(ledger_url) as hand:
+        await hand.hold("update infermq.running set cancel_ms = 1 where job = $1", attempt.job)
+        ending = asyncio.create_task(settle(ledger, a_report(job=attempt.job)))
+        await hand.until_waiting(1)
+        await hand.keep()
+        await ending
+
+    assert await state_of(ledger, attempt.job) is State.SUCCEEDED
+    assert await ledger.attempts.running() == []
+
+
+async def test_a_suspect_that_is_cleared_while_it_is_cancelled_waits_no_more(ledger: Ledger, ledger_url: str) -> None:
+    """What waits is changed after the statement began that ends it."""
+    attempt = await running(ledger)
+    await settle(ledger, Suspect(attempt.job, 1, SUSPICION))
+    async with a_hand(ledger_url) as hand:
+        await hand.hold("update infermq.delayed set suspicion = null, not_before_ms = 0 where job = $1", attempt.job)
+        cancelling = asyncio.create_task(cancelled(ledger, attempt.job))
+        await hand.until_waiting(1)
+        await hand.keep()
+
+    assert await cancelling == {attempt.job: State.CANCELLED}
+    assert await ledger.backlog.move_due(Ms(now() + 1000), limit=10) == []
+
+
 async def _some(found: Any) -> bool:
     return bool(await found)
 

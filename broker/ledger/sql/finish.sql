@@ -2,6 +2,9 @@
 -- $10 to below $11, which leaves all other days out of the plan; planning over a year of them takes longer than the rest.
 -- `lateral` and ctid as in dispatch.sql.
 --
+-- An attempt that is marked to be cancelled just now is locked here as it is then, but is not there to be deleted for a
+-- statement that began before. So all of them were deleted, or no job ends here, and the group is recorded in another way.
+--
 -- The planner must not expect few rows of the day: it would read them first, and compare each with each of the group. So
 -- the bounds are those of the whole day, and the upper one is in an array, since without statistics two bounds that are
 -- seen together are taken for a narrow range. Nor is it asked again whether a job that runs is open.
@@ -16,7 +19,7 @@ with verdict as (
             where r.job = v.job and r.attempt = v.attempt
               for update) r
 ), ended as (
-    delete from infermq.running where ctid = any(array(select at from gone))
+    delete from infermq.running where ctid = any(array(select at from gone)) returning job
 )
 update infermq.jobs j
    set state = g.state, attempts = g.attempt, settled_ms = $9, failure = g.failure,
@@ -24,4 +27,5 @@ update infermq.jobs j
        cached_tokens = j.cached_tokens + g.cached_tokens, cost_nano_usd = j.cost_nano_usd + g.cost_nano_usd
   from gone g
  where j.id = g.job and j.id >= $10 and j.id < any (array[$11::uuid])
+   and (select count(*) from ended) = (select count(*) from gone)
 returning j.id, j.model, j.lane, j.tenant, j.batch, j.custom_id, j.state, j.attempts, g.tokens
