@@ -42,8 +42,9 @@ from broker.core.records import (
 )
 from broker.core.relay import Answered, Erred, Streamed
 from broker.core.suspects import RunningApart, Turn, WaitingSuspect
-from schemas.api import Batch, BatchCreate, BatchList, JobShow, LaneBacklog, ResultPage
+from schemas.api import Batch, BatchCreate, BatchList, JobShow, LaneBacklog, ResultPage, State
 from schemas.catalog import Revision
+from schemas.changes import BatchChange, Change, JobChanged
 from schemas.control import AuditEntry, Pause, PauseAnswer, PauseKind
 from schemas.dead import DeadFilter, DeadLine
 from schemas.instructions import Instruction
@@ -366,6 +367,22 @@ class ControlLedger(Protocol):
         """Put jobs back into the backlog whose batch is paused no more, and say where they stand there."""
 
 
+class ChangeLedger(Protocol):
+    async def change_job(
+        self, job: UUID, tenant: str, change: Change, by: Audited
+    ) -> tuple[JobChanged, tuple[tuple[Flow, Place], ...]] | State | None:
+        """Change a job that waits, with a record of who did. Return how it was and is, and where it may start now.
+
+        Else return the state that it is in; queued, if the deadline is too long after its admission. None: it is not known.
+        """
+
+    async def give(self, ask: BatchChange, tenant: str, by: Audited) -> Instruction | None:
+        """Change a batch, and give the instruction to change its jobs that wait. None: there is no such batch.
+
+        Raises: Conflict, when the id is another instruction's.
+        """
+
+
 class AuditLedger(Protocol):
     async def page(self, tenant: str | None, limit: int, before: UUID | None) -> tuple[AuditEntry, ...]:
         """List changes, the newest first: those of a tenant, or all."""
@@ -430,6 +447,7 @@ class Ledger:
     replays: ReplayLedger
     instructions: InstructionLedger
     cancels: CancelLedger
+    changes: ChangeLedger
     catalogs: CatalogLedger
     controls: ControlLedger
     audit: AuditLedger

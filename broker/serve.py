@@ -62,6 +62,7 @@ from broker.service import (
     BatchService,
     CancelService,
     CatalogService,
+    ChangeService,
     ControlService,
     DeadLetterService,
     HealthService,
@@ -294,6 +295,7 @@ class Process:
                 clock=self.clock,
                 entropy=self.entropy,
             ),
+            changes=self._change_service(),
             jobs=self._job_service(),
             repeats=RepeatService(
                 retries=self.ledger.retries,
@@ -327,6 +329,16 @@ class Process:
                 controls=lambda: self.controls.active,
                 clock=self.clock,
             ),
+        )
+
+    def _change_service(self) -> ChangeService:
+        return ChangeService(
+            nc=self.nc,
+            ledger=self.ledger.changes,
+            batches=self.ledger.batches,
+            tell=partial(announce_instruction, self.nc),
+            clock=self.clock,
+            entropy=self.entropy,
         )
 
     def _job_service(self) -> JobService:

@@ -17,6 +17,7 @@ endpoints  lists the endpoints that a model can serve
 health     Liveness and Readiness (what /livez and /readyz of every process show)
 catalog    Catalog: models, routes, deployments, prices
 repeats    retries and replays, as they are asked for
+changes    what can be changed of jobs that wait
 instructions  orders over many jobs: how far they are
 engine_options  the engines, and the options that a catalog may set for each
 api        the requests, answers and errors of the broker's API

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from schemas import api, catalog, control, dead, instructions, job, listing, outcome, repeats, ruling, worker
+from schemas import api, catalog, changes, control, dead, instructions, job, listing, outcome, repeats, ruling, worker
 
 WIRE: tuple[type[msgspec.Struct], ...] = (
     job.JsonJob,
@@ -24,6 +24,9 @@ WIRE: tuple[type[msgspec.Struct], ...] = (
     api.BatchCreate,
     api.BatchSeal,
     api.BatchRef,
+    changes.JobChange,
+    changes.JobChanged,
+    changes.BatchChange,
     api.JobCancel,
     api.JobsCancelled,
     api.BatchList,

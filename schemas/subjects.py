@@ -82,6 +82,8 @@ class Verb(StrEnum):
     INSTRUCTION_LIST = "instruction-list"
     JOB_LIST = "job-list"
     JOB_CANCEL = "job-cancel"
+    JOB_CHANGE = "job-change"
+    BATCH_CHANGE = "batch-change"
     DEAD_LIST = "dead-list"
     DEAD_EACH = "dead-each"
     DEAD_SHOW = "dead-show"

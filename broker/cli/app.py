@@ -10,6 +10,7 @@ from broker.cli import (
     bench,
     cancels,
     catalogs,
+    changes,
     controls,
     dead,
     demo,
@@ -66,6 +67,8 @@ app.command()(demo.demo)
 batches.app.command()(repeats.retry)
 batches.app.command("cancel")(cancels.cancel_batch)
 jobs.app.command("cancel")(cancels.cancel_jobs)
+jobs.app.command("change")(changes.change_job)
+batches.app.command("change")(changes.change_batch)
 app.add_typer(batches.app, name="batch")
 app.add_typer(jobs.app, name="job")
 app.add_typer(dead.app, name="dead")

@@ -27,6 +27,8 @@ from schemas.api import (
     Result,
     ResultPage,
 )
+from schemas.changes import BatchChange, Change, JobChange, JobChanged
+from schemas.instructions import Instruction
 from schemas.jetstream import Message
 from schemas.job import Lane
 from schemas.listing import JobFilter, JobList, JobPage
@@ -132,6 +134,14 @@ class BatchClient(Session):
         """
         ask = JobList(filter=wanted or JobFilter(), limit=limit, before=before, tenant=tenant)
         return await self._call(Verb.JOB_LIST, ask, JobPage)
+
+    async def change_job(self, job: UUID, change: Change) -> JobChanged:
+        """Change a job that waits, and return how it was and is."""
+        return await self._call(Verb.JOB_CHANGE, JobChange(job, change), JobChanged)
+
+    async def change_batch(self, batch: UUID, change: Change) -> Instruction:
+        """Change all jobs of a batch that wait, and those that come later. What is returned goes on by itself."""
+        return await self._call(Verb.BATCH_CHANGE, BatchChange(new_id(), batch, change), Instruction)
 
     async def cancel_batch(self, batch: UUID) -> Batch:
         """Cancel a batch: nothing of it starts any more, and what waits and runs is ended soon. Return it as it is then."""

@@ -20,6 +20,7 @@ reserve      which deployment takes an interactive request
 settle       what becomes of a job on a worker's report or a broker's ruling
 suspects     who is suspected when a worker dies, who runs apart next, and who is convicted
 ruling       which attempts a broker puts back, and what a ruling does to its job
+change       which changes of jobs that wait may be made
 retry        whether a failed job may be tried again, by the policy of its model
 backoff      how long it waits before that
 price        what an execution cost

@@ -12,6 +12,7 @@ from broker.core.principal import Principal
 from broker.core.records import BatchInfo, Entry
 from broker.core.retry import DEFAULT, policy_of
 from schemas.catalog import Catalog
+from schemas.changes import Change
 from schemas.codec import JobNames
 from schemas.endpoints import ENDPOINTS
 from schemas.ids import id_problem
@@ -62,7 +63,7 @@ def admit(job: Job, context: AdmissionContext, *, place: int | None = None) -> E
     refused = _full(full) if full is not None else _refused(job, context, batch=batch, deadline=deadline)
     if bad_id is not None and refused is None:
         refused = Refused("bad_id", f"the id {job.id} {bad_id}", "id")
-    return Entry(
+    entry = Entry(
         id=context.new_id(place) if job.id is None or bad_id is not None else job.id,
         tenant=_storable(principal.tenant),
         key=_storable(principal.key),
@@ -84,6 +85,13 @@ def admit(job: Job, context: AdmissionContext, *, place: int | None = None) -> E
         idempotency_key=None if job.idempotency_key is None else _storable(job.idempotency_key),
         refused=refused,
     )
+    return entry if batch is None or batch.change is None else _changed(entry, batch.change)
+
+
+def _changed(entry: Entry, change: Change) -> Entry:
+    """Return the entry of a job whose batch was changed before it came."""
+    priority = entry.priority if change.priority is None else change.priority
+    return replace(entry, lane=change.lane or entry.lane, priority=priority)
 
 
 def unreadable(names: JobNames, why: str, context: AdmissionContext, *, place: int | None) -> Entry:
@@ -172,6 +180,8 @@ def _own_batch(named: UUID | None, context: AdmissionContext) -> BatchInfo | Non
 
 
 def _deadline(job: Job, lane: Lane, *, batch: BatchInfo | None, now: Ms) -> Ms:
+    if batch is not None and batch.change is not None and batch.change.deadline_ms is not None:
+        return Ms(batch.change.deadline_ms)
     if job.deadline_ms is not None:
         return Ms(job.deadline_ms)
     if job.deadline_in_ms is not None:
@@ -211,7 +221,7 @@ def _faults(job: Job, context: AdmissionContext, *, batch: BatchInfo | None, dea
     lane, now = context.lane, context.now
     if job.batch is not None and batch is None:
         yield Refused("unknown_batch", f"there is no batch {job.batch}: create it first", "batch")
-    if batch is not None and batch.lane is not lane:
+    if batch is not None and lane is not batch.lane and lane is not batch.submit_lane:
         yield Refused("wrong_lane", f"the batch is of lane {batch.lane}, the subject says {lane}", "batch")
     if job.deadline_ms is not None and job.deadline_in_ms is not None:
         yield Refused("two_deadlines", "send deadline_ms or deadline_in_ms, not both", "deadline_in_ms")

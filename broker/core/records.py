@@ -16,6 +16,7 @@ from uuid import UUID
 import msgspec
 
 from schemas.api import State
+from schemas.changes import Change
 from schemas.dead import DeadCause
 from schemas.ids import derived_id
 from schemas.job import Lane
@@ -148,6 +149,10 @@ class BatchInfo(msgspec.Struct, frozen=True, kw_only=True):
     lane: Lane
     deadline_ms: Ms | None
     priority: int = 0
+    submit_lane: Lane | None = None
+    """The lane that its jobs are sent with, if it was changed meanwhile."""
+    change: Change | None = None
+    """What was changed of its jobs meanwhile. It holds for those that come later, whatever they say."""
     jobs: int | None = None
     """How many jobs it was sealed with. None: it is open."""
     is_full: bool = False

@@ -33,6 +33,7 @@ from schemas.api import (
     Nothing,
     Problem,
 )
+from schemas.changes import BatchChange, JobChange
 from schemas.codec import ERROR, KIND, UNREADABLE, jsoned, place_of
 from schemas.control import AuditList, PauseAsk, ResumeAsk
 from schemas.dead import DeadDrop, DeadEach, DeadList, DeadRef, DeadRequeue
@@ -74,6 +75,8 @@ def operations(services: Services) -> Mapping[Verb, Operation[Any]]:
         Verb.JOB_LIST: Operation(JobList, services.jobs.list),
         Verb.BATCH_CANCEL: Operation(BatchRef, services.cancels.cancel_batch),
         Verb.JOB_CANCEL: Operation(JobCancel, services.cancels.cancel_jobs),
+        Verb.JOB_CHANGE: Operation(JobChange, services.changes.change_job),
+        Verb.BATCH_CHANGE: Operation(BatchChange, services.changes.change_batch),
         Verb.DEAD_LIST: Operation(DeadList, services.dead_letters.groups),
         Verb.DEAD_EACH: Operation(DeadEach, services.dead_letters.each),
         Verb.DEAD_SHOW: Operation(DeadRef, services.dead_letters.show),

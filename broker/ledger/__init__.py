@@ -10,6 +10,7 @@ leadership    the lease of the leader        status         how things stand now
 batches       batches and their results      jobs           all that is recorded of a job
 instructions  orders over many jobs          retries        of what failed in a batch
 cancels       ends and marks what is cancelled
+changes       lane, deadline and priority of what waits
 repeats       new jobs that repeat others      replays        of settled jobs, and both side by side
 catalogs      the revisions of the catalog    sums           compares the ledger with itself
 controls      what is paused or cancelled      audit          who changed what

@@ -9,6 +9,7 @@ from broker.ledger.backlog import PgBacklog
 from broker.ledger.batches import PgBatches
 from broker.ledger.cancels import PgCancels
 from broker.ledger.catalogs import PgCatalogs
+from broker.ledger.changes import PgChanges, change_page
 from broker.ledger.connection import Database
 from broker.ledger.controls import PgControls
 from broker.ledger.days import Days
@@ -32,6 +33,7 @@ from broker.ports import Clock, Ledger
 from schemas.instructions import InstructionKind
 
 STEPS: Mapping[InstructionKind, Step] = {
+    InstructionKind.CHANGE: change_page,
     InstructionKind.RETRY: retry_page,
     InstructionKind.REPLAY: replay_page,
     InstructionKind.REQUEUE: requeue_page,
@@ -66,6 +68,7 @@ async def open_ledger(
             retries=PgRetries(database),
             instructions=PgInstructions(database, days, steps),
             cancels=PgCancels(database),
+            changes=PgChanges(database),
             replays=PgReplays(database),
             catalogs=PgCatalogs(database),
             controls=PgControls(database),

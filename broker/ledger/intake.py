@@ -17,7 +17,7 @@ from broker.ledger.copies import copy_bodies, copy_jobs, copy_results, insert_jo
 from broker.ledger.counts import Deltas
 from broker.ledger.days import Days
 from broker.ledger.failures import record_failures
-from broker.ledger.rows import columns, job_row
+from broker.ledger.rows import change_of, columns, job_row
 from broker.ledger.sql import query
 from schemas.api import State
 from schemas.ids import uuid7
@@ -42,6 +42,8 @@ class PgIntake:
                 lane=Lane(row["lane"]),
                 deadline_ms=row["deadline_ms"],
                 priority=row["priority"],
+                submit_lane=None if row["submit_lane"] is None else Lane(row["submit_lane"]),
+                change=change_of(row),
                 jobs=row["jobs"],
                 is_full=row["is_full"],
             )

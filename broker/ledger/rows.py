@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from broker.core.records import Entry, Executed, Final, Flow, Place, Recorded, Verdict
 from broker.core.seals import leased_seal
 from schemas.api import Batch, BatchStatus, Counts, Execution, JobShow, Merged, Result, State, Waiting
+from schemas.changes import Change
 from schemas.codec import UNREADABLE
 from schemas.job import Attempt, Lane
 from schemas.listing import JobLine
@@ -32,6 +33,7 @@ class _Kind(msgspec.Struct, frozen=True):
 _failure = msgspec.json.Decoder(Failure)
 _kind = msgspec.json.Decoder(_Kind)
 _suspicion = msgspec.json.Decoder(Suspicion)
+_change = msgspec.json.Decoder(Change)
 _took = msgspec.json.Decoder(dict[str, int])
 _metadata = msgspec.json.Decoder(dict[str, str])
 _LANES = {str(lane): lane for lane in Lane}
@@ -174,6 +176,10 @@ def failure_of(row: Row) -> Failure | None:
         kind = _kind.decode(row["failure"]).type
         return EngineFault(f"it failed as {kind!r}, of which this broker knows no more: it is older than the record")
     return failure
+
+
+def change_of(row: Row) -> Change | None:
+    return None if row["change"] is None else _change.decode(row["change"])
 
 
 def metadata_of(row: Row) -> dict[str, str]:

@@ -4,6 +4,7 @@ batches    create, seal, show, list, results
 jobs       show
 instructions  show, list
 cancels    of jobs and batches
+changes    of lane, deadline and priority while jobs wait
 repeats    retry what failed in a batch, replay settled jobs, compare
 catalogs   apply, show
 controls   pause, resume, what is paused, who changed what
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from broker.service.batches import BatchService
 from broker.service.cancels import CancelService
 from broker.service.catalogs import CatalogService
+from broker.service.changes import ChangeService
 from broker.service.controls import ControlService
 from broker.service.dead_letters import DeadLetterService
 from broker.service.health import HealthService
@@ -33,6 +35,7 @@ __all__ = [
     "BatchService",
     "CancelService",
     "CatalogService",
+    "ChangeService",
     "ControlService",
     "DeadLetterService",
     "HealthService",
@@ -53,6 +56,7 @@ class Services:
     instructions: InstructionService
     repeats: RepeatService
     cancels: CancelService
+    changes: ChangeService
     catalogs: CatalogService
     controls: ControlService
     dead_letters: DeadLetterService

@@ -9,6 +9,7 @@ from broker.core.body import MOST_LOGPROBS
 from broker.core.principal import Principal, Role, open_principal
 from broker.core.records import BatchInfo, Entry
 from schemas.catalog import Catalog
+from schemas.changes import Change
 from schemas.endpoints import COMPLETIONS
 from schemas.ids import NEWEST_MS, OLDEST_MS, uuid7
 from schemas.job import BODY_BYTES, Job, Lane
@@ -101,6 +102,24 @@ def test_a_batchs_deadline_holds_for_its_jobs() -> None:
 
     assert admitted(a_job(batch=batch.id), batch=batch).deadline_ms == AT + 9000
     assert admitted(a_job(batch=batch.id, deadline_in_ms=70), batch=batch).deadline_ms == AT + 70
+
+
+def test_what_was_changed_of_a_batch_holds_for_jobs_that_come_later_whatever_they_say() -> None:
+    change = Change(lane=Lane.STANDARD, deadline_ms=AT + 70_000, priority=-4)
+    batch = a_batch(lane=Lane.STANDARD, submit_lane=Lane.BULK, change=change, deadline_ms=AT + 70_000, priority=-4)
+
+    for job in (a_job(batch=batch.id), a_job(batch=batch.id, priority=9, deadline_ms=AT + 5_000)):
+        entry = admitted(job, batch=batch)
+        assert entry.refused is None
+        assert (entry.lane, entry.deadline_ms, entry.priority) == (Lane.STANDARD, AT + 70_000, -4)
+
+
+def test_a_batch_of_which_only_the_priority_was_changed_leaves_the_rest_to_its_jobs() -> None:
+    batch = a_batch(submit_lane=Lane.BULK, change=Change(priority=0), priority=0)
+
+    entry = admitted(a_job(batch=batch.id, priority=9, deadline_ms=AT + 5_000), batch=batch)
+
+    assert (entry.lane, entry.deadline_ms, entry.priority) == (Lane.BULK, AT + 5_000, 0)
 
 
 def test_a_job_has_its_own_priority_else_its_batchs() -> None:

@@ -22,6 +22,7 @@ from broker.service import (
     BatchService,
     CancelService,
     CatalogService,
+    ChangeService,
     ControlService,
     DeadLetterService,
     InstructionService,
@@ -48,6 +49,7 @@ from schemas.api import (
     State,
 )
 from schemas.catalog import Catalog
+from schemas.changes import BatchChange, Change, JobChange
 from schemas.codec import ERROR, KIND
 from schemas.control import AuditList, PauseAsk, PauseKind, ResumeAsk
 from schemas.dead import DeadDrop, DeadEach, DeadList, DeadRef, DeadRequeue
@@ -76,6 +78,8 @@ ACTIONS = {
     Verb.REPLAY_ESTIMATE: Action.CONTROL_JOBS,
     Verb.REPLAY_DIFF: Action.READ_JOBS,
     Verb.BATCH_RETRY_CHECK: Action.READ_JOBS,
+    Verb.JOB_CHANGE: Action.CONTROL_JOBS,
+    Verb.BATCH_CHANGE: Action.CONTROL_JOBS,
     Verb.BATCH_CANCEL: Action.CONTROL_JOBS,
     Verb.JOB_CANCEL: Action.CONTROL_JOBS,
     Verb.INSTRUCTION_SHOW: Action.READ_JOBS,
@@ -104,6 +108,8 @@ LOOKUPS = {
     Verb.BATCH_RETRY,
     Verb.BATCH_RETRY_CHECK,
     Verb.REPLAY_DIFF,
+    Verb.JOB_CHANGE,
+    Verb.BATCH_CHANGE,
     Verb.INSTRUCTION_SHOW,
 }
 """Those that name what must be there."""
@@ -142,6 +148,14 @@ async def services(nc: Nats, ledger: Ledger) -> Services:
             catalog=Catalog,
             announce=watch.announce,
             metrics=BrokerMetrics(),
+            clock=now,
+            entropy=an_entropy,
+        ),
+        changes=ChangeService(
+            nc=nc,
+            ledger=ledger.changes,
+            batches=ledger.batches,
+            tell=partial(announce_instruction, nc),
             clock=now,
             entropy=an_entropy,
         ),
@@ -209,6 +223,8 @@ async def asks(services: Services, ledger: Ledger, ledger_url: str) -> Mapping[V
         Verb.REPLAY_ESTIMATE: ReplayEstimateAsk(filter=JobFilter(batch=batch.id)),
         Verb.REPLAY_DIFF: ReplayDiff(batch.id),
         Verb.BATCH_RETRY_CHECK: RetryCheck(batch=batch.id, custom_ids=("a",)),
+        Verb.JOB_CHANGE: JobChange(entry.id, Change(priority=1)),
+        Verb.BATCH_CHANGE: BatchChange(an_id(), batch.id, Change(priority=2)),
         Verb.BATCH_CANCEL: BatchRef(batch.id),
         Verb.JOB_CANCEL: JobCancel((entry.id,)),
         Verb.INSTRUCTION_SHOW: InstructionRef(await an_instruction(ledger_url, tenant="t")),

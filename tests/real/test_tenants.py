@@ -84,8 +84,8 @@ SHARED = {
     Verb.DEAD_LIST, Verb.DEAD_EACH, Verb.DEAD_SHOW, Verb.DEAD_REQUEUE, Verb.DEAD_DROP,
 }  # fmt: skip
 """What these are about belongs to all tenants, or is all shown to operators: an open door's callers are such."""
-ELSEWHERE = {Verb.REPLAY}
-"""What is tried with other tenants' jobs in tests/real/test_replays.py."""
+ELSEWHERE = {Verb.REPLAY, Verb.JOB_CHANGE, Verb.BATCH_CHANGE}
+"""What is tried with other tenants' jobs in tests/real/test_replays.py and test_changes.py."""
 REFUSALS = {
     Verb.BATCH_CREATE: "conflict",
     Verb.BATCH_SHOW: "unknown_batch",

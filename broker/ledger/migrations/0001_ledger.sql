@@ -153,6 +153,10 @@ create table infermq.batches (
     deadline_ms     bigint,
     -- of its jobs that have none of their own
     priority        smallint not null default 0,
+    -- the lane that its jobs are sent with, if it was changed meanwhile; and what was changed (schemas/changes.py), which
+    -- holds for jobs that come later
+    submit_lane     text,
+    change          jsonb,
     sealed_ms       bigint,
     completed_ms    bigint,
     -- when somebody cancelled it: nothing of it starts any more
