@@ -27,6 +27,7 @@ from broker.core.records import (
     Leadership,
     Marked,
     OpenJob,
+    PagePast,
     Pick,
     Place,
     Recorded,
@@ -43,6 +44,7 @@ from broker.core.records import (
 from broker.core.relay import Answered, Erred, Streamed
 from broker.core.suspects import RunningApart, Turn, WaitingSuspect
 from schemas.api import Batch, BatchCreate, BatchList, JobShow, LaneBacklog, ResultPage, State
+from schemas.cancel import CancelChoice, CancelCount
 from schemas.catalog import Revision
 from schemas.changes import BatchChange, Change, JobChanged
 from schemas.control import AuditEntry, Pause, PauseAnswer, PauseKind
@@ -155,6 +157,11 @@ class BacklogLedger(Protocol):
 
     async def page(self, flow: Flow, *, after: Place | None, limit: int) -> list[WaitingJob]:
         """Read a page of the flow, in its order, keys only."""
+
+    async def page_past(
+        self, flow: Flow, batches: Collection[UUID], *, after: Place | None, now: Ms, most: int
+    ) -> PagePast:
+        """Look at the next jobs of the flow, up to `most`. Leave out those of these batches, unless they are overdue."""
 
     async def move_due(self, now: Ms, *, limit: int) -> list[tuple[Flow, Place]]:
         """Move up to `limit` jobs whose time has come into the backlog, and say where they stand there."""
@@ -342,6 +349,16 @@ class CancelLedger(Protocol):
         """List the running attempts that are to be cancelled."""
 
 
+class CancelOrderLedger(Protocol):
+    """Cancels of many jobs, as instructions. The choice names its tenant."""
+
+    async def give(self, instruction: UUID, choice: CancelChoice, by: Audited) -> Instruction:
+        """Let nothing start that is chosen, and have all of it ended. Raises: Conflict, if the id is another's."""
+
+    async def count(self, choice: CancelChoice) -> CancelCount:
+        """Count what would be cancelled now, up to a bound."""
+
+
 class CatalogLedger(Protocol):
     async def apply(self, toml: str, by: str, now: Ms) -> Revision:
         """Record a new revision. Raises: CatalogError; Conflict, when another was applied at the same time."""
@@ -448,6 +465,7 @@ class Ledger:
     instructions: InstructionLedger
     cancels: CancelLedger
     changes: ChangeLedger
+    cancel_orders: CancelOrderLedger
     catalogs: CatalogLedger
     controls: ControlLedger
     audit: AuditLedger

@@ -16,6 +16,7 @@ worker     WorkerBeat (what a worker publishes each second)
 endpoints  lists the endpoints that a model can serve
 health     Liveness and Readiness (what /livez and /readyz of every process show)
 catalog    Catalog: models, routes, deployments, prices
+cancel     cancels of many jobs, as they are asked for
 repeats    retries and replays, as they are asked for
 changes    what can be changed of jobs that wait
 instructions  orders over many jobs: how far they are

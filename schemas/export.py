@@ -4,7 +4,21 @@ from typing import Any
 
 import msgspec
 
-from schemas import api, catalog, changes, control, dead, instructions, job, listing, outcome, repeats, ruling, worker
+from schemas import (
+    api,
+    cancel,
+    catalog,
+    changes,
+    control,
+    dead,
+    instructions,
+    job,
+    listing,
+    outcome,
+    repeats,
+    ruling,
+    worker,
+)
 
 WIRE: tuple[type[msgspec.Struct], ...] = (
     job.JsonJob,
@@ -29,6 +43,8 @@ WIRE: tuple[type[msgspec.Struct], ...] = (
     changes.BatchChange,
     api.JobCancel,
     api.JobsCancelled,
+    cancel.CancelMany,
+    cancel.CancelCount,
     api.BatchList,
     api.BatchResults,
     api.Batch,

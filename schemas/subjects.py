@@ -84,6 +84,8 @@ class Verb(StrEnum):
     JOB_CANCEL = "job-cancel"
     JOB_CHANGE = "job-change"
     BATCH_CHANGE = "batch-change"
+    CANCEL = "cancel"
+    CANCEL_COUNT = "cancel-count"
     DEAD_LIST = "dead-list"
     DEAD_EACH = "dead-each"
     DEAD_SHOW = "dead-show"

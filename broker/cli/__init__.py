@@ -9,7 +9,7 @@ dead       dead list | show | requeue | drop
 repeats    batch retry                            replays    replay, replay diff
 catalogs   apply, catalog, schema                 demo       demo
 bench      bench bulk | interactive | …           doctor     examines an installation, for `infermq doctor`
-cancels    job cancel, batch cancel
+cancels    job cancel, batch cancel, cancel
 changes    job change, batch change
 controls   pause, resume, audit
 progress   shows a batch that runs                results    writes results as OpenAI Batch's output lines

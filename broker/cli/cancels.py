@@ -1,18 +1,24 @@
-"""`infermq job cancel`, `infermq batch cancel`."""
+"""`infermq job cancel`, `infermq batch cancel`, `infermq cancel`."""
 
 import asyncio
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 from uuid import UUID
 
 import typer
 from msgspec.structs import replace
 
+from broker.cli.filters import Model, OfBatch, OfLane, Since, Tenant, instant_of
+from broker.cli.instructions import counted
 from broker.cli.terminal import (
     AsJson,
     Data,
     Exit,
     NatsUrl,
+    err,
+    fail,
     print_fields,
     print_json,
     print_table,
@@ -21,6 +27,8 @@ from broker.cli.terminal import (
 )
 from broker.client import Client
 from schemas.api import Batch, CancelAnswer, JobCancelled, State
+from schemas.cancel import CancelChoice, CancelCount
+from schemas.instructions import Instruction
 
 
 def cancel_jobs(
@@ -149,3 +157,77 @@ def _print_batch(state: Batch) -> None:
 
 
 _ENDS = ("succeeded", "failed", "expired", "cancelled", "dead")
+
+
+def cancel(
+    *,
+    model: Model = None,
+    lane: OfLane = None,
+    batch: OfBatch = None,
+    states: Annotated[list[State] | None, typer.Option("--state", help="queued or running; by default both.")] = None,
+    older_than: Annotated[
+        str | None, typer.Option(help="Only jobs submitted so long ago or earlier: 90s, 30m, 2h, 7d.")
+    ] = None,
+    since: Since = None,
+    tenant: Tenant = None,
+    everything: Annotated[bool, typer.Option("--all", help="All that waits or runs.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many jobs it would be.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until all are ended or told to stop.")] = False,
+    as_json: AsJson = False,
+    nats_url: NatsUrl = None,
+    data: Data = None,
+) -> None:
+    """Cancel all jobs that match. None of them starts any more; those that wait are ended in pages, what runs is stopped."""
+    choice = CancelChoice(
+        tenant=tenant,
+        states=tuple(states or ()),
+        model=model,
+        lane=lane,
+        batch=batch,
+        since_ms=instant_of(since),
+        until_ms=instant_of(older_than),
+    )
+    if choice == CancelChoice(tenant=tenant) and not everything:
+        fail("say which jobs, such as --model NAME or --older-than 2h, or --all", Exit.USAGE)
+    if not dry_run and not yes and as_json:
+        fail("with --json, say --yes, or --dry-run", Exit.USAGE)
+    if not yes or dry_run:
+        with reporting_errors():
+            count = with_client(nats_url, data, lambda client: client.count_cancelled(choice))
+        _print_count(count, as_json=as_json)
+    if not dry_run and (yes or _confirmed()):
+        _give(choice, wait=wait, as_json=as_json, nats_url=nats_url, data=data)
+
+
+def _give(choice: CancelChoice, *, wait: bool, as_json: bool, nats_url: str | None, data: Path | None) -> None:
+    """Give the order, and wait for it unless another tenant's instructions cannot be looked at."""
+
+    async def ask(client: Client) -> Instruction:
+        state = await client.cancel_many(choice)
+        while wait and state.ended_ms is None and choice.tenant is None:
+            await asyncio.sleep(_LOOK_S)
+            state = await client.instruction(state.id)
+        return state
+
+    with reporting_errors():
+        given = with_client(nats_url, data, ask)
+    if as_json:
+        print_json(given)
+    else:
+        print_fields([("instruction", given.id), ("so far", counted(given) or None), ("failure", given.failure)])
+        err.print("nothing of it starts any more; infermq instruction show says how far it is")
+
+
+def _confirmed() -> bool:
+    if not sys.stdin.isatty():
+        fail("say --yes: nobody can be asked here", Exit.USAGE)
+    return typer.confirm("Cancel them?")
+
+
+def _print_count(count: CancelCount, *, as_json: bool) -> None:
+    if as_json:
+        print_json(count)
+    else:
+        more = " at least" if count.more else ""
+        err.print(f"{count.queued} jobs wait and {count.running} run{more} that match")

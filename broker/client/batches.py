@@ -27,6 +27,7 @@ from schemas.api import (
     Result,
     ResultPage,
 )
+from schemas.cancel import CancelChoice, CancelCount, CancelMany
 from schemas.changes import BatchChange, Change, JobChange, JobChanged
 from schemas.instructions import Instruction
 from schemas.jetstream import Message
@@ -146,6 +147,15 @@ class BatchClient(Session):
     async def cancel_batch(self, batch: UUID) -> Batch:
         """Cancel a batch: nothing of it starts any more, and what waits and runs is ended soon. Return it as it is then."""
         return await self._call(Verb.BATCH_CANCEL, BatchRef(batch), Batch)
+
+    async def cancel_many(self, choice: CancelChoice) -> Instruction:
+        """Cancel all jobs that match. None of them starts any more; the instruction ends them."""
+        fields = {name: getattr(choice, name) for name in CancelChoice.__struct_fields__}
+        return await self._call(Verb.CANCEL, CancelMany(id=new_id(), **fields), Instruction)
+
+    async def count_cancelled(self, choice: CancelChoice) -> CancelCount:
+        """Count the jobs that such a cancel would take now."""
+        return await self._call(Verb.CANCEL_COUNT, choice, CancelCount)
 
     async def cancel_jobs(self, *jobs: UUID) -> tuple[JobCancelled, ...]:
         """Cancel jobs: those that wait end at once, those that run soon. Return what it came to, in the order asked."""

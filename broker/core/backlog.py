@@ -7,13 +7,13 @@ every flow again from its beginning from time to time.
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
 from uuid import UUID
 
-from broker.core.records import Flow, Head, Pick, Place, WaitingJob
+from broker.core.records import Flow, Head, PagePast, Pick, Place, WaitingJob
 from schemas.units import Ms
 
 FIRST_PAGE = 64
@@ -21,6 +21,9 @@ FIRST_PAGE = 64
 PAGE = 1000
 """The most jobs in a page."""
 _GROWTH = 4
+PAST_MOST = 20_000
+"""How many jobs that may not start are read past at once: that takes about 0.02 s."""
+_PAST_GROWTH = 5
 FAILED_MOST = 1000
 """How many jobs of one flow are kept that failed somewhere: they may wait long for the one deployment that is left."""
 
@@ -45,6 +48,8 @@ class FlowBacklog:
     """The last page reached the end of the flow."""
     page_size: int = FIRST_PAGE
     """The size of the last page. It grows while the flow is consumed."""
+    past_most: int = PAGE
+    """How many jobs to look at while some may not start."""
     failed: int = 0
     """How many jobs in `ready` failed somewhere. They do not hold up the reading of those behind them."""
     passed_over: Place | None = None
@@ -59,18 +64,28 @@ class FlowBacklog:
     def is_idle(self) -> bool:
         return self.ended and not self.ready and self.passed_over is None
 
-    def add_page(self, page: Sequence[WaitingJob], *, limit: int, kept: Sequence[WaitingJob] | None = None) -> None:
-        """Keep the jobs that were read after `read_to`, or only those `kept`. A page shorter than `limit` is the last."""
+    def add_page(self, page: Sequence[WaitingJob], *, limit: int) -> None:
+        """Keep the jobs that were read after `read_to`. A page shorter than `limit` is the last."""
+        self._add(page)
+        self.ended = len(page) < limit
+        if page:
+            self.read_to = page[-1].place
+
+    def add_page_past(self, page: PagePast, *, kept: Sequence[WaitingJob]) -> None:
+        """Keep these jobs of a page that was read past others. If they are few, look at more the next time."""
+        self._add(kept)
+        self.past_most = min(PAST_MOST, self.past_most * _PAST_GROWTH) if 4 * len(kept) < self.past_most else PAGE
+        self.ended = page.is_last
+        self.read_to = page.read_to or self.read_to
+
+    def _add(self, jobs: Sequence[WaitingJob]) -> None:
         self.page_size = self.next_page_size()
-        for job in page if kept is None else kept:
+        for job in jobs:
             if job.tried and self.failed >= FAILED_MOST:
                 self.passed_over = self.passed_over or job.place
             else:
                 self.ready.append(job)
                 self.failed += bool(job.tried)
-        self.ended = len(page) < limit
-        if page:
-            self.read_to = page[-1].place
 
     def go_back_to(self, place: Place) -> None:
         """Read again from `place`, where a job waits. If that is still ahead, only note that there is more to read."""
@@ -105,9 +120,9 @@ class FlowBacklog:
             self._recount_failed()
         return expired
 
-    def drop_batches(self, batches: Collection[UUID]) -> None:
-        """Remove the jobs of batches that may not start."""
-        self.ready = [job for job in self.ready if job.batch not in batches]
+    def keep(self, jobs: list[WaitingJob]) -> None:
+        """Keep only these of the jobs that are ready: the others may not start."""
+        self.ready = jobs
         self._recount_failed()
 
     def remove(self, jobs: set[UUID]) -> None:
@@ -165,9 +180,10 @@ class Backlog:
             if flow in self.flows:
                 self.flows[flow].remove(of_flow)
 
-    def drop_batches(self, batches: Collection[UUID]) -> None:
-        for flow in self.flows.values():
-            flow.drop_batches(batches)
+    def keep(self, keeps: Callable[[Flow, Sequence[WaitingJob]], list[WaitingJob]]) -> None:
+        """Drop the jobs of each flow that may not start."""
+        for flow, known in self.flows.items():
+            known.keep(keeps(flow, known.ready))
 
     def remove_idle(self) -> None:
         self.flows = {flow: known for flow, known in self.flows.items() if not known.is_idle()}

@@ -1,4 +1,4 @@
-"""Decides what may not start because somebody said so: what is paused, and batches that are being cancelled.
+"""Decides what may not start because somebody said so: what is paused, and what is being cancelled.
 
 A flow, a batch or a deployment can be stopped. The dispatch leader knows the controls by their version, and the ledger
 starts nothing for a leader whose version is not the newest. So what was paused or cancelled does not start any more.
@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from broker.core.records import Flow, WaitingJob
-from schemas.api import Hold, HoldCode
+from schemas.api import Hold, HoldCode, State
+from schemas.cancel import CancelChoice
 from schemas.control import Pause, PauseKind
+from schemas.ids import ms_of
 from schemas.job import Lane
 from schemas.units import Ms
 
@@ -26,6 +28,8 @@ class Controls:
     pauses: tuple[Pause, ...] = ()
     cancelling: frozenset[UUID] = frozenset()
     """The batches that were cancelled, and have jobs that wait or run."""
+    orders: tuple[CancelChoice, ...] = ()
+    """Cancels of many jobs that are being carried out."""
     _by_name: Mapping[tuple[PauseKind, str], Pause] = field(init=False, repr=False, compare=False)
     stopped_batches: frozenset[UUID] = field(init=False, repr=False, compare=False)
     """Those that are paused or being cancelled."""
@@ -77,14 +81,46 @@ class Controls:
             return ready
         return {flow: jobs for flow, jobs in ready.items() if not self.of_flow(flow)}
 
-    def keeps(self, jobs: Iterable[WaitingJob], now: Ms) -> list[WaitingJob]:
-        """Leave out jobs of stopped batches, unless their deadline has passed: then they must be ended."""
+    @property
+    def stops_jobs(self) -> bool:
+        """Whether some jobs of a flow may not start while others may."""
+        return bool(self.stopped_batches or self.orders)
+
+    def keeps(self, flow: Flow, jobs: Iterable[WaitingJob], now: Ms) -> list[WaitingJob]:
+        """Leave out jobs of stopped batches, and those that are being cancelled, unless their deadline has passed: then they
+        must be ended.
+        """
         stopped = self.stopped_batches
-        return [job for job in jobs if job.batch not in stopped or job.place.deadline_ms <= now]
+        orders = [order for order in self.orders if _is_of(order, flow)]
+        return [
+            job
+            for job in jobs
+            if job.place.deadline_ms <= now
+            or (job.batch not in stopped and not any(_takes(order, job) for order in orders))
+        ]
 
     def let_go(self, before: "Controls") -> bool:
-        """Tell whether a batch that was stopped `before` may start again."""
-        return bool(before.stopped_batches - self.stopped_batches)
+        """Tell whether a job that was stopped `before` may start again."""
+        return bool(before.stopped_batches - self.stopped_batches or {*before.orders} - {*self.orders})
+
+
+def _is_of(order: CancelChoice, flow: Flow) -> bool:
+    """Say whether an order to cancel may name waiting jobs of this flow."""
+    return (
+        order.takes(State.QUEUED)
+        and order.tenant == flow.tenant
+        and order.model in (None, flow.model)
+        and order.lane in (None, flow.lane)
+    )
+
+
+def _takes(order: CancelChoice, job: WaitingJob) -> bool:
+    made_ms = ms_of(job.place.job)
+    return (
+        order.batch in (None, job.batch)
+        and (order.since_ms is None or made_ms >= order.since_ms)
+        and (order.until_ms is None or made_ms < order.until_ms)
+    )
 
 
 def _pinned(model: str) -> list[tuple[PauseKind, str]]:

@@ -33,6 +33,7 @@ from schemas.api import (
     Nothing,
     Problem,
 )
+from schemas.cancel import CancelChoice, CancelMany
 from schemas.changes import BatchChange, JobChange
 from schemas.codec import ERROR, KIND, UNREADABLE, jsoned, place_of
 from schemas.control import AuditList, PauseAsk, ResumeAsk
@@ -74,6 +75,8 @@ def operations(services: Services) -> Mapping[Verb, Operation[Any]]:
         Verb.INSTRUCTION_LIST: Operation(InstructionList, services.instructions.list),
         Verb.JOB_LIST: Operation(JobList, services.jobs.list),
         Verb.BATCH_CANCEL: Operation(BatchRef, services.cancels.cancel_batch),
+        Verb.CANCEL: Operation(CancelMany, services.cancels.cancel_many),
+        Verb.CANCEL_COUNT: Operation(CancelChoice, services.cancels.count),
         Verb.JOB_CANCEL: Operation(JobCancel, services.cancels.cancel_jobs),
         Verb.JOB_CHANGE: Operation(JobChange, services.changes.change_job),
         Verb.BATCH_CHANGE: Operation(BatchChange, services.changes.change_batch),

@@ -11,6 +11,7 @@ batches       batches and their results      jobs           all that is recorded
 instructions  orders over many jobs          retries        of what failed in a batch
 cancels       ends and marks what is cancelled
 changes       lane, deadline and priority of what waits
+cancel_orders  of many jobs, by instructions
 repeats       new jobs that repeat others      replays        of settled jobs, and both side by side
 catalogs      the revisions of the catalog    sums           compares the ledger with itself
 controls      what is paused or cancelled      audit          who changed what

@@ -7,6 +7,7 @@ from broker.ledger.attempts import PgAttempts
 from broker.ledger.audit import PgAudit
 from broker.ledger.backlog import PgBacklog
 from broker.ledger.batches import PgBatches
+from broker.ledger.cancel_orders import PgCancelOrders, cancel_page
 from broker.ledger.cancels import PgCancels
 from broker.ledger.catalogs import PgCatalogs
 from broker.ledger.changes import PgChanges, change_page
@@ -34,6 +35,7 @@ from schemas.instructions import InstructionKind
 
 STEPS: Mapping[InstructionKind, Step] = {
     InstructionKind.CHANGE: change_page,
+    InstructionKind.CANCEL: cancel_page,
     InstructionKind.RETRY: retry_page,
     InstructionKind.REPLAY: replay_page,
     InstructionKind.REQUEUE: requeue_page,
@@ -69,6 +71,7 @@ async def open_ledger(
             instructions=PgInstructions(database, days, steps),
             cancels=PgCancels(database),
             changes=PgChanges(database),
+            cancel_orders=PgCancelOrders(database),
             replays=PgReplays(database),
             catalogs=PgCatalogs(database),
             controls=PgControls(database),

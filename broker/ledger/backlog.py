@@ -1,8 +1,9 @@
 """Reads what waits, for the dispatch leader: the jobs of each flow, page by page, and those that wait for their time."""
 
+from collections.abc import Collection
 from uuid import UUID
 
-from broker.core.records import Flow, Head, Place, WaitingJob
+from broker.core.records import Flow, Head, PagePast, Place, WaitingJob
 from broker.ledger.connection import Database
 from broker.ledger.rows import flow_of, place_of
 from broker.ledger.sql import query
@@ -40,6 +41,22 @@ class PgBacklog:
             WaitingJob(Place(rank, deadline, job), attempt, tuple(tried or ()), tokens, batch)
             for rank, deadline, job, attempt, tried, tokens, batch in rows
         ]
+
+    async def page_past(
+        self, flow: Flow, batches: Collection[UUID], *, after: Place | None, now: Ms, most: int
+    ) -> PagePast:
+        start = after or _BEGINNING
+        place = (flow.model, flow.lane, flow.tenant, start.rank, start.deadline_ms, start.job)
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(query("waiting_page_past"), *place, most, list(batches), now)
+        if not rows:
+            return PagePast((), None, is_last=True)
+        kept = [
+            WaitingJob(Place(rank, deadline, job), attempt, tuple(tried or ()), tokens, batch)
+            for rank, deadline, job, attempt, tried, tokens, batch, is_kept, _ in rows
+            if is_kept
+        ]
+        return PagePast(tuple(kept), place_of(rows[-1]), is_last=rows[-1]["looked_at"] < most)
 
     async def move_due(self, now: Ms, *, limit: int) -> list[tuple[Flow, Place]]:
         async with self._database.connection() as connection:

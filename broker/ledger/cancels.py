@@ -38,7 +38,7 @@ class PgCancels:
             for _ in range(_TRIES):
                 async with connection.transaction():
                     left = {job for job, state in (await _states(connection, jobs, tenant)).items() if state is None}
-                    marked |= await _mark(connection, left - marked.keys(), tenant, now)
+                    marked |= await mark(connection, left - marked.keys(), tenant, now)
                     ended += await cancel_waiting(connection, left - marked.keys(), now=now)
                 states = await _states(connection, jobs, tenant)
                 if all(state is not None or job in marked for job, state in states.items()):
@@ -60,11 +60,12 @@ class PgCancels:
             await connection.execute(query("forget_early_cancels"), *named, made_before)
 
     async def cancel_batch(self, batch: UUID, tenant: str, audited: Audited) -> bool:
+        """The controls are changed first: that waits for starts, which must not wait for the batch's row meanwhile."""
         async with self._database.connection() as connection, connection.transaction():
+            await controls.changed(connection)
             done = await connection.fetchval(query("cancel_batch"), batch, tenant, audited.at_ms)
             if done is None:
                 return False
-            await controls.changed(connection)
             await audit.record(connection, audited, "cancel", {"kind": "batch", "name": str(batch)})
         return True
 
@@ -106,7 +107,8 @@ async def cancel_waiting(connection: Connection, jobs: Collection[UUID], *, now:
     return ended
 
 
-async def _mark(connection: Connection, jobs: Collection[UUID], tenant: str, now: Ms) -> dict[UUID, Marked]:
+async def mark(connection: Connection, jobs: Collection[UUID], tenant: str, now: Ms) -> dict[UUID, Marked]:
+    """Mark those of a tenant's jobs that run, and return them with the instant since which each is to be cancelled."""
     if not jobs:
         return {}
     rows = await connection.fetch(query("mark_cancelled"), list(jobs), tenant, now)

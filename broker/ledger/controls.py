@@ -10,9 +10,11 @@ from broker.ledger import audit
 from broker.ledger.connection import Connection, Database
 from broker.ledger.rows import NEVER_MS, Row, flow_of, place_of
 from broker.ledger.sql import query
+from schemas.cancel import CancelChoice
 from schemas.control import Pause, PauseAnswer, PauseKind
 from schemas.units import Ms
 
+_orders = msgspec.json.Decoder(tuple[CancelChoice, ...])
 _pauses = msgspec.json.Decoder(tuple[Pause, ...])
 
 
@@ -32,7 +34,8 @@ class PgControls:
             row = await connection.fetchrow(query("controls"))
         assert row is not None  # noqa: S101 - the migration made the row
         pauses = () if row["pauses"] is None else _pauses.decode(row["pauses"])
-        return Controls(row["number"], pauses, frozenset(row["cancelling"] or ()))
+        orders = () if row["orders"] is None else _orders.decode(row["orders"])
+        return Controls(row["number"], pauses, frozenset(row["cancelling"] or ()), orders)
 
     async def pause(self, pause: Pause, audited: Audited) -> PauseAnswer:
         values = (pause.kind, pause.name, pause.paused_ms, pause.tenant, pause.key, pause.reason)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from uuid import UUID
 
-from broker.core.backlog import PAGE, Backlog, lower_heads
+from broker.core.backlog import PAGE, Backlog, FlowBacklog, lower_heads
 from broker.core.controls import Controls
 from broker.core.records import Flow, Head, Place, WaitingJob
 from broker.ports import BacklogLedger
@@ -90,12 +90,20 @@ class BacklogReader:
         for flow, known in list(self._backlog.flows.items()):
             known.reread_passed_over()
             if known.wants_page():
-                limit = known.next_page_size()
-                page = await self._page(flow, known.read_to, limit)
-                known.add_page(
-                    page, limit=limit, kept=controls.keeps(page, now) if controls.stopped_batches else None
-                )
+                await self._read_page(flow, known, now, controls)
         self._backlog.remove_idle()
+
+    async def _read_page(self, flow: Flow, known: FlowBacklog, now: Ms, controls: Controls) -> None:
+        if controls.stops_jobs:
+            page = await until_available(
+                lambda: self._ledger.page_past(
+                    flow, controls.stopped_batches, after=known.read_to, now=now, most=known.past_most
+                )
+            )
+            known.add_page_past(page, kept=controls.keeps(flow, page.jobs, now))
+        else:
+            limit = known.next_page_size()
+            known.add_page(await self._page(flow, known.read_to, limit), limit=limit)
 
     async def _page(self, flow: Flow, after: Place | None, limit: int) -> Sequence[WaitingJob]:
         return await until_available(lambda: self._ledger.page(flow, after=after, limit=limit))

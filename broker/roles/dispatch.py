@@ -206,7 +206,9 @@ class Dispatch:
             return
         if controls.let_go(before):
             await self._reader.restart()
-        self._reader.backlog.drop_batches(controls.stopped_batches)
+        if controls.stops_jobs:
+            now = self._clock()
+            self._reader.backlog.keep(lambda flow, jobs: controls.keeps(flow, jobs, now))
 
     async def _expire(self, now: Ms) -> None:
         """End the jobs whose deadline passed while they waited."""

@@ -11,12 +11,17 @@ from broker.core.authorise import Action
 from broker.core.principal import Principal
 from broker.core.records import JobCancels, Settled
 from broker.metrics import BrokerMetrics
-from broker.ports import BatchLedger, CancelLedger, Clock, Entropy
+from broker.ports import BatchLedger, CancelLedger, CancelOrderLedger, Clock, Entropy
 from broker.service.controls import audited
-from broker.service.refusal import authorise, found
-from schemas.api import Batch, BatchRef, CancelAnswer, JobCancel, JobCancelled, JobsCancelled, State
+from broker.service.refusal import Refusal, authorise, found, tenant_of
+from schemas.api import Batch, BatchRef, CancelAnswer, JobCancel, JobCancelled, JobsCancelled, Problem, State
+from schemas.cancel import CancelChoice, CancelCount, CancelMany
 from schemas.catalog import Catalog
+from schemas.ids import id_problem
+from schemas.instructions import Instruction
 from schemas.jetstream import NatsConnection
+
+_OPEN = (State.QUEUED, State.RUNNING)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,11 +30,14 @@ class CancelService:
 
     nc: NatsConnection
     ledger: CancelLedger
+    orders: CancelOrderLedger
     batches: BatchLedger
     submitted: SubmittedJobs
     catalog: Callable[[], Catalog]
     announce: Callable[[], Awaitable[None]]
     """Lets all brokers know that the controls have changed."""
+    tell: Callable[[], Awaitable[None]]
+    """Tells the brokers that an instruction was given."""
     metrics: BrokerMetrics
     clock: Clock
     entropy: Entropy
@@ -57,6 +65,32 @@ class CancelService:
             await self.announce()
             await announce_cancels(self.nc, await self.ledger.mark_batch(ask.id, self.clock()))
         return found(await self.batches.find(ask.id, principal.tenant), f"batch {ask.id}")
+
+    async def cancel_many(self, principal: Principal, ask: CancelMany) -> Instruction:
+        """Cancel the jobs of a tenant that match. From now on none of them starts; they are ended by an instruction."""
+        choice = self._checked(principal, ask)
+        if wrong := id_problem(ask.id, self.clock()):
+            raise Refusal(Problem("bad_id", f"the id {ask.id} {wrong}", "id"))
+        given = await self.orders.give(ask.id, choice, audited(principal, self.clock, self.entropy))
+        await self.announce()
+        await self.tell()
+        return given
+
+    async def count(self, principal: Principal, ask: CancelChoice) -> CancelCount:
+        """Count the jobs that such a cancel would take now."""
+        return await self.orders.count(self._checked(principal, ask))
+
+    def _checked(self, principal: Principal, ask: CancelChoice) -> CancelChoice:
+        """Return what is chosen, with its tenant, and no job that is submitted from now on. Raises: Refusal."""
+        authorise(principal, Action.CONTROL_JOBS)
+        if wrong := [state for state in ask.states if state not in _OPEN]:
+            raise Refusal(
+                Problem("bad_state", f"only what is queued or running can be cancelled, not {wrong[0]}", "states")
+            )
+        now = self.clock()
+        until = now if ask.until_ms is None else min(now, ask.until_ms)
+        fields = {name: getattr(ask, name) for name in CancelChoice.__struct_fields__}
+        return CancelChoice(**{**fields, "tenant": tenant_of(principal, ask.tenant), "until_ms": until})
 
     async def _cancel(self, jobs: Collection[UUID], tenant: str) -> JobCancels:
         cancels = await self.ledger.cancel_jobs(jobs, tenant, self.clock())

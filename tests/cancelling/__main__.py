@@ -10,6 +10,7 @@ import asyncpg
 
 from broker.bench.system import a_system
 from broker.client import Client, Submission, new_id
+from schemas import subjects
 from schemas.api import Batch
 from schemas.control import PauseKind
 from schemas.endpoints import CHAT
@@ -18,7 +19,8 @@ from tests.builders import now
 
 JOBS = 1_000_000
 OTHERS = 150_000
-WINDOW_S = 12.0
+WINDOW_S = 6.0
+ROUNDS = 6
 CATALOG = """
 [models.m]
 endpoints = ["/v1/chat/completions"]
@@ -46,17 +48,33 @@ async def main(jobs: int, others: int) -> None:
         while (await client.batch(other.id)).counts.admitted < others:
             await asyncio.sleep(0.5)
         await client.resume(PauseKind.DEPLOYMENT, "d")
-        await asyncio.sleep(3)
-        before = await _rate(client, other.id)
-
         began = time.monotonic()
         state = await large.cancel_batch(batch)
         say(f"the cancel of {jobs} jobs returned in {1000 * (time.monotonic() - began):.0f} ms: {state.status}")
-        await large.resume(PauseKind.TENANT, "large")
-        during = await _rate(client, other.id)
-        say(f"others: {before:.0f} jobs/s before, {during:.0f} while it is ended: {during / before:.2f} of it")
+        await asyncio.sleep(3)
+        during, without = 0.0, 0.0
+        for _ in range(ROUNDS):
+            during += await _rate(client, other.id)
+            await _set(client, url, batch, "null")
+            without += await _rate(client, other.id)
+            await _set(client, url, batch, "1")
+        say(
+            f"others: {without / ROUNDS:.0f} jobs/s, {during / ROUNDS:.0f} while it is ended: {during / without:.2f} of it"
+        )
+        say(f"{(await large.batch(batch)).counts.cancelled} had ended by then")
+        began = time.monotonic()
         await _watch(large, batch, began)
         await _started(url, batch)
+
+
+async def _set(client: Client, url: str, batch: UUID, cancel_ms: str) -> None:
+    """Interrupt the cancel, or let it go on. Its tenant is paused, so nothing of it starts meanwhile."""
+    connection = await asyncpg.connect(url)
+    await connection.execute(f"update infermq.batches set cancel_ms = {cancel_ms} where id = '{batch}'")  # noqa: S608
+    await connection.execute("update infermq.control_version set number = number + 1")
+    await client.nats.publish(subjects.CTL_CONTROLS, b"")
+    await asyncio.sleep(1)
+    await connection.close()
 
 
 async def _rate(client: Client, batch: UUID) -> float:

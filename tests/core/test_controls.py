@@ -2,9 +2,12 @@
 
 from uuid import UUID
 
+import pytest
+
 from broker.core.controls import Controls
 from broker.core.records import Flow, Place, WaitingJob
-from schemas.api import HoldCode
+from schemas.api import HoldCode, State
+from schemas.cancel import CancelChoice
 from schemas.control import Pause, PauseKind
 from schemas.job import Lane
 from schemas.units import Ms
@@ -36,7 +39,7 @@ def test_jobs_of_stopped_batches_are_passed_over_until_their_deadline() -> None:
     controls = Controls(1, (a_pause(PauseKind.BATCH, str(BATCH)),), frozenset({OTHER}))
     free, late = job(None), job(BATCH, deadline=500)
 
-    kept = controls.keeps([free, job(BATCH), job(OTHER), late], Ms(500))
+    kept = controls.keeps(FLOW, [free, job(BATCH), job(OTHER), late], Ms(500))
 
     assert kept == [free, late]
     assert [hold.code for hold in controls.holds(FLOW, BATCH)] == [HoldCode.PAUSED]
@@ -60,3 +63,38 @@ def test_a_deployment_that_is_paused_says_by_whom() -> None:
     assert hold is not None
     assert hold.message == "the deployment d is paused by ops/k"
     assert controls.deployment("e") is None
+
+
+def at(ms: int, *, batch: UUID | None = None) -> WaitingJob:
+    """A job whose id was made at this instant."""
+    return WaitingJob(Place(0, Ms(10**12), UUID(int=ms << 80)), 0, batch=batch)
+
+
+@pytest.mark.parametrize(
+    ("order", "stopped"),
+    [
+        (CancelChoice(tenant="t", until_ms=Ms(100)), [50]),
+        (CancelChoice(tenant="t", since_ms=Ms(60), until_ms=Ms(200)), [100]),
+        (CancelChoice(tenant="t", batch=BATCH), [100]),
+        (CancelChoice(tenant="t", model="m", lane=Lane.BULK), [50, 100]),
+        (CancelChoice(tenant="t", states=(State.QUEUED,)), [50, 100]),
+        (CancelChoice(tenant="t", states=(State.RUNNING,)), []),
+        (CancelChoice(tenant="t", model="n"), []),
+        (CancelChoice(tenant="t", lane=Lane.STANDARD), []),
+        (CancelChoice(tenant="u"), []),
+    ],
+)
+def test_what_an_order_to_cancel_names_does_not_start(order: CancelChoice, stopped: list[int]) -> None:
+    controls = Controls(1, orders=(order,))
+    jobs = [at(50), at(100, batch=BATCH)]
+
+    kept = controls.keeps(FLOW, jobs, Ms(1000))
+
+    assert [job.place.job.int >> 80 for job in jobs if job not in kept] == stopped
+
+
+def test_what_an_order_named_is_read_again_when_it_is_carried_out() -> None:
+    order = CancelChoice(tenant="t")
+
+    assert Controls(2).let_go(Controls(1, orders=(order,)))
+    assert not Controls(2, orders=(order,)).let_go(Controls(1, orders=(order,)))

@@ -87,7 +87,7 @@ async def test_nothing_of_a_cancelled_batch_starts_though_its_rows_are_as_they_w
     after = await ledger.controls.read()
     assert after.cancelling == {entries[0].batch}
     places = await ledger.backlog.page(entries[0].flow, after=None, limit=10)
-    assert [job.place.job for job in after.keeps(places, now())] == [other.id]
+    assert [job.place.job for job in after.keeps(entries[0].flow, places, now())] == [other.id]
     state = await shown(ledger, entries[0].batch)
     assert (state.status, state.jobs, state.counts.cancelled) == (BatchStatus.CANCELLING, 3, 0)
 

@@ -1,6 +1,7 @@
 """Jobs are cancelled by their ids: what waits ends at once, what runs is told to stop, and of two ends one is recorded."""
 
 import asyncio
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -8,6 +9,7 @@ import asyncpg
 import msgspec
 import pytest
 
+from broker.bus.notices import announce_instruction
 from broker.bus.runs import Rulings
 from broker.bus.submitted import SubmittedJobs
 from broker.client import Client
@@ -389,10 +391,12 @@ def a_service(nc: Nats, ledger: Ledger) -> CancelService:
     return CancelService(
         nc=nc,
         ledger=ledger.cancels,
+        orders=ledger.cancel_orders,
         batches=ledger.batches,
         submitted=SubmittedJobs(nc),
         catalog=Catalog,
         announce=watch.announce,
+        tell=partial(announce_instruction, nc),
         metrics=BrokerMetrics(),
         clock=now,
         entropy=an_entropy,

@@ -48,6 +48,7 @@ from schemas.api import (
     Problem,
     State,
 )
+from schemas.cancel import CancelChoice, CancelMany
 from schemas.catalog import Catalog
 from schemas.changes import BatchChange, Change, JobChange
 from schemas.codec import ERROR, KIND
@@ -81,6 +82,8 @@ ACTIONS = {
     Verb.JOB_CHANGE: Action.CONTROL_JOBS,
     Verb.BATCH_CHANGE: Action.CONTROL_JOBS,
     Verb.BATCH_CANCEL: Action.CONTROL_JOBS,
+    Verb.CANCEL: Action.CONTROL_JOBS,
+    Verb.CANCEL_COUNT: Action.CONTROL_JOBS,
     Verb.JOB_CANCEL: Action.CONTROL_JOBS,
     Verb.INSTRUCTION_SHOW: Action.READ_JOBS,
     Verb.INSTRUCTION_LIST: Action.READ_JOBS,
@@ -143,10 +146,12 @@ async def services(nc: Nats, ledger: Ledger) -> Services:
         cancels=CancelService(
             nc=nc,
             ledger=ledger.cancels,
+            orders=ledger.cancel_orders,
             batches=ledger.batches,
             submitted=SubmittedJobs(nc),
             catalog=Catalog,
             announce=watch.announce,
+            tell=partial(announce_instruction, nc),
             metrics=BrokerMetrics(),
             clock=now,
             entropy=an_entropy,
@@ -226,6 +231,8 @@ async def asks(services: Services, ledger: Ledger, ledger_url: str) -> Mapping[V
         Verb.JOB_CHANGE: JobChange(entry.id, Change(priority=1)),
         Verb.BATCH_CHANGE: BatchChange(an_id(), batch.id, Change(priority=2)),
         Verb.BATCH_CANCEL: BatchRef(batch.id),
+        Verb.CANCEL: CancelMany(id=an_id(), model="other"),
+        Verb.CANCEL_COUNT: CancelChoice(),
         Verb.JOB_CANCEL: JobCancel((entry.id,)),
         Verb.INSTRUCTION_SHOW: InstructionRef(await an_instruction(ledger_url, tenant="t")),
         Verb.INSTRUCTION_LIST: InstructionList(),

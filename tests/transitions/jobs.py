@@ -283,7 +283,7 @@ async def _choice(world: World, leader: Leader, b: int, c: int) -> list[Pick]:
     ready = {}
     for flow in flows:
         jobs = await world.ledger.backlog.page(flow, after=None, limit=1 + c % 6)
-        ready[flow] = leader.controls.keeps(jobs, world.now)
+        ready[flow] = leader.controls.keeps(flow, jobs, world.now)
     picks = []
     for flow, kept in leader.controls.may_start(ready).items():
         names = [one.deployment for one in route.entries(flow.model, CATALOG)]
