@@ -13,8 +13,6 @@ from uuid import UUID
 from schemas.job import Lane
 from schemas.units import LONGEST_NAME, LONGEST_SUBJECT, SUBJECT
 
-PREFIX = "INFERMQ_"
-"""What the names of all our streams begin with."""
 SUBMIT = "INFERMQ_SUBMIT"
 RUN = "INFERMQ_RUN"
 NOW = "INFERMQ_NOW"

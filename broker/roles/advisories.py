@@ -3,8 +3,10 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from broker.bus.dead_letters import dead_letter_of, one_per_message
 from broker.bus.desired import ADVISED
@@ -22,16 +24,17 @@ from schemas.jetstream.lookup import Stored, stored_at
 log = logging.getLogger(__name__)
 _ROOM = 1000
 _GROUP_BYTES = 1024 * 1024
+_STREAMS = frozenset({subjects.SUBMIT, subjects.RUN, subjects.NOW, subjects.OUTCOME})
 _PREFIX = "$JS.EVENT.ADVISORY.CONSUMER."
 _CAUSES = {"MAX_DELIVERIES": DeadCause.MAX_DELIVERIES, "MSG_TERMINATED": DeadCause.TERMINATED}
 
 
 class _Advisory(msgspec.Struct, frozen=True):
-    """What an advisory says."""
+    """What an advisory says. Anybody who may publish can have written it."""
 
     stream: str
     consumer: str
-    stream_seq: int
+    stream_seq: Annotated[int, Meta(ge=0, le=2**63 - 1)]
     deliveries: int = 0
     reason: str = ""
 
@@ -59,7 +62,7 @@ class Advisories:
             self.metrics.advisories.labels(kind.lower()).inc()
             log.warning("advisory kind=%s consumer=%s", kind.lower(), where)
             advisory = _read(message)
-            if kind in _CAUSES and advisory is not None and advisory.stream.startswith(subjects.PREFIX):
+            if kind in _CAUSES and advisory is not None and advisory.stream in _STREAMS:
                 dead_letters.append(await self._dead_letter(message, _CAUSES[kind], advisory))
         if dead_letters:
             await until_available(lambda: self.ledger.record(one_per_message(dead_letters)))

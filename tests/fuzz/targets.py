@@ -22,9 +22,10 @@ from schemas.api import (
 )
 from schemas.catalog import Revision
 from schemas.codec import CONTENT_TYPE, FAILURE, JSON, KIND, MSGPACK, SEQ
+from schemas.dead import DeadDrop, DeadEach, DeadFilter, DeadList, DeadRef, DeadRequeue
 from schemas.instructions import InstructionList, InstructionRef
 from schemas.job import Attempt, Lane
-from schemas.listing import JobFilter
+from schemas.listing import JobFilter, JobList
 from schemas.outcome import (
     Charge,
     EngineFault,
@@ -140,6 +141,12 @@ def _call(known: Known, draw: random.Random) -> Valid:
         Verb.REPLAY_ESTIMATE: ReplayEstimateAsk(jobs=(an_id(),), deployment="d"),
         Verb.REPLAY_DIFF: ReplayDiff(an_id(), "1"),
         Verb.BATCH_RETRY_CHECK: RetryCheck(batch=an_id(), custom_ids=("a", "b")),
+        Verb.JOB_LIST: JobList(filter=JobFilter(kinds=("denied",), metadata={"a": "b"}), before=an_id()),
+        Verb.DEAD_LIST: DeadList(filter=DeadFilter(causes=("not_a_job",), since_ms=now())),
+        Verb.DEAD_EACH: DeadEach(filter=DeadFilter(model="m"), before=an_id()),
+        Verb.DEAD_SHOW: DeadRef(an_id(), 3),
+        Verb.DEAD_REQUEUE: DeadRequeue(ids=(an_id(),), model="m", patch="{}", dry_run=True),
+        Verb.DEAD_DROP: DeadDrop(ids=(an_id(),), dry_run=True),
         Verb.INSTRUCTION_SHOW: InstructionRef(an_id()),
         Verb.INSTRUCTION_LIST: InstructionList(limit=3, before=an_id()),
         Verb.CATALOG_APPLY: CatalogApply("[models]\n"),

@@ -135,8 +135,10 @@ async def test_a_message_that_was_delivered_too_often_is_kept_as_it_was(
             f"{kind}.OF_SOMEBODY_ELSE.c", msgspec.json.encode({**advisory, "stream": "OF_SOMEBODY_ELSE"})
         )
         await nc.publish(f"{kind}.{subjects.RUN}.x", b"what is this")
+        for forged in ({"stream_seq": 2**64}, {"stream_seq": -1}, {"stream": f"{subjects.RUN} x\r\nPUB y 0"}):
+            await nc.publish(f"{kind}.{subjects.RUN}.d", msgspec.json.encode({**advisory, **forged}))
 
-        await measures(running, 'infermq_advisories_total{kind="max_deliveries"} 3.0')
+        await measures(running, 'infermq_advisories_total{kind="max_deliveries"} 6.0')
         [letter] = await running.client.dead_letters()
         shown, content = await running.client.dead_letter(letter.id)
 
