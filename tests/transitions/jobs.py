@@ -185,15 +185,17 @@ def _of_entry(world: World, entry: Entry, _: UUID, before: Standing) -> set[Stan
     if before != ABSENT:
         return {before}
     refused, waits, cancelled = Standing("failed"), Standing("waiting"), Standing("cancelled")
+    if entry.refused is not None:
+        return {refused}
     owner = world.keys.get((entry.tenant, entry.idempotency_key or ""), entry.id)
     if owner != entry.id and owner in world.seen:
         first = next(one for message in world.messages for one in message if one.id == owner)
         is_same = (first.model, first.body_hash) == (entry.model, entry.body_hash)
         return {ABSENT if entry.batch is None and is_same else refused}
-    may = {waits if entry.refused is None else refused}
+    may = {waits}
     if world.is_racing and entry.idempotency_key is not None:
         may |= {ABSENT, refused}
-    if entry.batch is None or entry.refused is not None:
+    if entry.batch is None:
         return may
     if world.is_racing:
         return may | {cancelled, refused}

@@ -73,6 +73,7 @@ MIXES: tuple[tuple[Make, ...], ...] = (
 )
 """A history is of one of them, so that what follows from one another comes often enough."""
 NUMBERS = st.integers(0, 127)
+HELD = (None, None, None, "running", "running", "waiting", "delayed", "jobs", "batches")
 _NO_CUT = 8
 
 
@@ -111,10 +112,10 @@ class Transitions(RuleBasedStateMachine):
         """One step; cut off after some statements, if `cut` is small."""
         self._do(jobs.pick(self._mix, n), a, b, c, None if cut >= _NO_CUT else 1 + cut)
 
-    @rule(two=st.tuples(NUMBERS, NUMBERS), a=NUMBERS, b=NUMBERS, c=NUMBERS, alone=st.integers(0, 3))
-    def both(self, two: tuple[int, int], a: int, b: int, c: int, alone: int) -> None:
+    @rule(two=st.tuples(NUMBERS, NUMBERS), a=NUMBERS, b=NUMBERS, c=NUMBERS, held=st.sampled_from(HELD))
+    def both(self, two: tuple[int, int], a: int, b: int, c: int, held: str | None) -> None:
         """Two steps at once, made by how things stand before both; one alone, more often."""
-        if alone:
+        if held is None:
             self._do(jobs.pick(self._mix, two[0]), a, b, c)
             return
 
@@ -122,9 +123,9 @@ class Transitions(RuleBasedStateMachine):
             one = await jobs.pick(self._mix, two[0])(self._world, a, b, c)
             other = await jobs.pick(self._mix, two[1])(self._world, c, a, b)
             if one is not None and other is not None:
-                note(f"{self._world.steps}: {one.says} AND {other.says}")
+                note(f"{self._world.steps}: {one.says} AND {other.says}, while {held} is held")
                 self.tally["at once"] += 1
-                await self._world.do_both(one, other)
+                await self._world.do_both(one, other, held)
 
         self._run(race())
 

@@ -16,6 +16,7 @@ from broker.core.records import Entry, Flow, Pick, Verdict
 from broker.errors import Unavailable
 from broker.ledger import open_ledger
 from broker.ledger.areas import STEPS
+from broker.ledger.connection import Connection
 from broker.ledger.requeues import requeue_page
 from broker.ledger.retries import retry_page
 from broker.ports import Ledger
@@ -48,6 +49,10 @@ price = { input = 3.0, output = 1.0 }
 """
 CATALOG = parse(TOML)
 HOUR_MS = 3_600_000
+_WAITING = """
+select count(*) from pg_stat_get_activity(null)
+ where datid = (select oid from pg_database where datname = current_database()) and wait_event_type = 'Lock'
+"""
 
 
 @dataclass(slots=True)
@@ -138,8 +143,8 @@ class Leader:
 class World:
     """One ledger with one history."""
 
-    def __init__(self, ledger: Ledger, reader: Reader, cut: Cut, clock: "Clock") -> None:
-        self.ledger, self.reader, self.cut, self.clock = ledger, reader, cut, clock
+    def __init__(self, ledger: Ledger, reader: Reader, hand: Connection, *, cut: Cut, clock: "Clock") -> None:
+        self.ledger, self.reader, self.hand, self.cut, self.clock = ledger, reader, hand, cut, clock
         self.jobs: dict[UUID, Known] = {}
         self.seen: dict[UUID, Seen] = {}
         self.batches: dict[UUID, tuple[str, Lane]] = {}
@@ -236,16 +241,29 @@ class World:
                 raise
             return error
 
-    async def do_both(self, one: Step, other: Step) -> None:
-        """Do two steps at once: afterwards all must be as if one had come after the other."""
+    async def do_both(self, one: Step, other: Step, held: str) -> None:
+        """Do two steps at once: afterwards all must be as if one had come after the other.
+
+        All rows of the table `held` are locked until both wait for them, or are done.
+        """
         self.is_racing = True
         try:
-            await self._do_both(one, other)
+            await self._do_both(one, other, held)
         finally:
             self.is_racing = False
 
-    async def _do_both(self, one: Step, other: Step) -> None:
-        answers = await asyncio.gather(self._answer(one), self._answer(other))
+    async def _do_both(self, one: Step, other: Step, held: str) -> None:
+        holding = self.reader.connection.transaction()
+        await holding.start()
+        try:
+            await self.reader.connection.execute(f"select from infermq.{held} for update")
+            tasks = []
+            for step in (one, other):
+                tasks.append(asyncio.create_task(self._answer(step)))
+                await self._until_waiting(tasks)
+        finally:
+            await holding.rollback()
+        answers = await asyncio.gather(*tasks)
         for step, answer in zip((one, other), answers, strict=True):
             if not isinstance(answer, Exception):
                 await step.learn(answer)
@@ -256,6 +274,14 @@ class World:
         if not (one.is_atomic and other.is_atomic):
             effects = [either(effects[0], effects[1])]
         await self.check(effects, [one, other])
+
+    async def _until_waiting(self, tasks: Sequence[asyncio.Task[Any]]) -> None:
+        """Wait until each task is done, or waits for a lock."""
+        for _ in range(200):
+            left = sum(not task.done() for task in tasks)
+            if await self.hand.fetchval(_WAITING) >= left:
+                return
+            await asyncio.sleep(0.002)
 
     async def check(self, effects: Sequence[Effect], steps: Sequence[Step]) -> None:
         """Check that the jobs stand as one of these effects says, and learn how they stand."""
@@ -362,11 +388,12 @@ async def a_world(template_url: str, clock: Clock, name: str) -> AsyncIterator[W
                 url, clock=clock, connections=3, databases=interrupted(cut), steps={**STEPS, **small_pages}
             ) as ledger:
                 await ledger.catalogs.apply(TOML, "a test", clock.now)
-                connection = await asyncpg.connect(url, server_settings={"application_name": "test"})
+                connections = [await asyncpg.connect(url, server_settings={"application_name": "test"}) for _ in "rh"]
                 try:
-                    yield World(ledger, Reader(connection), cut, clock)
+                    yield World(ledger, Reader(connections[0]), connections[1], cut=cut, clock=clock)
                 finally:
-                    await connection.close()
+                    for connection in connections:
+                        await connection.close()
         finally:
             await admin.execute(f'drop database "{name}" with (force)')
     finally:
