@@ -234,3 +234,25 @@ async def test_a_batch_of_another_tenant_is_not_found_and_one_that_has_ended_is_
     await ledger.batches.seal(batch, "default", 0, now())
     with pytest.raises(Refusal, match="has ended"):
         await service.change_batch(ME, ask)
+
+
+async def test_a_job_that_is_changed_to_what_it_is_starts_once(
+    ledger: Ledger, ledger_url: str, service: ChangeService
+) -> None:
+    """The change comes before a dispatch that had begun."""
+    entry = an_entry()
+    await ledger.intake.admit([entry])
+
+    async with a_hand(ledger_url) as hand:
+        await hand.hold("select from infermq.waiting where job = $1 for update", entry.id)
+        same = Change(lane=entry.lane, deadline_ms=entry.deadline_ms, priority=entry.priority)
+        changing = asyncio.create_task(service.change_job(ME, JobChange(entry.id, same)))
+        await hand.until_waiting(1)
+        starting = asyncio.create_task(dispatched(ledger, entry))
+        await hand.until_waiting(2)
+        await hand.let_go()
+        changed, started = await changing, await starting
+
+    assert changed.before == changed.after
+    assert len(started) == 1
+    assert await ledger.backlog.page(entry.flow, after=None, limit=10) == []

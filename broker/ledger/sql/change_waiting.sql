@@ -1,6 +1,7 @@
 -- New lane $5, priority $6 and deadline $7 (null: as it is) for those of these jobs of tenant $4 that wait, now or for their
 -- time, unless the deadline is more than $8 after their admission. Their ids are from $2 to below $3 (bounds as in finish.sql;
--- `lateral` and ctid as in dispatch.sql; locks as in cancel_waiting.sql).
+-- `lateral` and ctid as in dispatch.sql; locks as in cancel_waiting.sql). A row that waits for its dispatch keeps its place
+-- if nothing changes: a dispatch that began before would find the row at that place, and could not take it out.
 with held as materialized (
     select j.*
       from (select job from unnest($1::uuid[]) as p(job) order by job) p
@@ -10,7 +11,8 @@ with held as materialized (
               and ($7::bigint is null or $7 <= j.admitted_ms + $8)
               for no key update) j
 ), waits as materialized (
-    select h.id, w.at
+    select h.id, w.at, (coalesce($5, h.lane), coalesce($6, h.priority), coalesce($7, h.deadline_ms))
+                       is not distinct from (h.lane, h.priority, h.deadline_ms) as is_so_already
       from held h
      cross join lateral (
            select w.ctid as at from infermq.waiting w
@@ -21,7 +23,7 @@ with held as materialized (
 ), moved as (
     update infermq.waiting
        set lane = coalesce($5, lane), rank = coalesce(-$6::smallint, rank), deadline_ms = coalesce($7, deadline_ms)
-     where ctid = any(array(select at from waits))
+     where ctid = any(array(select at from waits where not is_so_already))
     returning job, false as is_delayed
 ), waits_for_a_time as materialized (
     select h.id, d.at
@@ -35,7 +37,8 @@ with held as materialized (
     returning job, true as is_delayed
 ), changed as materialized (
     select h.*, m.is_delayed
-      from held h join (select * from moved union all select * from moved_for_a_time) m on m.job = h.id
+      from held h join (select * from moved union all select * from moved_for_a_time
+                         union all select id, false from waits where is_so_already) m on m.job = h.id
 )
 update infermq.jobs j
    set lane = coalesce($5, j.lane), priority = coalesce($6, j.priority), deadline_ms = coalesce($7, j.deadline_ms)
