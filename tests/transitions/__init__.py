@@ -6,6 +6,7 @@ interrupted   connections that are lost after a number of statements
 jobs          steps: submit, dispatch, report, rule, expire
 controls      steps: pause, resume, park, suspects
 cancels       steps: cancel jobs and batches, and rule on those that nobody reports
+changes       steps: change lane, deadline and priority
 repeats       steps: retry, replay, requeue, pages of instructions, merged results
 broken        what must hold of retries and replays
 machine       the steps as a state machine of Hypothesis: one after the other, cut off, or two at once

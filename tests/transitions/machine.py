@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from tests.builders import now
-from tests.transitions import cancels, controls, jobs, repeats
+from tests.transitions import cancels, changes, controls, jobs, repeats
 from tests.transitions.world import Clock, Step, World, a_world
 
 Make = Callable[[World, int, int, int], Coroutine[Any, Any, Step | None]]
@@ -45,6 +45,8 @@ STEPS: tuple[Make, ...] = (
     cancels.cancel_batch,
     cancels.mark_batch,
     cancels.end_page,
+    changes.change_job,
+    changes.change_batch,
     repeats.retry,
     repeats.replay,
     repeats.requeue,

@@ -16,6 +16,7 @@ from broker.core.records import Entry, Flow, Pick, Verdict
 from broker.errors import Unavailable
 from broker.ledger import open_ledger
 from broker.ledger.areas import STEPS
+from broker.ledger.changes import change_page
 from broker.ledger.connection import Connection
 from broker.ledger.requeues import requeue_page
 from broker.ledger.retries import retry_page
@@ -299,7 +300,7 @@ class World:
             if job in self.jobs:
                 known = self.jobs[job]
                 known.deadline_ms, known.not_before_ms = seen.deadline_ms, seen.not_before_ms
-                known.batch = seen.batch
+                known.batch, known.lane = seen.batch, seen.lane
         if not any(step.moves_fence for step in steps):
             self._check_starts(before, after, said)
         self.steps += 1
@@ -383,6 +384,7 @@ async def a_world(template_url: str, clock: Clock, name: str) -> AsyncIterator[W
             small_pages = {
                 InstructionKind.RETRY: partial(retry_page, page=2),
                 InstructionKind.REQUEUE: partial(requeue_page, page=2),
+                InstructionKind.CHANGE: partial(change_page, page=2),
             }
             async with open_ledger(
                 url, clock=clock, connections=3, databases=interrupted(cut), steps={**STEPS, **small_pages}
