@@ -189,6 +189,10 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     """Its retries, and those of its retries, the oldest first. Only in the answers to `batch-show`, like the next field."""
     merged: Merged | None = None
     """None: it was not retried."""
+    failures: dict[str, int] = {}
+    """How many of its jobs ended otherwise than succeeded, by kind, the most first; of a hundred thousand at most. Only in
+    the answers to `batch-show`.
+    """
 
 
 class Batches(msgspec.Struct, frozen=True):

@@ -29,7 +29,8 @@ CustomId = Annotated[str, Meta(min_length=1, max_length=512)]
 Label = Annotated[str, Meta(max_length=512)]
 StoredLabel = Annotated[str, Meta(max_length=512, pattern=NO_NUL)]
 """A producer's label as admission lets it through."""
-Metadata = Annotated[dict[Annotated[str, Meta(max_length=64)], Label], Meta(max_length=16)]
+MOST_LABELS = 16
+Metadata = Annotated[dict[Annotated[str, Meta(max_length=64)], Label], Meta(max_length=MOST_LABELS)]
 
 
 MOST_PRIORITY = 100

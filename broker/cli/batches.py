@@ -1,4 +1,4 @@
-"""`infermq batch list | show | results`."""
+"""`infermq batch list | show | watch | results`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,16 +6,19 @@ from uuid import UUID
 
 import typer
 
+from broker.cli import progress
 from broker.cli.filters import MetadataOption, OfLane, Since, Tenant, Until, instant_of, metadata_of
 from broker.cli.results import write_results
 from broker.cli.terminal import (
     AsJson,
     Data,
+    Exit,
     NatsUrl,
     duration,
     err,
     instant,
     money,
+    out,
     plain,
     print_fields,
     print_json,
@@ -109,6 +112,7 @@ def show(batch: Id, *, as_json: AsJson = False, nats_url: NatsUrl = None, data: 
             ("completed", None if took is None else f"{instant(state.completed_ms)}, after {took}"),
             ("jobs", "not sealed yet" if state.jobs is None else state.jobs),
             *((name, getattr(counts, name)) for name in counts.__struct_fields__),
+            ("failures", ", ".join(f"{count:,} {kind}" for kind, count in state.failures.items()) or None),
             ("refused", f"{state.refused}, since they came when it was full" if state.refused else None),
             ("tokens", f"{state.usage.input_tokens} in, {state.usage.output_tokens} out"),
             ("cost", money(state.cost_nano_usd)),
@@ -124,6 +128,27 @@ def _merged(merged: Merged) -> str:
     ends = ((name, getattr(merged.counts, name)) for name in merged.counts.__struct_fields__)
     words = ", ".join(f"{number} {name}" for name, number in ends if number)
     return f"{words}; {money(merged.cost_nano_usd)}; " + ("complete" if merged.is_completed else "goes on")
+
+
+@app.command()
+def watch(batch: Id, *, as_json: AsJson = False, nats_url: NatsUrl = None, data: Data = None) -> None:
+    """Show how a batch proceeds until it is complete. Ctrl-C leaves it running."""
+    with reporting_errors():
+        try:
+            state = with_client(nats_url, data, lambda client: progress.watch(client, batch))
+        except KeyboardInterrupt:
+            err.print(f"\nthe batch goes on: infermq batch watch {batch}")
+            raise typer.Exit(Exit.INTERRUPTED) from None
+    if as_json:
+        print_json(state)
+    else:
+        counts = ((name, getattr(state.counts, name)) for name in state.counts.__struct_fields__[1:])
+        ends = ", ".join(f"{count:,} {name}" for name, count in counts if count)
+        out.print(
+            f"{ends or 'nothing ran'}; {money(state.cost_nano_usd)}; results: infermq batch results {batch} --out FILE"
+        )
+    if state.counts.succeeded < state.counts.settled():
+        raise typer.Exit(Exit.FAILED)
 
 
 @app.command()

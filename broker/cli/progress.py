@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
@@ -16,6 +16,8 @@ from broker.errors import Unavailable
 from schemas.api import Batch, HoldCode
 
 _LOOK_S = 0.5
+_KINDS = 3
+"""How many kinds of failures a line names."""
 _STILL_S = 5.0
 """How long no job has ended when the broker is asked why."""
 _PLAIN_S = 10.0
@@ -114,17 +116,30 @@ def _total(batch: Batch) -> int:
 
 def describe(batch: Batch, *, rate: float, held: str = "") -> str:
     """Describe a batch in a line. The rate is in jobs/s; `held` says why nothing starts."""
-    left = _total(batch) - batch.counts.settled()
-    parts = [f"{rate:,.1f} jobs/s"]
-    if left > 0 and rate > 0:
-        parts.append(f"{duration(int(left / rate * 1000))} left")
-    parts.append(f"{batch.usage.input_tokens + batch.usage.output_tokens:,} tokens")
-    parts.append(money(batch.cost_nano_usd))
-    bad = batch.counts.settled() - batch.counts.succeeded
-    if bad:
-        parts.append(f"[red]{bad} not succeeded[/]")
+    settled, total = batch.counts.settled(), _total(batch)
+    parts = [f"{int(100 * settled / total)}%"] if total else []
+    parts.append(f"{rate:,.1f}/s")
+    if total > settled and rate > 0:
+        parts.append(f"{duration(int((total - settled) / rate * 1000))} left")
+    parts.append(_cost(batch.cost_nano_usd, settled, total))
+    if bad := settled - batch.counts.succeeded:
+        parts.append(f"[red]{bad:,} failed{plain(_kinds(batch.failures))}[/]")
     if batch.refused:
-        parts.append(f"[red]{batch.refused} came too late[/]")
+        parts.append(f"[red]{batch.refused:,} came too late[/]")
     if held:
         parts.append(f"[yellow]{plain(held)}[/]")
     return " · ".join(parts)
+
+
+def _cost(so_far: int, settled: int, total: int) -> str:
+    """Say what was spent, and what it comes to if the rest costs what this did."""
+    if not settled or settled >= total:
+        return money(so_far)
+    return f"{money(so_far)} of ~{money(so_far * total // settled)}"
+
+
+def _kinds(failures: Mapping[str, int]) -> str:
+    """List the kinds of failures that there are the most of."""
+    shown = [f"{kind} {count:,}" for kind, count in list(failures.items())[:_KINDS]]
+    more = ["…"] if len(failures) > _KINDS else []
+    return f" ({', '.join([*shown, *more])})" if shown else ""

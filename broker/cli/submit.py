@@ -1,6 +1,7 @@
 """`infermq submit FILE.jsonl`: checks a file of requests and submits it as one batch."""
 
 import asyncio
+import hashlib
 import re
 import shutil
 import signal
@@ -39,11 +40,11 @@ from broker.client import BacklogFull, Client, Submission, new_id
 from broker.core.admit import LONGEST_MS
 from broker.core.records import BatchInfo
 from broker.errors import Unavailable
-from schemas.api import Batch
+from schemas.api import Batch, BatchList
 from schemas.catalog import Catalog, CatalogError, parse
 from schemas.clock import wall_clock
 from schemas.ids import ms_of
-from schemas.job import MOST_PRIORITY, Lane
+from schemas.job import MOST_LABELS, MOST_PRIORITY, Lane
 from schemas.subjects import DEFAULT
 
 _SHOWN = 20
@@ -90,6 +91,7 @@ def submit(
     results: Annotated[Path | None, typer.Option("--out", help="Write results here; waits for them.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Submit nothing if a line is bad.")] = False,
     batch: Annotated[UUID | None, typer.Option(help="Go on with a batch that was not sent to its end.")] = None,
+    new: Annotated[bool, typer.Option("--new", help="Submit it even if a batch of this file runs.")] = False,
     metadata: MetadataOption = None,
     as_json: AsJson = False,
     nats_url: NatsUrl = None,
@@ -112,6 +114,8 @@ def submit(
                 strict=strict,
                 batch=batch,
                 metadata=metadata_of(metadata),
+                label=_digest(stream, model, lane),
+                new=new,
             )
             state = with_client(nats_url, data, lambda client: job.run(client, wait=wait, out=results))
     if as_json:
@@ -149,6 +153,20 @@ def _opened(name: str) -> Iterator[BinaryIO]:
             yield copy
 
 
+FILE_LABEL = "infermq-file"
+"""The label of a batch that tells which file it was made of."""
+
+
+def _digest(stream: BinaryIO, model: str | None, lane: Lane) -> str:
+    """Identify what is submitted: the file's content, and what changes its jobs."""
+    digest = hashlib.sha256()
+    while chunk := stream.read(1 << 20):
+        digest.update(chunk)
+    digest.update(f"\0{model or ''}\0{lane}".encode())
+    stream.seek(0)
+    return digest.hexdigest()
+
+
 class _Submit:
     def __init__(
         self,
@@ -161,7 +179,10 @@ class _Submit:
         strict: bool,
         batch: UUID | None,
         metadata: dict[str, str],
+        label: str,
+        new: bool,
     ) -> None:
+        self._new = new
         self._stream = stream
         self._model = model
         self._lane = lane
@@ -169,21 +190,24 @@ class _Submit:
         self._priority = priority
         self._strict = strict
         self._batch = batch
-        self._metadata = metadata
+        self._label = label
+        self._metadata = {FILE_LABEL: label, **metadata} if len(metadata) < MOST_LABELS else metadata
         self.tally = Tally()
 
     async def run(self, client: Client, *, wait: bool, out: Path | None) -> Batch | None:
         """Submit the file. Return None if nothing was submitted: the tally says why. Raises: typer.Exit."""
         catalog = await _catalog(client)
         self._check_model(catalog)
-        batch = None if self._batch is None else await client.batch(self._batch)
+        batch = await self._same(client) if self._batch is None else await client.batch(self._batch)
         if batch is not None:
             _check_open(batch)
+            self._batch = batch.id
         if not self._is_worth_submitting(batch, catalog):
             self.tally.print()
             return None
         if batch is None:
             batch = await client.create_batch(lane=self._lane, priority=self._priority, metadata=self._metadata)
+            err.print(f"batch {batch.id}")
         await self._send(client, batch, catalog)
         state = await client.seal(batch.id, jobs=self.tally.sent)
         self.tally.print()
@@ -200,6 +224,26 @@ class _Submit:
         except Exception:
             _say_how_to_continue(batch.id, out)
             raise
+
+    async def _same(self, client: Client) -> Batch | None:
+        """Find a batch of the same file that was not sent to its end, to go on with it. Raises: typer.Exit, if one runs."""
+        if self._new:
+            return None
+        same = BatchList(metadata={FILE_LABEL: self._label})
+        found = next(iter(await client.batches(limit=1, matching=same)), None)
+        if found is None or found.completed_ms is not None or found.cancel_ms is not None:
+            return None
+        if found.jobs is not None:
+            done = int(100 * found.counts.settled() / max(1, found.jobs))
+            watch_it = f"infermq batch watch {found.id}"
+            fail(
+                f"this file is the batch {found.id}, {done} % done: {watch_it}; to submit it once more: --new",
+                Exit.USAGE,
+            )
+        err.print(
+            f"this file is the batch {found.id}, which was not sent to its end: going on with it (--new: another)"
+        )
+        return found
 
     def _check_model(self, catalog: Catalog | None) -> None:
         """Raises: typer.Exit."""
@@ -305,7 +349,7 @@ async def _say_what_failed(client: Client, state: Batch) -> None:
 
 def _say_how_to_continue(batch: UUID, out: Path | None) -> None:
     where = f" --out {plain(str(out))}" if out else ""
-    err.print(f"\nthe batch goes on: infermq batch show {batch}")
+    err.print(f"\nthe batch goes on: infermq batch watch {batch}")
     err.print(f"its results: infermq batch results {batch} --wait{where}")
 
 
@@ -314,7 +358,7 @@ def _print(state: Batch, tally: Tally, *, waited: bool, results: Path | None) ->
         f"batch [bold]{state.id}[/]: {tally.sent} jobs submitted" + (f", {tally.bad} bad lines" if tally.bad else "")
     )
     if not waited:
-        out.print(f"watch it: infermq batch show {state.id}\nresults:  infermq batch results {state.id} --out FILE")
+        out.print(f"watch it: infermq batch watch {state.id}\nresults:  infermq batch results {state.id} --out FILE")
         return
     counts = state.counts
     ends = ", ".join(f"{getattr(counts, name)} {name}" for name in _ENDS if getattr(counts, name))

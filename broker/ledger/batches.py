@@ -3,6 +3,8 @@
 from itertools import takewhile
 from uuid import UUID
 
+from msgspec.structs import replace
+
 from broker.errors import Conflict
 from broker.ledger.connection import Connection, Database
 from broker.ledger.rows import Row, batch_of, json_text, result_of, with_retries
@@ -14,6 +16,10 @@ PAGE_BYTES = 4 * 1024 * 1024
 """The most that a page of results holds, unless its first is larger: half a message."""
 _CURSOR_DIGITS = 9
 """The most digits that Postgres's `int` always has room for."""
+
+
+_FAILURES_COUNTED = 100_000
+"""How many failures of a batch are counted by kind at most: so many are read in some hundredths of a second."""
 
 
 class PgBatches:
@@ -47,7 +53,13 @@ class PgBatches:
     async def find(self, batch: UUID, tenant: str) -> Batch | None:
         async with self._database.connection() as connection:
             row = await connection.fetchrow(query("batch"), batch, tenant)
-            return None if row is None else with_retries(row, await connection.fetch(query("retries_of"), batch))
+            if row is None:
+                return None
+            found = with_retries(row, await connection.fetch(query("retries_of"), batch))
+            if found.counts.settled() == found.counts.succeeded:
+                return found
+            kinds = await connection.fetch(query("failure_kinds_of"), batch, _FAILURES_COUNTED)
+        return replace(found, failures={row["kind"]: row["jobs"] for row in kinds})
 
     async def page(self, tenant: str, ask: BatchList) -> tuple[Batch, ...]:
         statuses, metadata = list(ask.statuses), json_text(ask.metadata or None)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ import nats
 import pytest
 import pytest_asyncio
 
+from broker.cli.submit import FILE_LABEL
 from broker.client import Client, RequestRefused, Submission
 from schemas.api import State
 from schemas.job import Job
@@ -100,6 +102,32 @@ async def test_bad_lines_are_named_and_the_good_ones_run(system: System, tmp_pat
     for expected in ("line 3", "line 4", "line 5: custom_id", "line 6: url", "line 7: method", "line 8: body.stream"):
         assert expected in ran.stderr, ran.stderr
     assert "line 10: the last line ends in the middle" in ran.stderr
+
+
+async def test_a_file_that_was_submitted_and_runs_is_known_and_one_that_was_not_sent_whole_goes_on(
+    system: System, tmp_path: Path
+) -> None:
+    file, text = tmp_path / "same.jsonl", "".join(a_line(f"n{number}") + "\n" for number in range(3))
+    file.write_text(text)
+    digest = hashlib.sha256(text.encode() + b"\0\0bulk").hexdigest()
+    async with a_client(system) as client:
+        begun = await client.create_batch(metadata={FILE_LABEL: digest})
+    await system.here("pause", "batch", str(begun.id))
+
+    first = system.command("submit", str(file))
+    again = system.command("submit", str(file))
+    other = system.command("submit", str(file), "--new", "--json")
+    await system.here("resume", "batch", str(begun.id))
+    watched = await system.here("batch", "watch", str(begun.id))
+    later = system.command("submit", str(file), "--wait")
+
+    assert f"this file is the batch {begun.id}, which was not sent to its end: going on with it" in first.stderr
+    assert f"batch {begun.id}: 3 jobs submitted" in first.stdout
+    assert again.returncode == 2
+    assert f"this file is the batch {begun.id}, 0 % done: infermq batch watch {begun.id}" in again.stderr
+    assert json.loads(other.stdout)["batch"]["id"] != str(begun.id)
+    assert (watched.returncode, "3 succeeded" in watched.stdout) == (0, True)
+    assert later.returncode == 0
 
 
 async def test_strict_submits_nothing_of_a_file_with_a_bad_line(system: System, tmp_path: Path) -> None:
