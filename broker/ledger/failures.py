@@ -8,9 +8,16 @@ from uuid import UUID
 
 from broker.ledger.connection import Connection
 from broker.ledger.sql import query
+from schemas.units import Ms
 
 
 async def record_failures(connection: Connection, jobs: Sequence[UUID]) -> None:
     """Record these jobs, which have just ended and did not succeed, as their rows say."""
     if jobs:
         await connection.execute(query("record_failures"), sorted(jobs), min(jobs), max(jobs))
+
+
+async def take_dead_jobs(connection: Connection, jobs: Sequence[UUID], tenant: str, now: Ms) -> set[UUID]:
+    """Take those of a tenant's jobs out of the dead letters that are there, since they run again. Return them."""
+    rows = await connection.fetch(query("claim_dead_jobs"), list(jobs), now, tenant) if jobs else []
+    return {row["job"] for row in rows}

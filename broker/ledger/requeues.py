@@ -1,6 +1,5 @@
 """Requeues of dead jobs: they leave the dead letters, and run again as the jobs of a new batch."""
 
-from collections.abc import Sequence
 from uuid import UUID
 
 import msgspec
@@ -11,6 +10,7 @@ from broker.core.repeat import Edit, repeated
 from broker.errors import Conflict
 from broker.ledger.audit import record
 from broker.ledger.connection import Connection
+from broker.ledger.failures import take_dead_jobs
 from broker.ledger.instructions import record_instruction
 from broker.ledger.repeats import (
     PAGE,
@@ -51,7 +51,7 @@ async def requeue_page(connection: Connection, instruction: OpenInstruction, now
     left = [job for job in sorted(ask.jobs) if instruction.cursor is None or job > UUID(instruction.cursor)]
     read = await read_sources(connection, left[:page])
     looked_at = left[: len(read)]
-    claimed = await _claimed(connection, looked_at, instruction.tenant, now)
+    claimed = await take_dead_jobs(connection, looked_at, instruction.tenant, now)
     sources = [source for source in read if source is not None and source.id in claimed]
     context = await context_of(connection, instruction, batch, now)
     edit = Edit(patch=None if ask.patch is None else ask.patch.encode(), max_tokens=ask.max_tokens)
@@ -71,9 +71,3 @@ async def requeue_page(connection: Connection, instruction: OpenInstruction, now
     counts = {"requeued": len(repeats), "left out": len(looked_at) - len(repeats)}
     cursor = str(looked_at[-1]) if looked_at else str(instruction.cursor)
     return carried(admitted, cursor=cursor, is_last=is_last, counts=counts)
-
-
-async def _claimed(connection: Connection, jobs: Sequence[UUID], tenant: str, now: Ms) -> set[UUID]:
-    """Take those of the jobs out of the dead letters that are there, and return them."""
-    rows = await connection.fetch(query("claim_dead_jobs"), list(jobs), now, tenant) if jobs else []
-    return {row["job"] for row in rows}

@@ -17,6 +17,7 @@ from broker.core.repeat import Source, repeated
 from broker.errors import Conflict
 from broker.ledger.audit import record
 from broker.ledger.connection import Connection, Database
+from broker.ledger.failures import take_dead_jobs
 from broker.ledger.instructions import find_instruction, record_instruction
 from broker.ledger.repeats import (
     PAGE,
@@ -121,6 +122,7 @@ async def retry_page(connection: Connection, instruction: OpenInstruction, now: 
     is_last = not is_cut and len(rows) < page
     found = [source for source in sources if source is not None]
     took = Counter(picked[source.id]["state"] for source in found)
+    await take_dead_jobs(connection, [source.id for source in found], instruction.tenant, now)
     fixed = await _fixed(connection, instruction, ask, found)
     context = await context_of(connection, instruction, batch, now)
     repeats = [

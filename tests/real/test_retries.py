@@ -21,6 +21,7 @@ from broker.ports import Ledger
 from broker.roles.upkeep import Upkeep
 from schemas.api import Batch, BatchStatus, Counts, JobShow, Result, State
 from schemas.control import PauseKind
+from schemas.dead import DeadFilter
 from schemas.instructions import Instruction
 from schemas.jetstream.client import NatsClient
 from schemas.job import Lane
@@ -142,6 +143,20 @@ async def test_a_retry_is_a_batch_of_only_what_failed(ledger: Ledger) -> None:
     assert (await shown(ledger, batch.id)).counts == Counts(
         admitted=5, succeeded=1, failed=1, expired=1, cancelled=1, dead=1
     )
+
+
+async def test_dead_jobs_that_are_retried_are_no_dead_letters_any_more(ledger: Ledger) -> None:
+    batch, other = await a_batch_of(ledger, D, D, F), await a_batch_of(ledger, D)
+
+    before = {letter.batch for letter in await ledger.dead_letters.page(DeadFilter(), limit=9)}
+    _, places = await retried(ledger, batch.id)
+    left = [letter.batch for letter in await ledger.dead_letters.page(DeadFilter(), limit=9)]
+    await end(ledger, places, D, S, S)
+    again = [letter.batch for letter in await ledger.dead_letters.page(DeadFilter(), limit=9)]
+
+    assert before == {batch.id, other.id}
+    assert left == [other.id]
+    assert len(again) == 2
 
 
 async def test_a_retried_job_has_the_bytes_of_the_first(ledger: Ledger) -> None:
