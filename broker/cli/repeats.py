@@ -1,6 +1,7 @@
 """`infermq batch retry`: runs what failed again."""
 
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import Annotated
 from uuid import UUID
@@ -29,6 +30,7 @@ from broker.cli.terminal import (
     with_client,
 )
 from broker.client import Client, new_id
+from broker.errors import Unavailable
 from schemas.api import Batch, Counts, State
 from schemas.instructions import Instruction
 from schemas.repeats import FAILED_STATES, FixedBody, RetryChoice
@@ -95,6 +97,8 @@ async def _followed(
     client: Client, given: Instruction, *, wait: bool, results: Path | None
 ) -> tuple[Instruction, Batch]:
     """Wait for what is to be waited for. Returns how far the retry is, and its batch."""
+    if wait or results:
+        say_that_it_goes_on(given)
     made = await until_made(client, given, within_s=None if wait or results else _SOON_S)
     if not wait and results is None:
         return made, await client.batch(given.id)
@@ -106,13 +110,20 @@ async def _followed(
     return made, state
 
 
+def say_that_it_goes_on(given: Instruction) -> None:
+    """Say, before waiting begins, how to look at it later."""
+    err.print(f"batch {given.id}: it goes on if you stop waiting, see infermq batch show {given.id}")
+
+
 async def until_made(client: Client, given: Instruction, *, within_s: float | None) -> Instruction:
     """Wait until an instruction has made all its jobs, or for so long."""
     try:
         async with asyncio.timeout(within_s):
-            while (state := await client.instruction(given.id)).ended_ms is None:
+            while True:
+                with contextlib.suppress(Unavailable):  # another broker carries on
+                    if (state := await client.instruction(given.id)).ended_ms is not None:
+                        return state
                 await asyncio.sleep(0.1)
-            return state
     except TimeoutError:
         return await client.instruction(given.id)
 

@@ -14,7 +14,7 @@ import typer
 from broker.cli import filters
 from broker.cli.instructions import counted
 from broker.cli.progress import watch
-from broker.cli.repeats import until_made
+from broker.cli.repeats import say_that_it_goes_on, until_made
 from broker.cli.submit import window_ms
 from broker.cli.terminal import (
     AsJson,
@@ -113,6 +113,8 @@ class _Order:
         given = await client.replay(
             self.choice, lane=self.lane, rate_per_s=self.rate_per_s, deadline_in_ms=self.deadline_in_ms
         )
+        if self.wait:
+            say_that_it_goes_on(given)
         made = await until_made(client, given, within_s=None if self.wait else _SOON_S)
         return made, await (watch(client, given.id) if self.wait else client.batch(given.id))
 

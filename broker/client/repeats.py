@@ -1,5 +1,7 @@
 """The part of the client that runs jobs again: retries of what failed in a batch, replays, and their comparison."""
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Iterator, Sequence
 from uuid import UUID
 
@@ -8,6 +10,7 @@ from msgspec.structs import replace
 
 from broker.client.ids import new_id
 from broker.client.session import Session
+from broker.errors import Unavailable
 from schemas.api import State
 from schemas.codec import grouped
 from schemas.instructions import Instruction
@@ -31,6 +34,9 @@ from schemas.repeats import (
 )
 from schemas.subjects import Verb
 
+_TRIES = 4
+_PAUSE_S = 1.0
+"""Between two tries. A broker that was killed is started again within some seconds."""
 _MOST_BODIES = 500
 _BODY_BYTES = 1024 * 1024
 """The bodies of one request: well below what a message may hold."""
@@ -64,10 +70,18 @@ class RepeatClient(Session):
         )
         given: Given | None = None
         for part in _parts(bodies):
-            given = await self._call(Verb.BATCH_RETRY, replace(ask, bodies=tuple(part)), Given)
+            given = await self._given(Verb.BATCH_RETRY, replace(ask, bodies=tuple(part)))
         if given is None:
-            given = await self._call(Verb.BATCH_RETRY, ask, Given)
+            given = await self._given(Verb.BATCH_RETRY, ask)
         return given.instruction
+
+    async def _given(self, verb: Verb, ask: BatchRetry | Replay) -> Given:
+        """Ask, and ask again if no answer comes: an instruction with the same id is the same. Raises: Unavailable."""
+        for _ in range(_TRIES - 1):
+            with contextlib.suppress(Unavailable):
+                return await self._call(verb, ask, Given)
+            await asyncio.sleep(_PAUSE_S)
+        return await self._call(verb, ask, Given)
 
     async def not_retried(self, choice: RetryChoice, custom_ids: Sequence[str]) -> list[str]:
         """Return those of the custom ids of which such a retry would take no job."""
@@ -93,7 +107,7 @@ class RepeatClient(Session):
         """Run settled jobs again, in a new batch with the id of the instruction that is returned."""
         fields = msgspec.structs.asdict(choice)
         ask = Replay(id=new_id(), lane=lane, rate_per_s=rate_per_s, deadline_in_ms=deadline_in_ms, **fields)
-        return (await self._call(Verb.REPLAY, ask, Given)).instruction
+        return (await self._given(Verb.REPLAY, ask)).instruction
 
     async def replay_estimates(self, choice: ReplayChoice) -> AsyncIterator[ReplayEstimate]:
         """Yield what a replay would come to, of one part of the jobs after the other."""

@@ -66,7 +66,7 @@ def mean_nano_usd(recorded: Spend) -> NanoUsd:
 
 def most_output(model: str, catalog: Catalog) -> int:
     """Return the most output tokens of a request that asks for no number, by its model."""
-    found = catalog.model(model)
+    found = catalog.models.get(model) or catalog.model(model)
     return OUTPUT_TOKENS if found is None else found.max_output_tokens
 
 

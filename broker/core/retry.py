@@ -12,7 +12,7 @@ DEFAULT = Retry()
 
 
 def policy_of(model: str, catalog: Catalog) -> Retry:
-    found = catalog.model(model)
+    found = catalog.models.get(model) or catalog.model(model)
     return DEFAULT if found is None else found.retry
 
 

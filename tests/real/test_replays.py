@@ -240,6 +240,24 @@ async def test_a_replay_whose_batch_somebody_sealed_goes_on_no_more(ledger: Ledg
     assert (state.failure is None, (await shown(ledger, given.id)).counts.admitted) == (False, 1)
 
 
+async def test_a_replay_whose_batch_somebody_cancelled_makes_no_more_jobs(ledger: Ledger) -> None:
+    batch = await a_batch_of(ledger, S, S, S)
+    given = await give(ledger, filter=of_batch(batch.id), rate_per_s=1.0)
+    await ledger.instructions.carry_on(now())
+    await ledger.cancels.cancel_batch(given.id, "default", somebody())
+
+    at = now()
+    for later in range(0, 120_000, 10_000):
+        while await ledger.instructions.carry_on(Ms(at + later)) is not None:
+            pass
+
+    state = await ledger.instructions.find(given.id, "default")
+    made = await shown(ledger, given.id)
+    assert state is not None
+    assert state.failure is not None
+    assert made.counts.admitted == 1
+
+
 async def test_a_retry_of_a_replay_merges_into_the_replay_and_not_into_what_it_repeats(ledger: Ledger) -> None:
     batch = await a_batch_of(ledger, F, S)
     replay, places = await replayed(ledger, filter=of_batch(batch.id))
