@@ -63,6 +63,8 @@ def admit(job: Job, context: AdmissionContext, *, place: int | None = None) -> E
     refused = _full(full) if full is not None else _refused(job, context, batch=batch, deadline=deadline)
     if bad_id is not None and refused is None:
         refused = Refused("bad_id", f"the id {job.id} {bad_id}", "id")
+    model = context.catalog.models.get(context.model)
+    policy = policy_of(context.model, context.catalog) if model is None else model.retry
     entry = Entry(
         id=context.new_id(place) if job.id is None or bad_id is not None else job.id,
         tenant=_storable(principal.tenant),
@@ -74,7 +76,7 @@ def admit(job: Job, context: AdmissionContext, *, place: int | None = None) -> E
         body_hash=body_hash(job.endpoint, job.body),
         admitted_ms=now,
         deadline_ms=deadline,
-        max_attempts=job.max_attempts or policy_of(context.model, context.catalog).max_attempts,
+        max_attempts=job.max_attempts or policy.max_attempts,
         priority=job.priority if job.priority is not None else batch.priority if batch is not None else 0,
         batch=batch.id if batch is not None and full is None else None,
         too_late_for=full.id if full is not None else None,

@@ -223,7 +223,7 @@ class RequestState:
         *,
         relay: str,
         place: Placer,
-        policy: Retry = retry.DEFAULT,
+        policy: Callable[[str], Retry],
         now: Ms,
     ) -> None:
         self._entry = entry
@@ -374,7 +374,8 @@ class RequestState:
         other attempt, or no other deployment can take it.
         """
         self._spent += counts(failure)
-        end = retry.end_after(failure, self._policy, spent=self._spent, max_attempts=self._entry.max_attempts)
+        policy, most = self._policy(self._entry.model), self._entry.max_attempts
+        end = retry.end_after(failure, policy, spent=self._spent, max_attempts=most)
         if self._has_streamed or end is not None:
             return None
         tried = (*self._tried, self.assignment.attempt.deployment)

@@ -208,7 +208,7 @@ class Relay:
             await caller.end(Erred(reserve.problem_of(placed, entry.model)))
             return
         state = RequestState(
-            entry, placed, relay=self._name, place=place, policy=self._reserves.policy(entry.model), now=self._clock()
+            entry, placed, relay=self._name, place=place, policy=self._reserves.policy, now=self._clock()
         )
         request = self._by_job[entry.id] = RelayedRequest(state, caller, buffer_bytes=self._buffer_bytes)
         request.delivery = self._tasks.spawn(request.deliver())

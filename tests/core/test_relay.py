@@ -86,7 +86,9 @@ class Script:
             lane=Lane.INTERACTIVE, admitted_ms=Ms(0), deadline_ms=Ms(DEADLINE_MS), max_attempts=self.own_attempts
         )
         first = Placement(self.route[0], str(next(self._tokens)))
-        self.request = RequestState(entry, first, relay="b", place=self._place, policy=self.policy, now=Ms(0))
+        self.request = RequestState(
+            entry, first, relay="b", place=self._place, policy=lambda _: self.policy, now=Ms(0)
+        )
         self.done += self.request.begin()
 
     def _place(self, model: str, tried: Collection[str]) -> Placement | NotPlaced:

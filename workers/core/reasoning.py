@@ -39,11 +39,11 @@ def cut_while_reasoning(
     try:
         answer = _json.decode(response)
         choices = answer["choices"]
-        cut = bool(choices) and all(_is_cut_without_answer(choice) for choice in choices)
-        if not cut:
-            return None
+        for choice in choices:
+            if choice.get("finish_reason") != "length" or _answers(choice["message"]):
+                return None
         counted = reasoning_tokens_of(usage_in(answer) or {})
-        if not (counted or all(_has_reasoned(choice["message"]) for choice in choices)):
+        if not choices or not (counted or all(_has_reasoned(choice["message"]) for choice in choices)):
             return None
     except (*UNREADABLE, KeyError, TypeError, AttributeError):
         return None
@@ -57,10 +57,13 @@ def cut_while_reasoning(
     )
 
 
-def _is_cut_without_answer(choice: dict[str, Any]) -> bool:
-    message = choice["message"]
+def _answers(message: Mapping[str, Any]) -> bool:
+    """Say whether a message has anything to show beside reasoning, or calls a tool."""
+    content = message.get("content")
+    if isinstance(content, str) and content and not content[0].isspace() and content[0] != "<":
+        return True
     others = (message.get(name) for name in ("refusal", "tool_calls", "function_call", "audio"))
-    return choice.get("finish_reason") == "length" and not any(others) and not _visible(message.get("content"))
+    return any(others) or _visible(content)
 
 
 def _visible(content: Any) -> bool:
