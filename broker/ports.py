@@ -27,7 +27,6 @@ from broker.core.records import (
     Leadership,
     Marked,
     OpenJob,
-    PagePast,
     Pick,
     Place,
     Recorded,
@@ -159,9 +158,9 @@ class BacklogLedger(Protocol):
         """Read a page of the flow, in its order, keys only."""
 
     async def page_past(
-        self, flow: Flow, batches: Collection[UUID], *, after: Place | None, now: Ms, most: int
-    ) -> PagePast:
-        """Look at the next jobs of the flow, up to `most`. Leave out those of these batches, unless they are overdue."""
+        self, flow: Flow, batches: Collection[UUID], *, after: Place | None, now: Ms, limit: int
+    ) -> list[WaitingJob]:
+        """Read a page of the flow past jobs of these batches, unless they are overdue. It takes long if they are many."""
 
     async def move_due(self, now: Ms, *, limit: int) -> list[tuple[Flow, Place]]:
         """Move up to `limit` jobs whose time has come into the backlog, and say where they stand there."""

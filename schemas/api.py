@@ -282,7 +282,7 @@ class CancelAnswer(StrEnum):
     """What a cancel came to for one job. It and the job's end exclude each other: what is recorded first stays."""
 
     CANCELLED = "cancelled"
-    """It waited, and has ended as cancelled by this call."""
+    """It waited, or was an interactive request under way, and has ended as cancelled by this call."""
     CANCELLING = "cancelling"
     """It runs. Its worker is told to stop, and it never runs again."""
     ON_ARRIVAL = "on_arrival"

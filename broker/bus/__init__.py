@@ -13,6 +13,7 @@ outcomes      decodes what came through OUTCOME: workers' reports and brokers' r
 stored        reads what a stream holds, by direct get
 seal_keys     reads and writes the copy of the key of the brokers' seals
 results       publishes the live feed of results
+request_cancels  has relays end interactive requests by their ids
 request_suspects  shares between brokers which interactive requests may end their workers
 dead_letters  makes the record of a message that cannot be read
 

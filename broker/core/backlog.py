@@ -13,7 +13,7 @@ from itertools import groupby
 from operator import attrgetter
 from uuid import UUID
 
-from broker.core.records import Flow, Head, PagePast, Pick, Place, WaitingJob
+from broker.core.records import Flow, Head, Pick, Place, WaitingJob
 from schemas.units import Ms
 
 FIRST_PAGE = 64
@@ -21,9 +21,6 @@ FIRST_PAGE = 64
 PAGE = 1000
 """The most jobs in a page."""
 _GROWTH = 4
-PAST_MOST = 20_000
-"""How many jobs that may not start are read past at once: that takes about 0.02 s."""
-_PAST_GROWTH = 5
 FAILED_MOST = 1000
 """How many jobs of one flow are kept that failed somewhere: they may wait long for the one deployment that is left."""
 
@@ -48,15 +45,15 @@ class FlowBacklog:
     """The last page reached the end of the flow."""
     page_size: int = FIRST_PAGE
     """The size of the last page. It grows while the flow is consumed."""
-    past_most: int = PAGE
-    """How many jobs to look at while some may not start."""
+    is_being_read: bool = False
+    """Whether its next page is on its way: it takes long to read past many jobs that may not start."""
     failed: int = 0
     """How many jobs in `ready` failed somewhere. They do not hold up the reading of those behind them."""
     passed_over: Place | None = None
     """The first job that was read and not kept, because too many that failed somewhere are kept already."""
 
     def wants_page(self) -> bool:
-        return not self.ended and len(self.ready) - self.failed < self.page_size // 2
+        return not self.ended and not self.is_being_read and len(self.ready) - self.failed < self.page_size // 2
 
     def next_page_size(self) -> int:
         return FIRST_PAGE if self.read_to is None else min(PAGE, self.page_size * _GROWTH)
@@ -64,28 +61,18 @@ class FlowBacklog:
     def is_idle(self) -> bool:
         return self.ended and not self.ready and self.passed_over is None
 
-    def add_page(self, page: Sequence[WaitingJob], *, limit: int) -> None:
-        """Keep the jobs that were read after `read_to`. A page shorter than `limit` is the last."""
-        self._add(page)
-        self.ended = len(page) < limit
-        if page:
-            self.read_to = page[-1].place
-
-    def add_page_past(self, page: PagePast, *, kept: Sequence[WaitingJob]) -> None:
-        """Keep these jobs of a page that was read past others. If they are few, look at more the next time."""
-        self._add(kept)
-        self.past_most = min(PAST_MOST, self.past_most * _PAST_GROWTH) if 4 * len(kept) < self.past_most else PAGE
-        self.ended = page.is_last
-        self.read_to = page.read_to or self.read_to
-
-    def _add(self, jobs: Sequence[WaitingJob]) -> None:
+    def add_page(self, page: Sequence[WaitingJob], *, limit: int, kept: Sequence[WaitingJob] | None = None) -> None:
+        """Keep the jobs that were read after `read_to`, or only those `kept`. A page shorter than `limit` is the last."""
         self.page_size = self.next_page_size()
-        for job in jobs:
+        for job in page if kept is None else kept:
             if job.tried and self.failed >= FAILED_MOST:
                 self.passed_over = self.passed_over or job.place
             else:
                 self.ready.append(job)
                 self.failed += bool(job.tried)
+        self.ended = len(page) < limit
+        if page:
+            self.read_to = page[-1].place
 
     def go_back_to(self, place: Place) -> None:
         """Read again from `place`, where a job waits. If that is still ahead, only note that there is more to read."""

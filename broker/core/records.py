@@ -172,17 +172,6 @@ class WaitingJob(msgspec.Struct, frozen=True):
     batch: UUID | None = None
 
 
-class PagePast(msgspec.Struct, frozen=True):
-    """A page of a flow, read past the jobs of some batches."""
-
-    jobs: tuple[WaitingJob, ...]
-    """The others."""
-    read_to: Place | None
-    """The last job that was looked at. None: there was none."""
-    is_last: bool
-    """Whether the page reached the end of the flow."""
-
-
 class Request(msgspec.Struct, frozen=True):
     """What a waiting job asks for, to estimate its cost."""
 

@@ -143,6 +143,11 @@ class CallerBehind:
 
 
 @dataclass(frozen=True, slots=True)
+class CancelAsked:
+    """Somebody of its tenant cancelled the request by its id."""
+
+
+@dataclass(frozen=True, slots=True)
 class Ticked:
     """Time has passed."""
 
@@ -157,7 +162,7 @@ class Stopping:
     """The broker stops and waits no longer for requests under way."""
 
 
-Event = Said | Stored | Unstored | CallerLeft | CallerBehind | Ticked | WorkerDied | Stopping
+Event = Said | Stored | Unstored | CallerLeft | CallerBehind | CancelAsked | Ticked | WorkerDied | Stopping
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +214,7 @@ Placer = Callable[[str, Collection[str]], reserve.Placement | reserve.NotPlaced]
 
 _WHY_ENDED = {
     CallerBehind: Problem("too_slow", "the answer came faster than it was read"),
+    CancelAsked: Problem("cancelled", "the request was cancelled"),
     Stopping: Problem("broker_stopped", "the broker stopped: try again"),
 }
 
@@ -281,7 +287,7 @@ class RequestState:
                 return () if self._last_message_ms is not None else self._on_unstored(event, now)
             case CallerLeft():
                 return self._give_up(Cancelled())
-            case CallerBehind() | Stopping():
+            case CallerBehind() | CancelAsked() | Stopping():
                 return self._give_up(Cancelled(), _WHY_ENDED[type(event)])
             case WorkerDied():
                 return self._lost(Problem("worker_lost", "the worker died: try again"), now)

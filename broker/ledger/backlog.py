@@ -3,9 +3,9 @@
 from collections.abc import Collection
 from uuid import UUID
 
-from broker.core.records import Flow, Head, PagePast, Place, WaitingJob
+from broker.core.records import Flow, Head, Place, WaitingJob
 from broker.ledger.connection import Database
-from broker.ledger.rows import flow_of, place_of
+from broker.ledger.rows import Row, flow_of, place_of
 from broker.ledger.sql import query
 from schemas.job import MOST_PRIORITY
 from schemas.units import Ms
@@ -37,26 +37,16 @@ class PgBacklog:
                 start.job,
                 limit,
             )
-        return [
-            WaitingJob(Place(rank, deadline, job), attempt, tuple(tried or ()), tokens, batch)
-            for rank, deadline, job, attempt, tried, tokens, batch in rows
-        ]
+        return [_waiting_of(row) for row in rows]
 
     async def page_past(
-        self, flow: Flow, batches: Collection[UUID], *, after: Place | None, now: Ms, most: int
-    ) -> PagePast:
+        self, flow: Flow, batches: Collection[UUID], *, after: Place | None, now: Ms, limit: int
+    ) -> list[WaitingJob]:
         start = after or _BEGINNING
         place = (flow.model, flow.lane, flow.tenant, start.rank, start.deadline_ms, start.job)
         async with self._database.connection() as connection:
-            rows = await connection.fetch(query("waiting_page_past"), *place, most, list(batches), now)
-        if not rows:
-            return PagePast((), None, is_last=True)
-        kept = [
-            WaitingJob(Place(rank, deadline, job), attempt, tuple(tried or ()), tokens, batch)
-            for rank, deadline, job, attempt, tried, tokens, batch, is_kept, _ in rows
-            if is_kept
-        ]
-        return PagePast(tuple(kept), place_of(rows[-1]), is_last=rows[-1]["looked_at"] < most)
+            rows = await connection.fetch(query("waiting_page_past"), *place, limit, list(batches), now)
+        return [_waiting_of(row) for row in rows]
 
     async def move_due(self, now: Ms, *, limit: int) -> list[tuple[Flow, Place]]:
         async with self._database.connection() as connection:
@@ -67,3 +57,8 @@ class PgBacklog:
         async with self._database.connection() as connection:
             due: Ms | None = await connection.fetchval(query("next_due"))
         return due
+
+
+def _waiting_of(row: Row) -> WaitingJob:
+    rank, deadline, job, attempt, tried, tokens, batch = row
+    return WaitingJob(Place(rank, deadline, job), attempt, tuple(tried or ()), tokens, batch)

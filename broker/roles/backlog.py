@@ -1,6 +1,8 @@
 """Reads the backlog of the dispatch leader from the ledger."""
 
-from collections.abc import Iterable, Sequence
+import asyncio
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 from uuid import UUID
 
 from broker.core.backlog import PAGE, Backlog, FlowBacklog, lower_heads
@@ -14,8 +16,21 @@ REREADS = 20
 """The most flows that a round reads again from their beginning, so that thousands of them hold up no dispatch."""
 OVERDUE_MOST = 10_000
 """The most jobs that are ended at once because their deadline passed behind others of a higher priority."""
+_PATIENCE_S = 0.02
+"""How long a round waits for a page that is read past what may not start."""
 _DUE_PAGE = 1000
 """The most delayed jobs that a round moves into the backlog."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """A page that is being read."""
+
+    page: "asyncio.Task[list[WaitingJob]]"
+    after: Place | None
+    past: Collection[UUID]
+    """The batches whose jobs are left out."""
+    limit: int
 
 
 class BacklogReader:
@@ -26,6 +41,9 @@ class BacklogReader:
         self._backlog = Backlog()
         self._announced: list[tuple[Flow, Place]] = []
         self._due_ms: Ms | None = None
+        self._readings: dict[Flow, _Reading] = {}
+        self.changed: Callable[[], object] = lambda: None
+        """Is called when a page has come that was waited for."""
         self._heads: Sequence[Head] = ()
 
     @property
@@ -89,21 +107,37 @@ class BacklogReader:
         self._backlog.begin_rereads(REREADS)
         for flow, known in list(self._backlog.flows.items()):
             known.reread_passed_over()
-            if known.wants_page():
+            if known.wants_page() or (flow in self._readings and self._readings[flow].page.done()):
                 await self._read_page(flow, known, now, controls)
         self._backlog.remove_idle()
 
     async def _read_page(self, flow: Flow, known: FlowBacklog, now: Ms, controls: Controls) -> None:
-        if controls.stops_jobs:
-            page = await until_available(
-                lambda: self._ledger.page_past(
-                    flow, controls.stopped_batches, after=known.read_to, now=now, most=known.past_most
-                )
-            )
-            known.add_page_past(page, kept=controls.keeps(flow, page.jobs, now))
-        else:
-            limit = known.next_page_size()
+        limit = known.next_page_size()
+        if not controls.stops_jobs:
             known.add_page(await self._page(flow, known.read_to, limit), limit=limit)
+            return
+        reading = self._readings.pop(flow, None) or self._begin(flow, known.read_to, limit, now, controls)
+        await asyncio.wait({reading.page}, timeout=_PATIENCE_S)
+        known.is_being_read = not reading.page.done()
+        if known.is_being_read:
+            self._readings[flow] = reading
+        elif (reading.after, reading.past) == (known.read_to, controls.stopped_batches):  # else it is read anew
+            page = reading.page.result()
+            known.add_page(page, limit=reading.limit, kept=controls.keeps(flow, page, now))
+
+    def _begin(self, flow: Flow, after: Place | None, limit: int, now: Ms, controls: Controls) -> "_Reading":
+        """Begin to read a page past what may not start. Rounds go on meanwhile, since that may take seconds."""
+        batches = controls.stopped_batches
+        page = asyncio.create_task(
+            until_available(lambda: self._ledger.page_past(flow, batches, after=after, now=now, limit=limit))
+        )
+        page.add_done_callback(lambda _: self.changed())
+        return _Reading(page, after, batches, limit)
+
+    def close(self) -> None:
+        """Read no more."""
+        for reading in self._readings.values():
+            reading.page.cancel()
 
     async def _page(self, flow: Flow, after: Place | None, limit: int) -> Sequence[WaitingJob]:
         return await until_available(lambda: self._ledger.page(flow, after=after, limit=limit))

@@ -122,7 +122,7 @@ class Dispatch:
         waiting = await self._nc.subscribe(subjects.CTL_WAITING, cb=hear(decode_waiting, self._on_waiting))
         delayed = await self._nc.subscribe(subjects.CTL_DELAYED, cb=hear(decode_delayed, self._on_delayed))
         settled = await self._nc.subscribe(subjects.CTL_SETTLED, cb=hear(decode_settled, self._on_settled))
-        self._beats.changed = self._wake.set
+        self._beats.changed = self._reader.changed = self._wake.set
         self._daily_spend.leads = self._outstanding
         self._controls.changed = self._wake.set
         try:
@@ -130,6 +130,7 @@ class Dispatch:
         finally:
             self._daily_spend.leads = None
             self._beats.changed = lambda: None
+            self._reader.close()
             self._controls.changed = lambda: None
             await waiting.unsubscribe()
             await delayed.unsubscribe()

@@ -17,6 +17,7 @@ from uuid import UUID
 
 import msgspec
 
+from broker.bus.request_cancels import decode_request_cancel
 from broker.bus.runs import Rulings
 from broker.core import reserve
 from broker.core.presence import Departed, Presence, Process, process_of
@@ -29,6 +30,7 @@ from broker.core.relay import (
     CallerBehind,
     CallerLeft,
     CallerMessage,
+    CancelAsked,
     Erred,
     Event,
     KeptAlive,
@@ -174,6 +176,7 @@ class Relay:
         """Listen to workers. On leaving, when no door admits requests any more, let those under way finish."""
         replies = await self._nc.subscribe(subjects.replies_to(self._name), cb=self._replied)
         acks = await self._nc.subscribe(f"{self._acks}.*", cb=self._acknowledged)
+        cancels = await self._nc.subscribe(subjects.CTL_CANCEL_REQUESTS, cb=self._cancel_asked)
         try:
             yield
         finally:
@@ -181,6 +184,7 @@ class Relay:
                 await self._finish()
                 await replies.unsubscribe()
                 await acks.unsubscribe()
+                await cancels.unsubscribe()
 
     async def watch(self) -> None:
         """End requests and attempts that take too long. Runs until cancelled."""
@@ -250,6 +254,18 @@ class Relay:
         if (request := self._by_job.get(job)) is not None:
             log.info("caller left job=%s", job)
             await self._handle(request, CallerLeft())
+
+    async def _cancel_asked(self, message: Message) -> None:
+        """End the requests that the message names, and answer which of them were under way here."""
+        if (named := decode_request_cancel(message.data)) is None:
+            return
+        tenant, jobs = named
+        found = [job for job in jobs if (one := self._by_job.get(job)) is not None and one.state.tenant == tenant]
+        for job in found:
+            log.info("cancelled job=%s", job)
+            await self._handle(self._by_job[job], CancelAsked())
+        if found and message.reply:
+            await self._nc.publish(message.reply, packed(found))
 
     async def _replied(self, message: Message) -> None:
         try:

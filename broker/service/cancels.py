@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from broker.bus.notices import announce_cancels
+from broker.bus.request_cancels import cancel_requests
 from broker.bus.results import announce_results
 from broker.bus.submitted import SubmittedJobs
 from broker.core.authorise import Action
@@ -108,7 +109,11 @@ class CancelService:
         answers = {job: JobCancelled(job, CancelAnswer.UNKNOWN) for job in jobs}
         answers |= {job: JobCancelled(job, CancelAnswer.ON_ARRIVAL) for job in expected}
         answers |= {job: JobCancelled(job, CancelAnswer.ON_ARRIVAL, State.ACCEPTED) for job in looked.jobs}
-        return answers | _answers(cancels)
+        answers |= _answers(cancels)
+        if unknown := [job for job, one in answers.items() if one.answer is CancelAnswer.UNKNOWN]:
+            ended = await cancel_requests(self.nc, unknown, tenant)
+            answers |= {job: JobCancelled(job, CancelAnswer.CANCELLED, State.CANCELLED) for job in ended}
+        return answers
 
 
 def _answers(cancels: JobCancels) -> dict[UUID, JobCancelled]:

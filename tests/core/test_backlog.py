@@ -4,8 +4,8 @@ from uuid import UUID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.core.backlog import FAILED_MOST, FIRST_PAGE, PAGE, PAST_MOST, Backlog, FlowBacklog, lower_heads
-from broker.core.records import Flow, Head, PagePast, Pick, Place, WaitingJob
+from broker.core.backlog import FAILED_MOST, FIRST_PAGE, PAGE, Backlog, FlowBacklog, lower_heads
+from broker.core.records import Flow, Head, Pick, Place, WaitingJob
 from schemas.job import Lane
 from schemas.units import Ms
 
@@ -293,16 +293,7 @@ def test_lower_priorities_are_all_but_the_first_of_each_flow() -> None:
     assert lower_heads(heads) == [heads[1], heads[2], heads[5]]
 
 
-def test_what_may_not_start_is_read_past_in_large_pages_and_what_may_in_small_ones() -> None:
-    flow = FlowBacklog()
-    few, many = [waiting_job(1)], [waiting_job(n) for n in range(2, PAGE)]
+def test_a_flow_whose_page_is_on_its_way_wants_no_other() -> None:
+    flow = FlowBacklog(is_being_read=True)
 
-    for _ in range(4):
-        flow.add_page_past(PagePast(tuple(few), few[-1].place, is_last=False), kept=[])
-    assert flow.past_most == PAST_MOST
-    assert flow.wants_page()
-    flow.add_page_past(PagePast(tuple(many * 6), many[-1].place, is_last=True), kept=many * 6)
-
-    assert flow.past_most == PAGE
-    assert flow.read_to == many[-1].place
     assert not flow.wants_page()

@@ -20,6 +20,7 @@ from broker.core.relay import (
     CallerBehind,
     CallerLeft,
     CallerMessage,
+    CancelAsked,
     Erred,
     Event,
     KeptAlive,
@@ -361,7 +362,9 @@ def test_a_caller_that_left_is_told_nothing_and_its_worker_is_stopped() -> None:
     assert (script.told, script.ruled, len(script.aborted)) == ([], [Cancelled()], 1)
 
 
-@pytest.mark.parametrize(("event", "code"), [(CallerBehind(), "too_slow"), (Stopping(), "broker_stopped")])
+@pytest.mark.parametrize(
+    ("event", "code"), [(CallerBehind(), "too_slow"), (CancelAsked(), "cancelled"), (Stopping(), "broker_stopped")]
+)
 def test_a_request_that_cannot_go_on_is_answered_and_its_worker_is_stopped(event: Event, code: str) -> None:
     script = Script(["d", "e"])
 
@@ -398,7 +401,7 @@ events = st.one_of(
     st.builds(Said, tokens, words),
     st.builds(Stored, tokens),
     st.builds(Unstored, tokens, st.just("full")),
-    st.sampled_from([CallerLeft(), CallerBehind(), Stopping()]),
+    st.sampled_from([CallerLeft(), CallerBehind(), CancelAsked(), Stopping()]),
 )
 steps = st.one_of(events, events, st.integers(0, 12_000))
 """An event, or so many milliseconds that pass."""

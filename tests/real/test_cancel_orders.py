@@ -1,5 +1,6 @@
 """Jobs are cancelled by what they have in common: nothing that is named starts any more, and an instruction ends it."""
 
+import asyncio
 from typing import Any
 from uuid import UUID
 
@@ -10,6 +11,7 @@ from broker.core.principal import Principal, Role, open_principal
 from broker.core.records import Audited, Entry, Place
 from broker.errors import Conflict, ControlsChanged
 from broker.ports import Ledger
+from broker.roles.backlog import BacklogReader
 from broker.service.refusal import Refusal
 from schemas import subjects
 from schemas.api import State
@@ -20,7 +22,8 @@ from schemas.job import Lane
 from schemas.outcome import Released
 from schemas.units import Ms
 from tests.builders import a_report, an_entry, an_id, now
-from tests.real.test_batch_cancels import filled, started
+from tests.holding import a_hand
+from tests.real.test_batch_cancels import cancel, filled, started
 from tests.real.test_cancels import a_service, cancelled, settle
 from tests.real.test_ledger import running, state_of
 
@@ -207,12 +210,37 @@ async def test_the_backlog_is_read_past_batches_that_may_not_start(ledger: Ledge
     batch = stopped[0].batch
     assert batch is not None
 
-    async def read(most: int, after: Place | None = None) -> tuple[list[UUID], Place | None, bool]:
-        page = await ledger.backlog.page_past(free.flow, [batch], after=after, now=now(), most=most)
-        return [job.place.job for job in page.jobs], page.read_to, page.is_last
+    async def read(limit: int, after: Place | None = None) -> list[UUID]:
+        page = await ledger.backlog.page_past(free.flow, [batch], after=after, now=now(), limit=limit)
+        return [job.place.job for job in page]
 
-    assert await read(100) == ([overdue.id, free.id], free.place, True)
-    some, read_to, is_last = await read(3)
-    assert (some, is_last) == ([overdue.id], False)
-    assert await read(100, read_to) == ([free.id], free.place, True)
-    assert await read(100, free.place) == ([], None, True)
+    assert await read(100) == [overdue.id, free.id]
+    assert await read(1) == [overdue.id]
+    assert await read(100, overdue.place) == [free.id]
+    assert await read(100, free.place) == []
+
+
+async def test_rounds_go_on_while_the_backlog_is_read_past_what_may_not_start(
+    ledger: Ledger, ledger_url: str
+) -> None:
+    [stopped], free = await filled(ledger, 1), an_entry()
+    await ledger.intake.admit([free])
+    await cancel(ledger, stopped.batch)
+    controls, woken = await ledger.controls.read(), asyncio.Event()
+    reader = BacklogReader(ledger.backlog)
+    reader.changed = woken.set
+    await reader.restart()
+    async with a_hand(ledger_url) as hand:
+        await hand.hold("lock table infermq.waiting")
+
+        async with asyncio.timeout(5):
+            await reader.read(now(), controls)
+
+        assert reader.backlog.ready() == {}
+        assert not reader.backlog.wants_more()
+        await hand.let_go()
+    async with asyncio.timeout(5):
+        await woken.wait()
+    await reader.read(now(), controls)
+    assert [job.place.job for job in reader.backlog.ready()[free.flow]] == [free.id]
+    reader.close()

@@ -15,6 +15,7 @@ from nats.aio.subscription import Subscription
 from nats.errors import NoRespondersError
 from nats.errors import TimeoutError as NatsTimeoutError
 
+from broker.bus.request_cancels import cancel_requests
 from broker.bus.runs import Rulings
 from broker.core.price import Prices
 from broker.core.principal import Identify, Principal, Role, open_principal
@@ -683,6 +684,24 @@ async def test_a_client_that_left_has_its_worker_stopped_and_its_slot_freed(nc: 
         asker = await door.ask()
         await (await door.taken()).finish()
         assert await asker.kinds() == [FINAL]
+
+
+async def test_a_request_that_is_cancelled_by_its_id_ends_and_its_worker_is_stopped(nc: Nats, ledger: Ledger) -> None:
+    async with a_door(nc, ledger, a_beat("d")) as door:
+        asker = await door.ask()
+        worker = await door.taken()
+        jobs = [worker.attempt.job, an_id()]
+
+        assert await cancel_requests(nc, jobs, "another", answer_s=0.1) == set()
+        await nc.publish(subjects.CTL_CANCEL_REQUESTS, b"no request")
+        assert await cancel_requests(nc, jobs, worker.attempt.tenant, answer_s=0.5) == {worker.attempt.job}
+
+        assert (await asker.word()).code == "cancelled"
+        assert await door.aborts() == worker.attempt
+        job = await door.settle(await door.ruling())
+        assert job is not None
+        assert (job.state, job.executions) == (State.CANCELLED, ())
+        assert await cancel_requests(nc, jobs, worker.attempt.tenant, answer_s=0.1) == set()
 
 
 # what is refused
