@@ -34,7 +34,7 @@ def run(
     cap_usd: Annotated[float, typer.Option(help="The daily cap of one deployment.")] = 1000.0,
     may_repeat: Annotated[bool, typer.Option(help="Whether faults may lead to a second run of an attempt.")] = True,
     forges: Annotated[bool, typer.Option(help="Whether somebody forges reports and rulings.")] = True,
-    orders: Annotated[bool, typer.Option(help="Whether people cancel, pause, retry and replay.")] = True,
+    orders: Annotated[bool, typer.Option(help="Whether people cancel, pause, change, retry and replay.")] = True,
     size: Annotated[int, typer.Option(min=1, help="Batches have so many times 10, 30 or 60 jobs.")] = 1,
 ) -> None:
     """Run a round for each seed. Ends with 1 if a promise was broken."""
@@ -72,8 +72,10 @@ def run_cluster(
     result = asyncio.run(kill_nodes(seed=seed, kills=kills, every_s=every_s, say=say))
     for one in result.lost[:20]:
         say(f"lost: {one}")
+    for one in result.violations[:20]:
+        say(f"VIOLATION {one}")
     say(str(result))
-    if result.lost:
+    if result.lost or result.violations:
         raise typer.Exit(1)
 
 

@@ -1,4 +1,8 @@
-"""Three NATS nodes, of which one is killed every so often under load: nothing is lost, and how long each pause is."""
+"""Three NATS nodes, of which one is killed every so often under load: nothing is lost, and how long each pause is.
+
+Some producers and callers measure the pauses. Beside them runs the load of all rounds, with people who cancel, pause,
+change, retry and replay; in the end all is compared as after a round.
+"""
 
 import asyncio
 import itertools
@@ -22,15 +26,20 @@ from broker.errors import Unavailable
 from broker.local.servers import Child, is_free, spawn
 from broker.retrying import until_available
 from schemas.job import Lane
+from tests.chaos.check import FENCE, Check, Figures
+from tests.chaos.load import a_load
+from tests.chaos.machine import CATALOG as OTHERS
 from tests.sums import a_ledger_server
 from tests.system import CATALOG, until
 
 SCRIPT = Path(__file__).parents[2] / "deploy" / "nats_cluster.py"
 HELLO = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}
+PROBE = "probe"
+"""The tenant of those who measure: nobody pauses it."""
 _NODES = 3
 _AT_ONCE = 3
 _STEP_S = 0.1
-_SETTLED_S = 90.0
+_SETTLED_S = 120.0
 Say = Callable[[str], None]
 
 
@@ -80,12 +89,19 @@ class Result:
     load: Load
     lost: list[str]
     """Accepted jobs and answered requests that did not succeed by the ledger."""
+    violations: list[str]
+    """What else was promised, and is not so."""
+    figures: Figures
+    ordered: dict[str, int]
 
     def __str__(self) -> str:
         return (
             f"{len(self.pauses_s)} kills, pause median {statistics.median(self.pauses_s):.1f} s, "
             f"longest {max(self.pauses_s):.1f} s; {len(self.load.accepted)} jobs accepted, "
-            f"{len(self.load.answered)} requests answered, {self.load.told} errors told, {len(self.lost)} lost, sums agree"
+            f"{len(self.load.answered)} requests answered, {self.load.told} errors told, {len(self.lost)} lost, sums agree\n"
+            f"beside them {self.figures}\n"
+            f"ordered: {', '.join(f'{what} {n}' for what, n in sorted(self.ordered.items()))}\n"
+            f"{len(self.violations)} violations"
         )
 
 
@@ -96,12 +112,15 @@ async def kill_nodes(*, seed: int, kills: int, every_s: float, say: Say) -> Resu
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="infermq-cluster-")))
         postgres_url = await stack.enter_async_context(a_ledger_server(folder / "pg"))
         urls = await stack.enter_async_context(a_cluster(folder))
-        await stack.enter_async_context(_processes(folder, urls, postgres_url))
-        client = await stack.enter_async_context(Client.connect(urls))
+        system = _Cluster(_Url(urls), _Url(postgres_url), folder / "ran")
+        await stack.enter_async_context(_processes(folder, system))
+        client = await stack.enter_async_context(Client.connect(urls, tenant=PROBE))
+        beside = await stack.enter_async_context(a_load(urls, seed, forges=False, orders=True))
         load, pauses_s = Load(), []
         tasks = [asyncio.create_task(one(client)) for one in (load.submit, load.infer) for _ in range(_AT_ONCE)]
         try:
             await until(lambda: _has(load), "a job is accepted and a request answered")
+            beside.open()
             for number in range(kills):
                 node = dice.randrange(_NODES) + 1
                 began = time.monotonic()
@@ -113,10 +132,34 @@ async def kill_nodes(*, seed: int, kills: int, every_s: float, say: Say) -> Resu
                     if task.done():
                         task.result()
         finally:
+            beside.close()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        return Result(pauses_s, load, await _lost(postgres_url, load))
+        check = Check(system, beside)
+        await check.settled(_SETTLED_S)
+        violations, figures = await check.compare(may_repeat=True)
+        counts = beside.orders.ordered.counts
+        return Result(pauses_s, load, await _lost(postgres_url, load), violations, figures, counts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Url:
+    url: str
+
+
+@dataclass(slots=True)
+class _Cluster:
+    """What is compared with what was promised. Of its processes only nodes of NATS are killed."""
+
+    nats: _Url
+    postgres: _Url
+    ran: Path
+    complaints: list[str] = field(default_factory=list)
+    deleted_s: list[float] = field(default_factory=list)
+
+    def killed(self) -> set[int]:
+        return set()
 
 
 async def _has(load: Load) -> bool:
@@ -157,9 +200,14 @@ async def a_cluster(folder: Path) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def _processes(folder: Path, urls: str, postgres_url: str) -> AsyncIterator[None]:
+async def _processes(folder: Path, system: _Cluster) -> AsyncIterator[None]:
     """Two brokers and two workers, as they are deployed."""
     children: list[Child] = []
+    urls, postgres_url = system.nats.url, system.postgres.url
+    system.ran.touch()
+    connection = await asyncpg.connect(postgres_url)
+    await connection.execute(FENCE)
+    await connection.close()
 
     def start(name: str, *words: str) -> None:
         environ = {"INFERMQ_NATS_URL": urls, "INFERMQ_POSTGRES_URL": postgres_url, "INFERMQ_REPLICAS": "3"}
@@ -172,10 +220,10 @@ async def _processes(folder: Path, urls: str, postgres_url: str) -> AsyncIterato
         for child in children:
             await until(lambda child=child: _says(child, '"ready"'), "a broker is ready", within_s=60)  # type: ignore[misc]
         async with Client.connect(urls) as client:
-            catalog = CATALOG.format(slots=16, options="")
+            catalog = CATALOG.format(slots=16, options="") + OTHERS.format(log=system.ran, cap=1000.0)
             await until_available(lambda: client.apply_catalog(catalog))  # its streams may have no leader yet
-        for name in ("worker-1", "worker-2"):
-            start(name, "workers", "--deployment", "d", "--name", name)
+        for number, deployment in enumerate(("d", "d", "fast", "steady", "flaky"), 1):
+            start(f"worker-{number}", "workers", "--deployment", deployment, "--name", f"worker-{number}")
         for child in children:
             await until(lambda child=child: _says(child, '"ready"'), "a worker is ready", within_s=60)  # type: ignore[misc]
         yield

@@ -1,4 +1,4 @@
-"""People who cancel, pause, retry and replay what the producers have submitted, while everything is killed."""
+"""People who cancel, pause, change, retry and replay what the producers have submitted, while everything is killed."""
 
 import asyncio
 import contextlib
@@ -10,9 +10,12 @@ from uuid import UUID
 
 from broker.client import Client, RequestRefused
 from schemas.api import CancelAnswer, State
+from schemas.cancel import CancelChoice
+from schemas.changes import Change
 from schemas.control import PauseKind
 from schemas.dead import DeadFilter, DeadRequeue, DeadWhat
 from schemas.instructions import Instruction
+from schemas.job import Lane
 from schemas.listing import JobFilter
 from schemas.repeats import FAILED_STATES, ReplayChoice
 
@@ -33,6 +36,8 @@ class Ordered:
     """What people were told of what they ordered."""
 
     cancelled: dict[UUID, CancelAnswer] = field(default_factory=dict)
+    swept: set[tuple[str, str]] = field(default_factory=set)
+    """The tenants and models of which all was cancelled."""
     retried: dict[UUID, tuple[str, UUID]] = field(default_factory=dict)
     """The retries and replays, each with its tenant and the batch that it repeats."""
     settled: list[tuple[str, UUID]] = field(default_factory=list)
@@ -61,6 +66,23 @@ class Orders:
     async def cancel_batch(self, tenant: str, batch: UUID) -> None:
         await self._told(lambda: self._clients[tenant].cancel_batch(batch))
         self.ordered.count("batch cancelled")
+
+    async def cancel_many(self, tenant: str, model: str) -> None:
+        """Cancel all that waits or runs for a model."""
+        self.ordered.swept.add((tenant, model))
+        await self._told(lambda: self._clients[tenant].cancel_many(CancelChoice(model=model)))
+        self.ordered.count("cancel by model")
+
+    async def change(self, tenant: str, job: UUID, batch: UUID | None) -> None:
+        """Change a job, or all of a batch."""
+        change = Change(lane=self._chance.choice((None, *Lane)), priority=self._chance.choice((-50, 0, 50)))
+        client = self._clients[tenant]
+        with contextlib.suppress(RequestRefused):  # it runs, or has ended
+            if batch is None:
+                await self._told(lambda: client.change_job(job, change))
+            else:
+                await self._told(lambda: client.change_batch(batch, change))
+            self.ordered.count("job changed" if batch is None else "batch changed")
 
     async def requeue(self, tenant: str) -> None:
         """Requeue some dead jobs."""

@@ -63,6 +63,8 @@ KINDS: tuple[JobKind, ...] = (
     JobKind(2, "flaky", "hopeless", (2, 20), frozenset({"dead"})),
     JobKind(1, "nobody", "refused", (2, 20), frozenset({"failed"})),
 )
+_ORDERS = {"jobs": 4, "batch": 2, "many": 1, "pause": 2, "change": 3, "retry": 3, "replay": 1, "requeue": 1}
+"""What people do, and how often."""
 FORGER = "forger"
 """The worker that forged reports name."""
 CALM = KINDS[:3]
@@ -156,25 +158,30 @@ class Load:
         """Cancel or pause what is under way, or repeat what has ended; in calm times, nothing."""
         if self._kinds is CALM:
             return
-        act = self._chance.choices(("jobs", "batch", "pause", "retry", "replay", "requeue"), (4, 2, 2, 3, 1, 1))[0]
+        names, weights = zip(*_ORDERS.items(), strict=True)
+        act = self._chance.choices(names, weights)[0]
         own = [job for job, one in self.told.accepted.items() if one.tenant == tenant]
-        batches = [batch for batch in self.told.batches if self.told.owners[batch] == tenant]
-        settled = self.orders.some_settled()
-        if act == "jobs" and own:
-            jobs = self._chance.sample(own, min(len(own), self._chance.randint(1, 5)))
-            for job in jobs:
-                self.told.accepted[job].ends |= CANCELLED
-            await self.orders.cancel_jobs(tenant, jobs)
-        elif act == "batch" and batches:
-            await self._cancel_batch(tenant, self._chance.choice(batches[-3:]))
+        batches = [batch for batch in self.told.batches if self.told.owners[batch] == tenant][-3:]
+        if act == "pause":
+            await self.orders.pause(tenant, batches[-1] if batches else None)
         elif act == "requeue":
             await self.orders.requeue(tenant)
-        elif act == "pause":
-            await self.orders.pause(tenant, batches[-1] if batches else None)
-        elif act == "retry" and settled is not None:
-            await self.orders.retry(*settled)
-        elif act == "replay" and settled is not None:
-            await self.orders.replay(*settled)
+        elif act == "many":
+            await self.orders.cancel_many(tenant, self._chance.choice(("quick", "slow", "flaky")))
+        elif act == "jobs" and own:
+            await self._cancel_jobs(tenant, self._chance.sample(own, min(len(own), self._chance.randint(1, 5))))
+        elif act == "batch" and batches:
+            await self._cancel_batch(tenant, self._chance.choice(batches))
+        elif act == "change" and own:
+            batch = self._chance.choice((None, *batches))
+            await self.orders.change(tenant, self._chance.choice(own[-100:]), batch)
+        elif act in ("retry", "replay") and (settled := self.orders.some_settled()) is not None:
+            await (self.orders.retry(*settled) if act == "retry" else self.orders.replay(*settled))
+
+    async def _cancel_jobs(self, tenant: str, jobs: list[UUID]) -> None:
+        for job in jobs:
+            self.told.accepted[job].ends |= CANCELLED
+        await self.orders.cancel_jobs(tenant, jobs)
 
     async def _cancel_batch(self, tenant: str, batch: UUID) -> None:
         for one in self.told.accepted.values():

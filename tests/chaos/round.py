@@ -67,7 +67,7 @@ class Plan:
     forges: bool = True
     """Whether somebody forges reports and rulings."""
     orders: bool = True
-    """Whether people cancel, pause, retry and replay."""
+    """Whether people cancel, pause, change, retry and replay."""
     size: int = 1
     """How large batches are: so many times 10, 30 or 60 jobs."""
 
