@@ -29,6 +29,11 @@ _PREFIX = "$JS.EVENT.ADVISORY.CONSUMER."
 _CAUSES = {"MAX_DELIVERIES": DeadCause.MAX_DELIVERIES, "MSG_TERMINATED": DeadCause.TERMINATED}
 
 
+DELETED = "Unacknowledged message was deleted"
+"""Why a server terminates a message that is in the stream no more. After another node came to lead a consumer, it says so of
+messages that were acked and deleted just before (nats-server #7984)."""
+
+
 class _Advisory(msgspec.Struct, frozen=True):
     """What an advisory says. Anybody who may publish can have written it."""
 
@@ -41,7 +46,10 @@ class _Advisory(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Advisories:
-    """Makes dead letters of the messages of infermq's streams. Those of other streams are counted only."""
+    """Makes dead letters of the messages of infermq's streams. Those of other streams are counted only.
+
+    So are those that were deleted: nothing is left of them to keep, and nearly all were acked.
+    """
 
     nc: NatsConnection
     ledger: DeadLetterLedger
@@ -62,7 +70,12 @@ class Advisories:
             self.metrics.advisories.labels(kind.lower()).inc()
             log.warning("advisory kind=%s consumer=%s", kind.lower(), where)
             advisory = _read(message)
-            if kind in _CAUSES and advisory is not None and advisory.stream in _STREAMS:
+            if (
+                kind in _CAUSES
+                and advisory is not None
+                and advisory.stream in _STREAMS
+                and advisory.reason != DELETED
+            ):
                 dead_letters.append(await self._dead_letter(message, _CAUSES[kind], advisory))
         if dead_letters:
             await until_available(lambda: self.ledger.record(one_per_message(dead_letters)))

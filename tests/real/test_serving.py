@@ -11,6 +11,7 @@ from broker.bus.desired import ack_pending
 from broker.bus.runs import Runs
 from broker.ledger import open_ledger
 from broker.ports import Ledger
+from broker.roles.advisories import DELETED
 from schemas import subjects
 from schemas.jetstream.client import NatsClient as Nats
 from tests.builders import a_report, a_success, an_attempt, an_entry, now
@@ -144,6 +145,18 @@ async def test_a_message_that_was_delivered_too_often_is_kept_as_it_was(
 
     assert (letter.cause, letter.stream, letter.subject) == ("max_deliveries", subjects.RUN, subjects.run("d"))
     assert (content, shown.headers) == (b"the message", {"a": "b"})
+
+
+async def test_a_message_that_was_acked_before_another_node_led_its_consumer_is_no_dead_letter(
+    nats_url: str, ledger_url: str, nc: Nats
+) -> None:
+    async with a_broker(nats_url, ledger_url, nc) as running:
+        advisory = {"stream": subjects.SUBMIT, "consumer": "c", "stream_seq": 7, "reason": DELETED}
+        kind = "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED"
+        await nc.publish(f"{kind}.{subjects.SUBMIT}.c", msgspec.json.encode(advisory))
+
+        await measures(running, 'infermq_advisories_total{kind="msg_terminated"} 1.0')
+        assert await running.client.dead_letters() == ()
 
 
 async def test_what_a_dead_worker_had_reported_is_let_go(nats_url: str, ledger_url: str, nc: Nats) -> None:
