@@ -46,11 +46,11 @@ async def instructions(url: str, step: object, *, kind: InstructionKind = KIND) 
         yield PgInstructions(database, Days(database, now), {kind: step})  # type: ignore[dict-item]
 
 
-async def count_to_three(connection: Connection, instruction: OpenInstruction, at: Ms) -> Carried:
-    """Leaves a row behind for each page."""
+async def count_to_three(connection: Connection, instruction: OpenInstruction, _: Ms) -> Carried:
+    """Leaves a link behind for each page: of a job that is called like its number."""
     page = int(instruction.cursor or 0) + 1
-    row = ("s", page, at, str(instruction.id), "a page", "{}", b"")
-    await connection.execute("insert into infermq.dead_letters values ($1, $2, $3, $4, $5, $6, $7)", *row)
+    link = (UUID(int=page), instruction.id)
+    await connection.execute("insert into infermq.replays (job, source) values ($1, $2)", *link)
     return Carried(cursor=str(page), is_last=page == PAGES, counts={"pages": 1})
 
 
@@ -63,7 +63,7 @@ async def shown(ledger: PgInstructions, instruction: UUID) -> Instruction:
 async def pages_of(url: str) -> list[int]:
     connection = await asyncpg.connect(url)
     try:
-        return [row["sequence"] for row in await connection.fetch("select sequence from infermq.dead_letters")]
+        return [row["job"].int for row in await connection.fetch("select job from infermq.replays order by job")]
     finally:
         await connection.close()
 
