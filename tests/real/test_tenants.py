@@ -23,12 +23,15 @@ from schemas.api import (
     BatchStatus,
     CatalogApply,
     ErrorBody,
+    JobCancel,
     JobRef,
+    JobsCancelled,
     JobShow,
     Nothing,
     ResultPage,
     State,
 )
+from schemas.cancel import CancelChoice, CancelCount
 from schemas.codec import ERROR, KIND
 from schemas.instructions import Instruction, InstructionList, InstructionRef, Instructions
 from schemas.jetstream.client import NatsClient as Nats
@@ -75,6 +78,9 @@ def about(owner: Owner) -> dict[Verb, msgspec.Struct]:
         Verb.JOB_LIST: JobList(),
         Verb.REPLAY_DIFF: ReplayDiff(owner.batch),
         Verb.REPLAY_ESTIMATE: ReplayEstimateAsk(jobs=(owner.job,)),
+        Verb.JOB_CANCEL: JobCancel((owner.job,)),
+        Verb.CANCEL_COUNT: CancelChoice(batch=owner.batch),
+        Verb.BATCH_CANCEL: BatchRef(owner.batch),
         Verb.BATCH_RETRY: BatchRetry(id=owner.retry, batch=owner.batch),
     }
 
@@ -84,8 +90,8 @@ SHARED = {
     Verb.DEAD_LIST, Verb.DEAD_EACH, Verb.DEAD_SHOW, Verb.DEAD_REQUEUE, Verb.DEAD_DROP,
 }  # fmt: skip
 """What these are about belongs to all tenants, or is all shown to operators: an open door's callers are such."""
-ELSEWHERE = {Verb.REPLAY, Verb.JOB_CHANGE, Verb.BATCH_CHANGE}
-"""What is tried with other tenants' jobs in tests/real/test_replays.py and test_changes.py."""
+ELSEWHERE = {Verb.REPLAY, Verb.CANCEL, Verb.JOB_CHANGE, Verb.BATCH_CHANGE}
+"""What is tried with other tenants' jobs in tests/real: test_replays, test_changes, test_cancel_orders."""
 REFUSALS = {
     Verb.BATCH_CREATE: "conflict",
     Verb.BATCH_SHOW: "unknown_batch",
@@ -94,6 +100,7 @@ REFUSALS = {
     Verb.JOB_SHOW: "unknown_job",
     Verb.BATCH_RETRY_CHECK: "unknown_batch",
     Verb.BATCH_RETRY: "unknown_batch",
+    Verb.BATCH_CANCEL: "unknown_batch",
     Verb.REPLAY_DIFF: "unknown_batch",
     Verb.INSTRUCTION_SHOW: "unknown_instruction",
 }
@@ -147,6 +154,9 @@ async def test_no_verb_lets_a_tenant_see_or_touch_what_is_anothers(nats_url: str
                 assert [one.id for one in instructions.instructions] == [stranger.instruction]
                 jobs = msgspec.json.decode(told.pop(Verb.JOB_LIST), type=JobPage).jobs
                 assert [job.id for job in jobs] == [stranger.job]
+                [cancelled] = msgspec.json.decode(told.pop(Verb.JOB_CANCEL), type=JobsCancelled).jobs
+                assert cancelled.state is None
+                assert msgspec.json.decode(told.pop(Verb.CANCEL_COUNT), type=CancelCount) == CancelCount(0, 0, False)
                 assert msgspec.json.decode(told.pop(Verb.REPLAY_ESTIMATE), type=ReplayEstimate) == ReplayEstimate()
                 assert told == {verb: code.encode() for verb, code in REFUSALS.items()}, (owner, stranger)
 
