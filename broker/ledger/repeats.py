@@ -13,7 +13,7 @@ from broker.core.repeat import Source, repeat_id
 from broker.errors import Conflict, Unavailable
 from broker.ledger.connection import Connection
 from broker.ledger.intake import record_entries
-from broker.ledger.rows import Row, columns, metadata_of
+from broker.ledger.rows import Row, change_of, columns, metadata_of
 from broker.ledger.sql import query
 from schemas.catalog import Catalog, CatalogError, parse
 from schemas.job import Lane
@@ -72,7 +72,14 @@ async def context_of(
     What the key may do was decided when the instruction was given. Raises: Unavailable.
     """
     lane = Lane(batch["lane"])
-    info = BatchInfo(id=batch["id"], tenant=batch["tenant"], lane=lane, deadline_ms=batch["deadline_ms"])
+    info = BatchInfo(
+        id=batch["id"],
+        tenant=batch["tenant"],
+        lane=lane,
+        deadline_ms=batch["deadline_ms"],
+        priority=batch["priority"],
+        change=change_of(batch),
+    )
     principal = Principal(tenant=instruction.tenant, key=instruction.key, role=Role.OPERATOR)
     catalog = await _active_catalog(connection)
 

@@ -20,6 +20,7 @@ from broker.ledger import open_ledger
 from broker.ports import Ledger
 from broker.roles.upkeep import Upkeep
 from schemas.api import Batch, BatchStatus, Counts, JobShow, Result, State
+from schemas.changes import BatchChange, Change
 from schemas.control import PauseKind
 from schemas.dead import DeadFilter
 from schemas.instructions import Instruction
@@ -189,6 +190,19 @@ async def test_states_and_failures_choose_what_is_retried(
 
     assert await lines_of(ledger, places) == lines
     assert (await shown(ledger, retry)).jobs == len(lines)
+
+
+async def test_what_is_changed_of_a_retry_holds_for_the_jobs_that_it_makes_later(ledger: Ledger) -> None:
+    batch = await a_batch_of(ledger, State.FAILED, priority=3)
+
+    given = await give(ledger, batch.id)
+    change = BatchChange(an_id(), given.id, Change(lane=Lane.STANDARD, priority=-7))
+    await ledger.changes.give(change, "default", somebody())
+    await give(ledger, (await a_batch_of(ledger, State.FAILED, priority=3)).id)
+    await carry_out(ledger)
+
+    heads = {(head.flow.lane, head.rank) for head in await ledger.backlog.heads()}
+    assert heads == {(Lane.STANDARD, 7), (Lane.BULK, -3)}
 
 
 async def test_a_retry_of_nothing_is_complete(ledger: Ledger) -> None:
