@@ -5,12 +5,14 @@ import re
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from enum import IntEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import msgspec
 import typer
+from msgspec.structs import replace
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -18,8 +20,9 @@ from rich.table import Table
 from broker.client import BacklogFull, Client, NoBroker, RequestRefused, RequestTimedOut
 from broker.config import Location, NotFound, find
 from broker.errors import CannotListen, Conflict, Unavailable
-from schemas.api import Hold
+from schemas.api import ErrorBody, Hold, HoldCode, Problem
 from schemas.catalog import CatalogError
+from schemas.outcome import FAILURE_KINDS
 from schemas.units import Ms, NanoUsd
 from schemas.urls import public
 
@@ -39,7 +42,18 @@ _WIDE = 240
 out = Console(highlight=False, soft_wrap=True, emoji=False, width=None if sys.stdout.isatty() else _WIDE)
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+_as_json = ContextVar("as_json", default=False)
+"""Whether the command was asked for JSON: then its errors are JSON too."""
+
+
+def _note_json(wanted: bool) -> bool:
+    _as_json.set(wanted)
+    return wanted
+
+
+AsJson = Annotated[
+    bool, typer.Option("--json", is_eager=True, callback=_note_json, help="One JSON document on standard output.")
+]
 NatsUrl = Annotated[str | None, typer.Option("--nats-url", help="Where NATS is (INFERMQ_NATS_URL).")]
 Data = Annotated[Path | None, typer.Option("--data", help="Data folder of a running `infermq up` (INFERMQ_DATA).")]
 
@@ -93,7 +107,12 @@ _EXPECTED = (
 
 
 def _is_expected(error: BaseException) -> bool:
-    """Tell whether a user can do something about it. An OSError without a number is a time-out that nobody caught: a bug."""
+    """Tell whether a user can do something about it. An OSError without a number is a time-out that nobody caught: a bug.
+
+    If nobody reads the output any more, as after `| head`, the command ends without a word.
+    """
+    if isinstance(error, BrokenPipeError):
+        return False
     return isinstance(error, _EXPECTED) and not (isinstance(error, OSError) and error.errno is None)
 
 
@@ -106,11 +125,24 @@ def _report(error: BaseException) -> None:
     match error:
         case NotFound() | Unavailable():
             code = Exit.UNAVAILABLE
+        case RequestRefused(problem=Problem(code=why)) if why in _NOT_OF_THE_REQUEST:
+            code = Exit.FAILED
         case RequestRefused() | CatalogError() | OSError():
             code = Exit.USAGE
         case _:
             code = Exit.FAILED
-    fail(_words(error), code)
+    problem = (
+        error.problem if isinstance(error, RequestRefused) else Problem(_CODES.get(code, "failed"), _words(error))
+    )
+    _end(_words(error), problem, code)
+
+
+_NOT_OF_THE_REQUEST = frozenset(
+    {*map(str, HoldCode), *FAILURE_KINDS, "internal", "cancelled", "expired", "poison", "conflict"}
+) - {HoldCode.UNKNOWN_MODEL, HoldCode.UNKNOWN_DEPLOYMENT, "bad_request", "context_too_long", "refused"}
+"""The codes of refusals that say nothing against the request: what it asks for is busy, has failed, or was stopped."""
+_CODES = {Exit.UNAVAILABLE: "unavailable", Exit.USAGE: "bad_input"}
+"""The codes of errors that no broker has given one."""
 
 
 def _words(error: BaseException) -> str:
@@ -125,7 +157,16 @@ def _words(error: BaseException) -> str:
 
 def fail(message: str, code: Exit) -> NoReturn:
     """Print an error and end the command. Raises: typer.Exit."""
-    err.print(f"[bold red]error:[/] {plain(message)}")
+    _end(message, Problem(_CODES.get(code, "failed"), message), code)
+
+
+def _end(message: str, problem: Problem, code: Exit) -> NoReturn:
+    """Print an error, under `--json` as the object that the API would answer. Raises: typer.Exit."""
+    if _as_json.get():
+        said = replace(problem, message=printable(public(problem.message)))
+        sys.stderr.write(msgspec.json.encode(ErrorBody(said)).decode() + "\n")
+    else:
+        err.print(f"[bold red]error:[/] {plain(message)}")
     raise typer.Exit(code)
 
 

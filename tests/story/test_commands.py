@@ -130,6 +130,32 @@ async def test_a_file_that_was_submitted_and_runs_is_known_and_one_that_was_not_
     assert later.returncode == 0
 
 
+async def test_a_request_that_is_wrong_and_one_that_nobody_can_serve_now_have_other_exit_codes(
+    system: System,
+) -> None:
+    wrong = await system.here("infer", "nothing", "hello", "--json")
+    await system.here("pause", "tenant", "default")
+    try:
+        held = await system.here("infer", "m", "hello", "--json")
+        said = await system.here("infer", "m", "hello", "--no-stream")
+    finally:
+        await system.here("resume", "tenant", "default")
+
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert json.loads(wrong.stderr)["error"]["code"] == "unknown_model"
+    assert held.returncode == 1
+    assert json.loads(held.stderr)["error"]["code"] == "paused"
+    assert said.stderr.startswith("error: m takes no requests now")
+
+
+async def test_a_command_whose_reader_leaves_ends_without_a_word(system: System) -> None:
+    command = f"{sys.executable} -m broker catalog --data {system.data} | true"
+
+    ran = subprocess.run(["sh", "-c", command], check=False, capture_output=True, text=True)  # noqa: ASYNC221
+
+    assert ran.stderr == ""
+
+
 async def test_strict_submits_nothing_of_a_file_with_a_bad_line(system: System, tmp_path: Path) -> None:
     file = tmp_path / "strict.jsonl"
     file.write_text(a_line("a") + "\nnope\n")
