@@ -18,6 +18,8 @@ OVERDUE_MOST = 10_000
 """The most jobs that are ended at once because their deadline passed behind others of a higher priority."""
 _PATIENCE_S = 0.02
 """How long a round waits for a page that is read past what may not start."""
+_RESTS = 30
+"""How long a flow is left as it was read past what may not start, in times of what that took."""
 _DUE_PAGE = 1000
 """The most delayed jobs that a round moves into the backlog."""
 
@@ -42,6 +44,8 @@ class BacklogReader:
         self._announced: list[tuple[Flow, Place]] = []
         self._due_ms: Ms | None = None
         self._readings: dict[Flow, _Reading] = {}
+        self._rests: dict[Flow, float] = {}
+        """Until when each flow is not read anew, by the loop's clock."""
         self.changed: Callable[[], object] = lambda: None
         """Is called when a page has come that was waited for."""
         self._heads: Sequence[Head] = ()
@@ -63,10 +67,18 @@ class BacklogReader:
         """A delayed job is due at this time."""
         self._due_ms = due if self._due_ms is None else min(due, self._due_ms)
 
-    async def restart(self) -> None:
-        """Read the flows from their beginnings, whatever was announced or missed."""
+    async def restart(self, *, is_urgent: bool = False) -> None:
+        """Read the flows from their beginnings, whatever was announced or missed.
+
+        Unless it `is_urgent`, flows that took long to be read past what may not start are left as they are for a while.
+        """
         self._heads = await until_available(self._ledger.heads)
-        self._backlog.restart(list(dict.fromkeys(head.flow for head in self._heads)))
+        now_s = asyncio.get_running_loop().time()
+        self._rests = {} if is_urgent else {flow: end for flow, end in self._rests.items() if end > now_s}
+        flows = dict.fromkeys(head.flow for head in self._heads)
+        known = self._backlog.flows
+        self._backlog.restart([flow for flow in flows if flow in known or flow not in self._rests])
+        self._backlog.to_reread = [flow for flow in self._backlog.to_reread if flow not in self._rests]
 
     async def behind(self, now: Ms) -> list[UUID]:
         """List jobs whose deadline has passed behind others of a higher priority, where they may not be read for long.
@@ -127,12 +139,18 @@ class BacklogReader:
 
     def _begin(self, flow: Flow, after: Place | None, limit: int, now: Ms, controls: Controls) -> "_Reading":
         """Begin to read a page past what may not start. Rounds go on meanwhile, since that may take seconds."""
-        batches = controls.stopped_batches
+        batches, began_s = controls.stopped_batches, asyncio.get_running_loop().time()
         page = asyncio.create_task(
             until_available(lambda: self._ledger.page_past(flow, batches, after=after, now=now, limit=limit))
         )
-        page.add_done_callback(lambda _: self.changed())
+        page.add_done_callback(lambda _: self._read(flow, after, began_s))
         return _Reading(page, after, batches, limit)
+
+    def _read(self, flow: Flow, after: Place | None, began_s: float) -> None:
+        now_s = asyncio.get_running_loop().time()
+        if after is None:
+            self._rests[flow] = now_s + _RESTS * (now_s - began_s)
+        self.changed()
 
     def close(self) -> None:
         """Read no more."""

@@ -206,7 +206,7 @@ class Dispatch:
         if controls is before:
             return
         if controls.let_go(before):
-            await self._reader.restart()
+            await self._reader.restart(is_urgent=True)
         if controls.stops_jobs:
             now = self._clock()
             self._reader.backlog.keep(lambda flow, jobs: controls.keeps(flow, jobs, now))

@@ -18,9 +18,9 @@ from schemas.job import Job, Lane
 from tests.builders import now
 
 JOBS = 1_000_000
-OTHERS = 150_000
+OTHERS = 250_000
 WINDOW_S = 6.0
-ROUNDS = 6
+ROUNDS = 3
 CATALOG = """
 [models.m]
 endpoints = ["/v1/chat/completions"]

@@ -244,3 +244,32 @@ async def test_rounds_go_on_while_the_backlog_is_read_past_what_may_not_start(
     await reader.read(now(), controls)
     assert [job.place.job for job in reader.backlog.ready()[free.flow]] == [free.id]
     reader.close()
+
+
+async def test_a_flow_that_took_long_to_be_read_past_what_may_not_start_rests(
+    ledger: Ledger, ledger_url: str
+) -> None:
+    [stopped], late = await filled(ledger, 1), an_entry()
+    await cancel(ledger, stopped.batch)
+    controls, reader = await ledger.controls.read(), BacklogReader(ledger.backlog)
+    woken = asyncio.Event()
+    reader.changed = woken.set
+    await reader.restart()
+    async with a_hand(ledger_url) as hand:
+        await hand.hold("lock table infermq.waiting")
+        await reader.read(now(), controls)
+        await hand.let_go()
+    await woken.wait()
+    await reader.read(now(), controls)
+    await ledger.intake.admit([late])
+
+    found = []
+    for is_urgent in (False, True):
+        await reader.restart(is_urgent=is_urgent)
+        for _ in range(2):  # the first begins, and waits a moment for it
+            await reader.read(now(), controls)
+            await asyncio.sleep(0.1)
+        found.append([job.place.job for job in reader.backlog.ready().get(late.flow, ())])
+    reader.close()
+
+    assert found == [[], [late.id]]
