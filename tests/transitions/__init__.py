@@ -8,6 +8,7 @@ controls      steps: pause, resume, park, suspects
 cancels       steps: cancel jobs and batches, and rule on those that nobody reports
 changes       steps: change lane, deadline and priority
 repeats       steps: retry, replay, requeue, pages of instructions, merged results
+same_job      steps on one job, of which two come at once
 broken        what must hold of retries and replays
 machine       the steps as a state machine of Hypothesis: one after the other, cut off, or two at once
 

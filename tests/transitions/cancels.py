@@ -24,7 +24,10 @@ async def cancel_jobs(world: World, a: int, b: int, c: int) -> Step | None:
     if not jobs:
         return None
     chosen = {pick(jobs, a + n) for n in range(1 + b % 3)}
-    tenant = world.jobs[pick(jobs, a)].tenant
+    return cancel_these(world, chosen, world.jobs[pick(jobs, a)].tenant)
+
+
+def cancel_these(world: World, chosen: set[UUID], tenant: str) -> Step:
     own = {job for job in chosen if world.jobs[job].tenant == tenant}
 
     async def learn(answer: JobCancels) -> None:

@@ -1,5 +1,7 @@
 """Steps that change lane, deadline and priority of what waits."""
 
+from uuid import UUID
+
 from broker.core.records import Flow, Place
 from schemas.api import State
 from schemas.changes import BatchChange, Change, JobChanged
@@ -24,8 +26,11 @@ async def change_job(world: World, a: int, b: int, c: int) -> Step | None:
     jobs = sorted(world.open_jobs("waiting", "delayed", "suspect", "parked") if c % 4 else world.seen)
     if not jobs:
         return None
-    job = pick(jobs, a)
-    known, change = world.jobs[job], _change(world, b, c)
+    return change_this(world, pick(jobs, a), _change(world, b, c))
+
+
+def change_this(world: World, job: UUID, change: Change) -> Step:
+    known = world.jobs[job]
 
     async def learn(answer: tuple[JobChanged, tuple[tuple[Flow, Place], ...]] | State | None) -> None:
         assert answer is not None
@@ -41,6 +46,7 @@ async def change_job(world: World, a: int, b: int, c: int) -> Step | None:
         says=f"change {world.name(job)} to {change.lane}, {change.deadline_ms}, {change.priority}",
         call=lambda: world.ledger.changes.change_job(job, known.tenant, change, audited(world)),
         learn=learn,
+        moves_fence=True,
     )
 
 

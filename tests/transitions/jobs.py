@@ -249,8 +249,10 @@ async def dispatch(world: World, a: int, b: int, c: int) -> Step | None:
         if b % 4:
             leader.controls = await world.ledger.controls.read()
         picks, version = await _choice(world, leader, b, c), leader.controls.version
-    if not picks:
-        return None
+    return dispatch_these(world, leader, picks, version) if picks else None
+
+
+def dispatch_these(world: World, leader: Leader, picks: Sequence[Pick], version: int) -> Step:
     term = leader.term
 
     def effect(_: UUID, before: Standing) -> set[Standing]:
@@ -310,7 +312,7 @@ def _outcome(number: int) -> Outcome:
     return pick(outcomes, number)
 
 
-def _reported(world: World, attempt: Attempt, number: int) -> Report:
+def reported(world: World, attempt: Attempt, number: int) -> Report:
     """Of the first delivery, or the second; the same each time, since an execution ends once."""
     delivery = 1 + number // 64
     execution = an_execution_id(attempt.job, attempt.number, delivery)
@@ -348,7 +350,7 @@ async def succeed(world: World, a: int, b: int, c: int) -> Step | None:
     if not running:
         return None
     chosen = {one.job: one for n in range(1 + b % 4) for one in [pick(running, a + n)]}
-    verdicts = await verdicts_on(world, [_reported(world, one, 0 if c % 4 else 64) for one in chosen.values()])
+    verdicts = await verdicts_on(world, [reported(world, one, 0 if c % 4 else 64) for one in chosen.values()])
     return settlement(world, verdicts)
 
 
@@ -388,7 +390,7 @@ async def _decided(world: World, a: int, b: int, c: int) -> list[Verdict]:
     items: list[Report | Ruling] = []
     for n in range(1 + c % 3 if recent else 0):
         attempt = pick(recent, a + 5 * n)
-        items.append(_ruled(world, attempt, b + n) if (a + n) % 3 == 0 else _reported(world, attempt, b + 3 * n))
+        items.append(_ruled(world, attempt, b + n) if (a + n) % 3 == 0 else reported(world, attempt, b + 3 * n))
     return await verdicts_on(world, items)
 
 

@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 from tests.builders import now
 from tests.transitions import cancels, changes, controls, jobs, repeats
+from tests.transitions.same_job import MEETINGS, Meet
 from tests.transitions.world import Clock, Step, World, a_world
 
 Make = Callable[[World, int, int, int], Coroutine[Any, Any, Step | None]]
@@ -75,6 +76,7 @@ MIXES: tuple[tuple[Make, ...], ...] = (
 )
 """A history is of one of them, so that what follows from one another comes often enough."""
 NUMBERS = st.integers(0, 127)
+MEET = st.sampled_from(MEETINGS)
 HELD = (None, None, None, "running", "running", "waiting", "delayed", "jobs", "batches")
 _NO_CUT = 8
 
@@ -124,12 +126,28 @@ class Transitions(RuleBasedStateMachine):
         async def race() -> None:
             one = await jobs.pick(self._mix, two[0])(self._world, a, b, c)
             other = await jobs.pick(self._mix, two[1])(self._world, c, a, b)
-            if one is not None and other is not None:
-                note(f"{self._world.steps}: {one.says} AND {other.says}, while {held} is held")
-                self.tally["at once"] += 1
-                await self._world.do_both(one, other, held)
+            await self._meet(one, other, held)
 
         self._run(race())
+
+    @rule(two=st.tuples(MEET, MEET), a=NUMBERS, held=st.sampled_from(HELD[3:]))
+    def meet(self, two: tuple[Meet, Meet], a: int, held: str) -> None:
+        """Two steps on one job, which runs or waits."""
+
+        async def race() -> None:
+            world = self._world
+            found = sorted(world.open_jobs("running")) or sorted(world.open_jobs("waiting", "delayed", "suspect"))
+            if found:
+                job = jobs.pick(found if a % 4 else sorted(world.seen), a)
+                await self._meet(await two[0](world, job), await two[1](world, job), held)
+
+        self._run(race())
+
+    async def _meet(self, one: Step | None, other: Step | None, held: str) -> None:
+        if one is not None and other is not None:
+            note(f"{self._world.steps}: {one.says} AND {other.says}, while {held} is held")
+            self.tally["at once"] += 1
+            await self._world.do_both(one, other, held)
 
     def _do(self, make: Make, a: int, b: int, c: int, cut: int | None = None) -> None:
         async def do() -> None:

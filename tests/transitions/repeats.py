@@ -80,6 +80,7 @@ async def carry_on(world: World, _a: int, _b: int, _c: int) -> Step | None:
         call=lambda: world.ledger.instructions.carry_on(world.now),
         makes_jobs=True,
         learn=learn,
+        moves_fence=True,
     )
 
 

@@ -118,8 +118,9 @@ class Step:
     raises: tuple[type[Exception], ...] = ()
     """What it may end with; then it has changed nothing."""
     is_fenced: bool = False
-    """Whether it does nothing if the leader or the controls change first."""
+    """Whether it does nothing if the leader or the controls change first, or the job's place."""
     moves_fence: bool = False
+    """Whether it changes these."""
     is_atomic: bool = True
     """Whether it is one transaction."""
     makes_jobs: bool = False
