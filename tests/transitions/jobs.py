@@ -13,7 +13,7 @@ from broker.core.controls import Controls
 from broker.core.lost import lost_executions
 from broker.core.price import Prices
 from broker.core.principal import Principal, Role
-from broker.core.records import Admitted, Entry, Final, Flow, Ignore, Pick, Requeue, Settled, Verdict
+from broker.core.records import Admitted, Entry, Final, Flow, Ignore, Pick, Place, Requeue, Settled, Verdict
 from broker.core.settle import decide, needs_job
 from broker.errors import ControlsChanged, Deposed
 from schemas.api import Batch, BatchCreate, State
@@ -255,9 +255,15 @@ async def dispatch(world: World, a: int, b: int, c: int) -> Step | None:
 def dispatch_these(world: World, leader: Leader, picks: Sequence[Pick], version: int) -> Step:
     term = leader.term
 
-    def effect(_: UUID, before: Standing) -> set[Standing]:
-        is_fenced = (term, version) != world.fences
-        return {before if is_fenced or before.place != "waiting" else Standing("running", before.attempt + 1)}
+    places = {one.place.job: (one.flow, one.place) for one in picks}
+
+    def effect(job: UUID, before: Standing) -> set[Standing]:
+        """It starts, unless it is elsewhere now."""
+        known, is_fenced = world.jobs[job], (term, version) != world.fences
+        is_there = places[job] == (known.flow, Place(known.rank, known.deadline_ms, job))
+        if is_fenced or not is_there or before.place != "waiting":
+            return {before}
+        return {Standing("running", before.attempt + 1)}
 
     async def learn(attempts: list[Attempt]) -> None:
         world.attempts += attempts
@@ -279,7 +285,7 @@ async def _flows(world: World) -> list[Flow]:
 
 def _likely(world: World, a: int) -> Leader:
     """The true leader mostly."""
-    return max(world.leaders, key=lambda one: one.term) if a % 4 else pick(world.leaders, a)
+    return max(world.leaders, key=lambda one: one.term) if a % 2 else pick(world.leaders, a // 2)
 
 
 async def _choice(world: World, leader: Leader, b: int, c: int) -> list[Pick]:

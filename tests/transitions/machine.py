@@ -54,7 +54,7 @@ STEPS: tuple[Make, ...] = (
     repeats.carry_on,
     repeats.read_results,
 )
-OFTEN: tuple[Make, ...] = (jobs.submit, jobs.dispatch, jobs.dispatch, jobs.settle, jobs.succeed)
+OFTEN: tuple[Make, ...] = (jobs.submit, jobs.lead, *3 * (jobs.dispatch,), *2 * (jobs.settle,), jobs.succeed)
 MIXES: tuple[tuple[Make, ...], ...] = (
     (*STEPS, *OFTEN, *OFTEN),
     (*STEPS, *OFTEN, *3 * (controls.pause, controls.resume, jobs.choose, jobs.dispatch)),
@@ -115,6 +115,11 @@ class Transitions(RuleBasedStateMachine):
     def step(self, n: int, a: int, b: int, c: int, cut: int) -> None:
         """One step; cut off after some statements, if `cut` is small."""
         self._do(jobs.pick(self._mix, n), a, b, c, None if cut >= _NO_CUT else 1 + cut)
+
+    @rule(n=NUMBERS, a=NUMBERS, b=NUMBERS, c=NUMBERS)
+    def usual(self, n: int, a: int, b: int, c: int) -> None:
+        """What happens most."""
+        self._do(jobs.pick(OFTEN, n), a, b, c)
 
     @rule(two=st.tuples(NUMBERS, NUMBERS), a=NUMBERS, b=NUMBERS, c=NUMBERS, held=st.sampled_from(HELD))
     def both(self, two: tuple[int, int], a: int, b: int, c: int, held: str | None) -> None:

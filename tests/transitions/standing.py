@@ -46,6 +46,7 @@ class Seen(NamedTuple):
     tenant: str
     model: str
     lane: Lane
+    rank: int
     batch: UUID | None
     deadline_ms: Ms
     not_before_ms: Ms | None
@@ -63,7 +64,8 @@ select (select coalesce(max(term), 0) from infermq.leader) as term,
               from infermq.batches) b) as batches,
        (select json_agg(p) from (select kind, name from infermq.pauses) p) as pauses,
        (select json_agg(j) from (
-            select j.id, j.state, j.attempts, j.tenant, j.model, j.lane, j.batch, j.deadline_ms,
+            select j.id, j.state, j.attempts, j.tenant, j.model, j.lane, -j.priority as rank, j.batch,
+                   j.deadline_ms,
                    w.attempt as waiting, d.attempt as delayed, d.not_before_ms, d.is_parked,
                    d.suspicion is not null as is_suspect, r.attempt as running,
                    r.cancel_ms is not null as is_marked, num_nonnulls(w.job, d.job, r.job, res.job) as places,
@@ -83,6 +85,7 @@ class _Job(msgspec.Struct, frozen=True):
     tenant: str
     model: str
     lane: Lane
+    rank: int
     batch: UUID | None
     deadline_ms: Ms
     waiting: int | None
@@ -102,6 +105,7 @@ class _Job(msgspec.Struct, frozen=True):
             self.tenant,
             self.model,
             self.lane,
+            self.rank,
             self.batch,
             self.deadline_ms,
             self.not_before_ms,

@@ -67,6 +67,7 @@ class Known:
     batch: UUID | None
     deadline_ms: Ms
     not_before_ms: Ms | None = None
+    rank: int = 0
 
     @property
     def flow(self) -> Flow:
@@ -301,7 +302,7 @@ class World:
             if job in self.jobs:
                 known = self.jobs[job]
                 known.deadline_ms, known.not_before_ms = seen.deadline_ms, seen.not_before_ms
-                known.batch, known.lane = seen.batch, seen.lane
+                known.batch, known.lane, known.rank = seen.batch, seen.lane, seen.rank
         if not any(step.moves_fence for step in steps):
             self._check_starts(before, after, said)
         self.steps += 1
