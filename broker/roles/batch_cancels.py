@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 LOOK_S = 0.5
 PAGE = 1000
 """The jobs that one transaction ends. It takes about 0.1 s, and locks what nobody else wants, but for their batch."""
-REST_BUSY, REST_IDLE = 9.0, 0.25
-"""How long to rest after a page, in times of what it took. While others are busy, pages have a tenth of one core."""
+REST_BUSY, REST_IDLE = 19.0, 0.25
+"""How long to rest after a page, in times of what it took. While others are busy, pages have a twentieth of one core."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
