@@ -15,22 +15,20 @@ class Cancels:
     def __init__(self, *, most: int = REMEMBERED, for_ms: Ms = FOR_MS) -> None:
         self._most = most
         self._for_ms = for_ms
-        self._heard: OrderedDict[tuple[UUID, int], Ms] = OrderedDict()
+        self.heard: OrderedDict[tuple[UUID, int], Ms] = OrderedDict()
         """When each attempt was named last, the latest at the end."""
 
     def __repr__(self) -> str:
-        return f"Cancels({len(self._heard)})"
+        return f"Cancels({len(self.heard)})"
 
     def note(self, job: UUID, attempt: int, now: Ms) -> None:
         """Remember that an attempt is cancelled."""
-        self._heard[job, attempt] = now
-        self._heard.move_to_end((job, attempt))
-        while len(self._heard) > self._most or now - next(iter(self._heard.values())) > self._for_ms:
-            self._heard.popitem(last=False)
+        self.heard[job, attempt] = now
+        self.heard.move_to_end((job, attempt))
+        while len(self.heard) > self._most or now - next(iter(self.heard.values())) > self._for_ms:
+            self.heard.popitem(last=False)
 
     def has(self, job: UUID, attempt: int, now: Ms) -> bool:
         """Say whether an attempt was cancelled."""
-        if not self._heard:
-            return False
-        heard = self._heard.get((job, attempt))
+        heard = self.heard.get((job, attempt))
         return heard is not None and now - heard <= self._for_ms

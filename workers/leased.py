@@ -75,7 +75,7 @@ class LeasedIntake:
 
     def _start_held(self, held: HeldAttempt) -> None:
         """Start an attempt. One that is cancelled already is only reported."""
-        if self._cancels.has(held.attempt.job, held.attempt.number, held.started_ms):
+        if self._cancels.heard and self._cancels.has(held.attempt.job, held.attempt.number, held.started_ms):
             held.ended = Cancelled()
         self._pool.start(held, self._run(held))
 

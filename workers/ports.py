@@ -43,13 +43,6 @@ class EngineRequest(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
-    """One OpenAI streaming object, as JSON without `data: `. Empty: a token came, and nobody reads it."""
-
-    data: bytes = b""
-
-
-@dataclass(frozen=True, slots=True)
 class SoFar:
     """What a request has come to when it is ended from outside."""
 
@@ -58,6 +51,15 @@ class SoFar:
     usage: Usage | None = None
     """What it has used. None: see the last Progress."""
     charge: Charge | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """One OpenAI streaming object, as JSON without `data: `. Empty: a token came, and nobody reads it."""
+
+    data: bytes = b""
+    so_far: Callable[[], SoFar] | None = None
+    """As in Progress: an engine that has nothing to say before its first token saves a step."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,6 +96,7 @@ class Runner:
                         return checked(step, request)
                     if held.first_ms is None:
                         held.first_ms = now
+                        held.so_far = step.so_far or held.so_far
                     if step.data and piece is not None and request.streamed:
                         await piece(step.data)
         except EngineDied:

@@ -1,6 +1,6 @@
 """Reads what waits, for the dispatch leader: the jobs of each flow, page by page, and those that wait for their time."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from uuid import UUID
 
 from broker.core.records import Flow, Head, Place, WaitingJob
@@ -37,7 +37,7 @@ class PgBacklog:
                 start.job,
                 limit,
             )
-        return [_waiting_of(row) for row in rows]
+        return _waiting_of(rows)
 
     async def page_past(
         self, flow: Flow, batches: Collection[UUID], *, after: Place | None, now: Ms, limit: int
@@ -46,7 +46,7 @@ class PgBacklog:
         place = (flow.model, flow.lane, flow.tenant, start.rank, start.deadline_ms, start.job)
         async with self._database.connection() as connection:
             rows = await connection.fetch(query("waiting_page_past"), *place, limit, list(batches), now)
-        return [_waiting_of(row) for row in rows]
+        return _waiting_of(rows)
 
     async def move_due(self, now: Ms, *, limit: int) -> list[tuple[Flow, Place]]:
         async with self._database.connection() as connection:
@@ -59,6 +59,8 @@ class PgBacklog:
         return due
 
 
-def _waiting_of(row: Row) -> WaitingJob:
-    rank, deadline, job, attempt, tried, tokens, batch = row
-    return WaitingJob(Place(rank, deadline, job), attempt, tuple(tried or ()), tokens, batch)
+def _waiting_of(rows: Sequence[Row]) -> list[WaitingJob]:
+    return [
+        WaitingJob(Place(rank, deadline, job), attempt, tuple(tried or ()), tokens, batch)
+        for rank, deadline, job, attempt, tried, tokens, batch in rows
+    ]

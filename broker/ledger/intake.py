@@ -225,7 +225,7 @@ async def _follow(connection: Connection, fresh: Sequence[Entry]) -> Sequence[Re
 def _answer(fresh: Sequence[Entry], conflicts: Sequence[Entry], cancelled: Sequence[Recorded]) -> Admitted:
     ended = {one.job for one in cancelled}
     return Admitted(
-        waiting=tuple([(e.flow, e.place) for e in fresh if e.refused is None and e.id not in ended]),
+        waiting=tuple([(e.flow, e.place) for e in fresh if e.refused is None and not (ended and e.id in ended)]),
         cancelled=tuple(cancelled),
         refused=tuple([_refused(entry) for entry in fresh if entry.refused is not None]),
         conflicts=tuple(conflicts),

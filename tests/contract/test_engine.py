@@ -92,7 +92,7 @@ async def cut_off(engine: Engine, request: EngineRequest, *, after_tokens: int) 
 
     async def follow() -> None:
         async for step in engine.run(request):
-            if isinstance(step, Progress) and step.so_far is not None:
+            if isinstance(step, Progress | Chunk) and step.so_far is not None:
                 asks[:] = [step.so_far]
 
     following = asyncio.create_task(follow())

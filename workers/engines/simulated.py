@@ -184,12 +184,11 @@ class Simulated:
     async def _chunks(self, request: EngineRequest, answer: "_Answer") -> AsyncGenerator[Chunk | Progress, None]:
         """Yield the words of an answer at their pace. If nobody reads them, yield one empty chunk for the first token."""
         pacing = _Pacing()
-        yield Progress(so_far=lambda: _so_far(request, answer, pacing.words(answer)))
         if pace := self._options.prefill_tokens_per_s:
             await asyncio.sleep(answer.outcome.usage.input_tokens / pace)
         if not request.streamed:
             await self._decode(1, pacing)
-            yield Chunk()
+            yield Chunk(b"", lambda: _so_far(request, answer, pacing.words(answer)))
             await self._decode(answer.outcome.usage.output_tokens - 1, pacing)
             return
         thoughts, words = answer.reasoning.split(), answer.text.split()
@@ -198,7 +197,8 @@ class Simulated:
             await self._decode(1, pacing)
             text = word if number in {0, len(thoughts)} else f" {word}"
             field = "reasoning" if number < len(thoughts) else "content"
-            yield Chunk(_chunk(request, text, answer.reason if number == last else None, field=field))
+            chunk = _chunk(request, text, answer.reason if number == last else None, field=field)
+            yield Chunk(chunk, None if number else lambda: _so_far(request, answer, pacing.words(answer)))
 
     async def _decode(self, tokens: int, pacing: "_Pacing") -> None:
         options = self._options
