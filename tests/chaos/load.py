@@ -175,8 +175,16 @@ class Load:
         elif act == "change" and own:
             batch = self._chance.choice((None, *batches))
             await self.orders.change(tenant, self._chance.choice(own[-100:]), batch)
-        elif act in ("retry", "replay") and (settled := self.orders.some_settled()) is not None:
+        elif act in ("retry", "replay") and (settled := await self._some_settled(tenant)) is not None:
             await (self.orders.retry(*settled) if act == "retry" else self.orders.replay(*settled))
+
+    async def _some_settled(self, tenant: str) -> tuple[str, UUID] | None:
+        """One that was complete when all was compared; else one that is complete now."""
+        own = [batch for batch in self.told.batches if self.told.owners[batch] == tenant]
+        if (settled := self.orders.some_settled()) is not None or not own:
+            return settled
+        shown = await self._until_done(lambda: self._clients[tenant].batch(own[len(own) // 3]))
+        return None if shown.completed_ms is None else (tenant, shown.id)
 
     async def _cancel_jobs(self, tenant: str, jobs: list[UUID]) -> None:
         for job in jobs:
