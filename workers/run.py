@@ -111,7 +111,9 @@ def checked(outcome: Succeeded, request: EngineRequest) -> Succeeded | Failed:
     """Turn an answer that is nothing but reasoning, or not what its request demanded, into a failure, which keeps what it
     cost.
     """
-    failure = _only_reasoned(outcome, request) or _broken(outcome, request.constraints)
+    failure = _only_reasoned(outcome, request)
+    if failure is None and request.constraints is not None:
+        return _broken(outcome, request.constraints) or outcome
     return outcome if failure is None else Failed(failure, outcome.usage, outcome.charge)
 
 
@@ -127,9 +129,11 @@ def _only_reasoned(outcome: Succeeded, request: EngineRequest) -> CutWhileReason
     )
 
 
-def _broken(outcome: Succeeded, constraints: Constraints | None) -> ConstraintViolated | None:
-    broken = None if constraints is None else violation(constraints, outcome.body)
-    return None if broken is None or constraints is None else ConstraintViolated(broken, constraints.may_differ)
+def _broken(outcome: Succeeded, constraints: Constraints) -> Failed | None:
+    broken = violation(constraints, outcome.body)
+    if broken is None:
+        return None
+    return Failed(ConstraintViolated(broken, constraints.may_differ), outcome.usage, outcome.charge)
 
 
 def request_of(attempt: Attempt, *, execution: UUID, max_output_tokens: int, is_read: bool) -> EngineRequest:

@@ -22,13 +22,11 @@ class FailureLog:
 
     def due(self, verdicts: Sequence[Verdict]) -> list[tuple[str, str, int]]:
         """Count the failed attempts among these. Return what to log now: deployment, kind of failure, and how many."""
-        self._counts.update(
-            (one.executed.deployment, one.executed.failure)
-            for one in verdicts
-            if one.executed is not None and one.executed.failure is not None
-        )
-        if not self._counts:
+        ran = [one.executed for one in verdicts if one.executed is not None]
+        failed = [(one.deployment, one.failure) for one in ran if one.failure is not None]
+        if not failed and not self._counts:
             return []
+        self._counts.update(failed)
         now = self.now_s()
         keys = [key for key in self._counts if now - self._last_s.get(key, -math.inf) >= self.every_s]
         self._last_s |= dict.fromkeys(keys, now)

@@ -59,7 +59,8 @@ class Reserves:
 
     def place(self, request: Entry, model: str, tried: Collection[str]) -> Placement | NotPlaced:
         """Choose a deployment for the next attempt of a request, with a new token; or say why there is none."""
-        if held := self._controls().holds(Flow(model, Lane.INTERACTIVE, request.tenant), None):
+        controls = self._controls()
+        if controls.pauses and (held := controls.holds(Flow(model, Lane.INTERACTIVE, request.tenant), None)):
             return NoRoom(held)
         key = request_key(request.tenant, request.body_hash)
         deaths = self.suspects.deaths_alone(key, self._clock())
