@@ -55,7 +55,7 @@ _job, _attempt, _report = unpacker(Job), unpacker(Attempt), unpacker(Report)
 _TABLES = """
 create schema if not exists floor;
 drop table if exists floor.jobs, floor.bodies, floor.executions, floor.results, floor.waiting, floor.running,
-    floor.leader, floor.counts;
+    floor.leader, floor.control_version, floor.counts;
 create table floor.jobs (like infermq.jobs including all) with (fillfactor = 85);
 create table floor.bodies (like infermq.bodies including all);
 create table floor.executions (like infermq.executions including all);
@@ -64,9 +64,11 @@ create table floor.waiting (like infermq.waiting including all);
 create table floor.running (like infermq.running including all);
 create table floor.leader (like infermq.leader including all);
 insert into floor.leader (shard, holder, term, until) values (0, 'floor', 1, 'infinity');
+create table floor.control_version (like infermq.control_version including all);
+insert into floor.control_version (number) values (1);
 create table floor.counts (batch uuid primary key, admitted bigint not null, ended bigint not null);
 """
-_TERM = 1
+_TERM = _CONTROLS = 1
 _DISPATCH = query("dispatch").replace("infermq.", "floor.")
 _FINISH = query("finish").replace("infermq.", "floor.")
 _ANY_DAY = UUID(int=0), UUID(int=(1 << 128) - 1)
@@ -221,13 +223,12 @@ class Broker:
             now = wall_clock()
             jobs = [_job.decode(message.data) for message in messages]
             rows = [_job_row(job, now) for job in jobs]
-            waiting = [("m", "bulk", "t", now, job.id, job.batch) for job in jobs]
+            waiting = [("m", "bulk", "t", 0, now, job.id, job.batch) for job in jobs]
             async with self._pool.acquire() as connection, connection.transaction():
                 await _copy(connection, "jobs", JOB_COLUMNS, rows)
                 await _copy(connection, "bodies", ("job", "body"), [(job.id, job.body) for job in jobs])
-                await _copy(
-                    connection, "waiting", ("model", "lane", "tenant", "deadline_ms", "job", "batch"), waiting
-                )
+                columns = ("model", "lane", "tenant", "rank", "deadline_ms", "job", "batch")
+                await _copy(connection, "waiting", columns, waiting)
                 await connection.execute(_COUNT, jobs[0].batch, len(jobs), 0)
             self._ready.extend((now, job.id) for job in jobs if job.id is not None)
             self._wake.set()
@@ -246,7 +247,7 @@ class Broker:
             now = wall_clock()
             among = min(jobs), max(jobs)
             rows = await self._pool.fetch(
-                _DISPATCH, *flow, deadlines, jobs, ["d"] * room, now, *among, _TERM, ONLY_SHARD
+                _DISPATCH, *flow, deadlines, jobs, ["d"] * room, now, *among, _TERM, ONLY_SHARD, _CONTROLS, [0] * room
             )
             self._outstanding += len(rows)
             self._round += 1
@@ -281,7 +282,7 @@ class Broker:
 def _job_row(job: Job, now: Ms) -> tuple[object, ...]:
     return (
         job.id, "t", "k", "bulk", "m", job.endpoint, "open", 3, 0, job.batch, job.line, job.custom_id, now, now, None,
-        0, 0, 0, 0, None, None, None, b"0123456789abcdef",
+        0, 0, 0, 0, None, None, None, b"0123456789abcdef", 0,
     )  # fmt: skip
 
 

@@ -183,7 +183,7 @@ def _with_json(reports: list[Report]) -> list[Report]:
     for n, report in enumerate(reports):
         if isinstance(outcome := report.outcome, Succeeded | Cancelled):
             try:
-                _json.decode((outcome.body or b"null").decode())
+                _json.decode((b"null" if outcome.body is None else outcome.body).decode())
             except UNREADABLE:
                 reports[n] = msgspec.structs.replace(report, outcome=_without_body(outcome))
     return reports

@@ -290,7 +290,7 @@ class RequestState:
             case CallerBehind() | CancelAsked() | Stopping():
                 return self._give_up(Cancelled(), _WHY_ENDED[type(event)])
             case WorkerDied():
-                return self._lost(Problem("worker_lost", "the worker died: try again"), now)
+                return self._lost(Problem("worker_lost", "the worker died: try again"), now, counted=False)
             case Ticked():
                 return self._check_time(now)
             case _:
@@ -304,6 +304,7 @@ class RequestState:
                 begins, self._has_streamed = not self._has_streamed, True
                 return [Tell(Started()), Tell(message)] if begins else [Tell(message)]
             case Erred(_, _, failure) if failure is not None:
+                self._spent += counts(failure)
                 if (publish := self._reassign(failure, now)) is not None:
                     return [publish]
                 self.is_over = True
@@ -362,8 +363,12 @@ class RequestState:
         problem = Problem("unavailable", f"NATS is away ({self._unstored}): try again")
         return self._give_up(Failed(EngineLost(problem.message, sent=False)), problem)
 
-    def _lost(self, problem: Problem, now: Ms) -> Sequence[Action]:
-        """Abandon an attempt of which nothing is heard, and reassign the request if possible, else end it."""
+    def _lost(self, problem: Problem, now: Ms, *, counted: bool = True) -> Sequence[Action]:
+        """Abandon an attempt of which nothing is heard, and reassign the request if possible, else end it.
+
+        As with jobs, that a worker died does not count: it is not the request's doing, unless it is convicted of it.
+        """
+        self._spent += counted
         abort, failure = Abort(self.assignment), EngineLost(problem.message)
         if (publish := self._reassign(failure, now)) is not None:
             return [abort, publish]
@@ -379,7 +384,6 @@ class RequestState:
         """Assign the request to another deployment. None if pieces were streamed already, the policy of the model allows no
         other attempt, or no other deployment can take it.
         """
-        self._spent += counts(failure)
         policy, most = self._policy(self._entry.model), self._entry.max_attempts
         end = retry.end_after(failure, policy, spent=self._spent, max_attempts=most)
         if self._has_streamed or end is not None:

@@ -40,8 +40,8 @@ engine = "simulated"
 """
 DELAY = """
 with moved as (delete from infermq.waiting returning *)
-insert into infermq.delayed (job, not_before_ms, model, lane, tenant, deadline_ms, attempt, uncounted, tried, tokens)
-select job, $1, model, lane, tenant, deadline_ms, 1, uncounted, array['d'], tokens from moved"""
+insert into infermq.delayed (job, not_before_ms, model, lane, tenant, rank, deadline_ms, attempt, uncounted, tried, tokens)
+select job, $1, model, lane, tenant, rank, deadline_ms, 1, uncounted, array['d'], tokens from moved"""
 OTHER = TWO.replace("models.m", "models.other")
 
 
