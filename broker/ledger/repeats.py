@@ -53,10 +53,35 @@ async def record_repeats(connection: Connection, repeats: Sequence[Repeat]) -> A
     return await record_entries(connection, [one.entry for one in repeats])
 
 
-async def create_batch(connection: Connection, batch: UUID, *row: object) -> None:
-    """Create the batch of an instruction. Raises: Conflict, if there is a batch with its id."""
-    if await connection.fetchval(query("create_repeat_batch"), batch, *row) is None:
+async def create_batch(
+    connection: Connection,
+    batch: UUID,
+    *,
+    tenant: str,
+    lane: Lane,
+    now: Ms,
+    deadline_ms: int | None = None,
+    metadata: str = "{}",
+    retry_of: UUID | None = None,
+    root: UUID | None = None,
+) -> None:
+    """Create the batch of an instruction: of a retry, if it says of what; else of a replay.
+
+    Raises: Conflict, if there is a batch with its id.
+    """
+    row = (batch, tenant, lane, now, deadline_ms, metadata, retry_of, root, retry_of is None)
+    if await connection.fetchval(query("create_repeat_batch"), *row) is None:
         raise Conflict(f"the id {batch} is taken: make another")
+
+
+CLOSED = Carried(is_last=True, failure="its batch was sealed or cancelled meanwhile")
+"""What a page comes to whose batch takes no more jobs."""
+
+
+async def open_batch(connection: Connection, instruction: OpenInstruction) -> Row | None:
+    """Read the batch of an instruction. None: it takes no more jobs."""
+    batch = await connection.fetchrow(query("batch"), instruction.id, instruction.tenant)
+    return None if batch is None or batch["sealed_ms"] is not None else batch
 
 
 async def seal(connection: Connection, instruction: OpenInstruction, jobs: int, now: Ms) -> None:

@@ -14,12 +14,14 @@ from broker.ledger.audit import record
 from broker.ledger.connection import Connection, Database
 from broker.ledger.instructions import find_instruction, record_instruction
 from broker.ledger.repeats import (
+    CLOSED,
     PAGE,
     Repeat,
     carried,
     context_of,
     create_batch,
     new_id,
+    open_batch,
     read_sources,
     record_repeats,
     seal,
@@ -57,7 +59,7 @@ class PgReplays:
             if is_new:
                 deadline_ms = None if ask.deadline_in_ms is None else by.at_ms + ask.deadline_in_ms
                 await create_batch(
-                    connection, ask.id, tenant, ask.lane, by.at_ms, deadline_ms, "{}", None, None, True
+                    connection, ask.id, tenant=tenant, lane=ask.lane, now=by.at_ms, deadline_ms=deadline_ms
                 )
                 await record(connection, by, "replay", {"batch": ask.id}, after=ask)
             given = await find_instruction(connection, ask.id, tenant)
@@ -93,9 +95,8 @@ class PgReplays:
 async def replay_page(connection: Connection, instruction: OpenInstruction, now: Ms) -> Carried:
     """Replay a page of the jobs that were chosen."""
     ask = _ask.decode(instruction.what)
-    batch = await connection.fetchrow(query("batch"), instruction.id, instruction.tenant)
-    if batch is None or batch["sealed_ms"] is not None:
-        return Carried(is_last=True, failure="its batch was sealed or cancelled meanwhile")
+    if (batch := await open_batch(connection, instruction)) is None:
+        return CLOSED
     most = PAGE if ask.rate_per_s is None else max(1, min(PAGE, int(ask.rate_per_s)))
     after = None if instruction.cursor is None else UUID(instruction.cursor)
     if ask.jobs:

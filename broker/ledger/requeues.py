@@ -13,17 +13,18 @@ from broker.ledger.connection import Connection
 from broker.ledger.failures import take_dead_jobs
 from broker.ledger.instructions import record_instruction
 from broker.ledger.repeats import (
+    CLOSED,
     PAGE,
     Repeat,
     carried,
     context_of,
     create_batch,
     new_id,
+    open_batch,
     read_sources,
     record_repeats,
     seal,
 )
-from broker.ledger.sql import query
 from schemas.instructions import InstructionKind
 from schemas.units import Ms
 
@@ -38,16 +39,15 @@ async def give(connection: Connection, ask: RequeuedJobs, by: Audited, asked: ob
         )
         if not is_new:
             raise Conflict(f"the id {ask.id} is taken: make another")
-        await create_batch(connection, ask.id, ask.tenant, ask.lane, by.at_ms, None, "{}", None, None, True)
+        await create_batch(connection, ask.id, tenant=ask.tenant, lane=ask.lane, now=by.at_ms)
         await record(connection, by, "requeue dead letters", asked, after={"jobs": len(ask.jobs)})
 
 
 async def requeue_page(connection: Connection, instruction: OpenInstruction, now: Ms, *, page: int = PAGE) -> Carried:
     """Requeue a page of dead jobs. One that was requeued or dropped meanwhile is left out."""
     ask = _ask.decode(instruction.what)
-    batch = await connection.fetchrow(query("batch"), instruction.id, instruction.tenant)
-    if batch is None or batch["sealed_ms"] is not None:
-        return Carried(is_last=True, failure="its batch was sealed or cancelled meanwhile")
+    if (batch := await open_batch(connection, instruction)) is None:
+        return CLOSED
     left = [job for job in sorted(ask.jobs) if instruction.cursor is None or job > UUID(instruction.cursor)]
     read = await read_sources(connection, left[:page])
     looked_at = left[: len(read)]

@@ -20,12 +20,14 @@ from broker.ledger.connection import Connection, Database
 from broker.ledger.failures import take_dead_jobs
 from broker.ledger.instructions import find_instruction, record_instruction
 from broker.ledger.repeats import (
+    CLOSED,
     PAGE,
     Repeat,
     carried,
     context_of,
     create_batch,
     new_id,
+    open_batch,
     read_sources,
     record_repeats,
     seal,
@@ -83,9 +85,17 @@ async def _record(connection: Connection, ask: BatchRetry, batch: Row, by: Audit
     )
     if is_new:
         deadline_ms = None if ask.deadline_in_ms is None else now + ask.deadline_in_ms
-        root = batch["root"] or batch["id"]
-        row = (tenant, batch["lane"], now, deadline_ms, batch["metadata"], batch["id"], root, False)
-        await create_batch(connection, ask.id, *row)
+        await create_batch(
+            connection,
+            ask.id,
+            tenant=tenant,
+            lane=batch["lane"],
+            now=now,
+            deadline_ms=deadline_ms,
+            metadata=batch["metadata"],
+            retry_of=batch["id"],
+            root=batch["root"] or batch["id"],
+        )
         await record(connection, by, "retry", {"batch": ask.batch}, after=what)
 
 
@@ -106,9 +116,8 @@ async def _not_retried(connection: Connection, ask: RetryChoice, names: Sequence
 async def retry_page(connection: Connection, instruction: OpenInstruction, now: Ms, *, page: int = PAGE) -> Carried:
     """Retry a page of the failures of a batch."""
     ask = _ask.decode(instruction.what)
-    batch = await connection.fetchrow(query("batch"), instruction.id, instruction.tenant)
-    if batch is None or batch["sealed_ms"] is not None:
-        return Carried(is_last=True, failure="its batch was sealed or cancelled meanwhile")
+    if (batch := await open_batch(connection, instruction)) is None:
+        return CLOSED
     if not await _has_all_bodies(connection, ask):
         await seal(connection, instruction, 0, now)
         return Carried(is_last=True, failure="not all of its bodies came within an hour")
