@@ -10,31 +10,13 @@ from broker.core.pools import Pool
 from broker.core.records import Settled, Verdict
 from broker.core.relay import Answered, Erred
 from schemas.api import LaneBacklog, State
+from schemas.health import TIME_BUCKETS_S
 from schemas.job import Lane
 from schemas.outcome import Report, Succeeded
 from schemas.units import Ms
 
 K = TypeVar("K")
 V = TypeVar("V")
-_SECONDS = (
-    0.001,
-    0.003,
-    0.01,
-    0.03,
-    0.1,
-    0.3,
-    1.0,
-    3.0,
-    10.0,
-    30.0,
-    100.0,
-    300.0,
-    1000.0,
-    3600.0,
-    14_400.0,
-    86_400.0,
-)
-"""A bulk job may wait for a day."""
 
 
 class _Children(dict[K, V]):
@@ -129,9 +111,9 @@ class BrokerMetrics:
         )
         self.leading = self._gauge("leading", "1 while this broker is the dispatch leader.")
         self._group = self._histogram("group_jobs", "Jobs in one commit.", (1, 10, 100, 1000, 2000), "role")
-        self._queue = self._histogram("queue_seconds", "Admitted to leased.", _SECONDS, "deployment", "lane")
-        self._first = self._histogram("ttft_seconds", "Leased to first token.", _SECONDS, "deployment", "lane")
-        self._run = self._histogram("run_seconds", "Leased to outcome.", _SECONDS, "deployment", "lane")
+        self._queue = self._histogram("queue_seconds", "Admitted to leased.", TIME_BUCKETS_S, "deployment", "lane")
+        self._first = self._histogram("ttft_seconds", "Leased to first token.", TIME_BUCKETS_S, "deployment", "lane")
+        self._run = self._histogram("run_seconds", "Leased to outcome.", TIME_BUCKETS_S, "deployment", "lane")
 
     def _of_series(self) -> None:
         """Look series up by their labels once."""

@@ -5,6 +5,11 @@ from typing import Self
 
 import msgspec
 
+TIME_BUCKETS_S = (
+    *(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0),
+    *(3600.0, 14_400.0, 86_400.0),
+)
+"""The buckets of every metric that is a time, up to a day: a bulk job may wait so long."""
 RUNS = "runs"
 ENDED = "ended"
 

@@ -3,27 +3,9 @@
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
+from schemas.health import TIME_BUCKETS_S
 from schemas.outcome import Failed, Report, Succeeded, failure_kind
 from workers.ports import Capacity
-
-_SECONDS = (
-    0.001,
-    0.003,
-    0.01,
-    0.03,
-    0.1,
-    0.3,
-    1.0,
-    3.0,
-    10.0,
-    30.0,
-    100.0,
-    300.0,
-    1000.0,
-    3600.0,
-    14_400.0,
-    86_400.0,
-)
 
 
 class WorkerMetrics:
@@ -54,7 +36,7 @@ class WorkerMetrics:
         return Counter(f"infermq_worker_{name}", text, labels, registry=self.registry)
 
     def _histogram(self, name: str, text: str) -> Histogram:
-        return Histogram(f"infermq_worker_{name}", text, buckets=_SECONDS, registry=self.registry)
+        return Histogram(f"infermq_worker_{name}", text, buckets=TIME_BUCKETS_S, registry=self.registry)
 
     def at_work(self, capacity: Capacity, *, leased: int, interactive: int) -> None:
         """Set the gauges to the slots, and to how many of them are taken."""

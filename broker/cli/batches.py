@@ -7,7 +7,7 @@ from uuid import UUID
 import typer
 
 from broker.cli import progress
-from broker.cli.filters import MetadataOption, OfLane, Since, Tenant, Until, instant_of, metadata_of
+from broker.cli.filters import Before, MetadataOption, OfLane, Since, Tenant, Until, instant_of, metadata_of
 from broker.cli.results import write_results
 from broker.cli.terminal import (
     AsJson,
@@ -44,7 +44,7 @@ def list_batches(
     until: Until = None,
     metadata: MetadataOption = None,
     limit: Annotated[int, typer.Option(min=1, max=1000)] = 20,
-    before: Annotated[UUID | None, typer.Option(help="The last id of the page before.")] = None,
+    before: Before = None,
     tenant: Tenant = None,
     as_json: AsJson = False,
     nats_url: NatsUrl = None,
@@ -142,11 +142,8 @@ def watch(batch: Id, *, as_json: AsJson = False, nats_url: NatsUrl = None, data:
     if as_json:
         print_json(state)
     else:
-        counts = ((name, getattr(state.counts, name)) for name in state.counts.__struct_fields__[1:])
-        ends = ", ".join(f"{count:,} {name}" for name, count in counts if count)
-        out.print(
-            f"{ends or 'nothing ran'}; {money(state.cost_nano_usd)}; results: infermq batch results {batch} --out FILE"
-        )
+        ends = progress.ends_of(state.counts) or "nothing ran"
+        out.print(f"{ends}; {money(state.cost_nano_usd)}; results: infermq batch results {batch} --out FILE")
     if state.counts.succeeded < state.counts.settled():
         raise typer.Exit(Exit.FAILED)
 

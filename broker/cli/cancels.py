@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from broker.cli.filters import Model, OfBatch, OfLane, Since, Tenant, instant_of
 from broker.cli.instructions import counted
+from broker.cli.progress import ends_of
 from broker.cli.terminal import (
     AsJson,
     Data,
@@ -145,18 +146,14 @@ _LOOK_S = 0.3
 def _print_batch(state: Batch) -> None:
     counts = state.counts
     left = counts.admitted - counts.settled()
-    ended = (f"{number} {name}" for name in _ENDS if (number := getattr(counts, name)))
     print_fields(
         [
             ("batch", state.id),
             ("status", state.status if state.cancel_ms else "completed, before it could be cancelled"),
-            ("ended", ", ".join(ended) or None),
+            ("ended", ends_of(counts) or None),
             ("to end", f"{left}: none of them starts any more" if left else None),
         ]
     )
-
-
-_ENDS = ("succeeded", "failed", "expired", "cancelled", "dead")
 
 
 def cancel(

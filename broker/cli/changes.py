@@ -6,8 +6,8 @@ from uuid import UUID
 
 import typer
 
+from broker.cli.filters import window_ms
 from broker.cli.instructions import counted
-from broker.cli.submit import window_ms
 from broker.cli.terminal import (
     AsJson,
     Data,

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
-from uuid import UUID
 
 import msgspec
 import typer
 
+from broker.cli.filters import Before
 from broker.cli.terminal import (
     AsJson,
     Data,
@@ -73,7 +73,7 @@ def resume(
 def audit(
     *,
     limit: Annotated[int, typer.Option(min=1, max=1000)] = 50,
-    before: Annotated[UUID | None, typer.Option(help="The last id of the page before.")] = None,
+    before: Before = None,
     as_json: AsJson = False,
     nats_url: NatsUrl = None,
     data: Data = None,

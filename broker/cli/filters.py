@@ -9,6 +9,8 @@ from uuid import UUID
 
 import typer
 
+from broker.cli.terminal import Exit, fail
+from broker.core.admit import LONGEST_MS
 from schemas.api import State
 from schemas.job import Lane
 from schemas.listing import JobFilter
@@ -31,6 +33,17 @@ def parse_instant(text: str, now: Ms) -> Ms:
         wanted = "an instant such as 2h, 30m, 7d (so long ago), 2026-05-01 or 2026-05-01T12:30:00Z"
         raise typer.BadParameter(f"{text!r} is not {wanted}") from error
     return Ms(max(0, int(at * 1000)))
+
+
+def window_ms(text: str | None) -> int | None:
+    """Read a time from now, in ms. Raises: typer.Exit."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"([0-9]{1,12})([smhd])", text)
+    window_ms = int(found[1]) * _UNITS_MS[found[2]] if found else LONGEST_MS + 1
+    if window_ms > LONGEST_MS:
+        fail(f"{text!r} is not a time such as 90s, 30m, 24h, and at most 7d", Exit.USAGE)
+    return window_ms
 
 
 def _instant(text: str | None) -> str | None:
@@ -58,6 +71,7 @@ def metadata_of(texts: Iterable[str] | None) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
+Before = Annotated[UUID | None, typer.Option(help="The last id of the page before.")]
 States = Annotated[
     list[State] | None, typer.Option("--state", help="Any of these states; give it again for another.")
 ]

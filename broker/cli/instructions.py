@@ -5,6 +5,7 @@ from uuid import UUID
 
 import typer
 
+from broker.cli.filters import Before
 from broker.cli.terminal import (
     AsJson,
     Data,
@@ -28,7 +29,7 @@ app = typer.Typer(
 def list_instructions(
     *,
     limit: Annotated[int, typer.Option(min=1, max=1000)] = 20,
-    before: Annotated[UUID | None, typer.Option(help="The last id of the page before.")] = None,
+    before: Before = None,
     as_json: AsJson = False,
     nats_url: NatsUrl = None,
     data: Data = None,

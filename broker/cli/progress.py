@@ -13,7 +13,7 @@ from broker.cli.results import write_results
 from broker.cli.terminal import duration, err, money, plain, reasons
 from broker.client import Client, RequestRefused
 from broker.errors import Unavailable
-from schemas.api import Batch, HoldCode
+from schemas.api import Batch, Counts, HoldCode
 
 _LOOK_S = 0.5
 _KINDS = 3
@@ -112,6 +112,12 @@ def _bar() -> Iterator[Callable[[Batch, str], None]]:
 def _total(batch: Batch) -> int:
     """Return how many jobs a batch has, or has had so far if it is not sealed yet."""
     return batch.counts.admitted if batch.jobs is None else batch.jobs
+
+
+def ends_of(counts: Counts) -> str:
+    """Say how jobs ended, such as `36 succeeded, 4 failed`. Empty: none has."""
+    ends = ((name, getattr(counts, name)) for name in Counts.__struct_fields__ if name != "admitted")
+    return ", ".join(f"{number} {name}" for name, number in ends if number)
 
 
 def describe(batch: Batch, *, rate: float, held: str = "") -> str:

@@ -9,10 +9,10 @@ from uuid import UUID
 import typer
 
 from broker.batch_file import Fault, Line, read_lines
+from broker.cli.filters import window_ms
 from broker.cli.instructions import counted
-from broker.cli.progress import watch
+from broker.cli.progress import ends_of, watch
 from broker.cli.results import check_out, failure_line, first_failures, write_results
-from broker.cli.submit import window_ms
 from broker.cli.terminal import (
     AsJson,
     Data,
@@ -31,7 +31,7 @@ from broker.cli.terminal import (
 )
 from broker.client import Client, new_id
 from broker.errors import Unavailable
-from schemas.api import Batch, Counts, State
+from schemas.api import Batch, State
 from schemas.instructions import Instruction
 from schemas.repeats import FAILED_STATES, FixedBody, RetryChoice
 
@@ -99,7 +99,7 @@ async def _followed(
     """Wait for what is to be waited for. Returns how far the retry is, and its batch."""
     if wait or results:
         say_that_it_goes_on(given)
-    made = await until_made(client, given, within_s=None if wait or results else _SOON_S)
+    made = await until_made(client, given, wait=wait or results is not None)
     if not wait and results is None:
         return made, await client.batch(given.id)
     state = await watch(client, given.id)
@@ -115,10 +115,10 @@ def say_that_it_goes_on(given: Instruction) -> None:
     err.print(f"batch {given.id}: it goes on if you stop waiting, see infermq batch show {given.id}")
 
 
-async def until_made(client: Client, given: Instruction, *, within_s: float | None) -> Instruction:
-    """Wait until an instruction has made all its jobs, or for so long."""
+async def until_made(client: Client, given: Instruction, *, wait: bool) -> Instruction:
+    """Wait until an instruction has made all its jobs; unless told to `wait`, for a moment only."""
     try:
-        async with asyncio.timeout(within_s):
+        async with asyncio.timeout(None if wait else _SOON_S):
             while True:
                 with contextlib.suppress(Unavailable):  # another broker carries on
                     if (state := await client.instruction(given.id)).ended_ms is not None:
@@ -176,7 +176,6 @@ def _print(given: Instruction, state: Batch, *, waited: bool, results: Path | No
             f"results:  infermq batch results {root} --out FILE, merged with those of the first batch"
         )
         return
-    ends = [f"{getattr(state.counts, name)} {name}" for name in Counts.__struct_fields__[1:]]
-    out.print(f"{', '.join(end for end in ends if not end.startswith('0 '))}; {money(state.cost_nano_usd)}")
+    out.print(f"{ends_of(state.counts)}; {money(state.cost_nano_usd)}")
     if results is not None:
         out.print(f"merged results: {plain(str(results))}")

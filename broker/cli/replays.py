@@ -15,7 +15,6 @@ from broker.cli import filters
 from broker.cli.instructions import counted
 from broker.cli.progress import watch
 from broker.cli.repeats import say_that_it_goes_on, until_made
-from broker.cli.submit import window_ms
 from broker.cli.terminal import (
     AsJson,
     Data,
@@ -42,8 +41,6 @@ from schemas.job import Lane
 from schemas.repeats import Change, Compared, Comparison, ReplayChoice, ReplayEstimate, Side
 
 app = typer.Typer(help="Run settled jobs again, and compare.", invoke_without_command=True)
-_SOON_S = 5.0
-"""How long a command that does not wait waits for the new jobs to be made, to say how many they are."""
 _PER_S = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -91,7 +88,7 @@ def replay(
         patch=_patch(change or [], patch),
         max_tokens=max_tokens,
     )
-    order = _Order(choice, lane, _rate(rate), window_ms(deadline), wait)
+    order = _Order(choice, lane, _rate(rate), filters.window_ms(deadline), wait)
     with reporting_errors():
         if dry_run:
             _print_estimate(with_client(nats_url, data, lambda client: _estimated(client, choice)), as_json=as_json)
@@ -115,7 +112,7 @@ class _Order:
         )
         if self.wait:
             say_that_it_goes_on(given)
-        made = await until_made(client, given, within_s=None if self.wait else _SOON_S)
+        made = await until_made(client, given, wait=self.wait)
         return made, await (watch(client, given.id) if self.wait else client.batch(given.id))
 
 

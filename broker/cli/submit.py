@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import re
 import shutil
 import signal
 import sys
@@ -17,8 +16,8 @@ from uuid import UUID
 import typer
 
 from broker.batch_file import Fault, Line, admissible, read_lines
-from broker.cli.filters import MetadataOption, metadata_of
-from broker.cli.progress import sending, watch, watch_and_write
+from broker.cli.filters import MetadataOption, metadata_of, window_ms
+from broker.cli.progress import ends_of, sending, watch, watch_and_write
 from broker.cli.results import check_out, failure_line, first_failures
 from broker.cli.terminal import (
     AsJson,
@@ -37,7 +36,6 @@ from broker.cli.terminal import (
     with_client,
 )
 from broker.client import BacklogFull, Client, Submission, new_id
-from broker.core.admit import LONGEST_MS
 from broker.core.records import BatchInfo
 from broker.errors import Unavailable
 from schemas.api import Batch, BatchList
@@ -51,7 +49,6 @@ _SHOWN = 20
 """How many faults are printed one by one."""
 _KEPT = 1000
 """How many faults `--json` lists. The number of bad lines counts all."""
-_UNITS_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
 @dataclass(slots=True)
@@ -114,7 +111,7 @@ def submit(
                 strict=strict,
                 batch=batch,
                 metadata=metadata_of(metadata),
-                label=_digest(stream, model, lane),
+                label=None if batch is not None else _digest(stream, model, lane),
                 new=new,
             )
             state = with_client(nats_url, data, lambda client: job.run(client, wait=wait, out=results))
@@ -127,17 +124,6 @@ def submit(
     ended = state.counts.settled() - state.counts.succeeded
     if job.tally.bad or ended or state.refused:
         raise typer.Exit(Exit.FAILED)
-
-
-def window_ms(text: str | None) -> int | None:
-    """Read a time from now, in ms. Raises: typer.Exit."""
-    if text is None:
-        return None
-    found = re.fullmatch(r"([0-9]{1,12})([smhd])", text)
-    window_ms = int(found[1]) * _UNITS_MS[found[2]] if found else LONGEST_MS + 1
-    if window_ms > LONGEST_MS:
-        fail(f"{text!r} is not a time such as 90s, 30m, 24h, and at most 7d", Exit.USAGE)
-    return window_ms
 
 
 @contextmanager
@@ -179,7 +165,7 @@ class _Submit:
         strict: bool,
         batch: UUID | None,
         metadata: dict[str, str],
-        label: str,
+        label: str | None,
         new: bool,
     ) -> None:
         self._new = new
@@ -191,7 +177,7 @@ class _Submit:
         self._strict = strict
         self._batch = batch
         self._label = label
-        self._metadata = {FILE_LABEL: label, **metadata} if len(metadata) < MOST_LABELS else metadata
+        self._metadata = {FILE_LABEL: label, **metadata} if label and len(metadata) < MOST_LABELS else metadata
         self.tally = Tally()
 
     async def run(self, client: Client, *, wait: bool, out: Path | None) -> Batch | None:
@@ -227,7 +213,7 @@ class _Submit:
 
     async def _same(self, client: Client) -> Batch | None:
         """Find a batch of the same file that was not sent to its end, to go on with it. Raises: typer.Exit, if one runs."""
-        if self._new:
+        if self._new or self._label is None:
             return None
         same = BatchList(metadata={FILE_LABEL: self._label})
         found = next(iter(await client.batches(limit=1, matching=same)), None)
@@ -360,14 +346,9 @@ def _print(state: Batch, tally: Tally, *, waited: bool, results: Path | None) ->
     if not waited:
         out.print(f"watch it: infermq batch watch {state.id}\nresults:  infermq batch results {state.id} --out FILE")
         return
-    counts = state.counts
-    ends = ", ".join(f"{getattr(counts, name)} {name}" for name in _ENDS if getattr(counts, name))
     out.print(
-        f"{ends or 'nothing ran'}; {state.usage.input_tokens} + {state.usage.output_tokens} tokens, "
+        f"{ends_of(state.counts) or 'nothing ran'}; {state.usage.input_tokens} + {state.usage.output_tokens} tokens, "
         f"{money(state.cost_nano_usd)}"
     )
     if results is not None:
         out.print(f"results: {plain(str(results))}")
-
-
-_ENDS = ("succeeded", "failed", "expired", "cancelled", "dead")

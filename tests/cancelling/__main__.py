@@ -18,7 +18,7 @@ from schemas.job import Job, Lane
 from tests.builders import now
 
 JOBS = 1_000_000
-OTHERS = 400_000
+OTHERS = 700_000
 WINDOW_S = 6.0
 ROUNDS = 3
 CATALOG = """
