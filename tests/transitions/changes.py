@@ -46,7 +46,7 @@ def change_this(world: World, job: UUID, change: Change) -> Step:
         says=f"change {world.name(job)} to {change.lane}, {change.deadline_ms}, {change.priority}",
         call=lambda: world.ledger.changes.change_job(job, known.tenant, change, audited(world)),
         learn=learn,
-        moves_fence=True,
+        moves=lambda moved: moved == job,
     )
 
 

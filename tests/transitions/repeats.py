@@ -81,6 +81,7 @@ async def carry_on(world: World, _a: int, _b: int, _c: int) -> Step | None:
         makes_jobs=True,
         learn=learn,
         moves_fence=True,
+        moves=lambda job: world.jobs[job].batch is not None,
     )
 
 

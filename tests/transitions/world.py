@@ -105,6 +105,19 @@ def either(first: Effect, second: Effect) -> Effect:
     return effect
 
 
+def missing(effect: Effect, moved: Callable[[UUID], bool]) -> Effect:
+    """Perhaps leave these jobs as they are, since they are not where they were looked for."""
+
+    def some(job: UUID, before: Standing) -> set[Standing]:
+        return effect(job, before) | ({before} if moved(job) else set())
+
+    return some
+
+
+def _none(_: UUID) -> bool:
+    return False
+
+
 async def _no_check(_: Any) -> None:
     """Nothing to check."""
 
@@ -119,9 +132,11 @@ class Step:
     raises: tuple[type[Exception], ...] = ()
     """What it may end with; then it has changed nothing."""
     is_fenced: bool = False
-    """Whether it does nothing if the leader or the controls change first, or the job's place."""
+    """Whether it does nothing if the leader or the controls change first, and misses the jobs that have moved."""
     moves_fence: bool = False
-    """Whether it changes these."""
+    """Whether it may change the leader or the controls."""
+    moves: Callable[[UUID], bool] = _none
+    """Which jobs that wait may stand at another place afterwards."""
     is_atomic: bool = True
     """Whether it is one transaction."""
     makes_jobs: bool = False
@@ -274,6 +289,8 @@ class World:
         for step, rest, answer in ((one, other, answers[0]), (other, one, answers[1])):
             if isinstance(answer, Exception) or (step.is_fenced and rest.moves_fence):
                 effects.append(rest.effect)
+            if step.is_fenced:
+                effects.append(then(rest.effect, missing(step.effect, rest.moves)))
         if not (one.is_atomic and other.is_atomic):
             effects = [either(effects[0], effects[1])]
         await self.check(effects, [one, other])
