@@ -8,6 +8,9 @@ VLLM := .venv-vllm
 VLLM_STAMP := $(VLLM)/.installed
 VLLM_MODEL := $(VLLM)/smollm2
 
+NODE := examples/node
+NODE_STAMP := $(NODE)/node_modules/.installed
+
 PEERS := $(VENV)/.peers
 SEED ?= 1
 N ?= 300
@@ -22,7 +25,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes 
   --no-emit-index-url
 
 .DEFAULT_GOAL := help
-.PHONY: help setup vllm peers demo test test-chaos test-vllm count machine chaos chaos-cluster fuzz mutate check format lock clean
+.PHONY: help setup vllm peers demo test test-chaos test-node test-vllm count machine chaos chaos-cluster fuzz mutate check format lock clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
@@ -72,6 +75,15 @@ test: $(MODEL) ## run the tests, two files at a time
 
 test-chaos: $(MODEL) ## run the tests that kill processes and wait for what follows
 	$(BIN)/python -m pytest -q -m chaos
+
+$(NODE_STAMP): $(STAMP) $(NODE)/package-lock.json $(NODE)/node.lock
+	command -v npm >/dev/null || \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(NODE)/node.lock
+	PATH="$$PATH:$(abspath $(BIN))" npm ci --prefix $(NODE) --no-audit --no-fund --loglevel=error
+	@touch $(NODE_STAMP)
+
+test-node: $(NODE_STAMP) ## run the test of the example in JavaScript
+	PATH="$$PATH:$(abspath $(BIN))" INFERMQ_TEST_NODE=1 $(BIN)/python -m pytest -q tests/node
 
 test-vllm: $(VLLM_MODEL) ## run the tests that need vLLM
 	INFERMQ_VLLM_MODEL=$(VLLM_MODEL) $(VLLM)/bin/python -m pytest -q -o filterwarnings=default tests/vllm
