@@ -193,6 +193,12 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     """How many of its jobs ended otherwise than succeeded, by kind, the most first; of a hundred thousand at most. Only in
     the answers to `batch-show`.
     """
+    ahead: int | None = None
+    """While none of its jobs has ended: how many jobs of other batches, or of none, come before the first of its jobs that
+    waits, in its flow; counted up to a thousand. Only in the answers to `batch-show`.
+    """
+    more_ahead: bool = False
+    """Whether there are more than were counted."""
 
 
 class Batches(msgspec.Struct, frozen=True):

@@ -1,6 +1,7 @@
 """The command line: `infermq …`. A command parses its arguments, calls a client or a server, and prints.
 
 app        lists the commands and their groups    terminal   prints tables, money and errors; exit codes
+commands   the style of help and usage errors     layout     lays out tables and fields for a terminal's width
 system     up, serve, worker, migrate, doctor     submit     submit
 instructions  instruction list | show
 batches    batch list | show | results            jobs       job show | list, infer, status

@@ -21,10 +21,10 @@ from broker.cli import (
     submit,
     system,
 )
+from broker.cli.commands import Commands
 
-app = typer.Typer(
+app = Commands(
     name="infermq",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

@@ -5,8 +5,10 @@ from typing import Annotated
 from uuid import UUID
 
 import typer
+from msgspec.structs import replace
 
 from broker.cli import progress
+from broker.cli.commands import Commands
 from broker.cli.filters import Before, MetadataOption, OfLane, Since, Tenant, Until, instant_of, metadata_of
 from broker.cli.results import write_results
 from broker.cli.terminal import (
@@ -29,7 +31,7 @@ from broker.cli.terminal import (
 )
 from schemas.api import Batch, BatchList, BatchStatus, Merged
 
-app = typer.Typer(help="Look at batches and their results.", no_args_is_help=True)
+app = Commands(help="Look at batches and their results.")
 Id = Annotated[UUID, typer.Argument(help="The batch.")]
 
 
@@ -66,7 +68,7 @@ def list_batches(
     if as_json:
         print_json({"batches": batches})
         return
-    columns = ("batch", "status", "lane", "created", "jobs>", "settled>", "failed>", "cost>")
+    columns = ("batch", "status", "lane", "created", "jobs>", "succeeded>", "cost>", "otherwise")
     if not batches:
         err.print("no batch matches")
         return
@@ -76,18 +78,16 @@ def list_batches(
 
 
 def _row(batch: Batch) -> tuple[object, ...]:
-    settled = batch.counts.settled()
     jobs = batch.counts.admitted if batch.jobs is None else batch.jobs
-    failed = settled - batch.counts.succeeded
     return (
         batch.id,
         batch.status,
         batch.lane,
         instant(batch.created_ms),
-        jobs,
-        settled,
-        failed,
+        f"{jobs:,}",
+        f"{batch.counts.succeeded:,}",
         money(batch.cost_nano_usd),
+        progress.ends_of(replace(batch.counts, succeeded=0)),
     )
 
 
@@ -110,9 +110,9 @@ def show(batch: Id, *, as_json: AsJson = False, nats_url: NatsUrl = None, data: 
             ("priority", state.priority or None),
             ("created", instant(state.created_ms)),
             ("completed", None if took is None else f"{instant(state.completed_ms)}, after {took}"),
-            ("jobs", "not sealed yet" if state.jobs is None else state.jobs),
-            *((name, getattr(counts, name)) for name in counts.__struct_fields__),
-            ("failures", ", ".join(f"{count:,} {kind}" for kind, count in state.failures.items()) or None),
+            ("jobs", "not sealed yet" if state.jobs is None else f"{state.jobs:,}"),
+            *((name, f"{getattr(counts, name):,}") for name in counts.__struct_fields__),
+            ("why", ", ".join(f"{count:,} {kind}" for kind, count in state.failures.items()) or None),
             ("refused", f"{state.refused}, since they came when it was full" if state.refused else None),
             ("tokens", f"{state.usage.input_tokens} in, {state.usage.output_tokens} out"),
             ("cost", money(state.cost_nano_usd)),
@@ -126,7 +126,7 @@ def show(batch: Id, *, as_json: AsJson = False, nats_url: NatsUrl = None, data: 
 
 def _merged(merged: Merged) -> str:
     ends = ((name, getattr(merged.counts, name)) for name in merged.counts.__struct_fields__)
-    words = ", ".join(f"{number} {name}" for name, number in ends if number)
+    words = ", ".join(f"{number:,} {name}" for name, number in ends if number)
     return f"{words}; {money(merged.cost_nano_usd)}; " + ("complete" if merged.is_completed else "goes on")
 
 

@@ -8,10 +8,11 @@ import typer
 import uvloop
 
 from broker.bench.figure import Figure
+from broker.cli.commands import Commands
 from broker.cli.terminal import AsJson, Exit, err, fail, out, print_json, print_table, reporting_errors
 from schemas.catalog import parse
 
-app = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
+app = Commands(help="Measure on this machine.")
 Runs = Annotated[int, typer.Option(min=1, max=50, help="Interleaved runs; the figure is their median.")]
 Quick = Annotated[bool, typer.Option("--quick", help="One short run.")]
 _EXAMPLE = Path(__file__).parents[1] / "default.toml"

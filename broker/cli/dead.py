@@ -9,6 +9,7 @@ from uuid import UUID
 import msgspec
 import typer
 
+from broker.cli.commands import Commands
 from broker.cli.filters import OfBatch, Since, Tenant, Until, instant_of
 from broker.cli.terminal import (
     AsJson,
@@ -41,9 +42,7 @@ from schemas.dead import (
 )
 from schemas.job import Lane
 
-app = typer.Typer(
-    help="Look at what could not be done: jobs out of attempts, and messages that are no jobs.", no_args_is_help=True
-)
+app = Commands(help="Look at what could not be done: jobs out of attempts, and messages that are no jobs.")
 What = Annotated[DeadWhat | None, typer.Option("--what", help="Jobs or messages only.")]
 Causes = Annotated[list[str] | None, typer.Option("--cause", help="Any of these causes, as `dead list` names them.")]
 OfModel = Annotated[str | None, typer.Option("--of-model", help="The model that was asked for.")]

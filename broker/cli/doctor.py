@@ -7,7 +7,6 @@ import asyncio
 import importlib.metadata
 import platform
 import shutil
-import time
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,6 +17,7 @@ import asyncpg
 from broker.bus.catalogs import Catalogs
 from broker.bus.desired import desired, difference
 from broker.bus.streams import find
+from broker.cli.terminal import instant
 from broker.client import Client, NoBroker, RequestRefused
 from broker.config import LEASE_S
 from broker.core.revisions import compare
@@ -279,12 +279,11 @@ async def _dead_letters(connection: "asyncpg.Connection[asyncpg.Record]") -> lis
     [(messages, jobs, last_ms)] = await connection.fetch(_COUNT_DEAD)
     if not messages and not jobs:
         return []
-    last = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(last_ms / 1000))
     return [
         Finding(
             "dead letters",
             Grade.WARN,
-            f"{jobs} jobs and {messages} messages, the last at {last}",
+            f"{jobs} jobs and {messages} messages, the last at {instant(last_ms)}",
             "infermq dead list",
         )
     ]
@@ -304,7 +303,7 @@ async def _sums(url: str) -> list[Finding]:
         return [Finding("sums", Grade.OK, "executions, jobs, batches and spend agree")]
     if check.checked_from_ms == 0:
         return [Finding("sums", Grade.OK, f"executions and jobs agree; no time for the rest in {_SUMS_S:.0f} s")]
-    since = time.strftime("%Y-%m-%d %H:%M", time.localtime(min(check.checked_from_ms, wall_clock()) / 1000))
+    since = instant(min(check.checked_from_ms, wall_clock()))
     return [Finding("sums", Grade.OK, f"jobs since {since} agree; no time for the rest in {_SUMS_S:.0f} s")]
 
 

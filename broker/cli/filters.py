@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated
 from uuid import UUID
 
@@ -21,18 +21,19 @@ _AGO = re.compile(r"(\d{1,9})([smhdw])")
 
 
 def parse_instant(text: str, now: Ms) -> Ms:
-    """Read an instant: so long ago (`90s`, `30m`, `2h`, `7d`, `1w`), or ISO 8601, in local time unless it says another.
+    """Read an instant: so long ago (`90s`, `30m`, `2h`, `7d`, `1w`), or ISO 8601, in UTC unless it says another zone.
 
     Raises: typer.BadParameter.
     """
     if ago := _AGO.fullmatch(text.strip()):
         return Ms(max(0, now - int(ago[1]) * _UNITS_MS[ago[2]]))
     try:
-        at = datetime.fromisoformat(text.strip()).astimezone().timestamp()
+        at = datetime.fromisoformat(text.strip().replace(" UTC", "Z"))
+        ms = (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp() * 1000
     except (ValueError, OverflowError) as error:
         wanted = "an instant such as 2h, 30m, 7d (so long ago), 2026-05-01 or 2026-05-01T12:30:00Z"
         raise typer.BadParameter(f"{text!r} is not {wanted}") from error
-    return Ms(max(0, int(at * 1000)))
+    return Ms(max(0, int(ms)))
 
 
 def window_ms(text: str | None) -> int | None:

@@ -5,6 +5,7 @@ from uuid import UUID
 
 import typer
 
+from broker.cli.commands import Commands
 from broker.cli.filters import Before
 from broker.cli.terminal import (
     AsJson,
@@ -20,9 +21,7 @@ from broker.cli.terminal import (
 )
 from schemas.instructions import Instruction
 
-app = typer.Typer(
-    help="Look at instructions: orders over many jobs, which go on by themselves.", no_args_is_help=True
-)
+app = Commands(help="Look at instructions: orders over many jobs, which go on by themselves.")
 
 
 @app.command("list")

@@ -12,6 +12,7 @@ from uuid import UUID
 import msgspec
 import typer
 
+from broker.cli.commands import Commands
 from broker.cli.controls import print_pauses
 from broker.cli.filters import (
     Codes,
@@ -55,7 +56,7 @@ from schemas.outcome import public_message
 from schemas.units import Ms
 from schemas.worker import WorkerBeat
 
-app = typer.Typer(help="Look at jobs.", no_args_is_help=True)
+app = Commands(help="Look at jobs.")
 _SEARCH_S = 10.0
 """How long `job list` goes on to look for jobs. One call looks at a bounded number of them."""
 

@@ -1,21 +1,26 @@
-"""Shows how a batch proceeds, in a line that is updated: done, rate, time left, tokens and cost so far."""
+"""Shows how a batch proceeds, in a line that is updated: done, rate, time left, cost so far, what failed, why it waits."""
 
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from uuid import UUID
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from msgspec.structs import replace
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.text import Text
 
+from broker.cli.layout import flowed
 from broker.cli.results import write_results
-from broker.cli.terminal import duration, err, money, plain, reasons
+from broker.cli.terminal import duration, err, money, reasons, shown
 from broker.client import Client, RequestRefused
 from broker.errors import Unavailable
 from schemas.api import Batch, Counts, HoldCode
 
 _LOOK_S = 0.5
+BETWEEN = " · "
 _KINDS = 3
 """How many kinds of failures a line names."""
 _STILL_S = 5.0
@@ -86,11 +91,9 @@ async def watch_and_write(client: Client, batch: UUID, out: Path) -> Batch:
 
 @contextmanager
 def _bar() -> Iterator[Callable[[Batch, str], None]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[more]}"))
-    began = time.monotonic()
-    last_line = began
-    with Progress(*columns, console=err, disable=not err.is_terminal) as progress:
-        task: TaskID = progress.add_task("running", total=None, more="")
+    """Give a function that shows a batch: in a line that is updated, or in one now and then where that cannot be."""
+    began = last_line = time.monotonic()
+    with Live(console=err, auto_refresh=False) if err.is_terminal else nullcontext() as live:
         done_before: int | None = None
         held_before = ""
 
@@ -99,11 +102,12 @@ def _bar() -> Iterator[Callable[[Batch, str], None]]:
             done = batch.counts.settled()
             done_before = done if done_before is None else done_before
             elapsed = time.monotonic() - began
-            more = describe(batch, rate=(done - done_before) / elapsed if elapsed > 0 else 0.0, held=held)
-            progress.update(task, completed=done, total=_total(batch), more=more)
-            if not err.is_terminal and (held not in {"", held_before} or time.monotonic() - last_line >= _PLAIN_S):
+            parts = describe(batch, rate=(done - done_before) / elapsed if elapsed > 0 else 0.0, held=held)
+            if live is not None:
+                live.update(Text("\n".join(flowed(parts, err.width - 1, BETWEEN))), refresh=True)
+            elif held not in {"", held_before} or time.monotonic() - last_line >= _PLAIN_S:
                 last_line = time.monotonic()
-                err.print(f"{done} of {'?' if batch.jobs is None else batch.jobs} {more}")
+                err.print(BETWEEN.join(parts), markup=False)
             held_before = held
 
         yield show
@@ -117,31 +121,40 @@ def _total(batch: Batch) -> int:
 def ends_of(counts: Counts) -> str:
     """Say how jobs ended, such as `36 succeeded, 4 failed`. Empty: none has."""
     ends = ((name, getattr(counts, name)) for name in Counts.__struct_fields__ if name != "admitted")
-    return ", ".join(f"{number} {name}" for name, number in ends if number)
+    return ", ".join(f"{number:,} {name}" for name, number in ends if number)
 
 
-def describe(batch: Batch, *, rate: float, held: str = "") -> str:
-    """Describe a batch in a line. The rate is in jobs/s; `held` says why nothing starts."""
+def describe(batch: Batch, *, rate: float, held: str = "") -> list[str]:
+    """Describe a batch, the most important first. The rate is in jobs/s; `held` says why nothing starts."""
     settled, total = batch.counts.settled(), _total(batch)
-    parts = [f"{int(100 * settled / total)}%"] if total else []
-    parts.append(f"{rate:,.1f}/s")
+    share = f" {int(100 * settled / total)}%" if total else ""
+    parts = [f"{settled:,}/{'?' if batch.jobs is None else f'{total:,}'}{share}"]
+    if batch.ahead:
+        parts.append(ahead(batch.ahead, more=batch.more_ahead))
+    if settled:
+        parts.append(f"{rate:,.{0 if rate >= 10 else 1}f}/s")
     if total > settled and rate > 0:
         parts.append(f"{duration(int((total - settled) / rate * 1000))} left")
     parts.append(_cost(batch.cost_nano_usd, settled, total))
-    if bad := settled - batch.counts.succeeded:
-        parts.append(f"[red]{bad:,} failed{plain(_kinds(batch.failures))}[/]")
+    if otherwise := ends_of(replace(batch.counts, succeeded=0)):
+        parts.append(otherwise + _kinds(batch.failures))
     if batch.refused:
-        parts.append(f"[red]{batch.refused:,} came too late[/]")
+        parts.append(f"{batch.refused:,} came too late")
     if held:
-        parts.append(f"[yellow]{plain(held)}[/]")
-    return " · ".join(parts)
+        parts.append(held)
+    return [shown(part) for part in parts]
+
+
+def ahead(jobs: int, *, more: bool) -> str:
+    """Say how many jobs are before this one."""
+    return f"{'more than ' if more else ''}{jobs:,} {'job' if jobs == 1 else 'jobs'} ahead"
 
 
 def _cost(so_far: int, settled: int, total: int) -> str:
     """Say what was spent, and what it comes to if the rest costs what this did."""
     if not settled or settled >= total:
-        return money(so_far)
-    return f"{money(so_far)} of ~{money(so_far * total // settled)}"
+        return money(so_far, short=True)
+    return f"{money(so_far, short=True)} of ~{money(so_far * total // settled, short=True)}"
 
 
 def _kinds(failures: Mapping[str, int]) -> str:

@@ -12,6 +12,7 @@ import msgspec
 import typer
 
 from broker.cli import filters
+from broker.cli.commands import Commands
 from broker.cli.instructions import counted
 from broker.cli.progress import watch
 from broker.cli.repeats import say_that_it_goes_on, until_made
@@ -40,7 +41,7 @@ from schemas.instructions import Instruction
 from schemas.job import Lane
 from schemas.repeats import Change, Compared, Comparison, ReplayChoice, ReplayEstimate, Side
 
-app = typer.Typer(help="Run settled jobs again, and compare.", invoke_without_command=True)
+app = Commands(help="Run settled jobs again, and compare.", invoke_without_command=True)
 _PER_S = {"s": 1, "m": 60, "h": 3600}
 
 

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 import uvloop
@@ -47,6 +47,9 @@ from broker.local.servers import die_with_parent
 from schemas.logs import LogFormat, LogLevel, log_to_stderr
 from schemas.units import LONGEST_NAME
 from schemas.urls import public
+
+if TYPE_CHECKING:
+    from broker.cli.doctor import Finding
 
 _GC = (20_000, 50, 100)
 """Thresholds of the garbage collector. Reference counts free almost everything here, so it rarely needs to run."""
@@ -313,6 +316,10 @@ def doctor(
     if as_json:
         print_json(findings)
     else:
-        print_table(("", "", "seen", "what to do"), ((f.grade, f.name, f.seen, f.advice) for f in findings))
+        print_table(("", "", ""), (_finding_row(finding) for finding in findings))
     if any(finding.grade is Grade.BAD for finding in findings):
         raise typer.Exit(Exit.FAILED)
+
+
+def _finding_row(finding: "Finding") -> tuple[object, ...]:
+    return finding.grade, finding.name, finding.seen + (f" → {finding.advice}" if finding.advice else "")

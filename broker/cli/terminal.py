@@ -1,6 +1,7 @@
 """Prints what a user sees: tables, money and errors; defines the exit codes and shared options."""
 
 import asyncio
+import os
 import re
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
@@ -8,15 +9,16 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from enum import IntEnum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 import msgspec
 import typer
 from msgspec.structs import replace
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
+from broker.cli import layout
 from broker.client import BacklogFull, Client, NoBroker, RequestRefused, RequestTimedOut
 from broker.config import Location, NotFound, find
 from broker.errors import CannotListen, Conflict, Unavailable
@@ -37,10 +39,13 @@ class Exit(IntEnum):
     INTERRUPTED = 130
 
 
-_WIDE = 240
-"""Columns of the output if it is no terminal, so that nothing is cut."""
-out = Console(highlight=False, soft_wrap=True, emoji=False, width=None if sys.stdout.isatty() else _WIDE)
-err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+def _console(*, stderr: bool) -> Console:
+    """Make a console that writes no escape codes if NO_COLOR is set, or if it is no terminal."""
+    plain_only: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
+    return Console(stderr=stderr, highlight=False, soft_wrap=True, emoji=False, color_system=plain_only)
+
+
+out, err = _console(stderr=False), _console(stderr=True)
 
 _as_json = ContextVar("as_json", default=False)
 """Whether the command was asked for JSON: then its errors are JSON too."""
@@ -60,8 +65,6 @@ Data = Annotated[Path | None, typer.Option("--data", help="Data folder of a runn
 
 def where(nats_url: str | None, data: Path | None) -> Location:
     """Find the running system that the options or the environment name. Raises: NotFound."""
-    import os  # noqa: PLC0415 - the environment is read here and nowhere else
-
     return find(nats_url=nats_url, data=data, environ=os.environ, folder=Path.cwd())
 
 
@@ -161,13 +164,18 @@ def fail(message: str, code: Exit) -> NoReturn:
 
 
 def _end(message: str, problem: Problem, code: Exit) -> NoReturn:
-    """Print an error, under `--json` as the object that the API would answer. Raises: typer.Exit."""
-    if _as_json.get():
-        said = replace(problem, message=printable(public(problem.message)))
+    """Print an error and end the command. Raises: typer.Exit."""
+    say_error(message, problem, as_json=_as_json.get())
+    raise typer.Exit(code)
+
+
+def say_error(message: str, problem: Problem, *, as_json: bool) -> None:
+    """Print an error, under `--json` as the object that the API would answer."""
+    if as_json:
+        said = replace(problem, message=shown(problem.message))
         sys.stderr.write(msgspec.json.encode(ErrorBody(said)).decode() + "\n")
     else:
         err.print(f"[bold red]error:[/] {plain(message)}")
-    raise typer.Exit(code)
 
 
 def data_folder(path: Path) -> Path:
@@ -190,7 +198,12 @@ def utf8(text: str, what: str) -> str:
 
 def plain(text: str) -> str:
     """Escape text so that neither rich takes it for markup nor a terminal for a command. No URL keeps its password."""
-    return escape(printable(public(text)))
+    return escape(shown(text))
+
+
+def shown(text: str) -> str:
+    """Make text safe to print as it is: control characters are written out, and no URL keeps its password."""
+    return printable(public(text))
 
 
 def printable(text: str) -> str:
@@ -207,24 +220,26 @@ def print_json(value: object) -> None:
     sys.stdout.buffer.flush()
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:
-    """Print rows. A column whose name ends with `>` is aligned to the right, as numbers are."""
-    table = Table(title=title, box=None, header_style="bold", title_justify="left", pad_edge=False)
-    for number, column in enumerate(columns):
-        right = column.endswith(">")
-        name = column.removesuffix(">")
-        table.add_column(name, no_wrap=number == 0, overflow="fold", justify="right" if right else "left")
-    for row in rows:
-        table.add_row(*(plain(str(cell)) for cell in row))
-    out.print(table)
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print rows as `layout.table` lays them out: no line is wider than the terminal, and nothing is cut off."""
+    cells = ([shown(str(cell)) for cell in row] for row in rows)
+    _print_lines(layout.table(columns, cells, _width()))
 
 
 def print_fields(fields: Iterable[tuple[str, object]]) -> None:
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for name, value in fields:
-        if value is not None:
-            table.add_row(f"[bold]{name}[/]", plain(str(value)))
-    out.print(table)
+    """Print names with their values beside them. What is None is left out."""
+    pairs = ((name, shown(str(value))) for name, value in fields if value is not None)
+    _print_lines(layout.fields(pairs, _width()))
+
+
+def _print_lines(lines: Iterable[layout.Line]) -> None:
+    for line in lines:
+        out.print(Text.assemble((line.strong, "bold"), line.rest))
+
+
+def _width() -> int | None:
+    """Return the columns of the terminal. None: the output is none, so that each row is a line, however long."""
+    return out.width if sys.stdout.isatty() else None
 
 
 def reasons(holds: Iterable[Hold]) -> str:
@@ -232,9 +247,14 @@ def reasons(holds: Iterable[Hold]) -> str:
     return "; ".join(hold.message for hold in holds)
 
 
-def money(nano_usd: NanoUsd | int) -> str:
-    """Format as USD to the micro-dollar; less than one, to the nano-dollar."""
+def money(nano_usd: NanoUsd | int, *, short: bool = False) -> str:
+    """Format as USD to the micro-dollar; less than one, to the nano-dollar. `short`: to the cent, from ten cents on."""
+    if short and (nano_usd >= _TEN_CENTS or not nano_usd):
+        return f"${nano_usd / 1e9:,.2f}"
     return f"${nano_usd / 1e9:,.{9 if 0 < nano_usd < 1000 else 6}f}"
+
+
+_TEN_CENTS = 100_000_000
 
 
 def duration(ms: Ms | int | None) -> str:
@@ -251,12 +271,12 @@ def duration(ms: Ms | int | None) -> str:
 
 
 def instant(ms: Ms | int | None) -> str:
-    """Format an instant in local time."""
+    """Format an instant, in UTC, as all times here are."""
     if ms is None:
         return "-"
     from datetime import UTC, datetime  # noqa: PLC0415 - only here
 
     try:
-        return datetime.fromtimestamp(ms / 1000, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     except (ValueError, OverflowError):
         return "after the year 9999"

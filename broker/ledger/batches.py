@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from broker.errors import Conflict
 from broker.ledger.connection import Connection, Database
-from broker.ledger.rows import Row, batch_of, json_text, result_of, with_retries
+from broker.ledger.rows import AHEAD_MOST, Row, batch_of, json_text, result_of, with_ahead, with_retries
 from broker.ledger.sql import query
 from schemas.api import Batch, BatchCreate, BatchList, ResultPage, State
 from schemas.units import Ms
@@ -56,6 +56,8 @@ class PgBatches:
             if row is None:
                 return None
             found = with_retries(row, await connection.fetch(query("retries_of"), batch))
+            if not found.counts.settled() and found.completed_ms is None:
+                return with_ahead(found, await connection.fetchval(query("ahead_of_batch"), batch, AHEAD_MOST + 1))
             if found.counts.settled() == found.counts.succeeded:
                 return found
             kinds = await connection.fetch(query("failure_kinds_of"), batch, _FAILURES_COUNTED)

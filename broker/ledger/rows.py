@@ -209,6 +209,13 @@ def batch_of(row: Row) -> Batch:
     )
 
 
+def with_ahead(batch: Batch, ahead: int | None) -> Batch:
+    """Add how many jobs come before a batch. None: none of it waits. More than AHEAD_MOST means that there are more."""
+    if ahead is None:
+        return batch
+    return replace(batch, ahead=min(ahead, AHEAD_MOST), more_ahead=ahead > AHEAD_MOST)
+
+
 def with_retries(row: Row, retries: Sequence[Row]) -> Batch:
     """Return a batch with what it and its retries came to together.
 

@@ -1,5 +1,6 @@
 """What the options of commands say of the jobs that they mean."""
 
+import time
 from datetime import UTC, datetime
 
 import pytest
@@ -18,13 +19,21 @@ def test_an_instant_may_be_so_long_ago(text: str, ago_s: int) -> None:
     assert parse_instant(text, NOW) == NOW - 1000 * ago_s
 
 
-@pytest.mark.parametrize("text", ["2026-05-01T12:30:00Z", "2026-05-01T14:30:00+02:00", "2026-05-01 12:30:00+00:00"])
+@pytest.mark.parametrize("text", ["2026-05-01T12:30:00Z", "2026-05-01T14:30:00+02:00", "2026-05-01 12:30:00 UTC"])
 def test_an_instant_may_be_a_date_and_time(text: str) -> None:
     assert parse_instant(text, NOW) == datetime(2026, 5, 1, 12, 30, tzinfo=UTC).timestamp() * 1000
 
 
-def test_a_date_without_a_zone_is_local() -> None:
-    assert parse_instant("2026-05-01", NOW) == datetime(2026, 5, 1).astimezone().timestamp() * 1000
+@pytest.mark.parametrize("zone", ["UTC", "America/New_York"])
+def test_a_date_without_a_zone_is_in_utc_wherever_the_machine_is(zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+
+    try:
+        assert parse_instant("2026-05-01", NOW) == datetime(2026, 5, 1, tzinfo=UTC).timestamp() * 1000
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_what_is_before_1970_is_1970() -> None:

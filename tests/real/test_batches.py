@@ -62,6 +62,51 @@ async def results_of(ledger: Ledger, batch: Batch, *, a_page: int) -> list[Resul
         cursor = page.cursor
 
 
+# what comes before it
+
+
+async def test_a_batch_of_which_nothing_has_ended_says_how_many_jobs_of_others_are_ahead(ledger: Ledger) -> None:
+    batch = await a_batch(ledger)
+    others = [an_entry(), an_entry(batch=(await a_batch(ledger)).id, line=0), an_entry(model="other")]
+    own = [an_entry(batch=batch.id, line=line) for line in range(3)]
+    await ledger.intake.admit([*own, *others])
+    urgent = [an_entry(batch=batch.id, line=line, priority=1) for line in (3, 4)]
+
+    behind = await ledger.batches.find(batch.id, "default")
+    await ledger.intake.admit(urgent)
+    before = await ledger.batches.find(batch.id, "default")
+
+    assert behind is not None
+    assert (behind.ahead, behind.more_ahead) == (2, False)
+    assert before is not None
+    assert before.ahead == 0
+
+
+async def test_jobs_ahead_of_a_batch_are_counted_up_to_a_thousand(ledger: Ledger) -> None:
+    batch = await a_batch(ledger)
+    await ledger.intake.admit([an_entry() for _ in range(1001)])
+    await ledger.intake.admit([an_entry(batch=batch.id, line=0)])
+
+    shown = await ledger.batches.find(batch.id, "default")
+
+    assert shown is not None
+    assert (shown.ahead, shown.more_ahead) == (1000, True)
+
+
+async def test_a_batch_that_waits_for_nothing_or_has_ends_says_nothing_of_jobs_ahead(ledger: Ledger) -> None:
+    batch = await a_batch(ledger)
+    await ledger.intake.admit([an_entry()])
+
+    empty = await ledger.batches.find(batch.id, "default")
+    attempt = await running(ledger, batch=batch.id, line=0)
+    runs = await ledger.batches.find(batch.id, "default")
+    await ledger.settlement.settle([an_end(attempt, State.SUCCEEDED)], now=now())
+    await ledger.intake.admit([an_entry(batch=batch.id, line=1)])
+    begun = await ledger.batches.find(batch.id, "default")
+
+    assert [one and one.ahead for one in (empty, runs, begun)] == [None, None, None]
+
+
 # sealed and completed
 
 
