@@ -96,13 +96,18 @@ def test_no_variable_hides_a_package(path: Path) -> None:
 
 def test_no_function_is_long() -> None:
     lengths = {
-        f"{path.relative_to(ROOT)}:{node.name}": (node.end_lineno or 0) - node.lineno
+        f"{path.relative_to(ROOT)}:{node.name}": (node.end_lineno or 0) - node.lineno - _told(node)
         for path in SOURCES
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     }
 
     assert {name: length for name, length in lengths.items() if length > 50} == {}
+
+
+def _told(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Count the lines of its docstring, which of a command is its help."""
+    return len((ast.get_docstring(function, clean=False) or "").splitlines())
 
 
 @pytest.mark.parametrize(

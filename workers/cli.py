@@ -50,35 +50,71 @@ def main() -> None:
     app(prog_name="infermq worker")
 
 
-@app.command()
+_EXAMPLES = """\b
+Examples:
+  infermq worker --deployment simulated
+  infermq worker --deployment gpu --slots 128
+"""
+
+
+NatsUrl = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TEXT",
+        envvar="INFERMQ_NATS_URL",
+        help="Where NATS is; several nodes with commas between them. By default that of a running `infermq up`.",
+    ),
+]
+Slots = Annotated[
+    int | None, typer.Option(min=1, metavar="NUMBER", help="Concurrent generations; overrides the catalog.")
+]
+UniqueName = Annotated[str | None, typer.Option(metavar="TEXT", help="Unique name; by default host and process id.")]
+HttpPort = Annotated[int, typer.Option(min=0, max=65535, metavar="NUMBER", help="Its port; 0: any free one.")]
+DrainTimeoutS = Annotated[
+    float, typer.Option(metavar="NUMBER", help="How long running attempts may take to finish after SIGTERM.")
+]
+Probe = Annotated[
+    bool, typer.Option("--probe/--no-probe", help="First send an API one short request, to see that it serves us.")
+]
+LogFormatOption = Annotated[
+    LogFormat, typer.Option(envvar="INFERMQ_LOG_FORMAT", metavar="text|json", help="How to log to standard error.")
+]
+LogLevelOption = Annotated[
+    LogLevel,
+    typer.Option(
+        envvar="INFERMQ_LOG_LEVEL",
+        metavar="debug|info|warning|error",
+        help="What to log: this, and what is worse.",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document, on one line, once it is ready.")]
+
+
+@app.command(epilog=_EXAMPLES)
 def run(
     *,
-    deployment: Annotated[str, typer.Option(help="The deployment of the catalog to serve.")],
-    nats_url: Annotated[
-        str, typer.Option(envvar="INFERMQ_NATS_URL", help="Where NATS is; several nodes with commas between them.")
-    ],
-    slots: Annotated[int | None, typer.Option(min=1, help="Concurrent generations; overrides the catalog.")] = None,
-    name: Annotated[str | None, typer.Option(help="Unique name; by default host and process id.")] = None,
-    http_host: Annotated[str, typer.Option(help="Where /metrics, /livez and /readyz listen.")] = "127.0.0.1",
-    http_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 0,
-    drain_timeout_s: Annotated[
-        float, typer.Option(help="How long running attempts may take to finish after SIGTERM.")
-    ] = 60.0,
-    probe: Annotated[
-        bool,
-        typer.Option("--probe/--no-probe", help="First send an API one short request, to see that it serves us."),
-    ] = True,
-    log_format: Annotated[
-        LogFormat, typer.Option(envvar="INFERMQ_LOG_FORMAT", help="How to log to standard error.")
-    ] = LogFormat.TEXT,
-    log_level: Annotated[
-        LogLevel, typer.Option(envvar="INFERMQ_LOG_LEVEL", help="What to log: this, and what is worse.")
-    ] = LogLevel.INFO,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line once ready.")] = False,
+    deployment: Annotated[str, typer.Option(metavar="TEXT", help="The deployment of the catalog to serve.")],
+    nats_url: NatsUrl = None,
+    slots: Slots = None,
+    name: UniqueName = None,
+    http_host: Annotated[str, typer.Option(metavar="TEXT", help="Where /metrics, /livez and /readyz listen.")] = (
+        "127.0.0.1"
+    ),
+    http_port: HttpPort = 0,
+    drain_timeout_s: DrainTimeoutS = 60.0,
+    probe: Probe = True,
+    log_format: LogFormatOption = LogFormat.TEXT,
+    log_level: LogLevelOption = LogLevel.INFO,
+    as_json: AsJson = False,
 ) -> None:
-    """Serve one deployment: pull its jobs, run them and report their outcomes."""
+    """Serve one deployment: pull its jobs, run them and report their outcomes.
+
+    Logs to standard error, and runs until SIGTERM, which drains it; a second one puts back what it runs.
+    """
     die_with_parent()
     log_to_stderr(log_format, log_level)
+    if nats_url is None:
+        raise typer.BadParameter("say where NATS is, or start `infermq up`", param_hint="--nats-url")
     if name is not None and len(name) > LONGEST_NAME:
         raise typer.BadParameter(f"it has {len(name)} characters, the limit is {LONGEST_NAME}", param_hint="--name")
     config = WorkerConfig(

@@ -44,7 +44,15 @@ def _top(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """An asynchronous inference broker: submit jobs, run workers, read results."""
+    """An asynchronous inference broker: submit jobs, run workers, read results.
+
+    Start with `infermq up`, and in a second terminal:
+
+    Examples:
+      infermq infer small-chat "Why is the sky blue?"
+      infermq submit examples/prompts.jsonl --out results.jsonl
+      infermq status
+    """
 
 
 app.command()(system.up)

@@ -9,10 +9,11 @@ from msgspec.structs import replace
 
 from broker.cli import progress
 from broker.cli.commands import Commands
-from broker.cli.filters import Before, MetadataOption, OfLane, Since, Tenant, Until, instant_of, metadata_of
+from broker.cli.filters import Before, Limit, MetadataOption, OfLane, Since, Tenant, Until, instant_of, metadata_of
 from broker.cli.results import write_results
 from broker.cli.terminal import (
     AsJson,
+    AsJsonOfFile,
     Data,
     Exit,
     NatsUrl,
@@ -45,14 +46,22 @@ def list_batches(
     since: Since = None,
     until: Until = None,
     metadata: MetadataOption = None,
-    limit: Annotated[int, typer.Option(min=1, max=1000)] = 20,
+    limit: Limit = 20,
     before: Before = None,
     tenant: Tenant = None,
     as_json: AsJson = False,
     nats_url: NatsUrl = None,
     data: Data = None,
 ) -> None:
-    """List the batches that match everything given, the newest first."""
+    """List the batches that match everything given, the newest first.
+
+    Prints a row for each, and where to go on if there are more.
+
+    Examples:
+      infermq batch list
+      infermq batch list --status in_progress --since 7d
+      infermq batch list --metadata team=search --json
+    """
     wanted = BatchList(
         statuses=tuple(statuses or ()),
         lane=lane,
@@ -93,7 +102,13 @@ def _row(batch: Batch) -> tuple[object, ...]:
 
 @app.command()
 def show(batch: Id, *, as_json: AsJson = False, nats_url: NatsUrl = None, data: Data = None) -> None:
-    """Show how far a batch is."""
+    """Show how far a batch is.
+
+    Prints how many jobs ended how, why others wait, tokens and cost.
+
+    Examples:
+      infermq batch show BATCH
+    """
     with reporting_errors():
         state = with_client(nats_url, data, lambda client: client.batch(batch))
     if as_json:
@@ -132,7 +147,13 @@ def _merged(merged: Merged) -> str:
 
 @app.command()
 def watch(batch: Id, *, as_json: AsJson = False, nats_url: NatsUrl = None, data: Data = None) -> None:
-    """Show how a batch proceeds until it is complete. Ctrl-C leaves it running."""
+    """Show how a batch proceeds until it is complete. Ctrl-C leaves it running.
+
+    Prints a line that is updated; in a pipe, one every ten seconds. Ends with 1 if a job did not succeed.
+
+    Examples:
+      infermq batch watch BATCH
+    """
     with reporting_errors():
         try:
             state = with_client(nats_url, data, lambda client: progress.watch(client, batch))
@@ -156,11 +177,16 @@ def results(
     wait: Annotated[bool, typer.Option("--wait", help="Stay until the batch and its retries are complete.")] = False,
     own: Annotated[bool, typer.Option("--own", help="Leave its retries out.")] = False,
     in_order: Annotated[bool, typer.Option("--in-order", help="In the order of the lines submitted.")] = False,
-    as_json: AsJson = False,
+    as_json: AsJsonOfFile = False,
     nats_url: NatsUrl = None,
     data: Data = None,
 ) -> None:
-    """Print the results as OpenAI Batch's output lines, in the order recorded, as retries have left them."""
+    """Print the results as OpenAI Batch's output lines, in the order recorded, as retries have left them.
+
+    Examples:
+      infermq batch results BATCH --out results.jsonl
+      infermq batch results BATCH --wait --in-order | jq .custom_id
+    """
     with reporting_errors():
         count = with_client(
             nats_url,

@@ -21,14 +21,20 @@ _EXAMPLE = Path(__file__).parents[1] / "default.toml"
 @app.command()
 def bulk(
     *,
-    jobs: Annotated[int, typer.Option(min=100, max=1_000_000)] = 20_000,
-    body_bytes: Annotated[int, typer.Option(min=100, max=200_000)] = 600,
+    jobs: Annotated[int, typer.Option(min=100, max=1_000_000, help="How many jobs a run has.")] = 20_000,
+    body_bytes: Annotated[int, typer.Option(min=100, max=200_000, help="How large the body of each is.")] = 600,
     runs: Runs = 3,
     peers: Annotated[bool, typer.Option("--peers", help="Other task queues beside it (extra `peers`).")] = False,
     quick: Quick = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure jobs/s from submission to settlement on the simulated engine, and what each process spends on a job."""
+    """Measure jobs/s from submission to settlement on the simulated engine, and what each process spends on a job.
+
+    Prints the figure, its spread, and what ran beside it.
+
+    Examples:
+      infermq bench bulk --quick
+    """
     from broker.bench.bulk import bulk as measure  # noqa: PLC0415 - only this command needs it
 
     jobs, runs = (2500 if peers else 5000, 1) if quick else (jobs, runs)
@@ -38,12 +44,18 @@ def bulk(
 @app.command()
 def interactive(
     *,
-    requests: Annotated[int, typer.Option(min=50, max=100_000)] = 500,
+    requests: Annotated[int, typer.Option(min=50, max=100_000, help="How many requests a run has.")] = 500,
     runs: Runs = 5,
     quick: Quick = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure the latency that infermq adds to an engine that takes no time, beside a raw NATS request-reply."""
+    """Measure the latency that infermq adds to an engine that takes no time, beside a raw NATS request-reply.
+
+    Prints the figure, its spread, and what ran beside it.
+
+    Examples:
+      infermq bench interactive --quick
+    """
     from broker.bench.interactive import interactive as measure  # noqa: PLC0415
 
     requests, runs = (200, 1) if quick else (requests, runs)
@@ -62,7 +74,13 @@ def saturation(
     quick: Quick = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure output tokens/s of a real engine kept busy through the broker, and of the same engine driven directly."""
+    """Measure output tokens/s of a real engine kept busy through the broker, and of the same engine driven directly.
+
+    Prints the figure, its spread, and what ran beside it.
+
+    Examples:
+      infermq bench saturation --quick
+    """
     from broker.bench.saturation import saturation as measure  # noqa: PLC0415
 
     rounds, runs = (1, 1) if quick else (rounds, runs)
@@ -79,12 +97,18 @@ def saturation(
 @app.command()
 def dispatch(
     *,
-    jobs: Annotated[int, typer.Option(min=20, max=10_000)] = 300,
+    jobs: Annotated[int, typer.Option(min=20, max=10_000, help="How many jobs a run has.")] = 300,
     runs: Runs = 5,
     quick: Quick = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure how long one job takes from its publication to its start on an idle worker."""
+    """Measure how long one job takes from its publication to its start on an idle worker.
+
+    Prints the figure, its spread, and what ran beside it.
+
+    Examples:
+      infermq bench dispatch --quick
+    """
     from broker.bench.small import dispatch as measure  # noqa: PLC0415
 
     jobs, runs = (100, 1) if quick else (jobs, runs)
@@ -94,12 +118,18 @@ def dispatch(
 @app.command()
 def submit(
     *,
-    lines: Annotated[int, typer.Option(min=1000, max=10_000_000)] = 50_000,
+    lines: Annotated[int, typer.Option(min=1000, max=10_000_000, help="How many lines the file has.")] = 50_000,
     runs: Runs = 3,
     quick: Quick = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure how long `infermq submit` takes until a JSONL file is accepted, and its peak memory."""
+    """Measure how long `infermq submit` takes until a JSONL file is accepted, and its peak memory.
+
+    Prints the figure, its spread, and what ran beside it.
+
+    Examples:
+      infermq bench submit --quick
+    """
     from broker.bench.small import submit as measure  # noqa: PLC0415
 
     _show(measure(lines=lines, runs=1 if quick else runs, say=_say), as_json=as_json)
@@ -108,12 +138,18 @@ def submit(
 @app.command()
 def idle(
     *,
-    seconds: Annotated[float, typer.Option(min=1, max=600)] = 10.0,
+    seconds: Annotated[float, typer.Option(min=1, max=600, help="How long a run takes.")] = 10.0,
     runs: Runs = 3,
     quick: Quick = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure the CPU time and memory of each process while there is nothing to do."""
+    """Measure the CPU time and memory of each process while there is nothing to do.
+
+    Prints the figure, its spread, and what ran beside it.
+
+    Examples:
+      infermq bench idle --quick
+    """
     from broker.bench.small import idle as measure  # noqa: PLC0415
 
     _show(measure(seconds=seconds, runs=1 if quick else runs, say=_say), as_json=as_json)

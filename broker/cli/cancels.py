@@ -43,7 +43,11 @@ def cancel_jobs(
 ) -> None:
     """Cancel jobs. What a running one has answered so far is kept, and what it cost.
 
-    Ends with 0 if each is cancelled, or will be; with 1 if one ended in another way first, or is unknown.
+    Prints what it came to for each. Ends with 0 if each is cancelled, or will be; with 1 if one ended in another
+    way first, or is unknown.
+
+    Examples:
+      infermq job cancel JOB
     """
 
     async def ask(client: Client) -> list[JobCancelled]:
@@ -118,9 +122,14 @@ def cancel_batch(
     nats_url: NatsUrl = None,
     data: Data = None,
 ) -> None:
-    """Cancel a batch: nothing of it starts any more. What has ended stays; what runs is told to stop.
+    """Cancel a batch: nothing of it starts any more.
 
-    Ends with 0 if it is cancelled, with 1 if it was complete before.
+    What has ended stays; what runs is told to stop. Prints how far it is. Ends with 0 if it is cancelled, with 1
+    if it was complete before.
+
+    Examples:
+      infermq batch cancel BATCH
+      infermq batch cancel BATCH --wait
     """
 
     async def ask(client: Client) -> Batch:
@@ -161,7 +170,9 @@ def cancel(
     model: Model = None,
     lane: OfLane = None,
     batch: OfBatch = None,
-    states: Annotated[list[State] | None, typer.Option("--state", help="queued or running; by default both.")] = None,
+    states: Annotated[
+        list[State] | None, typer.Option("--state", help="Only queued or running ones; by default both.")
+    ] = None,
     older_than: Annotated[
         str | None, typer.Option(help="Only jobs submitted so long ago or earlier: 90s, 30m, 2h, 7d.")
     ] = None,
@@ -175,7 +186,15 @@ def cancel(
     nats_url: NatsUrl = None,
     data: Data = None,
 ) -> None:
-    """Cancel all jobs that match. None of them starts any more; those that wait are ended in pages, what runs is stopped."""
+    """Cancel all jobs that match. None of them starts any more.
+
+    Says how many they are, and asks before it cancels them. Those that wait are ended in pages, what runs is
+    stopped.
+
+    Examples:
+      infermq cancel --model small-chat --older-than 2h --dry-run
+      infermq cancel --batch BATCH --yes
+    """
     choice = CancelChoice(
         tenant=tenant,
         states=tuple(states or ()),

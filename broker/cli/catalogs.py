@@ -31,7 +31,14 @@ def apply(
     nats_url: NatsUrl = None,
     data: Data = None,
 ) -> None:
-    """Make a catalog the active one, and say what it changes."""
+    """Make a catalog the active one, and say what it changes.
+
+    Prints each change, the new revision, and a warning if jobs wait for a model that is removed.
+
+    Examples:
+      infermq apply infermq.toml --dry-run
+      infermq apply infermq.toml
+    """
     with reporting_errors():
         text = catalog_text(file)
         try:
@@ -54,7 +61,13 @@ def apply(
 
 
 def catalog(*, as_json: AsJson = False, nats_url: NatsUrl = None, data: Data = None) -> None:
-    """Show the active catalog."""
+    """Show the active catalog.
+
+    Prints it as TOML, to be edited and applied again.
+
+    Examples:
+      infermq catalog > infermq.toml
+    """
     with reporting_errors():
         shown = with_client(nats_url, data, lambda client: client.catalog())
     if as_json:
@@ -65,7 +78,11 @@ def catalog(*, as_json: AsJson = False, nats_url: NatsUrl = None, data: Data = N
 
 
 def schema(*, file: Annotated[Path | None, typer.Option("--out", help="Write it here.")] = None) -> None:
-    """Print the JSON Schema of everything on the wire."""
+    """Print the JSON Schema of everything on the wire.
+
+    Examples:
+      infermq schema --out schema.json
+    """
     from schemas.export import json_schema  # noqa: PLC0415 - only this command needs it
 
     with reporting_errors():

@@ -44,7 +44,14 @@ def change_job(
     nats_url: NatsUrl = None,
     data: Data = None,
 ) -> None:
-    """Change lane, deadline or priority of a job while it waits."""
+    """Change lane, deadline or priority of a job while it waits.
+
+    Prints how it was before and is after.
+
+    Examples:
+      infermq job change JOB --lane standard
+      infermq job change JOB --deadline 2h --priority 10
+    """
     change = _change(lane, deadline, priority)
     with reporting_errors():
         changed = with_client(nats_url, data, lambda client: client.change_job(job, change))
@@ -66,7 +73,14 @@ def change_batch(
     nats_url: NatsUrl = None,
     data: Data = None,
 ) -> None:
-    """Change lane, deadline or priority of all jobs of a batch that wait, and of those that come later."""
+    """Change lane, deadline or priority of all jobs of a batch that wait, and of those that come later.
+
+    Says how many were changed.
+
+    Examples:
+      infermq batch change BATCH --priority 10
+      infermq batch change BATCH --deadline 24h
+    """
     change = _change(lane, deadline, priority)
 
     async def ask(client: Client) -> Instruction:

@@ -120,7 +120,8 @@ class Commands(typer.Typer):
     """A group of commands in our style."""
 
     def __init__(self, help: str | None = None, **settings: Any) -> None:  # noqa: A002 - typer's own word
-        super().__init__(cls=Group, help=help, **{"no_args_is_help": True, **settings})
+        told = {} if help is None else {"help": help}
+        super().__init__(cls=Group, **{"no_args_is_help": True, **told, **settings})
 
     def command(self, name: str | None = None, **settings: Any) -> Callable[[F], F]:
         return super().command(name, cls=Command, **settings)

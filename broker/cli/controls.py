@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from broker.cli.filters import Before
+from broker.cli.filters import Before, Limit
 from broker.cli.terminal import (
     AsJson,
     Data,
@@ -38,7 +38,15 @@ def pause(
     nats_url: NatsUrl = None,
     data: Data = None,
 ) -> None:
-    """Start nothing more of a batch, model, lane, tenant or deployment. What runs goes on. Alone: list what is paused."""
+    """Start nothing more of a batch, model, lane, tenant or deployment.
+
+    What runs goes on. Without arguments, lists what is paused, since when, by whom and why.
+
+    Examples:
+      infermq pause model small-chat --reason "an upgrade"
+      infermq pause batch BATCH
+      infermq pause
+    """
     if kind is None:
         _list(as_json=as_json, nats_url=nats_url, data=data)
         return
@@ -60,7 +68,13 @@ def resume(
     nats_url: NatsUrl = None,
     data: Data = None,
 ) -> None:
-    """Let a batch, model, lane, tenant or deployment go on that was paused."""
+    """Let a batch, model, lane, tenant or deployment go on that was paused.
+
+    Says whether it had been paused.
+
+    Examples:
+      infermq resume model small-chat
+    """
     what = utf8(name, "the name")
     with reporting_errors():
         answer = with_client(nats_url, data, lambda client: client.resume(kind, what))
@@ -72,13 +86,19 @@ def resume(
 
 def audit(
     *,
-    limit: Annotated[int, typer.Option(min=1, max=1000)] = 50,
+    limit: Limit = 50,
     before: Before = None,
     as_json: AsJson = False,
     nats_url: NatsUrl = None,
     data: Data = None,
 ) -> None:
-    """List who changed what, newest first."""
+    """List who changed what, the newest first.
+
+    Prints a row for each change, with how it was before and is after.
+
+    Examples:
+      infermq audit --limit 10
+    """
     with reporting_errors():
         page = with_client(nats_url, data, lambda client: client.audit(limit=limit, before=before))
     if as_json:

@@ -92,7 +92,14 @@ def list_dead_letters(
     nats_url: NatsUrl = None,
     data: Data = None,
 ) -> None:
-    """Count dead letters by cause, and say what to do about each."""
+    """Count dead letters by cause, and say what to do about each.
+
+    Prints a row for each cause with an example; with --each, a row for each dead letter.
+
+    Examples:
+      infermq dead list
+      infermq dead list --each --since 1d
+    """
     wanted = _filter(what=what, causes=causes, model=model, batch=batch, since=since, until=until, tenant=tenant)
     if each:
         with reporting_errors():
@@ -164,7 +171,12 @@ def show(
     nats_url: NatsUrl = None,
     data: Data = None,
 ) -> None:
-    """Show a dead letter: why it is one, its last error, and its original bytes."""
+    """Show a dead letter: why it is one, its last error, and its original bytes.
+
+    Examples:
+      infermq dead show LETTER
+      infermq dead show LETTER --raw > message.bin
+    """
     with reporting_errors():
         found, content = with_client(nats_url, data, lambda client: client.dead_letter(letter))
     if raw:
@@ -229,7 +241,15 @@ def requeue(
     nats_url: NatsUrl = None,
     data: Data = None,
 ) -> None:
-    """Run dead letters again: jobs as new jobs, messages by publishing them again."""
+    """Run dead letters again: jobs as new jobs, messages by publishing them again.
+
+    Says how many were, and which were left as they are.
+
+    Examples:
+      infermq dead requeue --cause timed_out --dry-run
+      infermq dead requeue LETTER --max-tokens 200
+      infermq dead requeue --all --model small-chat
+    """
     wanted = _filter(what=what, causes=causes, model=of_model, batch=batch, since=since, until=until, tenant=tenant)
     with reporting_errors():
         ask = DeadRequeue(
@@ -267,7 +287,14 @@ def drop(
     nats_url: NatsUrl = None,
     data: Data = None,
 ) -> None:
-    """Drop dead letters: messages are deleted, jobs leave this list and stay in the ledger."""
+    """Drop dead letters: messages are deleted, jobs leave this list and stay in the ledger.
+
+    Says how many were.
+
+    Examples:
+      infermq dead drop --cause not_a_job --dry-run
+      infermq dead drop LETTER
+    """
     wanted = _filter(what=what, causes=causes, model=of_model, batch=batch, since=since, until=until, tenant=tenant)
     ask = DeadDrop(
         ids=tuple(letters or ()), filter=_chosen(letters, wanted, every=every), limit=limit, dry_run=dry_run

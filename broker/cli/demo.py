@@ -15,6 +15,7 @@ from broker.batch_file import Fault, read_lines
 from broker.cli.jobs import streamed
 from broker.cli.progress import watch_and_write
 from broker.cli.terminal import (
+    AsJson,
     Exit,
     data_folder,
     duration,
@@ -44,9 +45,15 @@ def demo(
     data: Annotated[Path, typer.Option(help="Where streams and tables are kept.")] = Path(DATA),
     catalog: Annotated[Path | None, typer.Option(help="Models and what serves them (TOML).")] = None,
     model: Annotated[str, typer.Option(help="For the streamed question.")] = "small-chat",
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Run a batch of real prompts on this machine, stream an answer, show what it took, stop everything."""
+    """Run a batch of real prompts on this machine, stream an answer, show what it took, stop everything.
+
+    Prints some answers, costs, tokens a second and latencies.
+
+    Examples:
+      infermq demo
+    """
     began_ms = wall_clock()
     with reporting_errors():
         if not file.exists():

@@ -72,16 +72,17 @@ def metadata_of(texts: Iterable[str] | None) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
+Limit = Annotated[int, typer.Option("--limit", min=1, max=1000, help="How many at most.")]
 Before = Annotated[UUID | None, typer.Option(help="The last id of the page before.")]
 States = Annotated[
     list[State] | None, typer.Option("--state", help="Any of these states; give it again for another.")
 ]
 Codes = Annotated[
     list[str] | None,
-    typer.Option("--code", help="Any of these failures, as `dead list` and results name them: engine_fault, …"),
+    typer.Option("--code", help="Any of these failures, as `dead list` and results name them, such as engine_fault."),
 ]
 Model = Annotated[str | None, typer.Option("--model", help="The model that was asked for.")]
-OfLane = Annotated[Lane | None, typer.Option("--lane")]
+OfLane = Annotated[Lane | None, typer.Option("--lane", help="Only of this lane.")]
 OfBatch = Annotated[UUID | None, typer.Option("--batch", help="The batch.")]
 CustomIdOption = Annotated[str | None, typer.Option("--custom-id", help="The producer's own id of a line.")]
 Since = Annotated[

@@ -6,7 +6,7 @@ from uuid import UUID
 import typer
 
 from broker.cli.commands import Commands
-from broker.cli.filters import Before
+from broker.cli.filters import Before, Limit
 from broker.cli.terminal import (
     AsJson,
     Data,
@@ -27,13 +27,19 @@ app = Commands(help="Look at instructions: orders over many jobs, which go on by
 @app.command("list")
 def list_instructions(
     *,
-    limit: Annotated[int, typer.Option(min=1, max=1000)] = 20,
+    limit: Limit = 20,
     before: Before = None,
     as_json: AsJson = False,
     nats_url: NatsUrl = None,
     data: Data = None,
 ) -> None:
-    """List the instructions, newest first."""
+    """List the instructions, the newest first.
+
+    Prints a row for each, with how far it is.
+
+    Examples:
+      infermq instruction list
+    """
     with reporting_errors():
         found = with_client(nats_url, data, lambda client: client.instructions(limit=limit, before=before))
     if as_json:
@@ -52,7 +58,11 @@ def show(
     nats_url: NatsUrl = None,
     data: Data = None,
 ) -> None:
-    """Show how far an instruction is."""
+    """Show how far an instruction is.
+
+    Examples:
+      infermq instruction show INSTRUCTION
+    """
     with reporting_errors():
         state = with_client(nats_url, data, lambda client: client.instruction(instruction))
     if as_json:

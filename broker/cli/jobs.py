@@ -69,7 +69,13 @@ def show(
     nats_url: NatsUrl = None,
     data: Data = None,
 ) -> None:
-    """Show all that is recorded of a job, except its prompt."""
+    """Show all that is recorded of a job, except its prompt.
+
+    Prints its state, why it waits if it does, its cost, each execution, and its answer.
+
+    Examples:
+      infermq job show JOB
+    """
     with reporting_errors():
         state = with_client(nats_url, data, lambda client: client.job(job))
     if as_json:
@@ -92,14 +98,21 @@ def list_jobs(
     since: Since = None,
     until: Until = None,
     metadata: MetadataOption = None,
-    limit: Annotated[int, typer.Option(min=1, max=MOST_LISTED)] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=MOST_LISTED, help="How many at most.")] = 20,
     before: Annotated[UUID | None, typer.Option(help="Where the page before said to go on.")] = None,
     tenant: Tenant = None,
     as_json: AsJson = False,
     nats_url: NatsUrl = None,
     data: Data = None,
 ) -> None:
-    """List jobs that match everything given, the newest first."""
+    """List jobs that match everything given, the newest first.
+
+    Prints a row for each, and where to go on if there are more.
+
+    Examples:
+      infermq job list --state failed --since 2h
+      infermq job list --batch BATCH --code engine_fault
+    """
     wanted = job_filter(
         states=states, codes=codes, model=model, lane=lane, batch=batch, custom_id=custom_id,
         since=since, until=until, metadata=metadata,
@@ -225,15 +238,26 @@ def infer(
     prompt: Annotated[str, typer.Argument(help="What to ask; - for standard input.")],
     *,
     system: Annotated[str | None, typer.Option(help="A system message before it.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1)] = None,
-    temperature: Annotated[float | None, typer.Option(min=0, callback=_finite)] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="The most tokens of the answer.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=0, callback=_finite, help="How much chance there is in it.")
+    ] = None,
     stream: Annotated[bool, typer.Option(help="Show the answer as it comes.")] = True,
-    timeout_s: Annotated[float, typer.Option(min=0.1)] = 120.0,
+    timeout_s: Annotated[float, typer.Option(min=0.1, help="How long to wait for the answer, in seconds.")] = 120.0,
     as_json: AsJson = False,
     nats_url: NatsUrl = None,
     data: Data = None,
 ) -> None:
-    """Send a request and stream its answer to the terminal."""
+    """Send a request and stream its answer to the terminal.
+
+    Prints the answer, and nothing else on standard output. It skips the backlog; if nothing can serve it, it is
+    refused at once, with the reason.
+
+    Examples:
+      infermq infer small-chat "Why is the sky blue?"
+      infermq infer small-chat - --max-tokens 400 < question.txt
+      infermq infer small-chat "Name a colour." --json
+    """
     utf8(model, "the model's name")
     text = _standard_input() if prompt == "-" else utf8(prompt, "the prompt")
     messages = [{"role": "system", "content": utf8(system, "the system message")}] if system else []
@@ -288,7 +312,15 @@ def _write(text: str) -> None:
 
 
 def status(*, as_json: AsJson = False, nats_url: NatsUrl = None, data: Data = None) -> None:
-    """Show the broker, the workers, and what waits."""
+    """Show the broker, the workers, and what waits.
+
+    Prints the leader, each worker with its slots, what is paused, and the jobs that wait by model, with the
+    reason.
+
+    Examples:
+      infermq status
+      infermq status --json
+    """
     with reporting_errors():
         state = with_client(nats_url, data, lambda client: client.status())
     if as_json:

@@ -61,7 +61,15 @@ def retry(
     nats_url: NatsUrl = None,
     data: Data = None,
 ) -> None:
-    """Run what failed in a batch again, as a new batch. Its results are merged with those of the first."""
+    """Run what failed in a batch again, as a new batch.
+
+    Prints the new batch. Its results are merged with those of the first.
+
+    Examples:
+      infermq batch retry BATCH
+      infermq batch retry BATCH --code engine_fault --wait
+      infermq batch retry BATCH --file fixed.jsonl --out merged.jsonl
+    """
     if model is not None:
         utf8(model, "the model's name")
     choice = RetryChoice(batch=batch, states=tuple(state or FAILED_STATES), kinds=tuple(code or ()))

@@ -41,7 +41,7 @@ from schemas.instructions import Instruction
 from schemas.job import Lane
 from schemas.repeats import Change, Compared, Comparison, ReplayChoice, ReplayEstimate, Side
 
-app = Commands(help="Run settled jobs again, and compare.", invoke_without_command=True)
+app = Commands(invoke_without_command=True)
 _PER_S = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -74,7 +74,15 @@ def replay(
     nats_url: NatsUrl = None,
     data: Data = None,
 ) -> None:
-    """Run settled jobs again, as the jobs of a new batch, or compare those with what they repeat (`diff`)."""
+    """Run settled jobs again, as the jobs of a new batch, or compare those with what they repeat (`diff`).
+
+    Prints the new batch, and how to compare it.
+
+    Examples:
+      infermq replay --batch BATCH --to-model small-chat --dry-run
+      infermq replay --state failed --since 7d --rate 20/s
+      infermq replay diff BATCH
+    """
     if context.invoked_subcommand is not None:
         return
     wanted = filters.job_filter(
@@ -268,7 +276,14 @@ def diff(
     nats_url: NatsUrl = None,
     data: Data = None,
 ) -> None:
-    """Put the jobs of a replay beside those that they repeat: state, answer, tokens, cost, time."""
+    """Put the jobs of a replay beside those that they repeat: state, answer, tokens, cost, time.
+
+    Prints how many answer the same, and the differences of some.
+
+    Examples:
+      infermq replay diff BATCH
+      infermq replay diff BATCH --limit 100 --json
+    """
     summary = _Summary()
     kept: list[Compared] = []
 

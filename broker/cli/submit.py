@@ -94,7 +94,16 @@ def submit(
     nats_url: NatsUrl = None,
     data: Data = None,
 ) -> None:
-    """Submit a file of requests as one batch."""
+    """Submit a file of requests as one batch.
+
+    Prints the id of the batch first, and how to watch it. A line that is bad is named, and the others are sent.
+    The same file again goes on where it stopped.
+
+    Examples:
+      infermq submit prompts.jsonl
+      infermq submit prompts.jsonl --out results.jsonl
+      infermq submit prompts.jsonl --model small-chat --deadline 2h
+    """
     if model is not None:
         utf8(model, "the model's name")
     wait = wait or results is not None

@@ -17,6 +17,7 @@ import uvloop
 
 from broker.cli.terminal import (
     AsJson,
+    AsJsonOnceReady,
     Data,
     Exit,
     NatsUrl,
@@ -170,9 +171,18 @@ def up(
     ] = None,
     postgres_url: PostgresUrl = None,
     replicas: ReplicasOption = 1,
-    as_json: AsJson = False,
+    as_json: AsJsonOnceReady = False,
 ) -> None:
-    """Run everything on this machine: NATS, Postgres, a broker and workers."""
+    """Run everything on this machine: NATS, Postgres, a broker and workers.
+
+    Prints where each listens once all is up, and what to do next. It runs until Ctrl-C; what waits is kept in the
+    data folder.
+
+    Examples:
+      infermq up
+      infermq up --catalog infermq.toml --port 15222
+      infermq up --data /srv/infermq --workers 2
+    """
     from broker.local.up import Up  # noqa: PLC0415 - other commands do not need it
     from broker.local.up import up as run  # noqa: PLC0415
 
@@ -217,7 +227,7 @@ def serve(
         str | None, typer.Option(callback=_short, help="Unique name; by default host and process id.")
     ] = None,
     http_host: Annotated[str, typer.Option(help="Where /metrics, /livez and /readyz listen.")] = "127.0.0.1",
-    http_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 0,
+    http_port: Annotated[int, typer.Option(min=0, max=65535, help="Its port; 0: any free one.")] = 0,
     lease_s: LeaseS = LEASE_S,
     replicas: ReplicasOption = 1,
     store_bytes: StoreBytes = None,
@@ -226,9 +236,15 @@ def serve(
     keep_idempotency_days: KeepIdempotency = Keep().idempotency,
     log_format: LogFormatOption = LogFormat.TEXT,
     log_level: LogLevelOption = LogLevel.INFO,
-    as_json: AsJson = False,
+    as_json: AsJsonOnceReady = False,
 ) -> None:
-    """Run one broker. Any number may run on the same NATS and Postgres."""
+    """Run one broker. Any number may run on the same NATS and Postgres.
+
+    Logs to standard error, and runs until SIGTERM.
+
+    Examples:
+      infermq serve --nats-url nats://nats1:4222 --postgres-url postgresql://pg/infermq
+    """
     die_with_parent()
     gc.set_threshold(*_GC)
     log_to_stderr(log_format, log_level)
@@ -267,7 +283,14 @@ async def _until_signal(config: BrokerConfig, ready: Callable[[str], None]) -> N
 
 
 def worker(context: typer.Context, *, data: Data = None) -> None:
-    """Run one worker: `infermq worker --deployment NAME` (see `infermq worker --help`)."""
+    """Run one worker, which serves one deployment of the catalog.
+
+    Logs to standard error, and runs until SIGTERM, which drains it. `infermq worker --help` lists its options.
+
+    Examples:
+      infermq worker --deployment simulated
+      infermq worker --deployment gpu --slots 128 --nats-url nats://nats1:4222
+    """
     words = context.args
     environ = dict(os.environ)
     if not any(word == "--help" or word.startswith("--nats-url") for word in words):
@@ -279,7 +302,13 @@ def worker(context: typer.Context, *, data: Data = None) -> None:
 def migrate(
     *, nats_url: NatsUrl = None, data: Data = None, postgres_url: PostgresUrl = None, as_json: AsJson = False
 ) -> None:
-    """Bring the database up to date."""
+    """Bring the database up to date.
+
+    Prints which migrations it applied.
+
+    Examples:
+      infermq migrate --postgres-url postgresql://pg/infermq
+    """
     from broker.ledger import migrate as apply  # noqa: PLC0415 - other commands do not touch Postgres
 
     with reporting_errors():
@@ -299,7 +328,14 @@ def migrate(
 def doctor(
     *, nats_url: NatsUrl = None, data: Data = None, postgres_url: PostgresUrl = None, as_json: AsJson = False
 ) -> None:
-    """Look for what is wrong, and say what to do."""
+    """Look for what is wrong, and say what to do.
+
+    Prints a line for each thing that it looked at: ok, warn or bad. Ends with 1 if one is bad.
+
+    Examples:
+      infermq doctor
+      infermq doctor --nats-url nats://nats1:4222 --postgres-url postgresql://pg/infermq
+    """
     from broker.cli.doctor import Grade, examine  # noqa: PLC0415 - only this command needs it
 
     try:

@@ -56,9 +56,18 @@ def _note_json(wanted: bool) -> bool:
     return wanted
 
 
-AsJson = Annotated[
-    bool, typer.Option("--json", is_eager=True, callback=_note_json, help="One JSON document on standard output.")
+def _json(what: str) -> Any:
+    """Make the option `--json` of a command that prints `what` then."""
+    return typer.Option(
+        "--json", is_eager=True, callback=_note_json, help=f"Print {what}; errors are JSON on standard error."
+    )
+
+
+AsJson = Annotated[bool, _json("one JSON document")]
+AsJsonOfFile = Annotated[
+    bool, _json("one JSON document about the file of --out; without it, results are JSON Lines anyhow")
 ]
+AsJsonOnceReady = Annotated[bool, _json("one JSON document once it is ready")]
 NatsUrl = Annotated[str | None, typer.Option("--nats-url", help="Where NATS is (INFERMQ_NATS_URL).")]
 Data = Annotated[Path | None, typer.Option("--data", help="Data folder of a running `infermq up` (INFERMQ_DATA).")]
 
