@@ -35,6 +35,11 @@ FINAL = "final"
 ERROR = "error"
 KEEPALIVE = "keepalive"
 
+CANCEL = "cancel"
+"""The kind of an order to end leased attempts."""
+ABORT = "abort"
+"""The kind of an order to end an interactive attempt."""
+
 BUNDLE = 1000
 """The most values in one message."""
 BUNDLE_BYTES = 256 * 1024

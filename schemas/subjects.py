@@ -42,12 +42,8 @@ CTL_SETTLED = "infermq.ctl.settled"
 """Settle tells the dispatch leader which attempts are over."""
 CTL_INSTRUCTIONS = "infermq.ctl.instructions"
 """A broker tells the others that an instruction was given."""
-CTL_ABORT = "infermq.ctl.abort"
-"""A relay tells workers to end an interactive attempt, named by the subject of its reply."""
 CTL_CANCEL_REQUESTS = "infermq.ctl.cancel-requests"
 """A broker asks the relays of all brokers to end interactive requests, named by their tenant and ids."""
-CTL_CANCEL = "infermq.ctl.cancel"
-"""Brokers tell workers which leased attempts to end as cancelled, again each second until they are settled."""
 DEFAULT = "default"
 """The tenant and the key as long as there are no keys."""
 
@@ -200,6 +196,19 @@ def now(deployment: str) -> str:
 def ward(deployment: str, worker: str) -> str:
     """The subject of attempts that one worker is to run apart from all others. No stream keeps them."""
     return f"infermq.ward.{token(deployment)}.{token(worker)}"
+
+
+def cancel_order(deployment: str) -> str:
+    """The subject on which brokers tell a deployment's workers which leased attempts to end as cancelled.
+
+    They say it again each second until those are settled.
+    """
+    return f"infermq.ctl.cancel.{token(deployment)}"
+
+
+def abort_order(deployment: str) -> str:
+    """The subject on which a relay tells a deployment's workers which interactive attempt to end."""
+    return f"infermq.ctl.abort.{token(deployment)}"
 
 
 def suspected_request(key: str) -> str:

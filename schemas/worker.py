@@ -8,7 +8,7 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta
 
-from schemas.units import MOST_ATTEMPTS, AttemptNumber, DurationMs, Instant, Ms, Name, SlotCount, Text
+from schemas.units import MOST_ATTEMPTS, AttemptNumber, DurationMs, Instant, Ms, Name, SlotCount, Subject, Text
 
 BEAT_EVERY_MS = Ms(1000)
 BEAT_LIFETIME_MS = Ms(4000)
@@ -75,6 +75,8 @@ MOST_CANCELS = 2000
 """The most attempts that one message of cancels names."""
 CancelNotice = Annotated[list[tuple[UUID, AttemptNumber]], Meta(max_length=MOST_CANCELS)]
 """Tells workers, in MessagePack, which leased attempts to end as cancelled: each by its job and its number."""
+AbortNotice = Subject
+"""Tells workers, in MessagePack, which interactive attempt to end: by the subject of its reply."""
 
 NOT_BEGUN = UUID(int=0)
 """The execution of an attempt that a worker has and has not begun: it waits there to run apart from others."""

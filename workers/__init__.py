@@ -6,6 +6,7 @@ worker       the life of a worker: it serves, drains, puts back, or ends with it
 pool         the slots of the engine, and the attempts held in them
 leased       takes dispatched attempts from RUN, and acks each once its outcome is durable
 interactive  takes requests from NOW, and completes each reply once its outcome is durable
+orders       hears what brokers tell the workers of its deployment to end
 ward         runs what a broker sends to this worker alone, apart from all others
 puller       pulls messages of one consumer, never more than can start
 run          runs one attempt in the engine

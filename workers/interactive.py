@@ -85,10 +85,10 @@ class InteractiveIntake:
             del self._replies[held.key]
             self._pool.let_go(held)
 
-    async def abort(self, message: Message) -> None:
-        """End the attempt that the message names by the subject of its reply. Other attempts of the job go on."""
+    def abort(self, reply_to: str) -> None:
+        """End the attempt that is answered on this subject. Other attempts of the job go on."""
         for held in list(self._slots.attempts.values()):
-            if _reply_subject(held.attempt) == message.data:
+            if held.attempt.reply_to == reply_to:
                 held.end(Cancelled())
 
     async def keep_alive(self, now: Ms) -> None:

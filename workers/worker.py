@@ -10,12 +10,9 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 
-import msgspec
-
 from schemas import subjects
-from schemas.codec import UNREADABLE
 from schemas.health import Readiness
-from schemas.jetstream import Message, NatsConnection, NatsError
+from schemas.jetstream import NatsConnection, NatsError
 from schemas.job import Attempt
 from schemas.units import Ms
 from schemas.worker import CancelNotice, HeldExecution, WorkerBeat, held_bytes
@@ -26,6 +23,7 @@ from workers.interactive import InteractiveIntake
 from workers.leased import LeasedIntake
 from workers.leases import Leases
 from workers.metrics import WorkerMetrics
+from workers.orders import Orders
 from workers.pool import SlotPool
 from workers.ports import Clock, Engine, Entropy
 from workers.report import REPORT_DELAYS, ReportDelays, Reporter
@@ -38,7 +36,6 @@ KEEPALIVE_MS = Ms(1000)
 TICK_S = 0.5
 """How often to check leases, time-outs, keep-alives and pulls."""
 _FLUSH_S = 2
-_cancels: msgspec.msgpack.Decoder[CancelNotice] = msgspec.msgpack.Decoder(CancelNotice)
 _LEAVE_S = 10.0
 """How long a leaving worker tries to report what it put back. What it cannot report is redelivered when its lease ends."""
 
@@ -120,8 +117,8 @@ class Worker:
 
     async def serve(self) -> None:
         """Take attempts and run them until cancelled. What runs then is dropped; leased attempts will be redelivered."""
-        aborts = await self._nc.subscribe(subjects.CTL_ABORT, cb=self._abort)
-        cancels = await self._nc.subscribe(subjects.CTL_CANCEL, cb=self._cancel)
+        orders = Orders(self._nc, self._catalog.name, cancel=self._cancel, abort=self._abort)
+        await orders.open()
         try:
             async with self.pool.tasks as group:
                 for role in (self._reporter, self._leases, self._ward):
@@ -138,8 +135,7 @@ class Worker:
         finally:
             self.pool.abandon()
             if not self._nc.is_closed:
-                await aborts.unsubscribe()
-                await cancels.unsubscribe()
+                await orders.close()
 
     async def until_over(self, *, drain_timeout_s: float, announce: Callable[[], Awaitable[None]]) -> bool:
         """Wait for a stop or the engine's death, then until nothing is held. Return whether all went well.
@@ -190,18 +186,13 @@ class Worker:
         with contextlib.suppress(NatsError):
             await self._nc.flush(_FLUSH_S)
 
-    async def _abort(self, message: Message) -> None:
-        """End the interactive attempt that the message names by the subject of its reply."""
-        self._ward.forget(message.data.decode(errors="replace"))
-        await self._interactive.abort(message)
+    def _abort(self, reply_to: str) -> None:
+        """End the interactive attempt that is answered on this subject."""
+        self._ward.forget(reply_to)
+        self._interactive.abort(reply_to)
 
-    async def _cancel(self, message: Message) -> None:
-        """End the leased attempts that the message names."""
-        try:
-            attempts = _cancels.decode(message.data)
-        except UNREADABLE as error:
-            log.warning("undecodable cancels bytes=%d error=%s", len(message.data), error)
-            return
+    def _cancel(self, attempts: CancelNotice) -> None:
+        """End these leased attempts."""
         self._leased.cancel(attempts)
         self._ward.release(attempts)
 

@@ -3,7 +3,8 @@
 waiting    jobs of a flow wait: the first place at which one does
 delayed    jobs wait for a later time: when the first of them is due
 settled    these attempts are over
-cancels    to workers: end these attempts
+cancels    to the workers of a deployment: end these attempts
+abort      to the workers of a deployment: end this interactive attempt
 
 The leader is not alone in this: every broker hears that an instruction was given.
 
@@ -21,7 +22,7 @@ from msgspec import Meta
 
 from broker.core.records import EndedAttempt, Flow, Marked, Place
 from schemas import subjects
-from schemas.codec import UNREADABLE, packed
+from schemas.codec import ABORT, CANCEL, KIND, UNREADABLE, packed
 from schemas.jetstream import Message, NatsConnection, NatsError
 from schemas.job import MOST_PRIORITY, Lane
 from schemas.units import MOST_ATTEMPTS, Instant, Ms, Name, Tokens
@@ -97,15 +98,24 @@ async def announce_instruction(nc: NatsConnection) -> None:
 
 
 async def announce_cancels(nc: NatsConnection, attempts: Sequence[Marked]) -> None:
-    """Tell all workers to end these attempts."""
-    for start in range(0, len(attempts), MOST_CANCELS):
-        notice = [(one.job, one.attempt) for one in attempts[start : start + MOST_CANCELS]]
-        await _publish(nc, subjects.CTL_CANCEL, packed(notice))
+    """Tell the workers of each deployment to end its attempts among these."""
+    by_deployment: dict[str, list[tuple[UUID, int]]] = defaultdict(list)
+    for one in attempts:
+        by_deployment[one.deployment].append((one.job, one.attempt))
+    for deployment, theirs in by_deployment.items():
+        for start in range(0, len(theirs), MOST_CANCELS):
+            notice = packed(theirs[start : start + MOST_CANCELS])
+            await _publish(nc, subjects.cancel_order(deployment), notice, {KIND: CANCEL})
 
 
-async def _publish(nc: NatsConnection, subject: str, notice: bytes) -> None:
+async def announce_abort(nc: NatsConnection, deployment: str, reply_to: str) -> None:
+    """Tell the workers of a deployment to end the interactive attempt that is answered on this subject."""
+    await _publish(nc, subjects.abort_order(deployment), packed(reply_to), {KIND: ABORT})
+
+
+async def _publish(nc: NatsConnection, subject: str, notice: bytes, headers: dict[str, str] | None = None) -> None:
     try:
-        await nc.publish(subject, notice)
+        await nc.publish(subject, notice, headers=headers)
     except NatsError as error:
         log.warning("not announced subject=%s error=%s", subject, error)
 

@@ -333,6 +333,7 @@ class Marked(msgspec.Struct, frozen=True):
 
     job: UUID
     attempt: int
+    deployment: str
     cancel_ms: Ms
     """Since when."""
 

@@ -122,7 +122,7 @@ async def _states(connection: Connection, jobs: Collection[UUID], tenant: str) -
 
 
 def _marked_of(row: Row) -> Marked:
-    return Marked(row["job"], row["attempt"], row["cancel_ms"])
+    return Marked(row["job"], row["attempt"], row["deployment"], row["cancel_ms"])
 
 
 def _number(job: UUID) -> int:

@@ -17,6 +17,7 @@ from uuid import UUID
 
 import msgspec
 
+from broker.bus.notices import announce_abort
 from broker.bus.request_cancels import decode_request_cancel
 from broker.bus.runs import Rulings
 from broker.core import reserve
@@ -347,10 +348,8 @@ class Relay:
                 except NatsError as error:
                     await self._handle(request, Unstored(assignment.token, _text(error)))
             case Abort(assignment):
-                try:
-                    await self._nc.publish(subjects.CTL_ABORT, str(assignment.attempt.reply_to).encode())
-                except NatsError as error:
-                    log.warning("not aborted job=%s error=%s", assignment.attempt.job, _text(error))
+                attempt = assignment.attempt
+                await announce_abort(self._nc, attempt.deployment, str(attempt.reply_to))
             case Rule(attempt, outcome):
                 self._tasks.spawn(self._rulings.publish([EndRequest(attempt, outcome)]))
             case _:

@@ -21,7 +21,7 @@ from schemas.api import (
     State,
 )
 from schemas.catalog import Revision
-from schemas.codec import CONTENT_TYPE, FAILURE, JSON, KIND, MSGPACK, SEQ
+from schemas.codec import ABORT, CANCEL, CONTENT_TYPE, FAILURE, JSON, KIND, MSGPACK, SEQ
 from schemas.dead import DeadDrop, DeadEach, DeadFilter, DeadList, DeadRef, DeadRequeue
 from schemas.instructions import InstructionList, InstructionRef
 from schemas.job import Attempt, Lane
@@ -224,10 +224,11 @@ def _notice(known: Known, draw: random.Random) -> Valid:
     return Valid("notice", subject, value)
 
 
-def _abort(known: Known, draw: random.Random) -> Valid:
-    return Valid(
-        "abort", subjects.CTL_ABORT, draw.choice((b"x", b"\xff", b"", *(one.encode() for one in known.relays)))
-    )
+def _order(known: Known, draw: random.Random) -> Valid:
+    kind = draw.choice((ABORT, CANCEL))
+    if kind == CANCEL:
+        return Valid("order", subjects.cancel_order(DEPLOYMENT), [[an_id().bytes, 1]], {KIND: kind})
+    return Valid("order", subjects.abort_order(DEPLOYMENT), draw.choice(("x", *known.relays)), {KIND: kind})
 
 
 def _beat(known: Known, draw: random.Random) -> Valid:
@@ -297,7 +298,7 @@ _KINDS: Sequence[Callable[[Known, random.Random], Valid]] = (
     *(_beat,) * 2,
     _apart,
     _suspected,
-    _abort,
+    _order,
     _catalog,
     _advisory,
     _of_a_pull,

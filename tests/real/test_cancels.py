@@ -148,7 +148,7 @@ async def test_a_job_is_to_be_cancelled_since_it_first_was(ledger: Ledger) -> No
     first = await ledger.cancels.cancel_jobs([attempt.job], "default", Ms(1))
     again = await ledger.cancels.cancel_jobs([attempt.job], "default", Ms(2))
 
-    assert first.marked == again.marked == (Marked(attempt.job, 1, Ms(1)),)
+    assert first.marked == again.marked == (Marked(attempt.job, 1, "d", Ms(1)),)
 
 
 @pytest.mark.parametrize(
@@ -352,7 +352,7 @@ def a_role(nc: Nats, ledger: Ledger, **changes: Any) -> Cancels:
 
 
 async def told(nc: Nats) -> Any:
-    return await nc.subscribe(subjects.CTL_CANCEL)
+    return await nc.subscribe(subjects.cancel_order("d"))
 
 
 async def test_the_leader_names_what_is_to_be_cancelled_again_and_again(nc: Nats, ledger: Ledger) -> None:

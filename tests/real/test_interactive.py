@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import pytest
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
@@ -170,7 +171,7 @@ class Door:
         for name in self.catalog.deployments:
             self._handed[name] = asyncio.Queue()
             self._workers.append(await self.nc.subscribe(subjects.now(name), cb=self._take))
-        await self.nc.subscribe(subjects.CTL_ABORT, cb=self._abort)
+            await self.nc.subscribe(subjects.abort_order(name), cb=self._abort)
         await self.nc.subscribe(subjects.RULING, cb=self._ruled)
 
     async def workers_leave(self) -> None:
@@ -183,7 +184,7 @@ class Door:
         self._handed[attempt.deployment].put_nowait(Taken(self.nc, attempt, message.reply))
 
     async def _abort(self, message: Msg) -> None:
-        self._aborted.put_nowait(self._attempts[message.data.decode()])
+        self._aborted.put_nowait(self._attempts[msgspec.msgpack.decode(message.data, type=str)])
 
     async def _ruled(self, message: Msg) -> None:
         for ruling in _rulings.unpack(message.data)[0]:

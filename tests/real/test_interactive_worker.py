@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from broker.bus.notices import announce_abort
 from broker.bus.runs import Runs
 from schemas import subjects
 from schemas.codec import CHUNK, ERROR, FAILURE, FINAL, KIND, SEQ, packed
@@ -78,8 +79,8 @@ async def test_an_aborted_request_stops_and_is_recorded_as_cancelled(nc: Nats) -
         await nc.jetstream().publish(subjects.now("d"), packed(ask))
         await bench.until(lambda: bench.pool.interactive.running == 1)
 
-        await nc.publish(subjects.CTL_ABORT, b"infermq.reply.d.b.other")
-        await nc.publish(subjects.CTL_ABORT, str(ask.reply_to).encode())
+        await announce_abort(nc, "d", "infermq.reply.d.b.other")
+        await announce_abort(nc, "d", str(ask.reply_to))
 
         report = await bench.report()
         assert (report.job, report.outcome, report.interactive) == (ask.job, Cancelled(), ask)
@@ -93,7 +94,7 @@ async def test_an_abort_ends_no_other_request(nc: Nats) -> None:
             await nc.jetstream().publish(subjects.now("d"), packed(ask))
         await bench.until(lambda: bench.pool.interactive.running == 2)
 
-        await nc.publish(subjects.CTL_ABORT, str(goes.reply_to).encode())
+        await announce_abort(nc, "d", str(goes.reply_to))
 
         ends = {report.job: report.outcome for report in [await bench.report() for _ in range(2)]}
         assert ends[goes.job] == Cancelled()
@@ -109,7 +110,7 @@ async def test_an_abort_ends_no_other_attempt_of_the_same_job(nc: Nats) -> None:
             await nc.jetstream().publish(subjects.now("d"), packed(ask))
         await bench.until(lambda: bench.pool.interactive.running == 2)
 
-        await nc.publish(subjects.CTL_ABORT, str(goes.reply_to).encode())
+        await announce_abort(nc, "d", str(goes.reply_to))
 
         ends = {report.interactive: report.outcome for report in [await bench.report() for _ in range(2)]}
         assert ends[goes] == Cancelled()

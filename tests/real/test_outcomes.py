@@ -9,6 +9,7 @@ import pytest
 from nats.aio.msg import Msg
 
 from broker.bus.desired import LARGEST_MESSAGE
+from broker.bus.notices import announce_abort
 from broker.bus.runs import Runs
 from schemas import subjects
 from schemas.codec import BUNDLE_BYTES, MSG_ID, packed
@@ -171,7 +172,7 @@ async def test_what_a_cancelled_attempt_has_spent_is_reported(nc: Nats) -> None:
         await nc.jetstream().publish(subjects.now("d"), packed(ask))
         await bench.until(lambda: bench.pool.interactive.running == 1)
 
-        await nc.publish(subjects.CTL_ABORT, str(ask.reply_to).encode())
+        await announce_abort(nc, "d", str(ask.reply_to))
 
         assert (await bench.report()).outcome == Cancelled(SPENT, CHARGE)
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import msgspec
 import pytest
 from nats.aio.msg import Msg
 
@@ -57,13 +58,13 @@ class Bench:
 
     async def listen(self) -> None:
         await self._nc.subscribe(subjects.now("d"), cb=self._take)
-        await self._nc.subscribe(subjects.CTL_ABORT, cb=self._abort)
+        await self._nc.subscribe(subjects.abort_order("d"), cb=self._abort)
 
     async def _take(self, message: Msg) -> None:
         self._handed.put_nowait(_attempts.decode(message.data))
 
     async def _abort(self, message: Msg) -> None:
-        self.aborted.put_nowait(message.data.decode())
+        self.aborted.put_nowait(msgspec.msgpack.decode(message.data, type=str))
 
     async def ask(self) -> tuple[Listener, Attempt]:
         listener = Listener()

@@ -12,6 +12,7 @@ import pytest
 from msgspec.structs import replace
 from nats.js.api import RawStreamMsg
 
+from broker.bus.notices import announce_abort
 from broker.bus.runs import Runs
 from schemas import subjects
 from schemas.catalog import Deployment, Revision
@@ -402,7 +403,7 @@ async def test_a_request_that_is_aborted_stops(nc: Nats) -> None:
         await nc.jetstream().publish(subjects.now("d"), packed(ask))
         await bench.until(lambda: bench.pool.interactive.running == 1)
 
-        await nc.publish(subjects.CTL_ABORT, str(ask.reply_to).encode())
+        await announce_abort(nc, "d", str(ask.reply_to))
 
         assert (await bench.report()).outcome == Cancelled()
         assert bench.pool.running == 0
@@ -416,7 +417,7 @@ async def test_an_aborted_request_leaves_a_dispatched_job_with_its_id_running(nc
         await nc.jetstream().publish(subjects.now("d"), packed(ask))
         await bench.until(lambda: bench.pool.running == 2)
 
-        await nc.publish(subjects.CTL_ABORT, str(ask.reply_to).encode())
+        await announce_abort(nc, "d", str(ask.reply_to))
 
         assert (await bench.report()).interactive is not None
         assert bench.pool.running == 1

@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 from msgspec.structs import replace
 
+from broker.bus.notices import announce_abort
 from broker.bus.runs import Runs
 from schemas import subjects
 from schemas.codec import packed
@@ -146,7 +147,7 @@ async def test_a_request_whose_relay_gives_it_up_while_it_waits_is_forgotten(nc:
         await send(nc, request)
         await bench.until(lambda: request.job in held(bench))
 
-        await nc.publish(subjects.CTL_ABORT, str(request.reply_to).encode())
+        await announce_abort(nc, "d", str(request.reply_to))
 
         await bench.until(lambda: held(bench) == {blocking.job: True})
 

@@ -11,4 +11,4 @@ with theirs as materialized (
 )
 update infermq.running r set cancel_ms = $2
   from held h where r.job = h.job
-returning r.job, r.attempt, r.cancel_ms
+returning r.job, r.attempt, r.deployment, r.cancel_ms

@@ -5,4 +5,4 @@ with held as materialized (
 )
 update infermq.running r set cancel_ms = coalesce(r.cancel_ms, $3)
   from held h where r.job = h.job
-returning r.job, r.attempt, r.cancel_ms
+returning r.job, r.attempt, r.deployment, r.cancel_ms

@@ -1,2 +1,2 @@
 -- The attempts that run and are to be cancelled.
-select job, attempt, cancel_ms from infermq.running where cancel_ms is not null order by job
+select job, attempt, deployment, cancel_ms from infermq.running where cancel_ms is not null order by job
