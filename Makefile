@@ -25,7 +25,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes 
   --no-emit-index-url
 
 .DEFAULT_GOAL := help
-.PHONY: help setup vllm peers demo test test-chaos test-node test-vllm count machine chaos chaos-cluster fuzz mutate check format lock clean
+.PHONY: help setup vllm peers demo test test-chaos test-node test-readme test-vllm count machine chaos chaos-cluster fuzz mutate check format lock clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
@@ -84,6 +84,9 @@ $(NODE_STAMP): $(STAMP) $(NODE)/package-lock.json $(NODE)/node.lock
 
 test-node: $(NODE_STAMP) ## run the test of the example in JavaScript
 	PATH="$$PATH:$(abspath $(BIN))" INFERMQ_TEST_NODE=1 $(BIN)/python -m pytest -q tests/node
+
+test-readme: $(STAMP) ## do what README says as it is typed, in an empty home (some minutes)
+	INFERMQ_TEST_README=1 $(BIN)/python -m pytest -q tests/readme
 
 test-vllm: $(VLLM_MODEL) ## run the tests that need vLLM
 	INFERMQ_VLLM_MODEL=$(VLLM_MODEL) $(VLLM)/bin/python -m pytest -q -o filterwarnings=default tests/vllm

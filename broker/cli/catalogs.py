@@ -63,7 +63,7 @@ def apply(
 def catalog(*, as_json: AsJson = False, nats_url: NatsUrl = None, data: Data = None) -> None:
     """Show the active catalog.
 
-    Prints it as TOML, to be edited and applied again.
+    Prints it as it was applied, to be edited and applied again; its revision, on standard error.
 
     Examples:
       infermq catalog > infermq.toml
@@ -74,7 +74,8 @@ def catalog(*, as_json: AsJson = False, nats_url: NatsUrl = None, data: Data = N
         print_json(shown)
     else:
         note = "" if shown.note is None else f"\n# {shown.note}"
-        out.print(f"# revision {shown.number}, applied {instant(shown.applied_ms)}{note}\n{shown.toml}", markup=False)
+        err.print(f"# revision {shown.number}, applied {instant(shown.applied_ms)}{note}", markup=False)
+        out.print(shown.toml, markup=False, end="")
 
 
 def schema(*, file: Annotated[Path | None, typer.Option("--out", help="Write it here.")] = None) -> None:
