@@ -17,6 +17,10 @@ class Conflict(Exception):
     """Another writer came first, or the name is taken by something else."""
 
 
+class LastOperator(Exception):
+    """Nobody would be an operator after this change of keys or tenants."""
+
+
 class Deposed(Exception):
     """A dispatch carried a term that has ended: another broker leads, or has led since."""
 

@@ -12,6 +12,7 @@ from uuid import UUID
 from broker.core.controls import Controls
 from broker.core.dead_letters import Counted
 from broker.core.instructions import Carried
+from broker.core.keys import Directory, KeyRecord
 from broker.core.records import (
     ONLY_SHARD,
     Admitted,
@@ -42,6 +43,7 @@ from broker.core.records import (
 )
 from broker.core.relay import Answered, Erred, Streamed
 from broker.core.suspects import RunningApart, Turn, WaitingSuspect
+from schemas.accounts import Key, Tenant
 from schemas.api import Batch, BatchCreate, BatchList, JobShow, LaneBacklog, ResultPage, State
 from schemas.cancel import CancelChoice, CancelCount
 from schemas.catalog import Revision
@@ -404,6 +406,72 @@ class AuditLedger(Protocol):
         """List changes, the newest first: those of a tenant, or all."""
 
 
+class TenantLedger(Protocol):
+    """Who pays and is isolated from others."""
+
+    async def create(self, name: str, label: str | None, by: Audited) -> Tenant | None:
+        """Record a tenant. None: there is one of this name."""
+
+    async def find(self, name: str, now: Ms) -> Tenant | None: ...
+
+    async def page(self, after: str | None, *, now: Ms, limit: int) -> tuple[Tenant, ...]:
+        """List tenants by name, those after the given one."""
+
+    async def disable(self, name: str, by: Audited, *, force: bool) -> tuple[Tenant, bool] | None:
+        """Let no key of a tenant in. Return how it is now, and whether this call changed it. None: there is no such tenant.
+
+        Raises: LastOperator, unless forced.
+        """
+
+    async def enable(self, name: str, by: Audited) -> tuple[Tenant, bool] | None: ...
+
+
+class KeyLedger(Protocol):
+    """The keys of each tenant; another tenant's are not found."""
+
+    async def version(self) -> int:
+        """Read a number that grows with each change of tenants or keys."""
+
+    async def directory(self, *, ended_since: Ms) -> Directory:
+        """Read all tenants and keys, except those that ended before an instant."""
+
+    async def create(self, record: KeyRecord, by: Audited) -> Key | None:
+        """Record a key. None: there is no such tenant. Raises: Conflict, if another key has the id."""
+
+    async def first(self, record: KeyRecord, by: Audited, *, force: bool) -> Key | None:
+        """Record an operator's key, unless there is one that is let in and it is not forced: then return None."""
+
+    async def find(self, tenant: str, key: str) -> Key | None: ...
+
+    async def page(self, tenant: str, after: str | None, *, ended: bool, now: Ms, limit: int) -> tuple[Key, ...]:
+        """List the keys of a tenant by id, those after the given one; those that have ended only if `ended`."""
+
+    async def revoke(self, tenant: str, key: str, by: Audited, *, force: bool) -> tuple[Key, bool] | None:
+        """End a key for good. Return how it is now, and whether this call changed it. None: there is no such key.
+
+        Raises: LastOperator, unless forced.
+        """
+
+    async def rotate(self, old: str, record: KeyRecord, by: Audited, *, until: Ms) -> tuple[Key, Key] | None:
+        """Record a key in place of an older one of its tenant, which expires at `until` if not before. Return both.
+
+        None: there is no such key, or it was revoked. Raises: Conflict, if another key has the id.
+        """
+
+    async def used(self, uses: dict[str, Ms]) -> None:
+        """Record when keys were used last, by their ids."""
+
+
+class DirectoryCopy(Protocol):
+    """The copy of all tenants and keys in NATS. Raises: Unavailable."""
+
+    async def read(self) -> tuple[Directory | None, int]:
+        """Read it, if there is one that can be read, with its sequence."""
+
+    async def write(self, directory: Directory, *, instead_of: int) -> None:
+        """Write it, unless somebody has written since that sequence. Raises: Unavailable also then."""
+
+
 class StatusLedger(Protocol):
     async def backlog(self, now: Ms) -> list[LaneBacklog]:
         """Count what waits, by model and lane. The cost grows with the number of waiting jobs."""
@@ -473,3 +541,5 @@ class Ledger:
     retention: RetentionLedger
     seal_keys: SealKeyLedger
     days: DayLedger
+    tenants: TenantLedger
+    api_keys: KeyLedger

@@ -14,6 +14,7 @@ from broker.bus.beats import Beats
 from broker.bus.catalogs import Catalogs
 from broker.bus.connect import connected
 from broker.bus.dead_letters import publish_again
+from broker.bus.directories import NatsDirectories
 from broker.bus.notices import announce_instruction
 from broker.bus.request_suspects import SuspectBucket
 from broker.bus.runs import Rulings, Runs
@@ -22,7 +23,7 @@ from broker.bus.streams import NatsStreams
 from broker.bus.submitted import SubmittedJobs
 from broker.config import BrokerConfig
 from broker.core.pools import Pool, alive, snapshot, withheld
-from broker.core.principal import open_principal
+from broker.core.principal import Identify, open_door
 from broker.core.readiness import streams_part
 from broker.core.request_suspects import RequestSuspects
 from broker.core.seals import KEY_BYTES
@@ -45,6 +46,7 @@ from broker.roles.failure_log import FailureLog
 from broker.roles.gauges import Gauges
 from broker.roles.instructions import Instructions
 from broker.roles.intake import Intake
+from broker.roles.key_watch import KeyWatch
 from broker.roles.late_acks import LATER_S, LateAcks
 from broker.roles.leader import Leader
 from broker.roles.parking import Parking
@@ -68,10 +70,13 @@ from broker.service import (
     HealthService,
     InstructionService,
     JobService,
+    KeyService,
     RepeatService,
     Services,
     StatusService,
+    TenantService,
 )
+from schemas.api_keys import SECRET_BYTES
 from schemas.catalog import Catalog
 from schemas.clock import wall_clock
 from schemas.health import Part
@@ -133,6 +138,8 @@ async def serve(
             unit=unit,
             rulings=Rulings(nc, process_ids(os.getpid(), os.urandom(6)).__next__, seal_key),
             seal_key=seal_key,
+            keys=KeyWatch(nc, ledger.api_keys, NatsDirectories(nc), clock=wall_clock, every_s=refresh_s),
+            identify=open_door,
             reconnected=reconnected,
             remade=asyncio.Event(),
             refresh_s=refresh_s,
@@ -165,6 +172,9 @@ class Process:
     unit: Callable[[], float]
     rulings: Rulings
     seal_key: SealKey
+    keys: KeyWatch
+    identify: Identify
+    """Says who calls. Every door asks here."""
     reconnected: asyncio.Event
     remade: asyncio.Event
     """Set by reconcile when a stream of attempts or outcomes was made anew, and read by dispatch."""
@@ -209,12 +219,15 @@ class Process:
             await refresh.refresh()
         with contextlib.suppress(Unavailable):
             await self.seal_key.learn()
+        with contextlib.suppress(Unavailable):
+            await self.keys.learn()
         api = nats_api(
             self.config.nats_url,
             self._services(),
             name=self.config.name,
             connection=NatsClient,
-            principal=open_principal,
+            identify=self.identify,
+            clock=self.clock,
         )
         async with api, asyncio.TaskGroup() as group:
             for name, role in {"streams": reconcile.serve, "catalog": refresh.serve, **self._roles()}.items():
@@ -252,6 +265,7 @@ class Process:
         return {
             **self._intakes(),
             "seal key": self.seal_key.serve,
+            "keys": self.keys.serve,
             "settle": settle.serve,
             "late acks": late_acks.serve,
             "beats": self.beats.watch,
@@ -273,7 +287,7 @@ class Process:
                 nc=self.nc,
                 ledger=self.ledger.intake,
                 dead_letters=self.ledger.dead_letters,
-                principal=open_principal,
+                identify=self.identify,
                 catalog=self._catalog,
                 metrics=self.metrics,
                 lane=lane,
@@ -311,16 +325,12 @@ class Process:
             catalogs=CatalogService(
                 ledger=self.ledger.catalogs, status=self.ledger.status, catalogs=self.catalogs, clock=self.clock
             ),
-            controls=ControlService(
-                ledger=self.ledger.controls,
-                audit=self.ledger.audit,
-                batches=self.ledger.batches,
-                catalogs=self.catalogs,
-                announce=self.controls.announce,
-                clock=self.clock,
-                entropy=self.entropy,
-            ),
+            controls=self._control_service(),
             dead_letters=self._dead_letter_service(),
+            tenants=TenantService(
+                ledger=self.ledger.tenants, announce=self.keys.announce, clock=self.clock, entropy=self.entropy
+            ),
+            keys=self._key_service(),
             status=StatusService(
                 name=self.config.name,
                 version=version(),
@@ -331,6 +341,26 @@ class Process:
                 controls=lambda: self.controls.active,
                 clock=self.clock,
             ),
+        )
+
+    def _key_service(self) -> KeyService:
+        return KeyService(
+            ledger=self.ledger.api_keys,
+            announce=self.keys.announce,
+            clock=self.clock,
+            entropy=self.entropy,
+            secret=partial(secrets.token_bytes, SECRET_BYTES),
+        )
+
+    def _control_service(self) -> ControlService:
+        return ControlService(
+            ledger=self.ledger.controls,
+            audit=self.ledger.audit,
+            batches=self.ledger.batches,
+            catalogs=self.catalogs,
+            announce=self.controls.announce,
+            clock=self.clock,
+            entropy=self.entropy,
         )
 
     def _change_service(self) -> ChangeService:
@@ -402,7 +432,7 @@ class Process:
         door = NatsInfer(
             self.nc,
             relay,
-            principal=open_principal,
+            identify=self.identify,
             catalog=self._catalog,
             clock=self.clock,
             entropy=self.entropy,

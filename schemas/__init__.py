@@ -6,6 +6,7 @@ units      milliseconds and nano-dollars
 clock      reads the time of this machine
 ids        makes, derives and checks job ids
 api_keys   the text of an API key
+accounts   tenants, keys and roles: what is asked and answered about them
 subjects   builds and parses the names of subjects, streams, consumers and buckets
 jetstream  the connection to NATS, raw pulls, and publishing into streams
 codec      encodes and decodes messages; names headers and content types

@@ -73,7 +73,7 @@ def bad_tenant(name: str) -> str | None:
 
 
 def _checksum(text: str) -> str:
-    return _digits(zlib.crc32(text.encode()), _CHECKSUM_LENGTH)
+    return _digits(zlib.crc32(text.encode(errors="surrogatepass")), _CHECKSUM_LENGTH)
 
 
 def _digits(number: int, length: int) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 from schemas import (
+    accounts,
     api,
     cancel,
     catalog,
@@ -86,6 +87,22 @@ WIRE: tuple[type[msgspec.Struct], ...] = (
     control.Pauses,
     control.AuditList,
     control.AuditPage,
+    accounts.TenantCreate,
+    accounts.TenantRef,
+    accounts.TenantDisable,
+    accounts.TenantList,
+    accounts.Tenant,
+    accounts.Tenants,
+    accounts.TenantChanged,
+    accounts.KeyCreate,
+    accounts.KeyRef,
+    accounts.KeyRevoke,
+    accounts.KeyRotate,
+    accounts.KeyList,
+    accounts.Key,
+    accounts.Keys,
+    accounts.KeyChanged,
+    accounts.KeyMade,
 )
 
 

@@ -11,6 +11,7 @@ submitted     finds jobs that intake has still to take from SUBMIT
 runs          publishes attempts into RUN and rulings into OUTCOME, and reads what both still hold
 outcomes      decodes what came through OUTCOME: workers' reports and brokers' rulings
 stored        reads what a stream holds, by direct get
+directories   reads and writes the copy of the directory of keys
 seal_keys     reads and writes the copy of the key of the brokers' seals
 results       publishes the live feed of results
 request_cancels  has relays end interactive requests by their ids

@@ -295,6 +295,13 @@ _ALL: Final[tuple[Settings, ...]] = (
         "storage": "file",
         "duplicate_window": 120 * _S,
     },
+    {
+        **_BUCKET,
+        "name": f"KV_{subjects.KEYS_BUCKET}",
+        "subjects": [f"$KV.{subjects.KEYS_BUCKET}.>"],
+        "storage": "file",
+        "duplicate_window": 120 * _S,
+    },
 )
 _SHARES: Final[Mapping[str, float]] = {
     subjects.OUTCOME: 6 / 16,
@@ -303,6 +310,7 @@ _SHARES: Final[Mapping[str, float]] = {
     subjects.ADVISORY: 1 / 64,
     f"KV_{subjects.CATALOG_BUCKET}": 1 / 64,
     f"KV_{subjects.BROKERS_BUCKET}": 1 / 64,
+    f"KV_{subjects.KEYS_BUCKET}": 1 / 64,
     subjects.NOW: 11 / 16,
     f"KV_{subjects.WORKERS_BUCKET}": 1 / 4,
     f"KV_{subjects.SUSPECTS_BUCKET}": 1 / 16,

@@ -4,6 +4,8 @@ keep state that the one role that uses them owns (Order, Backlog, Outstanding, P
 Each question is answered in one place:
 
 principal    who calls
+keys         what is known of API keys, and who shows one
+grants       what a new key may do
 authorise    who may do what
 admit        whether a job may run: its ledger entry, waiting or refused
 body         whether a request body is acceptable

@@ -11,6 +11,7 @@ from broker.core.body import body_hash, fault
 from broker.core.principal import Principal
 from broker.core.records import BatchInfo, Entry
 from broker.core.retry import DEFAULT, policy_of
+from schemas.api import Problem
 from schemas.catalog import Catalog
 from schemas.changes import Change
 from schemas.codec import JobNames
@@ -39,6 +40,8 @@ class AdmissionContext(msgspec.Struct, frozen=True, kw_only=True):
     """What admission must know besides the job. All jobs of one message share one."""
 
     principal: Principal
+    denied: Problem | None = None
+    """Why the key is not let in: then the principal stands for its names only, and every job is refused."""
     lane: Lane
     model: str
     """The model as the principal names it. The catalog may have no such model."""
@@ -194,11 +197,13 @@ def _deadline(job: Job, lane: Lane, *, batch: BatchInfo | None, now: Ms) -> Ms:
 
 
 def _refused(job: Job, context: AdmissionContext, *, batch: BatchInfo | None, deadline: Ms) -> Refused | None:
-    model, name, problem = context.catalog.models.get(context.model), context.model, None
+    model, name, problem = context.catalog.models.get(context.model), context.model, context.denied
     if model is None and (pin := context.catalog.pin(name)) is not None:
         name, model = pin[0], context.catalog.models[pin[0]]
-        problem = forbidden(context.principal, Action.PIN)
-    problem = problem or forbidden(context.principal, Action.SUBMIT, model=name, lane=context.lane)
+        problem = problem or forbidden(context.principal, Action.PIN)
+    problem = problem or forbidden(
+        context.principal, Action.SUBMIT, model=name, lane=context.lane, endpoint=job.endpoint
+    )
     if problem is not None:
         return Refused(problem.code, problem.message, problem.field, problem.limit)
     if model is None:

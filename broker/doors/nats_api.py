@@ -17,9 +17,21 @@ from faststream import BaseMiddleware, ContextRepo, ExceptionMiddleware
 from faststream.nats import NatsBroker, NatsMessage, NatsPublishCommand, NatsResponse
 
 from broker.core.principal import Identify, Principal
+from broker.ports import Clock
 from broker.service import Services
 from broker.service.refusal import Refusal, problem_of
 from schemas import subjects
+from schemas.accounts import (
+    KeyCreate,
+    KeyList,
+    KeyRef,
+    KeyRevoke,
+    KeyRotate,
+    TenantCreate,
+    TenantDisable,
+    TenantList,
+    TenantRef,
+)
 from schemas.api import (
     BatchCreate,
     BatchList,
@@ -91,6 +103,16 @@ def operations(services: Services) -> Mapping[Verb, Operation[Any]]:
         Verb.RESUME: Operation(ResumeAsk, services.controls.resume),
         Verb.PAUSES: Operation(Nothing, lambda principal, _: services.controls.pauses(principal)),
         Verb.AUDIT: Operation(AuditList, services.controls.changes),
+        Verb.TENANT_CREATE: Operation(TenantCreate, services.tenants.create),
+        Verb.TENANT_LIST: Operation(TenantList, services.tenants.list),
+        Verb.TENANT_SHOW: Operation(TenantRef, services.tenants.show),
+        Verb.TENANT_DISABLE: Operation(TenantDisable, services.tenants.disable),
+        Verb.TENANT_ENABLE: Operation(TenantRef, services.tenants.enable),
+        Verb.KEY_CREATE: Operation(KeyCreate, services.keys.create),
+        Verb.KEY_LIST: Operation(KeyList, services.keys.list),
+        Verb.KEY_SHOW: Operation(KeyRef, services.keys.show),
+        Verb.KEY_REVOKE: Operation(KeyRevoke, services.keys.revoke),
+        Verb.KEY_ROTATE: Operation(KeyRotate, services.keys.rotate),
         Verb.STATUS: Operation(Nothing, lambda principal, _: services.status.show(principal)),
     }
 
@@ -102,11 +124,12 @@ async def nats_api(
     *,
     name: str,
     connection: Callable[[], NatsClient],
-    principal: Identify,
+    identify: Identify,
+    clock: Clock,
 ) -> AsyncIterator[NatsBroker]:
     """Answer requests on a connection of its own while the block runs.
 
-    `connection` makes the client before it is connected; `principal` makes the caller out of its tenant and key.
+    `connection` makes the client before it is connected; `identify` makes the caller out of its tenant and key.
     """
     app = _OnConnection(
         url,
@@ -120,7 +143,7 @@ async def nats_api(
     )
     by_verb = operations(services)
     for verb in Verb:
-        handler = _handler(by_verb[verb], app.context, principal)
+        handler = _handler(by_verb[verb], app.context, lambda tenant, key: identify(tenant, key, clock()))
         app.subscriber(subjects.api_pattern(verb), queue=subjects.BROKERS, title=verb)(handler)
     await app.start()
     try:
@@ -131,7 +154,7 @@ async def nats_api(
 
 
 def _handler(
-    operation: Operation[Any], context: ContextRepo, principal: Identify
+    operation: Operation[Any], context: ContextRepo, identify: Callable[[str, str], Awaitable[Principal | Problem]]
 ) -> Callable[[Any], Awaitable[msgspec.Struct]]:
     """Make a handler for FastStream, which decodes `ask` by its annotation and encodes the answer.
 
@@ -141,19 +164,22 @@ def _handler(
 
     async def handle(ask: Any) -> msgspec.Struct:
         message: NatsMessage = context.get_local("message")
-        return await operation.use_case(_caller(message.raw_message.subject, principal), ask)
+        return await operation.use_case(await _caller(message.raw_message.subject, identify), ask)
 
     handle.__annotations__ = {"ask": operation.request}
     return handle
 
 
-def _caller(subject: str, principal: Identify) -> Principal:
-    """Make the principal of the caller that the subject names. Raises: Refusal."""
+async def _caller(subject: str, identify: Callable[[str, str], Awaitable[Principal | Problem]]) -> Principal:
+    """Make the principal of the caller that the subject names. Raises: Refusal, Unavailable."""
     try:
         _, tenant, key = subjects.parse_api(subject)
     except ValueError as error:
         raise Refusal(Problem("bad_name", str(error))) from error
-    return principal(tenant, key)
+    caller = await identify(tenant, key)
+    if isinstance(caller, Problem):
+        raise Refusal(caller)
+    return caller
 
 
 async def _decoded(message: NatsMessage) -> object:

@@ -11,9 +11,10 @@ from uuid import UUID
 
 from broker.core import reserve
 from broker.core.admit import AdmissionContext, admit
-from broker.core.principal import Identify
+from broker.core.principal import Identify, Principal, known_or_bare
 from broker.core.records import Entry
 from broker.core.relay import Answered, Erred, Streamed
+from broker.errors import Unavailable
 from broker.ports import Clock, Entropy
 from broker.roles.relay import Relay
 from schemas import subjects
@@ -80,7 +81,7 @@ class NatsInfer:
         nc: NatsConnection,
         relay: Relay,
         *,
-        principal: Identify,
+        identify: Identify,
         catalog: Callable[[], Catalog],
         clock: Clock,
         entropy: Entropy,
@@ -90,7 +91,7 @@ class NatsInfer:
         self._nc = nc
         self._ended = ended
         self._relay = relay
-        self._principal = principal
+        self._identify = identify
         self._catalog = catalog
         self._clock = clock
         self._entropy = entropy
@@ -135,11 +136,13 @@ class NatsInfer:
             log.warning("infer ignored tenant=%s error=foreign or missing reply subject", source.tenant)
             return
         try:
-            entry = self._admitted(message, source)
+            caller = await self._identify(source.tenant, source.key, self._clock())
+            entry = self._admitted(message, source, caller)
         except Undecodable as error:
-            await Inbox(self._nc, message.reply, job=None, ended=self._ended).end(
-                Erred(Problem("bad_request", str(error)))
-            )
+            await self._refuse(message.reply, Problem("bad_request", str(error)))
+            return
+        except Unavailable as error:
+            await self._refuse(message.reply, Problem("unavailable", f"{error}: try again in a moment"))
             return
         if entry.refused is not None:
             problem = reserve.problem_of(entry.refused, source.model)
@@ -147,11 +150,15 @@ class NatsInfer:
             return
         await self._relay.ask(entry, self._caller(entry.id, message.reply))
 
-    def _admitted(self, message: Message, source: subjects.Source) -> Entry:
+    async def _refuse(self, reply: str, problem: Problem) -> None:
+        await Inbox(self._nc, reply, job=None, ended=self._ended).end(Erred(problem))
+
+    def _admitted(self, message: Message, source: subjects.Source, caller: Principal | Problem) -> Entry:
         now = self._clock()
         headers = message.headers or {}
         context = AdmissionContext(
-            principal=self._principal(source.tenant, source.key),
+            principal=known_or_bare(caller, source.tenant, source.key),
+            denied=caller if isinstance(caller, Problem) else None,
             lane=source.lane,
             model=source.model,
             catalog=self._catalog(),

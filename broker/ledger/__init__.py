@@ -15,6 +15,7 @@ cancel_orders  of many jobs, by instructions
 repeats       new jobs that repeat others      replays        of settled jobs, and both side by side
 catalogs      the revisions of the catalog    sums           compares the ledger with itself
 controls      what is paused or cancelled      audit          who changed what
+tenants       who pays and is isolated         api_keys       their keys, and when each was used last
 
 connection    the connections that the areas share
 requeues      dead jobs that run again

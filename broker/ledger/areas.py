@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
+from broker.ledger.api_keys import PgApiKeys
 from broker.ledger.attempts import PgAttempts
 from broker.ledger.audit import PgAudit
 from broker.ledger.backlog import PgBacklog
@@ -30,6 +31,7 @@ from broker.ledger.spend import PgSpend
 from broker.ledger.status import PgStatus
 from broker.ledger.sums import PgSums
 from broker.ledger.suspects import PgSuspects
+from broker.ledger.tenants import PgTenants
 from broker.ports import Clock, Ledger
 from schemas.instructions import InstructionKind
 
@@ -81,4 +83,6 @@ async def open_ledger(
             retention=PgRetention(database),
             days=days,
             seal_keys=seal_keys,
+            tenants=PgTenants(database),
+            api_keys=PgApiKeys(database),
         )

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from broker.core.admit import AdmissionContext
 from broker.core.instructions import Carried, OpenInstruction
-from broker.core.principal import Principal, Role
+from broker.core.principal import Principal
 from broker.core.records import Admitted, BatchInfo, Entry
 from broker.core.repeat import Source, repeat_id
 from broker.errors import Conflict, Unavailable
@@ -15,6 +15,7 @@ from broker.ledger.connection import Connection
 from broker.ledger.intake import record_entries
 from broker.ledger.rows import Row, change_of, columns, metadata_of
 from broker.ledger.sql import query
+from schemas.accounts import Role
 from schemas.catalog import Catalog, CatalogError, parse
 from schemas.job import Lane
 from schemas.units import Ms

@@ -7,6 +7,7 @@ job that is known already stays as it is.
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from uuid import UUID
 
 from broker.bus.dead_letters import dead_letter_of, one_per_message
@@ -14,12 +15,13 @@ from broker.bus.groups import Groups, ack_all
 from broker.bus.notices import announce_waiting
 from broker.bus.results import announce_results
 from broker.core.admit import AdmissionContext, admit, under_another_id, unreadable, unstorable
-from broker.core.principal import Identify
+from broker.core.principal import Identify, Principal, known_or_bare
 from broker.core.records import BatchInfo, DeadLetter, Entry, Settled
 from broker.metrics import BrokerMetrics
 from broker.ports import DeadLetterLedger, IntakeLedger
 from broker.retrying import bisected, until_available
 from schemas import subjects
+from schemas.api import Problem
 from schemas.catalog import Catalog
 from schemas.codec import TRACEPARENT, JobNames, Undecodable, decode_jobs, unreadable_jobs
 from schemas.dead import DeadCause
@@ -60,7 +62,7 @@ class Intake:
     nc: NatsConnection
     ledger: IntakeLedger
     dead_letters: DeadLetterLedger
-    principal: Identify
+    identify: Identify
     catalog: Callable[[], Catalog]
     metrics: BrokerMetrics
     lane: Lane
@@ -80,18 +82,30 @@ class Intake:
         named = {job.batch for one in submitted for job in one.jobs.values() if job.batch is not None}
         named |= {names.batch for one in submitted for names, _ in one.unreadable.values() if names.batch is not None}
         batches = await until_available(lambda: self.ledger.batches_of(named)) if named else {}
+        callers = [await until_available(partial(self._caller, one)) for one in submitted]
         catalog = self.catalog()
         dead_letters += await self._record(
-            [(entry, one) for one in submitted for entry in self._entries(one, catalog, batches)]
+            [
+                (entry, one)
+                for one, caller in zip(submitted, callers, strict=True)
+                for entry in self._entries(one, caller, catalog, batches)
+            ]
         )
         if dead_letters:
             await until_available(lambda: self.dead_letters.record(one_per_message(dead_letters)))
             self.metrics.dead_letters.inc(len(dead_letters))
         await ack_all(self.nc, messages)
 
-    def _entries(self, one: Submitted, catalog: Catalog, batches: Mapping[UUID, BatchInfo]) -> list[Entry]:
+    async def _caller(self, one: Submitted) -> Principal | Problem:
+        """Say who submitted a message, as it was when the stream took it: what was accepted then stays so."""
+        return await self.identify(one.source.tenant, one.source.key, one.at.at_ms)
+
+    def _entries(
+        self, one: Submitted, caller: Principal | Problem, catalog: Catalog, batches: Mapping[UUID, BatchInfo]
+    ) -> list[Entry]:
         context = AdmissionContext(
-            principal=self.principal(one.source.tenant, one.source.key),
+            principal=known_or_bare(caller, one.source.tenant, one.source.key),
+            denied=caller if isinstance(caller, Problem) else None,
             lane=one.source.lane,
             model=one.source.model,
             catalog=catalog,

@@ -10,6 +10,8 @@ catalogs   apply, show
 controls   pause, resume, what is paused, who changed what
 status     what this broker sees right now
 dead_letters  groups by cause, single ones, requeue, drop
+tenants    create, list, show, disable, enable
+keys       create, list, show, revoke, rotate
 health     whether this broker works, which anybody may ask
 refusal    the one error by which a use-case says no, and what every error is to a caller
 
@@ -28,8 +30,10 @@ from broker.service.dead_letters import DeadLetterService
 from broker.service.health import HealthService
 from broker.service.instructions import InstructionService
 from broker.service.jobs import JobService
+from broker.service.keys import KeyService
 from broker.service.repeats import RepeatService
 from broker.service.status import StatusService
+from broker.service.tenants import TenantService
 
 __all__ = [
     "BatchService",
@@ -41,9 +45,11 @@ __all__ = [
     "HealthService",
     "InstructionService",
     "JobService",
+    "KeyService",
     "RepeatService",
     "Services",
     "StatusService",
+    "TenantService",
 ]
 
 
@@ -61,3 +67,5 @@ class Services:
     controls: ControlService
     dead_letters: DeadLetterService
     status: StatusService
+    tenants: TenantService
+    keys: KeyService

@@ -7,10 +7,11 @@ from uuid import UUID
 
 from broker.bus.catalogs import Catalogs
 from broker.core.authorise import Action
-from broker.core.principal import Principal, Role
+from broker.core.principal import Principal
 from broker.core.records import Audited
 from broker.ports import AuditLedger, BatchLedger, Clock, ControlLedger, Entropy
 from broker.service.refusal import Refusal, authorise, found
+from schemas.accounts import Role
 from schemas.api import Problem
 from schemas.control import AuditList, AuditPage, Pause, PauseAnswer, PauseAsk, PauseKind, Pauses, ResumeAsk
 from schemas.ids import uuid7
@@ -62,7 +63,7 @@ class ControlService:
 
     async def changes(self, principal: Principal, ask: AuditList) -> AuditPage:
         """List who changed what, the newest first: to an operator all changes, to others their tenant's."""
-        authorise(principal, Action.READ_JOBS)
+        authorise(principal, Action.READ_AUDIT)
         tenant = None if principal.role is Role.OPERATOR else principal.tenant
         return AuditPage(await self.audit.page(tenant, ask.limit, ask.before))
 

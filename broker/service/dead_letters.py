@@ -9,12 +9,13 @@ from msgspec.structs import replace
 
 from broker.core.authorise import Action, forbidden
 from broker.core.dead_letters import CannotRequeue, advice, again, grouped, newest
-from broker.core.principal import Principal, Role
+from broker.core.principal import Principal
 from broker.core.records import Audited, DeadLetter, RequeuedJobs
 from broker.core.repeat import Edit, patch_problem
 from broker.ports import Clock, DeadLetterLedger, Entropy
 from broker.service.controls import audited
 from broker.service.refusal import Refusal, authorise, tenant_of
+from schemas.accounts import Role
 from schemas.api import Problem
 from schemas.dead import (
     DeadDone,

@@ -6,8 +6,9 @@ import pytest
 
 from broker.core.admit import DEFAULT_DEADLINE_MS, LONGEST_MS, AdmissionContext, admit
 from broker.core.body import MOST_LOGPROBS
-from broker.core.principal import Principal, Role, open_principal
+from broker.core.principal import Principal, open_principal
 from broker.core.records import BatchInfo, Entry
+from schemas.accounts import Role
 from schemas.catalog import Catalog
 from schemas.changes import Change
 from schemas.endpoints import COMPLETIONS

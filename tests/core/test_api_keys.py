@@ -48,8 +48,9 @@ def test_a_key_that_is_cut_off_is_refused(key: ApiKey, length: int) -> None:
         (A_KEY.text() + "x" * 10_000, "more than a key has"),
         (A_KEY.text()[:-1] + "~", "mistyped"),
         (A_KEY.text() + "\n", "cut off"),
+        (A_KEY.text()[:-7] + "\udcff" + A_KEY.text()[-6:], "mistyped"),
     ],
-    ids=["empty", "another's", "too few parts", "tenant", "id", "longer", "huge", "checksum", "line end"],
+    ids=["empty", "another's", "too few parts", "tenant", "id", "longer", "huge", "checksum", "line end", "no UTF-8"],
 )
 def test_a_refusal_says_why_and_nothing_of_the_secret(text: str, why: str) -> None:
     with pytest.raises(BadKey, match=why) as refused:

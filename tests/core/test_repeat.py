@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from broker.core import route
 from broker.core.admit import AdmissionContext
 from broker.core.controls import Controls
-from broker.core.principal import Principal, Role
+from broker.core.principal import Principal
 from broker.core.records import BatchInfo, Flow
 from broker.core.repeat import Edit, Source, edited, patch_problem, patched, repeat_id, repeated
 from broker.core.replay import SETTLED, chosen, estimate, problem, summed, target
+from schemas.accounts import Role
 from schemas.api import State
 from schemas.catalog import Catalog, Deployment, Model, Price, Route
 from schemas.control import Pause, PauseKind

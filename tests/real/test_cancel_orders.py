@@ -7,13 +7,14 @@ from uuid import UUID
 import pytest
 
 from broker.core.instructions import Carried
-from broker.core.principal import Principal, Role, open_principal
+from broker.core.principal import Principal, open_principal
 from broker.core.records import Audited, Entry, Place
 from broker.errors import Conflict, ControlsChanged
 from broker.ports import Ledger
 from broker.roles.backlog import BacklogReader
 from broker.service.refusal import Refusal
 from schemas import subjects
+from schemas.accounts import Role
 from schemas.api import State
 from schemas.cancel import CancelChoice, CancelCount, CancelMany
 from schemas.instructions import Instruction, InstructionKind

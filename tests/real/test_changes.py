@@ -9,12 +9,13 @@ import msgspec
 import pytest
 
 from broker.core.admit import LONGEST_MS
-from broker.core.principal import Principal, Role, open_principal
+from broker.core.principal import Principal, open_principal
 from broker.core.records import Audited, Entry, Pick, Requeue
 from broker.ports import Ledger
 from broker.service import ChangeService
 from broker.service.refusal import Refusal
 from schemas import subjects
+from schemas.accounts import Role
 from schemas.api import State
 from schemas.changes import BatchChange, Change, JobChange, JobChanged, JobTerms
 from schemas.ids import uuid7

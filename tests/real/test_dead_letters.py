@@ -12,7 +12,7 @@ import pytest
 
 from broker.bus.dead_letters import publish_again
 from broker.bus.notices import announce_instruction
-from broker.core.principal import Principal, Role, open_principal
+from broker.core.principal import Principal, open_principal
 from broker.core.records import Audited, DeadLetter, Final, RequeuedJobs
 from broker.errors import Unavailable
 from broker.ledger import open_ledger
@@ -22,6 +22,7 @@ from broker.service import DeadLetterService
 from broker.service.dead_letters import PIECE
 from broker.service.refusal import Refusal
 from schemas import subjects
+from schemas.accounts import Role
 from schemas.api import State
 from schemas.dead import DeadCause, DeadDrop, DeadEach, DeadFilter, DeadList, DeadRef, DeadRequeue, DeadWhat
 from schemas.instructions import InstructionKind

@@ -19,7 +19,7 @@ from nats.errors import TimeoutError as NatsTimeoutError
 from broker.bus.request_cancels import cancel_requests
 from broker.bus.runs import Rulings
 from broker.core.price import Prices
-from broker.core.principal import Identify, Principal, Role, open_principal
+from broker.core.principal import Identify, Principal, open_door
 from broker.core.seals import request_seal
 from broker.core.settle import decide
 from broker.doors.nats_infer import NatsInfer
@@ -28,6 +28,7 @@ from broker.roles.daily_spend import DailySpend
 from broker.roles.relay import FINISH_S, Relay
 from broker.roles.reserves import Reserves
 from schemas import subjects
+from schemas.accounts import Role
 from schemas.api import JobShow, State
 from schemas.catalog import Catalog, Deployment, Model, Price, Route
 from schemas.codec import CHUNK, ERROR, FAILURE, FINAL, KEEPALIVE, KIND, SEQ, Bundle, jsoned, packed, unpacker
@@ -298,7 +299,7 @@ async def a_door(
     brokers: int = 1,
     entropy: Callable[[], int] = lambda: secrets.randbits(80),
     finish_s: float = 0.05,
-    principal: Identify = open_principal,
+    identify: Identify = open_door,
     monotonic: Callable[[], float] | None = None,
     apart: bool = False,
 ) -> AsyncIterator[Door]:
@@ -328,7 +329,7 @@ async def a_door(
             finish_s=finish_s,
         )
         infer = NatsInfer(
-            nc, relay, principal=principal, catalog=lambda: door.catalog, clock=door.clock, entropy=entropy
+            nc, relay, identify=identify, catalog=lambda: door.catalog, clock=door.clock, entropy=entropy
         )
         door.serve(infer)
     await until(lambda: is_answered(nc), "the door is open")
@@ -805,10 +806,10 @@ async def test_a_request_that_is_refused_is_told_why(
 
 
 async def test_a_request_for_a_model_that_its_key_may_not_use_is_refused(nc: Nats, ledger: Ledger) -> None:
-    def producer(tenant: str, key: str) -> Principal:
+    async def producer(tenant: str, key: str, _: Ms) -> Principal:
         return Principal(tenant=tenant, key=key, role=Role.PRODUCER, models=frozenset({"other"}))
 
-    async with a_door(nc, ledger, a_beat("d"), principal=producer) as door:
+    async with a_door(nc, ledger, a_beat("d"), identify=producer) as door:
         word = await (await door.ask()).word()
 
         assert word.code == "forbidden"

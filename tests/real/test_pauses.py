@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from broker.core.controls import Controls
-from broker.core.principal import Role
 from broker.core.records import Audited, Entry, Pick, Requeue, Verdict
 from broker.core.reserve import NoRoom, Placement, problem_of
 from broker.core.suspects import Turn
@@ -18,6 +17,7 @@ from broker.roles.daily_spend import DailySpend
 from broker.roles.parking import Parking
 from broker.roles.reserves import Reserves
 from broker.service import Services
+from schemas.accounts import Role
 from schemas.api import BatchCreate, BatchList, BatchRef, JobRef, State
 from schemas.catalog import Catalog, Deployment, Model, Route
 from schemas.control import AuditList, Pause, PauseAsk, PauseKind, ResumeAsk
@@ -259,7 +259,7 @@ async def test_a_suspect_that_is_paused_gets_no_run_apart(ledger: Ledger) -> Non
 
 async def test_each_change_is_recorded_once_with_who_made_it(services: Services, ledger: Ledger) -> None:  # noqa: F811
     batch = await a_batch(ledger)
-    principal = a_principal(Role.PRODUCER, tenant="default", key="k7")
+    principal = a_principal(Role.TENANT_ADMIN, tenant="default", key="k7")
 
     answers = [
         await services.controls.pause(principal, PauseAsk(PauseKind.BATCH, batch, reason))
@@ -276,7 +276,9 @@ async def test_each_change_is_recorded_once_with_who_made_it(services: Services,
         ("pause", "default", "k7"),
     ]
     assert bytes(page.entries[1].target) == b'{"kind": "batch", "name": "%s"}' % batch.encode()
-    assert (await services.controls.changes(a_principal(Role.PRODUCER, tenant="other"), AuditList())).entries == ()
+    assert (
+        await services.controls.changes(a_principal(Role.TENANT_ADMIN, tenant="other"), AuditList())
+    ).entries == ()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The use-cases as a door calls them, and the NATS door with principals of every role."""
 
+import secrets
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import partial
@@ -12,8 +13,8 @@ from broker.bus.catalogs import Catalogs
 from broker.bus.dead_letters import publish_again
 from broker.bus.notices import announce_instruction
 from broker.bus.submitted import SubmittedJobs
-from broker.core.authorise import Action, forbidden
-from broker.core.principal import Principal, Role, open_principal
+from broker.core.authorise import Action, forbidden, may_call
+from broker.core.principal import Principal, open_principal
 from broker.doors.nats_api import nats_api, operations
 from broker.metrics import BrokerMetrics
 from broker.ports import Ledger
@@ -27,11 +28,25 @@ from broker.service import (
     DeadLetterService,
     InstructionService,
     JobService,
+    KeyService,
     RepeatService,
     Services,
     StatusService,
+    TenantService,
 )
 from broker.service.refusal import Refusal
+from schemas.accounts import (
+    KeyCreate,
+    KeyList,
+    KeyRef,
+    KeyRevoke,
+    KeyRotate,
+    Role,
+    TenantCreate,
+    TenantDisable,
+    TenantList,
+    TenantRef,
+)
 from schemas.api import (
     Batch,
     BatchCreate,
@@ -48,6 +63,7 @@ from schemas.api import (
     Problem,
     State,
 )
+from schemas.api_keys import SECRET_BYTES
 from schemas.cancel import CancelChoice, CancelMany
 from schemas.catalog import Catalog
 from schemas.changes import BatchChange, Change, JobChange
@@ -61,6 +77,7 @@ from schemas.job import Lane
 from schemas.listing import JobFilter, JobList
 from schemas.repeats import BatchRetry, Replay, ReplayDiff, ReplayEstimateAsk, RetryCheck
 from schemas.subjects import Verb
+from schemas.units import Ms
 from tests.builders import a_dead_letter, an_entropy, an_entry, an_id, now
 from tests.calling import called
 from tests.declared import declare_streams
@@ -99,7 +116,17 @@ ACTIONS = {
     Verb.PAUSE: Action.CONTROL_JOBS,
     Verb.RESUME: Action.CONTROL_JOBS,
     Verb.PAUSES: Action.READ_JOBS,
-    Verb.AUDIT: Action.READ_JOBS,
+    Verb.AUDIT: Action.READ_AUDIT,
+    Verb.TENANT_CREATE: Action.MANAGE_TENANTS,
+    Verb.TENANT_LIST: Action.MANAGE_TENANTS,
+    Verb.TENANT_SHOW: Action.READ_OWN,
+    Verb.TENANT_DISABLE: Action.MANAGE_TENANTS,
+    Verb.TENANT_ENABLE: Action.MANAGE_TENANTS,
+    Verb.KEY_CREATE: Action.MANAGE_KEYS,
+    Verb.KEY_LIST: Action.MANAGE_KEYS,
+    Verb.KEY_SHOW: Action.MANAGE_KEYS,
+    Verb.KEY_REVOKE: Action.MANAGE_KEYS,
+    Verb.KEY_ROTATE: Action.MANAGE_KEYS,
 }
 """What each verb asks to do."""
 LOOKUPS = {
@@ -191,16 +218,28 @@ async def services(nc: Nats, ledger: Ledger) -> Services:
             clock=now,
             controls=lambda: watch.active,
         ),
+        tenants=TenantService(ledger=ledger.tenants, announce=nothing, clock=now, entropy=an_entropy),
+        keys=KeyService(
+            ledger=ledger.api_keys,
+            announce=nothing,
+            clock=now,
+            entropy=an_entropy,
+            secret=partial(secrets.token_bytes, SECRET_BYTES),
+        ),
     )
+
+
+async def nothing() -> None:
+    """Announce to nobody."""
 
 
 def a_door(url: str, services: Services, *, role: Role) -> AbstractAsyncContextManager[object]:
     """The NATS API, whose callers are all of one role."""
 
-    def principal(tenant: str, key: str) -> Principal:
+    async def identify(tenant: str, key: str, _: Ms) -> Principal:
         return a_principal(role, tenant, key)
 
-    return nats_api(url, services, name="b", connection=NatsClient, principal=principal)
+    return nats_api(url, services, name="b", connection=NatsClient, identify=identify, clock=now)
 
 
 def a_principal(role: Role, tenant: str = "t", key: str = "k") -> Principal:
@@ -216,6 +255,9 @@ async def asks(services: Services, ledger: Ledger, ledger_url: str) -> Mapping[V
     letter = a_dead_letter(tenant="t")
     await ledger.dead_letters.record([letter])
     await services.catalogs.apply(open_principal("t", "k"), CatalogApply(TOML))
+    operator = a_principal(Role.OPERATOR)
+    await services.tenants.create(operator, TenantCreate("t"))
+    key = (await services.keys.create(operator, KeyCreate(role=Role.PRODUCER))).key.id
     return {
         Verb.BATCH_CREATE: BatchCreate(id=batch.id),
         Verb.BATCH_SEAL: BatchSeal(batch.id, 7),
@@ -249,6 +291,16 @@ async def asks(services: Services, ledger: Ledger, ledger_url: str) -> Mapping[V
         Verb.RESUME: ResumeAsk(PauseKind.BATCH, str(batch.id)),
         Verb.PAUSES: Nothing(),
         Verb.AUDIT: AuditList(),
+        Verb.TENANT_CREATE: TenantCreate("another"),
+        Verb.TENANT_LIST: TenantList(),
+        Verb.TENANT_SHOW: TenantRef("t"),
+        Verb.TENANT_DISABLE: TenantDisable("t"),
+        Verb.TENANT_ENABLE: TenantRef("t"),
+        Verb.KEY_CREATE: KeyCreate(role=Role.PRODUCER),
+        Verb.KEY_LIST: KeyList(),
+        Verb.KEY_SHOW: KeyRef(key),
+        Verb.KEY_ROTATE: KeyRotate(key),
+        Verb.KEY_REVOKE: KeyRevoke(key),
     }
 
 
@@ -361,7 +413,10 @@ async def test_each_verb_is_refused_to_the_roles_that_may_not_by_service_and_doo
         for verb, ask in asks.items():
             principal = a_principal(role)
             expected = forbidden(principal, ACTIONS[verb])
+            assert may_call(role, verb) or expected is not None, verb
             assert await by_service(services, verb, principal, ask) == expected, verb
+            if verb is Verb.TENANT_CREATE and expected is None:
+                expected = Problem("conflict", "there is a tenant another already", "name")
             assert await by_door(nc, verb, principal, ask) == expected, verb
 
 

@@ -15,13 +15,14 @@ from nats.aio.msg import Msg
 
 from broker.bus.results import announce_results
 from broker.client import Client, Submission
-from broker.core.principal import Identify, Principal, Role, open_principal
+from broker.core.principal import Identify, Principal, open_door
 from broker.core.records import Recorded
 from broker.metrics import BrokerMetrics
 from broker.ports import Ledger
 from broker.roles.intake import Intake
 from broker.roles.settle import Settle
 from schemas import subjects
+from schemas.accounts import Role
 from schemas.api import Result, ResultNotice, State
 from schemas.codec import packed
 from schemas.ids import uuid7
@@ -223,12 +224,12 @@ async def held_up(url: str, batch: UUID) -> AsyncIterator[Callable[[], Coroutine
         yield is_waiting
 
 
-def an_intake(nc: Nats, ledger: Ledger, *, principal: Identify = open_principal) -> Intake:
+def an_intake(nc: Nats, ledger: Ledger, *, identify: Identify = open_door) -> Intake:
     return Intake(
         nc=nc,
         ledger=ledger.intake,
         dead_letters=ledger.dead_letters,
-        principal=principal,
+        identify=identify,
         catalog=a_catalog,
         metrics=BrokerMetrics(),
         lane=Lane.BULK,
@@ -236,13 +237,13 @@ def an_intake(nc: Nats, ledger: Ledger, *, principal: Identify = open_principal)
 
 
 async def test_a_job_for_a_model_that_its_key_may_not_use_is_recorded_as_failed(nc: Nats, ledger: Ledger) -> None:
-    def producer(tenant: str, key: str) -> Principal:
+    async def producer(tenant: str, key: str, _: Ms) -> Principal:
         return Principal(tenant=tenant, key=key, role=Role.PRODUCER, models=frozenset({"other"}))
 
     await declare_streams(nc)
     job = a_job(id=an_id())
     await submitted(nc, job)
-    serving = asyncio.create_task(an_intake(nc, ledger, principal=producer).serve())
+    serving = asyncio.create_task(an_intake(nc, ledger, identify=producer).serve())
 
     await emptied(nc, subjects.SUBMIT)
 

@@ -88,10 +88,14 @@ def about(owner: Owner) -> dict[Verb, msgspec.Struct]:
 SHARED = {
     Verb.CATALOG_APPLY, Verb.CATALOG_SHOW, Verb.STATUS, Verb.PAUSE, Verb.RESUME, Verb.PAUSES, Verb.AUDIT,
     Verb.DEAD_LIST, Verb.DEAD_EACH, Verb.DEAD_SHOW, Verb.DEAD_REQUEUE, Verb.DEAD_DROP,
+    Verb.TENANT_CREATE, Verb.TENANT_LIST, Verb.TENANT_SHOW, Verb.TENANT_DISABLE, Verb.TENANT_ENABLE,
 }  # fmt: skip
 """What these are about belongs to all tenants, or is all shown to operators: an open door's callers are such."""
-ELSEWHERE = {Verb.REPLAY, Verb.CANCEL, Verb.JOB_CHANGE, Verb.BATCH_CHANGE}
-"""What is tried with other tenants' jobs in tests/real: test_replays, test_changes, test_cancel_orders."""
+ELSEWHERE = {
+    Verb.REPLAY, Verb.CANCEL, Verb.JOB_CHANGE, Verb.BATCH_CHANGE,
+    Verb.KEY_CREATE, Verb.KEY_LIST, Verb.KEY_SHOW, Verb.KEY_REVOKE, Verb.KEY_ROTATE,
+}  # fmt: skip
+"""What is tried with other tenants in tests/real: test_replays, test_changes, test_cancel_orders, test_keys."""
 REFUSALS = {
     Verb.BATCH_CREATE: "conflict",
     Verb.BATCH_SHOW: "unknown_batch",

@@ -12,10 +12,11 @@ from broker.core.admit import AdmissionContext, admit
 from broker.core.controls import Controls
 from broker.core.lost import lost_executions
 from broker.core.price import Prices
-from broker.core.principal import Principal, Role
+from broker.core.principal import Principal
 from broker.core.records import Admitted, Entry, Final, Flow, Ignore, Pick, Place, Requeue, Settled, Verdict
 from broker.core.settle import decide, needs_job
 from broker.errors import ControlsChanged, Deposed
+from schemas.accounts import Role
 from schemas.api import Batch, BatchCreate, State
 from schemas.ids import uuid7
 from schemas.job import Attempt, Job, Lane

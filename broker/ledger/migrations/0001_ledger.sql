@@ -336,6 +336,55 @@ create table infermq.control_version (
 ) with (fillfactor = 50);
 insert into infermq.control_version (number) values (1);
 
+-- Who pays and is isolated from others.
+create table infermq.tenants (
+    name        text    not null primary key,
+    created_ms  bigint  not null,
+    -- tenant/key of whoever made it
+    made_by     text    not null,
+    label       text,
+    -- since when its keys are not let in; null: they are
+    disabled_ms bigint
+);
+-- what callers are as long as there are no keys
+insert into infermq.tenants (name, created_ms, made_by)
+values ('default', (extract(epoch from clock_timestamp()) * 1000)::bigint, 'infermq');
+
+-- API keys, which open every door. The secret is nowhere: `hash` is its SHA-256. Null lists: all.
+create table infermq.api_keys (
+    -- an id is no other key's of any tenant, since inboxes are named by it
+    id          text    not null primary key,
+    tenant      text    not null references infermq.tenants (name),
+    role        text    not null check (role in ('producer', 'tenant-admin', 'worker', 'deployer', 'operator')),
+    hash        bytea   not null check (length(hash) = 32),
+    models      text[],
+    endpoints   text[],
+    lanes       text[],
+    deployments text[],
+    created_ms  bigint  not null,
+    made_by     text    not null,
+    expires_ms  bigint,
+    revoked_ms  bigint,
+    label       text,
+    -- the key that it was made for, by a rotation
+    replaces    text
+);
+create index api_keys_of_tenant on infermq.api_keys (tenant, id);
+create index api_keys_of_operators on infermq.api_keys (id) where role = 'operator' and revoked_ms is null;
+
+-- When keys were used last. Apart from them, since it changes with every use and nothing depends on it.
+create table infermq.key_uses (
+    id          text    not null primary key,
+    used_ms     bigint  not null
+) with (fillfactor = 50);
+
+-- Grows with each change of tenants or keys. Changes wait for each other here.
+create table infermq.key_version (
+    is_only boolean not null primary key default true check (is_only),
+    number  bigint  not null
+) with (fillfactor = 50);
+insert into infermq.key_version (number) values (1);
+
 -- Who changed what: written in the transaction of the change.
 create table infermq.audit (
     id      uuid    not null primary key,
