@@ -51,6 +51,8 @@ class Fault:
     message: str
     field: str | None = None
     limit: int | None = None
+    custom_id: str | None = None
+    """None: it has none that can be read."""
 
     def __str__(self) -> str:
         where = f"line {self.number}" if self.number else "file"
@@ -69,8 +71,13 @@ class _Body(msgspec.Struct, frozen=True):
     stream: bool | None = None
 
 
+class _Named(msgspec.Struct, frozen=True):
+    custom_id: str | None = None
+
+
 _request = msgspec.json.Decoder(_Request)
 _body = msgspec.json.Decoder(_Body)
+_named = msgspec.json.Decoder(_Named)
 
 
 class _Bad(Exception):
@@ -98,7 +105,8 @@ def read_lines(
         try:
             yield _line(number, text, model=model, batch=batch, deadline_ms=deadline_ms, seen=seen)
         except _Bad as bad:
-            yield Fault(number, *(bad.as_fault if ended or bad.as_fault[0] != "not_json" else _truncated(bad)))
+            what = bad.as_fault if ended or bad.as_fault[0] != "not_json" else _truncated(bad)
+            yield Fault(number, *what, _custom_id(text))
     if is_empty:
         yield Fault(0, "empty_file", "there is no request in it")
 
@@ -123,7 +131,8 @@ def _admissible(line: Line, batch: BatchInfo, catalog: Catalog, now: Ms) -> Line
     )
     if (refused := admit(line.job, context).refused) is None:
         return line
-    return Fault(line.number, refused.code, refused.message, _FIELDS.get(refused.field, refused.field), refused.limit)
+    field = _FIELDS.get(refused.field, refused.field)
+    return Fault(line.number, refused.code, refused.message, field, refused.limit, line.job.custom_id)
 
 
 _FIELDS: dict[str | None, str] = {"model": "body.model", "endpoint": "url"}
@@ -184,6 +193,14 @@ def _line(
         deadline_ms=deadline_ms,
     )
     return Line(number, name, job)
+
+
+def _custom_id(text: bytes) -> str | None:
+    """Return the name of a bad line, if that can be read."""
+    try:
+        return _named.decode(text).custom_id
+    except UNREADABLE:
+        return None
 
 
 def _decoded(text: bytes) -> _Request:

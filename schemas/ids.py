@@ -30,6 +30,12 @@ def line_id(batch: UUID, line: int) -> UUID:
     return uuid7(ms_of(batch), (line << (_RANDOM_BITS - _LINE_BITS)) | spread)
 
 
+def is_line_of(job: UUID, batch: UUID) -> bool:
+    """Say whether an id was derived by `line_id` of this batch."""
+    entropy = (job.int >> 64 & 0xFFF) << 62 | job.int & ((1 << 62) - 1)
+    return line_id(batch, entropy >> (_RANDOM_BITS - _LINE_BITS)) == job
+
+
 def derived_id(stream: str, sequence: int, ms: Ms, place: int | None = None) -> UUID:
     """Derive the id of a job that was submitted without one. A redelivery of the message gives the same id.
 

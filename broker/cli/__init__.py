@@ -13,7 +13,8 @@ bench      bench bulk | interactive | …           doctor     examines an insta
 cancels    job cancel, batch cancel, cancel
 changes    job change, batch change
 controls   pause, resume, audit
-progress   shows a batch that runs                results    writes results as OpenAI Batch's output lines
+progress   shows a batch that runs                results    encodes results as OpenAI Batch's lines
+result_files  writes them to files, so that a killed command can be gone on with
 
 Exit codes: 0 done, 1 something in it failed, 2 bad input, 3 nothing answers.
 """

@@ -10,7 +10,19 @@ from msgspec.structs import replace
 from broker.cli import progress
 from broker.cli.commands import Commands
 from broker.cli.filters import Before, Limit, MetadataOption, OfLane, Since, Tenant, Until, instant_of, metadata_of
-from broker.cli.results import write_results
+from broker.cli.result_files import (
+    Force,
+    Mark,
+    Resume,
+    Wanted,
+    check_files,
+    check_loss,
+    ordered_stdout,
+    result_files,
+    saying_how_to_go_on,
+    whole,
+    write_results,
+)
 from broker.cli.terminal import (
     AsJson,
     AsJsonOfFile,
@@ -18,7 +30,9 @@ from broker.cli.terminal import (
     Exit,
     NatsUrl,
     duration,
+    end_failed,
     err,
+    fail,
     instant,
     money,
     out,
@@ -28,8 +42,10 @@ from broker.cli.terminal import (
     print_table,
     reasons,
     reporting_errors,
+    stop,
     with_client,
 )
+from broker.client import Client
 from schemas.api import Batch, BatchList, BatchStatus, Merged
 
 app = Commands(help="Look at batches and their results.")
@@ -158,15 +174,14 @@ def watch(batch: Id, *, as_json: AsJson = False, nats_url: NatsUrl = None, data:
         try:
             state = with_client(nats_url, data, lambda client: progress.watch(client, batch))
         except KeyboardInterrupt:
-            err.print(f"\nthe batch goes on: infermq batch watch {batch}")
-            raise typer.Exit(Exit.INTERRUPTED) from None
+            stop(f"the batch goes on: infermq batch watch {batch}")
     if as_json:
         print_json(state)
     else:
         ends = progress.ends_of(state.counts) or "nothing ran"
         out.print(f"{ends}; {money(state.cost_nano_usd)}; results: infermq batch results {batch} --out FILE")
-    if state.counts.succeeded < state.counts.settled():
-        raise typer.Exit(Exit.FAILED)
+    if failed := state.counts.settled() - state.counts.succeeded + state.refused:
+        end_failed(f"failed jobs: {failed}")
 
 
 @app.command()
@@ -174,9 +189,15 @@ def results(
     batch: Id,
     *,
     file: Annotated[Path | None, typer.Option("--out", help="A file; by default standard output.")] = None,
+    errors: Annotated[
+        Path | None, typer.Option("--errors", help="Write what did not succeed here, as OpenAI's error file.")
+    ] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="Only what did not succeed.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Stay until the batch and its retries are complete.")] = False,
     own: Annotated[bool, typer.Option("--own", help="Leave its retries out.")] = False,
     in_order: Annotated[bool, typer.Option("--in-order", help="In the order of the lines submitted.")] = False,
+    resume: Resume = False,
+    force: Force = False,
     as_json: AsJsonOfFile = False,
     nats_url: NatsUrl = None,
     data: Data = None,
@@ -184,16 +205,44 @@ def results(
     """Print the results as OpenAI Batch's output lines, in the order recorded, as retries have left them.
 
     Examples:
-      infermq batch results BATCH --out results.jsonl
-      infermq batch results BATCH --wait --in-order | jq .custom_id
+      infermq batch results BATCH --out results.jsonl --errors errors.jsonl
+      infermq batch results BATCH --wait --out results.jsonl --resume
+      infermq batch results BATCH --failed | jq .custom_id
     """
-    with reporting_errors():
-        count = with_client(
-            nats_url,
-            data,
-            lambda client: write_results(client, batch, file, wait=wait, own=own, in_order=in_order),
+    if failed and errors is not None:
+        fail(
+            "--failed and --errors are one or the other: --errors writes what failed into a file of its own",
+            Exit.USAGE,
+        )
+    if resume and file is None:
+        fail("--resume goes on with a file: name it with --out", Exit.USAGE)
+    check_files(file, errors)
+    wanted = Wanted(
+        batch=batch, out=whole(file), errors=whole(errors), failed=failed, own=own, in_order=in_order,
+    )  # fmt: skip
+    with reporting_errors(), saying_how_to_go_on(wanted):
+        mark = with_client(
+            nats_url, data, lambda client: _write(client, wanted, wait=wait, resume=resume, force=force)
         )
     if as_json and file is not None:
-        print_json({"results": count, "file": str(file)})
+        print_json({"results": mark.results, "failed": mark.failed, "file": str(file)})
     else:
-        err.print(f"{count} results" + (f" in {plain(str(file))}" if file else ""))
+        err.print(_written(mark, file, errors))
+    if wait and mark.failed:
+        end_failed(f"failed jobs: {mark.failed}")
+
+
+async def _write(client: Client, wanted: Wanted, *, wait: bool, resume: bool, force: bool) -> Mark:
+    await check_loss(client, wanted.paths(), wanted.batch, force=force)
+    if wanted.out is None and wanted.in_order:
+        opened = ordered_stdout(wanted)
+    else:
+        opened = result_files(wanted, resume=resume, to_stdout=wanted.out is None)
+    with opened as files:
+        return await write_results(client, files, wait=wait)
+
+
+def _written(mark: Mark, file: Path | None, errors: Path | None) -> str:
+    words = f"{mark.results} results" + (f", {mark.failed} of them failed" if mark.failed else "")
+    where = ", ".join(plain(str(path)) for path in (file, errors) if path is not None)
+    return f"{words}: {where}" if where else words

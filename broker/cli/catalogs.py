@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from broker.cli.results import check_out
+from broker.cli.result_files import check_out
 from broker.cli.terminal import (
     AsJson,
     Data,

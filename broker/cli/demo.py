@@ -14,6 +14,7 @@ import typer
 from broker.batch_file import Fault, read_lines
 from broker.cli.jobs import streamed
 from broker.cli.progress import watch_and_write
+from broker.cli.result_files import Wanted, result_files
 from broker.cli.terminal import (
     AsJson,
     Exit,
@@ -106,7 +107,8 @@ class _Demo:
         batch, models = await self._submit(client)
         results = self._data / f"results-{batch}.jsonl"
 
-        state = await watch_and_write(client, batch, results)
+        with result_files(Wanted(batch=batch, out=str(results))) as files:
+            state = await watch_and_write(client, files)
         jobs = [await client.job(result.job) async for result in client.results(batch)]
         if not self._quiet:
             await self._show_samples(client, batch)

@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from uuid import UUID
 
 from msgspec.structs import replace
@@ -13,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
 from broker.cli.layout import flowed
-from broker.cli.results import write_results
+from broker.cli.result_files import ResultFiles, write_results
 from broker.cli.terminal import duration, err, money, reasons, shown
 from broker.client import Client, RequestRefused
 from broker.errors import Unavailable
@@ -33,7 +32,7 @@ _PLAIN_S = 10.0
 def sending(total_bytes: int | None) -> Iterator[Callable[[int, int], None]]:
     """Show a progress bar while the block runs. Call the value with the jobs and the bytes sent so far."""
     columns = (TextColumn("sending"), BarColumn(), TextColumn("{task.fields[jobs]:,} jobs"))
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal or err.quiet) as progress:
         task = progress.add_task("sending", total=total_bytes, jobs=0)
 
         def sent(jobs: int, position: int) -> None:
@@ -81,11 +80,11 @@ async def _look(client: Client, batch: UUID) -> Batch | None:
         return None
 
 
-async def watch_and_write(client: Client, batch: UUID, out: Path) -> Batch:
-    """Show the batch until it is complete, while its results are written to `out`."""
+async def watch_and_write(client: Client, files: ResultFiles) -> Batch:
+    """Show a batch until it is complete, while its results are written."""
     async with asyncio.TaskGroup() as group:
-        watching = group.create_task(watch(client, batch))
-        group.create_task(write_results(client, batch, out, wait=True))
+        watching = group.create_task(watch(client, files.wanted.batch))
+        group.create_task(write_results(client, files, wait=True))
     return watching.result()
 
 
@@ -93,7 +92,7 @@ async def watch_and_write(client: Client, batch: UUID, out: Path) -> Batch:
 def _bar() -> Iterator[Callable[[Batch, str], None]]:
     """Give a function that shows a batch: in a line that is updated, or in one now and then where that cannot be."""
     began = last_line = time.monotonic()
-    with Live(console=err, auto_refresh=False) if err.is_terminal else nullcontext() as live:
+    with Live(console=err, auto_refresh=False) if err.is_terminal and not err.quiet else nullcontext() as live:
         done_before: int | None = None
         held_before = ""
 

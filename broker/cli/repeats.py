@@ -12,7 +12,17 @@ from broker.batch_file import Fault, Line, read_lines
 from broker.cli.filters import window_ms
 from broker.cli.instructions import counted
 from broker.cli.progress import ends_of, watch
-from broker.cli.results import check_out, failure_line, first_failures, write_results
+from broker.cli.result_files import (
+    Force,
+    Wanted,
+    check_files,
+    check_loss,
+    result_files,
+    saying_how_to_go_on,
+    whole,
+    write_results,
+)
+from broker.cli.results import failure_line, first_failures
 from broker.cli.terminal import (
     AsJson,
     Data,
@@ -57,6 +67,7 @@ def retry(
     results: Annotated[
         Path | None, typer.Option("--out", help="Write the merged results here; waits for them.")
     ] = None,
+    force: Force = False,
     as_json: AsJson = False,
     nats_url: NatsUrl = None,
     data: Data = None,
@@ -74,12 +85,12 @@ def retry(
         utf8(model, "the model's name")
     choice = RetryChoice(batch=batch, states=tuple(state or FAILED_STATES), kinds=tuple(code or ()))
     with reporting_errors():
-        if results is not None:
-            check_out(results)
+        check_files(results, None)
         lines = [] if file is None else _lines(file)
         deadline_ms = window_ms(deadline)
 
         async def run(client: Client) -> tuple[Instruction, Batch]:
+            await check_loss(client, [] if results is None else [results], batch, force=force)
             await _check_lines(client, choice, lines)
             given = await client.retry(
                 batch,
@@ -110,11 +121,14 @@ async def _followed(
     made = await until_made(client, given, wait=wait or results is not None)
     if not wait and results is None:
         return made, await client.batch(given.id)
-    state = await watch(client, given.id)
-    for failure in await first_failures(client, state):
-        err.print(printable(failure_line(failure)), markup=False)
-    if results is not None:
-        await write_results(client, state.root or state.id, results, wait=True)
+    wanted = Wanted(batch=(await client.batch(given.id)).root or given.id, out=whole(results))
+    with saying_how_to_go_on(wanted):
+        state = await watch(client, given.id)
+        for failure in await first_failures(client, state):
+            err.print(printable(failure_line(failure)), markup=False)
+        if results is not None:
+            with result_files(wanted) as files:
+                await write_results(client, files, wait=True)
     return made, state
 
 

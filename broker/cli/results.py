@@ -1,17 +1,13 @@
-"""Writes results as a file of OpenAI Batch's output lines."""
+"""Encodes results as OpenAI Batch's output and error lines, and describes failures."""
 
-import os
-import sys
-import tempfile
-from pathlib import Path
-from typing import BinaryIO
 from uuid import UUID
 
 import msgspec
 
-from broker.cli.terminal import Exit, fail
+from broker.batch_file import Fault
 from broker.client import Client
 from schemas.api import Batch, Result, State
+from schemas.ids import line_id
 from schemas.outcome import ContextTooLong, Failure, Refused, ResponseTooLarge, failure_kind, public_message
 
 _FAILURES = 5
@@ -39,14 +35,29 @@ def output_line(result: Result) -> bytes:
     return msgspec.json.encode(line) + b"\n"
 
 
+def fault_line(fault: Fault, batch: UUID | None) -> bytes:
+    """Encode a line of the input that is no job as what did not succeed, with the id that its job would have had.
+
+    `batch=None`: it has none, since nothing was submitted.
+    """
+    job = None if batch is None else str(line_id(batch, fault.number))
+    named: dict[str, object] = {"param": fault.field, "limit": fault.limit, "line": fault.number or None}
+    error = {"code": fault.code, "message": fault.message, **_given(named)}
+    return msgspec.json.encode({"id": job, "custom_id": fault.custom_id, "response": None, "error": error}) + b"\n"
+
+
 def _error(result: Result) -> dict[str, object]:
     param, limit = _bounds(result.failure)
-    named = {"param": param, "limit": limit, "line": result.line}
+    named: dict[str, object] = {"param": param, "limit": limit, "line": result.line}
     return {
         "code": _code(result),
         "message": _message(result),
-        **{name: value for name, value in named.items() if value is not None},
+        **_given(named),
     }
+
+
+def _given(fields: dict[str, object]) -> dict[str, object]:
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _bounds(failure: Failure | None) -> tuple[str | None, int | None]:
@@ -93,70 +104,3 @@ def failure_line(result: Result) -> str:
     where = f"job {result.job}" if result.line is None else f"line {result.line}"
     label = "" if result.custom_id is None else f" ({result.custom_id[:80]})"
     return f"{where}{label}: {_code(result)}: {_message(result)}"
-
-
-def check_out(out: Path) -> None:
-    """Check that a file can be made at `out`. Raises: typer.Exit."""
-    if out.is_dir() or _part(out).is_dir() or not out.parent.is_dir():
-        fail(f"no file can be made at {out}", Exit.USAGE)
-    if not os.access(out.parent, os.W_OK):
-        fail(f"{out.parent} cannot be written to", Exit.USAGE)
-
-
-async def write_results(
-    client: Client, batch: UUID, out: Path | None, *, wait: bool, own: bool = False, in_order: bool = False
-) -> int:
-    """Write a batch's results to a file that appears once it is complete, or to standard output. Return their number."""
-    if out is None:
-        return await _write(client, batch, sys.stdout.buffer, wait=wait, own=own, in_order=in_order)
-    part = _part(out)
-    with part.open("wb") as file:
-        count = await _write(client, batch, file, wait=wait, own=own, in_order=in_order)
-    part.replace(out)
-    return count
-
-
-def _part(out: Path) -> Path:
-    return out.with_name(f"{out.name}.part")
-
-
-async def _write(client: Client, batch: UUID, file: BinaryIO, *, wait: bool, own: bool, in_order: bool) -> int:
-    if not in_order:
-        return await _write_pages(client, batch, file, wait=wait, own=own)
-    places: list[tuple[int, int, int]] = []
-    with tempfile.TemporaryFile() as unordered:
-        count = await _write_pages(client, batch, unordered, wait=wait, own=own, places=places)
-        for _, start, size in sorted(places):
-            unordered.seek(start)
-            file.write(unordered.read(size))
-    file.flush()
-    return count
-
-
-async def _write_pages(
-    client: Client,
-    batch: UUID,
-    file: BinaryIO,
-    *,
-    wait: bool,
-    own: bool,
-    places: list[tuple[int, int, int]] | None = None,
-) -> int:
-    """Write results as they come, and return their number.
-
-    `places` gets the line of each in what was submitted, and where it is in the file. Those without a line come last.
-    """
-    count = position = 0
-    async for page in client.result_pages(batch, wait=wait, own=own):
-        lines = [output_line(result) for result in page.results]
-        file.writelines(lines)
-        file.flush()
-        count += len(lines)
-        if places is not None:
-            for result, line in zip(page.results, lines, strict=True):
-                places.append((_NO_LINE if result.line is None else result.line, position, len(line)))
-                position += len(line)
-    return count
-
-
-_NO_LINE = 2**31

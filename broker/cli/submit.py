@@ -18,12 +18,24 @@ import typer
 from broker.batch_file import Fault, Line, admissible, read_lines
 from broker.cli.filters import MetadataOption, metadata_of, window_ms
 from broker.cli.progress import ends_of, sending, watch, watch_and_write
-from broker.cli.results import check_out, failure_line, first_failures
+from broker.cli.result_files import (
+    Force,
+    ResultFiles,
+    Wanted,
+    as_typed,
+    check_files,
+    check_loss,
+    result_files,
+    whole,
+    write_faults,
+)
+from broker.cli.results import failure_line, first_failures
 from broker.cli.terminal import (
     AsJson,
     Data,
     Exit,
     NatsUrl,
+    end_failed,
     err,
     fail,
     money,
@@ -32,6 +44,7 @@ from broker.cli.terminal import (
     print_json,
     printable,
     reporting_errors,
+    stop,
     utf8,
     with_client,
 )
@@ -58,6 +71,8 @@ class Tally:
     sent: int = 0
     faults: list[Fault] = field(default_factory=list)
     bad: int = 0
+    failures: list[str] = field(default_factory=list)
+    """Some of the jobs that did not succeed, a line each."""
 
     def note(self, fault: Fault) -> None:
         self.bad += 1
@@ -71,7 +86,8 @@ class Tally:
             err.print(f"… and {self.bad - _SHOWN} more")
 
     def print_json(self, state: Batch | None) -> None:
-        print_json({"batch": state, "faults": [str(fault) for fault in self.faults], "bad_lines": self.bad})
+        faults = [str(fault) for fault in self.faults]
+        print_json({"batch": state, "faults": faults, "bad_lines": self.bad, "failures": self.failures})
 
 
 def submit(
@@ -86,9 +102,20 @@ def submit(
     ] = 0,
     wait: Annotated[bool, typer.Option("--wait", help="Stay until the batch is complete.")] = False,
     results: Annotated[Path | None, typer.Option("--out", help="Write results here; waits for them.")] = None,
+    errors: Annotated[
+        Path | None,
+        typer.Option("--errors", help="Write bad lines and what failed here, as OpenAI's error file; waits for it."),
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Submit nothing if a line is bad.")] = False,
     batch: Annotated[UUID | None, typer.Option(help="Go on with a batch that was not sent to its end.")] = None,
     new: Annotated[bool, typer.Option("--new", help="Submit it even if a batch of this file runs.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Go on with the batch of this file, however far it is, and with --out and --errors."
+        ),
+    ] = False,
+    force: Force = False,
     metadata: MetadataOption = None,
     as_json: AsJson = False,
     nats_url: NatsUrl = None,
@@ -106,33 +133,67 @@ def submit(
     """
     if model is not None:
         utf8(model, "the model's name")
-    wait = wait or results is not None
+    if resume and (new or batch is not None):
+        fail("--resume finds the batch by its file: leave --new and --batch out", Exit.USAGE)
+    if resume and len(metadata or ()) >= MOST_LABELS:
+        fail(
+            f"--resume knows the file by a pair of the batch's metadata: give at most {MOST_LABELS - 1} others",
+            Exit.USAGE,
+        )
     with reporting_errors():
-        if results is not None:
-            check_out(results)
+        check_files(results, errors)
+        options = _Options(
+            model=model,
+            lane=lane,
+            window_ms=window_ms(deadline),
+            priority=priority,
+            strict=strict,
+            batch=batch,
+            new=new,
+            metadata=metadata_of(metadata),
+            wait=wait or results is not None or errors is not None,
+            resume=resume,
+            force=force,
+            out=whole(results),
+            errors=whole(errors),
+        )
         with _opened(file) as stream:
-            job = _Submit(
-                stream,
-                model=model,
-                lane=lane,
-                window_ms=window_ms(deadline),
-                priority=priority,
-                strict=strict,
-                batch=batch,
-                metadata=metadata_of(metadata),
-                label=None if batch is not None else _digest(stream, model, lane),
-                new=new,
-            )
-            state = with_client(nats_url, data, lambda client: job.run(client, wait=wait, out=results))
+            job = _Submit(stream, options)
+            state = with_client(nats_url, data, job.run)
     if as_json:
         job.tally.print_json(state)
     elif state is not None:
-        _print(state, job.tally, waited=wait, results=results)
+        _print(state, job.tally, options)
     if state is None:
         fail(f"nothing was submitted; bad lines: {job.tally.bad}", Exit.USAGE)
-    ended = state.counts.settled() - state.counts.succeeded
-    if job.tally.bad or ended or state.refused:
-        raise typer.Exit(Exit.FAILED)
+    failed = state.counts.settled() - state.counts.succeeded + state.refused
+    if job.tally.bad or failed:
+        end_failed(f"of the batch {state.id}, bad lines: {job.tally.bad}; failed jobs: {failed}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Options:
+    """What the command was given."""
+
+    model: str | None
+    lane: Lane
+    window_ms: int | None
+    priority: int
+    strict: bool
+    batch: UUID | None
+    new: bool
+    metadata: dict[str, str]
+    wait: bool
+    resume: bool
+    force: bool
+    out: str | None
+    errors: str | None
+
+    def wanted(self, batch: UUID) -> Wanted:
+        return Wanted(batch=batch, out=self.out, errors=self.errors)
+
+    def paths(self) -> list[Path]:
+        return [Path(name) for name in (self.out, self.errors) if name is not None]
 
 
 @contextmanager
@@ -163,153 +224,234 @@ def _digest(stream: BinaryIO, model: str | None, lane: Lane) -> str:
 
 
 class _Submit:
-    def __init__(
-        self,
-        stream: BinaryIO,
-        *,
-        model: str | None,
-        lane: Lane,
-        window_ms: int | None,
-        priority: int,
-        strict: bool,
-        batch: UUID | None,
-        metadata: dict[str, str],
-        label: str | None,
-        new: bool,
-    ) -> None:
-        self._new = new
+    def __init__(self, stream: BinaryIO, options: _Options) -> None:
         self._stream = stream
-        self._model = model
-        self._lane = lane
-        self._window_ms = window_ms
-        self._priority = priority
-        self._strict = strict
-        self._batch = batch
-        self._label = label
-        self._metadata = {FILE_LABEL: label, **metadata} if label and len(metadata) < MOST_LABELS else metadata
+        self._options = options
+        self._label = None if options.batch is not None else _digest(stream, options.model, options.lane)
+        self._is_continued = False
+        """Whether some of its lines may have been sent before."""
+        self._earlier: Batch | None = None
+        """A complete batch of the same file."""
         self.tally = Tally()
 
-    async def run(self, client: Client, *, wait: bool, out: Path | None) -> Batch | None:
+    async def run(self, client: Client) -> Batch | None:
         """Submit the file. Return None if nothing was submitted: the tally says why. Raises: typer.Exit."""
+        options = self._options
         catalog = await _catalog(client)
         self._check_model(catalog)
-        batch = await self._same(client) if self._batch is None else await client.batch(self._batch)
+        batch = await self._same(client) if options.batch is None else await client.batch(options.batch)
+        await check_loss(client, options.paths(), None if batch is None else batch.id, force=options.force)
+        self._is_continued = batch is not None
+        if batch is not None and options.resume and batch.jobs is not None:
+            return await self._rest(client, batch, catalog)
         if batch is not None:
             _check_open(batch)
-            self._batch = batch.id
         if not self._is_worth_submitting(batch, catalog):
             self.tally.print()
             return None
         if batch is None:
-            batch = await client.create_batch(lane=self._lane, priority=self._priority, metadata=self._metadata)
+            metadata = self._metadata()
+            batch = await client.create_batch(lane=options.lane, priority=options.priority, metadata=metadata)
             err.print(f"batch {batch.id}")
-        await self._send(client, batch, catalog)
+            if self._earlier is not None:
+                err.print(f"this file was submitted before, as the batch {self._earlier.id}: this is another")
+        if not options.wait:
+            return await self._sent(client, batch, catalog, self.tally.note)
+        with result_files(options.wanted(batch.id), resume=options.resume) as files:
+
+            def note(fault: Fault) -> None:
+                self.tally.note(fault)
+                files.add_fault(fault)
+
+            await self._sent(client, batch, catalog, note)
+            files.keep()
+            return await self._waited(client, files)
+
+    async def _sent(
+        self, client: Client, batch: Batch, catalog: Catalog | None, note: Callable[[Fault], None]
+    ) -> Batch:
+        """Send every line and seal the batch. Calls `note` with each line that is bad. Raises: typer.Exit."""
+        await self._send(client, batch, catalog, note)
         state = await client.seal(batch.id, jobs=self.tally.sent)
         self.tally.print()
-        if not wait:
-            await _say_what_failed(client, state)
-            return state
-        waiting = asyncio.create_task(self._wait(client, batch.id, out))
+        if not self._options.wait:
+            await self._note_failures(client, state)
+        return state
+
+    async def _rest(self, client: Client, batch: Batch, catalog: Catalog | None) -> Batch:
+        """Wait for a batch that was sent to its end, if that is wanted. Raises: typer.Exit."""
+        self.tally.sent = batch.jobs or 0
+        if not self._options.wait:
+            for fault in self._unsent(batch, catalog):
+                self.tally.note(fault)
+            self.tally.print()
+            await self._note_failures(client, batch)
+            return batch
+        with result_files(self._options.wanted(batch.id), resume=True) as files:
+            for fault in self._unsent(batch, catalog):
+                self.tally.note(fault)
+                if not files.is_resumed:
+                    files.add_fault(fault)
+            files.keep()
+            self.tally.print()
+            return await self._waited(client, files)
+
+    def _unsent(self, batch: Batch, catalog: Catalog | None) -> Iterator[Fault]:
+        """Read the file again for the lines that were not sent, since they were bad.
+
+        If the catalog allows more or fewer than were sent, they were not checked against it.
+        """
+        good = sum(not isinstance(item, Fault) for item in self._items(batch.id, catalog))
+        self._stream.seek(0)
+        items = self._items(batch.id, catalog if good == batch.jobs else None)
+        yield from (item for item in items if isinstance(item, Fault))
+
+    async def _waited(self, client: Client, files: ResultFiles) -> Batch:
+        """Wait until the batch is complete, and its results are written. Raises: typer.Exit, when Ctrl-C ends that."""
+        waiting = asyncio.create_task(self._wait(client, files))
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, waiting.cancel)
         try:
             return await waiting
         except asyncio.CancelledError:
-            _say_how_to_continue(batch.id, out)
-            raise typer.Exit(Exit.INTERRUPTED) from None
-        except Exception:
-            _say_how_to_continue(batch.id, out)
+            stop(_how_to_go_on(files.wanted))
+        except Exception as error:
+            error.add_note(_how_to_go_on(files.wanted))
             raise
 
     async def _same(self, client: Client) -> Batch | None:
-        """Find a batch of the same file that was not sent to its end, to go on with it. Raises: typer.Exit, if one runs."""
-        if self._new or self._label is None:
+        """Find a batch of the same file, to go on with it. Raises: typer.Exit, if it runs and nobody asked to go on."""
+        if self._options.new or self._label is None:
             return None
         same = BatchList(metadata={FILE_LABEL: self._label})
         found = next(iter(await client.batches(limit=1, matching=same)), None)
-        if found is None or found.completed_ms is not None or found.cancel_ms is not None:
+        if found is None:
             return None
-        if found.jobs is not None:
-            done = int(100 * found.counts.settled() / max(1, found.jobs))
-            watch_it = f"infermq batch watch {found.id}"
+        known = f"this file is the batch {found.id}, "
+        resume = self._options.resume
+        if found.cancel_ms is not None:
+            if resume:
+                fail(f"{known}which was cancelled; to submit it once more: --new", Exit.USAGE)
+            return None
+        if found.completed_ms is not None:
+            if not resume:
+                self._earlier = found
+                return None
+            err.print(f"{known}which is complete")
+            return found
+        if found.jobs is None:
+            err.print(f"{known}which was not sent to its end: going on with it (--new: another)")
+            return found
+        done = f"{int(100 * found.counts.settled() / max(1, found.jobs))} % done"
+        if not resume:
             fail(
-                f"this file is the batch {found.id}, {done} % done: {watch_it}; to submit it once more: --new",
+                f"{known}{done}: go on with it with --resume, or see infermq batch watch {found.id}; once more: --new",
                 Exit.USAGE,
             )
-        err.print(
-            f"this file is the batch {found.id}, which was not sent to its end: going on with it (--new: another)"
-        )
+        err.print(f"{known}{done}: going on with it")
         return found
+
+    def _metadata(self) -> dict[str, str]:
+        given = self._options.metadata
+        return {FILE_LABEL: self._label, **given} if self._label and len(given) < MOST_LABELS else given
 
     def _check_model(self, catalog: Catalog | None) -> None:
         """Raises: typer.Exit."""
-        if catalog is not None and self._model is not None and self._model not in catalog.models:
+        model = self._options.model
+        if catalog is not None and model is not None and model not in catalog.models:
             known = ", ".join(sorted(catalog.models)) or "none, see infermq apply"
-            fail(f"--model: there is no model {self._model[:200]!r}; known: {known}", Exit.USAGE)
+            fail(f"--model: there is no model {model[:200]!r}; known: {known}", Exit.USAGE)
 
     def _is_worth_submitting(self, batch: Batch | None, catalog: Catalog | None) -> bool:
-        """Tell whether there is something to submit: with `--strict` every line must be good, else one is enough."""
+        """Tell whether there is something to submit: with `--strict` every line must be good, else one is enough.
+
+        If not, the file of errors gets what is wrong.
+        """
         is_good = False
-        for item in self._items(batch.id if batch else new_id(), catalog if self._strict or not batch else None):
+        strict, errors = self._options.strict, self._options.errors
+        checked = catalog if strict or not batch else None
+        of = batch.id if batch else new_id()
+        for item in self._items(of, checked):
             if isinstance(item, Fault):
                 self.tally.note(item)
                 continue
             is_good = True
-            if not self._strict:
+            if not strict:
                 break
         self._stream.seek(0)
-        if not is_good or (self._strict and self.tally.bad):
+        if not is_good or (strict and self.tally.bad):
+            if errors is not None:
+                write_faults(Path(errors), (item for item in self._items(of, checked) if isinstance(item, Fault)))
             return False
         self.tally = Tally()
         return True
 
     def _items(self, batch: UUID, catalog: Catalog | None) -> Iterator[Line | Fault]:
         """Read the file as jobs of a batch. Without a catalog, only the broker can tell what it refuses."""
-        deadline_ms = None if self._window_ms is None else ms_of(batch) + self._window_ms
-        items = read_lines(self._stream, model=self._model, batch=batch, deadline_ms=deadline_ms)
+        window_ms = self._options.window_ms
+        deadline_ms = None if window_ms is None else ms_of(batch) + window_ms
+        items = read_lines(self._stream, model=self._options.model, batch=batch, deadline_ms=deadline_ms)
         if catalog is None:
             return items
-        info = BatchInfo(id=batch, tenant=DEFAULT, lane=self._lane, deadline_ms=None)
+        info = BatchInfo(id=batch, tenant=DEFAULT, lane=self._options.lane, deadline_ms=None)
         return admissible(items, batch=info, catalog=catalog, now=wall_clock())
 
-    async def _send(self, client: Client, batch: Batch, catalog: Catalog | None) -> None:
+    async def _send(
+        self, client: Client, batch: Batch, catalog: Catalog | None, note: Callable[[Fault], None]
+    ) -> None:
         """Send every line. Ids are made of batch and line, so sending a line again is safe.
 
         If a batch is continued, its lines are not checked against the catalog: they may have been accepted under another.
         """
         size = self._stream.seek(0, 2)
         self._stream.seek(0)
-        items = self._items(batch.id, None if self._batch else catalog)
+        items = self._items(batch.id, None if self._is_continued else catalog)
         interrupted = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupted.set)
-        rest = f"send all of it again, what was accepted is known: infermq submit FILE --batch {batch.id}"
+        again = "--resume" if FILE_LABEL in batch.metadata else f"--batch {batch.id}"
+        rest = f"what was accepted is known, so send all of it again: the same command with {again}"
         try:
             with sending(size) as sent:
-                await client.submit_many(self._submissions(items, batch.lane, sent, interrupted))
-        except (BacklogFull, Unavailable):
-            err.print(f"stopped after {self.tally.sent} jobs; {rest}")
+                await client.submit_many(self._submissions(items, batch.lane, sent, interrupted, note))
+        except (BacklogFull, Unavailable) as error:
+            error.add_note(f"stopped after {self.tally.sent} jobs; {rest}")
             raise
         if interrupted.is_set():
-            err.print(f"\nstopped after {self.tally.sent} jobs; they run. {rest}")
-            raise typer.Exit(Exit.INTERRUPTED)
+            stop(f"stopped after {self.tally.sent} jobs; they run. {rest}")
 
     def _submissions(
-        self, items: Iterable[Line | Fault], lane: Lane, sent: Callable[[int, int], None], interrupted: asyncio.Event
+        self,
+        items: Iterable[Line | Fault],
+        lane: Lane,
+        sent: Callable[[int, int], None],
+        interrupted: asyncio.Event,
+        note: Callable[[Fault], None],
     ) -> Iterator[Submission]:
         for item in items:
             if interrupted.is_set():
                 return
             if isinstance(item, Fault):
-                self.tally.note(item)
+                note(item)
                 continue
             self.tally.sent += 1
             if self.tally.sent % 500 == 0:
                 sent(self.tally.sent, self._stream.tell())
             yield Submission(item.model, item.job, lane)
 
-    async def _wait(self, client: Client, batch: UUID, out: Path | None) -> Batch:
-        state = await (watch(client, batch) if out is None else watch_and_write(client, batch, out))
-        await _say_what_failed(client, state)
+    async def _wait(self, client: Client, files: ResultFiles) -> Batch:
+        wanted = files.wanted
+        state = await (watch_and_write(client, files) if wanted.paths() else watch(client, wanted.batch))
+        await self._note_failures(client, state)
         return state
+
+    async def _note_failures(self, client: Client, state: Batch) -> None:
+        self.tally.failures = [failure_line(result) for result in await first_failures(client, state)]
+        for line in self.tally.failures:
+            err.print(printable(line), markup=False)
+        others = state.counts.settled() - state.counts.succeeded - len(self.tally.failures)
+        if others:
+            err.print(f"… and {others} more")
+        if state.refused:
+            err.print(f"{state.refused} more came after the batch had all that it was sealed with: they did not run")
 
 
 def _check_open(batch: Batch) -> None:
@@ -331,33 +473,21 @@ async def _catalog(client: Client) -> Catalog | None:
         return None
 
 
-async def _say_what_failed(client: Client, state: Batch) -> None:
-    failures = await first_failures(client, state)
-    for result in failures:
-        err.print(printable(failure_line(result)), markup=False)
-    others = state.counts.settled() - state.counts.succeeded - len(failures)
-    if others:
-        err.print(f"… and {others} more")
-    if state.refused:
-        err.print(f"{state.refused} more came after the batch had all that it was sealed with: they did not run")
+def _how_to_go_on(wanted: Wanted) -> str:
+    return f"the batch goes on: infermq batch watch {wanted.batch}\nits results: {wanted.command()}"
 
 
-def _say_how_to_continue(batch: UUID, out: Path | None) -> None:
-    where = f" --out {plain(str(out))}" if out else ""
-    err.print(f"\nthe batch goes on: infermq batch watch {batch}")
-    err.print(f"its results: infermq batch results {batch} --wait{where}")
-
-
-def _print(state: Batch, tally: Tally, *, waited: bool, results: Path | None) -> None:
+def _print(state: Batch, tally: Tally, options: _Options) -> None:
     out.print(
         f"batch [bold]{state.id}[/]: {tally.sent} jobs submitted" + (f", {tally.bad} bad lines" if tally.bad else "")
     )
-    if not waited:
+    if not options.wait:
         out.print(f"watch it: infermq batch watch {state.id}\nresults:  infermq batch results {state.id} --out FILE")
         return
     out.print(
         f"{ends_of(state.counts) or 'nothing ran'}; {state.usage.input_tokens} + {state.usage.output_tokens} tokens, "
         f"{money(state.cost_nano_usd)}"
     )
-    if results is not None:
-        out.print(f"results: {plain(str(results))}")
+    for name, path in {"results": options.out, "errors": options.errors}.items():
+        if path is not None:
+            out.print(f"{name}: {plain(as_typed(path))}")

@@ -39,16 +39,33 @@ class Exit(IntEnum):
     INTERRUPTED = 130
 
 
-def _console(*, stderr: bool) -> Console:
-    """Make a console that writes no escape codes if NO_COLOR is set, or if it is no terminal."""
-    plain_only: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
-    return Console(stderr=stderr, highlight=False, soft_wrap=True, emoji=False, color_system=plain_only)
-
-
-out, err = _console(stderr=False), _console(stderr=True)
-
 _as_json = ContextVar("as_json", default=False)
 """Whether the command was asked for JSON: then its errors are JSON too."""
+
+
+def wants_json() -> bool:
+    return _as_json.get()
+
+
+class _ForPeople(Console):
+    """Prints for people, so nothing under `--json`: what goes wrong is one JSON document then, by `fail`."""
+
+    @property
+    def quiet(self) -> bool:
+        return self._is_quiet or wants_json()
+
+    @quiet.setter
+    def quiet(self, value: bool) -> None:
+        self._is_quiet = value
+
+
+def _console(kind: type[Console], *, stderr: bool) -> Console:
+    """Make a console that writes no escape codes if NO_COLOR is set, or if it is no terminal."""
+    plain_only: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
+    return kind(stderr=stderr, highlight=False, soft_wrap=True, emoji=False, color_system=plain_only)
+
+
+out, err = _console(Console, stderr=False), _console(_ForPeople, stderr=True)
 
 
 def _note_json(wanted: bool) -> bool:
@@ -97,7 +114,10 @@ def reporting_errors() -> Iterator[None]:
         known = group.subgroup(_is_expected)
         if known is None:
             raise
-        _report(_first(known))
+        first = _first(known)
+        for note in getattr(group, "__notes__", ()):
+            first.add_note(note)
+        _report(first)
     except _EXPECTED as error:
         if not _is_expected(error):
             raise
@@ -143,17 +163,19 @@ def _report(error: BaseException) -> None:
             code = Exit.USAGE
         case _:
             code = Exit.FAILED
-    problem = (
-        error.problem if isinstance(error, RequestRefused) else Problem(_CODES.get(code, "failed"), _words(error))
-    )
-    _end(_words(error), problem, code)
+    words = "\n".join([_words(error), *getattr(error, "__notes__", ())])
+    if isinstance(error, RequestRefused):
+        problem = replace(error.problem, message="\n".join([error.problem.message, *getattr(error, "__notes__", ())]))
+    else:
+        problem = Problem(_CODES.get(code, "failed"), words)
+    _end(words, problem, code)
 
 
 _NOT_OF_THE_REQUEST = frozenset(
     {*map(str, HoldCode), *FAILURE_KINDS, "internal", "cancelled", "expired", "poison", "conflict"}
 ) - {HoldCode.UNKNOWN_MODEL, HoldCode.UNKNOWN_DEPLOYMENT, "bad_request", "context_too_long", "refused"}
 """The codes of refusals that say nothing against the request: what it asks for is busy, has failed, or was stopped."""
-_CODES = {Exit.UNAVAILABLE: "unavailable", Exit.USAGE: "bad_input"}
+_CODES = {Exit.UNAVAILABLE: "unavailable", Exit.USAGE: "bad_input", Exit.INTERRUPTED: "interrupted"}
 """The codes of errors that no broker has given one."""
 
 
@@ -170,6 +192,21 @@ def _words(error: BaseException) -> str:
 def fail(message: str, code: Exit) -> NoReturn:
     """Print an error and end the command. Raises: typer.Exit."""
     _end(message, Problem(_CODES.get(code, "failed"), message), code)
+
+
+def end_failed(message: str) -> NoReturn:
+    """End a command that did what it was asked, where some of it has failed, as people were told. Raises: typer.Exit."""
+    if wants_json():
+        fail(message, Exit.FAILED)
+    raise typer.Exit(Exit.FAILED)
+
+
+def stop(message: str) -> NoReturn:
+    """End a command that Ctrl-C has stopped, and say how to go on. Raises: typer.Exit."""
+    if wants_json():
+        fail(message, Exit.INTERRUPTED)
+    err.print(f"\n{plain(message)}")
+    raise typer.Exit(Exit.INTERRUPTED)
 
 
 def _end(message: str, problem: Problem, code: Exit) -> NoReturn:

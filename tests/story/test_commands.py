@@ -100,8 +100,9 @@ async def test_bad_lines_are_named_and_the_good_ones_run(system: System, tmp_pat
     assert report["batch"]["counts"]["succeeded"] == 2
     assert report["bad_lines"] == 7
     for expected in ("line 3", "line 4", "line 5: custom_id", "line 6: url", "line 7: method", "line 8: body.stream"):
-        assert expected in ran.stderr, ran.stderr
-    assert "line 10: the last line ends in the middle" in ran.stderr
+        assert expected in " ".join(report["faults"]), ran.stdout
+    assert "line 10: the last line ends in the middle" in report["faults"][-1]
+    assert "bad lines: 7; failed jobs: 0" in json.loads(ran.stderr)["error"]["message"]
 
 
 async def test_a_file_that_was_submitted_and_runs_is_known_and_one_that_was_not_sent_whole_goes_on(
@@ -124,10 +125,11 @@ async def test_a_file_that_was_submitted_and_runs_is_known_and_one_that_was_not_
     assert f"this file is the batch {begun.id}, which was not sent to its end: going on with it" in first.stderr
     assert f"batch {begun.id}: 3 jobs submitted" in first.stdout
     assert again.returncode == 2
-    assert f"this file is the batch {begun.id}, 0 % done: infermq batch watch {begun.id}" in again.stderr
+    assert f"this file is the batch {begun.id}, 0 % done: go on with it with --resume" in again.stderr
     assert json.loads(other.stdout)["batch"]["id"] != str(begun.id)
     assert (watched.returncode, "3 succeeded" in watched.stdout) == (0, True)
     assert later.returncode == 0
+    assert f"this file was submitted before, as the batch {json.loads(other.stdout)['batch']['id']}" in later.stderr
 
 
 async def test_a_request_that_is_wrong_and_one_that_nobody_can_serve_now_have_other_exit_codes(
@@ -226,7 +228,7 @@ async def test_strict_knows_what_the_broker_would_refuse(system: System, tmp_pat
         "line 4: body.max_tokens: ",
         "line 5: body.messages",
     ):
-        assert expected in ran.stderr
+        assert expected in " ".join(json.loads(ran.stdout)["faults"])
     assert (await system.here("batch", "list", "--json")).stdout == before
 
 
@@ -247,10 +249,12 @@ async def test_as_json_every_bad_line_is_named(system: System, tmp_path: Path) -
     file.write_text("nope\n" * 1100)
 
     ran = system.command("submit", str(file), "--json")
+    said = await system.here("submit", str(file))
 
     report = json.loads(ran.stdout)
     assert (len(report["faults"]), report["bad_lines"], report["batch"]) == (1000, 1100, None)
-    assert "… and 1080 more" in ran.stderr
+    assert json.loads(ran.stderr)["error"]["message"] == "nothing was submitted; bad lines: 1100"
+    assert "… and 1080 more" in said.stderr
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfea\x00", b"", b"nope\n"])
