@@ -15,6 +15,7 @@ changes    job change, batch change
 controls   pause, resume, audit
 progress   shows a batch that runs                results    encodes results as OpenAI Batch's lines
 result_files  writes them to files, so that a killed command can be gone on with
+submission sends a file as a batch, or goes on with one
 
 Exit codes: 0 done, 1 something in it failed, 2 bad input, 3 nothing answers.
 """

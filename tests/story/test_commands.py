@@ -15,7 +15,7 @@ import nats
 import pytest
 import pytest_asyncio
 
-from broker.cli.submit import FILE_LABEL
+from broker.cli.submission import FILE_LABEL
 from broker.client import Client, RequestRefused, Submission
 from schemas.api import State
 from schemas.job import Job
