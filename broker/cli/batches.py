@@ -239,6 +239,9 @@ async def _write(client: Client, wanted: Wanted, *, wait: bool, resume: bool, fo
     else:
         opened = result_files(wanted, resume=resume, to_stdout=wanted.out is None)
     with opened as files:
+        if wait and wanted.out is not None:
+            await progress.watch_and_write(client, files)
+            return files.mark
         return await write_results(client, files, wait=wait)
 
 
