@@ -32,7 +32,7 @@ class DeadCause(StrEnum):
     NOT_AN_OUTCOME = "not_an_outcome"
     """A report or rulings that cannot be read."""
     FALSE_SEAL = "false_seal"
-    """A report or rulings that no broker of this system sealed."""
+    """A report or rulings that no broker of this system sealed, or a report that oversteps its deployment."""
     UNRECORDABLE = "unrecordable"
     """An outcome that can be read and not recorded."""
     MAX_DELIVERIES = "max_deliveries"

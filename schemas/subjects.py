@@ -240,6 +240,15 @@ def outcome(deployment: str) -> str:
     return f"infermq.outcome.{token(deployment)}"
 
 
+def parse_outcome(subject: str) -> str | None:
+    """Return the deployment whose workers report on this subject. None: `outcome` cannot have built it."""
+    prefix, _, escaped = subject.rpartition(".")
+    try:
+        return untoken(escaped) if prefix == "infermq.outcome" else None
+    except ValueError:
+        return None
+
+
 def api(verb: Verb, tenant: str, key: str) -> str:
     return f"infermq.api.{verb}.{token(tenant)}.{token(key)}"
 
@@ -304,5 +313,5 @@ def replies_to(relay: str) -> str:
 
 
 def reply_token(subject: str) -> str:
-    """Read the attempt's token from a subject that `replies_to` fits. Raises: ValueError."""
+    """Read the attempt's token from a subject that `replies_to` fits. Who answers is in it, too. Raises: ValueError."""
     return untoken(subject.rpartition(".")[2])

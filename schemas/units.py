@@ -37,7 +37,7 @@ SUBJECT = rf"^{_PART}(?:\.{_PART})*{_END}"
 """Tokens without wildcards, white space and control characters. NATS ends a subject or a whole command at those."""
 _NUMBERS = r"([0-9]{1,9})\.([0-9]{1,18})\.[0-9]{1,18}\.([0-9]{1,19})\.([0-9]{1,18})"
 """Deliveries, sequence in the stream, that of the consumer, nanoseconds, messages still to deliver."""
-ACK = rf"^\$JS\.ACK\.({_PART}\.{_PART}\.)?{_PART}\.{_PART}\.{_NUMBERS}(?(1)(?:\.{_PART})?){_END}"
+ACK = rf"^\$JS\.ACK\.({_PART}\.{_PART}\.)?({_PART})\.({_PART})\.{_NUMBERS}(?(1)(?:\.{_PART})?){_END}"
 """An ack subject. One with a domain and an account may have another token at its end."""
 RUN_ACK = rf"^\$JS\.ACK\.(?:{_PART}\.{_PART}\.)?INFERMQ_RUN\.{_PART}\.{_NUMBERS}(?:\.{_PART})?{_END}"
 

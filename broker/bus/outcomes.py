@@ -6,6 +6,7 @@ the job is retried until it runs out of attempts. Without a report it would run 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from uuid import UUID
 
 import msgspec
@@ -16,7 +17,7 @@ from broker.core.seals import are_truly_ruled, has_true_seal
 from schemas import subjects
 from schemas.codec import SEAL, UNREADABLE, Bundle
 from schemas.dead import DeadCause
-from schemas.jetstream import Message, delivered
+from schemas.jetstream import Message, acknowledges, delivered
 from schemas.job import Attempt
 from schemas.outcome import Cancelled, Charge, EngineFault, Failed, Report, Succeeded, Timings, Usage
 from schemas.ruling import Ruling
@@ -49,6 +50,8 @@ class _Bare(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _FALSE = "the seal is false"
+_NOT_ITS_OWN = "it is on an attempt of another deployment than its subject's"
+_NOT_ITS_MESSAGE = "it would acknowledge another deployment's message"
 _reports = Bundle(Report)
 _newer = Bundle(_Newer)
 _bare = Bundle(_Bare)
@@ -71,7 +74,7 @@ class Outcomes:
     sources: Sequence[Message]
     """The message of each report, then of each ruling."""
     false_seals: int = 0
-    """How many reports, and messages of rulings, were not believed."""
+    """How many reports, and messages of rulings, were not believed: a false seal, or a report beyond its deployment."""
 
     def __add__(self, other: "Outcomes") -> "Outcomes":
         mine, theirs = len(self.reports), len(other.reports)
@@ -144,13 +147,44 @@ def _reports_in(message: Message, seal_key: bytes) -> tuple[list[Report], int, s
     reports, why = _reports.unpack(message.data)
     if why is not None:
         reports += _failures(message, reports)
-    false = [report for report in reports if not has_true_seal(report, seal_key)]
+    right = _rights(message.subject)
+    false = [report for report in reports if right.lie(report) is not None or not has_true_seal(report, seal_key)]
     if not false:
         return reports, 0, why
     first = false[0]
-    said = f"{len(false)} of {len(reports)} reports, the first on job {first.job}, attempt {first.attempt}: {_FALSE}"
+    lie = right.lie(first) or _FALSE
+    said = f"{len(false)} of {len(reports)} reports, the first on job {first.job}, attempt {first.attempt}: {lie}"
     true = [report for report in reports if report not in false]
     return true, len(false), said if why is None else f"{why}; {said}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Rights:
+    """What a report may say that came on the subject of a deployment. Permissions restrict that subject and nothing else."""
+
+    deployment: str | None
+    """None: the subject names none."""
+    consumer: str
+    acks: str
+    """How the ack subject of a message of this deployment begins, unless the server writes its domain in front."""
+    not_acks: str
+    """How one begins that looks like it: its domain and account are called as the stream and the consumer."""
+
+    def lie(self, report: Report) -> str | None:
+        """Say what oversteps its deployment in a report, without a call for what is usual: there are many reports."""
+        ack = report.run_ack
+        if report.deployment != self.deployment:
+            return _NOT_ITS_OWN
+        if ack is None or (ack[: len(self.acks)] == self.acks and ack[: len(self.not_acks)] != self.not_acks):
+            return None
+        return None if acknowledges(ack, subjects.RUN, self.consumer) else _NOT_ITS_MESSAGE
+
+
+@lru_cache(maxsize=4096)
+def _rights(subject: str) -> _Rights:
+    consumer = subject.rpartition(".")[2]
+    acks = f"$JS.ACK.{subjects.RUN}.{consumer}."
+    return _Rights(subjects.parse_outcome(subject), consumer, acks, f"{acks}{subjects.RUN}.")
 
 
 def _failures(message: Message, known: Sequence[Report]) -> list[Report]:

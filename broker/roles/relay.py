@@ -274,8 +274,12 @@ class Relay:
         except ValueError as error:
             log.warning("reply ignored error=%s", error)
             return
-        if (request := self._by_token.get(token)) is not None:
-            await self._handle(request, Said(token, worker_message(message)))
+        if (request := self._by_token.get(token)) is None:
+            return
+        if message.subject != request.state.assignment.attempt.reply_to:
+            log.warning("reply ignored: it is not of the deployment that was asked subject=%s", message.subject)
+            return
+        await self._handle(request, Said(token, worker_message(message)))
 
     async def _acknowledged(self, message: Message) -> None:
         token = message.subject.rpartition(".")[2]

@@ -76,7 +76,7 @@ def delivered(ack_subject: str) -> Delivered:
     """Parse an ack subject. Raises: ValueError."""
     if (found := _ack(ack_subject)) is None:
         raise ValueError(_no_ack(ack_subject))
-    _, deliveries, sequence, nanoseconds, pending = found.groups()
+    _, _, _, deliveries, sequence, nanoseconds, pending = found.groups()
     return Delivered(int(deliveries), int(sequence), Ms(int(nanoseconds) // 1_000_000), int(pending))
 
 
@@ -93,12 +93,16 @@ def deliveries(ack_subject: str) -> int:
     """Return how often the message was delivered, this time included. Raises: ValueError."""
     if (found := _ack(ack_subject)) is None:
         raise ValueError(_no_ack(ack_subject))
-    return int(found[2])
+    return int(found[4])
 
 
 def acknowledges(ack_subject: str, stream: str, consumer: str) -> bool:
-    """Say whether this is the ack subject of a message of this consumer."""
-    return f".{stream}.{consumer}." in ack_subject and _ack(ack_subject) is not None
+    """Say whether this is the ack subject of a message of this consumer.
+
+    Where its names stand decides: a domain and an account may be called as the stream and the consumer of others.
+    """
+    found = _ack(ack_subject)
+    return found is not None and found[2] == stream and found[3] == consumer
 
 
 def _no_ack(subject: str) -> str:

@@ -134,4 +134,6 @@ def test_an_ack_subject_is_of_one_consumer() -> None:
     assert not acknowledges(ack, "S", "other")
     assert not acknowledges(ack, "OTHER", "c")
     assert not acknowledges("x.S.c.1.1.1.1.0", "S", "c")
+    assert not acknowledges("$JS.ACK.S.c.S.other.1.1.1.1.0", "S", "c")
+    assert not acknowledges("$JS.ACK.S.c.T.other.1.1.1.1.0.x", "S", "c")
     assert not acknowledges("", "S", "c")

@@ -98,6 +98,16 @@ def test_a_call_on_another_subject_is_refused(subject: str) -> None:
         subjects.parse_api(subject)
 
 
+@given(names)
+def test_a_deployment_survives_the_subject_of_its_outcomes(name: str) -> None:
+    assert subjects.parse_outcome(subjects.outcome(name)) == name
+
+
+@pytest.mark.parametrize("subject", ["", "infermq.outcome", "infermq.outcome.a_62_", subjects.RULING, "x.outcome.d"])
+def test_what_is_no_subject_of_outcomes_names_no_deployment(subject: str) -> None:
+    assert subjects.parse_outcome(subject) is None
+
+
 def test_a_tenant_or_key_has_200_characters_at_most() -> None:
     fits, too_long = "x" * 200, "x" * 201
 

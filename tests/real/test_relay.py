@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 from nats.aio.msg import Msg
 
 from broker.bus.runs import Rulings
@@ -169,6 +170,17 @@ async def test_a_caller_that_left_while_it_took_a_piece_is_told_nothing_more(nc:
         await bench.say(attempt, FINAL, b"late")
         await nc.flush()
         assert not listener.ended.done()
+
+
+async def test_only_the_deployment_that_was_asked_answers(nc: Nats, ledger: Ledger) -> None:
+    async with a_bench(nc, ledger, buffer_bytes=1000) as bench:
+        listener, attempt = await bench.ask()
+        _, _, _, relay, token = str(attempt.reply_to).split(".")
+
+        await bench.say(replace(attempt, reply_to=f"infermq.reply.e.{relay}.{token}"), FINAL, b"forged")
+        await bench.say(attempt, FINAL, b"true")
+
+        assert await end_of(listener) == Answered(b"true", "1")
 
 
 async def test_a_broker_hears_no_replies_to_another(nc: Nats, ledger: Ledger) -> None:

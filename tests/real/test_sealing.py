@@ -50,9 +50,36 @@ async def reasons(ledger_url: str) -> list[str]:
         await connection.close()
 
 
-@pytest.mark.parametrize("change", [{"seal": b""}, {"seal": bytes(16)}, {"attempt": 2}, {"deployment": "e"}])
-async def test_a_report_without_a_true_seal_does_nothing_and_the_others_of_its_message_count(
-    nc: Nats, ledger: Ledger, ledger_url: str, change: dict[str, Any]
+FALSE, FOREIGN, FOREIGN_ACK = (
+    "the seal is false",
+    "another deployment than its subject's",
+    "another deployment's message",
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"seal": b""}, FALSE),
+        ({"seal": bytes(16)}, FALSE),
+        ({"attempt": 2}, FALSE),
+        ({"deployment": "e"}, FOREIGN),
+        ({"run_ack": "$JS.ACK.INFERMQ_RUN.e.1.7.7.1.0"}, FOREIGN_ACK),
+        ({"run_ack": "$JS.ACK.INFERMQ_RUN.d.INFERMQ_RUN.e.1.7.7.1.0"}, FOREIGN_ACK),
+        ({"run_ack": "$JS.ACK.INFERMQ_RUN.d_2e_.1.7.7.1.0"}, FOREIGN_ACK),
+    ],
+    ids=[
+        "no seal",
+        "another seal",
+        "another attempt",
+        "another deployment",
+        "ack",
+        "ack with a domain",
+        "longer name",
+    ],
+)
+async def test_a_report_that_is_not_to_be_believed_does_nothing_and_the_others_of_its_message_count(
+    nc: Nats, ledger: Ledger, ledger_url: str, change: dict[str, Any], why: str
 ) -> None:
     theirs, ours = await running(ledger), await running(ledger)
     forged = replace(a_report(job=theirs.job), **change)
@@ -72,7 +99,28 @@ async def test_a_report_without_a_true_seal_does_nothing_and_the_others_of_its_m
     assert (shown.state, shown.executions, shown.cost_nano_usd) == (State.RUNNING, (), 0)
     [reason] = await reasons(ledger_url)
     assert f"1 of 2 reports, the first on job {theirs.job}" in reason
-    assert "the seal is false" in reason
+    assert why in reason
+
+
+async def test_a_report_counts_on_the_subject_of_its_deployment_only(
+    nc: Nats, ledger: Ledger, ledger_url: str
+) -> None:
+    theirs = await running(ledger)
+    stolen = a_report(job=theirs.job, deployment="e", run_ack="$JS.ACK.INFERMQ_RUN.e.1.7.7.1.0")
+
+    async with settling(nc, ledger) as metrics:
+        await nc.jetstream().publish(subjects.outcome("d"), bundled([packed(stolen)]))
+        await refused(metrics, 1)
+        assert await state_of(ledger, theirs.job) is not State.SUCCEEDED
+        await nc.jetstream().publish(subjects.outcome("e"), bundled([packed(stolen)]))
+
+        async def is_settled() -> bool:
+            return await state_of(ledger, theirs.job) is State.SUCCEEDED
+
+        await until(is_settled, "it is settled as its own deployment's")
+
+    [reason] = await reasons(ledger_url)
+    assert FOREIGN in reason
 
 
 async def test_a_request_that_no_relay_sealed_is_no_job(nc: Nats, ledger: Ledger) -> None:
