@@ -13,6 +13,8 @@ bench      bench bulk | interactive | …           doctor     examines an insta
 cancels    job cancel, batch cancel, cancel
 changes    job change, batch change
 controls   pause, resume, audit
+tenants    tenant create | list | show | …        keys       key create | list | show | revoke | …
+secret_files  writes keys to files that only their user can read
 progress   shows a batch that runs                results    encodes results as OpenAI Batch's lines
 result_files  writes them to files, so that a killed command can be gone on with
 submission sends a file as a batch, or goes on with one

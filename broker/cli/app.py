@@ -16,10 +16,12 @@ from broker.cli import (
     demo,
     instructions,
     jobs,
+    keys,
     repeats,
     replays,
     submit,
     system,
+    tenants,
 )
 from broker.cli.commands import Commands
 
@@ -82,6 +84,8 @@ app.add_typer(batches.app, name="batch")
 app.add_typer(jobs.app, name="job")
 app.add_typer(dead.app, name="dead")
 app.add_typer(instructions.app, name="instruction")
+app.add_typer(tenants.app, name="tenant")
+app.add_typer(keys.app, name="key")
 app.add_typer(replays.app, name="replay")
 app.add_typer(bench.app, name="bench")
 

@@ -94,7 +94,8 @@ def _words(message: str, param: Any) -> str:
         message = message.replace(before, after)
     if param is not None and param.param_type_name == "argument":
         message = message.replace(f"'{param.name}'", _name(param))
-    return (message[:1].lower() + message[1:]).removesuffix(".")
+    first = message[:1] if message[1:2].isupper() else message[:1].lower()
+    return (first + message[1:]).removesuffix(".")
 
 
 _LISTED = {

@@ -9,6 +9,7 @@ infer      sends interactive requests
 repeats    retries what failed
 instructions  looks at orders over many jobs
 dead       looks at dead letters, requeues and drops them
+accounts   makes, lists and ends tenants and API keys
 system     reads and applies catalogs, reads the status, pauses and resumes
 session    connects and calls the broker's API; the base class of them all
 reading    reads text and tokens out of OpenAI objects
@@ -18,6 +19,7 @@ errors     the exceptions               ids   new ids
 Plain NATS and JSON do the same (docs/wire.md): nothing here is needed to use infermq.
 """
 
+from broker.client.accounts import AccountClient
 from broker.client.batches import BatchClient
 from broker.client.dead import DeadClient
 from broker.client.errors import BacklogFull, NoBroker, RequestRefused, RequestTimedOut
@@ -41,5 +43,7 @@ __all__ = [
 ]
 
 
-class Client(SubmitClient, BatchClient, RepeatClient, InstructionClient, InferClient, DeadClient, SystemClient):
+class Client(
+    SubmitClient, BatchClient, RepeatClient, InstructionClient, InferClient, DeadClient, AccountClient, SystemClient
+):
     """A producer's connection. One for a process is enough; it is safe to use from many tasks."""

@@ -2,6 +2,7 @@
 
 up          starts the servers, one broker and the workers of a catalog, watches them and stops them in order
 supervised  a child process that is started again when it ends
+first_key   makes the first operator key of a system, in the ledger itself
 servers     runs NATS and Postgres from wheels
 
 Only the commands, benchmarks and tests import from here.

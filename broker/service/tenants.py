@@ -31,7 +31,7 @@ class TenantService:
         authorise(principal, Action.MANAGE_TENANTS)
         made = await self.ledger.create(ask.name, ask.label, audited(principal, self.clock, self.entropy))
         if made is None:
-            raise Refusal(Problem("conflict", f"there is a tenant {ask.name} already", "name"))
+            raise Refusal(Problem("tenant_exists", f"there is a tenant {ask.name} already", "name"))
         await self.announce()
         return made
 

@@ -416,7 +416,7 @@ async def test_each_verb_is_refused_to_the_roles_that_may_not_by_service_and_doo
             assert may_call(role, verb) or expected is not None, verb
             assert await by_service(services, verb, principal, ask) == expected, verb
             if verb is Verb.TENANT_CREATE and expected is None:
-                expected = Problem("conflict", "there is a tenant another already", "name")
+                expected = Problem("tenant_exists", "there is a tenant another already", "name")
             assert await by_door(nc, verb, principal, ask) == expected, verb
 
 
