@@ -3,6 +3,7 @@
 import os
 import socket
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -10,12 +11,22 @@ import msgspec
 from msgspec import Meta
 from msgspec.structs import replace
 
+from broker.core.nats_keys import NatsKeys
+from schemas.api_keys import shown_key
 from schemas.catalog import CatalogError
-from schemas.subjects import DEFAULT
 from schemas.urls import public
 
 DATA = ".infermq"
 RUN_FILE = "run.json"
+KEY_FILE = "key"
+"""In the data folder of `infermq up`: the API key of its user, which commands show."""
+WORKER_KEY_FILE = "worker.key"
+"""In the data folder of `infermq up`: the API key that its workers show."""
+NATS_KEY_KEPT = "nats.key"
+"""In the data folder of `infermq up`: the secret of its brokers."""
+NATS_KEY_FILE = "INFERMQ_NATS_KEY_FILE"
+NATS_KEY = "INFERMQ_NATS_KEY"
+"""The variables of the environment that name the file of the brokers' secret, or hold it."""
 PORT = 14222
 """The port of NATS under `infermq up`: NATS's usual port with a 1 before it, so that both can run on one machine. It
 lies below the ports that Linux gives to outgoing connections.
@@ -91,6 +102,8 @@ class UpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     nats_url: str | None = None
     postgres_url: str | None = None
     replicas: Replicas = 1
+    keyless: bool = False
+    """Whether whoever reaches this machine's loopback may do everything, without a key."""
 
 
 class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,13 +121,15 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
         return replace(self, nats_url=public(self.nats_url), postgres_url=public(self.postgres_url))
 
 
-class Location(msgspec.Struct, frozen=True, kw_only=True):
-    """The address of a running system, with the tenant and key on whose behalf a command calls it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Location:
+    """The address of a running system, and the key with which a command calls it."""
 
     nats_url: str
     postgres_url: str | None = None
-    tenant: str = DEFAULT
-    key: str = DEFAULT
+    api_key: str | None = field(default=None, repr=False)
+    data: Path | None = None
+    """The data folder of the `infermq up` that it is of."""
 
 
 class NotFound(Exception):
@@ -130,21 +145,36 @@ def find(
 ) -> Location:
     """Find a running system: by argument, by environment, or by the run file of an `infermq up` in this folder or above.
 
-    Raises: NotFound.
+    Its key is the environment's, else the one that `infermq up` keeps beside its run file. Raises: NotFound, OSError.
     """
     url = nats_url or environ.get("INFERMQ_NATS_URL")
     postgres_url = environ.get("INFERMQ_POSTGRES_URL")
     if url:
-        return Location(nats_url=url, postgres_url=postgres_url)
+        return Location(nats_url=url, postgres_url=postgres_url, api_key=shown_key(environ))
     named = data or (Path(environ["INFERMQ_DATA"]) if environ.get("INFERMQ_DATA") else None)
     folders = [named] if named else [parent / DATA for parent in (folder, *folder.parents)]
-    info = next(filter(None, map(read_run_file, folders)), None)
-    if info is None:
+    found = next(((info, folder) for folder in folders if (info := read_run_file(folder)) is not None), None)
+    if found is None:
         raise NotFound(
             "no running infermq was found: start one with `infermq up`, or say where it is "
             "(--data, INFERMQ_DATA, --nats-url, INFERMQ_NATS_URL)"
         )
-    return Location(nats_url=info.nats_url, postgres_url=postgres_url or info.postgres_url)
+    info, data = found
+    api_key = shown_key(environ, otherwise=data / KEY_FILE)
+    return Location(nats_url=info.nats_url, postgres_url=postgres_url or info.postgres_url, api_key=api_key, data=data)
+
+
+def nats_keys(environ: Mapping[str, str], *, data: Path | None = None) -> NatsKeys | None:
+    """Find the brokers' secret: in the environment, in the file that it names, or in the data folder of an `infermq up`.
+
+    None: there is none. Raises: BadSecret, OSError.
+    """
+    if text := environ.get(NATS_KEY):
+        return NatsKeys.of_text(text)
+    kept = None if data is None else data / NATS_KEY_KEPT
+    named = Path(environ[NATS_KEY_FILE]) if environ.get(NATS_KEY_FILE) else kept
+    text = named.read_text() if named is not None and (named != kept or named.is_file()) else None
+    return NatsKeys.of_text(text) if text else None
 
 
 def catalog_text(file: Path) -> str:

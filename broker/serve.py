@@ -6,7 +6,8 @@ import importlib.metadata
 import os
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,6 +23,8 @@ from broker.bus.seal_keys import NatsSealKeys
 from broker.bus.streams import NatsStreams
 from broker.bus.submitted import SubmittedJobs
 from broker.config import BrokerConfig
+from broker.core.accounts import Account
+from broker.core.nats_keys import NatsKeys
 from broker.core.pools import Pool, alive, snapshot, withheld
 from broker.core.principal import Identify, open_door
 from broker.core.readiness import streams_part
@@ -107,16 +110,19 @@ async def serve(
     config: BrokerConfig,
     *,
     ready: Callable[[str], None],
+    keys: NatsKeys | None = None,
     refresh_s: float = REFRESH_S,
     later_s: float = LATER_S,
     reconcile_s: float = EVERY_S,
 ) -> None:
     """Run a broker until cancelled. `ready` is called with the URL of /metrics, /livez and /readyz once it takes requests.
 
-    It waits for NATS, and serves what it can while Postgres is away. Raises: Unavailable, CannotListen, Conflict.
+    It waits for NATS, and serves what it can while Postgres is away. `keys`: those that the servers of NATS were configured
+    with; without them whoever reaches NATS may do everything. Raises: Unavailable, CannotListen, Conflict.
     """
     reconnected = asyncio.Event()
     nc = NatsClient()
+    doors = nc if keys is None else NatsClient()
     name, metrics = f"infermq-broker-{config.name}", BrokerMetrics(version())
     async with open_ledger(config.postgres_url, clock=wall_clock, connections=config.database_connections) as ledger:
         seal_key = SealKey(
@@ -125,6 +131,8 @@ async def serve(
         process = Process(
             config=config,
             nc=nc,
+            doors=doors,
+            keys=keys,
             streams=NatsStreams(nc, replicas=config.replicas, store_bytes=config.store_bytes),
             ledger=ledger,
             catalogs=Catalogs(nc, ignored=metrics.ignored.labels("catalog").inc),
@@ -148,9 +156,27 @@ async def serve(
         )
         async with (
             listening(process.app(), host=config.http_host, port=config.http_port) as url,
-            connected(config.nats_url, name=name, came_back=reconnected.set, client=nc),
+            connected(
+                config.nats_url,
+                name=name,
+                came_back=reconnected.set,
+                client=nc,
+                seed=None if keys is None else keys.user_seed(Account.BROKERS),
+            ),
+            _with_doors(config, keys, doors),
         ):
             await process.run(lambda: ready(url))
+
+
+@asynccontextmanager
+async def _with_doors(config: BrokerConfig, keys: NatsKeys | None, doors: NatsClient) -> AsyncIterator[None]:
+    """Connect the doors in the tenants' account, while the block runs. Without keys there is one account for all."""
+    if keys is None:
+        yield
+        return
+    name = f"infermq-doors-{config.name}"
+    async with connected(config.nats_url, name=name, client=doors, seed=keys.user_seed(Account.TENANTS)):
+        yield
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +185,10 @@ class Process:
 
     config: BrokerConfig
     nc: NatsClient
+    doors: NatsClient
+    """Where callers are: a connection in the tenants' account. Without keys it is `nc`."""
+    keys: NatsKeys | None
+    """None: whoever reaches NATS may do everything."""
     streams: StreamAdmin
     ledger: Ledger
     catalogs: Catalogs
@@ -195,7 +225,8 @@ class Process:
         return build_app(self.metrics.registry, health)
 
     def _nats(self) -> Part:
-        return Part(ok=True) if self.nc.is_connected else Part(ok=False, why=f"away: {public(self.config.nats_url)}")
+        is_there = self.nc.is_connected and self.doors.is_connected
+        return Part(ok=True) if is_there else Part(ok=False, why=f"away: {public(self.config.nats_url)}")
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Answer callers once the beats and the active catalog are known; then run every role until cancelled."""
@@ -228,6 +259,7 @@ class Process:
             connection=NatsClient,
             identify=self.identify,
             clock=self.clock,
+            seed=None if self.keys is None else self.keys.user_seed(Account.TENANTS),
         )
         async with api, asyncio.TaskGroup() as group:
             for name, role in {"streams": reconcile.serve, "catalog": refresh.serve, **self._roles()}.items():
@@ -430,7 +462,7 @@ class Process:
             tell=bucket.tell,
         )
         door = NatsInfer(
-            self.nc,
+            self.doors,
             relay,
             identify=self.identify,
             catalog=self._catalog,

@@ -6,9 +6,15 @@ The checksum tells a key that was cut off or mistyped before anybody is asked. O
 import re
 import string
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 PREFIX = "imq"
+VARIABLE = "INFERMQ_API_KEY"
+"""The variable of the environment that holds a key."""
+FILE_VARIABLE = "INFERMQ_API_KEY_FILE"
+"""The variable that names a file with a key."""
 ID_CHARACTERS = string.ascii_lowercase + string.digits
 ID_LENGTH = 12
 SECRET_BYTES = 32
@@ -61,6 +67,21 @@ def parse_key(text: str) -> ApiKey:
     except (ValueError, OverflowError) as error:
         raise BadKey("no key has such a secret") from error
     return ApiKey(tenant, name, secret)
+
+
+def shown_key(environ: Mapping[str, str], *, otherwise: Path | None = None) -> str | None:
+    """Find the text of the key to show: in the environment, in the file that it names, or in `otherwise` if there is one.
+
+    Keys are no arguments of commands: every user of a machine can read those. Raises: OSError.
+    """
+    if text := environ.get(VARIABLE, "").strip():
+        return text
+    named = environ.get(FILE_VARIABLE)
+    if named:
+        return Path(named).read_text().strip()
+    if otherwise is not None and otherwise.is_file():
+        return otherwise.read_text().strip()
+    return None
 
 
 def bad_tenant(name: str) -> str | None:

@@ -277,19 +277,23 @@ def result(tenant: str, batch: UUID | None) -> str:
     return f"infermq.result.{token(tenant)}.{batch or '-'}"
 
 
-def inbox_prefix(tenant: str) -> str:
-    """Return the prefix under which a tenant's replies must go. Without keys everybody has nats-py's default."""
+def inbox_prefix(tenant: str, key: str = DEFAULT) -> str:
+    """Return the prefix under which the answers to a key must go: no other key may hear them, not even its tenant's.
+
+    Where there are no keys, a tenant has one; the default tenant has nats-py's own.
+    """
+    if key != DEFAULT:
+        return f"_INBOX_{token(key)}"
     return "_INBOX" if tenant == DEFAULT else f"_INBOX_{token(tenant)}"
 
 
-def may_answer(reply_to: str, tenant: str) -> bool:
-    """Say whether a tenant's answer may go to a subject: only under its own inbox prefix, and without wildcards.
+def may_answer(reply_to: str, tenant: str, key: str = DEFAULT) -> bool:
+    """Say whether an answer to a key may go to a subject: only under its own inbox prefix, and without wildcards.
 
     It must be checked here because NATS does not check permissions on reply subjects.
     """
-    return (
-        reply_to.startswith(f"{inbox_prefix(tenant)}.") and is_subject(reply_to) and len(reply_to) <= LONGEST_SUBJECT
-    )
+    prefix = f"{inbox_prefix(tenant, key)}."
+    return reply_to.startswith(prefix) and is_subject(reply_to) and len(reply_to) <= LONGEST_SUBJECT
 
 
 @dataclass(frozen=True, slots=True)

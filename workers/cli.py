@@ -18,11 +18,13 @@ from typing import Annotated
 import typer
 import uvloop
 
+from schemas.api_keys import FILE_VARIABLE, VARIABLE, ApiKey, BadKey, parse_key, shown_key
 from schemas.clock import steady_clock
 from schemas.ids import process_ids
-from schemas.jetstream import NatsError, NoServersError
+from schemas.jetstream import NatsError, NoServersError, is_refusal
 from schemas.jetstream.client import NatsClient
 from schemas.logs import LogFormat, LogLevel, log_to_stderr
+from schemas.subjects import DEFAULT, inbox_prefix
 from schemas.units import LONGEST_NAME
 from schemas.urls import public
 from workers.beat import beat, delete_beat, publish_beat
@@ -117,8 +119,10 @@ def run(
         raise typer.BadParameter("say where NATS is, or start `infermq up`", param_hint="--nats-url")
     if name is not None and len(name) > LONGEST_NAME:
         raise typer.BadParameter(f"it has {len(name)} characters, the limit is {LONGEST_NAME}", param_hint="--name")
+    api_key = _shown_key()
     config = WorkerConfig(
         nats_url=nats_url,
+        key=DEFAULT if api_key is None else api_key.id,
         deployment=deployment,
         name=name or f"{socket.gethostname()}-{os.getpid()}",
         slots=slots,
@@ -127,13 +131,23 @@ def run(
         drain_timeout_s=drain_timeout_s,
         probe=probe,
     )
-    sys.exit(_exit_code(config, as_json=as_json))
+    sys.exit(_exit_code(config, api_key, as_json=as_json))
 
 
-def _exit_code(config: WorkerConfig, *, as_json: bool) -> int:
+def _shown_key() -> ApiKey | None:
+    """Read the key of the environment. Raises: typer.Exit, with its error printed."""
+    try:
+        text = shown_key(os.environ)
+        return None if text is None else parse_key(text)
+    except (BadKey, OSError) as error:
+        typer.echo(f"error: the API key ({VARIABLE}, {FILE_VARIABLE}): {error}", err=True)
+        raise typer.Exit(USAGE) from error
+
+
+def _exit_code(config: WorkerConfig, api_key: ApiKey | None, *, as_json: bool) -> int:
     """Serve, and return the exit code. Expected errors are a line on standard error."""
     try:
-        return uvloop.run(serve(config, ready=_printer(config, as_json=as_json)))
+        return uvloop.run(serve(config, api_key, ready=_printer(config, as_json=as_json)))
     except EngineConfigError as error:
         typer.echo(f"error: {error}", err=True)
         return USAGE
@@ -168,7 +182,11 @@ def _printer(config: WorkerConfig, *, as_json: bool) -> Callable[[str, Capacity]
 
 
 async def serve(
-    config: WorkerConfig, *, ready: Callable[[str, Capacity], None], started: Engine | None = None
+    config: WorkerConfig,
+    api_key: ApiKey | None = None,
+    *,
+    ready: Callable[[str, Capacity], None],
+    started: Engine | None = None,
 ) -> int:
     """Serve until a signal comes or the engine dies, and return the exit code.
 
@@ -182,7 +200,7 @@ async def serve(
     app = build_app(metrics.registry, health)
     async with (
         listening(app, host=config.http_host, port=config.http_port) as url,
-        _connected(nc, config, reconnected),
+        _connected(nc, config, api_key, reconnected),
     ):
         health.stage = "waits for a catalog"
         catalog = await active_catalog(nc, config.deployment)
@@ -218,7 +236,9 @@ async def serve(
 
 
 @asynccontextmanager
-async def _connected(nc: NatsClient, config: WorkerConfig, reconnected: asyncio.Event) -> AsyncIterator[None]:
+async def _connected(
+    nc: NatsClient, config: WorkerConfig, api_key: ApiKey | None, reconnected: asyncio.Event
+) -> AsyncIterator[None]:
     """Connect, waiting for the server now and whenever the connection is lost."""
     where, is_first = public(config.nats_url), True
 
@@ -227,6 +247,9 @@ async def _connected(nc: NatsClient, config: WorkerConfig, reconnected: asyncio.
         reconnected.set()
 
     async def log_error(error: Exception) -> None:
+        if is_refusal(error):
+            log.warning("NATS refuses the key %s: unknown, expired or revoked, or no broker runs to check it", config.key)
+            return
         waits = f"waiting for NATS at {where}: is it running, and reachable from here? " if is_first else "nats "
         log.warning("%serror=%s", waits, public(str(error)) or type(error).__name__)
 
@@ -236,6 +259,8 @@ async def _connected(nc: NatsClient, config: WorkerConfig, reconnected: asyncio.
             name=f"infermq-worker-{config.name}",
             max_reconnect_attempts=-1,
             reconnect_time_wait=1,
+            token=None if api_key is None else api_key.text(),
+            inbox_prefix=_inbox_prefix(api_key),
             reconnected_cb=note_reconnect,
             error_cb=log_error,
             pending_size=_PENDING_BYTES,
@@ -245,6 +270,10 @@ async def _connected(nc: NatsClient, config: WorkerConfig, reconnected: asyncio.
         yield
     finally:
         await nc.close()
+
+
+def _inbox_prefix(api_key: ApiKey | None) -> str:
+    return inbox_prefix(DEFAULT) if api_key is None else inbox_prefix(api_key.tenant, api_key.id)
 
 
 async def _run(

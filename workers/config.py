@@ -5,10 +5,14 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from schemas.subjects import DEFAULT
+
 
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     nats_url: str
     deployment: str
+    key: str = DEFAULT
+    """The id of the API key that it shows."""
     name: str
     """A name unique to the process."""
     slots: Annotated[int, Meta(ge=1, le=65536)] | None = None

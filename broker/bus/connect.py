@@ -16,11 +16,17 @@ _PENDING_BYTES = 16 * 1024 * 1024
 
 @asynccontextmanager
 async def connected(
-    url: str, *, name: str, came_back: Callable[[], None], client: NatsClient | None = None
+    url: str,
+    *,
+    name: str,
+    came_back: Callable[[], None] = lambda: None,
+    client: NatsClient | None = None,
+    seed: str | None = None,
 ) -> AsyncIterator[NatsClient]:
     """Connect, waiting for the server now and whenever the connection is lost. After a loss, `came_back` is called.
 
-    `client` is what to connect; by default, a new one. Raises: Unavailable, if the URL cannot be used.
+    `client` is what to connect; by default, a new one. `seed` is that of a user of the server's configuration. Raises:
+    Unavailable, if the URL cannot be used.
     """
     nc = client or NatsClient()
     where, is_first = public(url), True
@@ -47,6 +53,7 @@ async def connected(
                 max_reconnect_attempts=-1,
                 reconnect_time_wait=1,
                 pending_size=_PENDING_BYTES,
+                nkeys_seed_str=seed,
                 skip_subject_validation=True,  # all subjects are built in schemas.subjects
             )
         except (OSError, NoServersError, NatsError) as error:

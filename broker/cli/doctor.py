@@ -5,12 +5,14 @@ The checks run side by side, each with a time-out of its own. No finding shows t
 
 import asyncio
 import importlib.metadata
+import itertools
 import platform
 import shutil
 from collections.abc import Awaitable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 
@@ -20,6 +22,8 @@ from broker.bus.streams import find
 from broker.cli.terminal import instant
 from broker.client import Client, NoBroker, RequestRefused
 from broker.config import LEASE_S
+from broker.core.accounts import Account
+from broker.core.nats_keys import NatsKeys
 from broker.core.revisions import compare
 from broker.errors import Conflict, Unavailable
 from broker.ledger import open_ledger, pending
@@ -60,10 +64,23 @@ class Finding:
     advice: str = ""
 
 
-async def examine(*, nats_url: str | None, postgres_url: str | None, data: Path | None) -> list[Finding]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What is known of an installation."""
+
+    nats_url: str | None
+    postgres_url: str | None = None
+    data: Path | None = None
+    api_key: str | None = field(default=None, repr=False)
+    """With it, what brokers answer is asked for; what the servers hold is only shown to brokers."""
+    keys: NatsKeys | None = None
+    """The secret of the brokers: with it everything is looked at."""
+
+
+async def examine(known: Known) -> list[Finding]:
     """Examine everything that can be reached. What cannot be reached is a finding too."""
-    nats_found, postgres_found = await asyncio.gather(_nats(nats_url, postgres_url), _postgres(postgres_url))
-    return [_versions(), *_ownership(), *_disk(data), *nats_found, *postgres_found]
+    nats_found, postgres_found = await asyncio.gather(_nats(known), _postgres(known.postgres_url))
+    return [_versions(), *_ownership(), *_disk(known.data), *nats_found, *postgres_found]
 
 
 async def _bounded(name: str, check: Awaitable[list[Finding]], advice: str) -> list[Finding]:
@@ -103,7 +120,8 @@ def _disk(data: Path | None) -> list[Finding]:
     ]
 
 
-async def _nats(url: str | None, postgres_url: str | None) -> list[Finding]:
+async def _nats(known: Known) -> list[Finding]:
+    url = known.nats_url
     if url is None:
         return [Finding("NATS", Grade.BAD, "no address", "start `infermq up`, or set INFERMQ_NATS_URL")]
     why: list[Exception] = []
@@ -115,19 +133,39 @@ async def _nats(url: str | None, postgres_url: str | None) -> list[Finding]:
     try:
         try:
             async with asyncio.timeout(_CONNECT_S):
-                await nc.connect(url, error_cb=note, reconnect_time_wait=1)
+                await nc.connect(url, error_cb=note, reconnect_time_wait=1, **_as_whom(known))
         except (OSError, NatsError) as error:
             last = why[-1] if why else error
             seen = public(f"{url}: {str(last) or type(last).__name__}")
             return [Finding("NATS", Grade.BAD, seen, "is it running, and reachable from here?")]
-        streams, brokers, catalog = await asyncio.gather(
-            _bounded("JetStream", _streams(nc), "NATS's log says why; in a cluster, most of its nodes must run"),
-            _bounded("broker", _broker(url), "its log says why"),
-            _bounded("catalog", _catalog(nc, postgres_url), "NATS's and Postgres's logs say why"),
-        )
-        return [_nats_version(nc), *streams, *brokers, *catalog]
+        looks = [
+            _bounded("broker", _broker(url, known.api_key), "its log says why"),
+        ]
+        if known.keys is not None or known.api_key is None:
+            looks += [
+                _bounded("JetStream", _streams(nc), "NATS's log says why; in a cluster, most of its nodes must run"),
+                _bounded("catalog", _catalog(nc, known.postgres_url), "NATS's and Postgres's logs say why"),
+            ]
+        found = await asyncio.gather(*looks)
+        return [_nats_version(nc), _asks_for_keys(known), *itertools.chain(*found)]
     finally:
         await nc.close()
+
+
+def _as_whom(known: Known) -> dict[str, Any]:
+    """Return how to connect: as a broker if that is possible."""
+    if known.keys is not None:
+        return {"nkeys_seed_str": known.keys.user_seed(Account.BROKERS)}
+    return {} if known.api_key is None else {"token": known.api_key}
+
+
+def _asks_for_keys(known: Known) -> Finding:
+    if known.keys is None and known.api_key is None:
+        advice = "keep NATS on this machine or a private network, or configure it: infermq nats-config"
+        return Finding("keys", Grade.WARN, "none are asked for: whoever reaches NATS may do everything", advice)
+    if known.keys is None:
+        return Finding("keys", Grade.OK, "asked for; the streams are shown only where the brokers' secret is")
+    return Finding("keys", Grade.OK, "asked for")
 
 
 def _nats_version(nc: NatsClient) -> Finding:
@@ -172,9 +210,9 @@ async def _catalog(nc: NatsClient, postgres_url: str | None) -> list[Finding]:
     return [Finding("catalog", grade, compared.note, advice)]
 
 
-async def _broker(url: str) -> list[Finding]:
+async def _broker(url: str, api_key: str | None) -> list[Finding]:
     try:
-        async with Client.connect(url) as client:
+        async with Client.connect(url, api_key=api_key) as client:
             status = await client.status()
             await client.catalog()
     except NoBroker:

@@ -35,16 +35,22 @@ from broker.config import (
     LEASE_S,
     LEAST_LEASE_S,
     LEAST_STORE_BYTES,
+    NATS_KEY,
+    NATS_KEY_FILE,
     PORT,
+    WORKER_KEY_FILE,
     BrokerConfig,
     Keep,
     NotFound,
     RunInfo,
     UpConfig,
     as_replicas,
+    nats_keys,
     process_name,
 )
+from broker.core.nats_keys import BadSecret, NatsKeys
 from broker.local.servers import die_with_parent
+from schemas.api_keys import FILE_VARIABLE, VARIABLE
 from schemas.logs import LogFormat, LogLevel, log_to_stderr
 from schemas.units import LONGEST_NAME
 from schemas.urls import public
@@ -171,6 +177,9 @@ def up(
     ] = None,
     postgres_url: PostgresUrl = None,
     replicas: ReplicasOption = 1,
+    keyless: Annotated[
+        bool, typer.Option("--keyless", help="Ask for no keys: whoever reaches this machine's loopback may do all.")
+    ] = False,
     as_json: AsJsonOnceReady = False,
 ) -> None:
     """Run everything on this machine: NATS, Postgres, a broker and workers.
@@ -198,6 +207,7 @@ def up(
         nats_url=nats_url,
         postgres_url=postgres_url,
         replicas=as_replicas(replicas),
+        keyless=keyless,
     )
 
     def ready(everything: Up) -> None:
@@ -223,6 +233,13 @@ def serve(
         str, typer.Option(envvar="INFERMQ_NATS_URL", help="Where NATS is; several nodes with commas between them.")
     ],
     postgres_url: NeededPostgresUrl,
+    nats_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            envvar=NATS_KEY_FILE,
+            help=f"The brokers' secret (infermq nats-config); or {NATS_KEY} holds it. Without it, no keys are asked for.",
+        ),
+    ] = None,
     name: Annotated[
         str | None, typer.Option(callback=_short, help="Unique name; by default host and process id.")
     ] = None,
@@ -266,13 +283,21 @@ def serve(
         logging.getLogger("infermq").info("ready name=%s http=%s", config.name, url)
 
     with reporting_errors():
-        uvloop.run(_until_signal(config, ready))
+        uvloop.run(_until_signal(config, _secret_of_brokers(nats_key_file), ready))
 
 
-async def _until_signal(config: BrokerConfig, ready: Callable[[str], None]) -> None:
+def _secret_of_brokers(file: Path | None, *, data: Path | None = None) -> NatsKeys | None:
+    """Find it. Raises: typer.Exit, with its error printed; OSError."""
+    try:
+        return nats_keys(os.environ if file is None else {NATS_KEY_FILE: str(file)}, data=data)
+    except BadSecret as error:
+        fail(f"the brokers' secret ({NATS_KEY}, {NATS_KEY_FILE}): {error}", Exit.USAGE)
+
+
+async def _until_signal(config: BrokerConfig, keys: NatsKeys | None, ready: Callable[[str], None]) -> None:
     from broker.serve import serve as run  # noqa: PLC0415 - FastStream takes a while to load
 
-    serving = asyncio.create_task(run(config, ready=ready))
+    serving = asyncio.create_task(run(config, ready=ready, keys=keys))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, serving.cancel)
@@ -295,7 +320,11 @@ def worker(context: typer.Context, *, data: Data = None) -> None:
     environ = dict(os.environ)
     if not any(word == "--help" or word.startswith("--nats-url") for word in words):
         with reporting_errors():
-            environ["INFERMQ_NATS_URL"] = where(None, data).nats_url
+            place = where(None, data)
+            environ["INFERMQ_NATS_URL"] = place.nats_url
+            kept = None if place.data is None else place.data / WORKER_KEY_FILE
+            if kept is not None and kept.is_file() and not environ.get(VARIABLE):
+                environ.setdefault(FILE_VARIABLE, str(kept))
     os.execve(sys.executable, [sys.executable, "-m", "workers", *words], environ)  # noqa: S606 - our own program
 
 
@@ -336,19 +365,20 @@ def doctor(
       infermq doctor
       infermq doctor --nats-url nats://nats1:4222 --postgres-url postgresql://pg/infermq
     """
-    from broker.cli.doctor import Grade, examine  # noqa: PLC0415 - only this command needs it
+    from broker.cli.doctor import Grade, Known, examine  # noqa: PLC0415 - only this command needs it
 
     try:
         place = where(nats_url, data)
     except NotFound:
         place = None
-    findings = asyncio.run(
-        examine(
-            nats_url=place.nats_url if place else None,
-            postgres_url=postgres_url or (place.postgres_url if place else None),
-            data=data or Path(DATA),
-        )
+    known = Known(
+        nats_url=place.nats_url if place else None,
+        postgres_url=postgres_url or (place.postgres_url if place else None),
+        data=data or Path(DATA),
+        api_key=place.api_key if place else None,
+        keys=_secret_of_brokers(None, data=place.data if place else None),
     )
+    findings = asyncio.run(examine(known))
     if as_json:
         print_json(findings)
     else:

@@ -1,17 +1,21 @@
 """Connects to NATS on behalf of a tenant and a key, and calls the broker's API."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Self, TypeVar
 
 import msgspec
 
 from broker.client.encode import check_name, json_of
 from broker.client.errors import NoBroker, RequestRefused, refusal_of
+from broker.config import find
 from broker.errors import Unavailable
 from schemas import subjects
 from schemas.api import Problem
+from schemas.api_keys import ApiKey, BadKey, parse_key, shown_key
 from schemas.codec import ERROR, KIND
 from schemas.jetstream import (
     BATCH_BYTES,
@@ -20,8 +24,9 @@ from schemas.jetstream import (
     NatsTimeoutError,
     NoRespondersError,
     NoServersError,
+    is_refusal,
 )
-from schemas.jetstream.client import NatsClient, urls_of
+from schemas.jetstream.client import NatsClient, reach
 from schemas.subjects import DEFAULT, Verb
 from schemas.urls import public
 
@@ -63,14 +68,27 @@ class Session:
 
     @classmethod
     @asynccontextmanager
-    async def connect(cls, url: str, *, tenant: str = DEFAULT, key: str = DEFAULT) -> AsyncIterator[Self]:
-        """Connect on behalf of a tenant. Once connected, a connection that is lost comes back by itself.
+    async def connect(
+        cls, url: str | None = None, *, api_key: str | None = None, tenant: str = DEFAULT, key: str = DEFAULT
+    ) -> AsyncIterator[Self]:
+        """Connect with an API key, which says for whom. Once connected, a connection that is lost comes back by itself.
 
-        Raises: Unavailable, if NATS is not there; RequestRefused, for a bad name.
+        Without a URL it is that of the environment (INFERMQ_NATS_URL) or of an `infermq up` in this folder or above; so
+        for the key (INFERMQ_API_KEY, INFERMQ_API_KEY_FILE). Where brokers ask for no keys, `tenant` and `key` say on
+        whose behalf. Raises: Unavailable, if NATS is not there; RequestRefused, for a bad name, and if the key is
+        refused; NotFound, if no URL is known.
         """
+        if url is None:
+            place = find(environ=os.environ, folder=Path.cwd())
+            url, api_key = place.nats_url, api_key or place.api_key
+        elif api_key is None:
+            api_key = shown_key(os.environ)
+        if api_key is not None:
+            shown = _read(api_key)
+            tenant, key = shown.tenant, shown.id
         check_name("tenant", tenant)
         check_name("key", key)
-        nc = await _connected(url, tenant)
+        nc = await _connected(url, api_key, inbox_prefix=subjects.inbox_prefix(tenant, key))
         try:
             yield cls(nc, tenant=tenant, key=key)
         finally:
@@ -111,44 +129,44 @@ class Session:
         return True
 
 
-async def _connected(url: str, tenant: str) -> NatsClient:
+def _read(api_key: str) -> ApiKey:
+    """Raises: RequestRefused."""
+    try:
+        return parse_key(api_key.strip())
+    except BadKey as error:
+        raise RequestRefused(Problem("bad_key", f"this is no API key: {error}")) from error
+
+
+async def _connected(url: str, api_key: str | None, *, inbox_prefix: str) -> NatsClient:
     async def ignore(_: Exception) -> None:
         """Log nothing: errors that matter are raised to the caller."""
 
+    token = None if api_key is None else api_key.strip()
+
     try:
         async with asyncio.timeout(5):
-            await _reach(url)
+            await reach(url, token=token)
         nc = NatsClient()
         await nc.connect(
             url,
             name="infermq-client",
             max_reconnect_attempts=-1,
             reconnect_time_wait=1,
-            inbox_prefix=subjects.inbox_prefix(tenant),
+            inbox_prefix=inbox_prefix,
+            token=token,
             error_cb=ignore,
             pending_size=2 * BATCH_BYTES,
         )
     except (OSError, NoServersError, NatsError, TimeoutError) as error:
+        if is_refusal(error):
+            raise RequestRefused(_refused(api_key)) from error
         raise Unavailable("NATS", public(f"{url}: {str(error) or type(error).__name__}")) from error
     return nc
 
 
-async def _reach(url: str) -> None:
-    """Connect once to the first node that takes a connection. Raises: the error of the last one."""
-
-    async def fail(error: Exception) -> None:
-        """Raise it: otherwise nats-py would keep trying."""
-        raise error
-
-    errors: list[Exception] = []
-    for node in urls_of(url):
-        probe = NatsClient()
-        try:
-            await probe.connect(node, allow_reconnect=False, error_cb=fail, connect_timeout=1)
-        except (OSError, NoServersError, NatsError, TimeoutError) as error:
-            errors.append(error)
-        else:
-            return
-        finally:
-            await probe.close()
-    raise errors[-1] if errors else NoServersError
+def _refused(api_key: str | None) -> Problem:
+    if api_key is None:
+        return Problem("no_key", "NATS asks for an API key: set INFERMQ_API_KEY, or INFERMQ_API_KEY_FILE")
+    name = _read(api_key).id
+    why = "it is unknown, expired or revoked, or no broker runs that could check it"
+    return Problem("unauthorized", f"NATS refuses the key {name}: {why}")

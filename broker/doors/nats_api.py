@@ -126,10 +126,12 @@ async def nats_api(
     connection: Callable[[], NatsClient],
     identify: Identify,
     clock: Clock,
+    seed: str | None = None,
 ) -> AsyncIterator[NatsBroker]:
     """Answer requests on a connection of its own while the block runs.
 
-    `connection` makes the client before it is connected; `identify` makes the caller out of its tenant and key.
+    `connection` makes the client before it is connected; `identify` makes the caller out of its tenant and key; `seed` is
+    that of a user of the server's configuration.
     """
     app = _OnConnection(
         url,
@@ -139,6 +141,7 @@ async def nats_api(
         middlewares=[_OwnInboxes, _errors(), _TooLargeAnswers],
         decoder=_decoded,
         max_reconnect_attempts=-1,
+        nkeys_seed_str=seed,
         logger=None,
     )
     by_verb = operations(services)
@@ -215,23 +218,27 @@ class _OnConnection(NatsBroker):
 
 
 class _OwnInboxes(BaseMiddleware[NatsPublishCommand, Any]):
-    """Leaves a call alone whose answer would go anywhere but to an inbox of its tenant. NATS does not check that."""
+    """Leaves a call alone whose answer would go anywhere but to an inbox of its key, or nowhere.
+
+    NATS does not check that. A call without a reply subject may be an acknowledgement of the server's, which somebody
+    else has had sent here: nobody who calls wants no answer.
+    """
 
     async def consume_scope(self, call_next: Callable[[Any], Awaitable[object]], msg: Any) -> object:
         subject, reply_to = msg.raw_message.subject, msg.reply_to
-        if not reply_to or subjects.may_answer(reply_to, _tenant(subject)):
+        if reply_to and subjects.may_answer(reply_to, *_caller_of(subject)):
             return await call_next(msg)
-        log.warning("call ignored subject=%s error=foreign reply subject", subject)
+        log.warning("call ignored subject=%s error=foreign or missing reply subject", subject)
         msg.reply_to = ""
         return None
 
 
-def _tenant(subject: str) -> str:
-    """Read whose call it is. What nobody can have built is nobody's."""
+def _caller_of(subject: str) -> tuple[str, str]:
+    """Read the tenant and key whose call it is. What nobody can have built is nobody's."""
     try:
-        return subjects.parse_api(subject)[1]
+        return subjects.parse_api(subject)[1:]
     except ValueError:
-        return subjects.DEFAULT
+        return subjects.DEFAULT, subjects.DEFAULT
 
 
 class _TooLargeAnswers(BaseMiddleware[NatsPublishCommand, Any]):

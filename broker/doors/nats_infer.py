@@ -132,7 +132,7 @@ class NatsInfer:
         except ValueError as error:
             log.warning("infer ignored error=%s", error)
             return
-        if not message.reply or not subjects.may_answer(message.reply, source.tenant):
+        if not message.reply or not subjects.may_answer(message.reply, source.tenant, source.key):
             log.warning("infer ignored tenant=%s error=foreign or missing reply subject", source.tenant)
             return
         try:

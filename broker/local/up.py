@@ -8,7 +8,7 @@ import itertools
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,32 @@ from urllib.parse import urlsplit
 import msgspec
 
 from broker.client import Client, NoBroker, RequestRefused
-from broker.config import RUN_FILE, RunInfo, UpConfig, catalog_text, read_run_file
+from broker.config import (
+    KEY_FILE,
+    NATS_KEY_FILE,
+    NATS_KEY_KEPT,
+    RUN_FILE,
+    WORKER_KEY_FILE,
+    RunInfo,
+    UpConfig,
+    catalog_text,
+    nats_keys,
+    read_run_file,
+)
+from broker.core.accounts import Account
+from broker.core.nats_config import nats_config
+from broker.core.nats_keys import BadSecret, NatsKeys
 from broker.errors import Unavailable
 from broker.ledger import migrate
+from broker.local.secrets import kept_nats_keys, make_first_keys
 from broker.local.servers import ANY_PORT, Child, Started, nats_server, postgres_server
 from broker.local.supervised import Say, SupervisedProcess
 from schemas.api import CatalogShow
+from schemas.api_keys import FILE_VARIABLE
 from schemas.catalog import Catalog, parse
+from schemas.jetstream import NatsError, NoServersError
+from schemas.jetstream.client import reach
+from schemas.urls import public
 
 CATALOG = "infermq.toml"
 _READY_S = 120.0
@@ -69,11 +88,14 @@ async def _started(config: UpConfig, say: Say, stack: AsyncExitStack) -> "Up":
     text, source = _catalog_text(config)
     parse(text)
     servers: list[Child] = []
-    nats_url, postgres_url = await _servers(config, stack, servers.append)
+    keys = _nats_keys(config)
+    nats_url, postgres_url = await _servers(config, keys, stack, servers.append)
     for name in await migrate(postgres_url):
         say(f"database: applied {name}")
+    if keys is not None:
+        await make_first_keys(config.data, postgres_url, say)
     ports = _http_ports(config, nats_url, say)
-    up = Up(config, nats_url, postgres_url, say=say, servers=servers, http_ports=ports)
+    up = Up(config, nats_url, postgres_url, say=say, servers=servers, http_ports=ports, has_keys=keys is not None)
     stack.push_async_callback(up.stop)
     await up.start_broker()
     active = await up.apply(text, source)
@@ -95,15 +117,35 @@ def _catalog_text(config: UpConfig) -> tuple[str, str]:
     return importlib.resources.files("broker").joinpath("default.toml").read_text(), "the built-in catalog"
 
 
-async def _servers(config: UpConfig, stack: AsyncExitStack, started: Started) -> tuple[str, str]:
+def _nats_keys(config: UpConfig) -> NatsKeys | None:
+    """Return what the brokers sign with: of a NATS of its own, out of the data folder. Raises: Unavailable."""
+    if config.keyless:
+        return None
+    try:
+        if config.nats_url is not None:
+            return nats_keys(os.environ)
+        return kept_nats_keys(config.data / NATS_KEY_KEPT)
+    except (BadSecret, OSError) as error:
+        raise Unavailable("infermq", f"the secret of the brokers cannot be read: {error}") from error
+
+
+async def _servers(
+    config: UpConfig, keys: NatsKeys | None, stack: AsyncExitStack, started: Started
+) -> tuple[str, str]:
     """Return the URLs of NATS and Postgres, which are started at the same time unless their URLs are given."""
 
     async def nats() -> str:
         if config.nats_url is not None:
-            async with Client.connect(config.nats_url):  # at once, since a broker would wait for it
-                return config.nats_url
+            seed = None if keys is None else keys.user_seed(Account.BROKERS)
+            try:
+                await reach(config.nats_url, nkeys_seed_str=seed)  # at once, since a broker would wait for it
+            except (OSError, NoServersError, NatsError, TimeoutError) as error:
+                raise Unavailable("NATS", public(f"{config.nats_url}: {str(error) or type(error).__name__}")) from error
+            return config.nats_url
         port = ANY_PORT if config.port == 0 else config.port
-        return await stack.enter_async_context(nats_server(config.data / "nats", port=port, started=started))
+        settings = "" if keys is None else nats_config(keys)
+        server = nats_server(config.data / "nats", port=port, settings=settings, started=started)
+        return await stack.enter_async_context(server)
 
     async def postgres() -> str:
         if config.postgres_url is not None:
@@ -147,6 +189,7 @@ class Up:
         say: Say,
         servers: Sequence[Child],
         http_ports: Iterator[int],
+        has_keys: bool = False,
     ) -> None:
         self.config = config
         self.nats_url = nats_url
@@ -154,6 +197,7 @@ class Up:
         self._say = say
         self._servers = servers
         self._http_ports = http_ports
+        self._has_keys = has_keys
         self.lost = asyncio.Event()
         """A server ended by itself: nothing here can go on without it."""
         self._logs = config.data / "logs"
@@ -174,6 +218,11 @@ class Up:
             workers={worker.name: worker.http for worker in others if not worker.gave_up},
         )
 
+    @property
+    def api_key(self) -> str | None:
+        """The key that its user's commands show. None: none is asked for."""
+        return (self.config.data / KEY_FILE).read_text().strip() if self._has_keys else None
+
     def pids(self) -> dict[str, int]:
         """The process ids of the broker and the workers, by their names."""
         return {one.name: one.child.process.pid for one in self._processes if one.child is not None}
@@ -186,7 +235,8 @@ class Up:
         """Start the broker and wait until it is ready. Raises: Unavailable."""
         command = [sys.executable, "-m", "broker", "serve", "--json"]
         more = ["--lease-s", str(self.config.lease_s), "--replicas", str(self.config.replicas)]
-        await self._start("broker", [*command, *more]).ready(within_s=_READY_S)
+        keys = {NATS_KEY_FILE: str(self.config.data / NATS_KEY_KEPT)} if self._has_keys and self.config.nats_url is None else {}
+        await self._start("broker", [*command, *more], keys).ready(within_s=_READY_S)
 
     async def apply(self, text: str, source: str) -> str:
         """Make this the active catalog, unless somebody applied another since. Return the text of the one that is active.
@@ -194,7 +244,7 @@ class Up:
         The text that was applied here last is kept, so that an old file never replaces what was applied by hand.
         """
         kept = self.config.data / APPLIED
-        async with Client.connect(self.nats_url) as client:
+        async with Client.connect(self.nats_url, api_key=self.api_key) as client:
             active = await self._active(client)
             if active is not None and active.toml != text:
                 last = kept.read_text() if kept.is_file() else None
@@ -223,8 +273,9 @@ class Up:
 
     async def start_workers(self, catalog: Catalog) -> None:
         """Start the workers of every deployment, and wait until they are ready or given up. Raises: Unavailable."""
+        keys = {FILE_VARIABLE: str(self.config.data / WORKER_KEY_FILE)} if self._has_keys else {}
         started = [
-            self._start(f"worker-{deployment}-{number}", self._worker_command(deployment, number))
+            self._start(f"worker-{deployment}-{number}", self._worker_command(deployment, number), keys)
             for deployment in catalog.deployments
             for number in range(1, self.config.workers + 1)
         ]
@@ -243,12 +294,14 @@ class Up:
         slots = [] if self.config.slots is None else ["--slots", str(self.config.slots)]
         return [*command, "--name", f"{deployment}-{number}-{os.getpid()}", *slots]
 
-    def _start(self, name: str, command: Sequence[str]) -> SupervisedProcess:
+    def _start(self, name: str, command: Sequence[str], keys: Mapping[str, str]) -> SupervisedProcess:
         log_file = self._logs / f"{name}.log"
         if log_file.exists():
             log_file.replace(log_file.with_suffix(".log.1"))
         urls = {"INFERMQ_NATS_URL": self.nats_url, "INFERMQ_POSTGRES_URL": self.postgres_url}
-        process = SupervisedProcess(name, command, log_file, self._say, next(self._http_ports), environ=urls)
+        process = SupervisedProcess(
+            name, command, log_file, self._say, next(self._http_ports), environ={**urls, **keys}
+        )
         process.start()
         self._processes.append(process)
         return process

@@ -22,6 +22,7 @@ from schemas.jetstream.connection import (
     NoRespondersError,
     NoServersError,
     Subscription,
+    is_refusal,
 )
 from schemas.jetstream.errors import ApiRefused, Kind, NotStored
 from schemas.jetstream.lookup import (
@@ -93,6 +94,7 @@ __all__ = [
     "delivered",
     "deliveries",
     "header_number",
+    "is_refusal",
     "last_message",
     "last_sequence",
     "last_stored",

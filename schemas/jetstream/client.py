@@ -5,7 +5,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from nats.aio.client import Client
-from nats.errors import BadSubjectError
+from nats.errors import BadSubjectError, Error, NoServersError
 
 from schemas.jetstream.fixes import ClientFixes
 from schemas.units import SUBJECT
@@ -50,3 +50,27 @@ class NatsClient(ClientFixes, Client):
     async def write(self, commands: bytes) -> None:
         """Skip nats-py's own publish (2.16.0), which costs several times as much as everything else about a message."""
         await self._send_command(commands)
+
+
+async def reach(servers: str | Sequence[str], **options: Any) -> None:
+    """Connect once to the first node that takes a connection, and leave. Raises: the error of the last one."""
+    is_connecting = True
+
+    async def fail(error: Exception) -> None:
+        """Raise it while connecting: otherwise nats-py would keep trying."""
+        if is_connecting:
+            raise error
+
+    errors: list[Exception] = []
+    for node in urls_of(servers):
+        probe, is_connecting = NatsClient(), True
+        try:
+            await probe.connect(node, **{"connect_timeout": 1, **options}, allow_reconnect=False, error_cb=fail)
+        except (OSError, NoServersError, Error, TimeoutError) as error:
+            errors.append(error)
+        else:
+            return
+        finally:
+            is_connecting = False
+            await probe.close()
+    raise errors[-1] if errors else NoServersError

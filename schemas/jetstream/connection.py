@@ -20,7 +20,13 @@ __all__ = [
     "NoRespondersError",
     "NoServersError",
     "Subscription",
+    "is_refusal",
 ]
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Say whether a server refuses whoever connects. It says so too while nobody is there who could check a key."""
+    return "Authorization Violation" in str(error) or "Authentication Timeout" in str(error)
 
 
 class Message(Protocol):

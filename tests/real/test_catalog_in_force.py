@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from broker.bus.catalogs import Catalogs
-from broker.cli.doctor import Grade, examine
+from broker.cli.doctor import Grade, Known, examine
 from broker.errors import Unavailable
 from broker.ledger import open_ledger
 from broker.metrics import BrokerMetrics
@@ -193,7 +193,7 @@ async def test_the_doctor_says_when_nats_holds_another_catalog_than_the_ledger(
     await ledger.catalogs.apply(TOML, "t", now())
     await write(nc, 9)
 
-    findings = await examine(nats_url=nats_url, postgres_url=ledger_url, data=None)
+    findings = await examine(Known(nats_url=nats_url, postgres_url=ledger_url, data=None))
 
     [found] = [finding for finding in findings if finding.name == "catalog"]
     assert found.grade is Grade.BAD

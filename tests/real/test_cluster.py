@@ -8,7 +8,7 @@ import pytest
 
 from broker.bus.desired import desired
 from broker.bus.streams import NatsStreams
-from broker.cli.doctor import Grade, examine
+from broker.cli.doctor import Grade, Known, examine
 from broker.client import Client
 from broker.config import LEASE_S
 from schemas.jetstream import call
@@ -75,7 +75,7 @@ async def test_a_node_that_is_away_keeps_nobody_from_the_others(nats_url: str, l
     async with a_broker(urls, ledger_url, nc):
         async with Client.connect(urls) as client:
             status = await client.status()
-        findings = {one.name: one.grade for one in await examine(nats_url=urls, postgres_url=None, data=None)}
+        findings = {one.name: one.grade for one in await examine(Known(nats_url=urls, postgres_url=None, data=None))}
 
     assert status.leader is None or status.leader == status.name
     assert findings["NATS"] is findings["streams"] is Grade.OK

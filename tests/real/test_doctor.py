@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.cli.doctor import Finding, Grade, examine
+from broker.cli.doctor import Finding, Grade, Known, examine
 from broker.local.servers import nats_server
 from tests.real.test_starting_degraded import free_port
 
@@ -18,7 +18,7 @@ SOON_S = 5.0
 
 async def found(nats_url: str | None = None, postgres_url: str | None = None) -> dict[str, Finding]:
     began = time.monotonic()
-    findings = await examine(nats_url=nats_url, postgres_url=postgres_url, data=None)
+    findings = await examine(Known(nats_url=nats_url, postgres_url=postgres_url, data=None))
     assert time.monotonic() - began < SOON_S
     assert "hunter2" not in str(findings)
     return {finding.name: finding for finding in findings}

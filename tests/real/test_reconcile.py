@@ -9,7 +9,7 @@ import pytest
 
 from broker.bus.desired import desired, difference
 from broker.bus.streams import NatsStreams, find
-from broker.cli.doctor import Grade, examine
+from broker.cli.doctor import Grade, Known, examine
 from broker.config import LEASE_S
 from broker.local.servers import Child, nats_server
 from schemas import subjects
@@ -152,10 +152,10 @@ async def test_doctor_says_which_stream_or_consumer_is_not_as_it_should_be(tmp_p
     async with a_server(tmp_path) as (nc, _):
         await NatsStreams(nc).keep({}, lease_s=LEASE_S)
         url = nc.connected_url.geturl() if nc.connected_url else ""
-        whole = {one.name: one for one in await examine(nats_url=url, postgres_url=None, data=None)}
+        whole = {one.name: one for one in await examine(Known(nats_url=url, postgres_url=None, data=None))}
         await call(nc, f"CONSUMER.DELETE.{subjects.OUTCOME}.{subjects.SETTLE_CONSUMER}")
 
-        findings = {one.name: one for one in await examine(nats_url=url, postgres_url=None, data=None)}
+        findings = {one.name: one for one in await examine(Known(nats_url=url, postgres_url=None, data=None))}
 
         assert whole["streams"].grade is Grade.OK
         assert (findings["streams"].grade, findings["streams"].seen) == (

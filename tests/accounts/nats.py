@@ -1,0 +1,51 @@
+"""A NATS server that asks brokers who may connect, and connections to it in every account."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from broker.core.accounts import Account
+from broker.core.nats_config import nats_config
+from broker.core.nats_keys import NatsKeys
+from broker.local.servers import nats_server
+from schemas.api_keys import ApiKey
+from schemas.jetstream.client import NatsClient
+from schemas.subjects import inbox_prefix
+
+KEYS = NatsKeys(b"the secret of the brokers, of it")
+
+
+@asynccontextmanager
+async def a_guarded_nats(folder: Path, *, settings: str = "") -> AsyncIterator[str]:
+    async with nats_server(folder, settings=nats_config(KEYS) + settings) as url:
+        yield url
+
+
+@asynccontextmanager
+async def as_broker(url: str, account: Account = Account.BROKERS) -> AsyncIterator[NatsClient]:
+    """Connect as a broker does, in one of its accounts."""
+    async with _connected(NatsClient(), url, nkeys_seed_str=KEYS.user_seed(account)) as nc:
+        yield nc
+
+
+@asynccontextmanager
+async def as_holder(url: str, key: ApiKey, nc: NatsClient | None = None) -> AsyncIterator[NatsClient]:
+    """Connect with a key. Raises: nats-py's error, if it is refused."""
+    prefix = inbox_prefix(key.tenant, key.id)
+    async with _connected(nc or NatsClient(), url, token=key.text(), inbox_prefix=prefix) as connected:
+        yield connected
+
+
+@asynccontextmanager
+async def _connected(nc: NatsClient, url: str, **options: object) -> AsyncIterator[NatsClient]:
+    denied: list[str] = []
+
+    async def note(error: Exception) -> None:
+        denied.append(str(error))
+
+    try:
+        await nc.connect(url, **{"allow_reconnect": False, "error_cb": note, **options})
+        nc.denied = denied  # type: ignore[attr-defined]
+        yield nc
+    finally:
+        await nc.close()
