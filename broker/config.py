@@ -161,7 +161,9 @@ def find(
         )
     info, data = found
     api_key = shown_key(environ, otherwise=data / KEY_FILE)
-    return Location(nats_url=info.nats_url, postgres_url=postgres_url or info.postgres_url, api_key=api_key, data=data)
+    return Location(
+        nats_url=info.nats_url, postgres_url=postgres_url or info.postgres_url, api_key=api_key, data=data
+    )
 
 
 def nats_keys(environ: Mapping[str, str], *, data: Path | None = None) -> NatsKeys | None:

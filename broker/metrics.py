@@ -55,6 +55,9 @@ class BrokerMetrics:
         self._admitted = self._counter("jobs_admitted_total", "Jobs taken into the ledger to wait.", "lane")
         self._refused = self._counter("jobs_refused_total", "Jobs recorded as failed at intake.", "lane", "code")
         self.dead_letters = self._counter("dead_letters_total", "Messages that were no job or no outcome.")
+        self._connections = self._counter(
+            "connections_answered_total", "Connections to NATS that servers asked about.", "answer"
+        )
         self.ignored = self._counter(
             "messages_ignored_total", "Beats, catalogs, notices and replies that nobody can read.", "kind"
         )
@@ -127,6 +130,10 @@ class BrokerMetrics:
         )
         self._ended = _Children[tuple[str, Lane, State], Counter](lambda key: self._settled.labels(*key))
         self._requests_ended = _Children[str, Counter](self._requests.labels)
+
+    def connection_answered(self, answer: str) -> None:
+        """Count an answer: `allowed`, or the code of a refusal."""
+        self._connections.labels(answer).inc()
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"infermq_{name}", text, labels, registry=self.registry)

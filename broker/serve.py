@@ -3,10 +3,11 @@
 import asyncio
 import contextlib
 import importlib.metadata
+import logging
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +15,7 @@ from functools import partial
 from broker.bus.beats import Beats
 from broker.bus.catalogs import Catalogs
 from broker.bus.connect import connected
+from broker.bus.connections import Connections
 from broker.bus.dead_letters import publish_again
 from broker.bus.directories import NatsDirectories
 from broker.bus.notices import announce_instruction
@@ -40,6 +42,7 @@ from broker.metrics import BrokerMetrics
 from broker.ports import Clock, Entropy, Ledger, StreamAdmin
 from broker.roles.advisories import Advisories
 from broker.roles.batch_cancels import BatchCancels
+from broker.roles.callout import Callout
 from broker.roles.cancels import Cancels
 from broker.roles.catalog_refresh import CatalogRefresh
 from broker.roles.controls_watch import ControlsWatch
@@ -88,6 +91,7 @@ from schemas.jetstream.client import NatsClient
 from schemas.job import Lane
 from schemas.urls import public
 
+log = logging.getLogger(__name__)
 REFRESH_S = 5.0
 """Between two looks at what is announced and may have been missed, and at what costs a query to measure."""
 _SEALING = frozenset({"settle", "interactive", "dispatch"})
@@ -110,29 +114,32 @@ async def serve(
     config: BrokerConfig,
     *,
     ready: Callable[[str], None],
-    keys: NatsKeys | None = None,
+    nats_keys: NatsKeys | None = None,
     refresh_s: float = REFRESH_S,
     later_s: float = LATER_S,
     reconcile_s: float = EVERY_S,
 ) -> None:
     """Run a broker until cancelled. `ready` is called with the URL of /metrics, /livez and /readyz once it takes requests.
 
-    It waits for NATS, and serves what it can while Postgres is away. `keys`: those that the servers of NATS were configured
-    with; without them whoever reaches NATS may do everything. Raises: Unavailable, CannotListen, Conflict.
+    It waits for NATS, and serves what it can while Postgres is away. `nats_keys`: those that the servers of NATS were
+    configured with; without them whoever reaches NATS may do everything. Raises: Unavailable, CannotListen, Conflict.
     """
     reconnected = asyncio.Event()
     nc = NatsClient()
-    doors = nc if keys is None else NatsClient()
-    name, metrics = f"infermq-broker-{config.name}", BrokerMetrics(version())
+    doors, system = (nc, None) if nats_keys is None else (NatsClient(), NatsClient())
+    clients = {Account.BROKERS: nc, Account.TENANTS: doors, Account.SYSTEM: system}
+    metrics = BrokerMetrics(version())
     async with open_ledger(config.postgres_url, clock=wall_clock, connections=config.database_connections) as ledger:
         seal_key = SealKey(
             ledger=ledger.seal_keys, copy=NatsSealKeys(nc), random_key=partial(secrets.token_bytes, KEY_BYTES)
         )
+        key_watch = KeyWatch(nc, ledger.api_keys, NatsDirectories(nc), clock=wall_clock, every_s=refresh_s)
         process = Process(
             config=config,
             nc=nc,
             doors=doors,
-            keys=keys,
+            system=system,
+            nats_keys=nats_keys,
             streams=NatsStreams(nc, replicas=config.replicas, store_bytes=config.store_bytes),
             ledger=ledger,
             catalogs=Catalogs(nc, ignored=metrics.ignored.labels("catalog").inc),
@@ -146,8 +153,8 @@ async def serve(
             unit=unit,
             rulings=Rulings(nc, process_ids(os.getpid(), os.urandom(6)).__next__, seal_key),
             seal_key=seal_key,
-            keys=KeyWatch(nc, ledger.api_keys, NatsDirectories(nc), clock=wall_clock, every_s=refresh_s),
-            identify=open_door,
+            keys=key_watch,
+            identify=open_door if nats_keys is None else key_watch.identify,
             reconnected=reconnected,
             remade=asyncio.Event(),
             refresh_s=refresh_s,
@@ -156,26 +163,28 @@ async def serve(
         )
         async with (
             listening(process.app(), host=config.http_host, port=config.http_port) as url,
-            connected(
-                config.nats_url,
-                name=name,
-                came_back=reconnected.set,
-                client=nc,
-                seed=None if keys is None else keys.user_seed(Account.BROKERS),
-            ),
-            _with_doors(config, keys, doors),
+            _connections(config, nats_keys, reconnected.set, clients),
         ):
             await process.run(lambda: ready(url))
 
 
 @asynccontextmanager
-async def _with_doors(config: BrokerConfig, keys: NatsKeys | None, doors: NatsClient) -> AsyncIterator[None]:
-    """Connect the doors in the tenants' account, while the block runs. Without keys there is one account for all."""
-    if keys is None:
-        yield
-        return
-    name = f"infermq-doors-{config.name}"
-    async with connected(config.nats_url, name=name, client=doors, seed=keys.user_seed(Account.TENANTS)):
+async def _connections(
+    config: BrokerConfig,
+    nats_keys: NatsKeys | None,
+    came_back: Callable[[], None],
+    clients: Mapping[Account, NatsClient | None],
+) -> AsyncIterator[None]:
+    """Connect in each account while the block runs. Without keys there is one account for all."""
+    async with contextlib.AsyncExitStack() as stack:
+        for account, client in clients.items():
+            if client is None or (nats_keys is None and account is not Account.BROKERS):
+                continue
+            seed = None if nats_keys is None else nats_keys.user_seed(account)
+            name = f"infermq-broker-{config.name}" + ("" if account is Account.BROKERS else f" in {account}")
+            back = came_back if account is Account.BROKERS else lambda: None
+            connection = connected(config.nats_url, name=name, came_back=back, client=client, seed=seed)
+            await stack.enter_async_context(connection)
         yield
 
 
@@ -187,7 +196,9 @@ class Process:
     nc: NatsClient
     doors: NatsClient
     """Where callers are: a connection in the tenants' account. Without keys it is `nc`."""
-    keys: NatsKeys | None
+    system: NatsClient | None
+    """A connection in the servers' own account, through which connections are ended. None: there are no keys."""
+    nats_keys: NatsKeys | None
     """None: whoever reaches NATS may do everything."""
     streams: StreamAdmin
     ledger: Ledger
@@ -259,7 +270,7 @@ class Process:
             connection=NatsClient,
             identify=self.identify,
             clock=self.clock,
-            seed=None if self.keys is None else self.keys.user_seed(Account.TENANTS),
+            seed=None if self.nats_keys is None else self.nats_keys.user_seed(Account.TENANTS),
         )
         async with api, asyncio.TaskGroup() as group:
             for name, role in {"streams": reconcile.serve, "catalog": refresh.serve, **self._roles()}.items():
@@ -296,6 +307,7 @@ class Process:
         )
         return {
             **self._intakes(),
+            **self._callout(),
             "seal key": self.seal_key.serve,
             "keys": self.keys.serve,
             "settle": settle.serve,
@@ -312,6 +324,22 @@ class Process:
                 days=self.ledger.days, retention=self.ledger.retention, keep=self.config.keep, clock=self.clock
             ).serve,
         }
+
+    def _callout(self) -> dict[str, Callable[[], Awaitable[None]]]:
+        """Return the role that says who may connect to NATS, if servers ask."""
+        if self.nats_keys is None or self.system is None:
+            log.warning("no keys are asked for: whoever reaches NATS may do everything (infermq nats-config)")
+            return {}
+        callout = Callout(
+            nc=self.nc,
+            connections=Connections(self.system),
+            keys=self.nats_keys,
+            identify=self.keys.identify_text,
+            clock=self.clock,
+            answered=self.metrics.connection_answered,
+        )
+        self.keys.shut_out = lambda names: callout.end([key for _, key in names])
+        return {"callout": callout.serve}
 
     def _intakes(self) -> dict[str, Callable[[], Awaitable[None]]]:
         return {

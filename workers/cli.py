@@ -248,7 +248,9 @@ async def _connected(
 
     async def log_error(error: Exception) -> None:
         if is_refusal(error):
-            log.warning("NATS refuses the key %s: unknown, expired or revoked, or no broker runs to check it", config.key)
+            log.warning(
+                "NATS refuses the key %s: unknown, expired or revoked, or no broker runs to check it", config.key
+            )
             return
         waits = f"waiting for NATS at {where}: is it running, and reachable from here? " if is_first else "nats "
         log.warning("%serror=%s", waits, public(str(error)) or type(error).__name__)

@@ -24,7 +24,10 @@ async def a_system(catalog: str, *, workers: int = 1) -> AsyncIterator[tuple[Up,
         file = Path(folder) / "catalog.toml"
         file.write_text(catalog)
         config = UpConfig(data=Path(folder) / "data", catalog=file, workers=workers)
-        async with running(config, say=lambda _: None) as up, Client.connect(up.nats_url, api_key=up.api_key) as client:
+        async with (
+            running(config, say=lambda _: None) as up,
+            Client.connect(up.nats_url, api_key=up.api_key) as client,
+        ):
             yield up, client, file
 
 

@@ -3,6 +3,8 @@
 desired       says which streams, buckets and consumers there should be, and compares that with what there is
 streams       keeps them so
 connect       opens a connection as the broker needs it
+callout       reads what a server asks about a connection, and writes the answer
+connections   ends connections of keys
 groups        pulls from a consumer and hands over all that has arrived, as one group
 beats         knows the workers that are alive
 catalogs      knows and publishes the active revision of the catalog

@@ -14,8 +14,8 @@ import nkeys
 from nacl.exceptions import CryptoError
 from nacl.public import Box, PublicKey
 
-from broker.core.permissions import Permissions
 from broker.core.nats_keys import NatsKeys, raw_curve
+from broker.core.permissions import Permissions
 from schemas.codec import UNREADABLE
 
 SUBJECT = "$SYS.REQ.USER.AUTH"
@@ -89,7 +89,7 @@ class _Nkeys(jwt.algorithms.Algorithm):
         return bool(key.verify(msg, sig))
 
     @staticmethod
-    def to_jwk(key_obj: nkeys.KeyPair, as_dict: bool = False) -> str:  # noqa: FBT001, FBT002 - the library's signature
+    def to_jwk(key_obj: nkeys.KeyPair, as_dict: bool = False) -> Any:  # noqa: FBT001, FBT002 - the library's signature
         raise NotImplementedError("an nkey has no JWK")
 
     @staticmethod

@@ -64,7 +64,9 @@ class Connections:
                         continue
                     for one in answer.data.connections:
                         # a server leaves an order alone that wants no answer
-                        await self._nc.publish(f"$SYS.REQ.SERVER.{answer.server.id}.KICK", jsoned(one), f"{inbox}.ended")
+                        await self._nc.publish(
+                            f"$SYS.REQ.SERVER.{answer.server.id}.KICK", jsoned(one), f"{inbox}.ended"
+                        )
                         ended += 1
         except (TimeoutError, NatsTimeoutError):
             return ended

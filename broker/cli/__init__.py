@@ -12,7 +12,7 @@ catalogs   apply, catalog, schema                 demo       demo
 bench      bench bulk | interactive | …           doctor     examines an installation, for `infermq doctor`
 cancels    job cancel, batch cancel, cancel
 changes    job change, batch change
-controls   pause, resume, audit
+controls   pause, resume, audit                   nats_config  nats-config
 tenants    tenant create | list | show | …        keys       key create | list | show | revoke | …
 secret_files  writes keys to files that only their user can read
 progress   shows a batch that runs                results    encodes results as OpenAI Batch's lines

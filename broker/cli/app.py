@@ -17,6 +17,7 @@ from broker.cli import (
     instructions,
     jobs,
     keys,
+    nats_config,
     repeats,
     replays,
     submit,
@@ -63,6 +64,7 @@ app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options"
     system.worker
 )
 app.command()(system.migrate)
+app.command("nats-config")(nats_config.print_nats_config)
 app.command()(system.doctor)
 app.command()(submit.submit)
 app.command()(jobs.infer)

@@ -30,7 +30,7 @@ from broker.ledger import open_ledger, pending
 from schemas.api import HoldCode, ModelStatus, Status
 from schemas.catalog import CatalogError
 from schemas.clock import wall_clock
-from schemas.jetstream import NatsError
+from schemas.jetstream import NatsError, is_refusal
 from schemas.jetstream.client import NatsClient
 from schemas.urls import public
 
@@ -135,7 +135,7 @@ async def _nats(known: Known) -> list[Finding]:
             async with asyncio.timeout(_CONNECT_S):
                 await nc.connect(url, error_cb=note, reconnect_time_wait=1, **_as_whom(known))
         except (OSError, NatsError) as error:
-            last = why[-1] if why else error
+            last = next(filter(is_refusal, why), why[-1] if why else error)
             seen = public(f"{url}: {str(last) or type(last).__name__}")
             return [Finding("NATS", Grade.BAD, seen, "is it running, and reachable from here?")]
         looks = [

@@ -16,7 +16,9 @@ def print_nats_config(
     key_file: Annotated[
         Path,
         typer.Option(
-            "--key-file", envvar="INFERMQ_NATS_KEY_FILE", help="The secret of the brokers. It is made if there is none."
+            "--key-file",
+            envvar="INFERMQ_NATS_KEY_FILE",
+            help="The secret of the brokers. It is made if there is none.",
         ),
     ] = Path("nats.key"),
 ) -> None:
@@ -27,8 +29,7 @@ def print_nats_config(
     when it reloads.
 
     Examples:
-
-      infermq nats-config --key-file nats.key >> nats.conf
+      infermq nats-config --key-file nats.key
     """
     with reporting_errors():
         try:

@@ -154,11 +154,15 @@ KeepIdempotency = Annotated[
 ]
 
 
+KeptIn = Annotated[Path, typer.Option(envvar="INFERMQ_DATA", help="Where streams and tables are kept.")]
+Keyless = Annotated[
+    bool, typer.Option("--keyless", help="Ask for no keys: whoever reaches this machine's loopback may do all.")
+]
+
+
 def up(
     *,
-    data: Annotated[Path, typer.Option(envvar="INFERMQ_DATA", help="Where streams and tables are kept.")] = Path(
-        DATA
-    ),
+    data: KeptIn = Path(DATA),
     catalog: Annotated[
         Path | None, typer.Option(help="Catalog file; by default infermq.toml, else a built-in.")
     ] = None,
@@ -177,9 +181,7 @@ def up(
     ] = None,
     postgres_url: PostgresUrl = None,
     replicas: ReplicasOption = 1,
-    keyless: Annotated[
-        bool, typer.Option("--keyless", help="Ask for no keys: whoever reaches this machine's loopback may do all.")
-    ] = False,
+    keyless: Keyless = False,
     as_json: AsJsonOnceReady = False,
 ) -> None:
     """Run everything on this machine: NATS, Postgres, a broker and workers.
@@ -297,7 +299,7 @@ def _secret_of_brokers(file: Path | None, *, data: Path | None = None) -> NatsKe
 async def _until_signal(config: BrokerConfig, keys: NatsKeys | None, ready: Callable[[str], None]) -> None:
     from broker.serve import serve as run  # noqa: PLC0415 - FastStream takes a while to load
 
-    serving = asyncio.create_task(run(config, ready=ready, keys=keys))
+    serving = asyncio.create_task(run(config, ready=ready, nats_keys=keys))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, serving.cancel)

@@ -6,6 +6,10 @@ Each question is answered in one place:
 principal    who calls
 keys         what is known of API keys, and who shows one
 grants       what a new key may do
+permissions  what a connection to NATS may publish and hear
+accounts     the accounts of NATS, and what crosses from one to another
+nats_keys    the keys that brokers show and sign with at NATS
+nats_config  what a NATS server must be configured with
 authorise    who may do what
 admit        whether a job may run: its ledger entry, waiting or refused
 body         whether a request body is acceptable

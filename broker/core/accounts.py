@@ -9,7 +9,7 @@ came from: it reaches nothing of the brokers (tried on nats-server 2.15.1).
 from dataclasses import dataclass
 from enum import StrEnum
 
-from schemas.subjects import CATALOG_BUCKET, CTL_ABORT, CTL_CANCEL, NOW, RUN, WORKERS_BUCKET
+from schemas.subjects import CATALOG_BUCKET, NOW, RUN, WORKERS_BUCKET
 
 
 class Account(StrEnum):
@@ -61,8 +61,8 @@ CROSSINGS: tuple[Crossing, ...] = (
     Crossing(f"$JS.API.DIRECT.GET.KV_{CATALOG_BUCKET}.$KV.{CATALOG_BUCKET}.>", Account.BROKERS, Account.WORKERS),
     Crossing(f"$KV.{CATALOG_BUCKET}.deployment.*", Account.BROKERS, Account.WORKERS, is_stream=True),
     Crossing(f"$KV.{CATALOG_BUCKET}.revision", Account.BROKERS, Account.WORKERS, is_stream=True),
-    Crossing(f"{CTL_CANCEL}.*", Account.BROKERS, Account.WORKERS, is_stream=True),
-    Crossing(f"{CTL_ABORT}.*", Account.BROKERS, Account.WORKERS, is_stream=True),
+    Crossing("infermq.ctl.cancel.*", Account.BROKERS, Account.WORKERS, is_stream=True),
+    Crossing("infermq.ctl.abort.*", Account.BROKERS, Account.WORKERS, is_stream=True),
     Crossing("infermq.ward.*.*", Account.BROKERS, Account.WORKERS, is_stream=True),
 )
 """All there are. `infermq.infer` and `infermq.api` need none: brokers stand in the account of the tenants."""

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from broker.core.accounts import Account
 from broker.core.authorise import MAY, Action, may_call
-from broker.core.principal import Principal, Role
+from broker.core.principal import Principal
 from schemas import subjects
+from schemas.accounts import Role
 from schemas.job import Lane
 from schemas.subjects import CATALOG_BUCKET, NOW, RUN, WORKERS_BUCKET, Verb, token
 
@@ -78,8 +79,8 @@ def _of_worker(principal: Principal) -> Iterator[str]:
 
 def _heard_by_worker(principal: Principal) -> Iterator[str]:
     for name in _deployments(principal):
-        yield f"{subjects.CTL_CANCEL}.{name}"
-        yield f"{subjects.CTL_ABORT}.{name}"
+        yield f"infermq.ctl.cancel.{name}"
+        yield f"infermq.ctl.abort.{name}"
         yield f"infermq.ward.{name}.*"
         yield f"$KV.{CATALOG_BUCKET}.deployment.{name}"
     yield f"$KV.{CATALOG_BUCKET}.revision"

@@ -93,7 +93,7 @@ async def _started(config: UpConfig, say: Say, stack: AsyncExitStack) -> "Up":
     for name in await migrate(postgres_url):
         say(f"database: applied {name}")
     if keys is not None:
-        await make_first_keys(config.data, postgres_url, say)
+        await make_first_keys(config.data, postgres_url)
     ports = _http_ports(config, nats_url, say)
     up = Up(config, nats_url, postgres_url, say=say, servers=servers, http_ports=ports, has_keys=keys is not None)
     stack.push_async_callback(up.stop)
@@ -140,7 +140,9 @@ async def _servers(
             try:
                 await reach(config.nats_url, nkeys_seed_str=seed)  # at once, since a broker would wait for it
             except (OSError, NoServersError, NatsError, TimeoutError) as error:
-                raise Unavailable("NATS", public(f"{config.nats_url}: {str(error) or type(error).__name__}")) from error
+                raise Unavailable(
+                    "NATS", public(f"{config.nats_url}: {str(error) or type(error).__name__}")
+                ) from error
             return config.nats_url
         port = ANY_PORT if config.port == 0 else config.port
         settings = "" if keys is None else nats_config(keys)
@@ -235,7 +237,8 @@ class Up:
         """Start the broker and wait until it is ready. Raises: Unavailable."""
         command = [sys.executable, "-m", "broker", "serve", "--json"]
         more = ["--lease-s", str(self.config.lease_s), "--replicas", str(self.config.replicas)]
-        keys = {NATS_KEY_FILE: str(self.config.data / NATS_KEY_KEPT)} if self._has_keys and self.config.nats_url is None else {}
+        is_ours = self._has_keys and self.config.nats_url is None
+        keys = {NATS_KEY_FILE: str(self.config.data / NATS_KEY_KEPT)} if is_ours else {}
         await self._start("broker", [*command, *more], keys).ready(within_s=_READY_S)
 
     async def apply(self, text: str, source: str) -> str:

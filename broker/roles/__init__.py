@@ -13,6 +13,7 @@ cancels          has workers end what is cancelled, and rules where none reports
 releases         delivers again what dead workers held, and records what they ran as lost
 wards            keeps what may have ended a worker apart from others, and tells who did
 key_watch        knows all tenants and keys, and says who calls
+callout          says who may connect to NATS
 seal_key         knows the key that brokers seal attempts and rulings with
 settle           records what came through OUTCOME, and announces it
 failure_log      sums up the failures of attempts by deployment and kind, to be logged

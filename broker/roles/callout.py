@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from broker.bus.callout import SUBJECT, Question, Unasked, allowing, read_question, refusing
 from broker.bus.connections import Connections
-from broker.core.permissions import permissions_of
 from broker.core.nats_keys import NatsKeys
+from broker.core.permissions import permissions_of
 from broker.core.principal import Principal
 from broker.errors import Unavailable
 from broker.ports import Clock

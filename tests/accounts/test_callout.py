@@ -11,8 +11,9 @@ import pytest
 from broker.bus.callout import SUBJECT
 from broker.bus.connections import Connections
 from broker.core.accounts import Account
-from broker.core.principal import Principal, Role
+from broker.core.principal import Principal
 from broker.roles.callout import MOST_REFUSED, Callout
+from schemas.accounts import Role
 from schemas.api import Problem
 from schemas.api_keys import ApiKey
 from schemas.jetstream import NatsError, NatsTimeoutError, NoServersError, is_refusal
@@ -122,7 +123,12 @@ async def test_a_foreign_reply_reaches_nothing_of_the_brokers(url: str) -> None:
         for subject in ("infermq.ctl.>", "infermq.outcome.>", "$KV.>", "infermq.reply.>", "infermq.run.>"):
             await nc.subscribe(subject, cb=note)
         await nc.flush()
-        for reply in ("infermq.ctl.settled", "infermq.outcome.d", "$KV.INFERMQ_CATALOG.active", "infermq.reply.d.b.t"):
+        for reply in (
+            "infermq.ctl.settled",
+            "infermq.outcome.d",
+            "$KV.INFERMQ_CATALOG.active",
+            "infermq.reply.d.b.t",
+        ):
             await ann.publish(f"infermq.submit.bulk.m.acme.{ANN.id}", b"", reply)
         answer = await ann.request(f"infermq.submit.bulk.m.acme.{ANN.id}", b"")
         await nc.flush()

@@ -79,7 +79,7 @@ def test_what_can_be_printed_as_json_says_so_and_how() -> None:
 
     without = {words for words, said in told.items() if said is None}
     groups = {words for words, command in tree() if hasattr(command, "commands")} - {"replay"}
-    assert without == groups | {"schema", "worker"}
+    assert without == groups | {"schema", "worker", "nats-config"}
     assert "JSON Lines" in str(told["batch results"])
     assert all("errors are JSON on standard error" in said for said in told.values() if said is not None)
 

@@ -5,6 +5,7 @@ import contextlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -123,7 +124,7 @@ async def a_worker(
 
 @asynccontextmanager
 async def a_broker(
-    nats_url: str, ledger_url: str, nc: Nats, *, lease_s: float = LEASE_S, **pace: float
+    nats_url: str, ledger_url: str, nc: Nats, *, lease_s: float = LEASE_S, **pace: Any
 ) -> AsyncIterator[Running]:
     ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     config = BrokerConfig(nats_url=nats_url, postgres_url=ledger_url, name=f"b-{an_id()}", lease_s=lease_s)
