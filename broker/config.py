@@ -102,7 +102,7 @@ class UpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     nats_url: str | None = None
     postgres_url: str | None = None
     replicas: Replicas = 1
-    keyless: bool = False
+    keyless: bool = True
     """Whether whoever reaches this machine's loopback may do everything, without a key."""
 
 

@@ -156,7 +156,8 @@ KeepIdempotency = Annotated[
 
 KeptIn = Annotated[Path, typer.Option(envvar="INFERMQ_DATA", help="Where streams and tables are kept.")]
 Keyless = Annotated[
-    bool, typer.Option("--keyless", help="Ask for no keys: whoever reaches this machine's loopback may do all.")
+    bool,
+    typer.Option("--keyless/--keys", help="Ask for no keys: whoever reaches this machine's loopback may do all."),
 ]
 
 
@@ -181,7 +182,7 @@ def up(
     ] = None,
     postgres_url: PostgresUrl = None,
     replicas: ReplicasOption = 1,
-    keyless: Keyless = False,
+    keyless: Keyless = True,
     as_json: AsJsonOnceReady = False,
 ) -> None:
     """Run everything on this machine: NATS, Postgres, a broker and workers.

@@ -135,9 +135,9 @@ async def test_a_reader_that_leaves_a_stream_leaves_no_subscription_behind(clien
         await nc.request(heard[0].reply)
 
 
-async def test_an_answer_comes_to_the_tenants_inbox(nats_url: str, nc: Nats) -> None:
+async def test_an_answer_comes_to_the_inbox_of_its_key(nats_url: str, nc: Nats) -> None:
     async with answering(nc, ASKED, [WHOLE]) as heard, Client.connect(nats_url, tenant="t", key="k") as client:
         await client.infer("m", BODY)
 
     assert heard[0].subject == "infermq.infer.m.t.k"
-    assert heard[0].reply.startswith("_INBOX_t.")
+    assert heard[0].reply.startswith("_INBOX_k.")

@@ -233,12 +233,12 @@ async def test_a_reader_leaves_no_subscription_behind(client: Client, nc: Nats, 
         await nc.request(subjects.result(DEFAULT, BATCH))
 
 
-async def test_a_call_speaks_for_its_tenant_and_is_answered_in_its_inbox(nats_url: str, nc: Nats) -> None:
+async def test_a_call_speaks_for_its_tenant_and_is_answered_in_the_inbox_of_its_key(nats_url: str, nc: Nats) -> None:
     async with answering(nc, ANY_API, LAST) as heard, Client.connect(nats_url, tenant="a.b", key="k") as client:
         await names_of(client)
 
     assert heard[0].subject == "infermq.api.batch-results.a_2e_b.k"
-    assert heard[0].reply.startswith("_INBOX_a_2e_b.")
+    assert heard[0].reply.startswith("_INBOX_k.")
 
 
 async def test_what_a_call_can_come_to(client: Client, nc: Nats) -> None:
