@@ -9,6 +9,10 @@ class Unavailable(Exception):
         self.what = what
 
 
+class NoConnection(Unavailable):
+    """There is no connection to it. Where that is noticed, it is logged, once."""
+
+
 class CannotListen(Exception):
     """A port or an address of this machine cannot be listened on; the message names its option."""
 

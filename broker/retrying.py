@@ -8,7 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from broker.errors import BadData, Conflict, Unavailable
+from broker.errors import BadData, Conflict, NoConnection, Unavailable
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -24,9 +24,14 @@ async def until_available(act: Callable[[], Awaitable[R]]) -> R:
         try:
             return await act()
         except Unavailable as error:
-            log.warning("waiting what=%s error=%s next_s=%.1f", error.what, error, wait)
+            log.log(level_of(error), "waiting what=%s error=%s next_s=%.1f", error.what, error, wait)
         await asyncio.sleep(wait)
         wait = min(_LONGEST_S, wait * 2)
+
+
+def level_of(error: Exception) -> int:
+    """Return how loudly to log that something waits. That a connection is lost has a line of its own."""
+    return logging.DEBUG if isinstance(error, NoConnection) else logging.WARNING
 
 
 async def bisected(

@@ -23,6 +23,7 @@ from schemas.clock import steady_clock
 from schemas.ids import process_ids
 from schemas.jetstream import NatsError, NoServersError, is_refusal
 from schemas.jetstream.client import NatsClient
+from schemas.jetstream.connection_log import ConnectionLog
 from schemas.logs import LogFormat, LogLevel, log_to_stderr
 from schemas.subjects import DEFAULT, inbox_prefix
 from schemas.units import LONGEST_NAME
@@ -240,20 +241,15 @@ async def _connected(
     nc: NatsClient, config: WorkerConfig, api_key: ApiKey | None, reconnected: asyncio.Event
 ) -> AsyncIterator[None]:
     """Connect, waiting for the server now and whenever the connection is lost."""
-    where, is_first = public(config.nats_url), True
+    told = ConnectionLog(nc, config.nats_url, came_back=reconnected.set)
 
-    async def note_reconnect() -> None:
-        log.warning("nats reconnected")
-        reconnected.set()
-
-    async def log_error(error: Exception) -> None:
+    async def on_error(error: Exception) -> None:
         if is_refusal(error):
             log.warning(
                 "NATS refuses the key %s: unknown, expired or revoked, or no broker runs to check it", config.key
             )
-            return
-        waits = f"waiting for NATS at {where}: is it running, and reachable from here? " if is_first else "nats "
-        log.warning("%serror=%s", waits, public(str(error)) or type(error).__name__)
+        else:
+            await told.on_error(error)
 
     try:
         await nc.connect(
@@ -263,14 +259,16 @@ async def _connected(
             reconnect_time_wait=1,
             token=None if api_key is None else api_key.text(),
             inbox_prefix=_inbox_prefix(api_key),
-            reconnected_cb=note_reconnect,
-            error_cb=log_error,
+            error_cb=on_error,
+            disconnected_cb=told.on_lost,
+            reconnected_cb=told.on_back,
             pending_size=_PENDING_BYTES,
             skip_subject_validation=True,  # schemas.subjects builds them all
         )
-        is_first = False
+        told.connected()
         yield
     finally:
+        told.closing()
         await nc.close()
 
 

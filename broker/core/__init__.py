@@ -15,6 +15,7 @@ admit        whether a job may run: its ledger entry, waiting or refused
 body         whether a request body is acceptable
 route        which deployments may run a job
 pools        what each deployment can take now, what holds it, and the words for that
+fallbacks    when a model falls back to its spares, and when its regular deployments are back
 controls     what may not start because somebody paused or cancelled it
 backlog      which waiting jobs have been read ahead, flow by flow
 fairness     which waiting job runs next, and where

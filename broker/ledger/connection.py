@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 import asyncpg
 
+from broker.errors import NoConnection
 from broker.ledger.errors import translated
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 else:
     Connection = asyncpg.Connection
 
+log = logging.getLogger(__name__)
 SETTINGS = {
     "application_name": "infermq",
     # Every query goes by key. Plans made for a partition's first rows must not outlive them.
@@ -42,6 +45,9 @@ async def as_it_is(_: object) -> None:
 
 class Database:
     """The connections that all areas of a ledger share."""
+
+    _lost_s: float | None = None
+    """When Postgres could not be reached for the first time, by the loop's clock. None: it answers."""
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
@@ -74,6 +80,21 @@ class Database:
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
         """Lend a connection while the block runs. Raises: Unavailable, Conflict, BadData, DayNotKept."""
-        with translated():
-            async with self._pool.acquire() as connection:
-                yield connection
+        try:
+            with translated():
+                async with self._pool.acquire() as connection:
+                    yield connection
+        except NoConnection as error:
+            self._note_lost(error)
+            raise
+        if self._lost_s is not None:
+            self._note_back(self._lost_s)
+
+    def _note_lost(self, error: NoConnection) -> None:
+        if self._lost_s is None:
+            self._lost_s = asyncio.get_running_loop().time()
+            log.error("postgres disconnected error=%s: jobs and outcomes wait, it is tried again by itself", error)
+
+    def _note_back(self, lost_s: float) -> None:
+        self._lost_s = None
+        log.warning("postgres reconnected away_s=%.1f", asyncio.get_running_loop().time() - lost_s)

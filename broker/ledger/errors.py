@@ -9,12 +9,12 @@ from contextlib import contextmanager
 
 import asyncpg
 
-from broker.errors import BadData, Conflict, DayNotKept, Unavailable
+from broker.errors import BadData, Conflict, DayNotKept, NoConnection, Unavailable
 
 _AWAY = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 """The driver's own errors: there is no connection, or it is of no use any more."""
 _MEANINGS: dict[str, type[Unavailable | Conflict | BadData]] = {
-    "08": Unavailable,  # connection exception
+    "08": NoConnection,  # connection exception
     "0A000": Unavailable,  # a cached plan is no longer valid: the tables have changed; the driver makes it anew
     "22": BadData,  # data exception: a NUL, a number out of range
     "23": BadData,  # integrity constraint violation
@@ -30,7 +30,10 @@ _MEANINGS: dict[str, type[Unavailable | Conflict | BadData]] = {
     "53": Unavailable,  # insufficient resources: the disk is full, no memory, too many connections
     "54": BadData,  # program limit exceeded: a row that is too large
     "55": Unavailable,  # object not in prerequisite state: a lock that could not be had
-    "57": Unavailable,  # operator intervention: shutdown, crash, cancelled, not yet up
+    "57": Unavailable,  # operator intervention: cancelled, a database that is dropped
+    "57P01": NoConnection,  # it shuts down
+    "57P02": NoConnection,  # it has crashed
+    "57P03": NoConnection,  # it is not up yet
     "58": Unavailable,  # system error: a file could not be read or written
     "72": Unavailable,  # snapshot too old
     "F0": Unavailable,  # configuration file error
@@ -57,16 +60,16 @@ def translated() -> Iterator[None]:
     except UnicodeEncodeError as error:
         raise BadData(str(error)) from error
     except _AWAY as error:
-        raise Unavailable("Postgres", str(error) or type(error).__name__) from error
+        raise NoConnection("Postgres", str(error) or type(error).__name__) from error
 
 
 def _ours(error: asyncpg.PostgresError) -> Exception | None:
     """Return our exception for an error of Postgres; None if it is a bug."""
     code = error.sqlstate or ""
     meaning = _MEANINGS.get(code) or _MEANINGS.get(code[:2])
-    if meaning is Unavailable:
+    if meaning is Unavailable or meaning is NoConnection:
         advice = _ADVICE.get(code) or _ADVICE.get(code[:2])
-        return Unavailable("Postgres", f"{error} ({code})" + (f": {advice}" if advice else ""))
+        return meaning("Postgres", f"{error} ({code})" + (f": {advice}" if advice else ""))
     if meaning is Conflict:
         return Conflict(getattr(error, "constraint_name", None) or str(error))
     if meaning is BadData:

@@ -16,7 +16,7 @@ key_watch        knows all tenants and keys, and says who calls
 callout          says who may connect to NATS
 seal_key         knows the key that brokers seal attempts and rulings with
 settle           records what came through OUTCOME, and announces it
-failure_log      sums up the failures of attempts by deployment and kind, to be logged
+failure_log      sums up failures of attempts, and requests that move, by kind, to be logged
 late_acks        acks the messages of workers that died before they could
 relay            stays in the middle of every interactive request
 reserves         counts the reserved slots that the relay uses, and chooses where the next request goes

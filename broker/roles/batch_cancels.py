@@ -18,6 +18,7 @@ from broker.core.records import Settled
 from broker.errors import Unavailable
 from broker.metrics import BrokerMetrics
 from broker.ports import CancelLedger, Clock
+from broker.retrying import level_of
 from schemas.jetstream import NatsConnection
 
 log = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ class BatchCancels:
             try:
                 ended = await self.look()
             except Unavailable as error:
-                log.warning("batches are not ended yet error=%s", error)
+                log.log(level_of(error), "batches are not ended yet error=%s", error)
                 ended = 0
             await asyncio.sleep(self.rest_s(loop.time() - began) if ended else self.look_s)
 

@@ -18,6 +18,7 @@ from broker.core.records import Marked, Settled
 from broker.errors import Unavailable
 from broker.metrics import BrokerMetrics
 from broker.ports import CancelLedger, Clock
+from broker.retrying import level_of
 from schemas.jetstream import NatsConnection, NatsError
 from schemas.ruling import Cancel
 from schemas.units import Ms
@@ -52,7 +53,7 @@ class Cancels:
             try:
                 await self.look()
             except (Unavailable, NatsError) as error:
-                log.warning("cancels wait error=%s", str(error) or type(error).__name__)
+                log.log(level_of(error), "cancels wait error=%s", str(error) or type(error).__name__)
             await asyncio.sleep(self.look_s)
 
     async def look(self) -> None:

@@ -17,6 +17,7 @@ from broker.bus.notices import decode_delayed, decode_settled, decode_waiting, l
 from broker.bus.runs import Rulings, Runs
 from broker.core.controls import Controls
 from broker.core.fairness import Order
+from broker.core.fallbacks import Fallbacks
 from broker.core.outstanding import Outstanding
 from broker.core.pools import Pool, Silence, alive, snapshot
 from broker.core.records import EndedAttempt, Flow, Pick, Place, Running
@@ -110,6 +111,7 @@ class Dispatch:
         self._caps = Caps(attempts, daily_spend, outstanding=self._outstanding, catalog=catalog)
         self._recount_at = 0.0
         self._silence = Silence(clock())
+        self._fallbacks = Fallbacks()
         self._wake = asyncio.Event()
 
     def is_busy(self) -> bool:
@@ -147,7 +149,7 @@ class Dispatch:
                 self._outstanding.recount(await self._caps.recounted(running))
                 await self._reader.ask_next_due()
                 await self._sweep.end_overdue()
-                self._metrics.pools(self._pools(self._clock()))
+                self._look_at_pools()
                 self._recount_at = loop.time() + self._recount_s
             if self._remade.is_set():
                 self._remade.clear()
@@ -164,6 +166,17 @@ class Dispatch:
                 reread = loop.time() + (self._reread_s if len(behind) < OVERDUE_MOST else self._idle_s)
             if not await self._round():
                 await self._pause()
+
+    def _look_at_pools(self) -> None:
+        """Measure the pools, and log which models have fallen back to their spares, or are back."""
+        pools = self._pools(self._clock())
+        self._metrics.pools(pools)
+        for one in self._fallbacks.seen(self._catalog(), pools):
+            names = ",".join(one.deployments)
+            if one.because:
+                log.warning("spares serve model=%s deployments=%s: %s", one.model, names, one.because)
+            else:
+                log.warning("spares rest model=%s deployments=%s: the regular ones serve again", one.model, names)
 
     async def _pause(self) -> None:
         due = self._reader.due_ms

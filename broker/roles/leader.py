@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from broker.errors import Deposed, Unavailable
 from broker.metrics import BrokerMetrics
 from broker.ports import LeaderLedger
+from broker.retrying import level_of
 from schemas.units import Ms
 
 log = logging.getLogger(__name__)
@@ -27,19 +28,29 @@ class Leader:
 
     async def serve(self, work: Callable[[int], Awaitable[None]]) -> None:
         """Try to take the lease, and run `work(term)` while this broker holds it. Runs until cancelled."""
+        others_lead = False
         while True:
-            term = await self._term()
+            try:
+                term = await self.ledger.lead(self.holder, lease_ms=self.lease_ms)
+                others_lead = others_lead or term is None
+            except Unavailable as error:
+                log.log(level_of(error), "no leader lease error=%s", error)
+                term = None
             if term is None:
                 await asyncio.sleep(self.renew_s)
                 continue
-            log.info("leading term=%d", term)
+            if others_lead:
+                log.warning("leading term=%d: the broker that led has stopped, or has lost its lease", term)
+            else:
+                log.info("leading term=%d", term)
+            others_lead = False
             self.metrics.leading.set(1)
             try:
                 await self._while_leading(work, term)
             finally:
                 self.metrics.leading.set(0)
                 await self._step_down(term)
-            log.warning("deposed term=%d", term)
+            log.warning("deposed term=%d: another broker leads, or the lease could not be renewed", term)
 
     async def _while_leading(self, work: Callable[[int], Awaitable[None]], term: int) -> None:
         async with asyncio.TaskGroup() as group:
@@ -70,13 +81,6 @@ class Leader:
             if current != term:
                 return
             good_until = asked + self.lease_ms / 1000
-
-    async def _term(self) -> int | None:
-        try:
-            return await self.ledger.lead(self.holder, lease_ms=self.lease_ms)
-        except Unavailable as error:
-            log.warning("no leader lease error=%s", error)
-            return None
 
     async def _step_down(self, term: int) -> None:
         with contextlib.suppress(Unavailable, TimeoutError):

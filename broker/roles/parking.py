@@ -12,6 +12,7 @@ from broker.bus.notices import announce_waiting
 from broker.core.controls import Controls
 from broker.errors import Unavailable
 from broker.ports import Clock, ControlLedger
+from broker.retrying import level_of
 from schemas.jetstream import NatsConnection
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ class Parking:
             try:
                 is_whole = await self.look()
             except Unavailable as error:
-                log.warning("not parked yet error=%s", error)
+                log.log(level_of(error), "not parked yet error=%s", error)
                 is_whole = True
             await asyncio.sleep(self.look_s if is_whole else 0)
 

@@ -9,7 +9,7 @@ time into events, and carries the decisions out in order.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import assert_never
@@ -52,6 +52,7 @@ from broker.core.relay import (
 from broker.core.request_suspects import RequestSuspects, had_begun, request_key, was_with
 from broker.core.seals import sealed_request
 from broker.ports import Caller, Clock
+from broker.roles.failure_log import SummedLog
 from broker.roles.reserves import Reserves
 from broker.roles.tasks import Tasks
 from schemas import subjects
@@ -159,6 +160,7 @@ class Relay:
         self._buffer_bytes = buffer_bytes
         self._acks = nc.new_inbox()
         """The inbox in which NATS answers whether it stored an attempt."""
+        self._moves = SummedLog[tuple[str, str, str]](now_s=lambda: clock() / 1000)
         self._by_job: dict[UUID, RelayedRequest] = {}
         self._by_token: dict[str, RelayedRequest] = {}
         """Requests by the token of their current attempt. Messages about earlier attempts are ignored."""
@@ -192,6 +194,7 @@ class Relay:
         while True:
             await asyncio.sleep(self._tick_s)
             self._tasks.check()
+            self._log_moves()
             self._reserves.tick()
             now = self._clock()
             departed = list(self._presence.departed)
@@ -302,10 +305,15 @@ class Relay:
             if not self._by_job:
                 self._idle.set()
         elif state.assignment is not before:
-            log.info("another deployment: %r", state)
+            self._log_moves([(before.attempt.deployment, state.assignment.attempt.deployment, _why_moved(event))])
             self._give_back_reserve(before)
             self._take_reserve(request)
         await self._act(request, actions)
+
+    def _log_moves(self, moved: Iterable[tuple[str, str, str]] = ()) -> None:
+        """Log which requests another deployment takes: from, to, and why."""
+        for (former, later, why), count in self._moves.due(moved):
+            log.warning("requests moved from=%s to=%s why=%s count=%d", former, later, why, count)
 
     def _take_reserve(self, request: RelayedRequest) -> None:
         assignment = request.state.assignment
@@ -419,3 +427,14 @@ def stored_event(message: Message, token: str) -> Stored | Unstored:
 
 def _text(error: NatsError) -> str:
     return str(error) or type(error).__name__
+
+
+def _why_moved(event: Event) -> str:
+    """Say in a word why a request goes to another deployment."""
+    match event:
+        case Said(_, Erred(problem)):
+            return problem.code
+        case WorkerDied():
+            return "worker_died"
+        case _:
+            return "silent"

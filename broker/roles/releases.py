@@ -35,7 +35,7 @@ from broker.core.presence import (
 from broker.errors import Unavailable
 from broker.metrics import BrokerMetrics
 from broker.ports import AttemptLedger
-from broker.retrying import until_available
+from broker.retrying import level_of, until_available
 from schemas.catalog import Catalog
 from schemas.jetstream import ACK, NAK, ApiRefused, Kind, NatsConnection, NatsError
 
@@ -88,7 +88,7 @@ class Releases:
                 if self.presence.knows_all:
                     await self.look()
             except (Unavailable, NatsError) as error:
-                log.warning("not released yet error=%s", str(error) or type(error).__name__)
+                log.log(level_of(error), "not released yet error=%s", str(error) or type(error).__name__)
             await asyncio.sleep(self.look_s)
 
     async def look(self) -> None:
@@ -122,12 +122,19 @@ class Releases:
         process, deployment = process_of(gone.beat), gone.beat.deployment
         if gone.has_died:
             lost = lost_executions(gone)
-            log.warning("worker died worker=%s deployment=%s held=%d", gone.beat.worker, deployment, len(lost))
+            self._log_death(gone, held=len(lost))
             await self.rulings.publish(lost)
             self.metrics.deaths.inc()
             self.metrics.lost.inc(len(lost))
         self._noted.add(process)
         self._want(deployment, process)
+
+    def _log_death(self, gone: Departed, *, held: int) -> None:
+        """Say who died, with how many executions, and how many workers of its deployment are left: none is an error."""
+        worker, deployment = gone.beat.worker, gone.beat.deployment
+        left = sum(one.beat.deployment == deployment for one in self.presence.here)
+        level = logging.WARNING if left else logging.ERROR
+        log.log(level, "worker died worker=%s deployment=%s held=%d left=%d", worker, deployment, held, left)
 
     def _want(self, deployment: str, process: Process) -> None:
         """Ask for a check of what was delivered by now, or by the mark if this process was quiet already then."""

@@ -89,7 +89,7 @@ class Settle:
             self.late_acks.settled(outcomes.reports)
             lanes = {one.job.int: one.lane for part in settled for one in part.final}
             self.metrics.reported(outcomes.reports, verdicts, lanes)
-            for deployment, kind, count in self.failures.due(verdicts):
+            for deployment, kind, count in self.failures.failed(verdicts):
                 log.warning("attempts failed deployment=%s kind=%s count=%d", deployment, kind, count)
         if dead_letters:
             await until_available(lambda: self.dead_letters.record(one_per_message(dead_letters)))

@@ -17,7 +17,7 @@ from broker.core.suspects import Blamed, FreeWorker, Involved, RunningApart, Tur
 from broker.errors import Unavailable
 from broker.metrics import BrokerMetrics
 from broker.ports import Clock, SuspectLedger
-from broker.retrying import until_available
+from broker.retrying import level_of, until_available
 from schemas import subjects
 from schemas.catalog import Catalog
 from schemas.codec import packed
@@ -116,7 +116,7 @@ class Wards:
                 if self.presence.knows_all:
                     await self.look()
             except (Unavailable, NatsError) as error:
-                log.warning("not looked after suspects yet error=%s", str(error) or type(error).__name__)
+                log.log(level_of(error), "not looked after suspects yet error=%s", str(error) or type(error).__name__)
             await asyncio.sleep(self.look_s)
 
     async def look(self) -> None:

@@ -2,6 +2,7 @@
 
 connection  the seam: NatsConnection, Message, Subscription and the errors
 client      NatsClient, the one adapter to nats-py
+connection_log  logs that the connection is waited for, lost, or back
 fixes       works around bugs of nats-py
 pull        raw pulls, and the facts in the subject of an acknowledgement
 api         calls JetStream's API

@@ -21,8 +21,8 @@ def test_a_kind_is_logged_at_once_and_then_summed_up() -> None:
     failures = FailureLog(now_s=lambda: time_s[0], every_s=10.0)
     fault = Failed(EngineFault("x"))
 
-    said = [failures.due(verdicts(fault, a_success())), failures.due(verdicts(fault, fault))]
+    said = [failures.failed(verdicts(fault, a_success())), failures.failed(verdicts(fault, fault))]
     time_s[0] = 111.0
-    said += [failures.due(verdicts(a_success())), failures.due(verdicts(a_success()))]
+    said += [failures.failed(verdicts(a_success())), failures.failed(verdicts(a_success()))]
 
     assert said == [[("d", "engine_fault", 1)], [], [("d", "engine_fault", 2)], []]

@@ -1,6 +1,7 @@
 """Who leads: one broker at a time, until it stops, dies or loses the ledger."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -171,7 +172,10 @@ async def test_a_leader_that_stops_lets_the_next_lead_at_once(ledger: Ledger) ->
     assert await ledger.leadership.lead("b", lease_ms=HOUR_MS) == work.terms[0] + 1
 
 
-async def test_one_of_two_leads_and_the_other_follows_it(ledger: Ledger, ledger_url: str) -> None:
+async def test_one_of_two_leads_and_the_other_follows_it(
+    ledger: Ledger, ledger_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     first, second = Work(), Work()
     async with Database.open(ledger_url, connections=1) as database, leading(ledger.leadership, first) as stops:
         others = Refusing(database)
@@ -185,6 +189,11 @@ async def test_one_of_two_leads_and_the_other_follows_it(ledger: Ledger, ledger_
             await becomes(lambda: bool(second.terms), "the second leads")
 
     assert first.ended == first.terms
+    told = [(one.levelno, one.getMessage()) for one in caplog.records if one.getMessage().startswith("leading")]
+    assert told == [
+        (logging.INFO, "leading term=1"),
+        (logging.WARNING, "leading term=2: the broker that led has stopped, or has lost its lease"),
+    ]
 
 
 async def test_without_postgres_a_leader_stops_when_its_lease_has_passed(ledger_url: str) -> None:
