@@ -361,8 +361,11 @@ class CancelOrderLedger(Protocol):
 
 
 class CatalogLedger(Protocol):
-    async def apply(self, toml: str, by: str, now: Ms) -> Revision:
-        """Record a new revision. Raises: CatalogError; Conflict, when another was applied at the same time."""
+    async def apply(self, toml: str, by: str, now: Ms, *, after: int | None = None) -> Revision:
+        """Record a new revision, which comes `after` the one of this number if one is given.
+
+        Raises: CatalogError; Conflict, when another was applied meanwhile.
+        """
 
     async def active(self) -> tuple[Revision, str] | None:
         """Read the newest revision and its text as written. Raises: CatalogError, when a newer broker wrote it."""

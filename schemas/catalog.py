@@ -24,6 +24,10 @@ _LONGEST_TOKEN = 200
 """A deployment's consumers have its token as their name, which the server (2.15) limits to 255 bytes."""
 
 
+OWN_VARIABLES = "INFERMQ_"
+"""What a worker's own settings begin with, its key among them. No catalog may have them sent to an API."""
+
+
 class CatalogError(ValueError):
     """A catalog cannot be applied. The message has a line for each fault."""
 
@@ -173,6 +177,8 @@ def _faults(catalog: Catalog) -> list[str]:
             for field in ("base_url", "key_env")
             if getattr(deployment, field) is not None and deployment.engine != "openai"
         ]
+        if (deployment.key_env or "").startswith(OWN_VARIABLES):
+            faults.append(f"deployments.{name}.key_env: {OWN_VARIABLES}… are infermq's own: take another variable")
         if deployment.base_url is not None and (problem := base_url_problem(deployment.base_url)) is not None:
             faults.append(f"deployments.{name}.base_url: {problem}")
     return faults

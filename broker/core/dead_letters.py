@@ -93,9 +93,17 @@ def _group(what: DeadWhat, cause: str, theirs: Sequence[Counted], reasons: Mappi
 
 
 def again(
-    letter: DeadLetter, *, model: str | None = None, edit: Edit = NO_EDIT, payload: bytes | None = None
+    letter: DeadLetter,
+    *,
+    model: str | None = None,
+    edit: Edit = NO_EDIT,
+    payload: bytes | None = None,
+    by: tuple[str, str] | None = None,
 ) -> DeadLetter:
-    """Return a message as it is to be sent again, to its own stream. Raises: CannotRequeue."""
+    """Return a message as it is to be sent again, to its own stream. Raises: CannotRequeue.
+
+    `by` is the tenant and the key of who sends it. If the message is of that tenant, that key submits it, with its rights.
+    """
     headers = {name: value for name, value in letter.headers.items() if not name.startswith("Nats-")}
     letter = replace(letter, headers=headers)
     is_edited = model is not None or edit != NO_EDIT or payload is not None
@@ -108,6 +116,7 @@ def again(
     if letter.stream != subjects.SUBMIT:
         raise CannotRequeue(f"nothing is requeued to {letter.stream}")
     subject = letter.subject if model is None else _with_model(letter.subject, model)
+    subject = subject if by is None else _with_key(subject, *by)
     if payload is not None:
         return replace(letter, subject=subject, payload=payload)
     return replace(letter, subject=subject, payload=_jobs_again(letter, edit))
@@ -118,6 +127,16 @@ def _with_model(subject: str, model: str) -> str:
         return subjects.submit(replace_model(subjects.parse_submit(subject), model))
     except ValueError as error:
         raise CannotRequeue(str(error)) from error
+
+
+def _with_key(subject: str, tenant: str, key: str) -> str:
+    try:
+        source = subjects.parse_submit(subject)
+    except ValueError:
+        return subject  # it stays nobody's
+    if source.tenant != tenant:
+        return subject
+    return subjects.submit(subjects.Source(source.lane, source.model, tenant, key))
 
 
 def replace_model(source: subjects.Source, model: str) -> subjects.Source:

@@ -46,6 +46,46 @@ def unread(in_force: Revision, copy: Revision | None, why: str) -> Compared:
     return Compared(chosen, note=f"revision {chosen.number} of NATS is in force and was not compared: {why}")
 
 
+def beyond(before: Catalog, after: Catalog, models: frozenset[str]) -> tuple[str, ...]:
+    """Name what a change of the catalog touches that is not of these models, nor of deployments that they alone use.
+
+    A model's route may not take in a deployment of others either: that would be theirs alone no more.
+    """
+    own = _own_deployments(before, after, models)
+    foreign = [f"models.{name}" for name in _changed(before.models, after.models) if name not in models]
+    foreign += [f"deployments.{name}" for name in _changed(before.deployments, after.deployments) if name not in own]
+    for name in sorted(models & after.models.keys()):
+        old = before.models.get(name)
+        known = set() if old is None else {entry.deployment for entry in old.route}
+        new = [entry.deployment for entry in after.models[name].route if entry.deployment not in known | own]
+        foreign += [f"models.{name}.route: the deployment {deployment}" for deployment in new]
+    return tuple(foreign)
+
+
+def _own_deployments(before: Catalog, after: Catalog, models: frozenset[str]) -> set[str]:
+    """Return the deployments that only these models use, and did before, if they were there."""
+    were, are = _users(before), _users(after)
+    return {
+        name
+        for name in {*before.deployments, *after.deployments}
+        if were.get(name, set()) | are.get(name, set()) <= models
+        and (were.get(name) if name in before.deployments else are.get(name))
+    }
+
+
+def _users(catalog: Catalog) -> dict[str, set[str]]:
+    """Return the models that use each deployment."""
+    users: dict[str, set[str]] = {}
+    for name, model in catalog.models.items():
+        for entry in model.route:
+            users.setdefault(entry.deployment, set()).add(name)
+    return users
+
+
+def _changed(before: Mapping[str, msgspec.Struct], after: Mapping[str, msgspec.Struct]) -> list[str]:
+    return [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
+
+
 def changes(before: Catalog, after: Catalog) -> tuple[str, ...]:
     """Say what is different, a line for each model or deployment that came or went, and for each field that changed."""
     return (

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from uuid import UUID
 
+from msgspec.structs import replace
+
 from broker.core.admit import AdmissionContext
 from broker.core.instructions import Carried, OpenInstruction
 from broker.core.principal import Principal
@@ -95,7 +97,9 @@ async def context_of(
 ) -> Callable[[str], AdmissionContext]:
     """Return what makes the context in which a job for a model is admitted to the instruction's batch.
 
-    What the key may do was decided when the instruction was given. Raises: Unavailable.
+    That the key may give it was decided before; here each job is held to the models, endpoints and lanes of the key.
+
+    Raises: Unavailable.
     """
     lane = Lane(batch["lane"])
     info = BatchInfo(
@@ -106,7 +110,7 @@ async def context_of(
         priority=batch["priority"],
         change=change_of(batch),
     )
-    principal = Principal(tenant=instruction.tenant, key=instruction.key, role=Role.OPERATOR)
+    principal = await _principal(connection, instruction)
     catalog = await _active_catalog(connection)
 
     def context(model: str) -> AdmissionContext:
@@ -121,6 +125,19 @@ async def context_of(
         )
 
     return context
+
+
+async def _principal(connection: Connection, instruction: OpenInstruction) -> Principal:
+    row = await connection.fetchrow(query("limits_of_key"), instruction.key)
+    anyone = Principal(tenant=instruction.tenant, key=instruction.key, role=Role.OPERATOR)
+    if row is None:
+        return anyone
+    return replace(
+        anyone,
+        models=None if row["models"] is None else frozenset(row["models"]),
+        endpoints=None if row["endpoints"] is None else frozenset(row["endpoints"]),
+        lanes=anyone.lanes if row["lanes"] is None else frozenset(map(Lane, row["lanes"])),
+    )
 
 
 def new_id(instruction: OpenInstruction, source: UUID) -> UUID:

@@ -8,12 +8,14 @@ from broker.bus.catalogs import Catalogs
 from broker.core.authorise import Action
 from broker.core.limits import warnings
 from broker.core.principal import Principal
-from broker.core.revisions import NONE, changes
+from broker.core.revisions import NONE, beyond, changes
 from broker.ports import CatalogLedger, Clock, StatusLedger
 from broker.service.refusal import Refusal, authorise
 from schemas.api import CatalogApply, CatalogShow, Problem
 from schemas.catalog import Catalog, CatalogError, Revision, parse
 from schemas.engine_options import engine_faults
+
+_SHOWN = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,11 +36,15 @@ class CatalogService:
         catalog = _checked(ask.toml)
         active = await self._active()
         before, text = (NONE, None) if active is None else active
+        if principal.models is not None:
+            _check_models(principal.models, before.catalog, catalog)
         said = (*warnings(catalog), *await self._left_behind(before.catalog, catalog))
         if ask.dry_run or text == ask.toml:
             revision, is_new = before, False
         else:
-            revision, is_new = await self.ledger.apply(ask.toml, principal.tenant, self.clock()), True
+            after = None if active is None else before.number
+            revision = await self.ledger.apply(ask.toml, principal.tenant, self.clock(), after=after)
+            is_new = True
         if text == ask.toml or is_new:
             self.catalogs.use(revision)
             await self.catalogs.publish(revision)
@@ -80,6 +86,17 @@ class CatalogService:
             raise Refusal(Problem("no_catalog", "no catalog was applied yet: infermq apply FILE"))
         revision, toml = active
         return CatalogShow(revision.number, revision.applied_ms, toml, note=self.catalogs.note)
+
+
+def _check_models(models: frozenset[str], before: Catalog, after: Catalog) -> None:
+    """Check that a change is of these models only. Raises: Refusal, which names what is not."""
+    if foreign := beyond(before, after, models):
+        names = ", ".join(foreign[:_SHOWN]) + (", …" if len(foreign) > _SHOWN else "")
+        message = (
+            f"this key may change the models {', '.join(sorted(models)[:_SHOWN])} and the deployments that only they use, "
+            f"not {names}: start from the file that `infermq catalog` prints"
+        )
+        raise Refusal(Problem("forbidden", message, "toml"))
 
 
 def _checked(toml: str) -> Catalog:

@@ -117,7 +117,11 @@ class DeadLetterService:
             ready: list[DeadLetter] = []
             for one in held:
                 try:
-                    ready.append(again(one, model=ask.model, edit=edit, payload=ask.payload))
+                    ready.append(
+                        again(
+                            one, model=ask.model, edit=edit, payload=ask.payload, by=(principal.tenant, principal.key)
+                        )
+                    )
                 except CannotRequeue as error:
                     impossible.append(DeadSkipped(one.id, str(error)))
             fit += len(ready)

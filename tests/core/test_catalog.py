@@ -179,3 +179,9 @@ def test_a_deployment_whose_consumers_could_not_be_named_is_a_fault() -> None:
     assert longest in parse(f'[deployments."{longest}"]\nengine = "simulated"').deployments
     [fault] = faults(f'[deployments."{longer}"]\nengine = "simulated"')
     assert "204 characters, the limit is 200" in fault
+
+
+@pytest.mark.parametrize("variable", ["INFERMQ_API_KEY", "INFERMQ_NATS_URL"])
+def test_no_variable_of_the_worker_itself_is_sent_to_an_api(variable: str) -> None:
+    with pytest.raises(CatalogError, match=r"deployments.x.key_env: INFERMQ_… are infermq's own"):
+        parse(f'[deployments.x]\nengine = "openai"\nkey_env = "{variable}"')

@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from broker.core.dead_letters import CannotRequeue, Counted, advice, again, grouped, newest
 from broker.core.repeat import Edit
@@ -69,6 +70,14 @@ def test_another_model_is_named_by_the_subject() -> None:
     letter = again(a_dead_letter(tenant="a b", model="old"), model="new.one")
 
     assert subjects.parse_submit(letter.subject) == subjects.Source(Lane.BULK, "new.one", "a b", "default")
+
+
+def test_who_sends_a_message_again_submits_it_with_the_rights_of_that_key() -> None:
+    letter = a_dead_letter(tenant="a b", model="old")
+
+    assert subjects.parse_submit(again(letter, by=("a b", "mine")).subject).key == "mine"
+    assert again(letter, by=("another", "mine")).subject == letter.subject
+    assert again(replace(letter, subject="infermq.submit.x"), by=("a b", "mine")).subject == "infermq.submit.x"
 
 
 def test_headers_of_the_server_are_not_sent_again() -> None:

@@ -6,11 +6,14 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from msgspec.structs import replace
 
 from broker.core.instructions import Carried
+from broker.core.keys import KeyRecord
 from broker.core.records import Pick
 from broker.errors import Conflict
 from broker.ports import Ledger
+from schemas.accounts import Role
 from schemas.api import BatchStatus, State
 from schemas.instructions import Instruction
 from schemas.job import Lane
@@ -93,6 +96,30 @@ async def test_a_replay_makes_new_jobs_of_settled_ones_and_leaves_those_as_they_
     assert (state.is_replay, state.retry_of, state.jobs, state.status) == (True, None, 3, BatchStatus.IN_PROGRESS)
     assert (await shown(ledger, batch.id)).merged is None
     assert len(await results_of(ledger, batch, a_page=10)) == 3
+
+
+async def test_a_replay_makes_no_job_that_its_key_could_not_submit(ledger: Ledger) -> None:
+    batch = await a_batch_of(ledger, S)
+    by, fields = somebody(), {"role": Role.PRODUCER, "hash": bytes(32), "created_ms": now()}
+    for key, limits in (
+        ("limited", {"models": frozenset({"other"})}),
+        ("embeds", {"endpoints": frozenset({"/v1/embeddings"})}),
+        ("hurried", {"lanes": frozenset({Lane.STANDARD})}),
+    ):
+        record = KeyRecord(id=key, tenant="default", **fields, **limits)  # type: ignore[arg-type]
+        await ledger.api_keys.create(record, replace(by, id=an_id()))
+
+    told = {}
+    for key in ("limited", "embeds", "hurried", "anybody"):
+        given = await ledger.replays.give(
+            Replay(id=an_id(), filter=of_batch(batch.id)), "default", replace(by, id=an_id(), key=key)
+        )
+        await carry_out(ledger)
+        instruction = await ledger.instructions.find(given.instruction.id, "default")
+        assert instruction is not None
+        told[key] = instruction.counts.get("refused", 0)
+
+    assert told == {"limited": 1, "embeds": 1, "hurried": 1, "anybody": 0}
 
 
 async def test_a_replay_asked_for_twice_makes_two_sets(ledger: Ledger) -> None:

@@ -16,6 +16,7 @@ from broker.bus.submitted import SubmittedJobs
 from broker.core.authorise import Action, forbidden, may_call
 from broker.core.principal import Principal, open_principal
 from broker.doors.nats_api import nats_api, operations
+from broker.errors import Conflict
 from broker.metrics import BrokerMetrics
 from broker.ports import Ledger
 from broker.roles.controls_watch import ControlsWatch
@@ -401,6 +402,36 @@ async def by_door(nc: Nats, verb: Verb, principal: Principal, ask: msgspec.Struc
     if (answer.headers or {}).get(KIND) != ERROR:
         return None
     return msgspec.json.decode(answer.data, type=ErrorBody).error
+
+
+async def test_a_deployer_changes_its_models_and_nothing_of_others(services: Services) -> None:
+    two = FIRST.replace("models.gone", "models.other")
+    await services.catalogs.apply(a_principal(Role.OPERATOR), CatalogApply(two))
+    deployer = Principal(tenant="t", key="k", role=Role.DEPLOYER, models=frozenset({"m"}))
+    mine = two.replace("[models.m]", "[models.m]\nmax_output_tokens = 9", 1)
+
+    applied = await services.catalogs.apply(deployer, CatalogApply(mine))
+    for dry_run in (True, False):
+        ask = CatalogApply(mine.replace("[models.other]", "[models.other]\nmax_output_tokens = 9"), dry_run=dry_run)
+        with pytest.raises(Refusal) as refusal:
+            await services.catalogs.apply(deployer, ask)
+        assert (refusal.value.problem.code, refusal.value.problem.field) == ("forbidden", "toml")
+        assert "not models.other: start from" in refusal.value.problem.message
+
+    assert applied.changes == ("~ models.m.max_output_tokens: 1024 → 9",)
+    assert (await services.catalogs.show(deployer)).toml == mine
+
+
+async def test_a_catalog_that_was_compared_with_another_than_the_newest_is_refused(ledger: Ledger) -> None:
+    first = await ledger.catalogs.apply(FIRST, "a", now())
+    second = await ledger.catalogs.apply(SECOND, "b", now(), after=first.number)
+
+    with pytest.raises(Conflict):
+        await ledger.catalogs.apply(FIRST, "c", now(), after=first.number)
+
+    active = await ledger.catalogs.active()
+    assert active is not None
+    assert active[0].number == second.number
 
 
 @pytest.mark.parametrize("role", list(Role))
