@@ -250,8 +250,8 @@ def infer(
 ) -> None:
     """Send a request and stream its answer to the terminal.
 
-    Prints the answer, and nothing else on standard output. It skips the backlog; if nothing can serve it, it is
-    refused at once, with the reason.
+    Prints the answer, and nothing else on standard output; standard error says if it was cut at its limit. It skips
+    the backlog; if nothing can serve it, it is refused at once, with the reason.
 
     Examples:
       infermq infer small-chat "Why is the sky blue?"
@@ -274,8 +274,23 @@ def infer(
         reply = with_client(nats_url, data, ask)
     if as_json:
         print_json({"job": reply.job, "response": msgspec.Raw(reply.body)})
-    elif not stream:
+        return
+    if not stream:
         _write(f"{reply.text()}\n")
+    if reply.was_cut():
+        err.print(f"[yellow]{cut_line(reply.usage().output_tokens, max_tokens)}[/]")
+
+
+def cut_line(tokens: int, most: int | None) -> str:
+    """Say where an answer of so many tokens was cut, and how to have more of it. `most` is `--max-tokens`."""
+    after = f"after {tokens} tokens" if tokens else "off"
+    if most is None:
+        return (
+            f"the answer was cut {after}: its model's limit (max_output_tokens of infermq catalog) or context is full"
+        )
+    if tokens < most and tokens:
+        return f"the answer was cut {after}, before --max-tokens {most}: prompt and answer fill the model's context"
+    return f"the answer was cut at --max-tokens {most}: a higher number gives more"
 
 
 def _standard_input() -> str:

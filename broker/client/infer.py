@@ -9,7 +9,7 @@ from uuid import UUID
 
 from broker.client.encode import body_of, check_name, payload_of
 from broker.client.errors import NoBroker, RequestRefused, RequestTimedOut, refusal_of
-from broker.client.reading import StreamText, text_of, usage_of
+from broker.client.reading import StreamText, text_of, usage_of, was_cut
 from broker.client.session import Session
 from broker.errors import Unavailable
 from schemas import codec, subjects
@@ -42,6 +42,10 @@ class Reply:
     def text(self) -> str:
         """Return the text of the first choice; "" if it has none, as when a tool is called."""
         return text_of(self.body)
+
+    def was_cut(self) -> bool:
+        """Say whether the text ends where a limit of tokens was reached (`finish_reason` is `length`)."""
+        return was_cut(self.body)
 
     def usage(self) -> Usage:
         """Return the tokens that the engine counted; 0 where it did not say."""

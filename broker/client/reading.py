@@ -36,6 +36,11 @@ def text_of(data: bytes) -> str:
     return whole_characters(_text_of(_choice_of(_parsed(data)), "message"))
 
 
+def was_cut(data: bytes) -> bool:
+    """Say whether the first choice of a response was cut at a limit of tokens."""
+    return _choice_of(_parsed(data)).get("finish_reason") == "length"
+
+
 def usage_of(data: bytes) -> Usage:
     """Return the tokens that the engine counted; 0 where a response does not say."""
     response = _parsed(data)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.client.reading import StreamText, text_of, usage_of
+from broker.client.reading import StreamText, text_of, usage_of, was_cut
 from schemas.outcome import Usage
 
 
@@ -32,6 +32,21 @@ def test_a_text_is_what_can_be_read(content: object, text: str) -> None:
 
     assert text_of(json.dumps(message).encode()) == text
     assert StreamText().of(a_piece(content, usage=None)) == text
+
+
+@pytest.mark.parametrize(
+    ("choices", "cut"),
+    [
+        ([{"index": 0, "finish_reason": "length"}], True),
+        ([{"index": 0, "finish_reason": "stop"}], False),
+        ([{"index": 1, "finish_reason": "length"}, {"index": 0, "finish_reason": "stop"}], False),
+        ([], False),
+        (None, False),
+    ],
+)
+def test_an_answer_is_cut_if_it_ends_at_a_limit(choices: object, *, cut: bool) -> None:
+    assert was_cut(json.dumps({"choices": choices}).encode()) is cut
+    assert not was_cut(b"[")
 
 
 def test_a_completions_text_stands_in_its_choice() -> None:

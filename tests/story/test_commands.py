@@ -15,6 +15,7 @@ import nats
 import pytest
 import pytest_asyncio
 
+from broker.cli.jobs import cut_line
 from broker.cli.submission import FILE_LABEL
 from broker.client import Client, RequestRefused, Submission
 from schemas.api import State
@@ -486,6 +487,37 @@ async def test_an_answer_streams_to_the_terminal(system: System) -> None:
 
     assert ran.returncode == 0, ran.stderr
     assert len(ran.stdout.split()) == 6
+
+
+@pytest.mark.parametrize("more", [(), ("--no-stream",)], ids=["streamed", "whole"])
+async def test_an_answer_that_was_cut_at_its_limit_says_so_and_how_to_get_more(
+    system: System, more: tuple[str, ...]
+) -> None:
+    ran = system.command("infer", "m", "Hello.", "--max-tokens", "6", *more)
+
+    assert (ran.returncode, len(ran.stdout.split())) == (0, 6)
+    assert ran.stderr == "the answer was cut at --max-tokens 6: a higher number gives more\n"
+
+
+async def test_as_json_an_answer_that_was_cut_says_so_in_the_document_only(system: System) -> None:
+    ran = await system.here("infer", "m", "Hello.", "--max-tokens", "6", "--json")
+
+    assert json.loads(ran.stdout)["response"]["choices"][0]["finish_reason"] == "length"
+    assert ran.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("tokens", "most", "says"),
+    [
+        (512, None, "cut after 512 tokens: its model's limit"),
+        (0, None, "cut off: its model's limit"),
+        (90, 100, "cut after 90 tokens, before --max-tokens 100: prompt and answer fill"),
+        (100, 100, "at --max-tokens 100: a higher number"),
+        (0, 100, "at --max-tokens 100: a higher number"),
+    ],
+)
+async def test_where_an_answer_was_cut_says_what_gives_more(tokens: int, most: int | None, says: str) -> None:
+    assert says in cut_line(tokens, most)
 
 
 async def test_what_was_run_can_be_looked_at(system: System, tmp_path: Path) -> None:
