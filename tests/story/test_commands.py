@@ -152,7 +152,7 @@ async def test_a_request_that_is_wrong_and_one_that_nobody_can_serve_now_have_ot
 
 
 async def test_a_command_whose_reader_leaves_ends_without_a_word(system: System) -> None:
-    command = f"{sys.executable} -m broker catalog --data {system.data} | true"
+    command = f"{sys.executable} -m broker status --json --data {system.data} | true"
 
     ran = subprocess.run(["sh", "-c", command], check=False, capture_output=True, text=True)  # noqa: ASYNC221
 
