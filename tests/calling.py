@@ -1,4 +1,4 @@
-"""Calls of the API as a client of a tenant makes them: the answer comes to an inbox of the tenant's own."""
+"""Calls of the API as a client of a tenant makes them: the answer comes to an inbox of the key's own."""
 
 import msgspec
 
@@ -11,7 +11,7 @@ from tests.builders import an_id
 
 
 async def called(nc: NatsClient, verb: Verb, tenant: str, key: str, ask: msgspec.Struct) -> Message:
-    inbox = f"{subjects.inbox_prefix(tenant)}.{an_id()}"
+    inbox = f"{subjects.inbox_prefix(tenant, key)}.{an_id()}"
     heard = await nc.subscribe(inbox)
     try:
         await nc.publish(subjects.api(verb, tenant, key), jsoned(ask), inbox)

@@ -9,6 +9,7 @@ from broker.core.body import MOST_LOGPROBS
 from broker.core.principal import Principal, open_principal
 from broker.core.records import BatchInfo, Entry
 from schemas.accounts import Role
+from schemas.api import Problem
 from schemas.catalog import Catalog
 from schemas.changes import Change
 from schemas.endpoints import COMPLETIONS
@@ -31,9 +32,11 @@ def admitted(
     streams: bool = False,
     catalog: Catalog | None = None,
     principal: Principal | None = None,
+    denied: Problem | None = None,
 ) -> Entry:
     context = AdmissionContext(
         principal=principal or open_principal("tenant", "key"),
+        denied=denied,
         lane=lane,
         model=model,
         catalog=a_catalog() if catalog is None else catalog,
@@ -74,6 +77,7 @@ def test_a_good_job_waits_with_its_lanes_deadline() -> None:
         ({"role": Role.DEPLOYER}, None),
         ({"models": frozenset({"other"})}, "model"),
         ({"lanes": frozenset({Lane.STANDARD})}, "lane"),
+        ({"endpoints": frozenset({"/v1/embeddings"})}, "endpoint"),
     ],
 )
 def test_a_principal_that_may_not_submit_it_is_refused(changes: dict[str, Any], field: str | None) -> None:
@@ -82,6 +86,15 @@ def test_a_principal_that_may_not_submit_it_is_refused(changes: dict[str, Any], 
     why = refused(principal=principal)
 
     assert (why.code, why.field) == ("forbidden", field)
+
+
+def test_what_comes_with_a_key_that_is_not_let_in_is_refused_for_that_alone() -> None:
+    denied = Problem("key_revoked", "the key k was revoked")
+
+    for model in ("m", "no such model", "m@d"):
+        why = refused(denied=denied, model=model)
+
+        assert (why.code, why.message) == (denied.code, denied.message)
 
 
 def test_a_principal_is_not_told_which_models_there_are_beside_its_own() -> None:

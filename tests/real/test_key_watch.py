@@ -3,26 +3,38 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from uuid import UUID
 
+import msgspec
 import pytest
 
 from broker.bus.directories import NatsDirectories
 from broker.core.keys import Directory, KeyName, KeyRecord, hash_of
 from broker.core.principal import Principal
 from broker.core.records import Audited
+from broker.doors.nats_api import nats_api
 from broker.errors import Unavailable
 from broker.ledger import open_ledger
 from broker.ports import Ledger
 from broker.roles.key_watch import KeyWatch
+from broker.service import Services
 from schemas import subjects
 from schemas.accounts import Role
-from schemas.api import Problem
+from schemas.api import ErrorBody, Nothing, Problem
 from schemas.api_keys import ApiKey
+from schemas.codec import ERROR, KIND
 from schemas.jetstream.client import NatsClient as Nats
+from schemas.job import Lane
+from schemas.outcome import Refused
+from schemas.subjects import Verb
 from schemas.units import Ms
-from tests.builders import an_id, now
+from tests.builders import a_job, an_id, now
+from tests.calling import called
 from tests.declared import declare_streams
 from tests.proxy import a_postgres_proxy
+from tests.real.test_interactive import a_beat, a_door
+from tests.real.test_services import services  # noqa: F401 - a fixture
+from tests.real.test_streams import an_intake
 from tests.system import until
 
 pytestmark = pytest.mark.real
@@ -246,3 +258,129 @@ async def test_the_last_use_of_a_key_is_recorded_in_groups(nc: Nats, ledger: Led
     assert shown.used_ms is not None
     assert now() - 5_000 < shown.used_ms <= now()
     assert other.used_ms is None
+
+
+@pytest.fixture
+async def watch(nc: Nats, ledger: Ledger) -> KeyWatch:
+    await declare_streams(nc)
+    await ledger.tenants.create("acme", None, by())
+    return a_watch(nc, ledger)
+
+
+@asynccontextmanager
+async def taking_in(nc: Nats, ledger: Ledger, watch: KeyWatch) -> AsyncIterator[None]:
+    """An intake that asks for keys."""
+    serving = asyncio.create_task(an_intake(nc, ledger, identify=watch.identify).serve())
+    try:
+        yield
+    finally:
+        serving.cancel()
+        await asyncio.wait([serving])
+
+
+async def job_of(nc: Nats, tenant: str, key: str) -> UUID:
+    """Submit a job with a key."""
+    job = a_job(id=an_id())
+    source = subjects.Source(Lane.BULK, "m", tenant, key)
+    await nc.jetstream().publish(subjects.submit(source), msgspec.msgpack.encode(job))
+    assert job.id is not None
+    return job.id
+
+
+async def became(ledger: Ledger, job: UUID, tenant: str) -> str:
+    """The state of a job that is in the ledger; of one that was refused, why."""
+
+    async def is_there() -> bool:
+        return await ledger.jobs.find(job, tenant) is not None
+
+    await until(is_there, "the job is in the ledger")
+    shown = await ledger.jobs.find(job, tenant)
+    assert shown is not None
+    return shown.failure.code if isinstance(shown.failure, Refused) else str(shown.state)
+
+
+async def test_a_job_that_was_accepted_before_its_key_was_revoked_is_taken_in_and_later_ones_are_refused(
+    nc: Nats, ledger: Ledger, watch: KeyWatch
+) -> None:
+    key = await a_key(ledger)
+    before = await job_of(nc, "default", key.id)
+    await asyncio.sleep(0.002)
+    await ledger.api_keys.revoke("default", key.id, by(), force=False)
+    await asyncio.sleep(0.002)
+    after = await job_of(nc, "default", key.id)
+
+    async with taking_in(nc, ledger, watch):
+        assert await became(ledger, before, "default") == "queued"
+        assert await became(ledger, after, "default") == "key_revoked"
+
+
+async def test_a_job_of_a_key_that_was_never_there_or_of_a_disabled_tenant_is_refused_visibly(
+    nc: Nats, ledger: Ledger, watch: KeyWatch
+) -> None:
+    key = await a_key(ledger, tenant="acme")
+    accepted = await job_of(nc, "acme", key.id)
+    await ledger.tenants.disable("acme", by(), force=False)
+    unknown = await job_of(nc, "default", "nobody")
+    of_nobody = await job_of(nc, "no such tenant", "nobody")
+
+    async with taking_in(nc, ledger, watch):
+        assert await became(ledger, unknown, "default") == "unknown_key"
+        assert await became(ledger, of_nobody, "no such tenant") == "unknown_key"
+        assert await became(ledger, accepted, "acme") == "tenant_disabled"
+
+
+async def test_a_job_waits_for_intake_while_nobody_can_say_whose_key_it_is(nc: Nats, ledger: Ledger) -> None:
+    await declare_streams(nc)
+    key = await a_key(ledger)
+    job = await job_of(nc, "default", key.id)
+    real, asked = a_watch(nc, ledger), 0
+
+    async def identify(tenant: str, name: str, at: Ms) -> Principal | Problem:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            raise Unavailable("Postgres")
+        return await real.identify(tenant, name, at)
+
+    serving = asyncio.create_task(an_intake(nc, ledger, identify=identify).serve())
+
+    assert await became(ledger, job, "default") == "queued"
+    assert asked == 2
+    serving.cancel()
+    await asyncio.wait([serving])
+
+
+async def test_the_api_answers_a_key_with_its_rights_and_one_that_has_ended_with_why(
+    nc: Nats,
+    nats_url: str,
+    ledger: Ledger,
+    watch: KeyWatch,
+    services: Services,  # noqa: F811
+) -> None:
+    key, gone = await a_key(ledger, role=Role.DEPLOYER), await a_key(ledger)
+    await ledger.api_keys.revoke("default", gone.id, by(), force=False)
+    told = {}
+    async with nats_api(nats_url, services, name="b", connection=Nats, identify=watch.identify, clock=now):
+        for name, verb in (
+            (key.id, Verb.STATUS),
+            (key.id, Verb.BATCH_LIST),
+            (gone.id, Verb.STATUS),
+            ("x", Verb.STATUS),
+        ):
+            answer = await called(nc, verb, "default", name, Nothing())
+            is_error = (answer.headers or {}).get(KIND) == ERROR
+            told[name, verb] = msgspec.json.decode(answer.data, type=ErrorBody).error.code if is_error else None
+
+    assert list(told.values()) == [None, "forbidden", "key_revoked", "unknown_key"]
+
+
+async def test_a_request_with_a_key_that_has_ended_is_refused(nc: Nats, ledger: Ledger, watch: KeyWatch) -> None:
+    await ledger.api_keys.create(
+        KeyRecord(id="default", tenant="default", role=Role.PRODUCER, hash=bytes(32), created_ms=now()), by()
+    )
+    await ledger.api_keys.revoke("default", "default", by(), force=False)
+    async with a_door(nc, ledger, a_beat("d"), identify=watch.identify) as door:
+        word = await (await door.ask()).word()
+
+        assert word.code == "key_revoked"
+        assert door.untaken() == 0
