@@ -488,6 +488,7 @@ class Process:
             clock=self.clock,
             presence=self.beats.presence,
             tell=bucket.tell,
+            lost=self.metrics.lost.inc,
         )
         door = NatsInfer(
             self.doors,

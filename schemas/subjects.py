@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
+from typing import NewType
 from uuid import UUID
 
 from schemas.job import Lane
@@ -208,9 +209,21 @@ def now(deployment: str) -> str:
     return f"infermq.now.{token(deployment)}"
 
 
-def ward(deployment: str, worker: str) -> str:
+WorkerId = NewType("WorkerId", str)
+"""What is one worker among all: `<deployment>.<key>.<worker>`, as these stand in its subjects, which permissions restrict.
+
+A name is unique only among the workers of a deployment that have the same key: another's may be called alike.
+"""
+
+
+@lru_cache(maxsize=4096)
+def worker_id(deployment: str, key: str, worker: str) -> WorkerId:
+    return WorkerId(f"{token(deployment)}.{token(key)}.{token(worker)}")
+
+
+def ward(worker: WorkerId) -> str:
     """The subject of attempts that one worker is to run apart from all others. No stream keeps them."""
-    return f"infermq.ward.{token(deployment)}.{token(worker)}"
+    return f"infermq.ward.{worker}"
 
 
 def cancel_order(deployment: str) -> str:
@@ -268,9 +281,18 @@ def parse_api(subject: str) -> tuple[Verb, str, str]:
     return Verb(verb), tenant, key
 
 
-def beat(worker: str) -> str:
-    """The subject of a worker's beat: its key in the WORKERS bucket."""
-    return f"$KV.{WORKERS_BUCKET}.{token(worker)}"
+_BEATS = f"$KV.{WORKERS_BUCKET}."
+ALL_BEATS = f"{_BEATS}>"
+
+
+def beat(worker: WorkerId) -> str:
+    """The subject of a worker's beat: its id is the key in the WORKERS bucket."""
+    return f"{_BEATS}{worker}"
+
+
+def beat_of(subject: str) -> WorkerId:
+    """Return the worker whose beats a subject has that `ALL_BEATS` fits. It may be no id at all."""
+    return WorkerId(subject.removeprefix(_BEATS))
 
 
 def result(tenant: str, batch: UUID | None) -> str:

@@ -8,6 +8,7 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta
 
+from schemas.subjects import DEFAULT, WorkerId, worker_id
 from schemas.units import MOST_ATTEMPTS, AttemptNumber, DurationMs, Instant, Ms, Name, SlotCount, Subject, Text
 
 BEAT_EVERY_MS = Ms(1000)
@@ -38,8 +39,10 @@ class WorkerBeat(msgspec.Struct, frozen=True, kw_only=True):
     """The state of one worker process."""
 
     worker: Name
-    """A name unique to the process; also the key in the bucket."""
+    """A name unique among the workers of the deployment that have the same key."""
     deployment: Name
+    key: Name = DEFAULT
+    """The id of the key that the worker has."""
     engine: Name
     slots: SlotCount
     """How many dispatched attempts the engine takes at once."""
@@ -61,6 +64,11 @@ class WorkerBeat(msgspec.Struct, frozen=True, kw_only=True):
     """How often its connection to NATS was lost so far: what was on its way then never arrived."""
     held: Annotated[bytes, Meta(max_length=4 * 1024 * 1024)] = b""
     """The executions that the worker holds, as `held_bytes` encodes them: they have begun and are not reported yet."""
+
+    @property
+    def id(self) -> WorkerId:
+        """What the worker is among all. A beat counts only on the subject of this id."""
+        return worker_id(self.deployment, self.key, self.worker)
 
 
 class HeldExecution(msgspec.Struct, frozen=True):

@@ -160,6 +160,10 @@ def a_beat(worker: str = "w", **changes: Any) -> WorkerBeat:
     return WorkerBeat(**{**fields, **changes})
 
 
+def a_worker(name: str = "w", *, deployment: str = "d", key: str = subjects.DEFAULT) -> subjects.WorkerId:
+    return subjects.worker_id(deployment, key, name)
+
+
 def a_route(*routes: Route, **caps_usd: float) -> Catalog:
     """One model `m`, and the daily caps of those of its deployments that have one."""
     names = [route.deployment for route in routes]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from schemas import subjects
 from schemas.codec import jsoned
 from schemas.jetstream import NatsConnection, NatsError
+from schemas.subjects import WorkerId
 from schemas.worker import BEAT_EVERY_MS, WorkerBeat
 
 log = logging.getLogger(__name__)
@@ -23,12 +24,12 @@ async def beat(nc: NatsConnection, now: Callable[[], WorkerBeat]) -> None:
 
 async def publish_beat(nc: NatsConnection, state: WorkerBeat) -> None:
     try:
-        await nc.publish(subjects.beat(state.worker), jsoned(state))
+        await nc.publish(subjects.beat(state.id), jsoned(state))
     except NatsError as error:
         log.warning("no beat error=%s", str(error) or type(error).__name__)
 
 
-async def delete_beat(nc: NatsConnection, worker: str) -> None:
+async def delete_beat(nc: NatsConnection, worker: WorkerId) -> None:
     """Delete the worker's beat, so that brokers see it leave at once. Without NATS the beat expires by itself."""
     with contextlib.suppress(NatsError):
         await nc.publish(subjects.beat(worker), b"", headers={"KV-Operation": "DEL"})

@@ -216,6 +216,7 @@ async def serve(
             nc,
             engine,
             name=config.name,
+            key=config.key,
             catalog=catalog,
             lease_ms=await declared_lease_ms(nc, config.deployment),
             clock=steady_clock(),
@@ -291,5 +292,5 @@ async def _run(
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
-        await delete_beat(nc, config.name)
+        await delete_beat(nc, worker.id)
     return went_well

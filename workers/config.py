@@ -14,7 +14,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     key: str = DEFAULT
     """The id of the API key that it shows."""
     name: str
-    """A name unique to the process."""
+    """A name unique among the workers of the deployment that have the same key."""
     slots: Annotated[int, Meta(ge=1, le=65536)] | None = None
     """Overrides what the deployment and the engine say. None: they decide."""
     http_host: str = "127.0.0.1"

@@ -52,6 +52,7 @@ class Worker:
         engine: Engine,
         *,
         name: str,
+        key: str = subjects.DEFAULT,
         catalog: ActiveCatalog,
         lease_ms: Ms,
         clock: Clock,
@@ -66,10 +67,9 @@ class Worker:
     ) -> None:
         self._nc = nc
         self._engine = engine
-        self._name, self._version = name, version
+        self._name, self._key, self._version = name, key, version
         self._catalog = catalog
-        self._clock = clock
-        self._started_ms = clock()
+        self._clock, self._started_ms = clock, clock()
         self._metrics = metrics
         self._tick_s = tick_s
         self.pool = pool = SlotPool(engine.capacity)
@@ -102,11 +102,15 @@ class Worker:
         return Ward(
             self._nc,
             self.pool,
-            subject=subjects.ward(self._catalog.name, self._name),
+            subject=subjects.ward(self.id),
             start=self._start_apart,
             pulls_follow=self._check_pulls,
             announce=self._beat_now,
         )
+
+    @property
+    def id(self) -> subjects.WorkerId:
+        return subjects.worker_id(self._catalog.name, self._key, self._name)
 
     def __repr__(self) -> str:
         return f"Worker({self._catalog.name}, {self.pool})"
@@ -207,6 +211,7 @@ class Worker:
         return WorkerBeat(
             worker=self._name,
             deployment=self._catalog.name,
+            key=self._key,
             engine=self._catalog.deployment.engine,
             slots=capacity.slots,
             reserve=capacity.reserve,

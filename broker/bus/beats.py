@@ -1,6 +1,7 @@
 """Knows the workers that are alive, from the beat that each sends every second, and those that died lately.
 
-A broker that has just started knows all of them one beat later.
+A broker that has just started knows all of them one beat later. A beat counts only if its subject, which permissions
+restrict, is its worker's own: so nobody beats, says goodbye or claims to hold attempts in the name of another.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from broker.core.presence import Presence
 from schemas import subjects
 from schemas.codec import UNREADABLE
 from schemas.jetstream import Message, NatsConnection
+from schemas.subjects import WorkerId
 from schemas.units import Ms
 from schemas.worker import BEAT_LIFETIME_MS, WorkerBeat
 
@@ -41,13 +43,13 @@ class Beats:
         self._clock = clock
         self._reconnects = nc.reconnects
         self._lifetime_s = lifetime_ms / 1000
-        self._known: dict[str, tuple[WorkerBeat, float]] = {}
+        self._known: dict[WorkerId, tuple[WorkerBeat, float]] = {}
         self.changed: Callable[[], None] = lambda: None
         """Called when the capacity of some deployment has changed."""
         self.presence = Presence()
 
     async def listen(self) -> None:
-        await self._nc.subscribe(f"$KV.{subjects.WORKERS_BUCKET}.>", cb=self._on_beat)
+        await self._nc.subscribe(subjects.ALL_BEATS, cb=self._on_beat)
 
     async def watch(self) -> None:
         """Note the silence of workers, until cancelled. While NATS is away nobody is silent: nobody could be heard."""
@@ -64,27 +66,27 @@ class Beats:
 
     def alive(self) -> Sequence[WorkerBeat]:
         oldest = asyncio.get_running_loop().time() - self._lifetime_s
-        self._known = {name: known for name, known in self._known.items() if known[1] > oldest}
+        self._known = {worker: known for worker, known in self._known.items() if known[1] > oldest}
         return [beat for beat, _ in self._known.values()]
 
     async def _on_beat(self, message: Message) -> None:
-        name = message.subject.rpartition(".")[2]
+        worker = subjects.beat_of(message.subject)
         if not message.data or (message.headers and _KV_DELETED in message.headers):
-            if self._known.pop(name, None):
+            if self._known.pop(worker, None):
                 self.changed()
-            self.presence.said_goodbye(name)
+            self.presence.said_goodbye(worker)
             return
         try:
             beat = _beat.decode(message.data)
-            if message.subject != subjects.beat(beat.worker):
-                raise msgspec.ValidationError(f"it is of {beat.worker!r}")
+            if beat.id != worker:
+                raise msgspec.ValidationError(f"it is of {beat.id}")
         except UNREADABLE as error:
             log.warning("ignored subject=%s bytes=%d error=%s", message.subject, len(message.data), error)
             self._ignored()
             return
-        self.presence.heard(name, beat, self._clock())
-        before = self._known.get(name)
-        self._known[name] = (beat, asyncio.get_running_loop().time())
+        self.presence.heard(beat, self._clock())
+        before = self._known.get(worker)
+        self._known[worker] = (beat, asyncio.get_running_loop().time())
         if before is None or _capacity(before[0]) != _capacity(beat):
             self.changed()
 

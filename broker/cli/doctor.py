@@ -234,7 +234,7 @@ def _broker_state(status: Status) -> Finding:
 def _clocks(status: Status) -> list[Finding]:
     here = wall_clock()
     skews = {"broker": here - status.now_ms, "database": status.now_ms - status.database_now_ms}
-    skews |= {f"worker {beat.worker}": max(0, abs(status.now_ms - beat.at_ms) - 2000) for beat in status.workers}
+    skews |= {f"worker {beat.id}": max(0, abs(status.now_ms - beat.at_ms) - 2000) for beat in status.workers}
     wrong = [f"{name} {skew:+} ms" for name, skew in skews.items() if abs(skew) > _MOST_SKEW_MS]
     if wrong:
         return [Finding("clocks", Grade.WARN, ", ".join(wrong), "run a time service (chrony) on these machines")]

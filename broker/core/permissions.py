@@ -69,7 +69,7 @@ def _of_worker(principal: Principal) -> Iterator[str]:
         for stream in (RUN, NOW):
             yield f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}"
             yield f"$JS.API.CONSUMER.INFO.{stream}.{name}"
-        yield f"$JS.ACK.{RUN}.{name}.>"
+        yield f"$JS.ACK.{RUN}.{name}.*.*.*.*.*"  # with a domain in front, the same words could name another consumer
         yield f"infermq.outcome.{name}"
         yield f"infermq.reply.{name}.*.*"
         yield f"$KV.{WORKERS_BUCKET}.{name}.{token(principal.key)}.*"
@@ -81,7 +81,7 @@ def _heard_by_worker(principal: Principal) -> Iterator[str]:
     for name in _deployments(principal):
         yield f"infermq.ctl.cancel.{name}"
         yield f"infermq.ctl.abort.{name}"
-        yield f"infermq.ward.{name}.*"
+        yield f"infermq.ward.{name}.{token(principal.key)}.*"
         yield f"$KV.{CATALOG_BUCKET}.deployment.{name}"
     yield f"$KV.{CATALOG_BUCKET}.revision"
 

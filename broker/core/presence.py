@@ -6,9 +6,11 @@ which this broker itself could hear nobody is not passed in here, so it makes no
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from uuid import UUID
 
 from schemas.ids import ms_of
 from schemas.ruling import Lost
+from schemas.subjects import WorkerId
 from schemas.units import Ms
 from schemas.worker import BEAT_EVERY_MS, HeldExecution, WorkerBeat, held_in, is_execution
 
@@ -47,16 +49,16 @@ class Departed:
 
 
 class Presence:
-    """The worker processes that are there, and those that departed lately. Two processes of one name are never one."""
+    """The worker processes that are there, and those that departed lately. Two processes with one id are never one."""
 
     def __init__(self) -> None:
-        self._here: dict[str, Heard] = {}
+        self._here: dict[WorkerId, Heard] = {}
         self.departed: list[Departed] = []
         """The oldest first. A process that is heard again has not departed."""
         self._listened_ms = 0
 
     def __repr__(self) -> str:
-        return f"Presence(here={sorted(self._here)}, departed={[one.beat.worker for one in self.departed]})"
+        return f"Presence(here={sorted(self._here)}, departed={[one.beat.id for one in self.departed]})"
 
     @property
     def knows_all(self) -> bool:
@@ -67,9 +69,9 @@ class Presence:
     def here(self) -> Iterable[Heard]:
         return self._here.values()
 
-    def heard(self, name: str, beat: WorkerBeat, now: Ms) -> None:
-        """Note a beat under this name. One of a newer process means that the older one of that name has died."""
-        known = self._here.get(name)
+    def heard(self, beat: WorkerBeat, now: Ms) -> None:
+        """Note a beat. One of a newer process means that the older one with its id has died."""
+        known = self._here.get(beat.id)
         if known is not None and process_of(known.beat) == process_of(beat):
             known.beat, known.heard_ms, known.silent_ms = beat, now, 0
             known.beats += 1
@@ -77,10 +79,10 @@ class Presence:
         if known is not None:
             self.departed.append(Departed(known.beat, known.heard_ms, has_died=True))
         self.departed = [gone for gone in self.departed if process_of(gone.beat) != process_of(beat)]
-        self._here[name] = Heard(beat, now)
+        self._here[beat.id] = Heard(beat, now)
 
-    def said_goodbye(self, name: str) -> None:
-        if (known := self._here.pop(name, None)) is not None:
+    def said_goodbye(self, worker: WorkerId) -> None:
+        if (known := self._here.pop(worker, None)) is not None:
             self.departed.append(Departed(known.beat, known.heard_ms, has_died=False))
 
     def could_not_hear(self) -> None:
@@ -95,34 +97,41 @@ class Presence:
         for gone in self.departed:
             gone.since_ms += ms
         self.departed = [gone for gone in self.departed if gone.since_ms <= REMEMBERED_MS]
-        for name, known in list(self._here.items()):
+        for worker, known in list(self._here.items()):
             known.silent_ms += ms
             if known.silent_ms >= DEAD_MS:
-                del self._here[name]
+                del self._here[worker]
                 self.departed.append(Departed(known.beat, known.heard_ms, has_died=True))
 
 
-Process = tuple[str, Ms]
-"""A worker's name, and when it started by its own clock: another process of the same name started at another time."""
+Process = tuple[WorkerId, Ms]
+"""A worker's id, and when it started by its own clock: another process with the same id started at another time."""
 
 
 def process_of(beat: WorkerBeat) -> Process:
-    return beat.worker, beat.started_ms
+    return beat.id, beat.started_ms
 
 
-def lost_executions(gone: Departed) -> list[Lost]:
-    """Say of each execution in the last beat of a worker that died that it can report no more."""
+def lost_executions(gone: Departed, handed_out: Collection[tuple[UUID, int]]) -> list[Lost]:
+    """Say of the executions in the last beat of a worker that died that it can report no more.
+
+    What it holds is the worker's own word, and what is lost costs. So only attempts that were `handed_out` to its deployment
+    count, and one execution of each: a worker has no more at once.
+    """
+    held: dict[tuple[UUID, int], HeldExecution] = {}
+    for one in held_in(gone.beat.held):
+        if is_execution(one.execution) and (one.job, one.attempt) in handed_out:
+            held.setdefault((one.job, one.attempt), one)
     return [
         Lost(
-            job=held.job,
-            attempt=held.attempt,
+            job=one.job,
+            attempt=one.attempt,
             deployment=gone.beat.deployment,
-            execution=held.execution,
+            execution=one.execution,
             worker=gone.beat.worker,
-            started_ms=_started_ms(held, gone),
+            started_ms=_started_ms(one, gone),
         )
-        for held in held_in(gone.beat.held)
-        if is_execution(held.execution)
+        for one in held.values()
     ]
 
 

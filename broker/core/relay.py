@@ -37,6 +37,7 @@ from schemas.outcome import (
     counts,
     retryable,
 )
+from schemas.subjects import WorkerId
 from schemas.units import Ms
 
 STORE_MS = Ms(10_000)
@@ -173,7 +174,7 @@ class Assignment:
     """Names the attempt among all attempts of all requests; the worker answers on a subject that ends with it."""
     attempt: Attempt
     assigned_ms: Ms
-    worker: str | None = None
+    worker: WorkerId | None = None
     """The worker that is to run it apart from all others. None: any of the deployment."""
 
 

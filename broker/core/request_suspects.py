@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable
 
 from broker.core.presence import QUIET_MS, Departed, Heard
 from broker.core.relay import Assignment
+from schemas.subjects import WorkerId
 from schemas.units import Ms
 from schemas.worker import NOT_BEGUN, held_in
 
@@ -28,7 +29,7 @@ class RequestSuspects:
     def __init__(self) -> None:
         self._deaths: dict[str, tuple[int, Ms]] = {}
         """How often the worker died while the request ran alone, and when that was heard last."""
-        self._apart: dict[str, tuple[str, str]] = {}
+        self._apart: dict[str, tuple[str, WorkerId]] = {}
         """The request and the worker of each attempt that runs apart, by its token."""
 
     def __repr__(self) -> str:
@@ -51,7 +52,7 @@ class RequestSuspects:
         found = self._deaths.get(key)
         return None if found is None or now - found[1] >= LIFETIME_MS else found[0]
 
-    def runs_apart(self, token: str, key: str, worker: str) -> None:
+    def runs_apart(self, token: str, key: str, worker: WorkerId) -> None:
         self._apart[token] = key, worker
 
     def is_over(self, token: str) -> None:
@@ -61,7 +62,7 @@ class RequestSuspects:
         return any(key == one for one, _ in self._apart.values())
 
     @property
-    def wards(self) -> Collection[str]:
+    def wards(self) -> Collection[WorkerId]:
         """The workers that have a suspect of this broker."""
         return {worker for _, worker in self._apart.values()}
 
@@ -72,11 +73,12 @@ def was_with(assignment: Assignment, gone: Departed, here: Iterable[Heard], now:
     if attempt.deployment != gone.beat.deployment:
         return False
     if assignment.worker is not None:
-        return assignment.worker == gone.beat.worker
+        return assignment.worker == gone.beat.id
     key = (attempt.job, attempt.number)
     if key in {(held.job, held.attempt) for held in held_in(gone.beat.held)}:
         return True
-    elsewhere = any(key == (held.job, held.attempt) for one in here for held in held_in(one.beat.held))
+    others = [one.beat for one in here if one.beat.deployment == attempt.deployment]
+    elsewhere = any(key == (held.job, held.attempt) for beat in others for held in held_in(beat.held))
     return not elsewhere and now - assignment.assigned_ms >= QUIET_MS
 
 

@@ -9,6 +9,7 @@ from broker.core.pools import Pool
 from schemas.api import Hold, HoldCode, Problem
 from schemas.catalog import Catalog
 from schemas.outcome import Refused
+from schemas.subjects import WorkerId
 from schemas.worker import WorkerBeat
 
 
@@ -18,7 +19,7 @@ class Placement:
 
     deployment: str
     token: str
-    worker: str | None = None
+    worker: WorkerId | None = None
     """The worker that runs the attempt apart from all others. None: any of the deployment."""
 
 
@@ -46,7 +47,12 @@ NotPlaced = NoRoom | ModelGone | Poison
 
 
 def choose_ward(
-    model: str, beats: Iterable[WorkerBeat], *, catalog: Catalog, pools: Mapping[str, Pool], wards: Collection[str]
+    model: str,
+    beats: Iterable[WorkerBeat],
+    *,
+    catalog: Catalog,
+    pools: Mapping[str, Pool],
+    wards: Collection[WorkerId],
 ) -> WorkerBeat | NotPlaced:
     """Choose the worker that runs a suspected request apart: of the route's first deployment that can, the least busy.
 
@@ -56,11 +62,11 @@ def choose_ward(
         return ModelGone()
     open_now = [name for name, pool in pools.items() if pool.stop is None]
     candidates = route.candidates(model, catalog=catalog, alive=open_now)
-    workers = [beat for beat in beats if not beat.draining and beat.reserve > 0 and beat.worker not in wards]
+    workers = [beat for beat in beats if not beat.draining and beat.reserve > 0 and beat.id not in wards]
     for entry in candidates:
         here = [beat for beat in workers if beat.deployment == entry.deployment]
         if here:
-            return min(here, key=lambda beat: (beat.running, beat.worker))
+            return min(here, key=lambda beat: (beat.running, beat.id))
     return NoRoom([SUSPECTED])
 
 

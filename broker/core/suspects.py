@@ -28,6 +28,7 @@ import msgspec
 from broker.core import route
 from schemas.catalog import Catalog
 from schemas.ruling import Suspicion
+from schemas.subjects import WorkerId
 from schemas.units import Ms
 
 DEATHS_ALONE = 2
@@ -121,14 +122,14 @@ class RunningApart(msgspec.Struct, frozen=True):
 
     job: UUID
     attempt: int
-    worker: str
+    worker: WorkerId
     suspicion: Suspicion
 
 
 class FreeWorker(msgspec.Struct, frozen=True):
     """A worker that takes jobs, and has had a rest since it last ran suspects."""
 
-    worker: str
+    worker: WorkerId
     deployment: str
     slots: int
     running: int
@@ -137,7 +138,7 @@ class FreeWorker(msgspec.Struct, frozen=True):
 class Turn(msgspec.Struct, frozen=True):
     """A group, or as much of it as fits, that runs next, on this worker alone."""
 
-    worker: str
+    worker: WorkerId
     deployment: str
     group: UUID
     jobs: tuple[UUID, ...]

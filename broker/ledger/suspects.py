@@ -13,6 +13,7 @@ from broker.ledger.rows import attempt_of, suspicion_of
 from broker.ledger.seal_keys import PgSealKeys
 from broker.ledger.sql import query
 from schemas.job import Attempt
+from schemas.subjects import WorkerId
 from schemas.units import Ms
 
 _MOST = 1000
@@ -39,7 +40,7 @@ class PgSuspects:
         async with self._database.connection() as connection:
             rows = await connection.fetch(query("running_apart"))
         return [
-            RunningApart(row["job"], row["attempt"], row["ward"], suspicion)
+            RunningApart(row["job"], row["attempt"], WorkerId(row["ward"]), suspicion)
             for row in rows
             if (suspicion := suspicion_of(row)) is not None
         ]

@@ -27,18 +27,18 @@ class LateAcks:
         self._nc = nc
         self._beats = beats
         self._later_s = later_s
-        self._settled: deque[tuple[float, str, Ms, list[str]]] = deque()
-        """For each worker of a settled group: when to look, its name, when it began the first attempt, the ack subjects."""
+        self._settled: deque[tuple[float, tuple[str, str], Ms, list[str]]] = deque()
+        """Of each worker of a settled group: when to look, its deployment and name, when it began the first, the acks."""
 
     def __repr__(self) -> str:
         return f"LateAcks(groups={len(self._settled)})"
 
     def settled(self, reports: Sequence[Report]) -> None:
         """Remember the leases behind these reports, which the ledger has recorded."""
-        by_worker: dict[str, list[Report]] = defaultdict(list)
+        by_worker: dict[tuple[str, str], list[Report]] = defaultdict(list)
         for report in reports:
             if report.run_ack is not None:
-                by_worker[report.worker].append(report)
+                by_worker[report.deployment, report.worker].append(report)
         due = asyncio.get_running_loop().time() + self._later_s
         for worker, theirs in by_worker.items():
             acks = [report.run_ack for report in theirs if report.run_ack is not None]
@@ -51,9 +51,12 @@ class LateAcks:
             await self.look()
 
     async def look(self) -> None:
-        """Ack what is due, if its worker no longer beats or is another process of the same name."""
+        """Ack what is due, if no worker of its name beats in its deployment, or only another process."""
         now = asyncio.get_running_loop().time()
-        alive = {beat.worker: beat.started_ms for beat in self._beats()}
+        alive: dict[tuple[str, str], Ms] = {}
+        for beat in self._beats():  # a report does not say which key its worker has: the oldest of a name counts
+            name = beat.deployment, beat.worker
+            alive[name] = min(beat.started_ms, alive.get(name, beat.started_ms))
         while self._settled and self._settled[0][0] <= now:
             _, worker, began, acks = self._settled.popleft()
             if alive.get(worker, began + 1) > began:

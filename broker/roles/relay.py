@@ -21,7 +21,7 @@ from broker.bus.notices import announce_abort
 from broker.bus.request_cancels import decode_request_cancel
 from broker.bus.runs import Rulings
 from broker.core import reserve
-from broker.core.presence import Departed, Presence, Process, process_of
+from broker.core.presence import Departed, Presence, Process, lost_executions, process_of
 from broker.core.records import Entry
 from broker.core.relay import (
     Abort,
@@ -138,11 +138,15 @@ class Relay:
         clock: Clock,
         presence: Presence | None = None,
         tell: Callable[[str, int | None], Awaitable[None]] = _tell_nobody,
+        lost: Callable[[int], object] = lambda _: None,
         tick_s: float = TICK_S,
         finish_s: float = FINISH_S,
         buffer_bytes: int = BUFFER_BYTES,
     ) -> None:
-        """`name` is the broker's name; no two brokers that run may share one. `tell` tells brokers of suspected requests."""
+        """`name` is the broker's name; no two brokers that run may share one. `tell` tells brokers of suspected requests.
+
+        `lost` counts executions that died workers held.
+        """
         self._nc = nc
         self._name = name
         self._reserves = reserves
@@ -151,6 +155,7 @@ class Relay:
         self._clock = clock
         self._presence = Presence() if presence is None else presence
         self._tell = tell
+        self._lost = lost
         self._mourned: set[Process] = set()
         """The workers whose deaths have been seen to."""
         self._recent: deque[tuple[Ms, str, Assignment]] = deque()
@@ -224,7 +229,7 @@ class Relay:
         await self._act(request, state.begin())
 
     async def _worker_died(self, gone: Departed, now: Ms) -> None:
-        """Suspect the requests that it may have had, and go on with them: apart, if they may."""
+        """Suspect the requests that it may have had, and go on with them: apart, if they may. What it ran is lost."""
         mine = [
             one for one in self._by_job.values() if was_with(one.state.assignment, gone, self._presence.here, now)
         ]
@@ -236,6 +241,10 @@ class Relay:
             elif was_with(assignment, gone, self._presence.here, now):
                 self._recent.remove(ended)
                 suspected.append((key, assignment))
+        lost = lost_executions(gone, {(one.attempt.job, one.attempt.number) for _, one in suspected})
+        if lost:
+            self._tasks.spawn(self._rulings.publish(lost))
+            self._lost(len(lost))
         suspects = self.suspects
         for key, assignment in suspected:
             deaths = suspects.deaths_alone(key, now) or 0
@@ -347,7 +356,7 @@ class Relay:
                 sealed = packed(sealed_request(assignment.attempt, self._seal_key()))
                 try:
                     if assignment.worker is not None:
-                        ward = subjects.ward(assignment.attempt.deployment, assignment.worker)
+                        ward = subjects.ward(assignment.worker)
                         # only if nobody listens is there an answer
                         await self._nc.publish(ward, sealed, f"{self._acks}.{assignment.token}")
                         return

@@ -121,7 +121,7 @@ class Releases:
     async def _see_departed(self, gone: Departed) -> None:
         process, deployment = process_of(gone.beat), gone.beat.deployment
         if gone.has_died:
-            lost = lost_executions(gone)
+            lost = lost_executions(gone, await self._running_on(deployment)) if gone.beat.held else []
             self._log_death(gone, held=len(lost))
             await self.rulings.publish(lost)
             self.metrics.deaths.inc()
@@ -135,6 +135,11 @@ class Releases:
         left = sum(one.beat.deployment == deployment for one in self.presence.here)
         level = logging.WARNING if left else logging.ERROR
         log.log(level, "worker died worker=%s deployment=%s held=%d left=%d", worker, deployment, held, left)
+
+    async def _running_on(self, deployment: str) -> set[Key]:
+        """Read which attempts were handed out to a deployment. Of requests their relays know."""
+        running = await until_available(self.attempts.running)
+        return {(one.job, one.attempt) for one in running if one.deployment == deployment}
 
     def _want(self, deployment: str, process: Process) -> None:
         """Ask for a check of what was delivered by now, or by the mark if this process was quiet already then."""

@@ -91,8 +91,8 @@ class Reserves:
         if not isinstance(beat, WorkerBeat):
             return beat
         token = f"{self._entropy():x}"
-        self.suspects.runs_apart(token, key, beat.worker)
-        return Placement(beat.deployment, token, beat.worker)
+        self.suspects.runs_apart(token, key, beat.id)
+        return Placement(beat.deployment, token, beat.id)
 
     def policy(self, model: str) -> Retry:
         return policy_of(model, self._catalog())

@@ -24,6 +24,7 @@ from schemas.codec import packed
 from schemas.ids import ms_of
 from schemas.jetstream import NatsConnection, NatsError
 from schemas.ruling import Convict, PutBack, Suspect
+from schemas.subjects import WorkerId
 from schemas.units import Ms
 from schemas.worker import NOT_BEGUN, held_in, is_execution
 
@@ -142,7 +143,7 @@ class Wards:
             waiting,
             [one for one in free if one.deployment not in stopped],
             workers=Counter(beat.deployment for beat in here),
-            apart=Counter(beat.deployment for beat in here if beat.worker in busy),
+            apart=Counter(beat.deployment for beat in here if beat.id in busy),
             catalog=self.catalog(),
         )
         for turn in chosen:
@@ -162,7 +163,7 @@ class Wards:
         self._suspected = {one: those for one, those in self._suspected.items() if one in departed}
         self._ran_apart = {one: was for one, was in self._ran_apart.items() if one in departed}
 
-    def _free(self, busy: Collection[str], now: float) -> list[FreeWorker]:
+    def _free(self, busy: Collection[WorkerId], now: float) -> list[FreeWorker]:
         """List the workers that take jobs and have rested."""
         since = {process_of(one.beat): now for one in self.presence.here}
         self._free_since = {
@@ -170,22 +171,22 @@ class Wards:
             for process, began in since.items()
         }
         return [
-            FreeWorker(beat.worker, beat.deployment, beat.slots, beat.running)
+            FreeWorker(beat.id, beat.deployment, beat.slots, beat.running)
             for one in self.presence.here
             if not (beat := one.beat).draining
             and beat.slots > 0
             and now - self._free_since[process_of(beat)] >= self.rest_s
-            and beat.worker not in busy
+            and beat.id not in busy
         ]
 
     def _lost(self, running: Iterable[RunningApart], now: float) -> list[Key]:
         """Choose the attempts that have been in no beat for a while; but those of a dead worker are blamed first."""
-        held = _held_by_name(self.presence.here)
+        held = _held_by_each(self.presence.here)
         missing = [
             (one.job, one.attempt) for one in running if (one.job, one.attempt) not in held.get(one.worker, ())
         ]
         self._missing_since = {key: self._missing_since.get(key, now) for key in missing}
-        dying = {one.beat.worker for one in self.presence.departed if one.has_died and one.since_ms <= _RECENT_MS}
+        dying = {one.beat.id for one in self.presence.departed if one.has_died and one.since_ms <= _RECENT_MS}
         names = {(one.job, one.attempt): one.worker for one in running}
         return [
             key
@@ -206,7 +207,7 @@ class Wards:
         """Start a group and send it to its worker. What does not arrive is found missing."""
         attempts = await until_available(lambda: self.suspects.dispatch(turn, term=self.term, now=self.clock()))
         log.warning("runs apart group=%s worker=%s attempts=%d", turn.group, turn.worker, len(attempts))
-        subject = subjects.ward(turn.deployment, turn.worker)
+        subject = subjects.ward(turn.worker)
         for attempt in attempts:
             try:
                 await self.nc.publish(subject, packed(attempt))
@@ -215,8 +216,8 @@ class Wards:
         self.metrics.dispatched(turn.deployment, len(attempts))
 
 
-def _held_by_name(workers: Iterable[Heard]) -> Mapping[str, Collection[Key]]:
-    return {one.beat.worker: {(held.job, held.attempt) for held in held_in(one.beat.held)} for one in workers}
+def _held_by_each(workers: Iterable[Heard]) -> Mapping[WorkerId, Collection[Key]]:
+    return {one.beat.id: {(held.job, held.attempt) for held in held_in(one.beat.held)} for one in workers}
 
 
 def _involved(gone: Departed, apart: Iterable[RunningApart]) -> list[Involved]:
@@ -225,7 +226,7 @@ def _involved(gone: Departed, apart: Iterable[RunningApart]) -> list[Involved]:
     held = {(one.job, one.attempt): one.execution for one in held_in(beat.held)}
     involved = []
     for one in apart:
-        if one.worker == beat.worker:
+        if one.worker == beat.id:
             execution = held.get((one.job, one.attempt), NOT_BEGUN)
             ran_ms = Ms(max(0, beat.at_ms - ms_of(execution))) if is_execution(execution) else Ms(0)
             involved.append(Involved(one.job, one.attempt, one.suspicion, execution != NOT_BEGUN, ran_ms))

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from broker.core.suspects import FreeWorker, Involved, WaitingSuspect, judge, turns
 from schemas.ruling import Suspicion
+from schemas.subjects import WorkerId
 from schemas.units import Ms
 from tests.builders import a_catalog
 
@@ -148,7 +149,7 @@ class Simulation:
         up = [worker for worker in self.workers if worker.down_ms <= 0]
         apart = [worker for worker in up if worker.is_apart or worker.queued]
         free = [
-            FreeWorker(worker.name, "d", worker.slots, len(worker.running))
+            FreeWorker(WorkerId(worker.name), "d", worker.slots, len(worker.running))
             for worker in up
             if worker not in apart and worker.free_ms >= REST_MS
         ]

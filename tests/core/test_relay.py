@@ -55,6 +55,7 @@ from schemas.outcome import (
     Released,
     Throttled,
 )
+from schemas.subjects import WorkerId
 from schemas.units import Ms
 from tests.builders import a_success, an_entry
 
@@ -96,7 +97,7 @@ class Script:
         assert model == "m"
         left = [name for name in self.route if name not in tried]
         if not left and self.apart is not None:
-            return Placement(self.route[0], str(next(self._tokens)), self.apart)
+            return Placement(self.route[0], str(next(self._tokens)), WorkerId(self.apart))
         return Placement(left[0], str(next(self._tokens))) if left else self.none_left
 
     def on(self, event: Event) -> Sequence[Action]:

@@ -11,9 +11,10 @@ from broker.core.request_suspects import LIFETIME_MS, RequestSuspects, had_begun
 from broker.core.reserve import SUSPECTED, ModelGone, NoRoom, Poison, choose_ward, problem_of
 from schemas.catalog import Catalog
 from schemas.job import Attempt
+from schemas.subjects import WorkerId
 from schemas.units import Ms
 from schemas.worker import BEGINNING, NOT_BEGUN, HeldExecution, WorkerBeat, held_bytes
-from tests.builders import a_beat, a_catalog, an_attempt, an_id
+from tests.builders import a_beat, a_catalog, a_worker, an_attempt, an_id
 
 LATER = Ms(10_000)
 
@@ -48,11 +49,11 @@ def test_of_two_counts_of_brokers_the_higher_counts_and_what_is_over_is_forgotte
 
 def test_what_runs_apart_is_known_until_it_is_over() -> None:
     suspects = RequestSuspects()
-    suspects.runs_apart("token", "a", "w")
+    suspects.runs_apart("token", "a", a_worker())
 
     assert suspects.is_apart("a")
     assert not suspects.is_apart("b")
-    assert set(suspects.wards) == {"w"}
+    assert set(suspects.wards) == {a_worker()}
     suspects.is_over("token")
     suspects.is_over("unknown")
     assert not suspects.is_apart("a")
@@ -63,7 +64,7 @@ def gone(*held: tuple[Attempt, Any], worker: str = "w", **changes: Any) -> Depar
     return Departed(a_beat(worker, held=records, **changes), Ms(0), has_died=True)
 
 
-def assigned(attempt: Attempt, *, at: int = 0, worker: str | None = None) -> Assignment:
+def assigned(attempt: Attempt, *, at: int = 0, worker: WorkerId | None = None) -> Assignment:
     return Assignment("token", attempt, Ms(at), worker)
 
 
@@ -85,17 +86,27 @@ def test_a_request_that_nobody_names_for_a_while_was_with_the_worker_that_died()
     assert not was_with(assigned(one), gone(), [other], LATER)
 
 
+def test_what_a_worker_of_another_deployment_names_says_nothing_of_a_request() -> None:
+    one = an_attempt()
+    held = held_bytes([HeldExecution(one.job, one.number, an_id())])
+    other = Heard(a_beat("v", deployment="e", held=held), Ms(0))
+
+    assert was_with(assigned(one), gone(), [other], LATER)
+    assert not was_with(assigned(one, worker=a_worker()), gone(deployment="e"), [], LATER)
+    assert not was_with(assigned(one, worker=a_worker()), gone(key="another"), [], LATER)
+
+
 def test_a_request_that_runs_apart_is_with_its_worker_and_counts_once_it_has_begun() -> None:
     one = an_attempt()
 
-    assert was_with(assigned(one, worker="w"), gone(), [], LATER)
-    assert not was_with(assigned(one, worker="v"), gone((one, an_id())), [], LATER)
+    assert was_with(assigned(one, worker=a_worker()), gone(), [], LATER)
+    assert not was_with(assigned(one, worker=a_worker("v")), gone((one, an_id())), [], LATER)
     assert had_begun(assigned(one), gone((one, BEGINNING)))
     assert not had_begun(assigned(one), gone((one, NOT_BEGUN)))
     assert not had_begun(assigned(one), gone())
 
 
-def ward(*beats: WorkerBeat, wards: tuple[str, ...] = (), catalog: Catalog | None = None) -> str:
+def ward(*beats: WorkerBeat, wards: tuple[WorkerId, ...] = (), catalog: Catalog | None = None) -> str:
     catalog = catalog or a_catalog()
     found = choose_ward("m", beats, catalog=catalog, pools=snapshot(catalog, beats, {}, now=Ms(0)), wards=wards)
     match found:
@@ -114,8 +125,8 @@ def test_a_suspected_request_goes_to_the_worker_that_runs_the_least_and_has_no_s
     busy, idle = a_beat("a", running=3), a_beat("b", running=1)
 
     assert ward(busy, idle) == "b"
-    assert ward(busy, idle, wards=("b",)) == "a"
-    assert ward(busy, idle, wards=("a", "b")) == "none"
+    assert ward(busy, idle, wards=(a_worker("b"),)) == "a"
+    assert ward(busy, idle, wards=(a_worker("a"), a_worker("b"))) == "none"
     assert ward(a_beat("a", draining=True)) == "none"
     assert ward(a_beat("a", reserve=0)) == "none"
     assert ward(catalog=Catalog()) == "gone"

@@ -9,6 +9,7 @@ import pytest
 from broker.core.suspects import FreeWorker, Involved, WaitingSuspect, blame, judge, turns
 from schemas.catalog import Catalog, Deployment, Model, Route
 from schemas.ruling import Suspicion
+from schemas.subjects import WorkerId
 from schemas.units import Ms
 from tests.builders import a_catalog
 from tests.core.suspects_simulator import Simulation
@@ -117,7 +118,7 @@ def waiting(number: int, group: int, *, model: str = "m", tried: tuple[str, ...]
 
 
 def free(worker: str, *, deployment: str = "d", slots: int = 8, running: int = 0) -> FreeWorker:
-    return FreeWorker(worker, deployment, slots, running)
+    return FreeWorker(WorkerId(worker), deployment, slots, running)
 
 
 def given(

@@ -45,7 +45,7 @@ from schemas.ruling import Convict, EndRequest, Expire, Lost, PutBack, Suspect, 
 from schemas.subjects import Source, Verb
 from schemas.units import Ms, NanoUsd
 from schemas.worker import BEGINNING, NOT_BEGUN, HeldExecution, Paused, held_bytes
-from tests.builders import BODY, a_beat, a_catalog, a_job, a_success, an_attempt, an_id, now
+from tests.builders import BODY, a_beat, a_catalog, a_job, a_success, a_worker, an_attempt, an_id, now
 from tests.fuzz.mutate import Valid
 
 WORKER = "w1"
@@ -236,7 +236,7 @@ def _beat(known: Known, draw: random.Random) -> Valid:
     held = held_bytes([HeldExecution(an_id(), 1, draw.choice((an_id(), NOT_BEGUN, BEGINNING)))])
     beat = a_beat(name, deployment=draw.choice((DEPLOYMENT, "nowhere")), slots=2, held=held)
     beat = msgspec.structs.replace(beat, paused=draw.choice((None, Paused("denied", "401", Ms(1000)))))
-    return Valid("beat", subjects.beat(name), _textual(beat), is_json=True)
+    return Valid("beat", subjects.beat(beat.id), _textual(beat), is_json=True)
 
 
 def _catalog(known: Known, draw: random.Random) -> Valid:
@@ -255,7 +255,7 @@ def _attempts(known: Known, draw: random.Random) -> Valid:
 def _apart(known: Known, draw: random.Random) -> Valid:
     """To a real worker alone, which runs it apart from all others."""
     attempt = an_attempt(deployment="d", reply_to=draw.choice((None, "infermq.reply.d.b.t")), key="k", group=an_id())
-    return Valid("apart", subjects.ward("d", WORKER), _packed(attempt))
+    return Valid("apart", subjects.ward(a_worker(WORKER)), _packed(attempt))
 
 
 def _suspected(known: Known, draw: random.Random) -> Valid:

@@ -20,9 +20,13 @@ async def test_leases_of_the_dead_are_let_go_and_only_theirs(nc: Nats) -> None:
     assert await Runs(nc).publish([an_attempt() for _ in range(3)])
     pulls = await nc.jetstream().pull_subscribe_bind(subjects.pool_consumer("d"), subjects.RUN)
     alive, gone, restarted = [message.reply for message in await pulls.fetch(3, timeout=5)]
-    late_acks = LateAcks(
-        nc, beats=lambda: [a_beat("alive", started_ms=Ms(0)), a_beat("restarted", started_ms=Ms(10**15))], later_s=0
-    )
+    beats = [
+        a_beat("alive", started_ms=Ms(0)),
+        a_beat("alive", key="another", started_ms=Ms(10**15)),
+        a_beat("gone", deployment="e", started_ms=Ms(0)),
+        a_beat("restarted", started_ms=Ms(10**15)),
+    ]
+    late_acks = LateAcks(nc, beats=lambda: beats, later_s=0)
     for worker, ack in (("alive", alive), ("gone", gone), ("restarted", restarted)):
         late_acks.settled([a_report(a_success(), worker=worker, run_ack=ack)])
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 
 import pytest
+from msgspec.structs import replace
 
 from broker.bus import notices
 from broker.bus.beats import Beats
@@ -15,7 +16,7 @@ from schemas.jetstream import Message
 from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Lane
 from schemas.units import Ms
-from tests.builders import a_beat, an_id, now
+from tests.builders import a_beat, a_worker, an_id, now
 from workers.beat import delete_beat, publish_beat
 
 pytestmark = pytest.mark.real
@@ -51,10 +52,31 @@ async def test_beats_that_cannot_be_read_are_ignored(listener: Nats, raised: lis
     await beats.listen()
 
     for data in (*UNREADABLE, jsoned(a_beat("w", slots=2**62)), jsoned(a_beat("another")), jsoned(a_beat("w"))):
-        await listener.publish(f"$KV.{subjects.WORKERS_BUCKET}.w", data)
+        await listener.publish(subjects.beat(a_worker()), data)
 
     await until(lambda: [(beat.worker, beat.slots) for beat in beats.alive()] == [("w", 4)])
     assert len(ignored) == len(UNREADABLE) + 2
+    assert raised == []
+
+
+async def test_nobody_beats_or_says_goodbye_for_another(listener: Nats, raised: list[Exception]) -> None:
+    ignored: list[None] = []
+    beats = Beats(listener, clock=now, ignored=lambda: ignored.append(None))
+    await beats.listen()
+    true, alike = a_beat("w"), [a_beat("w", deployment="e"), a_beat("w", key="k")]
+    await publish_beat(listener, true)
+    for state in alike:
+        await publish_beat(listener, state)
+    await until(lambda: len(beats.alive()) == 3)
+
+    for state in alike:
+        await listener.publish(subjects.beat(state.id), jsoned(replace(true, draining=True)))
+        await delete_beat(listener, state.id)
+    await listener.publish(f"$KV.{subjects.WORKERS_BUCKET}.d.default.w.x", jsoned(replace(true, draining=True)))
+    await listener.publish(f"$KV.{subjects.WORKERS_BUCKET}.w", b"")
+
+    await until(lambda: len(ignored) == 3 and beats.alive() == [true])
+    assert [one.beat.id for one in beats.presence.here] == [true.id]
     assert raised == []
 
 
@@ -79,7 +101,7 @@ async def test_a_worker_that_leaves_is_forgotten_at_once(listener: Nats) -> None
     await until(lambda: bool(beats.alive()))
     beats.changed = lambda: changes.append(None)
 
-    await delete_beat(listener, "w")
+    await delete_beat(listener, a_worker())
 
     await until(lambda: not beats.alive())
     assert len(changes) == 1

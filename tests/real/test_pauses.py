@@ -26,7 +26,7 @@ from schemas.job import Lane
 from schemas.ruling import Suspicion
 from schemas.subjects import Verb
 from schemas.units import Ms
-from tests.builders import an_entropy, an_entry, an_id, now
+from tests.builders import a_worker, an_entropy, an_entry, an_id, now
 from tests.holding import a_hand
 from tests.real.test_dispatch import a_beat, a_leader, committed
 from tests.real.test_services import a_principal, by_service, services  # noqa: F401 - a fixture
@@ -140,7 +140,7 @@ async def a_dispatch(
     suspicion = Suspicion(an_id())
     back = Requeue(now(), counted=False, suspicion=suspicion)
     await ledger.settlement.settle([Verdict(job=entry.id, attempt=1, transition=back, executed=None)], now=now())
-    turn = Turn("w", "d", suspicion.group, (entry.id,))
+    turn = Turn(a_worker(), "d", suspicion.group, (entry.id,))
     return lambda: ledger.suspects.dispatch(turn, term=term, now=now()), "delayed"
 
 
@@ -243,7 +243,7 @@ async def test_a_suspect_that_is_paused_gets_no_run_apart(ledger: Ledger) -> Non
     await ledger.settlement.settle([Verdict(job=attempt.job, attempt=1, transition=back, executed=None)], now=now())
     term = await ledger.leadership.lead("me", lease_ms=60_000)
     assert term is not None
-    turn = Turn("w", "d", suspicion.group, (attempt.job,))
+    turn = Turn(a_worker(), "d", suspicion.group, (attempt.job,))
     await ledger.controls.pause(a_pause(PauseKind.BATCH, str(batch)), somebody())
 
     waiting, started = (

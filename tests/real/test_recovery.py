@@ -31,7 +31,7 @@ from schemas.outcome import EngineFault, Failed, Released, Throttled
 from schemas.ruling import Suspect, Suspicion
 from schemas.units import Ms
 from schemas.worker import WorkerBeat
-from tests.builders import a_report, a_route, a_success, an_attempt, an_entry, an_id, now
+from tests.builders import a_report, a_route, a_success, a_worker, an_attempt, an_entry, an_id, now
 from tests.declared import declare_streams
 from tests.real.test_dispatch import a_beat, a_leader, committed, dispatched, running
 from tests.real.test_ledger import a_verdict
@@ -375,7 +375,7 @@ async def test_what_runs_apart_is_no_stray_and_is_not_given_up_on(nc: Nats, ledg
     await ledger.settlement.settle([verdict], now=now())
     term = await ledger.leadership.lead("me", lease_ms=60_000)
     assert term is not None
-    await ledger.suspects.dispatch(Turn("gone", "d", suspicion.group, (attempt.job,)), term=term, now=now())
+    await ledger.suspects.dispatch(Turn(a_worker("gone"), "d", suspicion.group, (attempt.job,)), term=term, now=now())
 
     async with a_leader(nc, ledger, a_route(Route("d"), Route("e")), a_beat("e")):
         await swept(nc, ledger)
@@ -442,7 +442,7 @@ async def test_a_deployment_that_is_heard_again_begins_anew(nc: Nats, ledger: Le
         async with saying(nc, a_beat("d")):
             await announced(nc, ledger, only_there)
             await runs(ledger, only_there.id)
-        await delete_beat(nc, "of-d")
+        await delete_beat(nc, a_worker("of-d"))
         clock.move(1000)
         await swept(nc, ledger)
 

@@ -22,7 +22,7 @@ from schemas.job import Attempt
 from schemas.ruling import Lost, Ruling
 from schemas.units import Ms
 from schemas.worker import HeldExecution, WorkerBeat, held_bytes
-from tests.builders import SEAL_KEY, a_batch_id, a_beat, a_report, a_route, a_success, an_id, now
+from tests.builders import SEAL_KEY, a_batch_id, a_beat, a_report, a_route, a_success, a_worker, an_id, now
 from tests.declared import declare_pool, declare_streams
 from tests.real.test_ledger import a_verdict, running, settled
 from tests.reporting import report
@@ -35,10 +35,11 @@ _rulings: Bundle[Ruling] = Bundle(Ruling)
 class Worker:
     """One that takes what it is told to, and says what it holds when it is told to."""
 
-    def __init__(self, nc: Nats, presence: Presence, name: str) -> None:
+    def __init__(self, nc: Nats, presence: Presence, name: str, *, deployment: str) -> None:
         self.nc = nc
         self.presence = presence
         self.name = name
+        self.deployment = deployment
         self.got: list[Message] = []
         self._started_ms = now()
 
@@ -62,8 +63,8 @@ class Worker:
     def beat(self, *holds: Attempt, **changes: Any) -> WorkerBeat:
         """Send a beat that names what it holds."""
         held = held_bytes(HeldExecution(one.job, one.number, an_id()) for one in holds)
-        beat = a_beat(self.name, started_ms=self._started_ms, held=held, **changes)
-        self.presence.heard(self.name, beat, now())
+        beat = a_beat(self.name, deployment=self.deployment, started_ms=self._started_ms, held=held, **changes)
+        self.presence.heard(beat, now())
         return beat
 
 
@@ -74,8 +75,8 @@ class Case:
         self.releases = releases
         self.presence = releases.presence
 
-    def worker(self, name: str) -> Worker:
-        return Worker(self.nc, self.presence, name)
+    def worker(self, name: str, *, deployment: str = "d") -> Worker:
+        return Worker(self.nc, self.presence, name, deployment=deployment)
 
     async def attempts(self, count: int) -> list[Attempt]:
         """Dispatch some."""
@@ -290,7 +291,7 @@ async def test_each_execution_of_a_dead_worker_is_ruled_lost_once(nc: Nats, ledg
         dies.beat(*attempts)
         leaves.beat(*attempts)
 
-        case.presence.said_goodbye("leaves")
+        case.presence.said_goodbye(a_worker("leaves"))
         case.presence.passed(DEAD_MS)
         for _ in range(3):
             await case.look()
@@ -300,6 +301,38 @@ async def test_each_execution_of_a_dead_worker_is_ruled_lost_once(nc: Nats, ledg
             (attempt.job, "dies", "d") for attempt in attempts
         }
         assert len(rulings) == 2
+
+
+async def test_what_a_worker_of_another_deployment_claims_keeps_nothing_from_its_own(
+    nc: Nats, ledger: Ledger
+) -> None:
+    async with a_case(nc, ledger) as case:
+        [attempt] = await case.attempts(1)
+        dies, claims, heir = case.worker("dies"), case.worker("dies", deployment="e"), case.worker("heir")
+        await dies.take(1)
+        dies.beat(attempt)
+        case.presence.passed(DEAD_MS)
+        for _ in range(4):
+            claims.beat(attempt)
+            heir.beat()
+            await case.look()
+
+        assert sequences(await heir.take(1)) == [(1, 2)]
+
+
+async def test_what_a_worker_of_another_deployment_claims_is_not_lost_with_it(nc: Nats, ledger: Ledger) -> None:
+    async with a_case(nc, ledger) as case:
+        [attempt] = await case.attempts(1)
+        lives, claims = case.worker("lives"), case.worker("claims", deployment="e")
+        await lives.take(1)
+        claims.beat(attempt)
+        case.presence.passed(DEAD_MS)
+        lives.beat(attempt)
+        for _ in range(3):
+            await case.look()
+
+        assert [gone.has_died for gone in case.presence.departed] == [True]
+        assert await case.rulings() == []
 
 
 async def test_a_worker_that_was_only_cut_off_may_die_later(nc: Nats, ledger: Ledger) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from nats.js.api import RawStreamMsg
 
 from broker.bus.request_suspects import SuspectBucket
 from broker.bus.runs import Rulings
@@ -18,18 +19,20 @@ from broker.roles.daily_spend import DailySpend
 from broker.roles.relay import Relay
 from broker.roles.reserves import Reserves
 from schemas import subjects
-from schemas.codec import FINAL, KIND, SEQ, unpacker
+from schemas.codec import FINAL, KIND, SEQ, Bundle, unpacker
 from schemas.jetstream import Message
 from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Attempt, Lane
+from schemas.ruling import Lost, Ruling
 from schemas.worker import BEGINNING, HeldExecution, held_bytes
-from tests.builders import SEAL_KEY, a_batch_id, a_beat, a_catalog, an_entry, an_id, now
+from tests.builders import SEAL_KEY, a_batch_id, a_beat, a_catalog, an_attempt, an_entry, an_id, now
 from tests.declared import declare_streams
 from tests.real.test_relay import Listener, end_of
 from tests.system import until
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(60)]
 _attempts = unpacker(Attempt)
+_rulings: Bundle[Ruling] = Bundle(Ruling)
 
 
 class Bench:
@@ -44,7 +47,7 @@ class Bench:
 
     async def listen(self) -> None:
         await self.nc.subscribe(subjects.now("d"), cb=self._take)
-        await self.nc.subscribe("infermq.ward.d.*", cb=self._take_apart)
+        await self.nc.subscribe("infermq.ward.d.*.*", cb=self._take_apart)
 
     async def _take(self, message: Message) -> None:
         self.shared.put_nowait(_attempts.decode(message.data))
@@ -52,9 +55,9 @@ class Bench:
     async def _take_apart(self, message: Message) -> None:
         self.apart.put_nowait((message.subject.rpartition(".")[2], _attempts.decode(message.data)))
 
-    def beat(self, name: str, *holds: Attempt, execution: UUID | None = None) -> None:
+    def beat(self, name: str, *holds: Attempt, execution: UUID | None = None, **changes: Any) -> None:
         held = held_bytes(HeldExecution(one.job, one.number, execution or an_id()) for one in holds)
-        self.presence.heard(name, a_beat(name, reserve=8, held=held, started_ms=1), now())
+        self.presence.heard(a_beat(name, reserve=8, held=held, started_ms=1, **changes), now())
 
     def replaced(self, by: str) -> None:
         """All that were there are dead, and another is there."""
@@ -83,6 +86,11 @@ class Bench:
         worker, attempt = await self.taken_apart()
         assert (worker, attempt.group) == ("second", attempt.job)
         return listener, attempt
+
+    async def outcomes(self) -> list[RawStreamMsg]:
+        js = self.nc.jetstream()
+        last = (await js.stream_info(subjects.OUTCOME)).state.last_seq
+        return [await js.get_msg(subjects.OUTCOME, sequence) for sequence in range(1, last + 1)]
 
     async def answer(self, attempt: Attempt) -> None:
         await self.nc.publish(str(attempt.reply_to), b"{}", headers={KIND: FINAL, SEQ: "1"})
@@ -194,6 +202,32 @@ async def test_a_request_that_its_caller_left_is_suspected_too(nc: Nats, ledger:
         await until(is_suspected, "it is suspected")
         await bench.ask()
         assert (await bench.taken_apart())[0] == "second"
+
+
+async def test_what_a_dead_worker_ran_of_a_request_is_lost_and_nothing_else_that_it_claims(
+    nc: Nats, ledger: Ledger
+) -> None:
+    async with a_bench(nc, ledger) as bench:
+        bench.beat("first")
+        await bench.ask()
+        attempt = await bench.taken()
+        bench.beat("first", attempt, an_attempt())
+        bench.replaced("second")
+        await bench.taken_apart()
+
+        async def lost() -> list[tuple[UUID, str]]:
+            return [
+                (one.job, one.worker)
+                for message in await bench.outcomes()
+                for one in _rulings.unpack(message.data or b"")[0]
+                if isinstance(one, Lost)
+            ]
+
+        async def there_is() -> bool:
+            return bool(await lost())
+
+        await until(there_is, "it is ruled lost")
+        assert await lost() == [(attempt.job, "first")]
 
 
 async def test_a_request_with_a_living_worker_is_not_suspected(nc: Nats, ledger: Ledger) -> None:

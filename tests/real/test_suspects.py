@@ -17,7 +17,7 @@ from schemas.job import Attempt
 from schemas.outcome import EngineFault, Failed, Released, Report, WorkerLost
 from schemas.ruling import Convict, Expire, Ruling, Suspect, Suspicion
 from schemas.units import Ms
-from tests.builders import a_catalog, a_report, an_entry, an_id, now
+from tests.builders import a_catalog, a_report, a_worker, an_entry, an_id, now
 
 pytestmark = pytest.mark.real
 CATALOG = a_catalog()
@@ -52,7 +52,7 @@ async def suspected(ledger: Ledger, suspicion: Suspicion, **changes: Any) -> Att
 
 
 async def run_apart(ledger: Ledger, suspicion: Suspicion, *attempts: Attempt) -> list[Attempt]:
-    turn = Turn("w", "d", suspicion.group, tuple(attempt.job for attempt in attempts))
+    turn = Turn(a_worker(), "d", suspicion.group, tuple(attempt.job for attempt in attempts))
     return await ledger.suspects.dispatch(turn, term=await lead(ledger), now=now())
 
 
@@ -89,16 +89,16 @@ async def test_suspects_run_apart_on_one_worker_in_their_group_and_through_no_st
     ]
     apart = await ledger.suspects.running()
     assert [(one.job, one.attempt, one.worker, one.suspicion) for one in apart] == [
-        (one.job, 2, "w", suspicion) for one in waiting
+        (one.job, 2, a_worker(), suspicion) for one in waiting
     ]
-    assert sorted(str(one.ward) for one in await ledger.attempts.running()) == ["None", "w", "w"]
+    assert sorted(str(one.ward) for one in await ledger.attempts.running()) == ["None", a_worker(), a_worker()]
     assert await run_apart(ledger, suspicion, *waiting) == []
 
 
 async def test_a_suspect_is_run_by_the_leader_only(ledger: Ledger) -> None:
     suspicion = Suspicion(an_id())
     attempt = await suspected(ledger, suspicion)
-    turn = Turn("w", "d", suspicion.group, (attempt.job,))
+    turn = Turn(a_worker(), "d", suspicion.group, (attempt.job,))
 
     with pytest.raises(Deposed):
         await ledger.suspects.dispatch(turn, term=await lead(ledger) + 1, now=now())
@@ -183,7 +183,7 @@ async def test_a_suspect_whose_deadline_passes_is_found_and_expires(ledger: Ledg
 
     assert (
         await ledger.suspects.dispatch(
-            Turn("w", "d", suspicion.group, (attempt.job,)), term=await lead(ledger), now=late
+            Turn(a_worker(), "d", suspicion.group, (attempt.job,)), term=await lead(ledger), now=late
         )
         == []
     )

@@ -21,7 +21,7 @@ from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Attempt
 from schemas.ruling import Convict, PutBack, Ruling, Suspect, Suspicion
 from schemas.worker import BEGINNING, NOT_BEGUN, HeldExecution, held_bytes
-from tests.builders import SEAL_KEY, a_batch_id, a_beat, a_catalog, a_report, an_id, now
+from tests.builders import SEAL_KEY, a_batch_id, a_beat, a_catalog, a_report, a_worker, an_id, now
 from tests.declared import declare_streams
 from tests.real.test_suspects import dispatched, lead, run_apart, settle, suspected
 from tests.reporting import report
@@ -45,7 +45,7 @@ class Case:
     def beat(self, name: str = "w", *holds: Attempt, execution: UUID | None = None, **changes: Any) -> None:
         held = held_bytes(HeldExecution(one.job, one.number, execution or an_id()) for one in holds)
         fields = {"started_ms": 1, "held": held, **changes}
-        self.presence.heard(name, a_beat(name, **fields), now())
+        self.presence.heard(a_beat(name, **fields), now())
 
     def die(self) -> None:
         """All that were there are dead."""
@@ -94,7 +94,7 @@ async def a_case(nc: Nats, ledger: Ledger, **changes: Any) -> AsyncIterator[Case
         **{"rest_s": 0.0, "lost_s": 0.0, **changes},
     )
     case = Case(nc, ledger, wards)
-    await nc.subscribe(subjects.ward("d", "w"), cb=case.heard)
+    await nc.subscribe(subjects.ward(a_worker()), cb=case.heard)
     yield case
 
 
@@ -118,7 +118,7 @@ async def test_without_a_death_nobody_is_suspected(nc: Nats, ledger: Ledger) -> 
         attempt = await dispatched(ledger)
         case.beat("w")
         case.beat("other", deployment="e")
-        case.presence.said_goodbye("w")
+        case.presence.said_goodbye(a_worker())
         case.die()
 
         assert list(await case.blame(attempt)) == [(attempt.job, 1)]
@@ -275,6 +275,21 @@ async def test_a_suspect_whose_report_waits_to_be_settled_is_not_put_back(nc: Na
         await case.look()
 
         assert await case.rulings() == []
+
+
+async def test_a_worker_of_the_same_name_elsewhere_is_another(nc: Nats, ledger: Ledger) -> None:
+    """Neither its death nor what it claims has to do with what this deployment's worker of that name runs apart."""
+    async with a_case(nc, ledger) as case:
+        attempt = await dispatched(ledger)
+        case.beat("w", attempt)
+        case.die()
+        await case.blame(attempt)
+        await case.rulings()
+        case.beat("w", attempt, deployment="e")
+        case.beat("w", attempt, key="k", draining=True)
+        await case.look()
+
+        assert [one.job for one in await ledger.suspects.waiting()] == [attempt.job]
 
 
 async def test_a_worker_that_was_only_cut_off_clears_those_it_held(nc: Nats, ledger: Ledger) -> None:

@@ -19,7 +19,7 @@ from schemas.job import Attempt
 from schemas.outcome import Failed, Released, Succeeded, Throttled
 from schemas.units import Ms
 from schemas.worker import NOT_BEGUN, held_in
-from tests.builders import a_chat, an_id
+from tests.builders import a_chat, a_worker, an_id
 from tests.real.test_worker import HANG, Bench, a_pool, an_ask
 from workers.ward import Waiting
 
@@ -36,7 +36,7 @@ async def a_ward(nc: Nats, **changes: Any) -> AsyncIterator[Bench]:
 
 async def send(nc: Nats, *attempts: Attempt) -> None:
     for attempt in attempts:
-        await nc.publish(subjects.ward("d", "w"), packed(attempt))
+        await nc.publish(subjects.ward(a_worker()), packed(attempt))
 
 
 def a_group(*texts: str, group: UUID | None = None) -> list[Attempt]:
@@ -179,7 +179,7 @@ async def test_a_draining_worker_puts_waiting_suspects_back(nc: Nats) -> None:
 @pytest.mark.parametrize("payload", [b"\xff", packed(a_chat("without a group"))])
 async def test_what_is_no_attempt_of_a_group_is_ignored(nc: Nats, payload: bytes) -> None:
     async with a_ward(nc) as bench:
-        await nc.publish(subjects.ward("d", "w"), payload)
+        await nc.publish(subjects.ward(a_worker()), payload)
         [good] = a_group("x")
         await send(nc, good)
 

@@ -7,6 +7,7 @@ from broker.core.suspects import Turn, WaitingSuspect
 from broker.errors import Deposed
 from schemas.control import Pause, PauseAnswer, PauseKind
 from schemas.job import Attempt
+from tests.builders import a_worker
 from tests.transitions.jobs import pick
 from tests.transitions.standing import Standing
 from tests.transitions.world import Step, World
@@ -107,7 +108,7 @@ async def run_apart(world: World, a: int, _b: int, _c: int) -> Step | None:
         return None
     group = pick(rows, a)["suspected"]
     jobs = tuple([row["job"] for row in rows if row["suspected"] == group])
-    turn = Turn("w", "d", UUID(group), jobs)
+    turn = Turn(a_worker(), "d", UUID(group), jobs)
     told = {suspect.job for suspect in await world.ledger.suspects.waiting()}
     term = leader.term
 
