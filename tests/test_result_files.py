@@ -210,6 +210,13 @@ def test_without_resume_it_begins_anew(tmp_path: Path) -> None:
     assert set(contents(tmp_path)) == {"out", "errors"}
 
 
+def test_a_command_that_wrote_nothing_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), result_files(wanted_in(tmp_path)):
+        raise RuntimeError
+
+    assert contents(tmp_path) == {}
+
+
 def test_two_commands_do_not_write_one_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with result_files(wanted_in(tmp_path)), pytest.raises(typer.Exit):
         write(wanted_in(tmp_path))

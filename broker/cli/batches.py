@@ -225,7 +225,8 @@ def results(
             nats_url, data, lambda client: _write(client, wanted, wait=wait, resume=resume, force=force)
         )
     if as_json and file is not None:
-        print_json({"results": mark.results, "failed": mark.failed, "file": str(file)})
+        files = {"file": str(file), **({} if errors is None else {"errors": str(errors)})}
+        print_json({"results": mark.results, "failed": mark.failed, **files})
     else:
         err.print(_written(mark, file, errors))
     if wait and mark.failed:

@@ -273,6 +273,14 @@ class ResultFiles:
         for part in self._parts:
             part.close()
 
+    def forget_if_empty(self) -> None:
+        """Leave nothing of a command that wrote nothing, as when there is no such batch."""
+        if self.mark == Mark():
+            for part in self._parts:
+                part.path.unlink(missing_ok=True)
+            if self._progress is not None:
+                _progress_of(self.wanted).unlink(missing_ok=True)
+
 
 @contextmanager
 def result_files(wanted: Wanted, *, resume: bool = False, to_stdout: bool = False) -> Iterator[ResultFiles]:
@@ -287,6 +295,7 @@ def result_files(wanted: Wanted, *, resume: bool = False, to_stdout: bool = Fals
             )
             _lock(progress, wanted.paths()[0])
         files.open(progress, resume=resume)
+        stack.callback(files.forget_if_empty)
         yield files
 
 
@@ -297,7 +306,7 @@ def saying_how_to_go_on(wanted: Wanted) -> Iterator[None]:
         yield
     except (KeyboardInterrupt, asyncio.CancelledError):
         stop(f"to go on: {wanted.command()}" if wanted.paths() else "stopped")
-    except (Unavailable, OSError) as error:
+    except (Unavailable, OSError, ExceptionGroup) as error:
         if wanted.paths():
             error.add_note(f"to go on: {wanted.command()}")
         raise
@@ -427,11 +436,12 @@ async def _first_of(client: Client, batch: UUID) -> UUID:
 
 
 def _left_beside(path: Path) -> Wanted | None:
-    """What a command was writing there that was cut off."""
+    """What a command was writing there when it was cut off, if it had written anything."""
     try:
-        return read_progress(_beside(path, "resume").read_bytes())[0]
+        wanted, marks = read_progress(_beside(path, "resume").read_bytes())
     except FileNotFoundError:
         return None
+    return wanted if any(mark.results or mark.errors for mark, _ in marks) else None
 
 
 def _lock(progress: BinaryIO, path: Path) -> None:

@@ -125,6 +125,8 @@ class FileSubmission:
             metadata = self._metadata()
             batch = await client.create_batch(lane=options.lane, priority=options.priority, metadata=metadata)
             err.print(f"batch {batch.id}")
+            if options.wait and FILE_LABEL in metadata:
+                err.print("if this is cut off, go on with the same command and --resume")
             if self._earlier is not None:
                 err.print(f"this file was submitted before, as the batch {self._earlier.id}: this is another")
         if not options.wait:

@@ -216,6 +216,7 @@ async def test_a_command_that_is_stopped_says_how_to_go_on(system: System, tmp_p
     code, said = await ended(process)
 
     assert code == 130, said
+    assert ("go on with the same command and --resume" in said) == (command == "submit")
     way = shlex.split(said[said.rindex("infermq batch results") :])
     await system.here("batch", "cancel", way[3])
     code, said = await ended(start(system, *way[1:]))
@@ -289,9 +290,13 @@ async def test_what_would_be_lost_is_not_written_over(system: System, tmp_path: 
     anew = await asyncio.to_thread(system.command, "submit", str(tmp_path / "in.jsonl"), "--out", str(out))
     assert (foreign.returncode, anew.returncode) == (2, 2)
     assert "--resume" in anew.stderr
-    (tmp_path / "out.jsonl.resume").write_text(json.dumps({"batch": batch, "out": str(out)}) + "\n")
+    (tmp_path / "out.jsonl.resume").write_text(json.dumps({"batch": batch, "out": str(out)}) + '\n{"results": 1}\n')
     left = await system.here("batch", "results", other, "--out", str(out), "--resume")
     assert (left.returncode, f"wrote results of the batch {batch}" in left.stderr) == (2, True)
+    nobody = await system.here(
+        "batch", "results", "0197a1b2-0000-7000-8000-000000000000", "--out", str(tmp_path / "new")
+    )
+    assert (nobody.returncode, list(tmp_path.glob("new*"))) == (2, [])
     forced = await system.here("batch", "results", other, "--out", str(out), "--force")
     assert forced.returncode == 0
     assert len(out.read_text().splitlines()) == 20 - 1
