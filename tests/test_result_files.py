@@ -11,7 +11,7 @@ import typer
 from msgspec.structs import replace
 
 from broker.batch_file import Fault
-from broker.cli.result_files import ResultFiles, Wanted, check_files, result_files
+from broker.cli.result_files import ResultFiles, Wanted, check_files, read_progress, result_files
 from schemas.api import Result, ResultPage, State
 from schemas.ids import is_line_of, line_id
 from schemas.outcome import BadRequest, Usage
@@ -99,15 +99,14 @@ def test_files_that_end_at_any_byte_are_completed_without_a_line_twice(
     whole = contents(tmp_path)
     assert set(whole) <= {"out", "errors"}
 
-    for pages in range(len(PAGES) + 1):
-        lay(tmp_path, {})
-        write(wanted, pages=pages, complete=False)
-        left = contents(tmp_path)
-        for name, text in left.items():
-            for size in range(len(text) + 1):
-                lay(tmp_path, {**left, name: text[:size]})
-                write(wanted, resume=True)
-                assert contents(tmp_path) == whole, (pages, name, size)
+    lay(tmp_path, {})
+    write(wanted, complete=False)
+    left = contents(tmp_path)
+    for name, text in left.items():
+        for size in range(len(text) + 1):
+            lay(tmp_path, {**left, name: text[:size]})
+            write(wanted, resume=True)
+            assert contents(tmp_path) == whole, (name, size)
 
 
 def test_files_that_all_end_anywhere_are_completed(tmp_path: Path) -> None:
@@ -141,6 +140,19 @@ def test_what_was_killed_again_and_again_is_completed(tmp_path: Path) -> None:
 
     assert contents(tmp_path) == whole
     assert (files.mark.results, files.mark.failed) == (6, 3)
+
+
+def test_the_notes_of_what_is_cut_off_are_cut_off_too(tmp_path: Path) -> None:
+    wanted = wanted_in(tmp_path)
+    write(wanted, complete=False)
+    part = tmp_path / "out.part"
+    part.write_bytes(part.read_bytes()[:-1])
+
+    with result_files(wanted, resume=True) as files:
+        noted = read_progress((tmp_path / "out.resume").read_bytes())[1]
+
+    assert [mark.cursor for mark, _ in noted] == [None, "1", "2"]
+    assert files.mark == noted[-1][0]
 
 
 @pytest.mark.parametrize("in_order", [False, True])

@@ -324,6 +324,16 @@ async def test_what_is_wrong_with_a_file_of_which_nothing_is_submitted_is_in_its
     assert len(errors.read_text().splitlines()) == 2
 
 
+async def test_whoever_has_the_input_has_its_bad_lines_later(system: System, tmp_path: Path) -> None:
+    await submitted(system, tmp_path, 60)
+
+    code, said = await ended(start(system, *command_for(tmp_path, "--resume")))
+
+    assert code == 1, said
+    assert "58 jobs submitted, 2 bad lines" in said
+    check_whole(tmp_path / "out.jsonl", tmp_path / "errors.jsonl", 60)
+
+
 async def test_the_batch_of_a_file_is_gone_on_with_however_far_it_is(system: System, tmp_path: Path) -> None:
     file = tmp_path / "in.jsonl"
     file.write_text(a_line(1, str(tmp_path), model="away") + "\n")
