@@ -127,4 +127,4 @@ lock: $(STAMP) ## renew requirements.lock and deploy/peers.lock from pyproject.t
 	$(COMPILE) --extra peers --constraint requirements.lock --output-file deploy/peers.lock pyproject.toml
 
 clean: ## remove .venv and all caches
-	rm -rf $(VENV) $(VLLM) .infermq .mypy_cache .ruff_cache .pytest_cache .hypothesis .mutate .import_linter_cache
+	rm -rf $(VENV) $(VLLM) $(NODE)/node_modules .infermq .mypy_cache .ruff_cache .pytest_cache .hypothesis .mutate .import_linter_cache

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -24,11 +24,11 @@ class SummedLog(Generic[K]):
     _last_s: dict[K, float] = field(default_factory=dict)
     """When there was a line on each."""
 
-    def due(self, happened: Iterable[K] = ()) -> list[tuple[K, int]]:
+    def due(self, happened: Sequence[K] = ()) -> list[tuple[K, int]]:
         """Count these too. Return what to log now, and how many of each there were."""
-        self._counts.update(happened)
-        if not self._counts:
+        if not happened and not self._counts:
             return []
+        self._counts.update(happened)
         now = self.now_s()
         kinds = [kind for kind in self._counts if now - self._last_s.get(kind, -math.inf) >= self.every_s]
         self._last_s |= dict.fromkeys(kinds, now)

@@ -9,7 +9,7 @@ time into events, and carries the decisions out in order.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import assert_never
@@ -319,7 +319,7 @@ class Relay:
             self._take_reserve(request)
         await self._act(request, actions)
 
-    def _log_moves(self, moved: Iterable[tuple[str, str, str]] = ()) -> None:
+    def _log_moves(self, moved: Sequence[tuple[str, str, str]] = ()) -> None:
         """Log which requests another deployment takes: from, to, and why."""
         for (former, later, why), count in self._moves.due(moved):
             log.warning("requests moved from=%s to=%s why=%s count=%d", former, later, why, count)
