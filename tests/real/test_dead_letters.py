@@ -231,6 +231,21 @@ async def test_a_requeued_message_is_in_its_stream_again_once(
     assert await audits(ledger_url) == [("ops", "requeue dead letters", '{"messages": 1}')]
 
 
+async def test_a_message_is_requeued_with_the_key_of_who_does_it(
+    service: DeadLetterService, nc: Nats, ledger: Ledger
+) -> None:
+    letter = a_submission({"custom_id": "a", "id": "x"})
+    source = subjects.parse_submit(letter.subject)
+    mine = Principal(tenant=source.tenant, key="another", role=Role.PRODUCER)
+    [message] = await recorded(ledger, letter)
+
+    await service.requeue(mine, DeadRequeue(ids=(message,)))
+
+    subject = subjects.submit(subjects.Source(source.lane, source.model, source.tenant, "another"))
+    assert len(await stored(nc, subject)) == 1
+    assert await how_many_stored(nc) == 1
+
+
 async def test_two_who_requeue_the_same_at_once_send_it_once(
     service: DeadLetterService, nc: Nats, ledger: Ledger
 ) -> None:

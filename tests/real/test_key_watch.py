@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -15,7 +16,7 @@ from broker.core.records import Audited
 from broker.doors.nats_api import nats_api
 from broker.errors import Unavailable
 from broker.ledger import open_ledger
-from broker.ports import Ledger
+from broker.ports import KeyLedger, Ledger
 from broker.roles.key_watch import KeyWatch
 from broker.service import Services
 from schemas import subjects
@@ -127,6 +128,48 @@ async def test_those_who_ask_together_share_a_look_and_none_misses_what_was_ther
         callers = await asyncio.gather(*(watch.identify_text(key.text()) for key in keys for _ in range(20)))
 
         assert all(isinstance(caller, Principal) for caller in callers)
+
+
+class SlowAnswers:
+    """A ledger whose answers are long on their way, once it is told so."""
+
+    def __init__(self, ledger: KeyLedger) -> None:
+        self._ledger = ledger
+        self.let_go = asyncio.Event()
+        self.let_go.set()
+        self.asked = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ledger, name)
+
+    async def version(self) -> int:
+        version = await self._ledger.version()
+        self.asked += 1
+        await self.let_go.wait()
+        return version
+
+
+async def test_who_asks_while_somebody_looks_waits_for_another_look(nc: Nats, ledger: Ledger) -> None:
+    await declare_streams(nc)
+    slow = SlowAnswers(ledger.api_keys)
+    watch = KeyWatch(nc, slow, NatsDirectories(nc), clock=now)
+    await watch.learn()
+    slow.let_go.clear()
+    asked = slow.asked
+    looking = asyncio.create_task(watch.identify("default", "nobody", now()))
+
+    async def has_asked() -> bool:
+        return slow.asked > asked
+
+    await until(has_asked, "somebody has looked")
+    key = await a_key(ledger)
+    later = [asyncio.create_task(watch.identify("default", key.id, now())) for _ in range(5)]
+    await asyncio.sleep(0)
+    slow.let_go.set()
+
+    assert all(isinstance(caller, Principal) for caller in await asyncio.gather(*later))
+    assert code(await looking) == "unknown_key"
+    assert slow.asked == asked + 2, "those who came later share a look"
 
 
 async def test_a_job_stays_accepted_though_its_key_ended_afterwards(nc: Nats, ledger: Ledger) -> None:

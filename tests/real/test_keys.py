@@ -9,12 +9,13 @@ from typing import Any
 import asyncpg
 import pytest
 
-from broker.core.keys import key_id
+from broker.core.keys import KeyRecord, key_id
 from broker.core.principal import Principal
 from broker.ledger import open_ledger
 from broker.local.first_key import NoSuchTenant, OperatorThere, first_key
 from broker.ports import Ledger
 from broker.service import KeyService, TenantService
+from broker.service.controls import audited
 from broker.service.refusal import Refusal
 from schemas.accounts import (
     KeyCreate,
@@ -238,6 +239,21 @@ async def test_the_last_operator_is_not_lost_unless_it_is_forced(accounts: Accou
         assert (await refused(call)).code == "last_operator"
     assert (await accounts.tenants.disable(OPERATOR, TenantDisable("other"))).changed
     assert (await accounts.keys.revoke(OPERATOR, KeyRevoke(one, "acme", force=True))).changed
+
+
+async def test_an_operator_of_a_disabled_tenant_or_past_its_end_counts_for_none(
+    accounts: Accounts, ledger: Ledger
+) -> None:
+    me = (await accounts.key(Role.OPERATOR)).key.id
+    await accounts.key(Role.OPERATOR, tenant="acme")
+    await accounts.tenants.disable(OPERATOR, TenantDisable("acme"))
+    assert (await refused(accounts.keys.revoke(OPERATOR, KeyRevoke(me)))).code == "last_operator"
+
+    past = KeyRecord(
+        id="p" * 12, tenant="default", role=Role.OPERATOR, hash=bytes(32), created_ms=Ms(0), expires_ms=Ms(1)
+    )
+    await ledger.api_keys.create(past, audited(OPERATOR, now, an_entropy))
+    assert (await refused(accounts.keys.revoke(OPERATOR, KeyRevoke(me)))).code == "last_operator"
 
 
 async def test_two_operators_who_revoke_each_other_at_once_leave_one(accounts: Accounts) -> None:
