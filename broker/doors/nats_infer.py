@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from uuid import UUID
 
+from msgspec.structs import replace
+
 from broker.core import reserve
 from broker.core.admit import AdmissionContext, admit
 from broker.core.principal import Identify, Principal, known_or_bare
@@ -148,7 +150,10 @@ class NatsInfer:
             problem = reserve.problem_of(entry.refused, source.model)
             await Inbox(self._nc, message.reply, job=entry.id, ended=self._ended).end(Erred(problem))
             return
-        await self._relay.ask(entry, self._caller(entry.id, message.reply))
+        chosen = entry.id
+        if self._relay.has_anothers(chosen, entry.tenant):  # which is none of its business
+            entry = replace(entry, id=uuid7(entry.admitted_ms, self._entropy()))
+        await self._relay.ask(entry, self._caller(entry.id, message.reply, named=chosen))
 
     async def _refuse(self, reply: str, problem: Problem) -> None:
         await Inbox(self._nc, reply, job=None, ended=self._ended).end(Erred(problem))
@@ -169,7 +174,8 @@ class NatsInfer:
         )
         return admit(decode_job(message.data, headers), context)
 
-    def _caller(self, job: UUID, subject: str) -> Inbox:
+    def _caller(self, job: UUID, subject: str, *, named: UUID) -> Inbox:
+        """Make the caller of a job, which it calls by the name that it gave it."""
         token = f"{self._entropy():x}"
         self._jobs[token] = job
 
@@ -177,7 +183,7 @@ class NatsInfer:
             self._jobs.pop(token, None)
             self._ended(end)
 
-        return Inbox(self._nc, subject, job=job, gone=f"{self._inbox}.{token}", ended=ended)
+        return Inbox(self._nc, subject, job=named, gone=f"{self._inbox}.{token}", ended=ended)
 
     async def _left(self, message: Message) -> None:
         """Tell the relay that a caller left. The server says so by a status: nobody listens on its inbox."""

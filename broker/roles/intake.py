@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import partial
 from uuid import UUID
 
+from msgspec.structs import replace
+
 from broker.bus.dead_letters import dead_letter_of, one_per_message
 from broker.bus.groups import Groups, ack_all
 from broker.bus.notices import announce_waiting
@@ -123,7 +125,8 @@ class Intake:
         """Commit entries and announce them. Returns the dead letters of those that the ledger cannot take.
 
         Such a job is recorded as failed without what cannot be stored, and one whose id is another's under another id: its
-        producer sees it fail.
+        producer sees it fail. If the producer chose none, the job only gets another: nobody can take ids before that others
+        are given.
         """
         if not submitted:
             return []
@@ -132,9 +135,9 @@ class Intake:
         if not conflicts and not culprits:
             return []
         sources = {id(entry): one for entry, one in submitted}
-        failed = [under_another_id(entry, sources[id(entry)].own_id(entry)) for entry in conflicts]
-        failed += [unstorable(entry, sources[id(entry)].own_id(entry), why) for entry, why in culprits]
-        await self._admit(failed)
+        again = [_under_another_id(entry, sources[id(entry)]) for entry in conflicts]
+        again += [unstorable(entry, sources[id(entry)].own_id(entry), why) for entry, why in culprits]
+        await self._admit(again)
         return [_dead_letter(sources[id(entry)].message, DeadCause.UNSTORABLE, why) for entry, why in culprits]
 
     async def _admit(self, entries: Sequence[Entry]) -> tuple[list[Entry], list[tuple[Entry, str]]]:
@@ -148,6 +151,12 @@ class Intake:
             self.metrics.settled(Settled(part.cancelled, ()))
             await announce_results(self.nc, (*part.refused, *part.cancelled))
         return [entry for part in admitted for entry in part.conflicts], [(one, str(why)) for one, why in culprits]
+
+
+def _under_another_id(entry: Entry, one: Submitted) -> Entry:
+    own = one.own_id(entry)
+    was_chosen = any(job.id == entry.id for job in one.jobs.values())
+    return under_another_id(entry, own) if was_chosen else replace(entry, id=own)
 
 
 def _decode(messages: Sequence[Message]) -> tuple[list[Submitted], list[DeadLetter]]:

@@ -210,6 +210,11 @@ class Relay:
             for request in list(self._by_job.values()):
                 await self._handle(request, Ticked(), now)
 
+    def has_anothers(self, job: UUID, tenant: str) -> bool:
+        """Tell whether a request of another tenant is under way here by this id."""
+        request = self._by_job.get(job)
+        return request is not None and request.state.tenant != tenant
+
     async def ask(self, entry: Entry, caller: Caller) -> None:
         """Begin to answer an admitted request. Returns once it is under way; the `caller` gets the rest."""
         if entry.id in self._by_job:

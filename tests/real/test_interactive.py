@@ -192,12 +192,18 @@ class Door:
             self._rulings.put_nowait(ruling)
 
     async def ask(
-        self, job: Job | None = None, *, data: bytes | None = None, model: str = "m", **headers: str
+        self,
+        job: Job | None = None,
+        *,
+        data: bytes | None = None,
+        model: str = "m",
+        tenant: str = "default",
+        **headers: str,
     ) -> Asker:
         job = job or a_job(id=an_id())
-        inbox = self.nc.new_inbox()
+        inbox = f"{subjects.inbox_prefix(tenant)}.{an_id()}"
         subscription = await self.nc.subscribe(inbox)
-        subject = subjects.infer(model, "default", "default")
+        subject = subjects.infer(model, tenant, "default")
         await self.nc.publish(subject, packed(job) if data is None else data, inbox, headers=headers or None)
         return Asker(subscription, job.id)
 
@@ -765,6 +771,37 @@ async def test_nats_turning_away_what_a_worker_has_does_no_harm(nc: Nats, ledger
         await worker.finish()
 
         assert await asker.kinds() == [FINAL]
+
+
+async def test_an_id_that_another_tenants_request_has_is_free(nc: Nats, ledger: Ledger) -> None:
+    job = a_job(id=an_id())
+    async with a_door(nc, ledger, a_beat("d")) as door:
+        theirs = await door.ask(job)
+        first = await door.taken()
+        mine = await door.ask(job, tenant="another")
+        second = await door.taken()
+        assert [one.attempt.tenant for one in (first, second)] == ["default", "another"]
+
+        await mine.leave()
+        await second.say(CHUNK, b"x", sequence=1)
+        assert (await door.aborts()).tenant == "another"
+        await first.finish()
+        last = await theirs.word()
+
+        assert (last.kind, last.job) == (FINAL, str(job.id))
+
+
+async def test_a_request_is_called_by_the_id_that_its_tenant_chose(nc: Nats, ledger: Ledger) -> None:
+    job = a_job(id=an_id())
+    async with a_door(nc, ledger, a_beat("d")) as door:
+        await door.ask(job)
+        await door.taken()
+        mine = await door.ask(job, tenant="another")
+
+        await (await door.taken()).finish()
+
+        last = await mine.word()
+        assert (last.kind, last.job) == (FINAL, str(job.id))
 
 
 async def test_an_id_is_refused_while_it_is_being_answered_and_taken_again_afterwards(

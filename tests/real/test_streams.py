@@ -25,9 +25,10 @@ from schemas import subjects
 from schemas.accounts import Role
 from schemas.api import Result, ResultNotice, State
 from schemas.codec import packed
-from schemas.ids import uuid7
+from schemas.ids import derived_id, uuid7
 from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Job, Lane
+from schemas.listing import JobFilter
 from schemas.outcome import Refused
 from schemas.subjects import Source
 from schemas.units import Ms
@@ -252,6 +253,25 @@ async def test_a_job_for_a_model_that_its_key_may_not_use_is_recorded_as_failed(
     assert shown is not None
     assert isinstance(shown.failure, Refused)
     assert (shown.state, shown.failure.code, shown.failure.field) == (State.FAILED, "forbidden", "model")
+    serving.cancel()
+    await asyncio.gather(serving, return_exceptions=True)
+
+
+async def test_nobody_takes_the_ids_beforehand_that_jobs_without_one_are_given(nc: Nats, ledger: Ledger) -> None:
+    await declare_streams(nc)
+    subject = subjects.submit(Source(Lane.BULK, "m", "victim", "default"))
+    acked = await nc.jetstream().publish(subject, packed(a_job(custom_id="mine")))
+    stored = await nc.jetstream().get_msg(subjects.SUBMIT, acked.seq)
+    assert stored.time is not None
+    at_ms = Ms(round(stored.time.timestamp() * 1000 - 0.5))
+    guesses = [derived_id(subjects.SUBMIT, acked.seq, Ms(at_ms + off)) for off in (-1, 0, 1)]
+    await ledger.intake.admit([an_entry(id=guess, tenant="thief") for guess in guesses])
+    serving = asyncio.create_task(an_intake(nc, ledger).serve())
+
+    await emptied(nc, subjects.SUBMIT)
+
+    [mine] = (await ledger.jobs.page("victim", JobFilter(), limit=9, before=None)).jobs
+    assert (mine.state, mine.custom_id, mine.id in guesses) == (State.QUEUED, "mine", False)
     serving.cancel()
     await asyncio.gather(serving, return_exceptions=True)
 
