@@ -34,6 +34,7 @@ from schemas.api import Problem
 from schemas.api_keys import parse_key
 from schemas.units import Ms
 from tests.builders import an_entropy, now
+from tests.holding import a_hand
 
 pytestmark = pytest.mark.real
 _SECRETS = count(1)
@@ -256,12 +257,15 @@ async def test_an_operator_of_a_disabled_tenant_or_past_its_end_counts_for_none(
     assert (await refused(accounts.keys.revoke(OPERATOR, KeyRevoke(me)))).code == "last_operator"
 
 
-async def test_two_operators_who_revoke_each_other_at_once_leave_one(accounts: Accounts) -> None:
+async def test_two_operators_who_revoke_each_other_at_once_leave_one(accounts: Accounts, ledger_url: str) -> None:
     keys = [(await accounts.key(Role.OPERATOR)).key.id for _ in range(2)]
+    async with a_hand(ledger_url) as hand:
+        await hand.hold("select from infermq.key_version for update")
+        revoking = [asyncio.create_task(accounts.keys.revoke(OPERATOR, KeyRevoke(key))) for key in keys]
+        await hand.until_waiting(2)
+        await hand.let_go()
 
-    ends = await asyncio.gather(
-        *(accounts.keys.revoke(OPERATOR, KeyRevoke(key)) for key in keys), return_exceptions=True
-    )
+        ends = await asyncio.gather(*revoking, return_exceptions=True)
 
     assert sorted(type(end).__name__ for end in ends) == ["KeyChanged", "Refusal"]
 
