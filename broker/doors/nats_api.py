@@ -15,6 +15,7 @@ import msgspec
 from fast_depends.msgspec import MsgSpecSerializer
 from faststream import BaseMiddleware, ContextRepo, ExceptionMiddleware
 from faststream.nats import NatsBroker, NatsMessage, NatsPublishCommand, NatsResponse
+from faststream.nats.security import NatsNKey
 
 from broker.core.principal import Identify, Principal
 from broker.ports import Clock
@@ -141,7 +142,7 @@ async def nats_api(
         middlewares=[_OwnInboxes, _errors(), _TooLargeAnswers],
         decoder=_decoded,
         max_reconnect_attempts=-1,
-        nkeys_seed_str=seed,
+        security=None if seed is None else NatsNKey.from_seed(seed),
         logger=None,
     )
     by_verb = operations(services)
