@@ -27,13 +27,29 @@ class Noting(NatsClient):
 
 
 @asynccontextmanager
-async def a_guarded_nats(folder: Path, *, settings: str = "") -> AsyncIterator[str]:
-    async with nats_server(folder, settings=nats_config(KEYS) + settings) as url:
+async def a_guarded_nats(folder: Path, *, settings: str = "", with_spy: bool = False) -> AsyncIterator[str]:
+    """`with_spy`: `as_broker` may connect among the workers too, where no broker has business."""
+    config = nats_config(KEYS)
+    if with_spy:
+        config = _with_user(config, Account.WORKERS)
+    async with nats_server(folder, settings=config + settings) as url:
         yield url
 
 
+def _with_user(config: str, account: Account) -> str:
+    """Let a user of ours into an account that has none."""
+    user = KEYS.public_user(account)
+    for before, after in (
+        (f"  {account} {{\n    users: [  ]", f'  {account} {{\n    users: [ {{ nkey: "{user}" }} ]'),
+        ("auth_users: [ ", f'auth_users: [ "{user}", '),
+    ):
+        assert config.count(before) == 1
+        config = config.replace(before, after)
+    return config
+
+
 @asynccontextmanager
-async def as_broker(url: str, account: Account = Account.BROKERS) -> AsyncIterator[NatsClient]:
+async def as_broker(url: str, account: Account = Account.BROKERS) -> AsyncIterator["Noting"]:
     """Connect as a broker does, in one of its accounts."""
     async with _connected(url, nkeys_seed_str=KEYS.user_seed(account)) as nc:
         yield nc
