@@ -244,6 +244,18 @@ def suspected_request(key: str) -> str:
     return f"$KV.{SUSPECTS_BUCKET}.{key}"
 
 
+ACTIVE_CATALOG = f"$KV.{CATALOG_BUCKET}.{ACTIVE}"
+"""The subject of the active revision, which only brokers read."""
+CATALOG_NUMBER = f"$KV.{CATALOG_BUCKET}.revision"
+"""The subject of its number."""
+CATALOG_ENTRIES = f"$KV.{CATALOG_BUCKET}.deployment.*"
+
+
+def catalog_entry(deployment: str) -> str:
+    """The subject of what the active revision says of a deployment, for its workers."""
+    return f"$KV.{CATALOG_BUCKET}.deployment.{token(deployment)}"
+
+
 def pool_consumer(deployment: str) -> str:
     """Name the durable consumer that a deployment's workers share, in RUN and in NOW alike."""
     return token(deployment)

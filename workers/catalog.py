@@ -9,14 +9,16 @@ from schemas import subjects
 from schemas.catalog import Deployment, Revision
 from schemas.codec import UNREADABLE
 from schemas.endpoints import ENDPOINTS, Endpoint
-from schemas.jetstream import Message, NatsConnection, NatsError, ack_wait_s, last_message
+from schemas.jetstream import Message, NatsConnection, NatsError, NatsTimeoutError, ack_wait_s, direct_last
 from schemas.units import Ms
 from workers.core.capacity import deferrable_outcomes
 from workers.ports import EngineConfigError
 
 log = logging.getLogger(__name__)
-_SUBJECT = f"$KV.{subjects.CATALOG_BUCKET}.{subjects.ACTIVE}"
+_STREAM = f"KV_{subjects.CATALOG_BUCKET}"
 _POLL_S = 0.2
+_MISSES = 3
+"""How often a deployment must be missing before it is believed: any replica answers, and one may be behind."""
 _EVERY_S = 10.0
 _SETTLED_S = 1.0
 """How long after its announcement a revision can surely be read from the bucket. A guess: it takes milliseconds."""
@@ -34,8 +36,7 @@ class ActiveCatalog:
         """Raises: EngineConfigError, if the revision does not have the deployment."""
         found = revision.catalog.deployments.get(deployment)
         if found is None:
-            known = ", ".join(sorted(revision.catalog.deployments))
-            raise EngineConfigError(f"the catalog has no deployment {deployment!r}; known: {known or 'none'}")
+            raise unknown_deployment(deployment, revision.number)
         self._revision = revision
         self.name = deployment
         self.deployment: Deployment = found
@@ -68,7 +69,7 @@ class ActiveCatalog:
 
     async def read(self, nc: NatsConnection) -> None:
         """Apply what the bucket holds, unless it has just announced something, which may be newer than what is read."""
-        revision = await _active(nc)
+        revision = await _entry(nc, self.name)
         now_s = asyncio.get_running_loop().time()
         if isinstance(revision, Revision) and (self._heard_s is None or now_s > self._heard_s + _SETTLED_S):
             self.apply(revision)
@@ -80,7 +81,13 @@ class ActiveCatalog:
             await self.read(nc)
 
     async def applied(self, message: Message) -> None:
-        """Apply a revision that the bucket announced. If it cannot be read, the one before it stays in force."""
+        """Apply a revision that the bucket announced. If it cannot be read, the one before it stays in force.
+
+        So it does if the catalog drops the deployment.
+        """
+        if not message.data:
+            log.warning("the catalog has dropped this deployment: what runs goes on, nothing more comes")
+            return
         try:
             self.apply(_revision.decode(message.data))
             self._heard_s = asyncio.get_running_loop().time()
@@ -123,26 +130,49 @@ def _made_of(deployment: Deployment) -> tuple[object, ...]:
 
 async def active_catalog(nc: NatsConnection, deployment: str) -> ActiveCatalog:
     """Wait until a catalog is active, and follow it. Raises: EngineConfigError, if it does not have the deployment."""
-    waits_for = ""
-    while isinstance(revision := await _active(nc), str):
-        if revision != waits_for:
-            waits_for = revision
+    waits_for, missed = "", 0
+    while not isinstance(found := await _entry(nc, deployment), Revision):
+        if isinstance(found, EngineConfigError):
+            missed += 1
+            if missed == _MISSES:
+                raise found
+        elif found != waits_for:
+            waits_for = found
             log.info("waiting for %s", waits_for)
         await asyncio.sleep(_POLL_S)
-    catalog = ActiveCatalog(revision, deployment)
-    await nc.subscribe(_SUBJECT, cb=catalog.applied)
+    catalog = ActiveCatalog(found, deployment)
+    await nc.subscribe(subjects.catalog_entry(deployment), cb=catalog.applied)
     await catalog.read(nc)  # it may have changed before the subscription
     return catalog
 
 
-async def _active(nc: NatsConnection) -> Revision | str:
-    """Return the active revision, or what is still to come before there is one."""
+async def _entry(nc: NatsConnection, deployment: str) -> Revision | str | EngineConfigError:
+    """Return what the active revision says of the deployment, or what is still to come before there is one.
+
+    Or an error, if there is a revision and it does not have the deployment.
+    """
     try:
-        return _revision.decode(await last_message(nc, f"KV_{subjects.CATALOG_BUCKET}", _SUBJECT))
+        number = await direct_last(nc, _STREAM, subjects.CATALOG_NUMBER)
+        entry = await direct_last(nc, _STREAM, subjects.catalog_entry(deployment)) if number else None
+    except NatsTimeoutError:
+        return f"an answer of NATS about {deployment!r}: may the key of this worker serve it?"
     except NatsError:
-        return "a catalog: infermq apply FILE"
+        return _NO_CATALOG
+    if number and not entry:
+        return unknown_deployment(deployment, number.decode(errors="replace"))
+    try:
+        return _revision.decode(entry) if entry else _NO_CATALOG
     except UNREADABLE as error:
         return f"a catalog that can be read ({error}): infermq apply FILE"
+
+
+_NO_CATALOG = "a catalog: infermq apply FILE"
+
+
+def unknown_deployment(name: str, revision: object) -> EngineConfigError:
+    return EngineConfigError(
+        f"revision {revision} of the catalog has no deployment {name!r}: infermq catalog shows those that it has"
+    )
 
 
 async def declared_lease_ms(nc: NatsConnection, deployment: str) -> Ms:

@@ -6,16 +6,17 @@ The ledger keeps all revisions and says which is the newest. What comes over NAT
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import msgspec
 
-from broker.core.revisions import NONE
+from broker.core.revisions import NONE, for_deployment
 from broker.errors import Unavailable
 from schemas import subjects
 from schemas.catalog import Revision
 from schemas.codec import UNREADABLE, jsoned
 from schemas.jetstream import (
+    LAST_SEQUENCE,
     ApiRefused,
     Kind,
     Message,
@@ -23,14 +24,40 @@ from schemas.jetstream import (
     NatsError,
     NotStored,
     Outgoing,
+    ask,
+    last_message,
     last_stored,
-    publish_one,
+    publish_atomically,
 )
 
 log = logging.getLogger(__name__)
 _STREAM = f"KV_{subjects.CATALOG_BUCKET}"
-_ACTIVE = f"$KV.{subjects.CATALOG_BUCKET}.{subjects.ACTIVE}"
+_ACTIVE = subjects.ACTIVE_CATALOG
+_DELETED = {"KV-Operation": "DEL"}
 _revision = msgspec.json.Decoder(Revision)
+
+
+class _State(msgspec.Struct, frozen=True):
+    subjects: dict[str, int] = {}
+
+
+class _Subjects(msgspec.Struct, frozen=True):
+    state: _State
+
+
+def _messages(revision: Revision, gone: Collection[str], instead_of: int | None) -> list[Outgoing]:
+    """Return what the bucket must hold: the revision, an entry for each deployment, and the number."""
+    expected = {} if instead_of is None else {LAST_SEQUENCE: str(instead_of)}
+    entries = [
+        Outgoing(subjects.catalog_entry(name), jsoned(for_deployment(revision, name)))
+        for name in revision.catalog.deployments
+    ]
+    return [
+        Outgoing(_ACTIVE, jsoned(revision), expected),
+        *entries,
+        *(Outgoing(subject, b"", _DELETED) for subject in sorted(gone)),
+        Outgoing(subjects.CATALOG_NUMBER, jsoned(revision.number)),
+    ]
 
 
 class Catalogs:
@@ -69,14 +96,36 @@ class Catalogs:
             self.changed.set()
 
     async def publish(self, revision: Revision, *, instead_of: int | None = None) -> None:
-        """Write this revision into the bucket; with `instead_of`, only if that is still the bucket's sequence.
+        """Write this revision into the bucket, and for the workers of each deployment what it says of theirs.
 
-        Raises: Unavailable.
+        With `instead_of`, only if that is still the sequence of the revision in the bucket. All of it is written at once, or
+        nothing. Raises: Unavailable.
         """
         try:
-            await publish_one(self._nc, Outgoing(_ACTIVE, jsoned(revision)), last_sequence=instead_of)
+            gone = await self._entries() - {subjects.catalog_entry(name) for name in revision.catalog.deployments}
+            await publish_atomically(
+                self._nc,
+                _messages(revision, gone, instead_of),
+                batch_id=f"{revision.number}-{self._nc.new_inbox()[-22:]}",
+            )
         except (NatsError, NotStored) as error:
             raise Unavailable("NATS", str(error) or type(error).__name__) from error
+
+    async def is_told(self, revision: Revision) -> bool:
+        """Say whether workers can read what this revision says of their deployments. Raises: NatsError."""
+        try:
+            return await last_message(self._nc, _STREAM, subjects.CATALOG_NUMBER) == jsoned(revision.number)
+        except ApiRefused as error:
+            if error.kind is not Kind.MISSING:
+                raise
+            return False
+
+    async def _entries(self) -> set[str]:
+        """List the subjects of entries that the bucket holds. Raises: NatsError."""
+        found = await ask(
+            self._nc, f"STREAM.INFO.{_STREAM}", _Subjects, {"subjects_filter": subjects.CATALOG_ENTRIES}
+        )
+        return set(found.state.subjects)
 
     async def _on_message(self, message: Message) -> None:
         self._read(message.data)

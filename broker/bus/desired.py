@@ -286,6 +286,7 @@ _ALL: Final[tuple[Settings, ...]] = (
         "name": f"KV_{subjects.CATALOG_BUCKET}",
         "subjects": [f"$KV.{subjects.CATALOG_BUCKET}.>"],
         "storage": "file",
+        "allow_atomic": True,
         "duplicate_window": 120 * _S,
     },
     {

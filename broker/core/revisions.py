@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import msgspec
+from msgspec.structs import replace
 
 from schemas.catalog import Catalog, Revision
 from schemas.units import Ms
@@ -84,6 +85,20 @@ def _users(catalog: Catalog) -> dict[str, set[str]]:
 
 def _changed(before: Mapping[str, msgspec.Struct], after: Mapping[str, msgspec.Struct]) -> list[str]:
     return [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
+
+
+def for_deployment(revision: Revision, name: str) -> Revision:
+    """Return what the workers of a deployment must know of a revision: nothing of other deployments.
+
+    It has the deployment, and the models that it may serve, each with no other entry in its route.
+    """
+    catalog = revision.catalog
+    models = {
+        model: replace(found, route=ours)
+        for model, found in catalog.models.items()
+        if (ours := tuple(entry for entry in found.route if entry.deployment == name))
+    }
+    return replace(revision, catalog=Catalog(models=models, deployments={name: catalog.deployments[name]}))
 
 
 def changes(before: Catalog, after: Catalog) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 
 from broker.bus.catalogs import Catalogs
-from broker.core.revisions import Compared, compare, unread
+from broker.core.revisions import NONE, Compared, compare, unread
 from broker.errors import Unavailable
 from broker.metrics import BrokerMetrics
 from broker.ports import CatalogLedger
@@ -48,10 +48,16 @@ class CatalogRefresh:
             return
         self._note(compared)
         self.catalogs.use(compared.in_force)
-        if compared.copy_is_wrong:
+        if compared.copy_is_wrong or not await self._is_told(compared.in_force):
             await self.catalogs.publish(compared.in_force, instead_of=sequence)
             self.metrics.catalogs_put_right.inc()
             self.catalogs.note = None
+
+    async def _is_told(self, revision: Revision) -> bool:
+        try:
+            return revision == NONE or await self.catalogs.is_told(revision)
+        except NatsError as error:
+            raise Unavailable("NATS", str(error) or type(error).__name__) from error
 
     async def _compared(self, copy: Revision | None) -> Compared:
         try:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from schemas.jetstream.api import ask
+from schemas.jetstream.api import CALL_S, ask
 from schemas.jetstream.connection import NatsConnection, NatsError
 
 _NANOSECONDS = 1_000_000_000
@@ -62,6 +62,23 @@ async def last_stored(nc: NatsConnection, stream: str, subject: str) -> tuple[in
         return found.message.seq, base64.b64decode(found.message.data)
     except (binascii.Error, ValueError) as error:
         raise NatsError(f"the message cannot be read: {error}") from error
+
+
+async def direct_last(nc: NatsConnection, stream: str, subject: str) -> bytes | None:
+    """Return the newest message of the subject, asking for it by a subject of its own, which permissions can allow alone.
+
+    None: there is none. Any replica of the stream answers. Raises: NatsError.
+    """
+    message = await nc.request(f"$JS.API.DIRECT.GET.{stream}.{subject}", b"", timeout=CALL_S)
+    status = (message.headers or {}).get("Status")
+    if status is None:
+        return message.data
+    if status == _NOT_FOUND:
+        return None
+    raise NatsError(f"{stream} answers {status} {(message.headers or {}).get('Description', '')}")
+
+
+_NOT_FOUND = "404"
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ EXTEND = b"+WPI"
 NAK = b"-NAK"
 """Deliver it again, at once."""
 TERM = b"+TERM"
-_LAST_SEQUENCE = "Nats-Expected-Last-Subject-Sequence"
+LAST_SEQUENCE = "Nats-Expected-Last-Subject-Sequence"
 
 
 class _Acknowledgement(msgspec.Struct, frozen=True):
@@ -134,7 +134,7 @@ async def publish_one(
     if message_id is not None:
         headers[MSG_ID] = message_id
     if last_sequence is not None:
-        headers[_LAST_SEQUENCE] = str(last_sequence)
+        headers[LAST_SEQUENCE] = str(last_sequence)
     acknowledged(await nc.request(message.subject, message.payload, timeout=timeout_s, headers=headers or None))
 
 

@@ -241,7 +241,8 @@ def _beat(known: Known, draw: random.Random) -> Valid:
 
 def _catalog(known: Known, draw: random.Random) -> Valid:
     revision = Revision(0, now(), a_catalog())
-    return Valid("catalog", f"$KV.{subjects.CATALOG_BUCKET}.{subjects.ACTIVE}", _textual(revision), is_json=True)
+    subject = draw.choice((subjects.ACTIVE_CATALOG, subjects.catalog_entry("d")))
+    return Valid("catalog", subject, _textual(revision), is_json=True)
 
 
 def _attempts(known: Known, draw: random.Random) -> Valid:

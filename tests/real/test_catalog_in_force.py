@@ -11,15 +11,16 @@ import pytest
 
 from broker.bus.catalogs import Catalogs
 from broker.cli.doctor import Grade, Known, examine
+from broker.core.revisions import for_deployment
 from broker.errors import Unavailable
 from broker.ledger import open_ledger
 from broker.metrics import BrokerMetrics
 from broker.ports import Ledger
 from broker.roles.catalog_refresh import CatalogRefresh
 from schemas import subjects
-from schemas.catalog import Catalog, Revision
+from schemas.catalog import Catalog, Revision, parse
 from schemas.codec import jsoned
-from schemas.jetstream import last_message
+from schemas.jetstream import direct_last, last_message
 from schemas.jetstream.client import NatsClient as Nats
 from schemas.units import Ms
 from tests.builders import a_catalog, now
@@ -27,6 +28,7 @@ from tests.declared import declare_streams
 from tests.real.test_broker import SCRIPT, a_broker, get
 from tests.system import CATALOG, until
 from workers.catalog import ActiveCatalog, active_catalog
+from workers.ports import EngineConfigError
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(60)]
 SUBJECT = f"$KV.{subjects.CATALOG_BUCKET}.{subjects.ACTIVE}"
@@ -116,7 +118,7 @@ async def test_a_copy_that_somebody_deleted_is_written_again(nc: Nats, ledger: L
         await nc.jetstream().purge_stream(f"KV_{subjects.CATALOG_BUCKET}")
 
         async def is_back() -> bool:
-            return (await nc.jetstream().stream_info(f"KV_{subjects.CATALOG_BUCKET}")).state.messages == 1
+            return (await nc.jetstream().stream_info(f"KV_{subjects.CATALOG_BUCKET}")).state.messages == 3
 
         await until(is_back, "NATS holds it again")
         assert await held(nc) == revision
@@ -200,9 +202,81 @@ async def test_the_doctor_says_when_nats_holds_another_catalog_than_the_ledger(
     assert "NATS held revision 9" in found.seen
 
 
+TWO = parse(
+    """
+[models.m]
+route = [{ deployment = "d" }, { deployment = "e", weight = 0 }]
+[models.n]
+route = [{ deployment = "e" }]
+[deployments.d]
+engine = "simulated"
+[deployments.e]
+engine = "openai"
+base_url = "https://secret.example/v1"
+"""
+)
+
+
+async def entry(nc: Nats, deployment: str) -> bytes | None:
+    return await direct_last(nc, f"KV_{subjects.CATALOG_BUCKET}", subjects.catalog_entry(deployment))
+
+
+async def test_workers_read_of_their_own_deployment_only(nc: Nats) -> None:
+    await declare_streams(nc)
+    await Catalogs(nc).publish(Revision(7, Ms(0), TWO))
+
+    read = await entry(nc, "d")
+
+    assert read is not None
+    assert b"secret.example" not in read
+    own = msgspec.json.decode(read, type=Revision)
+    assert (own.number, list(own.catalog.deployments), list(own.catalog.models)) == (7, ["d"], ["m"])
+    assert [one.deployment for one in own.catalog.models["m"].route] == ["d"]
+
+
+async def test_a_deployment_that_is_dropped_leaves_no_entry_and_its_worker_goes_on(nc: Nats) -> None:
+    await declare_streams(nc)
+    catalogs = Catalogs(nc)
+    await catalogs.publish(Revision(7, Ms(0), TWO))
+    active = await active_catalog(nc, "e")
+
+    await catalogs.publish(Revision(8, Ms(0), a_catalog()))
+
+    assert await entry(nc, "e") == b""
+    await active.read(nc)
+    assert active.deployment.base_url == "https://secret.example/v1"
+    with pytest.raises(EngineConfigError, match="revision 8 of the catalog has no deployment 'e'"):
+        await active_catalog(nc, "e")
+
+
+async def test_entries_that_are_not_there_are_written(nc: Nats, ledger: Ledger) -> None:
+    async with refreshing(nc, ledger, every_s=0.1) as (catalogs, _):
+        revision = await ledger.catalogs.apply(TOML, "t", now())
+        await write(nc, revision.number, revision.catalog)  # as a broker did that knew of no entries
+        await is_in_force(catalogs, revision.number)
+
+        async def is_there() -> bool:
+            return await entry(nc, "d") == jsoned(for_deployment(revision, "d"))
+
+        await until(is_there, "workers can read theirs")
+
+
+async def test_a_revision_and_its_entries_are_written_at_once_or_not_at_all(nc: Nats) -> None:
+    await declare_streams(nc)
+    catalogs = Catalogs(nc)
+    await catalogs.publish(Revision(5, Ms(0), a_catalog()))
+
+    with pytest.raises(Unavailable):
+        await catalogs.publish(Revision(6, Ms(0), TWO), instead_of=1_000)
+
+    assert (await held(nc)).number == 5
+    assert await entry(nc, "e") is None
+    assert await catalogs.is_told(Revision(5, Ms(0), a_catalog()))
+
+
 async def test_an_announcement_that_was_lost_is_found_by_a_worker(nc: Nats) -> None:
     await declare_streams(nc)
-    await write(nc, 4, a_catalog(attempt_timeout_s=4.0))
+    await Catalogs(nc).publish(Revision(4, Ms(0), a_catalog(attempt_timeout_s=4.0)))
     active = await active_catalog(nc, "d")
     deaf = ActiveCatalog(Revision(3, Ms(0), a_catalog()), "d")
     following = asyncio.create_task(deaf.follow(nc, every_s=0.05))

@@ -111,7 +111,8 @@ async def test_a_page_whose_place_in_the_stream_is_unknown_is_not_the_stream(nc:
 
 async def test_a_worker_waits_for_a_catalog_that_can_be_read_and_keeps_it(nc: Nats) -> None:
     await declare_streams(nc)
-    active = f"$KV.{subjects.CATALOG_BUCKET}.{subjects.ACTIVE}"
+    await nc.jetstream().publish(subjects.CATALOG_NUMBER, b"7")
+    active = subjects.catalog_entry("d")
     await nc.jetstream().publish(active, b"[" * 100_000)
     waiting = asyncio.create_task(active_catalog(nc, "d"))
     await nc.jetstream().publish(active, b'{"number": -1}')

@@ -12,6 +12,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from broker.bus.catalogs import Catalogs
 from broker.bus.seal_keys import NatsSealKeys
 from broker.client import Client, RequestRefused
 from broker.config import BrokerConfig
@@ -19,10 +20,8 @@ from broker.errors import CannotListen, Unavailable
 from broker.ledger import migrate, open_ledger
 from broker.local.servers import is_free, nats_server, postgres_server
 from broker.serve import serve
-from schemas import subjects
 from schemas.api import State
 from schemas.catalog import Revision, parse
-from schemas.codec import jsoned
 from schemas.jetstream.client import NatsClient as Nats
 from schemas.units import Ms
 from tests.builders import SEAL_KEY, an_id, now
@@ -86,7 +85,7 @@ async def announced(nc: Nats) -> None:
     await declare_streams(nc)
     await NatsSealKeys(nc).write(SEAL_KEY)
     revision = Revision(4, Ms(0), parse(CATALOG.format(slots=4, options=SCRIPT)))
-    await nc.jetstream().publish(f"$KV.{subjects.CATALOG_BUCKET}.{subjects.ACTIVE}", jsoned(revision))
+    await Catalogs(nc).publish(revision)
 
 
 async def test_without_postgres_a_new_broker_answers_requests_and_says_what_it_cannot(

@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 import pytest
 
 from broker.bus.beats import Beats
+from broker.bus.catalogs import Catalogs
 from broker.bus.runs import Runs
 from schemas import subjects
 from schemas.catalog import Revision
-from schemas.codec import jsoned
 from schemas.engine_options import FailureKind, ScriptedFailure, SimulatedOptions
 from schemas.jetstream.client import NatsClient as Nats
 from schemas.outcome import Failed, TimedOut
@@ -74,7 +74,7 @@ async def test_the_catalog_announced_last_holds_for_what_runs(nc: Nats, nats_url
         assert await Runs(nc).publish([a_chat("hang")])
         for number, timeout_s in ((3, 300.0), (2, 0.1)):  # the brokers' ledger was restored
             newer = Revision(number, Ms(0), a_catalog(attempt_timeout_s=timeout_s))
-            await nc.jetstream().publish(f"$KV.{subjects.CATALOG_BUCKET}.{subjects.ACTIVE}", jsoned(newer))
+            await Catalogs(nc).publish(newer)
 
         [report] = await reported(nc, 1)
 
@@ -124,7 +124,7 @@ async def test_a_catalog_applied_while_a_worker_starts_holds(nc: Nats, nats_url:
     async def makes_it_ready() -> None:
         await engine.asked.wait()
         newer = Revision(2, Ms(0), a_catalog(attempt_timeout_s=0.1))
-        await nc.jetstream().publish(f"$KV.{subjects.CATALOG_BUCKET}.{subjects.ACTIVE}", jsoned(newer))
+        await Catalogs(nc).publish(newer)
         await declare_pool(nc, "d", slots=64)
 
     async with asyncio.timeout(40), asyncio.TaskGroup() as group:

@@ -14,11 +14,12 @@ import pytest
 from nats.aio.msg import Msg
 from nats.js.api import ConsumerInfo, RawStreamMsg
 
+from broker.bus.catalogs import Catalogs
 from broker.bus.runs import Runs
 from broker.local.servers import nats_server
 from schemas import subjects
 from schemas.catalog import Revision
-from schemas.codec import ERROR, KIND, Bundle, jsoned, packed
+from schemas.codec import ERROR, KIND, Bundle, packed
 from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Lane
 from schemas.outcome import EngineLost, Failed, Released, Report, Succeeded
@@ -93,8 +94,7 @@ async def apply(nc: Nats, options: dict[str, Any] | None, *, lease_s: float = 15
     config = (await leases(nc)).config
     config.ack_wait = lease_s
     await nc.jetstream().add_consumer(subjects.RUN, config)
-    active = jsoned(Revision(1, Ms(0), a_catalog(options=options, **changes)))
-    await nc.jetstream().publish(f"$KV.{subjects.CATALOG_BUCKET}.{subjects.ACTIVE}", active)
+    await Catalogs(nc).publish(Revision(1, Ms(0), a_catalog(options=options, **changes)))
 
 
 @asynccontextmanager
@@ -141,14 +141,14 @@ async def ended(process: asyncio.subprocess.Process) -> int:
         return await process.wait()
 
 
-async def test_an_unknown_deployment_is_refused_with_the_known_ones(nc: Nats, nats_url: str) -> None:
+async def test_an_unknown_deployment_is_refused_without_naming_others(nc: Nats, nats_url: str) -> None:
     await apply(nc, None)
 
     async with a_process(nats_url, "--deployment", "nope") as process:
         _, said = await asyncio.wait_for(process.communicate(), 20)
 
     assert process.returncode == 2
-    assert b"no deployment 'nope'; known: d" in said
+    assert b"revision 1 of the catalog has no deployment 'nope'" in said
 
 
 async def test_an_unknown_option_is_refused_with_the_known_ones(nc: Nats, nats_url: str) -> None:
