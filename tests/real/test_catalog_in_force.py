@@ -252,7 +252,7 @@ async def test_a_deployment_that_is_dropped_leaves_no_entry_and_its_worker_goes_
 async def test_entries_that_are_not_there_are_written(nc: Nats, ledger: Ledger) -> None:
     async with refreshing(nc, ledger, every_s=0.1) as (catalogs, _):
         revision = await ledger.catalogs.apply(TOML, "t", now())
-        await write(nc, revision.number, revision.catalog)  # as a broker did that knew of no entries
+        await nc.jetstream().publish(SUBJECT, jsoned(revision))  # as a broker does that knows of no entries
         await is_in_force(catalogs, revision.number)
 
         async def is_there() -> bool:

@@ -32,7 +32,7 @@ from schemas.api import (
     State,
 )
 from schemas.cancel import CancelChoice, CancelCount
-from schemas.codec import ERROR, KIND
+from schemas.codec import ERROR, KIND, jsoned
 from schemas.instructions import Instruction, InstructionList, InstructionRef, Instructions
 from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Lane
@@ -237,6 +237,18 @@ async def test_an_answer_comes_to_no_inbox_of_another_tenant(system: Running) ->
 
     refusal = await own.next_msg(timeout=5)
     assert b"unknown_model" in refusal.data
+    assert victim.pending_msgs == 0
+
+
+async def test_a_call_that_may_not_be_answered_does_nothing(system: Running) -> None:
+    """As when somebody has an acknowledgement of the server's sent to the API in another's name."""
+    victim, batch = await system.nc.subscribe(f"{subjects.inbox_prefix('a.b')}.x"), an_id()
+    subject, asked = subjects.api(Verb.BATCH_CREATE, "default", "default"), jsoned(BatchCreate(batch))
+
+    for inbox in ("", victim.subject, "infermq.ctl.settled"):
+        await system.nc.publish(subject, asked, inbox)
+
+    assert await answer(system.nc, Verb.BATCH_SHOW, "default", BatchRef(batch)) == b"unknown_batch"
     assert victim.pending_msgs == 0
 
 
