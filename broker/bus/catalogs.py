@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 import msgspec
 
 from broker.core.revisions import NONE, for_deployment
-from broker.errors import Unavailable
+from broker.errors import Conflict, Unavailable
 from schemas import subjects
 from schemas.catalog import Revision
 from schemas.codec import UNREADABLE, jsoned
@@ -46,17 +46,20 @@ class _Subjects(msgspec.Struct, frozen=True):
 
 
 def _messages(revision: Revision, gone: Collection[str], instead_of: int | None) -> list[Outgoing]:
-    """Return what the bucket must hold: the revision, an entry for each deployment, and the number."""
+    """Return what the bucket must hold: an entry for each deployment, the number, and the revision.
+
+    That comes last: who listens hears a message before it is stored, and all are stored with the last.
+    """
     expected = {} if instead_of is None else {LAST_SEQUENCE: str(instead_of)}
     entries = [
         Outgoing(subjects.catalog_entry(name), jsoned(for_deployment(revision, name)))
         for name in revision.catalog.deployments
     ]
     return [
-        Outgoing(_ACTIVE, jsoned(revision), expected),
         *entries,
         *(Outgoing(subject, b"", _DELETED) for subject in sorted(gone)),
         Outgoing(subjects.CATALOG_NUMBER, jsoned(revision.number)),
+        Outgoing(_ACTIVE, jsoned(revision), expected),
     ]
 
 
@@ -99,7 +102,7 @@ class Catalogs:
         """Write this revision into the bucket, and for the workers of each deployment what it says of theirs.
 
         With `instead_of`, only if that is still the sequence of the revision in the bucket. All of it is written at once, or
-        nothing. Raises: Unavailable.
+        nothing. Raises: Conflict, if it is not; Unavailable.
         """
         try:
             gone = await self._entries() - {subjects.catalog_entry(name) for name in revision.catalog.deployments}
@@ -109,6 +112,8 @@ class Catalogs:
                 batch_id=f"{revision.number}-{self._nc.new_inbox()[-22:]}",
             )
         except (NatsError, NotStored) as error:
+            if isinstance(error, NotStored) and error.kind is Kind.OVERTAKEN:
+                raise Conflict("another broker has just written a catalog") from error
             raise Unavailable("NATS", str(error) or type(error).__name__) from error
 
     async def is_told(self, revision: Revision) -> bool:

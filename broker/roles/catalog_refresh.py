@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from broker.bus.catalogs import Catalogs
 from broker.core.revisions import NONE, Compared, compare, unread
-from broker.errors import Unavailable
+from broker.errors import Conflict, Unavailable
 from broker.metrics import BrokerMetrics
 from broker.ports import CatalogLedger
 from schemas.catalog import CatalogError, Revision
@@ -49,7 +49,11 @@ class CatalogRefresh:
         self._note(compared)
         self.catalogs.use(compared.in_force)
         if compared.copy_is_wrong or not await self._is_told(compared.in_force):
-            await self.catalogs.publish(compared.in_force, instead_of=sequence)
+            try:
+                await self.catalogs.publish(compared.in_force, instead_of=sequence)
+            except Conflict:  # one is written just now: then it is looked at
+                self.catalogs.heard.set()
+                return
             self.metrics.catalogs_put_right.inc()
             self.catalogs.note = None
 

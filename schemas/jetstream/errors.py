@@ -22,6 +22,8 @@ class Kind(StrEnum):
     """There is no such stream, consumer or message."""
     KNOWN = "known"
     """The message was stored before."""
+    OVERTAKEN = "overtaken"
+    """Another message came first: the subject's newest is not the expected one."""
     DIFFERENT = "different"
     """The name is taken by a stream or consumer with other settings."""
     OFF = "off"
@@ -59,6 +61,8 @@ _KINDS = {
     10059: Kind.MISSING,  # stream not found
     10149: Kind.MISSING,  # consumer does not exist
     10201: Kind.KNOWN,  # atomic publish batch contains duplicate message id
+    10071: Kind.OVERTAKEN,  # wrong last sequence
+    10164: Kind.OVERTAKEN,  # wrong last sequence, without its number
     10013: Kind.DIFFERENT,  # consumer name already in use
     10058: Kind.DIFFERENT,  # stream name already in use with a different configuration
     10148: Kind.DIFFERENT,  # consumer already exists

@@ -243,7 +243,7 @@ async def test_an_answer_comes_to_no_inbox_of_another_tenant(system: Running) ->
 async def test_a_call_that_may_not_be_answered_does_nothing(system: Running) -> None:
     """As when somebody has an acknowledgement of the server's sent to the API in another's name."""
     victim, batch = await system.nc.subscribe(f"{subjects.inbox_prefix('a.b')}.x"), an_id()
-    subject, asked = subjects.api(Verb.BATCH_CREATE, "default", "default"), jsoned(BatchCreate(batch))
+    subject, asked = subjects.api(Verb.BATCH_CREATE, "default", "default"), jsoned(BatchCreate(id=batch))
 
     for inbox in ("", victim.subject, "infermq.ctl.settled"):
         await system.nc.publish(subject, asked, inbox)
