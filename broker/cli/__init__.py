@@ -22,9 +22,14 @@ submission sends a file as a batch, or goes on with one
 Exit codes: 0 done, 1 something in it failed, 2 bad input, 3 nothing answers.
 """
 
+import sys
+
 
 def main() -> None:
     """Run the `infermq` command."""
-    from broker.cli.app import run  # noqa: PLC0415 - importing the package must not load typer and rich
+    try:
+        from broker.cli.app import run  # noqa: PLC0415 - importing the package must not load typer and rich
 
-    run()
+        run()
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -144,12 +145,14 @@ async def test_a_submission_that_is_killed_at_any_moment_goes_on(system: System,
     """While it starts, reads, sends, waits and writes, ten times, and then it may end."""
     lines, chance = 1200, random.Random(7)  # noqa: S311 - no secret
     write_input(tmp_path / "in.jsonl", lines)
-    kills = 0
+    kills, began = 0, time.monotonic()
+    await ended(start(system, "status"))
+    unit_s = time.monotonic() - began
 
     for moment in [0.5, 0.9, *(chance.uniform(0.6, 2.4) for _ in range(8))]:
         process = start(system, *command_for(tmp_path, "--resume"))
         try:
-            await asyncio.to_thread(process.wait, moment)
+            await asyncio.to_thread(process.wait, moment * unit_s)
         except subprocess.TimeoutExpired:
             process.kill()
             kills += 1
