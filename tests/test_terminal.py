@@ -31,8 +31,8 @@ def test_money_shows_what_is_less_than_a_micro_dollar(nano_usd: int, shown: str)
 
 
 def test_a_command_that_is_stopped_while_it_is_loaded_ends_without_a_trace() -> None:
-    stopped = "class Stopped:\n    def find_spec(self, name, *more):\n        if name == 'broker.cli.app': raise KeyboardInterrupt\n"
-    program = f"import sys\n{stopped}sys.meta_path.insert(0, Stopped())\nfrom broker.cli import main\nmain()\n"
+    finder = "class F:\n def find_spec(self, name, *more):\n  if name == 'broker.cli.app': raise KeyboardInterrupt\n"
+    program = f"import sys\n{finder}sys.meta_path.insert(0, F())\nfrom broker.cli import main\nmain()\n"
 
     ran = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
 
