@@ -17,6 +17,7 @@ from typing import Annotated
 
 import typer
 import uvloop
+from typer.exceptions import TyperException
 
 from schemas.api_keys import FILE_VARIABLE, VARIABLE, ApiKey, BadKey, parse_key, shown_key
 from schemas.clock import steady_clock
@@ -50,7 +51,16 @@ app = typer.Typer(name="infermq worker", add_completion=False, pretty_exceptions
 
 
 def main() -> None:
-    app(prog_name="infermq worker")
+    """Run the command. Say what is wrong with its arguments in the style of the other commands."""
+    try:
+        sys.exit(app(prog_name="infermq worker", standalone_mode=False) or 0)
+    except TyperException as error:
+        message = error.format_message().removeprefix("Invalid value for ").removesuffix(".")
+        if "--json" in sys.argv:
+            typer.echo(json.dumps({"error": {"code": "bad_input", "message": message}}), err=True)
+        else:
+            typer.echo(f"error: {message}\nHelp:  infermq worker --help", err=True)
+        sys.exit(USAGE)
 
 
 _EXAMPLES = """\b

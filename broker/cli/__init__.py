@@ -1,6 +1,7 @@
 """The command line: `infermq …`. A command parses its arguments, calls a client or a server, and prints.
 
 app        lists the commands and their groups    terminal   prints tables, money and errors; exit codes
+remedies   what to do about each refusal     first_steps  what to do once `up` is ready
 commands   the style of help and usage errors     layout     lays out tables and fields for a terminal's width
 system     up, serve, worker, migrate, doctor     submit     submit
 instructions  instruction list | show

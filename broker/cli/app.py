@@ -93,4 +93,4 @@ app.add_typer(bench.app, name="bench")
 
 
 def run() -> None:
-    app()
+    app(prog_name="infermq")

@@ -10,7 +10,7 @@ from uuid import UUID
 import typer
 from msgspec.structs import replace
 
-from broker.cli.filters import Model, OfBatch, OfLane, Since, Tenant, instant_of
+from broker.cli.filters import Model, OfBatch, OfLane, Since, Tenant, checked_instant, instant_of
 from broker.cli.instructions import counted
 from broker.cli.progress import ends_of
 from broker.cli.terminal import (
@@ -174,7 +174,8 @@ def cancel(
         list[State] | None, typer.Option("--state", help="Only queued or running ones; by default both.")
     ] = None,
     older_than: Annotated[
-        str | None, typer.Option(help="Only jobs submitted so long ago or earlier: 90s, 30m, 2h, 7d.")
+        str | None,
+        typer.Option(callback=checked_instant, help="Only jobs submitted so long ago or earlier: 90s, 30m, 2h, 7d."),
     ] = None,
     since: Since = None,
     tenant: Tenant = None,

@@ -14,6 +14,7 @@ from broker.cli.terminal import (
     Exit,
     NatsUrl,
     err,
+    fail,
     instant,
     print_json,
     print_table,
@@ -103,6 +104,9 @@ def change_batch(
 
 
 def _change(lane: Lane | None, deadline: str | None, priority: int | None) -> Change:
+    """Raises: typer.Exit."""
+    if lane is None and deadline is None and priority is None:
+        fail("say what to change: --lane, --deadline or --priority", Exit.USAGE)
     return Change(lane=lane, deadline_in_ms=window_ms(deadline), priority=priority)
 
 

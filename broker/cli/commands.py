@@ -66,7 +66,7 @@ class Group(TyperGroup):
         try:
             code = super().main(words, *more, **{**settings, "standalone_mode": False})
         except typer.Abort:
-            err.print("stopped: nothing was asked for")
+            err.print("\nstopped: nothing was asked for")
             code = Exit.INTERRUPTED
         except TyperException as error:
             code = _report(error, as_json="--json" in words)
@@ -92,10 +92,11 @@ def _words(message: str, param: Any) -> str:
         return f"{_name(param)} is not an id, such as 0199aa7e-6c3f-7d21-8f4b-5c1e9a0d2b34{where}"
     for before, after in _SAID.items():
         message = message.replace(before, after)
-    if param is not None and param.param_type_name == "argument":
-        message = message.replace(f"'{param.name}'", _name(param))
-    first = message[:1] if message[1:2].isupper() else message[:1].lower()
-    return (first + message[1:]).removesuffix(".")
+    if param is not None:
+        message = re.sub(rf"'{param.name}'|'{max(param.opts, key=len)}'( \(env var: '\w+'\))?", _name(param), message)
+    if extra := re.fullmatch(r"Got unexpected extra argument\(?s?\)? \((.*)\)", message):
+        message = f"too many arguments: {extra[1]}"
+    return message.removesuffix(".")
 
 
 _LISTED = {
@@ -108,11 +109,20 @@ _LISTED = {
 }
 """Where the ids of an argument are to be found."""
 _SAID = {
-    "Input should be": "it should be",
+    "Input should be greater than or equal to": "it must be at least",
+    "Input should be less than or equal to": "it must be at most",
+    ", unable to parse string as a number": "",
+    ", unable to parse string as an integer": "",
+    "Input should be a valid integer": "it must be a whole number",
+    "Input should be a valid number": "it must be a number",
+    "Input should be": "it must be",
     "Invalid value for ": "",
     "No such option: ": "there is no option ",
     "No such command ": "there is no command ",
     "Value error, ": "",
+    "Missing argument ": "missing argument ",
+    "Missing option ": "missing option ",
+    "Option ": "option ",
 }
 """Words of the parser, and ours."""
 
@@ -141,6 +151,8 @@ def _argument(param: Any) -> str:
 
 
 def _name(param: Any) -> str:
+    if param.param_type_name == "option":
+        return str(max(param.opts, key=len))
     return str(param.metavar or param.name.upper()).removesuffix("...")
 
 

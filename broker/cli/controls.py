@@ -13,6 +13,7 @@ from broker.cli.terminal import (
     Data,
     Exit,
     NatsUrl,
+    duration,
     fail,
     instant,
     out,
@@ -141,14 +142,36 @@ def _by_whom(pause: Pause | None) -> str:
 
 
 def _row(one: AuditEntry) -> tuple[object, ...]:
-    target = " ".join(str(value) for value in _fields(one.target).values())
+    target = " ".join(_fields(one.target).values())
     states = (", ".join(f"{name} {value}" for name, value in _fields(raw).items()) for raw in (one.before, one.after))
     return (one.id, instant(one.at_ms), f"{one.tenant}/{one.key}", one.action, target, *states)
 
 
-def _fields(raw: msgspec.Raw) -> dict[str, object]:
+def _fields(raw: msgspec.Raw) -> dict[str, str]:
     """Read the fields that a person wants to see: the column `of` names the thing already."""
     value = msgspec.json.decode(raw)
     if not isinstance(value, dict):
-        return {} if value is None else {"": value}
-    return {name: one for name, one in value.items() if one is not None}
+        return {} if value is None else {"": _words(value)}
+    return {
+        name.removesuffix("_ms"): _time(one) if name.endswith("_ms") and isinstance(one, int) else _words(one)
+        for name, one in value.items()
+        if one is not None
+    }
+
+
+def _time(ms: int) -> str:
+    return instant(ms) if ms > _LONGEST_MS else duration(ms)
+
+
+_LONGEST_MS = 10**11
+"""Three years: what is more is no duration, but an instant."""
+
+
+def _words(value: object) -> str:
+    match value:
+        case dict():
+            return ", ".join(f"{name} {_words(one)}" for name, one in value.items())
+        case list():
+            return ", ".join(map(_words, value))
+        case _:
+            return str(value)

@@ -24,6 +24,7 @@ from broker.cli.terminal import (
     print_fields,
     print_json,
     print_table,
+    print_text,
     printable,
     reporting_errors,
     with_client,
@@ -120,10 +121,10 @@ def _print_groups(groups: Sequence[DeadGroup], *, as_json: bool) -> None:
     if not groups:
         out.print("there are no dead letters")
         return
-    print_table(("count>", "of", "cause", "first", "last", "models", "example"), map(_group_row, groups))
+    print_table(("cause", "of", "count>", "first", "last", "models", "example"), map(_group_row, groups))
     for group in groups:
         said = f": {group.reason[:300]}" if group.reason else ""
-        out.print(f"\n[bold]{plain(group.cause)}[/]{plain(said)}\n  {plain(group.advice)}")
+        print_text(f"\n{group.cause}{said}\n  {group.advice}")
     first = groups[0]
     out.print(f"\n`infermq dead show {first.example}` shows one")
     out.print(f"`infermq dead requeue --cause {plain(first.cause)} --dry-run` says what would run again")
@@ -132,7 +133,7 @@ def _print_groups(groups: Sequence[DeadGroup], *, as_json: bool) -> None:
 def _group_row(group: DeadGroup) -> tuple[object, ...]:
     models = ", ".join(f"{name} ({count:,})" for name, count in group.models.items())
     first, last = instant(group.first_ms), instant(group.last_ms)
-    return f"{group.count:,}", f"{group.what}s", group.cause, first, last, models, group.example
+    return group.cause, f"{group.what}s", f"{group.count:,}", first, last, models, group.example
 
 
 def _print_each(letters: Sequence[DeadLine], limit: int, *, as_json: bool) -> None:

@@ -8,7 +8,7 @@ import importlib.metadata
 import itertools
 import platform
 import shutil
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -19,6 +19,7 @@ import asyncpg
 from broker.bus.catalogs import Catalogs
 from broker.bus.desired import desired, difference
 from broker.bus.streams import find
+from broker.cli.remedies import OF_HOLDS
 from broker.cli.terminal import instant
 from broker.client import Client, NoBroker, RequestRefused
 from broker.config import LEASE_S
@@ -247,29 +248,9 @@ def _model(model: ModelStatus) -> Finding:
         return Finding(name, Grade.OK, f"can start on {' or '.join(model.deployments)}")
     if any(hold.code is HoldCode.BUSY for hold in model.holds):
         return Finding(name, Grade.OK, seen)
-    advice = dict.fromkeys(ADVICE[hold.code] for hold in model.holds)
+    advice = dict.fromkeys(OF_HOLDS[hold.code] for hold in model.holds)
     wait = f"{model.waiting} {'job waits' if model.waiting == 1 else 'jobs wait'}"
     return Finding(name, Grade.WARN, f"{seen} ({wait})", "; ".join(advice))
-
-
-ADVICE: Mapping[HoldCode, str] = {
-    HoldCode.BUSY: "it passes",
-    HoldCode.THROTTLED: "it passes",
-    HoldCode.DRAINING: "it passes",
-    HoldCode.BACKING_OFF: "it passes",
-    HoldCode.SUSPECTED: "it passes",
-    HoldCode.CANCELLING: "it passes",
-    HoldCode.UPSTREAM_DOWN: "look at the provider, and at the deployment's base_url",
-    HoldCode.NO_SLOTS: "the workers' logs say why",
-    HoldCode.PAUSED: "infermq resume, once the reason is gone",
-    HoldCode.SPEND_UNKNOWN: "brokers cannot read the ledger: is Postgres running, and reachable for them?",
-    HoldCode.DAILY_CAP: "raise its daily_cap_usd, or wait",
-    HoldCode.DENIED: "mend the key or the account, and start its workers again if the key is another",
-    HoldCode.NO_WORKER: "infermq worker --deployment NAME",
-    HoldCode.UNKNOWN_DEPLOYMENT: "infermq worker --deployment NAME",
-    HoldCode.UNKNOWN_MODEL: "infermq apply a catalog that has it, or its jobs expire",
-}
-"""What to do about each hold."""
 
 
 async def _postgres(url: str | None) -> list[Finding]:

@@ -43,11 +43,12 @@ def window_ms(text: str | None) -> int | None:
     found = re.fullmatch(r"([0-9]{1,12})([smhd])", text)
     window_ms = int(found[1]) * _UNITS_MS[found[2]] if found else LONGEST_MS + 1
     if window_ms > LONGEST_MS:
-        fail(f"{text!r} is not a time such as 90s, 30m, 24h, and at most 7d", Exit.USAGE)
+        fail(f"--deadline: {text!r} is not a time such as 90s, 30m, 24h, and at most 7d", Exit.USAGE)
     return window_ms
 
 
-def _instant(text: str | None) -> str | None:
+def checked_instant(text: str | None) -> str | None:
+    """Check an option that is an instant. Raises: typer.BadParameter."""
     if text is not None:
         parse_instant(text, Ms(0))
     return text
@@ -87,9 +88,11 @@ OfBatch = Annotated[UUID | None, typer.Option("--batch", help="The batch.")]
 CustomIdOption = Annotated[str | None, typer.Option("--custom-id", help="The producer's own id of a line.")]
 Since = Annotated[
     str | None,
-    typer.Option("--since", callback=_instant, help="From this instant on: 2h, 30m, 7d (ago), or 2026-05-01T12:30Z."),
+    typer.Option(
+        "--since", callback=checked_instant, help="From this instant on: 2h, 30m, 7d (ago), or 2026-05-01T12:30Z."
+    ),
 ]
-Until = Annotated[str | None, typer.Option("--until", callback=_instant, help="Before this instant.")]
+Until = Annotated[str | None, typer.Option("--until", callback=checked_instant, help="Before this instant.")]
 MetadataOption = Annotated[
     list[str] | None,
     typer.Option("--metadata", callback=_pairs, help="NAME=VALUE of its metadata; give it again for another."),

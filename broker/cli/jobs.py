@@ -349,19 +349,27 @@ def _print_status(state: Status) -> None:
     print_fields([("broker", f"{state.name} {state.version}"), ("leader", leader), ("catalog", state.revision)])
     if state.catalog_note is not None:
         print_fields([("", state.catalog_note)])
+    out.print()
     columns = ("worker", "deployment", "engine", "slots>", "reserve>", "running>", "")
     workers = (
         (w.worker, w.deployment, w.engine, w.slots, w.reserve, w.running, _worker_state(w, state.revision))
         for w in state.workers
     )
     print_table(columns, workers)
+    _print_what_waits(state)
+
+
+def _print_what_waits(state: Status) -> None:
     if held := [(pool.deployment, pool.hold.message) for pool in state.pools if pool.hold is not None]:
+        out.print()
         print_table(("deployment", "starts nothing more, because"), held)
     if state.pauses:
+        out.print()
         print_pauses(state.pauses)
     if state.backlog:
         why = {model.model: reasons(model.holds) for model in state.models}
         rows = ((b.model, b.lane, b.waiting, duration(b.oldest_ms), why.get(b.model, "")) for b in state.backlog)
+        out.print()
         print_table(("model", "lane", "waiting>", "oldest>", "because"), rows)
 
 

@@ -94,8 +94,9 @@ def _block(names: Sequence[str], row: Sequence[str], width: int) -> list[Line]:
     """Put the first cell on a line of its own, and the others below it, without those that are empty."""
     pairs = [f"{name}: {cell}" if name else cell for name, cell in zip(names[1:], row[1:], strict=True) if cell]
     within = width - len(_GAP)
-    lines = [Line(f"{names[0]} {row[0]}".strip())]
+    head, *more = wrapped(f"{names[0]} {row[0]}".strip(), within - len(_GAP))
+    lines = [Line(head), *(Line(2 * _GAP + other) for other in more)]
     for line in flowed(pairs, within, _BETWEEN) if pairs else []:
-        first, *others = wrapped(line, within)
+        first, *others = wrapped(line, within if cell_len(line) <= within else within - len(_GAP))
         lines += [Line("", _GAP + first), *(Line("", 2 * _GAP + other) for other in others)]
     return lines

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from uuid import UUID
 
 from msgspec.structs import replace
@@ -92,7 +92,8 @@ async def watch_and_write(client: Client, files: ResultFiles) -> Batch:
 def _bar() -> Iterator[Callable[[Batch, str], None]]:
     """Give a function that shows a batch: in a line that is updated, or in one now and then where that cannot be."""
     began = last_line = time.monotonic()
-    with Live(console=err, auto_refresh=False) if err.is_terminal and not err.quiet else nullcontext() as live:
+    live = Live(console=err, auto_refresh=False) if err.is_terminal and not err.quiet else None
+    try:
         done_before: int | None = None
         held_before = ""
 
@@ -103,6 +104,7 @@ def _bar() -> Iterator[Callable[[Batch, str], None]]:
             elapsed = time.monotonic() - began
             parts = describe(batch, rate=(done - done_before) / elapsed if elapsed > 0 else 0.0, held=held)
             if live is not None:
+                live.start()
                 live.update(Text("\n".join(flowed(parts, err.width - 1, BETWEEN))), refresh=True)
             elif held not in {"", held_before} or time.monotonic() - last_line >= _PLAIN_S:
                 last_line = time.monotonic()
@@ -110,6 +112,9 @@ def _bar() -> Iterator[Callable[[Batch, str], None]]:
             held_before = held
 
         yield show
+    finally:
+        if live is not None:
+            live.stop()
 
 
 def _total(batch: Batch) -> int:
@@ -130,7 +135,7 @@ def describe(batch: Batch, *, rate: float, held: str = "") -> list[str]:
     parts = [f"{settled:,}/{'?' if batch.jobs is None else f'{total:,}'}{share}"]
     if batch.ahead:
         parts.append(ahead(batch.ahead, more=batch.more_ahead))
-    if settled:
+    if rate > 0:
         parts.append(f"{rate:,.{0 if rate >= 10 else 1}f}/s")
     if total > settled and rate > 0:
         parts.append(f"{duration(int((total - settled) / rate * 1000))} left")

@@ -34,6 +34,7 @@ from broker.cli.terminal import (
     out,
     plain,
     print_json,
+    print_text,
     printable,
     reporting_errors,
     utf8,
@@ -188,7 +189,7 @@ def _print(given: Instruction, state: Batch, *, waited: bool, results: Path | No
     if given.failure is not None:
         err.print(f"[bold red]ended early:[/] {plain(given.failure)}")
     if not given.counts and given.ended_ms is not None:
-        out.print("there is nothing to retry: no job failed so, or each has succeeded or is open in another retry")
+        print_text("there is nothing to retry: no job failed so, or each has succeeded or is open in another retry")
         return
     out.print(f"batch [bold]{state.id}[/]: {counted(given)}")
     root = state.root or state.id

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 import uvloop
 
+from broker.cli.first_steps import first_steps
 from broker.cli.terminal import (
     AsJson,
     AsJsonOnceReady,
@@ -25,6 +26,7 @@ from broker.cli.terminal import (
     err,
     fail,
     out,
+    print_fields,
     print_json,
     print_table,
     reporting_errors,
@@ -42,7 +44,6 @@ from broker.config import (
     BrokerConfig,
     Keep,
     NotFound,
-    RunInfo,
     UpConfig,
     as_replicas,
     nats_keys,
@@ -57,6 +58,7 @@ from schemas.urls import public
 
 if TYPE_CHECKING:
     from broker.cli.doctor import Finding
+    from broker.local.up import Up
 
 _GC = (20_000, 50, 100)
 """Thresholds of the garbage collector. Reference counts free almost everything here, so it rarely needs to run."""
@@ -195,8 +197,7 @@ def up(
       infermq up --catalog infermq.toml --port 15222
       infermq up --data /srv/infermq --workers 2
     """
-    from broker.local.up import Up  # noqa: PLC0415 - other commands do not need it
-    from broker.local.up import up as run  # noqa: PLC0415
+    from broker.local.up import up as run  # noqa: PLC0415 - other commands do not need it
 
     die_with_parent()
     began = time.monotonic()
@@ -213,20 +214,31 @@ def up(
         keyless=keyless,
     )
 
-    def ready(everything: Up) -> None:
+    def ready(everything: "Up") -> None:
         if as_json:
             print_json(everything.info().public())
         else:
-            _print_up(everything.info().public(), time.monotonic() - began)
+            _print_up(everything, time.monotonic() - began)
 
     with reporting_errors():
         asyncio.run(run(config, say=lambda line: err.print(public(line), markup=False), ready=ready))
 
 
-def _print_up(info: RunInfo, seconds: float) -> None:
-    out.print(f"[bold green]infermq is up[/] after {seconds:.1f} s")
-    rows = [("NATS", info.nats_url), ("Postgres", info.postgres_url), ("broker", f"{info.broker_http}/metrics")]
-    print_table(("", ""), [*rows, *((name, f"{url}/metrics") for name, url in info.workers.items())])
+def _print_up(everything: "Up", seconds: float) -> None:
+    info, data = everything.info().public(), everything.config.data
+    out.print(f"[bold green]infermq is up[/] after {seconds:.1f} s\n")
+    print_fields(
+        [
+            ("NATS", info.nats_url),
+            ("Postgres", info.postgres_url),
+            ("broker", f"{info.broker_http}/metrics"),
+            *((name, f"{url}/metrics") for name, url in info.workers.items()),
+            ("data", f"{data}, logs in its folder logs"),
+        ]
+    )
+    steps = first_steps(everything.catalog, everything.served(), data=data, folder=Path.cwd())
+    out.print("\nNext, in another terminal in this folder:")
+    out.print("".join(f"  {step}\n" for step in steps), markup=False)
     out.print("Ctrl-C stops it; jobs that wait are kept.")
 
 

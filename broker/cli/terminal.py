@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
-from broker.cli import layout
+from broker.cli import layout, remedies
 from broker.client import BacklogFull, Client, NoBroker, RequestRefused, RequestTimedOut
 from broker.config import Location, NotFound, find
 from broker.errors import CannotListen, Conflict, Unavailable
@@ -168,7 +168,22 @@ def _report(error: BaseException) -> None:
         problem = replace(error.problem, message="\n".join([error.problem.message, *getattr(error, "__notes__", ())]))
     else:
         problem = Problem(_CODES.get(code, "failed"), words)
-    _end(words, problem, code)
+    _end(words, problem, code, remedy=_remedy(error))
+
+
+def _remedy(error: BaseException) -> str | None:
+    """Return what to do about an error whose own words do not say it."""
+    match error:
+        case RequestRefused(problem=Problem(code=why)):
+            return remedies.OF_REFUSALS.get(why)
+        case Unavailable(what="NATS" | "Postgres"):
+            return remedies.OF_UNAVAILABLE
+        case RequestTimedOut():
+            return remedies.OF_NO_ANSWER
+        case BacklogFull():
+            return remedies.OF_BACKLOG
+        case _:
+            return None
 
 
 _NOT_OF_THE_REQUEST = frozenset(
@@ -183,10 +198,15 @@ def _words(error: BaseException) -> str:
     match error:
         case FileNotFoundError() | NotADirectoryError():
             return f"there is no file {error.filename}"
+        case RequestRefused(problem=Problem(message=message, field="id")):
+            return message
         case OSError():
             return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
         case _:
-            return str(error)
+            return _NOTHING_LISTENS.sub("nothing listens there", str(error))
+
+
+_NOTHING_LISTENS = re.compile(r"\[Errno 111\] Connect call failed \([^)]*\)")
 
 
 def fail(message: str, code: Exit) -> NoReturn:
@@ -209,9 +229,11 @@ def stop(message: str) -> NoReturn:
     raise typer.Exit(Exit.INTERRUPTED)
 
 
-def _end(message: str, problem: Problem, code: Exit) -> NoReturn:
+def _end(message: str, problem: Problem, code: Exit, *, remedy: str | None = None) -> NoReturn:
     """Print an error and end the command. Raises: typer.Exit."""
     say_error(message, problem, as_json=_as_json.get())
+    if remedy is not None:
+        _print_wrapped("what to do", "bold", remedy)
     raise typer.Exit(code)
 
 
@@ -221,7 +243,19 @@ def say_error(message: str, problem: Problem, *, as_json: bool) -> None:
         said = replace(problem, message=shown(problem.message))
         sys.stderr.write(msgspec.json.encode(ErrorBody(said)).decode() + "\n")
     else:
-        err.print(f"[bold red]error:[/] {plain(message)}")
+        _print_wrapped("error", "bold red", message)
+
+
+def _print_wrapped(name: str, style: str, message: str) -> None:
+    """Print a message on standard error. On a terminal no word is broken, and no command between backquotes."""
+    lines = shown(f"{name}: {message}").split("\n")
+    if err.is_terminal:
+        lines = [part for line in lines for part in layout.flowed(_WORDS.findall(line), err.width, " ")]
+    text = "\n".join(lines)
+    err.print(Text.assemble((text[: len(name) + 1], style), text[len(name) + 1 :]))
+
+
+_WORDS = re.compile(r"`[^`]*`\S*|\S+")
 
 
 def data_folder(path: Path) -> Path:
@@ -276,6 +310,11 @@ def print_fields(fields: Iterable[tuple[str, object]]) -> None:
     """Print names with their values beside them. What is None is left out."""
     pairs = ((name, shown(str(value))) for name, value in fields if value is not None)
     _print_lines(layout.fields(pairs, _width()))
+
+
+def print_text(text: str) -> None:
+    """Print a text for people: on a terminal no word is broken."""
+    _print_lines(layout.Line("", line) for line in layout.wrapped(shown(text), _width()))
 
 
 def _print_lines(lines: Iterable[layout.Line]) -> None:

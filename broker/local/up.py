@@ -39,7 +39,7 @@ from broker.local.servers import ANY_PORT, Child, Started, nats_server, postgres
 from broker.local.supervised import Say, SupervisedProcess
 from schemas.api import CatalogShow
 from schemas.api_keys import FILE_VARIABLE
-from schemas.catalog import Catalog, parse
+from schemas.catalog import Catalog, CatalogError, parse
 from schemas.jetstream import NatsError, NoServersError
 from schemas.jetstream.client import reach
 from schemas.urls import public
@@ -86,7 +86,10 @@ def _locked(data: Path) -> Iterator[None]:
 
 async def _started(config: UpConfig, say: Say, stack: AsyncExitStack) -> "Up":
     text, source = _catalog_text(config)
-    parse(text)
+    try:
+        parse(text)
+    except CatalogError as error:
+        raise CatalogError(f"{source}: {error}") from error
     servers: list[Child] = []
     keys = _nats_keys(config)
     nats_url, postgres_url = await _servers(config, keys, stack, servers.append)
@@ -99,7 +102,8 @@ async def _started(config: UpConfig, say: Say, stack: AsyncExitStack) -> "Up":
     stack.push_async_callback(up.stop)
     await up.start_broker()
     active = await up.apply(text, source)
-    await up.start_workers(parse(active))
+    up.catalog = parse(active)
+    await up.start_workers(up.catalog)
     part = config.data / f"{RUN_FILE}.part"
     part.touch(mode=0o600)
     part.write_bytes(msgspec.json.encode(up.info()))
@@ -200,6 +204,8 @@ class Up:
         self._servers = servers
         self._http_ports = http_ports
         self._has_keys = has_keys
+        self.catalog = Catalog(models={}, deployments={})
+        """The active one, once the broker is ready."""
         self.lost = asyncio.Event()
         """A server ended by itself: nothing here can go on without it."""
         self._logs = config.data / "logs"
@@ -228,6 +234,11 @@ class Up:
     def pids(self) -> dict[str, int]:
         """The process ids of the broker and the workers, by their names."""
         return {one.name: one.child.process.pid for one in self._processes if one.child is not None}
+
+    def served(self) -> set[str]:
+        """The deployments that have a worker here."""
+        able = {process.name for process in self._processes if not process.gave_up}
+        return {name for name in self.catalog.deployments if f"worker-{name}-1" in able}
 
     def unable(self) -> list[str]:
         """The names of the workers that no restart will help."""

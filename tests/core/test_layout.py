@@ -70,7 +70,7 @@ def test_lines_of_a_text_stay_lines(width: int | None) -> None:
     assert wrapped("a b\n\nc", width) == ["a b", "", "c"]
 
 
-CELLS = st.text(alphabet="ab 漢é-", max_size=30)
+CELLS = st.lists(st.text(alphabet="ab漢é-", min_size=1, max_size=12), max_size=12).map(" ".join)
 
 
 @given(st.lists(st.tuples(CELLS, CELLS, CELLS), max_size=5), st.integers(40, 120))

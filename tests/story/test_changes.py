@@ -55,7 +55,7 @@ async def test_a_job_and_a_batch_are_changed_while_they_wait_and_the_audit_says_
         assert (one["before"]["priority"], one["after"]["priority"]) == (3, 50)  # type: ignore[index]
         assert all_["counts"] == {"changed": 20}
         assert (shown["lane"], shown["priority"]) == ("standard", 50)
-        assert (nothing.returncode, "it changes nothing" in nothing.stderr) == (2, True)
+        assert (nothing.returncode, "say what to change" in nothing.stderr) == (2, True)
         assert [word in human.stdout for word in ("before", "standard", "50", "-1")] == [True] * 4
         assert isinstance(changes, list)
         assert [entry["action"] for entry in changes[:4]] == ["change", "change", "change", "pause"]
