@@ -71,7 +71,7 @@ async def select_jobs(
         return await _among_running(connection, tenant, wanted, ids, limit=limit, most=most)
     if wanted.batch is None:
         return await _by_scan(connection, tenant, wanted, ids, limit=limit, most=most)
-    batch = await connection.fetchrow(query("batch_bounds"), wanted.batch)
+    batch = await connection.fetchrow(query("batch_bounds"), wanted.batch, tenant)
     if batch is None:
         return JobPage()
     if batch["jobs"] <= small_batch:

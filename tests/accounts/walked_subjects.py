@@ -39,6 +39,11 @@ def _workers() -> list[subjects.WorkerId]:
     return [subjects.worker_id(str(one.deployment), one.key.id, "w") for one in WORKERS]
 
 
+def _read_or_written(entry: str) -> list[str]:
+    """An entry of the catalog's bucket, and how it is asked for."""
+    return [entry, f"$JS.API.DIRECT.GET.{_CATALOG}.{entry}"]
+
+
 def _of_stream(*names: str) -> list[str]:
     """What a stream's name is in."""
     return [subject for name in names for subject in _api_of(name)]
@@ -73,11 +78,10 @@ BUILT: Mapping[str, Callable[[], list[str]]] = {
     "OUTCOME": lambda: _of_stream(subjects.OUTCOME),
     "ADVISORY": lambda: _of_stream(subjects.ADVISORY),
     "WORKERS_BUCKET": lambda: _of_stream(f"KV_{subjects.WORKERS_BUCKET}"),
-    "CATALOG_BUCKET": lambda: (
-        _of_stream(_CATALOG)
-        + _bucket(subjects.CATALOG_BUCKET, "active")
-        + [f"$JS.API.DIRECT.GET.{_CATALOG}.$KV.{subjects.CATALOG_BUCKET}.active"]
-    ),
+    "CATALOG_BUCKET": lambda: _of_stream(_CATALOG),
+    "ACTIVE_CATALOG": lambda: _read_or_written(subjects.ACTIVE_CATALOG),
+    "CATALOG_NUMBER": lambda: _read_or_written(subjects.CATALOG_NUMBER),
+    "catalog_entry": lambda: [one for name in DEPLOYMENTS for one in _read_or_written(subjects.catalog_entry(name))],
     "SUSPECTS_BUCKET": lambda: _of_stream(f"KV_{subjects.SUSPECTS_BUCKET}"),
     "KEYS_BUCKET": lambda: (
         _of_stream(f"KV_{subjects.KEYS_BUCKET}") + _bucket(subjects.KEYS_BUCKET, subjects.DIRECTORY)
@@ -118,21 +122,12 @@ BUILT: Mapping[str, Callable[[], list[str]]] = {
     "result": lambda: [subjects.result(tenant, batch) for tenant in ("acme", "bobs") for batch in (None, BATCH)],
     "inbox_prefix": lambda: ["_INBOX.walk", *(f"{actor.inbox}.walk" for actor in ACTORS)],
     "reply": lambda: [subjects.reply(ReplyTo(name, "b", "t")) for name in DEPLOYMENTS],
-    "catalog_entry": lambda: [
-        *_bucket(subjects.CATALOG_BUCKET, *(f"deployment.{name}" for name in DEPLOYMENTS), "revision"),
-        *(
-            f"$JS.API.DIRECT.GET.{_CATALOG}.$KV.{subjects.CATALOG_BUCKET}.{entry}"
-            for entry in ("deployment.d", "deployment.e", "revision")
-        ),
-    ],
 }
 """The subjects that each builder and each constant of `schemas.subjects` makes or is in."""
 
 NO_SUBJECTS = {
     *(
         "ACTIVE",
-        "ACTIVE_CATALOG",
-        "CATALOG_REVISION",
         "CATALOG_ENTRIES",
         "DIRECTORY",
         "SEAL_KEY",
@@ -140,9 +135,6 @@ NO_SUBJECTS = {
         "BROKERS",
         "DEFAULT",
     ),  # parts of those above
-    *("Verb", "Source", "ReplyTo", "WorkerId", "worker_id"),
-    *("token", "untoken", "is_subject", "may_answer", "parse_submit", "parse_infer", "parse_outcome", "parse_api"),
-    *("beat_of", "reply_token", "intake_consumer", "pool_consumer"),
     *(
         "INFER_ALL",
         "ALL_BEATS",
@@ -151,6 +143,9 @@ NO_SUBJECTS = {
         "api_pattern",
         "replies_to",
     ),  # patterns of those above
+    *("Verb", "Source", "ReplyTo", "WorkerId", "worker_id"),
+    *("token", "untoken", "is_subject", "may_answer", "parse_submit", "parse_infer", "parse_outcome", "parse_api"),
+    *("beat_of", "reply_token", "intake_consumer", "pool_consumer"),
 }
 """What else `schemas.subjects` has."""
 OTHERS = (
