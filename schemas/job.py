@@ -100,5 +100,10 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     it, since that report is gone."""
     seal: Seal = b""
     """What proves that a broker made the attempt. The worker returns it in its report."""
+    max_output_tokens: Annotated[int, Meta(ge=1, le=10_000_000)] | None = None
+    """How many tokens to generate at most if the body does not say. None: what the catalog tells the worker of the model.
+
+    Set only if the job is pinned to a deployment off its model's route, whose workers are told nothing of that model.
+    """
     group: UUID | None = None
     """Set if the attempt runs apart: its worker takes nothing else until it and the others of its group are over."""

@@ -59,9 +59,16 @@ class ActiveCatalog:
         return self._taken_up
 
     def apply(self, revision: Revision) -> None:
-        """Use this revision. It may have a lower number, if the ledger was restored from a backup."""
+        """Use this revision. It may have a lower number, if the ledger was restored from a backup.
+
+        One that has not got the deployment is another's: whoever may read that can have it sent here.
+        """
+        found = revision.catalog.deployments.get(self.name)
+        if found is None:
+            log.warning("catalog ignored: it is not of deployment %s", self.name)
+            return
         self._revision = revision
-        self.deployment = revision.catalog.deployments.get(self.name, self.deployment)
+        self.deployment = found
         if _made_of(self.deployment) == self._made_of:
             self._taken_up = revision.number
         elif self._taken_up < revision.number:

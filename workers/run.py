@@ -65,7 +65,7 @@ class Runner:
             request = request_of(
                 attempt,
                 execution=held.execution,
-                max_output_tokens=self._catalog.max_output_tokens(attempt.model),
+                max_output_tokens=attempt.max_output_tokens or self._catalog.max_output_tokens(attempt.model),
                 is_read=piece is not None,
             )
             return await self._generate(held, request, piece)

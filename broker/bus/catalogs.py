@@ -10,12 +10,15 @@ from collections.abc import Callable, Collection
 
 import msgspec
 
+from broker.bus.stored import sequence_of, stored_messages, subject_of
 from broker.core.revisions import NONE, for_deployment
 from broker.errors import Conflict, Unavailable
 from schemas import subjects
 from schemas.catalog import Revision
-from schemas.codec import UNREADABLE, jsoned
+from schemas.codec import UNREADABLE, grouped, jsoned
 from schemas.jetstream import (
+    BATCH_BYTES,
+    BATCH_MESSAGES,
     LAST_SEQUENCE,
     ApiRefused,
     Kind,
@@ -25,7 +28,7 @@ from schemas.jetstream import (
     NotStored,
     Outgoing,
     ask,
-    last_message,
+    content_of,
     last_stored,
     publish_atomically,
 )
@@ -63,6 +66,10 @@ def _messages(revision: Revision, gone: Collection[str], instead_of: int | None)
     ]
 
 
+def _size(message: Outgoing) -> int:
+    return len(message.payload)
+
+
 class Catalogs:
     """The revision in force here, and what the bucket holds."""
 
@@ -70,6 +77,8 @@ class Catalogs:
         """`ignored` is called for each message that is no revision."""
         self._nc = nc
         self._ignored = ignored
+        self._right: tuple[tuple[int, int], int] | None = None
+        """The content of the bucket when all in it was right, and of which revision."""
         self.active = NONE
         self.changed = asyncio.Event()
         """Set when another revision is in force."""
@@ -102,28 +111,34 @@ class Catalogs:
         """Write this revision into the bucket, and for the workers of each deployment what it says of theirs.
 
         With `instead_of`, only if that is still the sequence of the revision in the bucket. All of it is written at once, or
-        nothing. Raises: Conflict, if it is not; Unavailable.
+        nothing; what does not fit into one batch, a batch after the other. Raises: Conflict, if it is not; Unavailable.
         """
         try:
             gone = await self._entries() - {subjects.catalog_entry(name) for name in revision.catalog.deployments}
-            await publish_atomically(
-                self._nc,
-                _messages(revision, gone, instead_of),
-                batch_id=f"{revision.number}-{self._nc.new_inbox()[-22:]}",
-            )
+            messages = _messages(revision, gone, instead_of)
+            for batch in grouped(messages, _size, most=BATCH_MESSAGES, most_bytes=BATCH_BYTES):
+                batch_id = f"{revision.number}-{self._nc.new_inbox()[-22:]}"
+                await publish_atomically(self._nc, batch, batch_id=batch_id)
         except (NatsError, NotStored) as error:
             if isinstance(error, NotStored) and error.kind is Kind.OVERTAKEN:
                 raise Conflict("another broker has just written a catalog") from error
             raise Unavailable("NATS", str(error) or type(error).__name__) from error
 
     async def is_told(self, revision: Revision) -> bool:
-        """Say whether workers can read what this revision says of their deployments. Raises: NatsError."""
-        try:
-            return await last_message(self._nc, _STREAM, subjects.CATALOG_NUMBER) == jsoned(revision.number)
-        except ApiRefused as error:
-            if error.kind is not Kind.MISSING:
-                raise
-            return False
+        """Say whether workers can read what this revision says of their deployments, and nothing else.
+
+        What the bucket holds is only read when something was written or deleted. Raises: NatsError, Unavailable.
+        """
+        content = await content_of(self._nc, _STREAM)
+        if self._right == (content, revision.number):
+            return True
+        held = {subject_of(message): message async for message in stored_messages(self._nc, _STREAM)}
+        wanted = {one.subject: one.payload for one in _messages(revision, (), None)}
+        found = {subject: message.data for subject, message in held.items() if message.data}
+        is_right = found == wanted
+        newest = max((sequence_of(message, _STREAM) for message in held.values()), default=0)
+        self._right = (content, revision.number) if is_right and (newest, len(held)) == content else None
+        return is_right
 
     async def _entries(self) -> set[str]:
         """List the subjects of entries that the bucket holds. Raises: NatsError."""

@@ -36,6 +36,11 @@ def sequence_of(message: Message, stream: str) -> int:
     return sequence
 
 
+def subject_of(message: Message) -> str:
+    """Return the subject under which a message is stored; it is delivered on another."""
+    return (message.headers or {}).get("Nats-Subject", "")
+
+
 async def page_of(nc: NatsConnection, stream: str, sequence: int, subject: str | None) -> list[Message]:
     inbox = nc.new_inbox()
     subscription = await nc.subscribe(inbox)

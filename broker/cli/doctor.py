@@ -25,7 +25,7 @@ from broker.client import Client, NoBroker, RequestRefused
 from broker.config import LEASE_S
 from broker.core.accounts import Account
 from broker.core.nats_keys import NatsKeys
-from broker.core.revisions import compare
+from broker.core.revisions import NONE, compare
 from broker.errors import Conflict, Unavailable
 from broker.ledger import open_ledger, pending
 from schemas.api import HoldCode, ModelStatus, Status
@@ -201,14 +201,20 @@ async def _catalog(nc: NatsClient, postgres_url: str | None) -> list[Finding]:
     try:
         async with open_ledger(postgres_url, clock=wall_clock, connections=1) as ledger:
             active = await ledger.catalogs.active()
-        compared = compare(active[0] if active is not None else None, (await Catalogs(nc).copy())[0])
+        catalogs = Catalogs(nc)
+        compared = compare(active[0] if active is not None else None, (await catalogs.copy())[0])
+        is_told = compared.in_force == NONE or await catalogs.is_told(compared.in_force)
     except (Unavailable, NatsError, CatalogError):
         return []
     if compared.note is None:
-        return []
+        seen = f"workers do not read what revision {compared.in_force.number} says of their deployments"
+        return [] if is_told else [Finding("catalog", Grade.BAD, seen, _PUT_RIGHT)]
     grade = Grade.BAD if compared.copy_is_wrong else Grade.WARN
-    advice = "brokers put it right within seconds: start one" if compared.copy_is_wrong else "infermq apply FILE"
+    advice = _PUT_RIGHT if compared.copy_is_wrong else "infermq apply FILE"
     return [Finding("catalog", grade, compared.note, advice)]
+
+
+_PUT_RIGHT = "brokers put it right within seconds: start one"
 
 
 async def _broker(url: str, api_key: str | None) -> list[Finding]:

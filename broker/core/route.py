@@ -8,13 +8,29 @@ A catalog may change while a job waits or runs, so a model that it has dropped h
 
 from collections.abc import Collection, Sequence
 
+from msgspec.structs import replace
+
 from schemas.catalog import Catalog, Route
+from schemas.job import Attempt
 
 
 def entries(model: str, catalog: Catalog) -> Sequence[Route]:
     """Return the model's route in its order. Empty: the catalog has no such model."""
     found = catalog.models.get(model) or catalog.model(model)
     return found.route if found is not None else ()
+
+
+def with_limit(attempt: Attempt, catalog: Catalog) -> Attempt:
+    """Add its limit of output to an attempt that is pinned to a deployment off its model's route.
+
+    The workers there are told nothing of that model.
+    """
+    if (pin := catalog.pin(attempt.model)) is None:
+        return attempt
+    model = catalog.models[pin[0]]
+    if any(entry.deployment == attempt.deployment for entry in model.route):
+        return attempt
+    return replace(attempt, max_output_tokens=model.max_output_tokens)
 
 
 def untried(model: str, *, catalog: Catalog, tried: Collection[str]) -> Sequence[Route]:

@@ -54,6 +54,8 @@ class CatalogRefresh:
             except Conflict:  # one is written just now: then it is looked at
                 self.catalogs.heard.set()
                 return
+            if not compared.copy_is_wrong:
+                log.warning("catalog: workers did not read what is in force, and it is put right")
             self.metrics.catalogs_put_right.inc()
             self.catalogs.note = None
 

@@ -15,6 +15,7 @@ from uuid import UUID
 from broker.bus.beats import Beats
 from broker.bus.notices import decode_delayed, decode_settled, decode_waiting, listener
 from broker.bus.runs import Rulings, Runs
+from broker.core import route
 from broker.core.controls import Controls
 from broker.core.fairness import Order
 from broker.core.fallbacks import Fallbacks
@@ -262,7 +263,8 @@ class Dispatch:
         if attempts:
             self._started_at = asyncio.get_running_loop().time()
         self._outstanding.dispatched(self._caps.reserved(running, attempts), now)
-        if attempts and not await self._runs.publish(attempts):
+        pins = [route.with_limit(one, self._catalog()) if "@" in one.model else one for one in attempts]
+        if pins and not await self._runs.publish(pins):
             self._sweep_soon()
         for deployment, count in Counter([attempt.deployment for attempt in attempts]).items():
             self._metrics.dispatched(deployment, count)

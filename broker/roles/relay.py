@@ -358,7 +358,7 @@ class Relay:
                 if not request.enqueue(message):
                     await self._handle(request, CallerBehind())
             case Publish(assignment):
-                sealed = packed(sealed_request(assignment.attempt, self._seal_key()))
+                sealed = packed(sealed_request(self._reserves.with_limit(assignment.attempt), self._seal_key()))
                 try:
                     if assignment.worker is not None:
                         ward = subjects.ward(assignment.worker)

@@ -94,6 +94,10 @@ class Reserves:
         self.suspects.runs_apart(token, key, beat.id)
         return Placement(beat.deployment, token, beat.id)
 
+    def with_limit(self, attempt: Attempt) -> Attempt:
+        """Tell the workers of an attempt what the catalog does not tell them of its model."""
+        return route.with_limit(attempt, self._catalog()) if "@" in attempt.model else attempt
+
     def policy(self, model: str) -> Retry:
         return policy_of(model, self._catalog())
 

@@ -13,6 +13,7 @@ from uuid import UUID
 from msgspec.structs import replace
 
 from broker.bus.runs import Rulings, Runs, attempts_in_outcome, attempts_in_run
+from broker.core import route
 from broker.core.records import OpenJob, Running
 from broker.core.ruling import stranded
 from broker.metrics import BrokerMetrics
@@ -62,7 +63,9 @@ class Sweep:
             log.warning("strays attempts=%d", len(strays))
             self.metrics.strays.inc(len(strays))
             attempts = await until_available(lambda: self.attempts.attempts_of(strays, now=self.clock()))
-            is_whole = await self.runs.publish([replace(one, is_stray=True) for one in attempts])
+            is_whole = await self.runs.publish(
+                [replace(route.with_limit(one, self.catalog()), is_stray=True) for one in attempts]
+            )
         self.ended.clear()
         return is_whole
 

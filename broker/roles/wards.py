@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from broker.bus.runs import Rulings, attempts_in_outcome
+from broker.core import route
 from broker.core.presence import Departed, Heard, Presence, Process, process_of
 from broker.core.suspects import Blamed, FreeWorker, Involved, RunningApart, Turn, judge, turns
 from broker.errors import Unavailable
@@ -210,7 +211,7 @@ class Wards:
         subject = subjects.ward(turn.worker)
         for attempt in attempts:
             try:
-                await self.nc.publish(subject, packed(attempt))
+                await self.nc.publish(subject, packed(route.with_limit(attempt, self.catalog())))
             except NatsError as error:
                 log.warning("not sent job=%s error=%s", attempt.job, str(error) or type(error).__name__)
         self.metrics.dispatched(turn.deployment, len(attempts))

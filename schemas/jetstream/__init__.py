@@ -29,6 +29,7 @@ from schemas.jetstream.errors import ApiRefused, Kind, NotStored
 from schemas.jetstream.lookup import (
     Progress,
     ack_wait_s,
+    content_of,
     direct_last,
     last_message,
     last_sequence,
@@ -95,6 +96,7 @@ __all__ = [
     "answer_all",
     "ask",
     "call",
+    "content_of",
     "delivered",
     "deliveries",
     "direct_last",

@@ -14,6 +14,7 @@ _NANOSECONDS = 1_000_000_000
 
 class _State(msgspec.Struct, frozen=True):
     last_seq: int
+    messages: int = 0
 
 
 class _Stream(msgspec.Struct, frozen=True):
@@ -48,6 +49,15 @@ class _Consumer(msgspec.Struct, frozen=True):
 async def last_sequence(nc: NatsConnection, stream: str) -> int:
     """Return the sequence of the newest message that the stream ever stored. Raises: NatsError."""
     return (await ask(nc, f"STREAM.INFO.{stream}", _Stream)).state.last_seq
+
+
+async def content_of(nc: NatsConnection, stream: str) -> tuple[int, int]:
+    """Return the sequence of the newest message and how many there are: nothing changes without one of the two.
+
+    Raises: NatsError.
+    """
+    state = (await ask(nc, f"STREAM.INFO.{stream}", _Stream)).state
+    return state.last_seq, state.messages
 
 
 async def last_message(nc: NatsConnection, stream: str, subject: str) -> bytes:

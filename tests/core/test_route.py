@@ -3,8 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.core.route import candidates, entries, untried
-from schemas.catalog import Catalog, Model, Route
+from broker.core.route import candidates, entries, untried, with_limit
+from schemas.catalog import Catalog, Deployment, Model, Route
+from tests.builders import an_attempt
 
 ROUTE = (Route("spare", 0), Route("a", 3), Route("last", 0), Route("b", 1))
 NAMES = [entry.deployment for entry in ROUTE]
@@ -25,6 +26,18 @@ def test_spares_take_what_every_regular_deployment_failed_or_is_away_for() -> No
     assert able(*NAMES, tried=("a", "b")) == ["spare", "last"]
     assert able("spare", "last", "b", tried=("b",)) == ["spare", "last"]
     assert able("spare", "b", tried=("a",)) == ["b"]
+
+
+def test_an_attempt_off_its_models_route_says_its_limit_of_output_itself() -> None:
+    model = Model(route=(Route("a"),), max_output_tokens=77)
+    deployments = {name: Deployment(engine="simulated") for name in ("a", "off")}
+    catalog = Catalog(models={"m": model}, deployments=deployments)
+
+    def limit(name: str, deployment: str) -> int | None:
+        return with_limit(an_attempt(model=name, deployment=deployment), catalog).max_output_tokens
+
+    assert limit("m@off", "off") == 77
+    assert [limit("m@a", "a"), limit("m", "a"), limit("gone@off", "off")] == [None, None, None]
 
 
 def test_nobody_gets_again_what_it_failed() -> None:

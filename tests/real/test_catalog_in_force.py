@@ -18,7 +18,7 @@ from broker.metrics import BrokerMetrics
 from broker.ports import Ledger
 from broker.roles.catalog_refresh import CatalogRefresh
 from schemas import subjects
-from schemas.catalog import Catalog, Revision, parse
+from schemas.catalog import Catalog, Deployment, Revision, parse
 from schemas.codec import jsoned
 from schemas.jetstream import ApiRefused, direct_last, last_message
 from schemas.jetstream.client import NatsClient as Nats
@@ -205,6 +205,20 @@ async def test_the_doctor_says_when_nats_holds_another_catalog_than_the_ledger(
     assert "NATS held revision 9" in found.seen
 
 
+async def test_the_doctor_says_when_workers_do_not_read_what_is_in_force(
+    nats_url: str, ledger_url: str, nc: Nats, ledger: Ledger
+) -> None:
+    await declare_streams(nc)
+    await Catalogs(nc).publish(await ledger.catalogs.apply(TOML, "t", now()))
+    await nc.jetstream().purge_stream(f"KV_{subjects.CATALOG_BUCKET}", subject=subjects.catalog_entry("d"))
+
+    findings = await examine(Known(nats_url=nats_url, postgres_url=ledger_url, data=None))
+
+    [found] = [finding for finding in findings if finding.name == "catalog"]
+    assert found.grade is Grade.BAD
+    assert "workers do not read" in found.seen
+
+
 TWO = parse(
     """
 [models.m]
@@ -250,6 +264,50 @@ async def test_a_deployment_that_is_dropped_leaves_no_entry_and_its_worker_goes_
     assert active.deployment.base_url == "https://secret.example/v1"
     with pytest.raises(EngineConfigError, match="revision 8 of the catalog has no deployment 'e'"):
         await active_catalog(nc, "e")
+
+
+@pytest.mark.parametrize("harm", ["forged", "deleted", "left over", "number"])
+async def test_what_workers_read_is_put_right(
+    nc: Nats, ledger: Ledger, caplog: pytest.LogCaptureFixture, harm: str
+) -> None:
+    async with refreshing(nc, ledger, every_s=0.1) as (catalogs, _):
+        revision = await ledger.catalogs.apply(TOML, "t", now())
+        await catalogs.publish(revision)
+        await is_in_force(catalogs, revision.number)
+        right = await entry(nc, "d")
+
+        match harm:
+            case "forged":
+                await nc.jetstream().publish(
+                    subjects.catalog_entry("d"), jsoned(Revision(revision.number, Ms(0), a_catalog()))
+                )
+            case "deleted":
+                await nc.jetstream().purge_stream(
+                    f"KV_{subjects.CATALOG_BUCKET}", subject=subjects.catalog_entry("d")
+                )
+            case "left over":
+                await nc.jetstream().publish(subjects.catalog_entry("gone"), right or b"")
+            case _:
+                await nc.jetstream().publish(subjects.CATALOG_NUMBER, b"9")
+
+        async def is_right() -> bool:
+            return "workers did not read what is in force" in caplog.text and await catalogs.is_told(revision)
+
+        await until(is_right, "workers read what is in force")
+        assert (await entry(nc, "d"), await entry(nc, "gone") or None) == (right, None)
+        assert await held(nc) == revision
+
+
+async def test_a_catalog_of_more_deployments_than_fit_into_a_batch_is_written(nc: Nats) -> None:
+    await declare_streams(nc)
+    catalogs, model = Catalogs(nc), a_catalog().models["m"]
+    deployments = {f"d{n}": Deployment(engine="simulated") for n in range(1200)}
+    many = Revision(7, Ms(0), Catalog(models={"m": model}, deployments={**a_catalog().deployments, **deployments}))
+
+    await catalogs.publish(many)
+
+    assert await catalogs.is_told(many)
+    assert await held(nc) == many
 
 
 async def test_entries_that_are_not_there_are_written(nc: Nats, ledger: Ledger) -> None:

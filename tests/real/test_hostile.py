@@ -9,7 +9,7 @@ from broker.bus.groups import Groups, ack_all
 from broker.bus.runs import attempts_in_run
 from broker.errors import Unavailable
 from schemas import subjects
-from schemas.catalog import Revision
+from schemas.catalog import Catalog, Revision
 from schemas.codec import jsoned, packed
 from schemas.jetstream import Message, answer_all
 from schemas.jetstream.client import NatsClient as Nats
@@ -120,6 +120,10 @@ async def test_a_worker_waits_for_a_catalog_that_can_be_read_and_keeps_it(nc: Na
 
     catalog = await waiting
     await nc.jetstream().publish(active, jsoned(Revision(2**40, Ms(0), a_catalog())))
+    others = a_catalog().deployments["d"]
+    await nc.jetstream().publish(active, jsoned(Revision(9, Ms(0), Catalog(deployments={"e": others}))))
+    await nc.publish(subjects.outcome("e"), b"", active)  # the server's acknowledgement goes where its reader chooses
     await nc.jetstream().publish(active, jsoned(Revision(8, Ms(0), a_catalog(max_concurrency=9))))
 
     await until(lambda: _holds(catalog.deployment.max_concurrency == 9), "the next revision is read")
+    assert (catalog.revision, catalog.max_output_tokens("m")) == (8, a_catalog().models["m"].max_output_tokens)

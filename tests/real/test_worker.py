@@ -186,6 +186,16 @@ SLOW = {"decode_tokens_per_s": 1.0}
 """Eight seconds an answer: as good as for ever here."""
 
 
+async def test_an_attempt_says_its_limit_of_output_where_the_catalog_does_not(nc: Nats) -> None:
+    async with a_pool(nc, options={"output_tokens": 10}) as bench:
+        body = b'{"messages":[{"role":"user","content":"Say much."}]}'
+
+        outcome = await bench.outcome(an_attempt(model="other@d", body=body, max_output_tokens=3))
+
+        assert isinstance(outcome, Succeeded)
+        assert outcome.usage.output_tokens == 3
+
+
 async def test_attempts_run_and_their_messages_go_once_the_outcome_is_stored(nc: Nats) -> None:
     async with a_pool(nc) as bench:
         attempts = [a_chat(f"n{n}") for n in range(20)]
