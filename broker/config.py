@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from broker.core.nats_keys import NatsKeys
 from schemas.api_keys import shown_key
 from schemas.catalog import CatalogError
+from schemas.jetstream.trust import Trust, shown_trust
 from schemas.urls import public
 
 DATA = ".infermq"
@@ -87,6 +88,8 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     store_bytes: Annotated[int, Meta(ge=LEAST_STORE_BYTES)] | None = None
     """How much the streams may hold on the disk of a NATS node. None: up to 16 GiB, as far as the server has room."""
     keep: Keep = Keep()
+    trust: Trust | None = None
+    """How NATS and brokers know each other. None: as the system trusts, and without TLS where the URL wants none."""
 
 
 class UpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -104,6 +107,8 @@ class UpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     replicas: Replicas = 1
     keyless: bool = True
     """Whether whoever reaches this machine's loopback may do everything, without a key."""
+    tls: bool = False
+    """Whether its NATS is reached with TLS only, with a certificate that is made once and kept in the data folder."""
 
 
 class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,6 +120,8 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
     broker_http: str
     workers: dict[str, str]
     """The URL of each worker's HTTP server, by its name."""
+    trust: Trust | None = None
+    """The certificates with which NATS is reached."""
 
     def public(self) -> "RunInfo":
         """Return it without passwords, to be shown."""
@@ -130,6 +137,8 @@ class Location:
     api_key: str | None = field(default=None, repr=False)
     data: Path | None = None
     """The data folder of the `infermq up` that it is of."""
+    trust: Trust | None = None
+    """The certificates with which NATS is reached."""
 
 
 class NotFound(Exception):
@@ -145,12 +154,15 @@ def find(
 ) -> Location:
     """Find a running system: by argument, by environment, or by the run file of an `infermq up` in this folder or above.
 
-    Its key is the environment's, else the one that `infermq up` keeps beside its run file. Raises: NotFound, OSError.
+    Its key is the environment's, else the one that `infermq up` keeps beside its run file; so are its certificates.
+    Raises: NotFound, OSError.
     """
     url = nats_url or environ.get("INFERMQ_NATS_URL")
     postgres_url = environ.get("INFERMQ_POSTGRES_URL")
     if url:
-        return Location(nats_url=url, postgres_url=postgres_url, api_key=shown_key(environ))
+        return Location(
+            nats_url=url, postgres_url=postgres_url, api_key=shown_key(environ), trust=shown_trust(environ)
+        )
     named = data or (Path(environ["INFERMQ_DATA"]) if environ.get("INFERMQ_DATA") else None)
     folders = [named] if named else [parent / DATA for parent in (folder, *folder.parents)]
     found = next(((info, folder) for folder in folders if (info := read_run_file(folder)) is not None), None)
@@ -162,7 +174,11 @@ def find(
     info, data = found
     api_key = shown_key(environ, otherwise=data / KEY_FILE)
     return Location(
-        nats_url=info.nats_url, postgres_url=postgres_url or info.postgres_url, api_key=api_key, data=data
+        nats_url=info.nats_url,
+        postgres_url=postgres_url or info.postgres_url,
+        api_key=api_key,
+        data=data,
+        trust=shown_trust(environ, otherwise=info.trust),
     )
 
 

@@ -183,7 +183,9 @@ async def _connections(
             seed = None if nats_keys is None else nats_keys.user_seed(account)
             name = f"infermq-broker-{config.name}" + ("" if account is Account.BROKERS else f" in {account}")
             back = came_back if account is Account.BROKERS else lambda: None
-            connection = connected(config.nats_url, name=name, came_back=back, client=client, seed=seed)
+            connection = connected(
+                config.nats_url, name=name, came_back=back, client=client, seed=seed, trust=config.trust
+            )
             await stack.enter_async_context(connection)
         yield
 
@@ -271,10 +273,16 @@ class Process:
             identify=self.identify,
             clock=self.clock,
             seed=None if self.nats_keys is None else self.nats_keys.user_seed(Account.TENANTS),
+            trust=self.config.trust,
         )
+        callout = self._callout()
+        roles = {"streams": reconcile.serve, "catalog": refresh.serve, **self._roles()}
+        roles |= {} if callout is None else {"callout": callout.serve}
         async with api, asyncio.TaskGroup() as group:
-            for name, role in {"streams": reconcile.serve, "catalog": refresh.serve, **self._roles()}.items():
+            for name, role in roles.items():
                 group.create_task(self.roles.keep(name, role, once=self.seal_key.known if name in _SEALING else None))
+            if callout is not None:
+                await callout.listening.wait()  # who connects now is let in by us, perhaps by nobody else
             ready()
 
     def _roles(self) -> dict[str, Callable[[], Awaitable[None]]]:
@@ -307,7 +315,6 @@ class Process:
         )
         return {
             **self._intakes(),
-            **self._callout(),
             "seal key": self.seal_key.serve,
             "keys": self.keys.serve,
             "settle": settle.serve,
@@ -325,11 +332,11 @@ class Process:
             ).serve,
         }
 
-    def _callout(self) -> dict[str, Callable[[], Awaitable[None]]]:
-        """Return the role that says who may connect to NATS, if servers ask."""
+    def _callout(self) -> Callout | None:
+        """Make the role that says who may connect to NATS, if servers ask."""
         if self.nats_keys is None or self.system is None:
             log.warning("no keys are asked for: whoever reaches NATS may do everything (infermq nats-config)")
-            return {}
+            return None
         callout = Callout(
             nc=self.nc,
             connections=Connections(self.system),
@@ -339,7 +346,7 @@ class Process:
             answered=self.metrics.connection_answered,
         )
         self.keys.shut_out = lambda names: callout.end([key for _, key in names])
-        return {"callout": callout.serve}
+        return callout
 
     def _intakes(self) -> dict[str, Callable[[], Awaitable[None]]]:
         return {

@@ -25,6 +25,7 @@ from schemas.ids import process_ids
 from schemas.jetstream import NatsError, NoServersError, is_refusal
 from schemas.jetstream.client import NatsClient
 from schemas.jetstream.connection_log import ConnectionLog
+from schemas.jetstream.trust import shown_trust, why
 from schemas.logs import LogFormat, LogLevel, log_to_stderr
 from schemas.subjects import DEFAULT, inbox_prefix
 from schemas.units import LONGEST_NAME
@@ -133,6 +134,7 @@ def run(
     api_key = _shown_key()
     config = WorkerConfig(
         nats_url=nats_url,
+        trust=shown_trust(os.environ),
         key=DEFAULT if api_key is None else api_key.id,
         deployment=deployment,
         name=name or f"{socket.gethostname()}-{os.getpid()}",
@@ -165,8 +167,7 @@ def _exit_code(config: WorkerConfig, api_key: ApiKey | None, *, as_json: bool) -
     except (EngineDied, CannotListen) as error:
         typer.echo(f"error: {error}", err=True)
     except (OSError, NoServersError, NatsError) as error:
-        why = public(str(error)) or type(error).__name__
-        typer.echo(f"error: NATS at {public(config.nats_url)}: {why}", err=True)
+        typer.echo(f"error: NATS at {public(config.nats_url)}: {why(error)}", err=True)
     return FAILED
 
 
@@ -269,6 +270,7 @@ async def _connected(
             max_reconnect_attempts=-1,
             reconnect_time_wait=1,
             token=None if api_key is None else api_key.text(),
+            trust=config.trust,
             inbox_prefix=_inbox_prefix(api_key),
             error_cb=on_error,
             disconnected_cb=told.on_lost,

@@ -5,6 +5,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from schemas.jetstream.trust import Trust
 from schemas.subjects import DEFAULT
 
 
@@ -13,6 +14,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     deployment: str
     key: str = DEFAULT
     """The id of the API key that it shows."""
+    trust: Trust | None = None
+    """How NATS and workers know each other."""
     name: str
     """A name unique among the workers of the deployment that have the same key."""
     slots: Annotated[int, Meta(ge=1, le=65536)] | None = None

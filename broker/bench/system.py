@@ -26,7 +26,7 @@ async def a_system(catalog: str, *, workers: int = 1) -> AsyncIterator[tuple[Up,
         config = UpConfig(data=Path(folder) / "data", catalog=file, workers=workers)
         async with (
             running(config, say=lambda _: None) as up,
-            Client.connect(up.nats_url, api_key=up.api_key) as client,
+            Client.connect(up.nats_url, api_key=up.api_key, trust=up.trust) as client,
         ):
             yield up, client, file
 

@@ -7,6 +7,7 @@ from broker.errors import Unavailable
 from schemas.jetstream import NatsError, NoServersError
 from schemas.jetstream.client import NatsClient
 from schemas.jetstream.connection_log import ConnectionLog
+from schemas.jetstream.trust import Trust, why
 from schemas.urls import public
 
 _PENDING_BYTES = 16 * 1024 * 1024
@@ -21,6 +22,7 @@ async def connected(
     came_back: Callable[[], None] = lambda: None,
     client: NatsClient | None = None,
     seed: str | None = None,
+    trust: Trust | None = None,
 ) -> AsyncIterator[NatsClient]:
     """Connect, waiting for the server now and whenever the connection is lost. After a loss, `came_back` is called.
 
@@ -41,10 +43,11 @@ async def connected(
                 reconnect_time_wait=1,
                 pending_size=_PENDING_BYTES,
                 nkeys_seed_str=seed,
+                trust=trust,
                 skip_subject_validation=True,  # all subjects are built in schemas.subjects
             )
         except (OSError, NoServersError, NatsError) as error:
-            raise Unavailable("NATS", f"{public(url)}: {public(str(error)) or type(error).__name__}") from error
+            raise Unavailable("NATS", f"{public(url)}: {why(error)}") from error
         told.connected()
         yield nc
     finally:

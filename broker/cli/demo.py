@@ -97,7 +97,7 @@ class _Demo:
             if up.unable():
                 fail("the demo needs every worker of its catalog; see above what to install", Exit.USAGE)
             self._say(f"[bold]infermq is up[/] after {(wall_clock() - self._began_ms) / 1000:.1f} s")
-            async with Client.connect(up.nats_url, api_key=up.api_key) as client:
+            async with Client.connect(up.nats_url, api_key=up.api_key, trust=up.trust) as client:
                 return await self._with(client)
 
     def _say(self, text: str) -> None:

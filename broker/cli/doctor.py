@@ -33,6 +33,7 @@ from schemas.catalog import CatalogError
 from schemas.clock import wall_clock
 from schemas.jetstream import NatsError, is_refusal
 from schemas.jetstream.client import NatsClient
+from schemas.jetstream.trust import Trust, why
 from schemas.urls import public
 
 DISTRIBUTION = "infermq"
@@ -76,6 +77,7 @@ class Known:
     """With it, what brokers answer is asked for; what the servers hold is only shown to brokers."""
     keys: NatsKeys | None = None
     """The secret of the brokers: with it everything is looked at."""
+    trust: Trust | None = None
 
 
 async def examine(known: Known) -> list[Finding]:
@@ -125,22 +127,22 @@ async def _nats(known: Known) -> list[Finding]:
     url = known.nats_url
     if url is None:
         return [Finding("NATS", Grade.BAD, "no address", "start `infermq up`, or set INFERMQ_NATS_URL")]
-    why: list[Exception] = []
+    errors: list[Exception] = []
 
     async def note(error: Exception) -> None:
-        why.append(error)
+        errors.append(error)
 
     nc = NatsClient()
     try:
         try:
             async with asyncio.timeout(_CONNECT_S):
-                await nc.connect(url, error_cb=note, reconnect_time_wait=1, **_as_whom(known))
+                await nc.connect(url, error_cb=note, reconnect_time_wait=1, trust=known.trust, **_as_whom(known))
         except (OSError, NatsError) as error:
-            last = next(filter(is_refusal, why), why[-1] if why else error)
-            seen = public(f"{url}: {str(last) or type(last).__name__}")
+            last = next(filter(is_refusal, errors), errors[-1] if errors else error)
+            seen = f"{public(url)}: {why(last)}"
             return [Finding("NATS", Grade.BAD, seen, "is it running, and reachable from here?")]
         looks = [
-            _bounded("broker", _broker(url, known.api_key), "its log says why"),
+            _bounded("broker", _broker(known), "its log says why"),
         ]
         if known.keys is not None or known.api_key is None:
             looks += [
@@ -217,9 +219,9 @@ async def _catalog(nc: NatsClient, postgres_url: str | None) -> list[Finding]:
 _PUT_RIGHT = "brokers put it right within seconds: start one"
 
 
-async def _broker(url: str, api_key: str | None) -> list[Finding]:
+async def _broker(known: Known) -> list[Finding]:
     try:
-        async with Client.connect(url, api_key=api_key) as client:
+        async with Client.connect(known.nats_url, api_key=known.api_key, trust=known.trust) as client:
             status = await client.status()
             await client.catalog()
     except NoBroker:

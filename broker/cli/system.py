@@ -52,6 +52,7 @@ from broker.config import (
 from broker.core.nats_keys import BadSecret, NatsKeys
 from broker.local.servers import die_with_parent
 from schemas.api_keys import FILE_VARIABLE, VARIABLE
+from schemas.jetstream.trust import shown_trust
 from schemas.logs import LogFormat, LogLevel, log_to_stderr
 from schemas.units import LONGEST_NAME
 from schemas.urls import public
@@ -163,6 +164,16 @@ Keyless = Annotated[
 ]
 
 
+OwnNats = Annotated[
+    str | None,
+    typer.Option(envvar="INFERMQ_NATS_URL", help="A NATS of your own; several nodes with commas between them."),
+]
+Tls = Annotated[
+    bool,
+    typer.Option("--tls", help="Reach its NATS with TLS only; the certificate is made, and kept in the data folder."),
+]
+
+
 def up(
     *,
     data: KeptIn = Path(DATA),
@@ -178,13 +189,11 @@ def up(
             min=0, max=65535, help="NATS's port; HTTP has the next ones. If taken, free ones; 0: free ones."
         ),
     ] = PORT,
-    nats_url: Annotated[
-        str | None,
-        typer.Option(envvar="INFERMQ_NATS_URL", help="A NATS of your own; several nodes with commas between them."),
-    ] = None,
+    nats_url: OwnNats = None,
     postgres_url: PostgresUrl = None,
     replicas: ReplicasOption = 1,
     keyless: Keyless = True,
+    tls: Tls = False,
     as_json: AsJsonOnceReady = False,
 ) -> None:
     """Run everything on this machine: NATS, Postgres, a broker and workers.
@@ -212,6 +221,7 @@ def up(
         postgres_url=postgres_url,
         replicas=as_replicas(replicas),
         keyless=keyless,
+        tls=tls,
     )
 
     def ready(everything: "Up") -> None:
@@ -290,6 +300,7 @@ def serve(
         replicas=as_replicas(replicas),
         store_bytes=store_bytes,
         keep=Keep(dead_letters=keep_dead_letters_days, audit=keep_audit_days, idempotency=keep_idempotency_days),
+        trust=shown_trust(os.environ),
     )
 
     def ready(url: str) -> None:
@@ -337,6 +348,7 @@ def worker(context: typer.Context, *, data: Data = None) -> None:
         with reporting_errors():
             place = where(None, data)
             environ["INFERMQ_NATS_URL"] = place.nats_url
+            environ |= {} if place.trust is None else place.trust.environ()
             kept = None if place.data is None else place.data / WORKER_KEY_FILE
             if kept is not None and kept.is_file() and not environ.get(VARIABLE):
                 environ.setdefault(FILE_VARIABLE, str(kept))
@@ -392,6 +404,7 @@ def doctor(
         data=data or Path(DATA),
         api_key=place.api_key if place else None,
         keys=_secret_of_brokers(None, data=place.data if place else None),
+        trust=place.trust if place else None,
     )
     findings = asyncio.run(examine(known))
     if as_json:

@@ -99,7 +99,7 @@ def with_client(nats_url: str | None, data: Path | None, work: Callable[[Client]
 
     async def connected() -> T:
         place = where(nats_url, data)
-        async with Client.connect(place.nats_url, api_key=place.api_key) as client:
+        async with Client.connect(place.nats_url, api_key=place.api_key, trust=place.trust) as client:
             return await work(client)
 
     return asyncio.run(connected())

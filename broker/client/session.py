@@ -27,10 +27,14 @@ from schemas.jetstream import (
     is_refusal,
 )
 from schemas.jetstream.client import NatsClient, reach
+from schemas.jetstream.trust import Trust, shown_trust, why
 from schemas.subjects import DEFAULT, Verb
 from schemas.urls import public
 
 T = TypeVar("T")
+_CONNECT_S = 5.0
+_LET_IN_S = 4.0
+"""How long a node may take to let us in. It refuses a key after a second, or after two if no broker answers it."""
 _ACK_S = 5.0
 """How long a stream may take to acknowledge a message."""
 _PATIENCE_S = 20.0
@@ -69,26 +73,34 @@ class Session:
     @classmethod
     @asynccontextmanager
     async def connect(
-        cls, url: str | None = None, *, api_key: str | None = None, tenant: str = DEFAULT, key: str = DEFAULT
+        cls,
+        url: str | None = None,
+        *,
+        api_key: str | None = None,
+        trust: Trust | None = None,
+        tenant: str = DEFAULT,
+        key: str = DEFAULT,
     ) -> AsyncIterator[Self]:
         """Connect with an API key, which says for whom. Once connected, a connection that is lost comes back by itself.
 
         Without a URL it is that of the environment (INFERMQ_NATS_URL) or of an `infermq up` in this folder or above; so
-        for the key (INFERMQ_API_KEY, INFERMQ_API_KEY_FILE). Where brokers ask for no keys, `tenant` and `key` say on
+        for the key (INFERMQ_API_KEY, INFERMQ_API_KEY_FILE) and for the certificates (INFERMQ_NATS_CA, INFERMQ_NATS_CERT,
+        INFERMQ_NATS_CERT_KEY). Where brokers ask for no keys, `tenant` and `key` say on
         whose behalf. Raises: Unavailable, if NATS is not there; RequestRefused, for a bad name, and if the key is
         refused; NotFound, if no URL is known.
         """
         if url is None:
             place = find(environ=os.environ, folder=Path.cwd())
-            url, api_key = place.nats_url, api_key or place.api_key
+            url, api_key, trust = place.nats_url, api_key or place.api_key, trust or place.trust
         elif api_key is None:
             api_key = shown_key(os.environ)
         if api_key is not None:
             shown = _read(api_key)
             tenant, key = shown.tenant, shown.id
+        trust = trust or shown_trust(os.environ)
         check_name("tenant", tenant)
         check_name("key", key)
-        nc = await _connected(url, api_key, inbox_prefix=subjects.inbox_prefix(tenant, key))
+        nc = await _connected(url, api_key, trust, inbox_prefix=subjects.inbox_prefix(tenant, key))
         try:
             yield cls(nc, tenant=tenant, key=key)
         finally:
@@ -137,15 +149,15 @@ def _read(api_key: str) -> ApiKey:
         raise RequestRefused(Problem("bad_key", f"this is no API key: {error}")) from error
 
 
-async def _connected(url: str, api_key: str | None, *, inbox_prefix: str) -> NatsClient:
+async def _connected(url: str, api_key: str | None, trust: Trust | None, *, inbox_prefix: str) -> NatsClient:
     async def ignore(_: Exception) -> None:
         """Log nothing: errors that matter are raised to the caller."""
 
     token = None if api_key is None else api_key.strip()
 
     try:
-        async with asyncio.timeout(5):
-            await reach(url, token=token)
+        async with asyncio.timeout(_CONNECT_S):
+            await reach(url, token=token, trust=trust, connect_timeout=_LET_IN_S)
         nc = NatsClient()
         await nc.connect(
             url,
@@ -154,13 +166,14 @@ async def _connected(url: str, api_key: str | None, *, inbox_prefix: str) -> Nat
             reconnect_time_wait=1,
             inbox_prefix=inbox_prefix,
             token=token,
+            trust=trust,
             error_cb=ignore,
             pending_size=2 * BATCH_BYTES,
         )
     except (OSError, NoServersError, NatsError, TimeoutError) as error:
         if is_refusal(error):
             raise RequestRefused(_refused(api_key)) from error
-        raise Unavailable("NATS", public(f"{url}: {str(error) or type(error).__name__}")) from error
+        raise Unavailable("NATS", f"{public(url)}: {why(error)}") from error
     return nc
 
 

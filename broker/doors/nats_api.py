@@ -54,6 +54,7 @@ from schemas.dead import DeadDrop, DeadEach, DeadList, DeadRef, DeadRequeue
 from schemas.instructions import InstructionList, InstructionRef
 from schemas.jetstream import MaxPayloadError, NatsError
 from schemas.jetstream.client import NatsClient, urls_of
+from schemas.jetstream.trust import Trust
 from schemas.listing import JobList
 from schemas.repeats import BatchRetry, Replay, ReplayDiff, ReplayEstimateAsk, RetryCheck
 from schemas.subjects import Verb
@@ -128,15 +129,17 @@ async def nats_api(
     identify: Identify,
     clock: Clock,
     seed: str | None = None,
+    trust: Trust | None = None,
 ) -> AsyncIterator[NatsBroker]:
     """Answer requests on a connection of its own while the block runs.
 
     `connection` makes the client before it is connected; `identify` makes the caller out of its tenant and key; `seed` is
-    that of a user of the server's configuration.
+    that of a user of the server's configuration, `trust` as of `NatsClient.connect`.
     """
     app = _OnConnection(
         url,
         connection,
+        trust,
         name=f"infermq-api-{name}",
         serializer=MsgSpecSerializer(use_fastdepends_errors=False),
         middlewares=[_OwnInboxes, _errors(), _TooLargeAnswers],
@@ -197,13 +200,14 @@ async def _decoded(message: NatsMessage) -> object:
 class _OnConnection(NatsBroker):
     """A FastStream broker on a connection of the given kind, which FastStream has no public way to choose."""
 
-    def __init__(self, url: str, connection: Callable[[], NatsClient], **options: Any) -> None:
+    def __init__(self, url: str, connection: Callable[[], NatsClient], trust: Trust | None, **options: Any) -> None:
         super().__init__(urls_of(url), **options)
         self._new = connection
+        self._trust = trust
 
     async def _connect(self) -> NatsClient:
         nc = self._new()
-        await nc.connect(**self._connection_kwargs)
+        await nc.connect(**self._connection_kwargs, trust=self._trust)
         self.config.connect(nc)
         return nc
 

@@ -34,6 +34,7 @@ from broker.core.nats_config import nats_config
 from broker.core.nats_keys import BadSecret, NatsKeys
 from broker.errors import Unavailable
 from broker.ledger import migrate
+from broker.local.certificates import kept_certificate
 from broker.local.secrets import kept_nats_keys, make_first_keys
 from broker.local.servers import ANY_PORT, Child, Started, nats_server, postgres_server
 from broker.local.supervised import Say, SupervisedProcess
@@ -42,6 +43,7 @@ from schemas.api_keys import FILE_VARIABLE
 from schemas.catalog import Catalog, CatalogError, parse
 from schemas.jetstream import NatsError, NoServersError
 from schemas.jetstream.client import reach
+from schemas.jetstream.trust import Trust, shown_trust, why
 from schemas.urls import public
 
 CATALOG = "infermq.toml"
@@ -142,14 +144,16 @@ async def _servers(
         if config.nats_url is not None:
             seed = None if keys is None else keys.user_seed(Account.BROKERS)
             try:
-                await reach(config.nats_url, nkeys_seed_str=seed)  # at once, since a broker would wait for it
+                await reach(
+                    config.nats_url, nkeys_seed_str=seed, trust=_trust(config)
+                )  # at once, since a broker would wait for it
             except (OSError, NoServersError, NatsError, TimeoutError) as error:
-                raise Unavailable(
-                    "NATS", public(f"{config.nats_url}: {str(error) or type(error).__name__}")
-                ) from error
+                raise Unavailable("NATS", f"{public(config.nats_url)}: {why(error)}") from error
             return config.nats_url
         port = ANY_PORT if config.port == 0 else config.port
         settings = "" if keys is None else nats_config(keys)
+        if config.tls:
+            settings += kept_certificate(config.data).settings()
         server = nats_server(config.data / "nats", port=port, settings=settings, started=started)
         return await stack.enter_async_context(server)
 
@@ -168,6 +172,13 @@ async def _servers(
         if isinstance(url, BaseException):
             raise url
     return str(first), str(second)
+
+
+def _trust(config: UpConfig) -> Trust | None:
+    """Return the certificates with which its NATS is reached."""
+    if config.tls and config.nats_url is None:
+        return kept_certificate(config.data).trust
+    return shown_trust(os.environ)
 
 
 def _http_ports(config: UpConfig, nats_url: str, say: Say) -> Iterator[int]:
@@ -206,6 +217,7 @@ class Up:
         self._has_keys = has_keys
         self.catalog = Catalog(models={}, deployments={})
         """The active one, once the broker is ready."""
+        self.trust = _trust(config)
         self.lost = asyncio.Event()
         """A server ended by itself: nothing here can go on without it."""
         self._logs = config.data / "logs"
@@ -224,6 +236,7 @@ class Up:
             postgres_url=self.postgres_url,
             broker_http=first.http,
             workers={worker.name: worker.http for worker in others if not worker.gave_up},
+            trust=self.trust,
         )
 
     @property
@@ -258,7 +271,7 @@ class Up:
         The text that was applied here last is kept, so that an old file never replaces what was applied by hand.
         """
         kept = self.config.data / APPLIED
-        async with Client.connect(self.nats_url, api_key=self.api_key) as client:
+        async with Client.connect(self.nats_url, api_key=self.api_key, trust=self.trust) as client:
             active = await self._active(client)
             if active is not None and active.toml != text:
                 last = kept.read_text() if kept.is_file() else None
@@ -313,6 +326,7 @@ class Up:
         if log_file.exists():
             log_file.replace(log_file.with_suffix(".log.1"))
         urls = {"INFERMQ_NATS_URL": self.nats_url, "INFERMQ_POSTGRES_URL": self.postgres_url}
+        urls |= {} if self.trust is None else self.trust.environ()
         process = SupervisedProcess(
             name, command, log_file, self._say, next(self._http_ports), environ={**urls, **keys}
         )

@@ -1,6 +1,7 @@
 """Answers NATS servers that ask who may connect, and ends the connections of keys that may no longer."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
@@ -42,12 +43,18 @@ class Callout:
     refuse_s: float = REFUSE_S
     again_s: Collection[float] = AGAIN_S
     tasks: Tasks = field(default_factory=Tasks)
+    listening: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once the servers know that somebody answers here."""
     _refused: int = 0
 
     async def serve(self) -> None:
         """Answer until cancelled."""
         questions = await self.nc.subscribe(SUBJECT, queue=BROKERS, cb=self._asked)
         try:
+            for _ in range(2):  # nats-py writes the PING of the first in front of what still waits to be written
+                with contextlib.suppress(NatsError):
+                    await self.nc.flush()
+            self.listening.set()
             while True:
                 await asyncio.sleep(1)
                 self.tasks.check()

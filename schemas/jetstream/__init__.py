@@ -4,6 +4,7 @@ connection  the seam: NatsConnection, Message, Subscription and the errors
 client      NatsClient, the one adapter to nats-py
 connection_log  logs that the connection is waited for, lost, or back
 fixes       works around bugs of nats-py
+trust       by which certificates both ends know each other
 pull        raw pulls, and the facts in the subject of an acknowledgement
 api         calls JetStream's API
 errors      says what each of the server's error codes means

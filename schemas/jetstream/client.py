@@ -7,11 +7,13 @@ from typing import Any
 from nats.aio.client import Client
 from nats.errors import BadSubjectError, Error, NoServersError
 
-from schemas.jetstream.fixes import ClientFixes
+from schemas.jetstream.fixes import ClientFixes, QuietTransport
+from schemas.jetstream.trust import ENDED, BadTrust, Trust
 from schemas.units import SUBJECT
 
 _is_subject = re.compile(SUBJECT).match
 """As `subjects.is_subject`, with a call less for each message."""
+_ENCRYPTED = "tls://"
 _PING_S = 4
 """How often to ask the server whether it is there. After two pings without an answer the client goes to another node: a
 machine that lost its power does not close its connections.
@@ -27,9 +29,47 @@ def urls_of(servers: str | Sequence[str]) -> list[str]:
 class NatsClient(ClientFixes, Client):
     """Implements `NatsConnection`; `close` is nats-py's."""
 
-    async def connect(self, servers: str | Sequence[str], **options: Any) -> None:  # type: ignore[override]
-        """Connect to one of several nodes of a cluster, and to another whenever it is lost. Options are nats-py's."""
-        await super().connect(urls_of(servers), **{"ping_interval": _PING_S, "reconnect_time_wait": 1, **options})
+    _must_encrypt = False
+
+    async def connect(  # type: ignore[override]
+        self, servers: str | Sequence[str], *, trust: Trust | None = None, **options: Any
+    ) -> None:
+        """Connect to one of several nodes of a cluster, and to another whenever it is lost.
+
+        With `trust`, or with a URL that begins with `tls://`, nothing is sent without TLS. Other options are nats-py's.
+        Raises: BadTrust, and as nats-py.
+        """
+        urls = urls_of(servers)
+        self._must_encrypt = trust is not None or any(url.startswith(_ENCRYPTED) for url in urls)
+        try:
+            tls = {} if trust is None else {"tls": trust.context()}
+        except BadTrust:
+            self._status = self.CLOSED
+            raise
+        await super().connect(urls, **{"ping_interval": _PING_S, "reconnect_time_wait": 1, **tls, **options})
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:  # noqa: FBT001, FBT002
+        """Refuse a server that offers no TLS, before a key is shown: nats-py (2.16) takes its word for it.
+
+        Raises: NatsError.
+        """
+        if initial_connection and self._must_encrypt and not info.get("tls_required"):
+            raise Error("it does not ask for TLS, which its URL or a certificate of ours demands")
+        await super()._process_info(info, initial_connection)
+
+    async def _process_connect_init(self) -> None:
+        """Say what an end of the connection means that comes once TLS is agreed on. Raises: NatsError, OSError."""
+        try:
+            await super()._process_connect_init()
+        except ConnectionError as error:
+            if self._server_info.get("tls_required"):
+                raise BadTrust(ENDED) from error
+            raise
+
+    async def _connect_to_server(self, server: Any) -> None:
+        if self._transport is None and not server.uri.scheme.startswith("ws"):
+            self._transport = QuietTransport()
+        await super()._connect_to_server(server)
 
     @property
     def reconnects(self) -> int:

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable
 
 from schemas.jetstream.client import NatsClient
+from schemas.jetstream.trust import why
 from schemas.urls import public
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ class ConnectionLog:
         self._is_closing = True
 
     async def on_error(self, error: Exception) -> None:
-        self._why = public(str(error)) or type(error).__name__
+        self._why = why(error)
         if self._has_connected:
             level = logging.WARNING if self._nc.is_connected else logging.DEBUG
             log.log(level, "nats error=%s", self._why)

@@ -12,6 +12,8 @@ import contextlib
 from collections.abc import Awaitable, Coroutine
 from typing import Any, TypeVar
 
+from nats.aio.transport import TcpTransport
+
 T = TypeVar("T")
 _DISCONNECTED = 0
 """The client's own number for a connection that is lost."""
@@ -107,6 +109,38 @@ class ClientFixes:
 
     async def _lost(self, error: Exception) -> None:
         await self._process_op_err(error)  # type: ignore[attr-defined]
+
+
+class QuietTransport(TcpTransport):
+    """Gives up a connection whose TLS cannot be agreed on, for whose end nats-py would wait for ever, or that is ended.
+
+    Also, it closes one with TLS without a warning of asyncio's, which nobody can do anything about.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    def __bool__(self) -> bool:
+        return True  # or nats-py would take another one
+
+    async def connect_tls(self, *args: Any, **named: Any) -> None:
+        try:
+            await super().connect_tls(*args, **named)
+        except BaseException:
+            if self._io_writer is not None:
+                self._io_writer.transport.abort()
+            self._io_reader = self._io_writer = self._bare_io_reader = self._bare_io_writer = None
+            raise
+        protocol = None if self._io_writer is None else self._io_writer.transport.get_protocol()
+        if protocol is not None:  # else the server has left already
+            protocol._over_ssl = True  # type: ignore[attr-defined] # noqa: SLF001
+
+    async def readline(self) -> bytes:
+        """Read what a server says while a connection begins: nats-py takes its end for a yes. Raises: ConnectionError."""
+        line: bytes = await super().readline()  # type: ignore[no-untyped-call]
+        if not line:
+            raise ConnectionResetError("the server ended the connection")
+        return line
 
 
 async def _cancellable(call: Awaitable[T]) -> T:

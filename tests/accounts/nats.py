@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from broker.core.accounts import Account
 from broker.core.nats_config import nats_config
@@ -64,7 +65,7 @@ async def as_holder(url: str, key: ApiKey) -> AsyncIterator["Noting"]:
 
 
 @asynccontextmanager
-async def _connected(url: str, **options: object) -> AsyncIterator["Noting"]:
+async def _connected(url: str, **options: Any) -> AsyncIterator["Noting"]:
     nc = Noting()
     try:
         await nc.connect(url, allow_reconnect=False, error_cb=nc.note, **options)

@@ -75,8 +75,9 @@ async def test_a_model_that_no_subject_can_carry_is_refused_and_the_connection_s
 @pytest.mark.parametrize("name", BAD_NAMES)
 @pytest.mark.parametrize("field", ["tenant", "key"])
 async def test_a_tenant_or_key_that_no_subject_can_carry_is_refused(nats_url: str, field: str, name: str) -> None:
+    names: dict[str, Any] = {field: name}
     with pytest.raises(RequestRefused) as caught:
-        async with Client.connect(nats_url, **{field: name}):
+        async with Client.connect(nats_url, **names):
             pass
 
     assert (caught.value.problem.code, caught.value.problem.field) == ("bad_name", field)
