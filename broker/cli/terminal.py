@@ -203,10 +203,10 @@ def _words(error: BaseException) -> str:
         case OSError():
             return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
         case _:
-            return _NOTHING_LISTENS.sub("nothing listens there", str(error))
+            return _NOTHING_LISTENS.sub(r"nothing listens at \1:\2", str(error))
 
 
-_NOTHING_LISTENS = re.compile(r"\[Errno 111\] Connect call failed \([^)]*\)")
+_NOTHING_LISTENS = re.compile(r"\[Errno 111\] Connect call failed \('([^']*)', (\d+)[^)]*\)")
 
 
 def fail(message: str, code: Exit) -> NoReturn:
