@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 
-from broker.cli.terminal import Exit, err, say_error
+from broker.cli.terminal import Exit, err, note_json, say_error
 from schemas.api import Problem
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -63,13 +63,14 @@ class Group(TyperGroup):
     def main(self, args: Sequence[str] | None = None, *more: Any, **settings: Any) -> Any:
         """Run a command. Say in our own style what is wrong with its arguments. Raises: SystemExit."""
         words = sys.argv[1:] if args is None else list(args)
+        as_json = note_json("--json" in words)
         try:
             code = super().main(words, *more, **{**settings, "standalone_mode": False})
         except typer.Abort:
             err.print("\nstopped: nothing was asked for")
             code = Exit.INTERRUPTED
         except TyperException as error:
-            code = _report(error, as_json="--json" in words)
+            code = _report(error, as_json=as_json)
         sys.exit(code or Exit.DONE)
 
 

@@ -68,7 +68,8 @@ def _console(kind: type[Console], *, stderr: bool) -> Console:
 out, err = _console(Console, stderr=False), _console(_ForPeople, stderr=True)
 
 
-def _note_json(wanted: bool) -> bool:
+def note_json(wanted: bool) -> bool:
+    """Note whether the command was asked for JSON."""
     _as_json.set(wanted)
     return wanted
 
@@ -76,7 +77,7 @@ def _note_json(wanted: bool) -> bool:
 def _json(what: str) -> Any:
     """Make the option `--json` of a command that prints `what` then."""
     return typer.Option(
-        "--json", is_eager=True, callback=_note_json, help=f"Print {what}; errors are JSON on standard error."
+        "--json", is_eager=True, callback=note_json, help=f"Print {what}; errors are JSON on standard error."
     )
 
 

@@ -1,5 +1,6 @@
 """All commands have one style of help."""
 
+import json
 import re
 import shlex
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from broker.cli.app import app
 from broker.cli.commands import examples_of
 from tests.builders import an_id
 from tests.commands import ROOT, tree
@@ -90,3 +92,28 @@ def test_the_worker_has_help_of_its_own_with_examples() -> None:
     assert "Examples:\n    infermq worker --deployment simulated\n" in told
     assert "<int" not in told
     assert max(map(len, told.splitlines())) <= 60
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("batch list --limit 0", "--limit: it must be at least 1"),
+        ("batch list --limit many", "--limit: it must be a whole number"),
+        ("batch show not-an-id", "BATCH is not an id"),
+        ("batch show", "missing argument BATCH"),
+        ("batch list extra", "too many arguments: extra"),
+        ("batch list --colour", "there is no option --colour"),
+        ("bach", "there is no command 'bach'"),
+        ("pause modle x", "KIND: 'modle' is not one of 'batch'"),
+    ],
+)
+def test_what_is_typed_wrongly_is_named_and_under_json_it_is_json(words: str, said: str) -> None:
+    told = CliRunner().invoke(app, words.split())
+    as_json = CliRunner().invoke(app, [*words.split(), "--json"])
+
+    assert (told.exit_code, as_json.exit_code) == (2, 2)
+    assert f"error: {said}" in " ".join(told.stderr.split())
+    assert "Help:  infermq" in " ".join(told.stderr.split(" "))
+    problem = json.loads(as_json.stderr)["error"]
+    assert problem["code"] == "bad_input"
+    assert said in problem["message"] or "--json" in problem["message"]
