@@ -14,6 +14,7 @@ system     reads and applies catalogs, reads the status, pauses and resumes
 session    connects and calls the broker's API; the base class of them all
 reading    reads text and tokens out of OpenAI objects
 encode     encodes jobs, bodies and names for the wire
+denials    notices what NATS does not let a key publish
 errors     the exceptions               ids   new ids
 
 Plain NATS and JSON do the same (docs/wire.md): nothing here is needed to use infermq.

@@ -9,6 +9,7 @@ from typing import Self, TypeVar
 
 import msgspec
 
+from broker.client.denials import Denials, Denied
 from broker.client.encode import check_name, json_of
 from broker.client.errors import NoBroker, RequestRefused, refusal_of
 from broker.config import find
@@ -55,6 +56,7 @@ class Session:
         *,
         tenant: str,
         key: str,
+        denials: Denials | None = None,
         ack_s: float = _ACK_S,
         patience_s: float = _PATIENCE_S,
         call_s: float = _CALL_S,
@@ -64,6 +66,7 @@ class Session:
         self._nc = nc
         self._tenant = tenant
         self._key = key
+        self._denials = Denials() if denials is None else denials
         self._ack_s = ack_s
         self._patience_s = patience_s
         self._call_s = call_s
@@ -100,9 +103,11 @@ class Session:
         trust = trust or shown_trust(os.environ)
         check_name("tenant", tenant)
         check_name("key", key)
-        nc = await _connected(url, api_key, trust, inbox_prefix=subjects.inbox_prefix(tenant, key))
+        denials = Denials()
+        inbox_prefix = subjects.inbox_prefix(tenant, key)
+        nc = await _connected(url, api_key, trust, inbox_prefix=inbox_prefix, denials=denials)
         try:
-            yield cls(nc, tenant=tenant, key=key)
+            yield cls(nc, tenant=tenant, key=key, denials=denials)
         finally:
             await nc.close()
 
@@ -116,7 +121,11 @@ class Session:
         within_s = self._call_s if within_s is None else within_s
         subject = subjects.api(verb, self._tenant, self._key)
         try:
-            message = await self._nc.request(subject, json_of(ask, "bad_request"), timeout=within_s)
+            asking = self._nc.request(subject, json_of(ask, "bad_request"), timeout=within_s)
+            message = await self._denials.unless_denied(subject, asking)
+        except Denied as error:
+            what = f"a key of this role may not call {verb}: `infermq key show {self._key}` says what it may"
+            raise RequestRefused(Problem("forbidden", what)) from error
         except MaxPayloadError as error:
             what = "what is asked is larger than a message of this NATS server may be"
             raise RequestRefused(Problem("too_large", what, limit=self._nc.max_payload)) from error
@@ -149,10 +158,9 @@ def _read(api_key: str) -> ApiKey:
         raise RequestRefused(Problem("bad_key", f"this is no API key: {error}")) from error
 
 
-async def _connected(url: str, api_key: str | None, trust: Trust | None, *, inbox_prefix: str) -> NatsClient:
-    async def ignore(_: Exception) -> None:
-        """Log nothing: errors that matter are raised to the caller."""
-
+async def _connected(
+    url: str, api_key: str | None, trust: Trust | None, *, inbox_prefix: str, denials: Denials
+) -> NatsClient:
     token = None if api_key is None else api_key.strip()
 
     try:
@@ -167,7 +175,7 @@ async def _connected(url: str, api_key: str | None, trust: Trust | None, *, inbo
             inbox_prefix=inbox_prefix,
             token=token,
             trust=trust,
-            error_cb=ignore,
+            error_cb=denials.heard,  # logs nothing: errors that matter are raised to the caller
             pending_size=2 * BATCH_BYTES,
         )
     except (OSError, NoServersError, NatsError, TimeoutError) as error:
