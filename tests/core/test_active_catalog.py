@@ -26,7 +26,7 @@ def test_what_still_runs_keeps_its_terms_when_the_catalog_drops_the_deployment()
 
     active.apply(Revision(2, Ms(0), Catalog(models={}, deployments={})))
 
-    assert active.deployment.attempt_timeout_s == 7.0
+    assert (active.revision, active.deployment.attempt_timeout_s) == (1, 7.0)
 
 
 def test_a_request_without_a_length_gets_that_of_its_model() -> None:
