@@ -2,6 +2,9 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import assert_never
+
+from msgspec.structs import replace
 
 from broker.bus.beats import Beats
 from broker.bus.catalogs import Catalogs
@@ -13,7 +16,10 @@ from broker.core.principal import Principal
 from broker.core.revisions import NONE
 from broker.ports import Clock, StatusLedger
 from broker.service.refusal import authorise
+from schemas.accounts import Role
 from schemas.api import Status
+from schemas.control import Pause, PauseKind
+from schemas.worker import WorkerBeat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,9 +48,26 @@ class StatusService:
             term=leadership.term if leadership else 0,
             revision=self.catalogs.active.number if self.catalogs.active is not NONE else None,
             catalog_note=self.catalogs.note,
-            workers=tuple(sorted(self.beats.alive(), key=lambda beat: (beat.deployment, beat.worker))),
+            workers=tuple(sorted(map(_shown, self.beats.alive()), key=lambda beat: (beat.deployment, beat.worker))),
             backlog=tuple(backlog),
             pools=tuple(pool_status(pools[name]) for name in sorted(pools)),
             models=model_statuses(self.catalogs.active.catalog, pools, backlog, self.controls()),
-            pauses=self.controls().pauses,
+            pauses=tuple([pause for pause in self.controls().pauses if _may_see(principal, pause)]),
         )
+
+
+def _shown(beat: WorkerBeat) -> WorkerBeat:
+    """Leave out which jobs a worker holds: they are of all tenants."""
+    return replace(beat, held=b"")
+
+
+def _may_see(principal: Principal, pause: Pause) -> bool:
+    """Say whether what is paused is shared by all tenants or is the principal's own. Batches are in `pauses`."""
+    match pause.kind:
+        case PauseKind.MODEL | PauseKind.LANE | PauseKind.DEPLOYMENT:
+            return True
+        case PauseKind.TENANT | PauseKind.BATCH:
+            is_own = pause.kind is PauseKind.TENANT and pause.name == principal.tenant
+            return is_own or principal.role is Role.OPERATOR
+        case _:
+            assert_never(pause.kind)
