@@ -99,6 +99,10 @@ class PgSettlement:
 
 _TRIES = 5
 """How often to begin again because a job was dispatched while its rows were locked. A guess: once is rare."""
+MOST_EXECUTIONS = 20
+"""How many executions of one attempt are recorded and charged. Workers make up the ids of executions, so whoever has the key
+of one could report an attempt without end. A guess: an attempt that is delivered a second time is rare.
+"""
 Ran = tuple[int, Verdict, Executed]
 """A verdict's place in its group, and the execution that it is on."""
 Amount = tuple[UUID, Usage, NanoUsd]
@@ -253,14 +257,15 @@ class _Group:
         return await self.connection.fetch(query("take_estimates_back"), jobs, ids, jobs[0], jobs[-1])
 
     async def _insert_executions(self, ran: Sequence[Ran]) -> list[Ran]:
-        """Insert the executions that are not recorded yet, each once, and return them."""
+        """Insert the executions that are not recorded yet, each once, and return them: what is charged."""
         if not ran:
             return []
         by_key: dict[tuple[UUID, UUID], Ran] = {}
         for n, v, executed in ran:
             by_key.setdefault((v.job, executed.id), (n, v, executed))
         rows = [execution_row(v, executed, waste=n not in self.ended_now) for n, v, executed in by_key.values()]
-        inserted = await self.connection.fetch(query("insert_executions"), *columns(rows, len(EXECUTION_COLUMNS)))
+        values = columns(rows, len(EXECUTION_COLUMNS))
+        inserted = await self.connection.fetch(query("insert_executions"), *values, MOST_EXECUTIONS)
         return [by_key[row["job"], row["id"]] for row in inserted]
 
     async def _spent_on(self, jobs: Collection[UUID]) -> list[Amount]:

@@ -36,7 +36,7 @@ def _beats() -> list[str]:
 
 
 def _workers() -> list[subjects.WorkerId]:
-    return [subjects.worker_id(str(one.deployment), one.key.id, "w") for one in WORKERS]
+    return [subjects.worker_id(name, one.key.id, "w") for name in DEPLOYMENTS for one in WORKERS]
 
 
 def _read_or_written(entry: str) -> list[str]:
