@@ -7,7 +7,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +26,7 @@ from broker.bus.streams import NatsStreams
 from broker.bus.submitted import SubmittedJobs
 from broker.config import BrokerConfig
 from broker.core.accounts import Account
+from broker.core.keys import KeyName
 from broker.core.nats_keys import NatsKeys
 from broker.core.pools import Pool, alive, snapshot, withheld
 from broker.core.principal import Identify, open_door
@@ -82,6 +83,7 @@ from broker.service import (
     StatusService,
     TenantService,
 )
+from schemas.api import Problem
 from schemas.api_keys import SECRET_BYTES
 from schemas.catalog import Catalog
 from schemas.clock import wall_clock
@@ -339,14 +341,19 @@ class Process:
             return None
         callout = Callout(
             nc=self.nc,
+            doors=self.doors,
             connections=Connections(self.system),
             keys=self.nats_keys,
             identify=self.keys.identify_text,
             clock=self.clock,
             answered=self.metrics.connection_answered,
         )
-        self.keys.shut_out = lambda names: callout.end([key for _, key in names])
+        self.keys.shut_out = lambda names: callout.end(self._why_ended(names))
         return callout
+
+    def _why_ended(self, names: Iterable[KeyName]) -> dict[KeyName, Problem]:
+        why = {name: self.keys.directory.identify(*name, self.clock()) for name in names}
+        return {name: problem for name, problem in why.items() if isinstance(problem, Problem)}
 
     def _intakes(self) -> dict[str, Callable[[], Awaitable[None]]]:
         return {

@@ -321,6 +321,11 @@ def inbox_prefix(tenant: str, key: str = DEFAULT) -> str:
     return "_INBOX" if tenant == DEFAULT else f"_INBOX_{token(tenant)}"
 
 
+def key_ended(tenant: str, key: str) -> str:
+    """Return the subject on which brokers tell who shows a key that it has ended."""
+    return f"{inbox_prefix(tenant, key)}.ended"
+
+
 def may_answer(reply_to: str, tenant: str, key: str = DEFAULT) -> bool:
     """Say whether an answer to a key may go to a subject: only under its own inbox prefix, and without wildcards.
 

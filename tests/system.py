@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -78,8 +78,10 @@ class System:
         return ran
 
 
-def infermq(*words: str, stdin: str | None = None, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    env = {name: value for name, value in os.environ.items() if not name.startswith("INFERMQ_")}
+def infermq(
+    *words: str, stdin: str | None = None, cwd: Path | None = None, environ: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("INFERMQ_")} | dict(environ or {})
     command = [sys.executable, "-m", "broker", *words]
     return subprocess.run(
         command, capture_output=True, text=True, timeout=60, check=False, input=stdin, env=env, cwd=cwd

@@ -11,6 +11,7 @@ instructions  looks at orders over many jobs
 dead       looks at dead letters, requeues and drops them
 accounts   makes, lists and ends tenants and API keys
 system     reads and applies catalogs, reads the status, pauses and resumes
+entry      ends the calls of a key that is let in no more
 session    connects and calls the broker's API; the base class of them all
 reading    reads text and tokens out of OpenAI objects
 encode     encodes jobs, bodies and names for the wire

@@ -90,7 +90,8 @@ class BatchClient(Session):
         async def on_notice(_: Message) -> None:
             news.set()
 
-        feed = await self._nc.subscribe(subjects.result(self._tenant, batch), cb=on_notice)
+        async with self._entry.held():
+            feed = await self._nc.subscribe(subjects.result(self._tenant, batch), cb=on_notice)
         try:
             while True:
                 news.clear()

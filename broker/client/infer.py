@@ -83,7 +83,8 @@ class InferClient(Session):
         payload = payload_of(Job(endpoint=endpoint, body=body_of(body), deadline_in_ms=_timeout_ms(timeout_s)))
         subject = _infer_subject(model, self._tenant, self._key)
         inbox = self._nc.new_inbox()
-        subscription = await self._nc.subscribe(inbox)
+        async with self._entry.held():
+            subscription = await self._nc.subscribe(inbox)
         try:
             await self._nc.publish(subject, payload, inbox)
             text = StreamText()
@@ -100,7 +101,8 @@ class InferClient(Session):
 
     async def _next(self, next_msg: Any, timeout_s: float) -> Message:
         try:
-            message: Message = await next_msg(timeout=min(timeout_s + 1, self._silence_s))
+            async with self._entry.held():
+                message: Message = await next_msg(timeout=min(timeout_s + 1, self._silence_s))
         except NatsTimeoutError as error:
             raise RequestTimedOut("the broker went silent: ask again") from error
         except NatsError as error:

@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -11,6 +12,7 @@ import msgspec
 
 from broker.client.denials import Denials, Denied
 from broker.client.encode import check_name, json_of
+from broker.client.entry import Entry
 from broker.client.errors import NoBroker, RequestRefused, refusal_of
 from broker.config import find
 from broker.errors import Unavailable
@@ -36,6 +38,9 @@ T = TypeVar("T")
 _CONNECT_S = 5.0
 _LET_IN_S = 4.0
 """How long a node may take to let us in. It refuses a key after a second, or after two if no broker answers it."""
+REFUSED_S = 6.0
+"""How long a connection that was lost may be refused before the calls on it end. While no broker runs a server refuses
+everybody, and a broker that is started again is there after some seconds."""
 _ACK_S = 5.0
 """How long a stream may take to acknowledge a message."""
 _PATIENCE_S = 20.0
@@ -57,6 +62,7 @@ class Session:
         tenant: str,
         key: str,
         denials: Denials | None = None,
+        entry: Entry | None = None,
         ack_s: float = _ACK_S,
         patience_s: float = _PATIENCE_S,
         call_s: float = _CALL_S,
@@ -67,6 +73,7 @@ class Session:
         self._tenant = tenant
         self._key = key
         self._denials = Denials() if denials is None else denials
+        self._entry = entry or Entry(_refused(None), within_s=REFUSED_S)
         self._ack_s = ack_s
         self._patience_s = patience_s
         self._call_s = call_s
@@ -88,9 +95,11 @@ class Session:
 
         Without a URL it is that of the environment (INFERMQ_NATS_URL) or of an `infermq up` in this folder or above; so
         for the key (INFERMQ_API_KEY, INFERMQ_API_KEY_FILE) and for the certificates (INFERMQ_NATS_CA, INFERMQ_NATS_CERT,
-        INFERMQ_NATS_CERT_KEY). Where brokers ask for no keys, `tenant` and `key` say on
-        whose behalf. Raises: Unavailable, if NATS is not there; RequestRefused, for a bad name, and if the key is
-        refused; NotFound, if no URL is known.
+        INFERMQ_NATS_CERT_KEY). Where brokers ask for no keys, `tenant` and `key` say on whose behalf. Once a broker says
+        that the key has ended, calls end with that, and it is tried no more.
+
+        Raises: Unavailable, if NATS is not there; RequestRefused, for a bad name, and if the key is refused; NotFound, if
+        no URL is known.
         """
         if url is None:
             place = find(environ=os.environ, folder=Path.cwd())
@@ -103,11 +112,14 @@ class Session:
         trust = trust or shown_trust(os.environ)
         check_name("tenant", tenant)
         check_name("key", key)
-        denials = Denials()
+        denials, entry = Denials(), Entry(_refused(api_key), within_s=REFUSED_S)
         inbox_prefix = subjects.inbox_prefix(tenant, key)
-        nc = await _connected(url, api_key, trust, inbox_prefix=inbox_prefix, denials=denials)
+        nc = await _connected(url, api_key, trust, inbox_prefix=inbox_prefix, denials=denials, entry=entry)
         try:
-            yield cls(nc, tenant=tenant, key=key, denials=denials)
+            if api_key is not None:
+                entry.ended = partial(_try_no_more, nc)
+                await nc.subscribe(subjects.key_ended(tenant, key), cb=entry.on_notice)
+            yield cls(nc, tenant=tenant, key=key, denials=denials, entry=entry)
         finally:
             await nc.close()
 
@@ -121,8 +133,9 @@ class Session:
         within_s = self._call_s if within_s is None else within_s
         subject = subjects.api(verb, self._tenant, self._key)
         try:
-            asking = self._nc.request(subject, json_of(ask, "bad_request"), timeout=within_s)
-            message = await self._denials.unless_denied(subject, asking)
+            async with self._entry.held():
+                asking = self._nc.request(subject, json_of(ask, "bad_request"), timeout=within_s)
+                message = await self._denials.unless_denied(subject, asking)
         except Denied as error:
             what = f"a key of this role may not call {verb}: `infermq key show {self._key}` says what it may"
             raise RequestRefused(Problem("forbidden", what)) from error
@@ -158,10 +171,20 @@ def _read(api_key: str) -> ApiKey:
         raise RequestRefused(Problem("bad_key", f"this is no API key: {error}")) from error
 
 
+def _try_no_more(nc: NatsClient) -> None:
+    """Let a connection end for good when the server ends it, since its key will never be let in again."""
+    nc.options["allow_reconnect"] = False
+
+
 async def _connected(
-    url: str, api_key: str | None, trust: Trust | None, *, inbox_prefix: str, denials: Denials
+    url: str, api_key: str | None, trust: Trust | None, *, inbox_prefix: str, denials: Denials, entry: Entry
 ) -> NatsClient:
     token = None if api_key is None else api_key.strip()
+
+    async def on_error(error: Exception) -> None:
+        """Log nothing: errors that matter are raised to the caller."""
+        await denials.heard(error)
+        await entry.on_error(error)
 
     try:
         async with asyncio.timeout(_CONNECT_S):
@@ -175,7 +198,8 @@ async def _connected(
             inbox_prefix=inbox_prefix,
             token=token,
             trust=trust,
-            error_cb=denials.heard,  # logs nothing: errors that matter are raised to the caller
+            error_cb=on_error,
+            reconnected_cb=entry.on_back,
             pending_size=2 * BATCH_BYTES,
         )
     except (OSError, NoServersError, NatsError, TimeoutError) as error:

@@ -163,6 +163,14 @@ class SubmitClient(Session):
     async def _store(self, message: Outgoing, name: str) -> None:
         """Publish until the stream has it, always under one name, so that it is stored once.
 
+        Raises: RequestRefused, when its key is let in no more: whether it was stored is not known then.
+        """
+        async with self._entry.held():
+            await self._stored(message, name)
+
+    async def _stored(self, message: Outgoing, name: str) -> None:
+        """Publish until the stream has it.
+
         While a cluster elects a leader, nobody answers, or the answer is that the stream is not available.
         """
         loop = asyncio.get_running_loop()

@@ -3,18 +3,21 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from broker.bus.callout import SUBJECT, Question, Unasked, allowing, read_question, refusing
 from broker.bus.connections import Connections
+from broker.core.keys import KeyName
 from broker.core.nats_keys import NatsKeys
 from broker.core.permissions import permissions_of
 from broker.core.principal import Principal
 from broker.errors import Unavailable
 from broker.ports import Clock
 from broker.roles.tasks import Tasks
-from schemas.api import Problem
+from schemas import subjects
+from schemas.api import ErrorBody, Problem
+from schemas.codec import ERROR, KIND, jsoned
 from schemas.jetstream import Message, NatsConnection, NatsError
 from schemas.subjects import BROKERS
 
@@ -23,6 +26,8 @@ REFUSE_S = 1.0
 """How long a wrong key waits for its answer, so that trying keys is slow. Longer, and a server would give up first."""
 MOST_REFUSED = 100
 """How many wrong keys may wait at once. Those beyond it get no answer, and their server refuses them a little later."""
+_TOLD_S = 0.2
+"""How long the end of a connection may wait until who has it was told why."""
 AGAIN_S = (0.0, 1.0, 4.0)
 """When the connections of a key are ended: at once, and again for those that another broker let in at that moment."""
 Identify = Callable[[str], Awaitable[Principal | Problem]]
@@ -34,6 +39,8 @@ class Callout:
     """Does so in every broker: servers ask one of them."""
 
     nc: NatsConnection
+    doors: NatsConnection
+    """A connection in the account of the tenants."""
     connections: Connections
     keys: NatsKeys
     identify: Identify
@@ -62,12 +69,17 @@ class Callout:
             if not self.nc.is_closed:
                 await questions.unsubscribe()
 
-    def end(self, keys: Collection[str]) -> None:
-        """End the connections of these keys."""
-        for key in keys:
-            self.tasks.spawn(self._end(key))
+    def end(self, keys: Mapping[KeyName, Problem]) -> None:
+        """End the connections of these keys, and tell who shows them why."""
+        for (tenant, key), why in keys.items():
+            self.tasks.spawn(self._end(tenant, key, why))
 
-    async def _end(self, key: str) -> None:
+    async def _end(self, tenant: str, key: str, why: Problem) -> None:
+        with contextlib.suppress(NatsError, TimeoutError):
+            async with asyncio.timeout(_TOLD_S):
+                await self.doors.publish(subjects.key_ended(tenant, key), jsoned(ErrorBody(why)), "", {KIND: ERROR})
+                for _ in range(2):
+                    await self.doors.flush()
         waited = 0.0
         for at in self.again_s:
             await asyncio.sleep(at - waited)

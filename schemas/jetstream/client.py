@@ -7,6 +7,7 @@ from typing import Any
 from nats.aio.client import Client
 from nats.errors import BadSubjectError, Error, NoServersError
 
+from schemas.jetstream.connection import is_refusal
 from schemas.jetstream.fixes import ClientFixes, QuietTransport
 from schemas.jetstream.trust import ENDED, BadTrust, Trust
 from schemas.units import SUBJECT
@@ -14,6 +15,9 @@ from schemas.units import SUBJECT
 _is_subject = re.compile(SUBJECT).match
 """As `subjects.is_subject`, with a call less for each message."""
 _ENCRYPTED = "tls://"
+_AS_SOON = 5
+"""So many refusals in a row change nothing yet: brokers may be away for some seconds."""
+_LONGEST_PAUSE_S = 15.0
 _PING_S = 4
 """How often to ask the server whether it is there. After two pings without an answer the client goes to another node: a
 machine that lost its power does not close its connections.
@@ -30,6 +34,9 @@ class NatsClient(ClientFixes, Client):
     """Implements `NatsConnection`; `close` is nats-py's."""
 
     _must_encrypt = False
+    _refusals = 0
+    """How often the key was refused since the last connection."""
+    _pause_s: float = 1
 
     async def connect(  # type: ignore[override]
         self, servers: str | Sequence[str], *, trust: Trust | None = None, **options: Any
@@ -46,6 +53,7 @@ class NatsClient(ClientFixes, Client):
         except BadTrust:
             self._status = self.CLOSED
             raise
+        self._pause_s = options.get("reconnect_time_wait", 1)
         await super().connect(urls, **{"ping_interval": _PING_S, "reconnect_time_wait": 1, **tls, **options})
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:  # noqa: FBT001, FBT002
@@ -58,13 +66,23 @@ class NatsClient(ClientFixes, Client):
         await super()._process_info(info, initial_connection)
 
     async def _process_connect_init(self) -> None:
-        """Say what an end of the connection means that comes once TLS is agreed on. Raises: NatsError, OSError."""
+        """Say what an end of the connection means that comes once TLS is agreed on, and try a refused key less and less.
+
+        Raises: NatsError, OSError.
+        """
         try:
             await super()._process_connect_init()
+        except Error as error:
+            if is_refusal(error):
+                self._refusals += 1
+                self.options["reconnect_time_wait"] = pause_s(self._refusals, self._pause_s)
+            raise
         except ConnectionError as error:
             if self._server_info.get("tls_required"):
                 raise BadTrust(ENDED) from error
             raise
+        self._refusals = 0
+        self.options["reconnect_time_wait"] = self._pause_s
 
     async def _connect_to_server(self, server: Any) -> None:
         if self._transport is None and not server.uri.scheme.startswith("ws"):
@@ -90,6 +108,15 @@ class NatsClient(ClientFixes, Client):
     async def write(self, commands: bytes) -> None:
         """Skip nats-py's own publish (2.16.0), which costs several times as much as everything else about a message."""
         await self._send_command(commands)
+
+
+def pause_s(refusals: int, first_s: float) -> float:
+    """Return how long to wait before a key that was refused so often is shown again.
+
+    At first it is as soon as after any loss: perhaps no broker runs that could check it. A key that was revoked is refused
+    for ever, and must not keep brokers busy.
+    """
+    return min(max(first_s, _LONGEST_PAUSE_S), first_s * 2.0 ** min(10, max(0, refusals - _AS_SOON)))
 
 
 async def reach(servers: str | Sequence[str], **options: Any) -> None:

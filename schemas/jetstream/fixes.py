@@ -9,12 +9,16 @@ still publish while it ends.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from nats.aio.transport import TcpTransport
 
+from schemas.jetstream.connection import NatsError
+
 T = TypeVar("T")
+_PERMISSIONS = "permissions violation"
+"""What a server says that refuses one subject, and leaves the connection alone."""
 _DISCONNECTED = 0
 """The client's own number for a connection that is lost."""
 
@@ -27,6 +31,8 @@ class ClientFixes:
     _status: int
     _pending: list[bytes]
     _pending_data_size: int
+    options: dict[str, Any]
+    _error_cb: Callable[[Exception], Awaitable[None]]
 
     async def _flush_pending(self, force_flush: bool = False) -> Any:  # noqa: FBT001, FBT002 - nats-py's own signature
         """Reconnect if the server has closed the socket, for which uvloop raises RuntimeError.
@@ -107,6 +113,18 @@ class ClientFixes:
             subject, reply = _utf8(subject), _utf8(reply)
         return super()._build_message(sid, subject, reply, data, headers)  # type: ignore[misc]
 
+    async def _process_err(self, message: str) -> None:
+        """Connect again after an error that a server ends a connection with, for which nats-py closes it for good.
+
+        A refusal may come late: a server under load may take its time to ask whether a key is let in.
+        """
+        if _PERMISSIONS in message.lower() or not self.options["allow_reconnect"]:
+            await super()._process_err(message)  # type: ignore[misc]
+            return
+        error = NatsError("nats: " + message.strip("'"))
+        await self._error_cb(error)
+        await self._lost(error)
+
     async def _lost(self, error: Exception) -> None:
         await self._process_op_err(error)  # type: ignore[attr-defined]
 
@@ -122,6 +140,12 @@ class QuietTransport(TcpTransport):
 
     def __bool__(self) -> bool:
         return True  # or nats-py would take another one
+
+    async def connect(self, *args: Any, **named: Any) -> None:
+        """Connect, and leave no socket open of an attempt that was refused."""
+        if self._io_writer is not None:
+            self._io_writer.close()
+        await super().connect(*args, **named)
 
     async def connect_tls(self, *args: Any, **named: Any) -> None:
         try:

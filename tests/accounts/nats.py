@@ -8,7 +8,7 @@ from typing import Any
 from broker.core.accounts import Account
 from broker.core.nats_config import nats_config
 from broker.core.nats_keys import NatsKeys
-from broker.local.servers import nats_server
+from broker.local.servers import ANY_PORT, nats_server
 from schemas.api_keys import ApiKey
 from schemas.jetstream.client import NatsClient
 from schemas.subjects import inbox_prefix
@@ -28,12 +28,14 @@ class Noting(NatsClient):
 
 
 @asynccontextmanager
-async def a_guarded_nats(folder: Path, *, settings: str = "", with_spy: bool = False) -> AsyncIterator[str]:
+async def a_guarded_nats(
+    folder: Path, *, settings: str = "", with_spy: bool = False, port: int = ANY_PORT
+) -> AsyncIterator[str]:
     """`with_spy`: `as_broker` may connect among the workers too, where no broker has business."""
     config = nats_config(KEYS)
     if with_spy:
         config = _with_user(config, Account.WORKERS)
-    async with nats_server(folder, settings=config + settings) as url:
+    async with nats_server(folder, port=port, settings=config + settings) as url:
         yield url
 
 

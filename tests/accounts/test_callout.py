@@ -2,14 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from broker.bus.callout import SUBJECT
 from broker.bus.connections import Connections
+from broker.client import Client, NoBroker, RequestRefused
 from broker.core.accounts import Account
 from broker.core.principal import Principal
 from broker.roles.callout import MOST_REFUSED, Callout
@@ -17,7 +19,7 @@ from schemas.accounts import Role
 from schemas.api import Problem
 from schemas.api_keys import ApiKey
 from schemas.jetstream import NatsError, NatsTimeoutError, NoServersError, is_refusal
-from schemas.jetstream.client import reach
+from schemas.jetstream.client import pause_s, reach
 from tests.accounts.nats import KEYS, a_guarded_nats, as_broker, as_holder
 from tests.builders import now
 
@@ -48,9 +50,14 @@ class Keys:
 @asynccontextmanager
 async def answering(url: str, *, refuse_s: float = 0.05) -> AsyncIterator[Keys]:
     keys = Keys()
-    async with as_broker(url) as nc, as_broker(url, Account.SYSTEM) as system:
+    async with (
+        as_broker(url) as nc,
+        as_broker(url, Account.TENANTS) as doors,
+        as_broker(url, Account.SYSTEM) as system,
+    ):
         keys.callout = Callout(
             nc=nc,
+            doors=doors,
             connections=Connections(system),
             keys=KEYS,
             identify=keys.identify,
@@ -59,8 +66,7 @@ async def answering(url: str, *, refuse_s: float = 0.05) -> AsyncIterator[Keys]:
             again_s=(0.0, 0.1),
         )
         serving = asyncio.create_task(keys.callout.serve())
-        await nc.flush()
-        await nc.flush()
+        await keys.callout.listening.wait()
         try:
             yield keys
         finally:
@@ -174,7 +180,7 @@ async def test_the_connections_of_a_key_end_at_once_and_no_others(url: str) -> N
         as_holder(url, ADA) as ada,
     ):
         del keys.known[ANN.text()]
-        keys.callout.end([ANN.id])
+        keys.callout.end({("acme", ANN.id): Problem("key_revoked", "the key was revoked")})
         async with asyncio.timeout(1):
             while not (first.is_closed and second.is_closed):
                 await asyncio.sleep(0.005)
@@ -212,3 +218,99 @@ async def test_what_is_no_question_of_a_server_is_left_alone(url: str) -> None:
             with pytest.raises(NatsTimeoutError):
                 await nc.request(SUBJECT, data, timeout=0.05, headers={"Nats-Server-Xkey": KEYS.public_curve})
         assert not await refused(url, token=ANN.text())
+
+
+async def test_who_shows_a_key_that_ends_is_told_and_tries_no_more(url: str) -> None:
+    async with (
+        answering(url) as keys,
+        Client.connect(url, api_key=ANN.text()) as client,
+        as_broker(url, Account.TENANTS) as doors,
+    ):
+        silent = await doors.subscribe(">")
+        await doors.flush()
+        await doors.flush()
+        calls = [client.batches(), client.submit("m", {}), client.infer("m", {"messages": []})]
+        waiting = [asyncio.create_task(call) for call in calls]
+        for _ in calls:
+            await silent.next_msg(5)
+        del keys.known[ANN.text()]
+        keys.callout.end({("acme", ANN.id): Problem("key_revoked", "the key was revoked")})
+        for call in waiting:
+            with pytest.raises(RequestRefused) as caught:
+                await asyncio.wait_for(call, 2)
+            assert caught.value.problem.code == "key_revoked"
+        async with asyncio.timeout(5):
+            while not client.nats.is_closed:
+                await asyncio.sleep(0.005)
+        for late in (client.batches(), client.submit("m", {}), client.infer("m", {"messages": []})):
+            with pytest.raises(RequestRefused, match="was revoked"):
+                await late
+
+
+async def test_only_a_broker_can_say_that_a_key_has_ended(url: str) -> None:
+    async with answering(url), Client.connect(url, api_key=ANN.text()) as client, as_broker(url) as nc:
+        await nc.request("$JS.API.STREAM.CREATE.S", b'{"name":"S","subjects":["infermq.submit.>"]}')
+        async with as_holder(url, BOB) as bob:
+            await bob.publish(f"infermq.submit.bulk.m.bobs.{BOB.id}", b"{}", f"_INBOX_{ANN.id}.ended")
+            await bob.publish(f"_INBOX_{ANN.id}.ended", b"{}")
+            await bob.flush()
+            await bob.flush()
+        await client.nats.flush()
+        with pytest.raises(NoBroker):
+            await client.batches()
+        assert client.nats.is_connected
+
+
+async def test_who_is_refused_for_long_is_told_and_comes_back_when_brokers_do(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.client.session.REFUSED_S", 1.0)
+    async with answering(url) as keys, Client.connect(url, api_key=ANN.text()) as client:
+        del keys.known[ANN.text()]
+        await keys.callout.connections.end(ANN.id)
+        async with asyncio.timeout(5):
+            while await _is_connected(client):
+                await asyncio.sleep(0.005)
+        with pytest.raises(RequestRefused) as caught:
+            await asyncio.wait_for(client.infer("m", {"messages": []}), 10)
+        assert caught.value.problem.code == "unauthorized"
+        assert "no broker runs that could check it" in str(caught.value)
+
+        keys.known[ANN.text()] = KNOWN[ANN.text()]
+        async with asyncio.timeout(10):
+            while not await _is_connected(client):
+                await asyncio.sleep(0.01)
+        with pytest.raises(NoBroker):
+            await client.batches()
+
+
+async def _is_connected(client: Client) -> bool:
+    return client.nats.is_connected
+
+
+async def test_whoever_is_in_comes_back_after_nats_and_brokers_were_away(tmp_path: Path) -> None:
+    async with a_guarded_nats(tmp_path) as first:
+        port = urlsplit(first).port
+    assert port is not None
+    async with AsyncExitStack() as stack:
+        async with a_guarded_nats(tmp_path, port=port) as url, answering(url):
+            connecting = [Client.connect(url, api_key=key.text()) for key in (ANN, BOB)]
+            clients = [await stack.enter_async_context(one) for one in connecting]
+        async with a_guarded_nats(tmp_path, port=port) as url:
+            until = asyncio.get_running_loop().time() + 5
+            while asyncio.get_running_loop().time() < until:
+                await asyncio.sleep(0.05)
+                assert not any(client.nats.is_connected for client in clients)
+            assert not any(client.nats.is_closed for client in clients)
+            async with answering(url), asyncio.timeout(20):
+                while not all(client.nats.is_connected for client in clients):
+                    await asyncio.sleep(0.01)
+
+
+def test_a_key_that_is_refused_again_and_again_is_shown_less_and_less() -> None:
+    pauses = [pause_s(refusals, 1) for refusals in range(12)]
+
+    assert pauses == sorted(pauses)
+    assert pauses[:6] == [1] * 6
+    assert pauses[-1] == 15
+    assert pause_s(10_000, 0.1) == 15

@@ -121,6 +121,7 @@ BUILT: Mapping[str, Callable[[], list[str]]] = {
     "beat": _beats,
     "result": lambda: [subjects.result(tenant, batch) for tenant in ("acme", "bobs") for batch in (None, BATCH)],
     "inbox_prefix": lambda: ["_INBOX.walk", *(f"{actor.inbox}.walk" for actor in ACTORS)],
+    "key_ended": lambda: [f"{actor.inbox}.ended" for actor in ACTORS],
     "reply": lambda: [subjects.reply(ReplyTo(name, "b", "t")) for name in DEPLOYMENTS],
 }
 """The subjects that each builder and each constant of `schemas.subjects` makes or is in."""
