@@ -270,8 +270,9 @@ _ALL: Final[tuple[Settings, ...]] = (
         "storage": "memory",
         "max_age": _BEAT_LIFETIME,
         "duplicate_window": _BEAT_LIFETIME,
-        "allow_msg_ttl": True,
-        "subject_delete_marker_ttl": _BEAT_LIFETIME,
+        # a worker may write its own beat; by headers it could else delete those of all others, or leave one for ever
+        "allow_rollup_hdrs": False,
+        "allow_msg_ttl": False,
     },
     {
         **_BUCKET,

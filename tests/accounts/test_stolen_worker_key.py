@@ -263,6 +263,10 @@ async def _beats_in_nobodys_name(of: Robbed) -> None:
     async with Client.connect(of.system.url, api_key=OPS.key.text()) as operator:
         workers = (await operator.status()).workers
     assert {(one.deployment, one.slots, one.held) for one in workers} == {("d", 4, b""), ("e", 4, b"")}
+    own = subjects.beat(worker_id("d", WORKER_D.key.id, "w"))
+    for header in ({"Nats-Rollup": "all"}, {"Nats-TTL": "never"}):  # delete all others', and stay for ever
+        answer = await of.thief.nc.request(own, jsoned(of.thief.state()), headers=header)
+        assert b'"error"' in answer.data
 
 
 async def _holds_and_blames_nothing_of_others(of: Robbed) -> None:
