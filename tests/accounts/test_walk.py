@@ -4,26 +4,30 @@ What is heard in each account is watched. A message goes no further than its sen
 subject of brokers, or comes from a door to anybody but the caller.
 """
 
+import asyncio
 import json
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
 from broker.bus import desired
-from broker.client import Client
+from broker.client import Client, Submission
 from broker.core.accounts import Account
 from broker.ledger.connection import Connection
 from schemas import subjects
 from schemas.accounts import Role
+from schemas.api import State
 from schemas.codec import KIND
 from schemas.jetstream import last_sequence
+from schemas.job import Job
 from schemas.subjects import Verb
 from tests.accounts.nats import Noting
-from tests.accounts.walked import ACTORS, BEA, BOB, CATALOG, OPS, WORKER_E, Actor, Walked, a_walked_system
+from tests.accounts.walked import ACTORS, ANN, BEA, BOB, CATALOG, OPS, WORKER_E, Actor, Walked, a_walked_system
 from tests.accounts.walked_ledger import snapshot
 from tests.accounts.walked_subjects import (
     BUILT,
@@ -36,6 +40,7 @@ from tests.accounts.walked_subjects import (
     may_hear,
     may_publish,
 )
+from tests.builders import BODY, CHAT
 from tests.system import until
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
@@ -295,3 +300,23 @@ def test_every_stream_and_verb_is_in_the_walk() -> None:
     for verb in Verb:
         assert any(may_call(role, verb) for role in Role), f"nobody may call {verb}"
         assert any(subject.startswith(f"infermq.api.{verb}.bobs.") for subject in everything)
+
+
+async def test_a_client_ignores_what_others_have_sent_to_it(system: Walked) -> None:
+    ann = await system.as_(ANN)
+    async with Client.connect(system.url, api_key=BOB.key.text()) as bob:
+        batch = (await bob.create_batch()).id
+        results = asyncio.create_task(_all_results(bob, batch))
+        for reply in (subjects.result("bobs", batch), subjects.key_ended("bobs", BOB.key.id), f"{BOB.inbox}.x.y"):
+            for subject in all_subjects():
+                if may_publish(ANN, subject):
+                    await ann.publish(subject, b"no job", reply)
+        await ann.flush()
+        await bob.submit_many([Submission("nothing", Job(endpoint=CHAT, body=BODY))], batch_id=batch)
+        await bob.seal(batch, jobs=1)
+
+        assert await results == [State.FAILED]
+
+
+async def _all_results(client: Client, batch: UUID) -> list[State]:
+    return [result.state async for result in client.results(batch)]
