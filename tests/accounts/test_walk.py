@@ -27,7 +27,7 @@ from schemas.jetstream import last_sequence
 from schemas.job import Job
 from schemas.subjects import Verb
 from tests.accounts.nats import Noting
-from tests.accounts.walked import ACTORS, ANN, BEA, BOB, CATALOG, OPS, WORKER_E, Actor, Walked, a_walked_system
+from tests.accounts.walked import ACTORS, ANN, BEA, BOB, CATALOG, LEE, OPS, WORKER_E, Actor, Walked, a_walked_system
 from tests.accounts.walked_ledger import snapshot
 from tests.accounts.walked_subjects import (
     BUILT,
@@ -49,7 +49,7 @@ _AT_A_TIME = 500
 """How many messages are sent before they are waited for."""
 _SAMPLE = (Verb.BATCH_LIST, Verb.CATALOG_SHOW)
 """The verbs that are tried with every reply subject. They answer whatever the JSON. The others get one of each kind."""
-_ALIKE = (BOB, BEA, WORKER_E)
+_ALIKE = (LEE, BOB, BEA, WORKER_E)
 """Each has a twin, which tries all replies. These are those whom it should not reach."""
 
 

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 
@@ -18,6 +19,7 @@ from broker.ports import Ledger
 from broker.serve import serve
 from schemas.accounts import Role
 from schemas.api_keys import ApiKey
+from schemas.job import Lane
 from tests.accounts.nats import KEYS, Noting, a_guarded_nats, as_broker, as_holder
 from tests.builders import an_id, now
 from tests.sums import check_sums
@@ -54,6 +56,9 @@ class Actor:
     role: Role
     deployment: str | None = None
     """Of a worker."""
+    models: frozenset[str] | None = None
+    """Those that it may use. None: all."""
+    lanes: frozenset[Lane] | None = None
 
     @property
     def tenant(self) -> str:
@@ -70,24 +75,28 @@ class Actor:
             role=self.role,
             hash=hash_of(self.key.secret),
             deployments=None if self.deployment is None else frozenset({self.deployment}),
+            models=self.models,
+            lanes=self.lanes,
             created_ms=now(),
         )
 
 
-def _actor(name: str, tenant: str, role: Role, *, deployment: str | None = None) -> Actor:
+def _actor(name: str, tenant: str, role: Role, **may: Any) -> Actor:
     short = name.replace(" ", "")
-    return Actor(name, ApiKey(tenant, f"{short[:11]:0<12}", short.encode().ljust(32, b"0")), role, deployment)
+    return Actor(name, ApiKey(tenant, f"{short[:11]:0<12}", short.encode().ljust(32, b"0")), role, **may)
 
 
 ANN = _actor("ann", "acme", Role.PRODUCER)
 ADA = _actor("ada", "acme", Role.TENANT_ADMIN)
+LEE = _actor("lee", "acme", Role.PRODUCER, models=frozenset({"m"}), lanes=frozenset({Lane.BULK}))
+"""May use one model and one lane only."""
 BOB = _actor("bob", "bobs", Role.PRODUCER)
 BEA = _actor("bea", "bobs", Role.TENANT_ADMIN)
 DEE = _actor("dee", "acme", Role.DEPLOYER)
 OPS = _actor("ops", "default", Role.OPERATOR)
 WORKER_D = _actor("worker d", "default", Role.WORKER, deployment="d")
 WORKER_E = _actor("worker e", "default", Role.WORKER, deployment="e")
-ACTORS = (ANN, ADA, BOB, BEA, DEE, OPS, WORKER_D, WORKER_E)
+ACTORS = (ANN, ADA, LEE, BOB, BEA, DEE, OPS, WORKER_D, WORKER_E)
 TENANTS = ("acme", "bobs")
 
 

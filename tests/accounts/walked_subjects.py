@@ -14,12 +14,12 @@ from schemas import subjects
 from schemas.accounts import Role
 from schemas.job import Lane
 from schemas.subjects import ReplyTo, Source, Verb
-from tests.accounts.walked import ACTORS, ADA, ANN, BEA, BOB, WORKER_D, WORKER_E, Actor
+from tests.accounts.walked import ACTORS, ADA, ANN, BEA, BOB, LEE, WORKER_D, WORKER_E, Actor
 
 MODELS = ("m", "n")
 DEPLOYMENTS = ("d", "e")
 WORKERS = (WORKER_D, WORKER_E)
-CALLERS = (ANN, ADA, BOB, BEA)
+CALLERS = (ANN, ADA, LEE, BOB, BEA)
 BATCH = UUID("0190a5c0-0000-7000-8000-000000000001")
 
 
@@ -176,7 +176,6 @@ def all_subjects() -> list[str]:
     return list(dict.fromkeys([subject for build in BUILT.values() for subject in build()] + list(OTHERS)))
 
 
-_OWN = {"submit": r"infermq\.submit\.[a-z]+\.[^.]+", "infer": r"infermq\.infer\.[^.]+"}
 _JOBS = "batch-* job-* instruction-* dead-* cancel cancel-count replay replay-* pause resume pauses catalog-show"
 _KEYS = "key-create key-list key-show key-revoke key-rotate"
 _CALLS: Mapping[Role, str] = {
@@ -205,7 +204,11 @@ def may_hear(actor: Actor, subject: str) -> bool:
 def _published(actor: Actor) -> Iterator[str]:
     who = rf"\.{actor.tenant}\.{actor.key.id}"
     if actor.role in _SUBMIT:
-        yield from (pattern + who for pattern in _OWN.values())
+        models = "[^.]+" if actor.models is None else f"({'|'.join(actor.models)})"
+        lanes = "[a-z]+" if actor.lanes is None else f"({'|'.join(actor.lanes)})"
+        yield rf"infermq\.submit\.{lanes}\.{models}{who}"
+        if actor.lanes is None or Lane.INTERACTIVE in actor.lanes:
+            yield rf"infermq\.infer\.{models}{who}"
     for verb in Verb:
         if may_call(actor.role, verb):
             yield rf"infermq\.api\.{verb}{who}"
