@@ -19,6 +19,7 @@ from broker.cli.app import app
 from broker.client import Client
 from broker.config import RunInfo
 from broker.local.servers import nats_server, postgres_server
+from tests.leaks import leaks, shown_by
 from tests.sums import check_sums
 
 CATALOG = """
@@ -58,6 +59,8 @@ class System:
         self.data = data
         self.said: list[str] = []
         """All that commands against it printed."""
+        self.shown: list[str] = []
+        """What it showed in the end to whoever is on its machine."""
 
     def children(self, *words: str) -> list[psutil.Process]:
         """Its processes whose command line holds all these words."""
@@ -99,17 +102,22 @@ def infermq_here(*words: str, stdin: bytes = b"") -> subprocess.CompletedProcess
 
 @asynccontextmanager
 async def a_system(data: Path, catalog: Path, *more: str, within_s: float = 45) -> AsyncIterator[System]:
-    """Started, and stopped with all its processes, whatever happened to it meanwhile. Its sums must agree in the end."""
+    """Started, and stopped with all its processes, whatever happened to it meanwhile.
+
+    In the end its sums must agree, and nothing that was printed or written may hold a secret or a prompt.
+    """
     system = await start(data, catalog, *more, within_s=within_s)
     children = psutil.Process(system.process.pid).children(recursive=True)
     try:
         yield system
         if system.process.poll() is None:
             await check_sums(system.info.postgres_url)
+            system.shown += await shown_by(system.info, system.children())
     finally:
         await stop(system)
         gone, alive = psutil.wait_procs(children, timeout=10)
         assert not alive, f"{alive} outlived their parent; {len(gone)} did not"
+    assert leaks(data, (*system.said, *system.shown)) == []
 
 
 @asynccontextmanager
