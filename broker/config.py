@@ -105,7 +105,7 @@ class UpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     nats_url: str | None = None
     postgres_url: str | None = None
     replicas: Replicas = 1
-    keyless: bool = True
+    keyless: bool = False
     """Whether whoever reaches this machine's loopback may do everything, without a key."""
     tls: bool = False
     """Whether its NATS is reached with TLS only, with a certificate that is made once and kept in the data folder."""

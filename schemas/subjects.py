@@ -256,6 +256,11 @@ def catalog_entry(deployment: str) -> str:
     return f"$KV.{CATALOG_BUCKET}.deployment.{token(deployment)}"
 
 
+def declared_pool(deployment: str) -> str:
+    """The subject that says that the consumers of a deployment's workers are there, and how long a lease lasts, in ms."""
+    return f"$KV.{CATALOG_BUCKET}.pool.{token(deployment)}"
+
+
 def pool_consumer(deployment: str) -> str:
     """Name the durable consumer that a deployment's workers share, in RUN and in NOW alike."""
     return token(deployment)

@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import Sequence
 
+from broker.bus.catalogs import Catalogs
 from broker.bus.desired import Stream, desired
 from broker.bus.streams import keep
 from broker.config import LEASE_S
 from broker.errors import Conflict
 from schemas.jetstream import NatsConnection
+from schemas.units import Ms
 
 _TRIES, _PAUSE_S = 5, 0.2
 
@@ -18,8 +20,9 @@ async def declare_streams(nc: NatsConnection) -> None:
 
 
 async def declare_pool(nc: NatsConnection, deployment: str, *, slots: int, lease_s: float = LEASE_S) -> None:
-    """Declare the two consumers that a deployment's workers share. Raises: Conflict."""
+    """Declare the two consumers that a deployment's workers share, and tell the workers. Raises: Conflict."""
     await _declare(nc, desired({deployment: slots}, lease_s=lease_s))
+    await Catalogs(nc).declare_pools([deployment], lease_ms=Ms(int(lease_s * 1000)))
 
 
 async def _declare(nc: NatsConnection, wanted: Sequence[Stream]) -> None:

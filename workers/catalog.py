@@ -9,8 +9,8 @@ from schemas import subjects
 from schemas.catalog import Deployment, Revision
 from schemas.codec import UNREADABLE
 from schemas.endpoints import ENDPOINTS, Endpoint
-from schemas.jetstream import Message, NatsConnection, NatsError, NatsTimeoutError, ack_wait_s, direct_last
-from schemas.units import Ms
+from schemas.jetstream import Message, NatsConnection, NatsError, NatsTimeoutError, direct_last
+from schemas.units import DurationMs, Ms
 from workers.core.capacity import deferrable_outcomes
 from workers.ports import EngineConfigError
 
@@ -24,9 +24,8 @@ _SETTLED_S = 1.0
 """How long after its announcement a revision can surely be read from the bucket. A guess: it takes milliseconds."""
 _MAX_OUTPUT_TOKENS = 1024
 """The limit for an attempt whose model the catalog no longer has. A guess."""
-_DEFAULT_LEASE_S = 30
-"""The server's default ack_wait."""
 _revision = msgspec.json.Decoder(Revision)
+_lease = msgspec.json.Decoder(DurationMs)
 
 
 class ActiveCatalog:
@@ -183,13 +182,12 @@ def unknown_deployment(name: str, revision: object) -> EngineConfigError:
 
 
 async def declared_lease_ms(nc: NatsConnection, deployment: str) -> Ms:
-    """Wait until the broker has declared the deployment's consumers; return how long a lease of RUN lasts."""
-    name = subjects.pool_consumer(deployment)
+    """Wait until a broker has declared the deployment's consumers; return how long a lease of RUN lasts."""
     while True:
         try:
-            lease_s = await ack_wait_s(nc, subjects.RUN, name)
-            await ack_wait_s(nc, subjects.NOW, name)
-        except NatsError:
-            await asyncio.sleep(_POLL_S)
-        else:
-            return Ms(int((_DEFAULT_LEASE_S if lease_s is None else lease_s) * 1000))
+            declared = await direct_last(nc, _STREAM, subjects.declared_pool(deployment))
+            if declared:
+                return _lease.decode(declared)
+        except (NatsError, *UNREADABLE) as error:
+            log.info("waiting for the consumers of %s error=%s", deployment, str(error) or type(error).__name__)
+        await asyncio.sleep(_POLL_S)

@@ -6,7 +6,7 @@ The ledger keeps all revisions and says which is the newest. What comes over NAT
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 
 import msgspec
 
@@ -31,7 +31,9 @@ from schemas.jetstream import (
     content_of,
     last_stored,
     publish_atomically,
+    publish_one,
 )
+from schemas.units import Ms
 
 log = logging.getLogger(__name__)
 _STREAM = f"KV_{subjects.CATALOG_BUCKET}"
@@ -123,6 +125,14 @@ class Catalogs:
             if isinstance(error, NotStored) and error.kind is Kind.OVERTAKEN:
                 raise Conflict("another broker has just written a catalog") from error
             raise Unavailable("NATS", str(error) or type(error).__name__) from error
+
+    async def declare_pools(self, names: Iterable[str], *, lease_ms: Ms) -> None:
+        """Tell workers that they can pull, and how long a lease lasts. Raises: Unavailable."""
+        for name in names:
+            try:
+                await publish_one(self._nc, Outgoing(subjects.declared_pool(name), jsoned(lease_ms)))
+            except (NatsError, NotStored) as error:
+                raise Unavailable("NATS", str(error) or type(error).__name__) from error
 
     async def is_told(self, revision: Revision) -> bool:
         """Say whether workers can read what this revision says of their deployments, and nothing else.

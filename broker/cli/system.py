@@ -160,7 +160,7 @@ KeepIdempotency = Annotated[
 KeptIn = Annotated[Path, typer.Option(envvar="INFERMQ_DATA", help="Where streams and tables are kept.")]
 Keyless = Annotated[
     bool,
-    typer.Option("--keyless/--keys", help="Ask for no keys: whoever reaches this machine's loopback may do all."),
+    typer.Option("--keyless", help="Ask for no keys: whoever reaches this machine's loopback may do all."),
 ]
 
 
@@ -192,7 +192,7 @@ def up(
     nats_url: OwnNats = None,
     postgres_url: PostgresUrl = None,
     replicas: ReplicasOption = 1,
-    keyless: Keyless = True,
+    keyless: Keyless = False,
     tls: Tls = False,
     as_json: AsJsonOnceReady = False,
 ) -> None:

@@ -68,12 +68,12 @@ def _of_worker(principal: Principal) -> Iterator[str]:
     for name in _deployments(principal):
         for stream in (RUN, NOW):
             yield f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}"
-            yield f"$JS.API.CONSUMER.INFO.{stream}.{name}"
         yield f"$JS.ACK.{RUN}.{name}.*.*.*.*.*"  # with a domain in front, the same words could name another consumer
         yield f"infermq.outcome.{name}"
         yield f"infermq.reply.{name}.*.*"
         yield f"$KV.{WORKERS_BUCKET}.{name}.{token(principal.key)}.*"
         yield f"{_READ_CATALOG}.deployment.{name}"
+        yield f"{_READ_CATALOG}.pool.{name}"
     yield f"{_READ_CATALOG}.revision"
 
 

@@ -9,9 +9,12 @@ from dataclasses import dataclass, field
 from broker.bus.catalogs import Catalogs
 from broker.bus.desired import ack_pending
 from broker.core.pools import Pool
+from broker.core.records import Kept
+from broker.errors import Unavailable
 from broker.metrics import BrokerMetrics
 from broker.ports import StreamAdmin
 from schemas import subjects
+from schemas.units import Ms
 
 log = logging.getLogger(__name__)
 EVERY_S = 5.0
@@ -34,6 +37,8 @@ class Reconcile:
     remade: asyncio.Event
     """To be set when a stream of attempts or outcomes was made anew, so that the ledger is compared with it soon."""
     every_s: float = EVERY_S
+    declared: set[str] = field(default_factory=set)
+    """The deployments whose workers were told that they can pull."""
     created: dict[str, str] = field(default_factory=dict)
     """When the streams of attempts and outcomes were made, as far as it was seen."""
 
@@ -68,11 +73,22 @@ class Reconcile:
             if before.get(what) != why:
                 log.error("cannot mend %s error=%s", what, why)
         self.metrics.kept(mended=len(kept.mended), wrong=len(wrong))
+        await self._declare_pools(kept)
         for stream in (subjects.RUN, subjects.OUTCOME):
             if (created := kept.created.get(stream)) is not None:
                 if self.created.get(stream, created) != created:
                     self.remade.set()
                 self.created[stream] = created
+
+    async def _declare_pools(self, kept: Kept) -> None:
+        """Tell workers of the consumers that are there; of all again if some were not."""
+        if kept.wrong is None or kept.mended:
+            self.declared.clear()
+        names = self._slots().keys() - self.declared if not kept.wrong else ()
+        if names:
+            with contextlib.suppress(Unavailable):  # the next look does it
+                await self.catalogs.declare_pools(sorted(names), lease_ms=Ms(int(self.lease_s * 1000)))
+                self.declared.update(names)
 
     def _slots(self) -> dict[str, int]:
         """Return the slots of each deployment in the catalog."""

@@ -29,7 +29,6 @@ from schemas.jetstream.connection import (
 from schemas.jetstream.errors import ApiRefused, Kind, NotStored
 from schemas.jetstream.lookup import (
     Progress,
-    ack_wait_s,
     content_of,
     direct_last,
     last_message,
@@ -91,7 +90,6 @@ __all__ = [
     "PullEnded",
     "Subscription",
     "ack_subject",
-    "ack_wait_s",
     "acknowledged",
     "acknowledges",
     "answer_all",

@@ -112,15 +112,6 @@ async def stored_at(nc: NatsConnection, stream: str, sequence: int) -> Stored:
     return Stored(found.subject, payload, {name.strip(): value.strip() for name, _, value in pairs})
 
 
-async def ack_wait_s(nc: NatsConnection, stream: str, consumer: str) -> float | None:
-    """Return how long a message of the consumer may stay unacknowledged; None if it needs no acknowledgement.
-
-    Raises: NatsError.
-    """
-    wait_ns = (await ask(nc, f"CONSUMER.INFO.{stream}.{consumer}", _Consumer)).config.ack_wait
-    return None if wait_ns is None else wait_ns / _NANOSECONDS
-
-
 @dataclass(frozen=True, slots=True)
 class Progress:
     """How far a consumer has come."""

@@ -118,7 +118,7 @@ class Seen(Mortal):
 
 async def test_a_catalog_applied_while_a_worker_starts_holds(nc: Nats, nats_url: str) -> None:
     await apply(nc, None)
-    await nc.jetstream().delete_consumer(subjects.NOW, subjects.pool_consumer("d"))  # so it is not ready yet
+    await nc.publish(subjects.declared_pool("d"), b"", headers={"KV-Operation": "DEL"})  # so it is not ready yet
     engine = Seen()
 
     async def makes_it_ready() -> None:

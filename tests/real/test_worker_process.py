@@ -90,10 +90,7 @@ async def _last_of_a_worker(nc: Nats) -> RawStreamMsg:
 async def apply(nc: Nats, options: dict[str, Any] | None, *, lease_s: float = 15.0, **changes: Any) -> None:
     """What a broker does before a worker can work."""
     await declare_streams(nc)
-    await declare_pool(nc, "d", slots=64)
-    config = (await leases(nc)).config
-    config.ack_wait = lease_s
-    await nc.jetstream().add_consumer(subjects.RUN, config)
+    await declare_pool(nc, "d", slots=64, lease_s=lease_s)
     await Catalogs(nc).publish(Revision(1, Ms(0), a_catalog(options=options, **changes)))
 
 
