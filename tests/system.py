@@ -12,12 +12,15 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
+import nats
 import psutil
+from nats.aio.client import Client as Nats
 from typer.testing import CliRunner
 
 from broker.cli.app import app
 from broker.client import Client
-from broker.config import RunInfo
+from broker.config import KEY_FILE, RunInfo, nats_keys
+from broker.core.accounts import Account
 from broker.local.servers import nats_server, postgres_server
 from tests.leaks import leaks, shown_by
 from tests.sums import check_sums
@@ -61,6 +64,12 @@ class System:
         """All that commands against it printed."""
         self.shown: list[str] = []
         """What it showed in the end to whoever is on its machine."""
+
+    @property
+    def api_key(self) -> str | None:
+        """The key of its user. None: it asks for none."""
+        kept = self.data / KEY_FILE
+        return kept.read_text().strip() if kept.is_file() else None
 
     def children(self, *words: str) -> list[psutil.Process]:
         """Its processes whose command line holds all these words."""
@@ -187,5 +196,17 @@ async def until(holds: Callable[[], Awaitable[bool]], what: str, *, within_s: fl
 
 @asynccontextmanager
 async def a_client(system: System) -> AsyncIterator[Client]:
-    async with Client.connect(system.info.nats_url) as client:
+    async with Client.connect(system.info.nats_url, api_key=system.api_key) as client:
         yield client
+
+
+@asynccontextmanager
+async def among_brokers(system: System) -> AsyncIterator[Nats]:
+    """Connect where the streams are, as brokers do."""
+    keys = nats_keys({}, data=system.data)
+    seed = None if keys is None else keys.user_seed(Account.BROKERS)
+    nc = await nats.connect(system.info.nats_url, nkeys_seed_str=seed)
+    try:
+        yield nc
+    finally:
+        await nc.close()

@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
-import nats
-
 from schemas.api import State
 from tests.builders import CHAT
 from tests.captures.screen import Screens, screens
-from tests.system import System, a_client, a_system, until
+from tests.system import System, a_client, a_system, among_brokers, until
 
 CATALOG = """
 [models.small-chat]
@@ -159,6 +157,5 @@ async def _key(system: System) -> str:
 
 
 async def _message_that_is_no_job(system: System) -> None:
-    nc = await nats.connect(system.info.nats_url)
-    await nc.jetstream().publish("infermq.submit.bulk.small-chat.default.default", b'{"endpoint": 5}')
-    await nc.close()
+    async with among_brokers(system) as nc:
+        await nc.jetstream().publish("infermq.submit.bulk.small-chat.default.default", b'{"endpoint": 5}')

@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import UUID
 
-import nats
 import pytest
 import pytest_asyncio
 
@@ -21,7 +20,16 @@ from broker.client import Client, RequestRefused, Submission
 from schemas.api import State
 from schemas.job import Job
 from tests.builders import CHAT, a_job
-from tests.system import System, a_catalog_file, a_client, a_guarded_system, infermq, infermq_here, until
+from tests.system import (
+    System,
+    a_catalog_file,
+    a_client,
+    a_guarded_system,
+    among_brokers,
+    infermq,
+    infermq_here,
+    until,
+)
 
 pytestmark = [pytest.mark.story, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
 
@@ -407,9 +415,8 @@ async def test_a_job_of_odd_values_can_be_looked_at(system: System) -> None:
 
 
 async def test_the_doctor_counts_dead_letters_and_says_how_to_look(system: System) -> None:
-    nc = await nats.connect(system.info.nats_url)
-    await nc.jetstream().publish("infermq.submit.bulk.m.default.default", b"nope")
-    await nc.close()
+    async with among_brokers(system) as nc:
+        await nc.jetstream().publish("infermq.submit.bulk.m.default.default", b"nope")
 
     async def counted() -> bool:
         findings = json.loads((await system.here("doctor", "--json")).stdout)
@@ -419,14 +426,13 @@ async def test_the_doctor_counts_dead_letters_and_says_how_to_look(system: Syste
 
 
 async def test_dead_letters_are_listed_shown_requeued_and_dropped(system: System) -> None:
-    nc = await nats.connect(system.info.nats_url)
     job = {"endpoint": CHAT, "body": {"messages": [{"role": "user", "content": "x"}], "max_tokens": 8}, "line": -1}
     sent = [json.dumps({**job, "custom_id": f"dead-{n}"}).encode() for n in range(3)]
-    for payload in sent:
-        await nc.jetstream().publish(
-            "infermq.submit.bulk.m.default.default", payload, headers={"Content-Type": "application/json"}
-        )
-    await nc.close()
+    async with among_brokers(system) as nc:
+        for payload in sent:
+            await nc.jetstream().publish(
+                "infermq.submit.bulk.m.default.default", payload, headers={"Content-Type": "application/json"}
+            )
 
     async def letters() -> list[dict[str, str]]:
         ran = await system.here("dead", "list", "--each", "--cause", "not_a_job", "--json")

@@ -15,7 +15,6 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 from uuid import UUID
 
-import nats
 import pytest
 import pytest_asyncio
 
@@ -26,7 +25,7 @@ from schemas.changes import Change
 from schemas.listing import JobFilter
 from tests.builders import an_id
 from tests.commands import tree
-from tests.system import System, a_client, a_system, infermq, infermq_here, until
+from tests.system import System, a_client, a_system, among_brokers, infermq, infermq_here, until
 
 pytestmark = [pytest.mark.story, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
 PAGE = Path(__file__).parents[2] / "docs" / "commands.md"
@@ -195,9 +194,8 @@ class Scene:
         return str((await self._client.jobs(JobFilter(batch=batch))).jobs[0].id)
 
     async def _dead_letter(self) -> str:
-        nc = await nats.connect(self._system.info.nats_url)
-        await nc.jetstream().publish("infermq.submit.bulk.m.default.default", b"nope")
-        await nc.close()
+        async with among_brokers(self._system) as nc:
+            await nc.jetstream().publish("infermq.submit.bulk.m.default.default", b"nope")
 
         async def is_there() -> bool:
             return bool(await self._client.dead_letters())

@@ -77,7 +77,7 @@ async def test_two_that_start_at_once_both_run_and_one_says_that_it_took_other_p
 
         ports = [ports_of(up) for up in ups]
         for up in ups:
-            async with Client.connect(up.nats_url) as client:
+            async with Client.connect(up.nats_url, api_key=up.api_key) as client:
                 assert (await client.infer("m", {"messages": [{"role": "user", "content": "Hello."}]})).text()
 
     assert [port, port + 1, port + 2] in ports
