@@ -1,17 +1,21 @@
 """A producer in plain nats-py and JSON, without infermq's packages: python examples/plain_nats.py NATS_URL MODEL
 
-It makes a batch, submits three jobs, waits for their results, then asks a question and streams the answer.
+It makes a batch, submits three jobs, waits for their results, then asks a question and streams the answer. The API key is
+that of INFERMQ_API_KEY. Where brokers ask for none, tenant and key are called `default`.
 """
 
 import asyncio
 import json
+import os
 import secrets
 import sys
 import time
 
 import nats
 
-TENANT = KEY = "default"
+API_KEY = os.environ.get("INFERMQ_API_KEY")
+TENANT, KEY = API_KEY.split("_")[1:3] if API_KEY else ("default", "default")  # imq_<tenant>_<key id>_<secret>
+INBOX = f"_INBOX_{KEY}" if API_KEY else "_INBOX"  # answers come to the inbox of the key
 JSON = {"Content-Type": "application/json"}
 
 
@@ -75,7 +79,7 @@ async def stream(nc, model: str) -> None:
 
 
 async def main(url: str, model: str) -> None:
-    nc = await nats.connect(url)
+    nc = await nats.connect(url, token=API_KEY, inbox_prefix=INBOX)
     await run_batch(nc, model)
     await stream(nc, model)
     await nc.close()

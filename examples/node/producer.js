@@ -7,8 +7,10 @@ import { randomBytes } from "node:crypto";
 import { jetstream } from "@nats-io/jetstream";
 import { connect, createInbox, headers } from "@nats-io/transport-node";
 
-const TENANT = "default";
-const KEY = "default";
+// The API key, imq_<tenant>_<key id>_<secret>. Where brokers ask for none, tenant and key are called `default`.
+const API_KEY = process.env.INFERMQ_API_KEY;
+const [TENANT, KEY] = API_KEY ? API_KEY.split("_").slice(1, 3) : ["default", "default"];
+const INBOX = API_KEY ? `_INBOX_${KEY}` : "_INBOX"; // answers come to the inbox of the key
 const TIMEOUT_MS = 60_000;
 
 /** Make an id out of the time in milliseconds and random bits (RFC 9562, version 7). */
@@ -71,7 +73,7 @@ async function runBatch(nc, model) {
 
 /** Ask and wait. Yields OpenAI's streaming objects as they come if the body has `stream`; returns the whole response. */
 async function* infer(nc, model, body) {
-  const inbox = createInbox();
+  const inbox = createInbox(INBOX);
   const replies = nc.subscribe(inbox, { timeout: TIMEOUT_MS }); // how long until the first reply; keepalives follow
   const job = JSON.stringify({ endpoint: "/v1/chat/completions", body });
   nc.publish(`infermq.infer.${token(model)}.${TENANT}.${KEY}`, job, { reply: inbox, headers: json() });
@@ -114,8 +116,9 @@ async function askStreamed(nc, model) {
 /** Connect to a URL, which may hold a user and a password. */
 function open(text) {
   const url = new URL(text);
-  const login = url.username ? { user: decodeURIComponent(url.username), pass: decodeURIComponent(url.password) } : {};
-  return connect({ servers: url.host, ...login });
+  const password = { user: decodeURIComponent(url.username), pass: decodeURIComponent(url.password) };
+  const login = API_KEY ? { token: API_KEY } : url.username ? password : {};
+  return connect({ servers: url.host, inboxPrefix: INBOX, ...login });
 }
 
 async function main(url, model) {

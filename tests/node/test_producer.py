@@ -29,19 +29,20 @@ pytestmark = [
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
     folder = tmp_path_factory.mktemp("system")
-    async with a_guarded_system(folder, a_catalog_file(folder)) as running:
+    async with a_system(folder / "data", a_catalog_file(folder)) as running:
         yield running
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run(system: System, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = ["node", str(FOLDER / "producer.js"), *arguments]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert SECRET not in ran.stdout + ran.stderr
+    environ = {**os.environ, "INFERMQ_API_KEY": str(system.api_key)}
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environ)
+    assert str(system.api_key) not in ran.stdout + ran.stderr
     return ran
 
 
 async def test_it_submits_jobs_reads_results_and_asks_for_a_whole_and_a_streamed_answer(system: System) -> None:
-    ran = run(system.info.nats_url, "m")
+    ran = run(system, system.info.nats_url, "m")
 
     assert ran.returncode == 0, ran.stderr
     lines = ran.stdout.splitlines()
@@ -59,7 +60,7 @@ async def test_it_submits_jobs_reads_results_and_asks_for_a_whole_and_a_streamed
 async def test_what_it_sent_is_recorded_as_of_any_producer(system: System) -> None:
     before = await batches(system)
 
-    run(system.info.nats_url, "m")
+    run(system, system.info.nats_url, "m")
 
     [batch] = [one for one in await batches(system) if one not in before]
     async with a_client(system) as client:
@@ -73,7 +74,7 @@ async def batches(system: System) -> list[UUID]:
 
 
 async def test_a_model_that_is_not_there_is_said(system: System) -> None:
-    ran = run(system.info.nats_url, "gone")
+    ran = run(system, system.info.nats_url, "gone")
 
     assert ran.returncode == 1
     assert ran.stdout.count('"unknown_model"') == 3

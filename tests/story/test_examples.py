@@ -1,5 +1,6 @@
 """Every program in examples/ against a running system, and the SQL of the documents."""
 
+import os
 import re
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
-from tests.system import SECRET, System, a_catalog_file, a_guarded_system
+from tests.system import System, a_catalog_file, a_system
 
 pytestmark = [pytest.mark.story, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
 ROOT = Path(__file__).parents[2]
@@ -19,19 +20,20 @@ ROOT = Path(__file__).parents[2]
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
     folder = tmp_path_factory.mktemp("system")
-    async with a_guarded_system(folder, a_catalog_file(folder)) as running:
+    async with a_system(folder / "data", a_catalog_file(folder)) as running:
         yield running
 
 
-def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(system: System, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "examples" / name), *arguments]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert SECRET not in ran.stdout + ran.stderr
+    environ = {**os.environ, "INFERMQ_API_KEY": str(system.api_key)}
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environ)
+    assert str(system.api_key) not in ran.stdout + ran.stderr
     return ran
 
 
 async def test_plain_nats_submits_reads_and_streams(system: System) -> None:
-    ran = run("plain_nats.py", system.info.nats_url, "m")
+    ran = run(system, "plain_nats.py", system.info.nats_url, "m")
 
     lines = ran.stdout.splitlines()
     assert ran.returncode == 0, ran.stderr
@@ -41,7 +43,7 @@ async def test_plain_nats_submits_reads_and_streams(system: System) -> None:
 
 
 async def test_a_batch_is_submitted_and_read(system: System) -> None:
-    ran = run("batch.py", system.info.nats_url, "m")
+    ran = run(system, "batch.py", system.info.nats_url, "m")
 
     assert ran.returncode == 0, ran.stderr
     results = [line.split(maxsplit=3) for line in ran.stdout.splitlines()]
@@ -50,7 +52,7 @@ async def test_a_batch_is_submitted_and_read(system: System) -> None:
 
 
 async def test_a_question_is_answered_whole_and_streamed(system: System) -> None:
-    ran = run("ask.py", system.info.nats_url, "m")
+    ran = run(system, "ask.py", system.info.nats_url, "m")
 
     assert ran.returncode == 0, ran.stderr
     whole, streamed = ran.stdout.splitlines()
