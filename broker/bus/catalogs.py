@@ -135,7 +135,7 @@ class Catalogs:
                 raise Unavailable("NATS", str(error) or type(error).__name__) from error
 
     async def is_told(self, revision: Revision) -> bool:
-        """Say whether workers can read what this revision says of their deployments, and nothing else.
+        """Say whether workers can read what this revision says of their deployments, and nothing of others.
 
         What the bucket holds is only read when something was written or deleted. Raises: NatsError, Unavailable.
         """
@@ -144,7 +144,12 @@ class Catalogs:
             return True
         held = {subject_of(message): message async for message in stored_messages(self._nc, _STREAM)}
         wanted = {one.subject: one.payload for one in _messages(revision, (), None)}
-        found = {subject: message.data for subject, message in held.items() if message.data}
+        entries = subjects.CATALOG_ENTRIES.removesuffix("*")
+        found = {
+            subject: message.data
+            for subject, message in held.items()
+            if message.data and (subject in wanted or subject.startswith(entries))
+        }
         is_right = found == wanted
         newest = max((sequence_of(message, _STREAM) for message in held.values()), default=0)
         self._right = (content, revision.number) if is_right and (newest, len(held)) == content else None

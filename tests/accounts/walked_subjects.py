@@ -82,6 +82,7 @@ BUILT: Mapping[str, Callable[[], list[str]]] = {
     "ACTIVE_CATALOG": lambda: _read_or_written(subjects.ACTIVE_CATALOG),
     "CATALOG_NUMBER": lambda: _read_or_written(subjects.CATALOG_NUMBER),
     "catalog_entry": lambda: [one for name in DEPLOYMENTS for one in _read_or_written(subjects.catalog_entry(name))],
+    "declared_pool": lambda: [one for name in DEPLOYMENTS for one in _read_or_written(subjects.declared_pool(name))],
     "SUSPECTS_BUCKET": lambda: _of_stream(f"KV_{subjects.SUSPECTS_BUCKET}"),
     "KEYS_BUCKET": lambda: (
         _of_stream(f"KV_{subjects.KEYS_BUCKET}") + _bucket(subjects.KEYS_BUCKET, subjects.DIRECTORY)
@@ -213,11 +214,11 @@ def _published(actor: Actor) -> Iterator[str]:
         if may_call(actor.role, verb):
             yield rf"infermq\.api\.{verb}{who}"
     if (own := actor.deployment) is not None:
-        yield rf"\$JS\.API\.CONSUMER\.(MSG\.NEXT|INFO)\.INFERMQ_(RUN|NOW)\.{own}"
+        yield rf"\$JS\.API\.CONSUMER\.MSG\.NEXT\.INFERMQ_(RUN|NOW)\.{own}"
         yield rf"\$JS\.ACK\.INFERMQ_RUN\.{own}\..*"
         yield rf"infermq\.(outcome\.{own}|reply\.{own}\.[^.]+\.[^.]+)"
         yield rf"\$KV\.INFERMQ_WORKERS\.{own}\.{actor.key.id}\.[^.]+"
-        yield rf"\$JS\.API\.DIRECT\.GET\.KV_INFERMQ_CATALOG\.\$KV\.INFERMQ_CATALOG\.(deployment\.{own}|revision)"
+        yield rf"\$JS\.API\.DIRECT\.GET\.KV_INFERMQ_CATALOG\.\$KV\.INFERMQ_CATALOG\.((deployment|pool)\.{own}|revision)"
 
 
 def _heard(actor: Actor) -> Iterator[str]:

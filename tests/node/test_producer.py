@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 import pytest_asyncio
 
-from tests.system import SECRET, System, a_catalog_file, a_client, a_guarded_system
+from tests.system import System, a_catalog_file, a_client, a_system
 
 FOLDER = Path(__file__).parents[2] / "examples" / "node"
 IS_HERE = shutil.which("node") is not None and (FOLDER / "node_modules").exists()
@@ -82,8 +82,8 @@ async def test_a_model_that_is_not_there_is_said(system: System) -> None:
     assert "at " not in ran.stderr.split()
 
 
-async def test_without_arguments_it_says_how_it_is_used() -> None:
-    ran = run()
+async def test_without_arguments_it_says_how_it_is_used(system: System) -> None:
+    ran = run(system)
 
     assert ran.returncode == 1
     assert "node producer.js NATS_URL MODEL" in ran.stderr

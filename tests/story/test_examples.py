@@ -61,11 +61,11 @@ async def test_a_question_is_answered_whole_and_streamed(system: System) -> None
 
 
 @pytest.mark.parametrize("name", ["plain_nats.py", "batch.py", "ask.py", "unpack_model.py"])
-async def test_without_arguments_an_example_says_how_it_is_used(name: str) -> None:
+async def test_without_arguments_an_example_says_how_it_is_used(system: System, name: str) -> None:
     if name == "unpack_model.py":
         pytest.importorskip("torch")
 
-    ran = run(name)
+    ran = run(system, name)
 
     assert ran.returncode == 1
     assert f"{name} " in ran.stderr
