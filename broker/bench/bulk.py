@@ -27,7 +27,7 @@ from schemas.api import BatchStatus
 from schemas.endpoints import CHAT
 from schemas.job import Job
 
-_CATALOG = """\
+CATALOG = """\
 [models.echo]
 [[models.echo.route]]
 deployment = "simulated"
@@ -60,7 +60,7 @@ async def bulk(*, jobs: int, body_bytes: int, runs: int, with_peers: bool, say: 
     others: dict[str, list[float]] = {}
     bodies = _bodies(jobs, body_bytes)
     async with AsyncExitStack() as stack:
-        up, client, _ = await stack.enter_async_context(a_system(_CATALOG))
+        up, client, _ = await stack.enter_async_context(a_system(CATALOG))
         answer_bytes = await _warm(client, bodies[:_WARM_JOBS])
         below = await stack.enter_async_context(floor(up.nats_url, up.postgres_url, answer_bytes=answer_bytes))
         await _bare(below, bodies[:_WARM_JOBS])
@@ -86,7 +86,7 @@ async def bulk(*, jobs: int, body_bytes: int, runs: int, with_peers: bool, say: 
 
 async def _warm(client: Client, bodies: Sequence[bytes]) -> int:
     """Run some jobs first, so that everything is loaded. Return the size of an answer in bytes."""
-    batch = await _batch(client, bodies)
+    batch = await run_batch(client, bodies)
     async for result in client.results(batch):
         return len(bytes(result.body))
     raise RuntimeError("no result came")
@@ -94,12 +94,12 @@ async def _warm(client: Client, bodies: Sequence[bytes]) -> int:
 
 async def _ours(client: Client, bodies: Sequence[bytes]) -> Run:
     before, began = spent_s(), time.perf_counter()
-    await _batch(client, bodies)
+    await run_batch(client, bodies)
     seconds = time.perf_counter() - began
     return Run(jobs_per_s=len(bodies) / seconds, cpu_us_per_job=us_per_job(before, spent_s(), len(bodies)))
 
 
-async def _batch(client: Client, bodies: Sequence[bytes]) -> UUID:
+async def run_batch(client: Client, bodies: Sequence[bytes]) -> UUID:
     """Run a batch, until its last job is settled and announced."""
     batch = await client.create_batch()
     announced, all_announced = 0, asyncio.Event()

@@ -18,12 +18,12 @@ _END_S = 20.0
 
 
 @asynccontextmanager
-async def a_system(catalog: str, *, workers: int = 1) -> AsyncIterator[tuple[Up, Client, Path]]:
+async def a_system(catalog: str, *, workers: int = 1, keyless: bool = True) -> AsyncIterator[tuple[Up, Client, Path]]:
     """Run infermq with `workers` for each deployment. The value is it, a client, and the catalog's file."""
     with tempfile.TemporaryDirectory(prefix="infermq-bench-") as folder:
         file = Path(folder) / "catalog.toml"
         file.write_text(catalog)
-        config = UpConfig(data=Path(folder) / "data", catalog=file, workers=workers)
+        config = UpConfig(data=Path(folder) / "data", catalog=file, workers=workers, keyless=keyless)
         async with (
             running(config, say=lambda _: None) as up,
             Client.connect(up.nats_url, api_key=up.api_key, trust=up.trust) as client,

@@ -95,6 +95,29 @@ def saturation(
 
 
 @app.command()
+def keys(
+    *,
+    jobs: Annotated[int, typer.Option(min=100, max=1_000_000, help="How many jobs a run has.")] = 10_000,
+    requests: Annotated[int, typer.Option(min=50, max=100_000, help="How many requests a run has.")] = 300,
+    connects: Annotated[int, typer.Option(min=20, max=10_000, help="How many clients connect in a run.")] = 200,
+    runs: Runs = 5,
+    quick: Quick = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure what keys cost, beside a system that asks for none: connecting, requests and bulk jobs.
+
+    Prints the figure, its spread, and what ran beside it.
+
+    Examples:
+      infermq bench keys --quick
+    """
+    from broker.bench.keys import keys as measure  # noqa: PLC0415
+
+    jobs, requests, connects, runs = (2000, 100, 50, 1) if quick else (jobs, requests, connects, runs)
+    _show(measure(jobs=jobs, requests=requests, connects=connects, runs=runs, say=_say), as_json=as_json)
+
+
+@app.command()
 def dispatch(
     *,
     jobs: Annotated[int, typer.Option(min=20, max=10_000, help="How many jobs a run has.")] = 300,
