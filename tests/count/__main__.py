@@ -22,10 +22,16 @@ def figures(
     *,
     keep: Annotated[bool, typer.Option("--keep", help="Keep what is counted instead.")] = False,
     of: Annotated[Path, typer.Option(**_FOLDER, help="Count another checkout.")] = ROOT,
+    keys: Annotated[bool, typer.Option("--keys", help="Show what keys add: kept is without, now with.")] = False,
     against: Annotated[Path | None, typer.Option(**_FOLDER, help="Say which functions cost more than there.")] = None,
 ) -> None:
     """Count what a job and a request cost. Fails where one costs over 2 % more than is kept."""
     if context.invoked_subcommand is not None:
+        return
+    if keys:
+        without, with_keys = (uvloop.run(count(of, with_keys=are_asked)) for are_asked in (False, True))
+        figures = [{path: cost.figures for path, cost in found.items()} for found in (without, with_keys)]
+        print(kept.table(kept.changes(*figures)))
         return
     if keep:
         kept.write({path: cost.figures for path, cost in uvloop.run(count(of)).items()})

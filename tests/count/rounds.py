@@ -40,9 +40,9 @@ class Cost(msgspec.Struct, frozen=True):
     """Python calls by function of the broker and the worker."""
 
 
-async def count(checkout: Path) -> dict[str, Cost]:
+async def count(checkout: Path, *, with_keys: bool = False) -> dict[str, Cost]:
     """Count each path, with the broker and the worker of this checkout."""
-    async with a_counted_system(checkout) as system:
+    async with a_counted_system(checkout, with_keys=with_keys) as system:
         return {"bulk": await _bulk(system), "interactive": await _interactive(system)}
 
 

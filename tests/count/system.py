@@ -1,13 +1,14 @@
 """A real system whose work can be counted: NATS, Postgres, one broker, one worker with the simulated engine."""
 
 import asyncio
+import contextlib
 import http.client
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,13 @@ import msgspec
 
 from broker.bench.system import Talk, child
 from broker.client import Client
+from broker.config import KEY_FILE, NATS_KEY_FILE, NATS_KEY_KEPT, WORKER_KEY_FILE
+from broker.core.nats_config import nats_config
 from broker.ledger.connection import Connection
+from broker.local.secrets import kept_nats_keys, make_first_keys
 from broker.local.servers import nats_server, postgres_server
 from schemas import subjects
+from schemas.api_keys import FILE_VARIABLE
 
 JOBS = 16
 """Of a round of the bulk path: as many as the worker has slots, and as many outcomes as travel together at most."""
@@ -121,25 +126,43 @@ class System:
 
 
 @asynccontextmanager
-async def a_counted_system(checkout: Path) -> AsyncIterator[System]:
-    """Broker and worker run the code of this checkout; the client is ours."""
+async def a_counted_system(checkout: Path, *, with_keys: bool = False) -> AsyncIterator[System]:
+    """Broker and worker run the code of this checkout; the client is ours. `with_keys`: NATS asks for them."""
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="infermq-count-")))
-        nats_url = await stack.enter_async_context(nats_server(folder / "nats", settings='http: "127.0.0.1:-1"'))
+        settings = 'http: "127.0.0.1:-1"\n' + (
+            nats_config(kept_nats_keys(folder / NATS_KEY_KEPT)) if with_keys else ""
+        )
+        nats_url = await stack.enter_async_context(nats_server(folder / "nats", settings=settings))
         preloaded = {"shared_preload_libraries": "pg_stat_statements"}
         url = await stack.enter_async_context(postgres_server(folder / "pg", durable=False, settings=preloaded))
         await asyncio.to_thread(_migrate, checkout, url)
         database = await asyncpg.connect(url)
         stack.push_async_callback(database.close)
         await database.execute("create extension pg_stat_statements")
+        if with_keys:
+            await make_first_keys(folder, url)
+            for name, file in {NATS_KEY_FILE: NATS_KEY_KEPT, FILE_VARIABLE: WORKER_KEY_FILE}.items():
+                stack.enter_context(_environ(name, str(folder / file)))
+        api_key = (folder / KEY_FILE).read_text() if with_keys else None
         servers = ("--json", "--nats-url", nats_url)
         broker = await stack.enter_async_context(
             _counted(checkout, "broker", "serve", *servers, "--postgres-url", url)
         )
-        client = await stack.enter_async_context(Client.connect(nats_url))
+        client = await stack.enter_async_context(Client.connect(nats_url, api_key=api_key))
         await client.apply_catalog(_CATALOG)
         worker = await stack.enter_async_context(_counted(checkout, "workers", *servers, "--deployment", "d"))
         yield System(client, _monitor_of(folder / "nats"), database, broker=broker, worker=worker)
+
+
+@contextlib.contextmanager
+def _environ(name: str, value: str) -> Iterator[None]:
+    """Tell it to the processes that are started meanwhile."""
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        del os.environ[name]
 
 
 def _counted(checkout: Path, *words: str) -> Any:
