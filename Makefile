@@ -25,7 +25,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes 
   --no-emit-index-url
 
 .DEFAULT_GOAL := help
-.PHONY: help setup vllm peers demo test test-chaos test-node test-readme test-vllm count machine chaos chaos-cluster fuzz mutate check format lock clean
+.PHONY: help setup vllm peers demo test test-chaos test-commands test-node test-readme test-vllm count machine chaos chaos-cluster fuzz mutate check format lock clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
@@ -71,7 +71,10 @@ $(PEERS): $(STAMP) deploy/peers.lock
 	@touch $(PEERS)
 
 test: $(MODEL) ## run the tests, two files at a time
-	$(BIN)/python -m pytest -q -n 2 --dist loadscope -m "not chaos"
+	$(BIN)/python -m pytest -q -n 2 --dist loadscope -m "not chaos and not commands"
+
+test-commands: $(MODEL) ## type every command in many ways, and look at what it prints and how it ends
+	$(BIN)/python -m pytest -q -n 2 --dist loadscope -m commands
 
 test-chaos: $(MODEL) ## run the tests that kill processes and wait for what follows
 	$(BIN)/python -m pytest -q -m chaos

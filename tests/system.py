@@ -74,7 +74,7 @@ class System:
     def children(self, *words: str) -> list[psutil.Process]:
         """Its processes whose command line holds all these words."""
         everyone = psutil.Process(self.process.pid).children(recursive=True)
-        return [child for child in everyone if set(words) <= set(child.cmdline())]
+        return [child for child in everyone if set(words) <= set(words_of(child))]
 
     def command(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run an infermq command against it."""
@@ -88,6 +88,14 @@ class System:
         """Keep what a command printed."""
         self.said += [ran.stdout, ran.stderr]
         return ran
+
+
+def words_of(process: psutil.Process) -> list[str]:
+    """Its command line. One that has just ended has none."""
+    try:
+        return list(process.cmdline())
+    except psutil.Error:
+        return []
 
 
 def infermq(
@@ -142,7 +150,7 @@ async def a_guarded_system(folder: Path, catalog: Path, *more: str) -> AsyncIter
             yield system
             assert SECRET in system.info.nats_url
             assert SECRET in system.info.postgres_url
-            assert not [child for child in system.children() if SECRET in " ".join(child.cmdline())]
+            assert not [child for child in system.children() if SECRET in " ".join(words_of(child))]
             private = system.data / "run.json"
             assert private.stat().st_mode & 0o077 == 0
         logs = [

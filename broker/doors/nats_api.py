@@ -207,7 +207,9 @@ class _OnConnection(NatsBroker):
 
     async def _connect(self) -> NatsClient:
         nc = self._new()
-        await nc.connect(**self._connection_kwargs, trust=self._trust)
+        options = {**self._connection_kwargs}
+        options.pop("tls", None)  # with a seed FastStream says that there is none
+        await nc.connect(**options, trust=self._trust)
         self.config.connect(nc)
         return nc
 

@@ -161,6 +161,7 @@ USES: dict[str, Uses] = {
             ("saturation", "rounds"),
             ("dispatch", "jobs"),
             ("submit", "lines"),
+            ("keys", "jobs"),
             ("idle", "seconds"),
         )
     },
@@ -174,7 +175,7 @@ ENDLESS = frozenset(
         "serve",
         "worker",
         "demo",
-        *(f"bench {name}" for name in "bulk interactive saturation dispatch submit idle".split()),
+        *(f"bench {name}" for name in "bulk interactive saturation dispatch submit idle keys".split()),
     }
 )
 """These run until they are stopped, or for minutes, or do what can be done once."""

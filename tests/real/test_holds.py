@@ -229,6 +229,6 @@ async def test_the_commands_say_why_in_plain_words(broker: Running, nc: Nats, na
     assert f"d           {message}" in status
     assert f"{message}; no worker serves e" in status
     assert f"waiting   {message}; no worker serves e" in job
-    assert "ahead     1 job " in job
+    assert "ahead     1 job\n" in job
     assert f"{message}; no worker serves e (2 jobs wait)" in doctor
     assert "mend the key or the account" in doctor

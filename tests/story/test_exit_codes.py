@@ -20,6 +20,7 @@ import pytest_asyncio
 
 from broker.cli.terminal import Exit
 from broker.client import Client, Submission
+from broker.config import NATS_KEY_KEPT
 from schemas.accounts import KeyCreate, Role
 from schemas.changes import Change
 from schemas.listing import JobFilter
@@ -27,7 +28,12 @@ from tests.builders import an_id
 from tests.commands import tree
 from tests.system import System, a_client, a_system, among_brokers, infermq, infermq_here, until
 
-pytestmark = [pytest.mark.story, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
+pytestmark = [
+    pytest.mark.story,
+    pytest.mark.commands,
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.timeout(180),
+]
 PAGE = Path(__file__).parents[2] / "docs" / "commands.md"
 ANY = ("any", "any that asks a running system")
 CATALOG = """
@@ -154,6 +160,7 @@ class Scene:
             "NO_MODEL": "gone",
             "DEPLOYMENT": "d",
             "NATS": info.nats_url,
+            "NATS_KEY": str(self._system.data / NATS_KEY_KEPT),
             "POSTGRES": info.postgres_url,
             "TAKEN": str(urlsplit(info.broker_http).port),
             "RUNNING": str(self._system.data),

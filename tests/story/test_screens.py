@@ -16,7 +16,12 @@ from tests.captures.screen import Screen
 from tests.captures.uses import ENDLESS, USES, words_of
 from tests.commands import tree
 
-pytestmark = [pytest.mark.story, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
+pytestmark = [
+    pytest.mark.story,
+    pytest.mark.commands,
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.timeout(180),
+]
 
 COMMANDS = [words for words, _ in tree()]
 ENDING = [words for words in COMMANDS if words not in ENDLESS]
