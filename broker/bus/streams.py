@@ -110,14 +110,14 @@ async def _room(nc: NatsConnection, storage: str, most: int) -> int:
 async def _apply(nc: NatsConnection, mends: Sequence[Mend], wrong: dict[str, str]) -> list[str]:
     """Mend all at once. Return what was mended, and note in `wrong` what was not.
 
-    The first comes before the others: it makes the account's folder, which a server (2.15) fails to share when several
-    streams need it at the same moment.
+    What fails is tried once more: a server (2.15) that still removes what was deleted a moment ago, as the probe for room
+    was, may remove the account's folder under the first new stream.
     """
     mended: list[str] = []
-    failures = [
-        *await _all(_mend(nc, mend) for mend in mends[:1]),
-        *await _all(_mend(nc, mend) for mend in mends[1:]),
-    ]
+    failures = await _all(_mend(nc, mend) for mend in mends)
+    again = [n for n, failure in enumerate(failures) if failure is not None]
+    for n, failure in zip(again, await _all(_mend(nc, mends[n]) for n in again), strict=True):
+        failures[n] = failure
     for mend, failure in zip(mends, failures, strict=True):
         if failure is None:
             mended.append(str(mend))
