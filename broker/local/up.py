@@ -220,6 +220,8 @@ class Up:
         self.trust = _trust(config)
         self.lost = asyncio.Event()
         """A server ended by itself: nothing here can go on without it."""
+        self.lost_server = "a server"
+        """The one that ended."""
         self._logs = config.data / "logs"
         self._logs.mkdir(exist_ok=True)
         self._processes: list[SupervisedProcess] = []
@@ -343,6 +345,7 @@ class Up:
             for server in self._servers:
                 if not server.is_running() and not self.lost.is_set():
                     self._say(f"{server.name} ended by itself; the end of {server.log}:\n{server.tail()}")
+                    self.lost_server = server.name
                     self.lost.set()
 
     async def stop(self) -> None:
@@ -386,7 +389,8 @@ async def up(config: UpConfig, *, say: Say, ready: Callable[[Up], None]) -> None
             wait.cancel()
         if everything.lost.is_set():
             everything.kill()
-            raise Unavailable("infermq", "a server of its own ended: start it again, what was accepted is kept")
+            ended = f"{everything.lost_server} ended by itself"
+            raise Unavailable("infermq", f"{ended}: start it again, what was accepted is kept")
         say("stopping: running jobs are finished first; once more to put them back")
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, everything.hurry)
