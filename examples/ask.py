@@ -1,4 +1,4 @@
-"""Ask and wait from Python, whole and streamed: python examples/ask.py NATS_URL MODEL"""
+"""Ask and wait from Python, whole and streamed: python examples/ask.py MODEL"""
 
 import asyncio
 import sys
@@ -6,8 +6,8 @@ import sys
 from broker.client import Client, Piece
 
 
-async def main(url: str, model: str) -> None:
-    async with Client.connect(url) as client:
+async def main(model: str) -> None:
+    async with Client.connect() as client:
         body = {"messages": [{"role": "user", "content": "Why is the sky blue?"}], "max_tokens": 64}
         reply = await client.infer(model, body, timeout_s=60)
         print(reply.text(), reply.usage().output_tokens)
@@ -18,6 +18,6 @@ async def main(url: str, model: str) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
+    if len(sys.argv) != 2:
         sys.exit(__doc__)
-    asyncio.run(main(sys.argv[1], sys.argv[2]))
+    asyncio.run(main(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""A batch from Python: python examples/batch.py NATS_URL MODEL
+"""A batch from Python: python examples/batch.py MODEL
 
 It submits three questions as one batch and prints each result once it is recorded.
 """
@@ -16,8 +16,8 @@ QUESTIONS = {
 }
 
 
-async def main(url: str, model: str) -> None:
-    async with Client.connect(url) as client:
+async def main(model: str) -> None:
+    async with Client.connect() as client:
         batch = await client.create_batch()
         jobs = (
             Submission.of(model, {"messages": [{"role": "user", "content": text}]}, custom_id=name)
@@ -32,6 +32,6 @@ async def main(url: str, model: str) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
+    if len(sys.argv) != 2:
         sys.exit(__doc__)
-    asyncio.run(main(sys.argv[1], sys.argv[2]))
+    asyncio.run(main(sys.argv[1]))

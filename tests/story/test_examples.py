@@ -26,7 +26,7 @@ async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Syst
 
 def run(system: System, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "examples" / name), *arguments]
-    environ = {**os.environ, "INFERMQ_API_KEY": str(system.api_key)}
+    environ = {**os.environ, "INFERMQ_NATS_URL": system.info.nats_url, "INFERMQ_API_KEY": str(system.api_key)}
     ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environ)
     assert str(system.api_key) not in ran.stdout + ran.stderr
     return ran
@@ -43,7 +43,7 @@ async def test_plain_nats_submits_reads_and_streams(system: System) -> None:
 
 
 async def test_a_batch_is_submitted_and_read(system: System) -> None:
-    ran = run(system, "batch.py", system.info.nats_url, "m")
+    ran = run(system, "batch.py", "m")
 
     assert ran.returncode == 0, ran.stderr
     results = [line.split(maxsplit=3) for line in ran.stdout.splitlines()]
@@ -52,7 +52,7 @@ async def test_a_batch_is_submitted_and_read(system: System) -> None:
 
 
 async def test_a_question_is_answered_whole_and_streamed(system: System) -> None:
-    ran = run(system, "ask.py", system.info.nats_url, "m")
+    ran = run(system, "ask.py", "m")
 
     assert ran.returncode == 0, ran.stderr
     whole, streamed = ran.stdout.splitlines()
