@@ -80,6 +80,7 @@ class Database:
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
         """Lend a connection while the block runs. Raises: Unavailable, Conflict, BadData, DayNotKept."""
+        began_s = asyncio.get_running_loop().time()
         try:
             with translated():
                 async with self._pool.acquire() as connection:
@@ -87,7 +88,7 @@ class Database:
         except NoConnection as error:
             self._note_lost(error)
             raise
-        if self._lost_s is not None:
+        if self._lost_s is not None and began_s > self._lost_s:  # what began before says nothing of now
             self._note_back(self._lost_s)
 
     def _note_lost(self, error: NoConnection) -> None:

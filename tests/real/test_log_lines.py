@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from broker.errors import NoConnection
+from broker.ledger.connection import Database
 from broker.local.servers import nats_server
 from tests.proxy import a_postgres_proxy
 from tests.real.test_starting_degraded import a_start, free_port, says
@@ -52,14 +54,29 @@ async def test_postgres_that_is_lost_and_back_is_two_lines(
         await back(caplog, "postgres")
         await says(f"{url}/readyz/api", 200)
 
-    told = [one for one in lines(caplog, "postgres") if "connected" in one[1]]
-    assert len(told) <= 4, "a connection that nobody had used meanwhile may be found dead once more"
-    lost, found = told[0], told[-1]
+    lost, found = [one for one in lines(caplog, "postgres") if "connected" in one[1]]
     assert (lost[0], found[0]) == (logging.ERROR, logging.WARNING)
     assert lost[1].startswith("postgres disconnected error=Postgres is unavailable: ")
     assert float(found[1].removeprefix("postgres reconnected away_s=")) > 0
     others = [text for _, text in lines(caplog, "postgres is unavailable") if "disconnected" not in text]
     assert len(others) <= 1  # that a catalog was not compared
+
+
+async def test_what_began_before_a_loss_does_not_say_that_postgres_is_back(
+    ledger_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Database.open(ledger_url, connections=2) as database:
+        async with database.connection() as before:
+            with pytest.raises(NoConnection):
+                async with database.connection() as cut_off:
+                    pid = await cut_off.fetchval("select pg_backend_pid()")
+                    await before.execute("select pg_terminate_backend($1)", pid)
+                    await cut_off.fetchval("select 1")
+        assert [text for _, text in lines(caplog, "postgres reconnected")] == []
+
+        async with database.connection() as after:
+            await after.fetchval("select 1")
+        assert len(lines(caplog, "postgres reconnected")) == 1
 
 
 async def test_nats_that_is_lost_and_back_is_two_lines(
