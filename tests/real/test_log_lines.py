@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from broker.errors import NoConnection
-from broker.ledger.connection import Database
+from broker.ledger.connection import Connection, Database
 from broker.local.servers import nats_server
 from tests.proxy import a_postgres_proxy
 from tests.real.test_starting_degraded import a_start, free_port, says
@@ -62,16 +62,20 @@ async def test_postgres_that_is_lost_and_back_is_two_lines(
     assert len(others) <= 1  # that a catalog was not compared
 
 
+async def cut_off(database: Database, *, by: Connection) -> None:
+    """Lose a connection while it is used."""
+    async with database.connection() as lost:
+        await by.execute("select pg_terminate_backend($1)", await lost.fetchval("select pg_backend_pid()"))
+        await lost.fetchval("select 1")
+
+
 async def test_what_began_before_a_loss_does_not_say_that_postgres_is_back(
     ledger_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with Database.open(ledger_url, connections=2) as database:
         async with database.connection() as before:
             with pytest.raises(NoConnection):
-                async with database.connection() as cut_off:
-                    pid = await cut_off.fetchval("select pg_backend_pid()")
-                    await before.execute("select pg_terminate_backend($1)", pid)
-                    await cut_off.fetchval("select 1")
+                await cut_off(database, by=before)
         assert [text for _, text in lines(caplog, "postgres reconnected")] == []
 
         async with database.connection() as after:
