@@ -6,17 +6,13 @@ from pathlib import Path
 
 from broker.config import KEY_FILE, WORKER_KEY_FILE
 from broker.core.grants import Grant
-from broker.core.keys import Directory, key_id
-from broker.core.nats_keys import SECRET_BYTES as NATS_SECRET_BYTES
-from broker.core.nats_keys import NatsKeys, text_of
+from broker.core.keys import Directory
+from broker.core.nats_keys import SECRET_BYTES, NatsKeys, text_of
 from broker.core.principal import Principal
-from broker.core.records import Audited
 from broker.ledger import open_ledger
-from broker.ports import Ledger
+from broker.local.first_key import change_by, new_key
 from schemas.accounts import Role
-from schemas.api_keys import SECRET_BYTES, ApiKey
 from schemas.clock import wall_clock
-from schemas.ids import uuid7
 from schemas.subjects import DEFAULT
 from schemas.units import Ms
 
@@ -27,7 +23,7 @@ _MADE_BY = "up"
 def kept_nats_keys(file: Path) -> NatsKeys:
     """Read the brokers' secret, which is made if there is none yet. Raises: BadSecret, OSError."""
     if not file.exists():
-        write_secret(file, text_of(secrets.token_bytes(NATS_SECRET_BYTES)))
+        write_secret(file, text_of(secrets.token_bytes(SECRET_BYTES)))
     return NatsKeys.of_text(file.read_text())
 
 
@@ -52,16 +48,11 @@ async def make_first_keys(data: Path, postgres_url: str) -> None:
             (WORKER_KEY_FILE, Role.WORKER, "the workers of infermq up"),
         ):
             if not _is_let_in(data / name, directory, now):
-                key = ApiKey(DEFAULT, key_id(secrets.randbits(80)), secrets.token_bytes(SECRET_BYTES))
-                await _record(ledger, key, Grant(role=role, label=label), now)
+                key, by = new_key(DEFAULT), change_by(DEFAULT, _MADE_BY)
+                await ledger.api_keys.create(Grant(role=role, label=label).record(key, by.at_ms), by)
                 write_secret(data / name, key.text())
 
 
 def _is_let_in(file: Path, directory: Directory, now: Ms) -> bool:
     """Say whether the key that is kept is let in. A ledger that was made anew does not know it."""
     return file.is_file() and isinstance(directory.identify_text(file.read_text().strip(), now), Principal)
-
-
-async def _record(ledger: Ledger, key: ApiKey, grant: Grant, now: Ms) -> None:
-    by = Audited(uuid7(now, secrets.randbits(74)), now, DEFAULT, _MADE_BY)
-    await ledger.api_keys.create(grant.record(key, now), by)
