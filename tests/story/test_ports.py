@@ -22,8 +22,11 @@ pytestmark = pytest.mark.story
 
 @pytest.fixture
 def port() -> int:
-    """The first of three that are free, below those that Linux gives to outgoing connections."""
-    first = 20_000 + os.getpid() % 10_000
+    """The first of three that are free, below those that Linux gives to outgoing connections.
+
+    Processes that run this at once begin far from each other, since a port that is free now may be the other's soon.
+    """
+    first = 20_000 + os.getpid() % 200 * 50
     return next(port for port in range(first, 32_000) if all(map(is_free, range(port, port + 3))))
 
 

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 import pytest_asyncio
@@ -203,6 +204,15 @@ async def test_results_that_are_killed_while_their_file_grows_go_on(system: Syst
     assert f"{lines - len(BAD)} results" in said
 
 
+def ended_but_one(system: System, batch: str) -> Callable[[], Awaitable[bool]]:
+    async def are_ended() -> bool:
+        async with a_client(system) as client:
+            found = await client.batch(UUID(batch))
+            return found.counts.admitted - found.counts.settled() == 1
+
+    return are_ended
+
+
 @pytest.mark.parametrize("command", ["submit", "results"])
 async def test_a_command_that_is_stopped_says_how_to_go_on(system: System, tmp_path: Path, command: str) -> None:
     """In words that can be typed as they are: they are the last line."""
@@ -221,6 +231,7 @@ async def test_a_command_that_is_stopped_says_how_to_go_on(system: System, tmp_p
     assert code == 130, said
     assert ("go on with the same command and --resume" in said) == (command == "submit")
     way = shlex.split(said[said.rindex("infermq batch results") :])
+    await until(ended_but_one(system, way[3]), "all jobs but the one without a worker have ended")
     await system.here("batch", "cancel", way[3])
     code, said = await ended(start(system, *way[1:]))
 
