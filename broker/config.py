@@ -80,6 +80,9 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     http_host: str = "127.0.0.1"
     http_port: Annotated[int, Meta(ge=0, le=65535)] = 0
     """Of /metrics, /livez and /readyz; 0 takes any free port."""
+    api_host: str = "127.0.0.1"
+    api_port: Annotated[int, Meta(ge=0, le=65535)] = 0
+    """Of the API over HTTP; 0 takes any free port."""
     database_connections: Annotated[int, Meta(ge=4, le=1000)] = 8
     """Enough for one for each role that writes, and some for the API."""
     lease_s: Annotated[float, Meta(ge=LEAST_LEASE_S, le=3600)] = LEASE_S
@@ -101,7 +104,9 @@ class UpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     slots: Annotated[int, Meta(ge=1, le=65536)] | None = None
     lease_s: Annotated[float, Meta(ge=LEAST_LEASE_S, le=3600)] = LEASE_S
     port: Annotated[int, Meta(ge=0, le=65535)] = 0
-    """The port of NATS. The broker's HTTP server has the next one, the workers' those after it. 0: any free ones."""
+    """The port of NATS. The API over HTTP has the next one, the broker's metrics and the workers' those after it. 0: any
+    free ones.
+    """
     nats_url: str | None = None
     postgres_url: str | None = None
     replicas: Replicas = 1
@@ -118,6 +123,9 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
     nats_url: str
     postgres_url: str
     broker_http: str
+    """The URL of the broker's metrics and health."""
+    api: str = ""
+    """The URL of the API over HTTP."""
     workers: dict[str, str]
     """The URL of each worker's HTTP server, by its name."""
     trust: Trust | None = None
@@ -134,6 +142,8 @@ class Location:
 
     nats_url: str
     postgres_url: str | None = None
+    api_url: str | None = None
+    """The URL of its API over HTTP, if it is known."""
     api_key: str | None = field(default=None, repr=False)
     data: Path | None = None
     """The data folder of the `infermq up` that it is of."""
@@ -176,6 +186,7 @@ def find(
     return Location(
         nats_url=info.nats_url,
         postgres_url=postgres_url or info.postgres_url,
+        api_url=info.api or None,
         api_key=api_key,
         data=data,
         trust=shown_trust(environ, otherwise=info.trust),

@@ -130,6 +130,8 @@ class BrokerMetrics:
         )
         self._ended = _Children[tuple[str, Lane, State], Counter](lambda key: self._settled.labels(*key))
         self._requests_ended = _Children[str, Counter](self._requests.labels)
+        http = self._counter("http_answers_total", "Answers over HTTP, by path and status.", "path", "status")
+        self._http_answers = _Children[tuple[str, int], Counter](lambda key: http.labels(*key))
 
     def connection_answered(self, answer: str) -> None:
         """Count an answer: `allowed`, or the code of a refusal."""
@@ -197,6 +199,10 @@ class BrokerMetrics:
 
     def request_ended(self, end: Answered | Erred) -> None:
         self._requests_ended[end.problem.code if isinstance(end, Erred) else "answered"].inc()
+
+    def http_answered(self, path: str, status: int) -> None:
+        """Count an answer; `path` is one of the API's own."""
+        self._http_answers[path, status].inc()
 
     def pools(self, pools: Mapping[str, Pool]) -> None:
         for deployment, pool in pools.items():

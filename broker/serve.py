@@ -12,6 +12,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
+import msgspec
+
 from broker.bus.beats import Beats
 from broker.bus.catalogs import Catalogs
 from broker.bus.connect import connected
@@ -29,15 +31,17 @@ from broker.core.accounts import Account
 from broker.core.keys import KeyName
 from broker.core.nats_keys import NatsKeys
 from broker.core.pools import Pool, alive, snapshot, withheld
-from broker.core.principal import Identify, open_door
+from broker.core.principal import Identify, let_in, open_door
 from broker.core.readiness import streams_part
 from broker.core.request_suspects import RequestSuspects
 from broker.core.seals import KEY_BYTES
 from broker.doors.health import App, build_app
+from broker.doors.http.app import Front
 from broker.doors.nats_api import nats_api
 from broker.doors.nats_infer import NatsInfer
-from broker.doors.server import listening
-from broker.errors import Unavailable
+from broker.doors.requests import Requests
+from broker.doors.server import is_loopback, listening
+from broker.errors import CannotListen, Unavailable
 from broker.ledger import open_ledger
 from broker.metrics import BrokerMetrics
 from broker.ports import Clock, Entropy, Ledger, StreamAdmin
@@ -112,62 +116,51 @@ def version() -> str:
     return importlib.metadata.version("infermq")
 
 
+class Addresses(msgspec.Struct, frozen=True):
+    """Where a broker listens."""
+
+    http: str
+    """The URL of /metrics, /livez and /readyz."""
+    api: str
+    """The URL of the API over HTTP."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How often what is done again and again is done, in seconds."""
+
+    refresh_s: float
+    later_s: float
+    reconcile_s: float
+
+
 async def serve(
     config: BrokerConfig,
     *,
-    ready: Callable[[str], None],
+    ready: Callable[[Addresses], None],
     nats_keys: NatsKeys | None = None,
     refresh_s: float = REFRESH_S,
     later_s: float = LATER_S,
     reconcile_s: float = EVERY_S,
 ) -> None:
-    """Run a broker until cancelled. `ready` is called with the URL of /metrics, /livez and /readyz once it takes requests.
+    """Run a broker until cancelled. `ready` is called with where it listens once it takes requests.
 
     It waits for NATS, and serves what it can while Postgres is away. `nats_keys`: those that the servers of NATS were
     configured with; without them whoever reaches NATS may do everything. Raises: Unavailable, CannotListen, Conflict.
     """
-    reconnected = asyncio.Event()
-    nc = NatsClient()
-    doors, system = (nc, None) if nats_keys is None else (NatsClient(), NatsClient())
-    clients = {Account.BROKERS: nc, Account.TENANTS: doors, Account.SYSTEM: system}
-    metrics = BrokerMetrics(version())
+    if nats_keys is None and not is_loopback(config.api_host):
+        raise CannotListen(
+            f"--api-host {config.api_host}: without keys only this machine may call (infermq nats-config)"
+        )
+    pace = Pace(refresh_s, later_s, reconcile_s)
     async with open_ledger(config.postgres_url, clock=wall_clock, connections=config.database_connections) as ledger:
-        seal_key = SealKey(
-            ledger=ledger.seal_keys, copy=NatsSealKeys(nc), random_key=partial(secrets.token_bytes, KEY_BYTES)
-        )
-        key_watch = KeyWatch(nc, ledger.api_keys, NatsDirectories(nc), clock=wall_clock, every_s=refresh_s)
-        process = Process(
-            config=config,
-            nc=nc,
-            doors=doors,
-            system=system,
-            nats_keys=nats_keys,
-            streams=NatsStreams(nc, replicas=config.replicas, store_bytes=config.store_bytes),
-            ledger=ledger,
-            catalogs=Catalogs(nc, ignored=metrics.ignored.labels("catalog").inc),
-            beats=Beats(nc, clock=wall_clock, ignored=metrics.ignored.labels("beat").inc),
-            daily_spend=DailySpend(ledger.spend, wall_clock),
-            controls=ControlsWatch(nc, ledger.controls, every_s=refresh_s),
-            metrics=metrics,
-            roles=Roles(),
-            clock=wall_clock,
-            entropy=entropy,
-            unit=unit,
-            rulings=Rulings(nc, process_ids(os.getpid(), os.urandom(6)).__next__, seal_key),
-            seal_key=seal_key,
-            keys=key_watch,
-            identify=open_door if nats_keys is None else key_watch.identify,
-            reconnected=reconnected,
-            remade=asyncio.Event(),
-            refresh_s=refresh_s,
-            later_s=later_s,
-            reconcile_s=reconcile_s,
-        )
+        process = _process(config, ledger, nats_keys, pace=pace)
         async with (
-            listening(process.app(), host=config.http_host, port=config.http_port) as url,
-            _connections(config, nats_keys, reconnected.set, clients),
+            listening(process.app(), option="http", host=config.http_host, port=config.http_port) as url,
+            listening(process.front, option="api", host=config.api_host, port=config.api_port) as api_url,
+            _connections(config, nats_keys, process.reconnected.set, process.clients()),
         ):
-            await process.run(lambda: ready(url))
+            await process.run(lambda: ready(Addresses(url, api_url)))
 
 
 @asynccontextmanager
@@ -220,12 +213,16 @@ class Process:
     keys: KeyWatch
     identify: Identify
     """Says who calls. Every door asks here."""
+    front: Front
+    """The API over HTTP."""
     reconnected: asyncio.Event
     remade: asyncio.Event
     """Set by reconcile when a stream of attempts or outcomes was made anew, and read by dispatch."""
-    refresh_s: float
-    later_s: float
-    reconcile_s: float
+    pace: Pace
+
+    def clients(self) -> Mapping[Account, NatsClient | None]:
+        """Return the connection in each account."""
+        return {Account.BROKERS: self.nc, Account.TENANTS: self.doors, Account.SYSTEM: self.system}
 
     def app(self) -> App:
         """Build the HTTP application, which answers while NATS and Postgres are still away."""
@@ -253,13 +250,13 @@ class Process:
             metrics=self.metrics,
             reconnected=self.reconnected,
             remade=self.remade,
-            every_s=self.reconcile_s,
+            every_s=self.pace.reconcile_s,
         )
         await reconcile.look()
         await self.catalogs.listen()
         await self.beats.listen()
         refresh = CatalogRefresh(
-            ledger=self.ledger.catalogs, catalogs=self.catalogs, metrics=self.metrics, every_s=self.refresh_s
+            ledger=self.ledger.catalogs, catalogs=self.catalogs, metrics=self.metrics, every_s=self.pace.refresh_s
         )
         with contextlib.suppress(Unavailable):  # then the role finds it
             await refresh.refresh()
@@ -289,7 +286,7 @@ class Process:
 
     def _roles(self) -> dict[str, Callable[[], Awaitable[None]]]:
         """Return what each role does, by its name."""
-        late_acks = LateAcks(self.nc, beats=self.beats.alive, later_s=self.later_s)
+        late_acks = LateAcks(self.nc, beats=self.beats.alive, later_s=self.pace.later_s)
         settle = Settle(
             nc=self.nc,
             late_acks=late_acks,
@@ -310,7 +307,7 @@ class Process:
             pools=self._pools,
             metrics=self.metrics,
             clock=self.clock,
-            every_s=self.refresh_s,
+            every_s=self.pace.refresh_s,
         )
         instructions = Instructions(
             nc=self.nc, ledger=self.ledger.instructions, metrics=self.metrics, clock=self.clock
@@ -348,7 +345,14 @@ class Process:
             clock=self.clock,
             answered=self.metrics.connection_answered,
         )
-        self.keys.shut_out = lambda names: callout.end(self._why_ended(names))
+        tasks = callout.tasks
+
+        def shut_out(names: frozenset[KeyName]) -> None:
+            why = self._why_ended(names)
+            callout.end(why)
+            tasks.spawn(self.front.shut_out(why))
+
+        self.keys.shut_out = shut_out
         return callout
 
     def _why_ended(self, names: Iterable[KeyName]) -> dict[KeyName, Problem]:
@@ -504,17 +508,17 @@ class Process:
             tell=bucket.tell,
             lost=self.metrics.lost.inc,
         )
+        requests = Requests(relay=relay, catalog=self._catalog, clock=self.clock, entropy=self.entropy)
         door = NatsInfer(
             self.doors,
-            relay,
+            requests,
             identify=self.identify,
-            catalog=self._catalog,
             clock=self.clock,
             entropy=self.entropy,
             ended=self.metrics.request_ended,
         )
         async with bucket.open():
-            await door.serve()
+            await door.serve(beside=self.front.attached(requests))
 
     async def _dispatch(self) -> None:
         leader = Leader(ledger=self.ledger.leadership, holder=self.config.name, metrics=self.metrics)
@@ -609,3 +613,48 @@ class Process:
             metrics=self.metrics,
             blame=wards.blame,
         )
+
+
+def _process(config: BrokerConfig, ledger: Ledger, nats_keys: NatsKeys | None, *, pace: Pace) -> Process:
+    """Make the parts that all others share."""
+    nc = NatsClient()
+    doors, system = (nc, None) if nats_keys is None else (NatsClient(), NatsClient())
+    metrics = BrokerMetrics(version())
+    seal_key = SealKey(
+        ledger=ledger.seal_keys, copy=NatsSealKeys(nc), random_key=partial(secrets.token_bytes, KEY_BYTES)
+    )
+    catalogs = Catalogs(nc, ignored=metrics.ignored.labels("catalog").inc)
+    key_watch = KeyWatch(nc, ledger.api_keys, NatsDirectories(nc), clock=wall_clock, every_s=pace.refresh_s)
+    return Process(
+        config=config,
+        nc=nc,
+        doors=doors,
+        system=system,
+        nats_keys=nats_keys,
+        streams=NatsStreams(nc, replicas=config.replicas, store_bytes=config.store_bytes),
+        ledger=ledger,
+        catalogs=catalogs,
+        beats=Beats(nc, clock=wall_clock, ignored=metrics.ignored.labels("beat").inc),
+        daily_spend=DailySpend(ledger.spend, wall_clock),
+        controls=ControlsWatch(nc, ledger.controls, every_s=pace.refresh_s),
+        metrics=metrics,
+        roles=Roles(),
+        clock=wall_clock,
+        entropy=entropy,
+        unit=unit,
+        rulings=Rulings(nc, process_ids(os.getpid(), os.urandom(6)).__next__, seal_key),
+        seal_key=seal_key,
+        keys=key_watch,
+        identify=open_door if nats_keys is None else key_watch.identify,
+        front=Front(
+            identify=let_in if nats_keys is None else key_watch.identify_text,
+            catalog=lambda: catalogs.active.catalog,
+            clock=wall_clock,
+            entropy=entropy,
+            ended=metrics.request_ended,
+            answered=metrics.http_answered,
+        ),
+        reconnected=asyncio.Event(),
+        remade=asyncio.Event(),
+        pace=pace,
+    )

@@ -38,6 +38,8 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
     message: str
     field: str | None = None
     limit: int | None = None
+    retry_after_ms: Annotated[int, Meta(ge=0)] | None = None
+    """When to try again, counted from now. None: it is not known, or the same request will fail again."""
 
 
 class ErrorBody(msgspec.Struct, frozen=True):

@@ -60,6 +60,7 @@ from schemas.urls import public
 if TYPE_CHECKING:
     from broker.cli.doctor import Finding
     from broker.local.up import Up
+    from broker.serve import Addresses
 
 _GC = (20_000, 50, 100)
 """Thresholds of the garbage collector. Reference counts free almost everything here, so it rarely needs to run."""
@@ -240,6 +241,7 @@ def _print_up(everything: "Up", seconds: float) -> None:
     print_fields(
         [
             ("NATS", info.nats_url),
+            ("HTTP", f"{info.api}/v1"),
             ("Postgres", info.postgres_url),
             ("broker", f"{info.broker_http}/metrics"),
             *((name, f"{url}/metrics") for name, url in info.workers.items()),
@@ -252,24 +254,34 @@ def _print_up(everything: "Up", seconds: float) -> None:
     out.print("Ctrl-C stops it; jobs that wait are kept.")
 
 
+ApiHost = Annotated[
+    str,
+    typer.Option(envvar="INFERMQ_API_HOST", help="Where the API over HTTP listens; without keys on loopback only."),
+]
+ApiPort = Annotated[int, typer.Option(min=0, max=65535, envvar="INFERMQ_API_PORT", help="Its port; 0: any free one.")]
+BrokersSecret = Annotated[
+    Path | None,
+    typer.Option(
+        envvar=NATS_KEY_FILE,
+        help=f"The brokers' secret (infermq nats-config); or {NATS_KEY} holds it. Without it, no keys are asked for.",
+    ),
+]
+
+
 def serve(
     *,
     nats_url: Annotated[
         str, typer.Option(envvar="INFERMQ_NATS_URL", help="Where NATS is; several nodes with commas between them.")
     ],
     postgres_url: NeededPostgresUrl,
-    nats_key_file: Annotated[
-        Path | None,
-        typer.Option(
-            envvar=NATS_KEY_FILE,
-            help=f"The brokers' secret (infermq nats-config); or {NATS_KEY} holds it. Without it, no keys are asked for.",
-        ),
-    ] = None,
+    nats_key_file: BrokersSecret = None,
     name: Annotated[
         str | None, typer.Option(callback=_short, help="Unique name; by default host and process id.")
     ] = None,
     http_host: Annotated[str, typer.Option(help="Where /metrics, /livez and /readyz listen.")] = "127.0.0.1",
     http_port: Annotated[int, typer.Option(min=0, max=65535, help="Its port; 0: any free one.")] = 0,
+    api_host: ApiHost = "127.0.0.1",
+    api_port: ApiPort = 0,
     lease_s: LeaseS = LEASE_S,
     replicas: ReplicasOption = 1,
     store_bytes: StoreBytes = None,
@@ -296,6 +308,8 @@ def serve(
         name=name or process_name(),
         http_host=http_host,
         http_port=http_port,
+        api_host=api_host,
+        api_port=api_port,
         lease_s=lease_s,
         replicas=as_replicas(replicas),
         store_bytes=store_bytes,
@@ -303,10 +317,10 @@ def serve(
         trust=shown_trust(os.environ),
     )
 
-    def ready(url: str) -> None:
+    def ready(listens: "Addresses") -> None:
         if as_json:
-            typer.echo(json.dumps({"ready": True, "http": url, "name": config.name}))
-        logging.getLogger("infermq").info("ready name=%s http=%s", config.name, url)
+            typer.echo(json.dumps({"ready": True, "http": listens.http, "api": listens.api, "name": config.name}))
+        logging.getLogger("infermq").info("ready name=%s http=%s api=%s", config.name, listens.http, listens.api)
 
     with reporting_errors():
         uvloop.run(_until_signal(config, _secret_of_brokers(nats_key_file), ready))
@@ -320,7 +334,7 @@ def _secret_of_brokers(file: Path | None, *, data: Path | None = None) -> NatsKe
         fail(f"the brokers' secret ({NATS_KEY}, {NATS_KEY_FILE}): {error}", Exit.USAGE)
 
 
-async def _until_signal(config: BrokerConfig, keys: NatsKeys | None, ready: Callable[[str], None]) -> None:
+async def _until_signal(config: BrokerConfig, keys: NatsKeys | None, ready: Callable[["Addresses"], None]) -> None:
     from broker.serve import serve as run  # noqa: PLC0415 - FastStream takes a while to load
 
     serving = asyncio.create_task(run(config, ready=ready, nats_keys=keys))

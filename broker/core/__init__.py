@@ -43,5 +43,6 @@ dead_letters what is said of dead letters, and what is sent when one is requeued
 explain      puts what holds jobs into status and `job show`
 revisions    which revision of the catalog is in force
 readiness    which doors of a broker can serve, and why the others cannot
+dialects     how other APIs ask and answer, translated to and from chat completions
 records      the values that decisions are made of and the ledger stores
 """

@@ -2,9 +2,11 @@
 
 nats_api    serves the API over NATS: request → use-case → answer
 nats_infer  serves interactive requests over NATS: request → admission → relay
+http        serves OpenAI's API over HTTP, on the same relay and use-cases
+requests    the way of a request to the relay, the same for every door
 health      serves /metrics, /livez and /readyz
 server      runs an HTTP application inside the broker's event loop
 
-A new door for requests admits them, then calls `Relay.ask` with a caller (ports.Caller); `broker.serve` composes it.
+A new door for requests calls `Requests` with a caller (ports.Caller); `broker.serve` composes it.
 Doors import services, the relay and the core, never the ledger or the bus. Only `broker.serve` imports doors.
 """

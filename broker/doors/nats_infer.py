@@ -6,27 +6,21 @@ subject of this door, so that the server says there if nobody listens to the inb
 
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from uuid import UUID
 
-from msgspec.structs import replace
-
-from broker.core import reserve
-from broker.core.admit import AdmissionContext, admit
-from broker.core.principal import Identify, Principal, known_or_bare
-from broker.core.records import Entry
+from broker.core.principal import Identify
 from broker.core.relay import Answered, Erred, Streamed
+from broker.doors.requests import Requests
 from broker.errors import Unavailable
 from broker.ports import Clock, Entropy
-from broker.roles.relay import Relay
 from schemas import subjects
 from schemas.api import ErrorBody, Problem
-from schemas.catalog import Catalog
 from schemas.codec import CHUNK, ERROR, FINAL, JOB, KEEPALIVE, KIND, SEQ, TRACEPARENT, Undecodable, decode_job, jsoned
-from schemas.ids import uuid7
 from schemas.jetstream import Message, NatsConnection, NatsError
 
 log = logging.getLogger(__name__)
+_NO_OTHER = nullcontext()
 
 
 class Inbox:
@@ -81,10 +75,9 @@ class NatsInfer:
     def __init__(
         self,
         nc: NatsConnection,
-        relay: Relay,
+        requests: Requests,
         *,
         identify: Identify,
-        catalog: Callable[[], Catalog],
         clock: Clock,
         entropy: Entropy,
         ended: Callable[[Answered | Erred], object] = lambda _: None,
@@ -92,9 +85,8 @@ class NatsInfer:
         """`ended` is called with the end of each request."""
         self._nc = nc
         self._ended = ended
-        self._relay = relay
+        self._requests = requests
         self._identify = identify
-        self._catalog = catalog
         self._clock = clock
         self._entropy = entropy
         self._inbox = nc.new_inbox()
@@ -102,10 +94,14 @@ class NatsInfer:
         self._jobs: dict[str, UUID] = {}
         """The jobs that are being answered, by the last token of their subject under the inbox."""
 
-    async def serve(self) -> None:
-        """Answer requests until cancelled. Then the door closes first, and what runs may finish."""
-        async with self._noticing_leavers(), self._relay.open(), self._open():
-            await self._relay.watch()
+    async def serve(self, beside: AbstractContextManager[None] = _NO_OTHER) -> None:
+        """Answer requests until cancelled, with another door open `beside` this one.
+
+        Then the doors close first, and what runs may finish.
+        """
+        async with self._noticing_leavers(), self._requests.relay.open(), self._open():
+            with beside:
+                await self._requests.relay.watch()
 
     @asynccontextmanager
     async def _noticing_leavers(self) -> AsyncIterator[None]:
@@ -139,40 +135,20 @@ class NatsInfer:
             return
         try:
             caller = await self._identify(source.tenant, source.key, self._clock())
-            entry = self._admitted(message, source, caller)
+            headers = message.headers or {}
+            job = decode_job(message.data, headers)
+            entry = self._requests.admitted(job, caller, source, traceparent=headers.get(TRACEPARENT))
         except Undecodable as error:
             await self._refuse(message.reply, Problem("bad_request", str(error)))
             return
         except Unavailable as error:
             await self._refuse(message.reply, Problem("unavailable", f"{error}: try again in a moment"))
             return
-        if entry.refused is not None:
-            problem = reserve.problem_of(entry.refused, source.model)
-            await Inbox(self._nc, message.reply, job=entry.id, ended=self._ended).end(Erred(problem))
-            return
-        chosen = entry.id
-        if self._relay.has_anothers(chosen, entry.tenant):  # which is none of its business
-            entry = replace(entry, id=uuid7(entry.admitted_ms, self._entropy()))
-        await self._relay.ask(entry, self._caller(entry.id, message.reply, named=chosen))
+        named, entry = entry.id, self._requests.with_free_id(entry)
+        await self._requests.ask(entry, self._caller(entry.id, message.reply, named=named))
 
     async def _refuse(self, reply: str, problem: Problem) -> None:
         await Inbox(self._nc, reply, job=None, ended=self._ended).end(Erred(problem))
-
-    def _admitted(self, message: Message, source: subjects.Source, caller: Principal | Problem) -> Entry:
-        now = self._clock()
-        headers = message.headers or {}
-        context = AdmissionContext(
-            principal=known_or_bare(caller, source.tenant, source.key),
-            denied=caller if isinstance(caller, Problem) else None,
-            lane=source.lane,
-            model=source.model,
-            catalog=self._catalog(),
-            now=now,
-            new_id=lambda _: uuid7(now, self._entropy()),
-            traceparent=headers.get(TRACEPARENT),
-            streams=True,
-        )
-        return admit(decode_job(message.data, headers), context)
 
     def _caller(self, job: UUID, subject: str, *, named: UUID) -> Inbox:
         """Make the caller of a job, which it calls by the name that it gave it."""
@@ -191,4 +167,4 @@ class NatsInfer:
             return
         job = self._jobs.pop(message.subject.rpartition(".")[2], None)
         if job is not None:
-            await self._relay.caller_left(job)
+            await self._requests.relay.caller_left(job)

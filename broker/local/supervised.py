@@ -42,8 +42,12 @@ class SupervisedProcess:
     environ: Mapping[str, str] = field(default_factory=dict)
     """What it is told by its environment, which other users cannot read: the URLs of its servers, with their passwords."""
     child: Child | None = None
+    api_port: int | None = None
+    """The port that its API over HTTP should have; 0: any free one. None: it has none."""
     http: str = ""
     """The URL of its HTTP server. Empty until it is ready."""
+    api: str = ""
+    """The URL of its API over HTTP. Empty until it is ready, or if it has none."""
     gave_up: bool = False
     """It ended in a way that no restart will help."""
     _started_s: float = 0.0
@@ -54,17 +58,22 @@ class SupervisedProcess:
     def start(self) -> None:
         """Start it on its port, or on any free one if that is taken."""
         self._started_s, self._due_s = time.monotonic(), None
-        port = self.http_port
-        if port != 0 and not is_free(port):
-            self.say(f"port {port} is taken: {self.name} listens on another")
-            port = 0
+        ports = ["--http-port", self._port(self.http_port)]
+        if self.api_port is not None:
+            ports += ["--api-port", self._port(self.api_port)]
         self._ready_file.unlink(missing_ok=True)
         output = os.open(self._ready_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
-            command = [*self.command, "--http-port", str(port)]
+            command = [*self.command, *ports]
             self.child = spawn(self.name, command, log=self.log, stdout=output, env=self.environ)
         finally:
             os.close(output)
+
+    def _port(self, wanted: int) -> str:
+        if wanted == 0 or is_free(wanted):
+            return str(wanted)
+        self.say(f"port {wanted} is taken: {self.name} listens on another")
+        return "0"
 
     async def ready(self, *, within_s: float) -> None:
         """Wait for the line that it prints once it is ready, and report its log meanwhile. Raises: Unavailable."""
@@ -119,6 +128,7 @@ class SupervisedProcess:
         with contextlib.suppress(OSError):
             for line in self._ready_file.read_text(errors="replace").splitlines():
                 with contextlib.suppress(ValueError, KeyError, TypeError):
-                    self.http = json.loads(line)["http"]
+                    said = json.loads(line)
+                    self.http, self.api = said["http"], said.get("api", "")
                     return True
         return False

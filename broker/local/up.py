@@ -182,7 +182,7 @@ def _trust(config: UpConfig) -> Trust | None:
 
 
 def _http_ports(config: UpConfig, nats_url: str, say: Say) -> Iterator[int]:
-    """Yield the HTTP port of the broker, then of each worker.
+    """Yield the port of the API over HTTP, then the HTTP port of the broker and of each worker.
 
     Whoever has the port of NATS has those after it, so of two that start at once only one tries to listen there.
     """
@@ -237,6 +237,7 @@ class Up:
             nats_url=self.nats_url,
             postgres_url=self.postgres_url,
             broker_http=first.http,
+            api=first.api,
             workers={worker.name: worker.http for worker in others if not worker.gave_up},
             trust=self.trust,
         )
@@ -265,7 +266,8 @@ class Up:
         more = ["--lease-s", str(self.config.lease_s), "--replicas", str(self.config.replicas)]
         is_ours = self._has_keys and self.config.nats_url is None
         keys = {NATS_KEY_FILE: str(self.config.data / NATS_KEY_KEPT)} if is_ours else {}
-        await self._start("broker", [*command, *more], keys).ready(within_s=_READY_S)
+        api_port = next(self._http_ports)
+        await self._start("broker", [*command, *more], keys, api_port=api_port).ready(within_s=_READY_S)
 
     async def apply(self, text: str, source: str) -> str:
         """Make this the active catalog, unless somebody applied another since. Return the text of the one that is active.
@@ -323,14 +325,22 @@ class Up:
         slots = [] if self.config.slots is None else ["--slots", str(self.config.slots)]
         return [*command, "--name", f"{deployment}-{number}-{os.getpid()}", *slots]
 
-    def _start(self, name: str, command: Sequence[str], keys: Mapping[str, str]) -> SupervisedProcess:
+    def _start(
+        self, name: str, command: Sequence[str], keys: Mapping[str, str], *, api_port: int | None = None
+    ) -> SupervisedProcess:
         log_file = self._logs / f"{name}.log"
         if log_file.exists():
             log_file.replace(log_file.with_suffix(".log.1"))
         urls = {"INFERMQ_NATS_URL": self.nats_url, "INFERMQ_POSTGRES_URL": self.postgres_url}
         urls |= {} if self.trust is None else self.trust.environ()
         process = SupervisedProcess(
-            name, command, log_file, self._say, next(self._http_ports), environ={**urls, **keys}
+            name,
+            command,
+            log_file,
+            self._say,
+            next(self._http_ports),
+            environ={**urls, **keys},
+            api_port=api_port,
         )
         process.start()
         self._processes.append(process)

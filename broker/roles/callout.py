@@ -30,8 +30,8 @@ _TOLD_S = 0.2
 """How long the end of a connection may wait until who has it was told why."""
 AGAIN_S = (0.0, 1.0, 4.0)
 """When the connections of a key are ended: at once, and again for those that another broker let in at that moment."""
-Identify = Callable[[str], Awaitable[Principal | Problem]]
-"""Makes a principal out of the text of a key, or says why not. Raises: Unavailable."""
+Identify = Callable[[str | None], Awaitable[Principal | Problem]]
+"""Makes a principal out of the text of a key, None if none is shown; or says why not. Raises: Unavailable."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -110,8 +110,6 @@ class Callout:
         await self._answer(message, allowed)
 
     async def _caller(self, question: Question) -> Principal | Problem:
-        if question.text is None:
-            return Problem("no_key", "no API key was shown")
         try:
             return await self.identify(question.text)
         except Unavailable as error:

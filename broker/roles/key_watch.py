@@ -33,6 +33,9 @@ KEPT_MS = Ms(8 * 24 * 3_600_000)
 """How long a key that has ended is remembered: longer than a job that it submitted may wait for intake."""
 
 
+NO_KEY = Problem("no_key", "no API key was shown: over HTTP it is sent as `Authorization: Bearer KEY`")
+
+
 class KeyWatch:
     """The directory of keys."""
 
@@ -78,11 +81,13 @@ class KeyWatch:
             caller = self.directory.identify(tenant, key, at)
         return self._noted(caller)
 
-    async def identify_text(self, text: str) -> Principal | Problem:
-        """Say who shows the text of a key. Raises: Unavailable.
+    async def identify_text(self, text: str | None) -> Principal | Problem:
+        """Say who shows the text of a key; None: none is shown. Raises: Unavailable.
 
         A key that is not there and one with another secret are looked up alike, so that nobody can tell which it is.
         """
+        if text is None:
+            return NO_KEY
         try:
             shown = parse_key(text)
         except BadKey as error:

@@ -43,8 +43,8 @@ class Keys:
         self.known = dict(KNOWN)
         self.callout: Callout
 
-    async def identify(self, text: str) -> Principal | Problem:
-        return self.known.get(text, Problem("unknown_key", "there is no such key"))
+    async def identify(self, text: str | None) -> Principal | Problem:
+        return self.known.get(text or "", Problem("unknown_key", "there is no such key"))
 
 
 @asynccontextmanager

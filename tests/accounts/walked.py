@@ -16,7 +16,7 @@ from broker.ledger import migrate, open_ledger
 from broker.ledger.connection import Connection
 from broker.local.servers import postgres_server
 from broker.ports import Ledger
-from broker.serve import serve
+from broker.serve import Addresses, serve
 from schemas.accounts import Role
 from schemas.api_keys import ApiKey
 from schemas.job import Lane
@@ -149,7 +149,7 @@ def _by() -> Audited:
 
 @asynccontextmanager
 async def _a_broker(nats_url: str, postgres_url: str) -> AsyncIterator[None]:
-    ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    ready: asyncio.Future[Addresses] = asyncio.get_running_loop().create_future()
     config = BrokerConfig(nats_url=nats_url, postgres_url=postgres_url, name=f"b-{an_id()}")
     serving = asyncio.create_task(serve(config, ready=ready.set_result, nats_keys=KEYS))
     serving.add_done_callback(lambda _: ready.done() or ready.cancel())

@@ -17,7 +17,7 @@ from nats.js.errors import NotFoundError
 from broker.client import BacklogFull, Client, Piece, Reply, RequestRefused, RequestTimedOut, Submission
 from broker.config import LEASE_S, BrokerConfig
 from broker.errors import Unavailable
-from broker.serve import serve
+from broker.serve import Addresses, serve
 from schemas import subjects
 from schemas.api import BatchStatus, JobShow, State
 from schemas.catalog import Revision, parse
@@ -52,11 +52,12 @@ failures = [
 class Running:
     """A broker, and what one asks of it."""
 
-    def __init__(self, nc: Nats, client: Client, ledger_url: str, url: str) -> None:
+    def __init__(self, nc: Nats, client: Client, ledger_url: str, url: str, api: str = "") -> None:
         self.nc = nc
         self.client = client
         self.ledger_url = ledger_url
         self.url = url
+        self.api = api
 
     async def ended(self, job: UUID) -> JobShow:
         async with asyncio.timeout(30):
@@ -126,7 +127,7 @@ async def a_worker(
 async def a_broker(
     nats_url: str, ledger_url: str, nc: Nats, *, lease_s: float = LEASE_S, **pace: Any
 ) -> AsyncIterator[Running]:
-    ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    ready: asyncio.Future[Addresses] = asyncio.get_running_loop().create_future()
     config = BrokerConfig(nats_url=nats_url, postgres_url=ledger_url, name=f"b-{an_id()}", lease_s=lease_s)
     serving = asyncio.create_task(serve(config, ready=ready.set_result, **pace))
     serving.add_done_callback(lambda _: ready.done() or ready.cancel())
@@ -134,7 +135,8 @@ async def a_broker(
     async with Client.connect(nats_url) as client:
         await client.apply_catalog(CATALOG.format(slots=4, options=SCRIPT))
         try:
-            yield Running(nc, client, ledger_url, await ready)
+            listens = await ready
+            yield Running(nc, client, ledger_url, listens.http, listens.api)
         finally:
             serving.cancel()
             await asyncio.gather(serving, return_exceptions=True)
@@ -567,7 +569,7 @@ async def get(url: str) -> str:
 
 
 async def test_two_brokers_share_the_work_and_one_leads(nats_url: str, running: Running) -> None:
-    ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    ready: asyncio.Future[Addresses] = asyncio.get_running_loop().create_future()
     config = BrokerConfig(nats_url=nats_url, postgres_url=running.ledger_url, name="second")
     second = asyncio.create_task(serve(config, ready=ready.set_result))
     await ready

@@ -23,6 +23,7 @@ from broker.core.principal import Identify, Principal, open_door
 from broker.core.seals import request_seal
 from broker.core.settle import decide
 from broker.doors.nats_infer import NatsInfer
+from broker.doors.requests import Requests
 from broker.ports import Ledger
 from broker.roles.daily_spend import DailySpend
 from broker.roles.relay import FINISH_S, Relay
@@ -334,9 +335,8 @@ async def a_door(
             tick_s=0.02,
             finish_s=finish_s,
         )
-        infer = NatsInfer(
-            nc, relay, identify=identify, catalog=lambda: door.catalog, clock=door.clock, entropy=entropy
-        )
+        requests = Requests(relay=relay, catalog=lambda: door.catalog, clock=door.clock, entropy=entropy)
+        infer = NatsInfer(nc, requests, identify=identify, clock=door.clock, entropy=entropy)
         door.serve(infer)
     await until(lambda: is_answered(nc), "the door is open")
     try:

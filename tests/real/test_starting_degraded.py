@@ -19,7 +19,7 @@ from broker.config import BrokerConfig
 from broker.errors import CannotListen, Unavailable
 from broker.ledger import migrate, open_ledger
 from broker.local.servers import is_free, nats_server, postgres_server
-from broker.serve import serve
+from broker.serve import Addresses, serve
 from schemas.api import State
 from schemas.catalog import Revision, parse
 from schemas.jetstream.client import NatsClient as Nats
@@ -55,9 +55,9 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def a_start(nats_url: str, postgres_url: str) -> AsyncIterator[tuple[str, "asyncio.Future[str]"]]:
+async def a_start(nats_url: str, postgres_url: str) -> AsyncIterator[tuple[str, "asyncio.Future[Addresses]"]]:
     """A broker that begins to serve: the URL of its HTTP server, and a future that is set once it is ready."""
-    ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    ready: asyncio.Future[Addresses] = asyncio.get_running_loop().create_future()
     port = free_port()
     config = BrokerConfig(nats_url=nats_url, postgres_url=postgres_url, name=f"b-{an_id()}", http_port=port)
     serving = asyncio.create_task(serve(config, ready=ready.set_result, refresh_s=0.1))

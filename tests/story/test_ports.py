@@ -22,12 +22,12 @@ pytestmark = pytest.mark.story
 
 @pytest.fixture
 def port() -> int:
-    """The first of three that are free, below those that Linux gives to outgoing connections.
+    """The first of four that are free, below those that Linux gives to outgoing connections.
 
     Processes that run this at once begin far from each other, since a port that is free now may be the other's soon.
     """
     first = 20_000 + os.getpid() % 200 * 50
-    return next(port for port in range(first, 32_000) if all(map(is_free, range(port, port + 3))))
+    return next(port for port in range(first, 32_000) if all(map(is_free, range(port, port + 4))))
 
 
 @contextlib.asynccontextmanager
@@ -40,7 +40,7 @@ async def an_up(folder: Path, port: int, said: list[str]) -> AsyncIterator[Up]:
 
 def ports_of(up: Up) -> list[int | None]:
     info = up.info()
-    return [urlsplit(url).port for url in (info.nats_url, info.broker_http, *info.workers.values())]
+    return [urlsplit(url).port for url in (info.nats_url, info.api, info.broker_http, *info.workers.values())]
 
 
 async def is_healthy(port: int) -> bool:
@@ -59,12 +59,12 @@ async def test_the_ports_follow_each_other_and_a_restarted_child_has_its_own_aga
     async with an_up(tmp_path, port, said) as up:
         before = up.pids()["broker"]
 
-        assert ports_of(up) == [port, port + 1, port + 2]
+        assert ports_of(up) == [port, port + 1, port + 2, port + 3]
 
         os.kill(before, 9)
 
         async def is_back() -> bool:
-            return up.pids()["broker"] != before and await is_healthy(port + 1)
+            return up.pids()["broker"] != before and await is_healthy(port + 2)
 
         await until(is_back, "the broker serves HTTP on its port again")
     assert not [line for line in said if "is taken" in line]
@@ -83,7 +83,7 @@ async def test_two_that_start_at_once_both_run_and_one_says_that_it_took_other_p
             async with Client.connect(up.nats_url, api_key=up.api_key) as client:
                 assert (await client.infer("m", {"messages": [{"role": "user", "content": "Hello."}]})).text()
 
-    assert [port, port + 1, port + 2] in ports
+    assert [port, port + 1, port + 2, port + 3] in ports
     assert not set(ports[0]) & set(ports[1])
     [line] = [line for line in said[0] + said[1] if "is taken" in line]
     assert f"port {port} is taken: NATS listens at nats://127.0.0.1:" in line
@@ -93,10 +93,10 @@ async def test_a_single_port_that_is_taken_is_replaced_and_said_so(tmp_path: Pat
     said: list[str] = []
     with socket.create_server(("127.0.0.1", port + 1)):
         async with an_up(tmp_path, port, said) as up:
-            nats_port, broker_port, worker_port = ports_of(up)
+            nats_port, api_port, broker_port, worker_port = ports_of(up)
 
-    assert (nats_port, worker_port) == (port, port + 2)
-    assert broker_port not in {port, port + 1, port + 2}
+    assert (nats_port, broker_port, worker_port) == (port, port + 2, port + 3)
+    assert api_port not in {port, port + 1, port + 2, port + 3}
     assert f"port {port + 1} is taken: broker listens on another" in said
 
 

@@ -1,0 +1,231 @@
+"""The front: the ASGI application that answers over HTTP.
+
+Requests for answers, which are most, go past the router of Starlette: their routes are a dict. All others are Starlette's.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
+from uuid import UUID
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from broker.core.keys import KeyName
+from broker.core.principal import Principal
+from broker.core.relay import Answered, Erred
+from broker.doors.http import models
+from broker.doors.http.caller import HttpCaller, Send
+from broker.doors.http.dialect import Dialect
+from broker.doors.http.openai import OpenAI, error_of
+from broker.doors.http.problems import retry_headers
+from broker.doors.http.reading import Headers, Receive, body_of, headers_of, key_text
+from broker.doors.requests import Requests
+from broker.ports import Clock, Entropy
+from broker.service.refusal import Refusal, problem_of
+from schemas.api import Problem
+from schemas.catalog import Catalog
+from schemas.codec import TRACEPARENT
+from schemas.endpoints import ENDPOINTS
+from schemas.ids import uuid7
+from schemas.job import Lane
+from schemas.subjects import Source
+
+log = logging.getLogger(__name__)
+IdentifyText = Callable[[str | None], Awaitable[Principal | Problem]]
+"""Makes a principal out of the text of a key, None if none is shown; or says why not. Raises: Unavailable."""
+HOT: Final[Mapping[str, Dialect]] = {path: OpenAI(endpoint) for path, endpoint in ENDPOINTS.items()}
+"""The dialect of each path that asks a model."""
+NOT_READY = Problem("unavailable", "this broker is starting or stopping: try again in a moment")
+
+
+class Front:
+    """Knows who calls, and answers. Until a relay is attached it says that it is not ready."""
+
+    def __init__(
+        self,
+        *,
+        identify: IdentifyText,
+        catalog: Callable[[], Catalog],
+        clock: Clock,
+        entropy: Entropy,
+        ended: Callable[[Answered | Erred], object] = lambda _: None,
+        answered: Callable[[str, int], object] = lambda *_: None,
+    ) -> None:
+        """`ended` is called with the end of each request for an answer; `answered` with path and status of every request."""
+        self._identify = identify
+        self._catalog = catalog
+        self._clock = clock
+        self._entropy = entropy
+        self._ended = ended
+        self._answered = answered
+        self._requests: Requests | None = None
+        self._running: dict[KeyName, dict[UUID, HttpCaller]] = {}
+        """The requests that are being answered, by the key that asked."""
+        self._others = self._routes()
+
+    def __repr__(self) -> str:
+        return f"Front(requests={sum(map(len, self._running.values()))})"
+
+    @contextmanager
+    def attached(self, requests: Requests) -> Iterator[None]:
+        """Take requests while the block runs."""
+        self._requests = requests
+        try:
+            yield
+        finally:
+            self._requests = None
+
+    async def shut_out(self, why: Mapping[KeyName, Problem]) -> None:
+        """End the requests of keys that are let in no more, and say why."""
+        for name, problem in why.items():
+            for job, caller in list(self._running.get(name, {}).items()):
+                if self._requests is not None:
+                    await self._requests.relay.caller_left(job)
+                await caller.end(Erred(problem))
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        """Answer one request: an ASGI application."""
+        if scope["type"] != "http":
+            return
+        path = scope["path"]
+        if (dialect := HOT.get(path)) is None:
+            await self._others(scope, receive, self._counted(send))
+            return
+        request = uuid7(self._clock(), self._entropy())
+        headers = headers_of(scope)
+        try:
+            self._answered(path, await self._infer(dialect, scope["method"], headers, receive, send))
+        except ConnectionError:
+            log.debug("client left before its request was whole path=%s", path)
+        except Exception as error:  # noqa: BLE001 - `problem_of` logs what nobody raises on purpose
+            problem = problem_of(error)
+            status, content = dialect.error(problem, request)
+            await _respond(send, status, content, request, problem)
+            self._answered(path, status)
+
+    async def _infer(self, dialect: Dialect, method: str, headers: Headers, receive: Receive, send: Send) -> int:
+        """Answer a request for an answer of a model. Return the status. Raises: Refusal, Unavailable, ConnectionError."""
+        if method != "POST":
+            raise Refusal(Problem("wrong_method", f"ask a model by POST, not by {method[:20]}"))
+        requests = self._requests
+        if requests is None:
+            raise Refusal(NOT_READY)
+        principal = await self.caller_of(headers)
+        ask = dialect.read(await body_of(receive, headers), headers)
+        if ask.lane is not Lane.INTERACTIVE:
+            raise Refusal(Problem("wrong_lane", "who waits for the answer is in the lane interactive", "lane"))
+        name = principal.tenant, principal.key
+        traceparent = headers.get(TRACEPARENT.encode())
+        entry = requests.admitted(
+            ask.job,
+            principal,
+            Source(ask.lane, ask.model, *name),
+            traceparent=None if traceparent is None else traceparent.decode("latin-1"),
+        )
+        caller = HttpCaller(
+            send,
+            dialect=dialect,
+            answer=ask.answer(entry.id),
+            request=entry.id,
+            streamed=ask.streamed,
+            clock=self._clock,
+            ended=self._ended,
+        )
+        running = self._running.setdefault(name, {})
+        running[entry.id] = caller
+        try:
+            await requests.ask(entry, caller)
+            if not caller.over.is_set():
+                await self._until_over(requests, entry.id, caller, receive)
+        finally:
+            del running[entry.id]
+            if not running and self._running.get(name) is running:
+                del self._running[name]
+        return caller.status
+
+    async def _until_over(self, requests: Requests, job: UUID, caller: HttpCaller, receive: Receive) -> None:
+        """Wait until it is answered, or until the client leaves, of which the relay is told."""
+        leaving = asyncio.ensure_future(_left(receive, caller.over))
+        try:
+            await caller.over.wait()
+        finally:
+            is_gone = leaving.done()
+            leaving.cancel()
+            if is_gone:
+                await requests.relay.caller_left(job)
+
+    async def caller_of(self, headers: Headers) -> Principal:
+        """Say who calls. Raises: Refusal, Unavailable."""
+        caller = await self._identify(key_text(headers))
+        if isinstance(caller, Problem):
+            raise Refusal(caller)
+        return caller
+
+    def _routes(self) -> Starlette:
+        async def list_models(request: Request) -> Response:
+            principal = await self.caller_of(headers_of(request.scope))
+            return _json(models.listed(self._catalog(), principal))
+
+        async def show_model(request: Request) -> Response:
+            principal = await self.caller_of(headers_of(request.scope))
+            return _json(models.shown(request.path_params["model"], self._catalog(), principal))
+
+        return Starlette(
+            routes=[Route("/v1/models", list_models), Route("/v1/models/{model:path}", show_model)],
+            exception_handlers={HTTPException: self._failed, Refusal: self._failed, Exception: self._failed},
+        )
+
+    async def _failed(self, request: Request, error: Exception) -> Response:
+        problem = _of_router(request, error) if isinstance(error, HTTPException) else problem_of(error)
+        status, content = error_of(problem)
+        headers = {name.decode(): value.decode() for name, value in retry_headers(problem)}
+        return Response(content, status, headers, media_type="application/json")
+
+    def _counted(self, send: Send) -> Send:
+        """Name each answer, and count it."""
+        name = (b"x-request-id", str(uuid7(self._clock(), self._entropy())).encode())
+
+        async def named(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), name]
+                self._answered("other", message["status"])
+            await send(message)
+
+        return named
+
+
+async def _left(receive: Receive, over: asyncio.Event) -> None:
+    """Wait until the client has left, and then for nobody."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    over.set()
+
+
+def _of_router(request: Request, error: HTTPException) -> Problem:
+    path = request.url.path[:200]
+    if error.status_code == 405:
+        return Problem("wrong_method", f"{path} does not take {request.method}")
+    return Problem("unknown_route", f"nothing is served at {path}")
+
+
+def _json(body: object) -> Response:
+    return Response(msgspec.json.encode(body), media_type="application/json")
+
+
+async def _respond(send: Send, status: int, content: bytes, request: UUID, problem: Problem) -> None:
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(content)),
+        (b"x-request-id", str(request).encode()),
+        *retry_headers(problem),
+        *([(b"www-authenticate", b"Bearer")] if status == 401 else []),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": content})

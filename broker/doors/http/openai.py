@@ -1,0 +1,137 @@
+"""The dialect of OpenAI's endpoints. The bodies of requests and answers pass through as they are."""
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from broker.core.dialects.chunks import chunk_of
+from broker.doors.http.dialect import Answer, Ask
+from broker.doors.http.problems import kind_of
+from broker.doors.http.reading import Headers, Options, options_of, without_extra
+from broker.service.refusal import Refusal
+from schemas.api import Problem
+from schemas.codec import UNREADABLE, place_of
+from schemas.endpoints import Endpoint
+from schemas.job import Job, Lane, Metadata
+
+DONE = b"data: [DONE]\n\n"
+_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    409: "conflict_error",
+    413: "invalid_request_error",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
+
+class _Read(msgspec.Struct, frozen=True):
+    """The fields of a body that the door itself needs."""
+
+    model: str
+    stream: bool | None = None
+    metadata: Metadata | None = None
+    infermq: Options | None = None
+
+
+_body = msgspec.json.Decoder(_Read)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAI:
+    """One of OpenAI's endpoints that a model can serve."""
+
+    endpoint: Endpoint
+
+    def read(self, body: bytes, headers: Headers) -> Ask:
+        try:
+            read = _body.decode(body)
+        except UNREADABLE as error:
+            raise _unreadable(error) from error
+        options = options_of(headers, read.infermq)
+        if read.infermq is not None:
+            body = without_extra(body)
+        return Ask(
+            model=read.model if options.deployment is None else f"{read.model}@{options.deployment}",
+            job=job_of(self.endpoint.path, body, options, metadata=read.metadata),
+            lane=options.lane or Lane.INTERACTIVE,
+            streamed=bool(read.stream) and self.endpoint.can_stream,
+            answer=self._answer,
+        )
+
+    def error(self, problem: Problem, _: UUID, /) -> tuple[int, bytes]:
+        return error_of(problem)
+
+    def _answer(self, _: UUID) -> Answer:
+        return Passed(self.endpoint)
+
+
+def job_of(path: str, body: bytes, options: Options, *, metadata: Metadata | None = None) -> Job:
+    """Make the job of a request."""
+    timeout_s = options.timeout_s
+    return Job(
+        endpoint=path,
+        body=body,
+        custom_id=options.custom_id,
+        deadline_in_ms=None if timeout_s is None else max(1, int(timeout_s * 1000)),
+        metadata=metadata if options.metadata is None else options.metadata,
+    )
+
+
+def error_of(problem: Problem) -> tuple[int, bytes]:
+    """Return status and body of an error, as OpenAI's API writes it."""
+    status = kind_of(problem).status
+    return status, msgspec.json.encode({"error": _fields(problem, status)})
+
+
+def _fields(problem: Problem, status: int) -> dict[str, Any]:
+    shown = None if problem.field in (None, "body") else problem.field.removeprefix("body.")
+    kind = _TYPES.get(status, "server_error")
+    return {"message": problem.message, "type": kind, "param": shown, "code": problem.code}
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """Passes an answer of an engine on: an `Answer`."""
+
+    endpoint: Endpoint
+
+    def whole(self, body: bytes) -> bytes:
+        return body
+
+    def begin(self) -> bytes:
+        return b""
+
+    def piece(self, data: bytes) -> bytes:
+        return event(data)
+
+    def end(self, body: bytes, *, pieces: int) -> bytes:
+        if pieces == 0 and (chunk := chunk_of(body, self.endpoint)) is not None:  # its engine does not stream
+            return event(chunk) + DONE
+        return DONE
+
+    def error(self, problem: Problem) -> bytes:
+        return event(error_of(problem)[1])
+
+
+def event(data: bytes) -> bytes:
+    """Write an event whose data is JSON."""
+    if b"\n" in data or b"\r" in data:
+        data = msgspec.json.format(data, indent=-1)  # in JSON no text holds a line break
+    return b"data: " + data + b"\n\n"
+
+
+def _unreadable(error: Exception) -> Refusal:
+    if isinstance(error, msgspec.ValidationError):
+        what, path = place_of(str(error))
+        if "missing required field `model`" in what:
+            return Refusal(Problem("body_shape", "say which model is to answer", "body.model"))
+        return Refusal(Problem("body_shape", what, f"body{path}"))
+    why = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+    return Refusal(Problem("body_not_json", f"the body is not JSON: {why}", "body"))
