@@ -4,6 +4,7 @@ import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -72,6 +73,23 @@ class Keep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Counted from when they ended."""
 
 
+class BrokerRole(StrEnum):
+    """A part of a broker's work that some brokers may do and others not."""
+
+    HTTP = "http"
+    """Answers over HTTP."""
+    NATS = "nats"
+    """Answers over NATS."""
+    INTAKE = "intake"
+    """Takes submitted jobs in."""
+    DISPATCH = "dispatch"
+    """Hands jobs out, if it becomes the leader."""
+    SETTLE = "settle"
+    """Records what became of jobs and requests."""
+    UPKEEP = "upkeep"
+    """Makes and drops days, carries out orders over many jobs, and keeps what JetStream gave up on."""
+
+
 class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     nats_url: str
     postgres_url: str
@@ -83,6 +101,8 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     api_host: str = "127.0.0.1"
     api_port: Annotated[int, Meta(ge=0, le=65535)] = 0
     """Of the API over HTTP; 0 takes any free port."""
+    roles: Annotated[frozenset[BrokerRole], Meta(min_length=1)] = frozenset(BrokerRole)
+    """What it does, beside knowing the catalog, keys and workers and letting connections in."""
     database_connections: Annotated[int, Meta(ge=4, le=1000)] = 8
     """Enough for one for each role that writes, and some for the API."""
     lease_s: Annotated[float, Meta(ge=LEAST_LEASE_S, le=3600)] = LEASE_S

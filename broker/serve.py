@@ -8,7 +8,7 @@ import os
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -26,7 +26,7 @@ from broker.bus.runs import Rulings, Runs
 from broker.bus.seal_keys import NatsSealKeys
 from broker.bus.streams import NatsStreams
 from broker.bus.submitted import SubmittedJobs
-from broker.config import BrokerConfig
+from broker.config import BrokerConfig, BrokerRole
 from broker.core.accounts import Account
 from broker.core.keys import KeyName
 from broker.core.nats_keys import NatsKeys
@@ -102,6 +102,8 @@ REFRESH_S = 5.0
 """Between two looks at what is announced and may have been missed, and at what costs a query to measure."""
 _SEALING = frozenset({"settle", "interactive", "dispatch"})
 """The roles that begin once the key for seals is known."""
+_DOORS = {BrokerRole.HTTP: ("http",), BrokerRole.NATS: ("infer", "api"), BrokerRole.INTAKE: ("submit",)}
+"""The doors that each role is."""
 
 
 def entropy() -> int:
@@ -122,7 +124,7 @@ class Addresses(msgspec.Struct, frozen=True):
     http: str
     """The URL of /metrics, /livez and /readyz."""
     api: str
-    """The URL of the API over HTTP."""
+    """The URL of the API over HTTP. Empty: it serves none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +159,7 @@ async def serve(
         process = _process(config, ledger, nats_keys, pace=pace)
         async with (
             listening(process.app(), option="http", host=config.http_host, port=config.http_port) as url,
-            listening(process.front, option="api", host=config.api_host, port=config.api_port) as api_url,
+            process.listening_front() as api_url,
             _connections(config, nats_keys, process.reconnected.set, process.clients()),
         ):
             await process.run(lambda: ready(Addresses(url, api_url)))
@@ -233,8 +235,15 @@ class Process:
             catalogs=self.catalogs,
             roles=lambda: self.roles.states,
             others={"streams": lambda: streams_part(self.streams.kept), "seal key": self.seal_key.part},
+            doors={door for role in self.config.roles for door in _DOORS.get(role, ())},
         )
         return build_app(self.metrics.registry, health)
+
+    def listening_front(self) -> AbstractAsyncContextManager[str]:
+        """Serve the API over HTTP while the block runs, if that is among its roles; the value is the URL."""
+        if BrokerRole.HTTP not in self.config.roles:
+            return contextlib.nullcontext("")
+        return listening(self.front, option="api", host=self.config.api_host, port=self.config.api_port)
 
     def _nats(self) -> Part:
         is_there = self.nc.is_connected and self.doors.is_connected
@@ -264,7 +273,20 @@ class Process:
             await self.seal_key.learn()
         with contextlib.suppress(Unavailable):
             await self.keys.learn()
-        api = nats_api(
+        callout = self._callout()
+        roles = {"streams": reconcile.serve, "catalog": refresh.serve, **self._roles()}
+        roles |= {} if callout is None else {"callout": callout.serve}
+        async with self._api(), asyncio.TaskGroup() as group:
+            for name, role in roles.items():
+                group.create_task(self.roles.keep(name, role, once=self.seal_key.known if name in _SEALING else None))
+            if callout is not None:
+                await callout.listening.wait()  # who connects now is let in by us, perhaps by nobody else
+            ready()
+
+    def _api(self) -> AbstractAsyncContextManager[object]:
+        if BrokerRole.NATS not in self.config.roles:
+            return contextlib.nullcontext()
+        return nats_api(
             self.config.nats_url,
             self._services(),
             name=self.config.name,
@@ -274,15 +296,6 @@ class Process:
             seed=None if self.nats_keys is None else self.nats_keys.user_seed(Account.TENANTS),
             trust=self.config.trust,
         )
-        callout = self._callout()
-        roles = {"streams": reconcile.serve, "catalog": refresh.serve, **self._roles()}
-        roles |= {} if callout is None else {"callout": callout.serve}
-        async with api, asyncio.TaskGroup() as group:
-            for name, role in roles.items():
-                group.create_task(self.roles.keep(name, role, once=self.seal_key.known if name in _SEALING else None))
-            if callout is not None:
-                await callout.listening.wait()  # who connects now is let in by us, perhaps by nobody else
-            ready()
 
     def _roles(self) -> dict[str, Callable[[], Awaitable[None]]]:
         """Return what each role does, by its name."""
@@ -309,27 +322,34 @@ class Process:
             clock=self.clock,
             every_s=self.pace.refresh_s,
         )
+        selectable: dict[BrokerRole, dict[str, Callable[[], Awaitable[None]]]] = {
+            BrokerRole.INTAKE: self._intakes(),
+            BrokerRole.DISPATCH: {"dispatch": self._dispatch},
+            BrokerRole.SETTLE: {"settle": settle.serve, "late acks": late_acks.serve},
+            BrokerRole.UPKEEP: self._upkeep(),
+            BrokerRole.HTTP: {"interactive": self._interactive},
+            BrokerRole.NATS: {"interactive": self._interactive},
+        }
+        chosen = {name: role for one in self.config.roles for name, role in selectable[one].items()}
+        return {
+            **chosen,
+            "seal key": self.seal_key.serve,
+            "keys": self.keys.serve,
+            "beats": self.beats.watch,
+            "daily spend": self.daily_spend.serve,
+            "controls": self.controls.serve,
+            "gauges": gauges.serve,
+        }
+
+    def _upkeep(self) -> dict[str, Callable[[], Awaitable[None]]]:
         instructions = Instructions(
             nc=self.nc, ledger=self.ledger.instructions, metrics=self.metrics, clock=self.clock
         )
-        return {
-            **self._intakes(),
-            "seal key": self.seal_key.serve,
-            "keys": self.keys.serve,
-            "settle": settle.serve,
-            "late acks": late_acks.serve,
-            "beats": self.beats.watch,
-            "interactive": self._interactive,
-            "daily spend": self.daily_spend.serve,
-            "controls": self.controls.serve,
-            "dispatch": self._dispatch,
-            "advisories": Advisories(nc=self.nc, ledger=self.ledger.dead_letters, metrics=self.metrics).serve,
-            "instructions": instructions.serve,
-            "gauges": gauges.serve,
-            "upkeep": Upkeep(
-                days=self.ledger.days, retention=self.ledger.retention, keep=self.config.keep, clock=self.clock
-            ).serve,
-        }
+        upkeep = Upkeep(
+            days=self.ledger.days, retention=self.ledger.retention, keep=self.config.keep, clock=self.clock
+        )
+        advisories = Advisories(nc=self.nc, ledger=self.ledger.dead_letters, metrics=self.metrics)
+        return {"advisories": advisories.serve, "instructions": instructions.serve, "upkeep": upkeep.serve}
 
     def _callout(self) -> Callout | None:
         """Make the role that says who may connect to NATS, if servers ask."""
@@ -518,7 +538,12 @@ class Process:
             ended=self.metrics.request_ended,
         )
         async with bucket.open():
-            await door.serve(beside=self.front.attached(requests))
+            if BrokerRole.NATS in self.config.roles:
+                await door.serve(beside=self.front.attached(requests))
+                return
+            async with relay.open():
+                with self.front.attached(requests):
+                    await relay.watch()
 
     async def _dispatch(self) -> None:
         leader = Leader(ledger=self.ledger.leadership, holder=self.config.name, metrics=self.metrics)

@@ -42,6 +42,7 @@ from broker.config import (
     PORT,
     WORKER_KEY_FILE,
     BrokerConfig,
+    BrokerRole,
     Keep,
     NotFound,
     UpConfig,
@@ -259,6 +260,24 @@ ApiHost = Annotated[
     typer.Option(envvar="INFERMQ_API_HOST", help="Where the API over HTTP listens; without keys on loopback only."),
 ]
 ApiPort = Annotated[int, typer.Option(min=0, max=65535, envvar="INFERMQ_API_PORT", help="Its port; 0: any free one.")]
+
+
+def _roles(text: str | None) -> str | None:
+    """Check the names. Raises: typer.BadParameter."""
+    for name in (text or "").split(",") if text is not None else ():
+        if name.strip() not in list(BrokerRole):
+            raise typer.BadParameter(f"there is no role {name.strip()!r}: they are {', '.join(BrokerRole)}")
+    return text
+
+
+Roles = Annotated[
+    str | None,
+    typer.Option(
+        envvar="INFERMQ_ROLES",
+        callback=_roles,
+        help=f"What it does, of {', '.join(BrokerRole)}, with commas between them; by default all.",
+    ),
+]
 BrokersSecret = Annotated[
     Path | None,
     typer.Option(
@@ -282,6 +301,7 @@ def serve(
     http_port: Annotated[int, typer.Option(min=0, max=65535, help="Its port; 0: any free one.")] = 0,
     api_host: ApiHost = "127.0.0.1",
     api_port: ApiPort = 0,
+    roles: Roles = None,
     lease_s: LeaseS = LEASE_S,
     replicas: ReplicasOption = 1,
     store_bytes: StoreBytes = None,
@@ -298,6 +318,7 @@ def serve(
 
     Examples:
       infermq serve --nats-url nats://nats1:4222 --postgres-url postgresql://pg/infermq
+      infermq serve --roles http --nats-url nats://nats1:4222 --postgres-url postgresql://pg/infermq
     """
     die_with_parent()
     gc.set_threshold(*_GC)
@@ -310,6 +331,9 @@ def serve(
         http_port=http_port,
         api_host=api_host,
         api_port=api_port,
+        roles=frozenset(BrokerRole)
+        if roles is None
+        else frozenset(BrokerRole(one.strip()) for one in roles.split(",")),
         lease_s=lease_s,
         replicas=as_replicas(replicas),
         store_bytes=store_bytes,
@@ -318,12 +342,16 @@ def serve(
     )
 
     def ready(listens: "Addresses") -> None:
-        if as_json:
-            typer.echo(json.dumps({"ready": True, "http": listens.http, "api": listens.api, "name": config.name}))
-        logging.getLogger("infermq").info("ready name=%s http=%s api=%s", config.name, listens.http, listens.api)
+        _say_ready(config.name, listens, as_json=as_json)
 
     with reporting_errors():
         uvloop.run(_until_signal(config, _secret_of_brokers(nats_key_file), ready))
+
+
+def _say_ready(name: str, listens: "Addresses", *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps({"ready": True, "http": listens.http, "api": listens.api, "name": name}))
+    logging.getLogger("infermq").info("ready name=%s http=%s api=%s", name, listens.http, listens.api)
 
 
 def _secret_of_brokers(file: Path | None, *, data: Path | None = None) -> NatsKeys | None:

@@ -1,6 +1,6 @@
 """Says which doors of a broker can serve, out of how the parts are that each of them needs."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from broker.core.records import Kept
 from schemas.health import Part, Readiness
@@ -8,15 +8,22 @@ from schemas.health import Part, Readiness
 NEEDS: Mapping[str, tuple[str, ...]] = {
     "submit": ("nats", "streams"),
     "infer": ("nats", "streams", "catalog", "seal key"),
+    "http": ("nats", "streams", "catalog", "seal key"),
     "api": ("nats", "postgres"),
 }
 """The parts without which a door cannot serve. A part that is not known of is not asked for."""
 
 
-def readiness(name: str, parts: Mapping[str, Part], *, revision: int) -> Readiness:
-    """Conclude from the parts which doors can serve."""
-    doors = {door: _door([(need, parts[need]) for need in needs if need in parts]) for door, needs in NEEDS.items()}
-    return Readiness.of(name, doors=doors, parts=parts, revision=revision)
+def readiness(
+    name: str, parts: Mapping[str, Part], *, revision: int, doors: Collection[str] = tuple(NEEDS)
+) -> Readiness:
+    """Conclude from the parts which of a broker's doors can serve."""
+    found = {
+        door: _door([(need, parts[need]) for need in needs if need in parts])
+        for door, needs in NEEDS.items()
+        if door in doors
+    }
+    return Readiness.of(name, doors=found, parts=parts, revision=revision)
 
 
 def streams_part(kept: Kept) -> Part:

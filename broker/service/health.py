@@ -1,11 +1,11 @@
 """Tells whether this broker works, and what it can serve, for whoever restarts processes or sends them requests."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from broker.bus.catalogs import Catalogs
-from broker.core.readiness import readiness
+from broker.core.readiness import NEEDS, readiness
 from broker.errors import Unavailable
 from broker.ports import StatusLedger
 from schemas.health import Liveness, Part, Readiness
@@ -29,6 +29,8 @@ class HealthService:
     """What each role does."""
     others: Mapping[str, Callable[[], Part]] = field(default_factory=dict)
     """How other parts are, by their names."""
+    doors: Collection[str] = tuple(NEEDS)
+    """Those of the doors that this broker has."""
 
     def live(self) -> Liveness:
         """Say whether the process works, whatever is away."""
@@ -43,7 +45,7 @@ class HealthService:
             "catalog": Part(ok=True) if revision > 0 else Part(ok=False, why="none is active: infermq apply FILE"),
         }
         parts |= {name: part() for name, part in self.others.items()}
-        return readiness(self.name, parts, revision=revision)
+        return readiness(self.name, parts, revision=revision, doors=self.doors)
 
     async def _postgres(self) -> Part:
         try:

@@ -35,13 +35,19 @@ def test_before_a_catalog_is_applied_only_requests_are_not_taken() -> None:
     state = readiness("b", {"nats": WELL, "postgres": WELL, "catalog": AWAY}, revision=0)
 
     assert state.ready
-    assert {name for name, door in state.doors.items() if not door.ok} == {"infer"}
+    assert {name for name, door in state.doors.items() if not door.ok} == {"http", "infer"}
 
 
 def test_streams_that_are_missing_close_the_doors_that_need_them() -> None:
     state = readiness("b", {"nats": WELL, "postgres": WELL, "catalog": WELL, "streams": AWAY}, revision=1)
 
-    assert {name for name, door in state.doors.items() if not door.ok} == {"infer", "submit"}
+    assert {name for name, door in state.doors.items() if not door.ok} == {"http", "infer", "submit"}
+
+
+def test_only_the_doors_that_a_broker_has_are_shown() -> None:
+    state = readiness("b", {"nats": WELL, "postgres": WELL, "catalog": WELL}, revision=1, doors={"http"})
+
+    assert set(state.doors) == {"http"}
 
 
 def test_a_process_whose_roles_start_again_works_and_one_whose_role_has_ended_does_not() -> None:
