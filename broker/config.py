@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -90,6 +90,39 @@ class BrokerRole(StrEnum):
     """Makes and drops days, carries out orders over many jobs, and keeps what JetStream gave up on."""
 
 
+class HttpLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a client of an HTTP server may take. Where nothing else is said, the numbers are guesses."""
+
+    head_bytes: Annotated[int, Meta(ge=1024, le=1024**2)] = 32 * 1024
+    """Of the request line and the headers. Proxies let through 8 to 32 KiB."""
+    headers: Annotated[int, Meta(ge=16, le=10_000)] = 128
+    head_s: Annotated[float, Meta(gt=0, le=3600)] = 10.0
+    """From the first byte of a request to the end of its headers; also for a TLS handshake."""
+    body_s: Annotated[float, Meta(gt=0, le=3600)] = 30.0
+    """From the end of the headers to the end of the body."""
+    idle_s: Annotated[float, Meta(gt=0, le=3600)] = 75.0
+    """Without a request. More than the 60 s after which proxies end idle connections, so that none is used as it ends."""
+    unread_s: Annotated[float, Meta(gt=0, le=3600)] = 30.0
+    """How long a client may read nothing of what waits to be sent to it."""
+    pipelined: Annotated[int, Meta(ge=1, le=1000)] = 8
+    """Requests that a client sends ahead of answers, on one connection."""
+    connections: Annotated[int, Meta(ge=1, le=1_000_000)] = 4096
+    connections_per_address: Annotated[int, Meta(ge=1, le=1_000_000)] = 1024
+    """Of one IPv4 address or one /64 network of IPv6. Behind a proxy all have the same: give both limits one number."""
+    drain_s: Annotated[int, Meta(ge=0, le=3600)] = 5
+    """How long answers may go on when the server stops."""
+
+
+def http_limits(told: Iterable[str]) -> HttpLimits:
+    """Read limits such as `head_s=5`; what is not named stays as it is. Raises: ValueError, with what is wrong."""
+    named = dict(one.partition("=")[::2] for one in told)
+    try:
+        return msgspec.convert(named, HttpLimits, strict=False)
+    except msgspec.ValidationError as error:
+        names = ", ".join(HttpLimits.__struct_fields__)
+        raise ValueError(f"{error} (NAME=NUMBER, with the names {names})") from error
+
+
 class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     nats_url: str
     postgres_url: str
@@ -101,6 +134,8 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     api_host: str = "127.0.0.1"
     api_port: Annotated[int, Meta(ge=0, le=65535)] = 0
     """Of the API over HTTP; 0 takes any free port."""
+    api_limits: HttpLimits = HttpLimits()
+    """What a client of the API over HTTP may take."""
     roles: Annotated[frozenset[BrokerRole], Meta(min_length=1)] = frozenset(BrokerRole)
     """What it does, beside knowing the catalog, keys and workers and letting connections in."""
     database_connections: Annotated[int, Meta(ge=4, le=1000)] = 8

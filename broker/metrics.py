@@ -131,6 +131,9 @@ class BrokerMetrics:
         self._ended = _Children[tuple[str, Lane, State], Counter](lambda key: self._settled.labels(*key))
         self._requests_ended = _Children[str, Counter](self._requests.labels)
         http = self._counter("http_answers_total", "Answers over HTTP, by path and status.", "path", "status")
+        self._http_cuts = self._counter(
+            "http_cut_total", "Connections of HTTP clients that kept to no limit, by what they did.", "reason"
+        )
         self._http_answers = _Children[tuple[str, int], Counter](lambda key: http.labels(*key))
 
     def connection_answered(self, answer: str) -> None:
@@ -203,6 +206,9 @@ class BrokerMetrics:
     def http_answered(self, path: str, status: int) -> None:
         """Count an answer; `path` is one of the API's own."""
         self._http_answers[path, status].inc()
+
+    def http_cut(self, reason: str) -> None:
+        self._http_cuts.labels(reason).inc()
 
     def pools(self, pools: Mapping[str, Pool]) -> None:
         for deployment, pool in pools.items():

@@ -243,7 +243,14 @@ class Process:
         """Serve the API over HTTP while the block runs, if that is among its roles; the value is the URL."""
         if BrokerRole.HTTP not in self.config.roles:
             return contextlib.nullcontext("")
-        return listening(self.front, option="api", host=self.config.api_host, port=self.config.api_port)
+        return listening(
+            self.front,
+            option="api",
+            host=self.config.api_host,
+            port=self.config.api_port,
+            limits=self.config.api_limits,
+            cut=self.metrics.http_cut,
+        )
 
     def _nats(self) -> Part:
         is_there = self.nc.is_connected and self.doors.is_connected

@@ -1,10 +1,12 @@
 """`infermq up | serve | worker | migrate | doctor`."""
 
 import asyncio
+import contextlib
 import gc
 import json
 import logging
 import os
+import resource
 import signal
 import sys
 import time
@@ -47,6 +49,7 @@ from broker.config import (
     NotFound,
     UpConfig,
     as_replicas,
+    http_limits,
     nats_keys,
     process_name,
 )
@@ -278,6 +281,27 @@ Roles = Annotated[
         help=f"What it does, of {', '.join(BrokerRole)}, with commas between them; by default all.",
     ),
 ]
+
+
+def _check_limits(told: list[str]) -> list[str]:
+    """Raises: typer.BadParameter."""
+    try:
+        http_limits(told)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    return told
+
+
+ApiLimits = Annotated[
+    list[str],
+    typer.Option(
+        "--api-limit",
+        metavar="NAME=NUMBER",
+        envvar="INFERMQ_API_LIMITS",
+        callback=_check_limits,
+        help="What a client of the API over HTTP may take, such as body_s=60; several times for several.",
+    ),
+]
 BrokersSecret = Annotated[
     Path | None,
     typer.Option(
@@ -301,6 +325,7 @@ def serve(
     http_port: Annotated[int, typer.Option(min=0, max=65535, help="Its port; 0: any free one.")] = 0,
     api_host: ApiHost = "127.0.0.1",
     api_port: ApiPort = 0,
+    api_limits: ApiLimits = [],  # noqa: B006 - typer copies it
     roles: Roles = None,
     lease_s: LeaseS = LEASE_S,
     replicas: ReplicasOption = 1,
@@ -322,6 +347,7 @@ def serve(
     """
     die_with_parent()
     gc.set_threshold(*_GC)
+    _allow_connections()
     log_to_stderr(log_format, log_level)
     config = BrokerConfig(
         nats_url=nats_url,
@@ -331,9 +357,8 @@ def serve(
         http_port=http_port,
         api_host=api_host,
         api_port=api_port,
-        roles=frozenset(BrokerRole)
-        if roles is None
-        else frozenset(BrokerRole(one.strip()) for one in roles.split(",")),
+        api_limits=http_limits(api_limits),
+        roles=_as_roles(roles),
         lease_s=lease_s,
         replicas=as_replicas(replicas),
         store_bytes=store_bytes,
@@ -352,6 +377,17 @@ def _say_ready(name: str, listens: "Addresses", *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps({"ready": True, "http": listens.http, "api": listens.api, "name": name}))
     logging.getLogger("infermq").info("ready name=%s http=%s api=%s", name, listens.http, listens.api)
+
+
+def _as_roles(named: str | None) -> frozenset[BrokerRole]:
+    return frozenset(BrokerRole if named is None else (BrokerRole(one.strip()) for one in named.split(",")))
+
+
+def _allow_connections() -> None:
+    """Open as many files as the system lets this process: each connection is one, and the usual bound is 1024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _secret_of_brokers(file: Path | None, *, data: Path | None = None) -> NatsKeys | None:

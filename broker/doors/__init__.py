@@ -5,7 +5,9 @@ nats_infer  serves interactive requests over NATS: request → admission → rel
 http        serves OpenAI's API over HTTP, on the same relay and use-cases
 requests    the way of a request to the relay, the same for every door
 health      serves /metrics, /livez and /readyz
-server      runs an HTTP application inside the broker's event loop
+server      runs an HTTP application inside the broker's event loop, within limits
+protocol    bounds what one connection may take: time, sizes, requests sent ahead
+room        counts connections, in total and by address
 
 A new door for requests calls `Requests` with a caller (ports.Caller); `broker.serve` composes it.
 Doors import services, the relay and the core, never the ledger or the bus. Only `broker.serve` imports doors.

@@ -71,6 +71,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "throttled": _TOO_MANY,
     "daily_cap": Kind(429, after_s=_MINUTE),
     "busy": _LATER,
+    "too_many_connections": _LATER,
     "upstream_down": _AWAY,
     "no_slots": _AWAY,
     "spend_unknown": _AWAY,
