@@ -8,6 +8,9 @@ VLLM := .venv-vllm
 VLLM_STAMP := $(VLLM)/.installed
 VLLM_MODEL := $(VLLM)/smollm2
 
+BENCH := .venv-bench
+BENCH_STAMP := $(BENCH)/.installed
+
 NODE := examples/node
 NODE_STAMP := $(NODE)/node_modules/.installed
 
@@ -25,7 +28,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes 
   --no-emit-index-url
 
 .DEFAULT_GOAL := help
-.PHONY: help setup vllm peers demo test test-chaos test-commands test-node test-readme test-vllm count machine chaos chaos-cluster fuzz mutate check format lock clean
+.PHONY: help setup vllm peers bench-peers demo test test-chaos test-commands test-node test-readme test-vllm count machine chaos chaos-cluster fuzz mutate check format lock clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
@@ -69,6 +72,13 @@ peers: $(PEERS) ## install the task queues that `infermq bench bulk --peers` com
 $(PEERS): $(STAMP) deploy/peers.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r deploy/peers.lock
 	@touch $(PEERS)
+
+bench-peers: $(BENCH_STAMP) ## install the gateways that `infermq bench http --peers` compares with into .venv-bench
+
+$(BENCH_STAMP): deploy/bench.lock
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r deploy/bench.lock
+	@touch $(BENCH_STAMP)
 
 test: $(MODEL) ## run the tests, two files at a time
 	$(BIN)/python -m pytest -q -n 2 --dist loadscope -m "not chaos and not commands"
@@ -123,11 +133,12 @@ format: $(STAMP) ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-lock: $(STAMP) ## renew requirements.lock and deploy/peers.lock from pyproject.toml
+lock: $(STAMP) ## renew requirements.lock and deploy/peers.lock from pyproject.toml, and deploy/bench.lock
 	$(BIN)/python -m pip install --quiet uv
 	$(COMPILE) --universal $(foreach extra,embedded llamacpp openai dev,--extra $(extra)) \
 	  --output-file requirements.lock pyproject.toml
 	$(COMPILE) --extra peers --constraint requirements.lock --output-file deploy/peers.lock pyproject.toml
+	printf 'litellm[proxy]>=1.108,<2\nsmg>=1.13,<2\n' | $(COMPILE) --output-file deploy/bench.lock -
 
 clean: ## remove .venv and all caches
-	rm -rf $(VENV) $(VLLM) $(NODE)/node_modules .infermq .mypy_cache .ruff_cache .pytest_cache .hypothesis .mutate .import_linter_cache
+	rm -rf $(VENV) $(VLLM) $(BENCH) $(NODE)/node_modules .infermq .mypy_cache .ruff_cache .pytest_cache .hypothesis .mutate .import_linter_cache

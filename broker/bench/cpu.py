@@ -1,21 +1,24 @@
 """Adds up the CPU time of all that a benchmark started, by kind of process."""
 
+import contextlib
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import psutil
 
 KINDS = ("producer", "broker", "worker", "NATS", "Postgres")
 
 
-def spent_s() -> dict[str, float]:
-    """Return the CPU seconds so far, user and system, of this process and its children."""
+def spent_s(*, but: Collection[int] = ()) -> dict[str, float]:
+    """Return the CPU seconds so far, user and system, of this process and its children, `but` those with these ids."""
     spent: dict[str, float] = defaultdict(float)
     me = psutil.Process()
     times = me.cpu_times()
     spent["producer"] = times.user + times.system
     for child in me.children(recursive=False):
+        if child.pid in but:
+            continue
         for process in (child, *child.children(recursive=True)):
             try:
                 times = process.cpu_times()
@@ -24,6 +27,18 @@ def spent_s() -> dict[str, float]:
                 continue
             spent[kind] += times.user + times.system + times.children_user + times.children_system
     return dict(spent)
+
+
+def of_processes_s(pids: Iterable[int]) -> float:
+    """Return the CPU seconds so far, user and system, of processes that run, and of their children."""
+    spent = 0.0
+    for pid in pids:
+        one = psutil.Process(pid)
+        for process in (one, *one.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                spent += times.user + times.system + times.children_user + times.children_system
+    return spent
 
 
 def _kind(process: psutil.Process) -> str:

@@ -37,6 +37,8 @@ class Talk:
     def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
         self._process = process
         self._log = log
+        self.ready: dict[str, Any] = {}
+        """What it said when it was ready."""
 
     def __repr__(self) -> str:
         return f"Talk(pid={self.pid})"
@@ -99,7 +101,7 @@ async def child(*words: str) -> AsyncIterator[Talk]:
         )
         try:
             talk = Talk(process, Path(log.name))
-            await talk.answer()
+            talk.ready = await talk.answer()
             yield talk
         finally:
             await _ended(process)

@@ -63,6 +63,28 @@ def interactive(
 
 
 @app.command()
+def http(
+    *,
+    requests: Annotated[int, typer.Option(min=100, max=1_000_000, help="How many requests a run has.")] = 5000,
+    runs: Runs = 5,
+    peers: Annotated[bool, typer.Option("--peers", help="Other gateways beside it (make bench-peers).")] = False,
+    quick: Quick = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure requests/s over HTTP, added latency and CPU time, beside the same hops without a broker.
+
+    Prints the figure, its spread, and what ran beside it.
+
+    Examples:
+      infermq bench http --quick
+    """
+    from broker.bench.http import http as measure  # noqa: PLC0415
+
+    requests, runs = (2000, 1) if quick else (requests, runs)
+    _show(measure(requests=requests, runs=runs, with_peers=peers, say=_say), as_json=as_json)
+
+
+@app.command()
 def saturation(
     *,
     catalog: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="A catalog with one model.")] = _EXAMPLE,

@@ -158,6 +158,7 @@ USES: dict[str, Uses] = {
         for name, size in (
             ("bulk", "jobs"),
             ("interactive", "requests"),
+            ("http", "requests"),
             ("saturation", "rounds"),
             ("dispatch", "jobs"),
             ("submit", "lines"),
@@ -175,7 +176,7 @@ ENDLESS = frozenset(
         "serve",
         "worker",
         "demo",
-        *(f"bench {name}" for name in "bulk interactive saturation dispatch submit idle keys".split()),
+        *(f"bench {name}" for name in "bulk interactive http saturation dispatch submit idle keys".split()),
     }
 )
 """These run until they are stopped, or for minutes, or do what can be done once."""

@@ -27,6 +27,7 @@ KEYS = {"name", "unit", "figure", "spread", "runs", "baselines", "ratios", "cpu_
     ("words", "baseline"),
     [
         (["bulk", "--jobs", "100", "--runs", "1"], "bare pipeline"),
+        (["http", "--requests", "100", "--runs", "1"], "bare ASGI, bare pipeline"),
         (["interactive", "--requests", "50", "--runs", "1"], "raw NATS request-reply p50"),
         (["dispatch", "--jobs", "20", "--runs", "1"], None),
         (["submit", "--lines", "1000", "--runs", "1"], None),
@@ -49,8 +50,12 @@ def test_a_benchmark_prints_its_figure_and_its_baseline(
     assert set(figure) == KEYS
     assert figure["figure"] >= 0
     assert len(figure["runs"]) == 1
-    assert [one["name"] for one in figure["baselines"]] == ([baseline] if baseline else [])
+    assert [one["name"] for one in figure["baselines"]] == (baseline.split(", ") if baseline else [])
     assert all(ratio > 0 for ratio in figure["ratios"].values())
+    if words[0] == "http":
+        assert set(figure["cpu_us_per_job"]) == {"broker", "worker", "NATS", "Postgres"}
+        assert figure["details"]["infermq: requests/s, 128 at once"] > 0
+        assert figure["details"]["ratio to bare pipeline: added p50 ms, 1 at once"] > 0
     if words[0] in {"bulk", "saturation"}:
         assert set(figure["cpu_us_per_job"]) == {"producer", "broker", "worker", "NATS", "Postgres"}
 
