@@ -93,9 +93,14 @@ class Running:
 
 @asynccontextmanager
 async def a_worker(
-    nc: Nats, *, slots: int = 4, reconnected: asyncio.Event | None = None, clock: Clock = now
+    nc: Nats,
+    *,
+    slots: int = 4,
+    reconnected: asyncio.Event | None = None,
+    clock: Clock = now,
+    script: str = SCRIPT,
 ) -> AsyncIterator[Worker]:
-    text = CATALOG.format(slots=slots, options=SCRIPT).replace("reserve = 4", "reserve = 2")
+    text = CATALOG.format(slots=slots, options=script).replace("reserve = 4", "reserve = 2")
     catalog = ActiveCatalog(Revision(1, Ms(0), parse(text)), "d")
     worker = Worker(
         nc,

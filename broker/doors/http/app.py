@@ -20,10 +20,10 @@ from starlette.routing import Route
 from broker.core.keys import KeyName
 from broker.core.principal import Principal
 from broker.core.relay import Answered, Erred
-from broker.doors.http import models
+from broker.doors.http import messages, models, responses
 from broker.doors.http.caller import HttpCaller, Send
 from broker.doors.http.dialect import Dialect
-from broker.doors.http.openai import OpenAI, error_of
+from broker.doors.http.openai import OpenAI
 from broker.doors.http.problems import retry_headers
 from broker.doors.http.reading import Headers, Receive, body_of, headers_of, key_text
 from broker.doors.requests import Requests
@@ -32,7 +32,7 @@ from broker.service.refusal import Refusal, problem_of
 from schemas.api import Problem
 from schemas.catalog import Catalog
 from schemas.codec import TRACEPARENT
-from schemas.endpoints import ENDPOINTS
+from schemas.endpoints import CHAT, ENDPOINTS
 from schemas.ids import uuid7
 from schemas.job import Lane
 from schemas.subjects import Source
@@ -40,8 +40,14 @@ from schemas.subjects import Source
 log = logging.getLogger(__name__)
 IdentifyText = Callable[[str | None], Awaitable[Principal | Problem]]
 """Makes a principal out of the text of a key, None if none is shown; or says why not. Raises: Unavailable."""
-HOT: Final[Mapping[str, Dialect]] = {path: OpenAI(endpoint) for path, endpoint in ENDPOINTS.items()}
+HOT: Final[Mapping[str, Dialect]] = {
+    **{path: OpenAI(endpoint) for path, endpoint in ENDPOINTS.items()},
+    responses.PATH: responses.Responses(),
+    messages.PATH: messages.Messages(),
+}
 """The dialect of each path that asks a model."""
+REQUEST: Final = "infermq_request"
+"""What a scope says of its request: what it is called."""
 NOT_READY = Problem("unavailable", "this broker is starting or stopping: try again in a moment")
 
 
@@ -94,11 +100,10 @@ class Front:
         """Answer one request: an ASGI application."""
         if scope["type"] != "http":
             return
-        path = scope["path"]
+        path, request = scope["path"], uuid7(self._clock(), self._entropy())
         if (dialect := HOT.get(path)) is None:
-            await self._others(scope, receive, self._counted(send))
+            await self._others({**scope, REQUEST: request}, receive, self._counted(send, request))
             return
-        request = uuid7(self._clock(), self._entropy())
         headers = headers_of(scope)
         try:
             self._answered(path, await self._infer(dialect, scope["method"], headers, receive, send))
@@ -107,7 +112,7 @@ class Front:
         except Exception as error:  # noqa: BLE001 - `problem_of` logs what nobody raises on purpose
             problem = problem_of(error)
             status, content = dialect.error(problem, request)
-            await _respond(send, status, content, request, problem)
+            await _respond(send, status, content, [(name, str(request).encode()) for name in dialect.names], problem)
             self._answered(path, status)
 
     async def _infer(self, dialect: Dialect, method: str, headers: Headers, receive: Receive, send: Send) -> int:
@@ -184,13 +189,14 @@ class Front:
 
     async def _failed(self, request: Request, error: Exception) -> Response:
         problem = _of_router(request, error) if isinstance(error, HTTPException) else problem_of(error)
-        status, content = error_of(problem)
+        request_id = request.scope[REQUEST]
+        status, content = _dialect_of(request.url.path).error(problem, request_id)
         headers = {name.decode(): value.decode() for name, value in retry_headers(problem)}
         return Response(content, status, headers, media_type="application/json")
 
-    def _counted(self, send: Send) -> Send:
+    def _counted(self, send: Send, request: UUID) -> Send:
         """Name each answer, and count it."""
-        name = (b"x-request-id", str(uuid7(self._clock(), self._entropy())).encode())
+        name = (b"x-request-id", str(request).encode())
 
         async def named(message: Any) -> None:
             if message["type"] == "http.response.start":
@@ -208,6 +214,11 @@ async def _left(receive: Receive, over: asyncio.Event) -> None:
     over.set()
 
 
+def _dialect_of(path: str) -> Dialect:
+    """Return the dialect in which an error is written at a path that asks no model."""
+    return HOT[messages.PATH if path.startswith(f"{messages.PATH}/") else CHAT.path]
+
+
 def _of_router(request: Request, error: HTTPException) -> Problem:
     path = request.url.path[:200]
     if error.status_code == 405:
@@ -219,11 +230,13 @@ def _json(body: object) -> Response:
     return Response(msgspec.json.encode(body), media_type="application/json")
 
 
-async def _respond(send: Send, status: int, content: bytes, request: UUID, problem: Problem) -> None:
+async def _respond(
+    send: Send, status: int, content: bytes, names: list[tuple[bytes, bytes]], problem: Problem
+) -> None:
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", b"%d" % len(content)),
-        (b"x-request-id", str(request).encode()),
+        *names,
         *retry_headers(problem),
         *([(b"www-authenticate", b"Bearer")] if status == 401 else []),
     ]

@@ -40,7 +40,7 @@ class HttpCaller:
         clock: Clock,
         ended: Callable[[Answered | Erred], object],
     ) -> None:
-        """`request` is what `x-request-id` says. `ended` is called once, with the end."""
+        """`request` is what the request is called. `ended` is called once, with the end."""
         self._send = send
         self._dialect = dialect
         self._answer = answer
@@ -120,7 +120,8 @@ class HttpCaller:
 
     async def _begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         self.status = status
-        named = [(b"x-request-id", str(self._request).encode()), *headers]
+        request = str(self._request).encode()
+        named = [*((name, request) for name in self._dialect.names), *headers]
         await self._write({"type": "http.response.start", "status": status, "headers": named})
 
     async def _write(self, message: dict[str, Any]) -> None:

@@ -43,6 +43,10 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Dialect(Protocol):
+    @property
+    def names(self) -> tuple[bytes, ...]:
+        """The headers that say what a request is called, `x-request-id` among them."""
+
     def read(self, body: bytes, headers: Headers) -> Ask:
         """Read a request. Raises: Refusal."""
 

@@ -1,7 +1,7 @@
 """The dialect of OpenAI's endpoints. The bodies of requests and answers pass through as they are."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Final
 from uuid import UUID
 
 import msgspec
@@ -9,13 +9,13 @@ import msgspec
 from broker.core.dialects.chunks import chunk_of
 from broker.doors.http.dialect import Answer, Ask
 from broker.doors.http.problems import kind_of
-from broker.doors.http.reading import Headers, Options, options_of, without_extra
-from broker.service.refusal import Refusal
+from broker.doors.http.reading import Headers, Options, options_of, unreadable, without_extra
 from schemas.api import Problem
-from schemas.codec import UNREADABLE, place_of
+from schemas.codec import UNREADABLE
 from schemas.endpoints import Endpoint
 from schemas.job import Job, Lane, Metadata
 
+NAMES: Final = (b"x-request-id",)
 DONE = b"data: [DONE]\n\n"
 _TYPES = {
     400: "invalid_request_error",
@@ -48,12 +48,13 @@ class OpenAI:
     """One of OpenAI's endpoints that a model can serve."""
 
     endpoint: Endpoint
+    names: ClassVar = NAMES
 
     def read(self, body: bytes, headers: Headers) -> Ask:
         try:
             read = _body.decode(body)
         except UNREADABLE as error:
-            raise _unreadable(error) from error
+            raise unreadable(error) from error
         options = options_of(headers, read.infermq)
         if read.infermq is not None:
             body = without_extra(body)
@@ -125,13 +126,3 @@ def event(data: bytes) -> bytes:
     if b"\n" in data or b"\r" in data:
         data = msgspec.json.format(data, indent=-1)  # in JSON no text holds a line break
     return b"data: " + data + b"\n\n"
-
-
-def _unreadable(error: Exception) -> Refusal:
-    if isinstance(error, msgspec.ValidationError):
-        what, path = place_of(str(error))
-        if "missing required field `model`" in what:
-            return Refusal(Problem("body_shape", "say which model is to answer", "body.model"))
-        return Refusal(Problem("body_shape", what, f"body{path}"))
-    why = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-    return Refusal(Problem("body_not_json", f"the body is not JSON: {why}", "body"))

@@ -86,6 +86,35 @@ def options_of(headers: Headers, extra: Options | None = None) -> Options:
 _NONE = Options()
 
 
+class _Extra(msgspec.Struct, frozen=True):
+    infermq: Options | None = None
+
+
+_extra = msgspec.json.Decoder(_Extra)
+
+
+def options_in(body: bytes, headers: Headers) -> tuple[Options, bytes]:
+    """Read the options of a request, and return its body without them. Raises: Refusal."""
+    if EXTRA.encode() not in body:
+        return options_of(headers), body
+    try:
+        extra = _extra.decode(body).infermq
+    except UNREADABLE as error:
+        raise unreadable(error) from error
+    return options_of(headers, extra), body if extra is None else without_extra(body)
+
+
+def unreadable(error: Exception) -> Refusal:
+    """Say why a body cannot be read."""
+    if isinstance(error, msgspec.ValidationError):
+        what, path = place_of(str(error))
+        if "missing required field `model`" in what:
+            return Refusal(Problem("body_shape", "say which model is to answer", "body.model"))
+        return Refusal(Problem("body_shape", what, f"body{path}"))
+    why = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+    return Refusal(Problem("body_not_json", f"the body is not JSON: {why}", "body"))
+
+
 def without_extra(body: bytes) -> bytes:
     """Take the extra field out of a body that is an object. Other fields stay as they were written."""
     fields = _fields.decode(body)

@@ -1,0 +1,80 @@
+"""The dialect of Anthropic's /v1/messages, which is translated to a chat completion."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Final
+from uuid import UUID
+
+import msgspec
+
+from broker.core.dialects.messages import MessageStream, message
+from broker.core.dialects.messages_request import MessagesRequest, translated
+from broker.core.dialects.reading import Event
+from broker.doors.http.dialect import Answer, Ask
+from broker.doors.http.openai import NAMES
+from broker.doors.http.problems import kind_of
+from broker.doors.http.reading import Headers
+from broker.doors.http.translating import ask_of, written
+from schemas.api import Problem
+
+PATH: Final = "/v1/messages"
+_STATUS = {503: 529}
+"""Statuses that Anthropic's API has instead of others."""
+_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    409: "conflict_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    431: "request_too_large",
+    504: "timeout_error",
+    529: "overloaded_error",
+}
+
+
+class Messages:
+    names: ClassVar = (*NAMES, b"request-id")
+
+    def read(self, body: bytes, headers: Headers) -> Ask:
+        return ask_of(body, headers, translated, _answer)
+
+    def error(self, problem: Problem, request: UUID, /) -> tuple[int, bytes]:
+        status, body = _error(problem, request)
+        return status, msgspec.json.encode(body)
+
+
+def _error(problem: Problem, request: UUID) -> tuple[int, dict[str, object]]:
+    status = kind_of(problem).status
+    status = _STATUS.get(status, status)
+    error = {"type": _TYPES.get(status, "api_error"), "message": problem.message}
+    return status, {"type": "error", "error": error, "request_id": str(request)}
+
+
+def _answer(request: MessagesRequest, job: UUID) -> Answer:
+    return _Answer(request, job, MessageStream(request, job))
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """Writes a message: an `Answer`."""
+
+    request: MessagesRequest
+    job: UUID
+    stream: MessageStream
+
+    def whole(self, body: bytes) -> bytes:
+        return msgspec.json.encode(message(self.request, self.job, body))
+
+    def begin(self) -> bytes:
+        return written(self.stream.begin())
+
+    def piece(self, data: bytes) -> bytes:
+        return written(self.stream.piece(data))
+
+    def end(self, body: bytes, *, pieces: int) -> bytes:  # noqa: ARG002 - the stream knows what has come
+        return written(self.stream.end(body))
+
+    def error(self, problem: Problem) -> bytes:
+        return written([Event("error", _error(problem, self.job)[1])])
