@@ -54,6 +54,8 @@ class SimulatedOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The length of an answer, unless the body or the model allows less."""
     reasoning_tokens: Annotated[int, Meta(ge=0, le=TEXT_WORDS)] = 0
     """How many words of reasoning come before the answer to a chat. They count as output."""
+    makes_json: bool = False
+    """Whether a chat that demands JSON gets some of its schema, and one that has tools a call, both made up."""
     seed: Annotated[int, Meta(ge=0, lt=2**32)] = 0
     """Chooses the words of the answers."""
     failures: tuple[ScriptedFailure, ...] = ()

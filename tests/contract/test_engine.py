@@ -418,6 +418,47 @@ async def test_what_an_engine_cannot_honour_is_refused_by_name(
 
 
 @pytest.mark.parametrize(
+    ("fields", "content", "arguments", "reason"),
+    [
+        ({"tools": TOOLS}, None, '{"a":1}', "tool_calls"),
+        ({"tools": TOOLS, "tool_choice": "required"}, None, '{"a":1}', "tool_calls"),
+        ({"tools": TOOLS, "max_tokens": 1}, None, '{"a"', "length"),
+        ({"response_format": {"type": "json_object"}}, '{"answer":"word"}', None, "stop"),
+        ({"response_format": {"type": "json_object"}, "max_tokens": 2}, '{"answer', None, "length"),
+    ],
+)
+async def test_simulated_json_is_the_same_whole_and_streamed(
+    fields: dict[str, Any], content: str | None, arguments: str | None, reason: str
+) -> None:
+    engine = factory("simulated")(Deployment(engine="simulated", options={"makes_json": True}), Overrides())
+    chat = {"messages": [{"role": "user", "content": "Hi"}], **fields}
+
+    body, outcome = await succeeded(engine, a_request(chat))
+    steps = [step async for step in engine.run(a_request(chat, streamed=True))]
+
+    [choice] = body["choices"]
+    calls = choice["message"].get("tool_calls", [])
+    assert (choice["message"]["content"], choice["finish_reason"]) == (content, reason)
+    assert [call["function"]["arguments"] for call in calls] == ([] if arguments is None else [arguments])
+    streamed = [json.loads(step.data)["choices"][0] for step in steps if isinstance(step, Chunk)]
+    assert len(streamed) == outcome.usage.output_tokens == body["usage"]["completion_tokens"]
+    assert streamed[-1]["finish_reason"] == reason
+    assert "".join(one["delta"].get("content", "") for one in streamed) == (content or "")
+    pieces = [call for one in streamed for call in one["delta"].get("tool_calls", [])]
+    assert "".join(call["function"]["arguments"] for call in pieces) == (arguments or "")
+    assert len([call for call in pieces if "id" in call]) == len(calls)
+
+
+async def test_simulated_words_follow_the_result_of_a_tool() -> None:
+    engine = factory("simulated")(Deployment(engine="simulated", options={"makes_json": True}), Overrides())
+    result = {"role": "tool", "tool_call_id": "c", "content": "3"}
+
+    body, _ = await succeeded(engine, a_request({"messages": [result], "tools": TOOLS}))
+
+    assert body["choices"][0]["message"]["content"]
+
+
+@pytest.mark.parametrize(
     "fields", [{"tools": TOOLS, "tool_choice": "none"}, {"tools": []}, {"stop": []}, {"stop": None}]
 )
 async def test_what_demands_nothing_is_served(engine: Engine, fields: dict[str, Any]) -> None:

@@ -15,4 +15,5 @@ alike     notices that an API answers everything alike
 answers   turns an API's status, headers and errors into a failure
 sse       splits the bytes of a stream into events
 assembly  assembles the response from the pieces of a stream
+made_up   makes up JSON by a schema
 """

@@ -36,6 +36,7 @@ from schemas.outcome import (
 )
 from schemas.units import Ms
 from workers.core.constraints import Constraints
+from workers.core.made_up import MadeUp, made_up
 from workers.ports import (
     Capacity,
     Chunk,
@@ -56,6 +57,8 @@ _TEXT_IN_WORDS = [_WORDS[(n * n + n // 7) % len(_WORDS)] for n in range(3 * TEXT
 _TEXT = " ".join(_TEXT_IN_WORDS)
 _STARTS = [0, *accumulate(len(word) + 1 for word in _TEXT_IN_WORDS)]
 """Where each word starts in the text."""
+_CHARACTERS = 4
+"""How many characters of JSON are a token."""
 _DEFAULT_SLOTS = 64
 _DIMENSIONS = 8
 _MOST_DIMENSIONS = 4096
@@ -74,6 +77,9 @@ class _Body(msgspec.Struct):
     max_tokens: float | None = None
     max_completion_tokens: float | None = None
     encoding_format: str = "float"
+    tools: Any = None
+    tool_choice: Any = None
+    response_format: Any = None
     dimensions: Annotated[int, Meta(ge=1, le=_MOST_DIMENSIONS)] | None = None
 
 
@@ -85,8 +91,14 @@ class _Answer(NamedTuple):
     reasoning: str
     text: str
     reason: str
-    """The finish reason: `stop` or `length`."""
+    """The finish reason: `stop`, `length` or `tool_calls`."""
     outcome: Succeeded
+    json: MadeUp | None = None
+    """What the answer is instead of words."""
+
+    def pieces(self) -> list[str]:
+        """Return the pieces of the text, each a token."""
+        return _words(self.text) if self.json is None else _cut(self.text)
 
 
 def make(deployment: Deployment, overrides: Overrides) -> "Simulated":
@@ -161,15 +173,16 @@ class Simulated:
         reasoning = self._options.reasoning_tokens if request.endpoint.shape is Shape.CHAT else 0
         full_length = self._options.output_tokens + reasoning
         prompt = -(-_length(body) // 4)
+        if self._options.makes_json and (made := _made_up(request, body)) is not None:
+            return self._json_answer(request, body, made)
         if request.constraints is not None:
             return Failed(_unmet(request.constraints))
         if request.endpoint.shape is Shape.EMBEDDINGS and body.encoding_format not in {"float", "base64"}:
             return Failed(BadRequest("encoding_format must be float or base64"))
-        most = int(body.max_completion_tokens or body.max_tokens or request.max_output_tokens)
+        most = _most(request, body)
         words = max(0, min(full_length, most)) if request.endpoint.limits else 0
-        if prompt + words > self._context_tokens:
-            message = f"{prompt} prompt tokens and {words} of the answer are more than {self._context_tokens}"
-            return Failed(ContextTooLong(message, self._context_tokens))
+        if (too_long := self._too_long(prompt, words)) is not None:
+            return too_long
         start = crc32(request.body, self._options.seed) % TEXT_WORDS
         middle = start + min(words, reasoning)
         thought = _TEXT[_STARTS[start] : _STARTS[middle]].rstrip() if reasoning else ""
@@ -181,6 +194,25 @@ class Simulated:
             response = _with_reasoning(response, thought)
         return _Answer(thought, text, reason, Succeeded(response, usage))
 
+    def _json_answer(self, request: EngineRequest, body: _Body, made: MadeUp) -> "_Answer | Failed":
+        """Answer with JSON, or with the call of a tool."""
+        prompt, pieces = -(-_length(body) // 4), _cut(made.text)
+        words = min(len(pieces), _most(request, body))
+        if (too_long := self._too_long(prompt, words)) is not None:
+            return too_long
+        reason = "length" if words < len(pieces) else "tool_calls" if made.tool else "stop"
+        text, usage = "".join(pieces[:words]), Usage(prompt, words)
+        response = _response(request, body, text, usage, reason)
+        if made.tool:
+            response = _with_call(response, _call(request, made.tool, text))
+        return _Answer("", text, reason, Succeeded(response, usage), made)
+
+    def _too_long(self, prompt: int, words: int) -> Failed | None:
+        if prompt + words <= self._context_tokens:
+            return None
+        message = f"{prompt} prompt tokens and {words} of the answer are more than {self._context_tokens}"
+        return Failed(ContextTooLong(message, self._context_tokens))
+
     async def _chunks(self, request: EngineRequest, answer: "_Answer") -> AsyncGenerator[Chunk | Progress, None]:
         """Yield the words of an answer at their pace. If nobody reads them, yield one empty chunk for the first token."""
         pacing = _Pacing()
@@ -191,13 +223,14 @@ class Simulated:
             yield Chunk(b"", lambda: _so_far(request, answer, pacing.words(answer)))
             await self._decode(answer.outcome.usage.output_tokens - 1, pacing)
             return
-        thoughts, words = answer.reasoning.split(), answer.text.split()
-        last = len(thoughts) + len(words) - 1
-        for number, word in enumerate((*thoughts, *words)):
+        thoughts, pieces = _words(answer.reasoning), answer.pieces()
+        last = len(thoughts) + len(pieces) - 1
+        for number, text in enumerate((*thoughts, *pieces)):
             await self._decode(1, pacing)
-            text = word if number in {0, len(thoughts)} else f" {word}"
-            field = "reasoning" if number < len(thoughts) else "content"
-            chunk = _chunk(request, text, answer.reason if number == last else None, field=field)
+            delta: dict[str, object] = {"reasoning" if number < len(thoughts) else "content": text}
+            if answer.json is not None and answer.json.tool:
+                delta = {"tool_calls": [_call_piece(_call(request, answer.json.tool, text), is_first=number == 0)]}
+            chunk = _chunk(request, text, answer.reason if number == last else None, delta=delta)
             yield Chunk(chunk, None if number else lambda: _so_far(request, answer, pacing.words(answer)))
 
     async def _decode(self, tokens: int, pacing: "_Pacing") -> None:
@@ -233,7 +266,14 @@ def _so_far(request: EngineRequest, answer: _Answer, words: int) -> SoFar:
     if request.endpoint.shape is Shape.EMBEDDINGS:
         return SoFar(None, usage)
     thoughts = answer.reasoning.split()
-    text = " ".join(answer.text.split()[: max(0, words - len(thoughts))])
+    text = "".join(answer.pieces()[: max(0, words - len(thoughts))])
+    if answer.json is not None and answer.json.tool:
+        return SoFar(
+            _with_call(
+                _response(request, _Body(), "", usage, CANCELLED_REASON), _call(request, answer.json.tool, text)
+            ),
+            usage,
+        )
     response = _response(request, _Body(), text, usage, CANCELLED_REASON)
     return SoFar(_with_reasoning(response, " ".join(thoughts[:words])) if thoughts else response, usage)
 
@@ -308,6 +348,44 @@ def _with_reasoning(response: bytes, thought: str) -> bytes:
     return _json.encode(read)
 
 
+def _made_up(request: EngineRequest, body: _Body) -> MadeUp | None:
+    if request.endpoint.shape is not Shape.CHAT:
+        return None
+    after_result = bool(body.messages) and body.messages[-1].role == "tool"
+    return made_up(body.tools, body.tool_choice, body.response_format, after_result=after_result)
+
+
+def _most(request: EngineRequest, body: _Body) -> int:
+    """Return the most tokens of an answer."""
+    return int(body.max_completion_tokens or body.max_tokens or request.max_output_tokens)
+
+
+def _words(text: str) -> list[str]:
+    return [word if number == 0 else f" {word}" for number, word in enumerate(text.split())]
+
+
+def _cut(text: str) -> list[str]:
+    return [text[start : start + _CHARACTERS] for start in range(0, len(text), _CHARACTERS)]
+
+
+def _call(request: EngineRequest, tool: str, arguments: str) -> dict[str, object]:
+    return {"id": f"call_{request.id}", "type": "function", "function": {"name": tool, "arguments": arguments}}
+
+
+def _call_piece(call: dict[str, Any], *, is_first: bool) -> dict[str, object]:
+    """Return a piece of a call: only the first names it."""
+    if is_first:
+        return {"index": 0, **call}
+    return {"index": 0, "function": {"arguments": call["function"]["arguments"]}}
+
+
+def _with_call(response: bytes, call: dict[str, object]) -> bytes:
+    """Make a chat's response call a tool instead of saying something."""
+    read = msgspec.json.decode(response)
+    read["choices"][0]["message"] |= {"content": None, "tool_calls": [call]}
+    return _json.encode(read)
+
+
 def _inputs(given: str | list[Any]) -> list[Any]:
     """List what to embed. The field holds a text or its tokens, or a list of either."""
     is_one = isinstance(given, str) or all(isinstance(part, int) for part in given)
@@ -329,8 +407,8 @@ def _unmet(constraints: Constraints) -> BadRequest:
     return BadRequest(f"{field}: this engine makes up words, and neither JSON nor calls of tools")
 
 
-def _chunk(request: EngineRequest, text: str, reason: str | None, *, field: str = "content") -> bytes:
+def _chunk(request: EngineRequest, text: str, reason: str | None, *, delta: dict[str, object]) -> bytes:
     endpoint = request.endpoint
-    piece = {"delta": {field: text}} if endpoint.shape is Shape.CHAT else {"text": text}
+    piece: dict[str, object] = {"delta": delta} if endpoint.shape is Shape.CHAT else {"text": text}
     head = {"id": request.id, "object": endpoint.chunk, "created": 0, "model": request.model}
     return _json.encode({**head, "choices": [{"index": 0, **piece, "finish_reason": reason}]})
