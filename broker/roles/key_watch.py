@@ -16,7 +16,6 @@ from broker.errors import Unavailable
 from broker.ports import Clock, DirectoryCopy, KeyLedger
 from schemas import subjects
 from schemas.api import Problem
-from schemas.api_keys import BadKey, parse_key
 from schemas.health import Part
 from schemas.jetstream import Message, NatsConnection, NatsError
 from schemas.units import Ms
@@ -88,14 +87,10 @@ class KeyWatch:
         """
         if text is None:
             return NO_KEY
-        try:
-            shown = parse_key(text)
-        except BadKey as error:
-            return Problem("bad_key", f"this is no API key: {error}")
-        caller = self.directory.identify_shown(shown, self._clock())
+        caller = self.directory.identify_text(text, self._clock())
         if caller == UNKNOWN:
             await self._look()
-            caller = self.directory.identify_shown(shown, self._clock())
+            caller = self.directory.identify_text(text, self._clock())
         return self._noted(caller)
 
     async def learn(self) -> None:

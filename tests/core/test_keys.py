@@ -100,6 +100,16 @@ def test_a_key_is_let_in_until_it_ends(changes: dict[str, Any], at: int, expecte
     assert directory.let_in(Ms(at)) == (frozenset() if expected else {("t", KEY.id)})
 
 
+def test_a_text_that_was_found_true_before_is_so_only_while_its_key_is_let_in() -> None:
+    directory = a_directory(a_record(expires_ms=NOW))
+    assert isinstance(directory.identify_text(KEY.text(), Ms(NOW - 1)), Principal)
+
+    assert isinstance(directory.identify_text(KEY.text(), Ms(NOW - 1)), Principal)
+    assert code(directory.identify_text(KEY.text(), NOW)) == "key_expired"
+    assert directory.identify_text(ApiKey("t", KEY.id, OTHER).text(), Ms(NOW - 1)) == UNKNOWN
+    assert code(directory.identify_text(f"{KEY.text()} ", Ms(NOW - 1))) == "bad_key"
+
+
 def test_no_key_of_a_disabled_tenant_is_let_in() -> None:
     directory = a_directory(a_record(), a_record(ApiKey("u", "b" * 12, OTHER)), disabled_ms=NOW)
 

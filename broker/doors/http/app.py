@@ -3,7 +3,6 @@
 Requests for answers, which are most, go past the router of Starlette: their routes are a dict. All others are Starlette's.
 """
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -147,7 +146,7 @@ class Front:
         running[entry.id] = caller
         try:
             await requests.ask(entry, caller)
-            if not caller.over.is_set():
+            if not caller.is_over:
                 await self._until_over(requests, entry.id, caller, receive)
         finally:
             del running[entry.id]
@@ -156,15 +155,14 @@ class Front:
         return caller.status
 
     async def _until_over(self, requests: Requests, job: UUID, caller: HttpCaller, receive: Receive) -> None:
-        """Wait until it is answered, or until the client leaves, of which the relay is told."""
-        leaving = asyncio.ensure_future(_left(receive, caller.over))
-        try:
-            await caller.over.wait()
-        finally:
-            is_gone = leaving.done()
-            leaving.cancel()
-            if is_gone:
-                await requests.relay.caller_left(job)
+        """Wait until it is answered, or until the client leaves, of which the relay is told.
+
+        A server says of both that nobody is there any more, so that no second task need wait.
+        """
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        if not caller.is_over:
+            await requests.relay.caller_left(job)
 
     async def caller_of(self, headers: Headers) -> Principal:
         """Say who calls. Raises: Refusal, Unavailable."""
@@ -205,13 +203,6 @@ class Front:
             await send(message)
 
         return named
-
-
-async def _left(receive: Receive, over: asyncio.Event) -> None:
-    """Wait until the client has left, and then for nobody."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    over.set()
 
 
 def _dialect_of(path: str) -> Dialect:

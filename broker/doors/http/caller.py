@@ -1,6 +1,5 @@
 """A caller of the relay that is answered over HTTP, whole or as a stream of server-sent events."""
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -10,6 +9,7 @@ from broker.core.relay import Answered, Erred, Streamed
 from broker.doors.http.dialect import Answer, Dialect
 from broker.doors.http.problems import retry_headers
 from broker.ports import Clock
+from broker.service.refusal import problem_of
 from schemas.api import Problem
 from schemas.units import Ms
 
@@ -53,11 +53,10 @@ class HttpCaller:
         self._is_broken = False
         """A piece was lost, so the stream cannot be right."""
         self._has_begun = False
-        self._is_over = False
+        self.is_over = False
+        """Its end has come, and is written."""
         self.status = 0
         """What was answered; 0 until then."""
-        self.over = asyncio.Event()
-        """Set when the last byte was handed to the server."""
 
     def __repr__(self) -> str:
         return f"HttpCaller({self._request}, status={self.status})"
@@ -66,7 +65,7 @@ class HttpCaller:
         """Send nothing: the first piece brings the status along."""
 
     async def piece(self, piece: Streamed) -> None:
-        if not self._streamed or self._is_over:
+        if not self._streamed or self.is_over:
             return
         self._pieces += 1
         self._is_broken |= piece.sequence != str(self._pieces)
@@ -74,29 +73,31 @@ class HttpCaller:
         await self._stream(events)
 
     async def alive(self) -> None:
-        if not self._streamed or self._is_over:
+        if not self._streamed or self.is_over:
             return
         if self._has_begun or self._clock() - self._asked_ms >= PATIENCE_MS:
             await self._stream(KEEP_ALIVE)
 
     async def end(self, end: Answered | Erred) -> None:
-        if self._is_over:
+        if self.is_over:
             return
-        self._is_over = True
+        self.is_over = True
         self._ended(end)
         try:
-            match end:
-                case Erred(problem):
-                    await self._fail(problem)
-                case Answered(body) if not self._streamed:
-                    content = self._answer.whole(body)
-                    await self._respond(200, content, [])
-                case Answered() if self._is_broken:
-                    await self._fail(Problem("stream_broken", "a piece of the stream was lost: ask again"))
-                case Answered(body):
-                    await self._stream(self._answer.end(body, pieces=self._pieces), more=False)
-        finally:
-            self.over.set()
+            await self._end(end)
+        except Exception as error:  # noqa: BLE001 - `problem_of` logs it; without an end the client would wait for ever
+            await self._fail(problem_of(error))
+
+    async def _end(self, end: Answered | Erred) -> None:
+        match end:
+            case Erred(problem):
+                await self._fail(problem)
+            case Answered(body) if not self._streamed:
+                await self._respond(200, self._answer.whole(body), [])
+            case Answered() if self._is_broken:
+                await self._fail(Problem("stream_broken", "a piece of the stream was lost: ask again"))
+            case Answered(body):
+                await self._stream(self._answer.end(body, pieces=self._pieces), more=False)
 
     async def _fail(self, problem: Problem) -> None:
         if self._has_begun:
