@@ -293,19 +293,20 @@ class Process:
         callout = self._callout()
         roles = {"streams": reconcile.serve, "catalog": refresh.serve, **self._roles()}
         roles |= {} if callout is None else {"callout": callout.serve}
-        async with self._api(), asyncio.TaskGroup() as group:
+        services = self._services()
+        async with self._api(services), self.front.serving(services), asyncio.TaskGroup() as group:
             for name, role in roles.items():
                 group.create_task(self.roles.keep(name, role, once=self.seal_key.known if name in _SEALING else None))
             if callout is not None:
                 await callout.listening.wait()  # who connects now is let in by us, perhaps by nobody else
             ready()
 
-    def _api(self) -> AbstractAsyncContextManager[object]:
+    def _api(self, services: Services) -> AbstractAsyncContextManager[object]:
         if BrokerRole.NATS not in self.config.roles:
             return contextlib.nullcontext()
         return nats_api(
             self.config.nats_url,
-            self._services(),
+            services,
             name=self.config.name,
             connection=NatsClient,
             identify=self.identify,

@@ -3,6 +3,7 @@
 nats_api    serves the API over NATS: request → use-case → answer
 nats_infer  serves interactive requests over NATS: request → admission → relay
 http        serves OpenAI's API over HTTP, on the same relay and use-cases
+operations  the verbs of the API: what is asked, and the use-case that answers, the same for every door
 requests    the way of a request to the relay, the same for every door
 health      serves /metrics, /livez and /readyz
 server      runs an HTTP application inside the broker's event loop, within limits

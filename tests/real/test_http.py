@@ -13,8 +13,10 @@ import pytest
 from broker.config import BrokerConfig
 from broker.errors import CannotListen
 from broker.serve import serve
+from schemas import subjects
 from schemas.api import State
 from schemas.jetstream.client import NatsClient as Nats
+from schemas.subjects import Verb
 from tests.real.test_broker import Running, a_broker, a_worker
 from tests.system import until
 
@@ -164,3 +166,50 @@ async def test_without_keys_only_this_machine_may_call(nats_url: str, ledger_url
 
     with pytest.raises(CannotListen, match=r"--api-host 0\.0\.0\.0"):
         await serve(config, ready=lambda _: None)
+
+
+@pytest.mark.parametrize("verb", Verb, ids=str)
+async def test_a_verb_is_answered_as_over_nats(broker: Running, http: aiohttp.ClientSession, verb: Verb) -> None:
+    job = await broker.submit("Hi.")
+    await broker.ended(job)
+    ask = json.dumps({"job": str(job), "batch": 7, "limit": -1, "tenant": [], "id": "x"}).encode()
+
+    over_nats = json.loads((await broker.nc.request(subjects.api(verb, "default", "default"), ask)).data)
+    async with http.post(f"/v1/verbs/{verb}", data=ask) as response:
+        over_http = await response.json()
+
+    if "error" in over_nats:
+        assert {"limit": None, "field": over_http["error"]["param"], **over_http["error"]}.items() >= over_nats[
+            "error"
+        ].items()
+        assert response.status == 400
+    else:
+        assert over_http.keys() == over_nats.keys()
+        assert response.status == 200
+
+
+async def test_a_call_says_what_is_wrong_with_it(http: aiohttp.ClientSession) -> None:
+    asks = [
+        ("job-show", b"{"),
+        ("job-show", b"[" * 100_000),
+        ("job-list", b'{"limit": 100000}'),
+        ("batch-show", b'{"id": "019e0000-0000-7000-8000-000000000000"}'),
+        ("nothing", b"{}"),
+        ("job-show", b" " * 9_000_000),
+    ]
+    said = []
+    for verb, ask in asks:
+        async with http.post(f"/v1/verbs/{verb}", data=io.BytesIO(ask)) as response:
+            said.append((response.status, (await response.json())["error"]["code"]))
+    async with http.get("/v1/verbs/status") as wrong:
+        said.append((wrong.status, (await wrong.json())["error"]["code"]))
+
+    assert said == [
+        (400, "bad_request"),
+        (400, "bad_request"),
+        (400, "bad_request"),
+        (404, "unknown_batch"),
+        (404, "unknown_route"),
+        (413, "body_too_large"),
+        (405, "wrong_method"),
+    ]

@@ -15,7 +15,8 @@ from broker.bus.notices import announce_instruction
 from broker.bus.submitted import SubmittedJobs
 from broker.core.authorise import Action, forbidden, may_call
 from broker.core.principal import Principal, open_principal
-from broker.doors.nats_api import nats_api, operations
+from broker.doors.nats_api import nats_api
+from broker.doors.operations import operations
 from broker.errors import Conflict
 from broker.metrics import BrokerMetrics
 from broker.ports import Ledger

@@ -10,4 +10,5 @@ problems     which status an error has, and whether to send the same request aga
 reading      reads the key, the options and the body of a request
 responses    the dialect of OpenAI's /v1/responses
 translating  what the dialects have in common that are translated to chat completions
+verbs        the verbs of the API, as over NATS
 """

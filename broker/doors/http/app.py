@@ -4,8 +4,8 @@ Requests for answers, which are most, go past the router of Starlette: their rou
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 from uuid import UUID
 
@@ -19,14 +19,16 @@ from starlette.routing import Route
 from broker.core.keys import KeyName
 from broker.core.principal import Principal
 from broker.core.relay import Answered, Erred
-from broker.doors.http import messages, models, responses
+from broker.doors.http import messages, models, responses, verbs
 from broker.doors.http.caller import HttpCaller, Send
 from broker.doors.http.dialect import Dialect
 from broker.doors.http.openai import OpenAI
 from broker.doors.http.problems import retry_headers
 from broker.doors.http.reading import Headers, Receive, body_of, headers_of, key_text
+from broker.doors.operations import operations
 from broker.doors.requests import Requests
 from broker.ports import Clock, Entropy
+from broker.service import Services
 from broker.service.refusal import Refusal, problem_of
 from schemas.api import Problem
 from schemas.catalog import Catalog
@@ -71,6 +73,8 @@ class Front:
         self._ended = ended
         self._answered = answered
         self._requests: Requests | None = None
+        self._operations: verbs.Operations = {}
+        """Empty: this broker is starting or stopping."""
         self._running: dict[KeyName, dict[UUID, HttpCaller]] = {}
         """The requests that are being answered, by the key that asked."""
         self._others = self._routes()
@@ -86,6 +90,15 @@ class Front:
             yield
         finally:
             self._requests = None
+
+    @asynccontextmanager
+    async def serving(self, services: Services) -> AsyncIterator[None]:
+        """Answer calls of the API's verbs while the block runs."""
+        self._operations = operations(services)
+        try:
+            yield
+        finally:
+            self._operations = {}
 
     async def shut_out(self, why: Mapping[KeyName, Problem]) -> None:
         """End the requests of keys that are let in no more, and say why."""
@@ -180,8 +193,20 @@ class Front:
             principal = await self.caller_of(headers_of(request.scope))
             return _json(models.shown(request.path_params["model"], self._catalog(), principal))
 
+        async def call(request: Request) -> Response:
+            headers = headers_of(request.scope)
+            principal = await self.caller_of(headers)
+            verb = verbs.verb_of(request.path_params["verb"])
+            if (operation := self._operations.get(verb)) is None:
+                raise Refusal(NOT_READY)
+            return _encoded(await verbs.answer(operation, principal, request.receive, headers))
+
         return Starlette(
-            routes=[Route("/v1/models", list_models), Route("/v1/models/{model:path}", show_model)],
+            routes=[
+                Route("/v1/models", list_models),
+                Route("/v1/models/{model:path}", show_model),
+                Route("/v1/verbs/{verb}", call, methods=["POST"]),
+            ],
             exception_handlers={HTTPException: self._failed, Refusal: self._failed, Exception: self._failed},
         )
 
@@ -218,7 +243,11 @@ def _of_router(request: Request, error: HTTPException) -> Problem:
 
 
 def _json(body: object) -> Response:
-    return Response(msgspec.json.encode(body), media_type="application/json")
+    return _encoded(msgspec.json.encode(body))
+
+
+def _encoded(body: bytes) -> Response:
+    return Response(body, media_type="application/json")
 
 
 async def _respond(

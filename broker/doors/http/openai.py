@@ -92,9 +92,14 @@ def error_of(problem: Problem) -> tuple[int, bytes]:
 
 
 def _fields(problem: Problem, status: int) -> dict[str, Any]:
+    """Return OpenAI's four fields, and beside them those of the Problem that these cannot hold."""
     shown = None if problem.field in (None, "body") else problem.field.removeprefix("body.")
     kind = _TYPES.get(status, "server_error")
-    return {"message": problem.message, "type": kind, "param": shown, "code": problem.code}
+    beside = {"field": problem.field, "limit": problem.limit, "retry_after_ms": problem.retry_after_ms}
+    if problem.field == shown:
+        del beside["field"]
+    kept = {name: value for name, value in beside.items() if value is not None}
+    return {"message": problem.message, "type": kind, "param": shown, "code": problem.code, **kept}
 
 
 @dataclass(frozen=True, slots=True)
