@@ -179,10 +179,10 @@ class Simulated:
             return Failed(_unmet(request.constraints))
         if request.endpoint.shape is Shape.EMBEDDINGS and body.encoding_format not in {"float", "base64"}:
             return Failed(BadRequest("encoding_format must be float or base64"))
-        most = _most(request, body)
+        most = int(body.max_completion_tokens or body.max_tokens or request.max_output_tokens)
         words = max(0, min(full_length, most)) if request.endpoint.limits else 0
-        if (too_long := self._too_long(prompt, words)) is not None:
-            return too_long
+        if prompt + words > self._context_tokens:
+            return self._too_long(prompt, words)
         start = crc32(request.body, self._options.seed) % TEXT_WORDS
         middle = start + min(words, reasoning)
         thought = _TEXT[_STARTS[start] : _STARTS[middle]].rstrip() if reasoning else ""
@@ -197,9 +197,9 @@ class Simulated:
     def _json_answer(self, request: EngineRequest, body: _Body, made: MadeUp) -> "_Answer | Failed":
         """Answer with JSON, or with the call of a tool."""
         prompt, pieces = -(-_length(body) // 4), _cut(made.text)
-        words = min(len(pieces), _most(request, body))
-        if (too_long := self._too_long(prompt, words)) is not None:
-            return too_long
+        words = min(len(pieces), int(body.max_completion_tokens or body.max_tokens or request.max_output_tokens))
+        if prompt + words > self._context_tokens:
+            return self._too_long(prompt, words)
         reason = "length" if words < len(pieces) else "tool_calls" if made.tool else "stop"
         text, usage = "".join(pieces[:words]), Usage(prompt, words)
         response = _response(request, body, text, usage, reason)
@@ -207,9 +207,7 @@ class Simulated:
             response = _with_call(response, _call(request, made.tool, text))
         return _Answer("", text, reason, Succeeded(response, usage), made)
 
-    def _too_long(self, prompt: int, words: int) -> Failed | None:
-        if prompt + words <= self._context_tokens:
-            return None
+    def _too_long(self, prompt: int, words: int) -> Failed:
         message = f"{prompt} prompt tokens and {words} of the answer are more than {self._context_tokens}"
         return Failed(ContextTooLong(message, self._context_tokens))
 
@@ -353,11 +351,6 @@ def _made_up(request: EngineRequest, body: _Body) -> MadeUp | None:
         return None
     after_result = bool(body.messages) and body.messages[-1].role == "tool"
     return made_up(body.tools, body.tool_choice, body.response_format, after_result=after_result)
-
-
-def _most(request: EngineRequest, body: _Body) -> int:
-    """Return the most tokens of an answer."""
-    return int(body.max_completion_tokens or body.max_tokens or request.max_output_tokens)
 
 
 def _words(text: str) -> list[str]:
