@@ -167,6 +167,7 @@ def a_user(*blocks: Any) -> dict[str, Any]:
         ({"mcp_servers": [{"type": "url"}]}, "mcp_servers"),
         ({"context_management": {}}, "context_management"),
         ({"speed": "fast"}, "speed"),
+        ({"thread": {"type": "create"}}, "thread"),
         ({"seed": 1}, "seed"),
         ({"metadata": {"other": 1}}, "metadata.other"),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools[0].type"),

@@ -184,6 +184,13 @@ async def test_who_counts_tokens_is_told_that_this_is_not_served(http: aiohttp.C
     assert answer["request_id"] == response.headers["x-request-id"]
 
 
+async def test_a_client_that_offers_threads_is_told_to_go_on_without(http: aiohttp.ClientSession) -> None:
+    async with http.post(MESSAGES, json=a_message(thread={"type": "create"})) as response:
+        error = (await response.json())["error"]
+
+    assert (response.status, error["details"]["error_code"]) == (400, "thread_unsupported_request")
+
+
 @pytest.mark.parametrize("path", [RESPONSES, MESSAGES])
 async def test_an_error_after_the_first_piece_ends_the_stream(
     broker: Running, http: aiohttp.ClientSession, path: str

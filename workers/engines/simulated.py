@@ -362,7 +362,8 @@ def _cut(text: str) -> list[str]:
 
 
 def _call(request: EngineRequest, tool: str, arguments: str) -> dict[str, object]:
-    return {"id": f"call_{request.id}", "type": "function", "function": {"name": tool, "arguments": arguments}}
+    name = request.id.replace(".", "-")  # Anthropic's clients take no dots
+    return {"id": f"call_{name}", "type": "function", "function": {"name": tool, "arguments": arguments}}
 
 
 def _call_piece(call: dict[str, Any], *, is_first: bool) -> dict[str, object]:

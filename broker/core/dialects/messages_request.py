@@ -38,8 +38,10 @@ _ONLY: dict[str, tuple[Any, ...]] = {
     "mcp_servers": ([],),
     "service_tier": ("auto", "standard_only"),
     "speed": ("standard",),
+    "thread": (),
 }
 """Fields that may have these values only, which change nothing."""
+_WHY = {"thread": "nothing is stored: send the whole conversation in `messages`"}
 _TOOL: dict[str, tuple[Any, ...]] = {
     "allowed_callers": (["direct"],),
     "defer_loading": (False,),
@@ -127,7 +129,9 @@ def translated(body: bytes) -> MessagesRequest | Refused:
 
 
 def _translated(body: bytes) -> MessagesRequest:
-    fields = served({name: value for name, value in fields_of(body).items() if name not in _HARMLESS}, _ONLY)
+    fields = served(
+        {name: value for name, value in fields_of(body).items() if name not in _HARMLESS}, _ONLY, why=_WHY
+    )
     request = converted(fields, _Request, "")
     thinking = converted(stated(request.thinking or _NO_THINKING), _Thinking, "thinking")
     output = converted(stated(request.output_config), _OutputConfig, "output_config")

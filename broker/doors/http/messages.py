@@ -32,6 +32,8 @@ _TYPES = {
     504: "timeout_error",
     529: "overloaded_error",
 }
+_NO_THREADS = {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
+"""Tells Anthropic's client, which offers to store conversations in threads, to go on without."""
 
 
 class Messages:
@@ -48,7 +50,9 @@ class Messages:
 def _error(problem: Problem, request: UUID) -> tuple[int, dict[str, object]]:
     status = kind_of(problem).status
     status = _STATUS.get(status, status)
-    error = {"type": _TYPES.get(status, "api_error"), "message": problem.message}
+    error: dict[str, object] = {"type": _TYPES.get(status, "api_error"), "message": problem.message}
+    if problem.field == "body.thread":
+        error["details"] = _NO_THREADS
     return status, {"type": "error", "error": error, "request_id": str(request)}
 
 
