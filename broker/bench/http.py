@@ -14,8 +14,8 @@ import msgspec
 
 from broker.bench.cpu import of_processes_s, spent_s
 from broker.bench.figure import Baseline, Figure, figure_of
-from broker.bench.gateways import BARE_ASGI, BARE_PIPELINE, CHAT_PATH, Gateway, gateways
 from broker.bench.gateways.backend import MODEL
+from broker.bench.gateways.gateway import BARE_ASGI, BARE_PIPELINE, CHAT_PATH, Gateway, gateways
 from broker.bench.system import Talk, a_system, child, quantile
 from broker.local.up import Up
 

@@ -25,6 +25,7 @@ _DISCARDED_BYTES = 64 * 1024 * 1024
 """What may still come of a body that was answered before its end, so that a client that first sends all sees the answer."""
 _FRAMES_A_BYTE = 8
 """The most bytes that come for each byte of a body in chunks: a chunk of one byte is six."""
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _LINGER_S = 2.0
 """How long a connection whose bytes nobody reads any more stays, so that its client can read why."""
 _UNNEEDED = frozenset({b"upgrade", b"connection", b"http2-settings"})
@@ -79,13 +80,35 @@ def _last_words(problem: Problem) -> tuple[int, bytes, list[tuple[bytes, bytes]]
     return status, body, [*named, *retry_headers(problem)]
 
 
-class _Lingering:
-    """What an answer is written to if its request came in parts."""
+class Answering:
+    """What an answer is written to. Its head leaves together with the first of its body, as ASGI demands.
 
-    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
-        self.write = transport.write
+    uvicorn writes the head alone, and uvloop passes each write to the system at once, which costs as much as all that the
+    server does for a request besides.
+    """
+
+    __slots__ = ("_close", "_head", "_transport", "is_closing")
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None], *, has_body: bool) -> None:
+        self._transport = transport
+        self._close = close
+        self._head = b"" if has_body else None
+        """Empty until it comes; None once it has left."""
         self.is_closing = transport.is_closing
-        self.close = close
+
+    def write(self, data: bytes) -> None:
+        if self._head is None or data == _CONTINUE:
+            self._transport.write(data)
+        elif self._head:
+            head, self._head = self._head, None
+            self._transport.write(head + data)
+        else:
+            self._head = data
+
+    def close(self) -> None:
+        if self._head:
+            self._transport.write(self._head)
+        self._close()
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -261,8 +284,6 @@ class BoundedProtocol(HttpToolsProtocol):
     def _within_body(self, more: int) -> None:
         self._frame_bytes += more
         cycle = self.cycle
-        if not isinstance(cycle.transport, _Lingering):
-            cycle.transport = _Lingering(self.transport, self._close)  # type: ignore[assignment]
         if cycle.response_complete and self._frame_bytes > _DISCARDED_BYTES:
             self._drop("large_body")
         elif self._frame_bytes > _FRAMES_A_BYTE * self._body_bytes + self._limits.head_bytes:
@@ -301,6 +322,8 @@ class BoundedProtocol(HttpToolsProtocol):
         if len(self.pipeline) >= self._limits.pipelined:
             raise _Refused(_UNREADABLE)
         super().on_headers_complete()
+        has_body = self.scope["method"] != "HEAD"
+        self.cycle.transport = Answering(self.transport, self._close, has_body=has_body)  # type: ignore[assignment]
         self.headers = _NOWHERE
         self._receiving = Receiving.BODY
         self._frame_bytes = self._body_bytes = 0
