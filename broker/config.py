@@ -29,6 +29,9 @@ NATS_KEY_KEPT = "nats.key"
 NATS_KEY_FILE = "INFERMQ_NATS_KEY_FILE"
 NATS_KEY = "INFERMQ_NATS_KEY"
 """The variables of the environment that name the file of the brokers' secret, or hold it."""
+API_CERTIFICATE = "INFERMQ_API_TLS_CERT"
+API_CERTIFICATE_KEY = "INFERMQ_API_TLS_KEY"
+"""The variables that name the files of the certificate of the API over HTTP."""
 PORT = 14222
 """The port of NATS under `infermq up`: NATS's usual port with a 1 before it, so that both can run on one machine. It
 lies below the ports that Linux gives to outgoing connections.
@@ -113,6 +116,21 @@ class HttpLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """How long answers may go on when the server stops."""
 
 
+class ApiConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a broker serves its API over HTTP."""
+
+    limits: HttpLimits = HttpLimits()
+    """What a client may take."""
+    certificate: str | None = None
+    """The file of the certificate to show, with those of the authorities between it and a known one. None: no TLS."""
+    certificate_key: str | None = None
+    """The file of its key; None: it is in the same file."""
+    cors_origins: tuple[str, ...] = ()
+    """The origins whose pages in browsers may read answers; `*` is any."""
+    access_log: bool = False
+    """Whether each answer is a line in the log."""
+
+
 def http_limits(told: Iterable[str]) -> HttpLimits:
     """Read limits such as `head_s=5`; what is not named stays as it is. Raises: ValueError, with what is wrong."""
     named = dict(one.partition("=")[::2] for one in told)
@@ -134,8 +152,7 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     api_host: str = "127.0.0.1"
     api_port: Annotated[int, Meta(ge=0, le=65535)] = 0
     """Of the API over HTTP; 0 takes any free port."""
-    api_limits: HttpLimits = HttpLimits()
-    """What a client of the API over HTTP may take."""
+    api: ApiConfig = ApiConfig()
     roles: Annotated[frozenset[BrokerRole], Meta(min_length=1)] = frozenset(BrokerRole)
     """What it does, beside knowing the catalog, keys and workers and letting connections in."""
     database_connections: Annotated[int, Meta(ge=4, le=1000)] = 8

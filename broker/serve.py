@@ -35,12 +35,14 @@ from broker.core.principal import Identify, let_in, open_door
 from broker.core.readiness import streams_part
 from broker.core.request_suspects import RequestSuspects
 from broker.core.seals import KEY_BYTES
+from broker.doors.access_log import logged
+from broker.doors.browsers import for_browsers
 from broker.doors.health import App, build_app
 from broker.doors.http.app import Front
 from broker.doors.nats_api import nats_api
 from broker.doors.nats_infer import NatsInfer
 from broker.doors.requests import Requests
-from broker.doors.server import is_loopback, listening
+from broker.doors.server import is_loopback, listening, shown_certificate
 from broker.errors import CannotListen, Unavailable
 from broker.ledger import open_ledger
 from broker.metrics import BrokerMetrics
@@ -253,12 +255,19 @@ class Process:
         """Serve the API over HTTP while the block runs, if that is among its roles; the value is the URL."""
         if BrokerRole.HTTP not in self.config.roles:
             return contextlib.nullcontext("")
+        api = self.config.api
+        app: App = self.front
+        if api.cors_origins:
+            app = for_browsers(app, api.cors_origins)
+        if api.access_log:
+            app = logged(app)
         return listening(
-            self.front,
+            app,
             option="api",
             host=self.config.api_host,
             port=self.config.api_port,
-            limits=self.config.api_limits,
+            limits=api.limits,
+            tls=None if api.certificate is None else shown_certificate(api.certificate, api.certificate_key),
             cut=self.metrics.http_cut,
         )
 

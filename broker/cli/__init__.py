@@ -4,6 +4,7 @@ app        lists the commands and their groups    terminal   prints tables, mone
 remedies   what to do about each refusal     first_steps  what to do once `up` is ready
 commands   the style of help and usage errors     layout     lays out tables and fields for a terminal's width
 system     up, serve, worker, migrate, doctor     submit     submit
+serve_options  the options of serve
 instructions  instruction list | show
 batches    batch list | show | results            jobs       job show | list, infer, status
 filters    the options that say which jobs

@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +19,17 @@ import typer
 import uvloop
 
 from broker.cli.first_steps import first_steps
+from broker.cli.serve_options import (
+    AccessLog,
+    ApiHost,
+    ApiLimits,
+    ApiPort,
+    ApiTlsCert,
+    ApiTlsKey,
+    CorsOrigins,
+    Roles,
+    api_config,
+)
 from broker.cli.terminal import (
     AsJson,
     AsJsonOnceReady,
@@ -49,7 +61,6 @@ from broker.config import (
     NotFound,
     UpConfig,
     as_replicas,
-    http_limits,
     nats_keys,
     process_name,
 )
@@ -258,50 +269,6 @@ def _print_up(everything: "Up", seconds: float) -> None:
     out.print("Ctrl-C stops it; jobs that wait are kept.")
 
 
-ApiHost = Annotated[
-    str,
-    typer.Option(envvar="INFERMQ_API_HOST", help="Where the API over HTTP listens; without keys on loopback only."),
-]
-ApiPort = Annotated[int, typer.Option(min=0, max=65535, envvar="INFERMQ_API_PORT", help="Its port; 0: any free one.")]
-
-
-def _roles(text: str | None) -> str | None:
-    """Check the names. Raises: typer.BadParameter."""
-    for name in (text or "").split(",") if text is not None else ():
-        if name.strip() not in list(BrokerRole):
-            raise typer.BadParameter(f"there is no role {name.strip()!r}: they are {', '.join(BrokerRole)}")
-    return text
-
-
-Roles = Annotated[
-    str | None,
-    typer.Option(
-        envvar="INFERMQ_ROLES",
-        callback=_roles,
-        help=f"What it does, of {', '.join(BrokerRole)}, with commas between them; by default all.",
-    ),
-]
-
-
-def _check_limits(told: list[str]) -> list[str]:
-    """Raises: typer.BadParameter."""
-    try:
-        http_limits(told)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
-    return told
-
-
-ApiLimits = Annotated[
-    list[str],
-    typer.Option(
-        "--api-limit",
-        metavar="NAME=NUMBER",
-        envvar="INFERMQ_API_LIMITS",
-        callback=_check_limits,
-        help="What a client of the API over HTTP may take, such as body_s=60; several times for several.",
-    ),
-]
 BrokersSecret = Annotated[
     Path | None,
     typer.Option(
@@ -326,6 +293,10 @@ def serve(
     api_host: ApiHost = "127.0.0.1",
     api_port: ApiPort = 0,
     api_limits: ApiLimits = [],  # noqa: B006 - typer copies it
+    api_tls_cert: ApiTlsCert = None,
+    api_tls_key: ApiTlsKey = None,
+    cors_origins: CorsOrigins = [],  # noqa: B006
+    access_log: AccessLog = False,
     roles: Roles = None,
     lease_s: LeaseS = LEASE_S,
     replicas: ReplicasOption = 1,
@@ -345,10 +316,7 @@ def serve(
       infermq serve --nats-url nats://nats1:4222 --postgres-url postgresql://pg/infermq
       infermq serve --roles http --nats-url nats://nats1:4222 --postgres-url postgresql://pg/infermq
     """
-    die_with_parent()
-    gc.set_threshold(*_GC)
-    _allow_connections()
-    log_to_stderr(log_format, log_level)
+    _begin(log_format, log_level)
     config = BrokerConfig(
         nats_url=nats_url,
         postgres_url=postgres_url,
@@ -357,7 +325,7 @@ def serve(
         http_port=http_port,
         api_host=api_host,
         api_port=api_port,
-        api_limits=http_limits(api_limits),
+        api=api_config(api_limits, api_tls_cert, api_tls_key, cors_origins, access_log=access_log),
         roles=_as_roles(roles),
         lease_s=lease_s,
         replicas=as_replicas(replicas),
@@ -366,9 +334,7 @@ def serve(
         trust=shown_trust(os.environ),
     )
 
-    def ready(listens: "Addresses") -> None:
-        _say_ready(config.name, listens, as_json=as_json)
-
+    ready = partial(_say_ready, config.name, as_json=as_json)
     with reporting_errors():
         uvloop.run(_until_signal(config, _secret_of_brokers(nats_key_file), ready))
 
@@ -383,8 +349,11 @@ def _as_roles(named: str | None) -> frozenset[BrokerRole]:
     return frozenset(BrokerRole if named is None else (BrokerRole(one.strip()) for one in named.split(",")))
 
 
-def _allow_connections() -> None:
-    """Open as many files as the system lets this process: each connection is one, and the usual bound is 1024."""
+def _begin(log_format: LogFormat, log_level: LogLevel) -> None:
+    """Set up this process as one that serves, and that opens as many files as it may: each connection is one."""
+    die_with_parent()
+    gc.set_threshold(*_GC)
+    log_to_stderr(log_format, log_level)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

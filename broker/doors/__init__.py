@@ -8,6 +8,8 @@ requests    the way of a request to the relay, the same for every door
 health      serves /metrics, /livez and /readyz
 server      runs an HTTP application inside the broker's event loop, within limits
 protocol    bounds what one connection may take: time, sizes, requests sent ahead
+browsers    lets pages in browsers call the API over HTTP (CORS)
+access_log  logs a line for each answer over HTTP
 room        counts connections, in total and by address
 
 A new door for requests calls `Requests` with a caller (ports.Caller); `broker.serve` composes it.

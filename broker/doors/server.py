@@ -9,10 +9,8 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
-from typing import Any
 
 import uvicorn
-from uvicorn.protocols.utils import get_remote_addr
 
 from broker.config import HttpLimits
 from broker.doors.health import App
@@ -23,6 +21,8 @@ from broker.errors import CannotListen
 log = logging.getLogger(__name__)
 _OWN_FILES = 256
 """Left to connections to NATS and Postgres, and to those that are only told that there is no room. A guess."""
+_BACKLOG = 2048
+"""Connections that wait to be accepted: uvicorn's number."""
 _LOOKS = 5
 """Every so many ticks of uvicorn, which are a tenth of a second apart, connections are looked at."""
 
@@ -52,8 +52,11 @@ class _Guest(uvicorn.Server):
             connection.transport.abort()
 
 
-class _Handshake(asyncio.Protocol):
-    """A connection before its TLS handshake. It counts as one, so that nobody takes more room by not finishing it."""
+class _Accepting:
+    """Accepts connections for TLS. One counts before its handshake, so that nobody takes more by not finishing it.
+
+    A server of asyncio would count none before: it tells its protocol of a connection when the handshake is over.
+    """
 
     def __init__(
         self, make: Callable[[], BoundedProtocol], room: Room, context: ssl.SSLContext, limits: HttpLimits
@@ -62,42 +65,38 @@ class _Handshake(asyncio.Protocol):
         self._room = room
         self._context = context
         self._within_s = limits.head_s
-        self._shaking: asyncio.Task[None] | None = None
-        self._early: list[bytes] = []
-        """What came with the end of the handshake."""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - asyncio's types cannot say so
-        peer = get_remote_addr(transport)
-        if self._room.enter(peer):
-            self._shaking = asyncio.create_task(self._shake(transport, peer))
-        else:
-            transport.abort()
+    async def serve(self, sock: socket.socket) -> None:
+        """Accept until cancelled; what is still shaking hands then is cut."""
+        sock.setblocking(False)
+        sock.listen(_BACKLOG)
+        loop = asyncio.get_running_loop()
+        async with asyncio.TaskGroup() as shaking:
+            while True:
+                try:
+                    connection, address = await loop.sock_accept(sock)
+                except OSError as error:  # such as too many open files: the next will do no better at once
+                    log.warning("no connection is accepted for a second: %s", error.strerror)
+                    await asyncio.sleep(1.0)
+                else:
+                    shaking.create_task(self._shake(connection, (address[0], address[1])))
 
-    def data_received(self, data: bytes) -> None:
-        self._early.append(data)
-
-    async def _shake(self, transport: asyncio.Transport, peer: Peer) -> None:
-        secured = None
-        try:
-            secured = await asyncio.get_running_loop().start_tls(
-                transport, self, self._context, server_side=True, ssl_handshake_timeout=self._within_s
-            )
-        except OSError:  # it left, was too slow, or speaks no TLS
-            transport.abort()
-        finally:
-            if secured is None:
-                self._room.leave(peer)
-        if secured is not None:
-            self._hand_over(secured)
-
-    def _hand_over(self, secured: asyncio.Transport) -> None:
+    async def _shake(self, connection: socket.socket, peer: Peer) -> None:
+        if not self._room.enter(peer):
+            connection.close()
+            return
         protocol = self._make()
         protocol.entered = True
-        secured.set_protocol(protocol)
-        protocol.connection_made(secured)
-        for data in self._early:
-            protocol.data_received(data)
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.connect_accepted_socket(
+                lambda: protocol, connection, ssl=self._context, ssl_handshake_timeout=self._within_s
+            )
+        except OSError as error:  # it left, was too slow, or speaks no TLS
+            log.debug("no handshake: %s", error)
+        finally:
+            if protocol.transport is None:  # it was never told of the connection
+                self._room.leave(peer)  # type: ignore[unreachable] # uvicorn's types say otherwise
 
 
 @asynccontextmanager
@@ -123,28 +122,31 @@ async def listening(
         where = f"--{option}-host {host} --{option}-port {port}"
         raise CannotListen(f"{where}: {why}: choose another, or port 0 for any free one") from error
     limits = HttpLimits() if limits is None else limits
-    config = _settings(app, limits, tls, cut)
+    room = Room(total=_most(limits.connections), per_address=limits.connections_per_address)
+    make = partial(BoundedProtocol, limits=limits, room=room, cut=cut)
+    config = _settings(app, make, limits)
     server = _Guest(config)
-    serving = asyncio.create_task(server.serve([sock]))
+    accepting = None
+    if tls is not None:
+        made = partial(make, config, server.server_state, {})
+        accepting = asyncio.create_task(_Accepting(made, room, tls, limits).serve(sock))
+    serving = asyncio.create_task(server.serve([sock] if tls is None else []))
     try:
         yield f"{'http' if tls is None else 'https'}://{host}:{sock.getsockname()[1]}"
     finally:
         server.should_exit = True
+        if accepting is not None:
+            accepting.cancel()
+            await asyncio.wait([accepting])
+            sock.close()
         await serving
 
 
-def _settings(app: App, limits: HttpLimits, tls: ssl.SSLContext | None, cut: Callable[[str], None]) -> uvicorn.Config:
-    """Leave to uvicorn what it does well. What connections are counted by is of this server alone."""
-    room = Room(total=_most(limits.connections), per_address=limits.connections_per_address)
-    make = partial(BoundedProtocol, limits=limits, room=room, cut=cut)
-
-    def shaking(**of_uvicorn: Any) -> asyncio.Protocol:
-        assert tls is not None  # noqa: S101 - else it is not asked
-        return _Handshake(partial(make, **of_uvicorn), room, tls, limits)
-
+def _settings(app: App, make: Callable[..., asyncio.Protocol], limits: HttpLimits) -> uvicorn.Config:
+    """Leave to uvicorn what it does well."""
     return uvicorn.Config(
         app,
-        http=make if tls is None else shaking,  # type: ignore[arg-type] # it takes a class, and calls it
+        http=make,  # type: ignore[arg-type] # it takes a class, and calls it
         ws="none",
         lifespan="off",
         interface="asgi3",
@@ -155,6 +157,18 @@ def _settings(app: App, limits: HttpLimits, tls: ssl.SSLContext | None, cut: Cal
         server_header=False,
         timeout_graceful_shutdown=limits.drain_s,
     )
+
+
+def shown_certificate(certificate: str, key: str | None) -> ssl.SSLContext:
+    """Read the files of a server's certificate. Raises: CannotListen, with what is wrong with which."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(certificate, key, password="")
+    except OSError as error:
+        why = f"cannot be used ({error.reason or error})" if isinstance(error, ssl.SSLError) else str(error.strerror)
+        raise CannotListen(f"--api-tls-cert {certificate}, --api-tls-key {key or certificate}: {why}") from error
+    return context
 
 
 def _most(wanted: int) -> int:

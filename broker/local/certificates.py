@@ -1,4 +1,4 @@
-"""Makes the certificate of the NATS of `infermq up`, once, and an authority for it that signs nothing else."""
+"""Makes the certificate of the servers of `infermq up`, once, and an authority for it that signs nothing else."""
 
 import importlib.util
 import json
@@ -7,6 +7,7 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+from broker.config import API_CERTIFICATE, API_CERTIFICATE_KEY
 from broker.errors import Unavailable
 from schemas.jetstream.trust import Trust
 
@@ -31,6 +32,13 @@ class Certificate:
         """Return the lines of the server's configuration."""
         certificate, key = (json.dumps(str(self.folder / name)) for name in (_CERTIFICATE_FILE, _KEY_FILE))
         return f"tls {{ cert_file: {certificate}, key_file: {key}, timeout: 3 }}\n"
+
+    def of_api(self) -> dict[str, str]:
+        """Return the variables by which a broker shows it for its API over HTTP too."""
+        return {
+            API_CERTIFICATE: str(self.folder / _CERTIFICATE_FILE),
+            API_CERTIFICATE_KEY: str(self.folder / _KEY_FILE),
+        }
 
     def is_whole(self) -> bool:
         return all((self.folder / name).is_file() for name in (CA_FILE, _CERTIFICATE_FILE, _KEY_FILE))

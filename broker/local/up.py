@@ -266,6 +266,8 @@ class Up:
         more = ["--lease-s", str(self.config.lease_s), "--replicas", str(self.config.replicas)]
         is_ours = self._has_keys and self.config.nats_url is None
         keys = {NATS_KEY_FILE: str(self.config.data / NATS_KEY_KEPT)} if is_ours else {}
+        if self.config.tls:
+            keys |= kept_certificate(self.config.data).of_api()
         api_port = next(self._http_ports)
         await self._start("broker", [*command, *more], keys, api_port=api_port).ready(within_s=_READY_S)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from broker.local.servers import nats_server
 from schemas.jetstream import NatsError, NatsTimeoutError
 from schemas.jetstream.client import NatsClient, reach
 from schemas.jetstream.trust import BadTrust, Trust, shown_trust, why
+from tests.front.sockets import a_request, connected
 from tests.system import a_catalog_file, a_system, infermq_here
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
@@ -195,7 +197,12 @@ async def test_an_up_with_tls_is_used_as_any_other(tmp_path: Path) -> None:
         answer = await asyncio.to_thread(system.command, "infer", "m", "Hello.", "--no-stream")
         place = ("--nats-url", system.info.nats_url)
         elsewhere = await asyncio.to_thread(infermq_here, "status", *place)
+        trusting = ssl.create_default_context(cafile=str(system.data / CA_FILE))
+        async with connected(system.info.api, context=trusting) as https:
+            models = await https.ask(a_request("/v1/models", f"authorization: Bearer {system.api_key}"))
 
+    assert (models.status, [model["id"] for model in json.loads(models.body)["data"]]) == (200, ["m"])
+    assert system.info.api.startswith("https://")
     assert system.info.nats_url.startswith("tls://")
     assert status.returncode == answer.returncode == 0, status.stderr + answer.stderr
     assert elsewhere.returncode == 3

@@ -15,7 +15,7 @@ from nats.aio.msg import Msg
 from nats.js.errors import NotFoundError
 
 from broker.client import BacklogFull, Client, Piece, Reply, RequestRefused, RequestTimedOut, Submission
-from broker.config import LEASE_S, BrokerConfig
+from broker.config import LEASE_S, ApiConfig, BrokerConfig
 from broker.errors import Unavailable
 from broker.serve import Addresses, serve
 from schemas import subjects
@@ -130,10 +130,16 @@ async def a_worker(
 
 @asynccontextmanager
 async def a_broker(
-    nats_url: str, ledger_url: str, nc: Nats, *, lease_s: float = LEASE_S, **pace: Any
+    nats_url: str, ledger_url: str, nc: Nats, *, lease_s: float = LEASE_S, api: ApiConfig | None = None, **pace: Any
 ) -> AsyncIterator[Running]:
     ready: asyncio.Future[Addresses] = asyncio.get_running_loop().create_future()
-    config = BrokerConfig(nats_url=nats_url, postgres_url=ledger_url, name=f"b-{an_id()}", lease_s=lease_s)
+    config = BrokerConfig(
+        nats_url=nats_url,
+        postgres_url=ledger_url,
+        name=f"b-{an_id()}",
+        lease_s=lease_s,
+        api=api or ApiConfig(),
+    )
     serving = asyncio.create_task(serve(config, ready=ready.set_result, **pace))
     serving.add_done_callback(lambda _: ready.done() or ready.cancel())
     await ready
