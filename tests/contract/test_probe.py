@@ -136,14 +136,43 @@ async def test_a_model_that_takes_no_limit_gets_none() -> None:
     assert len(api.asked) == 3
 
 
-@pytest.mark.parametrize("endpoint", [CHAT, COMPLETIONS])
-async def test_a_limit_of_the_jobs_own_is_the_jobs_fault(endpoint: Endpoint) -> None:
-    async with serving(answer(), api=Chooses(refuses("max_tokens"))) as (api, engine):
-        [last] = await steps_of(engine, a_request(endpoint=endpoint, max_tokens=5))
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
+@pytest.mark.parametrize("profile", ["generic", "openai"])
+async def test_a_limit_of_the_jobs_own_that_the_model_refuses_goes_by_the_other_name(
+    field: str, profile: str
+) -> None:
+    asked: dict[str, Any] = {field: 5}
+    async with serving(answer(), api=Chooses(refuses(field)), options={"profile": profile}) as (api, engine):
+        for _ in range(2):
+            assert isinstance((await steps_of(engine, a_request(**asked)))[-1], Succeeded)
+
+    [other] = {"max_tokens", "max_completion_tokens"} - {field}
+    limits = [{name: value for name, value in body.items() if name.startswith("max_")} for _, body in api.asked]
+    assert limits == [{field: 5}, {other: 5}, {other: 5}]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "limits", "asked"),
+    [
+        (COMPLETIONS, {"max_tokens": 5}, 1),
+        (CHAT, {"max_tokens": 5, "max_completion_tokens": 5}, 1),
+        (CHAT, {"max_tokens": 5}, 3),
+    ],
+    ids=["completions", "both", "one"],
+)
+async def test_a_limit_of_the_jobs_own_that_has_no_other_name_is_the_jobs_fault(
+    endpoint: Endpoint, limits: dict[str, Any], asked: int
+) -> None:
+    def choose(_: str, body: dict[str, Any]) -> Script:
+        found = next((name for name in body if name.startswith("max_")), None)
+        return answer({"error": {**REFUSED, "param": found}}, status=400) if found else answer(RESPONSE)
+
+    async with serving(answer(), api=Chooses(choose)) as (api, engine):
+        [last] = await steps_of(engine, a_request(endpoint=endpoint, **limits))
 
     assert isinstance(last, Failed)
     assert isinstance(last.failure, BadRequest)
-    assert len(api.asked) == 1
+    assert len(api.asked) == asked
 
 
 async def test_a_field_that_the_deployment_adds_is_not_the_jobs_fault() -> None:

@@ -181,7 +181,7 @@ class RequestWriter:
             *({"max_tokens", "max_completion_tokens"} - {profile.limit}),
             None,
         ]
-        """The fields that may limit a chat's output, from the one to use on. Those before it were refused."""
+        """The fields that may limit a chat's output, the one to use first. Those that were refused are gone."""
 
     def prepared(self, request: EngineRequest) -> Prepared:
         """Build the body to send, for the provider's model and within the token limit. Raises: BadBody."""
@@ -189,6 +189,10 @@ class RequestWriter:
         added: dict[str, Any] = {name: value for name, value in self._extra.items() if name not in fields}
         changes: dict[str, Any] = {**added, "model": self._source}
         endpoint, limit = request.endpoint, None
+        if endpoint.shape is Shape.CHAT and (own := _own_limit(fields, endpoint)) is not None:
+            limit = own if own in self._limits else self._limits[0]
+            if limit not in {own, None}:  # the API refuses the body's own
+                changes |= {own: None, limit: fields[own]}
         if endpoint.can_stream:
             changes["stream"] = request.streamed
             changes["stream_options"] = {"include_usage": True} if request.streamed else None
@@ -201,15 +205,21 @@ class RequestWriter:
         return Prepared(body, requested, limit, frozenset(added))
 
     def learns(self, call: ApiCall) -> bool:
-        """If the API refuses the field by which the engine limits the output, take another one; say whether it is learnt."""
+        """If the API refuses the field that limits the output, take another one from now on; say whether it is learnt."""
         field, error = call.prepared.limit, call.error
         is_chats = call.request.endpoint.shape is Shape.CHAT
         if field is None or error is None or not is_chats or not is_unknown_field(error, field):
             return False
-        if field == self._limits[0]:
-            del self._limits[0]
+        if field in self._limits:
+            self._limits.remove(field)
             log.info("the API refuses %s, so %s is sent from now on", field, self._limits[0] or "no limit")
         return True
+
+
+def _own_limit(fields: dict[str, msgspec.Raw], endpoint: Endpoint) -> str | None:
+    """Return the field by which a body limits its output. None: it has none, or several."""
+    limits = [name for name in endpoint.limits if bytes(fields.get(name, b"null")) != b"null"]
+    return limits[0] if len(limits) == 1 else None
 
 
 class OpenAI:

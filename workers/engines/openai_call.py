@@ -91,7 +91,7 @@ class Prepared:
     body: bytes
     requested: RequestedOutput
     limit: str | None
-    """The field by which the engine limits its output. None: it limits itself, or needs no limit."""
+    """The field that limits its output, if another one can. None: the deployment limits it, or it needs no limit."""
     added: frozenset[str]
     """The other fields that it got from the deployment and the profile."""
 
