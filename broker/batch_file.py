@@ -8,7 +8,7 @@ the next one.
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, BinaryIO
 from uuid import UUID
 
@@ -93,22 +93,30 @@ def read_lines(
 
     A job's id is made from the batch and the line's number, so reading the file again gives the same jobs.
     """
-    seen: set[bytes] = set()
     is_empty = True
-    for number, (text, ended) in enumerate(_raw_lines(stream), 1):
-        if not isinstance(text, Fault) and not text.strip():
-            continue
+    for item in read_part(stream, model=model, batch=batch, deadline_ms=deadline_ms):
         is_empty = False
+        yield item
+    if is_empty:
+        yield Fault(0, "empty_file", "there is no request in it")
+
+
+def read_part(
+    stream: BinaryIO, *, model: str | None, batch: UUID, deadline_ms: int | None = None, first: int = 1
+) -> Iterator[Line | Fault]:
+    """Yield the requests of a part of a file, which begins with the line `first`. A custom id is compared within it only."""
+    seen: set[bytes] = set()
+    for number, (text, ended) in enumerate(_raw_lines(stream, is_begin=first == 1), first):
         if isinstance(text, Fault):
-            yield text
+            yield replace(text, number=text.number and number)
+            continue
+        if not text.strip():
             continue
         try:
             yield _line(number, text, model=model, batch=batch, deadline_ms=deadline_ms, seen=seen)
         except _Bad as bad:
             what = bad.as_fault if ended or bad.as_fault[0] != "not_json" else _truncated(bad)
             yield Fault(number, *what, _custom_id(text))
-    if is_empty:
-        yield Fault(0, "empty_file", "there is no request in it")
 
 
 def admissible(
@@ -129,8 +137,13 @@ def _admissible(line: Line, batch: BatchInfo, catalog: Catalog, now: Ms) -> Line
         new_id=lambda _: batch.id,
         batches={batch.id: batch},
     )
+    return refusal(line, context) or line
+
+
+def refusal(line: Line, context: AdmissionContext) -> Fault | None:
+    """Say why admission would refuse a line. None: it would not."""
     if (refused := admit(line.job, context).refused) is None:
-        return line
+        return None
     field = _FIELDS.get(refused.field, refused.field)
     return Fault(line.number, refused.code, refused.message, field, refused.limit, line.job.custom_id)
 
@@ -143,12 +156,12 @@ def _truncated(bad: _Bad) -> tuple[str, str, str | None, int | None]:
     return "truncated", f"the last line ends in the middle, the file seems cut off ({bad})", None, None
 
 
-def _raw_lines(stream: BinaryIO) -> Iterator[tuple[bytes | Fault, bool]]:
+def _raw_lines(stream: BinaryIO, *, is_begin: bool = True) -> Iterator[tuple[bytes | Fault, bool]]:
     """Yield each line without its end, and whether it had one. A line over the limit is skipped without being held."""
     number = 0
     while text := stream.readline(LINE_BYTES + 1):
         number += 1
-        if number == 1 and text.startswith(_WIDE_BOMS):
+        if is_begin and number == 1 and text.startswith(_WIDE_BOMS):
             message = "the file is UTF-16: save it as UTF-8"
             yield Fault(0, "not_utf8", message), True
             return
@@ -220,10 +233,21 @@ def _check(request: _Request, seen: set[bytes]) -> None:
         raise _Bad("bad_url", f"{request.url[:80]!r} is not one of {', '.join(ENDPOINTS)}", "url")
     if "\0" in request.custom_id:
         raise _Bad("nul_character", "it holds a NUL character", "custom_id")
-    mark = hashlib.blake2b(request.custom_id.encode(), digest_size=8).digest()
+    mark = name_mark(request.custom_id)
     if mark in seen:
-        raise _Bad("duplicate_custom_id", f"{request.custom_id[:80]!r} was on a line before", "custom_id")
+        raise _Bad("duplicate_custom_id", said_before(request.custom_id), "custom_id")
     seen.add(mark)
+
+
+def name_mark(custom_id: str) -> bytes:
+    """Return what stands for a custom id where many are compared. Of a million two are taken for the same by chance in one
+    of 10⁷ files.
+    """
+    return hashlib.blake2b(custom_id.encode(errors="surrogatepass"), digest_size=8).digest()
+
+
+def said_before(custom_id: str) -> str:
+    return f"{custom_id[:80]!r} was on a line before"
 
 
 def _decoded_body(raw: msgspec.Raw) -> _Body:

@@ -17,10 +17,13 @@ from broker.core.records import (
     ONLY_SHARD,
     Admitted,
     Audited,
+    BadLine,
     BatchInfo,
     DeadLetter,
     EarlyCancel,
     Entry,
+    FileBatch,
+    FileBatchState,
     Flow,
     Head,
     JobCancels,
@@ -50,6 +53,7 @@ from schemas.catalog import Revision
 from schemas.changes import BatchChange, Change, JobChanged
 from schemas.control import AuditEntry, Pause, PauseAnswer, PauseKind
 from schemas.dead import DeadFilter, DeadLine
+from schemas.files import File, FileList, Files
 from schemas.instructions import Instruction
 from schemas.job import Attempt
 from schemas.listing import JobFilter, JobPage
@@ -307,6 +311,58 @@ class ReplayLedger(Protocol):
         """Compare jobs with those that they repeat. None: there is no such batch. Raises: ValueError, for a bad cursor."""
 
 
+class Blobs(Protocol):
+    """The content of files, in pieces (`core.files.PIECE_BYTES`)."""
+
+    async def put(self, file: UUID, number: int, piece: bytes) -> None:
+        """Keep a piece of a file. Pieces come in order, from 0 on. The same piece again stays as it is."""
+
+    async def get(self, file: UUID, number: int) -> bytes | None:
+        """Return a piece. None: the file has none of this number."""
+
+    async def drop(self, files: Collection[UUID]) -> None:
+        """Forget the content of these files, if there is any."""
+
+
+class FileLedger(Protocol):
+    """The files of each tenant; another tenant's are not found, nor are those that were deleted or have expired."""
+
+    async def begin(self, file: File, tenant: str, key: str) -> None:
+        """Note that a file is being uploaded. It is found once it is finished."""
+
+    async def finish(self, file: UUID, size: int, now: Ms) -> File | None:
+        """Note that all of a file is kept. None: it was dropped meanwhile."""
+
+    async def find(self, file: UUID, tenant: str, now: Ms) -> File | None: ...
+
+    async def page(self, tenant: str, ask: FileList, now: Ms) -> Files: ...
+
+    async def delete(self, file: UUID, tenant: str, now: Ms) -> bool:
+        """Delete a file. False: there is none."""
+
+    async def to_drop(self, now: Ms) -> list[UUID]:
+        """List some files that nobody will read again: their content can be dropped, and then they can."""
+
+    async def dropped(self, files: Collection[UUID]) -> None:
+        """Forget files whose content was dropped."""
+
+
+class FileBatchLedger(Protocol):
+    async def create(self, batch: FileBatch, metadata: dict[str, str], tenant: str, by: Audited) -> File | None:
+        """Record a batch whose jobs are the lines of a file, and have them made. None: there is no such file.
+
+        Raises: Conflict, if the id is taken.
+        """
+
+    async def find(self, batch: UUID, tenant: str) -> FileBatchState | None: ...
+
+    async def page(self, tenant: str, *, limit: int, before: UUID | None) -> list[FileBatchState]:
+        """List the tenant's batches that are made of files, the newest first."""
+
+    async def bad_lines(self, batch: UUID, *, after: int, limit: int) -> list[BadLine]:
+        """List the lines that cannot run, in order, starting with the first after the given one; -1 is before all."""
+
+
 class InstructionLedger(Protocol):
     """The orders over many jobs, of each tenant; another tenant's are not found."""
 
@@ -533,6 +589,9 @@ class Ledger:
     retries: RetryLedger
     replays: ReplayLedger
     instructions: InstructionLedger
+    files: FileLedger
+    blobs: Blobs
+    file_batches: FileBatchLedger
     cancels: CancelLedger
     changes: ChangeLedger
     cancel_orders: CancelOrderLedger

@@ -18,6 +18,8 @@ class InstructionKind(StrEnum):
     RETRY = "retry"
     REPLAY = "replay"
     REQUEUE = "requeue"
+    EXPAND = "expand"
+    """Make the jobs of a batch out of the lines of a file."""
 
 
 class Instruction(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ from uuid import UUID
 
 import msgspec
 
-from schemas.api import State
+from schemas.api import Batch, State
 from schemas.changes import Change
 from schemas.dead import DeadCause
 from schemas.ids import derived_id
@@ -383,6 +383,51 @@ class Admitted(msgspec.Struct, frozen=True, kw_only=True):
     """Those whose batch was cancelled before they came."""
     conflicts: tuple[Entry, ...]
     """Those whose id belongs to another job already."""
+
+
+class FileBatch(msgspec.Struct, frozen=True, kw_only=True):
+    """A batch whose jobs are the lines of a file, as it was asked for."""
+
+    id: UUID
+    file: UUID
+    lane: Lane
+    endpoint: str
+    """Where all its lines must go."""
+    window: str
+    """The time that it may take, as it was asked for, such as 24h."""
+    deadline_ms: Ms
+    skips_bad: bool
+    """Whether bad lines are left out. If not, one of them fails the batch before anything runs."""
+
+
+class FileBatchState(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a batch is whose jobs are the lines of a file."""
+
+    batch: Batch
+    file: UUID
+    endpoint: str
+    window: str
+    skips_bad: bool
+    lines: int
+    """How many lines it has, once all were checked."""
+    bad: int
+    """How many of them cannot run."""
+    checked_ms: Ms | None
+    expanded_ms: Ms | None
+    """When all that run were jobs."""
+    failed_ms: Ms | None
+    """When it was found that nothing of it runs."""
+
+
+class BadLine(msgspec.Struct, frozen=True):
+    """A line that cannot run; 0 is the file."""
+
+    number: int
+    code: str
+    message: str
+    field: str | None = None
+    limit: int | None = None
+    custom_id: str | None = None
 
 
 class Audited(msgspec.Struct, frozen=True):

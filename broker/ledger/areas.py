@@ -16,6 +16,8 @@ from broker.ledger.connection import Database
 from broker.ledger.controls import PgControls
 from broker.ledger.days import Days
 from broker.ledger.dead_letters import PgDeadLetters
+from broker.ledger.file_batches import PgFileBatches, expanding
+from broker.ledger.files import PgBlobs, PgFiles
 from broker.ledger.instructions import PgInstructions, Step
 from broker.ledger.intake import PgIntake
 from broker.ledger.jobs import PgJobs
@@ -70,7 +72,12 @@ async def open_ledger(
             batches=PgBatches(database),
             jobs=PgJobs(database),
             retries=PgRetries(database),
-            instructions=PgInstructions(database, days, steps),
+            instructions=PgInstructions(
+                database, days, {**steps, InstructionKind.EXPAND: expanding(PgBlobs(database))}
+            ),
+            files=PgFiles(database),
+            blobs=PgBlobs(database),
+            file_batches=PgFileBatches(database),
             cancels=PgCancels(database),
             changes=PgChanges(database),
             cancel_orders=PgCancelOrders(database),

@@ -111,8 +111,8 @@ from broker.cli import main
 
 read, stop = files._raw_lines, int(sys.argv.pop(1))
 
-def lines(stream):
-    for number, item in enumerate(read(stream)):
+def lines(stream, **more):
+    for number, item in enumerate(read(stream, **more)):
         if number == stop and stream.tell() and lines.passes:
             os.kill(os.getpid(), signal.SIGKILL)
         yield item

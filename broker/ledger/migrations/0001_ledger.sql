@@ -385,6 +385,67 @@ create table infermq.key_version (
 ) with (fillfactor = 50);
 insert into infermq.key_version (number) values (1);
 
+-- Files that tenants stored. One whose `stored_ms` is null is being uploaded, or its upload was cut off.
+create table infermq.files (
+    id          uuid    not null primary key,
+    tenant      text    not null,
+    key         text    not null,
+    purpose     text    not null,
+    name        text    not null,
+    bytes       bigint  not null default 0,
+    created_ms  bigint  not null,
+    stored_ms   bigint,
+    expires_ms  bigint,
+    -- who deletes a file ends all use of it; its content is dropped by upkeep
+    deleted_ms  bigint
+);
+create index files_of_tenant on infermq.files (tenant, id) where stored_ms is not null and deleted_ms is null;
+create index files_to_drop on infermq.files (least(expires_ms, deleted_ms)) where least(expires_ms, deleted_ms) is not null;
+create index files_unfinished on infermq.files (created_ms) where stored_ms is null;
+
+-- The content of files, in pieces of a fixed size before compression.
+create table infermq.blobs (
+    file        uuid    not null,
+    number      int     not null,
+    data        bytea   not null,
+    primary key (file, number)
+);
+alter table infermq.blobs alter column data set storage external;
+
+-- Batches whose jobs are lines of a file.
+create table infermq.file_batches (
+    batch       uuid    not null primary key references infermq.batches (id),
+    file        uuid    not null,
+    endpoint    text    not null,
+    -- as it was asked for, such as 24h; the batch has the deadline
+    "window"    text    not null,
+    -- whether bad lines are left out; else one of them fails the batch
+    skips_bad   boolean not null,
+    lines       int     not null default 0,
+    bad         int     not null default 0,
+    -- when all lines had been checked, and when all good ones were jobs
+    checked_ms  bigint,
+    expanded_ms bigint,
+    -- why nothing of it ran
+    failed_ms   bigint
+);
+
+-- The lines of a batch that cannot run, as its error file shows them.
+create table infermq.bad_lines (
+    batch       uuid    not null,
+    line        int     not null,
+    fault       jsonb   not null,
+    primary key (batch, line)
+);
+
+-- The custom ids of a batch that is being checked, by their hashes. They are dropped when it is.
+create table infermq.line_names (
+    batch       uuid    not null,
+    name        bytea   not null,
+    line        int     not null,
+    primary key (batch, name)
+);
+
 -- Who changed what: written in the transaction of the change.
 create table infermq.audit (
     id      uuid    not null primary key,

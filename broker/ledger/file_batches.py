@@ -1,0 +1,200 @@
+"""Batches whose jobs are the lines of a file: an instruction makes them, a page at a time.
+
+All lines are checked before any becomes a job. The cursor moves in the transaction that makes the jobs, so each line is a
+job once, whichever broker is killed when.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from io import BytesIO
+from uuid import UUID
+
+import msgspec
+
+from broker.batch_file import LINE_BYTES, Fault, Line, name_mark, read_part, refusal, said_before
+from broker.core.admit import AdmissionContext, admit
+from broker.core.file_lines import PAGE_BYTES, PAGE_LINES, Cursor, Page, cut
+from broker.core.files import PIECE_BYTES
+from broker.core.instructions import Carried, OpenInstruction
+from broker.core.records import Audited, BadLine, Entry, FileBatch, FileBatchState
+from broker.errors import Conflict
+from broker.ledger.connection import Connection, Database
+from broker.ledger.files import find_file
+from broker.ledger.instructions import Step, record_instruction
+from broker.ledger.intake import record_entries
+from broker.ledger.repeats import CLOSED, carried, context_of, open_batch, seal
+from broker.ledger.rows import Row, batch_of, columns, json_text
+from broker.ledger.sql import query
+from broker.ports import Blobs
+from schemas.files import File
+from schemas.instructions import InstructionKind
+from schemas.units import Ms
+
+
+class PgFileBatches:
+    """Implements `broker.ports.FileBatchLedger`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def create(self, batch: FileBatch, metadata: dict[str, str], tenant: str, by: Audited) -> File | None:
+        now = by.at_ms
+        async with self._database.connection() as connection, connection.transaction():
+            file = await find_file(connection, batch.file, tenant, now)
+            if file is None:
+                return None
+            row = (batch.id, tenant, batch.lane, now, batch.deadline_ms, json_text(metadata), 0)
+            if await connection.execute(query("create_batch"), *row) != "INSERT 0 1":
+                raise Conflict(f"the id {batch.id} is taken: make another")
+            of_file = (batch.id, batch.file, batch.endpoint, batch.window, batch.skips_bad)
+            await connection.execute(query("create_file_batch"), *of_file)
+            await record_instruction(
+                connection, batch.id, InstructionKind.EXPAND, tenant=tenant, key=by.key, what=batch, now=now
+            )
+        return file
+
+    async def find(self, batch: UUID, tenant: str) -> FileBatchState | None:
+        async with self._database.connection() as connection:
+            row = await connection.fetchrow(query("file_batches"), tenant, None, batch, 1)
+        return None if row is None else _state_of(row)
+
+    async def page(self, tenant: str, *, limit: int, before: UUID | None) -> list[FileBatchState]:
+        async with self._database.connection() as connection:
+            return [
+                _state_of(row) for row in await connection.fetch(query("file_batches"), tenant, before, None, limit)
+            ]
+
+    async def bad_lines(self, batch: UUID, *, after: int, limit: int) -> list[BadLine]:
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(query("bad_lines"), batch, after, limit)
+        return [_bad_line.decode(row["fault"]) for row in rows]
+
+
+_bad_line = msgspec.json.Decoder(BadLine)
+
+
+def _state_of(row: Row) -> FileBatchState:
+    names = ("file", "endpoint", "window", "skips_bad", "lines", "bad", "checked_ms", "expanded_ms", "failed_ms")
+    return FileBatchState(batch=batch_of(row), **{name: row[name] for name in names})
+
+
+def expanding(blobs: Blobs) -> Step:
+    """Return what does a page of an expansion, with the content of files in `blobs`."""
+    return partial(expand_page, blobs)
+
+
+async def expand_page(blobs: Blobs, connection: Connection, instruction: OpenInstruction, now: Ms) -> Carried:
+    """Check a page of lines, or make them jobs."""
+    ask = _ask.decode(instruction.what)
+    cursor = Cursor.read(instruction.cursor)
+    batch = await open_batch(connection, instruction)
+    if batch is None:
+        await connection.execute(query("lines_expanded"), instruction.id, now)
+        await connection.execute(query("forget_line_names"), instruction.id)
+        return CLOSED
+    page = await _read(blobs, ask.file, cursor)
+    context = await context_of(connection, instruction, batch, now)
+    items = _items(page, instruction.id, cursor)
+    if cursor.phase == "check":
+        checked = [_checked(item, ask.endpoint, context) for item in items]
+        return await _check(connection, instruction, checked, page.next, now)
+    bad = await _bad_lines(connection, instruction.id, cursor)
+    lines = [one for one in items if isinstance(one, Line) and one.number not in bad]
+    entries = [admit(line.job, context(line.model)) for line in lines]
+    return await _submit(connection, instruction, entries, page.next, now)
+
+
+_ask = msgspec.json.Decoder(FileBatch)
+
+
+async def _read(blobs: Blobs, file: UUID, cursor: Cursor) -> Page:
+    """Read the page at a cursor. Raises: Conflict, if the file is gone."""
+    number, skip = divmod(cursor.offset, PIECE_BYTES)
+    data, is_end = b"", False
+    while len(data) < PAGE_BYTES and not is_end:
+        piece = await blobs.get(file, number)
+        if piece is None and number == 0:
+            piece = b""  # of an empty file
+        is_end = piece is None or len(piece) < PIECE_BYTES
+        data, skip, number = data + (piece or b"")[skip:], 0, number + 1
+    return cut(cursor, data, is_end=is_end)
+
+
+async def _check(
+    connection: Connection,
+    instruction: OpenInstruction,
+    checked: Sequence[Line | Fault],
+    following: Cursor | None,
+    now: Ms,
+) -> Carried:
+    """Record which lines of a page cannot run. At the end of the file decide whether the others do."""
+    batch = instruction.id
+    again = await _named_before(connection, batch, [one for one in checked if isinstance(one, Line)])
+    faults = [one for one in checked if isinstance(one, Fault)] + again
+    await _record(connection, batch, faults)
+    counts = {"lines": len(checked), "bad": len(faults)}
+    if following is not None and not any(fault.number == 0 for fault in faults):
+        return Carried(cursor=following.text(), counts=counts)
+    lines, bad = (instruction.counts.get(name, 0) + counts[name] for name in ("lines", "bad"))
+    if lines == 0:
+        await _record(connection, batch, [Fault(0, "empty_file", "there is no request in it")])
+    await connection.execute(query("forget_line_names"), batch)
+    runs: bool = await connection.fetchval(query("lines_checked"), batch, lines, bad, now)
+    if not runs:
+        await seal(connection, instruction, 0, now)
+        return Carried(is_last=True, counts=counts)
+    return Carried(cursor=Cursor(phase="submit").text(), counts=counts)
+
+
+async def _submit(
+    connection: Connection, instruction: OpenInstruction, entries: Sequence[Entry], following: Cursor | None, now: Ms
+) -> Carried:
+    """Make the good lines of a page jobs."""
+    admitted = await record_entries(connection, entries)
+    if following is None:
+        await connection.execute(query("lines_expanded"), instruction.id, now)
+        await seal(connection, instruction, instruction.counts.get("made", 0) + len(entries), now)
+    cursor = "" if following is None else following.text()
+    return carried(admitted, cursor=cursor, is_last=following is None, counts={"made": len(entries)})
+
+
+async def _bad_lines(connection: Connection, batch: UUID, cursor: Cursor) -> set[int]:
+    rows = await connection.fetch(query("bad_lines_of"), batch, cursor.line, cursor.line + PAGE_LINES)
+    return {row["line"] for row in rows}
+
+
+def _items(page: Page, batch: UUID, cursor: Cursor) -> Iterator[Line | Fault]:
+    """Read the lines of a page."""
+    if not page.too_long:
+        yield from read_part(BytesIO(page.data), model=None, batch=batch, first=cursor.line)
+        return
+    message = f"the line is longer than {len(page.data)} bytes, the limit is {LINE_BYTES}"
+    yield Fault(cursor.line, "line_too_large", message, None, LINE_BYTES)
+
+
+def _checked(item: Line | Fault, endpoint: str, context: Callable[[str], AdmissionContext]) -> Line | Fault:
+    """Turn a line that would be refused into a fault."""
+    if isinstance(item, Fault):
+        return item
+    if item.job.endpoint != endpoint:
+        message = f"{item.job.endpoint} is not the endpoint of the batch, {endpoint}"
+        return Fault(item.number, "mismatched_url", message, "url", custom_id=item.job.custom_id)
+    return refusal(item, context(item.model)) or item
+
+
+async def _named_before(connection: Connection, batch: UUID, lines: Sequence[Line]) -> list[Fault]:
+    """Find the lines whose custom id is one of a page before."""
+    named = [(name_mark(line.job.custom_id or ""), line.number) for line in lines]
+    rows = await connection.fetch(query("name_lines"), batch, *columns(named, 2))
+    new = {row["line"] for row in rows}
+    names = {line.number: line.job.custom_id or "" for line in lines if line.number not in new}
+    return [
+        Fault(number, "duplicate_custom_id", said_before(name), "custom_id", custom_id=name)
+        for number, name in names.items()
+    ]
+
+
+async def _record(connection: Connection, batch: UUID, faults: Sequence[Fault]) -> None:
+    rows = [(fault.number, json_text(fault)) for fault in faults]
+    if rows:
+        await connection.execute(query("record_bad_lines"), batch, *columns(rows, 2))

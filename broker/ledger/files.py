@@ -1,0 +1,97 @@
+"""Files of tenants, and their content in compressed pieces."""
+
+import asyncio
+import zlib
+from collections.abc import Collection
+from uuid import UUID
+
+from broker.ledger.connection import Connection, Database
+from broker.ledger.rows import Row
+from broker.ledger.sql import query
+from schemas.files import File, FileList, Files, Purpose
+from schemas.units import Ms
+
+UNFINISHED_MS = Ms(24 * 3_600_000)
+"""How long an upload may take. What is older and not complete was cut off."""
+_DROPPED = 10
+"""How many files are dropped in one transaction."""
+_LEVEL = 1
+"""Of compression: JSON shrinks to a fifth, at some hundred MB a second."""
+
+
+class PgBlobs:
+    """Keeps the content of files in Postgres: implements `broker.ports.Blobs`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def put(self, file: UUID, number: int, piece: bytes) -> None:
+        data = await asyncio.to_thread(zlib.compress, piece, _LEVEL)
+        async with self._database.connection() as connection:
+            await connection.execute(query("put_piece"), file, number, data)
+
+    async def get(self, file: UUID, number: int) -> bytes | None:
+        async with self._database.connection() as connection:
+            data = await connection.fetchval(query("piece"), file, number)
+        return None if data is None else await asyncio.to_thread(zlib.decompress, data)
+
+    async def drop(self, files: Collection[UUID]) -> None:
+        async with self._database.connection() as connection:
+            await connection.execute(query("drop_pieces"), list(files))
+
+
+class PgFiles:
+    """Implements `broker.ports.FileLedger`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def begin(self, file: File, tenant: str, key: str) -> None:
+        row = (file.id, tenant, key, file.purpose, file.name, file.created_ms, file.expires_ms)
+        async with self._database.connection() as connection:
+            await connection.execute(query("begin_file"), *row)
+
+    async def finish(self, file: UUID, size: int, now: Ms) -> File | None:
+        async with self._database.connection() as connection:
+            row = await connection.fetchrow(query("finish_file"), file, size, now)
+        return None if row is None else _file_of(row)
+
+    async def find(self, file: UUID, tenant: str, now: Ms) -> File | None:
+        async with self._database.connection() as connection:
+            return await find_file(connection, file, tenant, now)
+
+    async def page(self, tenant: str, ask: FileList, now: Ms) -> Files:
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(
+                query("files"), tenant, now, ask.purpose, ask.after, ask.oldest_first, ask.limit + 1
+            )
+        return Files(tuple(map(_file_of, rows[: ask.limit])), len(rows) > ask.limit)
+
+    async def delete(self, file: UUID, tenant: str, now: Ms) -> bool:
+        async with self._database.connection() as connection:
+            return await connection.fetchval(query("delete_file"), file, tenant, now) is not None
+
+    async def to_drop(self, now: Ms) -> list[UUID]:
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(query("files_to_drop"), now, now - UNFINISHED_MS, _DROPPED)
+        return [row["id"] for row in rows]
+
+    async def dropped(self, files: Collection[UUID]) -> None:
+        async with self._database.connection() as connection:
+            await connection.execute(query("drop_files"), list(files))
+
+
+async def find_file(connection: Connection, file: UUID, tenant: str, now: Ms) -> File | None:
+    row = await connection.fetchrow(query("file"), file, tenant, now)
+    return None if row is None else _file_of(row)
+
+
+def _file_of(row: Row) -> File:
+    return File(
+        id=row["id"],
+        purpose=Purpose(row["purpose"]),
+        name=row["name"],
+        bytes=row["bytes"],
+        created_ms=row["created_ms"],
+        expires_ms=row["expires_ms"],
+    )

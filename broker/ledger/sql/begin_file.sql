@@ -1,0 +1,1 @@
+insert into infermq.files (id, tenant, key, purpose, name, created_ms, expires_ms) values ($1, $2, $3, $4, $5, $6, $7)

@@ -1,0 +1,1 @@
+delete from infermq.files where id = any($1::uuid[])

@@ -1,0 +1,1 @@
+delete from infermq.blobs where file = any($1::uuid[])

@@ -1,0 +1,1 @@
+delete from infermq.line_names where batch = $1

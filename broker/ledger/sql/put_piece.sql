@@ -1,0 +1,1 @@
+insert into infermq.blobs (file, number, data) values ($1, $2, $3)
