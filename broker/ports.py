@@ -362,6 +362,9 @@ class FileBatchLedger(Protocol):
     async def bad_lines(self, batch: UUID, *, after: int, limit: int) -> list[BadLine]:
         """List the lines that cannot run, in order, starting with the first after the given one; -1 is before all."""
 
+    async def sizes(self, batch: UUID) -> tuple[int, int]:
+        """Return how many bytes its output and its errors have (`core.batch_output`)."""
+
 
 class InstructionLedger(Protocol):
     """The orders over many jobs, of each tenant; another tenant's are not found."""

@@ -44,5 +44,9 @@ explain      puts what holds jobs into status and `job show`
 revisions    which revision of the catalog is in force
 readiness    which doors of a broker can serve, and why the others cannot
 dialects     how other APIs ask and answer, translated to and from chat completions
+files        the pieces in which the content of files is kept
+file_lines   where the expansion of a file into jobs stands, and the next page of it
+batch_output what a batch came to, as the lines of OpenAI's two files
+openai_batch files and batches as the objects of OpenAI's API
 records      the values that decisions are made of and the ledger stores
 """

@@ -13,6 +13,7 @@ import msgspec
 
 from broker.batch_file import LINE_BYTES, Fault, Line, name_mark, read_part, refusal, said_before
 from broker.core.admit import AdmissionContext, admit
+from broker.core.batch_output import SUCCESS_BYTES, bad_line_of, is_output, line_of
 from broker.core.file_lines import PAGE_BYTES, PAGE_LINES, Cursor, Page, cut
 from broker.core.files import PIECE_BYTES
 from broker.core.instructions import Carried, OpenInstruction
@@ -23,7 +24,7 @@ from broker.ledger.files import find_file
 from broker.ledger.instructions import Step, record_instruction
 from broker.ledger.intake import record_entries
 from broker.ledger.repeats import CLOSED, carried, context_of, open_batch, seal
-from broker.ledger.rows import Row, batch_of, columns, json_text
+from broker.ledger.rows import Row, batch_of, columns, json_text, result_of
 from broker.ledger.sql import query
 from broker.ports import Blobs
 from schemas.files import File
@@ -69,7 +70,33 @@ class PgFileBatches:
             rows = await connection.fetch(query("bad_lines"), batch, after, limit)
         return [_bad_line.decode(row["fault"]) for row in rows]
 
+    async def sizes(self, batch: UUID) -> tuple[int, int]:
+        async with self._database.connection() as connection:
+            kept = await connection.fetchrow(query("kept_sizes"), batch)
+            if kept is not None and kept["output_bytes"] is not None:
+                return kept["output_bytes"], kept["error_bytes"]
+            async with connection.transaction(isolation="repeatable_read"):
+                output, errors = await _sizes(connection, batch)
+            await connection.execute(query("keep_sizes"), batch, output, errors)
+        return output, errors
 
+
+async def _sizes(connection: Connection, batch: UUID) -> tuple[int, int]:
+    output: int = await connection.fetchval(query("success_bytes"), batch, SUCCESS_BYTES)
+    errors, read_to, last = 0, 0, -1
+    while rows := await connection.fetch(query("other_results"), batch, read_to, _READ):
+        read_to = rows[-1]["ordinal"]
+        for result in map(result_of, rows):
+            size = len(line_of(result))
+            output, errors = (output + size, errors) if is_output(result) else (output, errors + size)
+    while rows := await connection.fetch(query("bad_lines"), batch, last, _READ):
+        last = rows[-1]["line"]
+        errors += sum(len(bad_line_of(_bad_line.decode(row["fault"]), batch)) for row in rows)
+    return output, errors
+
+
+_READ = 1000
+"""How many rows are read at once."""
 _bad_line = msgspec.json.Decoder(BadLine)
 
 

@@ -1,5 +1,6 @@
 """Batches out of stored files: what is checked, what becomes a job, and what a kill in the middle leaves."""
 
+import itertools
 import json
 from typing import Any
 from uuid import UUID
@@ -8,16 +9,21 @@ import pytest
 
 from broker.core.file_lines import PAGE_LINES
 from broker.core.files import Pieces
-from broker.core.records import Audited, FileBatch, FileBatchState
+from broker.core.openai_batch import ERRORS, OUTPUT
+from broker.core.principal import open_principal
+from broker.core.records import Audited, FileBatch, FileBatchState, Final, Pick
 from broker.errors import Conflict
 from broker.ports import Ledger
-from schemas.api import BatchStatus
+from broker.service.files import FileService
+from schemas.api import BatchStatus, State
 from schemas.endpoints import CHAT
 from schemas.files import File, FileList, Purpose
 from schemas.job import Lane
 from schemas.listing import JobFilter
+from schemas.outcome import BadRequest, EngineFault, Failed, Outcome
 from schemas.units import Ms
-from tests.builders import an_id, now
+from tests.builders import a_success, an_entropy, an_id, now
+from tests.real.test_ledger import a_verdict
 from tests.real.test_retries import carry_out, somebody
 from tests.system import CATALOG
 
@@ -216,3 +222,42 @@ async def test_what_a_batch_still_reads_is_not_dropped(ledger: Ledger) -> None:
     await carry_out(ledger)
     assert await ledger.files.to_drop(now()) == [file.id]
     assert await names(ledger, batch) == ["c1"]
+
+
+async def test_the_sizes_of_a_batchs_files_are_those_of_their_lines(ledger: Ledger) -> None:
+    """Names with what JSON escapes, answers with line breaks, and every way to end."""
+    names = ["plain", 'quoted " \\', "tab\t\n\r\b\f", "\x01\x1f\x7f", "é 💡 \u2028", "/"]
+    lines = [json.loads(a_line(n)) | {"custom_id": f"{name}{n}"} for n, name in enumerate(names * 3)]
+    content = b"\n".join([*(json.dumps(line, ensure_ascii=False).encode() for line in lines), b"{"])
+    batch = await given(ledger, (await stored(ledger, content)).id, skips_bad=True)
+    places = [place for page in await carry_out(ledger) for place in page.waiting]
+    failures = (BadRequest("no"), EngineFault("no"))
+    outcomes = [a_success(body=body) for body in (b'{"a": "\xc3\xa9"}', b'{\n  "a": 1\r\n}')]
+    ends: list[tuple[Outcome, Final | None]] = [
+        *((one, None) for one in outcomes),
+        *((Failed(one), Final(State.FAILED, None, one)) for one in failures),
+    ]
+    ends.append((Failed(failures[1]), Final(State.EXPIRED, None, failures[1])))
+    term = await ledger.leadership.lead("me", lease_ms=60_000)
+    assert term is not None
+    picks = [Pick(flow, place, "d") for flow, place in places]
+    attempts = await ledger.attempts.dispatch(picks, term=term, controls=1, now=now())
+    verdicts = [
+        a_verdict(attempt, outcome, transition=transition)
+        for attempt, (outcome, transition) in zip(attempts, itertools.cycle(ends), strict=False)
+    ]
+    await ledger.settlement.settle(verdicts, now=now())
+
+    service = FileService(
+        ledger=ledger.files, blobs=ledger.blobs, batches=ledger.batches, file_batches=ledger.file_batches,
+        clock=now, entropy=an_entropy,
+    )  # fmt: skip
+    principal = open_principal("default", "k")
+    found = await state(ledger, batch)
+    read = {which: [part async for part in service.lines(principal, batch, which)] for which in (OUTPUT, ERRORS)}
+
+    assert {which: await service.size(found, which) for which in read} == {
+        which: len(b"".join(parts)) for which, parts in read.items()
+    }
+    written = [json.loads(line) for parts in read.values() for line in b"".join(parts).splitlines()]
+    assert sorted(line["custom_id"] or "" for line in written) == sorted(["", *(line["custom_id"] for line in lines)])

@@ -426,8 +426,11 @@ create table infermq.file_batches (
     -- when all lines had been checked, and when all good ones were jobs
     checked_ms  bigint,
     expanded_ms bigint,
-    -- why nothing of it ran
-    failed_ms   bigint
+    -- when it was found that nothing of it runs
+    failed_ms   bigint,
+    -- the sizes of its two files, once it is complete and somebody asked
+    output_bytes bigint,
+    error_bytes bigint
 );
 
 -- The lines of a batch that cannot run, as its error file shows them.

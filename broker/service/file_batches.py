@@ -1,0 +1,90 @@
+"""Use-cases of batches whose jobs are the lines of a stored file."""
+
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from uuid import UUID
+
+from broker.core.admit import LONGEST_MS
+from broker.core.authorise import Action
+from broker.core.openai_batch import ERRORS_SHOWN
+from broker.core.principal import Principal
+from broker.core.records import Audited, BadLine, FileBatch, FileBatchState
+from broker.ports import Clock, Entropy, FileBatchLedger
+from broker.service.refusal import Refusal, authorise, found
+from schemas.api import Problem
+from schemas.endpoints import ENDPOINTS
+from schemas.ids import uuid7
+from schemas.job import Lane
+from schemas.units import Ms
+
+_MINUTE_MS = 60_000
+_UNITS_MS = {"m": _MINUTE_MS, "h": 60 * _MINUTE_MS, "d": 24 * 60 * _MINUTE_MS}
+LEAST_MS = 15 * _MINUTE_MS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileBatchService:
+    """Each method raises Refusal, Unavailable, Conflict or BadData."""
+
+    ledger: FileBatchLedger
+    tell: Callable[[], Awaitable[None]]
+    """Tells the brokers that an instruction was given."""
+    clock: Clock
+    entropy: Entropy
+
+    async def create(
+        self,
+        principal: Principal,
+        file: UUID,
+        *,
+        endpoint: str,
+        window: str,
+        metadata: dict[str, str],
+        lane: Lane = Lane.BULK,
+        skips_bad: bool = False,
+    ) -> FileBatchState:
+        """Accept a batch: from now on all its lines run, unless one is bad or it is cancelled."""
+        authorise(principal, Action.SUBMIT, lane=lane)
+        if endpoint not in ENDPOINTS:
+            message = f"{endpoint[:80]!r} is not one of {', '.join(ENDPOINTS)}"
+            raise Refusal(Problem("bad_url", message, "endpoint"))
+        now = self.clock()
+        batch = FileBatch(
+            id=uuid7(now, self.entropy()),
+            file=file,
+            lane=lane,
+            endpoint=endpoint,
+            window=window,
+            deadline_ms=Ms(now + window_ms(window)),
+            skips_bad=skips_bad,
+        )
+        by = Audited(uuid7(now, self.entropy()), now, principal.tenant, principal.key)
+        found(await self.ledger.create(batch, metadata, principal.tenant, by), f"file {file}")
+        await self.tell()
+        return await self.show(principal, batch.id, action=Action.SUBMIT)
+
+    async def show(self, principal: Principal, batch: UUID, *, action: Action = Action.READ_JOBS) -> FileBatchState:
+        authorise(principal, action)
+        return found(await self.ledger.find(batch, principal.tenant), f"batch {batch}")
+
+    async def errors(self, state: FileBatchState) -> list[BadLine]:
+        """List the first bad lines of a batch that failed by them."""
+        if state.failed_ms is None:
+            return []
+        return await self.ledger.bad_lines(state.batch.id, after=-1, limit=ERRORS_SHOWN)
+
+    async def list(self, principal: Principal, *, limit: int, before: UUID | None) -> list[FileBatchState]:
+        """List the tenant's batches that are made of files, the newest first."""
+        authorise(principal, Action.READ_JOBS)
+        return await self.ledger.page(principal.tenant, limit=limit, before=before)
+
+
+def window_ms(window: str) -> int:
+    """Read how long a batch may take, such as 24h, 15m or 7d. Raises: Refusal."""
+    match = re.fullmatch(r"([0-9]{1,6})([mhd])", window)
+    ms = 0 if match is None else int(match[1]) * _UNITS_MS[match[2]]
+    if not LEAST_MS <= ms <= LONGEST_MS:
+        message = f"{window[:20]!r} is no time from 15m to 7d, such as 24h"
+        raise Refusal(Problem("bad_window", message, "completion_window"))
+    return ms

@@ -1,0 +1,117 @@
+"""Use-cases of files. A principal reaches those of its tenant only."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from uuid import UUID
+
+from broker.core.authorise import Action
+from broker.core.batch_output import bad_line_of, is_output, line_of
+from broker.core.files import Pieces, spans
+from broker.core.openai_batch import ERRORS, OUTPUT
+from broker.core.principal import Principal
+from broker.core.records import FileBatchState
+from broker.ports import BatchLedger, Blobs, Clock, Entropy, FileBatchLedger, FileLedger
+from broker.service.refusal import Refusal, authorise, found
+from schemas.api import Problem
+from schemas.files import File, FileList, Files, Purpose
+from schemas.ids import uuid7
+from schemas.units import Ms
+
+MOST_BYTES = 2 * 1024**3
+"""The largest file: ten times OpenAI's for batches."""
+_PAGE = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileService:
+    """Each method raises Refusal or Unavailable."""
+
+    ledger: FileLedger
+    blobs: Blobs
+    batches: BatchLedger
+    file_batches: FileBatchLedger
+    clock: Clock
+    entropy: Entropy
+    most_bytes: int = MOST_BYTES
+
+    async def store(
+        self, principal: Principal, name: str, content: AsyncIterator[bytes], *, expires_in_ms: int | None = None
+    ) -> File:
+        """Store a file of requests, as its content comes, with no more than a piece of it in memory."""
+        authorise(principal, Action.SUBMIT)
+        now = self.clock()
+        expires_ms = None if expires_in_ms is None else Ms(now + expires_in_ms)
+        file = File(
+            id=uuid7(now, self.entropy()),
+            purpose=Purpose.BATCH,
+            name=name,
+            bytes=0,
+            created_ms=now,
+            expires_ms=expires_ms,
+        )
+        await self.ledger.begin(file, principal.tenant, principal.key)
+        size = await self._put(file.id, content)
+        return found(await self.ledger.finish(file.id, size, self.clock()), f"file {file.id}")
+
+    async def _put(self, file: UUID, content: AsyncIterator[bytes]) -> int:
+        pieces, number = Pieces(), 0
+        async for data in content:
+            full = pieces.add(data)
+            if pieces.bytes > self.most_bytes:
+                message = f"the file is larger than {self.most_bytes} bytes: split it"
+                raise Refusal(Problem("too_large", message, "file", self.most_bytes))
+            for piece in full:
+                await self.blobs.put(file, number, piece)
+                number += 1
+        for piece in pieces.rest():
+            await self.blobs.put(file, number, piece)
+        return pieces.bytes
+
+    async def show(self, principal: Principal, file: UUID) -> File:
+        authorise(principal, Action.READ_JOBS)
+        return found(await self.ledger.find(file, principal.tenant, self.clock()), f"file {file}")
+
+    async def list(self, principal: Principal, ask: FileList) -> Files:
+        authorise(principal, Action.READ_JOBS)
+        return await self.ledger.page(principal.tenant, ask, self.clock())
+
+    async def delete(self, principal: Principal, file: UUID) -> None:
+        """Delete a file. Batches that were made of it go on."""
+        authorise(principal, Action.SUBMIT)
+        if not await self.ledger.delete(file, principal.tenant, self.clock()):
+            raise Refusal(Problem("unknown_file", f"there is no file {file}", "id"))
+
+    async def content(self, file: File, begin: int, end: int) -> AsyncIterator[bytes]:
+        """Yield the bytes of a stored file from `begin` to before `end`. Raises: Refusal, if it is dropped meanwhile."""
+        for span in spans(begin, min(end, file.bytes)):
+            piece = await self.blobs.get(file.id, span.number)
+            if piece is None:
+                raise Refusal(Problem("unknown_file", f"the file {file.id} was deleted", "id"))
+            yield piece[span.begin : span.end]
+
+    async def batch(self, principal: Principal, batch: UUID) -> FileBatchState:
+        """Find the batch whose output or errors are read as a file."""
+        authorise(principal, Action.READ_JOBS)
+        return found(await self.file_batches.find(batch, principal.tenant), f"file of a batch {batch}")
+
+    async def size(self, state: FileBatchState, which: str) -> int:
+        """Return how many bytes the output or the errors of a batch have by now."""
+        output, errors = await self.file_batches.sizes(state.batch.id)
+        return output if which == OUTPUT else errors
+
+    async def lines(self, principal: Principal, batch: UUID, which: str) -> AsyncIterator[bytes]:
+        """Yield what a batch came to by now, as lines of its output or of its errors, many at a time."""
+        if which == ERRORS:
+            after = -1
+            while bad := await self.file_batches.bad_lines(batch, after=after, limit=_PAGE):
+                yield b"".join(bad_line_of(one, batch) for one in bad)
+                after = bad[-1].number
+        cursor: str | None = None
+        while True:
+            page = await self.batches.results(batch, principal.tenant, cursor, _PAGE, own=True)
+            if page is None or not page.results:
+                return
+            lines = [line_of(one) for one in page.results if is_output(one) is (which == OUTPUT)]
+            if lines:
+                yield b"".join(lines)
+            cursor = page.cursor
