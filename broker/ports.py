@@ -337,6 +337,9 @@ class FileLedger(Protocol):
 
     async def page(self, tenant: str, ask: FileList, now: Ms) -> Files: ...
 
+    async def expire(self, file: UUID, tenant: str, in_ms: int) -> File | None:
+        """Let a file expire so long after it was made. None: there is none."""
+
     async def delete(self, file: UUID, tenant: str, now: Ms) -> bool:
         """Delete a file. False: there is none."""
 

@@ -56,6 +56,7 @@ from broker.roles.controls_watch import ControlsWatch
 from broker.roles.daily_spend import DailySpend
 from broker.roles.dispatch import Dispatch
 from broker.roles.failure_log import FailureLog
+from broker.roles.files import FileDrop
 from broker.roles.gauges import Gauges
 from broker.roles.instructions import Instructions
 from broker.roles.intake import Intake
@@ -80,6 +81,8 @@ from broker.service import (
     ChangeService,
     ControlService,
     DeadLetterService,
+    FileBatchService,
+    FileService,
     HealthService,
     InstructionService,
     JobService,
@@ -376,7 +379,13 @@ class Process:
             days=self.ledger.days, retention=self.ledger.retention, keep=self.config.keep, clock=self.clock
         )
         advisories = Advisories(nc=self.nc, ledger=self.ledger.dead_letters, metrics=self.metrics)
-        return {"advisories": advisories.serve, "instructions": instructions.serve, "upkeep": upkeep.serve}
+        files = FileDrop(ledger=self.ledger.files, blobs=self.ledger.blobs, clock=self.clock)
+        return {
+            "advisories": advisories.serve,
+            "instructions": instructions.serve,
+            "upkeep": upkeep.serve,
+            "files": files.serve,
+        }
 
     def _callout(self) -> Callout | None:
         """Make the role that says who may connect to NATS, if servers ask."""
@@ -423,19 +432,14 @@ class Process:
     def _services(self) -> Services:
         return Services(
             batches=BatchService(ledger=self.ledger.batches, clock=self.clock, controls=lambda: self.controls.active),
-            cancels=CancelService(
-                nc=self.nc,
-                ledger=self.ledger.cancels,
-                submitted=SubmittedJobs(self.nc),
-                orders=self.ledger.cancel_orders,
-                batches=self.ledger.batches,
-                catalog=self._catalog,
-                announce=self.controls.announce,
+            files=self._file_service(),
+            file_batches=FileBatchService(
+                ledger=self.ledger.file_batches,
                 tell=partial(announce_instruction, self.nc),
-                metrics=self.metrics,
                 clock=self.clock,
                 entropy=self.entropy,
             ),
+            cancels=self._cancel_service(),
             changes=self._change_service(),
             jobs=self._job_service(),
             repeats=RepeatService(
@@ -466,6 +470,31 @@ class Process:
                 controls=lambda: self.controls.active,
                 clock=self.clock,
             ),
+        )
+
+    def _file_service(self) -> FileService:
+        return FileService(
+            ledger=self.ledger.files,
+            blobs=self.ledger.blobs,
+            batches=self.ledger.batches,
+            file_batches=self.ledger.file_batches,
+            clock=self.clock,
+            entropy=self.entropy,
+        )
+
+    def _cancel_service(self) -> CancelService:
+        return CancelService(
+            nc=self.nc,
+            ledger=self.ledger.cancels,
+            submitted=SubmittedJobs(self.nc),
+            orders=self.ledger.cancel_orders,
+            batches=self.ledger.batches,
+            catalog=self._catalog,
+            announce=self.controls.announce,
+            tell=partial(announce_instruction, self.nc),
+            metrics=self.metrics,
+            clock=self.clock,
+            entropy=self.entropy,
         )
 
     def _key_service(self) -> KeyService:

@@ -9,6 +9,7 @@ seal_keys     the key of the brokers' seals  suspects      those whose worker di
 leadership    the lease of the leader        status         how things stand now
 batches       batches and their results      jobs           all that is recorded of a job
 instructions  orders over many jobs          retries        of what failed in a batch
+files         stored files and their content  file_batches   batches whose jobs are the lines of a file
 cancels       ends and marks what is cancelled
 changes       lane, deadline and priority of what waits
 cancel_orders  of many jobs, by instructions

@@ -67,6 +67,11 @@ class PgFiles:
             )
         return Files(tuple(map(_file_of, rows[: ask.limit])), len(rows) > ask.limit)
 
+    async def expire(self, file: UUID, tenant: str, in_ms: int) -> File | None:
+        async with self._database.connection() as connection:
+            row = await connection.fetchrow(query("expire_file"), file, tenant, in_ms)
+        return None if row is None else _file_of(row)
+
     async def delete(self, file: UUID, tenant: str, now: Ms) -> bool:
         async with self._database.connection() as connection:
             return await connection.fetchval(query("delete_file"), file, tenant, now) is not None

@@ -1,6 +1,8 @@
 """The use-cases: what callers can ask of the broker, whichever door they come in by.
 
 batches    create, seal, show, list, results
+files      store, show, list, read, delete
+file_batches  batches whose jobs are the lines of a file
 jobs       show
 instructions  show, list
 cancels    of jobs and batches
@@ -27,6 +29,8 @@ from broker.service.catalogs import CatalogService
 from broker.service.changes import ChangeService
 from broker.service.controls import ControlService
 from broker.service.dead_letters import DeadLetterService
+from broker.service.file_batches import FileBatchService
+from broker.service.files import FileService
 from broker.service.health import HealthService
 from broker.service.instructions import InstructionService
 from broker.service.jobs import JobService
@@ -42,6 +46,8 @@ __all__ = [
     "ChangeService",
     "ControlService",
     "DeadLetterService",
+    "FileBatchService",
+    "FileService",
     "HealthService",
     "InstructionService",
     "JobService",
@@ -58,6 +64,8 @@ class Services:
     """The use-cases of principals, as a door takes them."""
 
     batches: BatchService
+    files: FileService
+    file_batches: FileBatchService
     jobs: JobService
     instructions: InstructionService
     repeats: RepeatService

@@ -71,6 +71,11 @@ class FileService:
         authorise(principal, Action.READ_JOBS)
         return found(await self.ledger.find(file, principal.tenant, self.clock()), f"file {file}")
 
+    async def expire(self, principal: Principal, file: UUID, in_ms: int) -> File:
+        """Let a file be deleted so long after it was made."""
+        authorise(principal, Action.SUBMIT)
+        return found(await self.ledger.expire(file, principal.tenant, in_ms), f"file {file}")
+
     async def list(self, principal: Principal, ask: FileList) -> Files:
         authorise(principal, Action.READ_JOBS)
         return await self.ledger.page(principal.tenant, ask, self.clock())

@@ -12,7 +12,16 @@ from schemas.outcome import FAILURE_KINDS
 ROOT = Path(__file__).parents[2]
 BAD_REQUESTS = {
     *("bad_catalog", "bad_cursor", "bad_id", "bad_input", "bad_job", "bad_name", "bad_patch", "bad_request"),
-    *("bad_text", "bad_timeout", "body_not_json", "body_shape", "context_too_long", "deadline_past"),
+    *(
+        "bad_text",
+        "bad_timeout",
+        "bad_url",
+        "bad_window",
+        "body_not_json",
+        "body_shape",
+        "context_too_long",
+        "deadline_past",
+    ),
     *("deadline_too_far", "endpoint_not_served", "logprobs_out_of_range", "max_tokens_out_of_range", "media_url"),
     *("n_out_of_range", "no_choice", "nul_character", "poison", "stream_not_allowed", "two_deadlines"),
     *("unreadable_job", "unstorable", "wrong_lane", "too_slow"),

@@ -14,6 +14,7 @@ from broker.core.principal import open_principal
 from broker.core.records import Audited, FileBatch, FileBatchState, Final, Pick
 from broker.errors import Conflict
 from broker.ports import Ledger
+from broker.roles.files import FileDrop
 from broker.service.files import FileService
 from schemas.api import BatchStatus, State
 from schemas.endpoints import CHAT
@@ -206,11 +207,20 @@ async def test_files_are_listed_until_they_are_deleted_or_expire(ledger: Ledger)
     later = Ms(now() + 2 * HOUR)
     assert [one.id for one in (await ledger.files.page("default", FileList(), now())).files] == [old.id, kept.id]
     assert [one.id for one in (await ledger.files.page("default", FileList(), later)).files] == [kept.id]
-    assert await ledger.files.to_drop(later) == [gone.id, old.id]
-    await ledger.blobs.drop([gone.id, old.id])
-    await ledger.files.dropped([gone.id, old.id])
-    assert await ledger.files.to_drop(later) == []
+    await FileDrop(ledger=ledger.files, blobs=ledger.blobs, clock=lambda: later).drop()
     assert [await ledger.blobs.get(one.id, 0) for one in (kept, gone, old)] == [b"x", None, None]
+
+
+async def test_an_upload_that_was_cut_off_is_dropped_after_a_day(ledger: Ledger) -> None:
+    file = File(id=an_id(), purpose=Purpose.BATCH, name="in.jsonl", bytes=0, created_ms=now())
+    await ledger.files.begin(file, "default", "k")
+    await ledger.blobs.put(file.id, 0, b"x")
+
+    for hours, left in ((23, b"x"), (25, None)):
+        later = Ms(now() + hours * HOUR)
+        await FileDrop(ledger=ledger.files, blobs=ledger.blobs, clock=lambda at=later: at).drop()  # type: ignore[misc]
+        assert await ledger.blobs.get(file.id, 0) == left
+    assert await ledger.files.finish(file.id, 1, now()) is None
 
 
 async def test_what_a_batch_still_reads_is_not_dropped(ledger: Ledger) -> None:

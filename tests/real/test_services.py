@@ -28,6 +28,8 @@ from broker.service import (
     ChangeService,
     ControlService,
     DeadLetterService,
+    FileBatchService,
+    FileService,
     InstructionService,
     JobService,
     KeyService,
@@ -163,6 +165,17 @@ async def services(nc: Nats, ledger: Ledger) -> Services:
             entropy=an_entropy,
         ),
         instructions=InstructionService(ledger=ledger.instructions),
+        files=FileService(
+            ledger=ledger.files,
+            blobs=ledger.blobs,
+            batches=ledger.batches,
+            file_batches=ledger.file_batches,
+            clock=now,
+            entropy=an_entropy,
+        ),
+        file_batches=FileBatchService(
+            ledger=ledger.file_batches, tell=partial(announce_instruction, nc), clock=now, entropy=an_entropy
+        ),
         jobs=JobService(
             ledger=ledger.jobs,
             batches=ledger.batches,

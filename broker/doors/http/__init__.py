@@ -1,10 +1,13 @@
 """The HTTP door: OpenAI's API, Anthropic's Messages, and what infermq adds to them.
 
 app          the ASGI application: who calls, which route, and what goes wrong
+batches      OpenAI's batches
 caller       a caller of the relay that is answered over HTTP, whole or as a stream of events
 dialect      what APIs differ in: how a request is read, and how an answer or an error is written
+files        OpenAI's files
 messages     the dialect of Anthropic's /v1/messages
 models       lists the models
+multipart    reads a form with one file, as it comes
 openai       the dialect of OpenAI's endpoints, whose bodies pass through
 problems     which status an error has, and whether to send the same request again
 reading      reads the key, the options and the body of a request

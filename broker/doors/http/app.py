@@ -20,8 +20,10 @@ from broker.core.keys import KeyName
 from broker.core.principal import Principal
 from broker.core.relay import Answered, Erred
 from broker.doors.http import messages, models, responses, verbs
+from broker.doors.http.batches import BatchRoutes
 from broker.doors.http.caller import HttpCaller, Send
 from broker.doors.http.dialect import Dialect
+from broker.doors.http.files import FileRoutes
 from broker.doors.http.openai import OpenAI
 from broker.doors.http.problems import retry_headers
 from broker.doors.http.reading import Headers, Receive, body_of, headers_of, key_text
@@ -41,6 +43,7 @@ from schemas.subjects import Source
 log = logging.getLogger(__name__)
 IdentifyText = Callable[[str | None], Awaitable[Principal | Problem]]
 """Makes a principal out of the text of a key, None if none is shown; or says why not. Raises: Unavailable."""
+Handler = Callable[[Principal, Request], Awaitable[Response]]
 HOT: Final[Mapping[str, Dialect]] = {
     **{path: OpenAI(endpoint) for path, endpoint in ENDPOINTS.items()},
     responses.PATH: responses.Responses(),
@@ -75,6 +78,8 @@ class Front:
         self._requests: Requests | None = None
         self._operations: verbs.Operations = {}
         """Empty: this broker is starting or stopping."""
+        self._files: FileRoutes | None = None
+        self._batches: BatchRoutes | None = None
         self._running: dict[KeyName, dict[UUID, HttpCaller]] = {}
         """The requests that are being answered, by the key that asked."""
         self._others = self._routes()
@@ -95,10 +100,13 @@ class Front:
     async def serving(self, services: Services) -> AsyncIterator[None]:
         """Answer calls of the API's verbs while the block runs."""
         self._operations = operations(services)
+        self._files = FileRoutes(services.files)
+        self._batches = BatchRoutes(services.file_batches, services.files, services.cancels)
         try:
             yield
         finally:
             self._operations = {}
+            self._files = self._batches = None
 
     async def shut_out(self, why: Mapping[KeyName, Problem]) -> None:
         """End the requests of keys that are let in no more, and say why."""
@@ -206,9 +214,34 @@ class Front:
                 Route("/v1/models", list_models),
                 Route("/v1/models/{model:path}", show_model),
                 Route("/v1/verbs/{verb}", call, methods=["POST"]),
+                *self._stored(),
             ],
             exception_handlers={HTTPException: self._failed, Refusal: self._failed, Exception: self._failed},
         )
+
+    def _stored(self) -> list[Route]:
+        """Return the routes of files and batches."""
+
+        def route(path: str, method: str, of: Callable[[FileRoutes, BatchRoutes], Handler]) -> Route:
+            async def handle(request: Request) -> Response:
+                principal = await self.caller_of(headers_of(request.scope))
+                if self._files is None or self._batches is None:
+                    raise Refusal(NOT_READY)
+                return await of(self._files, self._batches)(principal, request)
+
+            return Route(path, handle, methods=[method])
+
+        return [
+            route("/v1/files", "POST", lambda files, _: files.create),
+            route("/v1/files", "GET", lambda files, _: files.list),
+            route("/v1/files/{file}", "GET", lambda files, _: files.show),
+            route("/v1/files/{file}", "DELETE", lambda files, _: files.delete),
+            route("/v1/files/{file}/content", "GET", lambda files, _: files.content),
+            route("/v1/batches", "POST", lambda _, batches: batches.create),
+            route("/v1/batches", "GET", lambda _, batches: batches.list),
+            route("/v1/batches/{batch}", "GET", lambda _, batches: batches.show),
+            route("/v1/batches/{batch}/cancel", "POST", lambda _, batches: batches.cancel),
+        ]
 
     async def _failed(self, request: Request, error: Exception) -> Response:
         problem = _of_router(request, error) if isinstance(error, HTTPException) else problem_of(error)

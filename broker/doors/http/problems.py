@@ -48,6 +48,8 @@ KINDS: Final[Mapping[str, Kind]] = {
     "unknown_dead_letter": _UNKNOWN,
     "unknown_deployment": _UNKNOWN,
     "unknown_instruction": _UNKNOWN,
+    "unknown_file": _UNKNOWN,
+    "bad_range": Kind(416),
     "unknown_tenant": _UNKNOWN,
     "unknown_route": _UNKNOWN,
     "no_catalog": _UNKNOWN,

@@ -5,4 +5,3 @@ select f.id from infermq.files f
    and not exists (select from infermq.file_batches b
                     where b.file = f.id and b.failed_ms is null and b.expanded_ms is null)
  order by f.id limit $3
-   for update skip locked

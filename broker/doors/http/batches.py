@@ -1,0 +1,134 @@
+"""OpenAI's batches, over HTTP."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+from starlette.requests import Request
+from starlette.responses import Response
+
+from broker.core.openai_batch import batch_id, read_file_id, read_id, shown_batch
+from broker.core.principal import Principal
+from broker.core.records import FileBatchState
+from broker.doors.http.reading import body_of, headers_of
+from broker.service.cancels import CancelService
+from broker.service.file_batches import FileBatchService
+from broker.service.files import FileService
+from broker.service.refusal import Refusal
+from schemas.api import BatchRef, Problem
+from schemas.codec import UNREADABLE, place_of
+from schemas.job import Lane, Metadata
+
+MOST_INLINE_BYTES = 16 * 1024 * 1024
+"""The largest request that brings its lines along. Larger ones are stored as a file first."""
+_LISTED = 100
+
+
+class BatchAsk(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Make a batch of a file, or of the requests that come with it."""
+
+    completion_window: Annotated[str, Meta(max_length=20)]
+    """How long it may take, from 15m to 7d; OpenAI allows 24h."""
+    endpoint: Annotated[str, Meta(max_length=200)]
+    input_file_id: Annotated[str, Meta(max_length=100)] | None = None
+    requests: Annotated[list[msgspec.Raw], Meta(min_length=1)] | None = None
+    """The lines of a file, as an array. Not OpenAI's."""
+    metadata: Metadata | None = None
+    on_bad_line: Literal["fail", "skip"] = "fail"
+    """Whether a bad line fails the batch, as at OpenAI, or is left out. Not OpenAI's."""
+    lane: Literal["standard", "bulk"] = "bulk"
+    """Not OpenAI's."""
+
+
+_ask = msgspec.json.Decoder(BatchAsk)
+
+
+class BatchRoutes:
+    """What the routes of batches do. Each raises Refusal, Unavailable, Conflict, or ConnectionError."""
+
+    def __init__(self, service: FileBatchService, files: FileService, cancels: CancelService) -> None:
+        self._service = service
+        self._files = files
+        self._cancels = cancels
+
+    async def create(self, principal: Principal, request: Request) -> Response:
+        body = await body_of(request.receive, headers_of(request.scope), most_bytes=MOST_INLINE_BYTES)
+        try:
+            ask = _ask.decode(body)
+        except msgspec.ValidationError as error:
+            what, path = place_of(str(error))
+            raise Refusal(Problem("bad_request", what, path.removeprefix(".") or None)) from error
+        except UNREADABLE as error:
+            raise Refusal(Problem("body_not_json", f"the body is not JSON: {error}", "body")) from error
+        if (ask.input_file_id is None) is (ask.requests is None):
+            raise Refusal(Problem("bad_request", "name a file, or send requests: one of both", "input_file_id"))
+        if ask.input_file_id is not None:
+            found = read_file_id(ask.input_file_id)
+            if found is None or found[1] is not None:
+                message = f"there is no file {ask.input_file_id!r} of requests"
+                raise Refusal(Problem("unknown_file", message, "input_file_id"))
+            file = found[0]
+        else:
+            file = (await self._files.store(principal, "requests.jsonl", _lines(ask.requests or []))).id
+        state = await self._service.create(
+            principal,
+            file,
+            endpoint=ask.endpoint,
+            window=ask.completion_window,
+            metadata=dict(ask.metadata or {}),
+            lane=Lane(ask.lane),
+            skips_bad=ask.on_bad_line == "skip",
+        )
+        return await self._shown(state)
+
+    async def show(self, principal: Principal, request: Request) -> Response:
+        return await self._shown(await self._service.show(principal, _named(request).id))
+
+    async def cancel(self, principal: Principal, request: Request) -> Response:
+        """Let nothing of it start any more. What it came to by then can be read."""
+        named = _named(request)
+        before = await self._service.show(principal, named.id)
+        if before.batch.completed_ms is not None and before.batch.cancel_ms is None:
+            raise Refusal(Problem("batch_completed", f"the batch {batch_id(named.id)} has ended", "id"))
+        await self._cancels.cancel_batch(principal, named)
+        return await self._shown(await self._service.show(principal, named.id))
+
+    async def list(self, principal: Principal, request: Request) -> Response:
+        query = request.query_params
+        limit = query.get("limit", "20")
+        if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:4]) <= _LISTED):
+            raise Refusal(Problem("bad_request", f"{limit[:20]!r} is not 1 to {_LISTED}", "limit", _LISTED))
+        before = None
+        if "after" in query and (before := read_id(query["after"], "batch_")) is None:
+            raise Refusal(Problem("bad_request", f"{query['after'][:100]!r} is no id of a batch", "after"))
+        found = await self._service.list(principal, limit=int(limit) + 1, before=before)
+        page = found[: int(limit)]
+        data = [shown_batch(state, await self._service.errors(state)) for state in page]
+        first, last = (data[0]["id"], data[-1]["id"]) if data else (None, None)
+        body = {
+            "object": "list",
+            "data": data,
+            "first_id": first,
+            "last_id": last,
+            "has_more": len(found) > len(page),
+        }
+        return Response(msgspec.json.encode(body), media_type="application/json")
+
+    async def _shown(self, state: FileBatchState) -> Response:
+        body = shown_batch(state, await self._service.errors(state))
+        return Response(msgspec.json.encode(body), media_type="application/json")
+
+
+def _named(request: Request) -> BatchRef:
+    name = request.path_params["batch"]
+    if (found := read_id(name, "batch_")) is None:
+        raise Refusal(Problem("unknown_batch", f"there is no batch {name[:100]!r}", "id"))
+    return BatchRef(found)
+
+
+async def _lines(requests: list[msgspec.Raw]) -> AsyncIterator[bytes]:
+    """Write requests as the lines of a file, many at a time."""
+    for at in range(0, len(requests), 1000):
+        lines = (msgspec.json.format(bytes(one), indent=-1) for one in requests[at : at + 1000])
+        yield b"".join(line + b"\n" for line in lines)

@@ -1,0 +1,173 @@
+"""OpenAI's files, over HTTP."""
+
+import re
+from collections.abc import AsyncIterator
+from typing import Any, Final
+from urllib.parse import quote
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from broker.core.openai_batch import file_id, output_file, output_id, read_file_id, shown_file
+from broker.core.principal import Principal
+from broker.doors.http.multipart import Form
+from broker.doors.http.reading import headers_of
+from broker.service.files import FileService
+from broker.service.refusal import Refusal
+from schemas.api import Problem
+from schemas.codec import UNREADABLE, place_of
+from schemas.files import FileList, Purpose
+
+_HOUR_S, _MONTH_S = 3600, 30 * 24 * 3600
+"""How long OpenAI keeps files that expire."""
+_NAME_CHARACTERS: Final = 512
+
+
+class FileRoutes:
+    """What the routes of files do. Each raises Refusal, Unavailable, or ConnectionError."""
+
+    def __init__(self, service: FileService) -> None:
+        self._service = service
+
+    async def create(self, principal: Principal, request: Request) -> Response:
+        """Store the file of a form."""
+        form = Form(request.receive, headers_of(request.scope))
+        name = (await form.begin())[:_NAME_CHARACTERS] or "file"
+        _check(form.fields, is_whole=False)
+        file = await self._service.store(principal, name, form.content(), expires_in_ms=None)
+        try:
+            await form.end()
+            expires_in_ms = _check(form.fields, is_whole=True)
+        except (Refusal, ConnectionError):
+            await self._service.delete(principal, file.id)
+            raise
+        if expires_in_ms is not None:
+            file = await self._service.expire(principal, file.id, expires_in_ms)
+        return _json(shown_file(file, file_id(file.id)))
+
+    async def list(self, principal: Principal, request: Request) -> Response:
+        query = request.query_params
+        after = None if "after" not in query else _plain(query["after"])[0]
+        try:
+            ask = msgspec.convert(
+                {
+                    "limit": query.get("limit", 10_000),
+                    "after": after,
+                    "oldest_first": _order(query.get("order", "desc")),
+                    "purpose": query.get("purpose"),
+                },
+                FileList,
+                strict=False,
+            )
+        except UNREADABLE as error:
+            what, path = place_of(str(error))
+            raise Refusal(Problem("bad_request", what, path.removeprefix(".") or None)) from error
+        page = await self._service.list(principal, ask)
+        data = [shown_file(file, file_id(file.id)) for file in page.files]
+        return _json(_listed(data, has_more=page.has_more))
+
+    async def show(self, principal: Principal, request: Request) -> Response:
+        named, which = _plain(request.path_params["file"])
+        if which is None:
+            return _json(shown_file(await self._service.show(principal, named), file_id(named)))
+        state = await self._service.batch(principal, named)
+        return _json(output_file(state, which, await self._service.size(state, which)))
+
+    async def delete(self, principal: Principal, request: Request) -> Response:
+        named, which = _plain(request.path_params["file"])
+        if which is not None:
+            message = "what a batch came to is part of its record: it goes with the batch"
+            raise Refusal(Problem("bad_state", message, "id"))
+        await self._service.delete(principal, named)
+        return _json({"id": file_id(named), "object": "file", "deleted": True})
+
+    async def content(self, principal: Principal, request: Request) -> Response:
+        """Send the content, or a range of it. That of a batch which still runs is what it came to by now."""
+        named, which = _plain(request.path_params["file"])
+        if which is None:
+            file = await self._service.show(principal, named)
+            size, filename = file.bytes, file.name
+        else:
+            state = await self._service.batch(principal, named)
+            size, filename = await self._service.size(state, which), f"{output_id(named, which)}.jsonl"
+        begin, end, status = _range(request.headers.get("range"), size)
+        if which is None:
+            content = self._service.content(file, begin, end)
+        else:
+            content = _between(self._service.lines(principal, named, which), begin, end)
+        headers = {
+            "content-length": str(end - begin),
+            "accept-ranges": "bytes",
+            "content-disposition": f"attachment; filename*=UTF-8''{quote(filename, safe='')}",
+        }
+        if status == 206:
+            headers["content-range"] = f"bytes {begin}-{end - 1}/{size}"
+        return StreamingResponse(content, status, headers, media_type="application/octet-stream")
+
+
+async def _between(parts: AsyncIterator[bytes], begin: int, end: int) -> AsyncIterator[bytes]:
+    """Yield the bytes from `begin` to before `end`."""
+    at = 0
+    async for part in parts:
+        if at + len(part) > begin and at < end:
+            yield part[max(0, begin - at) : end - at]
+        at += len(part)
+        if at >= end:
+            return
+
+
+def _range(asked: str | None, size: int) -> tuple[int, int, int]:
+    """Return begin, end and status of what is asked of a file. What is no single range is all of it, as HTTP allows."""
+    match = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", asked or "")
+    if match is None or match[0] == "bytes=-":
+        return 0, size, 200
+    first, last = match[1], match[2]
+    begin = int(first) if first else max(0, size - int(last))
+    end = min(size, int(last) + 1) if first and last else size
+    if begin >= end:
+        raise Refusal(
+            Problem("bad_range", f"the file has {size} bytes: there are none from byte {begin} on", "range", size)
+        )
+    return begin, end, 206
+
+
+def _plain(name: str) -> tuple[Any, str | None]:
+    found = read_file_id(name)
+    if found is None:
+        raise Refusal(Problem("unknown_file", f"there is no file {name[:100]!r}", "id"))
+    return found
+
+
+def _check(fields: dict[str, str], *, is_whole: bool) -> int | None:
+    """Check the fields of a form that came so far; return how long the file is kept. Raises: Refusal."""
+    purpose = fields.get("purpose")
+    if purpose != Purpose.BATCH and (is_whole or purpose is not None):
+        said = "none is named" if purpose is None else f"not {purpose[:80]!r}"
+        raise Refusal(Problem("bad_request", f"files are kept for the purpose batch, {said}", "purpose"))
+    anchor, seconds = fields.get("expires_after[anchor]"), fields.get("expires_after[seconds]")
+    if anchor is None and seconds is None:
+        return None
+    if not is_whole and (anchor is None or seconds is None):
+        return None
+    if anchor != "created_at":
+        raise Refusal(Problem("bad_request", "the anchor must be created_at", "expires_after.anchor"))
+    if seconds is None or not seconds.isdigit() or not _HOUR_S <= int(seconds[:9]) <= _MONTH_S:
+        message = f"it must be {_HOUR_S} to {_MONTH_S} seconds"
+        raise Refusal(Problem("bad_request", message, "expires_after.seconds", _MONTH_S))
+    return int(seconds) * 1000
+
+
+def _order(text: str) -> bool:
+    if text not in {"asc", "desc"}:
+        raise Refusal(Problem("bad_request", f"{text[:20]!r} is not asc or desc", "order"))
+    return text == "asc"
+
+
+def _listed(data: list[dict[str, Any]], *, has_more: bool) -> dict[str, Any]:
+    first, last = (data[0]["id"], data[-1]["id"]) if data else (None, None)
+    return {"object": "list", "data": data, "first_id": first, "last_id": last, "has_more": has_more}
+
+
+def _json(body: object) -> Response:
+    return Response(msgspec.json.encode(body), media_type="application/json")
