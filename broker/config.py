@@ -103,6 +103,8 @@ class HttpLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """From the first byte of a request to the end of its headers; also for a TLS handshake."""
     body_s: Annotated[float, Meta(gt=0, le=3600)] = 30.0
     """From the end of the headers to the end of the body."""
+    bodies_bytes: Annotated[int, Meta(ge=1024**2)] = 256 * 1024**2
+    """Of all bodies that are being received, of those that do not come at once."""
     idle_s: Annotated[float, Meta(gt=0, le=3600)] = 75.0
     """Without a request. More than the 60 s after which proxies end idle connections, so that none is used as it ends."""
     unread_s: Annotated[float, Meta(gt=0, le=3600)] = 30.0

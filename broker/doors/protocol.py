@@ -12,7 +12,7 @@ from typing import Any
 
 import httptools
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from broker.config import HttpLimits
@@ -44,6 +44,7 @@ class Receiving(enum.Enum):
 _UNREADABLE = Problem("bad_request", "this is no HTTP/1.1 request")
 _TUNNEL = Problem("wrong_method", "CONNECT is not served")
 _TOO_SLOW = Problem("slow_request", "the request did not arrive in time")
+_NO_MEMORY = Problem("busy", "too many large requests arrive at once: try again later")
 _TOO_MANY = Problem("too_many_connections", "there are too many connections: try again later")
 
 
@@ -144,6 +145,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self._body_bytes = 0
         self._closes = False
         """Whether the connection ends when the request has come: it is answered already."""
+        self._held_bytes = 0
+        """What the room counts of the body that is being received."""
+        self._running: RequestResponseCycle | None = None
+        """The request that is being answered, or was last. `cycle` is the one that came last."""
         self._plain_head: bytes | None = None
         """The head of a request that asks for another protocol, as one that does not."""
         self._unsent = (0, 0.0)
@@ -166,6 +171,11 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._room.idle.pop(self, None)
+        self._let_go_of_body()
+        running = self._running
+        if running is not None and not running.response_complete:  # uvicorn tells only the request that came last
+            running.disconnected = True
+            running.message_event.set()
         if self.entered:
             self.entered = False
             self._room.leave(self.client)
@@ -236,6 +246,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.write(STATUS_LINE[status] + head + b"\r\n" + body)
         self._receiving = Receiving.NOTHING
         self._step += 1
+        self._let_go_of_body()
         self._room.idle.pop(self, None)
         if self._is_answering:  # its application waits for the rest of a body
             self.cycle.disconnected = True
@@ -283,11 +294,19 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _within_body(self, more: int) -> None:
         self._frame_bytes += more
+        grown, self._held_bytes = self._body_bytes - self._held_bytes, self._body_bytes
+        if not self._room.holds(grown):
+            self._refuse(_NO_MEMORY, "bodies")
+            return
         cycle = self.cycle
         if cycle.response_complete and self._frame_bytes > _DISCARDED_BYTES:
             self._drop("large_body")
         elif self._frame_bytes > _FRAMES_A_BYTE * self._body_bytes + self._limits.head_bytes:
             self._drop("large_frames")
+
+    def _let_go_of_body(self) -> None:
+        self._room.held_bytes -= self._held_bytes
+        self._held_bytes = 0
 
     def _close(self) -> None:
         """Close once the request has come or is late: what is closed with unread bytes may take the answer with it."""
@@ -322,6 +341,8 @@ class BoundedProtocol(HttpToolsProtocol):
         if len(self.pipeline) >= self._limits.pipelined:
             raise _Refused(_UNREADABLE)
         super().on_headers_complete()
+        if 0 < len(self.pipeline) < limits.pipelined:
+            self.flow.resume_reading()  # who does not read does not see either that a client leaves
         has_body = self.scope["method"] != "HEAD"
         self.cycle.transport = Answering(self.transport, self._close, has_body=has_body)  # type: ignore[assignment]
         self.headers = _NOWHERE
@@ -350,11 +371,17 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         self._receiving = Receiving.IDLE
         self._step += 1
+        if self._held_bytes:
+            self._let_go_of_body()
         super().on_message_complete()
         if self._closes:
             self.transport.close()
         elif self.cycle.response_complete:
             self._room.idle[self] = None
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
         """Go on with the next request, as uvicorn does, without its timer for each wait."""

@@ -18,13 +18,16 @@ class Evictable(Protocol):
 
 
 class Room:
-    """How many connections there may be, and which of them nobody would miss."""
+    """How many connections there may be, what their bodies may take, and which of them nobody would miss."""
 
-    def __init__(self, *, total: int, per_address: int) -> None:
+    def __init__(self, *, total: int, per_address: int, bodies_bytes: int) -> None:
         self._total = total
+        self._bodies_bytes = bodies_bytes
         self._per_address = per_address
         self._by_address: Counter[str] = Counter()
         self.taken = 0
+        self.held_bytes = 0
+        """Of bodies that are being received."""
         self.idle: dict[Evictable, None] = {}
         """Those that wait for a request, the longest first."""
 
@@ -48,6 +51,11 @@ class Room:
         self._by_address[network] -= 1
         if not self._by_address[network]:
             del self._by_address[network]
+
+    def holds(self, more: int) -> bool:
+        """Count more of a body that is being received. Say whether there is memory for it."""
+        self.held_bytes += more
+        return self.held_bytes <= self._bodies_bytes
 
     def admits(self, peer: Peer) -> bool:
         """Whether one that has entered may send requests. In a full room, the one that is idle the longest makes room."""

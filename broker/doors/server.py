@@ -122,7 +122,9 @@ async def listening(
         where = f"--{option}-host {host} --{option}-port {port}"
         raise CannotListen(f"{where}: {why}: choose another, or port 0 for any free one") from error
     limits = HttpLimits() if limits is None else limits
-    room = Room(total=_most(limits.connections), per_address=limits.connections_per_address)
+    room = Room(
+        total=_most(limits.connections), per_address=limits.connections_per_address, bodies_bytes=limits.bodies_bytes
+    )
     make = partial(BoundedProtocol, limits=limits, room=room, cut=cut)
     config = _settings(app, make, limits)
     server = _Guest(config)

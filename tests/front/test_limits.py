@@ -38,6 +38,8 @@ class Served:
     bodies: list[bytes | None] = field(default_factory=list)
     """None: the client left before its end."""
     running: int = 0
+    received: int = 0
+    """Bytes of bodies."""
     go: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def __call__(self, scope: Any, receive: Callable[[], Any], send: Callable[[Any], Any]) -> None:
@@ -52,17 +54,31 @@ class Served:
                 case "/wait":
                     await self.go.wait()
                     await _answer(send, 200, b"waited")
+                case "/wait-until-left":
+                    while (await receive())["type"] != "http.disconnect":
+                        pass
                 case "/refuse":
                     await _answer(send, 413, b"too large", (b"connection", b"close"))
                 case "/refuse-and-stay":
                     await _answer(send, 413, b"too large")
                 case _:
-                    body = await _read(receive)
+                    body = await self._read(receive)
                     self.bodies.append(body)
                     if body is not None:
                         await _answer(send, 200, body or b"hello")
         finally:
             self.running -= 1
+
+    async def _read(self, receive: Callable[[], Any]) -> bytes | None:
+        body = b""
+        while True:
+            message: dict[str, Any] = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            self.received += len(message["body"])
+            body += bytes(message["body"])
+            if not message["more_body"]:
+                return body
 
 
 async def _left(receive: Callable[[], Any]) -> bool:
@@ -72,17 +88,6 @@ async def _left(receive: Callable[[], Any]) -> bool:
         asking.cancel()
         return False
     return bool(asking.result()["type"] == "http.disconnect")
-
-
-async def _read(receive: Callable[[], Any]) -> bytes | None:
-    body = b""
-    while True:
-        message: dict[str, Any] = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        body += bytes(message["body"])
-        if not message["more_body"]:
-            return body
 
 
 async def _answer(send: Callable[[Any], Any], status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
@@ -275,6 +280,23 @@ async def test_who_is_refused_while_it_sends_can_read_why(path: str) -> None:
         assert not served.cut
 
 
+async def test_bodies_take_no_more_memory_than_there_is_for_all() -> None:
+    head = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000\r\n\r\n"
+    async with AsyncExitStack() as stack, serving(body_s=20, idle_s=20, bodies_bytes=1024**2) as served:
+        one, two, three = [await stack.enter_async_context(connected(served.url)) for _ in range(3)]
+        for client in (one, two):
+            await client.send(head)
+        await one.send(b"x" * 900_000)
+        await until(_is(lambda: served.received == 900_000), "one is being received")
+        refused = await two.ask(b"x" * 500_000)
+        whole = await one.ask(b"x" * 100_000)
+        after = await three.ask(a_request("/", method="POST", body=b"x" * 1_000_000))
+
+        assert (refused.status, said(refused)) == (503, "busy")
+        assert (whole.status, after.status) == (200, 200)
+        assert served.cut == {"bodies": 1}
+
+
 async def test_a_body_is_not_dropped_without_end() -> None:
     async with serving(body_s=20) as served, connected(served.url) as client:
         await client.send(b"POST /refuse-and-stay HTTP/1.1\r\nhost: a\r\ncontent-length: 9999999999\r\n\r\n")
@@ -356,6 +378,17 @@ async def test_requests_that_are_sent_ahead_are_answered_in_turn_and_bounded() -
         assert served.cut == {"unreadable": 1}
 
 
+async def test_who_leaves_is_missed_also_with_more_requests_ahead() -> None:
+    async with serving() as served, connected(served.url) as client:
+        await client.send(a_request("/wait-until-left"))
+        await until(_is(lambda: served.running == 1), "the first is running")
+        await client.send(a_request("/"))
+        client.writer.transport.abort()
+
+        await until(_is(lambda: served.running == 0), "it heard that its client left")
+        assert len(served.asked) == 1
+
+
 async def test_what_is_sent_after_a_request_does_not_spoil_its_answer() -> None:
     async with serving() as served, connected(served.url) as client:
         await client.send(a_request("/wait") + b"GET /sl")  # a request that does not go on
@@ -423,7 +456,7 @@ async def test_if_all_are_busy_a_new_one_is_told_to_come_back() -> None:
 
 
 async def test_beyond_those_that_are_told_so_connections_are_dropped() -> None:
-    room = Room(total=10, per_address=5)
+    room = Room(total=10, per_address=5, bodies_bytes=1)
     entered = [room.enter(("10.0.0.1", port)) for port in range(80)]
 
     assert entered == [True] * 69 + [False] * 11
@@ -432,7 +465,7 @@ async def test_beyond_those_that_are_told_so_connections_are_dropped() -> None:
 
 
 def test_a_network_of_ipv6_counts_as_one_address() -> None:
-    room = Room(total=100, per_address=1)
+    room = Room(total=100, per_address=1, bodies_bytes=1)
     for peer in ("2001:db8::1", "2001:db8::ffff:2", "2001:db8:0:1::1", "::ffff:10.0.0.1", "10.0.0.1", "fe80::1%eth0"):
         room.enter((peer, 1))
 
@@ -443,7 +476,7 @@ def test_a_network_of_ipv6_counts_as_one_address() -> None:
 
 
 def test_the_room_forgets_who_has_left() -> None:
-    room = Room(total=1, per_address=1)
+    room = Room(total=1, per_address=1, bodies_bytes=1)
     peers = [(f"10.0.0.{number}", 1) for number in range(20)]
     entered = [peer for peer in peers if room.enter(peer)]
     for peer in entered:
