@@ -42,6 +42,7 @@ def chat(**fields: Any) -> dict[str, Any]:
         ({"metadata": {"user_id": "u"}}, {"user": "u"}),
         ({"service_tier": "auto", "cache_control": {"type": "ephemeral"}, "container": None}, {}),
         ({"thinking": {"type": "disabled"}}, {}),
+        ({"context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}}, {}),
         ({"thinking": {"type": "enabled", "budget_tokens": 1024}}, {"reasoning_effort": "low"}),
         ({"thinking": {"type": "enabled", "budget_tokens": 10_000}}, {"reasoning_effort": "medium"}),
         ({"thinking": {"type": "enabled", "budget_tokens": 30_000}}, {"reasoning_effort": "high"}),
@@ -165,7 +166,11 @@ def a_user(*blocks: Any) -> dict[str, Any]:
     [
         ({"container": "c"}, "container"),
         ({"mcp_servers": [{"type": "url"}]}, "mcp_servers"),
-        ({"context_management": {}}, "context_management"),
+        (
+            {"context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]}},
+            "context_management.edits[0].type",
+        ),
+        ({"context_management": {"other": 1}}, "context_management.other"),
         ({"speed": "fast"}, "speed"),
         ({"thread": {"type": "create"}}, "thread"),
         ({"seed": 1}, "seed"),

@@ -32,7 +32,6 @@ _HARMLESS = frozenset({"cache_control"})
 """Fields that say nothing of the answer. They are not passed on."""
 _ONLY: dict[str, tuple[Any, ...]] = {
     "container": (),
-    "context_management": (),
     "diagnostics": (),
     "inference_geo": (),
     "mcp_servers": ([],),
@@ -48,6 +47,8 @@ _TOOL: dict[str, tuple[Any, ...]] = {
     "input_examples": ([],),
 }
 _TOOL_HARMLESS = frozenset({"cache_control", "eager_input_streaming"})
+_CLEARS_THINKING = "clear_thinking_"
+"""How the types of those edits of the context begin that take earlier reasoning out, as every translation does."""
 _NO_THINKING = {"type": "disabled"}
 _EFFORTS = ((4_096, "low"), (16_384, "medium"))
 """The reasoning effort for a budget of up to so many thinking tokens; `high` for more. A guess: chats have no budget."""
@@ -83,6 +84,10 @@ class _Format(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     schema: dict[str, Any]
 
 
+class _Edits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    edits: list[dict[str, Any]] = []
+
+
 class _Metadata(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     user_id: str | None = None
 
@@ -91,6 +96,7 @@ class _Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     model: str
     max_tokens: int
     messages: list[dict[str, Any]]
+    context_management: dict[str, Any] = {}
     metadata: dict[str, Any] = {}
     output_config: dict[str, Any] = {}
     stop_sequences: list[str] = []
@@ -133,6 +139,7 @@ def _translated(body: bytes) -> MessagesRequest:
         {name: value for name, value in fields_of(body).items() if name not in _HARMLESS}, _ONLY, why=_WHY
     )
     request = converted(fields, _Request, "")
+    _check_edits(stated(request.context_management))
     thinking = converted(stated(request.thinking or _NO_THINKING), _Thinking, "thinking")
     output = converted(stated(request.output_config), _OutputConfig, "output_config")
     chat = {
@@ -156,6 +163,14 @@ def _translated(body: bytes) -> MessagesRequest:
         stop_sequences=tuple(request.stop_sequences),
         shows_thinking=thinking.type != "disabled" and thinking.display != "omitted",
     )
+
+
+def _check_edits(given: dict[str, Any]) -> None:
+    """Refuse to edit the context, but for what is done in any case. Raises: CannotTranslate."""
+    for number, edit in enumerate(converted(given, _Edits, "context_management").edits):
+        if not str(edit.get("type")).startswith(_CLEARS_THINKING):
+            at = f"context_management.edits[{number}].type"
+            raise not_translated(at, f"an edit of the type {edit.get('type')!r} cannot be translated: leave it out")
 
 
 def _messages(request: _Request) -> list[dict[str, Any]]:
