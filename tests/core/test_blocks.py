@@ -165,3 +165,14 @@ def test_what_cannot_be_read_says_nothing(data: bytes) -> None:
 )
 def test_the_tokens_of_an_answer(usage: Any, counted: Usage | None) -> None:
     assert said_in(a_whole(usage=usage)).usage == counted
+
+
+@pytest.mark.timeout(20)
+def test_many_blocks_cost_no_more_each_than_few() -> None:
+    blocks = Blocks()
+
+    for number in range(20_000):
+        blocks.add(Said(reasoning="a", text="b", calls=(CallPiece(number, "", "f", ""),)))
+    blocks.end(Said())
+
+    assert len(blocks.all) == 60_000

@@ -4,7 +4,6 @@ A block is what other APIs number in an answer: some reasoning, a text, a refusa
 the next one begins. A call whose arguments are not complete stays open, since a few engines send several calls by turns.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any
@@ -23,7 +22,7 @@ class Kind(Enum):
     CALL = auto()
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Block:
     kind: Kind
     place: int = -1
@@ -70,6 +69,8 @@ class Blocks:
         self.all: list[Block] = []
         self._calls: dict[int, Block] = {}
         """The calls by their index in the chat completion, those that have not begun too."""
+        self._recent: list[Block] = []
+        """The blocks that have begun or grown since the last one began. Only they can have become complete."""
 
     def add(self, said: Said) -> list[Change]:
         """Take the next piece."""
@@ -87,12 +88,12 @@ class Blocks:
         changes = self.add(self._rest(whole))
         if all(block.kind is Kind.REASONING for block in self.all):
             changes += self._begin(Block(Kind.TEXT))
-        return changes + self._close(block for block in self.all if block.is_open)
+        return changes + self._close([block for block in self.all if block.is_open])
 
     def _add_text(self, kind: Kind, text: str, logprobs: tuple[dict[str, Any], ...] = ()) -> list[Change]:
         if not text:
             return []
-        block = next((block for block in self.all if block.is_open and block.kind is kind), None)
+        block = next((block for block in self._recent if block.is_open and block.kind is kind), None)
         begun: list[Change] = []
         if block is None:
             block = Block(kind)
@@ -112,33 +113,34 @@ class Blocks:
         return [*self._begin(block), *self._grow(block, arguments)]
 
     def _begin(self, block: Block) -> list[Change]:
-        closed = self._close(one for one in self.all if one.is_open and _is_complete(one))
+        closed = self._close([one for one in self._recent if one.is_open and _is_complete(one)])
+        self._recent = [block]
         block.place = len(self.all)
         self.all.append(block)
         return [*closed, Opened(block)]
 
-    @staticmethod
-    def _grow(block: Block, text: str, logprobs: tuple[dict[str, Any], ...] = ()) -> list[Change]:
+    def _grow(self, block: Block, text: str, logprobs: tuple[dict[str, Any], ...] = ()) -> list[Change]:
         if not text:
             return []
+        if block not in self._recent:
+            self._recent.append(block)
         block.parts.append(text)
         block.logprobs += logprobs
         return [Grew(block, text, logprobs)]
 
     @staticmethod
-    def _close(blocks: Iterable[Block]) -> list[Change]:
-        closed: list[Change] = []
+    def _close(blocks: list[Block]) -> list[Change]:
         for block in blocks:
-            closed.append(Closed(block))
             block.is_open = False
-        return closed
+        return [Closed(block) for block in blocks]
 
     def _rest(self, whole: Said) -> Said:
         """Return what the whole answer says beyond the pieces so far."""
         indexes = sorted(self._calls)
+        beyond = max(indexes, default=-1) + 1
         calls = []
         for place, call in enumerate(whole.calls):
-            index = indexes[place] if place < len(indexes) else max(indexes, default=-1) + 1 + place
+            index = indexes[place] if place < len(indexes) else beyond + place
             known = self._calls.get(index, Block(Kind.CALL))
             calls.append(call._replace(number=index, arguments=_beyond(known.text, call.arguments)))
         return Said(
