@@ -21,10 +21,15 @@ _SEAL_BYTES = 16
 _LEASED, _REQUEST, _RULING = b"infermq.leased\0", b"infermq.request\0", b"infermq.ruling\0"
 
 
+def _seal(said: bytes, key: bytes) -> bytes:
+    """Sign with BLAKE2's own keyed mode (RFC 7693), which takes a quarter of the time of an HMAC: each job has two seals."""
+    return hashlib.blake2b(said, key=key, digest_size=_SEAL_BYTES).digest()
+
+
 def leased_seal(job: UUID, number: int, deployment: str, key: bytes) -> bytes:
     """Seal an attempt that is leased from RUN, or addressed to one worker."""
     said = _LEASED + job.int.to_bytes(16) + number.to_bytes(8) + deployment.encode()  # only the last is of any length
-    return hmac.digest(key, said, "sha256")[:_SEAL_BYTES]
+    return _seal(said, key)
 
 
 def request_seal(attempt: Attempt, key: bytes) -> bytes:
@@ -47,7 +52,7 @@ def request_seal(attempt: Attempt, key: bytes) -> bytes:
             attempt.traceparent,
         )
     )
-    return hmac.digest(key, _REQUEST + said, "sha256")[:_SEAL_BYTES]
+    return _seal(_REQUEST + said, key)
 
 
 def sealed_request(attempt: Attempt, key: bytes) -> Attempt:
@@ -57,7 +62,7 @@ def sealed_request(attempt: Attempt, key: bytes) -> Attempt:
 
 def ruling_seal(payload: bytes, key: bytes) -> str:
     """Seal a message of rulings, for a header."""
-    return hmac.digest(key, _RULING + payload, "sha256")[:_SEAL_BYTES].hex()
+    return _seal(_RULING + payload, key).hex()
 
 
 def has_true_seal(report: Report, key: bytes) -> bool:
