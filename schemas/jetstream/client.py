@@ -99,15 +99,37 @@ class NatsClient(ClientFixes, Client):
         """Publish. Raises: BadSubjectError, for a subject that would end the command or reach several subjects.
 
         It is the last net: subjects from outside are checked where they come in. nats-py's own check, which is slower and
-        lets wildcards through, can be left out.
+        lets wildcards through, can be left out. What it does besides is left to it where it matters: when the connection
+        is lost or closing, for what is too large, and for headers that it would change.
         """
         if _is_subject(subject) is None or (reply and _is_subject(reply) is None):
             raise BadSubjectError
-        return super().publish(subject, payload, reply, headers)
+        head = _head(headers) if headers else b""
+        if self._status != self.CONNECTED or head is None or len(head) + len(payload) > self._max_payload:
+            return super().publish(subject, payload, reply, headers)
+        to = f"{subject} {reply}" if reply else subject
+        if head:
+            sizes = f"HPUB {to} {len(head)} {len(head) + len(payload)}\r\n"
+            return self._publish(b"%b%b%b\r\n" % (sizes.encode(), head, payload))
+        return self._publish(b"%b%b\r\n" % (f"PUB {to} {len(payload)}\r\n".encode(), payload))
+
+    async def _publish(self, command: bytes) -> None:
+        """Have a command written, as nats-py does, with a fraction of its calls."""
+        await self._send_command(command)
+        if self._flush_queue is not None and self._flush_queue.empty():
+            await self._flush_pending()
 
     async def write(self, commands: bytes) -> None:
         """Skip nats-py's own publish (2.16.0), which costs several times as much as everything else about a message."""
         await self._send_command(commands)
+
+
+def _head(headers: dict[str, str]) -> bytes | None:
+    """Write headers. None: a line break is in one of them, of which nats-py makes a space."""
+    lines = "".join([f"{name}: {text}\r\n" for name, text in headers.items()])
+    if lines.count("\n") != len(headers) or lines.count("\r") != len(headers):
+        return None
+    return f"NATS/1.0\r\n{lines}\r\n".encode()
 
 
 def pause_s(refusals: int, first_s: float) -> float:
