@@ -16,7 +16,7 @@ from broker.core.nats_keys import NatsKeys
 from schemas.api_keys import shown_key
 from schemas.catalog import CatalogError
 from schemas.jetstream.trust import Trust, shown_trust
-from schemas.urls import public
+from schemas.urls import is_http, public
 
 DATA = ".infermq"
 RUN_FILE = "run.json"
@@ -214,7 +214,10 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
 class Location:
     """The address of a running system, and the key with which a command calls it."""
 
-    nats_url: str
+    url: str
+    """Where it is called: at its NATS, or at its API over HTTP."""
+    nats_url: str | None = None
+    """None: only its API over HTTP is known."""
     postgres_url: str | None = None
     api_url: str | None = None
     """The URL of its API over HTTP, if it is known."""
@@ -233,19 +236,23 @@ def process_name() -> str:
     return f"{socket.gethostname()}-{os.getpid()}"
 
 
-def find(
-    *, nats_url: str | None = None, data: Path | None = None, environ: Mapping[str, str], folder: Path
-) -> Location:
+def find(*, url: str | None = None, data: Path | None = None, environ: Mapping[str, str], folder: Path) -> Location:
     """Find a running system: by argument, by environment, or by the run file of an `infermq up` in this folder or above.
 
     Its key is the environment's, else the one that `infermq up` keeps beside its run file; so are its certificates.
     Raises: NotFound, OSError.
     """
-    url = nats_url or environ.get("INFERMQ_NATS_URL")
+    nats_url = environ.get("INFERMQ_NATS_URL") or None
+    url = url or environ.get("INFERMQ_URL") or nats_url
     postgres_url = environ.get("INFERMQ_POSTGRES_URL")
     if url:
         return Location(
-            nats_url=url, postgres_url=postgres_url, api_key=shown_key(environ), trust=shown_trust(environ)
+            url=url,
+            nats_url=nats_url if is_http(url) else url,
+            api_url=url if is_http(url) else None,
+            postgres_url=postgres_url,
+            api_key=shown_key(environ),
+            trust=shown_trust(environ),
         )
     named = data or (Path(environ["INFERMQ_DATA"]) if environ.get("INFERMQ_DATA") else None)
     folders = [named] if named else [parent / DATA for parent in (folder, *folder.parents)]
@@ -253,11 +260,12 @@ def find(
     if found is None:
         raise NotFound(
             "no running infermq was found: start one with `infermq up`, or say where it is "
-            "(--data, INFERMQ_DATA, --nats-url, INFERMQ_NATS_URL)"
+            "(--data, INFERMQ_DATA, --url, INFERMQ_URL)"
         )
     info, data = found
     api_key = shown_key(environ, otherwise=data / KEY_FILE)
     return Location(
+        url=info.nats_url,
         nats_url=info.nats_url,
         postgres_url=postgres_url or info.postgres_url,
         api_url=info.api or None,

@@ -7,10 +7,15 @@ class Unavailable(Exception):
     def __init__(self, what: str, why: str = "") -> None:
         super().__init__(f"{what} is unavailable{why and ': ' + why}")
         self.what = what
+        self.why = why
 
 
 class NoConnection(Unavailable):
     """There is no connection to it. Where that is noticed, it is logged, once."""
+
+
+class NoRoom(Exception):
+    """A stream takes no more messages until some are taken out of it; the message says which limit was reached."""
 
 
 class CannotListen(Exception):

@@ -22,9 +22,11 @@ from broker.bus.dead_letters import publish_again
 from broker.bus.directories import NatsDirectories
 from broker.bus.notices import announce_instruction
 from broker.bus.request_suspects import SuspectBucket
+from broker.bus.results import hearing_results
 from broker.bus.runs import Rulings, Runs
 from broker.bus.seal_keys import NatsSealKeys
 from broker.bus.streams import NatsStreams
+from broker.bus.submissions import store
 from broker.bus.submitted import SubmittedJobs
 from broker.config import BrokerConfig, BrokerRole
 from broker.core.accounts import Account
@@ -42,7 +44,7 @@ from broker.doors.http.app import Front
 from broker.doors.nats_api import nats_api
 from broker.doors.nats_infer import NatsInfer
 from broker.doors.requests import Requests
-from broker.doors.server import is_loopback, listening, shown_certificate
+from broker.doors.server import listening, shown_certificate
 from broker.errors import CannotListen, Unavailable
 from broker.ledger import open_ledger
 from broker.metrics import BrokerMetrics
@@ -90,6 +92,7 @@ from broker.service import (
     RepeatService,
     Services,
     StatusService,
+    SubmissionService,
     TenantService,
 )
 from schemas.api import Problem
@@ -100,7 +103,7 @@ from schemas.health import Part
 from schemas.ids import process_ids, uuid7
 from schemas.jetstream.client import NatsClient
 from schemas.job import Lane
-from schemas.urls import public
+from schemas.urls import is_loopback, public
 
 log = logging.getLogger(__name__)
 _DRAWN_BYTES = 10
@@ -431,7 +434,7 @@ class Process:
 
     def _services(self) -> Services:
         return Services(
-            batches=BatchService(ledger=self.ledger.batches, clock=self.clock, controls=lambda: self.controls.active),
+            batches=self._batch_service(),
             files=self._file_service(),
             file_batches=FileBatchService(
                 ledger=self.ledger.file_batches,
@@ -460,6 +463,7 @@ class Process:
                 ledger=self.ledger.tenants, announce=self.keys.announce, clock=self.clock, entropy=self.entropy
             ),
             keys=self._key_service(),
+            submissions=SubmissionService(store=partial(store, self.nc)),
             status=StatusService(
                 name=self.config.name,
                 version=version(),
@@ -495,6 +499,14 @@ class Process:
             metrics=self.metrics,
             clock=self.clock,
             entropy=self.entropy,
+        )
+
+    def _batch_service(self) -> BatchService:
+        return BatchService(
+            ledger=self.ledger.batches,
+            clock=self.clock,
+            hearing=partial(hearing_results, self.nc),
+            controls=lambda: self.controls.active,
         )
 
     def _key_service(self) -> KeyService:

@@ -46,6 +46,12 @@ class ErrorBody(msgspec.Struct, frozen=True):
     error: Problem
 
 
+class Submitted(msgspec.Struct, frozen=True):
+    """The answer to a message of jobs over HTTP, once it is stored."""
+
+    jobs: int
+
+
 class BatchCreate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Create a batch. A second request with the same id is answered with the batch as it is."""
 

@@ -9,13 +9,14 @@ groups        pulls from a consumer and hands over all that has arrived, as one 
 beats         knows the workers that are alive
 catalogs      knows and publishes the active revision of the catalog
 notices       what brokers tell each other and workers: jobs wait, are due, settled or cancelled
+submissions   stores messages of jobs in SUBMIT
 submitted     finds jobs that intake has still to take from SUBMIT
 runs          publishes attempts into RUN and rulings into OUTCOME, and reads what both still hold
 outcomes      decodes what came through OUTCOME: workers' reports and brokers' rulings
 stored        reads what a stream holds, by direct get
 directories   reads and writes the copy of the directory of keys
 seal_keys     reads and writes the copy of the key of the brokers' seals
-results       publishes the live feed of results
+results       publishes and hears the live feed of results
 request_cancels  has relays end interactive requests by their ids
 request_suspects  shares between brokers which interactive requests may end their workers
 dead_letters  makes the record of a message that cannot be read

@@ -1,15 +1,18 @@
-"""Publishes the live feed of results: a notice for each job that ended, once the ledger has recorded it."""
+"""Publishes and hears the live feed of results: a notice for each job that ended, once the ledger has recorded it."""
 
+import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
 from uuid import UUID
 
 from broker.core.records import Recorded
+from broker.errors import Unavailable
 from schemas import subjects
 from schemas.api import ResultNotice
 from schemas.codec import jsoned
-from schemas.jetstream import NatsConnection, NatsError
+from schemas.jetstream import Message, NatsConnection, NatsError
 
 log = logging.getLogger(__name__)
 _MOST_ENTRIES = 2000
@@ -28,3 +31,23 @@ async def announce_results(nc: NatsConnection, recorded: Iterable[Recorded]) -> 
                 await nc.publish(subjects.result(tenant, batch), jsoned(notices[start : start + _MOST_ENTRIES]))
             except NatsError as error:
                 log.warning("results not announced error=%s", error)
+
+
+@asynccontextmanager
+async def hearing_results(nc: NatsConnection, tenant: str, batch: UUID | None) -> AsyncIterator[asyncio.Event]:
+    """Set an event at each notice of a batch while the block runs. A notice may be lost. Raises: Unavailable."""
+    heard = asyncio.Event()
+
+    async def hear(_: Message) -> None:
+        heard.set()
+
+    try:
+        feed = await nc.subscribe(subjects.result(tenant, batch), cb=hear)
+    except NatsError as error:
+        raise Unavailable("NATS", str(error) or type(error).__name__) from error
+    try:
+        yield heard
+    finally:
+        if not nc.is_closed:
+            with suppress(NatsError):
+                await feed.unsubscribe()

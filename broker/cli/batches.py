@@ -28,7 +28,7 @@ from broker.cli.terminal import (
     AsJsonOfFile,
     Data,
     Exit,
-    NatsUrl,
+    Url,
     duration,
     end_failed,
     err,
@@ -66,7 +66,7 @@ def list_batches(
     before: Before = None,
     tenant: Tenant = None,
     as_json: AsJson = False,
-    nats_url: NatsUrl = None,
+    url: Url = None,
     data: Data = None,
 ) -> None:
     """List the batches that match everything given, the newest first.
@@ -87,9 +87,7 @@ def list_batches(
         tenant=tenant,
     )
     with reporting_errors():
-        batches = with_client(
-            nats_url, data, lambda client: client.batches(limit=limit, before=before, matching=wanted)
-        )
+        batches = with_client(url, data, lambda client: client.batches(limit=limit, before=before, matching=wanted))
     if as_json:
         print_json({"batches": batches})
         return
@@ -117,7 +115,7 @@ def _row(batch: Batch) -> tuple[object, ...]:
 
 
 @app.command()
-def show(batch: Id, *, as_json: AsJson = False, nats_url: NatsUrl = None, data: Data = None) -> None:
+def show(batch: Id, *, as_json: AsJson = False, url: Url = None, data: Data = None) -> None:
     """Show how far a batch is.
 
     Prints how many jobs ended how, why others wait, tokens and cost.
@@ -126,7 +124,7 @@ def show(batch: Id, *, as_json: AsJson = False, nats_url: NatsUrl = None, data: 
       infermq batch show BATCH
     """
     with reporting_errors():
-        state = with_client(nats_url, data, lambda client: client.batch(batch))
+        state = with_client(url, data, lambda client: client.batch(batch))
     if as_json:
         print_json(state)
         return
@@ -162,7 +160,7 @@ def _merged(merged: Merged) -> str:
 
 
 @app.command()
-def watch(batch: Id, *, as_json: AsJson = False, nats_url: NatsUrl = None, data: Data = None) -> None:
+def watch(batch: Id, *, as_json: AsJson = False, url: Url = None, data: Data = None) -> None:
     """Show how a batch proceeds until it is complete. Ctrl-C leaves it running.
 
     Prints a line that is updated; in a pipe, one every ten seconds. Ends with 1 if a job did not succeed.
@@ -172,7 +170,7 @@ def watch(batch: Id, *, as_json: AsJson = False, nats_url: NatsUrl = None, data:
     """
     with reporting_errors():
         try:
-            state = with_client(nats_url, data, lambda client: progress.watch(client, batch))
+            state = with_client(url, data, lambda client: progress.watch(client, batch))
         except KeyboardInterrupt:
             stop(f"the batch goes on: infermq batch watch {batch}")
     if as_json:
@@ -199,7 +197,7 @@ def results(
     resume: Resume = False,
     force: Force = False,
     as_json: AsJsonOfFile = False,
-    nats_url: NatsUrl = None,
+    url: Url = None,
     data: Data = None,
 ) -> None:
     """Print the results as OpenAI Batch's output lines, in the order recorded, as retries have left them.
@@ -221,9 +219,7 @@ def results(
         batch=batch, out=whole(file), errors=whole(errors), failed=failed, own=own, in_order=in_order,
     )  # fmt: skip
     with reporting_errors(), saying_how_to_go_on(wanted):
-        mark = with_client(
-            nats_url, data, lambda client: _write(client, wanted, wait=wait, resume=resume, force=force)
-        )
+        mark = with_client(url, data, lambda client: _write(client, wanted, wait=wait, resume=resume, force=force))
     if as_json and file is not None:
         files = {"file": str(file), **({} if errors is None else {"errors": str(errors)})}
         print_json({"results": mark.results, "failed": mark.failed, **files})

@@ -17,7 +17,7 @@ from broker.cli.terminal import (
     AsJson,
     Data,
     Exit,
-    NatsUrl,
+    Url,
     err,
     fail,
     print_fields,
@@ -38,7 +38,7 @@ def cancel_jobs(
     wait: Annotated[bool, typer.Option(help="Wait until those that run have ended.")] = True,
     within_s: Annotated[float, typer.Option(min=0, help="Wait at most so long.")] = 15.0,
     as_json: AsJson = False,
-    nats_url: NatsUrl = None,
+    url: Url = None,
     data: Data = None,
 ) -> None:
     """Cancel jobs. What a running one has answered so far is kept, and what it cost.
@@ -55,7 +55,7 @@ def cancel_jobs(
         return await ended(client, answers, within_s=within_s) if wait else answers
 
     with reporting_errors():
-        answers = with_client(nats_url, data, ask)
+        answers = with_client(url, data, ask)
     if as_json:
         print_json({"jobs": answers})
     else:
@@ -119,7 +119,7 @@ def cancel_batch(
     *,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until all its jobs have ended.")] = False,
     as_json: AsJson = False,
-    nats_url: NatsUrl = None,
+    url: Url = None,
     data: Data = None,
 ) -> None:
     """Cancel a batch: nothing of it starts any more.
@@ -140,7 +140,7 @@ def cancel_batch(
         return state
 
     with reporting_errors():
-        state = with_client(nats_url, data, ask)
+        state = with_client(url, data, ask)
     if as_json:
         print_json(state)
     else:
@@ -184,7 +184,7 @@ def cancel(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many jobs it would be.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until all are ended or told to stop.")] = False,
     as_json: AsJson = False,
-    nats_url: NatsUrl = None,
+    url: Url = None,
     data: Data = None,
 ) -> None:
     """Cancel all jobs that match. None of them starts any more.
@@ -211,13 +211,13 @@ def cancel(
         fail("with --json, say --yes, or --dry-run", Exit.USAGE)
     if not yes or dry_run:
         with reporting_errors():
-            count = with_client(nats_url, data, lambda client: client.count_cancelled(choice))
+            count = with_client(url, data, lambda client: client.count_cancelled(choice))
         _print_count(count, as_json=as_json)
     if not dry_run and (yes or _confirmed()):
-        _give(choice, wait=wait, as_json=as_json, nats_url=nats_url, data=data)
+        _give(choice, wait=wait, as_json=as_json, url=url, data=data)
 
 
-def _give(choice: CancelChoice, *, wait: bool, as_json: bool, nats_url: str | None, data: Path | None) -> None:
+def _give(choice: CancelChoice, *, wait: bool, as_json: bool, url: str | None, data: Path | None) -> None:
     """Give the order, and wait for it unless another tenant's instructions cannot be looked at."""
 
     async def ask(client: Client) -> Instruction:
@@ -228,7 +228,7 @@ def _give(choice: CancelChoice, *, wait: bool, as_json: bool, nats_url: str | No
         return state
 
     with reporting_errors():
-        given = with_client(nats_url, data, ask)
+        given = with_client(url, data, ask)
     if as_json:
         print_json(given)
     else:

@@ -10,7 +10,7 @@ from broker.cli.terminal import (
     AsJson,
     Data,
     Exit,
-    NatsUrl,
+    Url,
     err,
     fail,
     instant,
@@ -28,7 +28,7 @@ def apply(
     *,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check it, and say what it would change.")] = False,
     as_json: AsJson = False,
-    nats_url: NatsUrl = None,
+    url: Url = None,
     data: Data = None,
 ) -> None:
     """Make a catalog the active one, and say what it changes.
@@ -42,7 +42,7 @@ def apply(
     with reporting_errors():
         text = catalog_text(file)
         try:
-            shown = with_client(nats_url, data, lambda client: client.apply_catalog(text, dry_run=dry_run))
+            shown = with_client(url, data, lambda client: client.apply_catalog(text, dry_run=dry_run))
         except RequestRefused as refused:
             fail(f"{file}: {refused.problem.message}", Exit.USAGE)
     if as_json:
@@ -60,7 +60,7 @@ def apply(
         err.print(f"warning: {warning}", style="yellow", markup=False)
 
 
-def catalog(*, as_json: AsJson = False, nats_url: NatsUrl = None, data: Data = None) -> None:
+def catalog(*, as_json: AsJson = False, url: Url = None, data: Data = None) -> None:
     """Show the active catalog.
 
     Prints it as it was applied, to be edited and applied again; its revision, on standard error.
@@ -69,7 +69,7 @@ def catalog(*, as_json: AsJson = False, nats_url: NatsUrl = None, data: Data = N
       infermq catalog > infermq.toml
     """
     with reporting_errors():
-        shown = with_client(nats_url, data, lambda client: client.catalog())
+        shown = with_client(url, data, lambda client: client.catalog())
     if as_json:
         print_json(shown)
     else:

@@ -12,7 +12,7 @@ from broker.cli.terminal import (
     AsJson,
     Data,
     Exit,
-    NatsUrl,
+    Url,
     err,
     fail,
     instant,
@@ -42,7 +42,7 @@ def change_job(
     deadline: NewDeadline = None,
     priority: NewPriority = None,
     as_json: AsJson = False,
-    nats_url: NatsUrl = None,
+    url: Url = None,
     data: Data = None,
 ) -> None:
     """Change lane, deadline or priority of a job while it waits.
@@ -55,7 +55,7 @@ def change_job(
     """
     change = _change(lane, deadline, priority)
     with reporting_errors():
-        changed = with_client(nats_url, data, lambda client: client.change_job(job, change))
+        changed = with_client(url, data, lambda client: client.change_job(job, change))
     if as_json:
         print_json(changed)
         return
@@ -71,7 +71,7 @@ def change_batch(
     priority: NewPriority = None,
     wait: Annotated[bool, typer.Option(help="Wait until all that waited are changed.")] = True,
     as_json: AsJson = False,
-    nats_url: NatsUrl = None,
+    url: Url = None,
     data: Data = None,
 ) -> None:
     """Change lane, deadline or priority of all jobs of a batch that wait, and of those that come later.
@@ -92,7 +92,7 @@ def change_batch(
         return given
 
     with reporting_errors():
-        given = with_client(nats_url, data, ask)
+        given = with_client(url, data, ask)
     if as_json:
         print_json(given)
     elif given.ended_ms is None:

@@ -12,7 +12,7 @@ from broker.cli.terminal import (
     AsJson,
     Data,
     Exit,
-    NatsUrl,
+    Url,
     duration,
     fail,
     instant,
@@ -36,7 +36,7 @@ def pause(
     *,
     reason: Annotated[str | None, typer.Option(help="Shown to whoever asks why something waits.")] = None,
     as_json: AsJson = False,
-    nats_url: NatsUrl = None,
+    url: Url = None,
     data: Data = None,
 ) -> None:
     """Start nothing more of a batch, model, lane, tenant or deployment.
@@ -49,11 +49,11 @@ def pause(
       infermq pause
     """
     if kind is None:
-        _list(as_json=as_json, nats_url=nats_url, data=data)
+        _list(as_json=as_json, url=url, data=data)
         return
     what, why = _named(kind, name), None if reason is None else utf8(reason, "the reason")
     with reporting_errors():
-        answer = with_client(nats_url, data, lambda client: client.pause(kind, what, reason=why))
+        answer = with_client(url, data, lambda client: client.pause(kind, what, reason=why))
     if as_json:
         print_json(answer)
         return
@@ -66,7 +66,7 @@ def resume(
     name: Annotated[str, typer.Argument(help="Its name, or the id of a batch.")],
     *,
     as_json: AsJson = False,
-    nats_url: NatsUrl = None,
+    url: Url = None,
     data: Data = None,
 ) -> None:
     """Let a batch, model, lane, tenant or deployment go on that was paused.
@@ -78,7 +78,7 @@ def resume(
     """
     what = utf8(name, "the name")
     with reporting_errors():
-        answer = with_client(nats_url, data, lambda client: client.resume(kind, what))
+        answer = with_client(url, data, lambda client: client.resume(kind, what))
     if as_json:
         print_json(answer)
         return
@@ -90,7 +90,7 @@ def audit(
     limit: Limit = 50,
     before: Before = None,
     as_json: AsJson = False,
-    nats_url: NatsUrl = None,
+    url: Url = None,
     data: Data = None,
 ) -> None:
     """List who changed what, the newest first.
@@ -101,7 +101,7 @@ def audit(
       infermq audit --limit 10
     """
     with reporting_errors():
-        page = with_client(nats_url, data, lambda client: client.audit(limit=limit, before=before))
+        page = with_client(url, data, lambda client: client.audit(limit=limit, before=before))
     if as_json:
         print_json(page)
         return
@@ -117,9 +117,9 @@ def print_pauses(pauses: Sequence[Pause]) -> None:
     print_table(("paused", "name", "since", "by", "because"), rows)
 
 
-def _list(*, as_json: bool, nats_url: str | None, data: Path | None) -> None:
+def _list(*, as_json: bool, url: str | None, data: Path | None) -> None:
     with reporting_errors():
-        pauses = with_client(nats_url, data, lambda client: client.pauses())
+        pauses = with_client(url, data, lambda client: client.pauses())
     if as_json:
         print_json({"pauses": pauses})
     elif pauses:

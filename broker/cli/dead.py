@@ -15,7 +15,7 @@ from broker.cli.terminal import (
     AsJson,
     Data,
     Exit,
-    NatsUrl,
+    Url,
     err,
     fail,
     instant,
@@ -90,7 +90,7 @@ def list_dead_letters(
     limit: Annotated[int, typer.Option(min=1, max=1000, help="With --each.")] = 20,
     before: Annotated[UUID | None, typer.Option(help="With --each: the last id of the page before.")] = None,
     as_json: AsJson = False,
-    nats_url: NatsUrl = None,
+    url: Url = None,
     data: Data = None,
 ) -> None:
     """Count dead letters by cause, and say what to do about each.
@@ -104,13 +104,11 @@ def list_dead_letters(
     wanted = _filter(what=what, causes=causes, model=model, batch=batch, since=since, until=until, tenant=tenant)
     if each:
         with reporting_errors():
-            letters = with_client(
-                nats_url, data, lambda client: client.dead_letters(wanted, limit=limit, before=before)
-            )
+            letters = with_client(url, data, lambda client: client.dead_letters(wanted, limit=limit, before=before))
         _print_each(letters, limit, as_json=as_json)
         return
     with reporting_errors():
-        groups = with_client(nats_url, data, lambda client: client.dead_groups(wanted))
+        groups = with_client(url, data, lambda client: client.dead_groups(wanted))
     _print_groups(groups, as_json=as_json)
 
 
@@ -169,7 +167,7 @@ def show(
         bool, typer.Option("--raw", help="Write its original bytes to standard output, and nothing else.")
     ] = False,
     as_json: AsJson = False,
-    nats_url: NatsUrl = None,
+    url: Url = None,
     data: Data = None,
 ) -> None:
     """Show a dead letter: why it is one, its last error, and its original bytes.
@@ -179,7 +177,7 @@ def show(
       infermq dead show LETTER --raw > message.bin
     """
     with reporting_errors():
-        found, content = with_client(nats_url, data, lambda client: client.dead_letter(letter))
+        found, content = with_client(url, data, lambda client: client.dead_letter(letter))
     if raw:
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
@@ -239,7 +237,7 @@ def requeue(
     limit: Limit = 1000,
     dry_run: DryRun = False,
     as_json: AsJson = False,
-    nats_url: NatsUrl = None,
+    url: Url = None,
     data: Data = None,
 ) -> None:
     """Run dead letters again: jobs as new jobs, messages by publishing them again.
@@ -264,7 +262,7 @@ def requeue(
             patch=_object(patch),
             payload=None if payload is None else payload.read_bytes(),
         )
-        done = with_client(nats_url, data, lambda client: client.requeue(ask))
+        done = with_client(url, data, lambda client: client.requeue(ask))
     _print_done(done, "requeued", as_json=as_json)
 
 
@@ -285,7 +283,7 @@ def drop(
     limit: Limit = 1000,
     dry_run: DryRun = False,
     as_json: AsJson = False,
-    nats_url: NatsUrl = None,
+    url: Url = None,
     data: Data = None,
 ) -> None:
     """Drop dead letters: messages are deleted, jobs leave this list and stay in the ledger.
@@ -301,7 +299,7 @@ def drop(
         ids=tuple(letters or ()), filter=_chosen(letters, wanted, every=every), limit=limit, dry_run=dry_run
     )
     with reporting_errors():
-        done = with_client(nats_url, data, lambda client: client.drop(ask))
+        done = with_client(url, data, lambda client: client.drop(ask))
     _print_done(done, "dropped", as_json=as_json)
 
 

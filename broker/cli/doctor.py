@@ -71,6 +71,8 @@ class Known:
     """What is known of an installation."""
 
     nats_url: str | None
+    api_url: str | None = None
+    """Where brokers are called, if it is not known where NATS is."""
     postgres_url: str | None = None
     data: Path | None = None
     api_key: str | None = field(default=None, repr=False)
@@ -125,6 +127,10 @@ def _disk(data: Path | None) -> list[Finding]:
 
 async def _nats(known: Known) -> list[Finding]:
     url = known.nats_url
+    if url is None and known.api_url is not None:
+        seen = "no address: only an API over HTTP is known"
+        nats = Finding("NATS", Grade.WARN, seen, "to look at it, set INFERMQ_NATS_URL")
+        return [nats, *await _bounded("broker", _broker(known), "its log says why")]
     if url is None:
         return [Finding("NATS", Grade.BAD, "no address", "start `infermq up`, or set INFERMQ_NATS_URL")]
     errors: list[Exception] = []
@@ -221,7 +227,9 @@ _PUT_RIGHT = "brokers put it right within seconds: start one"
 
 async def _broker(known: Known) -> list[Finding]:
     try:
-        async with Client.connect(known.nats_url, api_key=known.api_key, trust=known.trust) as client:
+        async with Client.connect(
+            known.nats_url or known.api_url, api_key=known.api_key, trust=known.trust
+        ) as client:
             status = await client.status()
             await client.catalog()
     except NoBroker:

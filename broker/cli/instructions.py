@@ -10,7 +10,7 @@ from broker.cli.filters import Before, Limit
 from broker.cli.terminal import (
     AsJson,
     Data,
-    NatsUrl,
+    Url,
     duration,
     instant,
     print_fields,
@@ -30,7 +30,7 @@ def list_instructions(
     limit: Limit = 20,
     before: Before = None,
     as_json: AsJson = False,
-    nats_url: NatsUrl = None,
+    url: Url = None,
     data: Data = None,
 ) -> None:
     """List the instructions, the newest first.
@@ -41,7 +41,7 @@ def list_instructions(
       infermq instruction list
     """
     with reporting_errors():
-        found = with_client(nats_url, data, lambda client: client.instructions(limit=limit, before=before))
+        found = with_client(url, data, lambda client: client.instructions(limit=limit, before=before))
     if as_json:
         print_json({"instructions": found})
         return
@@ -55,7 +55,7 @@ def show(
     instruction: Annotated[UUID, typer.Argument(help="The instruction.")],
     *,
     as_json: AsJson = False,
-    nats_url: NatsUrl = None,
+    url: Url = None,
     data: Data = None,
 ) -> None:
     """Show how far an instruction is.
@@ -64,7 +64,7 @@ def show(
       infermq instruction show INSTRUCTION
     """
     with reporting_errors():
-        state = with_client(nats_url, data, lambda client: client.instruction(instruction))
+        state = with_client(url, data, lambda client: client.instruction(instruction))
     if as_json:
         print_json(state)
         return

@@ -32,7 +32,7 @@ from broker.cli.terminal import (
     AsJson,
     Data,
     Exit,
-    NatsUrl,
+    Url,
     duration,
     err,
     fail,
@@ -66,7 +66,7 @@ def show(
     job: Annotated[UUID, typer.Argument(help="The job.")],
     *,
     as_json: AsJson = False,
-    nats_url: NatsUrl = None,
+    url: Url = None,
     data: Data = None,
 ) -> None:
     """Show all that is recorded of a job, except its prompt.
@@ -77,7 +77,7 @@ def show(
       infermq job show JOB
     """
     with reporting_errors():
-        state = with_client(nats_url, data, lambda client: client.job(job))
+        state = with_client(url, data, lambda client: client.job(job))
     if as_json:
         print_json(state)
         return
@@ -102,7 +102,7 @@ def list_jobs(
     before: Annotated[UUID | None, typer.Option(help="Where the page before said to go on.")] = None,
     tenant: Tenant = None,
     as_json: AsJson = False,
-    nats_url: NatsUrl = None,
+    url: Url = None,
     data: Data = None,
 ) -> None:
     """List jobs that match everything given, the newest first.
@@ -119,7 +119,7 @@ def list_jobs(
     )  # fmt: skip
     with reporting_errors():
         page = with_client(
-            nats_url, data, lambda client: _search(client, wanted, limit=limit, before=before, tenant=tenant)
+            url, data, lambda client: _search(client, wanted, limit=limit, before=before, tenant=tenant)
         )
     if as_json:
         print_json(page)
@@ -245,7 +245,7 @@ def infer(
     stream: Annotated[bool, typer.Option(help="Show the answer as it comes.")] = True,
     timeout_s: Annotated[float, typer.Option(min=0.1, help="How long to wait for the answer, in seconds.")] = 120.0,
     as_json: AsJson = False,
-    nats_url: NatsUrl = None,
+    url: Url = None,
     data: Data = None,
 ) -> None:
     """Send a request and stream its answer to the terminal.
@@ -271,7 +271,7 @@ def infer(
         return await streamed(client, model, body, timeout_s=timeout_s)
 
     with reporting_errors():
-        reply = with_client(nats_url, data, ask)
+        reply = with_client(url, data, ask)
     if as_json:
         print_json({"job": reply.job, "response": msgspec.Raw(reply.body)})
         return
@@ -326,7 +326,7 @@ def _write(text: str) -> None:
     sys.stdout.flush()
 
 
-def status(*, as_json: AsJson = False, nats_url: NatsUrl = None, data: Data = None) -> None:
+def status(*, as_json: AsJson = False, url: Url = None, data: Data = None) -> None:
     """Show the broker, the workers, and what waits.
 
     Prints the leader, each worker with its slots, what is paused, and the jobs that wait by model, with the
@@ -337,7 +337,7 @@ def status(*, as_json: AsJson = False, nats_url: NatsUrl = None, data: Data = No
       infermq status --json
     """
     with reporting_errors():
-        state = with_client(nats_url, data, lambda client: client.status())
+        state = with_client(url, data, lambda client: client.status())
     if as_json:
         print_json(state)
         return

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +20,7 @@ from broker.cli.terminal import (
     AsJson,
     Data,
     Exit,
-    NatsUrl,
+    Url,
     err,
     fail,
     instant,
@@ -95,7 +96,7 @@ def create(
     ] = None,
     file: Out = None,
     as_json: AsJson = False,
-    nats_url: NatsUrl = None,
+    url: Url = None,
     data: Data = None,
 ) -> None:
     """Make an API key, which may do no more than yours.
@@ -119,7 +120,7 @@ def create(
     )
     with reporting_errors():
         _make(
-            lambda: with_client(nats_url, data, lambda client: client.create_key(ask)),
+            lambda: with_client(url, data, lambda client: client.create_key(ask)),
             file,
             replace=False,
             as_json=as_json,
@@ -141,7 +142,7 @@ def rotate(
         ),
     ] = None,
     as_json: AsJson = False,
-    nats_url: NatsUrl = None,
+    url: Url = None,
     data: Data = None,
 ) -> None:
     """Make a key with the rights of another, which lives on for a while.
@@ -155,7 +156,7 @@ def rotate(
     ask = KeyRotate(key, tenant, _ms(overlap))  # type: ignore[arg-type]
     with reporting_errors():
         _make(
-            lambda: with_client(nats_url, data, lambda client: client.rotate_key(ask)),
+            lambda: with_client(url, data, lambda client: client.rotate_key(ask)),
             file,
             replace=True,
             as_json=as_json,
@@ -170,7 +171,7 @@ def list_keys(
     limit: Limit = 100,
     after: Annotated[str | None, typer.Option(callback=_id, help="The last id of the page before.")] = None,
     as_json: AsJson = False,
-    nats_url: NatsUrl = None,
+    url: Url = None,
     data: Data = None,
 ) -> None:
     """List the keys of a tenant.
@@ -183,7 +184,7 @@ def list_keys(
     """
     with reporting_errors():
         found = with_client(
-            nats_url, data, lambda client: client.keys(tenant=tenant, ended=ended, limit=limit, after=after)
+            url, data, lambda client: client.keys(tenant=tenant, ended=ended, limit=limit, after=after)
         )
     if as_json:
         print_json({"keys": found})
@@ -196,9 +197,7 @@ def list_keys(
 
 
 @app.command()
-def show(
-    key: Id, *, tenant: OfTenant = None, as_json: AsJson = False, nats_url: NatsUrl = None, data: Data = None
-) -> None:
+def show(key: Id, *, tenant: OfTenant = None, as_json: AsJson = False, url: Url = None, data: Data = None) -> None:
     """Show what a key may do.
 
     Prints its rights, when it ends and when it was used last; never the key itself, which nobody has but its holder.
@@ -207,7 +206,7 @@ def show(
       infermq key show k7f3x2abcdef
     """
     with reporting_errors():
-        found = with_client(nats_url, data, lambda client: client.key(key, tenant=tenant))
+        found = with_client(url, data, lambda client: client.key(key, tenant=tenant))
     if as_json:
         print_json(found)
         return
@@ -233,7 +232,7 @@ def revoke(
     tenant: OfTenant = None,
     force: Force = False,
     as_json: AsJson = False,
-    nats_url: NatsUrl = None,
+    url: Url = None,
     data: Data = None,
 ) -> None:
     """Let a key in no more, at once and for good.
@@ -244,7 +243,7 @@ def revoke(
       infermq key revoke k7f3x2abcdef
     """
     with reporting_errors():
-        answer = with_client(nats_url, data, lambda client: client.revoke_key(key, tenant=tenant, force=force))
+        answer = with_client(url, data, lambda client: client.revoke_key(key, tenant=tenant, force=force))
     if as_json:
         print_json(answer)
         return
@@ -258,7 +257,7 @@ def first(
     file: Out = None,
     force: Annotated[bool, typer.Option("--force", help="Make one more though there is one.")] = False,
     as_json: AsJson = False,
-    nats_url: NatsUrl = None,
+    url: Url = None,
     data: Data = None,
     postgres_url: PostgresUrl = None,
 ) -> None:
@@ -273,15 +272,14 @@ def first(
 
     with reporting_errors():
         try:
-            url = postgres_url or where(nats_url, data).postgres_url
+            postgres_url = postgres_url or where(url, data).postgres_url
         except NotFound:
-            url = None
-        if url is None:
+            postgres_url = None
+        if postgres_url is None:
             fail("say where Postgres is: --postgres-url or INFERMQ_POSTGRES_URL", Exit.USAGE)
         try:
-            _make(
-                lambda: asyncio.run(first_key(url, tenant=tenant, force=force)), file, replace=False, as_json=as_json
-            )
+            made = partial(first_key, postgres_url, tenant=tenant, force=force)
+            _make(lambda: asyncio.run(made()), file, replace=False, as_json=as_json)
         except (OperatorThere, NoSuchTenant) as error:
             fail(str(error), Exit.USAGE)
 

@@ -27,7 +27,7 @@ from broker.cli.terminal import (
     AsJson,
     Data,
     Exit,
-    NatsUrl,
+    Url,
     err,
     fail,
     money,
@@ -70,7 +70,7 @@ def retry(
     ] = None,
     force: Force = False,
     as_json: AsJson = False,
-    nats_url: NatsUrl = None,
+    url: Url = None,
     data: Data = None,
 ) -> None:
     """Run what failed in a batch again, as a new batch.
@@ -103,7 +103,7 @@ def retry(
             )
             return await _followed(client, given, wait=wait, results=results)
 
-        given, state_of = with_client(nats_url, data, run)
+        given, state_of = with_client(url, data, run)
     if as_json:
         print_json({"instruction": given, "batch": state_of})
     else:

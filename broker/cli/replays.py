@@ -20,7 +20,7 @@ from broker.cli.terminal import (
     AsJson,
     Data,
     Exit,
-    NatsUrl,
+    Url,
     duration,
     err,
     fail,
@@ -71,7 +71,7 @@ def replay(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many, and what they would cost.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Stay until the new batch is complete.")] = False,
     as_json: AsJson = False,
-    nats_url: NatsUrl = None,
+    url: Url = None,
     data: Data = None,
 ) -> None:
     """Run settled jobs again, as the jobs of a new batch, or compare those with what they repeat (`diff`).
@@ -100,9 +100,9 @@ def replay(
     order = _Order(choice, lane, _rate(rate), filters.window_ms(deadline), wait)
     with reporting_errors():
         if dry_run:
-            _print_estimate(with_client(nats_url, data, lambda client: _estimated(client, choice)), as_json=as_json)
+            _print_estimate(with_client(url, data, lambda client: _estimated(client, choice)), as_json=as_json)
             return
-        given, made = with_client(nats_url, data, order.give)
+        given, made = with_client(url, data, order.give)
     _say(given, made, waited=wait, as_json=as_json)
 
 
@@ -273,7 +273,7 @@ def diff(
     limit: Annotated[int, typer.Option(min=0, help="How many jobs to show.")] = 20,
     every: Annotated[bool, typer.Option("--all", help="Show also those whose answers are the same.")] = False,
     as_json: AsJson = False,
-    nats_url: NatsUrl = None,
+    url: Url = None,
     data: Data = None,
 ) -> None:
     """Put the jobs of a replay beside those that they repeat: state, answer, tokens, cost, time.
@@ -295,7 +295,7 @@ def diff(
         return await client.batch(batch)
 
     with reporting_errors():
-        state = with_client(nats_url, data, read)
+        state = with_client(url, data, read)
     still = state.counts.admitted - state.counts.settled()
     if as_json:
         print_json({"summary": summary.as_json() | {"open": still}, "pairs": kept})

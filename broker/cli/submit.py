@@ -19,7 +19,7 @@ from broker.cli.terminal import (
     AsJson,
     Data,
     Exit,
-    NatsUrl,
+    Url,
     end_failed,
     fail,
     money,
@@ -64,7 +64,7 @@ def submit(
     force: Force = False,
     metadata: MetadataOption = None,
     as_json: AsJson = False,
-    nats_url: NatsUrl = None,
+    url: Url = None,
     data: Data = None,
 ) -> None:
     """Submit a file of requests as one batch.
@@ -97,7 +97,7 @@ def submit(
         options.check()
         with _opened(file) as stream:
             job = FileSubmission(stream, options)
-            state = with_client(nats_url, data, job.run)
+            state = with_client(url, data, job.run)
     _end(state, job.tally, options, as_json=as_json)
 
 

@@ -35,7 +35,7 @@ from broker.cli.terminal import (
     AsJsonOnceReady,
     Data,
     Exit,
-    NatsUrl,
+    Url,
     data_folder,
     err,
     fail,
@@ -394,6 +394,8 @@ def worker(context: typer.Context, *, data: Data = None) -> None:
     if not any(word == "--help" or word.startswith("--nats-url") for word in words):
         with reporting_errors():
             place = where(None, data)
+            if place.nats_url is None:
+                fail("a worker needs NATS itself: --nats-url or INFERMQ_NATS_URL says where it is", Exit.USAGE)
             environ["INFERMQ_NATS_URL"] = place.nats_url
             environ |= {} if place.trust is None else place.trust.environ()
             kept = None if place.data is None else place.data / WORKER_KEY_FILE
@@ -402,9 +404,7 @@ def worker(context: typer.Context, *, data: Data = None) -> None:
     os.execve(sys.executable, [sys.executable, "-m", "workers", *words], environ)  # noqa: S606 - our own program
 
 
-def migrate(
-    *, nats_url: NatsUrl = None, data: Data = None, postgres_url: PostgresUrl = None, as_json: AsJson = False
-) -> None:
+def migrate(*, url: Url = None, data: Data = None, postgres_url: PostgresUrl = None, as_json: AsJson = False) -> None:
     """Bring the database up to date.
 
     Prints which migrations it applied.
@@ -416,37 +416,36 @@ def migrate(
 
     with reporting_errors():
         try:
-            url = postgres_url or where(nats_url, data).postgres_url
+            postgres_url = postgres_url or where(url, data).postgres_url
         except NotFound:
-            url = None
-        if url is None:
+            postgres_url = None
+        if postgres_url is None:
             fail("say where Postgres is: --postgres-url or INFERMQ_POSTGRES_URL", Exit.USAGE)
-        applied = asyncio.run(apply(url))
+        applied = asyncio.run(apply(postgres_url))
         if as_json:
             print_json({"applied": applied})
         else:
             out.print("\n".join(f"applied {name}" for name in applied) or "up to date")
 
 
-def doctor(
-    *, nats_url: NatsUrl = None, data: Data = None, postgres_url: PostgresUrl = None, as_json: AsJson = False
-) -> None:
+def doctor(*, url: Url = None, data: Data = None, postgres_url: PostgresUrl = None, as_json: AsJson = False) -> None:
     """Look for what is wrong, and say what to do.
 
     Prints a line for each thing that it looked at: ok, warn or bad. Ends with 1 if one is bad.
 
     Examples:
       infermq doctor
-      infermq doctor --nats-url nats://nats1:4222 --postgres-url postgresql://pg/infermq
+      infermq doctor --url nats://nats1:4222 --postgres-url postgresql://pg/infermq
     """
     from broker.cli.doctor import Grade, Known, examine  # noqa: PLC0415 - only this command needs it
 
     try:
-        place = where(nats_url, data)
+        place = where(url, data)
     except NotFound:
         place = None
     known = Known(
         nats_url=place.nats_url if place else None,
+        api_url=place.api_url if place else None,
         postgres_url=postgres_url or (place.postgres_url if place else None),
         data=data or Path(DATA),
         api_key=place.api_key if place else None,

@@ -10,7 +10,7 @@ from broker.cli.filters import Limit
 from broker.cli.terminal import (
     AsJson,
     Data,
-    NatsUrl,
+    Url,
     instant,
     out,
     plain,
@@ -49,7 +49,7 @@ def create(
     *,
     label: Label = None,
     as_json: AsJson = False,
-    nats_url: NatsUrl = None,
+    url: Url = None,
     data: Data = None,
 ) -> None:
     """Make a tenant.
@@ -61,7 +61,7 @@ def create(
     """
     words = None if label is None else utf8(label, "the label")
     with reporting_errors():
-        made = with_client(nats_url, data, lambda client: client.create_tenant(name, label=words))
+        made = with_client(url, data, lambda client: client.create_tenant(name, label=words))
     if as_json:
         print_json(made)
         return
@@ -74,7 +74,7 @@ def list_tenants(
     limit: Limit = 100,
     after: Annotated[str | None, typer.Option(callback=_checked, help="The last name of the page before.")] = None,
     as_json: AsJson = False,
-    nats_url: NatsUrl = None,
+    url: Url = None,
     data: Data = None,
 ) -> None:
     """List the tenants by name.
@@ -85,7 +85,7 @@ def list_tenants(
       infermq tenant list
     """
     with reporting_errors():
-        found = with_client(nats_url, data, lambda client: client.tenants(limit=limit, after=after))
+        found = with_client(url, data, lambda client: client.tenants(limit=limit, after=after))
     if as_json:
         print_json({"tenants": found})
         return
@@ -96,7 +96,7 @@ def list_tenants(
 
 
 @app.command()
-def show(name: Name, *, as_json: AsJson = False, nats_url: NatsUrl = None, data: Data = None) -> None:
+def show(name: Name, *, as_json: AsJson = False, url: Url = None, data: Data = None) -> None:
     """Show a tenant.
 
     Prints since when it is there, whether its keys are let in, and how many it has.
@@ -105,7 +105,7 @@ def show(name: Name, *, as_json: AsJson = False, nats_url: NatsUrl = None, data:
       infermq tenant show default
     """
     with reporting_errors():
-        found = with_client(nats_url, data, lambda client: client.tenant(name))
+        found = with_client(url, data, lambda client: client.tenant(name))
     if as_json:
         print_json(found)
         return
@@ -121,9 +121,7 @@ def show(name: Name, *, as_json: AsJson = False, nats_url: NatsUrl = None, data:
 
 
 @app.command()
-def disable(
-    name: Name, *, force: Force = False, as_json: AsJson = False, nats_url: NatsUrl = None, data: Data = None
-) -> None:
+def disable(name: Name, *, force: Force = False, as_json: AsJson = False, url: Url = None, data: Data = None) -> None:
     """Let none of a tenant's keys in any more, until it is enabled.
 
     What it has in the ledger goes on: `infermq pause tenant NAME` stops that.
@@ -132,12 +130,12 @@ def disable(
       infermq tenant disable acme
     """
     with reporting_errors():
-        answer = with_client(nats_url, data, lambda client: client.disable_tenant(name, force=force))
+        answer = with_client(url, data, lambda client: client.disable_tenant(name, force=force))
     _say(answer, "is disabled: none of its keys is let in", "was disabled already", as_json=as_json)
 
 
 @app.command()
-def enable(name: Name, *, as_json: AsJson = False, nats_url: NatsUrl = None, data: Data = None) -> None:
+def enable(name: Name, *, as_json: AsJson = False, url: Url = None, data: Data = None) -> None:
     """Let the keys of a tenant in again.
 
     Says whether they had been shut out.
@@ -146,7 +144,7 @@ def enable(name: Name, *, as_json: AsJson = False, nats_url: NatsUrl = None, dat
       infermq tenant enable acme
     """
     with reporting_errors():
-        answer = with_client(nats_url, data, lambda client: client.enable_tenant(name))
+        answer = with_client(url, data, lambda client: client.enable_tenant(name))
     _say(answer, "is enabled: its keys are let in again", "was not disabled", as_json=as_json)
 
 

@@ -86,21 +86,26 @@ AsJsonOfFile = Annotated[
     bool, _json("one JSON document about the file of --out; without it, results are JSON Lines anyhow")
 ]
 AsJsonOnceReady = Annotated[bool, _json("one JSON document once it is ready")]
-NatsUrl = Annotated[str | None, typer.Option("--nats-url", help="Where NATS is (INFERMQ_NATS_URL).")]
+Url = Annotated[
+    str | None,
+    typer.Option(
+        "--url", "--nats-url", help="Where it is: at NATS (nats://…) or over HTTP (https://…) (INFERMQ_URL)."
+    ),
+]
 Data = Annotated[Path | None, typer.Option("--data", help="Data folder of a running `infermq up` (INFERMQ_DATA).")]
 
 
-def where(nats_url: str | None, data: Path | None) -> Location:
+def where(url: str | None, data: Path | None) -> Location:
     """Find the running system that the options or the environment name. Raises: NotFound."""
-    return find(nats_url=nats_url, data=data, environ=os.environ, folder=Path.cwd())
+    return find(url=url, data=data, environ=os.environ, folder=Path.cwd())
 
 
-def with_client(nats_url: str | None, data: Path | None, work: Callable[[Client], Awaitable[T]]) -> T:
+def with_client(url: str | None, data: Path | None, work: Callable[[Client], Awaitable[T]]) -> T:
     """Run `work` with a client of the system that the options name, and return its result."""
 
     async def connected() -> T:
-        place = where(nats_url, data)
-        async with Client.connect(place.nats_url, api_key=place.api_key, trust=place.trust) as client:
+        place = where(url, data)
+        async with Client.connect(place.url, api_key=place.api_key, trust=place.trust) as client:
             return await work(client)
 
     return asyncio.run(connected())

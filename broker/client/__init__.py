@@ -13,20 +13,25 @@ accounts   makes, lists and ends tenants and API keys
 system     reads and applies catalogs, reads the status, pauses and resumes
 entry      ends the calls of a key that is let in no more
 session    connects and calls the broker's API; the base class of them all
+door       what a session needs of NATS or of HTTP
+nats_door  the way to a broker over NATS    http_door  over HTTP
+events     reads server-sent events
 reading    reads text and tokens out of OpenAI objects
 encode     encodes jobs, bodies and names for the wire
 denials    notices what NATS does not let a key publish
 errors     the exceptions               ids   new ids
 
-Plain NATS and JSON do the same (docs/wire.md): nothing here is needed to use infermq.
+Through either door it is the same client: `Client.connect("http://127.0.0.1:14223", api_key=…)` asks over HTTP. Plain NATS,
+or plain HTTP, and JSON do the same (docs/wire.md, docs/http.md): nothing here is needed to use infermq.
 """
 
 from broker.client.accounts import AccountClient
 from broker.client.batches import BatchClient
 from broker.client.dead import DeadClient
+from broker.client.door import Piece, Reply
 from broker.client.errors import BacklogFull, NoBroker, RequestRefused, RequestTimedOut
 from broker.client.ids import new_id
-from broker.client.infer import InferClient, Piece, Reply
+from broker.client.infer import InferClient
 from broker.client.instructions import InstructionClient
 from broker.client.repeats import RepeatClient
 from broker.client.submit import Submission, SubmitClient

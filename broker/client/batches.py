@@ -1,7 +1,6 @@
 """The part of the client for batches, their results, and single jobs."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from uuid import UUID
 
@@ -10,7 +9,6 @@ from msgspec.structs import replace
 from broker.client.ids import new_id
 from broker.client.session import Session
 from broker.errors import Unavailable
-from schemas import subjects
 from schemas.api import (
     Batch,
     BatchCreate,
@@ -30,7 +28,6 @@ from schemas.api import (
 from schemas.cancel import CancelChoice, CancelCount, CancelMany
 from schemas.changes import BatchChange, Change, JobChange, JobChanged
 from schemas.instructions import Instruction
-from schemas.jetstream import Message
 from schemas.job import Lane
 from schemas.listing import JobFilter, JobList, JobPage
 from schemas.subjects import Verb
@@ -85,17 +82,12 @@ class BatchClient(Session):
         self, batch: UUID, *, cursor: str | None = None, wait: bool = True, own: bool = False
     ) -> AsyncIterator[ResultPage]:
         """Yield results by the page, each with the cursor from which another reader can go on."""
-        news = asyncio.Event()
-
-        async def on_notice(_: Message) -> None:
-            news.set()
-
-        async with self._entry.held():
-            feed = await self._nc.subscribe(subjects.result(self._tenant, batch), cb=on_notice)
-        try:
+        async with self._door.news(batch) as news:
             while True:
                 news.clear()
-                page = await self._page(BatchResults(batch, cursor, own=own, final=wait))
+                page = await self._page(
+                    BatchResults(batch, cursor, own=own, final=wait), held_s=news.held_s if wait else 0
+                )
                 if page.results:
                     yield page
                     cursor = page.cursor
@@ -103,16 +95,13 @@ class BatchClient(Session):
                     continue
                 if page.completed or not wait:
                     return
-                await _wait(news, _SOON_S if page.more else self._poll_s)
-        finally:
-            if not self._nc.is_closed:
-                await feed.unsubscribe()
+                await news.wait(_SOON_S if page.more else self._poll_s)
 
-    async def _page(self, ask: BatchResults) -> ResultPage:
+    async def _page(self, ask: BatchResults, *, held_s: float) -> ResultPage:
         """Request a page, again and again while NATS or the broker is away."""
         for attempt in range(100):
             try:
-                return await self._call(Verb.BATCH_RESULTS, ask, ResultPage)
+                return await self._call(Verb.BATCH_RESULTS, ask, ResultPage, held_s=held_s)
             except Unavailable:
                 if attempt == 99:
                     raise
@@ -161,9 +150,3 @@ class BatchClient(Session):
     async def cancel_jobs(self, *jobs: UUID) -> tuple[JobCancelled, ...]:
         """Cancel jobs: those that wait end at once, those that run soon. Return what it came to, in the order asked."""
         return (await self._call(Verb.JOB_CANCEL, JobCancel(jobs), JobsCancelled)).jobs
-
-
-async def _wait(event: asyncio.Event, timeout_s: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(timeout_s):
-            await event.wait()

@@ -7,6 +7,7 @@ from typing import Any
 from broker.client.errors import RequestRefused
 from schemas import subjects
 from schemas.api import Problem
+from schemas.api_keys import ApiKey, BadKey, parse_key
 from schemas.codec import Undecodable, decode_job, jsoned, packed, place_of
 from schemas.endpoints import CHAT
 from schemas.job import BODY_BYTES, Job
@@ -71,6 +72,14 @@ def check_name(field: str, name: str, code: str = "bad_name") -> None:
     if not fits or _SURROGATE.search(name):
         message = f"{name[:20]!r} has {len(name)} characters: a name has 1 to {LONGEST_NAME}, fewer beyond ASCII"
         raise RequestRefused(Problem(code, message, field, LONGEST_NAME))
+
+
+def read_key(api_key: str) -> ApiKey:
+    """Read the text of a key. Raises: RequestRefused."""
+    try:
+        return parse_key(api_key.strip())
+    except BadKey as error:
+        raise RequestRefused(Problem("bad_key", f"this is no API key: {error}")) from error
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")

@@ -31,9 +31,17 @@ class RequestTimedOut(Exception):
 
 def refusal_of(data: bytes) -> Exception:
     """Make the exception for an encoded ErrorBody."""
-    problem = msgspec.json.decode(data, type=ErrorBody).error
-    if problem.code == "timed_out":
-        return RequestTimedOut(problem.message)
-    if problem.code == "unavailable":
-        return Unavailable("infermq", problem.message)
-    return RequestRefused(problem)
+    return error_of(msgspec.json.decode(data, type=ErrorBody).error)
+
+
+def error_of(problem: Problem) -> Exception:
+    """Make the exception for what a broker says is wrong."""
+    match problem.code:
+        case "timed_out":
+            return RequestTimedOut(problem.message)
+        case "unavailable":
+            return Unavailable("infermq", problem.message)
+        case "backlog_full":
+            return BacklogFull(problem.message)
+        case _:
+            return RequestRefused(problem)

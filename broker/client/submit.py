@@ -11,8 +11,9 @@ from uuid import UUID
 
 from msgspec.structs import replace
 
+from broker.client.door import NotYet
 from broker.client.encode import body_of, check_name, payload_of
-from broker.client.errors import BacklogFull, NoBroker, RequestRefused
+from broker.client.errors import RequestRefused
 from broker.client.ids import new_id
 from broker.client.session import Session
 from broker.errors import Unavailable
@@ -20,7 +21,7 @@ from schemas import subjects
 from schemas.codec import BUNDLE, BUNDLE_BYTES, bundled, bundles
 from schemas.endpoints import CHAT
 from schemas.ids import line_id
-from schemas.jetstream import Kind, NatsError, NoRespondersError, NotStored, Outgoing, publish_one
+from schemas.jetstream import Outgoing
 from schemas.job import Job, Lane
 from schemas.subjects import Source
 
@@ -150,7 +151,7 @@ class SubmitClient(Session):
                 raise RequestRefused(replace(problem, message=f"{problem.message}, in job {number}")) from refused
 
     def _outgoing(self, one: Submission) -> Outgoing:
-        subject = _submit_subject(one.lane, one.model, self._tenant, self._key)
+        subject = _submit_subject(one.lane, one.model, self._door.tenant, self._door.key)
         return Outgoing(subject, payload_of(one.job))
 
     async def _store_all(self, messages: Sequence[Outgoing]) -> None:
@@ -161,43 +162,18 @@ class SubmitClient(Session):
                 raise ended
 
     async def _store(self, message: Outgoing, name: str) -> None:
-        """Publish until the stream has it, always under one name, so that it is stored once.
-
-        Raises: RequestRefused, when its key is let in no more: whether it was stored is not known then.
-        """
-        async with self._entry.held():
-            await self._stored(message, name)
-
-    async def _stored(self, message: Outgoing, name: str) -> None:
-        """Publish until the stream has it.
-
-        While a cluster elects a leader, nobody answers, or the answer is that the stream is not available.
-        """
+        """Send it until it is stored, always under one name, so that it is stored once."""
         loop = asyncio.get_running_loop()
         give_up = loop.time() + self._patience_s
         wait = _FIRST_WAIT_S
         while True:
             try:
-                return await publish_one(self._nc, message, message_id=name, timeout_s=self._ack_s)
-            except NotStored as error:
-                if error.kind is Kind.FULL:
-                    raise BacklogFull(_full(error)) from error
-                if error.kind is not Kind.BUSY or loop.time() + wait > give_up:
-                    raise Unavailable("NATS", str(error)) from error
-            except NatsError as error:
-                if isinstance(error, NoRespondersError) and not await self._has_broker():
-                    raise NoBroker from error
+                return await self._door.store(message, name)
+            except NotYet as error:
                 if loop.time() + wait > give_up:
-                    raise Unavailable("NATS", str(error) or type(error).__name__) from error
+                    raise Unavailable(error.what, error.why) from error
             await asyncio.sleep(wait)
             wait = min(2 * wait, _LONGEST_WAIT_S)
-
-
-def _full(error: NotStored) -> str:
-    """Say which limit was reached, and what to do."""
-    return (
-        f"{error}: wait until waiting jobs are taken in, and send again; or raise the limit (see operating.md, Room)"
-    )
 
 
 async def _fewer(sends: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:

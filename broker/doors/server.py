@@ -1,7 +1,6 @@
 """Runs uvicorn inside the event loop of a process that does other things too, within limits."""
 
 import asyncio
-import ipaddress
 import logging
 import resource
 import socket
@@ -180,11 +179,3 @@ def _most(wanted: int) -> int:
         return wanted
     log.warning("fewer connections than wanted: %d of %d, with %d open files", most - _OWN_FILES, wanted, most)
     return max(1, most - _OWN_FILES)
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether only this machine reaches what listens there."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

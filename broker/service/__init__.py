@@ -12,6 +12,7 @@ catalogs   apply, show
 controls   pause, resume, what is paused, who changed what
 status     what this broker sees right now
 dead_letters  groups by cause, single ones, requeue, drop
+submissions  store messages of jobs
 tenants    create, list, show, disable, enable
 keys       create, list, show, revoke, rotate
 health     whether this broker works, which anybody may ask
@@ -37,6 +38,7 @@ from broker.service.jobs import JobService
 from broker.service.keys import KeyService
 from broker.service.repeats import RepeatService
 from broker.service.status import StatusService
+from broker.service.submissions import SubmissionService
 from broker.service.tenants import TenantService
 
 __all__ = [
@@ -55,6 +57,7 @@ __all__ = [
     "RepeatService",
     "Services",
     "StatusService",
+    "SubmissionService",
     "TenantService",
 ]
 
@@ -77,3 +80,4 @@ class Services:
     status: StatusService
     tenants: TenantService
     keys: KeyService
+    submissions: SubmissionService

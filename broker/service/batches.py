@@ -1,7 +1,11 @@
 """Use-cases of batches and their results. A principal reaches those of its tenant only."""
 
+import asyncio
+import contextlib
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from uuid import UUID
 
 from msgspec.structs import replace
 
@@ -30,6 +34,8 @@ class BatchService:
 
     ledger: BatchLedger
     clock: Clock
+    hearing: Callable[[str, UUID], AbstractAsyncContextManager[asyncio.Event]]
+    """Sets an event when results of a tenant's batch may have come. Some may come without."""
     controls: Callable[[], Controls] = Controls
 
     async def create(self, principal: Principal, ask: BatchCreate) -> Batch:
@@ -80,3 +86,25 @@ class BatchService:
         except ValueError as error:
             raise Refusal(Problem("bad_cursor", str(error), "cursor")) from error
         return found(page, f"batch {ask.id}")
+
+    async def results_within(self, principal: Principal, ask: BatchResults, *, wait_s: float) -> ResultPage:
+        """As `results`, but while there is none and more may come, wait for one so long."""
+        authorise(principal, Action.READ_JOBS)
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + wait_s
+        async with self.hearing(principal.tenant, ask.id) as news:
+            while True:
+                news.clear()
+                page = await self.results(principal, ask)
+                left_s = end_s - loop.time()
+                if page.results or page.completed or left_s <= 0:
+                    return page
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(min(left_s, _SOON_S if page.more else _LOOK_S)):
+                        await news.wait()
+
+
+_LOOK_S = 2.0
+"""Between two looks at the ledger, in case notices were lost."""
+_SOON_S = 0.1
+"""Before a look for results that were recorded during the look before: no other notice may come for them."""

@@ -1,12 +1,14 @@
 """A batch is cancelled at once, before any row of a job is touched; its jobs are ended afterwards, a page at a time."""
 
 import asyncio
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 import msgspec
 import pytest
 
+from broker.bus.results import hearing_results
 from broker.core.principal import open_principal
 from broker.core.records import Audited, Entry, Pick, Requeue
 from broker.core.settle import decide
@@ -227,7 +229,7 @@ async def test_nobody_cancels_another_tenants_batch(nc: Nats, ledger: Ledger) ->
 
 async def test_a_producer_that_goes_on_may_seal_it_with_its_own_number(nc: Nats, ledger: Ledger) -> None:
     await declare_streams(nc)
-    batches = BatchService(ledger=ledger.batches, clock=now)
+    batches = BatchService(ledger=ledger.batches, clock=now, hearing=partial(hearing_results, nc))
     principal = open_principal("default", "k")
     batch = (await batches.create(principal, BatchCreate(id=an_id()))).id
     await cancel(ledger, batch)

@@ -130,8 +130,16 @@ async def a_worker(
 
 @asynccontextmanager
 async def a_broker(
-    nats_url: str, ledger_url: str, nc: Nats, *, lease_s: float = LEASE_S, api: ApiConfig | None = None, **pace: Any
+    nats_url: str,
+    ledger_url: str,
+    nc: Nats,
+    *,
+    lease_s: float = LEASE_S,
+    api: ApiConfig | None = None,
+    door: str = "nats",
+    **pace: Any,
 ) -> AsyncIterator[Running]:
+    """Its client comes in by the `door`, `nats` or `http`."""
     ready: asyncio.Future[Addresses] = asyncio.get_running_loop().create_future()
     config = BrokerConfig(
         nats_url=nats_url,
@@ -142,20 +150,28 @@ async def a_broker(
     )
     serving = asyncio.create_task(serve(config, ready=ready.set_result, **pace))
     serving.add_done_callback(lambda _: ready.done() or ready.cancel())
-    await ready
-    async with Client.connect(nats_url) as client:
+    listens = await ready
+    async with Client.connect(listens.api if door == "http" else nats_url) as client:
         await client.apply_catalog(CATALOG.format(slots=4, options=SCRIPT))
         try:
-            listens = await ready
             yield Running(nc, client, ledger_url, listens.http, listens.api)
         finally:
             serving.cancel()
             await asyncio.gather(serving, return_exceptions=True)
 
 
+by_either_door = pytest.mark.parametrize("door", ["nats", "http"])
+"""The client of the test comes in by one, and then by the other."""
+
+
 @pytest.fixture
-async def broker_alone(nats_url: str, ledger_url: str, nc: Nats) -> AsyncIterator[Running]:
-    async with a_broker(nats_url, ledger_url, nc) as running:
+def door() -> str:
+    return "nats"
+
+
+@pytest.fixture
+async def broker_alone(nats_url: str, ledger_url: str, nc: Nats, door: str) -> AsyncIterator[Running]:
+    async with a_broker(nats_url, ledger_url, nc, door=door) as running:
         yield running
 
 
@@ -166,6 +182,7 @@ async def running(broker_alone: Running) -> AsyncIterator[Running]:
         yield broker_alone
 
 
+@by_either_door
 async def test_a_job_goes_all_the_way(running: Running) -> None:
     job = await running.ended(await running.submit("hello", custom_id="c", metadata={"k": "v"}))
 
@@ -175,6 +192,7 @@ async def test_a_job_goes_all_the_way(running: Running) -> None:
     assert job.executions[0].cost_nano_usd == job.cost_nano_usd > 0
 
 
+@by_either_door
 async def test_a_failed_attempt_is_tried_again_and_both_are_paid_for(running: Running) -> None:
     job = await running.ended(await running.submit("once"))
 
@@ -269,6 +287,7 @@ async def test_a_message_holds_a_thousand_jobs_at_most(running: Running) -> None
     assert ["1 to 1000" in letter["reason"] for letter in letters] == [True, True]
 
 
+@by_either_door
 async def test_refused_jobs_of_a_batch_complete_it(running: Running) -> None:
     batch = await running.client.create_batch()
     jobs = [
@@ -285,6 +304,7 @@ async def test_refused_jobs_of_a_batch_complete_it(running: Running) -> None:
     assert (await running.client.batch(batch.id)).status is BatchStatus.COMPLETED
 
 
+@by_either_door
 async def test_a_batch_cannot_be_sealed_with_another_number(running: Running) -> None:
     client = running.client
     batch = await client.create_batch()
@@ -323,6 +343,7 @@ async def test_a_brokers_lease_is_that_of_its_pools(nats_url: str, ledger_url: s
         await until(leased, "the pool's lease is the broker's")
 
 
+@by_either_door
 async def test_sending_a_batch_again_changes_nothing(running: Running) -> None:
     batch = await running.client.create_batch()
     short = BODY.replace(b"8}", b"1}")
@@ -337,6 +358,7 @@ async def test_sending_a_batch_again_changes_nothing(running: Running) -> None:
     assert (counts.admitted, counts.succeeded) == (1100, 1100)
 
 
+@by_either_door
 async def test_an_answer_comes_whole_or_streamed_and_is_recorded(running: Running) -> None:
     body = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}
 
@@ -355,6 +377,7 @@ async def test_an_answer_comes_whole_or_streamed_and_is_recorded(running: Runnin
         assert (job.lane, job.state) == (Lane.INTERACTIVE, State.SUCCEEDED)
 
 
+@by_either_door
 @pytest.mark.parametrize(
     ("model", "text", "code"),
     [("m", "wrong", "bad_request"), ("none", "hello", "unknown_model"), ("m", "never", "engine_fault")],
@@ -366,6 +389,7 @@ async def test_an_ask_that_fails_says_why(running: Running, model: str, text: st
     assert refusal.value.problem.code == code
 
 
+@by_either_door
 async def test_an_ask_without_a_worker_is_refused_at_once(broker_alone: Running) -> None:
     with pytest.raises(RequestRefused) as refusal:
         await broker_alone.client.infer("m", {"messages": [{"role": "user", "content": "x"}]})
@@ -454,8 +478,10 @@ async def test_an_ask_with_the_id_of_anothers_job_leaves_that_job_alone(running:
     assert not (await running.client.job(hanging)).executions
 
 
-async def test_a_client_that_leaves_ends_its_request(nats_url: str, broker_alone: Running) -> None:
-    async with a_worker(broker_alone.nc) as worker, Client.connect(nats_url) as leaving:
+@by_either_door
+async def test_a_client_that_leaves_ends_its_request(broker_alone: Running) -> None:
+    async with a_worker(broker_alone.nc) as worker:
+        leaving = broker_alone.client
         await broker_alone.has_a_worker()
         asking = asyncio.create_task(leaving.infer("m", {"messages": [{"role": "user", "content": "hang"}]}))
         async with asyncio.timeout(20):
@@ -524,6 +550,7 @@ async def test_an_answer_of_the_api_goes_to_no_foreign_subject(broker_alone: Run
     assert [subject for subject in heard if subject in {reply, "_INBOX.mine"}] == []
 
 
+@by_either_door
 async def test_a_cursor_that_is_none_is_a_problem(broker_alone: Running) -> None:
     batch = await broker_alone.client.create_batch()
 
@@ -596,6 +623,7 @@ async def test_two_brokers_share_the_work_and_one_leads(nats_url: str, running: 
     await asyncio.gather(second, return_exceptions=True)
 
 
+@by_either_door
 async def test_a_full_backlog_is_said_to_the_producer(broker_alone: Running) -> None:
     js = broker_alone.nc.jetstream()
     info = await js.stream_info(subjects.SUBMIT)

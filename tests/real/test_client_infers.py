@@ -7,6 +7,7 @@ import pytest
 from nats.errors import NoRespondersError
 
 from broker.client import Client, NoBroker, Piece, Reply, RequestRefused, RequestTimedOut
+from broker.client.nats_door import NatsDoor
 from broker.errors import Unavailable
 from schemas.codec import CHUNK, FINAL, KEEPALIVE, KIND, SEQ, decode_job, jsoned
 from schemas.jetstream.client import NatsClient as Nats
@@ -37,7 +38,7 @@ WHOLE = a_reply(FINAL, RESPONSE)
 async def client(nats_url: str) -> AsyncIterator[Client]:
     """One that lets a gateway be silent for a moment only."""
     async with Client.connect(nats_url) as connected:
-        yield Client(connected.nats, tenant=DEFAULT, key=DEFAULT, silence_s=0.3)
+        yield Client(NatsDoor(connected.nats, tenant=DEFAULT, key=DEFAULT, silence_s=0.3))
 
 
 async def test_an_answer_has_its_job_its_text_and_its_tokens(client: Client, nc: Nats) -> None:

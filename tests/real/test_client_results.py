@@ -9,6 +9,7 @@ from nats.aio.msg import Msg
 from nats.errors import NoRespondersError
 
 from broker.client import Client, NoBroker, RequestRefused
+from broker.client.nats_door import NatsDoor
 from broker.errors import Unavailable
 from schemas import subjects
 from schemas.api import BatchResults, Result, ResultPage, State
@@ -62,7 +63,7 @@ async def names_of(client: Client, *, wait: bool = True) -> list[str | None]:
 async def client(nats_url: str) -> AsyncIterator[Client]:
     """One that asks again by itself after a minute only."""
     async with Client.connect(nats_url) as connected:
-        yield Client(connected.nats, tenant=DEFAULT, key=DEFAULT, call_s=0.3, poll_s=60)
+        yield Client(NatsDoor(connected.nats, tenant=DEFAULT, key=DEFAULT), call_s=0.3, poll_s=60)
 
 
 async def test_each_result_is_read_once_from_page_to_page(client: Client, nc: Nats) -> None:
@@ -184,7 +185,7 @@ async def test_a_notice_that_comes_before_its_page_is_not_lost(client: Client, n
 
 async def test_a_notice_that_was_missed_is_made_up_for(nats_url: str, nc: Nats) -> None:
     async with Client.connect(nats_url) as connected, answering(nc, RESULTS, a_page(), a_page("a", cursor="1"), LAST):
-        client = Client(connected.nats, tenant=DEFAULT, key=DEFAULT, poll_s=0.05)
+        client = Client(NatsDoor(connected.nats, tenant=DEFAULT, key=DEFAULT), poll_s=0.05)
 
         assert await names_of(client) == ["a"]
 

@@ -7,6 +7,7 @@ import pytest
 from nats.js.api import StreamConfig
 
 from broker.client import BacklogFull, Client, NoBroker, RequestRefused, Submission
+from broker.client.nats_door import NatsDoor
 from broker.errors import Unavailable
 from schemas.codec import MSG_ID, decode_job, decode_jobs, jsoned
 from schemas.ids import line_id
@@ -33,7 +34,7 @@ async def client(nats_url: str) -> AsyncIterator[Client]:
     """One that waits for an acknowledgement for a moment only."""
     async with Client.connect(nats_url) as connected:
         await round_trip(connected.nats)
-        yield Client(connected.nats, tenant=DEFAULT, key=DEFAULT, ack_s=0.2, patience_s=3.0)
+        yield Client(NatsDoor(connected.nats, tenant=DEFAULT, key=DEFAULT, ack_s=0.2), patience_s=3.0)
 
 
 @pytest.mark.parametrize("trouble", [refused(10008), SILENCE], ids=["refused", "no acknowledgement"])

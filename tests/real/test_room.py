@@ -17,6 +17,7 @@ import pytest
 from broker.bus.desired import desired
 from broker.bus.streams import NatsStreams
 from broker.client import BacklogFull, Client, Submission
+from broker.client.nats_door import NatsDoor
 from broker.config import LEASE_S
 from broker.errors import Unavailable
 from broker.local.servers import is_free, nats_server, spawn
@@ -184,7 +185,7 @@ async def test_a_full_disk_loses_nothing_and_jobs_are_taken_again_when_there_is_
         nc = Nats()
         await nc.connect(url, max_reconnect_attempts=-1)
         await NatsStreams(nc).keep({}, lease_s=LEASE_S)
-        client = Client(nc, tenant=DEFAULT, key=DEFAULT, ack_s=2.0, patience_s=3.0)
+        client = Client(NatsDoor(nc, tenant=DEFAULT, key=DEFAULT, ack_s=2.0), patience_s=3.0)
         accepted: list[UUID] = []
 
         async def is_full() -> bool:

@@ -12,6 +12,8 @@ from broker.bus.beats import Beats
 from broker.bus.catalogs import Catalogs
 from broker.bus.dead_letters import publish_again
 from broker.bus.notices import announce_instruction
+from broker.bus.results import hearing_results
+from broker.bus.submissions import store
 from broker.bus.submitted import SubmittedJobs
 from broker.core.authorise import Action, forbidden, may_call
 from broker.core.principal import Principal, open_principal
@@ -36,6 +38,7 @@ from broker.service import (
     RepeatService,
     Services,
     StatusService,
+    SubmissionService,
     TenantService,
 )
 from broker.service.refusal import Refusal
@@ -155,7 +158,9 @@ async def services(nc: Nats, ledger: Ledger) -> Services:
     await declare_streams(nc)
     catalogs, watch = Catalogs(nc), ControlsWatch(nc, ledger.controls)
     return Services(
-        batches=BatchService(ledger=ledger.batches, clock=now, controls=lambda: watch.active),
+        batches=BatchService(
+            ledger=ledger.batches, clock=now, hearing=partial(hearing_results, nc), controls=lambda: watch.active
+        ),
         repeats=RepeatService(
             retries=ledger.retries,
             replays=ledger.replays,
@@ -241,6 +246,7 @@ async def services(nc: Nats, ledger: Ledger) -> Services:
             entropy=an_entropy,
             secret=partial(secrets.token_bytes, SECRET_BYTES),
         ),
+        submissions=SubmissionService(store=partial(store, nc)),
     )
 
 

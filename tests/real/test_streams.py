@@ -15,6 +15,7 @@ from nats.aio.msg import Msg
 
 from broker.bus.results import announce_results
 from broker.client import Client, Submission
+from broker.client.nats_door import NatsDoor
 from broker.core.principal import Identify, Principal, open_door
 from broker.core.records import Recorded
 from broker.metrics import BrokerMetrics
@@ -184,7 +185,7 @@ async def test_many_results_at_once_are_announced_in_several_messages(nc: Nats, 
 @pytest.mark.usefixtures("system")
 async def test_a_client_that_waits_for_results_reads_them_when_they_are_announced(nats_url: str) -> None:
     async with Client.connect(nats_url, tenant="a b.*") as connected:
-        client = Client(connected.nats, tenant="a b.*", key="default", poll_s=60.0)
+        client = Client(NatsDoor(connected.nats, tenant="a b.*", key="default"), poll_s=60.0)
         batch = await client.create_batch()
         await client.seal(batch.id, jobs=1)
         heard = client.nats.stats["in_msgs"]

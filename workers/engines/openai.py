@@ -14,7 +14,6 @@ from functools import cache, partial
 from importlib.resources import files
 from typing import Any
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import msgspec
@@ -42,6 +41,7 @@ from schemas.outcome import (
     failure_kind,
 )
 from schemas.units import Ms
+from schemas.urls import proxy_for
 from schemas.worker import DENIED, THROTTLED, UPSTREAM_DOWN
 from workers.core.address import Whereabouts, said_target
 from workers.core.answers import failure_of, is_about_field, is_unknown_field
@@ -151,18 +151,6 @@ def _check_cap(deployment: Deployment, options: OpenAiOptions, profile: Profile)
         )
 
 
-def _proxy_for(base_url: str) -> str | None:
-    """Return the proxy that the environment names (HTTP_PROXY, HTTPS_PROXY, NO_PROXY).
-
-    aiohttp's own `trust_env` would also send the passwords in ~/.netrc.
-    """
-    url = urlsplit(base_url)
-    if proxy_bypass(url.netloc.rpartition("@")[2]):
-        return None
-    proxy = getproxies().get(url.scheme)
-    return f"http://{proxy}" if proxy and "://" not in proxy else proxy
-
-
 def _key(variable: str) -> str:
     """Read the key from the worker's environment; "" without a variable. Raises: EngineConfigError."""
     if variable and not os.environ.get(variable):
@@ -270,7 +258,7 @@ class OpenAI:
                 sock_connect=options.connect_timeout_s,
                 sock_read=options.silence_timeout_s,
             ),
-            proxy=_proxy_for(self._whereabouts.address.url("")),
+            proxy=proxy_for(self._whereabouts.address.url("")),
             trace_configs=[trace],
         )
         if self._probe and is_served(await self._simplest.tried(self._probe)):

@@ -2,6 +2,7 @@
 
 app          the ASGI application: who calls, which route, and what goes wrong
 batches      OpenAI's batches
+bundles      takes jobs by the message, as over NATS
 caller       a caller of the relay that is answered over HTTP, whole or as a stream of events
 dialect      what APIs differ in: how a request is read, and how an answer or an error is written
 files        OpenAI's files

@@ -19,7 +19,7 @@ from starlette.routing import Route
 from broker.core.keys import KeyName
 from broker.core.principal import Principal
 from broker.core.relay import Answered, Erred
-from broker.doors.http import messages, models, responses, verbs
+from broker.doors.http import bundles, messages, models, responses, verbs
 from broker.doors.http.batches import BatchRoutes
 from broker.doors.http.caller import HttpCaller, Send
 from broker.doors.http.dialect import Dialect
@@ -38,7 +38,7 @@ from schemas.codec import TRACEPARENT
 from schemas.endpoints import CHAT, ENDPOINTS
 from schemas.ids import uuid7
 from schemas.job import Lane
-from schemas.subjects import Source
+from schemas.subjects import Source, Verb
 
 log = logging.getLogger(__name__)
 IdentifyText = Callable[[str | None], Awaitable[Principal | Problem]]
@@ -76,8 +76,9 @@ class Front:
         self._ended = ended
         self._answered = answered
         self._requests: Requests | None = None
+        self._services: Services | None = None
+        """None: this broker is starting or stopping."""
         self._operations: verbs.Operations = {}
-        """Empty: this broker is starting or stopping."""
         self._files: FileRoutes | None = None
         self._batches: BatchRoutes | None = None
         self._running: dict[KeyName, dict[UUID, HttpCaller]] = {}
@@ -98,14 +99,14 @@ class Front:
 
     @asynccontextmanager
     async def serving(self, services: Services) -> AsyncIterator[None]:
-        """Answer calls of the API's verbs while the block runs."""
-        self._operations = operations(services)
+        """Answer calls of the API's verbs, and take jobs and files, while the block runs."""
+        self._services, self._operations = services, operations(services)
         self._files = FileRoutes(services.files)
         self._batches = BatchRoutes(services.file_batches, services.files, services.cancels)
         try:
             yield
         finally:
-            self._operations = {}
+            self._services, self._operations = None, {}
             self._files = self._batches = None
 
     async def shut_out(self, why: Mapping[KeyName, Problem]) -> None:
@@ -205,12 +206,25 @@ class Front:
             headers = headers_of(request.scope)
             principal = await self.caller_of(headers)
             verb = verbs.verb_of(request.path_params["verb"])
-            if (operation := self._operations.get(verb)) is None:
+            wait_s = verbs.seconds(request.query_params.get("wait_s"))
+            if (services := self._services) is None:
                 raise Refusal(NOT_READY)
+            operation = self._operations[verb]
+            if wait_s and verb is Verb.BATCH_RESULTS:
+                operation = verbs.waiting(services, wait_s)
             return _encoded(await verbs.answer(operation, principal, request.receive, headers))
+
+        async def take(request: Request) -> Response:
+            headers = headers_of(request.scope)
+            principal = await self.caller_of(headers)
+            if (services := self._services) is None:
+                raise Refusal(NOT_READY)
+            query = request.query_params
+            return _json(await bundles.take(services.submissions, principal, query, request.receive, headers), 202)
 
         return Starlette(
             routes=[
+                Route("/v1/bundles", take, methods=["POST"]),
                 Route("/v1/models", list_models),
                 Route("/v1/models/{model:path}", show_model),
                 Route("/v1/verbs/{verb}", call, methods=["POST"]),
@@ -275,12 +289,12 @@ def _of_router(request: Request, error: HTTPException) -> Problem:
     return Problem("unknown_route", f"nothing is served at {path}")
 
 
-def _json(body: object) -> Response:
-    return _encoded(msgspec.json.encode(body))
+def _json(body: object, status: int = 200) -> Response:
+    return _encoded(msgspec.json.encode(body), status)
 
 
-def _encoded(body: bytes) -> Response:
-    return Response(body, media_type="application/json")
+def _encoded(body: bytes, status: int = 200) -> Response:
+    return Response(body, status, media_type="application/json")
 
 
 async def _respond(

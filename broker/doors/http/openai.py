@@ -7,7 +7,7 @@ from uuid import UUID
 import msgspec
 
 from broker.core.dialects.chunks import chunk_of
-from broker.doors.http.dialect import Answer, Ask
+from broker.doors.http.dialect import Ask
 from broker.doors.http.problems import kind_of
 from broker.doors.http.reading import Headers, Options, options_of, unreadable, without_extra
 from schemas.api import Problem
@@ -63,14 +63,11 @@ class OpenAI:
             job=job_of(self.endpoint.path, body, options, metadata=read.metadata),
             lane=options.lane or Lane.INTERACTIVE,
             streamed=bool(read.stream) and self.endpoint.can_stream,
-            answer=self._answer,
+            answer=lambda _: Passed(self.endpoint, tells_answer=bool(options.answer)),
         )
 
     def error(self, problem: Problem, _: UUID, /) -> tuple[int, bytes]:
         return error_of(problem)
-
-    def _answer(self, _: UUID) -> Answer:
-        return Passed(self.endpoint)
 
 
 def job_of(path: str, body: bytes, options: Options, *, metadata: Metadata | None = None) -> Job:
@@ -107,6 +104,8 @@ class Passed:
     """Passes an answer of an engine on: an `Answer`."""
 
     endpoint: Endpoint
+    tells_answer: bool = False
+    """Whether a stream ends with an event `answer` that has the whole answer, or with one that is called `error`."""
 
     def whole(self, body: bytes) -> bytes:
         return body
@@ -118,12 +117,13 @@ class Passed:
         return event(data)
 
     def end(self, body: bytes, *, pieces: int) -> bytes:
+        last = b"event: answer\n" + event(body) + DONE if self.tells_answer else DONE
         if pieces == 0 and (chunk := chunk_of(body, self.endpoint)) is not None:  # its engine does not stream
-            return event(chunk) + DONE
-        return DONE
+            return event(chunk) + last
+        return last
 
     def error(self, problem: Problem) -> bytes:
-        return event(error_of(problem)[1])
+        return (b"event: error\n" if self.tells_answer else b"") + event(error_of(problem)[1])
 
 
 def event(data: bytes) -> bytes:

@@ -72,6 +72,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "headers_too_large": Kind(431),
     "throttled": _TOO_MANY,
     "daily_cap": Kind(429, after_s=_MINUTE),
+    "backlog_full": _LATER,
     "busy": _LATER,
     "too_many_connections": _LATER,
     "upstream_down": _AWAY,

@@ -34,6 +34,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     custom_id: CustomId | None = None
     deployment: Name | None = None
     """Pins the request to this deployment."""
+    answer: bool | None = None
+    """Whether a stream ends with the whole answer, as an event `answer`."""
 
 
 _OF_HEADERS = {b"x-infermq-" + name.replace("_", "-").encode(): name for name in Options.__struct_fields__}
