@@ -22,7 +22,7 @@ from broker.bus.dead_letters import publish_again
 from broker.bus.directories import NatsDirectories
 from broker.bus.notices import announce_instruction
 from broker.bus.request_suspects import SuspectBucket
-from broker.bus.results import hearing_results
+from broker.bus.results import hearing_job, hearing_results
 from broker.bus.runs import Rulings, Runs
 from broker.bus.seal_keys import NatsSealKeys
 from broker.bus.streams import NatsStreams
@@ -91,6 +91,7 @@ from broker.service import (
     KeyService,
     RepeatService,
     Services,
+    SingleJobService,
     StatusService,
     SubmissionService,
     TenantService,
@@ -433,6 +434,7 @@ class Process:
         }
 
     def _services(self) -> Services:
+        submissions, jobs = SubmissionService(store=partial(store, self.nc)), self._job_service()
         return Services(
             batches=self._batch_service(),
             files=self._file_service(),
@@ -444,7 +446,7 @@ class Process:
             ),
             cancels=self._cancel_service(),
             changes=self._change_service(),
-            jobs=self._job_service(),
+            jobs=jobs,
             repeats=RepeatService(
                 retries=self.ledger.retries,
                 replays=self.ledger.replays,
@@ -463,7 +465,8 @@ class Process:
                 ledger=self.ledger.tenants, announce=self.keys.announce, clock=self.clock, entropy=self.entropy
             ),
             keys=self._key_service(),
-            submissions=SubmissionService(store=partial(store, self.nc)),
+            submissions=submissions,
+            single_jobs=self._single_jobs(submissions, jobs),
             status=StatusService(
                 name=self.config.name,
                 version=version(),
@@ -474,6 +477,16 @@ class Process:
                 controls=lambda: self.controls.active,
                 clock=self.clock,
             ),
+        )
+
+    def _single_jobs(self, submissions: SubmissionService, jobs: JobService) -> SingleJobService:
+        return SingleJobService(
+            submissions=submissions,
+            jobs=jobs,
+            hearing=partial(hearing_job, self.nc),
+            catalog=self._catalog,
+            clock=self.clock,
+            entropy=self.entropy,
         )
 
     def _file_service(self) -> FileService:

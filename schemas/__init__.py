@@ -22,7 +22,8 @@ cancel     cancels of many jobs, as they are asked for
 repeats    retries and replays, as they are asked for
 changes    what can be changed of jobs that wait
 instructions  orders over many jobs: how far they are
-files         stored files, as they are shown
+asks         single jobs as they are submitted over HTTP
+files        stored files, as they are shown
 engine_options  the engines, and the options that a catalog may set for each
 api        the requests, answers and errors of the broker's API
 listing    JobFilter (which jobs are meant when many are), and lists of jobs

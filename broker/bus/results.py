@@ -36,10 +36,25 @@ async def announce_results(nc: NatsConnection, recorded: Iterable[Recorded]) -> 
 @asynccontextmanager
 async def hearing_results(nc: NatsConnection, tenant: str, batch: UUID | None) -> AsyncIterator[asyncio.Event]:
     """Set an event at each notice of a batch while the block runs. A notice may be lost. Raises: Unavailable."""
+    async with _hearing(nc, tenant, batch, b"") as heard:
+        yield heard
+
+
+@asynccontextmanager
+async def hearing_job(nc: NatsConnection, tenant: str, job: UUID) -> AsyncIterator[asyncio.Event]:
+    """Set an event when it is announced that a job of no batch has ended, while the block runs. Raises: Unavailable."""
+    async with _hearing(nc, tenant, None, str(job).encode()) as heard:
+        yield heard
+
+
+@asynccontextmanager
+async def _hearing(nc: NatsConnection, tenant: str, batch: UUID | None, name: bytes) -> AsyncIterator[asyncio.Event]:
+    """Set an event at each notice of a feed that holds the name. Raises: Unavailable."""
     heard = asyncio.Event()
 
-    async def hear(_: Message) -> None:
-        heard.set()
+    async def hear(message: Message) -> None:
+        if name in message.data:
+            heard.set()
 
     try:
         feed = await nc.subscribe(subjects.result(tenant, batch), cb=hear)

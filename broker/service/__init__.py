@@ -13,6 +13,7 @@ controls   pause, resume, what is paused, who changed what
 status     what this broker sees right now
 dead_letters  groups by cause, single ones, requeue, drop
 submissions  store messages of jobs
+single_jobs  submit one job, and wait for its end
 tenants    create, list, show, disable, enable
 keys       create, list, show, revoke, rotate
 health     whether this broker works, which anybody may ask
@@ -37,6 +38,7 @@ from broker.service.instructions import InstructionService
 from broker.service.jobs import JobService
 from broker.service.keys import KeyService
 from broker.service.repeats import RepeatService
+from broker.service.single_jobs import SingleJobService
 from broker.service.status import StatusService
 from broker.service.submissions import SubmissionService
 from broker.service.tenants import TenantService
@@ -56,6 +58,7 @@ __all__ = [
     "KeyService",
     "RepeatService",
     "Services",
+    "SingleJobService",
     "StatusService",
     "SubmissionService",
     "TenantService",
@@ -81,3 +84,4 @@ class Services:
     tenants: TenantService
     keys: KeyService
     submissions: SubmissionService
+    single_jobs: SingleJobService

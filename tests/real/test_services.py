@@ -12,7 +12,7 @@ from broker.bus.beats import Beats
 from broker.bus.catalogs import Catalogs
 from broker.bus.dead_letters import publish_again
 from broker.bus.notices import announce_instruction
-from broker.bus.results import hearing_results
+from broker.bus.results import hearing_job, hearing_results
 from broker.bus.submissions import store
 from broker.bus.submitted import SubmittedJobs
 from broker.core.authorise import Action, forbidden, may_call
@@ -37,6 +37,7 @@ from broker.service import (
     KeyService,
     RepeatService,
     Services,
+    SingleJobService,
     StatusService,
     SubmissionService,
     TenantService,
@@ -157,6 +158,16 @@ TOML = "# nothing is served yet\n"
 async def services(nc: Nats, ledger: Ledger) -> Services:
     await declare_streams(nc)
     catalogs, watch = Catalogs(nc), ControlsWatch(nc, ledger.controls)
+    jobs = JobService(
+        ledger=ledger.jobs,
+        batches=ledger.batches,
+        submitted=SubmittedJobs(nc),
+        catalogs=catalogs,
+        pools=dict,
+        clock=now,
+        controls=lambda: watch.active,
+    )
+    submissions = SubmissionService(store=partial(store, nc))
     return Services(
         batches=BatchService(
             ledger=ledger.batches, clock=now, hearing=partial(hearing_results, nc), controls=lambda: watch.active
@@ -181,15 +192,7 @@ async def services(nc: Nats, ledger: Ledger) -> Services:
         file_batches=FileBatchService(
             ledger=ledger.file_batches, tell=partial(announce_instruction, nc), clock=now, entropy=an_entropy
         ),
-        jobs=JobService(
-            ledger=ledger.jobs,
-            batches=ledger.batches,
-            submitted=SubmittedJobs(nc),
-            catalogs=catalogs,
-            pools=dict,
-            clock=now,
-            controls=lambda: watch.active,
-        ),
+        jobs=jobs,
         cancels=CancelService(
             nc=nc,
             ledger=ledger.cancels,
@@ -246,7 +249,15 @@ async def services(nc: Nats, ledger: Ledger) -> Services:
             entropy=an_entropy,
             secret=partial(secrets.token_bytes, SECRET_BYTES),
         ),
-        submissions=SubmissionService(store=partial(store, nc)),
+        submissions=submissions,
+        single_jobs=SingleJobService(
+            submissions=submissions,
+            jobs=jobs,
+            hearing=partial(hearing_job, nc),
+            catalog=lambda: catalogs.active.catalog,
+            clock=now,
+            entropy=an_entropy,
+        ),
     )
 
 

@@ -14,20 +14,20 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Route as StarletteRoute
 
 from broker.core.keys import KeyName
 from broker.core.principal import Principal
 from broker.core.relay import Answered, Erred
-from broker.doors.http import bundles, messages, models, responses, verbs
-from broker.doors.http.batches import BatchRoutes
+from broker.doors.http import messages, responses
 from broker.doors.http.caller import HttpCaller, Send
 from broker.doors.http.dialect import Dialect
-from broker.doors.http.files import FileRoutes
+from broker.doors.http.handlers import Handler, Open, handlers, open_handlers
 from broker.doors.http.openai import OpenAI
 from broker.doors.http.problems import retry_headers
 from broker.doors.http.reading import Headers, Receive, body_of, headers_of, key_text
-from broker.doors.operations import operations
+from broker.doors.http.routes import ROUTES
+from broker.doors.http.turns import answer_in_turn, until_gone
 from broker.doors.requests import Requests
 from broker.ports import Clock, Entropy
 from broker.service import Services
@@ -38,12 +38,11 @@ from schemas.codec import TRACEPARENT
 from schemas.endpoints import CHAT, ENDPOINTS
 from schemas.ids import uuid7
 from schemas.job import Lane
-from schemas.subjects import Source, Verb
+from schemas.subjects import Source
 
 log = logging.getLogger(__name__)
 IdentifyText = Callable[[str | None], Awaitable[Principal | Problem]]
 """Makes a principal out of the text of a key, None if none is shown; or says why not. Raises: Unavailable."""
-Handler = Callable[[Principal, Request], Awaitable[Response]]
 HOT: Final[Mapping[str, Dialect]] = {
     **{path: OpenAI(endpoint) for path, endpoint in ENDPOINTS.items()},
     responses.PATH: responses.Responses(),
@@ -65,6 +64,7 @@ class Front:
         catalog: Callable[[], Catalog],
         clock: Clock,
         entropy: Entropy,
+        version: str = "",
         ended: Callable[[Answered | Erred], object] = lambda _: None,
         answered: Callable[[str, int], object] = lambda *_: None,
     ) -> None:
@@ -78,12 +78,10 @@ class Front:
         self._requests: Requests | None = None
         self._services: Services | None = None
         """None: this broker is starting or stopping."""
-        self._operations: verbs.Operations = {}
-        self._files: FileRoutes | None = None
-        self._batches: BatchRoutes | None = None
+        self._handlers: Mapping[str, Handler] = {}
         self._running: dict[KeyName, dict[UUID, HttpCaller]] = {}
         """The requests that are being answered, by the key that asked."""
-        self._others = self._routes()
+        self._others = self._router(version)
 
     def __repr__(self) -> str:
         return f"Front(requests={sum(map(len, self._running.values()))})"
@@ -100,14 +98,11 @@ class Front:
     @asynccontextmanager
     async def serving(self, services: Services) -> AsyncIterator[None]:
         """Answer calls of the API's verbs, and take jobs and files, while the block runs."""
-        self._services, self._operations = services, operations(services)
-        self._files = FileRoutes(services.files)
-        self._batches = BatchRoutes(services.file_batches, services.files, services.cancels)
+        self._services, self._handlers = services, handlers(services, self._catalog)
         try:
             yield
         finally:
-            self._services, self._operations = None, {}
-            self._files = self._batches = None
+            self._services, self._handlers = None, {}
 
     async def shut_out(self, why: Mapping[KeyName, Problem]) -> None:
         """End the requests of keys that are let in no more, and say why."""
@@ -145,25 +140,27 @@ class Front:
             raise Refusal(NOT_READY)
         principal = await self.caller_of(headers)
         ask = dialect.read(await body_of(receive, headers), headers)
-        if ask.lane is not Lane.INTERACTIVE:
-            raise Refusal(Problem("wrong_lane", "who waits for the answer is in the lane interactive", "lane"))
         name = principal.tenant, principal.key
-        traceparent = headers.get(TRACEPARENT.encode())
-        entry = requests.admitted(
-            ask.job,
-            principal,
-            Source(ask.lane, ask.model, *name),
-            traceparent=None if traceparent is None else traceparent.decode("latin-1"),
-        )
-        caller = HttpCaller(
-            send,
-            dialect=dialect,
-            answer=ask.answer(entry.id),
-            request=entry.id,
-            streamed=ask.streamed,
-            clock=self._clock,
-            ended=self._ended,
-        )
+        shown = headers.get(TRACEPARENT.encode())
+        traceparent = None if shown is None else shown.decode("latin-1")
+
+        def caller_for(job: UUID) -> HttpCaller:
+            return HttpCaller(
+                send,
+                dialect=dialect,
+                answer=ask.answer(job),
+                request=job,
+                streamed=ask.streamed,
+                clock=self._clock,
+                ended=self._ended,
+            )
+
+        if ask.lane is not Lane.INTERACTIVE:
+            if (services := self._services) is None:
+                raise Refusal(NOT_READY)
+            return await answer_in_turn(services, principal, ask, receive, caller_for, traceparent=traceparent)
+        entry = requests.admitted(ask.job, principal, Source(ask.lane, ask.model, *name), traceparent=traceparent)
+        caller = caller_for(entry.id)
         running = self._running.setdefault(name, {})
         running[entry.id] = caller
         try:
@@ -181,8 +178,7 @@ class Front:
 
         A server says of both that nobody is there any more, so that no second task need wait.
         """
-        while (await receive())["type"] != "http.disconnect":
-            pass
+        await until_gone(receive)
         if not caller.is_over:
             await requests.relay.caller_left(job)
 
@@ -193,69 +189,33 @@ class Front:
             raise Refusal(caller)
         return caller
 
-    def _routes(self) -> Starlette:
-        async def list_models(request: Request) -> Response:
-            principal = await self.caller_of(headers_of(request.scope))
-            return _json(models.listed(self._catalog(), principal))
-
-        async def show_model(request: Request) -> Response:
-            principal = await self.caller_of(headers_of(request.scope))
-            return _json(models.shown(request.path_params["model"], self._catalog(), principal))
-
-        async def call(request: Request) -> Response:
-            headers = headers_of(request.scope)
-            principal = await self.caller_of(headers)
-            verb = verbs.verb_of(request.path_params["verb"])
-            wait_s = verbs.seconds(request.query_params.get("wait_s"))
-            if (services := self._services) is None:
-                raise Refusal(NOT_READY)
-            operation = self._operations[verb]
-            if wait_s and verb is Verb.BATCH_RESULTS:
-                operation = verbs.waiting(services, wait_s)
-            return _encoded(await verbs.answer(operation, principal, request.receive, headers))
-
-        async def take(request: Request) -> Response:
-            headers = headers_of(request.scope)
-            principal = await self.caller_of(headers)
-            if (services := self._services) is None:
-                raise Refusal(NOT_READY)
-            query = request.query_params
-            return _json(await bundles.take(services.submissions, principal, query, request.receive, headers), 202)
-
+    def _router(self, version: str) -> Starlette:
+        """Return what serves the routes of the table that ask no model."""
+        for_all = open_handlers(version)
+        routes = [
+            StarletteRoute(
+                route.path,
+                for_all[route.name] if route.open else self._with_key(route.name),
+                methods=[route.method],
+            )
+            for route in ROUTES
+            if route.path not in HOT
+        ]
         return Starlette(
-            routes=[
-                Route("/v1/bundles", take, methods=["POST"]),
-                Route("/v1/models", list_models),
-                Route("/v1/models/{model:path}", show_model),
-                Route("/v1/verbs/{verb}", call, methods=["POST"]),
-                *self._stored(),
-            ],
+            routes=routes,
             exception_handlers={HTTPException: self._failed, Refusal: self._failed, Exception: self._failed},
         )
 
-    def _stored(self) -> list[Route]:
-        """Return the routes of files and batches."""
+    def _with_key(self, name: str) -> Open:
+        """Return what answers at a route to whoever shows a key."""
 
-        def route(path: str, method: str, of: Callable[[FileRoutes, BatchRoutes], Handler]) -> Route:
-            async def handle(request: Request) -> Response:
-                principal = await self.caller_of(headers_of(request.scope))
-                if self._files is None or self._batches is None:
-                    raise Refusal(NOT_READY)
-                return await of(self._files, self._batches)(principal, request)
+        async def handle(request: Request) -> Response:
+            principal = await self.caller_of(headers_of(request.scope))
+            if (handler := self._handlers.get(name)) is None:
+                raise Refusal(NOT_READY)
+            return await handler(principal, request)
 
-            return Route(path, handle, methods=[method])
-
-        return [
-            route("/v1/files", "POST", lambda files, _: files.create),
-            route("/v1/files", "GET", lambda files, _: files.list),
-            route("/v1/files/{file}", "GET", lambda files, _: files.show),
-            route("/v1/files/{file}", "DELETE", lambda files, _: files.delete),
-            route("/v1/files/{file}/content", "GET", lambda files, _: files.content),
-            route("/v1/batches", "POST", lambda _, batches: batches.create),
-            route("/v1/batches", "GET", lambda _, batches: batches.list),
-            route("/v1/batches/{batch}", "GET", lambda _, batches: batches.show),
-            route("/v1/batches/{batch}/cancel", "POST", lambda _, batches: batches.cancel),
-        ]
+        return handle
 
     async def _failed(self, request: Request, error: Exception) -> Response:
         problem = _of_router(request, error) if isinstance(error, HTTPException) else problem_of(error)

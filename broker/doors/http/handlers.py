@@ -1,0 +1,93 @@
+"""What the routes do that ask no model, by their names in the table."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+from broker.core.principal import Principal
+from broker.doors.http import bundles, models, verbs
+from broker.doors.http.batches import BatchRoutes
+from broker.doors.http.files import FileRoutes
+from broker.doors.http.jobs import JobRoutes
+from broker.doors.http.openapi import document
+from broker.doors.http.page import HEADERS, page
+from broker.doors.http.reading import headers_of
+from broker.doors.operations import operations
+from broker.service import Services
+from schemas.catalog import Catalog
+from schemas.subjects import Verb
+
+Handler = Callable[[Principal, Request], Awaitable[Response]]
+Open = Callable[[Request], Awaitable[Response]]
+"""Answers whoever asks, with or without a key."""
+
+
+def open_handlers(version: str) -> Mapping[str, Open]:
+    """Return what needs no key."""
+    openapi = msgspec.json.encode(document(version))
+
+    async def show_document(_: Request) -> Response:
+        return Response(openapi, media_type="application/json")
+
+    async def show_page(request: Request) -> Response:
+        return HTMLResponse(page(version, str(request.base_url).rstrip("/")), headers=HEADERS)
+
+    async def index(_: Request) -> Response:
+        says = {"name": "infermq", "version": version, "docs": "/docs", "openapi": "/openapi.json", "api": "/v1"}
+        return Response(msgspec.json.encode(says), media_type="application/json")
+
+    return {"openapi": show_document, "docs": show_page, "index": index}
+
+
+def handlers(services: Services, catalog: Callable[[], Catalog]) -> Mapping[str, Handler]:
+    """Return what needs a key."""
+    jobs, files = JobRoutes(services), FileRoutes(services.files)
+    batches = BatchRoutes(services.file_batches, services.files, services.cancels)
+    by_verb = operations(services)
+
+    async def list_models(principal: Principal, _: Request) -> Response:
+        return _json(models.listed(catalog(), principal))
+
+    async def show_model(principal: Principal, request: Request) -> Response:
+        return _json(models.shown(request.path_params["model"], catalog(), principal))
+
+    async def take_bundle(principal: Principal, request: Request) -> Response:
+        headers, query = headers_of(request.scope), request.query_params
+        return _json(await bundles.take(services.submissions, principal, query, request.receive, headers), 202)
+
+    async def call(principal: Principal, request: Request) -> Response:
+        verb = verbs.verb_of(request.path_params["verb"])
+        wait_s = verbs.seconds(request.query_params.get("wait_s"))
+        operation = by_verb[verb]
+        if wait_s and verb is Verb.BATCH_RESULTS:
+            operation = verbs.waiting(services, wait_s)
+        answer = await verbs.answer(operation, principal, request.receive, headers_of(request.scope))
+        return Response(answer, media_type="application/json")
+
+    return {
+        "models": list_models,
+        "model": show_model,
+        "job_submit": jobs.create,
+        "job_list": jobs.list,
+        "job_show": jobs.show,
+        "job_change": jobs.change,
+        "job_cancel": jobs.cancel,
+        "file_create": files.create,
+        "file_list": files.list,
+        "file_show": files.show,
+        "file_delete": files.delete,
+        "file_content": files.content,
+        "batch_create": batches.create,
+        "batch_list": batches.list,
+        "batch_show": batches.show,
+        "batch_cancel": batches.cancel,
+        "bundle": take_bundle,
+        "verb": call,
+    }
+
+
+def _json(body: Any, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(body), status, media_type="application/json")

@@ -1,0 +1,146 @@
+"""Single jobs over HTTP: submit one, read it later, wait for it, list, change and cancel them."""
+
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from broker.core.principal import Principal
+from broker.core.relay import Answered, Erred
+from broker.doors.http.reading import body_of, headers_of
+from broker.doors.http.verbs import seconds
+from broker.service import Services
+from broker.service.refusal import Refusal
+from schemas.api import JobCancel, JobShow, Problem, State
+from schemas.asks import JobAccepted, JobAsk, JobChangeAsk
+from schemas.changes import Change, JobChange
+from schemas.codec import TRACEPARENT, UNREADABLE, place_of
+from schemas.job import Job
+from schemas.listing import JobList
+from schemas.outcome import Failure, Refused, failure_kind, public_message
+
+_ask = msgspec.json.Decoder(JobAsk)
+_change = msgspec.json.Decoder(JobChangeAsk)
+_LISTS = ("states", "kinds")
+
+
+class JobRoutes:
+    """What the routes of jobs do. Each raises Refusal, Unavailable, Conflict, or ConnectionError."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def create(self, principal: Principal, request: Request) -> Response:
+        headers = headers_of(request.scope)
+        ask: JobAsk = _decoded(_ask, await body_of(request.receive, headers))
+        key = headers.get(b"idempotency-key")
+        traceparent = headers.get(TRACEPARENT.encode())
+        job = Job(
+            id=ask.id,
+            endpoint=ask.endpoint,
+            body=bytes(ask.body),
+            custom_id=ask.custom_id,
+            metadata=ask.metadata,
+            deadline_ms=ask.deadline_ms,
+            deadline_in_ms=None if ask.timeout_s is None else max(1, int(ask.timeout_s * 1000)),
+            priority=ask.priority,
+            max_attempts=ask.max_attempts,
+            idempotency_key=ask.idempotency_key or (None if key is None else key.decode("latin-1")[:512] or None),
+        )
+        name = await self._services.single_jobs.submit(
+            principal,
+            ask.model,
+            ask.lane,
+            job,
+            traceparent=None if traceparent is None else traceparent.decode("latin-1"),
+        )
+        return _json(JobAccepted(id=name, model=ask.model, lane=ask.lane, custom_id=ask.custom_id), 202)
+
+    async def show(self, principal: Principal, request: Request) -> Response:
+        wait_s = seconds(request.query_params.get("wait_s"))
+        job = await self._services.single_jobs.show_within(principal, _named(request), wait_s=wait_s)
+        return _json(shown(job))
+
+    async def list(self, principal: Principal, request: Request) -> Response:
+        query = request.query_params
+        wanted: dict[str, Any] = {}
+        for name in dict.fromkeys(query):
+            wanted[name] = query.getlist(name) if name in _LISTS else query[name]
+        labels = [name for name in wanted if name.startswith("metadata.")]
+        metadata = {name.removeprefix("metadata."): wanted.pop(name) for name in labels}
+        asked: dict[str, Any] = {name: wanted.pop(name) for name in ("limit", "before") if name in wanted}
+        asked["filter"] = {**wanted, "metadata": metadata}
+        try:
+            ask = msgspec.convert(asked, JobList, strict=False)
+            unknown = set(wanted) - set(type(ask.filter).__struct_fields__)
+        except UNREADABLE as error:
+            what, path = place_of(str(error))
+            raise Refusal(
+                Problem("bad_request", what, path.removeprefix(".").removeprefix("filter.") or None)
+            ) from error
+        if unknown:
+            name = min(unknown)
+            raise Refusal(Problem("bad_request", f"jobs are not listed by {name[:50]!r}", name[:50]))
+        return _json(await self._services.jobs.list(principal, ask))
+
+    async def cancel(self, principal: Principal, request: Request) -> Response:
+        done = await self._services.cancels.cancel_jobs(principal, JobCancel((_named(request),)))
+        return _json(done.jobs[0])
+
+    async def change(self, principal: Principal, request: Request) -> Response:
+        ask: JobChangeAsk = _decoded(_change, await body_of(request.receive, headers_of(request.scope)))
+        in_ms = None if ask.timeout_s is None else max(1, int(ask.timeout_s * 1000))
+        change = Change(lane=ask.lane, deadline_ms=ask.deadline_ms, deadline_in_ms=in_ms, priority=ask.priority)
+        return _json(await self._services.changes.change_job(principal, JobChange(_named(request), change)))
+
+
+def shown(job: JobShow) -> dict[str, Any]:
+    """Show a job with its answer or its error, as a line of a batch has them."""
+    fields = {name: getattr(job, name) for name in job.__struct_fields__ if name not in {"body", "failure"}}
+    response, error = None, None
+    if job.state is State.SUCCEEDED:
+        response = {"status_code": 200, "request_id": str(job.id), "body": job.body}
+    elif job.settled_ms is not None:
+        code, message = words(job.state, job.failure)
+        error = {"code": code, "message": message}
+    return {"object": "job", **fields, "response": response, "error": error}
+
+
+def end_of(job: JobShow) -> Answered | Erred:
+    """Say how a job ended as a relay says it of a request."""
+    if job.state is State.SUCCEEDED:
+        return Answered(bytes(job.body), None)
+    code, message = words(job.state, job.failure)
+    field, limit = (job.failure.field, job.failure.limit) if isinstance(job.failure, Refused) else (None, None)
+    return Erred(Problem(code, message, field, limit))
+
+
+def words(state: State, failure: Failure | None) -> tuple[str, str]:
+    """Say in a code and in words why a job that ended has no answer."""
+    if failure is None:
+        return str(state), f"the job ended as {state}"
+    return failure.code if isinstance(failure, Refused) else failure_kind(failure), public_message(failure)
+
+
+def _decoded(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        what, path = place_of(str(error))
+        raise Refusal(Problem("bad_request", what, path.removeprefix(".") or None)) from error
+    except UNREADABLE as error:
+        raise Refusal(Problem("body_not_json", f"the body is not JSON: {error}", "body")) from error
+
+
+def _named(request: Request) -> UUID:
+    name = request.path_params["job"]
+    try:
+        return UUID(name)
+    except ValueError:
+        raise Refusal(Problem("unknown_job", f"there is no job {name[:100]!r}", "id")) from None
+
+
+def _json(body: object, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(body), status, media_type="application/json")

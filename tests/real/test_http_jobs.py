@@ -1,0 +1,189 @@
+"""Single jobs over HTTP, requests that wait for their turn, and what the API says of itself."""
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import jsonschema_rs
+import pytest
+
+from broker.doors.http.app import HOT
+from broker.doors.http.openapi import document
+from broker.doors.http.routes import ROUTES
+from schemas.ids import uuid7
+from schemas.jetstream.client import NatsClient as Nats
+from tests.builders import an_entropy, now
+from tests.real.test_broker import Running, a_broker, a_worker
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(60)]
+
+
+@pytest.fixture
+async def broker(nats_url: str, ledger_url: str, nc: Nats) -> AsyncIterator[Running]:
+    async with a_broker(nats_url, ledger_url, nc) as running, a_worker(nc):
+        await running.has_a_worker()
+        yield running
+
+
+@pytest.fixture
+async def http(broker: Running) -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(broker.api) as session:
+        yield session
+
+
+def a_body(text: str = "Hi.", **more: Any) -> dict[str, Any]:
+    return {"max_tokens": 4, "messages": [{"role": "user", "content": text}], **more}
+
+
+async def got(http: aiohttp.ClientSession, path: str, status: int = 200) -> Any:
+    async with http.get(path) as response:
+        assert response.status == status, await response.text()
+        return await response.json()
+
+
+async def submitted(http: aiohttp.ClientSession, text: str = "Hi.", status: int = 202, **more: Any) -> Any:
+    async with http.post("/v1/jobs", json={"model": "m", "body": a_body(text), **more}) as response:
+        assert response.status == status, await response.text()
+        return await response.json()
+
+
+async def test_a_job_is_submitted_and_read_once_it_has_ended(http: aiohttp.ClientSession) -> None:
+    accepted = await submitted(http, custom_id="mine", metadata={"a": "b"}, lane="bulk", timeout_s=60, priority=3)
+
+    job = await got(http, f"/v1/jobs/{accepted['id']}?wait_s=30")
+
+    assert (accepted["object"], accepted["state"]) == ("job", "accepted")
+    assert (job["state"], job["custom_id"], job["metadata"], job["priority"]) == ("succeeded", "mine", {"a": "b"}, 3)
+    assert job["response"]["status_code"] == 200
+    assert job["response"]["body"]["usage"]["completion_tokens"] == 4
+    assert job["error"] is None
+    listed = await got(http, "/v1/jobs?custom_id=mine&states=succeeded&metadata.a=b&limit=5")
+    assert [one["id"] for one in listed["jobs"]] == [accepted["id"]]
+    assert (await got(http, "/v1/jobs?metadata.a=c"))["jobs"] == []
+
+
+async def test_the_same_job_sent_again_runs_once(http: aiohttp.ClientSession) -> None:
+    name = str(uuid7(now(), an_entropy()))
+    first, again = await submitted(http, id=name), await submitted(http, id=name)
+
+    assert first["id"] == again["id"] == name
+    await got(http, f"/v1/jobs/{name}?wait_s=30")
+    assert len((await got(http, "/v1/jobs"))["jobs"]) == 1
+
+
+async def test_a_job_that_fails_says_why_and_one_that_waits_can_be_changed_and_cancelled(
+    http: aiohttp.ClientSession,
+) -> None:
+    failed = await got(http, f"/v1/jobs/{(await submitted(http, 'wrong'))['id']}?wait_s=30")
+    hanging = [await submitted(http, "hang") for _ in range(8)]
+    waits = await submitted(http, "hang", lane="bulk")
+    path = f"/v1/jobs/{waits['id']}"
+    while (await got(http, path))["state"] != "queued":
+        await asyncio.sleep(0.02)
+    async with http.patch(path, json={"priority": 9}) as changed, http.post(f"{path}/cancel") as cancelled:
+        assert (await changed.json())["after"]["priority"] == 9
+        assert (await cancelled.json())["id"] == waits["id"]
+
+    assert failed["error"]["code"] == "bad_request"
+    assert failed["response"] is None
+    assert (await got(http, f"{path}?wait_s=30"))["state"] == "cancelled"
+    for one in hanging:
+        async with http.post(f"/v1/jobs/{one['id']}/cancel"):
+            pass
+
+
+WRONG: list[tuple[dict[str, Any], int, str]] = [
+    ({"model": "none"}, 404, "unknown_model"),
+    ({"body": {"messages": []}}, 400, "body_shape"),
+    ({"body": a_body(stream=True)}, 400, "stream_not_allowed"),
+    ({"body": a_body("x" * 300_000)}, 413, "body_too_large"),
+    ({"endpoint": "/v1/images"}, 400, "endpoint_not_served"),
+    ({"lane": "fast"}, 400, "bad_request"),
+    ({"timeout": 3}, 400, "bad_request"),
+    ({"timeout_s": 3, "deadline_ms": 5}, 400, "two_deadlines"),
+    ({"id": "0195d8a1-0000-4000-8000-000000000000"}, 400, "bad_id"),
+]
+
+
+async def test_what_would_be_refused_is_not_accepted(http: aiohttp.ClientSession) -> None:
+    for more, status, code in WRONG:
+        answer = await submitted(http, status=status, **more)
+        assert answer["error"]["code"] == code
+    assert (await got(http, "/v1/jobs/x", 404))["error"]["code"] == "unknown_job"
+    for query in ("wait_s=61", "wait_s=x"):
+        assert (await got(http, f"/v1/jobs/{uuid7(now(), an_entropy())}?{query}", 400))["error"]["param"] == "wait_s"
+    for query, field in (("limit=0", "limit"), ("color=red", "color"), ("states=asleep", "states[0]")):
+        assert (await got(http, f"/v1/jobs?{query}", 400))["error"]["param"] == field
+    assert (await got(http, "/v1/jobs"))["jobs"] == []
+
+
+@pytest.mark.parametrize("lane", ["standard", "bulk"])
+async def test_a_request_may_wait_for_its_turn(http: aiohttp.ClientSession, lane: str) -> None:
+    body = {"model": "m", **a_body(), "infermq": {"lane": lane}}
+    async with http.post("/v1/chat/completions", json=body) as response:
+        answer = await response.json()
+
+    assert (response.status, answer["object"]) == (200, "chat.completion")
+    job = await got(http, f"/v1/jobs/{response.headers['x-request-id']}")
+    assert (job["lane"], job["state"], job["attempt"]) == (lane, "succeeded", 1)
+    for text, status in (("wrong", 400), ("never", 502)):
+        async with http.post("/v1/chat/completions", json={**body, **a_body(text)}) as response:
+            assert response.status == status, await response.text()
+    async with http.post("/v1/chat/completions", json={**body, "stream": True}) as response:
+        assert (await response.json())["error"]["code"] == "stream_not_allowed"
+
+
+async def test_a_client_that_leaves_while_its_job_waits_cancels_it(http: aiohttp.ClientSession) -> None:
+    async def asked() -> None:
+        headers = {"x-infermq-lane": "bulk", "x-infermq-custom-id": "left"}
+        async with http.post(
+            "/v1/chat/completions", json={"model": "m", **a_body("hang")}, headers=headers
+        ) as response:
+            await response.read()
+
+    asking = asyncio.create_task(asked())
+    while not (jobs := (await got(http, "/v1/jobs?custom_id=left"))["jobs"]):
+        await asyncio.sleep(0.02)
+    asking.cancel()
+
+    assert (await got(http, f"/v1/jobs/{jobs[0]['id']}?wait_s=30"))["state"] == "cancelled"
+
+
+async def test_the_api_describes_itself_to_programs_and_people(http: aiohttp.ClientSession) -> None:
+    described = await got(http, "/openapi.json")
+    async with http.get("/docs") as response:
+        page, policy = await response.text(), response.headers["content-security-policy"]
+
+    assert (await got(http, "/"))["docs"] == "/docs"
+    assert described == json.loads(json.dumps(document(described["info"]["version"])))
+    assert "<script" not in page
+    assert "script-src" not in policy
+    assert "default-src 'none'" in policy
+    for path in described["paths"]:
+        assert path in page
+
+
+async def test_every_route_of_the_table_is_served(http: aiohttp.ClientSession) -> None:
+    for route in ROUTES:
+        path = re.sub(r"{[^}]*}", "x", route.path)
+        async with http.request(route.method, path) as response:
+            answer = await response.text()
+        for code in ("unknown_route", "wrong_method", "unavailable", "internal"):
+            assert f'"code":"{code}"' not in answer or route.name == "verb", (route, answer)
+
+
+def test_the_document_is_whole_and_its_examples_fit() -> None:
+    described = document("1")
+    operations = [(path, method) for path, methods in described["paths"].items() for method in methods]
+
+    assert len(operations) == len(ROUTES)
+    assert {route.path for route in ROUTES} >= HOT.keys()
+    assert len({route.name for route in ROUTES}) == len(ROUTES)
+    for path, method in operations:
+        for media in described["paths"][path][method].get("requestBody", {}).get("content", {}).values():
+            if "example" in media:
+                schema = {**media["schema"], "components": described["components"]}
+                jsonschema_rs.validator_for(schema).validate(media["example"])
