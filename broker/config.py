@@ -60,6 +60,11 @@ LEAST_STORE_BYTES = 256 * 1024**2
 """Each stream must have room for some messages of the largest size."""
 
 
+WAITING_REQUESTS = 1000
+"""A guess: more than a busy pool starts in the time for which a caller waits."""
+WAITING_BYTES = 64 * 1024**2
+
+
 Days = Annotated[int, Meta(ge=1, le=36_500)]
 
 
@@ -164,6 +169,9 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """How many nodes of a NATS cluster keep each stream and bucket."""
     store_bytes: Annotated[int, Meta(ge=LEAST_STORE_BYTES)] | None = None
     """How much the streams may hold on the disk of a NATS node. None: up to 16 GiB, as far as the server has room."""
+    waiting_requests: Annotated[int, Meta(ge=0, le=1_000_000)] = WAITING_REQUESTS
+    waiting_bytes: Annotated[int, Meta(ge=0, le=2**40)] = WAITING_BYTES
+    """How many interactive requests may wait at this broker for a slot of one model, and the bytes of their bodies."""
     keep: Keep = Keep()
     trust: Trust | None = None
     """How NATS and brokers know each other. None: as the system trusts, and without TLS where the URL wants none."""

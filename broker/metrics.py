@@ -109,6 +109,12 @@ class BrokerMetrics:
             "deployment_held", "1 for the reason why no waiting job would start on it.", "deployment", "reason"
         )
         self._waiting = self._gauge("jobs_waiting", "Jobs that wait in the ledger.", "model", "lane")
+        self._requests_waiting = self._gauge(
+            "requests_waiting", "Interactive requests that wait at this broker for a slot.", "model"
+        )
+        self._request_wait = self._histogram(
+            "request_wait_seconds", "How long a request waited until it had a slot.", TIME_BUCKETS_S, "model"
+        )
         self._oldest = self._gauge(
             "oldest_waiting_seconds", "How long the first of them has waited.", "model", "lane"
         )
@@ -209,6 +215,15 @@ class BrokerMetrics:
 
     def http_cut(self, reason: str) -> None:
         self._http_cuts.labels(reason).inc()
+
+    def request_waited(self, model: str, seconds: float) -> None:
+        """Observe the wait of a request that found no free slot, and has one now."""
+        self._request_wait.labels(model).observe(seconds)
+
+    def requests_waiting(self, by_model: Mapping[str, int]) -> None:
+        self._requests_waiting.clear()
+        for model, count in by_model.items():
+            self._requests_waiting.labels(model).set(count)
 
     def pools(self, pools: Mapping[str, Pool]) -> None:
         for deployment, pool in pools.items():

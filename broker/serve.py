@@ -31,6 +31,7 @@ from broker.bus.submitted import SubmittedJobs
 from broker.config import BrokerConfig, BrokerRole
 from broker.core.accounts import Account
 from broker.core.keys import KeyName
+from broker.core.line import Depth
 from broker.core.nats_keys import NatsKeys
 from broker.core.pools import Pool, alive, snapshot, withheld
 from broker.core.principal import Identify, let_in, open_door
@@ -608,6 +609,9 @@ class Process:
             presence=self.beats.presence,
             tell=bucket.tell,
             lost=self.metrics.lost.inc,
+            waited=self.metrics.request_waited,
+            waiting=self.metrics.requests_waiting,
+            depth=Depth(self.config.waiting_requests, self.config.waiting_bytes),
         )
         requests = Requests(relay=relay, catalog=self._catalog, clock=self.clock, entropy=self.entropy)
         door = NatsInfer(

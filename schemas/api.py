@@ -422,6 +422,8 @@ class PoolStatus(msgspec.Struct, frozen=True, kw_only=True):
     """How many interactive attempts they run beside those."""
     hold: Hold | None
     """Why no waiting job would start here now; None if one would."""
+    requests_waiting: int = 0
+    """How many interactive requests wait for a slot, at all brokers, as far as the workers were told."""
 
 
 class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):

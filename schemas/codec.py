@@ -34,11 +34,17 @@ CHUNK = "chunk"
 FINAL = "final"
 ERROR = "error"
 KEEPALIVE = "keepalive"
+FULL = "full"
+"""The kind of a worker's word to a relay: it has no free slot, and has not begun the attempt."""
+OFFER = "offer"
+"""The kind of a worker's word to a relay: it has free slots for it."""
 
 CANCEL = "cancel"
 """The kind of an order to end leased attempts."""
 ABORT = "abort"
 """The kind of an order to end an interactive attempt."""
+WANTED = "wanted"
+"""The kind of the news for workers how many requests of a relay wait for a slot."""
 
 BUNDLE = 1000
 """The most values in one message."""

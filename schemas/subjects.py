@@ -222,7 +222,10 @@ def worker_id(deployment: str, key: str, worker: str) -> WorkerId:
 
 
 def ward(worker: WorkerId) -> str:
-    """The subject of attempts that one worker is to run apart from all others. No stream keeps them."""
+    """The subject of attempts for one worker alone: it runs them apart from all others, or in a slot that it offered.
+
+    No stream keeps them.
+    """
     return f"infermq.ward.{worker}"
 
 
@@ -237,6 +240,11 @@ def cancel_order(deployment: str) -> str:
 def abort_order(deployment: str) -> str:
     """The subject on which a relay tells a deployment's workers which interactive attempt to end."""
     return f"infermq.ctl.abort.{token(deployment)}"
+
+
+def wanted_order(deployment: str) -> str:
+    """The subject on which a relay tells a deployment's workers how many of its requests wait for a slot."""
+    return f"infermq.ctl.wanted.{token(deployment)}"
 
 
 def suspected_request(key: str) -> str:
@@ -355,6 +363,10 @@ def reply(to: ReplyTo) -> str:
     return f"infermq.reply.{token(to.deployment)}.{token(to.relay)}.{token(to.token)}"
 
 
+OFFERS = "offers"
+"""The token on which workers offer a relay slots. No attempt has it: theirs are hexadecimal numbers."""
+
+
 def replies_to(relay: str) -> str:
     """Return the subjects that a broker's relay subscribes to."""
     return f"infermq.reply.*.{token(relay)}.*"
@@ -363,3 +375,13 @@ def replies_to(relay: str) -> str:
 def reply_token(subject: str) -> str:
     """Read the attempt's token from a subject that `replies_to` fits. Who answers is in it, too. Raises: ValueError."""
     return untoken(subject.rpartition(".")[2])
+
+
+def replying_relay(subject: str) -> str:
+    """Read the broker whose relay is answered from a subject that `reply` built. Raises: ValueError."""
+    return untoken(subject.split(".")[3])
+
+
+def replying_deployment(subject: str) -> str:
+    """Read the deployment whose worker answers from a subject that `replies_to` fits. Raises: ValueError."""
+    return untoken(subject.split(".")[2])

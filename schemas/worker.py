@@ -47,7 +47,7 @@ class WorkerBeat(msgspec.Struct, frozen=True, kw_only=True):
     slots: SlotCount
     """How many dispatched attempts the engine takes at once."""
     reserve: SlotCount
-    """How many interactive attempts it takes beside those."""
+    """How many more slots it has, which only interactive attempts take. They take any that is free."""
     running: SlotCount
     """How many attempts of both kinds the engine runs now."""
     interactive: SlotCount
@@ -60,6 +60,8 @@ class WorkerBeat(msgspec.Struct, frozen=True, kw_only=True):
     revision: Annotated[int, Meta(ge=0, lt=2**31)] = 0
     """The newest revision of the catalog with what its engine was made of: a later one needs a restart. 0: unknown."""
     paused: Paused | None = None
+    wanted: SlotCount = 0
+    """How many interactive requests wait for a slot of the deployment, at all relays, as far as the worker was told."""
     reconnects: Annotated[int, Meta(ge=0, le=10**9)] = 0
     """How often its connection to NATS was lost so far: what was on its way then never arrived."""
     held: Annotated[bytes, Meta(max_length=4 * 1024 * 1024)] = b""
@@ -83,6 +85,10 @@ MOST_CANCELS = 2000
 """The most attempts that one message of cancels names."""
 CancelNotice = Annotated[list[tuple[UUID, AttemptNumber]], Meta(max_length=MOST_CANCELS)]
 """Tells workers, in MessagePack, which leased attempts to end as cancelled: each by its job and its number."""
+WantedNotice = tuple[Name, SlotCount]
+"""Tells workers, in MessagePack, how many requests wait for a slot, and at which relay."""
+SlotOffer = tuple[Name, Name, SlotCount]
+"""Offers a relay free slots, in MessagePack: the key and the name of the worker, and how many."""
 AbortNotice = Subject
 """Tells workers, in MessagePack, which interactive attempt to end: by the subject of its reply."""
 

@@ -5,9 +5,10 @@ config       holds what a worker is started with
 worker       the life of a worker: it serves, drains, puts back, or ends with its engine; it has the one ticker
 pool         the slots of the engine, and the attempts held in them
 leased       takes dispatched attempts from RUN, and acks each once its outcome is durable
-interactive  takes requests from NOW, and completes each reply once its outcome is durable
-orders       hears what brokers tell the workers of its deployment to end
-ward         runs what a broker sends to this worker alone, apart from all others
+interactive  takes requests from NOW or turns them back, and completes each reply once its outcome is durable
+offers       offers free slots to the relays at which requests wait, and keeps dispatched attempts out of these
+orders       hears what brokers tell the workers of its deployment: what to end, and how many requests wait
+ward         runs what a broker sends to this worker alone, apart from all others or in a slot that it offered
 puller       pulls messages of one consumer, never more than can start
 run          runs one attempt in the engine
 report       publishes outcomes until they are durable

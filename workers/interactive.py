@@ -1,12 +1,15 @@
 """Takes interactive attempts: they come from NOW, and their replies are completed once their outcome is durable.
 
-They have no lease. NOW deletes them when they are delivered, and the relay retries them.
+They have no lease. NOW deletes them when they are delivered, and the relay retries them. Those that a relay sends to this
+worker alone, since it offered a slot, come over core NATS. One that finds no free slot is turned back, to wait at its relay.
 """
+
+from collections.abc import Callable
 
 from schemas import subjects
 from schemas.jetstream import Message, NatsConnection
 from schemas.job import Attempt
-from schemas.outcome import Cancelled, Failed, Released, Throttled
+from schemas.outcome import Cancelled, Released
 from schemas.units import Ms
 from workers.pool import HeldAttempt, Key, SlotPool
 from workers.ports import Clock
@@ -17,7 +20,7 @@ from workers.run import Runner
 
 
 class InteractiveIntake:
-    """Takes requests for the free reserve, runs each, stores its outcome and completes its reply."""
+    """Takes requests for the free slots, runs each, stores its outcome and completes its reply."""
 
     def __init__(
         self,
@@ -29,7 +32,10 @@ class InteractiveIntake:
         reporter: Reporter,
         clock: Clock,
         keepalive_ms: Ms,
+        came: Callable[[Attempt], None],
+        freed: Callable[[], None],
     ) -> None:
+        """`came` is called with each attempt that arrives, `freed` when a slot came free."""
         self._nc = nc
         self._pool = pool
         self._slots = pool.interactive
@@ -37,12 +43,13 @@ class InteractiveIntake:
         self._reporter = reporter
         self._clock = clock
         self._keepalive_ms = keepalive_ms
+        self._came, self._freed = came, freed
         self._replies: dict[Key, Replier] = {}
         self.puller = Puller(
             nc,
             stream=subjects.NOW,
             consumer=subjects.pool_consumer(deployment),
-            free=lambda: pool.free(pool.interactive),
+            free=pool.to_request,
             start=self._start,
         )
 
@@ -55,14 +62,20 @@ class InteractiveIntake:
         if delivered is None:
             return
         attempt, delivery = delivered
+        self.start(attempt, delivery=delivery, ack_subject=message.reply)
+
+    def start(self, attempt: Attempt, *, delivery: int = 1, ack_subject: str = "") -> None:
+        """Start an attempt, unless this worker holds it already. Without a free slot it is turned back."""
+        self._came(attempt)
         key = _key(attempt)
         if key in self._slots.attempts:
             return
-        held = self._runner.hold(attempt, self._slots, key, delivery=delivery, ack_subject=message.reply)
+        if self._slots.free <= 0 or self._pool.is_apart:  # while it drains, it runs what was already on its way
+            self._pool.tasks.create_task(Replier(self._nc, attempt.reply_to, clock=self._clock).turn_back())
+            return
+        held = self._runner.hold(attempt, self._slots, key, delivery=delivery, ack_subject=ack_subject)
         if self._pool.died.is_set():
             held.ended = Released()
-        elif self._slots.free <= 0 or self._pool.is_apart:  # while it drains, it runs what was already on its way
-            held.ended = Failed(Throttled())
         self._pool.start(held, self._run(held))
 
     def start_apart(self, attempt: Attempt) -> None:
@@ -79,6 +92,7 @@ class InteractiveIntake:
         try:
             outcome = await self._runner.outcome(held, piece=reply.piece)
             self.puller.wake()
+            self._freed()
             report = self._reporter.report_of(held, outcome, interactive=attempt)
             await reply.end(await self._reporter.stored(report, is_deferrable=False))
         finally:

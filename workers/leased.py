@@ -1,5 +1,7 @@
 """Takes dispatched attempts: they are leased from RUN, and acked once their outcome is durable."""
 
+from collections.abc import Callable
+
 from schemas import subjects
 from schemas.jetstream import Message, NatsConnection
 from schemas.job import Attempt, Lane
@@ -27,19 +29,23 @@ class LeasedIntake:
         reporter: Reporter,
         leases: Leases,
         clock: Clock,
+        free: Callable[[], int],
+        freed: Callable[[], None],
     ) -> None:
+        """`free` says how many may be pulled; `freed` is called when a slot came free."""
         self._pool = pool
         self._slots = pool.leased
         self._runner = runner
         self._reporter = reporter
         self._leases = leases
         self._clock = clock
+        self._freed = freed
         self._cancels = Cancels()
         self.puller = Puller(
             nc,
             stream=subjects.RUN,
             consumer=subjects.pool_consumer(deployment),
-            free=lambda: pool.free(pool.leased),
+            free=free,
             start=self._start,
         )
 
@@ -61,9 +67,10 @@ class LeasedIntake:
             running.ack_subject = message.reply
             return
         held = self._runner.hold(attempt, self._slots, key, delivery=delivery, ack_subject=message.reply)
-        if self._pool.free(self._slots) <= 0:  # capacity fell, or a pull that was given up was answered
+        if self._pool.free(self._slots) <= 0:  # capacity fell, requests took the slot, or a lost pull was answered
             # reported instead of nak'd: after a nak the stream delivers at once, and counts a delivery each time
             held.ended = Released()
+            self._pool.tasks.create_task(self.puller.check())  # so that no more come
         self._start_held(held)
 
     def start_apart(self, attempt: Attempt) -> None:
@@ -92,6 +99,7 @@ class LeasedIntake:
         try:
             outcome = await self._runner.outcome(held)
             self.puller.wake()
+            self._freed()
             report = self._reporter.report_of(held, outcome, run_ack=held.ack_subject or None)
             is_bulk_result = held.attempt.lane is Lane.BULK and isinstance(report.outcome, Succeeded)
             await self._reporter.stored(report, is_deferrable=is_bulk_result)

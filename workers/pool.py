@@ -1,7 +1,7 @@
 """Holds the slots of a worker's engine, and the attempts in them.
 
-This module knows neither NATS nor what an engine does with a request. Dispatched attempts (from RUN) run in the engine's
-slots, interactive ones (from NOW) in its reserve. Each kind has an intake of its own, and both take from this one pool.
+This module knows neither NATS nor what an engine does with a request. Interactive attempts (from NOW) run in any slot of the
+engine, dispatched ones (from RUN) in all but the reserve. Each kind has an intake of its own, and both take from this pool.
 """
 
 import asyncio
@@ -113,8 +113,9 @@ class SlotPool:
     """All slots of one engine, of both kinds, and whether they may be filled. The attempts run in `tasks`."""
 
     def __init__(self, capacity: Callable[[], Capacity]) -> None:
-        self.leased = Slots(lambda: capacity().slots)
-        self.interactive = Slots(lambda: capacity().reserve)
+        self._capacity = capacity
+        self.leased = Slots(self._for_leased)
+        self.interactive = Slots(self._for_interactive)
         self.tasks = asyncio.TaskGroup()
         self.is_draining = False
         self.is_apart = False
@@ -125,6 +126,16 @@ class SlotPool:
 
     def __repr__(self) -> str:
         return f"SlotPool(leased={self.leased}, interactive={self.interactive})"
+
+    def _for_leased(self) -> int:
+        """Count the slots that are not of the reserve, less those in which interactive attempts run."""
+        now = self._capacity()
+        return min(now.slots, now.slots + now.reserve - self.interactive.running)
+
+    def _for_interactive(self) -> int:
+        """Count all slots in which no dispatched attempt runs."""
+        now = self._capacity()
+        return now.slots + now.reserve - self.leased.running
 
     @property
     def running(self) -> int:
@@ -138,6 +149,10 @@ class SlotPool:
     def free(self, slots: Slots) -> int:
         """Return how many attempts may be pulled for these slots."""
         return 0 if self.is_draining or self.is_apart or self.died.is_set() else slots.free
+
+    def to_request(self) -> int:
+        """Return for how many interactive attempts to ask: one even if no slot is free, so as to turn it back at once."""
+        return 0 if self.is_draining or self.is_apart or self.died.is_set() else max(1, self.interactive.free)
 
     def start(self, held: HeldAttempt, work: Coroutine[None, None, None]) -> None:
         """Hold an attempt, in one of its slots, while `work` runs. The work must end with `let_go`."""

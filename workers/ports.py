@@ -79,7 +79,7 @@ Step = Chunk | Progress | Succeeded | Failed
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """How many requests run at once: `slots` of dispatched work and `reserve` interactive ones beside them."""
+    """How many requests run at once: `slots` and `reserve` together, of which dispatched work takes no more than `slots`."""
 
     slots: int
     reserve: int

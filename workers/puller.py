@@ -94,6 +94,11 @@ class Puller:
         if old is not None:
             await _drain(old)
 
+    @property
+    def is_excessive(self) -> bool:
+        """Whether more is requested than may start."""
+        return self._requested > self._free()
+
     async def check(self) -> None:
         """Repair the pulls; to be called now and then.
 
@@ -102,7 +107,7 @@ class Puller:
         """
         self.wake()
         is_silent = asyncio.get_running_loop().time() - self._last_message_at > self._silence_s
-        if self._requested and self._nc.is_connected and (is_silent or self._requested > self._free()):
+        if self._requested and self._nc.is_connected and (is_silent or self.is_excessive):
             await self.renew()
 
     async def _listen(self) -> None:

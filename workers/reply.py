@@ -1,4 +1,4 @@
-"""Sends the reply to one interactive attempt: pieces, keep-alives and one end."""
+"""Sends the reply to one interactive attempt: pieces, keep-alives and one end, or that it is turned back."""
 
 import contextlib
 import json
@@ -7,7 +7,7 @@ import logging
 import msgspec
 
 from schemas.api import ErrorBody, Problem
-from schemas.codec import CHUNK, ERROR, FAILURE, FINAL, KEEPALIVE, KIND, SEQ, jsoned
+from schemas.codec import CHUNK, ERROR, FAILURE, FINAL, FULL, KEEPALIVE, KIND, SEQ, jsoned
 from schemas.jetstream import NatsConnection, NatsError
 from schemas.outcome import (
     Cancelled,
@@ -56,6 +56,11 @@ class Replier:
             self._last_sent_ms = now
             with contextlib.suppress(NatsError):
                 await self._send(b"", {KIND: KEEPALIVE})
+
+    async def turn_back(self) -> None:
+        """Say that there is no free slot for the attempt. If that is lost, the relay hears nothing, and gives it up."""
+        with contextlib.suppress(NatsError):
+            await self._send(b"", {KIND: FULL})
 
     async def end(self, outcome: Outcome) -> None:
         """Complete the reply. The outcome must be durable already, since this message may be lost."""

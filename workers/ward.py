@@ -43,8 +43,9 @@ class Waiting:
 class Ward:
     """The groups that wait to run here, and the one that runs.
 
-    `start` runs an attempt in the engine, or only reports it as released. `pulls_follow` adapts the pulls to what the pool
-    says is free. `announce` sends a beat: brokers must know what begins even if the worker lives no longer.
+    `start` runs an attempt in the engine, or only reports it as released. `offered` starts a request without a group, which
+    does not run apart: it comes for a slot that the worker offered. `pulls_follow` adapts the pulls to what the pool says is
+    free. `announce` sends a beat: brokers must know what begins even if the worker lives no longer.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Ward:
         *,
         subject: str,
         start: Callable[[Attempt], None],
+        offered: Callable[[Attempt], None],
         pulls_follow: Callable[[], Awaitable[None]],
         announce: Callable[[], Awaitable[None]],
         rest_s: float = REST_S,
@@ -62,6 +64,7 @@ class Ward:
         self._pool = pool
         self._subject = subject
         self._start = start
+        self._offered = offered
         self._pulls_follow = pulls_follow
         self._announce = announce
         self._rest_s = rest_s
@@ -115,6 +118,9 @@ class Ward:
             attempt = _attempt.decode(message.data)
         except UNREADABLE as error:
             log.warning("undecodable attempt apart bytes=%d error=%s", len(message.data), error)
+            return
+        if attempt.group is None and attempt.reply_to is not None:
+            self._offered(attempt)
             return
         if attempt.group is None:
             log.warning("ignored: an attempt apart without a group job=%s", attempt.job)

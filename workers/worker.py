@@ -23,6 +23,7 @@ from workers.interactive import InteractiveIntake
 from workers.leased import LeasedIntake
 from workers.leases import Leases
 from workers.metrics import WorkerMetrics
+from workers.offers import Offers
 from workers.orders import Orders
 from workers.pool import SlotPool
 from workers.ports import Clock, Engine, Entropy
@@ -73,7 +74,7 @@ class Worker:
         self._metrics = metrics
         self._tick_s = tick_s
         self.pool = pool = SlotPool(engine.capacity)
-        self._leases = leases = Leases(nc, pool.leased, lease_ms=lease_ms, metrics=metrics)
+        self._leases = Leases(nc, pool.leased, lease_ms=lease_ms, metrics=metrics)
         self._reporter = reporter = Reporter(
             nc,
             catalog.name,
@@ -85,18 +86,51 @@ class Worker:
             metrics=metrics,
             delays=delays,
         )
-        deployment = catalog.name
         runner = Runner(engine, pool, catalog=catalog, clock=clock, entropy=entropy)
-        self._leased = LeasedIntake(
-            nc, pool, deployment=deployment, runner=runner, reporter=reporter, leases=leases, clock=clock
-        )
-        self._interactive = InteractiveIntake(
-            nc, pool, deployment=deployment, runner=runner, reporter=reporter, clock=clock, keepalive_ms=keepalive_ms
-        )
+        self._offers = self._new_offers()
+        self._leased = self._new_leased(runner, reporter)
+        self._interactive = self._new_interactive(runner, reporter, keepalive_ms)
         self._ward = self._new_ward()
         self._pullers = (self._leased.puller, self._interactive.puller)
         self._reconnected = reconnected
         self._stop, self._stop_now = asyncio.Event(), asyncio.Event()
+
+    def _new_offers(self) -> Offers:
+        return Offers(
+            self._nc,
+            self.pool,
+            deployment=self._catalog.name,
+            key=self._key,
+            worker=self._name,
+            clock=self._clock,
+            pulls_follow=self._leave_slots,
+        )
+
+    def _new_leased(self, runner: Runner, reporter: Reporter) -> LeasedIntake:
+        return LeasedIntake(
+            self._nc,
+            self.pool,
+            deployment=self._catalog.name,
+            runner=runner,
+            reporter=reporter,
+            leases=self._leases,
+            clock=self._clock,
+            free=self._offers.free_for_dispatched,
+            freed=self._offers.deal,
+        )
+
+    def _new_interactive(self, runner: Runner, reporter: Reporter, keepalive_ms: Ms) -> InteractiveIntake:
+        return InteractiveIntake(
+            self._nc,
+            self.pool,
+            deployment=self._catalog.name,
+            runner=runner,
+            reporter=reporter,
+            clock=self._clock,
+            keepalive_ms=keepalive_ms,
+            came=self._offers.came,
+            freed=self._freed,
+        )
 
     def _new_ward(self) -> Ward:
         return Ward(
@@ -104,6 +138,7 @@ class Worker:
             self.pool,
             subject=subjects.ward(self.id),
             start=self._start_apart,
+            offered=self._interactive.start,
             pulls_follow=self._check_pulls,
             announce=self._beat_now,
         )
@@ -121,7 +156,9 @@ class Worker:
 
     async def serve(self) -> None:
         """Take attempts and run them until cancelled. What runs then is dropped; leased attempts will be redelivered."""
-        orders = Orders(self._nc, self._catalog.name, cancel=self._cancel, abort=self._abort)
+        orders = Orders(
+            self._nc, self._catalog.name, cancel=self._cancel, abort=self._abort, wanted=self._offers.heard
+        )
         await orders.open()
         try:
             async with self.pool.tasks as group:
@@ -200,6 +237,17 @@ class Worker:
         self._leased.cancel(attempts)
         self._ward.release(attempts)
 
+    def _freed(self) -> None:
+        """Offer the slot in which a request ran to relays, else ask for dispatched attempts."""
+        self._offers.deal()
+        self._leased.puller.wake()
+
+    def _leave_slots(self) -> None:
+        """Ask for as many dispatched attempts as may start while requests wait."""
+        self._leased.puller.wake()
+        if self._leased.puller.is_excessive:
+            self.pool.tasks.create_task(self._leased.puller.check())
+
     async def _check_pulls(self) -> None:
         for puller in self._pullers:
             await puller.check()
@@ -223,6 +271,7 @@ class Worker:
             version=self._version,
             revision=self._catalog.taken_up,
             paused=capacity.paused,
+            wanted=self._offers.waiting,
             reconnects=self._nc.reconnects,
             held=held_bytes(self._held()),
         )

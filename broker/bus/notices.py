@@ -5,6 +5,7 @@ delayed    jobs wait for a later time: when the first of them is due
 settled    these attempts are over
 cancels    to the workers of a deployment: end these attempts
 abort      to the workers of a deployment: end this interactive attempt
+wanted     to the workers of a deployment: so many requests of this relay wait for a slot
 
 The leader is not alone in this: every broker hears that an instruction was given.
 
@@ -22,7 +23,7 @@ from msgspec import Meta
 
 from broker.core.records import EndedAttempt, Flow, Marked, Place
 from schemas import subjects
-from schemas.codec import ABORT, CANCEL, KIND, UNREADABLE, packed
+from schemas.codec import ABORT, CANCEL, KIND, UNREADABLE, WANTED, packed
 from schemas.jetstream import Message, NatsConnection, NatsError
 from schemas.job import MOST_PRIORITY, Lane
 from schemas.units import MOST_ATTEMPTS, Instant, Ms, Name, Tokens
@@ -111,6 +112,11 @@ async def announce_cancels(nc: NatsConnection, attempts: Sequence[Marked]) -> No
 async def announce_abort(nc: NatsConnection, deployment: str, reply_to: str) -> None:
     """Tell the workers of a deployment to end the interactive attempt that is answered on this subject."""
     await _publish(nc, subjects.abort_order(deployment), packed(reply_to), {KIND: ABORT})
+
+
+async def announce_wanted(nc: NatsConnection, deployment: str, relay: str, count: int) -> None:
+    """Tell the workers of a deployment how many requests wait at a relay for a slot of theirs."""
+    await _publish(nc, subjects.wanted_order(deployment), packed((relay, count)), {KIND: WANTED})
 
 
 async def _publish(nc: NatsConnection, subject: str, notice: bytes, headers: dict[str, str] | None = None) -> None:

@@ -360,6 +360,9 @@ def _print_status(state: Status) -> None:
 
 
 def _print_what_waits(state: Status) -> None:
+    if wanted := [(pool.deployment, pool.requests_waiting) for pool in state.pools if pool.requests_waiting]:
+        out.print()
+        print_table(("deployment", "requests that wait>"), wanted)
     if held := [(pool.deployment, pool.hold.message) for pool in state.pools if pool.hold is not None]:
         out.print()
         print_table(("deployment", "starts nothing more, because"), held)

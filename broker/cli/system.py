@@ -54,6 +54,8 @@ from broker.config import (
     NATS_KEY,
     NATS_KEY_FILE,
     PORT,
+    WAITING_BYTES,
+    WAITING_REQUESTS,
     WORKER_KEY_FILE,
     BrokerConfig,
     BrokerRole,
@@ -278,6 +280,22 @@ BrokersSecret = Annotated[
 ]
 
 
+BrokerName = Annotated[str | None, typer.Option(callback=_short, help="Unique name; by default host and process id.")]
+WaitingRequests = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        max=1_000_000,
+        envvar="INFERMQ_WAITING_REQUESTS",
+        help="How many requests may wait here for a slot of one model.",
+    ),
+]
+WaitingBytes = Annotated[
+    int,
+    typer.Option(min=0, max=2**40, envvar="INFERMQ_WAITING_BYTES", help="How many bytes of bodies they may have."),
+]
+
+
 def serve(
     *,
     nats_url: Annotated[
@@ -285,9 +303,7 @@ def serve(
     ],
     postgres_url: NeededPostgresUrl,
     nats_key_file: BrokersSecret = None,
-    name: Annotated[
-        str | None, typer.Option(callback=_short, help="Unique name; by default host and process id.")
-    ] = None,
+    name: BrokerName = None,
     http_host: Annotated[str, typer.Option(help="Where /metrics, /livez and /readyz listen.")] = "127.0.0.1",
     http_port: Annotated[int, typer.Option(min=0, max=65535, help="Its port; 0: any free one.")] = 0,
     api_host: ApiHost = "127.0.0.1",
@@ -301,6 +317,8 @@ def serve(
     lease_s: LeaseS = LEASE_S,
     replicas: ReplicasOption = 1,
     store_bytes: StoreBytes = None,
+    waiting_requests: WaitingRequests = WAITING_REQUESTS,
+    waiting_bytes: WaitingBytes = WAITING_BYTES,
     keep_dead_letters_days: KeepDeadLetters = Keep().dead_letters,
     keep_audit_days: KeepAudit = Keep().audit,
     keep_idempotency_days: KeepIdempotency = Keep().idempotency,
@@ -330,6 +348,8 @@ def serve(
         lease_s=lease_s,
         replicas=as_replicas(replicas),
         store_bytes=store_bytes,
+        waiting_requests=waiting_requests,
+        waiting_bytes=waiting_bytes,
         keep=Keep(dead_letters=keep_dead_letters_days, audit=keep_audit_days, idempotency=keep_idempotency_days),
         trust=shown_trust(os.environ),
     )

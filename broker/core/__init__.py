@@ -23,6 +23,7 @@ presence     which workers are there, which have died, and when nobody holds a d
 outstanding  which attempts are dispatched and not settled
 relay        what follows each event of an interactive request
 request_suspects  which interactive requests may end their workers
+line         which of the requests that wait gets the next free slot, and how many may wait
 reserve      which deployment takes an interactive request
 settle       what becomes of a job on a worker's report or a broker's ruling
 suspects     who is suspected when a worker dies, who runs apart next, and who is convicted

@@ -59,6 +59,7 @@ CROSSINGS: tuple[Crossing, ...] = (
     Crossing(f"$KV.{CATALOG_BUCKET}.revision", Account.BROKERS, Account.WORKERS, is_stream=True),
     Crossing("infermq.ctl.cancel.*", Account.BROKERS, Account.WORKERS, is_stream=True),
     Crossing("infermq.ctl.abort.*", Account.BROKERS, Account.WORKERS, is_stream=True),
+    Crossing("infermq.ctl.wanted.*", Account.BROKERS, Account.WORKERS, is_stream=True),
     Crossing("infermq.ward.*.*.*", Account.BROKERS, Account.WORKERS, is_stream=True),
 )
 """All there are. `infermq.infer` and `infermq.api` need none: brokers stand in the account of the tenants."""

@@ -56,6 +56,7 @@ def pool_status(pool: Pool) -> PoolStatus:
         running=pool.running,
         interactive=pool.interactive,
         hold=pool.hold,
+        requests_waiting=pool.wanted,
     )
 
 

@@ -81,6 +81,7 @@ def _heard_by_worker(principal: Principal) -> Iterator[str]:
     for name in _deployments(principal):
         yield f"infermq.ctl.cancel.{name}"
         yield f"infermq.ctl.abort.{name}"
+        yield f"infermq.ctl.wanted.{name}"
         yield f"infermq.ward.{name}.{token(principal.key)}.*"
         yield f"$KV.{CATALOG_BUCKET}.deployment.{name}"
     yield f"$KV.{CATALOG_BUCKET}.revision"

@@ -32,39 +32,45 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     slots: int
     """How many dispatched attempts the workers run at once."""
     reserve: int
-    """How many interactive attempts they run beside those."""
+    """How many more slots they have, which only interactive attempts may take."""
     running: int
     """How many dispatched attempts run in their engines."""
     interactive: int
     """How many interactive attempts they have: this broker's, and other brokers' as far as beats tell."""
+    borrowed: int
+    """How many of those are in slots beside the reserve, so that no dispatched attempt can be there."""
     outstanding: int
     """How many attempts are dispatched and not settled, if the caller counts them; else `running`."""
     credit: int
-    """How many attempts may be outstanding: the slots and a look-ahead."""
+    """How many attempts may be outstanding: the slots that requests have not borrowed, and a look-ahead."""
     room: int
     """How many more attempts may be dispatched. With a daily cap there is no look-ahead, since what is started costs."""
     stop: Hold | None
     """Why nothing starts here, even in a free slot. None: the deployment is alive, though it may be full."""
     trying: Hold | None = None
     """Why each worker tries its provider with a single attempt only."""
+    wanted: int = 0
+    """How many interactive requests wait for a slot, at all relays, as far as the workers were told."""
     left: int | None = None
     """What its daily cap leaves to be reserved, in nano-USD. None: it has no cap."""
 
     @property
     def hold(self) -> Hold | None:
         """Why a dispatched job would not start here now; None if it would."""
-        if self.stop is not None or self.outstanding < self.slots:
+        if self.stop is not None or self.outstanding < self.slots - self.borrowed:
             return self.stop
-        return self.trying or Hold(HoldCode.BUSY, f"every worker of {self.deployment} is full")
+        return self.trying or all_full(self.deployment)
 
     @property
     def request_hold(self) -> Hold | None:
         """Why an interactive request would not start here now; None if it would."""
-        if self.stop is not None or self.interactive < self.reserve:
+        if self.stop is not None or self.running + self.interactive < self.slots + self.reserve:
             return self.stop
-        if not self.reserve and self.trying is None:
-            return Hold(HoldCode.BUSY, f"{self.deployment} keeps no slots for requests")
-        return self.trying or Hold(HoldCode.BUSY, f"every worker of {self.deployment} is full")
+        return self.trying or all_full(self.deployment)
+
+
+def all_full(deployment: str) -> Hold:
+    return Hold(HoldCode.BUSY, f"every worker of {deployment} is full")
 
 
 def never_paused(_: str) -> None:
@@ -123,6 +129,8 @@ class _Workers:
     reserve: int = 0
     running: int = 0
     interactive: int = 0
+    borrowed: int = 0
+    wanted: int = 0
     draining_running: int = 0
     draining_interactive: int = 0
     pauses: list[Paused] = field(default_factory=list)
@@ -138,6 +146,8 @@ class _Workers:
         self.reserve += beat.reserve
         self.running += beat.running - beat.interactive
         self.interactive += beat.interactive
+        self.borrowed += max(0, min(beat.interactive - beat.reserve, beat.slots))
+        self.wanted = max(self.wanted, beat.wanted)
         if beat.paused is not None:
             self.pauses.append(beat.paused)
 
@@ -165,7 +175,8 @@ def _pool(
         stop = pause
     elif not workers.slots:
         stop = trying or _without_slots(name, workers)
-    credit = workers.slots + lookahead(workers.slots, per_s=per_s)
+    slots = workers.slots - workers.borrowed
+    credit = slots + lookahead(workers.slots, per_s=per_s)
     room, left = max(0, credit - taken), None
     if deployment is not None and deployment.daily_cap_usd is not None:
         account = account or Account(limit=limits.cap_of(deployment.daily_cap_usd), used=None)
@@ -173,7 +184,7 @@ def _pool(
         reserved = _reserved(account, workers, interactive, outstanding=outstanding, handed_out=handed_out)
         running = taken + interactive + draining
         stop = stop or limits.hold(name, account, reserved=reserved, running=running, now=now)
-        room = limits.room(account, reserved=reserved, running=running, free=max(0, workers.slots - taken))
+        room = limits.room(account, reserved=reserved, running=running, free=max(0, slots - taken))
         left = limits.left(account, reserved=reserved)
     return Pool(
         deployment=name,
@@ -182,11 +193,13 @@ def _pool(
         reserve=workers.reserve,
         running=workers.running,
         interactive=interactive,
+        borrowed=workers.borrowed,
         outstanding=taken,
         credit=credit,
         room=room if stop is None else 0,
         stop=stop,
         trying=trying,
+        wanted=workers.wanted,
         left=left,
     )
 

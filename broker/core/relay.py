@@ -1,11 +1,13 @@
 """Decides what follows each event of an interactive request, from its admission to its one end.
 
-    events    NATS stored an attempt or not · a worker sent a message · the caller left, or reads too slowly ·
-              time passed · the broker stops
+    events    its turn came, or cannot come · NATS stored an attempt or not · a worker sent a message · the caller left,
+              or reads too slowly · time passed · the broker stops
     actions   publish an attempt · abort one · tell the caller · rule on the request
 
-A request has one attempt at a time. If the attempt fails in a way that another deployment might not, or if its worker
-is lost, the next deployment gets an attempt, as long as nothing has been streamed and the policy of its model allows one.
+A request that finds every slot taken waits for its turn, as long as its deadline allows (see `core.line`). It has one
+attempt at a time. A worker without a free slot turns the attempt back: it has not begun, and the request waits again. If
+the attempt fails in a way that another deployment might not, or if its worker is lost, the next deployment gets an attempt,
+as long as nothing has been streamed and the policy of its model allows one. While that is full, the request waits for it.
 An abandoned attempt is aborted.
 
 The caller is told one end, unless it left. A success is recorded by its worker's report. Every other end is ruled on
@@ -14,7 +16,7 @@ that `ends_request` says more than the ruling beside it, and is stored before it
 only such a report is recorded.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -49,7 +51,7 @@ UNHEARD_MS = Ms(3_000)
 PICK_UP_MS = Ms(10_000)
 """How long it may take until a worker picks an attempt up: from then on it sends a keepalive each second."""
 KEEPALIVE_MS = Ms(1_000)
-"""How often the caller of a request is told that it is alive while it waits to run apart."""
+"""How often the caller of a request is told that it is alive while it waits."""
 SILENCE_MS = Ms(5_000)
 """How long a worker may send nothing: it has missed several keepalives by then, so it is gone."""
 
@@ -103,8 +105,13 @@ class Erred:
     """Set by a worker if another deployment might succeed."""
 
 
+@dataclass(frozen=True, slots=True)
+class TurnedBack:
+    """The worker has no free slot: it has not begun the attempt, and will not."""
+
+
 End = Answered | Erred
-WorkerMessage = Streamed | KeptAlive | End
+WorkerMessage = Streamed | KeptAlive | TurnedBack | End
 CallerMessage = Started | Streamed | KeptAlive | End
 
 
@@ -163,7 +170,33 @@ class Stopping:
     """The broker stops and waits no longer for requests under way."""
 
 
-Event = Said | Stored | Unstored | CallerLeft | CallerBehind | CancelAsked | Ticked | WorkerDied | Stopping
+@dataclass(frozen=True, slots=True)
+class TurnCame:
+    """There is a slot for the request, which waited for one."""
+
+    placed: reserve.Placement
+
+
+@dataclass(frozen=True, slots=True)
+class TurnDenied:
+    """The request waits in vain: no deployment takes it any more, or too many wait."""
+
+    problem: Problem
+
+
+Event = (
+    TurnCame
+    | TurnDenied
+    | Said
+    | Stored
+    | Unstored
+    | CallerLeft
+    | CallerBehind
+    | CancelAsked
+    | Ticked
+    | WorkerDied
+    | Stopping
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +208,9 @@ class Assignment:
     attempt: Attempt
     assigned_ms: Ms
     worker: WorkerId | None = None
-    """The worker that is to run it apart from all others. None: any of the deployment."""
+    """The worker that it goes to alone, since that offered a slot or runs it apart. None: any of the deployment."""
+    is_apart: bool = False
+    """Whether the worker is to run it apart from all others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +248,7 @@ Placer = Callable[[str, Collection[str]], reserve.Placement | reserve.NotPlaced]
 """Chooses where a request of this model goes next, given the deployments that have failed it."""
 
 
-_WHY_ENDED = {
+_WHY_ENDED: Mapping[type, Problem] = {
     CallerBehind: Problem("too_slow", "the answer came faster than it was read"),
     CancelAsked: Problem("cancelled", "the request was cancelled"),
     Stopping: Problem("broker_stopped", "the broker stopped: try again"),
@@ -232,7 +267,9 @@ class RequestState:
         place: Placer,
         policy: Callable[[str], Retry],
         now: Ms,
+        waits: bool = False,
     ) -> None:
+        """`waits`: there is no free slot. It is `placed` where it waits for one; a later placement may be elsewhere."""
         self._entry = entry
         self._relay = relay
         self._place = place
@@ -253,12 +290,19 @@ class RequestState:
         self._has_streamed = False
         self._never: Problem | None = None
         """Set when no deployment can ever take the request: the catalog has dropped the model, or it ends workers."""
+        self._failure: Failure | None = None
+        """How its last attempt failed that has ended."""
+        self._next_number = 1
+        """The number of the next attempt that begins."""
+        self.waits = waits
+        """Whether it waits for a slot. Its assignment is over then, or was never published."""
         self.is_over = False
-        self.assignment = self._assign(placed, number=1, now=now)
+        self.assignment = self._assign(placed, now=now)
 
     def __repr__(self) -> str:
         attempt = self.assignment.attempt
-        where = "over" if self.is_over else f"attempt {attempt.number} on {attempt.deployment}"
+        where = f"attempt {attempt.number} on {attempt.deployment}"
+        where = "over" if self.is_over else "waits" if self.waits else where
         return f"RequestState({self._entry.id}, {where})"
 
     @property
@@ -269,45 +313,85 @@ class RequestState:
     def body_hash(self) -> bytes:
         return self._entry.body_hash
 
+    @property
+    def entry(self) -> Entry:
+        return self._entry
+
+    @property
+    def tried(self) -> Collection[str]:
+        """The deployments that have failed it."""
+        return self._tried
+
     def begin(self) -> Sequence[Action]:
-        return [Publish(self.assignment)]
+        return () if self.waits else [Publish(self.assignment)]
 
     def on(self, event: Event, now: Ms) -> Sequence[Action]:
         """Return what to do. An event of an earlier attempt, or one after the end, changes nothing."""
         is_late = isinstance(event, Said | Stored | Unstored) and event.token != self.assignment.token
         if self.is_over or is_late:
             return ()
+        if self.waits:
+            return self._while_waiting(event, now)
         match event:
             case Said(_, message):
                 self._last_message_ms = now
                 return self._on_message(message, now)
             case Stored():
                 self._is_stored, self._stored_ms = True, now
-                return ()
             case Unstored():
                 return () if self._last_message_ms is not None else self._on_unstored(event, now)
-            case CallerLeft():
-                return self._give_up(Cancelled())
-            case CallerBehind() | CancelAsked() | Stopping():
-                return self._give_up(Cancelled(), _WHY_ENDED[type(event)])
+            case CallerLeft() | CallerBehind() | CancelAsked() | Stopping():
+                return self._give_up(Cancelled(), _WHY_ENDED.get(type(event)))
             case WorkerDied():
                 return self._lost(Problem("worker_lost", "the worker died: try again"), now, counted=False)
             case Ticked():
                 return self._check_time(now)
+            case TurnCame() | TurnDenied():  # it waits no more
+                pass
             case _:
                 assert_never(event)
+        return ()
+
+    def _while_waiting(self, event: Event, now: Ms) -> Sequence[Action]:
+        match event:
+            case TurnCame(placed):
+                return [self._begin_attempt(placed, now)]
+            case TurnDenied(problem):
+                return self._give_up(Failed(self._failure or EngineLost(problem.message, sent=False)), problem)
+            case CallerLeft() | CancelAsked() | Stopping():
+                return self._give_up(Cancelled(), _WHY_ENDED.get(type(event)))
+            case Ticked() if now >= self._entry.deadline_ms:
+                return self._time_is_up()
+            case Ticked():
+                return self._wait_on(now)
+            case _:  # of an attempt that is over
+                return ()
+
+    def _time_is_up(self) -> Sequence[Action]:
+        within, why = self._entry.deadline_ms - self._began_ms, ": every slot was taken" if self.waits else ""
+        return self._give_up(Expired(), Problem("timed_out", f"no answer within {within} ms{why}"))
+
+    def _begin_attempt(self, placed: reserve.Placement, now: Ms) -> Publish:
+        self.waits = False
+        self._last_message_ms, self._is_stored = None, False
+        self._again_ms = Ms(now + UNHEARD_MS)
+        self.assignment = self._assign(placed, now=now)
+        return Publish(self.assignment)
 
     def _on_message(self, message: WorkerMessage, now: Ms) -> Sequence[Action]:
         match message:
             case KeptAlive():
                 return [Tell(message)]
+            case TurnedBack():
+                self.waits = True
+                return ()
             case Streamed():
                 begins, self._has_streamed = not self._has_streamed, True
                 return [Tell(Started()), Tell(message)] if begins else [Tell(message)]
             case Erred(_, _, failure) if failure is not None:
                 self._spent += counts(failure)
-                if (publish := self._reassign(failure, now)) is not None:
-                    return [publish]
+                if (next_actions := self._reassign(failure, now)) is not None:
+                    return next_actions
                 self.is_over = True
                 return [Rule(self.assignment.attempt, Failed(failure)), Tell(message)]
             case Erred(problem) if problem.code == "expired" and now < self._entry.deadline_ms:
@@ -325,13 +409,14 @@ class RequestState:
         """End what took too long: the request at its deadline, an attempt when its worker is silent."""
         waited = now - self.assignment.assigned_ms
         if now >= self._entry.deadline_ms:
-            within = self._entry.deadline_ms - self._began_ms
-            return self._give_up(Expired(), Problem("timed_out", f"no answer within {within} ms"))
+            return self._time_is_up()
         if self._last_message_ms is not None:
             if now - self._last_message_ms >= SILENCE_MS:
                 return self._lost(Problem("worker_lost", "the worker went silent: try again"), now)
+        elif self.assignment.is_apart:
+            return self._wait_on(now)
         elif self.assignment.worker is not None:
-            return self._wait_apart(now)
+            return self._wait_again() if waited >= UNHEARD_MS else ()
         elif not self._is_stored and waited >= STORE_MS:
             return self._not_stored()
         elif not self._is_stored:
@@ -342,8 +427,10 @@ class RequestState:
         return ()
 
     def _on_unstored(self, event: Unstored, now: Ms) -> Sequence[Action]:
-        if self.assignment.worker is not None:
+        if self.assignment.is_apart:
             return self._lost(Problem("worker_lost", "its worker is not there: try again"), now)
+        if self.assignment.worker is not None:
+            return self._wait_again()
         self._unstored, self._again_ms = event.why, Ms(now + AGAIN_MS)
         return () if event.passes else self._not_stored()
 
@@ -353,8 +440,13 @@ class RequestState:
         self._again_ms = Ms(now + UNHEARD_MS)
         return [Publish(self.assignment)]
 
-    def _wait_apart(self, now: Ms) -> Sequence[Action]:
-        """Keep the caller waiting: the attempt waits at its worker until what runs there is over."""
+    def _wait_again(self) -> Sequence[Action]:
+        """Wait for a slot again: the worker that offered one did not take the attempt."""
+        self.waits = True
+        return [Abort(self.assignment)]
+
+    def _wait_on(self, now: Ms) -> Sequence[Action]:
+        """Keep the caller waiting: every slot is taken, or the attempt waits at its worker until what runs there is over."""
         if now - self._kept_alive_ms < KEEPALIVE_MS:
             return ()
         self._kept_alive_ms = now
@@ -371,19 +463,20 @@ class RequestState:
         """
         self._spent += counted
         abort, failure = Abort(self.assignment), EngineLost(problem.message)
-        if (publish := self._reassign(failure, now)) is not None:
-            return [abort, publish]
+        if (next_actions := self._reassign(failure, now)) is not None:
+            return [abort, *next_actions]
         return self._give_up(Failed(failure), self._never or problem)
 
     def _give_up(self, outcome: Failed | Expired | Cancelled, problem: Problem | None = None) -> Sequence[Action]:
         """End the request on the broker's own decision. `problem` is for the caller; None if the caller has left."""
         self.is_over = True
-        ends: list[Action] = [Abort(self.assignment), Rule(self.assignment.attempt, outcome)]
+        aborts: list[Action] = [] if self.waits else [Abort(self.assignment)]
+        ends: list[Action] = [*aborts, Rule(self.assignment.attempt, outcome)]
         return [*ends, Tell(Erred(problem))] if problem is not None else ends
 
-    def _reassign(self, failure: Failure, now: Ms) -> Publish | None:
-        """Assign the request to another deployment. None if pieces were streamed already, the policy of the model allows no
-        other attempt, or no other deployment can take it.
+    def _reassign(self, failure: Failure, now: Ms) -> Sequence[Action] | None:
+        """Assign the request to another deployment, or let it wait for one that is full. None: pieces were streamed already,
+        the policy of the model allows no other attempt, or no other deployment can take it.
         """
         policy, most = self._policy(self._entry.model), self._entry.max_attempts
         end = retry.end_after(failure, policy, spent=self._spent, max_attempts=most)
@@ -391,20 +484,23 @@ class RequestState:
             return None
         tried = (*self._tried, self.assignment.attempt.deployment)
         placed = self._place(self._entry.model, tried)
-        if not isinstance(placed, reserve.Placement):
-            if isinstance(placed, reserve.ModelGone | reserve.Poison):
-                self._never = reserve.problem_of(placed, self._entry.model)
+        if isinstance(placed, reserve.ModelGone | reserve.Poison):
+            self._never = reserve.problem_of(placed, self._entry.model)
             return None
-        self._tried, self._last_message_ms, self._is_stored = tried, None, False
-        self._again_ms = Ms(now + UNHEARD_MS)
-        self.assignment = self._assign(placed, number=self.assignment.attempt.number + 1, now=now)
-        return Publish(self.assignment)
+        if isinstance(placed, reserve.NoRoom) and not placed.full:
+            return None
+        self._tried, self._failure = tried, failure
+        self._next_number += 1
+        if isinstance(placed, reserve.NoRoom):
+            self.waits = True
+            return ()
+        return [self._begin_attempt(placed, now)]
 
-    def _assign(self, placed: reserve.Placement, *, number: int, now: Ms) -> Assignment:
+    def _assign(self, placed: reserve.Placement, *, now: Ms) -> Assignment:
         entry = self._entry
         attempt = Attempt(
             job=entry.id,
-            number=number,
+            number=self._next_number,
             tenant=entry.tenant,
             lane=entry.lane,
             model=entry.model,
@@ -420,9 +516,9 @@ class RequestState:
             custom_id=entry.custom_id,
             metadata=entry.metadata,
             traceparent=entry.traceparent,
-            group=None if placed.worker is None else entry.id,
+            group=entry.id if placed.is_apart else None,
         )
-        return Assignment(placed.token, attempt, now, placed.worker)
+        return Assignment(placed.token, attempt, now, placed.worker, placed.is_apart)
 
 
 def _outcome_of(problem: Problem) -> Failed | Expired | Cancelled:

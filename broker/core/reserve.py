@@ -1,15 +1,16 @@
-"""Decides which deployment takes an interactive request: one with room in the reserve that it keeps for requests."""
+"""Decides which deployment takes an interactive request, in any slot that is free; or that it may wait for one."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
 from broker.core import route
-from broker.core.pools import Pool
+from broker.core.pools import Pool, all_full
 from schemas.api import Hold, HoldCode, Problem
 from schemas.catalog import Catalog
 from schemas.outcome import Refused
 from schemas.subjects import WorkerId
+from schemas.units import Ms
 from schemas.worker import WorkerBeat
 
 
@@ -20,7 +21,9 @@ class Placement:
     deployment: str
     token: str
     worker: WorkerId | None = None
-    """The worker that runs the attempt apart from all others. None: any of the deployment."""
+    """The worker that it goes to alone, since that offered a slot or runs it apart. None: any of the deployment."""
+    is_apart: bool = False
+    """Whether the worker runs it apart from all others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,8 @@ class NoRoom:
 
     holds: Sequence[Hold]
     """What holds each of them, in the order of the route. Empty: none is left to try."""
+    full: tuple[str, ...] = ()
+    """Those that would take it if they had a free slot, so that it may wait for one of theirs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,7 @@ def choose_ward(
         return ModelGone()
     open_now = [name for name, pool in pools.items() if pool.stop is None]
     candidates = route.candidates(model, catalog=catalog, alive=open_now)
-    workers = [beat for beat in beats if not beat.draining and beat.reserve > 0 and beat.id not in wards]
+    workers = [beat for beat in beats if not beat.draining and beat.slots + beat.reserve > 0 and beat.id not in wards]
     for entry in candidates:
         here = [beat for beat in workers if beat.deployment == entry.deployment]
         if here:
@@ -74,26 +79,46 @@ SUSPECTED = Hold(HoldCode.SUSPECTED, "a request like this one was with a worker 
 
 
 def choose_deployment(
-    model: str, *, catalog: Catalog, pools: Mapping[str, Pool], unit: float, tried: Collection[str] = ()
+    model: str,
+    *,
+    catalog: Catalog,
+    pools: Mapping[str, Pool],
+    unit: float,
+    tried: Collection[str] = (),
+    full: Collection[str] = (),
+    offered: str | None = None,
 ) -> str | NotPlaced:
     """Choose a candidate with room, at random by the route's weights; of spares, the first. `unit` is uniform in [0, 1).
 
-    A deployment without a reserve takes no requests: for them it is away, not full.
+    Those that are `full` have none, whatever the beats say: others wait for their slots, or they turned a request back just
+    now. One that has `offered` a slot has room.
     """
     if not route.entries(model, catalog):
         return ModelGone()
-    able = {name for name, pool in pools.items() if pool.stop is None and pool.reserve}
+    able = {name for name, pool in pools.items() if pool.stop is None}
     candidates = route.candidates(model, catalog=catalog, alive=able, tried=tried)
-    free = [entry for entry in candidates if pools[entry.deployment].request_hold is None]
+    free = [
+        entry
+        for entry in candidates
+        if entry.deployment == offered
+        or (entry.deployment not in full and pools[entry.deployment].request_hold is None)
+    ]
     if not free:
         left = route.untried(model, catalog=catalog, tried=tried)
-        return NoRoom([hold for entry in left if (hold := pools[entry.deployment].request_hold) is not None])
+        holds = {name: hold for entry in left if (hold := _hold(pools[name := entry.deployment], full)) is not None}
+        waited_for = {entry.deployment for entry in candidates}
+        busy = [name for name, hold in holds.items() if name in waited_for and hold.code is HoldCode.BUSY]
+        return NoRoom(list(holds.values()), tuple(busy))
     mark = unit * sum(entry.weight for entry in free)
     for entry in free:
         mark -= entry.weight
         if mark < 0:
             return entry.deployment
     return free[0].deployment
+
+
+def _hold(pool: Pool, full: Collection[str]) -> Hold | None:
+    return pool.request_hold or (all_full(pool.deployment) if pool.deployment in full else None)
 
 
 def problem_of(why: NotPlaced | Refused, model: str) -> Problem:
@@ -108,6 +133,16 @@ def problem_of(why: NotPlaced | Refused, model: str) -> Problem:
             return Problem("unknown_model", f"{model} was taken out of the catalog while its request ran", "model")
         case Refused(code, message, field, limit):
             return Problem(code, message, field, limit)
+
+
+def no_more_wait(model: str, *, waiting: int, retry_after_ms: Ms) -> Problem:
+    """Refuse a request, since as many wait for the model as may."""
+    seconds = -(-retry_after_ms // 1000)
+    message = (
+        f"{model} takes no requests now (every slot is taken, and {waiting} requests wait for one): "
+        f"try again in {seconds} s, or submit the job"
+    )
+    return Problem(HoldCode.BUSY, message, retry_after_ms=retry_after_ms)
 
 
 _CODES = list(HoldCode)

@@ -19,7 +19,8 @@ settle           records what came through OUTCOME, and announces it
 failure_log      sums up failures of attempts, and requests that move, by kind, to be logged
 late_acks        acks the messages of workers that died before they could
 relay            stays in the middle of every interactive request
-reserves         counts the reserved slots that the relay uses, and chooses where the next request goes
+waiting          keeps the requests that wait for a slot, and tells workers how many do
+reserves         counts the slots that the relay uses, and chooses where the next request goes, or waits
 daily_spend      knows what each deployment has cost today, and what the relay has reserved
 reconcile        keeps streams, buckets and consumers as they should be
 catalog_refresh  keeps the ledger's newest catalog in force, and its copy in NATS right

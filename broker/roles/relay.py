@@ -9,7 +9,7 @@ time into events, and carries the decisions out in order.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import assert_never
@@ -21,6 +21,7 @@ from broker.bus.notices import announce_abort
 from broker.bus.request_cancels import decode_request_cancel
 from broker.bus.runs import Rulings
 from broker.core import reserve
+from broker.core.line import Depth
 from broker.core.presence import Departed, Presence, Process, lost_executions, process_of
 from broker.core.records import Entry
 from broker.core.relay import (
@@ -45,6 +46,9 @@ from broker.core.relay import (
     Streamed,
     Tell,
     Ticked,
+    TurnCame,
+    TurnDenied,
+    TurnedBack,
     Unstored,
     WorkerDied,
     WorkerMessage,
@@ -55,13 +59,15 @@ from broker.ports import Caller, Clock
 from broker.roles.failure_log import SummedLog
 from broker.roles.reserves import Reserves
 from broker.roles.tasks import Tasks
+from broker.roles.waiting import Waiting
 from schemas import subjects
 from schemas.api import ErrorBody, Problem
-from schemas.codec import FAILURE, KIND, MSG_ID, SEQ, UNREADABLE, packed
+from schemas.codec import FAILURE, KIND, MSG_ID, OFFER, SEQ, UNREADABLE, packed
 from schemas.jetstream import Kind, Message, NatsConnection, NatsError, NotStored, acknowledged, header_number
 from schemas.outcome import EngineLost, Failure
 from schemas.ruling import EndRequest
 from schemas.units import Ms
+from schemas.worker import SlotOffer
 
 log = logging.getLogger(__name__)
 TICK_S = 0.25
@@ -71,10 +77,13 @@ _FLUSH_S = 1.0
 """How long the last messages and rulings may take after that."""
 _RECENT_MS = 10_000
 """How long a request that ended without a word of its worker is remembered: longer than a death goes unnoticed."""
+DEPTH = Depth(requests=1000, size=64 * 1024 * 1024)
+"""How much may wait for a slot of one model at one broker. A guess: more requests than a busy pool starts in a minute."""
 BUFFER_BYTES = 1024 * 1024
 """Bytes of pieces that may wait for one caller. A caller that is further behind has stopped reading."""
 _failure = msgspec.json.Decoder(Failure)
 _problem = msgspec.json.Decoder(ErrorBody)
+_offer: msgspec.msgpack.Decoder[SlotOffer] = msgspec.msgpack.Decoder(SlotOffer)
 
 
 class RelayedRequest:
@@ -139,13 +148,18 @@ class Relay:
         presence: Presence | None = None,
         tell: Callable[[str, int | None], Awaitable[None]] = _tell_nobody,
         lost: Callable[[int], object] = lambda _: None,
+        waited: Callable[[str, float], object] = lambda _, __: None,
+        waiting: Callable[[Mapping[str, int]], object] = lambda _: None,
+        depth: Depth = DEPTH,
         tick_s: float = TICK_S,
         finish_s: float = FINISH_S,
         buffer_bytes: int = BUFFER_BYTES,
     ) -> None:
         """`name` is the broker's name; no two brokers that run may share one. `tell` tells brokers of suspected requests.
 
-        `lost` counts executions that died workers held.
+        `lost` counts executions that died workers held. `waited` is called with the model of each request that waited for a
+        slot, and the seconds until it had one; `waiting`, now and then, with how many wait for each model. `depth` is how
+        much may wait for one.
         """
         self._nc = nc
         self._name = name
@@ -170,6 +184,8 @@ class Relay:
         self._by_token: dict[str, RelayedRequest] = {}
         """Requests by the token of their current attempt. Messages about earlier attempts are ignored."""
         self._tasks = Tasks()
+        self._count_waiting = waiting
+        self.waiting = Waiting(nc, relay=name, depth=depth, clock=clock, tasks=self._tasks, waited=waited)
         self._idle = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -207,6 +223,7 @@ class Relay:
                 if gone.has_died and process_of(gone.beat) not in self._mourned:
                     await self._worker_died(gone, now)
             self._mourned = {process_of(gone.beat) for gone in departed}
+            await self._look_at_waiting()
             for request in list(self._by_job.values()):
                 await self._handle(request, Ticked(), now)
 
@@ -220,23 +237,97 @@ class Relay:
         if entry.id in self._by_job:
             await caller.end(Erred(reserve.in_use(entry.id)))
             return
-        place = partial(self._reserves.place, entry)
+        place = partial(self._reserves.place, entry, wanted=self.waiting.line.wanted)
         placed = place(entry.model, ())
+        full: tuple[str, ...] = ()
+        if isinstance(placed, reserve.NoRoom) and placed.full:
+            full = placed.full
+            placed = reserve.Placement(full[0], self._reserves.token())
         if not isinstance(placed, reserve.Placement):
             await caller.end(Erred(reserve.problem_of(placed, entry.model)))
             return
         state = RequestState(
-            entry, placed, relay=self._name, place=place, policy=self._reserves.policy, now=self._clock()
+            entry,
+            placed,
+            relay=self._name,
+            place=place,
+            policy=self._reserves.policy,
+            now=self._clock(),
+            waits=bool(full),
         )
         request = self._by_job[entry.id] = RelayedRequest(state, caller, buffer_bytes=self._buffer_bytes)
         request.delivery = self._tasks.spawn(request.deliver())
-        self._take_reserve(request)
+        if full:
+            await self._enter(state, full)
+            return
+        self._take_slot(request)
         await self._act(request, state.begin())
+
+    async def _enter(self, state: RequestState, full: tuple[str, ...]) -> None:
+        """Let a request wait. If too many do now, refuse one."""
+        for job, waiting in self.waiting.enter(state, full):
+            model = state.entry.model
+            why = reserve.no_more_wait(
+                model, waiting=waiting, retry_after_ms=self.waiting.retry_after_ms(model, waiting)
+            )
+            if (request := self._by_job.get(job)) is not None:
+                await self._handle(request, TurnDenied(why))
+
+    async def _offered(self, message: Message) -> None:
+        """Give the slots that a worker offers to the requests whose turn it is."""
+        try:
+            key, worker, count = _offer.decode(message.data)
+            deployment = subjects.replying_deployment(message.subject)
+        except (ValueError, *UNREADABLE) as error:
+            log.warning("offer ignored bytes=%d error=%s", len(message.data), error)
+            return
+        offering = subjects.worker_id(deployment, key, worker)
+        for _ in range(count):
+            if (job := self.waiting.take(deployment)) is None:
+                return
+            request = self._by_job[job]
+            entry = request.state.entry
+            placed = self._reserves.place_offered(
+                entry, entry.model, request.state.tried, deployment=deployment, worker=offering
+            )
+            await self._had_turn(request, placed)
+
+    async def _had_turn(self, request: RelayedRequest, placed: reserve.Placement | reserve.NotPlaced) -> None:
+        """Begin an attempt of a request that waited, or refuse it."""
+        entry = request.state.entry
+        if isinstance(placed, reserve.Placement):
+            self.waiting.started(entry.id, entry.model)
+            await self._handle(request, TurnCame(placed))
+        else:
+            await self._handle(request, TurnDenied(reserve.problem_of(placed, entry.model)))
+
+    async def _look_at_waiting(self) -> None:
+        """Look whose slots each request may take that waits, and refuse what no deployment takes any more."""
+        found: dict[tuple[str, str, Collection[str]], reserve.Placement | reserve.NotPlaced] = {}
+        for job in list(self.waiting.line.jobs):
+            if job not in self.waiting.line:
+                continue  # it has gone meanwhile
+            state = self._by_job[job].state
+            entry = state.entry
+            alike = entry.model, entry.tenant, state.tried
+            where = found.get(alike)
+            if where is None or self.suspects:
+                where = self._reserves.look_again(entry, entry.model, state.tried)
+                found[alike] = where
+            if isinstance(where, reserve.NoRoom) and where.full:
+                self.waiting.line.move(job, where.full)
+            else:
+                self.waiting.leave(job)
+                await self._had_turn(self._by_job[job], where)
+        self._count_waiting(self.waiting.line.by_model)
+        await self.waiting.say_again()
 
     async def _worker_died(self, gone: Departed, now: Ms) -> None:
         """Suspect the requests that it may have had, and go on with them: apart, if they may. What it ran is lost."""
         mine = [
-            one for one in self._by_job.values() if was_with(one.state.assignment, gone, self._presence.here, now)
+            one
+            for one in self._by_job.values()
+            if not one.state.waits and was_with(one.state.assignment, gone, self._presence.here, now)
         ]
         suspected = [(_key(one.state), one.state.assignment) for one in mine]
         for ended in list(self._recent):
@@ -253,7 +344,7 @@ class Relay:
         suspects = self.suspects
         for key, assignment in suspected:
             deaths = suspects.deaths_alone(key, now) or 0
-            if assignment.worker is not None and had_begun(assignment, gone):
+            if assignment.is_apart and had_begun(assignment, gone):
                 deaths += 1
             log.warning("suspected request key=%s deaths_alone=%d", key, deaths)
             suspects.suspected(key, deaths, now)
@@ -291,6 +382,10 @@ class Relay:
         except ValueError as error:
             log.warning("reply ignored error=%s", error)
             return
+        if token == subjects.OFFERS:
+            if (message.headers or {}).get(KIND) == OFFER:
+                await self._offered(message)
+            return
         if (request := self._by_token.get(token)) is None:
             return
         if message.subject != request.state.assignment.attempt.reply_to:
@@ -305,36 +400,65 @@ class Relay:
 
     async def _handle(self, request: RelayedRequest, event: Event, now: Ms | None = None) -> None:
         """Decide what follows an event and do it. After the request's end nothing does."""
-        state, before = request.state, request.state.assignment
-        if before.token not in self._by_token:
+        if request.state.is_over:
             return
-        actions = state.on(event, self._clock() if now is None else now)
+        state, before, waited = request.state, request.state.assignment, request.state.waits
+        now = self._clock() if now is None else now
+        actions = state.on(event, now)
         if state.is_over:
-            if not isinstance(event, Said):
-                self._recent.append((self._clock(), _key(state), before))
-            elif before.worker is not None:
-                await self._clear(_key(state))
-            self._give_back_reserve(before)
-            del self._by_job[before.attempt.job]
-            if not self._by_job:
-                self._idle.set()
+            self._ended(request, event, had_slot=not waited)
+        elif state.waits and not waited:
+            self._give_back_slot(before)
+            self._wait_again(request, event)
         elif state.assignment is not before:
-            self._log_moves([(before.attempt.deployment, state.assignment.attempt.deployment, _why_moved(event))])
-            self._give_back_reserve(before)
-            self._take_reserve(request)
+            if not waited:
+                self._moved(before, state, event)
+                self._give_back_slot(before)
+            self._take_slot(request)
         await self._act(request, actions)
+
+    def _ended(self, request: RelayedRequest, event: Event, *, had_slot: bool) -> None:
+        """Let go of a request and of what it holds."""
+        state, last = request.state, request.state.assignment
+        if had_slot:
+            if not isinstance(event, Said):
+                self._recent.append((self._clock(), _key(state), last))
+            elif last.is_apart:
+                self._tasks.spawn(self._clear(_key(state)))
+            self._give_back_slot(last)
+        else:
+            self.waiting.leave(last.attempt.job)
+        del self._by_job[last.attempt.job]
+        if not self._by_job:
+            self._idle.set()
+
+    def _wait_again(self, request: RelayedRequest, event: Event) -> None:
+        """Let a request wait whose attempt is over: for the deployment that turned it back, or for others."""
+        state, deployment = request.state, request.state.assignment.attempt.deployment
+        if isinstance(event, Said) and isinstance(event.message, TurnedBack):
+            self._reserves.turned_back(deployment)
+        else:
+            self._moved(state.assignment, state, event)
+        entry = state.entry
+        where = self._reserves.without_room(entry, entry.model, state.tried)
+        full = where.full if isinstance(where, reserve.NoRoom) else ()
+        self.waiting.come_back(state, full)  # nobody's slots, if it is held now: the next tick refuses it
+
+    def _moved(self, before: Assignment, state: RequestState, event: Event) -> None:
+        where = "the line" if state.waits else state.assignment.attempt.deployment
+        self._log_moves([(before.attempt.deployment, where, _why_moved(event))])
 
     def _log_moves(self, moved: Sequence[tuple[str, str, str]] = ()) -> None:
         """Log which requests another deployment takes: from, to, and why."""
         for (former, later, why), count in self._moves.due(moved):
             log.warning("requests moved from=%s to=%s why=%s count=%d", former, later, why, count)
 
-    def _take_reserve(self, request: RelayedRequest) -> None:
+    def _take_slot(self, request: RelayedRequest) -> None:
         assignment = request.state.assignment
         self._by_token[assignment.token] = request
         self._reserves.take(assignment.token, assignment.attempt)
 
-    def _give_back_reserve(self, assignment: Assignment) -> None:
+    def _give_back_slot(self, assignment: Assignment) -> None:
         del self._by_token[assignment.token]
         self._reserves.give_back(assignment.token, assignment.attempt)
 
@@ -407,6 +531,8 @@ def worker_message(message: Message) -> WorkerMessage:
             return Streamed(message.data, sequence)
         case "final":
             return Answered(message.data, sequence)
+        case "full":
+            return TurnedBack()
         case "error":
             return Erred(_problem_in(message.data), sequence, _failure_in(headers.get(FAILURE)))
         case _:

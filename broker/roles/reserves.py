@@ -1,4 +1,4 @@
-"""Counts the reserved slots that this broker's relay uses, and chooses where the next interactive request goes."""
+"""Counts the slots that this broker's relay uses, and chooses where the next interactive request goes, or waits."""
 
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -18,7 +18,9 @@ from broker.ports import Clock, Entropy
 from broker.roles.daily_spend import DailySpend
 from schemas.catalog import Catalog, Retry
 from schemas.job import Attempt, Lane
-from schemas.worker import WorkerBeat
+from schemas.subjects import WorkerId
+from schemas.units import Ms
+from schemas.worker import BEAT_EVERY_MS, WorkerBeat
 
 _PEAK_TICKS = 8
 """Two beat intervals, in the relay's ticks: how stale a beat can be."""
@@ -48,6 +50,8 @@ class Reserves:
         self._controls = controls
         self._presence = Presence() if presence is None else presence
         self.suspects = RequestSuspects() if suspects is None else suspects
+        self._full_until: dict[str, Ms] = {}
+        """Until when the deployments count as full that turned a request back, whatever their beats said before."""
         self._outstanding = Counter[str]()
         self._peaks = deque([Counter[str]()], maxlen=_PEAK_TICKS)
         """The most that was outstanding during each of the last ticks, by deployment."""
@@ -57,23 +61,77 @@ class Reserves:
     def __repr__(self) -> str:
         return f"Reserves(outstanding={dict(self._outstanding)})"
 
-    def place(self, request: Entry, model: str, tried: Collection[str]) -> Placement | NotPlaced:
-        """Choose a deployment for the next attempt of a request, with a new token; or say why there is none."""
-        controls = self._controls()
-        if controls.pauses and (held := controls.holds(Flow(model, Lane.INTERACTIVE, request.tenant), None)):
-            return NoRoom(held)
-        key = request_key(request.tenant, request.body_hash)
-        deaths = self.suspects.deaths_alone(key, self._clock())
-        if deaths is not None:
-            return self._place_apart(request, model, key, deaths)
+    def place(
+        self, request: Entry, model: str, tried: Collection[str], *, wanted: Collection[str] = ()
+    ) -> Placement | NotPlaced:
+        """Choose a deployment for the next attempt of a request, with a new token; or say why there is none.
+
+        Those that are `wanted` count as full: others wait for their slots.
+        """
+        if (special := self._special(request, model)) is not None:
+            return special
+        now = self._clock()
         where = choose_deployment(
             model,
             catalog=self._catalog(),
             pools=self._pools(request, model),
             unit=(self._entropy() & ((1 << _UNIT_BITS) - 1)) / (1 << _UNIT_BITS),
             tried=tried,
+            full={*wanted, *(name for name, until in self._full_until.items() if now < until)},
         )
-        return Placement(where, f"{self._entropy():x}") if isinstance(where, str) else where
+        return Placement(where, self.token()) if isinstance(where, str) else where
+
+    def place_offered(
+        self, request: Entry, model: str, tried: Collection[str], *, deployment: str, worker: WorkerId
+    ) -> Placement | NotPlaced:
+        """Give a request a slot that a worker offers, unless something has come to hold it."""
+        if (special := self._special(request, model)) is not None:
+            return special
+        where = choose_deployment(
+            model,
+            catalog=self._catalog(),
+            pools=self._pools(request, model),
+            unit=0.0,
+            tried=tried,
+            full=self._catalog().deployments,
+            offered=deployment,
+        )
+        return Placement(where, self.token(), worker) if isinstance(where, str) else where
+
+    def look_again(self, request: Entry, model: str, tried: Collection[str]) -> Placement | NotPlaced:
+        """Say whose slots a request may take that waits, or what holds it now. What has become suspected is placed apart."""
+        special = self._special(request, model)
+        return self.without_room(request, model, tried) if special is None else special
+
+    def without_room(self, request: Entry, model: str, tried: Collection[str]) -> Placement | NotPlaced:
+        """Say for whose slots a request may wait, if no deployment has room."""
+        catalog = self._catalog()
+        where = choose_deployment(
+            model,
+            catalog=catalog,
+            pools=self._pools(request, model),
+            unit=0.0,
+            tried=tried,
+            full=catalog.deployments,
+        )
+        return Placement(where, self.token()) if isinstance(where, str) else where
+
+    def turned_back(self, deployment: str) -> None:
+        """Note that the worker of a deployment had no slot for a request: the beats were too old to know."""
+        self._full_until[deployment] = Ms(self._clock() + BEAT_EVERY_MS)
+
+    def token(self) -> str:
+        """Make a token for an attempt."""
+        return f"{self._entropy():x}"
+
+    def _special(self, request: Entry, model: str) -> Placement | NotPlaced | None:
+        """Hold what is paused, and place what is suspected. None: the request goes where there is room."""
+        controls = self._controls()
+        if controls.pauses and (held := controls.holds(Flow(model, Lane.INTERACTIVE, request.tenant), None)):
+            return NoRoom(held)
+        key = request_key(request.tenant, request.body_hash)
+        deaths = self.suspects.deaths_alone(key, self._clock())
+        return None if deaths is None else self._place_apart(request, model, key, deaths)
 
     def _place_apart(self, request: Entry, model: str, key: str, deaths: int) -> Placement | NotPlaced:
         """Choose a worker for a suspected request: one of its kind at a time, and one at a worker."""
@@ -90,9 +148,9 @@ class Reserves:
         )
         if not isinstance(beat, WorkerBeat):
             return beat
-        token = f"{self._entropy():x}"
+        token = self.token()
         self.suspects.runs_apart(token, key, beat.id)
-        return Placement(beat.deployment, token, beat.id)
+        return Placement(beat.deployment, token, beat.id, is_apart=True)
 
     def with_limit(self, attempt: Attempt) -> Attempt:
         """Tell the workers of an attempt what the catalog does not tell them of its model."""

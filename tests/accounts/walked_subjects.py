@@ -111,6 +111,7 @@ BUILT: Mapping[str, Callable[[], list[str]]] = {
     "ward": lambda: [subjects.ward(worker) for worker in _workers()],
     "cancel_order": _each(subjects.cancel_order),
     "abort_order": _each(subjects.abort_order),
+    "wanted_order": _each(subjects.wanted_order),
     "suspected_request": _each(subjects.suspected_request, ("a-hash",)),
     "outcome": _each(subjects.outcome),
     "api": lambda: [
@@ -227,7 +228,7 @@ def _heard(actor: Actor) -> Iterator[str]:
         yield rf"infermq\.result\.{actor.tenant}\..*"
     if (own := actor.deployment) is not None:
         yield rf"infermq\.(run|now)\.{own}"  # what it pulls comes with the subject that it was sent on
-        yield rf"infermq\.ctl\.(cancel|abort)\.{own}"
+        yield rf"infermq\.ctl\.(cancel|abort|wanted)\.{own}"
         yield rf"infermq\.ward\.{own}\.{actor.key.id}\.[^.]+"
         yield rf"\$KV\.INFERMQ_CATALOG\.(deployment\.{own}|revision)"
 

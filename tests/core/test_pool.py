@@ -128,10 +128,14 @@ class Case:
                 pass
 
     def check(self) -> None:
-        for slots, most in ((self.pool.leased, FULL.slots), (self.pool.interactive, FULL.reserve)):
+        all_of_it = 0
+        for slots, most in ((self.pool.leased, FULL.slots), (self.pool.interactive, FULL.slots + FULL.reserve)):
             with_slot = [held for held in slots.attempts.values() if not held.is_over]
             assert slots.running == len(with_slot)
-            assert sum(held.ended != Released() for held in with_slot) <= most
+            takes = sum(held.ended != Released() for held in with_slot)
+            assert takes <= most
+            all_of_it += takes
+        assert all_of_it <= FULL.slots + FULL.reserve
         assert self.engine.inside <= min(self.pool.running, FULL.slots + FULL.reserve)
 
 
@@ -233,14 +237,31 @@ async def test_an_attempt_ended_before_it_began_never_reaches_the_engine() -> No
     await ended(serving)
 
 
+def test_requests_take_every_slot_and_jobs_all_but_the_reserve() -> None:
+    case = Case()
+
+    def free() -> tuple[int, int]:
+        return case.pool.leased.free, case.pool.interactive.free
+
+    assert free() == (2, 3)
+    case.pool.leased.running = 2
+    assert free() == (0, 1)
+    case.pool.leased.running, case.pool.interactive.running = 0, 1
+    assert free() == (2, 2)
+    case.pool.interactive.running = 2
+    assert free() == (1, 1)
+    case.pool.interactive.running = 3
+    assert (free(), case.pool.to_request()) == ((0, 0), 1)
+
+
 async def test_nothing_is_asked_for_once_the_engine_died_or_the_worker_drains() -> None:
     case, serving = await lived([Event.LEASED, Event.INTERACTIVE, Event.A_WHILE_PASSES])
-    assert (case.pool.free(case.pool.leased), case.pool.free(case.pool.interactive)) == (1, 0)
+    assert (case.pool.free(case.pool.leased), case.pool.free(case.pool.interactive)) == (1, 1)
 
     case.happen(Event.DIES)
     await turn()
 
-    assert case.pool.free(case.pool.leased) == 0
+    assert (case.pool.free(case.pool.leased), case.pool.to_request()) == (0, 0)
     assert list(case.outcomes.values()) == [Failed(EngineLost("scripted"))]
     draining = Case()
     draining.pool.is_draining = True

@@ -278,12 +278,12 @@ def test_requests_that_were_just_handed_out_are_charged_too() -> None:
 @pytest.mark.parametrize(
     ("beats", "code", "message"),
     [
-        ([a_beat(running=1, interactive=1)], HoldCode.BUSY, "every worker of d is full"),
-        ([a_beat(reserve=0)], HoldCode.BUSY, "d keeps no slots for requests"),
+        ([a_beat(running=5, interactive=1)], HoldCode.BUSY, "every worker of d is full"),
+        ([a_beat(reserve=0, running=4)], HoldCode.BUSY, "every worker of d is full"),
         ([a_beat(draining=True)], HoldCode.DRAINING, "every worker of d is draining"),
         ([paused(DENIED, "401")], HoldCode.DENIED, "denied 401 on d, tried again at 12:00:30 UTC"),
         (
-            [a_beat(slots=1, running=1, interactive=1, paused=Paused(DENIED, "401", Ms(0)))],
+            [a_beat(slots=1, running=2, interactive=1, paused=Paused(DENIED, "401", Ms(0)))],
             HoldCode.DENIED,
             "denied 401 on d, being tried again",
         ),
@@ -296,11 +296,21 @@ def test_it_says_why_a_request_would_not_start(beats: list[WorkerBeat], code: Ho
     assert (hold.code, hold.message) == (code, message)
 
 
-def test_jobs_and_requests_have_slots_of_their_own() -> None:
-    jobs, requests = pool(a_beat(running=4)), pool(a_beat(running=1, interactive=1))
+def test_requests_take_slots_of_jobs_but_jobs_leave_the_reserve_to_requests() -> None:
+    jobs, requests = pool(a_beat(running=4)), pool(a_beat(running=5, interactive=5))
 
     assert (jobs.hold is None, jobs.request_hold is None) == (False, True)
-    assert (requests.hold is None, requests.request_hold is None) == (True, False)
+    assert (requests.hold is None, requests.request_hold is None) == (False, False)
+
+
+def test_what_requests_have_borrowed_is_no_room_for_jobs_on_any_worker() -> None:
+    idle, borrowed = a_beat("v"), a_beat(running=3, interactive=3)
+
+    found = pool(idle, borrowed, outstanding={})
+
+    assert (found.borrowed, found.credit, found.room) == (2, 6 + 4, 6 + 4)
+    assert pool(a_beat(reserve=3, running=3, interactive=3), a_beat("v"), outstanding={}).borrowed == 0
+    assert pool(idle, borrowed, outstanding={"d": 6}).hold is not None
 
 
 def test_only_the_pools_that_are_asked_for_are_looked_at() -> None:

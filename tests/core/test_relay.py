@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from broker.core.relay import (
     AGAIN_MS,
+    KEEPALIVE_MS,
     PICK_UP_MS,
     SILENCE_MS,
     STORE_MS,
@@ -34,6 +35,9 @@ from broker.core.relay import (
     Streamed,
     Tell,
     Ticked,
+    TurnCame,
+    TurnDenied,
+    TurnedBack,
     Unstored,
     WorkerDied,
     WorkerMessage,
@@ -79,6 +83,8 @@ class Script:
     own_attempts: int = 3
     apart: str | None = None
     """The worker that takes it apart, when no deployment is left."""
+    waits: bool = False
+    """Whether every slot is taken when it begins."""
     now: int = 0
     done: list[Action] = field(default_factory=list)
 
@@ -89,7 +95,7 @@ class Script:
         )
         first = Placement(self.route[0], str(next(self._tokens)))
         self.request = RequestState(
-            entry, first, relay="b", place=self._place, policy=lambda _: self.policy, now=Ms(0)
+            entry, first, relay="b", place=self._place, policy=lambda _: self.policy, now=Ms(0), waits=self.waits
         )
         self.done += self.request.begin()
 
@@ -97,7 +103,7 @@ class Script:
         assert model == "m"
         left = [name for name in self.route if name not in tried]
         if not left and self.apart is not None:
-            return Placement(self.route[0], str(next(self._tokens)), WorkerId(self.apart))
+            return Placement(self.route[0], str(next(self._tokens)), WorkerId(self.apart), is_apart=True)
         return Placement(left[0], str(next(self._tokens))) if left else self.none_left
 
     def on(self, event: Event) -> Sequence[Action]:
@@ -530,3 +536,143 @@ def test_a_request_whose_ward_is_not_there_goes_on_elsewhere() -> None:
     script.on(Unstored(script.request.assignment.token, "no stream"))
 
     assert [handed.worker for handed in script.handed] == [None, "w", "w"]
+
+
+# waiting for a slot
+
+
+def waiting(route: str = "d", **changes: object) -> Script:
+    return Script([route], waits=True, **changes)  # type: ignore[arg-type]
+
+
+def offered(deployment: str = "d", token: str = "t") -> TurnCame:  # noqa: S107 - the name of an attempt
+    return TurnCame(Placement(deployment, token, WorkerId("w")))
+
+
+FULL = NoRoom([], ("e",))
+"""Another deployment would take it, if it had a free slot."""
+
+
+def test_a_request_without_a_slot_waits_and_its_caller_is_told_that_it_lives() -> None:
+    script = waiting()
+
+    assert (script.done, script.request.waits) == ([], True)
+    assert script.passes(KEEPALIVE_MS - 1) == ()
+    assert script.passes(1) == [Tell(KeptAlive())]
+    assert script.passes(1) == ()
+
+
+def test_a_request_whose_turn_came_begins_where_the_slot_is() -> None:
+    script = waiting()
+    script.passes(700)
+
+    script.on(offered("e"))
+
+    [begun] = script.handed
+    assert (begun.attempt.deployment, begun.attempt.number, begun.worker, begun.attempt.group) == ("e", 1, "w", None)
+    assert (begun.attempt.dispatched_ms, begun.attempt.left_ms) == (700, DEADLINE_MS - 700)
+    assert not script.request.waits
+    script.says(WHOLE)
+    assert script.told == [WHOLE]
+
+
+def test_a_request_that_is_turned_back_waits_again_and_no_attempt_is_counted() -> None:
+    script = Script(["d"])
+
+    assert script.says(TurnedBack()) == ()
+    assert script.request.waits
+
+    script.on(offered())
+    assert [one.attempt.number for one in script.handed] == [1, 1]
+    assert (script.aborted, script.ruled, script.told) == ([], [], [])
+
+
+def test_nothing_of_an_attempt_that_is_over_touches_a_request_that_waits() -> None:
+    script = Script(["d"])
+    token = script.request.assignment.token
+    script.says(TurnedBack())
+
+    for event in (Said(token, WHOLE), Said(token, FAULT), Stored(token), Unstored(token, "x"), WorkerDied()):
+        assert script.on(event) == ()
+    assert script.passes(STORE_MS + PICK_UP_MS) == [Tell(KeptAlive())]
+
+
+def test_a_wait_ends_with_the_deadline_and_nothing_is_aborted() -> None:
+    script = waiting()
+
+    script.passes(DEADLINE_MS)
+
+    assert (script.problem, script.ruled, script.aborted) == ("timed_out", [Expired()], [])
+
+
+@pytest.mark.parametrize(
+    ("event", "told"),
+    [(CallerLeft(), None), (CancelAsked(), "cancelled"), (Stopping(), "broker_stopped")],
+    ids=["left", "cancelled", "stopped"],
+)
+def test_a_wait_ends_when_nobody_wants_the_answer_or_the_broker_stops(event: Event, told: str | None) -> None:
+    script = waiting()
+
+    script.on(event)
+
+    assert (script.ruled, script.aborted, script.request.is_over) == ([Cancelled()], [], True)
+    assert [end.problem.code for end in script.told if isinstance(end, Erred)] == ([] if told is None else [told])
+
+
+def test_a_wait_in_vain_ends_with_what_holds_the_request() -> None:
+    script, problem = waiting(), Problem("paused", "m is paused")
+
+    script.on(TurnDenied(problem))
+
+    assert script.told == [Erred(problem)]
+    assert script.ruled == [Failed(EngineLost("m is paused", sent=False))]
+
+
+def test_a_request_that_failed_waits_for_another_deployment_that_is_full() -> None:
+    script = Script(["d"], none_left=FULL)
+
+    assert script.says(FAULT) == ()
+    assert (script.request.waits, list(script.request.tried)) == (True, ["d"])
+
+    script.on(offered("e"))
+    assert [(one.attempt.deployment, one.attempt.number) for one in script.handed] == [("d", 1), ("e", 2)]
+    script.says(WHOLE)
+    assert (script.told, script.ruled) == ([WHOLE], [])
+
+
+def test_a_request_that_failed_and_waits_in_vain_is_recorded_as_it_failed() -> None:
+    script = Script(["d"], none_left=FULL)
+    script.says(FAULT)
+
+    script.on(TurnDenied(Problem("no_worker", "nobody")))
+
+    assert script.ruled == [Failed(EngineFault("x"))]
+
+
+def test_a_request_whose_attempt_is_lost_aborts_it_and_waits() -> None:
+    script = Script(["d"], none_left=FULL)
+    script.says(KeptAlive())
+
+    script.passes(SILENCE_MS)
+
+    assert (script.aborted, script.request.waits) == (script.handed, True)
+
+
+def test_an_offer_whose_worker_is_gone_or_hears_nothing_lets_the_request_wait_again() -> None:
+    gone, deaf = waiting(), waiting()
+    gone.on(offered())
+    deaf.on(offered())
+
+    gone.on(Unstored("t", "no stream"))
+    deaf.passes(UNHEARD_MS)
+
+    for script in (gone, deaf):
+        assert (script.request.waits, script.aborted, list(script.request.tried)) == (True, script.handed, [])
+
+
+def test_an_offer_to_a_request_that_does_not_wait_changes_nothing() -> None:
+    script = Script(["d"])
+
+    assert script.on(offered()) == ()
+    assert script.on(TurnDenied(Problem("busy", "x"))) == ()
+    assert len(script.handed) == 1

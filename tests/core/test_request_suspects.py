@@ -128,7 +128,8 @@ def test_a_suspected_request_goes_to_the_worker_that_runs_the_least_and_has_no_s
     assert ward(busy, idle, wards=(a_worker("b"),)) == "a"
     assert ward(busy, idle, wards=(a_worker("a"), a_worker("b"))) == "none"
     assert ward(a_beat("a", draining=True)) == "none"
-    assert ward(a_beat("a", reserve=0)) == "none"
+    assert ward(a_beat("a", reserve=0)) == "a"
+    assert ward(a_beat("a"), a_beat("b", slots=0, reserve=0), wards=(a_worker("a"),)) == "none"
     assert ward(catalog=Catalog()) == "gone"
 
 

@@ -7,7 +7,16 @@ import pytest
 
 from broker.core.limits import Account
 from broker.core.pools import snapshot
-from broker.core.reserve import ModelGone, NoRoom, Poison, choose_deployment, in_use, problem_of
+from broker.core.reserve import (
+    ModelGone,
+    NoRoom,
+    NotPlaced,
+    Poison,
+    choose_deployment,
+    in_use,
+    no_more_wait,
+    problem_of,
+)
 from schemas.api import Hold, HoldCode, Problem
 from schemas.catalog import Catalog, Deployment, Model, Route
 from schemas.outcome import Refused
@@ -23,7 +32,14 @@ CAPPED = "daily cap of 0.00 USD spent on {}, resumes 00:00 UTC"
 
 
 def a_beat(deployment: str, *, interactive: int = 0, **changes: Any) -> WorkerBeat:
-    fields = {"deployment": deployment, "slots": 1, "reserve": 1, "running": interactive, "interactive": interactive}
+    """Of a worker whose one slot beside the reserve runs a job."""
+    fields = {
+        "deployment": deployment,
+        "slots": 1,
+        "reserve": 1,
+        "running": interactive + 1,
+        "interactive": interactive,
+    }
     return builders.a_beat(**{**fields, **changes})
 
 
@@ -37,17 +53,14 @@ def chosen(
     unit: float = 0.0,
     tried: Collection[str] = (),
     capped: Collection[str] = (),
+    full: Collection[str] = (),
+    offered: str | None = None,
     **known: Any,
 ) -> str | list[str]:
     """The deployment, or why there is none."""
-    deployments = {
-        name: Deployment(engine="simulated", daily_cap_usd=0.0 if name in capped else None)
-        for name in ("a", "b", "spare")
-    }
-    catalog = Catalog(models={"m": Model(route=route)}, deployments=deployments)
-    spent = Account(limit=NanoUsd(0), used=NanoUsd(0))
-    pools = snapshot(catalog, beats, dict.fromkeys(capped, spent), now=Ms(0), **known)
-    where = choose_deployment(model, catalog=catalog, pools=pools, unit=unit, tried=tried)
+    where = choice(
+        *beats, model=model, route=route, unit=unit, tried=tried, capped=capped, full=full, offered=offered, **known
+    )
     match where:
         case NoRoom(holds):
             return [hold.message for hold in holds]
@@ -57,6 +70,34 @@ def chosen(
             return ["poison"]
         case _:
             return where
+
+
+def waited_for(*beats: WorkerBeat, **known: Any) -> tuple[str, ...]:
+    """The deployments for which a request may wait that finds no room."""
+    where = choice(*beats, **known)
+    assert isinstance(where, NoRoom)
+    return where.full
+
+
+def choice(
+    *beats: WorkerBeat,
+    model: str = "m",
+    route: tuple[Route, ...] = ROUTE,
+    unit: float = 0.0,
+    tried: Collection[str] = (),
+    capped: Collection[str] = (),
+    full: Collection[str] = (),
+    offered: str | None = None,
+    **known: Any,
+) -> str | NotPlaced:
+    deployments = {
+        name: Deployment(engine="simulated", daily_cap_usd=0.0 if name in capped else None)
+        for name in ("a", "b", "spare")
+    }
+    catalog = Catalog(models={"m": Model(route=route)}, deployments=deployments)
+    spent = Account(limit=NanoUsd(0), used=NanoUsd(0))
+    pools = snapshot(catalog, beats, dict.fromkeys(capped, spent), now=Ms(0), **known)
+    return choose_deployment(model, catalog=catalog, pools=pools, unit=unit, tried=tried, full=full, offered=offered)
 
 
 def said(text: str, *names: str) -> list[str]:
@@ -72,7 +113,6 @@ def test_a_spare_is_for_what_the_others_failed_and_for_when_they_are_away() -> N
     assert chosen(a_beat("a", draining=True), a_beat("spare")) == "spare"
     assert chosen(*EVERYONE, tried=("a", "b")) == "spare"
     assert chosen(*EVERYONE, capped=("a", "b")) == "spare"
-    assert chosen(a_beat("a", reserve=0), a_beat("spare")) == "spare"
 
 
 def test_a_spare_gets_nothing_while_the_others_are_full() -> None:
@@ -80,8 +120,36 @@ def test_a_spare_gets_nothing_while_the_others_are_full() -> None:
     assert chosen(*EVERYONE, handed_out={"b": 1}, tried=("a",)) == said(FULL, "b")
 
 
-def test_a_deployment_without_a_reserve_has_no_room() -> None:
-    assert chosen(a_beat("a", reserve=0)) == ["a keeps no slots for requests", *said(NOBODY, "b", "spare")]
+def test_a_deployment_without_a_reserve_takes_requests_into_slots_that_are_free() -> None:
+    assert chosen(a_beat("a", reserve=0, running=0)) == "a"
+    assert chosen(a_beat("a", reserve=0)) == [*said(FULL, "a"), *said(NOBODY, "b", "spare")]
+
+
+def test_requests_take_the_slots_beside_the_reserve_too() -> None:
+    idle = a_beat("a", slots=4, reserve=1, running=0)
+
+    assert chosen(idle, route=(Route("a"),), handed_out={"a": 4}) == "a"
+    assert chosen(idle, route=(Route("a"),), handed_out={"a": 5}) == said(FULL, "a")
+
+
+def test_one_that_others_wait_for_has_no_room_except_in_a_slot_that_it_offered() -> None:
+    assert chosen(*EVERYONE, full={"a"}) == "b"
+    assert chosen(*EVERYONE, full={"a", "b"}) == said(FULL, "a", "b")
+    assert chosen(*EVERYONE, full={"a", "b"}, offered="b") == "b"
+    assert chosen(a_beat("a", interactive=1), route=(Route("a"),), offered="a") == "a"
+    assert chosen(a_beat("a", draining=True), route=(Route("a"),), offered="a") == ["every worker of a is draining"]
+
+
+def test_a_request_may_wait_for_candidates_that_are_full_and_for_nothing_else() -> None:
+    full = [a_beat(name, interactive=1) for name in ("a", "b", "spare")]
+
+    assert waited_for(*full) == ("a", "b")
+    assert waited_for(*full, tried=("a",)) == ("b",)
+    assert waited_for(a_beat("a", interactive=1), a_beat("b", draining=True)) == ("a",)
+    assert waited_for(a_beat("a", draining=True)) == ()
+    assert waited_for(*full, capped=("a", "b", "spare")) == ()
+    assert waited_for(*full, tried=("a", "b", "spare")) == ()
+    assert waited_for(a_beat("a", slots=1, reserve=0, paused=Paused("throttled", "429", Ms(0)))) == ()
 
 
 def test_a_model_that_left_the_catalog_goes_nowhere() -> None:
@@ -198,3 +266,11 @@ def test_a_refusal_of_anything_else_says_why() -> None:
     assert problem_of(Refused("code", "message", "field", 7), "m") == Problem("code", "message", "field", 7)
     assert (in_use(job).code, in_use(job).field) == ("id_in_use", "id")
     assert str(job) in in_use(job).message
+
+
+def test_a_refusal_for_too_many_that_wait_says_how_many_and_when_to_come_back() -> None:
+    problem = no_more_wait("m", waiting=1000, retry_after_ms=Ms(7_400))
+
+    assert (problem.code, problem.retry_after_ms) == ("busy", 7_400)
+    assert "1000 requests wait" in problem.message
+    assert "try again in 8 s" in problem.message

@@ -397,19 +397,18 @@ async def test_an_ask_without_a_worker_is_refused_at_once(broker_alone: Running)
     assert refusal.value.problem.code == "no_worker"
 
 
-async def test_asks_beyond_the_reserve_are_told_to_come_back(running: Running) -> None:
+async def test_asks_beyond_the_slots_wait_for_one(running: Running) -> None:
     hang = {"messages": [{"role": "user", "content": "hang"}]}
-    holding = [asyncio.create_task(running.client.infer("m", hang, timeout_s=1)) for _ in range(2)]
+    holding = [asyncio.create_task(running.client.infer("m", hang, timeout_s=4)) for _ in range(6)]
     async with asyncio.timeout(20):
-        while sum(worker.interactive for worker in (await running.client.status()).workers) < 2:
+        while sum(worker.interactive for worker in (await running.client.status()).workers) < 6:
             await asyncio.sleep(0.05)
 
-    with pytest.raises(RequestRefused) as refusal:
-        await running.client.infer("m", {"messages": [{"role": "user", "content": "x"}]})
+    reply = await running.client.infer("m", {"messages": [{"role": "user", "content": "x"}], "max_tokens": 4})
 
-    assert refusal.value.problem.code == "busy"
+    assert reply.body
     ends = await asyncio.gather(*holding, return_exceptions=True)
-    assert all(isinstance(end, RequestTimedOut | RequestRefused) for end in ends)
+    assert all(isinstance(end, RequestTimedOut) for end in ends)
 
 
 async def asked(nc: Nats, job: Job, tenant: str = "default") -> asyncio.Queue[Msg]:

@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 from msgspec.structs import replace
 
-from broker.client import RequestRefused
+from broker.client import RequestRefused, RequestTimedOut
 from broker.ports import Ledger
 from schemas.api import Hold, HoldCode, ModelStatus, PoolStatus, Problem, State, Waiting
 from schemas.jetstream.client import NatsClient as Nats
@@ -112,9 +112,8 @@ async def refused(broker: Running) -> Problem:
             "the upstream of d is down (no connection), being tried again",
         ),
         (a_beat("d", draining=True), HoldCode.DRAINING, "every worker of d is draining"),
-        (replace(a_beat("d", interactive=1), reserve=1, running=5), HoldCode.BUSY, "every worker of d is full"),
     ],
-    ids=["denied", "throttled", "upstream down", "draining", "busy"],
+    ids=["denied", "throttled", "upstream down", "draining"],
 )
 async def test_whatever_holds_the_workers_is_said_of_the_deployment_the_model_the_job_and_a_request(
     broker: Running, nc: Nats, state: WorkerBeat, code: HoldCode, message: str
@@ -133,6 +132,17 @@ async def test_whatever_holds_the_workers_is_said_of_the_deployment_the_model_th
     assert model.waiting > 0
     assert refusal.code == code
     assert f"({message}; no worker serves e)" in refusal.message
+
+
+async def test_where_every_worker_is_full_jobs_say_so_and_a_request_waits(broker: Running, nc: Nats) -> None:
+    jobs = [await broker.submit("hello") for _ in range(10)]
+
+    async with saying(nc, replace(a_beat("d", interactive=1), reserve=1, running=5)):
+        job = await waits(broker, jobs[-1], HoldCode.BUSY, HoldCode.NO_WORKER)
+        with pytest.raises(RequestTimedOut, match="every slot was taken"):
+            await broker.client.infer("m", {"messages": [{"role": "user", "content": "hello"}]}, timeout_s=1)
+
+    assert [hold.message for hold in job.holds] == ["every worker of d is full", "no worker serves e"]
 
 
 async def test_a_daily_cap_that_is_spent_is_said_with_its_end(broker: Running, nc: Nats, ledger: Ledger) -> None:

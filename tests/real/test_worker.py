@@ -16,7 +16,7 @@ from broker.bus.notices import announce_abort
 from broker.bus.runs import Runs
 from schemas import subjects
 from schemas.catalog import Deployment, Revision
-from schemas.codec import KIND, Bundle, packed
+from schemas.codec import FULL, KIND, Bundle, packed
 from schemas.engine_options import SimulatedOptions
 from schemas.jetstream import Message, deliveries
 from schemas.jetstream.client import NatsClient as Nats
@@ -279,16 +279,22 @@ async def test_a_pull_is_withdrawn_when_capacity_falls(nc: Nats) -> None:
         assert isinstance((await bench.report()).outcome, Succeeded)
 
 
-async def test_an_interactive_attempt_that_comes_when_capacity_fell_may_go_elsewhere(nc: Nats) -> None:
+async def test_an_interactive_attempt_that_comes_when_capacity_fell_is_turned_back_and_leaves_no_trace(
+    nc: Nats,
+) -> None:
     async with a_pool(nc, reserve=1, tick_s=NO_TICK_S) as bench:
         await heard_by(nc, an_ask("first"))
+        await bench.report()
         await bench.asks(subjects.NOW, pulls=1)
         bench.engine.paused = True
+        second = an_ask("second")
+        words = await nc.subscribe(str(second.reply_to))
 
-        last = (await heard_by(nc, an_ask("second")))[-1]
+        await nc.jetstream().publish(subjects.now("d"), packed(second))
 
-        assert last.headers
-        assert json.loads(last.headers["Infermq-Failure"])["type"] == "throttled"
+        assert ((await words.next_msg(timeout=10)).headers or {})[KIND] == FULL
+        assert bench.reports.empty()
+        assert bench.pool.held == []
 
 
 async def test_what_cannot_be_run_fails_and_the_others_go_on(nc: Nats) -> None:

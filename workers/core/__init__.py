@@ -2,6 +2,7 @@
 
 leases    when to extend a lease, when not to run an attempt, and when to end one
 capacity  how many slots an engine has now, and how many outcomes may be held back while slots are free
+wanted    which relays are offered the slots that come free while requests wait
 bounds    keeps what an engine says within the bounds of the wire
 pause     how long to send nothing after a refused key, a throttle or an outage, and how to try again
 readiness what a worker takes now, and why not the rest

@@ -10,7 +10,7 @@ def readiness(beat: WorkerBeat, *, is_connected: bool, has_died: bool, revision:
     missing = [f"{part}: {state.why}" for part, state in parts.items() if not state.ok]
     if beat.draining:
         missing.append("the worker drains")
-    doors = {"run": _door(missing, beat, beat.slots), "now": _door(missing, beat, beat.reserve)}
+    doors = {"run": _door(missing, beat, beat.slots), "now": _door(missing, beat, beat.slots + beat.reserve)}
     return Readiness.of(beat.worker, doors=doors, parts=parts, revision=revision)
 
 
