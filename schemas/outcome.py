@@ -169,6 +169,10 @@ class WorkerLost(msgspec.Struct, frozen=True, tag="worker_lost"):
     deaths: DeathCount
 
 
+class RelayLost(msgspec.Struct, frozen=True, tag="relay_lost"):
+    """The broker that relayed the interactive request is gone, so nobody reads the answer any more."""
+
+
 Failure = (
     Refused
     | BadRequest
@@ -184,14 +188,15 @@ Failure = (
     | ConstraintViolated
     | CutWhileReasoning
     | WorkerLost
+    | RelayLost
 )
 FAILURE_KINDS = frozenset(str(kind.__struct_config__.tag) for kind in get_args(Failure))
 ON_REQUEST = frozenset({"filtered", "response_too_large", "cut_while_reasoning"})
 """Failures that are not tried again, unless the policy of the model says so: another answer may be another one."""
 UNCOUNTED = frozenset({"throttled", "denied"})
 """Failures that never use up an attempt."""
-ALWAYS_FINAL = frozenset({"refused", "bad_request", "context_too_long", "worker_lost"})
-"""Failures that the same body would meet again."""
+ALWAYS_FINAL = frozenset({"refused", "bad_request", "context_too_long", "worker_lost", "relay_lost"})
+"""Failures that the same body would meet again, or after which nobody waits."""
 
 
 def failure_kind(failure: Failure) -> str:
@@ -211,7 +216,7 @@ def retryable(failure: Failure) -> bool:
             return repeat
         case Refused() | BadRequest() | ContextTooLong() | Filtered() | ResponseTooLarge():
             return False
-        case CutWhileReasoning() | WorkerLost():
+        case CutWhileReasoning() | WorkerLost() | RelayLost():
             return False
         case _:
             assert_never(failure)
@@ -244,8 +249,8 @@ def public_message(failure: Failure) -> str:
             return f"the engine is throttling{wait}"
         case CutWhileReasoning():
             return _reasoning_message(failure)
-        case WorkerLost(deaths):
-            return f"its worker died each of the {deaths} times that it ran alone: it probably ends its workers"
+        case WorkerLost() | RelayLost():
+            return _lost_message(failure)
         case _:
             assert_never(failure)
 
@@ -256,6 +261,16 @@ _PREFIX = {
     EngineFault: "the engine failed",
     EngineLost: "the engine was lost",
 }
+
+
+def _lost_message(failure: WorkerLost | RelayLost) -> str:
+    match failure:
+        case WorkerLost(deaths):
+            return f"its worker died each of the {deaths} times that it ran alone: it probably ends its workers"
+        case RelayLost():
+            return "the broker that answered the request was lost, so nobody could read the answer: send it again"
+        case _:
+            assert_never(failure)
 
 
 def _time_message(failure: TimedOut | Unanswered) -> str:

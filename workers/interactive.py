@@ -4,12 +4,13 @@ They have no lease. NOW deletes them when they are delivered, and the relay retr
 worker alone, since it offered a slot, come over core NATS. One that finds no free slot is turned back, to wait at its relay.
 """
 
+import logging
 from collections.abc import Callable
 
 from schemas import subjects
 from schemas.jetstream import Message, NatsConnection
 from schemas.job import Attempt
-from schemas.outcome import Cancelled, Released
+from schemas.outcome import Cancelled, Failed, RelayLost, Released
 from schemas.units import Ms
 from workers.pool import HeldAttempt, Key, SlotPool
 from workers.ports import Clock
@@ -17,6 +18,8 @@ from workers.puller import Puller, attempt_of
 from workers.reply import Replier
 from workers.report import Reporter
 from workers.run import Runner
+
+log = logging.getLogger(__name__)
 
 
 class InteractiveIntake:
@@ -45,6 +48,10 @@ class InteractiveIntake:
         self._keepalive_ms = keepalive_ms
         self._came, self._freed = came, freed
         self._replies: dict[Key, Replier] = {}
+        self._unheard_at = nc.new_inbox()
+        """The prefix of the subjects on which the server says that nobody hears a reply: the relay is gone."""
+        self._held: dict[str, HeldAttempt] = {}
+        """The attempts that are answered, by the last token of that subject."""
         self.puller = Puller(
             nc,
             stream=subjects.NOW,
@@ -55,6 +62,19 @@ class InteractiveIntake:
 
     def __repr__(self) -> str:
         return f"InteractiveIntake({self._slots})"
+
+    async def open(self) -> None:
+        await self._nc.subscribe(f"{self._unheard_at}.*", cb=self._relay_gone)
+        await self.puller.open()
+
+    async def _relay_gone(self, message: Message) -> None:
+        """End the attempt whose relay is lost: nobody will read the answer, or record how the request ended."""
+        held = self._held.get(message.subject.rpartition(".")[2])
+        if held is None or (message.headers or {}).get("Status") != "503":
+            return
+        if (reply := self._replies.get(held.key)) is not None and reply.unheard():
+            log.warning("ended, since its relay is gone job=%s", held.attempt.job)
+            held.end(Failed(RelayLost()))
 
     def _start(self, message: Message) -> None:
         """Start the attempt of a message, unless this worker holds it already."""
@@ -87,8 +107,9 @@ class InteractiveIntake:
 
     async def _run(self, held: HeldAttempt) -> None:
         """Run the attempt, store its outcome, and only then complete its reply."""
-        attempt = held.attempt
-        reply = self._replies[held.key] = Replier(self._nc, attempt.reply_to, clock=self._clock)
+        attempt, token = held.attempt, f"{held.execution.int:x}"
+        reply = Replier(self._nc, attempt.reply_to, clock=self._clock, unheard_at=f"{self._unheard_at}.{token}")
+        self._replies[held.key], self._held[token] = reply, held
         try:
             outcome = await self._runner.outcome(held, piece=reply.piece)
             self.puller.wake()
@@ -96,7 +117,7 @@ class InteractiveIntake:
             report = self._reporter.report_of(held, outcome, interactive=attempt)
             await reply.end(await self._reporter.stored(report, is_deferrable=False))
         finally:
-            del self._replies[held.key]
+            del self._replies[held.key], self._held[token]
             self._pool.let_go(held)
 
     def abort(self, reply_to: str) -> None:

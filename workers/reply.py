@@ -30,14 +30,28 @@ from workers.ports import Clock
 log = logging.getLogger(__name__)
 
 
-class Replier:
-    """Replies to the relay of one attempt. An attempt that names no subject for its reply gets none."""
+ASK_MS = Ms(1_000)
+"""How often to ask the server whether the relay is there."""
+_LOST_AFTER = 3
+"""After how many such questions in a row the relay counts as lost: it needs a second or two to connect again."""
 
-    def __init__(self, nc: NatsConnection, subject: str | None, *, clock: Clock) -> None:
+
+class Replier:
+    """Replies to the relay of one attempt. An attempt that names no subject for its reply gets none.
+
+    Now and then a message names a subject on which the server says if nobody hears it, as `unheard` is told then.
+    """
+
+    def __init__(self, nc: NatsConnection, subject: str | None, *, clock: Clock, unheard_at: str = "") -> None:
         self._nc = nc
         self._subject = subject
         self._clock = clock
-        self._last_sent_ms = clock()
+        self._last_sent_ms = self._asked_ms = clock()
+        self._unheard_at = unheard_at
+        self._unheard = 0
+        """How many of the last questions in a row nobody heard."""
+        self._is_unheard = False
+        """Whether that is so of the very last."""
         self._pieces = 0
 
     def __repr__(self) -> str:
@@ -46,16 +60,30 @@ class Replier:
     async def piece(self, data: bytes) -> None:
         """Send one streaming object. If it is lost, the end still carries the complete response."""
         self._pieces += 1
-        self._last_sent_ms = self._clock()
+        now = self._last_sent_ms = self._clock()
         with contextlib.suppress(NatsError):
-            await self._send(data, {KIND: CHUNK, SEQ: str(self._pieces)})
+            await self._send(data, {KIND: CHUNK, SEQ: str(self._pieces)}, self._asking(now))
 
     async def keep_alive(self, now: Ms, *, every_ms: Ms) -> None:
         """Send a keep-alive if nothing else has been sent for this long."""
         if now - self._last_sent_ms >= every_ms:
             self._last_sent_ms = now
             with contextlib.suppress(NatsError):
-                await self._send(b"", {KIND: KEEPALIVE})
+                await self._send(b"", {KIND: KEEPALIVE}, self._asking(now))
+
+    def unheard(self) -> bool:
+        """Note that nobody heard the last question. True: the relay is lost."""
+        self._is_unheard = True
+        return self._unheard + 1 >= _LOST_AFTER
+
+    def _asking(self, now: Ms) -> str:
+        """Return the subject on which the server is to say that nobody hears this message. Empty: it need not say."""
+        if now - self._asked_ms < ASK_MS:
+            return ""
+        self._asked_ms = now
+        self._unheard = self._unheard + 1 if self._is_unheard else 0
+        self._is_unheard = False
+        return self._unheard_at
 
     async def turn_back(self) -> None:
         """Say that there is no free slot for the attempt. If that is lost, the relay hears nothing, and gives it up."""
@@ -77,9 +105,9 @@ class Replier:
         except NatsError as error:
             log.warning("reply lost error=%s", str(error) or type(error).__name__)
 
-    async def _send(self, data: bytes, headers: dict[str, str]) -> None:
+    async def _send(self, data: bytes, headers: dict[str, str], unheard_at: str = "") -> None:
         if self._subject is not None:
-            await self._nc.publish(self._subject, data, headers=headers)
+            await self._nc.publish(self._subject, data, unheard_at, headers=headers)
 
 
 def _retryable_elsewhere(outcome: Failed | Expired | Cancelled | Released) -> Failure | None:

@@ -168,8 +168,8 @@ class Worker:
                 group.create_task(self._watch_engine())
                 try:
                     await self._ward.open()
-                    for puller in self._pullers:
-                        await puller.open()
+                    await self._leased.puller.open()
+                    await self._interactive.open()
                     await self._tick()
                 finally:
                     await self._take_no_more()

@@ -280,6 +280,9 @@ BrokersSecret = Annotated[
 ]
 
 
+NatsNodes = Annotated[
+    str, typer.Option(envvar="INFERMQ_NATS_URL", help="Where NATS is; several nodes with commas between them.")
+]
 BrokerName = Annotated[str | None, typer.Option(callback=_short, help="Unique name; by default host and process id.")]
 WaitingRequests = Annotated[
     int,
@@ -298,9 +301,7 @@ WaitingBytes = Annotated[
 
 def serve(
     *,
-    nats_url: Annotated[
-        str, typer.Option(envvar="INFERMQ_NATS_URL", help="Where NATS is; several nodes with commas between them.")
-    ],
+    nats_url: NatsNodes,
     postgres_url: NeededPostgresUrl,
     nats_key_file: BrokersSecret = None,
     name: BrokerName = None,

@@ -387,6 +387,8 @@ class Relay:
                 await self._offered(message)
             return
         if (request := self._by_token.get(token)) is None:
+            if message.reply:  # a broker of this name had the request, and was lost; or its attempt is over
+                await self._nc.publish(message.reply, headers={"Status": "503"})
             return
         if message.subject != request.state.assignment.attempt.reply_to:
             log.warning("reply ignored: it is not of the deployment that was asked subject=%s", message.subject)

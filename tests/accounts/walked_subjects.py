@@ -148,7 +148,15 @@ NO_SUBJECTS = {
     ),  # patterns of those above
     *("Verb", "Source", "ReplyTo", "WorkerId", "worker_id"),
     *("token", "untoken", "is_subject", "may_answer", "parse_submit", "parse_infer", "parse_outcome", "parse_api"),
-    *("beat_of", "reply_token", "intake_consumer", "pool_consumer"),
+    *(
+        "beat_of",
+        "reply_token",
+        "replying_relay",
+        "replying_deployment",
+        "OFFERS",
+        "intake_consumer",
+        "pool_consumer",
+    ),
 }
 """What else `schemas.subjects` has."""
 OTHERS = (

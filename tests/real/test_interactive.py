@@ -254,10 +254,9 @@ class Door:
         assert (await (await self.ask(model="other")).word()).code == "unknown_model"
 
 
-def a_beat(deployment: str, *, reserve: int = 4, interactive: int = 0) -> WorkerBeat:
-    """Of a worker that runs jobs in all slots but the reserve."""
+def a_beat(deployment: str, *, reserve: int = 4, interactive: int = 0, jobs: int = 0) -> WorkerBeat:
     fields = {"deployment": deployment, "slots": 4, "reserve": reserve, "interactive": interactive}
-    return builders.a_beat(f"of-{deployment}", running=4 + interactive, **fields)
+    return builders.a_beat(f"of-{deployment}", running=jobs + interactive, **fields)
 
 
 def a_route(*routes: Route, model: str = "m", **caps_usd: float) -> Catalog:
@@ -682,7 +681,7 @@ async def test_a_client_that_left_has_its_request_recorded_as_cancelled(nc: Nats
 
 
 async def test_a_client_that_left_has_its_worker_stopped_and_its_slot_freed(nc: Nats, ledger: Ledger) -> None:
-    async with a_door(nc, ledger, a_beat("d", reserve=1)) as door:
+    async with a_door(nc, ledger, a_beat("d", reserve=1, jobs=4)) as door:
         leaving = await door.ask()
         worker = await door.taken()
         await leaving.leave()
@@ -720,7 +719,7 @@ async def test_a_request_that_is_cancelled_by_its_id_ends_and_its_worker_is_stop
 async def test_a_request_that_nats_does_not_take_is_answered_and_its_slot_freed(
     nc: Nats, ledger: Ledger, why: str
 ) -> None:
-    async with a_door(nc, ledger, a_beat("d", reserve=1)) as door:
+    async with a_door(nc, ledger, a_beat("d", reserve=1, jobs=4)) as door:
         js = nc.jetstream()
         if why == "away":
             await js.delete_stream(subjects.NOW)
@@ -869,7 +868,7 @@ async def test_at_its_cap_a_deployment_takes_no_request(nc: Nats, ledger: Ledger
 async def test_what_is_under_way_counts_towards_the_cap(nc: Nats, ledger: Ledger) -> None:
     """A request costs 0.017 USD: a thousand dollars for a million tokens, of which it has 17."""
     await spend(ledger, NanoUsd(970_000_000))
-    async with a_door(nc, ledger, builders.a_beat("of-d", reserve=4), catalog=a_route(Route("d"), d=1.0)) as door:
+    async with a_door(nc, ledger, a_beat("d"), catalog=a_route(Route("d"), d=1.0)) as door:
         await door.ask()
         await door.taken()
 
@@ -892,10 +891,10 @@ async def test_a_request_that_may_not_be_answered_is_not_run(nc: Nats, ledger: L
 
 
 async def test_a_slot_that_came_free_is_given_again_before_the_worker_says_so(nc: Nats, ledger: Ledger) -> None:
-    async with a_door(nc, ledger, a_beat("d", reserve=1)) as door:
+    async with a_door(nc, ledger, a_beat("d", reserve=1, jobs=4)) as door:
         first = await door.ask()
         worker = await door.taken()
-        door.beats[:] = [a_beat("d", reserve=1, interactive=1)]
+        door.beats[:] = [a_beat("d", reserve=1, interactive=1, jobs=4)]
         await worker.finish()
         assert await first.kinds() == [FINAL]
 
@@ -908,11 +907,11 @@ async def test_a_slot_that_came_free_is_given_again_before_the_worker_says_so(nc
 async def test_a_slot_that_stays_taken_is_another_brokers_and_a_request_waits_for_it(
     nc: Nats, ledger: Ledger
 ) -> None:
-    async with a_door(nc, ledger, a_beat("d", reserve=1)) as door:
+    async with a_door(nc, ledger, a_beat("d", reserve=1, jobs=4)) as door:
         first = await door.ask()
         await (await door.taken()).finish()
         assert await first.kinds() == [FINAL]
-        door.beats[:] = [a_beat("d", reserve=1, interactive=1)]
+        door.beats[:] = [a_beat("d", reserve=1, interactive=1, jobs=4)]
         await ticks(door, 10)
 
         waits = await door.ask()

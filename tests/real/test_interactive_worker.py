@@ -11,9 +11,11 @@ from schemas import subjects
 from schemas.codec import CHUNK, ERROR, FAILURE, FINAL, KIND, SEQ, packed
 from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Attempt, Lane
-from schemas.outcome import Cancelled, Succeeded
+from schemas.outcome import Cancelled, Failed, RelayLost, Succeeded
+from schemas.units import Ms
 from tests.builders import a_chat, an_attempt, an_id
 from tests.real.test_worker import HANG, SLOW, a_pool, an_ask, heard_by
+from workers.reply import ASK_MS, Replier
 
 pytestmark = pytest.mark.real
 FAULT = {"match": "fault", "kind": "engine_fault"}
@@ -149,3 +151,30 @@ async def test_the_reserve_is_for_requests_and_the_slots_for_jobs(nc: Nats) -> N
         info = await nc.jetstream().consumer_info(subjects.RUN, subjects.pool_consumer("d"))
 
         assert (info.num_ack_pending, info.num_pending) == (1, 1)
+
+
+async def test_a_request_whose_relay_is_gone_is_ended_and_recorded(nc: Nats) -> None:
+    async with a_pool(nc, reserve=1, options=SLOW) as bench:
+        await nc.jetstream().publish(subjects.now("d"), packed(asked("x")))  # nobody listens to its reply
+
+        report = await bench.report()
+
+        assert isinstance(report.outcome, Failed)
+        assert report.outcome.failure == RelayLost()
+        assert report.timings.run_ms < 5_000
+        await bench.until(lambda: bench.pool.held == [])
+
+
+async def test_a_relay_is_lost_only_if_nobody_hears_several_questions_in_a_row(nc: Nats) -> None:
+    at = Ms(0)
+    reply = Replier(nc, "infermq.reply.d.b.1", clock=lambda: at, unheard_at="nobody")
+
+    async def asks(*, heard: bool) -> bool:
+        nonlocal at
+        at = Ms(at + ASK_MS)
+        await reply.keep_alive(at, every_ms=Ms(1))
+        return False if heard else reply.unheard()
+
+    assert [await asks(heard=False) for _ in range(2)] == [False, False]
+    assert await asks(heard=True) is False
+    assert [await asks(heard=False) for _ in range(3)] == [False, False, True]

@@ -85,6 +85,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "unavailable": _AWAY,
     "broker_stopped": _LATER,
     "worker_lost": _LATER,
+    "relay_lost": _LATER,
     "worker_stopped": _LATER,
     "engine_lost": _LATER,
     "denied": _UPSTREAM,
