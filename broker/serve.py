@@ -42,6 +42,7 @@ from broker.doors.access_log import logged
 from broker.doors.browsers import for_browsers
 from broker.doors.health import App, build_app
 from broker.doors.http.app import Front
+from broker.doors.http.routes import UPLOADS
 from broker.doors.nats_api import nats_api
 from broker.doors.nats_infer import NatsInfer
 from broker.doors.requests import Requests
@@ -274,6 +275,7 @@ class Process:
             option="api",
             host=self.config.api_host,
             port=self.config.api_port,
+            uploads=UPLOADS,
             limits=api.limits,
             tls=None if api.certificate is None else shown_certificate(api.certificate, api.certificate_key),
             cut=self.metrics.http_cut,

@@ -23,6 +23,8 @@ from schemas.api import Problem
 
 _DISCARDED_BYTES = 64 * 1024 * 1024
 """What may still come of a body that was answered before its end, so that a client that first sends all sees the answer."""
+_PROGRESS_BYTES = 1024 * 1024
+"""What must come of an upload within the time that another body may take altogether."""
 _FRAMES_A_BYTE = 8
 """The most bytes that come for each byte of a body in chunks: a chunk of one byte is six."""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -125,12 +127,18 @@ class BoundedProtocol(HttpToolsProtocol):
         limits: HttpLimits,
         room: Room,
         cut: Callable[[str], None],
+        uploads: frozenset[str] = frozenset(),
     ) -> None:
-        """`cut` counts each connection that is cut, by its reason."""
+        """`cut` counts each connection that is cut, by its reason. `uploads` are the paths whose application keeps no body
+        in memory: it may be of any size, and take any time as long as it comes.
+        """
         super().__init__(config, server_state, app_state, _loop)
         self._limits = limits
         self._room = room
         self._cut = cut
+        self._uploads = uploads
+        self._is_upload = False
+        self._upload_steps = 0
         self.entered = False
         """Whether the room counts it already."""
         self._receiving = Receiving.IDLE
@@ -294,8 +302,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _within_body(self, more: int) -> None:
         self._frame_bytes += more
-        grown, self._held_bytes = self._body_bytes - self._held_bytes, self._body_bytes
-        if not self._room.holds(grown):
+        if self._is_upload:
+            self._moves_on()
+        elif not self._has_memory():
             self._refuse(_NO_MEMORY, "bodies")
             return
         cycle = self.cycle
@@ -303,6 +312,16 @@ class BoundedProtocol(HttpToolsProtocol):
             self._drop("large_body")
         elif self._frame_bytes > _FRAMES_A_BYTE * self._body_bytes + self._limits.head_bytes:
             self._drop("large_frames")
+
+    def _has_memory(self) -> bool:
+        grown, self._held_bytes = self._body_bytes - self._held_bytes, self._body_bytes
+        return self._room.holds(grown)
+
+    def _moves_on(self) -> None:
+        """Give an upload more time each time that enough of it has come."""
+        steps = self._body_bytes // _PROGRESS_BYTES
+        self._step += steps - self._upload_steps
+        self._upload_steps = steps
 
     def _let_go_of_body(self) -> None:
         self._room.held_bytes -= self._held_bytes
@@ -343,11 +362,12 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         if 0 < len(self.pipeline) < limits.pipelined:
             self.flow.resume_reading()  # who does not read does not see either that a client leaves
+        self._is_upload = self.scope["path"] in self._uploads
         has_body = self.scope["method"] != "HEAD"
         self.cycle.transport = Answering(self.transport, self._close, has_body=has_body)  # type: ignore[assignment]
         self.headers = _NOWHERE
         self._receiving = Receiving.BODY
-        self._frame_bytes = self._body_bytes = 0
+        self._frame_bytes = self._body_bytes = self._upload_steps = 0
         self._step += 1
 
     def _is_large(self) -> bool:

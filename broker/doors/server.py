@@ -108,11 +108,12 @@ async def listening(
     limits: HttpLimits | None = None,
     tls: ssl.SSLContext | None = None,
     cut: Callable[[str], None] = lambda _: None,
+    uploads: frozenset[str] = frozenset(),
 ) -> AsyncIterator[str]:
     """Serve while the block runs; the value is the URL. Port 0 is any free port. Raises: CannotListen.
 
     `option` is how the options of the command that name host and port begin. `cut` is told why a connection was ended that
-    did not keep to the limits.
+    did not keep to the limits. `uploads` are the paths whose application keeps no body in memory.
     """
     try:
         sock = socket.create_server((host, port))
@@ -124,7 +125,7 @@ async def listening(
     room = Room(
         total=_most(limits.connections), per_address=limits.connections_per_address, bodies_bytes=limits.bodies_bytes
     )
-    make = partial(BoundedProtocol, limits=limits, room=room, cut=cut)
+    make = partial(BoundedProtocol, limits=limits, room=room, cut=cut, uploads=uploads)
     config = _settings(app, make, limits)
     server = _Guest(config)
     accepting = None

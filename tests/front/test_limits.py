@@ -108,6 +108,7 @@ async def serving(tls: ssl.SSLContext | None = None, **limits: float) -> AsyncIt
         limits=given,
         tls=tls,
         cut=lambda why: served.cut.update([why]),
+        uploads=frozenset({"/upload"}),
     ) as url:
         served.url = url
         yield served
@@ -295,6 +296,17 @@ async def test_bodies_take_no_more_memory_than_there_is_for_all() -> None:
         assert (refused.status, said(refused)) == (503, "busy")
         assert (whole.status, after.status) == (200, 200)
         assert served.cut == {"bodies": 1}
+
+
+async def test_an_upload_may_be_larger_than_all_other_bodies_together_as_long_as_it_comes() -> None:
+    async with serving(bodies_bytes=1024**2) as served, connected(served.url) as one, connected(served.url) as other:
+        whole = await one.ask(a_request("/upload", method="POST", body=b"x" * 5_000_000))
+        await other.send(b"POST /upload HTTP/1.1\r\nhost: a\r\ncontent-length: 5000000\r\n\r\n" + b"x" * 2_500_000)
+        stalled = await other.answer()
+
+        assert (whole.status, len(whole.body)) == (200, 5_000_000)
+        assert (stalled.status, said(stalled)) == (408, "slow_request")
+        assert served.cut == {"slow_body": 1}
 
 
 async def test_a_body_is_not_dropped_without_end() -> None:

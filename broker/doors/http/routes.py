@@ -244,3 +244,5 @@ ROUTES: Final = (
     Route(name="index", method="GET", path="/", says="What is served here.", group="about", open=True),
 )
 """Of several that match a path, the first."""
+UPLOADS: Final = frozenset(route.path for route in ROUTES if route.sends == "multipart/form-data")
+"""Bodies that are passed on as they come."""
