@@ -83,7 +83,7 @@ $(BENCH_STAMP): deploy/bench.lock
 test: $(MODEL) ## run the tests, two files at a time
 	$(BIN)/python -m pytest -q -n 2 --dist loadscope -m "not chaos and not commands"
 
-test-commands: $(MODEL) ## type every command in many ways, and look at what it prints and how it ends
+test-commands: $(MODEL) ## type commands in many ways, kill and resume them, run the benchmarks for a moment (some minutes)
 	$(BIN)/python -m pytest -q -n 2 --dist loadscope -m commands
 
 test-chaos: $(MODEL) ## run the tests that kill processes and wait for what follows

@@ -14,7 +14,7 @@ from tests.builders import CHAT
 from tests.leaks import PROMPT, leaks
 from tests.system import a_catalog_file, a_system, infermq
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.commands, pytest.mark.timeout(240)]
 KEY = ApiKey("default", "annannannann", b"a" * 32)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.system import infermq
 
-pytestmark = [pytest.mark.story, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.story, pytest.mark.commands, pytest.mark.timeout(120)]
 CATALOG = """
 [models.m]
 [[models.m.route]]

@@ -18,7 +18,12 @@ import pytest_asyncio
 from schemas.api import BatchList
 from tests.system import System, a_client, a_system, until
 
-pytestmark = [pytest.mark.story, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
+pytestmark = [
+    pytest.mark.story,
+    pytest.mark.commands,
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.timeout(240),
+]
 CATALOG = """
 [models.m]
 [[models.m.route]]
