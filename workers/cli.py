@@ -29,7 +29,7 @@ from schemas.jetstream.trust import shown_trust, why
 from schemas.logs import LogFormat, LogLevel, log_to_stderr
 from schemas.subjects import DEFAULT, inbox_prefix
 from schemas.units import LONGEST_NAME
-from schemas.urls import public
+from schemas.urls import is_http, public
 from workers.beat import beat, delete_beat, publish_beat
 from workers.catalog import ActiveCatalog, active_catalog, declared_lease_ms
 from workers.config import WorkerConfig
@@ -129,6 +129,8 @@ def run(
     log_to_stderr(log_format, log_level)
     if nats_url is None:
         raise typer.BadParameter("say where NATS is, or start `infermq up`", param_hint="--nats-url")
+    if is_http(nats_url):
+        raise typer.BadParameter("it is no NATS: its URL begins with nats:// or tls://", param_hint="--nats-url")
     if name is not None and len(name) > LONGEST_NAME:
         raise typer.BadParameter(f"it has {len(name)} characters, the limit is {LONGEST_NAME}", param_hint="--name")
     api_key = _shown_key()

@@ -72,7 +72,7 @@ from schemas.api_keys import FILE_VARIABLE, VARIABLE
 from schemas.jetstream.trust import shown_trust
 from schemas.logs import LogFormat, LogLevel, log_to_stderr
 from schemas.units import LONGEST_NAME
-from schemas.urls import public
+from schemas.urls import is_http, public
 
 if TYPE_CHECKING:
     from broker.cli.doctor import Finding
@@ -182,9 +182,20 @@ Keyless = Annotated[
 ]
 
 
+def _nats_itself(url: str | None) -> str | None:
+    """Refuse the URL of an API over HTTP, which would be taken for a NATS that is away. Raises: typer.BadParameter."""
+    if url is not None and is_http(url):
+        raise typer.BadParameter(f"{public(url)} is no NATS: its URL begins with nats:// or tls://")
+    return url
+
+
+_NODES = "several nodes with commas between them."
 OwnNats = Annotated[
     str | None,
-    typer.Option(envvar="INFERMQ_NATS_URL", help="A NATS of your own; several nodes with commas between them."),
+    typer.Option(envvar="INFERMQ_NATS_URL", callback=_nats_itself, help=f"A NATS of your own; {_NODES}"),
+]
+NeededNats = Annotated[
+    str, typer.Option(envvar="INFERMQ_NATS_URL", callback=_nats_itself, help=f"Where NATS is; {_NODES}")
 ]
 Tls = Annotated[
     bool,
@@ -280,9 +291,6 @@ BrokersSecret = Annotated[
 ]
 
 
-NatsNodes = Annotated[
-    str, typer.Option(envvar="INFERMQ_NATS_URL", help="Where NATS is; several nodes with commas between them.")
-]
 BrokerName = Annotated[str | None, typer.Option(callback=_short, help="Unique name; by default host and process id.")]
 WaitingRequests = Annotated[
     int,
@@ -301,7 +309,7 @@ WaitingBytes = Annotated[
 
 def serve(
     *,
-    nats_url: NatsNodes,
+    nats_url: NeededNats,
     postgres_url: NeededPostgresUrl,
     nats_key_file: BrokersSecret = None,
     name: BrokerName = None,

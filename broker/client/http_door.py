@@ -100,6 +100,9 @@ class HttpDoor:
                 content = await response.read()
         except TimeoutError as error:
             raise Unavailable("infermq", f"{public(self._url)}: no answer within {_CONNECT_S:.0f} s") from error
+        if response.status == 401 and "authorization" not in self._http.headers:
+            what = f"{public(self._url)} asks for an API key: set INFERMQ_API_KEY, or INFERMQ_API_KEY_FILE"
+            raise RequestRefused(Problem("no_key", what))
         if response.status != 200 and response.status < 500:
             raise self._error(response, content)
 

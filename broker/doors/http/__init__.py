@@ -21,4 +21,5 @@ routes       the table of all routes
 translating  what the dialects have in common that are translated to chat completions
 turns        answers a request as a job, which waits for its turn
 verbs        the verbs of the API, as over NATS
+waiting      ends what waits for a key that is let in no more
 """

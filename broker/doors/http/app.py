@@ -28,6 +28,7 @@ from broker.doors.http.problems import retry_headers
 from broker.doors.http.reading import Headers, Receive, body_of, headers_of, key_text
 from broker.doors.http.routes import ROUTES
 from broker.doors.http.turns import answer_in_turn, until_gone
+from broker.doors.http.waiting import Waiting
 from broker.doors.requests import Requests
 from broker.ports import Clock, Entropy
 from broker.service import Services
@@ -81,6 +82,7 @@ class Front:
         self._handlers: Mapping[str, Handler] = {}
         self._running: dict[KeyName, dict[UUID, HttpCaller]] = {}
         """The requests that are being answered, by the key that asked."""
+        self._waiting = Waiting()
         self._others = self._router(version)
 
     def __repr__(self) -> str:
@@ -107,6 +109,7 @@ class Front:
     async def shut_out(self, why: Mapping[KeyName, Problem]) -> None:
         """End the requests of keys that are let in no more, and say why."""
         for name, problem in why.items():
+            self._waiting.end(name, problem)
             for job, caller in list(self._running.get(name, {}).items()):
                 if self._requests is not None:
                     await self._requests.relay.caller_left(job)
@@ -158,7 +161,8 @@ class Front:
         if ask.lane is not Lane.INTERACTIVE:
             if (services := self._services) is None:
                 raise Refusal(NOT_READY)
-            return await answer_in_turn(services, principal, ask, receive, caller_for, traceparent=traceparent)
+            async with self._waiting.held(name):
+                return await answer_in_turn(services, principal, ask, receive, caller_for, traceparent=traceparent)
         entry = requests.admitted(ask.job, principal, Source(ask.lane, ask.model, *name), traceparent=traceparent)
         caller = caller_for(entry.id)
         running = self._running.setdefault(name, {})
@@ -213,7 +217,10 @@ class Front:
             principal = await self.caller_of(headers_of(request.scope))
             if (handler := self._handlers.get(name)) is None:
                 raise Refusal(NOT_READY)
-            return await handler(principal, request)
+            if "wait_s" not in request.query_params:
+                return await handler(principal, request)
+            async with self._waiting.held((principal.tenant, principal.key)):
+                return await handler(principal, request)
 
         return handle
 

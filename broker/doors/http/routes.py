@@ -229,7 +229,7 @@ ROUTES: Final = (
         group="verbs",
         example="{}",
         sends="application/json",
-        query=(Parameter("wait_s", "Of batch.results: how long to wait for more, in seconds.", "number"),),
+        query=(Parameter("wait_s", "Of batch-results: how long to wait for more, in seconds.", "number"),),
     ),
     Route(name="openapi", method="GET", path="/openapi.json", says="This document.", group="about", open=True),
     Route(
