@@ -44,6 +44,9 @@ class Beats:
         self._reconnects = nc.reconnects
         self._lifetime_s = lifetime_ms / 1000
         self._known: dict[WorkerId, tuple[WorkerBeat, float]] = {}
+        """The last beat of each worker and when it was heard, in the order in which they were."""
+        self._alive: Sequence[WorkerBeat] | None = None
+        """The beats that are known. None: they have changed since somebody asked. Each request asks."""
         self.changed: Callable[[], None] = lambda: None
         """Called when the capacity of some deployment has changed."""
         self.presence = Presence()
@@ -66,13 +69,18 @@ class Beats:
 
     def alive(self) -> Sequence[WorkerBeat]:
         oldest = asyncio.get_running_loop().time() - self._lifetime_s
-        self._known = {worker: known for worker, known in self._known.items() if known[1] > oldest}
-        return [beat for beat, _ in self._known.values()]
+        while self._known and next(iter(self._known.values()))[1] <= oldest:
+            del self._known[next(iter(self._known))]
+            self._alive = None
+        if self._alive is None:
+            self._alive = [beat for beat, _ in self._known.values()]
+        return self._alive
 
     async def _on_beat(self, message: Message) -> None:
         worker = subjects.beat_of(message.subject)
         if not message.data or (message.headers and _KV_DELETED in message.headers):
             if self._known.pop(worker, None):
+                self._alive = None
                 self.changed()
             self.presence.said_goodbye(worker)
             return
@@ -85,8 +93,9 @@ class Beats:
             self._ignored()
             return
         self.presence.heard(beat, self._clock())
-        before = self._known.get(worker)
+        before = self._known.pop(worker, None)
         self._known[worker] = (beat, asyncio.get_running_loop().time())
+        self._alive = None
         if before is None or _capacity(before[0]) != _capacity(beat):
             self.changed()
 
