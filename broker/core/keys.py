@@ -109,7 +109,7 @@ class Directory:
     """0: nothing was read yet. The ledger's count begins with 1."""
     tenants: Mapping[str, TenantRecord] = field(default_factory=dict, repr=False)
     keys: Mapping[KeyName, KeyRecord] = field(default_factory=dict, repr=False)
-    _proven: dict[bytes, KeyRecord] = field(default_factory=dict, repr=False, compare=False)
+    _proven: dict[bytes, tuple[KeyRecord, Principal]] = field(default_factory=dict, repr=False, compare=False)
     """The keys whose texts were shown and found true, by the hashes of the texts. To check a text takes much longer."""
 
     @classmethod
@@ -119,8 +119,8 @@ class Directory:
     def identify_text(self, text: str, now: Ms) -> Principal | Problem:
         """Say who shows the text of a key, or why nobody does. Whatever is wrong with the secret, the work is the same."""
         proof = hash_of(text.encode(errors="surrogatepass"))
-        record = self._proven.get(proof)
-        if record is None:
+        proven = self._proven.get(proof)
+        if proven is None:
             try:
                 shown = parse_key(text)
             except BadKey as error:
@@ -129,8 +129,9 @@ class Directory:
             fits = hmac.compare_digest(hash_of(shown.secret), _NOBODYS if record is None else record.hash)
             if record is None or not fits:
                 return UNKNOWN
-            self._proven[proof] = record
-        return self._kept_out(record, now) or record.principal
+            proven = self._proven[proof] = record, record.principal
+        record, principal = proven
+        return self._kept_out(record, now) or principal
 
     def identify(self, tenant: str, key: str, at: Ms) -> Principal | Problem:
         """Say whose key this is, which somebody has shown before, or why it is not let in at that instant."""

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 ROOM = 512
 """How many messages may be held here or on their way. Under load each of them has many reports."""
 GROUP_BYTES = 2 * 1024 * 1024
-LINGER_S = 0.02
+LINGER_S = 0.05
 """How long to wait for more outcomes when all are interactive. Their requests are answered already, and a transaction for
 each would take time from the next requests."""
 

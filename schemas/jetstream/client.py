@@ -1,5 +1,6 @@
 """Adapts nats-py for broker, workers and producers."""
 
+import asyncio
 import re
 from collections.abc import Coroutine, Sequence
 from typing import Any
@@ -37,6 +38,8 @@ class NatsClient(ClientFixes, Client):
     _refusals = 0
     """How often the key was refused since the last connection."""
     _pause_s: float = 1
+    _is_gathering = False
+    """Messages are pending, and will be written in a moment."""
 
     async def connect(  # type: ignore[override]
         self, servers: str | Sequence[str], *, trust: Trust | None = None, **options: Any
@@ -114,10 +117,22 @@ class NatsClient(ClientFixes, Client):
         return self._publish(b"%b%b\r\n" % (f"PUB {to} {len(payload)}\r\n".encode(), payload))
 
     async def _publish(self, command: bytes) -> None:
-        """Have a command written, as nats-py does, with a fraction of its calls."""
+        """Have a command written in a turn of the event loop, together with those of the next turn.
+
+        Messages that leave together cost less here, at the server and at whoever gets them. nats-py waits for one turn only,
+        with a future for each.
+        """
         await self._send_command(command)
-        if self._flush_queue is not None and self._flush_queue.empty():
-            await self._flush_pending()
+        if not self._is_gathering:
+            self._is_gathering = True
+            loop = asyncio.get_running_loop()
+            loop.call_soon(loop.call_soon, self._flush_gathered)
+
+    def _flush_gathered(self) -> None:
+        """Wake nats-py's task that writes. While the connection is lost, what is pending waits for the next one."""
+        self._is_gathering = False
+        if self._status == self.CONNECTED and self._flush_queue is not None and self._flush_queue.empty():
+            self._flush_queue.put_nowait(asyncio.get_running_loop().create_future())
 
     async def write(self, commands: bytes) -> None:
         """Skip nats-py's own publish (2.16.0), which costs several times as much as everything else about a message."""
