@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from broker.local.servers import Child, is_free, spawn
 
@@ -58,9 +59,9 @@ class SupervisedProcess:
     def start(self) -> None:
         """Start it on its port, or on any free one if that is taken."""
         self._started_s, self._due_s = time.monotonic(), None
-        ports = ["--http-port", self._port(self.http_port)]
+        ports = ["--http-port", self._port(self.http_port, self.http)]
         if self.api_port is not None:
-            ports += ["--api-port", self._port(self.api_port)]
+            ports += ["--api-port", self._port(self.api_port, self.api)]
         self._ready_file.unlink(missing_ok=True)
         output = os.open(self._ready_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
@@ -69,10 +70,12 @@ class SupervisedProcess:
         finally:
             os.close(output)
 
-    def _port(self, wanted: int) -> str:
-        if wanted == 0 or is_free(wanted):
-            return str(wanted)
-        self.say(f"port {wanted} is taken: {self.name} listens on another")
+    def _port(self, wanted: int, before: str) -> str:
+        """Choose the port that it had before, which its clients know; else the one that is wanted, if it is free."""
+        port = urlsplit(before).port or wanted
+        if port == 0 or is_free(port):
+            return str(port)
+        self.say(f"port {port} is taken: {self.name} listens on another")
         return "0"
 
     async def ready(self, *, within_s: float) -> None:

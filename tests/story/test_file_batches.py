@@ -1,0 +1,107 @@
+"""A batch of a large file, whose broker is killed at every step: each line runs once, and all are counted."""
+
+import asyncio
+import io
+import json
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from schemas.endpoints import CHAT
+from tests.system import System, a_catalog_file, a_system
+
+pytestmark = [pytest.mark.story, pytest.mark.commands, pytest.mark.timeout(240)]
+LINES = 8_000
+
+
+def a_file(lines: int) -> bytes:
+    def line(number: int) -> bytes:
+        body = {"model": "m", "max_tokens": 1, "messages": [{"role": "user", "content": f"{number} {'x' * 200}"}]}
+        return json.dumps({"custom_id": f"c{number}", "method": "POST", "url": CHAT.path, "body": body}).encode()
+
+    return b"\n".join(map(line, range(lines)))
+
+
+def kill_broker(system: System) -> None:
+    for broker in system.children("serve"):
+        broker.kill()
+
+
+async def asked(http: aiohttp.ClientSession, method: str, path: str, **more: Any) -> tuple[int, bytes]:
+    """Ask until somebody answers: while the broker starts again nobody does."""
+    while True:
+        try:
+            async with http.request(method, path, **more) as response:
+                body = await response.read()
+                if response.status != 503:
+                    return response.status, body
+        except (aiohttp.ClientError, ConnectionError):
+            pass
+        await asyncio.sleep(0.05)
+
+
+def a_form(content: bytes) -> aiohttp.FormData:
+    form = aiohttp.FormData()
+    form.add_field("purpose", "batch")
+    form.add_field("file", io.BytesIO(content), filename="in.jsonl")
+    return form
+
+
+async def test_a_broker_that_is_killed_at_any_moment_of_a_batch_loses_and_doubles_no_line(tmp_path: Path) -> None:
+    chance, content = random.Random(5), a_file(LINES)  # noqa: S311 - no secret
+    catalog = a_catalog_file(tmp_path, slots=64, options="output_tokens = 1")
+    async with a_system(tmp_path / "data", catalog, "--port", "0") as system:
+        headers = {"authorization": f"Bearer {system.api_key}"}
+        async with aiohttp.ClientSession(system.info.api, headers=headers) as http:
+            uploading = asyncio.create_task(_upload_slowly(http, content))
+            await asyncio.sleep(0.2)
+            kill_broker(system)
+            assert await uploading is False
+            assert json.loads((await asked(http, "GET", "/v1/files"))[1])["data"] == []
+
+            status, file = await asked(http, "POST", "/v1/files", data=a_form(content))
+            assert status == 200, file
+            ask = {"input_file_id": json.loads(file)["id"], "endpoint": CHAT.path, "completion_window": "24h"}
+            status, made = await asked(http, "POST", "/v1/batches", json=ask)
+            assert status == 200, made
+            path = f"/v1/batches/{json.loads(made)['id']}"
+            kills = 0
+            while (batch := json.loads((await asked(http, "GET", path))[1]))["status"] != "completed":
+                assert batch["status"] in {"validating", "in_progress"}
+                if kills < 4:
+                    await asyncio.sleep(chance.uniform(0.05, 0.5))
+                    kill_broker(system)
+                    kills += 1
+                await asyncio.sleep(0.1)
+
+            output = (await asked(http, "GET", f"/v1/files/{batch['output_file_id']}/content"))[1]
+            shown = json.loads((await asked(http, "GET", f"/v1/files/{batch['output_file_id']}"))[1])
+    assert kills >= 3
+    assert batch["request_counts"] == {"total": LINES, "completed": LINES, "failed": 0}
+    assert Counter(json.loads(line)["custom_id"] for line in output.splitlines()) == {
+        f"c{n}": 1 for n in range(LINES)
+    }
+    assert shown["bytes"] == len(output)
+
+
+async def _upload_slowly(http: aiohttp.ClientSession, content: bytes) -> bool:
+    """Whether it was stored."""
+
+    async def parts() -> Any:
+        head = 'form-data; name="file"; filename="in.jsonl"'
+        yield f"--x\r\nContent-Disposition: {head}\r\n\r\n".encode()
+        for at in range(0, len(content), 100_000):
+            yield content[at : at + 100_000]
+            await asyncio.sleep(0.05)
+        yield b'\r\n--x\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n--x--\r\n'
+
+    kind = {"content-type": "multipart/form-data; boundary=x"}
+    try:
+        async with http.post("/v1/files", data=parts(), headers=kind) as response:
+            return response.status == 200
+    except (aiohttp.ClientError, ConnectionError):
+        return False
