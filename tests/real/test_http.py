@@ -78,6 +78,14 @@ async def test_a_stream_is_events_and_its_end(http: aiohttp.ClientSession) -> No
     assert len(read) >= 4
 
 
+async def test_a_stream_tells_what_it_used_if_that_is_asked_for(http: aiohttp.ClientSession) -> None:
+    async with http.post(CHAT, json=a_body(stream=True, stream_options={"include_usage": True})) as response:
+        *_, last, _, _ = (await response.text()).split("\n\n")
+
+    read = json.loads(last.removeprefix("data: "))
+    assert (read["choices"], read["usage"]["completion_tokens"]) == ([], 4)
+
+
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/embeddings"])
 async def test_other_endpoints_answer_too(http: aiohttp.ClientSession, path: str) -> None:
     field = "prompt" if path == "/v1/completions" else "input"

@@ -1,4 +1,4 @@
-"""Writes a whole answer as the one chunk of a stream, for engines that do not stream."""
+"""Writes chunks of a stream out of a whole answer: all of it for engines that do not stream, or what it used."""
 
 from typing import Any
 
@@ -22,6 +22,18 @@ def chunk_of(body: bytes, endpoint: Endpoint) -> bytes | None:
     if endpoint.shape is Shape.CHAT:
         choices = [_streamed(choice) for choice in choices if isinstance(choice, dict)]
     return msgspec.json.encode({**answer, "object": endpoint.chunk, "choices": choices})
+
+
+def usage_chunk_of(body: bytes, endpoint: Endpoint) -> bytes | None:
+    """Return the chunk that says only what the answer used, as OpenAI writes it. None: it cannot be told."""
+    try:
+        answer = _answer.decode(body)
+    except UNREADABLE:
+        return None
+    if endpoint.chunk is None or not isinstance(answer.get("usage"), dict):
+        return None
+    head = {name: answer[name] for name in ("id", "created", "model") if name in answer}
+    return msgspec.json.encode({**head, "object": endpoint.chunk, "choices": [], "usage": answer["usage"]})
 
 
 def _streamed(choice: dict[str, Any]) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """The dialect of OpenAI's endpoints. The bodies of requests and answers pass through as they are."""
 
+import re
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 from uuid import UUID
 
 import msgspec
 
-from broker.core.dialects.chunks import chunk_of
+from broker.core.dialects.chunks import chunk_of, usage_chunk_of
 from broker.doors.http.dialect import Ask
 from broker.doors.http.problems import kind_of
 from broker.doors.http.reading import Headers, Options, options_of, unreadable, without_extra
@@ -31,11 +32,20 @@ _TYPES = {
 }
 
 
+_USAGE: Final = re.compile(rb'"usage"\s*:\s*\{')
+_NO_CHOICES: Final = re.compile(rb'"choices"\s*:\s*\[\s*\]')
+
+
+class _StreamOptions(msgspec.Struct, frozen=True):
+    include_usage: bool | None = None
+
+
 class _Read(msgspec.Struct, frozen=True):
     """The fields of a body that the door itself needs."""
 
     model: str
     stream: bool | None = None
+    stream_options: _StreamOptions | None = None
     metadata: Metadata | None = None
     infermq: Options | None = None
 
@@ -63,7 +73,11 @@ class OpenAI:
             job=job_of(self.endpoint.path, body, options, metadata=read.metadata),
             lane=options.lane or Lane.INTERACTIVE,
             streamed=bool(read.stream) and self.endpoint.can_stream,
-            answer=lambda _: Passed(self.endpoint, tells_answer=bool(options.answer)),
+            answer=lambda _: Passed(
+                self.endpoint,
+                tells_answer=bool(options.answer),
+                tells_usage=read.stream_options is not None and bool(read.stream_options.include_usage),
+            ),
         )
 
     def error(self, problem: Problem, _: UUID, /) -> tuple[int, bytes]:
@@ -99,13 +113,19 @@ def _fields(problem: Problem, status: int) -> dict[str, Any]:
     return {"message": problem.message, "type": kind, "param": shown, "code": problem.code, **kept}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Passed:
-    """Passes an answer of an engine on: an `Answer`."""
+    """Passes an answer of an engine on: an `Answer`.
+
+    A stream tells what it used, in a last chunk without choices, if that was asked for, whatever its engine does. Otherwise
+    no chunk is without choices, since many programs read `chunk.choices[0]` of each.
+    """
 
     endpoint: Endpoint
     tells_answer: bool = False
     """Whether a stream ends with an event `answer` that has the whole answer, or with one that is called `error`."""
+    tells_usage: bool = False
+    _has_told_usage: bool = False
 
     def whole(self, body: bytes) -> bytes:
         return body
@@ -114,13 +134,20 @@ class Passed:
         return b""
 
     def piece(self, data: bytes) -> bytes:
+        if b'"usage"' in data and _USAGE.search(data):
+            if not (self.tells_usage or self.tells_answer) and _NO_CHOICES.search(data):
+                return b""
+            self._has_told_usage = True
         return event(data)
 
     def end(self, body: bytes, *, pieces: int) -> bytes:
         last = b"event: answer\n" + event(body) + DONE if self.tells_answer else DONE
         if pieces == 0 and (chunk := chunk_of(body, self.endpoint)) is not None:  # its engine does not stream
-            return event(chunk) + last
-        return last
+            last = self.piece(chunk) + last
+        if not self.tells_usage or self._has_told_usage:
+            return last
+        used = usage_chunk_of(body, self.endpoint)
+        return last if used is None else event(used) + last
 
     def error(self, problem: Problem) -> bytes:
         return (b"event: error\n" if self.tells_answer else b"") + event(error_of(problem)[1])
