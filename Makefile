@@ -14,6 +14,10 @@ BENCH_STAMP := $(BENCH)/.installed
 NODE := examples/node
 NODE_STAMP := $(NODE)/node_modules/.installed
 
+CLIENTS := .venv-clients
+INSTRUCTOR := .venv-instructor
+CLIENTS_NODE := tests/clients/node
+
 PEERS := $(VENV)/.peers
 SEED ?= 1
 N ?= 300
@@ -28,7 +32,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes 
   --no-emit-index-url
 
 .DEFAULT_GOAL := help
-.PHONY: help setup vllm peers bench-peers demo test test-chaos test-commands test-node test-readme test-vllm count machine chaos chaos-cluster fuzz mutate check format lock clean
+.PHONY: help setup vllm peers bench-peers demo test test-chaos test-clients test-commands test-node test-readme test-vllm count machine chaos chaos-cluster fuzz mutate check format lock clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
@@ -98,6 +102,23 @@ $(NODE_STAMP): $(STAMP) $(NODE)/package-lock.json $(NODE)/node.lock
 test-node: $(NODE_STAMP) ## run the test of the example in JavaScript
 	PATH="$$PATH:$(abspath $(BIN))" INFERMQ_TEST_NODE=1 $(BIN)/python -m pytest -q tests/node
 
+$(CLIENTS)/.installed: tests/clients/requirements.lock
+	$(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps --require-hashes -r $<
+	@touch $@
+
+$(INSTRUCTOR)/.installed: tests/clients/instructor.lock
+	$(PYTHON) -m venv $(INSTRUCTOR)
+	$(INSTRUCTOR)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps --require-hashes -r $<
+	@touch $@
+
+$(CLIENTS_NODE)/node_modules/.installed: $(CLIENTS)/.installed $(CLIENTS_NODE)/package-lock.json
+	PATH="$(abspath $(CLIENTS)/bin):$$PATH" npm ci --prefix $(CLIENTS_NODE) --no-audit --no-fund --loglevel=error
+	@touch $@
+
+test-clients: $(MODEL) $(CLIENTS)/.installed $(INSTRUCTOR)/.installed $(CLIENTS_NODE)/node_modules/.installed ## use the HTTP API with clients that others wrote: openai, anthropic, LangChain, litellm, guidellm …
+	PATH="$(abspath $(CLIENTS)/bin):$$PATH" $(CLIENTS)/bin/python -m pytest -q -c tests/clients/pytest.ini tests/clients
+
 test-readme: $(STAMP) ## do what README says as it is typed, in an empty home (some minutes)
 	INFERMQ_TEST_README=1 $(BIN)/python -m pytest -q tests/readme
 
@@ -133,12 +154,14 @@ format: $(STAMP) ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-lock: $(STAMP) ## renew requirements.lock and deploy/peers.lock from pyproject.toml, and deploy/bench.lock
+lock: $(STAMP) ## renew requirements.lock, deploy/peers.lock (from pyproject.toml), deploy/bench.lock and the locks of tests/clients
 	$(BIN)/python -m pip install --quiet uv
 	$(COMPILE) --universal $(foreach extra,embedded llamacpp openai dev,--extra $(extra)) \
 	  --output-file requirements.lock pyproject.toml
 	$(COMPILE) --extra peers --constraint requirements.lock --output-file deploy/peers.lock pyproject.toml
 	printf 'litellm[proxy]>=1.108,<2\nsmg>=1.13,<2\n' | $(COMPILE) --output-file deploy/bench.lock -
+	$(COMPILE) $(addprefix --find-links ,$(PIP_FIND_LINKS)) --output-file tests/clients/requirements.lock tests/clients/requirements.in
+	$(COMPILE) --output-file tests/clients/instructor.lock tests/clients/instructor.in
 
 clean: ## remove .venv and all caches
-	rm -rf $(VENV) $(VLLM) $(BENCH) $(NODE)/node_modules .infermq .mypy_cache .ruff_cache .pytest_cache .hypothesis .mutate .import_linter_cache
+	rm -rf $(VENV) $(VLLM) $(BENCH) $(CLIENTS) $(INSTRUCTOR) $(NODE)/node_modules $(CLIENTS_NODE)/node_modules .infermq .mypy_cache .ruff_cache .pytest_cache .hypothesis .mutate .import_linter_cache
