@@ -291,6 +291,9 @@ class JobLedger(Protocol):
         key finds the first.
         """
 
+    async def of_key(self, tenant: str, idempotency_key: str) -> tuple[UUID, str, bytes] | None:
+        """Find the job that a key of a tenant stands for: its id, its model, and the hash of its endpoint and body."""
+
     async def page(self, tenant: str, wanted: JobFilter, *, limit: int, before: UUID | None) -> JobPage:
         """List jobs of a tenant that match, the newest first, starting with the one `before` the given job if there is one.
 

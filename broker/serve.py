@@ -486,6 +486,7 @@ class Process:
         return SingleJobService(
             submissions=submissions,
             jobs=jobs,
+            ledger=self.ledger.jobs,
             hearing=partial(hearing_job, self.nc),
             catalog=self._catalog,
             clock=self.clock,

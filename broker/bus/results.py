@@ -41,9 +41,12 @@ async def hearing_results(nc: NatsConnection, tenant: str, batch: UUID | None) -
 
 
 @asynccontextmanager
-async def hearing_job(nc: NatsConnection, tenant: str, job: UUID) -> AsyncIterator[asyncio.Event]:
-    """Set an event when it is announced that a job of no batch has ended, while the block runs. Raises: Unavailable."""
-    async with _hearing(nc, tenant, None, str(job).encode()) as heard:
+async def hearing_job(nc: NatsConnection, tenant: str, batch: UUID | None, job: UUID) -> AsyncIterator[asyncio.Event]:
+    """Set an event when it is announced that a job has ended, of a batch or of none, while the block runs.
+
+    Raises: Unavailable.
+    """
+    async with _hearing(nc, tenant, batch, str(job).encode()) as heard:
         yield heard
 
 

@@ -27,6 +27,11 @@ class PgJobs:
             ahead = await _ahead(connection, row) if row["waiting_attempt"] is not None else None
         return show_of(row, tuple(execution_of(execution) for execution in executions), ahead=ahead)
 
+    async def of_key(self, tenant: str, idempotency_key: str) -> tuple[UUID, str, bytes] | None:
+        async with self._database.connection() as connection:
+            row = await connection.fetchrow(query("job_of_key"), tenant, idempotency_key)
+        return None if row is None else (row["id"], row["model"], row["body_hash"])
+
     async def page(self, tenant: str, wanted: JobFilter, *, limit: int, before: UUID | None) -> JobPage:
         async with self._database.connection() as connection:
             return await select_jobs(connection, tenant, wanted, limit=limit, after=before)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -9,22 +10,26 @@ from uuid import UUID
 
 from msgspec.structs import replace
 
-from broker.core.admit import AdmissionContext, admit
+from broker.core.admit import AdmissionContext, admit, key_conflict
 from broker.core.principal import Principal
+from broker.core.records import Entry
+from broker.core.reserve import problem_of
 from broker.errors import Unavailable
-from broker.ports import Clock, Entropy
+from broker.ports import Clock, Entropy, JobLedger
 from broker.service.jobs import JobService
 from broker.service.refusal import Refusal
 from broker.service.submissions import SubmissionService
-from schemas.api import JobRef, JobShow, Problem
+from schemas.api import JobRef, JobShow, State
 from schemas.catalog import Catalog
 from schemas.codec import TRACEPARENT, packed
 from schemas.ids import uuid7
 from schemas.job import Job, Lane
 
-_PATIENCE_S = 60.0
-_LOOK_S = 2.0
+log = logging.getLogger(__name__)
+LOOK_S = 10.0
 """Between two looks at the ledger, in case the notice of an end was lost."""
+_SOON_S = 1.0
+"""The same while intake has not taken the job: it may find that it stands for another, which ended long ago."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +38,9 @@ class SingleJobService:
 
     submissions: SubmissionService
     jobs: JobService
-    hearing: Callable[[str, UUID], AbstractAsyncContextManager[asyncio.Event]]
-    """Sets an event when a tenant's job may have ended. It may end without."""
+    ledger: JobLedger
+    hearing: Callable[[str, UUID | None, UUID], AbstractAsyncContextManager[asyncio.Event]]
+    """Sets an event when a tenant's job, of a batch or of none, may have ended. It may end without."""
     catalog: Callable[[], Catalog]
     clock: Clock
     entropy: Entropy
@@ -42,9 +48,22 @@ class SingleJobService:
     async def submit(
         self, principal: Principal, model: str, lane: Lane, job: Job, *, traceparent: str | None = None
     ) -> UUID:
-        """Accept a job, and return its id. What would be refused at once is not accepted."""
+        """Accept a job, and return its id. What would be refused at once is not accepted.
+
+        If the same job was recorded before under its idempotency key, it is that one.
+        """
+        entry = self._admitted(principal, model, lane, job)
+        if (first := await self._first(entry)) is not None:
+            return first
+        headers: Mapping[str, str] = {} if traceparent is None else {TRACEPARENT: traceparent}
+        message = packed(replace(job, id=entry.id))
+        name = f"{entry.id}-{entry.body_hash.hex()}"  # another job under the same id is stored, so that intake refuses it
+        await self.submissions.bundle(principal, lane, model, message, headers=headers, name=name)
+        return entry.id
+
+    def _admitted(self, principal: Principal, model: str, lane: Lane, job: Job) -> Entry:
+        """Decide as intake will. Raises: Refusal, for what it would record as failed."""
         now = self.clock()
-        job = job if job.id is not None else replace(job, id=uuid7(now, self.entropy()))
         context = AdmissionContext(
             principal=principal,
             lane=lane,
@@ -53,36 +72,67 @@ class SingleJobService:
             now=now,
             new_id=lambda _: uuid7(now, self.entropy()),
         )
-        if (refused := admit(job, context).refused) is not None:
-            raise Refusal(Problem(refused.code, refused.message, refused.field, refused.limit))
-        headers: Mapping[str, str] = {} if traceparent is None else {TRACEPARENT: traceparent}
-        await self.submissions.bundle(principal, lane, model, packed(job), headers=headers, name=str(job.id))
-        assert job.id is not None  # noqa: S101 - it was given one
-        return job.id
+        entry = admit(job, context)
+        if entry.refused is not None:
+            raise Refusal(problem_of(entry.refused, model))
+        return entry
+
+    async def _first(self, entry: Entry) -> UUID | None:
+        """Return the job for which an idempotency key stands already. Raises: Refusal, if that is another one.
+
+        While the ledger is away it is for intake to say.
+        """
+        if entry.idempotency_key is None:
+            return None
+        try:
+            known = await self.ledger.of_key(entry.tenant, entry.idempotency_key)
+        except Unavailable as error:
+            log.warning("idempotency key not looked up error=%s", error)
+            return None
+        if known is None:
+            return None
+        first, *identity = known
+        if identity != [entry.model, entry.body_hash]:
+            raise Refusal(problem_of(key_conflict(entry, first), entry.model))
+        return first
 
     async def show_within(self, principal: Principal, job: UUID, *, wait_s: float) -> JobShow:
         """Show a job; while it has not ended, wait for its end so long."""
-        if wait_s <= 0:
-            return await self.jobs.show(principal, JobRef(job))
+        shown = await self.jobs.show(principal, JobRef(job))
+        if wait_s <= 0 or shown.settled_ms is not None:
+            return shown
         loop = asyncio.get_running_loop()
         until_s = loop.time() + wait_s
-        async with self.hearing(principal.tenant, job) as ended:
+        async with self.hearing(principal.tenant, shown.batch, shown.id) as ended:
             while True:
                 ended.clear()
                 shown = await self.jobs.show(principal, JobRef(job))
                 left_s = until_s - loop.time()
                 if shown.settled_ms is not None or left_s <= 0:
                     return shown
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(min(left_s, _LOOK_S)):
-                        await ended.wait()
+                await _wait(ended, min(left_s, _SOON_S if shown.state is State.ACCEPTED else LOOK_S))
 
     async def end_of(self, principal: Principal, job: UUID) -> JobShow:
-        """Show a job once it has ended, which it does at its deadline at the latest. Meanwhile the ledger may be away."""
+        """Show a job that was submitted a moment ago, once it has ended.
+
+        Until then NATS or the ledger may be away, or intake far behind, so that nobody finds the job yet.
+        """
         while True:
-            with contextlib.suppress(Unavailable):
-                shown = await self.show_within(principal, job, wait_s=_PATIENCE_S)
-                if shown.settled_ms is not None:
-                    return shown
-                continue
-            await asyncio.sleep(_LOOK_S)
+            try:
+                async with self.hearing(principal.tenant, None, job) as ended:
+                    while True:
+                        ended.clear()
+                        with contextlib.suppress(Refusal):
+                            shown = await self.jobs.show(principal, JobRef(job))
+                            if shown.settled_ms is not None:
+                                return shown
+                        await _wait(ended, LOOK_S)
+            except Unavailable as error:
+                log.warning("job not read job=%s error=%s", job, error)
+                await asyncio.sleep(_SOON_S)
+
+
+async def _wait(event: asyncio.Event, timeout_s: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            await event.wait()

@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Self
 from uuid import UUID
 
+import aiohttp
 import asyncpg
 import pytest
 
 from broker.client import Client, RequestRefused, Submission
 from broker.config import KEY_FILE
 from schemas.accounts import KeyCreate, KeyMade, Role
-from schemas.api import BatchStatus, Execution
+from schemas.api import BatchStatus, Execution, State
 from schemas.job import Job
+from schemas.listing import JobFilter
 from tests.builders import CHAT
 from tests.system import System, a_catalog_file, a_system, infermq, until
 
@@ -211,3 +213,37 @@ class a_worker:  # noqa: N801 - as the functions of its kind
         self.process.kill()
         self.process.wait(20)
         self.log.close()
+
+
+async def test_a_request_that_waits_for_its_turn_ends_with_its_key(tmp_path: Path) -> None:
+    options = 'failures = [{match = "hang", kind = "hang"}]'
+    async with (
+        a_system(tmp_path / "data", a_catalog_file(tmp_path, options=options)) as system,
+        as_operator(system) as ops,
+        with_key(system, ops, "nats") as (_, made),
+        aiohttp.ClientSession(system.info.api, headers={"authorization": f"Bearer {made.text}"}) as http,
+    ):
+        body = {"model": "m", "messages": [{"role": "user", "content": "hang"}], "infermq": {"lane": "bulk"}}
+
+        async def asked() -> tuple[int, str]:
+            async with http.post("/v1/chat/completions", json=body) as response:
+                return response.status, (await response.json())["error"]["code"]
+
+        asking = asyncio.create_task(asked())
+
+        async def runs() -> bool:
+            return any(
+                job.state is State.RUNNING for job in (await ops.jobs(JobFilter(states=(State.RUNNING,)))).jobs
+            )
+
+        await until(runs, "its job runs")
+        began = asyncio.get_running_loop().time()
+        await ops.revoke_key(made.key.id)
+
+        assert await asyncio.wait_for(asking, 20) == (401, "key_revoked")
+        assert asyncio.get_running_loop().time() - began < 1.5
+
+        async def is_cancelled() -> bool:
+            return bool((await ops.jobs(JobFilter(states=(State.CANCELLED,)))).jobs)
+
+        await until(is_cancelled, "its job is cancelled")

@@ -4,19 +4,35 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
+from uuid import UUID
 
 import aiohttp
 import jsonschema_rs
 import pytest
 
+from broker.bus.catalogs import Catalogs
+from broker.bus.results import hearing_job
+from broker.bus.submissions import store
+from broker.bus.submitted import SubmittedJobs
+from broker.client import Submission
+from broker.core.principal import open_principal
 from broker.doors.http.app import HOT
 from broker.doors.http.openapi import document
 from broker.doors.http.routes import ROUTES
+from broker.ledger.jobs import PgJobs
+from broker.ports import BatchLedger, Ledger
+from broker.service import JobService, SingleJobService, SubmissionService
+from broker.service.single_jobs import LOOK_S
+from schemas.api import JobShow, State
 from schemas.ids import uuid7
 from schemas.jetstream.client import NatsClient as Nats
-from tests.builders import an_entropy, now
+from schemas.job import Job
+from tests.builders import CHAT, an_entropy, an_entry, now
+from tests.declared import declare_streams
 from tests.real.test_broker import Running, a_broker, a_worker
+from tests.system import until
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(60)]
 
@@ -36,6 +52,21 @@ async def http(broker: Running) -> AsyncIterator[aiohttp.ClientSession]:
 
 def a_body(text: str = "Hi.", **more: Any) -> dict[str, Any]:
     return {"max_tokens": 4, "messages": [{"role": "user", "content": text}], **more}
+
+
+def single_jobs(nc: Nats, jobs: PgJobs, batches: BatchLedger) -> SingleJobService:
+    catalogs = Catalogs(nc)
+    return SingleJobService(
+        submissions=SubmissionService(store=partial(store, nc)),
+        jobs=JobService(
+            ledger=jobs, batches=batches, submitted=SubmittedJobs(nc), catalogs=catalogs, pools=dict, clock=now
+        ),
+        ledger=jobs,
+        hearing=partial(hearing_job, nc),
+        catalog=lambda: catalogs.active.catalog,
+        clock=now,
+        entropy=an_entropy,
+    )
 
 
 async def got(http: aiohttp.ClientSession, path: str, status: int = 200) -> Any:
@@ -74,12 +105,101 @@ async def test_the_same_job_sent_again_runs_once(http: aiohttp.ClientSession) ->
     assert len((await got(http, "/v1/jobs"))["jobs"]) == 1
 
 
+async def test_an_idempotency_key_stands_for_one_job(http: aiohttp.ClientSession) -> None:
+    first = await submitted(http, idempotency_key="k")
+    await got(http, f"/v1/jobs/{first['id']}?wait_s=30")
+    again = await submitted(http, idempotency_key="k")
+    other = await submitted(http, "Another.", status=409, idempotency_key="k")
+    headers = {"Idempotency-Key": "k"}
+    async with http.post("/v1/jobs", json={"model": "m", "body": a_body()}, headers=headers) as response:
+        by_header = await response.json()
+    async with http.post("/v1/jobs", json={"model": "m", "body": a_body()}, headers={"Idempotency-Key": ""}) as empty:
+        refused = await empty.json()
+
+    assert again["id"] == by_header["id"] == first["id"]
+    assert other["error"]["code"] == "key_conflict"
+    assert (empty.status, refused["error"]["param"]) == (400, "idempotency-key")
+    assert len((await got(http, "/v1/jobs"))["jobs"]) == 1
+
+
+async def test_an_idempotency_key_that_is_used_twice_at_once_stands_for_one_job(http: aiohttp.ClientSession) -> None:
+    sent = await asyncio.gather(*(submitted(http, idempotency_key="k") for _ in range(8)))
+    shown = [await got(http, f"/v1/jobs/{one['id']}?wait_s=30") for one in sent]
+
+    assert len({one["id"] for one in shown}) == 1
+    assert len((await got(http, "/v1/jobs"))["jobs"]) == 1
+
+
+async def test_another_job_under_the_same_id_is_not_mistaken_for_it(
+    broker: Running, http: aiohttp.ClientSession
+) -> None:
+    name = str(uuid7(now(), an_entropy()))
+    await submitted(http, id=name)
+    await submitted(http, "Another.", id=name)
+    await got(http, f"/v1/jobs/{name}?wait_s=30")
+
+    async def is_recorded() -> bool:
+        return bool(await broker.rows("select from infermq.jobs where state = 'failed'"))
+
+    await until(is_recorded, "the other one is recorded as refused")
+
+
+async def test_whoever_waits_for_a_job_of_a_batch_hears_of_its_end(
+    broker: Running, http: aiohttp.ClientSession
+) -> None:
+    batch, job = await broker.client.create_batch(), uuid7(now(), an_entropy())
+    body = json.dumps(a_body("hang")).encode()
+    await broker.client.submit_many([Submission("m", Job(id=job, endpoint=CHAT, body=body, batch=batch.id))])
+
+    async def runs() -> bool:
+        shown = await broker.shown(job)
+        return shown is not None and shown.state is State.RUNNING
+
+    await until(runs, "it runs")
+    began = now()
+    waiting = asyncio.create_task(got(http, f"/v1/jobs/{job}?wait_s=60"))
+    async with http.post(f"/v1/jobs/{job}/cancel") as response:
+        assert response.status == 200
+
+    assert (await waiting)["state"] == "cancelled"
+    assert now() - began < LOOK_S * 1000 - 1000, "it was found by a look at the ledger"
+
+
+async def test_waiting_for_a_job_does_not_ask_the_ledger_again_and_again(ledger: Ledger, nc: Nats) -> None:
+    looks = 0
+
+    class Counting(PgJobs):
+        async def find(self, job: UUID, tenant: str) -> JobShow | None:
+            nonlocal looks
+            looks += 1
+            return await super().find(job, tenant)
+
+    assert isinstance(ledger.jobs, PgJobs)
+    await declare_streams(nc)
+    entry = an_entry()
+    await ledger.intake.admit([entry])
+    principal = open_principal(entry.tenant, entry.key)
+    shown = await single_jobs(nc, Counting(ledger.jobs._database), ledger.batches).show_within(
+        principal, entry.id, wait_s=2
+    )
+
+    assert shown.state is State.QUEUED
+    assert looks <= 3, "before it listens, once it does, and when its time is up"
+
+
+async def test_what_is_nobodys_cannot_be_cancelled(http: aiohttp.ClientSession) -> None:
+    async with http.post(f"/v1/jobs/{uuid7(now(), an_entropy())}/cancel") as response:
+        assert response.status == 404
+        assert (await response.json())["error"]["code"] == "unknown_job"
+
+
 async def test_a_job_that_fails_says_why_and_one_that_waits_can_be_changed_and_cancelled(
     http: aiohttp.ClientSession,
 ) -> None:
     failed = await got(http, f"/v1/jobs/{(await submitted(http, 'wrong'))['id']}?wait_s=30")
-    hanging = [await submitted(http, "hang") for _ in range(8)]
-    waits = await submitted(http, "hang", lane="bulk")
+    async with http.post("/v1/verbs/pause", json={"kind": "lane", "name": "bulk"}) as paused:
+        assert paused.status == 200, await paused.text()
+    waits = await submitted(http, lane="bulk")
     path = f"/v1/jobs/{waits['id']}"
     while (await got(http, path))["state"] != "queued":
         await asyncio.sleep(0.02)
@@ -90,9 +210,6 @@ async def test_a_job_that_fails_says_why_and_one_that_waits_can_be_changed_and_c
     assert failed["error"]["code"] == "bad_request"
     assert failed["response"] is None
     assert (await got(http, f"{path}?wait_s=30"))["state"] == "cancelled"
-    for one in hanging:
-        async with http.post(f"/v1/jobs/{one['id']}/cancel"):
-            pass
 
 
 WRONG: list[tuple[dict[str, Any], int, str]] = [
@@ -133,7 +250,9 @@ async def test_a_request_may_wait_for_its_turn(http: aiohttp.ClientSession, lane
         async with http.post("/v1/chat/completions", json={**body, **a_body(text)}) as response:
             assert response.status == status, await response.text()
     async with http.post("/v1/chat/completions", json={**body, "stream": True}) as response:
-        assert (await response.json())["error"]["code"] == "stream_not_allowed"
+        error = (await response.json())["error"]
+        assert (error["code"], error["param"]) == ("stream_not_allowed", "stream")
+        assert f"the lane {lane}" in error["message"]
 
 
 async def test_a_client_that_leaves_while_its_job_waits_cancels_it(http: aiohttp.ClientSession) -> None:

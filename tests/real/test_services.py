@@ -253,6 +253,7 @@ async def services(nc: Nats, ledger: Ledger) -> Services:
         single_jobs=SingleJobService(
             submissions=submissions,
             jobs=jobs,
+            ledger=ledger.jobs,
             hearing=partial(hearing_job, nc),
             catalog=lambda: catalogs.active.catalog,
             clock=now,

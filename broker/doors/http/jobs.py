@@ -9,20 +9,21 @@ from starlette.responses import Response
 
 from broker.core.principal import Principal
 from broker.core.relay import Answered, Erred
-from broker.doors.http.reading import body_of, headers_of
+from broker.doors.http.reading import Headers, body_of, headers_of
 from broker.doors.http.verbs import seconds
 from broker.service import Services
 from broker.service.refusal import Refusal
-from schemas.api import JobCancel, JobShow, Problem, State
+from schemas.api import CancelAnswer, JobCancel, JobShow, Problem, State
 from schemas.asks import JobAccepted, JobAsk, JobChangeAsk
 from schemas.changes import Change, JobChange
 from schemas.codec import TRACEPARENT, UNREADABLE, place_of
-from schemas.job import Job
+from schemas.job import CustomId, Job
 from schemas.listing import JobList
 from schemas.outcome import Failure, Refused, failure_kind, public_message
 
 _ask = msgspec.json.Decoder(JobAsk)
 _change = msgspec.json.Decoder(JobChangeAsk)
+_LONGEST_KEY = 512
 _LISTS = ("states", "kinds")
 
 
@@ -35,7 +36,6 @@ class JobRoutes:
     async def create(self, principal: Principal, request: Request) -> Response:
         headers = headers_of(request.scope)
         ask: JobAsk = _decoded(_ask, await body_of(request.receive, headers))
-        key = headers.get(b"idempotency-key")
         traceparent = headers.get(TRACEPARENT.encode())
         job = Job(
             id=ask.id,
@@ -47,7 +47,7 @@ class JobRoutes:
             deadline_in_ms=None if ask.timeout_s is None else max(1, int(ask.timeout_s * 1000)),
             priority=ask.priority,
             max_attempts=ask.max_attempts,
-            idempotency_key=ask.idempotency_key or (None if key is None else key.decode("latin-1")[:512] or None),
+            idempotency_key=ask.idempotency_key or _key_in(headers),
         )
         name = await self._services.single_jobs.submit(
             principal,
@@ -86,8 +86,11 @@ class JobRoutes:
         return _json(await self._services.jobs.list(principal, ask))
 
     async def cancel(self, principal: Principal, request: Request) -> Response:
-        done = await self._services.cancels.cancel_jobs(principal, JobCancel((_named(request),)))
-        return _json(done.jobs[0])
+        job = _named(request)
+        [cancelled] = (await self._services.cancels.cancel_jobs(principal, JobCancel((job,)))).jobs
+        if cancelled.answer is CancelAnswer.UNKNOWN:
+            raise _unknown(str(job))
+        return _json(cancelled)
 
     async def change(self, principal: Principal, request: Request) -> Response:
         ask: JobChangeAsk = _decoded(_change, await body_of(request.receive, headers_of(request.scope)))
@@ -139,7 +142,21 @@ def _named(request: Request) -> UUID:
     try:
         return UUID(name)
     except ValueError:
-        raise Refusal(Problem("unknown_job", f"there is no job {name[:100]!r}", "id")) from None
+        raise _unknown(name) from None
+
+
+def _unknown(name: str) -> Refusal:
+    return Refusal(Problem("unknown_job", f"there is no job {name[:100]}", "id"))
+
+
+def _key_in(headers: Headers) -> str | None:
+    """Read the idempotency key of a request. Raises: Refusal."""
+    if (key := headers.get(b"idempotency-key")) is None:
+        return None
+    try:
+        return msgspec.convert(key.decode("latin-1"), CustomId)
+    except msgspec.ValidationError as error:
+        raise Refusal(Problem("bad_request", str(error), "idempotency-key", _LONGEST_KEY)) from error
 
 
 def _json(body: object, status: int = 200) -> Response:
