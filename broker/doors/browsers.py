@@ -16,7 +16,7 @@ def for_browsers(app: App, origins: Sequence[str]) -> App:
     allowing = CORSMiddleware(
         cast("Any", app),
         allow_origins=origins,
-        allow_methods=("GET", "POST"),
+        allow_methods=("GET", "POST", "DELETE"),
         allow_headers=("*",),
         expose_headers=_SHOWN,
     )

@@ -7,6 +7,8 @@ for too long. So a request costs no timer and reads no clock.
 
 import asyncio
 import enum
+import socket
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +33,10 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _LINGER_S = 2.0
 """How long a connection whose bytes nobody reads any more stays, so that its client can read why."""
 _UNNEEDED = frozenset({b"upgrade", b"connection", b"http2-settings"})
+
+
+_AT_ONCE = struct.pack("ii", 1, 0)
+"""Linger for no second, says a socket with this."""
 
 
 class Receiving(enum.Enum):
@@ -208,6 +214,8 @@ class BoundedProtocol(HttpToolsProtocol):
                 self.transport.close()
             case Receiving.HEAD if not self._is_answering and lasted > self._limits.head_s:
                 self._refuse(_TOO_SLOW, "slow_head")
+            case Receiving.BODY if self.flow.read_paused:
+                self._seen = (step, now)  # it would send more if it might
             case Receiving.BODY if not self.pipeline and lasted > self._limits.body_s:
                 self._refuse(_TOO_SLOW, "slow_body")
             case Receiving.NOTHING if lasted > _LINGER_S:
@@ -240,7 +248,11 @@ class BoundedProtocol(HttpToolsProtocol):
         super().resume_writing()
 
     def _drop(self, why: str) -> None:
+        """End it at once, with all that waits to be sent: else the system would keep that for minutes."""
         self._cut(why)
+        sock = self.transport.get_extra_info("socket")
+        if sock is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
         self.transport.abort()
 
     def _refuse(self, problem: Problem, why: str) -> None:
