@@ -5,6 +5,7 @@ import zlib
 from collections.abc import Collection
 from uuid import UUID
 
+from broker.errors import BadData
 from broker.ledger.connection import Connection, Database
 from broker.ledger.rows import Row
 from broker.ledger.sql import query
@@ -33,7 +34,10 @@ class PgBlobs:
     async def get(self, file: UUID, number: int) -> bytes | None:
         async with self._database.connection() as connection:
             data = await connection.fetchval(query("piece"), file, number)
-        return None if data is None else await asyncio.to_thread(zlib.decompress, data)
+        try:
+            return None if data is None else await asyncio.to_thread(zlib.decompress, data)
+        except zlib.error as error:
+            raise BadData(f"the content of the file {file} is damaged: {error}") from error
 
     async def drop(self, files: Collection[UUID]) -> None:
         async with self._database.connection() as connection:

@@ -57,8 +57,10 @@ class PgInstructions:
             if not held:
                 raise
             failed = Carried(is_last=True, failure=str(error) or type(error).__name__)
-        async with self._database.connection() as connection:
+        async with self._database.connection() as connection, connection.transaction():
             await _move(connection, held[0], failed, {}, now)
+            fault = json_text({"number": 0, "code": "internal", "message": f"it cannot go on: {failed.failure}"})
+            await connection.execute(query("fail_expansion"), held[0], now, fault)
         return failed
 
     async def _page(self, connection: Connection, now: Ms, held: list[UUID]) -> Carried | None:

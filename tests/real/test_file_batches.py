@@ -5,11 +5,12 @@ import json
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import pytest
 
 from broker.core.file_lines import PAGE_LINES
 from broker.core.files import Pieces
-from broker.core.openai_batch import ERRORS, OUTPUT
+from broker.core.openai_batch import ERRORS, OUTPUT, status_of
 from broker.core.principal import open_principal
 from broker.core.records import Audited, FileBatch, FileBatchState, Final, Pick
 from broker.errors import Conflict
@@ -271,3 +272,28 @@ async def test_the_sizes_of_a_batchs_files_are_those_of_their_lines(ledger: Ledg
     }
     written = [json.loads(line) for parts in read.values() for line in b"".join(parts).splitlines()]
     assert sorted(line["custom_id"] or "" for line in written) == sorted(["", *(line["custom_id"] for line in lines)])
+
+
+async def test_a_batch_whose_file_is_damaged_fails_and_says_so(ledger: Ledger, ledger_url: str) -> None:
+    file = await stored(ledger, a_line(1))
+    batch = await given(ledger, file.id)
+    connection = await asyncpg.connect(ledger_url)
+    await connection.execute("update infermq.blobs set data = 'x' where file = $1", file.id)
+    await connection.close()
+
+    await carry_out(ledger)
+
+    found = await state(ledger, batch)
+    assert status_of(found) == "failed"
+    [bad] = await ledger.file_batches.bad_lines(batch, after=-1, limit=5)
+    assert "is damaged" in bad.message
+    assert await carry_out(ledger) == []
+
+
+async def test_a_line_with_a_nul_is_said_like_any_other(ledger: Ledger) -> None:
+    line = json.dumps({"custom_id": "a\0b", "method": "POST", "url": CHAT.path, "body": {"model": "m"}}).encode()
+    batch = await given(ledger, (await stored(ledger, line)).id)
+
+    await carry_out(ledger)
+
+    assert await faults(ledger, batch) == {1: "nul_character"}

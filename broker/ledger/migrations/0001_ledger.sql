@@ -437,7 +437,8 @@ create table infermq.file_batches (
 create table infermq.bad_lines (
     batch       uuid    not null,
     line        int     not null,
-    fault       jsonb   not null,
+    -- JSON as text, since jsonb holds no NUL character, and a line may
+    fault       text    not null,
     primary key (batch, line)
 );
 
