@@ -22,6 +22,8 @@ class Proxy:
         self.seen = 0
         self.loses = False
         """What is watched is lost."""
+        self.is_deaf = False
+        """What the server answers is lost."""
         self.flows = asyncio.Event()
         """While it is not set, nothing of what clients write is read."""
         self.flows.set()
@@ -41,7 +43,7 @@ class Proxy:
             return
         server_reader, server_writer = await self._server()
         self._writers += [writer, server_writer]
-        await asyncio.gather(self._upward(reader, server_writer), _copy(server_reader, writer))
+        await asyncio.gather(self._upward(reader, server_writer), self._downward(server_reader, writer))
 
     async def _upward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
@@ -54,12 +56,12 @@ class Proxy:
                 writer.write(data)
         writer.close()
 
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(ConnectionError):
-        while data := await reader.read(1 << 16):
-            writer.write(data)
-    writer.close()
+    async def _downward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(1 << 16):
+                if not self.is_deaf:
+                    writer.write(data)
+        writer.close()
 
 
 @asynccontextmanager

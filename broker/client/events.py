@@ -19,15 +19,12 @@ class Events:
     def of(self, data: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Yield name and data of each event that ends with these bytes. Comments are left out; a name may be empty."""
         self._parts.append(data)
-        if b"\n\n" not in data and not (data.startswith(b"\n") and self._ended_line()):
+        if b"\n" not in data:  # no event has ended
             return
         *events, rest = b"".join(self._parts).split(b"\n\n")
         self._parts = [rest]
         for event in events:
             yield from _read(event)
-
-    def _ended_line(self) -> bool:
-        return len(self._parts) > 1 and self._parts[-2].endswith(b"\n")
 
 
 def _read(event: bytes) -> Iterator[tuple[bytes, bytes]]:

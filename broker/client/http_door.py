@@ -1,6 +1,7 @@
 """The way to a broker over HTTP: a `Door` on the same API that everybody has there."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Annotated
@@ -21,7 +22,7 @@ from schemas.api import Problem
 from schemas.codec import JSON, MSGPACK, UNREADABLE, jsoned
 from schemas.endpoints import ENDPOINTS
 from schemas.jetstream import Outgoing
-from schemas.jetstream.trust import Trust, why
+from schemas.jetstream.trust import BadTrust, Trust, why
 from schemas.subjects import Verb
 from schemas.urls import is_loopback, proxy_for, public
 
@@ -81,13 +82,13 @@ class HttpDoor:
             raise RequestRefused(
                 Problem("bad_name", f"over HTTP only an API key says who calls, not {name!r}", field)
             )
+        is_here, context = _checked(url, trust)
         headers = {} if api_key is None else {"authorization": f"Bearer {api_key.strip()}"}
-        context = None if trust is None else trust.context()
         async with aiohttp.ClientSession(
             headers=headers,
             connector=aiohttp.TCPConnector(limit=0, ssl=True if context is None else context),
             skip_auto_headers=["accept-encoding"],
-            proxy=None if is_loopback(urlsplit(url).hostname or "") else proxy_for(url),
+            proxy=None if is_here else proxy_for(url),
         ) as http:
             door = cls(http, url, tenant=tenant, key=key)
             await door.look()
@@ -208,6 +209,19 @@ class HttpDoor:
         except UNREADABLE:
             what = f"{public(self._url)} answers {response.status}, and not as infermq does"
             return Unavailable("infermq", f"{what}: is it the URL of a broker's API over HTTP?")
+
+
+def _checked(url: str, trust: Trust | None) -> tuple[bool, ssl.SSLContext | None]:
+    """Say whether a URL is of this machine, which no proxy reaches, and how TLS is checked there. Raises: Unavailable."""
+    try:
+        parts = urlsplit(url)
+        is_here = is_loopback(parts.hostname or "")
+        context = None if trust is None else trust.context()
+    except (ValueError, BadTrust) as error:
+        raise Unavailable("infermq", f"{public(url)}: {error}") from error
+    if trust is not None and not is_here and parts.scheme.lower() != "https":
+        raise Unavailable("infermq", f"{public(url)} is without TLS, which the certificates ask for: use https://")
+    return is_here, context
 
 
 class _Held:

@@ -200,9 +200,16 @@ async def test_an_up_with_tls_is_used_as_any_other(tmp_path: Path) -> None:
         trusting = ssl.create_default_context(cafile=str(system.data / CA_FILE))
         async with connected(system.info.api, context=trusting) as https:
             models = await https.ask(a_request("/v1/models", f"authorization: Bearer {system.api_key}"))
+        trust = Trust(ca=str(system.data / CA_FILE))
+        async with Client.connect(system.info.api, api_key=system.api_key, trust=trust) as client:
+            over_http = await client.infer("m", {"messages": [{"role": "user", "content": "Hello."}]})
+        with pytest.raises(Unavailable, match="INFERMQ_NATS_CA names the file"):
+            async with Client.connect(system.info.api, api_key=system.api_key):
+                pass
 
     assert (models.status, [model["id"] for model in json.loads(models.body)["data"]]) == (200, ["m"])
     assert system.info.api.startswith("https://")
+    assert over_http.text()
     assert system.info.nats_url.startswith("tls://")
     assert status.returncode == answer.returncode == 0, status.stderr + answer.stderr
     assert elsewhere.returncode == 3

@@ -1,8 +1,8 @@
-"""The use-cases as a door calls them, and the NATS door with principals of every role."""
+"""The use-cases as a door calls them, and the API at both doors with principals of every role."""
 
 import secrets
-from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 
 import msgspec
@@ -15,10 +15,14 @@ from broker.bus.notices import announce_instruction
 from broker.bus.results import hearing_job, hearing_results
 from broker.bus.submissions import store
 from broker.bus.submitted import SubmittedJobs
+from broker.client import RequestRefused
+from broker.client.http_door import HttpDoor
 from broker.core.authorise import Action, forbidden, may_call
 from broker.core.principal import Principal, open_principal
+from broker.doors.http.app import Front
 from broker.doors.nats_api import nats_api
 from broker.doors.operations import operations
+from broker.doors.server import listening
 from broker.errors import Conflict
 from broker.metrics import BrokerMetrics
 from broker.ports import Ledger
@@ -43,6 +47,7 @@ from broker.service import (
     TenantService,
 )
 from broker.service.refusal import Refusal
+from schemas import subjects
 from schemas.accounts import (
     KeyCreate,
     KeyList,
@@ -75,7 +80,7 @@ from schemas.api_keys import SECRET_BYTES
 from schemas.cancel import CancelChoice, CancelMany
 from schemas.catalog import Catalog
 from schemas.changes import BatchChange, Change, JobChange
-from schemas.codec import ERROR, KIND
+from schemas.codec import ERROR, KIND, jsoned, packed
 from schemas.control import AuditList, PauseAsk, PauseKind, ResumeAsk
 from schemas.dead import DeadDrop, DeadEach, DeadList, DeadRef, DeadRequeue
 from schemas.instructions import InstructionList, InstructionRef
@@ -84,9 +89,9 @@ from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Lane
 from schemas.listing import JobFilter, JobList
 from schemas.repeats import BatchRetry, Replay, ReplayDiff, ReplayEstimateAsk, RetryCheck
-from schemas.subjects import Verb
+from schemas.subjects import DEFAULT, Verb
 from schemas.units import Ms
-from tests.builders import a_dead_letter, an_entropy, an_entry, an_id, now
+from tests.builders import a_dead_letter, a_job, an_entropy, an_entry, an_id, now
 from tests.calling import called
 from tests.declared import declare_streams
 from tests.real.test_instructions import an_instruction
@@ -273,6 +278,31 @@ def a_door(url: str, services: Services, *, role: Role) -> AbstractAsyncContextM
         return a_principal(role, tenant, key)
 
     return nats_api(url, services, name="b", connection=NatsClient, identify=identify, clock=now)
+
+
+@asynccontextmanager
+async def an_http_door(services: Services, principal: Principal) -> AsyncIterator[HttpDoor]:
+    """The same API over HTTP, asked by the client of whoever all callers are."""
+
+    async def identify(_: str | None) -> Principal:
+        return principal
+
+    front = Front(identify=identify, catalog=Catalog, clock=now, entropy=an_entropy)
+    async with (
+        front.serving(services),
+        listening(front, option="api", host="127.0.0.1", port=0) as url,
+        HttpDoor.connect(url, api_key=None, trust=None, tenant=DEFAULT, key=DEFAULT) as door,
+    ):
+        yield door
+
+
+async def by_http(door: HttpDoor, verb: Verb, ask: msgspec.Struct) -> Problem | None:
+    """What the client is told that calls over HTTP."""
+    try:
+        await door.call(verb, jsoned(ask), within_s=10)
+    except RequestRefused as refused:
+        return refused.problem
+    return None
 
 
 def a_principal(role: Role, tenant: str = "t", key: str = "k") -> Principal:
@@ -472,15 +502,16 @@ async def test_each_verb_is_refused_to_the_roles_that_may_not_by_service_and_doo
 ) -> None:
     assert asks.keys() == ACTIONS.keys() == set(Verb), "a verb is missing here"
 
-    async with a_door(nats_url, services, role=role):
+    principal = a_principal(role)
+    async with a_door(nats_url, services, role=role), an_http_door(services, principal) as http:
         for verb, ask in asks.items():
-            principal = a_principal(role)
             expected = forbidden(principal, ACTIONS[verb])
             assert may_call(role, verb) or expected is not None, verb
             assert await by_service(services, verb, principal, ask) == expected, verb
             if verb is Verb.TENANT_CREATE and expected is None:
                 expected = Problem("tenant_exists", "there is a tenant another already", "name")
             assert await by_door(nc, verb, principal, ask) == expected, verb
+            assert await by_http(http, verb, ask) == expected, verb
 
 
 async def test_what_is_refused_changes_nothing(services: Services, asks: Mapping[Verb, msgspec.Struct]) -> None:
@@ -506,12 +537,13 @@ async def test_no_role_reaches_what_is_another_tenants_by_service_or_door(
     stranger = a_principal(role, tenant="u", key="t")  # a key may be called like a tenant
     lookups = {verb: ask for verb, ask in asks.items() if verb in LOOKUPS}
 
-    async with a_door(nats_url, services, role=role):
+    async with a_door(nats_url, services, role=role), an_http_door(services, stranger) as http:
         for verb, ask in lookups.items():
             told = await by_service(services, verb, stranger, ask)
             assert told is not None
             assert told.code in {"unknown_batch", "unknown_job", "unknown_instruction"}
             assert await by_door(nc, verb, stranger, ask) == told
+            assert await by_http(http, verb, ask) == told
 
     assert (await services.batches.list(stranger, BatchList())).batches == ()
     assert (await services.jobs.list(stranger, JobList())).jobs == ()
@@ -568,3 +600,46 @@ async def test_names_that_no_client_writes_are_refused(
 
     problem = msgspec.json.decode(answer.data, type=ErrorBody).error
     assert problem.code == "bad_name"
+
+
+@pytest.mark.parametrize("role", list(Role))
+async def test_jobs_are_stored_for_those_who_may_submit(role: Role, services: Services, nc: Nats) -> None:
+    told = await submitted(services, a_principal(role))
+
+    assert told == forbidden(a_principal(role), Action.SUBMIT)
+    assert await messages(nc) == (1 if told is None else 0)
+
+
+async def test_a_key_whose_models_and_lanes_are_named_submits_to_no_others(services: Services, nc: Nats) -> None:
+    bound = Principal(
+        tenant="t", key="k", role=Role.PRODUCER, models=frozenset({"m"}), lanes=frozenset({Lane.STANDARD})
+    )
+
+    told = [
+        await submitted(services, bound, model=model, lane=lane)
+        for model, lane in (("m", Lane.STANDARD), ("n", Lane.STANDARD), ("m", Lane.BULK))
+    ]
+
+    assert [one and one.code for one in told] == [None, "forbidden", "forbidden"]
+    assert await messages(nc) == 1
+
+
+async def test_no_key_takes_the_name_of_anothers_message(services: Services, nc: Nats) -> None:
+    for tenant, key in (("t", "k"), ("t", "l"), ("u", "k"), ("t", "k")):
+        assert await submitted(services, a_principal(Role.PRODUCER, tenant, key)) is None
+
+    assert await messages(nc) == 3
+
+
+async def submitted(
+    services: Services, principal: Principal, *, model: str = "m", lane: Lane = Lane.BULK
+) -> Problem | None:
+    try:
+        await services.submissions.bundle(principal, lane, model, packed(a_job()), headers={}, name="one")
+    except Refusal as refused:
+        return refused.problem
+    return None
+
+
+async def messages(nc: Nats) -> int:
+    return int((await nc.jetstream().stream_info(subjects.SUBMIT)).state.messages)
