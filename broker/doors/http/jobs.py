@@ -1,9 +1,10 @@
 """Single jobs over HTTP: submit one, read it later, wait for it, list, change and cancel them."""
 
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 import msgspec
+from msgspec.structs import fields
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -24,7 +25,40 @@ from schemas.outcome import Failure, Refused, failure_kind, public_message
 _ask = msgspec.json.Decoder(JobAsk)
 _change = msgspec.json.Decoder(JobChangeAsk)
 _LONGEST_KEY = 512
+_NOT_SHOWN = frozenset({"body", "failure"})
+"""Of a JobShow: the answer or the error has them."""
 _LISTS = ("states", "kinds")
+
+
+class JobAnswer(msgspec.Struct, frozen=True):
+    """The answer of a job that succeeded."""
+
+    status_code: int
+    request_id: str
+    body: msgspec.Raw
+    """As its endpoint answers."""
+
+
+class JobFault(msgspec.Struct, frozen=True):
+    """Why a job that ended has no answer."""
+
+    code: str
+    message: str
+
+
+JobView = msgspec.defstruct(
+    "JobView",
+    [
+        *((field.name, field.type) for field in fields(JobShow) if field.name not in _NOT_SHOWN),
+        ("object", Literal["job"]),
+        ("response", JobAnswer | None),
+        ("error", JobFault | None),
+    ],
+    frozen=True,
+    kw_only=True,
+    namespace={"__doc__": "A job, with its answer or its error once it has ended."},
+    module=__name__,
+)
 
 
 class JobRoutes:
@@ -101,14 +135,13 @@ class JobRoutes:
 
 def shown(job: JobShow) -> dict[str, Any]:
     """Show a job with its answer or its error, as a line of a batch has them."""
-    fields = {name: getattr(job, name) for name in job.__struct_fields__ if name not in {"body", "failure"}}
+    known = {name: getattr(job, name) for name in job.__struct_fields__ if name not in _NOT_SHOWN}
     response, error = None, None
     if job.state is State.SUCCEEDED:
-        response = {"status_code": 200, "request_id": str(job.id), "body": job.body}
+        response = JobAnswer(200, str(job.id), job.body)
     elif job.settled_ms is not None:
-        code, message = words(job.state, job.failure)
-        error = {"code": code, "message": message}
-    return {"object": "job", **fields, "response": response, "error": error}
+        error = JobFault(*words(job.state, job.failure))
+    return {"object": "job", **known, "response": response, "error": error}
 
 
 def end_of(job: JobShow) -> Answered | Erred:

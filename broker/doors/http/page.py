@@ -5,7 +5,7 @@ from itertools import groupby
 
 import msgspec
 
-from broker.doors.http.openapi import plain_path
+from broker.doors.http.openapi import each, plain_path
 from broker.doors.http.routes import ROUTES, Route
 
 HEADERS = {
@@ -41,9 +41,10 @@ For programs: <a href="/openapi.json">openapi.json</a>.</p>
 
 
 def _route(route: Route, url: str) -> str:
-    query = "".join(
-        f"<tr><td><code>{escape(one.name)}</code></td><td>{escape(one.says)}</td></tr>" for one in route.query
-    )
+    rows = [(one.name, one.says) for one in route.query]
+    if len(stands_for := each(route)) > 1:
+        rows = [(one.path, one.says) for one in stands_for]
+    query = "".join(f"<tr><td><code>{escape(name)}</code></td><td>{escape(says)}</td></tr>" for name, says in rows)
     return (
         f"<details><summary><b>{route.method}</b> <code>{escape(plain_path(route))}</code> <span>{escape(route.says)}</span>"
         f"</summary>{f'<table>{query}</table>' if query else ''}<pre>{escape(_command(route, url))}</pre></details>"

@@ -5,6 +5,7 @@ from typing import Final, Literal
 import msgspec
 
 from broker.doors.http.batches import BatchAsk
+from broker.doors.http.jobs import JobView
 from schemas.api import JobCancelled
 from schemas.asks import JobAccepted, JobAsk, JobChangeAsk
 from schemas.changes import JobChanged
@@ -49,6 +50,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it needs no key."""
 
 
+ANSWERS: Final = "answers"
+"""The group of the routes that ask a model."""
 _LIMIT, _AFTER = (
     Parameter("limit", "How many at most.", "integer"),
     Parameter("after", "The last id of the page before."),
@@ -64,13 +67,13 @@ _JOB_FILTER = (
 )
 
 
-def _asks(endpoint: Endpoint, name: str, says: str, example: str, group: str = "answers") -> Route:
+def _asks(endpoint: Endpoint, name: str, says: str, example: str) -> Route:
     return Route(
         name=name,
         method="POST",
         path=endpoint.path,
         says=says,
-        group=group,
+        group=ANSWERS,
         takes=endpoint.body,
         example=example,
         sends="application/json",
@@ -88,7 +91,7 @@ ROUTES: Final = (
         method="POST",
         path="/v1/responses",
         says="Answer as OpenAI's Responses API does, without keeping state.",
-        group="answers",
+        group=ANSWERS,
         example='{"model": "small-chat", "input": "Hello."}',
         sends="application/json",
         streams=True,
@@ -98,7 +101,7 @@ ROUTES: Final = (
         method="POST",
         path="/v1/messages",
         says="Answer as Anthropic's Messages API does.",
-        group="answers",
+        group=ANSWERS,
         example='{"model": "small-chat", "max_tokens": 50, "messages": [{"role": "user", "content": "Hello."}]}',
         sends="application/json",
         streams=True,
@@ -134,6 +137,7 @@ ROUTES: Final = (
         path="/v1/jobs/{job}",
         says="Show a job, with its answer once it has ended.",
         group="jobs",
+        answers=JobView,
         query=(Parameter("wait_s", "How long to wait for its end, up to 60 seconds.", "number"),),
     ),
     Route(
