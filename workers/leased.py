@@ -1,7 +1,5 @@
 """Takes dispatched attempts: they are leased from RUN, and acked once their outcome is durable."""
 
-from collections.abc import Callable
-
 from schemas import subjects
 from schemas.jetstream import Message, NatsConnection
 from schemas.job import Attempt, Lane
@@ -9,6 +7,7 @@ from schemas.outcome import Cancelled, Released, Succeeded
 from schemas.worker import CancelNotice
 from workers.cancels import Cancels
 from workers.leases import Leases
+from workers.offers import Offers
 from workers.pool import HeldAttempt, SlotPool
 from workers.ports import Clock
 from workers.puller import Puller, attempt_of
@@ -29,23 +28,21 @@ class LeasedIntake:
         reporter: Reporter,
         leases: Leases,
         clock: Clock,
-        free: Callable[[], int],
-        freed: Callable[[], None],
+        offers: Offers,
     ) -> None:
-        """`free` says how many may be pulled; `freed` is called when a slot came free."""
         self._pool = pool
         self._slots = pool.leased
         self._runner = runner
         self._reporter = reporter
         self._leases = leases
         self._clock = clock
-        self._freed = freed
+        self._offers = offers
         self._cancels = Cancels()
         self.puller = Puller(
             nc,
             stream=subjects.RUN,
             consumer=subjects.pool_consumer(deployment),
-            free=free,
+            free=offers.free_for_dispatched,
             start=self._start,
         )
 
@@ -99,7 +96,8 @@ class LeasedIntake:
         try:
             outcome = await self._runner.outcome(held)
             self.puller.wake()
-            self._freed()
+            if self._offers.is_wanted:
+                self._offers.deal()
             report = self._reporter.report_of(held, outcome, run_ack=held.ack_subject or None)
             is_bulk_result = held.attempt.lane is Lane.BULK and isinstance(report.outcome, Succeeded)
             await self._reporter.stored(report, is_deferrable=is_bulk_result)

@@ -36,6 +36,8 @@ class Offers:
         self._clock = clock
         self._pulls_follow = pulls_follow
         self._wanted = Wanted()
+        self.is_wanted = False
+        """Whether requests may wait, as far as was heard lately. Nothing else is looked at while none do."""
 
     def __repr__(self) -> str:
         return f"Offers({self._wanted})"
@@ -43,28 +45,33 @@ class Offers:
     @property
     def waiting(self) -> int:
         """How many requests wait."""
-        return self._wanted.waiting(self._clock()) if self._wanted else 0
+        if not self.is_wanted:
+            return 0
+        count = self._wanted.waiting(self._clock())
+        self.is_wanted = bool(self._wanted)
+        return count
 
     def free_for_dispatched(self) -> int:
         """Return how many dispatched attempts may be pulled: they leave a free slot for each request that waits."""
         free = self._pool.free(self._pool.leased)
-        return max(0, min(free, self._pool.interactive.free - self.waiting)) if self._wanted else free
+        return max(0, min(free, self._pool.interactive.free - self.waiting)) if self.is_wanted else free
 
     def heard(self, notice: WantedNotice) -> None:
         """Note how many requests wait at a relay, and offer it what is free."""
         relay, count = notice
         self._wanted.heard(relay, count, self._clock())
+        self.is_wanted = bool(self._wanted)
         self.deal()
         self._pulls_follow()
 
     def came(self, attempt: Attempt) -> None:
         """Note that a request has come: it waits at its relay no longer."""
-        if self._wanted and attempt.reply_to is not None:
+        if self.is_wanted and attempt.reply_to is not None:
             self._wanted.came(subjects.replying_relay(attempt.reply_to))
 
     def deal(self) -> None:
         """Offer the slots that are free, if requests wait."""
-        if not self._wanted:
+        if not self.is_wanted:
             return
         for relay, count in self._wanted.offers(self._pool.free(self._pool.interactive), self._clock()).items():
             self._pool.tasks.create_task(self._offer(relay, count))

@@ -130,7 +130,8 @@ class SlotPool:
     def _for_leased(self) -> int:
         """Count the slots that are not of the reserve, less those in which interactive attempts run."""
         now = self._capacity()
-        return min(now.slots, now.slots + now.reserve - self.interactive.running)
+        borrowed = self.interactive.running - now.reserve
+        return now.slots - borrowed if borrowed > 0 else now.slots
 
     def _for_interactive(self) -> int:
         """Count all slots in which no dispatched attempt runs."""

@@ -115,8 +115,7 @@ class Worker:
             reporter=reporter,
             leases=self._leases,
             clock=self._clock,
-            free=self._offers.free_for_dispatched,
-            freed=self._offers.deal,
+            offers=self._offers,
         )
 
     def _new_interactive(self, runner: Runner, reporter: Reporter, keepalive_ms: Ms) -> InteractiveIntake:
