@@ -230,7 +230,8 @@ class Relay:
                 if gone.has_died and process_of(gone.beat) not in self._mourned:
                     await self._worker_died(gone, now)
             self._mourned = {process_of(gone.beat) for gone in departed}
-            await self._look_at_waiting()
+            if self.waiting.is_known:
+                await self._look_at_waiting()
             for request in list(self._by_job.values()):
                 await self._handle(request, Ticked(), now)
 
@@ -326,8 +327,8 @@ class Relay:
             else:
                 self.waiting.leave(job)
                 await self._had_turn(self._by_job[job], where)
-        self._count_waiting(self.waiting.line.by_model)
         await self.waiting.say_again()
+        self._count_waiting(self.waiting.line.by_model)
 
     async def _worker_died(self, gone: Departed, now: Ms) -> None:
         """Suspect the requests that it may have had, and go on with them: apart, if they may. What it ran is lost."""

@@ -48,9 +48,16 @@ class Waiting:
         self._told: dict[str, int] = {}
         """How many requests wait for each deployment, as its workers were told last, less the offers used since."""
         self._is_gathering = False
+        self._is_known = False
+        """Whether some waited when workers were told last of all that wait."""
 
     def __repr__(self) -> str:
         return f"Waiting({self.line})"
+
+    @property
+    def is_known(self) -> bool:
+        """Whether requests wait, or workers and metrics may still be told that they do not any more."""
+        return bool(self._is_known or self.line.by_model)
 
     def enter(self, state: RequestState, deployments: tuple[str, ...]) -> list[tuple[UUID, int]]:
         """Let a request wait for a slot of one of these deployments. Return who must not wait, since the depth is reached:
@@ -102,6 +109,7 @@ class Waiting:
 
     async def say_again(self) -> None:
         """Tell the workers of all wanted deployments how many requests wait: they forget it after a second."""
+        self._is_known = bool(self.line.by_model)
         await self._tell({**self._news(), **self.line.wanted})
 
     def _news(self) -> dict[str, int]:
