@@ -193,3 +193,22 @@ async def test_a_broker_hears_no_replies_to_another(nc: Nats, ledger: Ledger) ->
         await bench.say(attempt, FINAL, b"right")
 
         assert await end_of(listener) == Answered(b"right", "1")
+
+
+async def test_a_worker_is_told_that_nobody_here_has_the_request(nc: Nats, ledger: Ledger) -> None:
+    """As by a broker that has started under the name of one that was killed."""
+    async with a_bench(nc, ledger, buffer_bytes=1000) as bench:
+        listener, attempt = await bench.ask()
+        asked = await nc.subscribe("unheard")
+        other = subjects.reply(subjects.ReplyTo("d", "b", "f00"))
+
+        await nc.publish(other, b"", headers={KIND: KEEPALIVE})
+        await nc.publish(str(attempt.reply_to), b"", "unheard", headers={KIND: KEEPALIVE})
+        await nc.publish(other, b"", "unheard", headers={KIND: KEEPALIVE})
+
+        assert ((await asked.next_msg(timeout=10)).headers or {})["Status"] == "503"
+        await nc.flush()
+        assert asked.pending_msgs == 0
+        await bench.say(attempt, FINAL, b"all")
+        listener.gate.set()
+        assert await end_of(listener) == Answered(b"all", "1")
