@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from broker.bus.notices import announce_abort
+from broker.bus.notices import announce_abort, announce_wanted
 from broker.bus.runs import Runs
 from schemas import subjects
 from schemas.codec import CHUNK, ERROR, FAILURE, FINAL, KIND, SEQ, packed
@@ -178,3 +178,29 @@ async def test_a_relay_is_lost_only_if_nobody_hears_several_questions_in_a_row(n
     assert [await asks(heard=False) for _ in range(2)] == [False, False]
     assert await asks(heard=True) is False
     assert [await asks(heard=False) for _ in range(3)] == [False, False, True]
+
+
+async def test_jobs_leave_a_slot_to_each_request_that_waits(nc: Nats) -> None:
+    async with a_pool(nc, slots=4, reserve=1, options={"failures": [HANG]}) as bench:
+        await bench.asks(subjects.NOW, pulls=1)
+        await announce_wanted(nc, "d", "b", 3)
+        await bench.until(lambda: bench.worker.beat().wanted == 3)
+
+        assert await Runs(nc).publish([a_chat("hang") for _ in range(4)])
+
+        await bench.until(lambda: bench.pool.leased.running == 2)
+        assert bench.worker.beat().wanted == 3
+        assert (await nc.jetstream().consumer_info(subjects.RUN, subjects.pool_consumer("d"))).num_pending == 2
+        await announce_wanted(nc, "d", "b", 0)
+        await bench.until(lambda: bench.pool.leased.running == 4)
+
+
+async def test_slots_are_kept_for_no_relay_that_is_silent(nc: Nats) -> None:
+    async with a_pool(nc, slots=4, reserve=0, options={"failures": [HANG]}) as bench:
+        await bench.asks(subjects.NOW, pulls=1)
+        await announce_wanted(nc, "d", "b", 4)
+        await bench.until(lambda: bench.worker.beat().wanted == 4)
+
+        assert await Runs(nc).publish([a_chat("hang") for _ in range(4)])
+
+        await bench.until(lambda: bench.pool.leased.running == 4)
