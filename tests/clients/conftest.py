@@ -42,6 +42,18 @@ max_concurrency = 16
 [deployments.caller.options]
 makes_json = true
 
+[models.thinker]
+endpoints = ["/v1/chat/completions"]
+[[models.thinker.route]]
+deployment = "thinker"
+
+[deployments.thinker]
+engine = "simulated"
+max_concurrency = 16
+[deployments.thinker.options]
+makes_json = true
+reasoning_tokens = 4
+
 [models.slow]
 endpoints = ["/v1/chat/completions"]
 [[models.slow.route]]

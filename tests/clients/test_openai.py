@@ -161,7 +161,7 @@ def test_texts_are_embedded(client: OpenAI, written: Literal["float", "base64"] 
 def test_models_are_listed_and_shown(client: OpenAI) -> None:
     names = [model.id for model in client.models.list()]
 
-    assert names == ["caller", "echo", "slow", "small"]
+    assert names == ["caller", "echo", "slow", "small", "thinker"]
     assert client.models.retrieve("echo").id == "echo"
 
 
