@@ -24,9 +24,10 @@ async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Syst
         yield running
 
 
-def run(system: System, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(system: System, name: str, *arguments: str, door: str = "nats") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "examples" / name), *arguments]
-    environ = {**os.environ, "INFERMQ_NATS_URL": system.info.nats_url, "INFERMQ_API_KEY": str(system.api_key)}
+    url = {"INFERMQ_URL": system.info.api} if door == "http" else {"INFERMQ_NATS_URL": system.info.nats_url}
+    environ = {**os.environ, **url, "INFERMQ_API_KEY": str(system.api_key)}
     ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environ)
     assert str(system.api_key) not in ran.stdout + ran.stderr
     return ran
@@ -42,8 +43,9 @@ async def test_plain_nats_submits_reads_and_streams(system: System) -> None:
     assert lines[-1].startswith("final")
 
 
-async def test_a_batch_is_submitted_and_read(system: System) -> None:
-    ran = run(system, "batch.py", "m")
+@pytest.mark.parametrize("door", ["nats", "http"])
+async def test_a_batch_is_submitted_and_read(system: System, door: str) -> None:
+    ran = run(system, "batch.py", "m", door=door)
 
     assert ran.returncode == 0, ran.stderr
     results = [line.split(maxsplit=3) for line in ran.stdout.splitlines()]
@@ -51,8 +53,9 @@ async def test_a_batch_is_submitted_and_read(system: System) -> None:
     assert all(state == "succeeded" and int(cost) > 0 and answer for _, state, cost, answer in results)
 
 
-async def test_a_question_is_answered_whole_and_streamed(system: System) -> None:
-    ran = run(system, "ask.py", "m")
+@pytest.mark.parametrize("door", ["nats", "http"])
+async def test_a_question_is_answered_whole_and_streamed(system: System, door: str) -> None:
+    ran = run(system, "ask.py", "m", door=door)
 
     assert ran.returncode == 0, ran.stderr
     whole, streamed = ran.stdout.splitlines()
