@@ -121,11 +121,11 @@ def _hold(pool: Pool, full: Collection[str]) -> Hold | None:
     return pool.request_hold or (all_full(pool.deployment) if pool.deployment in full else None)
 
 
-def problem_of(why: NotPlaced | Refused, model: str) -> Problem:
-    """Say in an API error why a request is not placed."""
+def problem_of(why: NotPlaced | Refused, model: str, *, now: Ms | None = None) -> Problem:
+    """Say in an API error why a request is not placed; with `now`, also when to come back if that is known."""
     match why:
         case NoRoom(holds):
-            return _no_room(holds, model)
+            return _no_room(holds, model, now)
         case Poison(deaths):
             message = f"the worker died each of the {deaths} times that a request like this one ran alone: change it"
             return Problem("poison", message, "body")
@@ -148,7 +148,7 @@ def no_more_wait(model: str, *, waiting: int, retry_after_ms: Ms) -> Problem:
 _CODES = list(HoldCode)
 
 
-def _no_room(holds: Sequence[Hold], model: str) -> Problem:
+def _no_room(holds: Sequence[Hold], model: str, now: Ms | None) -> Problem:
     """Name everything that holds the route, under the code of the hold that may end first."""
     if not holds:
         return Problem(HoldCode.NO_WORKER, f"no deployment of {model} is left to try")
@@ -156,7 +156,10 @@ def _no_room(holds: Sequence[Hold], model: str) -> Problem:
     soon = (
         "try again in a moment, or submit the job" if code is HoldCode.BUSY else "try again later, or submit the job"
     )
-    return Problem(code, f"{model} takes no requests now ({'; '.join(hold.message for hold in holds)}): {soon}")
+    message = f"{model} takes no requests now ({'; '.join(hold.message for hold in holds)}): {soon}"
+    ends = [hold.until_ms for hold in holds if hold.until_ms is not None]
+    after = None if now is None or not ends else Ms(max(0, min(ends) - now))
+    return Problem(code, message, retry_after_ms=after)
 
 
 def in_use(job: UUID) -> Problem:

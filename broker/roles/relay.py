@@ -252,7 +252,7 @@ class Relay:
             full = placed.full
             placed = reserve.Placement(full[0], self._reserves.token())
         if not isinstance(placed, reserve.Placement):
-            await caller.end(Erred(reserve.problem_of(placed, entry.model)))
+            await caller.end(Erred(reserve.problem_of(placed, entry.model, now=self._clock())))
             return
         state = RequestState(
             entry,
@@ -307,7 +307,8 @@ class Relay:
             self.waiting.started(entry.id, entry.model)
             await self._handle(request, TurnCame(placed))
         else:
-            await self._handle(request, TurnDenied(reserve.problem_of(placed, entry.model)))
+            problem = reserve.problem_of(placed, entry.model, now=self._clock())
+            await self._handle(request, TurnDenied(problem))
 
     async def _look_at_waiting(self) -> None:
         """Look whose slots each request may take that waits, and refuse what no deployment takes any more."""

@@ -238,6 +238,15 @@ def test_a_refusal_says_what_holds_the_model(hold: Hold, when: str) -> None:
     assert problem_of(NoRoom([hold]), "m") == Problem(hold.code, message)
 
 
+def test_a_refusal_says_when_to_come_back_if_the_end_of_a_hold_is_known() -> None:
+    denied, spent = (Hold(HoldCode.DENIED, "x", Ms(9_000)), Hold(HoldCode.DAILY_CAP, "y", Ms(60_000)))
+
+    assert problem_of(NoRoom([NO_WORKER, spent, denied]), "m", now=Ms(2_000)).retry_after_ms == 7_000
+    assert problem_of(NoRoom([denied]), "m", now=Ms(10_000)).retry_after_ms == 0
+    assert problem_of(NoRoom([denied]), "m").retry_after_ms is None
+    assert problem_of(NoRoom([NO_WORKER]), "m", now=Ms(0)).retry_after_ms is None
+
+
 def test_a_refusal_says_that_every_deployment_was_tried() -> None:
     assert problem_of(NoRoom([]), "m") == Problem("no_worker", "no deployment of m is left to try")
 
