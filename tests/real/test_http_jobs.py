@@ -26,6 +26,7 @@ from broker.ledger.jobs import PgJobs
 from broker.ports import BatchLedger, Ledger
 from broker.service import JobService, SingleJobService, SubmissionService
 from broker.service.single_jobs import LOOK_S
+from schemas import subjects
 from schemas.api import JobShow, State
 from schemas.ids import uuid7
 from schemas.jetstream.client import NatsClient as Nats
@@ -258,6 +259,41 @@ async def test_a_request_may_wait_for_its_turn(http: aiohttp.ClientSession, lane
         error = (await response.json())["error"]
         assert (error["code"], error["param"]) == ("stream_not_allowed", "stream")
         assert f"the lane {lane}" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "asked", "kind"),
+    [
+        ("/v1/responses", {"input": "Hi.", "max_output_tokens": 4}, "response"),
+        ("/v1/messages", {"messages": [{"role": "user", "content": "Hi."}], "max_tokens": 4}, "message"),
+        ("/v1/embeddings", {"input": "Hi."}, "list"),
+    ],
+    ids=["responses", "messages", "embeddings"],
+)
+async def test_a_request_of_any_dialect_may_wait_for_its_turn(
+    http: aiohttp.ClientSession, path: str, asked: dict[str, Any], kind: str
+) -> None:
+    async with http.post(path, json={"model": "m", **asked}, headers={"x-infermq-lane": "bulk"}) as response:
+        answer = await response.json()
+
+    assert (response.status, answer.get("object", answer.get("type"))) == (200, kind), answer
+    assert (await got(http, f"/v1/jobs/{response.headers['x-request-id']}"))["lane"] == "bulk"
+
+
+async def test_a_job_for_which_there_is_no_room_is_refused_and_may_come_again(
+    broker: Running, http: aiohttp.ClientSession
+) -> None:
+    js = broker.nc.jetstream()
+    info = await js.stream_info(subjects.SUBMIT)
+    info.config.max_bytes = 100
+    await js.update_stream(info.config)
+
+    async with http.post("/v1/jobs", json={"model": "m", "body": a_body()}) as response:
+        answer = await response.json()
+
+    assert (response.status, answer["error"]["code"]) == (503, "backlog_full")
+    assert response.headers["x-should-retry"] == "true"
+    assert int(response.headers["retry-after"]) >= 1
 
 
 async def test_a_client_that_leaves_while_its_job_waits_cancels_it(http: aiohttp.ClientSession) -> None:
