@@ -763,6 +763,7 @@ def _process(config: BrokerConfig, ledger: Ledger, nats_keys: NatsKeys | None, *
             identify=let_in if nats_keys is None else key_watch.identify_text,
             catalog=lambda: catalogs.active.catalog,
             clock=wall_clock,
+            version=version(),
             entropy=entropy,
             ended=metrics.request_ended,
             answered=metrics.http_answered,

@@ -247,3 +247,5 @@ async def test_a_request_that_waits_for_its_turn_ends_with_its_key(tmp_path: Pat
             return bool((await ops.jobs(JobFilter(states=(State.CANCELLED,)))).jobs)
 
         await until(is_cancelled, "its job is cancelled")
+        async with aiohttp.request("GET", f"{system.info.api}/v1/models") as response:
+            assert (response.status, response.headers["www-authenticate"]) == (401, "Bearer")

@@ -24,6 +24,7 @@ from broker.doors.http.openapi import document
 from broker.doors.http.routes import ROUTES
 from broker.ledger.jobs import PgJobs
 from broker.ports import BatchLedger, Ledger
+from broker.serve import version
 from broker.service import JobService, SingleJobService, SubmissionService
 from broker.service.single_jobs import LOOK_S
 from schemas import subjects
@@ -318,12 +319,18 @@ async def test_the_api_describes_itself_to_programs_and_people(http: aiohttp.Cli
         page, policy = await response.text(), response.headers["content-security-policy"]
 
     assert (await got(http, "/"))["docs"] == "/docs"
+    assert described["info"]["version"] == version()
     assert described == json.loads(json.dumps(document(described["info"]["version"])))
     assert "<script" not in page
     assert "script-src" not in policy
     assert "default-src 'none'" in policy
     for path in described["paths"]:
         assert path in page
+
+
+async def test_another_method_is_told_which_are_allowed(http: aiohttp.ClientSession) -> None:
+    async with http.delete("/v1/jobs") as response:
+        assert (response.status, response.headers["allow"]) == (405, "GET, HEAD, POST")
 
 
 async def test_every_route_of_the_table_is_served(http: aiohttp.ClientSession) -> None:

@@ -14,6 +14,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.routing import Route as StarletteRoute
 
 from broker.core.keys import KeyName
@@ -229,7 +230,14 @@ class Front:
         request_id = request.scope[REQUEST]
         status, content = _dialect_of(request.url.path).error(problem, request_id)
         headers = {name.decode(): value.decode() for name, value in retry_headers(problem)}
+        headers |= {"www-authenticate": "Bearer"} if status == 401 else {}
+        headers |= {"allow": self._allowed(request)} if status == 405 else {}
         return Response(content, status, headers, media_type="application/json")
+
+    def _allowed(self, request: Request) -> str:
+        """Return the methods that are taken at the path of a request."""
+        routes = [route for route in self._others.routes if route.matches(request.scope)[0] is not Match.NONE]
+        return ", ".join(sorted({method for route in routes for method in getattr(route, "methods", ())}))
 
     def _counted(self, send: Send, request: UUID) -> Send:
         """Name each answer, and count it."""
