@@ -103,8 +103,10 @@ TENANTS = ("acme", "bobs")
 class Walked:
     """What runs, and ways to look at it."""
 
-    def __init__(self, url: str, database: Connection, ledger: Ledger, stack: AsyncExitStack) -> None:
+    def __init__(self, url: str, api: str, database: Connection, ledger: Ledger, stack: AsyncExitStack) -> None:
         self.url = url
+        self.api = api
+        """The URL of the API over HTTP."""
         self.database = database
         self.ledger = ledger
         self._stack = stack
@@ -131,8 +133,8 @@ async def a_walked_system(folder: Path) -> AsyncIterator[Walked]:
             await database.execute("create extension pg_stat_statements")
             ledger = await stack.enter_async_context(open_ledger(postgres_url, clock=now, connections=4))
             await _make_accounts(ledger)
-            await stack.enter_async_context(_a_broker(nats_url, postgres_url))
-            yield Walked(nats_url, database, ledger, stack)
+            api = await stack.enter_async_context(_a_broker(nats_url, postgres_url))
+            yield Walked(nats_url, api, database, ledger, stack)
         await check_sums(postgres_url)
 
 
@@ -148,14 +150,14 @@ def _by() -> Audited:
 
 
 @asynccontextmanager
-async def _a_broker(nats_url: str, postgres_url: str) -> AsyncIterator[None]:
+async def _a_broker(nats_url: str, postgres_url: str) -> AsyncIterator[str]:
     ready: asyncio.Future[Addresses] = asyncio.get_running_loop().create_future()
     config = BrokerConfig(nats_url=nats_url, postgres_url=postgres_url, name=f"b-{an_id()}")
     serving = asyncio.create_task(serve(config, ready=ready.set_result, nats_keys=KEYS))
     serving.add_done_callback(lambda _: ready.done() or ready.cancel())
-    await ready
+    listens = await ready
     try:
-        yield
+        yield listens.api
     finally:
         serving.cancel()
         await asyncio.gather(serving, return_exceptions=True)
