@@ -11,12 +11,15 @@ import aiohttp
 import pytest
 
 from broker.config import BrokerConfig
+from broker.doors.http.app import Front
 from broker.errors import CannotListen
 from broker.serve import serve
 from schemas import subjects
-from schemas.api import State
+from schemas.api import Problem, State
+from schemas.catalog import Catalog
 from schemas.jetstream.client import NatsClient as Nats
 from schemas.subjects import Verb
+from tests.builders import an_entropy, now
 from tests.real.test_broker import Running, a_broker, a_worker
 from tests.system import until
 
@@ -161,6 +164,27 @@ async def test_what_is_not_served_is_refused(http: aiohttp.ClientSession) -> Non
         codes = [(one.status, (await one.json())["error"]["code"]) for one in (wrong, unknown, no)]
 
     assert codes == [(405, "wrong_method"), (404, "unknown_route"), (404, "unknown_model")]
+
+
+async def test_health_needs_no_key(http: aiohttp.ClientSession) -> None:
+    async with http.get("/health") as response:
+        assert (response.status, await response.json()) == (200, {"status": "ok"})
+
+
+async def test_a_front_without_a_relay_is_not_healthy() -> None:
+    async def nobody(_: str | None) -> Problem:
+        raise NotImplementedError
+
+    front = Front(identify=nobody, catalog=Catalog, clock=now, entropy=an_entropy)
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": "/health", "headers": [], "query_string": b""}
+    await front(scope, asyncio.Event().wait, send)
+
+    assert sent[0]["status"] == 503
 
 
 async def test_models_are_listed(http: aiohttp.ClientSession) -> None:

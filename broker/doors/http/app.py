@@ -25,7 +25,7 @@ from broker.doors.http.caller import HttpCaller, Send
 from broker.doors.http.dialect import Dialect
 from broker.doors.http.handlers import Handler, Open, handlers, open_handlers
 from broker.doors.http.openai import OpenAI
-from broker.doors.http.problems import retry_headers
+from broker.doors.http.problems import NOT_READY, retry_headers
 from broker.doors.http.reading import Headers, Receive, body_of, headers_of, key_text
 from broker.doors.http.routes import ROUTES
 from broker.doors.http.turns import answer_in_turn, until_gone
@@ -53,7 +53,6 @@ HOT: Final[Mapping[str, Dialect]] = {
 """The dialect of each path that asks a model."""
 REQUEST: Final = "infermq_request"
 """What a scope says of its request: what it is called."""
-NOT_READY = Problem("unavailable", "this broker is starting or stopping: try again in a moment")
 
 
 class Front:
@@ -196,7 +195,7 @@ class Front:
 
     def _router(self, version: str) -> Starlette:
         """Return what serves the routes of the table that ask no model."""
-        for_all = open_handlers(version)
+        for_all = open_handlers(version, is_ready=lambda: self._requests is not None)
         routes = [
             StarletteRoute(
                 route.path,

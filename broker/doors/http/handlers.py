@@ -14,9 +14,11 @@ from broker.doors.http.files import FileRoutes
 from broker.doors.http.jobs import JobRoutes
 from broker.doors.http.openapi import document
 from broker.doors.http.page import HEADERS, page
+from broker.doors.http.problems import NOT_READY
 from broker.doors.http.reading import headers_of
 from broker.doors.operations import operations
 from broker.service import Services
+from broker.service.refusal import Refusal
 from schemas.catalog import Catalog
 from schemas.subjects import Verb
 
@@ -25,7 +27,7 @@ Open = Callable[[Request], Awaitable[Response]]
 """Answers whoever asks, with or without a key."""
 
 
-def open_handlers(version: str) -> Mapping[str, Open]:
+def open_handlers(version: str, *, is_ready: Callable[[], bool]) -> Mapping[str, Open]:
     """Return what needs no key."""
     openapi = msgspec.json.encode(document(version))
 
@@ -39,7 +41,12 @@ def open_handlers(version: str) -> Mapping[str, Open]:
         says = {"name": "infermq", "version": version, "docs": "/docs", "openapi": "/openapi.json", "api": "/v1"}
         return Response(msgspec.json.encode(says), media_type="application/json")
 
-    return {"openapi": show_document, "docs": show_page, "index": index}
+    async def health(_: Request) -> Response:
+        if not is_ready():
+            raise Refusal(NOT_READY)
+        return Response(b'{"status":"ok"}', media_type="application/json")
+
+    return {"openapi": show_document, "docs": show_page, "index": index, "health": health}
 
 
 def handlers(services: Services, catalog: Callable[[], Catalog]) -> Mapping[str, Handler]:

@@ -10,6 +10,8 @@ import msgspec
 
 from schemas.api import Problem
 
+NOT_READY: Final = Problem("unavailable", "this broker is starting or stopping: try again in a moment")
+
 
 class Kind(msgspec.Struct, frozen=True):
     """What HTTP says of an error."""

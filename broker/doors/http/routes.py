@@ -245,6 +245,14 @@ ROUTES: Final = (
         media="text/html",
         open=True,
     ),
+    Route(
+        name="health",
+        method="GET",
+        path="/health",
+        says="Whether requests are taken, as load testers and balancers ask.",
+        group="about",
+        open=True,
+    ),
     Route(name="index", method="GET", path="/", says="What is served here.", group="about", open=True),
 )
 """Of several that match a path, the first."""
