@@ -96,9 +96,10 @@ ROUTES: Mapping[str, Requests] = {
     "openapi": lambda _: (Ask("/openapi.json"),),
     "docs": lambda _: (Ask("/docs"),),
     "index": lambda _: (Ask("/"),),
+    "health": lambda _: (Ask("/health"),),
 }
 """Requests of each route, by its name."""
-OPEN_TO_ALL = {"openapi", "docs", "index"}
+OPEN_TO_ALL = {"openapi", "docs", "health", "index"}
 """They need no key."""
 FRESH = {
     *("chat", "completions", "embeddings", "messages", "models", "job_submit", "job_list", "bundle"),
