@@ -1,0 +1,29 @@
+"""Requests that a tester makes up out of the OpenAPI document: none ends the server or hangs."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.clients.running import System
+
+EACH = 8
+"""Examples of each operation and kind. Whoever looks for more raises it: some thousand take minutes."""
+
+
+@pytest.mark.timeout(280)
+def test_no_request_that_is_made_up_is_an_error_of_the_server(system: System, tmp_path: Path) -> None:
+    words = [
+        *(str(Path(sys.executable).with_name("st")), "run", f"{system.url}/openapi.json"),
+        *("--header", f"Authorization: Bearer {system.api_key}"),
+        *("--checks", "not_a_server_error", "--max-examples", str(EACH), "--request-timeout", "20"),
+        *("--continue-on-failure", "--seed", "1", "--generation-database", "none", "--no-color"),
+    ]
+    ran = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=270, check=False)
+
+    assert ran.returncode == 0, ran.stdout[-5000:] + ran.stderr[-2000:]
+    counted = re.search(r"(\d+) generated", ran.stdout)
+    assert counted is not None, ran.stdout[-3000:]
+    assert int(counted[1]) >= 200
