@@ -10,6 +10,7 @@ serve       composes one broker process           config   its settings, checked
 errors      what adapters raise                   ports    what roles and use-cases need from outside
 retrying    waits for Postgres or NATS, and bisects a group that one row spoils
 batch_file  reads OpenAI Batch lines (JSONL)      metrics  what Prometheus reads
+posting     sends messages to webhooks, where they may go
 
 Each layer imports only those after it: cli, bench, local, serve, doors, roles, service, ledger and bus, ports, core,
 schemas.

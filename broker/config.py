@@ -13,6 +13,7 @@ from msgspec import Meta
 from msgspec.structs import replace
 
 from broker.core.nats_keys import NatsKeys
+from broker.core.targets import Targets
 from schemas.api_keys import shown_key
 from schemas.catalog import CatalogError
 from schemas.jetstream.trust import Trust, shown_trust
@@ -79,6 +80,8 @@ class Keep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """How long a producer's key stands for the job that it was first used for."""
     instructions: Days = 90
     """Counted from when they ended."""
+    deliveries: Days = 30
+    """What was sent to webhooks. Those that are still tried are kept in any case."""
 
 
 class BrokerRole(StrEnum):
@@ -96,6 +99,21 @@ class BrokerRole(StrEnum):
     """Records what became of jobs and requests."""
     UPKEEP = "upkeep"
     """Makes and drops days, carries out orders over many jobs, and keeps what JetStream gave up on."""
+    WEBHOOKS = "webhooks"
+    """Tells the endpoints of webhooks what has ended. It needs a way to them."""
+
+
+class WebhookConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where webhooks may go, beside public addresses over TLS."""
+
+    allow: tuple[str, ...] = ()
+    """Hosts, addresses and networks."""
+    http: bool = False
+    """Whether plain HTTP will do."""
+
+    def targets(self) -> Targets:
+        """Raises: ValueError."""
+        return Targets.of(self.allow, http=self.http)
 
 
 class HttpLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -173,6 +191,7 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     waiting_bytes: Annotated[int, Meta(ge=0, le=2**40)] = WAITING_BYTES
     """How many interactive requests may wait at this broker for a slot of one model, and the bytes of their bodies."""
     keep: Keep = Keep()
+    webhooks: WebhookConfig = WebhookConfig()
     trust: Trust | None = None
     """How NATS and brokers know each other. None: as the system trusts, and without TLS where the URL wants none."""
 

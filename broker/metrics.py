@@ -86,6 +86,9 @@ class BrokerMetrics:
         self.suspected = self._counter("jobs_suspected_total", "Times that a job's worker died while it ran.")
         self.convicted = self._counter("jobs_convicted_total", "Jobs that ended because they end their workers.")
         self.expired = self._counter("jobs_expired_waiting_total", "Jobs whose deadline passed while they waited.")
+        self._webhooks = self._counter(
+            "webhooks_sent_total", "Messages sent to webhooks: `delivered` or `not_delivered`.", "result"
+        )
         self.instruction_pages = self._counter(
             "instruction_pages_total", "Pages of orders over many jobs that were carried out."
         )
@@ -208,6 +211,9 @@ class BrokerMetrics:
 
     def request_ended(self, end: Answered | Erred) -> None:
         self._requests_ended[end.problem.code if isinstance(end, Erred) else "answered"].inc()
+
+    def webhook_sent(self, *, is_delivered: bool) -> None:
+        self._webhooks.labels("delivered" if is_delivered else "not_delivered").inc()
 
     def http_answered(self, path: str, status: int) -> None:
         """Count an answer; `path` is one of the API's own."""

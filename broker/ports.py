@@ -46,6 +46,7 @@ from broker.core.records import (
 )
 from broker.core.relay import Answered, Erred, Streamed
 from broker.core.suspects import RunningApart, Turn, WaitingSuspect
+from broker.core.webhooks import Came, Due
 from schemas.accounts import Key, Tenant
 from schemas.api import Batch, BatchCreate, BatchList, JobShow, LaneBacklog, ResultPage, State
 from schemas.cancel import CancelChoice, CancelCount
@@ -59,6 +60,7 @@ from schemas.job import Attempt
 from schemas.listing import JobFilter, JobPage
 from schemas.repeats import BatchRetry, Given, Replay, ReplayDiff, ReplayDiffPage, RetryCheck
 from schemas.units import Ms
+from schemas.webhooks import Deliveries, Delivery, DeliveryList, DeliveryResend, Webhook, WebhookChange
 
 Clock = Callable[[], Ms]
 """Milliseconds since the epoch."""
@@ -530,6 +532,47 @@ class KeyLedger(Protocol):
         """Record when keys were used last, by their ids."""
 
 
+class WebhookLedger(Protocol):
+    """The endpoints of each tenant, and what they were told; another tenant's are not found.
+
+    None: there is no such endpoint.
+    """
+
+    async def create(self, webhook: Webhook, secret: bytes, by: Audited) -> Webhook | None:
+        """Record an endpoint. None: there is no such tenant, or it has as many as it may have."""
+
+    async def find(self, webhook: UUID, tenant: str) -> Webhook | None: ...
+
+    async def page(self, tenant: str) -> tuple[Webhook, ...]: ...
+
+    async def change(self, ask: WebhookChange, tenant: str, by: Audited) -> Webhook | None:
+        """Change an endpoint. What waits for one that is disabled is given up."""
+
+    async def rotate(self, webhook: UUID, tenant: str, secret: bytes, by: Audited, *, until: Ms) -> Webhook | None:
+        """Give an endpoint another secret. Messages are signed with the old one too, until that instant."""
+
+    async def delete(self, webhook: UUID, tenant: str, by: Audited) -> int | None:
+        """Forget an endpoint, and give up what waits for it. Return how many messages that were."""
+
+    async def test(self, webhook: Webhook, delivery: UUID, event: UUID, now: Ms) -> Delivery:
+        """Have a message sent that means nothing."""
+
+    async def deliveries(self, ask: DeliveryList, tenant: str) -> Deliveries: ...
+
+    async def resend(self, ask: DeliveryResend, tenant: str, now: Ms) -> tuple[UUID, ...]:
+        """Have messages sent again. Return which."""
+
+
+class DeliveryLedger(Protocol):
+    """Messages on their way to the endpoints of webhooks."""
+
+    async def claim(self, busy: list[UUID], now: Ms, *, until: Ms, limit: int) -> list[Due]:
+        """Take a message that is due to each endpoint, except to the busy ones. It is due again at `until`."""
+
+    async def record(self, due: Due, came: Came, now: Ms) -> None:
+        """Record what came of a message. An endpoint that wants no more is disabled."""
+
+
 class DirectoryCopy(Protocol):
     """The copy of all tenants and keys in NATS. Raises: Unavailable."""
 
@@ -577,6 +620,9 @@ class RetentionLedger(Protocol):
     async def drop_instructions(self, before: Ms, *, limit: int) -> int:
         """Delete instructions that ended before this instant, and bodies that came too late for theirs."""
 
+    async def drop_deliveries(self, before: Ms, *, limit: int) -> int:
+        """Delete messages to webhooks that were made before this instant and are not sent any more."""
+
     async def drop_links(self, *, limit: int) -> int:
         """Forget which jobs were repeated by those that are gone with their days."""
 
@@ -614,3 +660,5 @@ class Ledger:
     days: DayLedger
     tenants: TenantLedger
     api_keys: KeyLedger
+    webhooks: WebhookLedger
+    deliveries: DeliveryLedger

@@ -38,6 +38,7 @@ from broker.core.principal import Identify, let_in, open_door
 from broker.core.readiness import streams_part
 from broker.core.request_suspects import RequestSuspects
 from broker.core.seals import KEY_BYTES
+from broker.core.webhooks import SECRET_BYTES as WEBHOOK_SECRET_BYTES
 from broker.doors.access_log import logged
 from broker.doors.browsers import for_browsers
 from broker.doors.health import App, build_app
@@ -51,6 +52,7 @@ from broker.errors import CannotListen, Unavailable
 from broker.ledger import open_ledger
 from broker.metrics import BrokerMetrics
 from broker.ports import Clock, Entropy, Ledger, StreamAdmin
+from broker.posting import Posting
 from broker.roles.advisories import Advisories
 from broker.roles.batch_cancels import BatchCancels
 from broker.roles.callout import Callout
@@ -78,6 +80,7 @@ from broker.roles.settle import Settle
 from broker.roles.sweep import Sweep
 from broker.roles.upkeep import Upkeep
 from broker.roles.wards import Wards
+from broker.roles.webhooks import Webhooks
 from broker.service import (
     BatchService,
     CancelService,
@@ -97,6 +100,7 @@ from broker.service import (
     StatusService,
     SubmissionService,
     TenantService,
+    WebhookService,
 )
 from schemas.api import Problem
 from schemas.api_keys import SECRET_BYTES
@@ -364,6 +368,7 @@ class Process:
             BrokerRole.DISPATCH: {"dispatch": self._dispatch},
             BrokerRole.SETTLE: {"settle": settle.serve, "late acks": late_acks.serve},
             BrokerRole.UPKEEP: self._upkeep(),
+            BrokerRole.WEBHOOKS: {"webhooks": self._webhooks},
             BrokerRole.HTTP: {"interactive": self._interactive},
             BrokerRole.NATS: {"interactive": self._interactive},
         }
@@ -393,6 +398,17 @@ class Process:
             "upkeep": upkeep.serve,
             "files": files.serve,
         }
+
+    async def _webhooks(self) -> None:
+        async with Posting.opened(self.config.webhooks.targets(), agent=f"infermq/{version()}") as posting:
+            webhooks = Webhooks(
+                ledger=self.ledger.deliveries,
+                post=posting.post,
+                metrics=self.metrics,
+                clock=self.clock,
+                unit=self.unit,
+            )
+            await webhooks.serve()
 
     def _callout(self) -> Callout | None:
         """Make the role that says who may connect to NATS, if servers ask."""
@@ -443,6 +459,7 @@ class Process:
             files=self._file_service(),
             file_batches=FileBatchService(
                 ledger=self.ledger.file_batches,
+                webhooks=self.ledger.webhooks,
                 tell=partial(announce_instruction, self.nc),
                 clock=self.clock,
                 entropy=self.entropy,
@@ -468,6 +485,13 @@ class Process:
                 ledger=self.ledger.tenants, announce=self.keys.announce, clock=self.clock, entropy=self.entropy
             ),
             keys=self._key_service(),
+            webhooks=WebhookService(
+                ledger=self.ledger.webhooks,
+                targets=self.config.webhooks.targets(),
+                clock=self.clock,
+                entropy=self.entropy,
+                secret=partial(secrets.token_bytes, WEBHOOK_SECRET_BYTES),
+            ),
             submissions=submissions,
             single_jobs=self._single_jobs(submissions, jobs),
             status=StatusService(
@@ -521,6 +545,7 @@ class Process:
     def _batch_service(self) -> BatchService:
         return BatchService(
             ledger=self.ledger.batches,
+            webhooks=self.ledger.webhooks,
             clock=self.clock,
             hearing=partial(hearing_results, self.nc),
             controls=lambda: self.controls.active,

@@ -30,6 +30,7 @@ listing    JobFilter (which jobs are meant when many are), and lists of jobs
 control    the requests and answers about what was submitted already: pause, resume, who changed what
 logs       has a process log to its standard error, as text or JSON
 dead       dead letters: what is listed, requeued and dropped
+webhooks   where tenants are told what has ended, and what they were told
 urls       shows URLs without their passwords
 export     exports all of it as JSON Schema
 """

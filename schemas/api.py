@@ -62,6 +62,8 @@ class BatchCreate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     priority: Priority = 0
     """The priority of its jobs that have none of their own."""
     metadata: Metadata = {}
+    webhook: UUID | None = None
+    """The endpoint that is told of its end, whatever that listens to; beside those that listen to all batches."""
 
 
 class BatchSeal(msgspec.Struct, frozen=True):

@@ -110,6 +110,15 @@ class Verb(StrEnum):
     KEY_SHOW = "key-show"
     KEY_REVOKE = "key-revoke"
     KEY_ROTATE = "key-rotate"
+    WEBHOOK_CREATE = "webhook-create"
+    WEBHOOK_LIST = "webhook-list"
+    WEBHOOK_SHOW = "webhook-show"
+    WEBHOOK_CHANGE = "webhook-change"
+    WEBHOOK_ROTATE = "webhook-rotate"
+    WEBHOOK_DELETE = "webhook-delete"
+    WEBHOOK_TEST = "webhook-test"
+    WEBHOOK_DELIVERIES = "webhook-deliveries"
+    WEBHOOK_RESEND = "webhook-resend"
 
 
 @lru_cache(maxsize=4096)

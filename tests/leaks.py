@@ -21,6 +21,7 @@ _STORES = ("nats/store", "postgres")
 _PRIVATE = (KEY_FILE, WORKER_KEY_FILE, NATS_KEY_KEPT, RUN_FILE, "nats-server.key")
 """Files in the data folder that only their user may read."""
 _A_KEY = re.compile(rb"imq_[a-z0-9-]{1,63}_[a-z0-9]{12}_[0-9A-Za-z]{49}")
+_A_WEBHOOK_SECRET = re.compile(rb"whsec_[0-9A-Za-z+/]{32}")
 _A_SEED = re.compile(rb"\bS[AUNCO][A-Z2-7]{56}\b")
 
 
@@ -82,6 +83,8 @@ def _in_file(name: str, content: bytes, secrets: Mapping[str, bytes]) -> Iterato
     yield from _in(content, secrets)
     if _A_KEY.search(content):
         yield "an API key"
+    if _A_WEBHOOK_SECRET.search(content):
+        yield "the secret of a webhook"
     if _A_SEED.search(content):
         yield "a seed"
 

@@ -23,6 +23,7 @@ from broker.cli import (
     submit,
     system,
     tenants,
+    webhooks,
 )
 from broker.cli.commands import Commands
 
@@ -88,6 +89,7 @@ app.add_typer(dead.app, name="dead")
 app.add_typer(instructions.app, name="instruction")
 app.add_typer(tenants.app, name="tenant")
 app.add_typer(keys.app, name="key")
+app.add_typer(webhooks.app, name="webhook")
 app.add_typer(replays.app, name="replay")
 app.add_typer(bench.app, name="bench")
 

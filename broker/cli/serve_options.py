@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from broker.config import API_CERTIFICATE, API_CERTIFICATE_KEY, ApiConfig, BrokerRole, http_limits
+from broker.config import API_CERTIFICATE, API_CERTIFICATE_KEY, ApiConfig, BrokerRole, WebhookConfig, http_limits
 
 ApiHost = Annotated[
     str,
@@ -82,6 +82,35 @@ CorsOrigins = Annotated[
 AccessLog = Annotated[
     bool, typer.Option("--access-log", envvar="INFERMQ_ACCESS_LOG", help="Log a line for each answer over HTTP.")
 ]
+
+
+def _check_targets(told: list[str]) -> list[str]:
+    """Raises: typer.BadParameter."""
+    try:
+        webhook_config(told, http=False).targets()
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    return told
+
+
+WebhookAllow = Annotated[
+    list[str],
+    typer.Option(
+        "--webhook-allow",
+        metavar="TARGET",
+        envvar="INFERMQ_WEBHOOK_ALLOW",
+        callback=_check_targets,
+        help="Where webhooks may go that is not public: a host, an address, or a network such as 10.0.0.0/8.",
+    ),
+]
+WebhookHttp = Annotated[
+    bool, typer.Option("--webhook-http", envvar="INFERMQ_WEBHOOK_HTTP", help="Let webhooks go over plain HTTP too.")
+]
+
+
+def webhook_config(allow: Sequence[str], *, http: bool) -> WebhookConfig:
+    """In the environment several targets stand with spaces between them; commas will do too."""
+    return WebhookConfig(allow=tuple(one for text in allow for one in text.replace(",", " ").split()), http=http)
 
 
 def api_config(

@@ -73,6 +73,8 @@ class Options:
     force: bool
     out: str | None
     errors: str | None
+    webhook: UUID | None = None
+    """The endpoint that is told of the end of a new batch."""
 
     def wanted(self, batch: UUID) -> Wanted:
         return Wanted(batch=batch, out=self.out, errors=self.errors)
@@ -123,7 +125,9 @@ class FileSubmission:
             return None
         if batch is None:
             metadata = self._metadata()
-            batch = await client.create_batch(lane=options.lane, priority=options.priority, metadata=metadata)
+            batch = await client.create_batch(
+                lane=options.lane, priority=options.priority, metadata=metadata, webhook=options.webhook
+            )
             err.print(f"batch {batch.id}")
             if options.wait and FILE_LABEL in metadata:
                 err.print("if this is cut off, go on with the same command and --resume")

@@ -44,6 +44,7 @@ Errors = Annotated[
 GoOn = Annotated[
     bool, typer.Option("--resume", help="Go on with the batch of this file, however far it is, and with its files.")
 ]
+OfWebhook = Annotated[UUID | None, typer.Option("--webhook", help="The webhook that is told of its end.")]
 Known = Annotated[UUID | None, typer.Option("--batch", help="Go on with a batch that was not sent to its end.")]
 
 
@@ -63,6 +64,7 @@ def submit(
     resume: GoOn = False,
     force: Force = False,
     metadata: MetadataOption = None,
+    webhook: OfWebhook = None,
     as_json: AsJson = False,
     url: Url = None,
     data: Data = None,
@@ -93,6 +95,7 @@ def submit(
             force=force,
             out=whole(results),
             errors=whole(errors),
+            webhook=webhook,
         )
         options.check()
         with _opened(file) as stream:

@@ -28,7 +28,10 @@ from broker.cli.serve_options import (
     ApiTlsKey,
     CorsOrigins,
     Roles,
+    WebhookAllow,
+    WebhookHttp,
     api_config,
+    webhook_config,
 )
 from broker.cli.terminal import (
     AsJson,
@@ -322,6 +325,8 @@ def serve(
     api_tls_key: ApiTlsKey = None,
     cors_origins: CorsOrigins = [],  # noqa: B006
     access_log: AccessLog = False,
+    webhook_allow: WebhookAllow = [],  # noqa: B006
+    webhook_http: WebhookHttp = False,
     roles: Roles = None,
     lease_s: LeaseS = LEASE_S,
     replicas: ReplicasOption = 1,
@@ -353,6 +358,7 @@ def serve(
         api_host=api_host,
         api_port=api_port,
         api=api_config(api_limits, api_tls_cert, api_tls_key, cors_origins, access_log=access_log),
+        webhooks=webhook_config(webhook_allow, http=webhook_http),
         roles=_as_roles(roles),
         lease_s=lease_s,
         replicas=as_replicas(replicas),

@@ -10,6 +10,7 @@ repeats    retries what failed
 instructions  looks at orders over many jobs
 dead       looks at dead letters, requeues and drops them
 accounts   makes, lists and ends tenants and API keys
+webhooks   registers endpoints that are told what has ended
 system     reads and applies catalogs, reads the status, pauses and resumes
 entry      ends the calls of a key that is let in no more
 session    connects and calls the broker's API; the base class of them all
@@ -36,6 +37,7 @@ from broker.client.instructions import InstructionClient
 from broker.client.repeats import RepeatClient
 from broker.client.submit import Submission, SubmitClient
 from broker.client.system import SystemClient
+from broker.client.webhooks import WebhookClient
 
 __all__ = [
     "BacklogFull",
@@ -51,6 +53,14 @@ __all__ = [
 
 
 class Client(
-    SubmitClient, BatchClient, RepeatClient, InstructionClient, InferClient, DeadClient, AccountClient, SystemClient
+    SubmitClient,
+    BatchClient,
+    RepeatClient,
+    InstructionClient,
+    InferClient,
+    DeadClient,
+    AccountClient,
+    WebhookClient,
+    SystemClient,
 ):
     """A producer's connection. One for a process is enough; it is safe to use from many tasks."""

@@ -46,9 +46,20 @@ class BatchClient(Session):
         deadline_ms: int | None = None,
         priority: int = 0,
         metadata: dict[str, str] | None = None,
+        webhook: UUID | None = None,
     ) -> Batch:
-        """Create an open batch, with a new id. Its jobs have this deadline and priority unless they have their own."""
-        ask = BatchCreate(id=new_id(), lane=lane, deadline_ms=deadline_ms, priority=priority, metadata=metadata or {})
+        """Create an open batch, with a new id. Its jobs have this deadline and priority unless they have their own.
+
+        `webhook`: the endpoint that is told of its end.
+        """
+        ask = BatchCreate(
+            id=new_id(),
+            lane=lane,
+            deadline_ms=deadline_ms,
+            priority=priority,
+            metadata=metadata or {},
+            webhook=webhook,
+        )
         return await self._call(Verb.BATCH_CREATE, ask, Batch)
 
     async def seal(self, batch: UUID, *, jobs: int) -> Batch:

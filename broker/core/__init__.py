@@ -49,5 +49,7 @@ files        the pieces in which the content of files is kept
 file_lines   where the expansion of a file into jobs stands, and the next page of it
 batch_output what a batch came to, as the lines of OpenAI's two files
 openai_batch files and batches as the objects of OpenAI's API
+targets      where webhooks may go
+webhooks     what webhooks are told, how it is signed, and when it is sent again
 records      the values that decisions are made of and the ledger stores
 """

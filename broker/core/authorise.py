@@ -36,6 +36,8 @@ class Action(StrEnum):
     READ_OWN = "read about its own key and tenant"
     MANAGE_KEYS = "manage keys"
     """Those of its own tenant."""
+    MANAGE_WEBHOOKS = "manage webhooks"
+    """Those of its own tenant. Their URLs may hold what only their receivers should know."""
     MANAGE_TENANTS = "manage tenants"
     SERVE = "run jobs"
 
@@ -43,7 +45,8 @@ class Action(StrEnum):
 _TENANTS_OWN: Final = frozenset({Action.SUBMIT, Action.READ_JOBS, Action.CONTROL_JOBS, Action.READ_CATALOG})
 MAY: Final[Mapping[Role, frozenset[Action]]] = {
     Role.PRODUCER: _TENANTS_OWN | {Action.READ_OWN},
-    Role.TENANT_ADMIN: _TENANTS_OWN | {Action.READ_OWN, Action.PIN, Action.READ_AUDIT, Action.MANAGE_KEYS},
+    Role.TENANT_ADMIN: _TENANTS_OWN
+    | {Action.READ_OWN, Action.PIN, Action.READ_AUDIT, Action.MANAGE_KEYS, Action.MANAGE_WEBHOOKS},
     Role.WORKER: frozenset({Action.SERVE}),
     Role.DEPLOYER: frozenset({Action.READ_OWN, Action.READ_CATALOG, Action.APPLY_CATALOG, Action.READ_STATUS}),
     Role.OPERATOR: frozenset(Action) - {Action.SERVE},
@@ -93,6 +96,15 @@ DOES: Final[Mapping[Verb, frozenset[Action]]] = {
     Verb.KEY_SHOW: frozenset({Action.READ_OWN, Action.MANAGE_KEYS}),
     Verb.KEY_REVOKE: frozenset({Action.MANAGE_KEYS}),
     Verb.KEY_ROTATE: frozenset({Action.MANAGE_KEYS}),
+    Verb.WEBHOOK_CREATE: frozenset({Action.MANAGE_WEBHOOKS}),
+    Verb.WEBHOOK_LIST: frozenset({Action.MANAGE_WEBHOOKS}),
+    Verb.WEBHOOK_SHOW: frozenset({Action.MANAGE_WEBHOOKS}),
+    Verb.WEBHOOK_CHANGE: frozenset({Action.MANAGE_WEBHOOKS}),
+    Verb.WEBHOOK_ROTATE: frozenset({Action.MANAGE_WEBHOOKS}),
+    Verb.WEBHOOK_DELETE: frozenset({Action.MANAGE_WEBHOOKS}),
+    Verb.WEBHOOK_TEST: frozenset({Action.MANAGE_WEBHOOKS}),
+    Verb.WEBHOOK_DELIVERIES: frozenset({Action.MANAGE_WEBHOOKS}),
+    Verb.WEBHOOK_RESEND: frozenset({Action.MANAGE_WEBHOOKS}),
 }
 """What each verb does, depending on what it is about: a role that may do none of it may not call it."""
 

@@ -398,6 +398,8 @@ class FileBatch(msgspec.Struct, frozen=True, kw_only=True):
     deadline_ms: Ms
     skips_bad: bool
     """Whether bad lines are left out. If not, one of them fails the batch before anything runs."""
+    webhook: UUID | None = None
+    """The endpoint that is told of its end."""
 
 
 class FileBatchState(msgspec.Struct, frozen=True, kw_only=True):

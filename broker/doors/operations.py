@@ -40,6 +40,15 @@ from schemas.instructions import InstructionList, InstructionRef
 from schemas.listing import JobList
 from schemas.repeats import BatchRetry, Replay, ReplayDiff, ReplayEstimateAsk, RetryCheck
 from schemas.subjects import Verb
+from schemas.webhooks import (
+    DeliveryList,
+    DeliveryResend,
+    WebhookChange,
+    WebhookCreate,
+    WebhookList,
+    WebhookRef,
+    WebhookRotate,
+)
 
 Ask = TypeVar("Ask", bound=msgspec.Struct)
 
@@ -96,6 +105,15 @@ def operations(services: Services) -> Mapping[Verb, Operation[Any]]:
         Verb.KEY_SHOW: Operation(KeyRef, services.keys.show),
         Verb.KEY_REVOKE: Operation(KeyRevoke, services.keys.revoke),
         Verb.KEY_ROTATE: Operation(KeyRotate, services.keys.rotate),
+        Verb.WEBHOOK_CREATE: Operation(WebhookCreate, services.webhooks.create),
+        Verb.WEBHOOK_LIST: Operation(WebhookList, services.webhooks.list),
+        Verb.WEBHOOK_SHOW: Operation(WebhookRef, services.webhooks.show),
+        Verb.WEBHOOK_CHANGE: Operation(WebhookChange, services.webhooks.change),
+        Verb.WEBHOOK_ROTATE: Operation(WebhookRotate, services.webhooks.rotate),
+        Verb.WEBHOOK_DELETE: Operation(WebhookRef, services.webhooks.delete),
+        Verb.WEBHOOK_TEST: Operation(WebhookRef, services.webhooks.test),
+        Verb.WEBHOOK_DELIVERIES: Operation(DeliveryList, services.webhooks.deliveries),
+        Verb.WEBHOOK_RESEND: Operation(DeliveryResend, services.webhooks.resend),
         Verb.STATUS: Operation(Nothing, lambda principal, _: services.status.show(principal)),
     }
 

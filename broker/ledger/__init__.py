@@ -17,6 +17,7 @@ repeats       new jobs that repeat others      replays        of settled jobs, a
 catalogs      the revisions of the catalog    sums           compares the ledger with itself
 controls      what is paused or cancelled      audit          who changed what
 tenants       who pays and is isolated         api_keys       their keys, and when each was used last
+webhooks      endpoints, and what they are told
 
 connection    the connections that the areas share
 requeues      dead jobs that run again

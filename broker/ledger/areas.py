@@ -34,6 +34,7 @@ from broker.ledger.status import PgStatus
 from broker.ledger.sums import PgSums
 from broker.ledger.suspects import PgSuspects
 from broker.ledger.tenants import PgTenants
+from broker.ledger.webhooks import PgDeliveries, PgWebhooks
 from broker.ports import Clock, Ledger
 from schemas.instructions import InstructionKind
 
@@ -92,4 +93,6 @@ async def open_ledger(
             seal_keys=seal_keys,
             tenants=PgTenants(database),
             api_keys=PgApiKeys(database),
+            webhooks=PgWebhooks(database),
+            deliveries=PgDeliveries(database),
         )

@@ -39,6 +39,7 @@ class PgBatches:
                 ask.deadline_ms,
                 json_text(ask.metadata),
                 ask.priority,
+                ask.webhook,
             )
             found = await _find(connection, ask.id, tenant)
             if found is None:

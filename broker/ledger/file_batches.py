@@ -44,7 +44,7 @@ class PgFileBatches:
             file = await find_file(connection, batch.file, tenant, now)
             if file is None:
                 return None
-            row = (batch.id, tenant, batch.lane, now, batch.deadline_ms, json_text(metadata), 0)
+            row = (batch.id, tenant, batch.lane, now, batch.deadline_ms, json_text(metadata), 0, batch.webhook)
             if await connection.execute(query("create_batch"), *row) != "INSERT 0 1":
                 raise Conflict(f"the id {batch.id} is taken: make another")
             of_file = (batch.id, batch.file, batch.endpoint, batch.window, batch.skips_bad)

@@ -38,6 +38,10 @@ class PgRetention:
             bodies = await connection.fetch(query("drop_late_bodies"), limit)
             return max(len(bodies), len(await connection.fetch(query("drop_old_instructions"), before, limit)))
 
+    async def drop_deliveries(self, before: Ms, *, limit: int) -> int:
+        async with self._database.connection() as connection:
+            return len(await connection.fetch(query("drop_old_deliveries"), before, limit))
+
     async def drop_links(self, *, limit: int) -> int:
         async with self._database.connection() as connection:
             first = await first_id(connection)

@@ -27,6 +27,7 @@ catalog_refresh  keeps the ledger's newest catalog in force, and its copy in NAT
 instructions     carries out orders over many jobs, a page at a time
 advisories       counts what JetStream gives up on
 upkeep           makes the partitions of the days to come, and forgets what is long over
+webhooks         sends what endpoints of webhooks are told, until they have taken it
 files            drops the content of files that nobody will read again
 gauges           measures the backlog and what holds deployments, for the metrics
 restarting       starts a role again when NATS or Postgres failed under it, and knows how each role is

@@ -52,6 +52,8 @@ class Upkeep:
         await self._drop("idempotency", lambda: retention.drop_keys(keys, limit=limit))
         ended = Ms(now - self.keep.instructions * _DAY_MS)
         await self._drop("instructions", lambda: retention.drop_instructions(ended, limit=limit))
+        made = Ms(now - self.keep.deliveries * _DAY_MS)
+        await self._drop("deliveries", lambda: retention.drop_deliveries(made, limit=limit))
         await self._drop("replays", lambda: retention.drop_links(limit=limit))
 
     async def _drop(self, what: str, page: Callable[[], Awaitable[int]]) -> None:

@@ -16,6 +16,7 @@ submissions  store messages of jobs
 single_jobs  submit one job, and wait for its end
 tenants    create, list, show, disable, enable
 keys       create, list, show, revoke, rotate
+webhooks   create, list, show, change, rotate, delete, test; what was sent, and again
 health     whether this broker works, which anybody may ask
 refusal    the one error by which a use-case says no, and what every error is to a caller
 
@@ -42,6 +43,7 @@ from broker.service.single_jobs import SingleJobService
 from broker.service.status import StatusService
 from broker.service.submissions import SubmissionService
 from broker.service.tenants import TenantService
+from broker.service.webhooks import WebhookService
 
 __all__ = [
     "BatchService",
@@ -62,6 +64,7 @@ __all__ = [
     "StatusService",
     "SubmissionService",
     "TenantService",
+    "WebhookService",
 ]
 
 
@@ -83,5 +86,6 @@ class Services:
     status: StatusService
     tenants: TenantService
     keys: KeyService
+    webhooks: WebhookService
     submissions: SubmissionService
     single_jobs: SingleJobService

@@ -12,8 +12,9 @@ from msgspec.structs import replace
 from broker.core.authorise import Action
 from broker.core.controls import Controls
 from broker.core.principal import Principal
-from broker.ports import BatchLedger, Clock
+from broker.ports import BatchLedger, Clock, WebhookLedger
 from broker.service.refusal import Refusal, authorise, found, tenant_of
+from broker.service.webhooks import check_webhook
 from schemas.api import (
     Batch,
     BatchCreate,
@@ -33,6 +34,7 @@ class BatchService:
     """Each method raises Refusal, Unavailable, Conflict or BadData."""
 
     ledger: BatchLedger
+    webhooks: WebhookLedger
     clock: Clock
     hearing: Callable[[str, UUID], AbstractAsyncContextManager[asyncio.Event]]
     """Sets an event when results of a tenant's batch may have come. Some may come without."""
@@ -43,6 +45,7 @@ class BatchService:
         authorise(principal, Action.SUBMIT, lane=ask.lane)
         if wrong := id_problem(ask.id, self.clock()):
             raise Refusal(Problem("bad_id", f"the id {ask.id} {wrong}", "id"))
+        await check_webhook(self.webhooks, ask.webhook, principal.tenant)
         return await self.ledger.create(ask, principal.tenant, self.clock())
 
     async def seal(self, principal: Principal, ask: BatchSeal) -> Batch:

@@ -10,8 +10,9 @@ from broker.core.authorise import Action
 from broker.core.openai_batch import ERRORS_SHOWN
 from broker.core.principal import Principal
 from broker.core.records import Audited, BadLine, FileBatch, FileBatchState
-from broker.ports import Clock, Entropy, FileBatchLedger
+from broker.ports import Clock, Entropy, FileBatchLedger, WebhookLedger
 from broker.service.refusal import Refusal, authorise, found
+from broker.service.webhooks import check_webhook
 from schemas.api import Problem
 from schemas.endpoints import ENDPOINTS
 from schemas.ids import uuid7
@@ -28,6 +29,7 @@ class FileBatchService:
     """Each method raises Refusal, Unavailable, Conflict or BadData."""
 
     ledger: FileBatchLedger
+    webhooks: WebhookLedger
     tell: Callable[[], Awaitable[None]]
     """Tells the brokers that an instruction was given."""
     clock: Clock
@@ -43,12 +45,14 @@ class FileBatchService:
         metadata: dict[str, str],
         lane: Lane = Lane.BULK,
         skips_bad: bool = False,
+        webhook: UUID | None = None,
     ) -> FileBatchState:
         """Accept a batch: from now on all its lines run, unless one is bad or it is cancelled."""
         authorise(principal, Action.SUBMIT, lane=lane)
         if endpoint not in ENDPOINTS:
             message = f"{endpoint[:80]!r} is not one of {', '.join(ENDPOINTS)}"
             raise Refusal(Problem("bad_url", message, "endpoint"))
+        await check_webhook(self.webhooks, webhook, principal.tenant)
         now = self.clock()
         batch = FileBatch(
             id=uuid7(now, self.entropy()),
@@ -58,6 +62,7 @@ class FileBatchService:
             window=window,
             deadline_ms=Ms(now + window_ms(window)),
             skips_bad=skips_bad,
+            webhook=webhook,
         )
         by = Audited(uuid7(now, self.entropy()), now, principal.tenant, principal.key)
         found(await self.ledger.create(batch, metadata, principal.tenant, by), f"file {file}")

@@ -18,6 +18,7 @@ from schemas.codec import ERROR, KIND, jsoned
 from schemas.control import PauseAsk, PauseKind
 from schemas.job import Job
 from schemas.subjects import Verb
+from schemas.webhooks import Delivery, WebhookCreate, WebhookMade, WebhookRef
 from tests.accounts.nats import Noting
 from tests.accounts.walked import ACTORS, ADA, ANN, BEA, BOB, CATALOG, DEE, OPS, Actor, Walked, a_walked_system
 from tests.accounts.walked_ledger import snapshot
@@ -80,6 +81,16 @@ async def some_things(system: Walked, admin: Actor, key: Actor) -> Things:
 
         await until(are_there, "all is in the ledger")
         await client.seal(batches[1], jobs=1)
+    hook = WebhookCreate(url=f"https://{mark}.invalid/hook", label=mark)
+    made = msgspec.json.decode((await caller.call(Verb.WEBHOOK_CREATE, hook))[1], type=WebhookMade).webhook.id
+    sent = msgspec.json.decode((await caller.call(Verb.WEBHOOK_TEST, WebhookRef(made)))[1], type=Delivery).id
+    tried = "select jsonb_array_length(tries) = 1 from infermq.deliveries where id = $1"
+
+    async def is_tried() -> bool:
+        return bool(await system.database.fetchval(tried, sent))
+
+    await until(is_tried, "the webhook was tried")
+    await system.database.execute("update infermq.deliveries set next_ms = null where id = $1", sent)
     order = cancel.CancelMany(id=an_id(), batch=an_id())
     pause = PauseAsk(PauseKind.BATCH, str(batches[0]), reason=mark)
     for verb, ask in ((Verb.CANCEL, order), (Verb.PAUSE, pause)):
@@ -103,6 +114,8 @@ async def some_things(system: Walked, admin: Actor, key: Actor) -> Things:
         instruction=order.id,
         dead=letter,
         key=key.key.id,
+        webhook=made,
+        delivery=sent,
     )
 
 

@@ -187,7 +187,7 @@ def all_subjects() -> list[str]:
 
 
 _JOBS = "batch-* job-* instruction-* dead-* cancel cancel-count replay replay-* pause resume pauses catalog-show"
-_KEYS = "key-create key-list key-show key-revoke key-rotate"
+_KEYS = "key-create key-list key-show key-revoke key-rotate webhook-*"
 _CALLS: Mapping[Role, str] = {
     Role.PRODUCER: f"{_JOBS} tenant-show key-show",
     Role.TENANT_ADMIN: f"{_JOBS} audit tenant-show {_KEYS}",

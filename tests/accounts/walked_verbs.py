@@ -5,7 +5,7 @@ from uuid import UUID
 
 import msgspec
 
-from schemas import api, cancel, changes, control, dead, instructions, listing, repeats
+from schemas import api, cancel, changes, control, dead, instructions, listing, repeats, webhooks
 from schemas.accounts import (
     KeyCreate,
     KeyList,
@@ -38,6 +38,8 @@ class Things(msgspec.Struct, frozen=True, kw_only=True):
     instruction: UUID
     dead: UUID
     key: str
+    webhook: UUID
+    delivery: UUID
 
     @property
     def names(self) -> list[str]:
@@ -47,8 +49,8 @@ class Things(msgspec.Struct, frozen=True, kw_only=True):
 
 def nobodys() -> Things:
     """What is not there. Ids are as long and as old as real ones."""
-    batch, failed, job, failed_job, instruction, letter = (
-        uuid7(now(), an_id().int & (1 << 79) - 1) for _ in range(6)
+    batch, failed, job, failed_job, instruction, letter, webhook, delivery = (
+        uuid7(now(), an_id().int & (1 << 79) - 1) for _ in range(8)
     )
     return Things(
         tenant="none",
@@ -59,12 +61,14 @@ def nobodys() -> Things:
         instruction=instruction,
         dead=letter,
         key="nobodynobody",
+        webhook=webhook,
+        delivery=delivery,
     )
 
 
 Examples = Callable[[Things], tuple[msgspec.Struct, ...]]
 CALLS: Mapping[Verb, Examples] = {
-    Verb.BATCH_CREATE: lambda _: (api.BatchCreate(id=an_id()),),
+    Verb.BATCH_CREATE: lambda of: (api.BatchCreate(id=an_id()), api.BatchCreate(id=an_id(), webhook=of.webhook)),
     Verb.BATCH_SEAL: lambda of: (api.BatchSeal(of.batch, 5), api.BatchSeal(of.failed, 1)),
     Verb.BATCH_SHOW: lambda of: (api.BatchRef(of.batch), api.BatchRef(of.failed)),
     Verb.BATCH_LIST: lambda of: (api.BatchList(tenant=of.tenant), api.BatchList(before=of.batch)),
@@ -128,10 +132,33 @@ CALLS: Mapping[Verb, Examples] = {
     Verb.KEY_SHOW: lambda of: (KeyRef(of.key), KeyRef(of.key, of.tenant)),
     Verb.KEY_REVOKE: lambda of: (KeyRevoke(of.key), KeyRevoke(of.key, of.tenant)),
     Verb.KEY_ROTATE: lambda of: (KeyRotate(of.key), KeyRotate(of.key, of.tenant)),
+    Verb.WEBHOOK_CREATE: lambda of: (webhooks.WebhookCreate(url="https://walk.example", tenant=of.tenant),),
+    Verb.WEBHOOK_LIST: lambda of: (webhooks.WebhookList(of.tenant), webhooks.WebhookList()),
+    Verb.WEBHOOK_SHOW: lambda of: (webhooks.WebhookRef(of.webhook), webhooks.WebhookRef(of.webhook, of.tenant)),
+    Verb.WEBHOOK_CHANGE: lambda of: (
+        webhooks.WebhookChange(id=of.webhook, label="walked"),
+        webhooks.WebhookChange(id=of.webhook, label="walked", tenant=of.tenant),
+    ),
+    Verb.WEBHOOK_ROTATE: lambda of: (
+        webhooks.WebhookRotate(of.webhook),
+        webhooks.WebhookRotate(of.webhook, tenant=of.tenant),
+    ),
+    Verb.WEBHOOK_TEST: lambda of: (webhooks.WebhookRef(of.webhook), webhooks.WebhookRef(of.webhook, of.tenant)),
+    Verb.WEBHOOK_DELIVERIES: lambda of: (
+        webhooks.DeliveryList(webhook=of.webhook),
+        webhooks.DeliveryList(id=of.delivery),
+        webhooks.DeliveryList(before=of.delivery, tenant=of.tenant),
+    ),
+    Verb.WEBHOOK_RESEND: lambda of: (
+        webhooks.DeliveryResend(ids=(of.delivery,)),
+        webhooks.DeliveryResend(failed_of=of.webhook, tenant=of.tenant),
+    ),
+    Verb.WEBHOOK_DELETE: lambda of: (webhooks.WebhookRef(of.webhook), webhooks.WebhookRef(of.webhook, of.tenant)),
 }
 """Each verb about some tenant's things, by every field that can name one."""
 LISTS = {
     *(Verb.BATCH_LIST, Verb.JOB_LIST, Verb.INSTRUCTION_LIST, Verb.KEY_LIST, Verb.TENANT_LIST, Verb.DEAD_LIST),
-    *(Verb.DEAD_EACH, Verb.AUDIT, Verb.PAUSES, Verb.STATUS, Verb.CATALOG_SHOW, Verb.CATALOG_APPLY, Verb.BATCH_CREATE),
+    *(Verb.DEAD_EACH, Verb.AUDIT, Verb.PAUSES, Verb.STATUS, Verb.CATALOG_SHOW, Verb.CATALOG_APPLY),
+    *(Verb.WEBHOOK_CREATE, Verb.WEBHOOK_LIST, Verb.WEBHOOK_DELIVERIES, Verb.WEBHOOK_RESEND),
 }
 """Their answers are not about one thing that may be there or not."""

@@ -229,7 +229,9 @@ async def test_nobody_cancels_another_tenants_batch(nc: Nats, ledger: Ledger) ->
 
 async def test_a_producer_that_goes_on_may_seal_it_with_its_own_number(nc: Nats, ledger: Ledger) -> None:
     await declare_streams(nc)
-    batches = BatchService(ledger=ledger.batches, clock=now, hearing=partial(hearing_results, nc))
+    batches = BatchService(
+        ledger=ledger.batches, webhooks=ledger.webhooks, clock=now, hearing=partial(hearing_results, nc)
+    )
     principal = open_principal("default", "k")
     batch = (await batches.create(principal, BatchCreate(id=an_id()))).id
     await cancel(ledger, batch)

@@ -19,6 +19,7 @@ from broker.client import RequestRefused
 from broker.client.http_door import HttpDoor
 from broker.core.authorise import Action, forbidden, may_call
 from broker.core.principal import Principal, open_principal
+from broker.core.targets import Targets
 from broker.doors.http.app import Front
 from broker.doors.nats_api import nats_api
 from broker.doors.operations import operations
@@ -45,6 +46,7 @@ from broker.service import (
     StatusService,
     SubmissionService,
     TenantService,
+    WebhookService,
 )
 from broker.service.refusal import Refusal
 from schemas import subjects
@@ -175,7 +177,11 @@ async def services(nc: Nats, ledger: Ledger) -> Services:
     submissions = SubmissionService(store=partial(store, nc))
     return Services(
         batches=BatchService(
-            ledger=ledger.batches, clock=now, hearing=partial(hearing_results, nc), controls=lambda: watch.active
+            ledger=ledger.batches,
+            webhooks=ledger.webhooks,
+            clock=now,
+            hearing=partial(hearing_results, nc),
+            controls=lambda: watch.active,
         ),
         repeats=RepeatService(
             retries=ledger.retries,
@@ -195,9 +201,16 @@ async def services(nc: Nats, ledger: Ledger) -> Services:
             entropy=an_entropy,
         ),
         file_batches=FileBatchService(
-            ledger=ledger.file_batches, tell=partial(announce_instruction, nc), clock=now, entropy=an_entropy
+            ledger=ledger.file_batches,
+            webhooks=ledger.webhooks,
+            tell=partial(announce_instruction, nc),
+            clock=now,
+            entropy=an_entropy,
         ),
         jobs=jobs,
+        webhooks=WebhookService(
+            ledger=ledger.webhooks, targets=Targets(), clock=now, entropy=an_entropy, secret=lambda: bytes(32)
+        ),
         cancels=CancelService(
             nc=nc,
             ledger=ledger.cancels,

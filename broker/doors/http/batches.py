@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from typing import Annotated, Literal
+from uuid import UUID
 
 import msgspec
 from msgspec import Meta
@@ -39,6 +40,8 @@ class BatchAsk(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Whether a bad line fails the batch, as at OpenAI, or is left out. Not OpenAI's."""
     lane: Literal["standard", "bulk"] = "bulk"
     """Not OpenAI's."""
+    webhook: UUID | None = None
+    """The id of the webhook that is told of its end. Not OpenAI's."""
 
 
 _ask = msgspec.json.Decoder(BatchAsk)
@@ -79,6 +82,7 @@ class BatchRoutes:
             metadata=dict(ask.metadata or {}),
             lane=Lane(ask.lane),
             skips_bad=ask.on_bad_line == "skip",
+            webhook=ask.webhook,
         )
         return await self._shown(state)
 

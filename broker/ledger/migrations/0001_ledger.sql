@@ -180,7 +180,9 @@ create table infermq.batches (
     root            uuid,
     -- how many of them it took out of each state: they count where they ended in the retry
     took            jsonb,
-    is_replay       boolean not null default false
+    is_replay       boolean not null default false,
+    -- the endpoint that is told of its end, whatever that listens to
+    webhook         uuid
 ) with (fillfactor = 50);
 create index batches_of_tenant on infermq.batches (tenant, id);
 create index batches_cancelling on infermq.batches (id) where cancel_ms is not null and completed_ms is null;
@@ -449,6 +451,104 @@ create table infermq.line_names (
     line        int     not null,
     primary key (batch, name)
 );
+
+-- Where tenants want to be told what has ended. Their secrets are kept, since messages are signed with them.
+create table infermq.webhooks (
+    id              uuid    not null primary key,
+    tenant          text    not null,
+    url             text    not null,
+    -- an endpoint without any is told of batches that name it
+    events          text[]  not null,
+    label           text,
+    secret          bytea   not null check (length(secret) between 24 and 64),
+    -- the one before it, with which messages are signed too until then
+    old_secret      bytea,
+    old_until_ms    bigint,
+    created_ms      bigint  not null,
+    made_by         text    not null,
+    disabled_ms     bigint,
+    disabled_why    text
+);
+create index webhooks_of_tenant on infermq.webhooks (tenant, id);
+create index webhooks_of_jobs on infermq.webhooks (tenant) where disabled_ms is null and 'job.settled' = any (events);
+
+-- What endpoints are told: a row for each event and endpoint, written in the transaction that makes the event.
+create table infermq.deliveries (
+    id              uuid    not null primary key,
+    tenant          text    not null,
+    webhook         uuid    not null,
+    -- the same for each endpoint that is told of it
+    event           uuid    not null,
+    type            text    not null,
+    data            jsonb   not null,
+    made_ms         bigint  not null,
+    -- when it is sent, or sent again; null: it is not any more
+    next_ms         bigint,
+    -- how often it was sent since it was made or asked for again
+    attempts        int     not null default 0,
+    delivered_ms    bigint,
+    -- the last times that it was sent (schemas/webhooks.py, Try)
+    tries           jsonb   not null default '[]'
+) with (fillfactor = 70);
+create index deliveries_due on infermq.deliveries (next_ms) where next_ms is not null;
+create index deliveries_due_to on infermq.deliveries (webhook, next_ms) where next_ms is not null;
+create index deliveries_of_tenant on infermq.deliveries (tenant, id);
+create index deliveries_made on infermq.deliveries (made_ms);
+
+-- A UUIDv7 of an instant.
+create function infermq.id_at(at_ms bigint) returns uuid volatile language sql as $$
+    select (lpad(to_hex(at_ms), 12, '0') || '7' || substr(r, 14)) :: uuid
+      from replace(gen_random_uuid()::text, '-', '') as r
+$$;
+
+-- Writes what the endpoints of a tenant are told of an event: those that listen to it, and the one that is named.
+create function infermq.tell(of_tenant text, named uuid, what text, of jsonb, at_ms bigint) returns void language sql as $$
+    with event as materialized (select infermq.id_at(at_ms) as id)
+    insert into infermq.deliveries (id, tenant, webhook, event, type, data, made_ms, next_ms)
+    select infermq.id_at(at_ms), w.tenant, w.id, event.id, what, of, at_ms, at_ms
+      from infermq.webhooks w, event
+     where w.tenant = of_tenant and w.disabled_ms is null and (w.id = named or what = any (w.events))
+$$;
+
+create function infermq.tell_of_batch() returns trigger language plpgsql as $$
+declare
+    is_of_file boolean;
+    has_failed boolean;
+begin
+    if exists (select from infermq.webhooks where tenant = new.tenant and disabled_ms is null) then
+        select true, failed_ms is not null into is_of_file, has_failed from infermq.file_batches where batch = new.id;
+        perform infermq.tell(
+            new.tenant, new.webhook,
+            case when has_failed then 'batch.failed' when new.cancel_ms is not null then 'batch.cancelled'
+                 when new.expired > 0 then 'batch.expired' else 'batch.completed' end,
+            jsonb_build_object(
+                'id', case when is_of_file then 'batch_' || replace(new.id::text, '-', '') else new.id::text end,
+                'batch_id', new.id),
+            new.completed_ms);
+    end if;
+    return null;
+end $$;
+create trigger tell_of_batch after update of completed_ms on infermq.batches
+    for each row when (old.completed_ms is null and new.completed_ms is not null)
+    execute function infermq.tell_of_batch();
+
+-- Of jobs that are in no batch, and that nobody waits for. A job has a result when it has ended, whatever ended it.
+create function infermq.tell_of_job() returns trigger language plpgsql as $$
+declare
+    job infermq.jobs;
+begin
+    if exists (select from infermq.webhooks where disabled_ms is null and 'job.settled' = any (events)) then
+        select * into job from infermq.jobs where id = new.job;
+        if job.lane <> 'interactive' then
+            perform infermq.tell(
+                job.tenant, null, 'job.settled',
+                jsonb_build_object('id', job.id, 'state', job.state, 'custom_id', job.custom_id), job.settled_ms);
+        end if;
+    end if;
+    return null;
+end $$;
+create trigger tell_of_job after insert on infermq.results
+    for each row when (new.batch is null) execute function infermq.tell_of_job();
 
 -- Who changed what: written in the transaction of the change.
 create table infermq.audit (

@@ -1,0 +1,1 @@
+delete from infermq.webhooks where id = $1

@@ -1,0 +1,1 @@
+select * from infermq.webhooks where id = $1 and tenant = $2

@@ -1,0 +1,1 @@
+select * from infermq.webhooks where tenant = $1 order by id
