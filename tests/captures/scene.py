@@ -137,6 +137,7 @@ async def _fill(system: System, folder: Path) -> dict[str, str]:
         "CANCELLED": str(cancelled),
         "KEY": await _key(system),
         "REVOKED": await _key(system),
+        "WEBHOOK": await _webhook(system),
         "LETTER": next(one["id"] for one in letters if one["what"] == "message"),
         "DEAD": next(one["id"] for one in letters if one["what"] == "job"),
         "INSTRUCTION": instructions[0]["id"],
@@ -148,6 +149,11 @@ async def _submitted(system: System, file: Path, *more: str) -> str:
     ran = await asyncio.to_thread(system.command, "submit", str(file), "--json", *more)
     batch: str = json.loads(ran.stdout)["batch"]["id"]
     return batch
+
+
+async def _webhook(system: System) -> str:
+    made = await system.here("webhook", "create", "https://hooks.example/done", "--label", "the app", "--json")
+    return str(json.loads(made.stdout)["webhook"]["id"])
 
 
 async def _key(system: System) -> str:

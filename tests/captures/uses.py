@@ -152,6 +152,27 @@ USES: dict[str, Uses] = {
     "key first": Uses(
         "", ("extra", "--postgres-url mysql://x", "--colour", "extra extra", "--tenant a,b --out nowhere/key")
     ),
+    "webhook": Uses("--help", ("", "lst", "--json", "--colour", "show show show"), has_json=False),
+    "webhook create": Uses(
+        "",
+        (
+            "",
+            "http://example.com",
+            "https://10.0.0.1",
+            "https://example.com --events batch.done",
+            "example.com extra",
+        ),
+    ),
+    "webhook list": Uses("", ("extra", "--limit 0", "--tenant A", "--colour", "extra extra")),
+    "webhook show": _by_id("WEBHOOK"),
+    "webhook change": _by_id(
+        "WEBHOOK --label app", "WEBHOOK", "WEBHOOK --enable --disable", "WEBHOOK --target https://10.0.0.1"
+    ),
+    "webhook rotate": _by_id("WEBHOOK", "WEBHOOK --overlap never"),
+    "webhook delete": Uses("", ("", "not-an-id", "NOBODY", "WEBHOOK extra", "WEBHOOK --colour")),
+    "webhook test": Uses("", ("", "not-an-id", "NOBODY", "WEBHOOK extra", "WEBHOOK --colour")),
+    "webhook deliveries": Uses("", ("extra", "--limit 0", "--status done", "--webhook not-an-id", "--colour")),
+    "webhook resend": Uses("--failed-of WEBHOOK", ("", "not-an-id", "NOBODY", "--failed-of x", "--colour")),
     "bench": Uses("--help", ("", "fast", "--json", "--colour", "bulk bulk"), has_json=False),
     **{
         f"bench {name}": Uses("", ("extra", "--runs 0", "--runs many", "--colour", f"--{size} 0"))
@@ -170,6 +191,10 @@ USES: dict[str, Uses] = {
 ENDLESS = frozenset(
     {
         "tenant create",
+        "webhook create",
+        "webhook rotate",
+        "webhook delete",
+        "webhook test",
         "key rotate",
         "key first",
         "up",

@@ -94,8 +94,10 @@ SHARED = {
 ELSEWHERE = {
     Verb.REPLAY, Verb.CANCEL, Verb.JOB_CHANGE, Verb.BATCH_CHANGE,
     Verb.KEY_CREATE, Verb.KEY_LIST, Verb.KEY_SHOW, Verb.KEY_REVOKE, Verb.KEY_ROTATE,
+    *(verb for verb in Verb if verb.startswith("webhook-")),
 }  # fmt: skip
-"""What is tried with other tenants in tests/real: test_replays, test_changes, test_cancel_orders, test_keys."""
+"""What is tried with other tenants in tests/real: test_replays, test_changes, test_cancel_orders, test_keys; and in
+tests/accounts/test_walk_verbs."""
 REFUSALS = {
     Verb.BATCH_CREATE: "conflict",
     Verb.BATCH_SHOW: "unknown_batch",

@@ -24,8 +24,10 @@ from broker.config import NATS_KEY_KEPT
 from schemas.accounts import KeyCreate, Role
 from schemas.changes import Change
 from schemas.listing import JobFilter
+from schemas.webhooks import WebhookCreate
 from tests.builders import an_id
 from tests.commands import tree
+from tests.receiver import a_receiver
 from tests.system import System, a_client, a_system, among_brokers, infermq, infermq_here, until
 
 pytestmark = [
@@ -124,16 +126,20 @@ async def test_every_command_has_its_rows_and_no_other_is_named() -> None:
 async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
     folder = tmp_path_factory.mktemp("system")
     (folder / "catalog.toml").write_text(CATALOG)
-    async with a_system(folder / "data", folder / "catalog.toml") as running:
-        async with a_client(running) as client:
-            await client.apply_catalog(CATALOG + WITHOUT_WORKER)
-        yield running
+    with pytest.MonkeyPatch.context() as environ:
+        environ.setenv("INFERMQ_WEBHOOK_ALLOW", "127.0.0.1")
+        environ.setenv("INFERMQ_WEBHOOK_HTTP", "1")
+        async with a_system(folder / "data", folder / "catalog.toml") as running:
+            async with a_client(running) as client:
+                await client.apply_catalog(CATALOG + WITHOUT_WORKER)
+            yield running
 
 
 class Scene:
     """What the words in capitals stand for, made when a row names it, and new for each row."""
 
-    def __init__(self, system: System, client: Client, folder: Path) -> None:
+    def __init__(self, system: System, client: Client, folder: Path, hook: str) -> None:
+        self._hook = hook
         self._system, self._client, self._folder = system, client, folder
         self.names: dict[str, Callable[[], Awaitable[str]]] = {
             **{name: partial(self._known, value) for name, value in self._values().items()},
@@ -148,6 +154,8 @@ class Scene:
             "INSTRUCTION": self._instruction,
             "TENANT": self._tenant,
             "KEY": self._key,
+            "WEBHOOK": partial(self._webhook, hook),
+            "DEAF_WEBHOOK": partial(self._webhook, "http://127.0.0.1:1/hook"),
         }
 
     def _values(self) -> dict[str, str]:
@@ -158,6 +166,7 @@ class Scene:
             "OTHER_MODEL": "other",
             "MODEL_WITHOUT_WORKER": "away",
             "NO_MODEL": "gone",
+            "HOOK": self._hook,
             "DEPLOYMENT": "d",
             "NATS": info.nats_url,
             "NATS_KEY": str(self._system.data / NATS_KEY_KEPT),
@@ -216,6 +225,11 @@ class Scene:
     async def _key(self) -> str:
         return (await self._client.create_key(KeyCreate(role=Role.PRODUCER))).key.id
 
+    async def _webhook(self, url: str) -> str:
+        for old in await self._client.webhooks():
+            await self._client.delete_webhook(old.id)
+        return str((await self._client.create_webhook(WebhookCreate(url=url))).webhook.id)
+
     async def _instruction(self) -> str:
         batch = UUID(await self._batch("away", "Hello."))
         return str((await self._client.change_batch(batch, Change(priority=1))).id)
@@ -223,8 +237,8 @@ class Scene:
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def scene(system: System, tmp_path: Path) -> AsyncIterator[Scene]:
-    async with a_client(system) as client:
-        yield Scene(system, client, tmp_path)
+    async with a_client(system) as client, a_receiver() as receiver:
+        yield Scene(system, client, tmp_path, receiver.url)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.words} {row.code}")
