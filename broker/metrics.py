@@ -86,9 +86,6 @@ class BrokerMetrics:
         self.suspected = self._counter("jobs_suspected_total", "Times that a job's worker died while it ran.")
         self.convicted = self._counter("jobs_convicted_total", "Jobs that ended because they end their workers.")
         self.expired = self._counter("jobs_expired_waiting_total", "Jobs whose deadline passed while they waited.")
-        self._webhooks = self._counter(
-            "webhooks_sent_total", "Messages sent to webhooks: `delivered` or `not_delivered`.", "result"
-        )
         self.instruction_pages = self._counter(
             "instruction_pages_total", "Pages of orders over many jobs that were carried out."
         )
@@ -104,6 +101,9 @@ class BrokerMetrics:
 
     def _measures(self) -> None:
         """Add what goes up and down, and what is a duration or a size."""
+        self._webhooks = self._counter(
+            "webhooks_sent_total", "Messages sent to webhooks: `delivered` or `not_delivered`.", "result"
+        )
         self._wrong = self._gauge("streams_wrong", "Streams, buckets and consumers that cannot be put right now.")
         self._lag = self._gauge("settle_lag_seconds", "Age of the oldest outcome of the last settled group.")
         self._outstanding = self._gauge("attempts_outstanding", "Dispatched and not settled.", "deployment")

@@ -485,13 +485,7 @@ class Process:
                 ledger=self.ledger.tenants, announce=self.keys.announce, clock=self.clock, entropy=self.entropy
             ),
             keys=self._key_service(),
-            webhooks=WebhookService(
-                ledger=self.ledger.webhooks,
-                targets=self.config.webhooks.targets(),
-                clock=self.clock,
-                entropy=self.entropy,
-                secret=partial(secrets.token_bytes, WEBHOOK_SECRET_BYTES),
-            ),
+            webhooks=self._webhook_service(),
             submissions=submissions,
             single_jobs=self._single_jobs(submissions, jobs),
             status=StatusService(
@@ -558,6 +552,15 @@ class Process:
             clock=self.clock,
             entropy=self.entropy,
             secret=partial(secrets.token_bytes, SECRET_BYTES),
+        )
+
+    def _webhook_service(self) -> WebhookService:
+        return WebhookService(
+            ledger=self.ledger.webhooks,
+            targets=self.config.webhooks.targets(),
+            clock=self.clock,
+            entropy=self.entropy,
+            secret=partial(secrets.token_bytes, WEBHOOK_SECRET_BYTES),
         )
 
     def _control_service(self) -> ControlService:

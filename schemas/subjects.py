@@ -115,10 +115,10 @@ class Verb(StrEnum):
     WEBHOOK_SHOW = "webhook-show"
     WEBHOOK_CHANGE = "webhook-change"
     WEBHOOK_ROTATE = "webhook-rotate"
-    WEBHOOK_DELETE = "webhook-delete"
     WEBHOOK_TEST = "webhook-test"
     WEBHOOK_DELIVERIES = "webhook-deliveries"
     WEBHOOK_RESEND = "webhook-resend"
+    WEBHOOK_DELETE = "webhook-delete"
 
 
 @lru_cache(maxsize=4096)

@@ -16,6 +16,7 @@ cancels    job cancel, batch cancel, cancel
 changes    job change, batch change
 controls   pause, resume, audit                   nats_config  nats-config
 tenants    tenant create | list | show | …        keys       key create | list | show | revoke | …
+webhooks   webhook create | list | show | …
 secret_files  writes keys to files that only their user can read
 progress   shows a batch that runs                results    encodes results as OpenAI Batch's lines
 result_files  writes them to files, so that a killed command can be gone on with

@@ -368,7 +368,10 @@ def serve(
         keep=Keep(dead_letters=keep_dead_letters_days, audit=keep_audit_days, idempotency=keep_idempotency_days),
         trust=shown_trust(os.environ),
     )
+    _run(config, nats_key_file, as_json=as_json)
 
+
+def _run(config: BrokerConfig, nats_key_file: Path | None, *, as_json: bool) -> None:
     ready = partial(_say_ready, config.name, as_json=as_json)
     with reporting_errors():
         uvloop.run(_until_signal(config, _secret_of_brokers(nats_key_file), ready))

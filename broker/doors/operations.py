@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from broker.core.principal import Principal
-from broker.service import Services
+from broker.service import Services, WebhookService
 from schemas.accounts import (
     KeyCreate,
     KeyList,
@@ -105,16 +105,22 @@ def operations(services: Services) -> Mapping[Verb, Operation[Any]]:
         Verb.KEY_SHOW: Operation(KeyRef, services.keys.show),
         Verb.KEY_REVOKE: Operation(KeyRevoke, services.keys.revoke),
         Verb.KEY_ROTATE: Operation(KeyRotate, services.keys.rotate),
-        Verb.WEBHOOK_CREATE: Operation(WebhookCreate, services.webhooks.create),
-        Verb.WEBHOOK_LIST: Operation(WebhookList, services.webhooks.list),
-        Verb.WEBHOOK_SHOW: Operation(WebhookRef, services.webhooks.show),
-        Verb.WEBHOOK_CHANGE: Operation(WebhookChange, services.webhooks.change),
-        Verb.WEBHOOK_ROTATE: Operation(WebhookRotate, services.webhooks.rotate),
-        Verb.WEBHOOK_DELETE: Operation(WebhookRef, services.webhooks.delete),
-        Verb.WEBHOOK_TEST: Operation(WebhookRef, services.webhooks.test),
-        Verb.WEBHOOK_DELIVERIES: Operation(DeliveryList, services.webhooks.deliveries),
-        Verb.WEBHOOK_RESEND: Operation(DeliveryResend, services.webhooks.resend),
+        **_of_webhooks(services.webhooks),
         Verb.STATUS: Operation(Nothing, lambda principal, _: services.status.show(principal)),
+    }
+
+
+def _of_webhooks(webhooks: WebhookService) -> Mapping[Verb, Operation[Any]]:
+    return {
+        Verb.WEBHOOK_CREATE: Operation(WebhookCreate, webhooks.create),
+        Verb.WEBHOOK_LIST: Operation(WebhookList, webhooks.list),
+        Verb.WEBHOOK_SHOW: Operation(WebhookRef, webhooks.show),
+        Verb.WEBHOOK_CHANGE: Operation(WebhookChange, webhooks.change),
+        Verb.WEBHOOK_ROTATE: Operation(WebhookRotate, webhooks.rotate),
+        Verb.WEBHOOK_DELETE: Operation(WebhookRef, webhooks.delete),
+        Verb.WEBHOOK_TEST: Operation(WebhookRef, webhooks.test),
+        Verb.WEBHOOK_DELIVERIES: Operation(DeliveryList, webhooks.deliveries),
+        Verb.WEBHOOK_RESEND: Operation(DeliveryResend, webhooks.resend),
     }
 
 

@@ -153,7 +153,7 @@ CALLS: Mapping[Verb, Examples] = {
         webhooks.DeliveryResend(ids=(of.delivery,)),
         webhooks.DeliveryResend(failed_of=of.webhook, tenant=of.tenant),
     ),
-    Verb.WEBHOOK_DELETE: lambda of: (webhooks.WebhookRef(of.webhook), webhooks.WebhookRef(of.webhook, of.tenant)),
+    Verb.WEBHOOK_DELETE: lambda of: (webhooks.WebhookRef(of.webhook),),
 }
 """Each verb about some tenant's things, by every field that can name one."""
 LISTS = {

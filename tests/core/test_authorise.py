@@ -15,7 +15,7 @@ from schemas.subjects import Verb
 TENANTS_OWN = {Action.SUBMIT, Action.READ_JOBS, Action.CONTROL_JOBS, Action.READ_CATALOG, Action.READ_OWN}
 ALLOWED = {
     Role.PRODUCER: TENANTS_OWN,
-    Role.TENANT_ADMIN: TENANTS_OWN | {Action.PIN, Action.READ_AUDIT, Action.MANAGE_KEYS},
+    Role.TENANT_ADMIN: TENANTS_OWN | {Action.PIN, Action.READ_AUDIT, Action.MANAGE_KEYS, Action.MANAGE_WEBHOOKS},
     Role.WORKER: {Action.SERVE},
     Role.DEPLOYER: {Action.READ_OWN, Action.READ_CATALOG, Action.APPLY_CATALOG, Action.READ_STATUS},
     Role.OPERATOR: set(Action) - {Action.SERVE},

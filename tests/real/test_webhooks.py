@@ -26,7 +26,7 @@ from broker.service.refusal import Refusal
 from schemas.accounts import Role
 from schemas.api import BatchCreate, State
 from schemas.job import Lane
-from schemas.outcome import BadRequest, Failed, Outcome
+from schemas.outcome import Outcome, Refused
 from schemas.units import Ms
 from schemas.webhooks import (
     MOST_ENDPOINTS,
@@ -184,14 +184,15 @@ async def test_a_job_in_no_batch_is_told_of_however_it_ends(ledger: Ledger) -> N
     await made(ledger)
 
     first = await run(ledger, custom_id="a")
-    second = await run(ledger, Failed(BadRequest("no")))
+    refused = an_entry(refused=Refused(code="unknown_model", message="no"))
+    await ledger.intake.admit([refused])
     third = an_entry()
     await ledger.intake.admit([third])
     await ledger.cancels.cancel_jobs([third.id], "default", now())
 
     assert sorted(await told(ledger)) == [
         ("job.settled", f'{{"id":"{first}","state":"succeeded","custom_id":"a"}}'.encode()),
-        ("job.settled", f'{{"id":"{second}","state":"failed","custom_id":null}}'.encode()),
+        ("job.settled", f'{{"id":"{refused.id}","state":"failed","custom_id":null}}'.encode()),
         ("job.settled", f'{{"id":"{third.id}","state":"cancelled","custom_id":null}}'.encode()),
     ]
 
