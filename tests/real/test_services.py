@@ -93,6 +93,15 @@ from schemas.listing import JobFilter, JobList
 from schemas.repeats import BatchRetry, Replay, ReplayDiff, ReplayEstimateAsk, RetryCheck
 from schemas.subjects import DEFAULT, Verb
 from schemas.units import Ms
+from schemas.webhooks import (
+    DeliveryList,
+    DeliveryResend,
+    WebhookChange,
+    WebhookCreate,
+    WebhookList,
+    WebhookRef,
+    WebhookRotate,
+)
 from tests.builders import a_dead_letter, a_job, an_entropy, an_entry, an_id, now
 from tests.calling import called
 from tests.declared import declare_streams
@@ -142,6 +151,7 @@ ACTIONS = {
     Verb.KEY_SHOW: Action.MANAGE_KEYS,
     Verb.KEY_REVOKE: Action.MANAGE_KEYS,
     Verb.KEY_ROTATE: Action.MANAGE_KEYS,
+    **{verb: Action.MANAGE_WEBHOOKS for verb in Verb if verb.startswith("webhook-")},
 }
 """What each verb asks to do."""
 LOOKUPS = {
@@ -334,6 +344,8 @@ async def asks(services: Services, ledger: Ledger, ledger_url: str) -> Mapping[V
     operator = a_principal(Role.OPERATOR)
     await services.tenants.create(operator, TenantCreate("t"))
     key = (await services.keys.create(operator, KeyCreate(role=Role.PRODUCER))).key.id
+    made = await services.webhooks.create(operator, WebhookCreate(url="https://example.com"))
+    webhook = made.webhook.id
     return {
         Verb.BATCH_CREATE: BatchCreate(id=batch.id),
         Verb.BATCH_SEAL: BatchSeal(batch.id, 7),
@@ -377,6 +389,15 @@ async def asks(services: Services, ledger: Ledger, ledger_url: str) -> Mapping[V
         Verb.KEY_SHOW: KeyRef(key),
         Verb.KEY_ROTATE: KeyRotate(key),
         Verb.KEY_REVOKE: KeyRevoke(key),
+        Verb.WEBHOOK_CREATE: WebhookCreate(url="https://example.com"),
+        Verb.WEBHOOK_LIST: WebhookList(),
+        Verb.WEBHOOK_SHOW: WebhookRef(webhook),
+        Verb.WEBHOOK_CHANGE: WebhookChange(id=webhook, label="a"),
+        Verb.WEBHOOK_ROTATE: WebhookRotate(webhook),
+        Verb.WEBHOOK_TEST: WebhookRef(webhook),
+        Verb.WEBHOOK_DELIVERIES: DeliveryList(),
+        Verb.WEBHOOK_RESEND: DeliveryResend(),
+        Verb.WEBHOOK_DELETE: WebhookRef(webhook),
     }
 
 
