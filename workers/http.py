@@ -41,9 +41,10 @@ def build_app(registry: CollectorRegistry, health: Health) -> App:
 
 
 async def _answer(send: Send, status: int, body: object) -> None:
-    headers = [(b"content-type", b"application/json")]
+    content = msgspec.json.encode(body) + b"\n"
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content))]
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": msgspec.json.encode(body) + b"\n"})
+    await send({"type": "http.response.body", "body": content})
 
 
 class _SignalFreeServer(uvicorn.Server):

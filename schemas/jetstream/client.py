@@ -110,6 +110,8 @@ class NatsClient(ClientFixes, Client):
         head = _head(headers) if headers else b""
         if self._status != self.CONNECTED or head is None or len(head) + len(payload) > self._max_payload:
             return super().publish(subject, payload, reply, headers)
+        self.stats["out_msgs"] += 1
+        self.stats["out_bytes"] += len(payload)
         to = f"{subject} {reply}" if reply else subject
         if head:
             sizes = f"HPUB {to} {len(head)} {len(head) + len(payload)}\r\n"
