@@ -264,7 +264,7 @@ async def test_only_a_broker_can_say_that_a_key_has_ended(url: str) -> None:
 async def test_who_is_refused_for_long_is_told_and_comes_back_when_brokers_do(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("broker.client.session.REFUSED_S", 1.0)
+    monkeypatch.setattr("broker.client.nats_door.REFUSED_S", 1.0)
     async with answering(url) as keys, Client.connect(url, api_key=ANN.text()) as client:
         del keys.known[ANN.text()]
         await keys.callout.connections.end(ANN.id)

@@ -20,7 +20,7 @@ from broker.client import NoBroker, RequestRefused
 from tests.front.sockets import Answer, Socket, a_request, connected
 from tests.system import System, a_catalog_file, a_client, a_system, until
 
-pytestmark = [pytest.mark.story, pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.story, pytest.mark.commands, pytest.mark.slow, pytest.mark.timeout(180)]
 CHAT = "/v1/chat/completions"
 MANY = 5000
 _MEGABYTE = 1024 * 1024

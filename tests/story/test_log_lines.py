@@ -10,7 +10,7 @@ import pytest
 
 from tests.system import System, a_system, until
 
-pytestmark = [pytest.mark.story, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.story, pytest.mark.commands, pytest.mark.timeout(120)]
 CATALOG = """
 [models.m]
 [[models.m.route]]

@@ -14,7 +14,12 @@ from schemas.api_keys import parse_key
 from tests.builders import CHAT
 from tests.system import System, a_catalog_file, a_system, infermq
 
-pytestmark = [pytest.mark.story, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
+pytestmark = [
+    pytest.mark.story,
+    pytest.mark.commands,
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.timeout(120),
+]
 SLOW = 'failures = [{match = "hang", kind = "hang"}, {match = "wrong", kind = "bad_request"}]'
 
 

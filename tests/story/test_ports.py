@@ -17,7 +17,7 @@ from broker.local.servers import is_free
 from broker.local.up import Up, running
 from tests.system import a_catalog_file, infermq, until
 
-pytestmark = pytest.mark.story
+pytestmark = [pytest.mark.story, pytest.mark.commands]
 
 
 @pytest.fixture

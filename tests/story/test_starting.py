@@ -19,7 +19,7 @@ from broker.config import RunInfo, read_run_file
 from tests.builders import CHAT
 from tests.system import a_catalog_file, a_system, infermq, infermq_here, until
 
-pytestmark = pytest.mark.story
+pytestmark = [pytest.mark.story, pytest.mark.commands]
 
 
 def an_info(pid: int) -> bytes:
