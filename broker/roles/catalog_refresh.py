@@ -46,18 +46,22 @@ class CatalogRefresh:
         compared = await self._compared(copy)
         if self.catalogs.active is not before:
             return
-        self._note(compared)
         self.catalogs.use(compared.in_force)
-        if compared.copy_is_wrong or not await self._is_told(compared.in_force):
-            try:
-                await self.catalogs.publish(compared.in_force, instead_of=sequence)
-            except Conflict:  # one is written just now: then it is looked at
-                self.catalogs.heard.set()
-                return
-            if not compared.copy_is_wrong:
-                log.warning("catalog: workers did not read what is in force, and it is put right")
-            self.metrics.catalogs_put_right.inc()
-            self.catalogs.note = None
+        if not compared.copy_is_wrong and await self._is_told(compared.in_force):
+            self._note(compared)
+            return
+        try:
+            await self.catalogs.publish(compared.in_force, instead_of=sequence)
+        except Conflict:  # one is written just now: then it is looked at
+            self.catalogs.heard.set()
+            return
+        except Unavailable:
+            self._note(compared)
+            raise
+        what = compared.note if compared.copy_is_wrong else "workers did not read what is in force"
+        log.warning("catalog: %s, and it is put right", what)
+        self.metrics.catalogs_put_right.inc()
+        self.catalogs.note = None
 
     async def _is_told(self, revision: Revision) -> bool:
         try:
@@ -78,5 +82,5 @@ class CatalogRefresh:
 
     def _note(self, compared: Compared) -> None:
         if compared.note is not None and compared.note != self.catalogs.note:
-            log.warning("catalog: %s%s", compared.note, ", and is put right" if compared.copy_is_wrong else "")
+            log.warning("catalog: %s", compared.note)
         self.catalogs.note = compared.note

@@ -17,7 +17,7 @@ from workers.cli import app as worker
 
 TREE = [pytest.param(words, command, id=words or "infermq") for words, command in tree()]
 COMMANDS = [param for param in TREE if not hasattr(param.values[1], "commands") or param.id in {"infermq", "replay"}]
-AN_ID = re.compile(r"\b(BATCH|JOB|LETTER|INSTRUCTION)\b")
+AN_ID = re.compile(r"\b(BATCH|JOB|LETTER|INSTRUCTION|WEBHOOK|DELIVERY)\b")
 
 
 def helped(words: str, command: Any, width: int = 80) -> str:

@@ -11,7 +11,17 @@ from schemas.outcome import FAILURE_KINDS
 
 ROOT = Path(__file__).parents[2]
 BAD_REQUESTS = {
-    *("bad_catalog", "bad_cursor", "bad_id", "bad_input", "bad_job", "bad_name", "bad_patch", "bad_request"),
+    *(
+        "bad_catalog",
+        "bad_cursor",
+        "bad_id",
+        "bad_input",
+        "bad_job",
+        "bad_name",
+        "bad_patch",
+        "bad_request",
+        "bad_target",
+    ),
     *(
         "bad_text",
         "bad_timeout",

@@ -31,7 +31,12 @@ from tests.system import (
     until,
 )
 
-pytestmark = [pytest.mark.story, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
+pytestmark = [
+    pytest.mark.story,
+    pytest.mark.commands,
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.timeout(120),
+]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -11,7 +11,12 @@ from broker.local.servers import nats_server
 from tests.real.test_starting_degraded import free_port
 from tests.system import SECRET, infermq, infermq_here
 
-pytestmark = [pytest.mark.story, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
+pytestmark = [
+    pytest.mark.story,
+    pytest.mark.commands,
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.timeout(120),
+]
 JOB = "01a20a99-e3c1-7340-97d5-e1e24b0b5345"
 COMMANDS = (
     ("status",),

@@ -13,7 +13,12 @@ import pytest_asyncio
 
 from tests.system import System, a_catalog_file, a_system
 
-pytestmark = [pytest.mark.story, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
+pytestmark = [
+    pytest.mark.story,
+    pytest.mark.commands,
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.timeout(120),
+]
 ROOT = Path(__file__).parents[2]
 
 

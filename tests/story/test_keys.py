@@ -14,7 +14,12 @@ from schemas.accounts import Key
 from schemas.api_keys import parse_key
 from tests.system import System, a_catalog_file, a_system, infermq_here
 
-pytestmark = [pytest.mark.story, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
+pytestmark = [
+    pytest.mark.story,
+    pytest.mark.commands,
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.timeout(120),
+]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

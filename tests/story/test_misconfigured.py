@@ -14,7 +14,7 @@ from tests.contract.test_openai import RESPONSE, Api, Script, answer, stream
 from tests.contract.test_probe import REFUSED, Chooses
 from tests.system import System, a_client, a_system, until
 
-pytestmark = [pytest.mark.story, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.story, pytest.mark.commands, pytest.mark.timeout(120)]
 A_BODY = {"messages": [{"role": "user", "content": "x"}]}
 WRONG: dict[str, tuple[Script, str]] = {
     "wrong-key": (answer({"error": {"message": "Incorrect API key"}}, status=401), "401: Incorrect API key"),

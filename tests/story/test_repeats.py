@@ -14,7 +14,12 @@ from schemas.api import State
 from schemas.listing import JobFilter
 from tests.system import System, a_client, a_system, until
 
-pytestmark = [pytest.mark.story, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
+pytestmark = [
+    pytest.mark.story,
+    pytest.mark.commands,
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.timeout(120),
+]
 CATALOG = """
 [models.m]
 [[models.m.route]]

@@ -14,7 +14,7 @@ from schemas.endpoints import CHAT
 from tests.builders import a_job
 from tests.system import a_client, a_system, until
 
-pytestmark = pytest.mark.story
+pytestmark = [pytest.mark.story, pytest.mark.commands, pytest.mark.commands]
 CATALOG = """
 [models.m]
 [[models.m.route]]
