@@ -130,6 +130,12 @@ class NatsClient(ClientFixes, Client):
             loop = asyncio.get_running_loop()
             loop.call_soon(loop.call_soon, self._flush_gathered)
 
+    async def flush(self, timeout: int = 10) -> None:  # noqa: ASYNC109 - nats-py's own
+        """Wait until the server has all that was published. nats-py (2.16.0) sends its PING ahead of what is pending."""
+        if self._status == self.CONNECTED:
+            await self._flush_pending(force_flush=True)
+        await super().flush(timeout)
+
     def _flush_gathered(self) -> None:
         """Wake nats-py's task that writes. While the connection is lost, what is pending waits for the next one."""
         self._is_gathering = False
