@@ -3,21 +3,37 @@
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.clients.running import System
+from tests.clients.running import System, a_system
 
+CATALOG = """
+[models.echo]
+[[models.echo.route]]
+deployment = "echo"
+
+[deployments.echo]
+engine = "simulated"
+"""
 EACH = 8
 """Examples of each operation and kind. Whoever looks for more raises it: some thousand take minutes."""
 
 
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[System]:
+    """Its own, since what is made up may also apply a catalog without a model."""
+    with a_system(tmp_path, CATALOG) as running:
+        yield running
+
+
 @pytest.mark.timeout(280)
-def test_no_request_that_is_made_up_is_an_error_of_the_server(system: System, tmp_path: Path) -> None:
+def test_no_request_that_is_made_up_is_an_error_of_the_server(alone: System, tmp_path: Path) -> None:
     words = [
-        *(str(Path(sys.executable).with_name("st")), "run", f"{system.url}/openapi.json"),
-        *("--header", f"Authorization: Bearer {system.api_key}"),
+        *(str(Path(sys.executable).with_name("st")), "run", f"{alone.url}/openapi.json"),
+        *("--header", f"Authorization: Bearer {alone.api_key}"),
         *("--checks", "not_a_server_error", "--max-examples", str(EACH), "--request-timeout", "20"),
         *("--continue-on-failure", "--seed", "1", "--generation-database", "none", "--no-color"),
     ]
