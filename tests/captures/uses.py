@@ -63,7 +63,7 @@ USES: dict[str, Uses] = {
             "paused-chat Hello.",
             "small-chat Hello. --temperature hot",
             "remote-chat Hello.",
-            "slow-chat Hello.",
+            "slow-chat Hello. --timeout-s 0.2",
             "small-chat bad",
             "small-chat boom",
             "small-chat Hello. --max-tokens 0",
