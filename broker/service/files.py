@@ -15,7 +15,6 @@ from broker.service.refusal import Refusal, authorise, found
 from schemas.api import Problem
 from schemas.files import File, FileList, Files, Purpose
 from schemas.ids import uuid7
-from schemas.units import Ms
 
 MOST_BYTES = 2 * 1024**3
 """The largest file: ten times OpenAI's for batches."""
@@ -34,20 +33,16 @@ class FileService:
     entropy: Entropy
     most_bytes: int = MOST_BYTES
 
-    async def store(
-        self, principal: Principal, name: str, content: AsyncIterator[bytes], *, expires_in_ms: int | None = None
-    ) -> File:
+    async def store(self, principal: Principal, name: str, content: AsyncIterator[bytes]) -> File:
         """Store a file of requests, as its content comes, with no more than a piece of it in memory."""
         authorise(principal, Action.SUBMIT)
         now = self.clock()
-        expires_ms = None if expires_in_ms is None else Ms(now + expires_in_ms)
         file = File(
             id=uuid7(now, self.entropy()),
             purpose=Purpose.BATCH,
             name=name,
             bytes=0,
             created_ms=now,
-            expires_ms=expires_ms,
         )
         await self.ledger.begin(file, principal.tenant, principal.key)
         size = await self._put(file.id, content)

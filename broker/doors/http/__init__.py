@@ -22,4 +22,5 @@ translating  what the dialects have in common that are translated to chat comple
 turns        answers a request as a job, which waits for its turn
 verbs        the verbs of the API, as over NATS
 waiting      ends what waits for a key that is let in no more
+writing      writes answers in JSON
 """

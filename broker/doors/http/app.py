@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 from uuid import UUID
 
-import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -26,7 +25,7 @@ from broker.doors.http.dialect import Dialect
 from broker.doors.http.handlers import Handler, Open, handlers, open_handlers
 from broker.doors.http.openai import OpenAI
 from broker.doors.http.problems import NOT_READY, retry_headers
-from broker.doors.http.reading import Headers, Receive, body_of, headers_of, key_text
+from broker.doors.http.reading import Headers, Receive, body_of, headers_of, key_text, traceparent_of
 from broker.doors.http.routes import ROUTES
 from broker.doors.http.turns import answer_in_turn, until_gone
 from broker.doors.http.waiting import Waiting
@@ -36,7 +35,6 @@ from broker.service import Services
 from broker.service.refusal import Refusal, problem_of
 from schemas.api import Problem
 from schemas.catalog import Catalog
-from schemas.codec import TRACEPARENT
 from schemas.endpoints import CHAT, ENDPOINTS
 from schemas.ids import uuid7
 from schemas.job import Lane
@@ -144,8 +142,7 @@ class Front:
         principal = await self.caller_of(headers)
         ask = dialect.read(await body_of(receive, headers), headers)
         name = principal.tenant, principal.key
-        shown = headers.get(TRACEPARENT.encode())
-        traceparent = None if shown is None else shown.decode("latin-1")
+        traceparent = traceparent_of(headers)
 
         def caller_for(job: UUID) -> HttpCaller:
             return HttpCaller(
@@ -261,14 +258,6 @@ def _of_router(request: Request, error: HTTPException) -> Problem:
     if error.status_code == 405:
         return Problem("wrong_method", f"{path} does not take {request.method}")
     return Problem("unknown_route", f"nothing is served at {path}")
-
-
-def _json(body: object, status: int = 200) -> Response:
-    return _encoded(msgspec.json.encode(body), status)
-
-
-def _encoded(body: bytes, status: int = 200) -> Response:
-    return Response(body, status, media_type="application/json")
 
 
 async def _respond(

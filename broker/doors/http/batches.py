@@ -12,13 +12,13 @@ from starlette.responses import Response
 from broker.core.openai_batch import batch_id, read_file_id, read_id, shown_batch
 from broker.core.principal import Principal
 from broker.core.records import FileBatchState
-from broker.doors.http.reading import body_of, headers_of
+from broker.doors.http.reading import body_of, decoded, headers_of
+from broker.doors.http.writing import json_answer, page_answer
 from broker.service.cancels import CancelService
 from broker.service.file_batches import FileBatchService
 from broker.service.files import FileService
 from broker.service.refusal import Refusal
 from schemas.api import BatchRef, Problem
-from schemas.codec import UNREADABLE, place_of
 from schemas.job import Lane, Metadata
 
 MOST_INLINE_BYTES = 16 * 1024 * 1024
@@ -57,13 +57,7 @@ class BatchRoutes:
 
     async def create(self, principal: Principal, request: Request) -> Response:
         body = await body_of(request.receive, headers_of(request.scope), most_bytes=MOST_INLINE_BYTES)
-        try:
-            ask = _ask.decode(body)
-        except msgspec.ValidationError as error:
-            what, path = place_of(str(error))
-            raise Refusal(Problem("bad_request", what, path.removeprefix(".") or None)) from error
-        except UNREADABLE as error:
-            raise Refusal(Problem("body_not_json", f"the body is not JSON: {error}", "body")) from error
+        ask = decoded(_ask, body)
         if (ask.input_file_id is None) is (ask.requests is None):
             raise Refusal(Problem("bad_request", "name a file, or send requests: one of both", "input_file_id"))
         if ask.input_file_id is not None:
@@ -109,19 +103,10 @@ class BatchRoutes:
         found = await self._service.list(principal, limit=int(limit) + 1, before=before)
         page = found[: int(limit)]
         data = [shown_batch(state, await self._service.errors(state)) for state in page]
-        first, last = (data[0]["id"], data[-1]["id"]) if data else (None, None)
-        body = {
-            "object": "list",
-            "data": data,
-            "first_id": first,
-            "last_id": last,
-            "has_more": len(found) > len(page),
-        }
-        return Response(msgspec.json.encode(body), media_type="application/json")
+        return page_answer(data, has_more=len(found) > len(page))
 
     async def _shown(self, state: FileBatchState) -> Response:
-        body = shown_batch(state, await self._service.errors(state))
-        return Response(msgspec.json.encode(body), media_type="application/json")
+        return json_answer(shown_batch(state, await self._service.errors(state)))
 
 
 def _named(request: Request) -> BatchRef:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from broker.core.principal import Principal
-from broker.doors.http.reading import Headers, Receive, body_of
+from broker.doors.http.reading import Headers, Receive, body_of, traceparent_of
 from broker.service.refusal import Refusal
 from broker.service.submissions import SubmissionService
 from schemas.api import Problem, Submitted
@@ -23,8 +23,8 @@ async def take(
     message = await body_of(receive, headers, most_bytes=MOST_BYTES)
     kind = headers.get(b"content-type", JSON.encode()).decode("latin-1")
     passed = {CONTENT_TYPE: kind}
-    if (traceparent := headers.get(TRACEPARENT.encode())) is not None:
-        passed[TRACEPARENT] = traceparent.decode("latin-1")
+    if (traceparent := traceparent_of(headers)) is not None:
+        passed[TRACEPARENT] = traceparent
     return await service.bundle(principal, lane, model, message, headers=passed, name=name)
 
 

@@ -12,11 +12,12 @@ from starlette.responses import Response, StreamingResponse
 from broker.core.openai_batch import file_id, output_file, output_id, read_file_id, shown_file
 from broker.core.principal import Principal
 from broker.doors.http.multipart import Form
-from broker.doors.http.reading import headers_of
+from broker.doors.http.reading import headers_of, wrong
+from broker.doors.http.writing import json_answer, page_answer
 from broker.service.files import FileService
 from broker.service.refusal import Refusal
 from schemas.api import Problem
-from schemas.codec import UNREADABLE, place_of
+from schemas.codec import UNREADABLE
 from schemas.files import FileList, Purpose
 
 _HOUR_S, _MONTH_S = 3600, 30 * 24 * 3600
@@ -35,7 +36,7 @@ class FileRoutes:
         form = Form(request.receive, headers_of(request.scope))
         name = (await form.begin())[:_NAME_CHARACTERS] or "file"
         _check(form.fields, is_whole=False)
-        file = await self._service.store(principal, name, form.content(), expires_in_ms=None)
+        file = await self._service.store(principal, name, form.content())
         try:
             await form.end()
             expires_in_ms = _check(form.fields, is_whole=True)
@@ -44,7 +45,7 @@ class FileRoutes:
             raise
         if expires_in_ms is not None:
             file = await self._service.expire(principal, file.id, expires_in_ms)
-        return _json(shown_file(file, file_id(file.id)))
+        return json_answer(shown_file(file, file_id(file.id)))
 
     async def list(self, principal: Principal, request: Request) -> Response:
         query = request.query_params
@@ -61,18 +62,17 @@ class FileRoutes:
                 strict=False,
             )
         except UNREADABLE as error:
-            what, path = place_of(str(error))
-            raise Refusal(Problem("bad_request", what, path.removeprefix(".") or None)) from error
+            raise wrong(error) from error
         page = await self._service.list(principal, ask)
         data = [shown_file(file, file_id(file.id)) for file in page.files]
-        return _json(_listed(data, has_more=page.has_more))
+        return page_answer(data, has_more=page.has_more)
 
     async def show(self, principal: Principal, request: Request) -> Response:
         named, which = _plain(request.path_params["file"])
         if which is None:
-            return _json(shown_file(await self._service.show(principal, named), file_id(named)))
+            return json_answer(shown_file(await self._service.show(principal, named), file_id(named)))
         state = await self._service.batch(principal, named)
-        return _json(output_file(state, which, await self._service.size(state, which)))
+        return json_answer(output_file(state, which, await self._service.size(state, which)))
 
     async def delete(self, principal: Principal, request: Request) -> Response:
         named, which = _plain(request.path_params["file"])
@@ -80,7 +80,7 @@ class FileRoutes:
             message = "what a batch came to is part of its record: it goes with the batch"
             raise Refusal(Problem("bad_state", message, "id"))
         await self._service.delete(principal, named)
-        return _json({"id": file_id(named), "object": "file", "deleted": True})
+        return json_answer({"id": file_id(named), "object": "file", "deleted": True})
 
     async def content(self, principal: Principal, request: Request) -> Response:
         """Send the content, or a range of it. That of a batch which still runs is what it came to by now."""
@@ -162,12 +162,3 @@ def _order(text: str) -> bool:
     if text not in {"asc", "desc"}:
         raise Refusal(Problem("bad_request", f"{text[:20]!r} is not asc or desc", "order"))
     return text == "asc"
-
-
-def _listed(data: list[dict[str, Any]], *, has_more: bool) -> dict[str, Any]:
-    first, last = (data[0]["id"], data[-1]["id"]) if data else (None, None)
-    return {"object": "list", "data": data, "first_id": first, "last_id": last, "has_more": has_more}
-
-
-def _json(body: object) -> Response:
-    return Response(msgspec.json.encode(body), media_type="application/json")

@@ -1,7 +1,6 @@
 """What the routes do that ask no model, by their names in the table."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
 
 import msgspec
 from starlette.requests import Request
@@ -16,6 +15,7 @@ from broker.doors.http.openapi import document
 from broker.doors.http.page import HEADERS, page
 from broker.doors.http.problems import NOT_READY
 from broker.doors.http.reading import headers_of
+from broker.doors.http.writing import json_answer
 from broker.doors.operations import operations
 from broker.service import Services
 from broker.service.refusal import Refusal
@@ -56,14 +56,14 @@ def handlers(services: Services, catalog: Callable[[], Catalog]) -> Mapping[str,
     by_verb = operations(services)
 
     async def list_models(principal: Principal, _: Request) -> Response:
-        return _json(models.listed(catalog(), principal))
+        return json_answer(models.listed(catalog(), principal))
 
     async def show_model(principal: Principal, request: Request) -> Response:
-        return _json(models.shown(request.path_params["model"], catalog(), principal))
+        return json_answer(models.shown(request.path_params["model"], catalog(), principal))
 
     async def take_bundle(principal: Principal, request: Request) -> Response:
         headers, query = headers_of(request.scope), request.query_params
-        return _json(await bundles.take(services.submissions, principal, query, request.receive, headers), 202)
+        return json_answer(await bundles.take(services.submissions, principal, query, request.receive, headers), 202)
 
     async def call(principal: Principal, request: Request) -> Response:
         verb = verbs.verb_of(request.path_params["verb"])
@@ -94,7 +94,3 @@ def handlers(services: Services, catalog: Callable[[], Catalog]) -> Mapping[str,
         "bundle": take_bundle,
         "verb": call,
     }
-
-
-def _json(body: Any, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(body), status, media_type="application/json")

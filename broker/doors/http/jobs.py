@@ -10,14 +10,23 @@ from starlette.responses import Response
 
 from broker.core.principal import Principal
 from broker.core.relay import Answered, Erred
-from broker.doors.http.reading import Headers, body_of, headers_of
+from broker.doors.http.reading import (
+    Headers,
+    body_of,
+    decoded,
+    headers_of,
+    milliseconds,
+    traceparent_of,
+    wrong,
+)
 from broker.doors.http.verbs import seconds
+from broker.doors.http.writing import json_answer
 from broker.service import Services
 from broker.service.refusal import Refusal
 from schemas.api import CancelAnswer, JobCancel, JobShow, Problem, State
 from schemas.asks import JobAccepted, JobAsk, JobChangeAsk
 from schemas.changes import Change, JobChange
-from schemas.codec import TRACEPARENT, UNREADABLE, place_of
+from schemas.codec import UNREADABLE
 from schemas.job import CustomId, Job
 from schemas.listing import JobList
 from schemas.outcome import Failure, Refused, failure_kind, public_message
@@ -69,8 +78,7 @@ class JobRoutes:
 
     async def create(self, principal: Principal, request: Request) -> Response:
         headers = headers_of(request.scope)
-        ask: JobAsk = _decoded(_ask, await body_of(request.receive, headers))
-        traceparent = headers.get(TRACEPARENT.encode())
+        ask = decoded(_ask, await body_of(request.receive, headers))
         job = Job(
             id=ask.id,
             endpoint=ask.endpoint,
@@ -78,7 +86,7 @@ class JobRoutes:
             custom_id=ask.custom_id,
             metadata=ask.metadata,
             deadline_ms=ask.deadline_ms,
-            deadline_in_ms=None if ask.timeout_s is None else max(1, int(ask.timeout_s * 1000)),
+            deadline_in_ms=milliseconds(ask.timeout_s),
             priority=ask.priority,
             max_attempts=ask.max_attempts,
             idempotency_key=ask.idempotency_key or _key_in(headers),
@@ -88,14 +96,14 @@ class JobRoutes:
             ask.model,
             ask.lane,
             job,
-            traceparent=None if traceparent is None else traceparent.decode("latin-1"),
+            traceparent=traceparent_of(headers),
         )
-        return _json(JobAccepted(id=name, model=ask.model, lane=ask.lane, custom_id=ask.custom_id), 202)
+        return json_answer(JobAccepted(id=name, model=ask.model, lane=ask.lane, custom_id=ask.custom_id), 202)
 
     async def show(self, principal: Principal, request: Request) -> Response:
         wait_s = seconds(request.query_params.get("wait_s"))
         job = await self._services.single_jobs.show_within(principal, _named(request), wait_s=wait_s)
-        return _json(shown(job))
+        return json_answer(shown(job))
 
     async def list(self, principal: Principal, request: Request) -> Response:
         query = request.query_params
@@ -110,27 +118,24 @@ class JobRoutes:
             ask = msgspec.convert(asked, JobList, strict=False)
             unknown = set(wanted) - set(type(ask.filter).__struct_fields__)
         except UNREADABLE as error:
-            what, path = place_of(str(error))
-            raise Refusal(
-                Problem("bad_request", what, path.removeprefix(".").removeprefix("filter.") or None)
-            ) from error
+            raise wrong(error, within="filter.") from error
         if unknown:
             name = min(unknown)
             raise Refusal(Problem("bad_request", f"jobs are not listed by {name[:50]!r}", name[:50]))
-        return _json(await self._services.jobs.list(principal, ask))
+        return json_answer(await self._services.jobs.list(principal, ask))
 
     async def cancel(self, principal: Principal, request: Request) -> Response:
         job = _named(request)
         [cancelled] = (await self._services.cancels.cancel_jobs(principal, JobCancel((job,)))).jobs
         if cancelled.answer is CancelAnswer.UNKNOWN:
             raise _unknown(str(job))
-        return _json(cancelled)
+        return json_answer(cancelled)
 
     async def change(self, principal: Principal, request: Request) -> Response:
-        ask: JobChangeAsk = _decoded(_change, await body_of(request.receive, headers_of(request.scope)))
-        in_ms = None if ask.timeout_s is None else max(1, int(ask.timeout_s * 1000))
+        ask = decoded(_change, await body_of(request.receive, headers_of(request.scope)))
+        in_ms = milliseconds(ask.timeout_s)
         change = Change(lane=ask.lane, deadline_ms=ask.deadline_ms, deadline_in_ms=in_ms, priority=ask.priority)
-        return _json(await self._services.changes.change_job(principal, JobChange(_named(request), change)))
+        return json_answer(await self._services.changes.change_job(principal, JobChange(_named(request), change)))
 
 
 def shown(job: JobShow) -> dict[str, Any]:
@@ -160,16 +165,6 @@ def words(state: State, failure: Failure | None) -> tuple[str, str]:
     return failure.code if isinstance(failure, Refused) else failure_kind(failure), public_message(failure)
 
 
-def _decoded(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
-    try:
-        return decoder.decode(body)
-    except msgspec.ValidationError as error:
-        what, path = place_of(str(error))
-        raise Refusal(Problem("bad_request", what, path.removeprefix(".") or None)) from error
-    except UNREADABLE as error:
-        raise Refusal(Problem("body_not_json", f"the body is not JSON: {error}", "body")) from error
-
-
 def _named(request: Request) -> UUID:
     name = request.path_params["job"]
     try:
@@ -190,7 +185,3 @@ def _key_in(headers: Headers) -> str | None:
         return msgspec.convert(key.decode("latin-1"), CustomId)
     except msgspec.ValidationError as error:
         raise Refusal(Problem("bad_request", str(error), "idempotency-key", _LONGEST_KEY)) from error
-
-
-def _json(body: object, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(body), status, media_type="application/json")

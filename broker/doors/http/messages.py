@@ -1,6 +1,6 @@
 """The dialect of Anthropic's /v1/messages, which is translated to a chat completion."""
 
-from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Final
 from uuid import UUID
 
@@ -13,7 +13,7 @@ from broker.doors.http.dialect import Answer, Ask
 from broker.doors.http.openai import NAMES
 from broker.doors.http.problems import kind_of
 from broker.doors.http.reading import Headers
-from broker.doors.http.translating import ask_of, written
+from broker.doors.http.translating import TranslatedAnswer, ask_of
 from schemas.api import Problem
 
 PATH: Final = "/v1/messages"
@@ -57,28 +57,8 @@ def _error(problem: Problem, request: UUID) -> tuple[int, dict[str, object]]:
 
 
 def _answer(request: MessagesRequest, job: UUID) -> Answer:
-    return _Answer(request, job, MessageStream(request, job))
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """Writes a message: an `Answer`."""
-
-    request: MessagesRequest
-    job: UUID
-    stream: MessageStream
-
-    def whole(self, body: bytes) -> bytes:
-        return msgspec.json.encode(message(self.request, self.job, body))
-
-    def begin(self) -> bytes:
-        return written(self.stream.begin())
-
-    def piece(self, data: bytes) -> bytes:
-        return written(self.stream.piece(data))
-
-    def end(self, body: bytes, *, pieces: int) -> bytes:  # noqa: ARG002 - the stream knows what has come
-        return written(self.stream.end(body))
-
-    def error(self, problem: Problem) -> bytes:
-        return written([Event("error", _error(problem, self.job)[1])])
+    return TranslatedAnswer(
+        stream=MessageStream(request, job),
+        translate=partial(message, request, job),
+        fail=lambda problem: [Event("error", _error(problem, job)[1])],
+    )

@@ -10,7 +10,7 @@ import msgspec
 from broker.core.dialects.chunks import chunk_of, usage_chunk_of
 from broker.doors.http.dialect import Ask
 from broker.doors.http.problems import kind_of
-from broker.doors.http.reading import Headers, Options, options_of, unreadable, without_extra
+from broker.doors.http.reading import Headers, Options, milliseconds, options_of, unreadable, without_extra
 from schemas.api import Problem
 from schemas.codec import UNREADABLE
 from schemas.endpoints import Endpoint
@@ -86,12 +86,11 @@ class OpenAI:
 
 def job_of(path: str, body: bytes, options: Options, *, metadata: Metadata | None = None) -> Job:
     """Make the job of a request."""
-    timeout_s = options.timeout_s
     return Job(
         endpoint=path,
         body=body,
         custom_id=options.custom_id,
-        deadline_in_ms=None if timeout_s is None else max(1, int(timeout_s * 1000)),
+        deadline_in_ms=milliseconds(options.timeout_s),
         metadata=metadata if options.metadata is None else options.metadata,
     )
 

@@ -1,7 +1,7 @@
 """Reads the key, the options and the body of a request."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -9,10 +9,11 @@ from msgspec.structs import replace
 
 from broker.service.refusal import Refusal
 from schemas.api import Problem
-from schemas.codec import UNREADABLE, place_of
+from schemas.codec import TRACEPARENT, UNREADABLE, place_of
 from schemas.job import CustomId, Lane, Metadata
 from schemas.units import Name
 
+T = TypeVar("T")
 Receive = Callable[[], Awaitable[Any]]
 Headers = Mapping[bytes, bytes]
 """By their names in small letters; of several of one name the last."""
@@ -106,8 +107,35 @@ def options_in(body: bytes, headers: Headers) -> tuple[Options, bytes]:
     return options_of(headers, extra), body if extra is None else without_extra(body)
 
 
+def decoded(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    """Decode a body that is of one of our own types. Raises: Refusal."""
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise wrong(error) from error
+    except UNREADABLE as error:
+        raise Refusal(Problem("body_not_json", f"the body is not JSON: {error}", "body")) from error
+
+
+def wrong(error: Exception, *, within: str = "") -> Refusal:
+    """Say what is wrong with a value, and in which field of what is asked; `within` is what its path begins with."""
+    what, path = place_of(str(error))
+    return Refusal(Problem("bad_request", what, path.removeprefix(".").removeprefix(within) or None))
+
+
+def traceparent_of(headers: Headers) -> str | None:
+    """Find the trace that a request is part of."""
+    shown = headers.get(TRACEPARENT.encode())
+    return None if shown is None else shown.decode("latin-1")
+
+
+def milliseconds(timeout_s: float | None) -> int | None:
+    """Return a time-out in milliseconds, of which there is at least one. None: there is none."""
+    return None if timeout_s is None else max(1, int(timeout_s * 1000))
+
+
 def unreadable(error: Exception) -> Refusal:
-    """Say why a body cannot be read."""
+    """Say why the body of a request for an answer cannot be read."""
     if isinstance(error, msgspec.ValidationError):
         what, path = place_of(str(error))
         if "missing required field `model`" in what:

@@ -1,10 +1,9 @@
 """The dialect of OpenAI's /v1/responses, which is translated to a chat completion."""
 
-from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Final
 from uuid import UUID
 
-import msgspec
 from msgspec.structs import replace
 
 from broker.core.dialects.responses import ResponseStream, response
@@ -12,7 +11,7 @@ from broker.core.dialects.responses_request import ResponsesRequest, translated
 from broker.doors.http.dialect import Answer, Ask
 from broker.doors.http.openai import NAMES, error_of
 from broker.doors.http.reading import Headers
-from broker.doors.http.translating import ask_of, written
+from broker.doors.http.translating import TranslatedAnswer, ask_of
 from schemas.api import Problem
 
 PATH: Final = "/v1/responses"
@@ -40,28 +39,9 @@ def _renamed(problem: Problem) -> Problem:
 
 
 def _answer(request: ResponsesRequest, job: UUID) -> Answer:
-    return _Answer(request, job, ResponseStream(request, job))
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """Writes a response: an `Answer`."""
-
-    request: ResponsesRequest
-    job: UUID
-    stream: ResponseStream
-
-    def whole(self, body: bytes) -> bytes:
-        return msgspec.json.encode(response(self.request, self.job, body))
-
-    def begin(self) -> bytes:
-        return written(self.stream.begin())
-
-    def piece(self, data: bytes) -> bytes:
-        return written(self.stream.piece(data))
-
-    def end(self, body: bytes, *, pieces: int) -> bytes:  # noqa: ARG002 - the stream knows what has come
-        return written(self.stream.end(body))
-
-    def error(self, problem: Problem) -> bytes:
-        return written(self.stream.failed(problem.code, problem.message))
+    stream = ResponseStream(request, job)
+    return TranslatedAnswer(
+        stream=stream,
+        translate=partial(response, request, job),
+        fail=lambda problem: stream.failed(problem.code, problem.message),
+    )

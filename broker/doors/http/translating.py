@@ -1,6 +1,7 @@
 """Reads a request in a dialect that is translated to a chat completion, and writes events that have names."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 from uuid import UUID
 
@@ -30,6 +31,40 @@ class Translated(Protocol):
     def streams(self) -> bool: ...
     @property
     def metadata(self) -> dict[str, str]: ...
+
+
+class EventStream(Protocol):
+    """Makes the events of one answer out of the pieces of a chat completion."""
+
+    def begin(self) -> list[Event]: ...
+    def piece(self, data: bytes) -> list[Event]: ...
+    def end(self, whole: bytes) -> list[Event]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TranslatedAnswer:
+    """Writes an answer that is translated: an `Answer`."""
+
+    stream: EventStream
+    translate: Callable[[bytes], object]
+    """Translates the whole chat completion."""
+    fail: Callable[[Problem], Iterable[Event]]
+    """Makes the last events of a stream that cannot go on."""
+
+    def whole(self, body: bytes) -> bytes:
+        return _json.encode(self.translate(body))
+
+    def begin(self) -> bytes:
+        return written(self.stream.begin())
+
+    def piece(self, data: bytes) -> bytes:
+        return written(self.stream.piece(data))
+
+    def end(self, body: bytes, *, pieces: int) -> bytes:  # noqa: ARG002 - the stream knows what has come
+        return written(self.stream.end(body))
+
+    def error(self, problem: Problem) -> bytes:
+        return written(self.fail(problem))
 
 
 T = TypeVar("T", bound=Translated)
