@@ -1,0 +1,5 @@
+"""The real roles in a world of virtual time: one process, one seed, the same story each time.
+
+ledger        a ledger in memory
+timers        the time of the world, as its servers need it
+"""
