@@ -12,6 +12,7 @@ browsers    lets pages in browsers call the API over HTTP (CORS)
 access_log  logs a line for each answer over HTTP
 room        counts connections, in total and by address
 
-A new door for requests calls `Requests` with a caller (ports.Caller); `broker.serve` composes it.
-Doors import services, the relay and the core, never the ledger or the bus. Only `broker.serve` imports doors.
+A new door for requests calls `Requests` with a caller (ports.Caller); `broker.process` composes it.
+Doors import services, the relay and the core, never the ledger or the bus. Only `broker.process` and `broker.serve` import
+doors.
 """

@@ -34,5 +34,5 @@ restarting       starts a role again when NATS or Postgres failed under it, and 
 tasks            holds the tasks that run beside a role
 
 A role and a module of the core that share a name belong together: the core decides, the role acts.
-`broker.serve` composes and starts them; the door for interactive requests calls the relay.
+`broker.process` composes and starts them; the door for interactive requests calls the relay.
 """
