@@ -3,6 +3,7 @@
 cli          reads arguments and environment, and composes the process
 config       holds what a worker is started with
 worker       the life of a worker: it serves, drains, puts back, or ends with its engine; it has the one ticker
+life         runs a worker with its beat and the catalog, until it is over
 pool         the slots of the engine, and the attempts held in them
 leased       takes dispatched attempts from RUN, and acks each once its outcome is durable
 interactive  takes requests from NOW or turns them back, and completes each reply once its outcome is durable

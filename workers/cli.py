@@ -30,12 +30,12 @@ from schemas.logs import LogFormat, LogLevel, log_to_stderr
 from schemas.subjects import DEFAULT, inbox_prefix
 from schemas.units import LONGEST_NAME
 from schemas.urls import is_http, public
-from workers.beat import beat, delete_beat, publish_beat
-from workers.catalog import ActiveCatalog, active_catalog, declared_lease_ms
+from workers.catalog import active_catalog, declared_lease_ms
 from workers.config import WorkerConfig
 from workers.engines import factory
 from workers.health import Health
 from workers.http import CannotListen, build_app, listening
+from workers.life import live
 from workers.metrics import WorkerMetrics
 from workers.ports import Capacity, Engine, EngineConfigError, EngineDied, Overrides
 from workers.worker import Worker
@@ -245,7 +245,13 @@ async def serve(
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, worker.stop)
-        went_well = await _run(worker, nc, config, catalog=catalog, ready=lambda: ready(url, capacity))
+        went_well = await live(
+            worker,
+            nc,
+            catalog=catalog,
+            drain_timeout_s=config.drain_timeout_s,
+            ready=lambda: ready(url, capacity),
+        )
         await engine.close()
         return 0 if went_well else FAILED
 
@@ -289,22 +295,3 @@ async def _connected(
 
 def _inbox_prefix(api_key: ApiKey | None) -> str:
     return inbox_prefix(DEFAULT) if api_key is None else inbox_prefix(api_key.tenant, api_key.id)
-
-
-async def _run(
-    worker: Worker, nc: NatsClient, config: WorkerConfig, *, catalog: ActiveCatalog, ready: Callable[[], None]
-) -> bool:
-    """Run the worker with its beat until it is over. Return whether all went well."""
-    async with asyncio.TaskGroup() as group:
-        tasks = {group.create_task(role) for role in (worker.serve(), beat(nc, worker.beat), catalog.follow(nc))}
-        await publish_beat(nc, worker.beat())
-        await nc.flush()
-        ready()
-        went_well = await worker.until_over(
-            drain_timeout_s=config.drain_timeout_s, announce=lambda: publish_beat(nc, worker.beat())
-        )
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
-        await delete_beat(nc, worker.id)
-    return went_well
