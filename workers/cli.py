@@ -246,11 +246,7 @@ async def serve(
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, worker.stop)
         went_well = await live(
-            worker,
-            nc,
-            catalog=catalog,
-            drain_timeout_s=config.drain_timeout_s,
-            ready=lambda: ready(url, capacity),
+            worker, nc, catalog=catalog, drain_timeout_s=config.drain_timeout_s, ready=lambda: ready(url, capacity)
         )
         await engine.close()
         return 0 if went_well else FAILED
