@@ -370,6 +370,9 @@ class FileBatchLedger(Protocol):
     async def bad_lines(self, batch: UUID, *, after: int, limit: int) -> list[BadLine]:
         """List the lines that cannot run, in order, starting with the first after the given one; -1 is before all."""
 
+    async def delete_file(self, batch: UUID, tenant: str, which: str, now: Ms) -> bool:
+        """Let the `output` or the `errors` of a batch that has ended be read no more. False: there is no such batch."""
+
     async def sizes(self, batch: UUID) -> tuple[int, int]:
         """Return how many bytes its output and its errors have (`core.batch_output`)."""
 

@@ -1,7 +1,7 @@
 """Writes what a batch came to as OpenAI's Batch API does: a line of JSON for each request, in two files.
 
-The output has what was answered, with 200, and what was refused as the request's own fault, with the status that it would
-have had by itself. The errors have all others: what expired, was cancelled, or failed for the engine's reasons.
+The output has what was answered, with 200. The errors have all others: what was refused as the request's own fault, with
+the status and body that it would have had by itself; and what expired, was cancelled, or failed for the engine's reasons.
 """
 
 from typing import Any
@@ -35,8 +35,12 @@ SUCCESS_BYTES = len(
 
 
 def is_output(result: Result) -> bool:
-    """Tell whether a result belongs into the output, not into the errors."""
-    return result.state is State.SUCCEEDED or _is_own_fault(result.failure)
+    """Tell whether a result belongs into the output, not into the errors.
+
+    OpenAI puts a line with status 400 into the errors, and names no output file if nothing succeeded (openai/openai-openapi,
+    issue 302). Programs read every line of the output as an answer.
+    """
+    return result.state is State.SUCCEEDED
 
 
 def line_of(result: Result) -> bytes:

@@ -1,5 +1,6 @@
 """Where the expansion of a file into jobs stands, and how the next page of it is cut off."""
 
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
@@ -19,9 +20,15 @@ class Cursor(msgspec.Struct, frozen=True, omit_defaults=True):
     """The number of the line there."""
     skipping: bool = False
     """The line there is too long, and its beginning was passed."""
+    models: tuple[str, ...] = ()
+    """The models that were asked by now: one, or two that stand for several."""
 
     def text(self) -> str:
         return _encoder.encode(self).decode()
+
+    def asking(self, models: Iterable[str]) -> "Cursor":
+        """Add models that lines ask."""
+        return msgspec.structs.replace(self, models=tuple(sorted({*self.models, *models}))[:2])
 
     @classmethod
     def read(cls, text: str | None) -> "Cursor":

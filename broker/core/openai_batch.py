@@ -69,8 +69,21 @@ def output_file(state: FileBatchState, which: str, size: int) -> dict[str, Any]:
         name=f"{batch_id(batch.id)}_{which}.jsonl",
         bytes=size,
         created_ms=batch.completed_ms or batch.created_ms,
+        expires_ms=_expires_ms(state),
     )
     return shown_file(file, output_id(batch.id, which))
+
+
+def is_gone(state: FileBatchState, which: str, now: Ms) -> bool:
+    """Tell whether a file that is what a batch came to was deleted, or kept for as long as was asked."""
+    deleted = state.files.output_deleted_ms if which == OUTPUT else state.files.errors_deleted_ms
+    expires = _expires_ms(state)
+    return deleted is not None or (expires is not None and expires <= now)
+
+
+def _expires_ms(state: FileBatchState) -> Ms | None:
+    completed, last = state.batch.completed_ms, state.files.last_ms
+    return None if completed is None or last is None else Ms(completed + last)
 
 
 def status_of(state: FileBatchState) -> str:
@@ -98,11 +111,12 @@ def shown_batch(state: FileBatchState, bad: list[BadLine]) -> dict[str, Any]:
         "id": batch_id(batch.id),
         "object": "batch",
         "endpoint": state.endpoint,
+        "model": state.model,
         "errors": {"object": "list", "data": [_error(one) for one in bad]} if status == "failed" else None,
         "input_file_id": file_id(state.file),
         "completion_window": state.window,
         "status": status,
-        "output_file_id": output_id(batch.id, OUTPUT) if ended and counts.settled() else None,
+        "output_file_id": output_id(batch.id, OUTPUT) if ended and counts.succeeded else None,
         "error_file_id": output_id(batch.id, ERRORS) if ended and failed else None,
         "created_at": batch.created_ms // 1000,
         "in_progress_at": _seconds(state.checked_ms) if state.failed_ms is None else None,

@@ -400,6 +400,17 @@ class FileBatch(msgspec.Struct, frozen=True, kw_only=True):
     """Whether bad lines are left out. If not, one of them fails the batch before anything runs."""
     webhook: UUID | None = None
     """The endpoint that is told of its end."""
+    files_last_ms: int | None = None
+    """How long its two files can be read after its end. None: as long as the batch."""
+
+
+class BatchFiles(msgspec.Struct, frozen=True):
+    """What was asked about the two files that a batch comes to."""
+
+    last_ms: int | None = None
+    """How long they can be read after its end. None: as long as the batch."""
+    output_deleted_ms: Ms | None = None
+    errors_deleted_ms: Ms | None = None
 
 
 class FileBatchState(msgspec.Struct, frozen=True, kw_only=True):
@@ -419,6 +430,9 @@ class FileBatchState(msgspec.Struct, frozen=True, kw_only=True):
     """When all that run were jobs."""
     failed_ms: Ms | None
     """When it was found that nothing of it runs."""
+    model: str | None = None
+    """The model that all its lines ask. None: several, or they were not all checked yet."""
+    files: BatchFiles = BatchFiles()
 
 
 class BadLine(msgspec.Struct, frozen=True):

@@ -10,6 +10,7 @@ from io import BytesIO
 from uuid import UUID
 
 import msgspec
+from msgspec.structs import replace
 
 from broker.batch_file import LINE_BYTES, Fault, Line, name_mark, read_part, refusal, said_before
 from broker.core.admit import AdmissionContext, admit
@@ -17,7 +18,8 @@ from broker.core.batch_output import SUCCESS_BYTES, bad_line_of, is_output, line
 from broker.core.file_lines import PAGE_BYTES, PAGE_LINES, Cursor, Page, cut
 from broker.core.files import PIECE_BYTES
 from broker.core.instructions import Carried, OpenInstruction
-from broker.core.records import Audited, BadLine, Entry, FileBatch, FileBatchState
+from broker.core.openai_batch import OUTPUT
+from broker.core.records import Audited, BadLine, BatchFiles, Entry, FileBatch, FileBatchState
 from broker.errors import Conflict
 from broker.ledger.connection import Connection, Database
 from broker.ledger.files import find_file
@@ -47,7 +49,7 @@ class PgFileBatches:
             row = (batch.id, tenant, batch.lane, now, batch.deadline_ms, json_text(metadata), 0, batch.webhook)
             if await connection.execute(query("create_batch"), *row) != "INSERT 0 1":
                 raise Conflict(f"the id {batch.id} is taken: make another")
-            of_file = (batch.id, batch.file, batch.endpoint, batch.window, batch.skips_bad)
+            of_file = (batch.id, batch.file, batch.endpoint, batch.window, batch.skips_bad, batch.files_last_ms)
             await connection.execute(query("create_file_batch"), *of_file)
             await record_instruction(
                 connection, batch.id, InstructionKind.EXPAND, tenant=tenant, key=by.key, what=batch, now=now
@@ -69,6 +71,11 @@ class PgFileBatches:
         async with self._database.connection() as connection:
             rows = await connection.fetch(query("bad_lines"), batch, after, limit)
         return [_bad_line.decode(row["fault"]) for row in rows]
+
+    async def delete_file(self, batch: UUID, tenant: str, which: str, now: Ms) -> bool:
+        async with self._database.connection() as connection:
+            found = await connection.fetchval(query("delete_batch_file"), batch, tenant, which == OUTPUT, now)
+        return found is not None
 
     async def sizes(self, batch: UUID) -> tuple[int, int]:
         async with self._database.connection() as connection:
@@ -101,8 +108,20 @@ _bad_line = msgspec.json.Decoder(BadLine)
 
 
 def _state_of(row: Row) -> FileBatchState:
-    names = ("file", "endpoint", "window", "skips_bad", "lines", "bad", "checked_ms", "expanded_ms", "failed_ms")
-    return FileBatchState(batch=batch_of(row), **{name: row[name] for name in names})
+    names = (
+        "file",
+        "endpoint",
+        "window",
+        "skips_bad",
+        "lines",
+        "bad",
+        "checked_ms",
+        "expanded_ms",
+        "failed_ms",
+        "model",
+    )
+    files = BatchFiles(row["files_last_ms"], row["output_deleted_ms"], row["errors_deleted_ms"])
+    return FileBatchState(batch=batch_of(row), files=files, **{name: row[name] for name in names})
 
 
 def expanding(blobs: Blobs) -> Step:
@@ -124,7 +143,8 @@ async def expand_page(blobs: Blobs, connection: Connection, instruction: OpenIns
     items = _items(page, instruction.id, cursor)
     if cursor.phase == "check":
         checked = [_checked(item, ask.endpoint, context) for item in items]
-        return await _check(connection, instruction, checked, page.next, now)
+        models = cursor.asking(one.model for one in checked if isinstance(one, Line)).models
+        return await _check(connection, instruction, Checked(checked, models), page.next, now)
     bad = await _bad_lines(connection, instruction.id, cursor)
     lines = [one for one in items if isinstance(one, Line) and one.number not in bad]
     entries = [admit(line.job, context(line.model)) for line in lines]
@@ -132,6 +152,18 @@ async def expand_page(blobs: Blobs, connection: Connection, instruction: OpenIns
 
 
 _ask = msgspec.json.Decoder(FileBatch)
+
+
+class Checked(msgspec.Struct, frozen=True):
+    """The lines of a page, and the models that the file asks so far."""
+
+    items: Sequence[Line | Fault]
+    models: tuple[str, ...]
+
+    @property
+    def model(self) -> str | None:
+        """The only one. None: there are several, or none."""
+        return self.models[0] if len(self.models) == 1 else None
 
 
 async def _read(blobs: Blobs, file: UUID, cursor: Cursor) -> Page:
@@ -150,23 +182,23 @@ async def _read(blobs: Blobs, file: UUID, cursor: Cursor) -> Page:
 async def _check(
     connection: Connection,
     instruction: OpenInstruction,
-    checked: Sequence[Line | Fault],
+    checked: "Checked",
     following: Cursor | None,
     now: Ms,
 ) -> Carried:
     """Record which lines of a page cannot run. At the end of the file decide whether the others do."""
     batch = instruction.id
-    again = await _named_before(connection, batch, [one for one in checked if isinstance(one, Line)])
-    faults = [one for one in checked if isinstance(one, Fault)] + again
+    again = await _named_before(connection, batch, [one for one in checked.items if isinstance(one, Line)])
+    faults = [one for one in checked.items if isinstance(one, Fault)] + again
     await _record(connection, batch, faults)
-    counts = {"lines": len(checked), "bad": len(faults)}
+    counts = {"lines": len(checked.items), "bad": len(faults)}
     if following is not None and not any(fault.number == 0 for fault in faults):
-        return Carried(cursor=following.text(), counts=counts)
+        return Carried(cursor=replace(following, models=checked.models).text(), counts=counts)
     lines, bad = (instruction.counts.get(name, 0) + counts[name] for name in ("lines", "bad"))
     if lines == 0:
         await _record(connection, batch, [Fault(0, "empty_file", "there is no request in it")])
     await connection.execute(query("forget_line_names"), batch)
-    runs: bool = await connection.fetchval(query("lines_checked"), batch, lines, bad, now)
+    runs: bool = await connection.fetchval(query("lines_checked"), batch, lines, bad, now, checked.model)
     if not runs:
         await seal(connection, instruction, 0, now)
         return Carried(is_last=True, counts=counts)

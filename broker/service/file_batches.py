@@ -7,7 +7,7 @@ from uuid import UUID
 
 from broker.core.admit import LONGEST_MS
 from broker.core.authorise import Action
-from broker.core.openai_batch import ERRORS_SHOWN
+from broker.core.openai_batch import ERRORS_SHOWN, batch_id, file_id
 from broker.core.principal import Principal
 from broker.core.records import Audited, BadLine, FileBatch, FileBatchState
 from broker.ports import Clock, Entropy, FileBatchLedger, WebhookLedger
@@ -46,6 +46,7 @@ class FileBatchService:
         lane: Lane = Lane.BULK,
         skips_bad: bool = False,
         webhook: UUID | None = None,
+        files_last_ms: int | None = None,
     ) -> FileBatchState:
         """Accept a batch: from now on all its lines run, unless one is bad or it is cancelled."""
         authorise(principal, Action.SUBMIT, lane=lane)
@@ -63,15 +64,17 @@ class FileBatchService:
             deadline_ms=Ms(now + window_ms(window)),
             skips_bad=skips_bad,
             webhook=webhook,
+            files_last_ms=files_last_ms,
         )
         by = Audited(uuid7(now, self.entropy()), now, principal.tenant, principal.key)
-        found(await self.ledger.create(batch, metadata, principal.tenant, by), f"file {file}")
+        if await self.ledger.create(batch, metadata, principal.tenant, by) is None:
+            raise Refusal(Problem("unknown_file", f"there is no file {file_id(file)}", "input_file_id"))
         await self.tell()
         return await self.show(principal, batch.id, action=Action.SUBMIT)
 
     async def show(self, principal: Principal, batch: UUID, *, action: Action = Action.READ_JOBS) -> FileBatchState:
         authorise(principal, action)
-        return found(await self.ledger.find(batch, principal.tenant), f"batch {batch}")
+        return found(await self.ledger.find(batch, principal.tenant), f"batch {batch_id(batch)}")
 
     async def errors(self, state: FileBatchState) -> list[BadLine]:
         """List the first bad lines of a batch that failed by them."""

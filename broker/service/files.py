@@ -7,7 +7,7 @@ from uuid import UUID
 from broker.core.authorise import Action
 from broker.core.batch_output import bad_line_of, is_output, line_of
 from broker.core.files import Pieces, spans
-from broker.core.openai_batch import ERRORS, OUTPUT
+from broker.core.openai_batch import ERRORS, OUTPUT, file_id, is_gone, output_id
 from broker.core.principal import Principal
 from broker.core.records import FileBatchState
 from broker.ports import BatchLedger, Blobs, Clock, Entropy, FileBatchLedger, FileLedger
@@ -64,7 +64,7 @@ class FileService:
 
     async def show(self, principal: Principal, file: UUID) -> File:
         authorise(principal, Action.READ_JOBS)
-        return found(await self.ledger.find(file, principal.tenant, self.clock()), f"file {file}")
+        return found(await self.ledger.find(file, principal.tenant, self.clock()), f"file {file_id(file)}")
 
     async def expire(self, principal: Principal, file: UUID, in_ms: int) -> File:
         """Let a file be deleted so long after it was made."""
@@ -79,7 +79,7 @@ class FileService:
         """Delete a file. Batches that were made of it go on."""
         authorise(principal, Action.SUBMIT)
         if not await self.ledger.delete(file, principal.tenant, self.clock()):
-            raise Refusal(Problem("unknown_file", f"there is no file {file}", "id"))
+            raise Refusal(Problem("unknown_file", f"there is no file {file_id(file)}", "id"))
 
     async def content(self, file: File, begin: int, end: int) -> AsyncIterator[bytes]:
         """Yield the bytes of a stored file from `begin` to before `end`. Raises: Refusal, if it is dropped meanwhile."""
@@ -89,10 +89,20 @@ class FileService:
                 raise Refusal(Problem("unknown_file", f"the file {file.id} was deleted", "id"))
             yield piece[span.begin : span.end]
 
-    async def batch(self, principal: Principal, batch: UUID) -> FileBatchState:
+    async def batch(self, principal: Principal, batch: UUID, which: str) -> FileBatchState:
         """Find the batch whose output or errors are read as a file."""
         authorise(principal, Action.READ_JOBS)
-        return found(await self.file_batches.find(batch, principal.tenant), f"file of a batch {batch}")
+        name = f"file {output_id(batch, which)}"
+        state = found(await self.file_batches.find(batch, principal.tenant), name)
+        return found(None if is_gone(state, which, self.clock()) else state, name)
+
+    async def delete_output(self, principal: Principal, batch: UUID, which: str) -> None:
+        """Let the output or the errors of a batch be read no more. What its jobs came to stays in the record of them."""
+        authorise(principal, Action.SUBMIT)
+        state = await self.batch(principal, batch, which)
+        if state.batch.completed_ms is None:
+            raise Refusal(Problem("bad_state", "the batch still runs: cancel it, or wait for its end", "id"))
+        await self.file_batches.delete_file(batch, principal.tenant, which, self.clock())
 
     async def size(self, state: FileBatchState, which: str) -> int:
         """Return how many bytes the output or the errors of a batch have by now."""

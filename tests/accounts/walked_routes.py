@@ -78,7 +78,10 @@ ROUTES: Mapping[str, Requests] = {
         Ask(f"/v1/files/{file_id(of.file)}"),
         Ask(f"/v1/files/{output_id(of.things.failed, 'errors')}"),
     ),
-    "file_delete": lambda of: (Ask(f"/v1/files/{file_id(of.file)}"),),
+    "file_delete": lambda of: (
+        Ask(f"/v1/files/{file_id(of.file)}"),
+        Ask(f"/v1/files/{output_id(of.batch, 'output')}"),
+    ),
     "file_content": lambda of: (
         Ask(f"/v1/files/{file_id(of.file)}/content"),
         Ask(f"/v1/files/{output_id(of.batch, 'output')}/content"),

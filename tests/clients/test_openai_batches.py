@@ -60,11 +60,13 @@ def test_a_batch_from_its_file_to_its_results(client: OpenAI) -> None:
     assert batch.error_file_id is not None
     output = client.files.content(batch.output_file_id).text.splitlines()
     answers = {line["custom_id"]: line["response"] for line in map(json.loads, output)}
-    assert answers.keys() == {f"request-{number}" for number in range(21)}
+    assert answers.keys() == {f"request-{number}" for number in range(20)}
     assert answers["request-0"]["body"]["choices"][0]["message"]["role"] == "assistant"
-    assert answers["request-20"]["status_code"] == 400
-    [error] = map(json.loads, client.files.content(batch.error_file_id).text.splitlines())
-    assert (error["custom_id"], error["error"]["code"]) == ("request-21", "engine_fault")
+    lines = client.files.content(batch.error_file_id).text.splitlines()
+    errors = {line["custom_id"]: line for line in map(json.loads, lines)}
+    assert errors.keys() == {"request-20", "request-21"}
+    assert errors["request-20"]["response"]["status_code"] == 400
+    assert errors["request-21"]["error"]["code"] == "engine_fault"
     assert client.files.retrieve(batch.output_file_id).bytes == len(
         client.files.content(batch.output_file_id).content
     )

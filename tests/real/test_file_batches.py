@@ -14,9 +14,10 @@ from broker.core.openai_batch import ERRORS, OUTPUT, status_of
 from broker.core.principal import open_principal
 from broker.core.records import Audited, FileBatch, FileBatchState, Final, Pick
 from broker.errors import Conflict
-from broker.ports import Ledger
+from broker.ports import Clock, Ledger
 from broker.roles.files import FileDrop
 from broker.service.files import FileService
+from broker.service.refusal import Refusal
 from schemas.api import BatchStatus, State
 from schemas.endpoints import CHAT
 from schemas.files import File, FileList, Purpose
@@ -259,10 +260,7 @@ async def test_the_sizes_of_a_batchs_files_are_those_of_their_lines(ledger: Ledg
     ]
     await ledger.settlement.settle(verdicts, now=now())
 
-    service = FileService(
-        ledger=ledger.files, blobs=ledger.blobs, batches=ledger.batches, file_batches=ledger.file_batches,
-        clock=now, entropy=an_entropy,
-    )  # fmt: skip
+    service = files_of(ledger)
     principal = open_principal("default", "k")
     found = await state(ledger, batch)
     read = {which: [part async for part in service.lines(principal, batch, which)] for which in (OUTPUT, ERRORS)}
@@ -272,6 +270,39 @@ async def test_the_sizes_of_a_batchs_files_are_those_of_their_lines(ledger: Ledg
     }
     written = [json.loads(line) for parts in read.values() for line in b"".join(parts).splitlines()]
     assert sorted(line["custom_id"] or "" for line in written) == sorted(["", *(line["custom_id"] for line in lines)])
+
+
+def files_of(ledger: Ledger, clock: Clock = now) -> FileService:
+    return FileService(
+        ledger=ledger.files, blobs=ledger.blobs, batches=ledger.batches, file_batches=ledger.file_batches,
+        clock=clock, entropy=an_entropy,
+    )  # fmt: skip
+
+
+async def test_a_batchs_files_are_read_until_they_expire(ledger: Ledger) -> None:
+    file = await stored(ledger, a_line(1))
+    batch = await given(ledger, file.id, deadline_ms=Ms(now() - 1), files_last_ms=HOUR)
+    await carry_out(ledger)
+    completed_ms = (await state(ledger, batch)).batch.completed_ms
+    assert completed_ms is not None
+    principal = open_principal("default", "k")
+
+    for which in (OUTPUT, ERRORS):
+        before = files_of(ledger, lambda: Ms(completed_ms + HOUR - 1))
+        assert (await before.batch(principal, batch, which)).batch.id == batch
+        with pytest.raises(Refusal):
+            await files_of(ledger, lambda: Ms(completed_ms + HOUR)).batch(principal, batch, which)
+
+
+async def test_the_model_of_a_batch_is_that_of_all_its_lines(ledger: Ledger) -> None:
+    lines = list(map(a_line, range(PAGE_LINES + 5)))
+    one = await given(ledger, (await stored(ledger, b"\n".join(lines))).id)
+    lines[-1] = a_line(len(lines), body={"model": "m@d"})
+    several = await given(ledger, (await stored(ledger, b"\n".join(lines))).id)
+
+    await carry_out(ledger)
+
+    assert [(await state(ledger, batch)).model for batch in (one, several)] == ["m", None]
 
 
 async def test_a_batch_whose_file_is_damaged_fails_and_says_so(ledger: Ledger, ledger_url: str) -> None:

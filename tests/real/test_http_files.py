@@ -184,12 +184,12 @@ async def test_a_batch_runs_the_lines_of_a_file(http: aiohttp.ClientSession) -> 
     assert batch["request_counts"] == {"total": 32, "completed": 30, "failed": 2}
     assert (batch["metadata"], batch["input_file_id"]) == ({"a": "b"}, name)
     output, errors = await lines_of(http, batch["output_file_id"]), await lines_of(http, batch["error_file_id"])
-    assert output.keys() == {f"c{n}" for n in range(31)}
-    assert [output[name]["response"]["status_code"] for name in ("c0", "c30")] == [200, 400]
+    assert output.keys() == {f"c{n}" for n in range(30)}
+    assert {line["response"]["status_code"] for line in output.values()} == {200}
     assert output["c0"]["response"]["body"]["object"] == "chat.completion"
-    assert output["c30"]["response"]["body"]["error"]["code"] == "bad_request"
-    assert errors["c31"]["response"] is None
-    assert errors["c31"]["error"]["code"] == "engine_fault"
+    assert (errors["c30"]["response"]["status_code"], errors["c30"]["error"]) == (400, None)
+    assert errors["c30"]["response"]["body"]["error"]["code"] == "bad_request"
+    assert (errors["c31"]["response"], errors["c31"]["error"]["code"]) == (None, "engine_fault")
 
 
 async def test_a_bad_line_fails_a_batch_and_is_named(http: aiohttp.ClientSession) -> None:
@@ -242,6 +242,66 @@ async def test_a_cancelled_batch_has_what_it_came_to(http: aiohttp.ClientSession
         assert (await response.json())["status"] == "cancelled"
 
 
+async def test_a_batch_of_which_nothing_succeeded_has_errors_only(http: aiohttp.ClientSession) -> None:
+    batch = await ended(http, await made(http, requests=[a_line(0, "wrong")]))
+
+    assert (batch["status"], batch["output_file_id"], batch["request_counts"]["failed"]) == ("completed", None, 1)
+    assert (await lines_of(http, batch["error_file_id"]))["c0"]["response"]["status_code"] == 400
+
+
+async def test_what_a_batch_came_to_is_deleted_one_file_by_one(http: aiohttp.ClientSession) -> None:
+    batch = await ended(http, await made(http, requests=[a_line(0), a_line(1, "wrong")]))
+    output, errors = batch["output_file_id"], batch["error_file_id"]
+
+    async with http.delete(f"/v1/files/{output}") as response:
+        assert await response.json() == {"id": output, "object": "file", "deleted": True}
+
+    gone = [f"/v1/files/{output}", f"/v1/files/{output}/content"]
+    assert [(await got(http, path))[0] for path in gone] == [404, 404]
+    assert (await lines_of(http, errors)).keys() == {"c1"}
+    async with http.delete(f"/v1/files/{output}") as response:
+        assert (response.status, (await response.json())["error"]["code"]) == (404, "unknown_file")
+    async with http.delete(f"/v1/files/{errors}") as response:
+        assert response.status == 200
+    assert (await got(http, f"/v1/files/{errors}"))[0] == 404
+
+
+async def test_the_output_of_a_batch_that_runs_is_not_deleted(http_alone: aiohttp.ClientSession) -> None:
+    batch = await made(http_alone, requests=[a_line(0)])
+    output = f"file-output-{batch['id'].removeprefix('batch_')}"
+
+    async with http_alone.delete(f"/v1/files/{output}") as response:
+        assert (response.status, (await response.json())["error"]["code"]) == (409, "bad_state")
+    assert (await got(http_alone, f"/v1/files/{output}/content")) == (200, b"")
+
+
+async def test_the_output_of_a_batch_expires_when_it_was_told_to(http: aiohttp.ClientSession) -> None:
+    after = {"anchor": "created_at", "seconds": 3600}
+    batch = await ended(http, await made(http, requests=[a_line(0)], output_expires_after=after))
+
+    shown = json.loads((await got(http, f"/v1/files/{batch['output_file_id']}"))[1])
+
+    assert shown["expires_at"] - batch["completed_at"] == 3600
+    assert shown["purpose"] == "batch_output"
+
+
+async def test_what_a_batch_came_to_is_no_file_of_requests(http: aiohttp.ClientSession) -> None:
+    batch = await ended(http, await made(http, requests=[a_line(0)]))
+    ask = {"endpoint": CHAT.path, "completion_window": "24h", "input_file_id": batch["output_file_id"]}
+
+    async with http.post("/v1/batches", json=ask) as response:
+        error = (await response.json())["error"]
+
+    assert (response.status, error["code"], error["param"]) == (400, "wrong_purpose", "input_file_id")
+
+
+async def test_a_batch_says_which_model_it_asks(http: aiohttp.ClientSession) -> None:
+    one = await ended(http, await made(http, requests=[a_line(0), a_line(1)]))
+    several = await ended(http, await made(http, requests=[a_line(0), a_line(1, model="m@d")]))
+
+    assert (one["model"], several["model"]) == ("m", None)
+
+
 async def test_batches_are_listed_page_by_page(http_alone: aiohttp.ClientSession) -> None:
     ids = [(await made(http_alone, requests=[a_line(0)]))["id"] for _ in range(5)]
 
@@ -256,9 +316,11 @@ async def test_batches_are_listed_page_by_page(http_alone: aiohttp.ClientSession
     assert found == ids[::-1]
 
 
+_SECONDS, _ANCHOR = "output_expires_after.seconds", "output_expires_after.anchor"
 WRONG: list[tuple[dict[str, Any], int, str | None]] = [
     ({"input_file_id": "file-1"}, 404, "input_file_id"),
-    ({"input_file_id": "file-" + "0" * 32}, 404, "id"),
+    ({"input_file_id": "file-" + "0" * 32}, 404, "input_file_id"),
+    ({"input_file_id": "file-output-" + "0" * 32}, 404, "input_file_id"),
     ({}, 400, "input_file_id"),
     ({"requests": []}, 400, "requests"),
     ({"requests": [{}], "completion_window": "10m"}, 400, "completion_window"),
@@ -266,7 +328,13 @@ WRONG: list[tuple[dict[str, Any], int, str | None]] = [
     ({"requests": [{}], "endpoint": "/v1/images"}, 400, "endpoint"),
     ({"requests": [{}], "on_bad_line": "cry"}, 400, "on_bad_line"),
     ({"requests": [{}], "metadata": {"a": 1}}, 400, "metadata[...]"),
-    ({"requests": [{}], "output_expires_after": {}}, 400, None),
+    ({"requests": [{}], "output_expires_after": {"anchor": "created_at"}}, 400, "output_expires_after"),
+    *(
+        ({"requests": [{}], "output_expires_after": {"anchor": "created_at", "seconds": n}}, 400, _SECONDS)
+        for n in (3599, 2_592_001, "3600")
+    ),
+    ({"requests": [{}], "output_expires_after": {"anchor": "now", "seconds": 3600}}, 400, _ANCHOR),
+    ({"requests": [{}], "outputs": {}}, 400, None),
 ]
 
 

@@ -6,12 +6,14 @@ from uuid import UUID
 
 import msgspec
 from msgspec import Meta
+from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import Response
 
 from broker.core.openai_batch import batch_id, read_file_id, read_id, shown_batch
 from broker.core.principal import Principal
 from broker.core.records import FileBatchState
+from broker.doors.http.files import HOUR_S, MONTH_S
 from broker.doors.http.reading import body_of, decoded, headers_of
 from broker.doors.http.writing import json_answer, page_answer
 from broker.service.cancels import CancelService
@@ -26,6 +28,14 @@ MOST_INLINE_BYTES = 16 * 1024 * 1024
 _LISTED = 100
 
 
+class ExpiresAfter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How long the files can be read that a batch comes to."""
+
+    anchor: Literal["created_at"]
+    """When they were made: when the batch ended."""
+    seconds: Annotated[int, Meta(ge=HOUR_S, le=MONTH_S)]
+
+
 class BatchAsk(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Make a batch of a file, or of the requests that come with it."""
 
@@ -36,6 +46,7 @@ class BatchAsk(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     requests: Annotated[list[msgspec.Raw], Meta(min_length=1)] | None = None
     """The lines of a file, as an array. Not OpenAI's."""
     metadata: Metadata | None = None
+    output_expires_after: ExpiresAfter | None = None
     on_bad_line: Literal["fail", "skip"] = "fail"
     """Whether a bad line fails the batch, as at OpenAI, or is left out. Not OpenAI's."""
     lane: Literal["standard", "bulk"] = "bulk"
@@ -61,11 +72,7 @@ class BatchRoutes:
         if (ask.input_file_id is None) is (ask.requests is None):
             raise Refusal(Problem("bad_request", "name a file, or send requests: one of both", "input_file_id"))
         if ask.input_file_id is not None:
-            found = read_file_id(ask.input_file_id)
-            if found is None or found[1] is not None:
-                message = f"there is no file {ask.input_file_id!r} of requests"
-                raise Refusal(Problem("unknown_file", message, "input_file_id"))
-            file = found[0]
+            file = await self._input(principal, ask.input_file_id)
         else:
             file = (await self._files.store(principal, "requests.jsonl", _lines(ask.requests or []))).id
         state = await self._service.create(
@@ -77,8 +84,24 @@ class BatchRoutes:
             lane=Lane(ask.lane),
             skips_bad=ask.on_bad_line == "skip",
             webhook=ask.webhook,
+            files_last_ms=None if ask.output_expires_after is None else ask.output_expires_after.seconds * 1000,
         )
         return await self._shown(state)
+
+    async def _input(self, principal: Principal, name: str) -> UUID:
+        """Find the id of a file of requests. Raises: Refusal."""
+        found = read_file_id(name)
+        if found is None:
+            raise Refusal(Problem("unknown_file", f"there is no file {name!r}", "input_file_id"))
+        file, which = found
+        if which is not None:
+            try:
+                await self._files.batch(principal, file, which)
+            except Refusal as refusal:
+                raise Refusal(replace(refusal.problem, field="input_file_id")) from refusal
+            message = f"{name!r} is what a batch came to: send requests as a file of the purpose batch"
+            raise Refusal(Problem("wrong_purpose", message, "input_file_id"))
+        return file
 
     async def show(self, principal: Principal, request: Request) -> Response:
         return await self._shown(await self._service.show(principal, _named(request).id))

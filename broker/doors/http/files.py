@@ -20,7 +20,7 @@ from schemas.api import Problem
 from schemas.codec import UNREADABLE
 from schemas.files import FileList, Purpose
 
-_HOUR_S, _MONTH_S = 3600, 30 * 24 * 3600
+HOUR_S, MONTH_S = 3600, 30 * 24 * 3600
 """How long OpenAI keeps files that expire."""
 _NAME_CHARACTERS: Final = 512
 
@@ -56,13 +56,14 @@ class FileRoutes:
                     "limit": query.get("limit", 10_000),
                     "after": after,
                     "oldest_first": _order(query.get("order", "desc")),
-                    "purpose": query.get("purpose"),
                 },
                 FileList,
                 strict=False,
             )
         except UNREADABLE as error:
             raise wrong(error) from error
+        if query.get("purpose", Purpose.BATCH) != Purpose.BATCH:
+            return page_answer([], has_more=False)
         page = await self._service.list(principal, ask)
         data = [shown_file(file, file_id(file.id)) for file in page.files]
         return page_answer(data, has_more=page.has_more)
@@ -71,16 +72,17 @@ class FileRoutes:
         named, which = _plain(request.path_params["file"])
         if which is None:
             return json_answer(shown_file(await self._service.show(principal, named), file_id(named)))
-        state = await self._service.batch(principal, named)
+        state = await self._service.batch(principal, named, which)
         return json_answer(output_file(state, which, await self._service.size(state, which)))
 
     async def delete(self, principal: Principal, request: Request) -> Response:
         named, which = _plain(request.path_params["file"])
-        if which is not None:
-            message = "what a batch came to is part of its record: it goes with the batch"
-            raise Refusal(Problem("bad_state", message, "id"))
-        await self._service.delete(principal, named)
-        return json_answer({"id": file_id(named), "object": "file", "deleted": True})
+        if which is None:
+            await self._service.delete(principal, named)
+        else:
+            await self._service.delete_output(principal, named, which)
+        name = file_id(named) if which is None else output_id(named, which)
+        return json_answer({"id": name, "object": "file", "deleted": True})
 
     async def content(self, principal: Principal, request: Request) -> Response:
         """Send the content, or a range of it. That of a batch which still runs is what it came to by now."""
@@ -89,7 +91,7 @@ class FileRoutes:
             file = await self._service.show(principal, named)
             size, filename = file.bytes, file.name
         else:
-            state = await self._service.batch(principal, named)
+            state = await self._service.batch(principal, named, which)
             size, filename = await self._service.size(state, which), f"{output_id(named, which)}.jsonl"
         begin, end, status = _range(request.headers.get("range"), size)
         if which is None:
@@ -152,9 +154,9 @@ def _check(fields: dict[str, str], *, is_whole: bool) -> int | None:
         return None
     if anchor != "created_at":
         raise Refusal(Problem("bad_request", "the anchor must be created_at", "expires_after.anchor"))
-    if seconds is None or not seconds.isdigit() or not _HOUR_S <= int(seconds[:9]) <= _MONTH_S:
-        message = f"it must be {_HOUR_S} to {_MONTH_S} seconds"
-        raise Refusal(Problem("bad_request", message, "expires_after.seconds", _MONTH_S))
+    if seconds is None or not seconds.isdigit() or not HOUR_S <= int(seconds[:9]) <= MONTH_S:
+        message = f"it must be {HOUR_S} to {MONTH_S} seconds"
+        raise Refusal(Problem("bad_request", message, "expires_after.seconds", MONTH_S))
     return int(seconds) * 1000
 
 

@@ -432,7 +432,13 @@ create table infermq.file_batches (
     failed_ms   bigint,
     -- the sizes of its two files, once it is complete and somebody asked
     output_bytes bigint,
-    error_bytes bigint
+    error_bytes bigint,
+    -- what all its lines ask; null for several
+    model       text,
+    -- how long its two files can be read after its end, and when somebody deleted them
+    files_last_ms bigint,
+    output_deleted_ms bigint,
+    errors_deleted_ms bigint
 );
 
 -- The lines of a batch that cannot run, as its error file shows them.
