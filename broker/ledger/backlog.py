@@ -3,9 +3,11 @@
 from collections.abc import Collection, Sequence
 from uuid import UUID
 
+import asyncpg
+
 from broker.core.records import Flow, Head, Place, WaitingJob
 from broker.ledger.connection import Database
-from broker.ledger.rows import Row, flow_of, place_of
+from broker.ledger.rows import flow_of, place_of
 from broker.ledger.sql import query
 from schemas.job import MOST_PRIORITY
 from schemas.units import Ms
@@ -59,7 +61,7 @@ class PgBacklog:
         return due
 
 
-def _waiting_of(rows: Sequence[Row]) -> list[WaitingJob]:
+def _waiting_of(rows: Sequence[asyncpg.Record]) -> list[WaitingJob]:
     return [
         WaitingJob(Place(rank, deadline, job), attempt, tuple(tried or ()), tokens, batch)
         for rank, deadline, job, attempt, tried, tokens, batch in rows

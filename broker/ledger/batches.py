@@ -18,7 +18,7 @@ _CURSOR_DIGITS = 9
 """The most digits that Postgres's `int` always has room for."""
 
 
-_FAILURES_COUNTED = 100_000
+FAILURES_COUNTED = 100_000
 """How many failures of a batch are counted by kind at most: so many are read in some hundredths of a second."""
 
 
@@ -61,7 +61,7 @@ class PgBatches:
                 return with_ahead(found, await connection.fetchval(query("ahead_of_batch"), batch, AHEAD_MOST + 1))
             if found.counts.settled() == found.counts.succeeded:
                 return found
-            kinds = await connection.fetch(query("failure_kinds_of"), batch, _FAILURES_COUNTED)
+            kinds = await connection.fetch(query("failure_kinds_of"), batch, FAILURES_COUNTED)
         return replace(found, failures={row["kind"]: row["jobs"] for row in kinds})
 
     async def page(self, tenant: str, ask: BatchList) -> tuple[Batch, ...]:
@@ -84,7 +84,7 @@ class PgBatches:
         self, batch: UUID, tenant: str, cursor: str | None, limit: int, *, own: bool = False, final: bool = False
     ) -> ResultPage | None:
         """Return `limit` results, or as many as fit into PAGE_BYTES."""
-        read_to = _parse_cursor(cursor)
+        read_to = parse_cursor(cursor)
         async with self._database.connection() as connection:
             asked = await _find(connection, batch, tenant)
             if asked is None:
@@ -93,7 +93,7 @@ class PgBatches:
             name = "merged_results" if retries else "results"
             found = await connection.fetch(query(name), batch, read_to, limit, PAGE_BYTES)
             may_change = final and any(row["completed_ms"] is None for row in retries)
-            rows = list(takewhile(_has_succeeded, found)) if may_change else found
+            rows = list(takewhile(has_succeeded, found)) if may_change else found
             if rows:
                 read_to = rows[-1]["ordinal"]
                 cursor = str(read_to)
@@ -109,11 +109,11 @@ async def _find(connection: Connection, batch: UUID, tenant: str) -> Batch | Non
     return None if row is None else batch_of(row)
 
 
-def _has_succeeded(row: Row) -> bool:
+def has_succeeded(row: Row) -> bool:
     return bool(row["state"] == State.SUCCEEDED)
 
 
-def _parse_cursor(cursor: str | None) -> int:
+def parse_cursor(cursor: str | None) -> int:
     """Read a cursor: the ordinal of the last result that was read, or 0."""
     if cursor is None:
         return 0

@@ -1,6 +1,6 @@
 """Changes lane, deadline and priority of jobs that wait. What runs or has ended stays as it is."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from uuid import UUID
 
 import msgspec
@@ -101,7 +101,7 @@ async def _change_batch(connection: Connection, batch: Row, ask: BatchChange, by
     await record(connection, by, "change", {"batch": ask.batch}, before=before, after=merged(before, change))
 
 
-async def _change(connection: Connection, jobs: Collection[UUID], tenant: str, change: Change) -> list[Row]:
+async def _change(connection: Connection, jobs: Collection[UUID], tenant: str, change: Change) -> Sequence[Row]:
     """Change those of the jobs that wait. Rows are locked in the order of the jobs."""
     if not jobs:
         return []

@@ -28,13 +28,21 @@ async def copy_results(
     ended: Sequence[tuple[UUID, UUID | None, bytes | None]],
     ended_before: Mapping[UUID, int],
 ) -> None:
-    """Copy in the results of `ended` (job, batch, body), in this order. Those of a batch get its next ordinals."""
+    """Copy in the results of `ended` (job, batch, body), in this order."""
+    rows = numbered(ended, ended_before)
+    await connection.copy_records_to_table(
+        "results", records=rows, columns=("job", "batch", "ordinal", "body"), schema_name="infermq"
+    )
+
+
+def numbered(
+    ended: Sequence[tuple[UUID, UUID | None, bytes | None]], ended_before: Mapping[UUID, int]
+) -> list[tuple[UUID, UUID | None, int | None, bytes | None]]:
+    """Give the results of a batch its next ordinals: job, batch, ordinal, body."""
     last: dict[UUID | None, int] = dict(ended_before.items())
     rows = []
     for job, batch, body in ended:
         if batch in last:
             last[batch] += 1
         rows.append((job, batch, last.get(batch), body))
-    await connection.copy_records_to_table(
-        "results", records=rows, columns=("job", "batch", "ordinal", "body"), schema_name="infermq"
-    )
+    return rows

@@ -68,12 +68,12 @@ class PgIntake:
 
 async def record_entries(connection: Connection, entries: Sequence[Entry]) -> Admitted:
     """Record jobs that are certainly new, within the connection's transaction. Nothing may be locked there afterwards."""
-    await copy_jobs(connection, [_row(entry) for entry in sorted(entries, key=attrgetter("id.int"))])
+    await copy_jobs(connection, [row_of(entry) for entry in sorted(entries, key=attrgetter("id.int"))])
     cancelled = await _follow(connection, entries)
-    return _answer(entries, [], cancelled)
+    return answer_of(entries, [], cancelled)
 
 
-_REPEATED_KEPT_MS = 30 * 24 * 3_600_000
+REPEATED_KEPT_MS = 30 * 24 * 3_600_000
 """How long the id of a repetition names the first job: a month, longer than the ids of jobs may be sent."""
 
 
@@ -99,7 +99,7 @@ async def _admit_some(connection: Connection, entries: Sequence[Entry], first: M
         owners = await _owners(connection, [entry for entry in keyed if entry.id not in taken])
         first = await _refuse_other_keys(connection, first, owners)
         stands_for = {job: owners.get(job, job) if entry.refused is None else job for job, entry in first.items()}
-        rows = [_row(first[job]) for job in sorted(first) if stands_for[job] == job]
+        rows = [row_of(first[job]) for job in sorted(first) if stands_for[job] == job]
         new = await insert_jobs(connection, rows)
         fresh = [entry for job, entry in first.items() if job in new]
         cancelled = await _follow(connection, fresh)
@@ -108,7 +108,7 @@ async def _admit_some(connection: Connection, entries: Sequence[Entry], first: M
         if any(first[e.id] is e and owners.get(e.id) == e.id for e in conflicts):
             raise _ClaimedInVain
         await _record_repeated(connection, [(e, owner) for e in keyed if (owner := stands_for[e.id]) != e.id])
-    return _answer(fresh, conflicts, cancelled)
+    return answer_of(fresh, conflicts, cancelled)
 
 
 async def _others(connection: Connection, entries: Sequence[Entry]) -> list[Entry]:
@@ -134,12 +134,12 @@ async def _refuse_other_keys(
     known = {row["id"]: (row["model"], row["body_hash"]) for row in rows}
     known |= {job: (first[job].model, first[job].body_hash) for job in others & first.keys() - known.keys()}
     return {
-        job: entry if (owner := owners.get(job, job)) == job else _with_key_of(entry, owner, known[owner])
+        job: entry if (owner := owners.get(job, job)) == job else with_key_of(entry, owner, known[owner])
         for job, entry in first.items()
     }
 
 
-def _with_key_of(entry: Entry, owner: UUID, identity: tuple[str, bytes]) -> Entry:
+def with_key_of(entry: Entry, owner: UUID, identity: tuple[str, bytes]) -> Entry:
     """Return the entry of a job whose key is another's."""
     if identity != (entry.model, entry.body_hash):
         return replace(entry, refused=key_conflict(entry, owner))
@@ -151,7 +151,7 @@ async def _record_repeated(connection: Connection, repeated: Sequence[tuple[Entr
     if not repeated:
         return
     rows = columns([(entry.id, entry.tenant, owner) for entry, owner in repeated], 3)
-    oldest = uuid7(Ms(max(0, min(entry.admitted_ms for entry, _ in repeated) - _REPEATED_KEPT_MS)), 0)
+    oldest = uuid7(Ms(max(0, min(entry.admitted_ms for entry, _ in repeated) - REPEATED_KEPT_MS)), 0)
     await connection.execute(query("record_repeated"), *rows, oldest)
 
 
@@ -182,7 +182,7 @@ async def _claimed(connection: Connection, keyed: Sequence[Entry]) -> dict[UUID,
             return {entry.id: row["job"] for entry, row in zip(keyed, rows, strict=True)}
 
 
-def _row(entry: Entry) -> tuple[object, ...]:
+def row_of(entry: Entry) -> tuple[object, ...]:
     if entry.refused is None:
         return job_row(entry, state="open")
     return job_row(entry, state=State.FAILED, settled_ms=entry.admitted_ms, failure=entry.refused)
@@ -222,17 +222,17 @@ async def _follow(connection: Connection, fresh: Sequence[Entry]) -> Sequence[Re
     return await cancel_waiting(connection, late, now=latest)
 
 
-def _answer(fresh: Sequence[Entry], conflicts: Sequence[Entry], cancelled: Sequence[Recorded]) -> Admitted:
+def answer_of(fresh: Sequence[Entry], conflicts: Sequence[Entry], cancelled: Sequence[Recorded]) -> Admitted:
     ended = {one.job for one in cancelled}
     return Admitted(
         waiting=tuple([(e.flow, e.place) for e in fresh if e.refused is None and not (ended and e.id in ended)]),
         cancelled=tuple(cancelled),
-        refused=tuple([_refused(entry) for entry in fresh if entry.refused is not None]),
+        refused=tuple([refusal_of(entry) for entry in fresh if entry.refused is not None]),
         conflicts=tuple(conflicts),
     )
 
 
-def _refused(entry: Entry) -> Recorded:
+def refusal_of(entry: Entry) -> Recorded:
     return Recorded(
         job=entry.id,
         tenant=entry.tenant,

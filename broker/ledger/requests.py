@@ -53,17 +53,17 @@ async def apart(connection: Connection, requests: Mapping[int, tuple[Verdict, En
     known = {row["id"]: (row["tenant"], row["body_hash"], row["admitted_ms"]) for row in rows}
     found = {}
     for n, (verdict, entry) in requests.items():
-        if known.get(entry.id, _identity(entry)) != _identity(entry):
-            own = replace(entry, id=_own_id(entry))
+        if known.get(entry.id, identity(entry)) != identity(entry):
+            own = replace(entry, id=own_id(entry))
             found[n] = replace(verdict, job=own.id, entry=own)
     return found
 
 
-def _identity(entry: Entry) -> tuple[str, bytes, Ms]:
+def identity(entry: Entry) -> tuple[str, bytes, Ms]:
     return entry.tenant, entry.body_hash, entry.admitted_ms
 
 
-def _own_id(entry: Entry) -> UUID:
+def own_id(entry: Entry) -> UUID:
     """Derive an id of the same day, which is the same for every report on the request."""
     name = f"{entry.id}:{entry.tenant}:{entry.body_hash.hex()}"
     return derived_id(name, entry.admitted_ms, ms_of(entry.id))

@@ -1,8 +1,8 @@
 """Turns columns into values, and values into columns."""
 
 from collections.abc import Sequence
+from typing import Any, Protocol
 
-import asyncpg
 import msgspec
 from msgspec.structs import replace
 
@@ -17,7 +17,11 @@ from schemas.outcome import EngineFault, Failure, Usage
 from schemas.ruling import Suspicion
 from schemas.units import Ms, NanoUsd
 
-Row = asyncpg.Record
+
+class Row(Protocol):
+    """The columns of a row by their names: the driver's, or one in memory."""
+
+    def __getitem__(self, column: str, /) -> Any: ...
 
 
 NEVER_MS = Ms(253_402_300_799_999)

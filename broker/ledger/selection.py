@@ -21,7 +21,7 @@ LOOKED_AT = 250_000
 SMALL_BATCH = 50_000
 """The jobs of a batch of up to so many are read in one look. A guess: it takes 0.1 s."""
 _GREATEST = (1 << 128) - 1
-_FAILED = frozenset({State.FAILED, State.EXPIRED, State.CANCELLED, State.DEAD})
+FAILED = frozenset({State.FAILED, State.EXPIRED, State.CANCELLED, State.DEAD})
 
 
 class Range(msgspec.Struct, frozen=True):
@@ -62,10 +62,10 @@ async def select_jobs(
 
     `next` of the answer is `after` of the next page, also after a page that was ended by the bound `most`.
     """
-    ids = _range_of(wanted, newest_first=newest_first)
+    ids = range_of(wanted, newest_first=newest_first)
     if after is not None:
         ids = ids.beyond(after)
-    if wanted.kinds or (wanted.states and _FAILED.issuperset(wanted.states)):
+    if wanted.kinds or (wanted.states and FAILED.issuperset(wanted.states)):
         return await _among_failures(connection, tenant, wanted, ids, limit=limit, most=most)
     if set(wanted.states) == {State.RUNNING}:
         return await _among_running(connection, tenant, wanted, ids, limit=limit, most=most)
@@ -95,7 +95,7 @@ async def _among_failures(
     connection: Connection, tenant: str | None, wanted: JobFilter, ids: Range, *, limit: int, most: int
 ) -> JobPage:
     """Look through failures, a page at a time."""
-    states = [state for state in wanted.states if state in _FAILED] if wanted.states else None
+    states = [state for state in wanted.states if state in FAILED] if wanted.states else None
     kept: list[JobLine] = []
     for _ in range(max(1, most // _PAGE)):
         rows = await connection.fetch(
@@ -160,7 +160,7 @@ async def _matching(
     return [job_line_of(row) for row in rows]
 
 
-def _range_of(wanted: JobFilter, *, newest_first: bool) -> Range:
+def range_of(wanted: JobFilter, *, newest_first: bool) -> Range:
     low = UUID(int=0) if wanted.since_ms is None else least_id(wanted.since_ms)
     high = UUID(int=_GREATEST) if wanted.until_ms is None else least_id(wanted.until_ms)
     return Range(low, high, newest_first)

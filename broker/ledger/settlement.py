@@ -131,7 +131,7 @@ class _Group:
         """Lock, then change. Raises: _Moved, unless it `may_move`."""
         verdicts = await self._insert_requests(verdicts)
         cancelled = await self._lock({verdict.job for verdict in verdicts}, may_move=may_move)
-        verdicts = [_ended_instead(verdict) if verdict.job in cancelled else verdict for verdict in verdicts]
+        verdicts = [ended_instead(verdict) if verdict.job in cancelled else verdict for verdict in verdicts]
         finals = {n: v for n, v in enumerate(verdicts) if isinstance(v.transition, Final) and n not in self.ended_now}
         if finals:
             await self._finish(finals)
@@ -141,7 +141,7 @@ class _Group:
 
     async def _insert_requests(self, verdicts: Sequence[Verdict]) -> Sequence[Verdict]:
         """Insert the jobs of requests that end. Return the verdicts with the ids that they are recorded under."""
-        await requests.hold(self.connection, [v for v in verdicts if v.entry is not None or _is_lost(v)])
+        await requests.hold(self.connection, [v for v in verdicts if v.entry is not None or is_lost(v)])
         pairs = {n: (v, v.entry) for n, v in enumerate(verdicts) if v.entry is not None}
         if not pairs:
             return verdicts
@@ -250,7 +250,7 @@ class _Group:
 
     async def _take_estimates_back(self, ran: Sequence[Ran]) -> list[asyncpg.Record]:
         """Remove what was recorded of executions that were given up for lost and are reported after all."""
-        reported = [(v.job, executed.id) for _, v, executed in ran if not _is_lost(v)]
+        reported = [(v.job, executed.id) for _, v, executed in ran if not is_lost(v)]
         if not reported:
             return []
         jobs, ids = columns(reported, 2)
@@ -294,14 +294,14 @@ class _Group:
             deltas.spent(batches.get(job), usage, cost)
 
 
-def _ended_instead(verdict: Verdict) -> Verdict:
+def ended_instead(verdict: Verdict) -> Verdict:
     """End a job that is to be cancelled where it would wait again."""
     if not isinstance(verdict.transition, Requeue):
         return verdict
     return replace(verdict, transition=Final(State.CANCELLED, None, None))
 
 
-def _is_lost(verdict: Verdict) -> bool:
+def is_lost(verdict: Verdict) -> bool:
     return verdict.executed is not None and verdict.executed.outcome == LOST
 
 

@@ -12,7 +12,7 @@ from broker.ledger.sql import query
 from schemas.units import Ms, NanoUsd
 
 
-def _day(now: Ms) -> date:
+def day_of(now: Ms) -> date:
     return datetime.fromtimestamp(now / 1000, UTC).date()
 
 
@@ -30,7 +30,7 @@ async def add_spend(connection: Connection, costs: Sequence[tuple[str, NanoUsd]]
     if cost:
         names = sorted(cost)
         counts, sums = [count[name] for name in names], [cost[name] for name in names]
-        await connection.execute(query("add_spend"), _day(now), names, counts, sums)
+        await connection.execute(query("add_spend"), day_of(now), names, counts, sums)
 
 
 class PgSpend:
@@ -44,7 +44,7 @@ class PgSpend:
         async with self._database.connection() as connection:
             jobs = [job for job, _ in attempts]
             found = await connection.fetch(query("recorded"), jobs, min(jobs), max(jobs)) if jobs else []
-            rows = await connection.fetch(query("spend"), _day(now))
+            rows = await connection.fetch(query("spend"), day_of(now))
         return SpendReading(
             today={
                 row["deployment"]: _spend(row, "cost_today", "executions_today")
