@@ -6,7 +6,6 @@ from uuid import UUID
 
 from msgspec.structs import replace
 
-from broker.client.ids import new_id
 from broker.client.session import Session
 from broker.errors import Unavailable
 from schemas.api import (
@@ -53,7 +52,7 @@ class BatchClient(Session):
         `webhook`: the endpoint that is told of its end.
         """
         ask = BatchCreate(
-            id=new_id(),
+            id=self._new_id(),
             lane=lane,
             deadline_ms=deadline_ms,
             priority=priority,
@@ -143,7 +142,7 @@ class BatchClient(Session):
 
     async def change_batch(self, batch: UUID, change: Change) -> Instruction:
         """Change all jobs of a batch that wait, and those that come later. What is returned goes on by itself."""
-        return await self._call(Verb.BATCH_CHANGE, BatchChange(new_id(), batch, change), Instruction)
+        return await self._call(Verb.BATCH_CHANGE, BatchChange(self._new_id(), batch, change), Instruction)
 
     async def cancel_batch(self, batch: UUID) -> Batch:
         """Cancel a batch: nothing of it starts any more, and what waits and runs is ended soon. Return it as it is then."""
@@ -152,7 +151,7 @@ class BatchClient(Session):
     async def cancel_many(self, choice: CancelChoice) -> Instruction:
         """Cancel all jobs that match. None of them starts any more; the instruction ends them."""
         fields = {name: getattr(choice, name) for name in CancelChoice.__struct_fields__}
-        return await self._call(Verb.CANCEL, CancelMany(id=new_id(), **fields), Instruction)
+        return await self._call(Verb.CANCEL, CancelMany(id=self._new_id(), **fields), Instruction)
 
     async def count_cancelled(self, choice: CancelChoice) -> CancelCount:
         """Count the jobs that such a cancel would take now."""

@@ -8,7 +8,6 @@ from uuid import UUID
 import msgspec
 from msgspec.structs import replace
 
-from broker.client.ids import new_id
 from broker.client.session import Session
 from broker.errors import Unavailable
 from schemas.api import State
@@ -60,7 +59,7 @@ class RepeatClient(Session):
         `bodies` replace those of the jobs of their custom ids.
         """
         ask = BatchRetry(
-            id=new_id(),
+            id=self._new_id(),
             batch=batch,
             states=tuple(states),
             kinds=tuple(kinds),
@@ -106,7 +105,7 @@ class RepeatClient(Session):
     ) -> Instruction:
         """Run settled jobs again, in a new batch with the id of the instruction that is returned."""
         fields = msgspec.structs.asdict(choice)
-        ask = Replay(id=new_id(), lane=lane, rate_per_s=rate_per_s, deadline_in_ms=deadline_in_ms, **fields)
+        ask = Replay(id=self._new_id(), lane=lane, rate_per_s=rate_per_s, deadline_in_ms=deadline_in_ms, **fields)
         return (await self._given(Verb.REPLAY, ask)).instruction
 
     async def replay_estimates(self, choice: ReplayChoice) -> AsyncIterator[ReplayEstimate]:

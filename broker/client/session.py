@@ -1,15 +1,17 @@
 """Connects to a broker on behalf of a tenant and a key, and calls its API. The base class of all parts of the client."""
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Self, TypeVar
+from uuid import UUID
 
 import msgspec
 
 from broker.client.door import Door
 from broker.client.encode import check_name, json_of, read_key
+from broker.client.ids import new_id
 from broker.client.nats_door import NatsDoor
 from broker.config import find
 from schemas.api_keys import shown_key
@@ -30,9 +32,16 @@ class Session:
     """A connection for a tenant and a key, through either door; each part of the client adds its methods."""
 
     def __init__(
-        self, door: Door, *, call_s: float = _CALL_S, poll_s: float = _POLL_S, patience_s: float = _PATIENCE_S
+        self,
+        door: Door,
+        *,
+        call_s: float = _CALL_S,
+        poll_s: float = _POLL_S,
+        patience_s: float = _PATIENCE_S,
+        ids: Callable[[], UUID] = new_id,
     ) -> None:
         self._door = door
+        self._new_id = ids
         self._call_s = call_s
         self._poll_s = poll_s
         self._patience_s = patience_s

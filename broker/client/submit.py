@@ -1,7 +1,6 @@
 """The part of the client that submits jobs, one at a time or many in a message."""
 
 import asyncio
-import secrets
 from collections import defaultdict
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ from msgspec.structs import replace
 from broker.client.door import NotYet
 from broker.client.encode import body_of, check_name, payload_of
 from broker.client.errors import RequestRefused
-from broker.client.ids import new_id
 from broker.client.session import Session
 from broker.errors import Unavailable
 from schemas import subjects
@@ -92,7 +90,7 @@ class SubmitClient(Session):
         If the same job was submitted before with the same `idempotency_key`, this one does not run: `job(id)` then shows the
         first. If another job has the key, this one fails with `key_conflict`.
         """
-        job = new_id()
+        job = self._new_id()
         one = Submission.of(
             model,
             body,
@@ -156,7 +154,7 @@ class SubmitClient(Session):
 
     async def _store_all(self, messages: Sequence[Outgoing]) -> None:
         """Store all of them at once. When all have ended, raise the first error."""
-        storing = [self._store(message, secrets.token_hex(12)) for message in messages]
+        storing = [self._store(message, self._new_id().hex) for message in messages]
         for ended in await asyncio.gather(*storing, return_exceptions=True):
             if isinstance(ended, BaseException):
                 raise ended
