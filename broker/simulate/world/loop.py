@@ -48,8 +48,8 @@ class Alarms(Protocol):
 
     def monotonic(self) -> float: ...
 
-    def ring(self, loop: "ProcessLoop", step: Step, when_s: float) -> None:
-        """Make the step ready at a time of the loop's."""
+    def ring(self, step: Step, when_s: float) -> None:
+        """Make a step ready at a time of the loop's."""
 
 
 class SimulatedTask(Task[T]):
@@ -103,7 +103,7 @@ class ProcessLoop(asyncio.AbstractEventLoop):
         self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> Step:
         step = Step(callback, args, context, when)
-        self._alarms.ring(self, step, when)
+        self._alarms.ring(step, when)
         return step
 
     def create_future(self) -> Future[Any]:

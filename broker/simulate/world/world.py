@@ -72,7 +72,7 @@ class Process:
     def wall_ms(self) -> Ms:
         return Ms(BEGAN_MS + int(self.world.now_s() * 1000) + self.skew_ms)
 
-    def ring(self, loop: ProcessLoop, step: Step, when_s: float) -> None:
+    def ring(self, step: Step, when_s: float) -> None:
         self.world.ring(self, step, when_s)
 
     def start(self, main: Coroutine[Any, Any, object]) -> None:
