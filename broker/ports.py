@@ -33,6 +33,7 @@ from broker.core.records import (
     OpenJob,
     Pick,
     Place,
+    ReadPage,
     Recorded,
     Request,
     RequeuedJobs,
@@ -275,6 +276,11 @@ class BatchLedger(Protocol):
         Unless `own`, what failed is replaced by what its retries came to. `final`: the page ends before a failure that an
         open retry may still replace.
         """
+
+    async def read(
+        self, batch: UUID, tenant: str, cursor: str | None, limit: int, *, own: bool = False, final: bool = False
+    ) -> ReadPage | None:
+        """As `results`, with the place of each."""
 
 
 class RetryLedger(Protocol):

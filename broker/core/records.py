@@ -15,7 +15,7 @@ from uuid import UUID
 
 import msgspec
 
-from schemas.api import Batch, State
+from schemas.api import Batch, ResultPage, State
 from schemas.changes import Change
 from schemas.dead import DeadCause
 from schemas.ids import derived_id
@@ -433,6 +433,13 @@ class FileBatchState(msgspec.Struct, frozen=True, kw_only=True):
     model: str | None = None
     """The model that all its lines ask. None: several, or they were not all checked yet."""
     files: BatchFiles = BatchFiles()
+
+
+class ReadPage(msgspec.Struct, frozen=True):
+    """A page of results, with the place of each in its batch: whoever has read one goes on after its place."""
+
+    page: ResultPage
+    ordinals: tuple[int, ...]
 
 
 class BadLine(msgspec.Struct, frozen=True):

@@ -5,6 +5,7 @@ from uuid import UUID
 
 from msgspec.structs import replace
 
+from broker.core.records import ReadPage
 from broker.errors import Conflict
 from broker.ledger.connection import Connection, Database
 from broker.ledger.rows import AHEAD_MOST, Row, batch_of, json_text, result_of, with_ahead, with_retries
@@ -83,6 +84,12 @@ class PgBatches:
     async def results(
         self, batch: UUID, tenant: str, cursor: str | None, limit: int, *, own: bool = False, final: bool = False
     ) -> ResultPage | None:
+        read = await self.read(batch, tenant, cursor, limit, own=own, final=final)
+        return None if read is None else read.page
+
+    async def read(
+        self, batch: UUID, tenant: str, cursor: str | None, limit: int, *, own: bool = False, final: bool = False
+    ) -> ReadPage | None:
         """Return `limit` results, or as many as fit into PAGE_BYTES."""
         read_to = parse_cursor(cursor)
         async with self._database.connection() as connection:
@@ -101,7 +108,8 @@ class PgBatches:
         is_completed = asked.completed_ms is not None and not more
         is_completed = is_completed and all(row["completed_ms"] is not None for row in retries)
         more = more and len(rows) == len(found)
-        return ResultPage(tuple(result_of(row) for row in rows), cursor, completed=is_completed, more=more)
+        page = ResultPage(tuple(result_of(row) for row in rows), cursor, completed=is_completed, more=more)
+        return ReadPage(page, tuple(row["ordinal"] for row in rows))
 
 
 async def _find(connection: Connection, batch: UUID, tenant: str) -> Batch | None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from uuid import UUID
@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from broker.core.authorise import Action
 from broker.core.controls import Controls
 from broker.core.principal import Principal
+from broker.core.records import ReadPage
 from broker.ports import BatchLedger, Clock, WebhookLedger
 from broker.service.refusal import Refusal, authorise, found, tenant_of
 from broker.service.webhooks import check_webhook
@@ -82,13 +83,7 @@ class BatchService:
     async def results(self, principal: Principal, ask: BatchResults) -> ResultPage:
         """Return a page of results in the order in which they were recorded."""
         authorise(principal, Action.READ_JOBS)
-        try:
-            page = await self.ledger.results(
-                ask.id, principal.tenant, ask.cursor, ask.limit, own=ask.own, final=ask.final
-            )
-        except ValueError as error:
-            raise Refusal(Problem("bad_cursor", str(error), "cursor")) from error
-        return found(page, f"batch {ask.id}")
+        return (await self._read(principal, ask)).page
 
     async def results_within(self, principal: Principal, ask: BatchResults, *, wait_s: float) -> ResultPage:
         """As `results`, but while there is none and more may come, wait for one so long."""
@@ -102,9 +97,40 @@ class BatchService:
                 left_s = end_s - loop.time()
                 if page.results or page.completed or left_s <= 0:
                     return page
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(min(left_s, _SOON_S if page.more else _LOOK_S)):
-                        await news.wait()
+                await _heard(news, within_s=min(left_s, _SOON_S if page.more else _LOOK_S))
+
+    async def follow(self, principal: Principal, ask: BatchResults) -> AsyncGenerator[ReadPage]:
+        """Yield results by the page as they are recorded, each once, up to the page that completes the batch.
+
+        A page without results says that none came for a while.
+        """
+        authorise(principal, Action.READ_JOBS)
+        async with self.hearing(principal.tenant, ask.id) as news:
+            while True:
+                news.clear()
+                read = await self._read(principal, ask)
+                yield read
+                page = read.page
+                if page.completed:
+                    return
+                ask = replace(ask, cursor=page.cursor)
+                if not (page.results and page.more):
+                    await _heard(news, within_s=_SOON_S if page.more else _LOOK_S)
+
+    async def _read(self, principal: Principal, ask: BatchResults) -> ReadPage:
+        try:
+            read = await self.ledger.read(
+                ask.id, principal.tenant, ask.cursor, ask.limit, own=ask.own, final=ask.final
+            )
+        except ValueError as error:
+            raise Refusal(Problem("bad_cursor", str(error), "cursor")) from error
+        return found(read, f"batch {ask.id}")
+
+
+async def _heard(news: asyncio.Event, *, within_s: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(within_s):
+            await news.wait()
 
 
 _LOOK_S = 2.0

@@ -113,6 +113,26 @@ async def test_whoever_uses_a_key_that_is_revoked_is_cut_off_and_told(tmp_path: 
                 await database.close()
 
 
+async def test_a_stream_of_results_ends_when_its_key_is_revoked(tmp_path: Path) -> None:
+    async with (
+        a_system(tmp_path / "data", a_catalog_file(tmp_path), "--workers", "0") as system,
+        as_operator(system) as ops,
+        with_key(system, ops, "http") as (client, made),
+    ):
+        batch = await client.create_batch()
+        headers = {"authorization": f"Bearer {made.text}", "accept": "text/event-stream"}
+        async with (
+            aiohttp.ClientSession(system.info.api, headers=headers) as http,
+            http.get(f"/v1/batches/{batch.id}/results") as response,
+        ):
+            assert await response.content.readline() == b"retry: 1000\n"
+            await ops.revoke_key(made.key.id)
+            rest = await asyncio.wait_for(response.content.read(), 10)
+
+    assert b"event: error\ndata: " in rest
+    assert b'"code":"key_revoked"' in rest
+
+
 async def _is_closed(client: Client) -> bool:
     return client.nats.is_closed
 

@@ -36,7 +36,7 @@ class Asker:
 
     async def ask(self, route: str, ask: Ask) -> tuple[int, bytes]:
         """Return status and body."""
-        headers = self._headers | ({} if ask.body is None else {"content-type": ask.kind})
+        headers = self._headers | {"accept": ask.accept} | ({} if ask.body is None else {"content-type": ask.kind})
         async with self._session.request(_METHODS[route], ask.path, data=ask.body, headers=headers) as answer:
             return answer.status, await answer.read()
 

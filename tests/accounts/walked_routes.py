@@ -33,6 +33,7 @@ class Ask(NamedTuple):
     path: str
     body: bytes | None = None
     kind: str = "application/json"
+    accept: str = "*/*"
 
 
 BOUNDARY = "a-boundary"
@@ -93,6 +94,12 @@ ROUTES: Mapping[str, Requests] = {
     "batch_list": lambda of: (Ask("/v1/batches"), Ask(f"/v1/batches?after={batch_id(of.batch)}")),
     "batch_show": lambda of: (Ask(f"/v1/batches/{batch_id(of.batch)}"),),
     "batch_cancel": lambda of: (Ask(f"/v1/batches/{batch_id(of.batch)}/cancel", b""),),
+    "batch_results": lambda of: (
+        Ask(f"/v1/batches/{batch_id(of.batch)}/results"),
+        Ask(f"/v1/batches/{of.things.failed}/results?tail=5"),
+        Ask(f"/v1/batches/{of.things.failed}/results?wait_s=0.1&own=true"),
+        Ask(f"/v1/batches/{of.things.failed}/results", accept="text/event-stream"),
+    ),
     "verb": lambda of: tuple(
         Ask(f"/v1/verbs/{verb}", jsoned(ask)) for verb in Verb if verb not in LISTS for ask in CALLS[verb](of.things)
     ),

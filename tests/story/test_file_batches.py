@@ -2,9 +2,11 @@
 
 import asyncio
 import io
+import itertools
 import json
 import random
 from collections import Counter
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,7 @@ async def test_a_broker_that_is_killed_at_any_moment_of_a_batch_loses_and_double
             status, made = await asked(http, "POST", "/v1/batches", json=ask)
             assert status == 200, made
             path = f"/v1/batches/{json.loads(made)['id']}"
+            following = asyncio.create_task(_follow(http, f"{path}/results"))
             kills = 0
             while (batch := json.loads((await asked(http, "GET", path))[1]))["status"] != "completed":
                 assert batch["status"] in {"validating", "in_progress"}
@@ -80,12 +83,37 @@ async def test_a_broker_that_is_killed_at_any_moment_of_a_batch_loses_and_double
 
             output = (await asked(http, "GET", f"/v1/files/{batch['output_file_id']}/content"))[1]
             shown = json.loads((await asked(http, "GET", f"/v1/files/{batch['output_file_id']}"))[1])
+            followed, streams = await asyncio.wait_for(following, 60)
     assert kills >= 3
     assert batch["request_counts"] == {"total": LINES, "completed": LINES, "failed": 0}
     assert Counter(json.loads(line)["custom_id"] for line in output.splitlines()) == {
         f"c{n}": 1 for n in range(LINES)
     }
     assert shown["bytes"] == len(output)
+    assert streams > 1, "it was never cut off"
+    assert [place for place, _ in followed] == [*map(str, range(1, LINES + 1)), f"{LINES}-end"]
+    assert {name for _, name in followed} == {None, *(f"c{n}" for n in range(LINES))}
+
+
+async def _follow(http: aiohttp.ClientSession, path: str) -> tuple[list[tuple[str, str | None]], int]:
+    """Read a stream of results to its end, over and over from where it broke.
+
+    Return the place and the custom id of each event, and how many streams it took.
+    """
+    read: list[tuple[str, str | None]] = []
+    for streams in itertools.count(1):
+        headers = {"accept": "text/event-stream", "last-event-id": read[-1][0] if read else ""}
+        try:
+            async with http.get(path, headers=headers) as response:
+                if response.status == 200:
+                    async for event in _events(response):
+                        read.append(event)  # noqa: PERF401 - what came before a break counts
+        except (aiohttp.ClientError, ConnectionError):
+            pass
+        if read and read[-1][0].endswith("-end"):
+            return read, streams
+        await asyncio.sleep(0.05)
+    raise AssertionError("unreachable")
 
 
 async def _upload_slowly(http: aiohttp.ClientSession, content: bytes) -> bool:
@@ -105,3 +133,13 @@ async def _upload_slowly(http: aiohttp.ClientSession, content: bytes) -> bool:
             return response.status == 200
     except (aiohttp.ClientError, ConnectionError):
         return False
+
+
+async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[tuple[str, str | None]]:
+    place = ""
+    async for line in response.content:
+        name, _, value = line.decode().partition(": ")
+        if name == "id":
+            place = value.rstrip("\n")
+        if name == "data" and place and value.endswith("\n"):
+            yield place, json.loads(value).get("custom_id")

@@ -49,6 +49,7 @@ HOT: Final[Mapping[str, Dialect]] = {
     messages.PATH: messages.Messages(),
 }
 """The dialect of each path that asks a model."""
+STOPPING: Final = Problem("broker_stopped", "the broker stops: go on at another one")
 REQUEST: Final = "infermq_request"
 """What a scope says of its request: what it is called."""
 
@@ -81,6 +82,8 @@ class Front:
         self._running: dict[KeyName, dict[UUID, HttpCaller]] = {}
         """The requests that are being answered, by the key that asked."""
         self._waiting = Waiting()
+        self._streams = Waiting()
+        """Those that end when this broker stops: their clients go on at another."""
         self._others = self._router(version)
 
     def __repr__(self) -> str:
@@ -98,16 +101,18 @@ class Front:
     @asynccontextmanager
     async def serving(self, services: Services) -> AsyncIterator[None]:
         """Answer calls of the API's verbs, and take jobs and files, while the block runs."""
-        self._services, self._handlers = services, handlers(services, self._catalog)
+        self._services, self._handlers = services, handlers(services, self._catalog, self._kept)
         try:
             yield
         finally:
             self._services, self._handlers = None, {}
+            self._streams.end_all(STOPPING)
 
     async def shut_out(self, why: Mapping[KeyName, Problem]) -> None:
         """End the requests of keys that are let in no more, and say why."""
         for name, problem in why.items():
             self._waiting.end(name, problem)
+            self._streams.end(name, problem)
             for job, caller in list(self._running.get(name, {}).items()):
                 if self._requests is not None:
                     await self._requests.relay.caller_left(job)
@@ -189,6 +194,15 @@ class Front:
         if isinstance(caller, Problem):
             raise Refusal(caller)
         return caller
+
+    @asynccontextmanager
+    async def _kept(self, principal: Principal, request: Request) -> AsyncIterator[None]:
+        """Run the block while the key is let in and this broker serves. Raises: Refusal, as soon as that ends."""
+        async with self._streams.held((principal.tenant, principal.key)):
+            await self.caller_of(headers_of(request.scope))  # it may have ended since the request came
+            if self._services is None:
+                raise Refusal(STOPPING)
+            yield
 
     def _router(self, version: str) -> Starlette:
         """Return what serves the routes of the table that ask no model."""

@@ -14,13 +14,13 @@ from broker.core.openai_batch import batch_id, read_file_id, read_id, shown_batc
 from broker.core.principal import Principal
 from broker.core.records import FileBatchState
 from broker.doors.http.files import HOUR_S, MONTH_S
-from broker.doors.http.reading import body_of, decoded, headers_of
+from broker.doors.http.reading import batch_named, body_of, decoded, headers_of
 from broker.doors.http.writing import json_answer, page_answer
 from broker.service.cancels import CancelService
 from broker.service.file_batches import FileBatchService
 from broker.service.files import FileService
 from broker.service.refusal import Refusal
-from schemas.api import BatchRef, Problem
+from schemas.api import Problem
 from schemas.job import Lane, Metadata
 
 MOST_INLINE_BYTES = 16 * 1024 * 1024
@@ -104,11 +104,11 @@ class BatchRoutes:
         return file
 
     async def show(self, principal: Principal, request: Request) -> Response:
-        return await self._shown(await self._service.show(principal, _named(request).id))
+        return await self._shown(await self._service.show(principal, batch_named(request).id))
 
     async def cancel(self, principal: Principal, request: Request) -> Response:
         """Let nothing of it start any more. What it came to by then can be read."""
-        named = _named(request)
+        named = batch_named(request)
         before = await self._service.show(principal, named.id)
         if before.batch.completed_ms is not None and before.batch.cancel_ms is None:
             raise Refusal(Problem("batch_completed", f"the batch {batch_id(named.id)} has ended", "id"))
@@ -130,13 +130,6 @@ class BatchRoutes:
 
     async def _shown(self, state: FileBatchState) -> Response:
         return json_answer(shown_batch(state, await self._service.errors(state)))
-
-
-def _named(request: Request) -> BatchRef:
-    name = request.path_params["batch"]
-    if (found := read_id(name, "batch_")) is None:
-        raise Refusal(Problem("unknown_batch", f"there is no batch {name[:100]!r}", "id"))
-    return BatchRef(found)
 
 
 async def _lines(requests: list[msgspec.Raw]) -> AsyncIterator[bytes]:

@@ -15,6 +15,7 @@ from broker.doors.http.openapi import document
 from broker.doors.http.page import HEADERS, page
 from broker.doors.http.problems import NOT_READY
 from broker.doors.http.reading import headers_of
+from broker.doors.http.results import Kept, ResultRoutes
 from broker.doors.http.writing import json_answer
 from broker.doors.operations import operations
 from broker.service import Services
@@ -49,10 +50,11 @@ def open_handlers(version: str, *, is_ready: Callable[[], bool]) -> Mapping[str,
     return {"openapi": show_document, "docs": show_page, "index": index, "health": health}
 
 
-def handlers(services: Services, catalog: Callable[[], Catalog]) -> Mapping[str, Handler]:
+def handlers(services: Services, catalog: Callable[[], Catalog], kept: Kept) -> Mapping[str, Handler]:
     """Return what needs a key."""
     jobs, files = JobRoutes(services), FileRoutes(services.files)
     batches = BatchRoutes(services.file_batches, services.files, services.cancels)
+    results = ResultRoutes(services.batches, kept)
     by_verb = operations(services)
 
     async def list_models(principal: Principal, _: Request) -> Response:
@@ -91,6 +93,7 @@ def handlers(services: Services, catalog: Callable[[], Catalog]) -> Mapping[str,
         "batch_list": batches.list,
         "batch_show": batches.show,
         "batch_cancel": batches.cancel,
+        "batch_results": results.read,
         "bundle": take_bundle,
         "verb": call,
     }

@@ -6,9 +6,11 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta
 from msgspec.structs import replace
+from starlette.requests import Request
 
+from broker.core.openai_batch import read_id
 from broker.service.refusal import Refusal
-from schemas.api import Problem
+from schemas.api import BatchRef, Problem
 from schemas.codec import TRACEPARENT, UNREADABLE, place_of
 from schemas.job import CustomId, Lane, Metadata
 from schemas.units import Name
@@ -164,3 +166,11 @@ def _option(name: str, text: bytes) -> Any:
         return getattr(msgspec.convert({name: value}, Options, strict=False), name)
     except UNREADABLE as error:
         raise Refusal(Problem("bad_request", place_of(str(error))[0], header)) from error
+
+
+def batch_named(request: Request) -> BatchRef:
+    """Read which batch a path names. Raises: Refusal."""
+    name = request.path_params["batch"]
+    if (found := read_id(name, "batch_")) is None:
+        raise Refusal(Problem("unknown_batch", f"there is no batch {name[:100]!r}", "id"))
+    return BatchRef(found)

@@ -45,7 +45,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     status: int = 200
     query: tuple[Parameter, ...] = ()
     streams: bool = False
-    """Whether the answer is a stream of events if the body asks for it."""
+    """Whether the answer is a stream of events if the request asks for it."""
     open: bool = False
     """Whether it needs no key."""
 
@@ -224,6 +224,21 @@ ROUTES: Final = (
     Route(name="batch_show", method="GET", path="/v1/batches/{batch}", says="Show a batch.", group="batches"),
     Route(
         name="batch_cancel", method="POST", path="/v1/batches/{batch}/cancel", says="Cancel a batch.", group="batches"
+    ),
+    Route(
+        name="batch_results",
+        method="GET",
+        path="/v1/batches/{batch}/results",
+        says="Send what its jobs came to, in the order of their ends: a page, or a stream of events while it runs.",
+        group="batches",
+        query=(
+            Parameter("cursor", "The cursor of the page before, or the id of the last event."),
+            Parameter("tail", "Without a cursor: begin with so many of the last ones.", "integer"),
+            _LIMIT,
+            Parameter("own", "true leaves what retries of it came to out."),
+            Parameter("wait_s", "Of a page: how long to wait for a result, up to 60 seconds.", "number"),
+        ),
+        streams=True,
     ),
     Route(
         name="verb",

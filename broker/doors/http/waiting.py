@@ -35,6 +35,11 @@ class Waiting:
             if not self._scopes[name]:
                 del self._scopes[name]
 
+    def end_all(self, problem: Problem) -> None:
+        """End those of all keys, and say why."""
+        for name in list(self._scopes):
+            self.end(name, problem)
+
     def end(self, name: KeyName, problem: Problem) -> None:
         """End those of a key, and say why."""
         now_s = asyncio.get_running_loop().time()
