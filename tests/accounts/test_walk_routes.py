@@ -17,7 +17,21 @@ from broker.client import Client
 from broker.core.openai_batch import read_file_id, read_id
 from broker.doors.http.routes import ROUTES as TABLE
 from tests.accounts.test_walk_verbs import _MARKS, some_things
-from tests.accounts.walked import ACTORS, ADA, ANN, BEA, BOB, CATALOG, DEE, LEE, OPS, Actor, Walked, a_walked_system
+from tests.accounts.walked import (
+    ACTORS,
+    ADA,
+    ANN,
+    BEA,
+    BOB,
+    CATALOG,
+    DEE,
+    LEE,
+    OPS,
+    WORKER_D,
+    Actor,
+    Walked,
+    a_walked_system,
+)
 from tests.accounts.walked_ledger import snapshot
 from tests.accounts.walked_routes import FRESH, OPEN_TO_ALL, ROUTES, Ask, Stored, form
 from tests.accounts.walked_verbs import nobodys
@@ -158,3 +172,10 @@ async def test_workers_and_restricted_keys_ask_no_model_that_is_not_theirs(syste
         may = actor.models is None and actor.lanes is None and actor.name.split()[0] != "worker"
         if not may:
             assert set(statuses.values()) == {403}, (actor.name, statuses)
+
+
+async def test_a_worker_reads_no_results(system: Walked) -> None:
+    async with as_(system, WORKER_D) as asker:
+        asked = [await asker.ask("batch_results", ask) for ask in ROUTES["batch_results"](nothing())]
+
+    assert [status for status, _ in asked] == [403] * len(asked)
