@@ -19,9 +19,7 @@ from schemas.subjects import Verb
 
 
 @asynccontextmanager
-async def plain_api(
-    nc: NatsConnection, services: Services, identify: Identify, clock: Clock
-) -> AsyncIterator[None]:
+async def plain_api(nc: NatsConnection, services: Services, identify: Identify, clock: Clock) -> AsyncIterator[None]:
     """Answer calls while the block runs."""
 
     def answering(operation: Operation[Any]) -> Callable[[Message], Awaitable[None]]:

@@ -8,7 +8,7 @@ import asyncio
 import contextvars
 from asyncio import Future, Task
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
@@ -92,7 +92,7 @@ class ProcessLoop(asyncio.AbstractEventLoop):
         self.ready.append(step)
         return step
 
-    call_soon_threadsafe = call_soon
+    call_soon_threadsafe = call_soon  # type: ignore[assignment]
 
     def call_later(  # type: ignore[override]
         self, delay: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
@@ -119,6 +119,10 @@ class ProcessLoop(asyncio.AbstractEventLoop):
     ) -> Task[T]:
         self._made += 1
         return SimulatedTask(coro, number=self._made, loop=self, name=name or f"task {self._made}", context=context)
+
+    def close_generator(self, generator: AsyncGenerator[Any, Any]) -> None:
+        """Close a generator that nobody will go on with, as every event loop does."""
+        self.call_soon(self.create_task, generator.aclose())
 
     def get_debug(self) -> bool:
         return False

@@ -48,7 +48,7 @@ class Process:
         self.world = world
         self.name = name
         self.number = number
-        self.loop = ProcessLoop(self, self._failed)
+        self.loop = ProcessLoop(self, self._failed)  # type: ignore[abstract] # what asyncio's own parts use is there
         self.random = world.chance(f"process {number} {name}")
         self.skew_ms = 0
         """How far its wall clock is ahead."""
@@ -94,10 +94,14 @@ class Process:
     def _failed(self, message: str) -> None:
         self.world.failed(f"{self}: {message}")
 
-    def die(self) -> None:
+    def say(self, text: str) -> None:
+        self.world.story.tell(f"{self} {text}")
+
+    def die(self, why: str) -> None:
         """End at once, as by SIGKILL: nothing of it runs any more."""
         if self.is_dead or self.is_over:
             return
+        self.say(f"dies: {why}")
         tasks = asyncio.all_tasks(self.loop)
         self.world.crashed_at(tasks)
         self.is_dead = True
@@ -236,7 +240,7 @@ class World:
     def _step(self, process: Process) -> None:
         """Let a process make its next step, or the few that are ready."""
         loop, self.current = process.loop, process
-        sys.set_asyncgen_hooks(None, lambda generator: loop.call_soon(loop.create_task, generator.aclose()))
+        sys.set_asyncgen_hooks(None, loop.close_generator)
         asyncio._set_running_loop(loop)  # noqa: SLF001 - for those who write event loops
         try:
             ready = loop.ready
