@@ -36,7 +36,7 @@ class Days:
             return
         standing = {_numbered(row["day"]) for row in await connection.fetch(query("days"))}
         for day in missing_days(standing, now):
-            await connection.execute(query("add_day"), _name(day), *bounds(day))
+            await connection.execute(query("add_day"), name_of(day), *bounds(day))
         self._kept = today
 
 
@@ -75,7 +75,7 @@ def days_of(jobs: Collection[UUID]) -> tuple[UUID, UUID]:
     return bounds(day_of(min(jobs)))[0], bounds(day_of(max(jobs)))[1]
 
 
-def _name(day: int) -> str:
+def name_of(day: int) -> str:
     """Return what the names of the day's partitions end with."""
     return datetime.fromtimestamp(day * _DAY_MS / 1000, UTC).strftime("%Y%m%d")
 

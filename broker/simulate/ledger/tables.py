@@ -9,6 +9,7 @@ from uuid import UUID
 import msgspec
 
 from broker.ports import Entropy
+from broker.simulate.ledger.locks import Locks
 from broker.simulate.ledger.stored import (
     ApiKeyRow,
     AuditRow,
@@ -58,6 +59,7 @@ class Tables:
     def __init__(self, timers: Timers, entropy: Entropy) -> None:
         self._entropy = entropy
         self._log: Log = []
+        self.locks = Locks()
         self._make_jobs()
         self._make_batches()
         self._make_control()
