@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -90,7 +90,13 @@ async def nc(nats_url: str) -> AsyncIterator[NatsClient]:
 @pytest.fixture
 async def ledger_url(servers: tuple[str, str]) -> AsyncIterator[str]:
     """A migrated database of the test's own. What it holds in the end must agree with itself."""
-    base = servers[1]
+    async with a_database(servers[1]) as url:
+        yield url
+
+
+@asynccontextmanager
+async def a_database(base: str) -> AsyncIterator[str]:
+    """A copy of the migrated database at this address. What it holds in the end must agree with itself."""
     parts = urlsplit(base)
     name = f"test_{os.getpid()}_{os.urandom(4).hex()}"
     admin = await asyncpg.connect(urlunsplit(parts._replace(path="/postgres")))

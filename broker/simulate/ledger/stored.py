@@ -323,6 +323,10 @@ class FileBatchRow(MemoryRow, frozen=True, kw_only=True):
     failed_ms: int | None = None
     output_bytes: int | None = None
     error_bytes: int | None = None
+    model: str | None = None
+    files_last_ms: int | None = None
+    output_deleted_ms: int | None = None
+    errors_deleted_ms: int | None = None
 
 
 class BadLineRow(MemoryRow, frozen=True, kw_only=True):

@@ -88,6 +88,16 @@ class Tables:
         if not began:
             self._log.clear()
 
+    def place_of(self, job: UUID) -> WaitingRow | DelayedRow | None:
+        """Return where a job waits, now or for its time."""
+        return self.waiting.get(job) or self.delayed.get(job)
+
+    def wait_no_more(self, job: UUID) -> WaitingRow | DelayedRow | None:
+        """Take a job from where it waits. Return the row; None: it waits nowhere."""
+        if job in self.waiting:
+            return self.waiting.remove(job)
+        return self.delayed.remove(job) if job in self.delayed else None
+
     def _make_jobs(self) -> None:
         """Make the tables that hold a row a job, or several."""
         log = self._log
