@@ -22,6 +22,7 @@ from broker.simulate.ledger.transactions import Gate, Session
 from broker.simulate.timers import Timers
 from schemas.units import Ms
 
+
 def ledger_of(tables: Tables, timers: Timers, gate: Gate, clock: Clock | None = None) -> Ledger:
     """Return the ledger as one process has it. `timers` are the server's; `clock` is its own, if it may be wrong."""
     session = Session(

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from msgspec.structs import asdict, replace
 
+from broker.core.records import ReadPage
 from broker.errors import Conflict
 from broker.ledger.batches import FAILURES_COUNTED, PAGE_BYTES, has_succeeded, parse_cursor
 from broker.ledger.rows import (
@@ -87,24 +88,37 @@ class MemoryBatches(Area):
     def results(
         self, batch: UUID, tenant: str, cursor: str | None, limit: int, *, own: bool = False, final: bool = False
     ) -> ResultPage | None:
-        """Return `limit` results, or as many as fit into PAGE_BYTES."""
-        read_to = parse_cursor(cursor)
-        tables = self._tables
-        asked = find_batch(tables, batch, tenant)
-        if asked is None:
-            return None
-        retries = [] if own else _retries_of(tables, batch)
-        found = _fitting(_results(tables, batch, read_to, limit, are_merged=bool(retries)))
-        may_change = final and any(row.completed_ms is None for row in retries)
-        rows = list(takewhile(has_succeeded, found)) if may_change else found
-        if rows:
-            read_to = rows[-1]["ordinal"]
-            cursor = str(read_to)
-        more = bool(tables.results_by_batch.after(batch, (read_to, _GREATEST), limit=1))
-        is_completed = asked.completed_ms is not None and not more
-        is_completed = is_completed and all(row.completed_ms is not None for row in retries)
-        more = more and len(rows) == len(found)
-        return ResultPage(tuple(result_of(row) for row in rows), cursor, completed=is_completed, more=more)
+        read = _read(self._tables, batch, tenant, cursor, limit, own=own, final=final)
+        return None if read is None else read.page
+
+    @transaction
+    def read(
+        self, batch: UUID, tenant: str, cursor: str | None, limit: int, *, own: bool = False, final: bool = False
+    ) -> ReadPage | None:
+        return _read(self._tables, batch, tenant, cursor, limit, own=own, final=final)
+
+
+def _read(
+    tables: Tables, batch: UUID, tenant: str, cursor: str | None, limit: int, *, own: bool, final: bool
+) -> ReadPage | None:
+    """Return `limit` results, or as many as fit into PAGE_BYTES."""
+    read_to = parse_cursor(cursor)
+    asked = find_batch(tables, batch, tenant)
+    if asked is None:
+        return None
+    retries = [] if own else _retries_of(tables, batch)
+    found = _fitting(_results(tables, batch, read_to, limit, are_merged=bool(retries)))
+    may_change = final and any(row.completed_ms is None for row in retries)
+    rows = list(takewhile(has_succeeded, found)) if may_change else found
+    if rows:
+        read_to = rows[-1]["ordinal"]
+        cursor = str(read_to)
+    more = bool(tables.results_by_batch.after(batch, (read_to, _GREATEST), limit=1))
+    is_completed = asked.completed_ms is not None and not more
+    is_completed = is_completed and all(row.completed_ms is not None for row in retries)
+    more = more and len(rows) == len(found)
+    page = ResultPage(tuple(result_of(row) for row in rows), cursor, completed=is_completed, more=more)
+    return ReadPage(page, tuple(row["ordinal"] for row in rows))
 
 
 _GREATEST = 1 << 128
