@@ -16,6 +16,7 @@ NODE_STAMP := $(NODE)/node_modules/.installed
 
 CLIENTS := .venv-clients
 INSTRUCTOR := .venv-instructor
+AUTOBATCHER := .venv-autobatcher
 CLIENTS_NODE := tests/clients/node
 
 PEERS := $(VENV)/.peers
@@ -112,11 +113,16 @@ $(INSTRUCTOR)/.installed: tests/clients/instructor.lock
 	$(INSTRUCTOR)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps --require-hashes -r $<
 	@touch $@
 
+$(AUTOBATCHER)/.installed: tests/clients/autobatcher.lock
+	$(PYTHON) -m venv $(AUTOBATCHER)
+	$(AUTOBATCHER)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps --require-hashes -r $<
+	@touch $@
+
 $(CLIENTS_NODE)/node_modules/.installed: $(CLIENTS)/.installed $(CLIENTS_NODE)/package-lock.json
 	PATH="$(abspath $(CLIENTS)/bin):$$PATH" npm ci --prefix $(CLIENTS_NODE) --no-audit --no-fund --loglevel=error
 	@touch $@
 
-test-clients: $(MODEL) $(CLIENTS)/.installed $(INSTRUCTOR)/.installed $(CLIENTS_NODE)/node_modules/.installed ## use the HTTP API with clients that others wrote: openai, anthropic, LangChain, litellm, guidellm …
+test-clients: $(MODEL) $(CLIENTS)/.installed $(INSTRUCTOR)/.installed $(AUTOBATCHER)/.installed $(CLIENTS_NODE)/node_modules/.installed ## use the HTTP API with clients that others wrote: openai, anthropic, LangChain, litellm, guidellm …
 	PATH="$(abspath $(CLIENTS)/bin):$$PATH" $(CLIENTS)/bin/python -m pytest -q -c tests/clients/pytest.ini tests/clients
 
 test-readme: $(STAMP) ## do what README says as it is typed, in an empty home (some minutes)
@@ -162,6 +168,7 @@ lock: $(STAMP) ## renew requirements.lock, deploy/peers.lock (from pyproject.tom
 	printf 'litellm[proxy]>=1.108,<2\nsmg>=1.13,<2\n' | $(COMPILE) --output-file deploy/bench.lock -
 	$(COMPILE) $(addprefix --find-links ,$(PIP_FIND_LINKS)) --output-file tests/clients/requirements.lock tests/clients/requirements.in
 	$(COMPILE) --output-file tests/clients/instructor.lock tests/clients/instructor.in
+	$(COMPILE) --output-file tests/clients/autobatcher.lock tests/clients/autobatcher.in
 
 clean: ## remove .venv and all caches
-	rm -rf $(VENV) $(VLLM) $(BENCH) $(CLIENTS) $(INSTRUCTOR) $(NODE)/node_modules $(CLIENTS_NODE)/node_modules .infermq .mypy_cache .ruff_cache .pytest_cache .hypothesis .mutate .import_linter_cache
+	rm -rf $(VENV) $(VLLM) $(BENCH) $(CLIENTS) $(INSTRUCTOR) $(AUTOBATCHER) $(NODE)/node_modules $(CLIENTS_NODE)/node_modules .infermq .mypy_cache .ruff_cache .pytest_cache .hypothesis .mutate .import_linter_cache
