@@ -19,7 +19,7 @@ from broker.core.admit import AdmissionContext, admit
 from broker.core.principal import open_principal
 from broker.core.records import BatchInfo
 from schemas.catalog import Catalog
-from schemas.codec import UNREADABLE, place_of
+from schemas.codec import UNREADABLE, field_of, place_of
 from schemas.endpoints import ENDPOINTS
 from schemas.ids import line_id
 from schemas.job import BODY_BYTES, CustomId, Job
@@ -220,7 +220,7 @@ def _decoded(text: bytes) -> _Request:
     try:
         return _request.decode(text)
     except msgspec.ValidationError as error:
-        what, path = place_of(str(error))
+        what, path = field_of(str(error))
         raise _Bad("bad_line", what, path.removeprefix(".") or None) from error
     except UNREADABLE as error:
         raise _Bad("not_json", f"not JSON: {error}") from error

@@ -5,6 +5,7 @@ differ.
 """
 
 import contextlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import UnionType
 from typing import Annotated, Any, Generic, TypeVar
@@ -86,6 +87,16 @@ def place_of(message: str) -> tuple[str, str]:
     """Split a message of msgspec (`… - at `$.n``) into its text and the path without `$`, empty if it names none."""
     text, _, path = message.partition(" - at ")
     return text, path.strip("`").removeprefix("$")
+
+
+def field_of(message: str) -> tuple[str, str]:
+    """Split a message as `place_of` does. The path goes on to the field that is missing, or that nobody knows."""
+    text, path = place_of(message)
+    named = _NAMED.fullmatch(text)
+    return text, path if named is None else f"{path}.{named[1]}"
+
+
+_NAMED = re.compile(r"Object (?:missing required|contains unknown) field `(.{1,200})`", re.DOTALL)
 
 
 def bundles(values: Iterable[bytes]) -> Iterator[list[bytes]]:

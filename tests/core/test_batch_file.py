@@ -65,7 +65,7 @@ def test_numbers_count_blank_lines() -> None:
         (b"nope", "not_json", None),
         (b"\xff\xff", "not_json", None),
         (b"[]", "bad_line", None),
-        (a_line(custom_id=...), "bad_line", None),
+        (a_line(custom_id=...), "bad_line", "custom_id"),
         (a_line(custom_id=5), "bad_line", "custom_id"),
         (a_line(custom_id=""), "bad_line", "custom_id"),
         (a_line(custom_id="x\0"), "nul_character", "custom_id"),

@@ -15,6 +15,7 @@ from schemas.codec import (
     bundles,
     decode_job,
     decode_jobs,
+    field_of,
     grouped,
     packed,
     place_of,
@@ -146,3 +147,17 @@ def test_without_a_content_type_it_is_messagepack() -> None:
 )
 def test_msgspecs_words_are_told_from_their_place(message: str, what: str, path: str) -> None:
     assert place_of(message) == (what, path)
+    assert field_of(message) == (what, path)
+
+
+@pytest.mark.parametrize(
+    ("message", "path"),
+    [
+        ("Object missing required field `a`", ".a"),
+        ("Object missing required field `a` - at `$.b[0]`", ".b[0].a"),
+        ("Object contains unknown field `a b` - at `$.c`", ".c.a b"),
+        ("Object contains unknown field `a\n` - at `$`", ".a\n"),
+    ],
+)
+def test_a_field_that_is_missing_or_unknown_is_part_of_the_place(message: str, path: str) -> None:
+    assert field_of(message)[1] == path

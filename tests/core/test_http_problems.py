@@ -34,7 +34,7 @@ BAD_REQUESTS = {
     ),
     *("deadline_too_far", "endpoint_not_served", "logprobs_out_of_range", "max_tokens_out_of_range", "media_url"),
     *("n_out_of_range", "no_choice", "nul_character", "poison", "stream_not_allowed", "two_deadlines"),
-    *("unreadable_job", "unstorable", "wrong_lane", "too_slow"),
+    *("unreadable_job", "unstorable", "wrong_lane", "wrong_purpose", "too_slow"),
     *("filtered", "cut_while_reasoning", "refused", "backing_off", "cancelling"),
 }
 """What is simply a bad request, or never the answer to one."""

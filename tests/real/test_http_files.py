@@ -328,13 +328,13 @@ WRONG: list[tuple[dict[str, Any], int, str | None]] = [
     ({"requests": [{}], "endpoint": "/v1/images"}, 400, "endpoint"),
     ({"requests": [{}], "on_bad_line": "cry"}, 400, "on_bad_line"),
     ({"requests": [{}], "metadata": {"a": 1}}, 400, "metadata[...]"),
-    ({"requests": [{}], "output_expires_after": {"anchor": "created_at"}}, 400, "output_expires_after"),
+    ({"requests": [{}], "output_expires_after": {"anchor": "created_at"}}, 400, _SECONDS),
     *(
         ({"requests": [{}], "output_expires_after": {"anchor": "created_at", "seconds": n}}, 400, _SECONDS)
         for n in (3599, 2_592_001, "3600")
     ),
     ({"requests": [{}], "output_expires_after": {"anchor": "now", "seconds": 3600}}, 400, _ANCHOR),
-    ({"requests": [{}], "outputs": {}}, 400, None),
+    ({"requests": [{}], "outputs": {}}, 400, "outputs"),
 ]
 
 

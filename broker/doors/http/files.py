@@ -49,7 +49,12 @@ class FileRoutes:
 
     async def list(self, principal: Principal, request: Request) -> Response:
         query = request.query_params
-        after = None if "after" not in query else _plain(query["after"])[0]
+        after = None
+        if "after" in query:
+            found = read_file_id(query["after"])
+            if found is None:
+                raise Refusal(Problem("bad_request", f"{query['after'][:100]!r} is no id of a file", "after"))
+            after = found[0]
         try:
             ask = msgspec.convert(
                 {

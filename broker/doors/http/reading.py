@@ -11,7 +11,7 @@ from starlette.requests import Request
 from broker.core.openai_batch import read_id
 from broker.service.refusal import Refusal
 from schemas.api import BatchRef, Problem
-from schemas.codec import TRACEPARENT, UNREADABLE, place_of
+from schemas.codec import TRACEPARENT, UNREADABLE, field_of, place_of
 from schemas.job import CustomId, Lane, Metadata
 from schemas.units import Name
 
@@ -121,7 +121,7 @@ def decoded(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
 
 def wrong(error: Exception, *, within: str = "") -> Refusal:
     """Say what is wrong with a value, and in which field of what is asked; `within` is what its path begins with."""
-    what, path = place_of(str(error))
+    what, path = field_of(str(error))
     return Refusal(Problem("bad_request", what, path.removeprefix(".").removeprefix(within) or None))
 
 
