@@ -3,5 +3,6 @@
 world         virtual time, chance, and processes that die
 api           answers calls as the door does, without FastStream
 ledger        a ledger in memory
+nats          a NATS server in memory
 timers        the time of the world, as its servers need it
 """

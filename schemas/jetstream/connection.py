@@ -6,12 +6,28 @@ Every implementation raises nats-py's errors, which are imported from here.
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from nats.errors import BadSubjectError, MaxPayloadError, NoRespondersError, NoServersError
+from nats.errors import (
+    BadHeaderError,
+    BadSubjectError,
+    BadSubscriptionError,
+    ConnectionClosedError,
+    FlushTimeoutError,
+    MaxPayloadError,
+    NoRespondersError,
+    NoServersError,
+    OutboundBufferLimitError,
+    SlowConsumerError,
+    StaleConnectionError,
+)
 from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeoutError
 
 __all__ = [
+    "BadHeaderError",
     "BadSubjectError",
+    "BadSubscriptionError",
+    "ConnectionClosedError",
+    "FlushTimeoutError",
     "MaxPayloadError",
     "Message",
     "NatsConnection",
@@ -19,6 +35,9 @@ __all__ = [
     "NatsTimeoutError",
     "NoRespondersError",
     "NoServersError",
+    "OutboundBufferLimitError",
+    "SlowConsumerError",
+    "StaleConnectionError",
     "Subscription",
     "is_refusal",
 ]
