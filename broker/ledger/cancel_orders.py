@@ -76,9 +76,9 @@ async def cancel_page(
     after, found_before = _cursor_of(instruction.cursor)
     read = await _page(connection, choice, after, limit=page)
     jobs = {job.id for job in read.jobs}
-    marked = await mark(connection, jobs, instruction.tenant, now) if choice.takes(State.RUNNING) else {}
-    new = [one for one in marked.values() if one.cancel_ms == now]
-    left = jobs - marked.keys()
+    marked = await mark(connection, jobs, instruction.tenant, now) if choice.takes(State.RUNNING) else []
+    new = [row for row in marked if row["is_new"]]
+    left = jobs - {row["job"] for row in marked}
     ended = await cancel_waiting(connection, left, now=now) if left and choice.takes(State.QUEUED) else []
     found = found_before + len(ended) + len(new)
     is_through = read.next is None

@@ -38,7 +38,8 @@ class PgCancels:
             for _ in range(_TRIES):
                 async with connection.transaction():
                     left = {job for job, state in (await _states(connection, jobs, tenant)).items() if state is None}
-                    marked |= await mark(connection, left - marked.keys(), tenant, now)
+                    rows = await mark(connection, left - marked.keys(), tenant, now)
+                    marked |= {row["job"]: _marked_of(row) for row in rows}
                     ended += await cancel_waiting(connection, left - marked.keys(), now=now)
                 states = await _states(connection, jobs, tenant)
                 if all(state is not None or job in marked for job, state in states.items()):
@@ -107,12 +108,9 @@ async def cancel_waiting(connection: Connection, jobs: Collection[UUID], *, now:
     return ended
 
 
-async def mark(connection: Connection, jobs: Collection[UUID], tenant: str, now: Ms) -> dict[UUID, Marked]:
-    """Mark those of a tenant's jobs that run, and return them with the instant since which each is to be cancelled."""
-    if not jobs:
-        return {}
-    rows = await connection.fetch(query("mark_cancelled"), list(jobs), tenant, now)
-    return {row["job"]: _marked_of(row) for row in rows}
+async def mark(connection: Connection, jobs: Collection[UUID], tenant: str, now: Ms) -> Sequence[Row]:
+    """Mark those of a tenant's jobs that run, and return them; `is_new` says which were not marked before."""
+    return await connection.fetch(query("mark_cancelled"), list(jobs), tenant, now) if jobs else []
 
 
 async def _states(connection: Connection, jobs: Collection[UUID], tenant: str) -> Mapping[UUID, State | None]:

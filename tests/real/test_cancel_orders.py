@@ -25,7 +25,7 @@ from schemas.units import Ms
 from tests.builders import a_report, an_entry, an_id, now
 from tests.holding import a_hand
 from tests.real.test_batch_cancels import cancel, filled, started
-from tests.real.test_cancels import a_service, cancelled, settle
+from tests.real.test_cancels import a_service, settle
 from tests.real.test_ledger import running, state_of
 
 pytestmark = pytest.mark.real
@@ -37,9 +37,9 @@ async def give(ledger: Ledger, choice: CancelChoice = OWN, id_: UUID | None = No
     return await ledger.cancel_orders.give(id_ or an_id(), choice, by)
 
 
-async def carried_out(ledger: Ledger) -> list[Carried]:
+async def carried_out(ledger: Ledger, at: Ms | None = None) -> list[Carried]:
     """Carry all instructions out, without their rests. Return what each page came to."""
-    pages, at = [], now()
+    pages, at = [], at or now()
     while (next_ms := await ledger.instructions.next_ms()) is not None:
         at = Ms(max(at, next_ms))
         page = await ledger.instructions.carry_on(at)
@@ -119,10 +119,11 @@ async def test_nothing_that_is_named_starts_from_then_on(ledger: Ledger) -> None
 
 async def test_what_runs_is_marked_once_and_never_tried_again(ledger: Ledger) -> None:
     attempt, before = await running(ledger), await running(ledger)
-    await cancelled(ledger, before.job)
-
     given = await give(ledger)
-    await carried_out(ledger)
+    at = now()
+    await ledger.cancels.cancel_jobs([before.job], "default", at)
+
+    await carried_out(ledger, at)
     await settle(ledger, *(a_report(Released(), job=one.job) for one in (attempt, before)))
 
     assert await state_of(ledger, attempt.job) is State.CANCELLED

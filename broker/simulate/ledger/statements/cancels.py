@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from broker.simulate.ledger.statements.named import Rows, statement
+from broker.simulate.ledger.statements.reading import columns_of
 from broker.simulate.ledger.stored import EarlyCancelRow, RunningRow
 from broker.simulate.ledger.tables import Tables
 
@@ -29,7 +30,7 @@ def cancel_waiting(t: Tables, jobs: Sequence[UUID], now: int, low: UUID, high: U
 @statement
 def mark_cancelled(t: Tables, jobs: Sequence[UUID], tenant: str, now: int) -> Rows:
     found = [row for job in sorted(jobs) if (row := t.running.get(job)) is not None and row.tenant == tenant]
-    return [_marked(t, row, now) for row in found]
+    return [columns_of(_marked(t, row, now)) | {"is_new": row.cancel_ms is None} for row in found]
 
 
 @statement

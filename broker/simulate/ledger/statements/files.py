@@ -108,10 +108,27 @@ def drop_files(t: Tables, files: Sequence[UUID]) -> Rows:
 
 
 @statement
-def create_file_batch(t: Tables, batch: UUID, file: UUID, endpoint: str, window: str, skips_bad: bool) -> Rows:
-    row = FileBatchRow(batch=batch, file=file, endpoint=endpoint, window=window, skips_bad=skips_bad)
+def create_file_batch(
+    t: Tables, batch: UUID, file: UUID, endpoint: str, window: str, skips_bad: bool, files_last_ms: int | None
+) -> Rows:
+    row = FileBatchRow(
+        batch=batch,
+        file=file,
+        endpoint=endpoint,
+        window=window,
+        skips_bad=skips_bad,
+        files_last_ms=files_last_ms,
+    )
     t.file_batches.insert(row)
     return [row]
+
+
+@statement
+def delete_batch_file(t: Tables, batch: UUID, tenant: str, is_output: bool, now: int) -> Rows:
+    row = t.batches.get(batch)
+    if row is None or row.tenant != tenant or row.completed_ms is None or batch not in t.file_batches:
+        return []
+    return [t.file_batches.change(batch, **{"output_deleted_ms" if is_output else "errors_deleted_ms": now})]
 
 
 @statement
@@ -159,12 +176,13 @@ def forget_line_names(t: Tables, batch: UUID) -> Rows:
 
 
 @statement
-def lines_checked(t: Tables, batch: UUID, lines: int, bad: int, now: int) -> Rows:
+def lines_checked(t: Tables, batch: UUID, lines: int, bad: int, now: int, model: str | None) -> Rows:
     row = t.file_batches.get(batch)
     if row is None:
         return []
     runs = lines > bad and (bad == 0 or row.skips_bad)
-    t.file_batches.change(batch, lines=lines, bad=bad, checked_ms=now, failed_ms=None if runs else now)
+    failed_ms = None if runs else now
+    t.file_batches.change(batch, lines=lines, bad=bad, checked_ms=now, failed_ms=failed_ms, model=model)
     return [{"runs": runs}]
 
 
