@@ -20,7 +20,7 @@ class PgSealKeys:
     async def current(self, connection: Connection) -> bytes:
         """Return the key, to seal what is dispatched. Raises: Unavailable, if there is none yet."""
         if self._key is None:
-            self._key = await connection.fetchval("select key from infermq.seal_key")
+            self._key = await connection.fetchval(query("seal_key"))
         if self._key is None:
             raise Unavailable("Postgres", "the ledger has no key for seals yet")
         return self._key

@@ -4,11 +4,16 @@
 A statement, or a block of them in a transaction, is done in one go, with the gate of its process before and behind it.
 """
 
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, cast
 
+from asyncpg import UniqueViolationError
+
+from broker.errors import Conflict
 from broker.ledger.connection import Connection, Database
+from broker.ledger.errors import translated
+from broker.simulate.ledger.checks import check_values
 from broker.simulate.ledger.locks import Held, Holder
 from broker.simulate.ledger.statements import STATEMENTS
 from broker.simulate.ledger.statements.jobs import copy
@@ -24,12 +29,22 @@ class MemoryDatabase:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        yield cast("Connection", MemoryConnection(self._session, self._area))
+        with translated():
+            yield cast("Connection", MemoryConnection(self._session, self._area))
 
 
 def database_of(session: Session, area: str) -> Database:
     """Return what an area of `broker.ledger` takes for its database."""
     return cast("Database", MemoryDatabase(session, area))
+
+
+@contextmanager
+def _as_the_driver() -> Iterator[None]:
+    """Raise what the driver raises for a key that is taken, which some areas of the ledger go on from."""
+    try:
+        yield
+    except Conflict as error:
+        raise UniqueViolationError(str(error)) from error
 
 
 class MemoryConnection:
@@ -94,14 +109,17 @@ class MemoryConnection:
     async def copy_records_to_table(
         self, table: str, *, records: Iterable[Sequence[object]], columns: Sequence[str], schema_name: str
     ) -> None:
+        """Insert rows. It is always done in a transaction."""
         del schema_name
-        copy(self._session.tables, table, records, columns)
+        with _as_the_driver():
+            copy(self._session.tables, table, records, columns)
 
     async def _rows(self, query: str, values: Sequence[Any]) -> Sequence[Any]:
         tables = self._session.tables
         while True:
+            check_values(values)
             try:
-                with tables.locks.of(self._holder):
+                with tables.locks.of(self._holder), _as_the_driver():
                     return STATEMENTS[query](tables, *values)
             except Held as held:
                 await tables.locks.freed(held.key)

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from uuid import UUID
 
 from broker.core.records import SumCheck
-from broker.simulate.ledger.counts import ended_of
-from broker.simulate.ledger.failures import failure_kind
-from broker.simulate.ledger.spend import executions_of
+from broker.simulate.ledger.statements.batches import ended_of
+from broker.simulate.ledger.statements.reading import failure_kind
+from broker.simulate.ledger.statements.settlement import executions
 from broker.simulate.ledger.stored import BatchRow, JobRow
 from broker.simulate.ledger.tables import Tables
 from broker.simulate.ledger.transactions import Area, transaction
@@ -45,7 +45,7 @@ def disagreements(tables: Tables) -> Iterator[str]:
 
 def _of_job(tables: Tables, job: UUID) -> Iterator[str]:
     """Compare a job with its executions, and with where it stands."""
-    row, ran = tables.jobs.get(job), executions_of(tables, job)
+    row, ran = tables.jobs.get(job), executions(tables, job)
     useful = [one for one in ran if not one.waste]
     sums = tuple(sum(one[name] for one in ran) for name in _AMOUNTS)
     if row is None:

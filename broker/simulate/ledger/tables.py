@@ -57,6 +57,8 @@ class Tables:
     """The tables by their names in Postgres. An index has the name of what it finds rows by, and of what they wait for."""
 
     def __init__(self, timers: Timers, entropy: Entropy) -> None:
+        self.timers = timers
+        """The server's."""
         self._entropy = entropy
         self._log: Log = []
         self.locks = Locks()

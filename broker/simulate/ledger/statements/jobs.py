@@ -7,6 +7,7 @@ from uuid import UUID
 from broker.errors import DayNotKept
 from broker.ledger.days import day_of, name_of
 from broker.simulate.ledger import stored
+from broker.simulate.ledger.checks import check_values
 from broker.simulate.ledger.statements.named import Rows, statement
 from broker.simulate.ledger.statements.reading import columns_of, failure_kind, has_all, ids_within, is_any
 from broker.simulate.ledger.stored import FailureRow, JobRow
@@ -15,6 +16,7 @@ from broker.simulate.ledger.tables import Tables
 _COPIED: dict[str, type[Any]] = {
     "jobs": stored.JobRow,
     "bodies": stored.BodyRow,
+    "executions": stored.ExecutionRow,
     "waiting": stored.WaitingRow,
     "results": stored.ResultRow,
 }
@@ -22,13 +24,24 @@ _COPIED: dict[str, type[Any]] = {
 
 
 def copy(t: Tables, table: str, records: Iterable[Sequence[object]], columns: Sequence[str]) -> None:
-    """Insert rows. Raises: Conflict; DayNotKept, if the ledger does not keep the day of a job."""
-    make = _COPIED[table]
+    """Insert rows. Raises: Conflict, BadData; DayNotKept, if the ledger does not keep the day of a job."""
     for record in records:
-        row = make(**dict(zip(columns, record, strict=True)))
-        if table == "jobs" and day_of(row.id) not in t.days.now:
-            raise DayNotKept(f"no partition of jobs is found for the row of {row.id}")
+        row = copied(table, columns, record)
+        if table != "waiting":
+            check_day(t, row.id if table == "jobs" else row.job)
         getattr(t, table).insert(row)
+
+
+def copied(table: str, columns: Sequence[str], record: Sequence[object]) -> Any:
+    """Make a row of its values. Raises: BadData."""
+    check_values(record)
+    return _COPIED[table](**dict(zip(columns, record, strict=True)))
+
+
+def check_day(t: Tables, job: UUID) -> None:
+    """Raises: DayNotKept, if the ledger does not keep the day of a job."""
+    if day_of(job) not in t.days.now:
+        raise DayNotKept(f"no partition is found for the row of {job}")
 
 
 @statement

@@ -1,0 +1,2 @@
+-- The key of the brokers' seals. No row: there is none yet.
+select key from infermq.seal_key
