@@ -73,10 +73,9 @@ class Api:
         if subject.startswith("DIRECT.GET."):
             return self._direct.answer(subject[len("DIRECT.GET.") :], reply, request)
         verb, path = _verb(subject, self._calls)
-        told = _refusal("system", bad_request()) if verb is None else self._told(verb, path, request)
-        if reply:
-            self._server.answer(reply, msgspec.json.encode(told))
-        return True
+        if verb is not None and reply:
+            self._server.answer(reply, msgspec.json.encode(self._told(verb, path, request)))
+        return True  # what the server does not know it hears too, and does not answer
 
     def _told(self, verb: str, path: str, request: bytes) -> Told:
         kind = _KINDS[verb]
@@ -104,7 +103,7 @@ class Api:
         if (there := server.streams.get(path)) is not None:
             if there.settings != settings:
                 raise Refused(*STREAM_EXISTS)
-            return there.told()
+            return {**there.told(), "did_create": True}
         self._check_overlap(settings)
         self._check_room(settings, 0)
         made = server.streams[path] = Stream(server, settings)

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from broker.simulate.nats.session import Session
 
 _ONE, _REST = "*", ">"
+_REMEMBERED = 10_000
 
 
 @dataclass(slots=True, eq=False)
@@ -75,8 +76,13 @@ class Interest:
     def __init__(self) -> None:
         self._literal: dict[str, _Level] = {}
         self._wild = _Node()
+        self._heads: dict[str, int] = {}
+        """How many subscriptions begin with each token."""
+        self._known: dict[str, Heard | None] = {}
+        """Who hears what, as far as somebody has asked since a subscription came or went."""
 
     def add(self, one: Subscriber) -> None:
+        self._count(one, 1)
         if has_wildcard(one.subject):
             node, is_rest = self._node(one.subject)
             (node.rest if is_rest else node.here).add(one)
@@ -84,6 +90,7 @@ class Interest:
             self._literal.setdefault(one.subject, _Level()).add(one)
 
     def remove(self, one: Subscriber) -> None:
+        self._count(one, -1)
         if has_wildcard(one.subject):
             self._prune(self._wild, one, one.subject.split("."), 0)
         elif level := self._literal.get(one.subject):
@@ -91,8 +98,26 @@ class Interest:
             if not level:
                 del self._literal[one.subject]
 
+    def _count(self, one: Subscriber, more: int) -> None:
+        self._known.clear()
+        head = one.subject.partition(".")[0]
+        self._heads[head] = self._heads.get(head, 0) + more
+        if not self._heads[head]:
+            del self._heads[head]
+
     def heard(self, subject: str) -> Heard | None:
         """Return who hears a subject; None if nobody does."""
+        heads = self._heads
+        if subject.partition(".")[0] not in heads and _ONE not in heads and _REST not in heads:
+            return None
+        if subject in self._known:
+            return self._known[subject]
+        if len(self._known) > _REMEMBERED:
+            self._known.clear()
+        found = self._known[subject] = self._found(subject)
+        return found
+
+    def _found(self, subject: str) -> Heard | None:
         levels = self._wild_levels(subject)
         if (literal := self._literal.get(subject)) is not None:
             levels.insert(0, literal)
@@ -106,17 +131,11 @@ class Interest:
         return found
 
     def has(self, subject: str) -> bool:
-        return subject in self._literal or bool(self._wild_levels(subject))
+        return self.heard(subject) is not None
 
     def _wild_levels(self, subject: str) -> list[_Level]:
-        root = self._wild
-        if not root:
-            return []
-        head = subject.partition(".")[0]
-        if head not in root.children and _ONE not in root.children and not root.rest:
-            return []
         levels: list[_Level] = []
-        _walk(root, subject.split("."), 0, levels)
+        _walk(self._wild, subject.split("."), 0, levels)
         return levels
 
     def _node(self, subject: str) -> tuple[_Node, bool]:

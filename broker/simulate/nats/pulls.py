@@ -81,14 +81,11 @@ class Waiting:
         self._has_interest = has_interest
         self._say = say
         self._queue: deque[Pull] = deque()
+        self.has_hasty = False
+        """Whether one of them is not to wait when there is nothing for it."""
 
     def __len__(self) -> int:
         return len(self._queue)
-
-    @property
-    def has_hasty(self) -> bool:
-        """Whether one of them is not to wait when there is nothing for it."""
-        return any(one.no_wait for one in self._queue)
 
     @property
     def wanted(self) -> int:
@@ -100,6 +97,7 @@ class Waiting:
 
     def add(self, pull: Pull) -> None:
         self._queue.append(pull)
+        self.has_hasty = self.has_hasty or pull.no_wait
 
     def take(self, size: int, now_s: float) -> Pull | None:
         """Return whose turn it is for a message of this size, one message less wanted; None: nobody can have it."""
@@ -145,6 +143,7 @@ class Waiting:
                 kept.append(pull)
                 next_s = _earliest(next_s, pull.expires_s)
         self._queue = kept
+        self.has_hasty = any(one.no_wait for one in kept)
         return next_s
 
     def beat(self, now_s: float, lines: dict[str, int]) -> float | None:

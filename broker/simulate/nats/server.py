@@ -102,7 +102,7 @@ class Server:
         heard = self.interest.heard(to)
         if heard is None:
             return False
-        message = subject, reply, head, data
+        message = (subject, reply, head, data)
         for one in heard.plain:
             one.session.send(one, message)
         for members in heard.groups.values():

@@ -8,6 +8,8 @@ _END = b"\r\n"
 _NAME = re.compile(r"[!-9;-~]+").fullmatch
 _BREAKS = str.maketrans({"\r": " ", "\n": " "})
 _PUB, _HPUB = b"PUB", b"HPUB"
+_ODD = "backslashreplace"
+"""What becomes of a subject that is not UTF-8: the server lets one through."""
 Published = tuple[str, str, bytes, bytes]
 """The subject, the subject for an answer, the headers, and the payload of a message."""
 
@@ -70,6 +72,8 @@ def parsed(head: bytes) -> dict[str, str] | None:
         code, _, description = first[1:].partition(b" ")
         if code.isdigit():
             found["Status"] = code.decode()
+        if not description and len(rest) > len(_END):
+            description = b"\n" + rest[: -2 * len(_END)]  # nats-py (2.16.0) takes the line after it for one
         if description:
             found["Description"] = description.decode(errors="replace")
     for line in rest.split(_END):
@@ -94,20 +98,19 @@ def commands(written: bytes) -> Iterator[Published]:
         if start < 2 or start + size > end:
             raise BadCommand
         at = start + size + 2
-        has_reply = len(words) == (5 if words[0] == _HPUB else 4)
-        subject, reply = _text(words[1]), _text(words[2]) if has_reply else ""
-        yield subject, reply, written[start : start + head], written[start + head : start + size]
+        subject = words[1].decode(errors=_ODD)
+        reply = words[2].decode(errors=_ODD) if len(words) == (5 if head else 4) else ""
+        if head:
+            yield subject, reply, written[start : start + head], written[start + head : start + size]
+        else:
+            yield subject, reply, b"", written[start : start + size]
 
 
 def _sizes(words: list[bytes]) -> tuple[int, int]:
     """Return the size of the headers and of everything. Raises: ValueError, IndexError."""
-    if words[0] == _PUB and len(words) in (3, 4):
+    kind, count = words[0], len(words)
+    if kind == _PUB and 3 <= count <= 4:
         return 0, int(words[-1])
-    if words[0] == _HPUB and len(words) in (4, 5):
+    if kind == _HPUB and 4 <= count <= 5:
         return int(words[-2]), int(words[-1])
     raise ValueError(words[0])
-
-
-def _text(name: bytes) -> str:
-    """Read a subject. The server lets one through that is not UTF-8."""
-    return name.decode(errors="backslashreplace")
