@@ -3,63 +3,35 @@
 import asyncio
 from functools import partial
 from typing import Any
-from uuid import UUID
 
 import msgspec
 import pytest
 
 from broker.bus.results import hearing_results
 from broker.core.principal import open_principal
-from broker.core.records import Audited, Entry, Pick, Requeue
+from broker.core.records import Requeue
 from broker.core.settle import decide
-from broker.errors import ControlsChanged
 from broker.metrics import BrokerMetrics
 from broker.ports import Ledger
 from broker.roles.batch_cancels import BatchCancels
 from broker.service import BatchService
 from broker.service.refusal import Refusal
 from schemas import subjects
-from schemas.api import Batch, BatchCreate, BatchRef, BatchSeal, BatchStatus, State
+from schemas.api import BatchCreate, BatchRef, BatchSeal, BatchStatus, State
 from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Attempt
-from schemas.outcome import Cancelled, Refused, Released
+from schemas.outcome import Cancelled, Released
 from schemas.units import Ms
 from tests.builders import a_report, an_entry, an_id, now
+from tests.contract.ledger.test_batch_cancels import cancel, filled, shown, started
+from tests.contract.ledger.test_cancels import settle
 from tests.declared import declare_streams
 from tests.holding import a_hand
-from tests.real.test_cancels import a_service, settle, told
+from tests.real.test_cancels import a_service, told
 from tests.real.test_ledger import PRICES, a_batch, dispatched, running, state_of
 from tests.system import until
 
 pytestmark = pytest.mark.real
-
-
-async def filled(ledger: Ledger, count: int) -> list[Entry]:
-    """The entries of an open batch that wait."""
-    batch = (await a_batch(ledger)).id
-    entries = [an_entry(batch=batch) for _ in range(count)]
-    await ledger.intake.admit(entries)
-    return entries
-
-
-async def cancel(ledger: Ledger, batch: UUID | None) -> bool:
-    assert batch is not None
-    return await ledger.cancels.cancel_batch(batch, "default", Audited(an_id(), now(), "default", "k"))
-
-
-async def started(ledger: Ledger, *entries: Entry, controls: int) -> list[Attempt]:
-    """What starts of these, for a leader that knows the controls of this version."""
-    term = await ledger.leadership.lead("me", lease_ms=60_000)
-    assert term is not None
-    picks = [Pick(entry.flow, entry.place, "d") for entry in entries]
-    return await ledger.attempts.dispatch(picks, term=term, controls=controls, now=now())
-
-
-async def shown(ledger: Ledger, batch: UUID | None) -> Batch:
-    assert batch is not None
-    found = await ledger.batches.find(batch, "default")
-    assert found is not None
-    return found
 
 
 async def a_role(nc: Nats, ledger: Ledger, **changes: Any) -> BatchCancels:
@@ -75,23 +47,6 @@ async def ended(nc: Nats, ledger: Ledger, *, page: int = 100) -> int:
     while await role.look():
         pages += 1
     return pages
-
-
-async def test_nothing_of_a_cancelled_batch_starts_though_its_rows_are_as_they_were(ledger: Ledger) -> None:
-    entries, other = await filled(ledger, 3), an_entry()
-    await ledger.intake.admit([other])
-    before = await ledger.controls.read()
-
-    assert await cancel(ledger, entries[0].batch)
-
-    with pytest.raises(ControlsChanged):
-        await started(ledger, *entries, controls=before.version)
-    after = await ledger.controls.read()
-    assert after.cancelling == {entries[0].batch}
-    places = await ledger.backlog.page(entries[0].flow, after=None, limit=10)
-    assert [job.place.job for job in after.keeps(entries[0].flow, places, now())] == [other.id]
-    state = await shown(ledger, entries[0].batch)
-    assert (state.status, state.jobs, state.counts.cancelled) == (BatchStatus.CANCELLING, 3, 0)
 
 
 async def test_its_rows_are_ended_in_pages_with_results_in_order(nc: Nats, ledger: Ledger) -> None:
@@ -152,39 +107,6 @@ async def test_what_was_being_started_when_it_was_cancelled_is_told_to_stop_soon
     assert await state_of(ledger, other.job) is State.RUNNING
 
 
-async def test_jobs_that_come_later_are_ended_when_they_come(ledger: Ledger) -> None:
-    entries = await filled(ledger, 2)
-    batch = entries[0].batch
-    await cancel(ledger, batch)
-    late = [an_entry(batch=batch, custom_id="late"), an_entry(batch=batch, refused=Refused("x", "y")), an_entry()]
-
-    admitted = await ledger.intake.admit(late)
-    again = await ledger.intake.admit([*late, an_entry(batch=batch, idempotency_key="k")])
-
-    assert [(one.job, one.state, one.custom_id) for one in admitted.cancelled] == [
-        (late[0].id, State.CANCELLED, "late")
-    ]
-    assert [place.job for _, place in admitted.waiting] == [late[2].id]
-    assert [one.job for one in admitted.refused] == [late[1].id]
-    assert len(again.cancelled) == 1
-    counts = (await shown(ledger, batch)).counts
-    assert (counts.admitted, counts.cancelled, counts.failed) == (5, 2, 1)
-    assert batch is not None
-    info = (await ledger.intake.batches_of([batch]))[batch]
-    assert not info.is_full
-
-
-async def test_jobs_that_come_after_its_end_are_ended_too(ledger: Ledger) -> None:
-    batch = (await a_batch(ledger)).id
-    await cancel(ledger, batch)
-    assert (await shown(ledger, batch)).status is BatchStatus.CANCELLED
-
-    late = an_entry(batch=batch)
-    await ledger.intake.admit([late])
-
-    assert await state_of(ledger, late.id) is State.CANCELLED
-
-
 async def test_a_job_that_comes_while_it_is_cancelled_waits_for_no_page(ledger: Ledger, ledger_url: str) -> None:
     """Whichever has the batch's row first: the job ends when it comes, or it is found by the pages."""
     batch = (await a_batch(ledger)).id
@@ -202,20 +124,6 @@ async def test_a_job_that_comes_while_it_is_cancelled_waits_for_no_page(ledger: 
 
 async def _some(found: Any) -> bool:
     return bool(await found)
-
-
-async def test_a_batch_that_is_complete_or_cancelled_stays_as_it_is(ledger: Ledger) -> None:
-    entries = await filled(ledger, 1)
-    complete = (await a_batch(ledger)).id
-    await ledger.batches.seal(complete, "default", 0, now())
-
-    assert await cancel(ledger, entries[0].batch)
-    first = await shown(ledger, entries[0].batch)
-    assert not await cancel(ledger, entries[0].batch)
-    assert not await cancel(ledger, complete)
-
-    assert await shown(ledger, entries[0].batch) == first
-    assert (await shown(ledger, complete)).status is BatchStatus.COMPLETED
 
 
 async def test_nobody_cancels_another_tenants_batch(nc: Nats, ledger: Ledger) -> None:

@@ -26,8 +26,8 @@ from schemas.listing import JobFilter
 from schemas.outcome import BadRequest, EngineFault, Failed, Outcome
 from schemas.units import Ms
 from tests.builders import a_success, an_entropy, an_id, now
+from tests.contract.ledger.test_retries import carry_out, somebody
 from tests.real.test_ledger import a_verdict
-from tests.real.test_retries import carry_out, somebody
 from tests.system import CATALOG
 
 pytestmark = pytest.mark.real

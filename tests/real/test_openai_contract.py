@@ -18,10 +18,10 @@ from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Lane
 from schemas.units import Ms
 from tests.builders import an_id, now
+from tests.contract.ledger.test_retries import somebody
 from tests.openai_shapes import SHAPES, faults
 from tests.real.test_broker import a_broker, a_worker
 from tests.real.test_http_files import BATCH, a_file, a_form, a_line
-from tests.real.test_retries import somebody
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(90)]
 ENDED = {"completed", "failed", "expired", "cancelled"}

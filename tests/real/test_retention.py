@@ -5,57 +5,18 @@ import asyncio
 import asyncpg
 import pytest
 
-from broker.config import Keep
-from broker.core.records import Audited, Entry
+from broker.core.records import Audited
 from broker.ledger import open_ledger
 from broker.ports import Ledger
-from broker.roles.upkeep import Upkeep
-from schemas.api import State
 from schemas.dead import DeadFilter, DeadWhat
 from schemas.ids import uuid7
 from schemas.units import Ms
-from tests.builders import a_dead_letter, an_entry, now
+from tests.builders import a_dead_letter, now
+from tests.contract.ledger.test_retention import DAY_MS, an_upkeep, letters
 from tests.holding import a_hand
 from tests.real.test_dead_letters import a_dead_job, audits
-from tests.real.test_ledger import state_of
 
 pytestmark = pytest.mark.real
-DAY_MS = 24 * 3_600_000
-KEEP = Keep(dead_letters=3, audit=5, idempotency=2)
-
-
-def an_upkeep(ledger: Ledger, *, in_days: float = 0, page: int = 2) -> Upkeep:
-    """At work so many days from now."""
-
-    def clock() -> Ms:
-        return Ms(int(now() + in_days * DAY_MS))
-
-    return Upkeep(days=ledger.days, retention=ledger.retention, keep=KEEP, clock=clock, page=page)
-
-
-async def letters(ledger: Ledger, what: DeadWhat) -> int:
-    return sum(one.count for one in await ledger.dead_letters.count(DeadFilter(what=what)))
-
-
-async def test_messages_are_deleted_after_their_days(ledger: Ledger) -> None:
-    await ledger.dead_letters.record([a_dead_letter() for _ in range(5)])
-
-    await an_upkeep(ledger, in_days=2.9).drop()
-    kept = await letters(ledger, DeadWhat.MESSAGE)
-    await an_upkeep(ledger, in_days=3.1).drop()
-
-    assert (kept, await letters(ledger, DeadWhat.MESSAGE)) == (5, 0)
-
-
-async def test_dead_jobs_leave_the_dead_letters_after_their_days_and_stay_in_the_ledger(ledger: Ledger) -> None:
-    jobs = [await a_dead_job(ledger, tenant="default") for _ in range(5)]
-
-    await an_upkeep(ledger, in_days=2.9).drop()
-    kept = await letters(ledger, DeadWhat.JOB)
-    await an_upkeep(ledger, in_days=3.1).drop()
-
-    assert (kept, await letters(ledger, DeadWhat.JOB)) == (5, 0)
-    assert [await state_of(ledger, job) for job in jobs] == [State.DEAD] * 5
 
 
 async def test_the_audit_is_kept_for_its_days(ledger: Ledger, ledger_url: str) -> None:
@@ -68,19 +29,6 @@ async def test_the_audit_is_kept_for_its_days(ledger: Ledger, ledger_url: str) -
     await an_upkeep(ledger).drop()
 
     assert {tenant for tenant, _, _ in await audits(ledger_url)} == {"0", "4.9"}
-
-
-async def test_an_idempotency_key_stands_for_its_job_for_its_days(ledger: Ledger) -> None:
-    def keyed() -> list[Entry]:
-        return [an_entry(idempotency_key=f"k{n}") for n in range(5)]
-
-    await ledger.intake.admit(keyed())
-    await an_upkeep(ledger, in_days=1.9).drop()
-    same = await ledger.intake.admit(keyed())
-    await an_upkeep(ledger, in_days=2.1).drop()
-    new = await ledger.intake.admit(keyed())
-
-    assert (len(same.waiting), len(new.waiting)) == (0, 5)
 
 
 async def test_failures_of_jobs_that_are_gone_go_with_them(ledger: Ledger, ledger_url: str) -> None:
@@ -109,15 +57,6 @@ async def test_what_another_holds_is_left_and_holds_nobody_up(ledger: Ledger, le
         await an_upkeep(ledger, in_days=4, page=10).drop()
 
         assert [one.id for one in await ledger.dead_letters.page(DeadFilter(), limit=9)] == [held.id]
-
-
-async def test_each_page_is_a_transaction_of_its_own(ledger: Ledger) -> None:
-    await ledger.dead_letters.record([a_dead_letter() for _ in range(5)])
-    later = Ms(now() + 4 * DAY_MS)
-
-    pages = [await ledger.retention.drop_messages(later, limit=2) for _ in range(4)]
-
-    assert pages == [2, 2, 1, 0]
 
 
 async def test_brokers_that_drop_at_once_leave_nothing_and_miss_nothing(ledger: Ledger, ledger_url: str) -> None:

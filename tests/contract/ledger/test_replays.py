@@ -21,9 +21,7 @@ from schemas.listing import JobFilter
 from schemas.repeats import Compared, Comparison, Replay, ReplayDiff
 from schemas.units import Ms
 from tests.builders import BODY, a_success, an_entry, an_id, now
-from tests.real.test_batches import results_of
-from tests.real.test_ledger import a_batch, a_verdict
-from tests.real.test_retries import (
+from tests.contract.ledger.test_retries import (
     D,
     F,
     Places,
@@ -37,9 +35,9 @@ from tests.real.test_retries import (
     shown,
     somebody,
 )
+from tests.real.test_batches import results_of
+from tests.real.test_ledger import a_batch, a_verdict
 from tests.system import CATALOG
-
-pytestmark = pytest.mark.real
 
 
 @pytest.fixture(autouse=True)
@@ -48,10 +46,15 @@ async def _catalog(ledger: Ledger) -> None:
     await ledger.catalogs.apply((CATALOG + other).format(slots=4, options=""), "default", now())
 
 
-async def give(ledger: Ledger, **ask: Any) -> Instruction:
+async def a_millisecond_later() -> None:
+    """Let time go on: what is replayed is older than the replay, by a millisecond at least."""
     at = now()
-    while now() == at:  # what is replayed is older than the replay, by a millisecond at least
+    while now() == at:
         await asyncio.sleep(0)
+
+
+async def give(ledger: Ledger, **ask: Any) -> Instruction:
+    await a_millisecond_later()
     given = await ledger.replays.give(Replay(**{"id": an_id(), **ask}), "default", somebody())
     return given.instruction
 
@@ -109,6 +112,7 @@ async def test_a_replay_makes_no_job_that_its_key_could_not_submit(ledger: Ledge
         record = KeyRecord(id=key, tenant="default", **fields, **limits)  # type: ignore[arg-type]
         await ledger.api_keys.create(record, replace(by, id=an_id()))
 
+    await a_millisecond_later()
     told = {}
     for key in ("limited", "embeds", "hurried", "anybody"):
         given = await ledger.replays.give(
@@ -135,6 +139,7 @@ async def test_a_replay_asked_for_twice_makes_two_sets(ledger: Ledger) -> None:
 async def test_one_request_is_one_replay_however_often_it_comes(ledger: Ledger) -> None:
     batch = await a_batch_of(ledger, S)
     ask = Replay(id=an_id(), filter=of_batch(batch.id))
+    await a_millisecond_later()
 
     for _ in range(2):
         await ledger.replays.give(ask, "default", somebody())
