@@ -21,6 +21,10 @@ class Refusal(Exception):
         self.problem = problem
 
 
+EXPECTED = (Refusal, Unavailable, Conflict, BadData)
+"""What use-cases raise on purpose."""
+
+
 def authorise(principal: Principal, action: Action, *, lane: Lane | None = None, model: str | None = None) -> None:
     """Check that the principal may do this. Raises: Refusal."""
     if (problem := forbidden(principal, action, lane=lane, model=model)) is not None:

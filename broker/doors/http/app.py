@@ -32,7 +32,7 @@ from broker.doors.http.waiting import Waiting
 from broker.doors.requests import Requests
 from broker.ports import Clock, Entropy
 from broker.service import Services
-from broker.service.refusal import Refusal, problem_of
+from broker.service.refusal import EXPECTED, Refusal, problem_of
 from schemas.api import Problem
 from schemas.catalog import Catalog
 from schemas.endpoints import CHAT, ENDPOINTS
@@ -218,7 +218,7 @@ class Front:
         ]
         return Starlette(
             routes=routes,
-            exception_handlers={HTTPException: self._failed, Refusal: self._failed, Exception: self._failed},
+            exception_handlers=dict.fromkeys((HTTPException, *EXPECTED, Exception), self._failed),
         )
 
     def _with_key(self, name: str) -> Open:
