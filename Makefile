@@ -162,7 +162,7 @@ format: $(STAMP) ## format the code
 
 lock: $(STAMP) ## renew requirements.lock, deploy/peers.lock (from pyproject.toml), deploy/bench.lock and the locks of tests/clients
 	$(BIN)/python -m pip install --quiet uv
-	$(COMPILE) --universal $(foreach extra,embedded llamacpp openai dev,--extra $(extra)) \
+	$(COMPILE) --universal $(foreach extra,embedded llamacpp openai s3 dev,--extra $(extra)) \
 	  --output-file requirements.lock pyproject.toml
 	$(COMPILE) --extra peers --constraint requirements.lock --output-file deploy/peers.lock pyproject.toml
 	printf 'litellm[proxy]>=1.108,<2\nsmg>=1.13,<2\n' | $(COMPILE) --output-file deploy/bench.lock -

@@ -2,6 +2,7 @@
 
 core/       decides, pure: admission, route, fairness, relay, settlement, prices, limits
 ledger/     Postgres, one class an area           bus/     NATS: streams, consumers, notices
+blobs/      the content of files in a directory or a bucket
 roles/      what runs by itself in a broker       service/ use-cases of callers, without a transport
 doors/      how callers come in: decode → use-case → encode
 client/     what a Python producer imports        local/   everything on this machine: `infermq up`
@@ -15,6 +16,6 @@ batch_file  reads OpenAI Batch lines (JSONL)      metrics  what Prometheus reads
 posting     sends messages to webhooks, where they may go
 
 Each layer imports only those after it: cli, bench, simulate, local, serve, process, doors, roles, service, ledger and bus,
-ports, core, schemas.
+blobs, ports, core, schemas.
 Broker and workers meet on the wire only: nothing here imports `workers`.
 """

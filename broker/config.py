@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 from msgspec.structs import replace
 
+from broker.core.file_stores import POSTGRES
 from broker.core.nats_keys import NatsKeys
 from broker.core.targets import Targets
 from schemas.api_keys import shown_key
@@ -192,6 +193,8 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """How many interactive requests may wait at this broker for a slot of one model, and the bytes of their bodies."""
     keep: Keep = Keep()
     webhooks: WebhookConfig = WebhookConfig()
+    files: str = POSTGRES
+    """Where the content of new files goes: Postgres, or the URL of a directory or a bucket."""
     trust: Trust | None = None
     """How NATS and brokers know each other. None: as the system trusts, and without TLS where the URL wants none."""
 
@@ -211,6 +214,8 @@ class UpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     nats_url: str | None = None
     postgres_url: str | None = None
     replicas: Replicas = 1
+    files: str = POSTGRES
+    """Where the content of new files goes."""
     keyless: bool = False
     """Whether whoever reaches this machine's loopback may do everything, without a key."""
     tls: bool = False

@@ -335,11 +335,21 @@ class Blobs(Protocol):
         """Forget the content of these files, if there is any."""
 
 
+class BlobStores(Protocol):
+    """Where the content of files is kept, new ones and those of before: each file remembers the name of its store."""
+
+    async def current(self) -> str:
+        """Return the name of the store for new files."""
+
+    async def of(self, name: str) -> Blobs:
+        """Return a store by its name. Raises: Unavailable, if this broker does not reach it."""
+
+
 class FileLedger(Protocol):
     """The files of each tenant; another tenant's are not found, nor are those that were deleted or have expired."""
 
-    async def begin(self, file: File, tenant: str, key: str) -> None:
-        """Note that a file is being uploaded. It is found once it is finished."""
+    async def begin(self, file: File, store: str, tenant: str, key: str) -> None:
+        """Note that a file is being uploaded to a store. It is found once it is finished."""
 
     async def finish(self, file: UUID, size: int, now: Ms) -> File | None:
         """Note that all of a file is kept. None: it was dropped meanwhile."""
@@ -354,8 +364,14 @@ class FileLedger(Protocol):
     async def delete(self, file: UUID, tenant: str, now: Ms) -> bool:
         """Delete a file. False: there is none."""
 
-    async def to_drop(self, now: Ms) -> list[UUID]:
-        """List some files that nobody will read again: their content can be dropped, and then they can."""
+    async def store_of(self, file: UUID) -> str | None:
+        """Name the store of a file. None: the file was dropped."""
+
+    async def to_drop(self, now: Ms, *, away: Collection[str] = ()) -> dict[str, list[UUID]]:
+        """List some files that nobody will read again, by their stores: their content can be dropped, and then they can.
+
+        Those in stores that are `away` are left for later.
+        """
 
     async def dropped(self, files: Collection[UUID]) -> None:
         """Forget files whose content was dropped."""
@@ -654,7 +670,7 @@ class Ledger:
     replays: ReplayLedger
     instructions: InstructionLedger
     files: FileLedger
-    blobs: Blobs
+    stores: BlobStores
     file_batches: FileBatchLedger
     cancels: CancelLedger
     changes: ChangeLedger

@@ -42,6 +42,7 @@ from broker.doors.requests import Requests
 from broker.errors import Unavailable
 from broker.metrics import BrokerMetrics
 from broker.ports import Clock, Entropy, Ledger, StreamAdmin
+from broker.retrying import until_available
 from broker.roles.advisories import Advisories
 from broker.roles.batch_cancels import BatchCancels
 from broker.roles.callout import Callout
@@ -234,6 +235,7 @@ class Process:
         async with self._api(services), self.front.serving(services), asyncio.TaskGroup() as group:
             for name, role in roles.items():
                 group.create_task(self.roles.keep(name, role, once=self.seal_key.known if name in _SEALING else None))
+            group.create_task(until_available(self.ledger.stores.current))  # so that the log says if it is away
             if callout is not None:
                 await callout.listening.wait()  # who connects now is let in by us, perhaps by nobody else
             ready()
@@ -296,7 +298,7 @@ class Process:
             days=self.ledger.days, retention=self.ledger.retention, keep=self.config.keep, clock=self.outside.clock
         )
         advisories = Advisories(nc=self.nc, ledger=self.ledger.dead_letters, metrics=self.metrics)
-        files = FileDrop(ledger=self.ledger.files, blobs=self.ledger.blobs, clock=self.outside.clock)
+        files = FileDrop(ledger=self.ledger.files, stores=self.ledger.stores, clock=self.outside.clock)
         return {
             "advisories": advisories.serve,
             "instructions": instructions.serve,
@@ -423,7 +425,7 @@ class Process:
     def _file_service(self) -> FileService:
         return FileService(
             ledger=self.ledger.files,
-            blobs=self.ledger.blobs,
+            stores=self.ledger.stores,
             batches=self.ledger.batches,
             file_batches=self.ledger.file_batches,
             clock=self.outside.clock,

@@ -7,9 +7,11 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 
 import msgspec
 
+from broker.blobs.stores import Stores
 from broker.bus.connect import connected
 from broker.config import BrokerConfig, BrokerRole
 from broker.core.accounts import BROKERS_LIVE_IN, Account
@@ -92,7 +94,13 @@ async def serve(
     connections = BrokerConnections(
         clients[Account.BROKERS], clients.get(Account.TENANTS, clients[Account.BROKERS]), clients.get(Account.SYSTEM)
     )
-    async with open_ledger(config.postgres_url, clock=wall_clock, connections=config.database_connections) as ledger:
+    opened = open_ledger(
+        config.postgres_url,
+        clock=wall_clock,
+        connections=config.database_connections,
+        stores=partial(Stores, url=config.files, new_mark=secrets.token_hex(8)),
+    )
+    async with opened as ledger:
         process = process_of(
             config,
             ledger,

@@ -18,6 +18,7 @@ from broker.local.servers import nats_server, postgres_server
 from broker.ports import Ledger
 from schemas.jetstream.client import NatsClient
 from tests.builders import SEAL_KEY, now
+from tests.s3 import S3, s3_server
 from tests.sums import check_sums
 
 settings.register_profile("steady", deadline=None, print_blob=True)
@@ -65,6 +66,20 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str
         yield urls
     finally:
         running.stop()
+
+
+@pytest.fixture(scope="session")
+def s3_running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    with s3_server(tmp_path_factory.mktemp("s3")) as running:
+        yield running
+
+
+@pytest.fixture
+def s3(s3_running: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
+    """A server of buckets, which is reached by the environment."""
+    for name, value in s3_running.environ.items():
+        monkeypatch.setenv(name, value)
+    return s3_running
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
-"""The options of `infermq serve`: what it does, and how the API over HTTP is served."""
+"""The options of `infermq serve`: what it does, how the API over HTTP is served, and where files are kept."""
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -7,7 +8,9 @@ from urllib.parse import urlsplit
 
 import typer
 
+from broker.blobs.errors import INSTALL
 from broker.config import API_CERTIFICATE, API_CERTIFICATE_KEY, ApiConfig, BrokerRole, WebhookConfig, http_limits
+from broker.core.file_stores import POSTGRES, BucketPlace, place_of
 
 ApiHost = Annotated[
     str,
@@ -105,6 +108,31 @@ WebhookAllow = Annotated[
 ]
 WebhookHttp = Annotated[
     bool, typer.Option("--webhook-http", envvar="INFERMQ_WEBHOOK_HTTP", help="Let webhooks go over plain HTTP too.")
+]
+
+
+def _store_of_files(told: str) -> str:
+    """Read where files are kept; the path of a directory will do too. Raises: typer.BadParameter."""
+    if told == POSTGRES:
+        return told
+    url = told if "://" in told else Path(told).absolute().as_uri()
+    try:
+        place = place_of(url)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    if isinstance(place, BucketPlace) and importlib.util.find_spec("obstore") is None:
+        raise typer.BadParameter(INSTALL)
+    return url
+
+
+KeptFiles = Annotated[
+    str,
+    typer.Option(
+        metavar="URL",
+        envvar="INFERMQ_FILES",
+        callback=_store_of_files,
+        help="Where stored files go: postgres, a directory (file:///srv/infermq-files), or s3://bucket/prefix.",
+    ),
 ]
 
 

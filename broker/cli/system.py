@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 import uvloop
+from msgspec.structs import replace
 
 from broker.cli.first_steps import first_steps
 from broker.cli.serve_options import (
@@ -27,6 +28,7 @@ from broker.cli.serve_options import (
     ApiTlsCert,
     ApiTlsKey,
     CorsOrigins,
+    KeptFiles,
     Roles,
     WebhookAllow,
     WebhookHttp,
@@ -69,6 +71,7 @@ from broker.config import (
     nats_keys,
     process_name,
 )
+from broker.core.file_stores import POSTGRES
 from broker.core.nats_keys import BadSecret, NatsKeys
 from broker.local.servers import die_with_parent
 from schemas.api_keys import FILE_VARIABLE, VARIABLE
@@ -224,6 +227,7 @@ def up(
     nats_url: OwnNats = None,
     postgres_url: PostgresUrl = None,
     replicas: ReplicasOption = 1,
+    files: KeptFiles = POSTGRES,
     keyless: Keyless = False,
     tls: Tls = False,
     as_json: AsJsonOnceReady = False,
@@ -252,6 +256,7 @@ def up(
         nats_url=nats_url,
         postgres_url=postgres_url,
         replicas=as_replicas(replicas),
+        files=files,
         keyless=keyless,
         tls=tls,
     )
@@ -327,6 +332,7 @@ def serve(
     access_log: AccessLog = False,
     webhook_allow: WebhookAllow = [],  # noqa: B006
     webhook_http: WebhookHttp = False,
+    files: KeptFiles = POSTGRES,
     roles: Roles = None,
     lease_s: LeaseS = LEASE_S,
     replicas: ReplicasOption = 1,
@@ -348,7 +354,6 @@ def serve(
       infermq serve --nats-url nats://nats1:4222 --postgres-url postgresql://pg/infermq
       infermq serve --roles http --nats-url nats://nats1:4222 --postgres-url postgresql://pg/infermq
     """
-    _begin(log_format, log_level)
     config = BrokerConfig(
         nats_url=nats_url,
         postgres_url=postgres_url,
@@ -359,6 +364,7 @@ def serve(
         api_port=api_port,
         api=api_config(api_limits, api_tls_cert, api_tls_key, cors_origins, access_log=access_log),
         webhooks=webhook_config(webhook_allow, http=webhook_http),
+        files=files,
         roles=_as_roles(roles),
         lease_s=lease_s,
         replicas=as_replicas(replicas),
@@ -366,12 +372,15 @@ def serve(
         waiting_requests=waiting_requests,
         waiting_bytes=waiting_bytes,
         keep=Keep(dead_letters=keep_dead_letters_days, audit=keep_audit_days, idempotency=keep_idempotency_days),
-        trust=shown_trust(os.environ),
     )
-    _run(config, nats_key_file, as_json=as_json)
+    _run(config, nats_key_file, log_format, log_level, as_json=as_json)
 
 
-def _run(config: BrokerConfig, nats_key_file: Path | None, *, as_json: bool) -> None:
+def _run(
+    config: BrokerConfig, nats_key_file: Path | None, log_format: LogFormat, log_level: LogLevel, *, as_json: bool
+) -> None:
+    _begin(log_format, log_level)
+    config = replace(config, trust=shown_trust(os.environ))
     ready = partial(_say_ready, config.name, as_json=as_json)
     with reporting_errors():
         uvloop.run(_until_signal(config, _secret_of_brokers(nats_key_file), ready))

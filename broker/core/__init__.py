@@ -45,6 +45,7 @@ explain      puts what holds jobs into status and `job show`
 revisions    which revision of the catalog is in force
 readiness    which doors of a broker can serve, and why the others cannot
 dialects     how other APIs ask and answer, translated to and from chat completions
+file_stores  where the content of files is kept
 files        the pieces in which the content of files is kept
 file_lines   where the expansion of a file into jobs stands, and the next page of it
 batch_output what a batch came to, as the lines of OpenAI's two files

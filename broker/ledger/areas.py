@@ -1,8 +1,9 @@
 """Opens all areas over one database."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
+from broker.blobs.stores import Stores
 from broker.ledger.api_keys import PgApiKeys
 from broker.ledger.attempts import PgAttempts
 from broker.ledger.audit import PgAudit
@@ -35,7 +36,7 @@ from broker.ledger.sums import PgSums
 from broker.ledger.suspects import PgSuspects
 from broker.ledger.tenants import PgTenants
 from broker.ledger.webhooks import PgDeliveries, PgWebhooks
-from broker.ports import Clock, Ledger
+from broker.ports import Blobs, BlobStores, Clock, Ledger
 from schemas.instructions import InstructionKind
 
 STEPS: Mapping[InstructionKind, Step] = {
@@ -56,11 +57,16 @@ async def open_ledger(
     connections: int = 8,
     databases: type[Database] = Database,
     steps: Mapping[InstructionKind, Step] = STEPS,
+    stores: Callable[[Blobs], BlobStores] = Stores,
 ) -> AsyncIterator[Ledger]:
-    """Open the ledger. While Postgres is away, or its schema is not up to date, every call raises Unavailable."""
+    """Open the ledger. While Postgres is away, or its schema is not up to date, every call raises Unavailable.
+
+    `stores` adds other stores of files to the one in Postgres, and chooses that for new files.
+    """
     async with databases.open(url, connections=connections, check=check_up_to_date) as database:
         days = Days(database, clock)
         seal_keys = PgSealKeys(database)
+        of_files = stores(PgBlobs(database))
         yield Ledger(
             intake=PgIntake(database, days),
             dead_letters=PgDeadLetters(database),
@@ -73,11 +79,9 @@ async def open_ledger(
             batches=PgBatches(database),
             jobs=PgJobs(database),
             retries=PgRetries(database),
-            instructions=PgInstructions(
-                database, days, {**steps, InstructionKind.EXPAND: expanding(PgBlobs(database))}
-            ),
+            instructions=PgInstructions(database, days, {**steps, InstructionKind.EXPAND: expanding(of_files)}),
             files=PgFiles(database),
-            blobs=PgBlobs(database),
+            stores=of_files,
             file_batches=PgFileBatches(database),
             cancels=PgCancels(database),
             changes=PgChanges(database),

@@ -4,6 +4,8 @@ All lines are checked before any becomes a job. The cursor moves in the transact
 job once, whichever broker is killed when.
 """
 
+import asyncio
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from io import BytesIO
@@ -16,11 +18,11 @@ from broker.batch_file import LINE_BYTES, Fault, Line, name_mark, read_part, ref
 from broker.core.admit import AdmissionContext, admit
 from broker.core.batch_output import SUCCESS_BYTES, bad_line_of, is_output, line_of
 from broker.core.file_lines import PAGE_BYTES, PAGE_LINES, Cursor, Page, cut
-from broker.core.files import PIECE_BYTES
+from broker.core.files import spans
 from broker.core.instructions import Carried, OpenInstruction
 from broker.core.openai_batch import OUTPUT
 from broker.core.records import Audited, BadLine, BatchFiles, Entry, FileBatch, FileBatchState
-from broker.errors import Conflict
+from broker.errors import BadData, Conflict, Unavailable
 from broker.ledger.connection import Connection, Database
 from broker.ledger.files import find_file
 from broker.ledger.instructions import Step, record_instruction
@@ -28,10 +30,16 @@ from broker.ledger.intake import record_entries
 from broker.ledger.repeats import CLOSED, carried, context_of, open_batch, seal
 from broker.ledger.rows import Row, batch_of, columns, json_text, result_of
 from broker.ledger.sql import query
-from broker.ports import Blobs
+from broker.ports import BlobStores
 from schemas.files import File
 from schemas.instructions import InstructionKind
 from schemas.units import Ms
+
+log = logging.getLogger(__name__)
+_AWAY_MS = 5000
+"""After which the content of a file is looked for again, if its store is away. A guess."""
+_READ_S = 15.0
+"""How long reading a page of a file may take: shorter than the time after which a page loses its hold."""
 
 
 class PgFileBatches:
@@ -124,13 +132,13 @@ def _state_of(row: Row) -> FileBatchState:
     return FileBatchState(batch=batch_of(row), files=files, **{name: row[name] for name in names})
 
 
-def expanding(blobs: Blobs) -> Step:
-    """Return what does a page of an expansion, with the content of files in `blobs`."""
-    return partial(expand_page, blobs)
+def expanding(stores: BlobStores) -> Step:
+    """Return what does a page of an expansion, with the content of files in `stores`."""
+    return partial(expand_page, stores)
 
 
-async def expand_page(blobs: Blobs, connection: Connection, instruction: OpenInstruction, now: Ms) -> Carried:
-    """Check a page of lines, or make them jobs."""
+async def expand_page(stores: BlobStores, connection: Connection, instruction: OpenInstruction, now: Ms) -> Carried:
+    """Check a page of lines, or make them jobs. While the store is away, wait, but not beyond the batch's deadline."""
     ask = _ask.decode(instruction.what)
     cursor = Cursor.read(instruction.cursor)
     batch = await open_batch(connection, instruction)
@@ -138,7 +146,15 @@ async def expand_page(blobs: Blobs, connection: Connection, instruction: OpenIns
         await connection.execute(query("lines_expanded"), instruction.id, now)
         await connection.execute(query("forget_line_names"), instruction.id)
         return CLOSED
-    page = await _read(blobs, ask.file, cursor)
+    try:
+        page = await _read(stores, connection, ask.file, cursor)
+    except (Unavailable, TimeoutError) as error:
+        if now >= ask.deadline_ms:
+            raise BadData(f"the content of the file {ask.file} could not be read until its deadline") from error
+        log.warning(
+            "a batch waits for the content of its file batch=%s file=%s error=%s", batch["id"], ask.file, error
+        )
+        return Carried(cursor=instruction.cursor, not_before_ms=Ms(now + _AWAY_MS))
     context = await context_of(connection, instruction, batch, now)
     items = _items(page, instruction.id, cursor)
     if cursor.phase == "check":
@@ -166,17 +182,20 @@ class Checked(msgspec.Struct, frozen=True):
         return self.models[0] if len(self.models) == 1 else None
 
 
-async def _read(blobs: Blobs, file: UUID, cursor: Cursor) -> Page:
-    """Read the page at a cursor. Raises: Conflict, if the file is gone."""
-    number, skip = divmod(cursor.offset, PIECE_BYTES)
-    data, is_end = b"", False
-    while len(data) < PAGE_BYTES and not is_end:
-        piece = await blobs.get(file, number)
-        if piece is None and number == 0:
-            piece = b""  # of an empty file
-        is_end = piece is None or len(piece) < PIECE_BYTES
-        data, skip, number = data + (piece or b"")[skip:], 0, number + 1
-    return cut(cursor, data, is_end=is_end)
+async def _read(stores: BlobStores, connection: Connection, file: UUID, cursor: Cursor) -> Page:
+    """Read the page at a cursor. Raises: Unavailable, TimeoutError; Conflict, if the file is gone."""
+    row = await connection.fetchrow(query("stored_in"), file)
+    if row is None:
+        raise Conflict(f"the file {file} is gone")
+    data, end = b"", min(row["bytes"], cursor.offset + PAGE_BYTES)
+    async with asyncio.timeout(_READ_S):
+        blobs = await stores.of(row["store"])
+        for span in spans(cursor.offset, end):
+            piece = await blobs.get(file, span.number)
+            if piece is None:
+                raise Unavailable("the store of files", f"piece {span.number} of the file {file} is not there")
+            data += piece[span.begin : span.end]
+    return cut(cursor, data, is_end=end == row["bytes"])
 
 
 async def _check(

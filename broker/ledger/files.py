@@ -1,11 +1,10 @@
 """Files of tenants, and their content in compressed pieces."""
 
 import asyncio
-import zlib
 from collections.abc import Collection
 from uuid import UUID
 
-from broker.errors import BadData
+from broker.blobs.pieces import packed, unpacked
 from broker.ledger.connection import Connection, Database
 from broker.ledger.rows import Row
 from broker.ledger.sql import query
@@ -16,8 +15,6 @@ UNFINISHED_MS = Ms(24 * 3_600_000)
 """How long an upload may take. What is older and not complete was cut off."""
 _DROPPED = 10
 """How many files are dropped in one transaction."""
-_LEVEL = 1
-"""Of compression: JSON shrinks to a fifth, at some hundred MB a second."""
 
 
 class PgBlobs:
@@ -27,17 +24,14 @@ class PgBlobs:
         self._database = database
 
     async def put(self, file: UUID, number: int, piece: bytes) -> None:
-        data = await asyncio.to_thread(zlib.compress, piece, _LEVEL)
+        data = await asyncio.to_thread(packed, piece)
         async with self._database.connection() as connection:
             await connection.execute(query("put_piece"), file, number, data)
 
     async def get(self, file: UUID, number: int) -> bytes | None:
         async with self._database.connection() as connection:
             data = await connection.fetchval(query("piece"), file, number)
-        try:
-            return None if data is None else await asyncio.to_thread(zlib.decompress, data)
-        except zlib.error as error:
-            raise BadData(f"the content of the file {file} is damaged: {error}") from error
+        return None if data is None else await asyncio.to_thread(unpacked, data, file)
 
     async def drop(self, files: Collection[UUID]) -> None:
         async with self._database.connection() as connection:
@@ -50,8 +44,8 @@ class PgFiles:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def begin(self, file: File, tenant: str, key: str) -> None:
-        row = (file.id, tenant, key, file.purpose, file.name, file.created_ms, file.expires_ms)
+    async def begin(self, file: File, store: str, tenant: str, key: str) -> None:
+        row = (file.id, store, tenant, key, file.purpose, file.name, file.created_ms, file.expires_ms)
         async with self._database.connection() as connection:
             await connection.execute(query("begin_file"), *row)
 
@@ -80,10 +74,18 @@ class PgFiles:
         async with self._database.connection() as connection:
             return await connection.fetchval(query("delete_file"), file, tenant, now) is not None
 
-    async def to_drop(self, now: Ms) -> list[UUID]:
+    async def store_of(self, file: UUID) -> str | None:
         async with self._database.connection() as connection:
-            rows = await connection.fetch(query("files_to_drop"), now, now - UNFINISHED_MS, _DROPPED)
-        return [row["id"] for row in rows]
+            row = await connection.fetchrow(query("stored_in"), file)
+        return None if row is None else row["store"]
+
+    async def to_drop(self, now: Ms, *, away: Collection[str] = ()) -> dict[str, list[UUID]]:
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(query("files_to_drop"), now, now - UNFINISHED_MS, _DROPPED, list(away))
+        found: dict[str, list[UUID]] = {}
+        for row in rows:
+            found.setdefault(row["store"], []).append(row["id"])
+        return found
 
     async def dropped(self, files: Collection[UUID]) -> None:
         async with self._database.connection() as connection:

@@ -264,6 +264,7 @@ class Up:
         """Start the broker and wait until it is ready. Raises: Unavailable."""
         command = [sys.executable, "-m", "broker", "serve", "--json"]
         more = ["--lease-s", str(self.config.lease_s), "--replicas", str(self.config.replicas)]
+        more += ["--files", self.config.files]
         is_ours = self._has_keys and self.config.nats_url is None
         keys = {NATS_KEY_FILE: str(self.config.data / NATS_KEY_KEPT)} if is_ours else {}
         if self.config.tls:

@@ -2,9 +2,13 @@
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
+from uuid import UUID
 
-from broker.ports import Blobs, Clock, FileLedger
+from broker.core.file_stores import POSTGRES
+from broker.errors import Unavailable
+from broker.ports import BlobStores, Clock, FileLedger
 from broker.retrying import until_available
 
 log = logging.getLogger(__name__)
@@ -16,7 +20,7 @@ class FileDrop:
     """All brokers do this. Dropping twice is the same as once."""
 
     ledger: FileLedger
-    blobs: Blobs
+    stores: BlobStores
     clock: Clock
     every_s: float = EVERY_S
 
@@ -27,8 +31,23 @@ class FileDrop:
             await asyncio.sleep(self.every_s)
 
     async def drop(self) -> None:
-        """Drop all that can be dropped now. Raises: Unavailable."""
-        while files := await self.ledger.to_drop(self.clock()):
-            await self.blobs.drop(files)  # first: a file that is forgotten with content left would stay for ever
-            await self.ledger.dropped(files)
-            log.info("dropped files=%d", len(files))
+        """Drop all that can be dropped now, but what is in stores that are away. Raises: Unavailable, for Postgres."""
+        away: set[str] = set()
+        while found := await self.ledger.to_drop(self.clock(), away=away):
+            for store, files in found.items():
+                if await self._is_dropped(store, files):
+                    await self.ledger.dropped(files)
+                    log.info("dropped files=%d", len(files))
+                else:
+                    away.add(store)
+
+    async def _is_dropped(self, store: str, files: Sequence[UUID]) -> bool:
+        """Drop the content first: that of a file which is forgotten would stay for ever. False: its store is away."""
+        try:
+            await (await self.stores.of(store)).drop(files)
+        except Unavailable:
+            if store == POSTGRES:
+                raise
+            log.warning("files wait to be dropped until their store is back store=%s", store)
+            return False
+        return True

@@ -10,7 +10,8 @@ from broker.core.files import Pieces, spans
 from broker.core.openai_batch import ERRORS, OUTPUT, file_id, is_gone, output_id
 from broker.core.principal import Principal
 from broker.core.records import FileBatchState
-from broker.ports import BatchLedger, Blobs, Clock, Entropy, FileBatchLedger, FileLedger
+from broker.errors import Unavailable
+from broker.ports import BatchLedger, Blobs, BlobStores, Clock, Entropy, FileBatchLedger, FileLedger
 from broker.service.refusal import Refusal, authorise, found
 from schemas.api import Problem
 from schemas.files import File, FileList, Files, Purpose
@@ -26,7 +27,7 @@ class FileService:
     """Each method raises Refusal or Unavailable."""
 
     ledger: FileLedger
-    blobs: Blobs
+    stores: BlobStores
     batches: BatchLedger
     file_batches: FileBatchLedger
     clock: Clock
@@ -36,7 +37,8 @@ class FileService:
     async def store(self, principal: Principal, name: str, content: AsyncIterator[bytes]) -> File:
         """Store a file of requests, as its content comes, with no more than a piece of it in memory."""
         authorise(principal, Action.SUBMIT)
-        now = self.clock()
+        store = await self.stores.current()
+        blobs, now = await self.stores.of(store), self.clock()
         file = File(
             id=uuid7(now, self.entropy()),
             purpose=Purpose.BATCH,
@@ -44,11 +46,14 @@ class FileService:
             bytes=0,
             created_ms=now,
         )
-        await self.ledger.begin(file, principal.tenant, principal.key)
-        size = await self._put(file.id, content)
-        return found(await self.ledger.finish(file.id, size, self.clock()), f"file {file.id}")
+        await self.ledger.begin(file, store, principal.tenant, principal.key)
+        size = await self._put(blobs, file.id, content)
+        finished = await self.ledger.finish(file.id, size, self.clock())
+        if finished is None:  # the upload took so long that it was taken for cut off: what came since is nobody's
+            await blobs.drop([file.id])
+        return found(finished, f"file {file.id}")
 
-    async def _put(self, file: UUID, content: AsyncIterator[bytes]) -> int:
+    async def _put(self, blobs: Blobs, file: UUID, content: AsyncIterator[bytes]) -> int:
         pieces, number = Pieces(), 0
         async for data in content:
             full = pieces.add(data)
@@ -56,10 +61,10 @@ class FileService:
                 message = f"the file is larger than {self.most_bytes} bytes: split it"
                 raise Refusal(Problem("too_large", message, "file", self.most_bytes))
             for piece in full:
-                await self.blobs.put(file, number, piece)
+                await blobs.put(file, number, piece)
                 number += 1
         for piece in pieces.rest():
-            await self.blobs.put(file, number, piece)
+            await blobs.put(file, number, piece)
         return pieces.bytes
 
     async def show(self, principal: Principal, file: UUID) -> File:
@@ -83,10 +88,13 @@ class FileService:
 
     async def content(self, file: File, begin: int, end: int) -> AsyncIterator[bytes]:
         """Yield the bytes of a stored file from `begin` to before `end`. Raises: Refusal, if it is dropped meanwhile."""
+        what = f"file {file.id}"
+        blobs = await self.stores.of(found(await self.ledger.store_of(file.id), what))
         for span in spans(begin, min(end, file.bytes)):
-            piece = await self.blobs.get(file.id, span.number)
+            piece = await blobs.get(file.id, span.number)
             if piece is None:
-                raise Refusal(Problem("unknown_file", f"the file {file.id} was deleted", "id"))
+                found(await self.ledger.store_of(file.id), what)
+                raise Unavailable("the store of files", f"piece {span.number} of {what} is not there")
             yield piece[span.begin : span.end]
 
     async def batch(self, principal: Principal, batch: UUID, which: str) -> FileBatchState:

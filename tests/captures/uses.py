@@ -35,6 +35,7 @@ USES: dict[str, Uses] = {
             "--nats-url nats://127.0.0.1:1",
             "--nats-url nats://127.0.0.1:1 --postgres-url mysql://x",
             "--nats-url nats://x --postgres-url postgresql://x --http-port 99999",
+            "--nats-url nats://x --postgres-url postgresql://x --files ftp://x",
             "--colour red",
         ),
     ),

@@ -16,6 +16,7 @@ from nats.js.errors import NotFoundError
 
 from broker.client import BacklogFull, Client, Piece, Reply, RequestRefused, RequestTimedOut, Submission
 from broker.config import LEASE_S, ApiConfig, BrokerConfig
+from broker.core.file_stores import POSTGRES
 from broker.errors import Unavailable
 from broker.serve import Addresses, serve
 from schemas import subjects
@@ -137,6 +138,7 @@ async def a_broker(
     lease_s: float = LEASE_S,
     api: ApiConfig | None = None,
     door: str = "nats",
+    files: str = POSTGRES,
     **pace: Any,
 ) -> AsyncIterator[Running]:
     """Its client comes in by the `door`, `nats` or `http`."""
@@ -147,6 +149,7 @@ async def a_broker(
         name=f"b-{an_id()}",
         lease_s=lease_s,
         api=api or ApiConfig(),
+        files=files,
     )
     serving = asyncio.create_task(serve(config, ready=ready.set_result, **pace))
     serving.add_done_callback(lambda _: ready.done() or ready.cancel())

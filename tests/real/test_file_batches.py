@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 
 from broker.core.file_lines import PAGE_LINES
+from broker.core.file_stores import POSTGRES
 from broker.core.files import Pieces
 from broker.core.openai_batch import ERRORS, OUTPUT, status_of
 from broker.core.principal import open_principal
@@ -44,10 +45,11 @@ async def stored(ledger: Ledger, content: bytes, *, expires_ms: int | None = Non
         id=an_id(), purpose=Purpose.BATCH, name="in.jsonl", bytes=0, created_ms=now(),
         expires_ms=None if expires_ms is None else Ms(expires_ms),
     )  # fmt: skip
-    await ledger.files.begin(file, "default", "k")
-    pieces = Pieces()
+    store = await ledger.stores.current()
+    await ledger.files.begin(file, store, "default", "k")
+    pieces, blobs = Pieces(), await ledger.stores.of(store)
     for number, piece in enumerate([*pieces.add(content), *pieces.rest()]):
-        await ledger.blobs.put(file.id, number, piece)
+        await blobs.put(file.id, number, piece)
     finished = await ledger.files.finish(file.id, pieces.bytes, now())
     assert finished is not None
     return finished
@@ -209,19 +211,21 @@ async def test_files_are_listed_until_they_are_deleted_or_expire(ledger: Ledger)
     later = Ms(now() + 2 * HOUR)
     assert [one.id for one in (await ledger.files.page("default", FileList(), now())).files] == [old.id, kept.id]
     assert [one.id for one in (await ledger.files.page("default", FileList(), later)).files] == [kept.id]
-    await FileDrop(ledger=ledger.files, blobs=ledger.blobs, clock=lambda: later).drop()
-    assert [await ledger.blobs.get(one.id, 0) for one in (kept, gone, old)] == [b"x", None, None]
+    await FileDrop(ledger=ledger.files, stores=ledger.stores, clock=lambda: later).drop()
+    blobs = await ledger.stores.of(POSTGRES)
+    assert [await blobs.get(one.id, 0) for one in (kept, gone, old)] == [b"x", None, None]
 
 
 async def test_an_upload_that_was_cut_off_is_dropped_after_a_day(ledger: Ledger) -> None:
     file = File(id=an_id(), purpose=Purpose.BATCH, name="in.jsonl", bytes=0, created_ms=now())
-    await ledger.files.begin(file, "default", "k")
-    await ledger.blobs.put(file.id, 0, b"x")
+    await ledger.files.begin(file, POSTGRES, "default", "k")
+    blobs = await ledger.stores.of(POSTGRES)
+    await blobs.put(file.id, 0, b"x")
 
     for hours, left in ((23, b"x"), (25, None)):
         later = Ms(now() + hours * HOUR)
-        await FileDrop(ledger=ledger.files, blobs=ledger.blobs, clock=lambda at=later: at).drop()  # type: ignore[misc]
-        assert await ledger.blobs.get(file.id, 0) == left
+        await FileDrop(ledger=ledger.files, stores=ledger.stores, clock=lambda at=later: at).drop()  # type: ignore[misc]
+        assert await blobs.get(file.id, 0) == left
     assert await ledger.files.finish(file.id, 1, now()) is None
 
 
@@ -230,9 +234,9 @@ async def test_what_a_batch_still_reads_is_not_dropped(ledger: Ledger) -> None:
     batch = await given(ledger, file.id)
     await ledger.files.delete(file.id, "default", now())
 
-    assert await ledger.files.to_drop(now()) == []
+    assert await ledger.files.to_drop(now()) == {}
     await carry_out(ledger)
-    assert await ledger.files.to_drop(now()) == [file.id]
+    assert await ledger.files.to_drop(now()) == {POSTGRES: [file.id]}
     assert await names(ledger, batch) == ["c1"]
 
 
@@ -274,7 +278,7 @@ async def test_the_sizes_of_a_batchs_files_are_those_of_their_lines(ledger: Ledg
 
 def files_of(ledger: Ledger, clock: Clock = now) -> FileService:
     return FileService(
-        ledger=ledger.files, blobs=ledger.blobs, batches=ledger.batches, file_batches=ledger.file_batches,
+        ledger=ledger.files, stores=ledger.stores, batches=ledger.batches, file_batches=ledger.file_batches,
         clock=clock, entropy=an_entropy,
     )  # fmt: skip
 

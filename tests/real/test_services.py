@@ -204,7 +204,7 @@ async def services(nc: Nats, ledger: Ledger) -> Services:
         instructions=InstructionService(ledger=ledger.instructions),
         files=FileService(
             ledger=ledger.files,
-            blobs=ledger.blobs,
+            stores=ledger.stores,
             batches=ledger.batches,
             file_batches=ledger.file_batches,
             clock=now,

@@ -110,7 +110,19 @@ class FileRoutes:
         }
         if status == 206:
             headers["content-range"] = f"bytes {begin}-{end - 1}/{size}"
-        return StreamingResponse(content, status, headers, media_type="application/octet-stream")
+        return StreamingResponse(await _begun(content), status, headers, media_type="application/octet-stream")
+
+
+async def _begun(content: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Read the first part, so that what is wrong from the beginning can still be the answer."""
+    first = await anext(content, b"")
+
+    async def whole() -> AsyncIterator[bytes]:
+        yield first
+        async for part in content:
+            yield part
+
+    return whole()
 
 
 async def _between(parts: AsyncIterator[bytes], begin: int, end: int) -> AsyncIterator[bytes]:

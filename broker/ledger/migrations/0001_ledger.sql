@@ -394,6 +394,8 @@ create table infermq.files (
     key         text    not null,
     purpose     text    not null,
     name        text    not null,
+    -- where its content is: postgres, or the URL and the mark of another store
+    store       text    not null,
     bytes       bigint  not null default 0,
     created_ms  bigint  not null,
     stored_ms   bigint,
@@ -405,7 +407,7 @@ create index files_of_tenant on infermq.files (tenant, id) where stored_ms is no
 create index files_to_drop on infermq.files (least(expires_ms, deleted_ms)) where least(expires_ms, deleted_ms) is not null;
 create index files_unfinished on infermq.files (created_ms) where stored_ms is null;
 
--- The content of files, in pieces of a fixed size before compression.
+-- The content of files that are kept here, in pieces of a fixed size before compression.
 create table infermq.blobs (
     file        uuid    not null,
     number      int     not null,

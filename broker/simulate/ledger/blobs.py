@@ -12,7 +12,7 @@ class MemoryBlobs(Area):
 
     @transaction
     def put(self, file: UUID, number: int, piece: bytes) -> None:
-        self._tables.blobs.insert(BlobRow(file=file, number=number, data=piece))
+        self._tables.blobs.add(BlobRow(file=file, number=number, data=piece))
 
     @transaction
     def get(self, file: UUID, number: int) -> bytes | None:

@@ -5,6 +5,7 @@
 from collections.abc import Mapping
 from typing import TypedDict
 
+from broker.blobs.stores import Stores
 from broker.ledger.api_keys import PgApiKeys
 from broker.ledger.areas import STEPS
 from broker.ledger.audit import PgAudit
@@ -23,7 +24,7 @@ from broker.ledger.tenants import PgTenants
 from broker.ledger.webhooks import PgDeliveries, PgWebhooks
 from broker.ports import (
     AuditLedger,
-    Blobs,
+    BlobStores,
     CancelLedger,
     CancelOrderLedger,
     ChangeLedger,
@@ -56,7 +57,7 @@ class ControlAreas(TypedDict):
     replays: ReplayLedger
     dead_letters: DeadLetterLedger
     files: FileLedger
-    blobs: Blobs
+    stores: BlobStores
     file_batches: FileBatchLedger
     audit: AuditLedger
     tenants: TenantLedger
@@ -77,7 +78,7 @@ def control_areas(session: Session, *, steps: Mapping[InstructionKind, Step] = S
         replays=PgReplays(database_of(session, "replays")),
         dead_letters=PgDeadLetters(database_of(session, "dead_letters")),
         files=PgFiles(database_of(session, "files")),
-        blobs=MemoryBlobs(session),
+        stores=Stores(MemoryBlobs(session)),
         file_batches=PgFileBatches(database_of(session, "file_batches")),
         audit=PgAudit(database_of(session, "audit")),
         tenants=PgTenants(database_of(session, "tenants")),
@@ -92,5 +93,5 @@ def _instructions(session: Session, steps: Mapping[InstructionKind, Step]) -> Pg
     """A page that reads a file does so within its transaction, so no gate is before that."""
     within = Session(tables=session.tables, timers=session.timers, gate=OpenGate(), clock=session.clock)
     database = database_of(session, "instructions")
-    expand = {InstructionKind.EXPAND: expanding(MemoryBlobs(within))}
+    expand = {InstructionKind.EXPAND: expanding(Stores(MemoryBlobs(within)))}
     return PgInstructions(database, Days(database, session.clock), {**steps, **expand})

@@ -297,6 +297,7 @@ class FileRow(MemoryRow, frozen=True, kw_only=True):
     key: str
     purpose: str
     name: str
+    store: str
     bytes: int = 0
     created_ms: int
     stored_ms: int | None = None

@@ -23,6 +23,7 @@ def _is_there(row: FileRow, now: int) -> bool:
 def begin_file(
     t: Tables,
     file: UUID,
+    store: str,
     tenant: str,
     key: str,
     purpose: str,
@@ -31,7 +32,14 @@ def begin_file(
     expires_ms: int | None,
 ) -> Rows:
     row = FileRow(
-        id=file, tenant=tenant, key=key, purpose=purpose, name=name, created_ms=created_ms, expires_ms=expires_ms
+        id=file,
+        store=store,
+        tenant=tenant,
+        key=key,
+        purpose=purpose,
+        name=name,
+        created_ms=created_ms,
+        expires_ms=expires_ms,
     )
     t.files.insert(row)
     return [row]
@@ -88,9 +96,16 @@ def delete_file(t: Tables, file: UUID, tenant: str, now: int) -> Rows:
 
 
 @statement
-def files_to_drop(t: Tables, now: int, unfinished_before: int, limit: int) -> Rows:
+def stored_in(t: Tables, file: UUID) -> Rows:
+    row = t.files.get(file)
+    return [] if row is None else [row]
+
+
+@statement
+def files_to_drop(t: Tables, now: int, unfinished_before: int, limit: int, away: Sequence[str]) -> Rows:
     read = {row.file for row in t.file_batches if row.failed_ms is None and row.expanded_ms is None}
     over = [row for row in t.files if _is_over(row, now, unfinished_before) and row.id not in read]
+    over = [row for row in over if row.store not in away]
     return sorted(over, key=lambda row: row.id.int)[:limit]
 
 

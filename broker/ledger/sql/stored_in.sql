@@ -1,0 +1,1 @@
+select store, bytes from infermq.files where id = $1
