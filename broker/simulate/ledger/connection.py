@@ -54,7 +54,7 @@ class MemoryConnection:
         self._session = session
         self._area = area
         self._is_in_transaction = False
-        self._holder = Holder(session)
+        self._holder = Holder(session.gate)
 
     @asynccontextmanager
     async def transaction(self, *, isolation: str | None = None) -> AsyncIterator[None]:
@@ -70,7 +70,7 @@ class MemoryConnection:
         await self._session.gate.before(self._area)
         self._is_in_transaction = True
         try:
-            with self._session.tables.transaction():
+            with self._alone():
                 yield
         finally:
             self._is_in_transaction = False
@@ -83,7 +83,7 @@ class MemoryConnection:
             return await self._rows(query, values)
         await self._session.gate.before(self._area)
         try:
-            with self._session.tables.transaction():
+            with self._alone():
                 rows = await self._rows(query, values)
         finally:
             self._session.tables.locks.release(self._holder)
@@ -113,6 +113,13 @@ class MemoryConnection:
         del schema_name
         with _as_the_driver():
             copy(self._session.tables, table, records, columns)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Make the block a transaction. No other may wait that has changed something."""
+        assert not self._session.tables.is_changing, self._area  # noqa: S101
+        with self._session.tables.transaction():
+            yield
 
     async def _rows(self, query: str, values: Sequence[Any]) -> Sequence[Any]:
         tables = self._session.tables

@@ -63,7 +63,7 @@ class Locks:
         self._free([key for key, other in self._holders.items() if other is holder])
 
     def cut(self, process: object) -> None:
-        """Free all that the transactions of a process hold: it was killed."""
+        """Free all that the transactions of a process hold, which was killed. It is known by its gate."""
         self._free([key for key, other in self._holders.items() if other.process is process])
 
     def _free(self, keys: list[Key]) -> None:

@@ -90,6 +90,11 @@ class Tables:
         if not began:
             self._log.clear()
 
+    @property
+    def is_changing(self) -> bool:
+        """Whether a transaction has changed something and is not over."""
+        return bool(self._log)
+
     def place_of(self, job: UUID) -> WaitingRow | DelayedRow | None:
         """Return where a job waits, now or for its time."""
         return self.waiting.get(job) or self.delayed.get(job)

@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class Gate(Protocol):
-    """What lies between a process and the ledger. `name` is that of a module and a method, such as intake.admit."""
+    """What lies between a process and the ledger, of each process its own. `name` is that of an area of the ledger."""
 
     async def before(self, name: str) -> None:
         """Wait for the transaction to begin. Whatever it raises, nothing is changed. Raises: Unavailable."""
@@ -56,7 +56,7 @@ A = TypeVar("A", bound=Area)
 
 def transaction(method: Callable[Concatenate[A, P], T]) -> Callable[Concatenate[A, P], Coroutine[Any, Any, T]]:
     """Make a method of an area one transaction. Nothing is awaited in it, so no other comes between its steps."""
-    name = f"{method.__module__.rpartition('.')[2]}.{method.__name__}"
+    name = method.__module__.rpartition(".")[2]
 
     @wraps(method)
     async def run(self: A, /, *args: P.args, **kwargs: P.kwargs) -> T:

@@ -103,6 +103,7 @@ async def test_a_replay_makes_new_jobs_of_settled_ones_and_leaves_those_as_they_
 
 async def test_a_replay_makes_no_job_that_its_key_could_not_submit(ledger: Ledger) -> None:
     batch = await a_batch_of(ledger, S)
+    await a_millisecond_later()
     by, fields = somebody(), {"role": Role.PRODUCER, "hash": bytes(32), "created_ms": now()}
     for key, limits in (
         ("limited", {"models": frozenset({"other"})}),
@@ -112,7 +113,6 @@ async def test_a_replay_makes_no_job_that_its_key_could_not_submit(ledger: Ledge
         record = KeyRecord(id=key, tenant="default", **fields, **limits)  # type: ignore[arg-type]
         await ledger.api_keys.create(record, replace(by, id=an_id()))
 
-    await a_millisecond_later()
     told = {}
     for key in ("limited", "embeds", "hurried", "anybody"):
         given = await ledger.replays.give(
