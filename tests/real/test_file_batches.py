@@ -2,6 +2,8 @@
 
 import itertools
 import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -10,7 +12,7 @@ import pytest
 
 from broker.core.file_lines import PAGE_LINES
 from broker.core.file_stores import POSTGRES
-from broker.core.files import Pieces
+from broker.core.files import PIECE_BYTES, Pieces
 from broker.core.openai_batch import ERRORS, OUTPUT, status_of
 from broker.core.principal import open_principal
 from broker.core.records import Audited, FileBatch, FileBatchState, Final, Pick
@@ -192,6 +194,33 @@ async def test_another_tenants_file_is_not_there(ledger: Ledger) -> None:
     assert await ledger.files.find(file.id, "other", now()) is None
     assert (await ledger.files.page("other", FileList(), now())).files == ()
     assert not await ledger.files.delete(file.id, "other", now())
+    assert await ledger.files.expire(file.id, "other", HOUR) is None
+
+
+async def test_another_tenants_output_is_not_there(ledger: Ledger) -> None:
+    batch = await given(ledger, (await stored(ledger, a_line(1))).id, deadline_ms=Ms(now() - 1))
+    await carry_out(ledger)
+
+    assert await ledger.file_batches.find(batch, "other") is None
+    assert not await ledger.file_batches.delete_file(batch, "other", OUTPUT, now())
+    assert await ledger.file_batches.delete_file(batch, "default", OUTPUT, now())
+
+
+async def test_a_file_that_is_too_large_is_refused_while_it_comes(ledger: Ledger) -> None:
+    came = 0
+
+    async def content() -> AsyncIterator[bytes]:
+        nonlocal came
+        while True:
+            came += 1
+            yield b"x" * PIECE_BYTES
+
+    service = replace(files_of(ledger), most_bytes=2 * PIECE_BYTES)
+    with pytest.raises(Refusal) as refused:
+        await service.store(open_principal("default", "k"), "in.jsonl", content())
+
+    assert (refused.value.problem.code, came) == ("too_large", 3)
+    assert (await ledger.files.page("default", FileList(), now())).files == ()
 
 
 async def test_the_id_of_a_batch_is_taken_once(ledger: Ledger) -> None:
@@ -211,6 +240,9 @@ async def test_files_are_listed_until_they_are_deleted_or_expire(ledger: Ledger)
     later = Ms(now() + 2 * HOUR)
     assert [one.id for one in (await ledger.files.page("default", FileList(), now())).files] == [old.id, kept.id]
     assert [one.id for one in (await ledger.files.page("default", FileList(), later)).files] == [kept.id]
+    assert await ledger.files.find(old.id, "default", later) is None
+    assert not await ledger.files.delete(old.id, "default", later)
+    assert await ledger.files.find(old.id, "default", now()) == old
     await FileDrop(ledger=ledger.files, stores=ledger.stores, clock=lambda: later).drop()
     blobs = await ledger.stores.of(POSTGRES)
     assert [await blobs.get(one.id, 0) for one in (kept, gone, old)] == [b"x", None, None]
@@ -299,7 +331,7 @@ async def test_a_batchs_files_are_read_until_they_expire(ledger: Ledger) -> None
 
 
 async def test_the_model_of_a_batch_is_that_of_all_its_lines(ledger: Ledger) -> None:
-    lines = list(map(a_line, range(PAGE_LINES + 5)))
+    lines = list(map(a_line, range(PAGE_LINES + 1)))
     one = await given(ledger, (await stored(ledger, b"\n".join(lines))).id)
     lines[-1] = a_line(len(lines), body={"model": "m@d"})
     several = await given(ledger, (await stored(ledger, b"\n".join(lines))).id)

@@ -163,6 +163,11 @@ NO_FORMS = [
         b'--x\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\nabc',
         "multipart/form-data; boundary=x",
     ),
+    (
+        b'--x\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n--x\r\n'
+         b'Content-Disposition: form-data; name="file"; filename="f"\r\n\r\nabc',
+        "multipart/form-data; boundary=x",
+    ),
     (b"", "multipart/form-data"),
 ]
 
@@ -295,6 +300,15 @@ async def test_what_a_batch_came_to_is_no_file_of_requests(http: aiohttp.ClientS
     assert (response.status, error["code"], error["param"]) == (400, "wrong_purpose", "input_file_id")
 
 
+async def test_a_range_of_an_output_has_those_bytes_only(http: aiohttp.ClientSession) -> None:
+    batch = await ended(http, await made(http, requests=[a_line(n) for n in range(5)]))
+    path = f"/v1/files/{batch['output_file_id']}/content"
+    whole = (await got(http, path))[1]
+
+    for begin, end in ((0, 1), (7, 12), (len(whole) // 2, len(whole)), (len(whole) - 1, len(whole))):
+        assert await got(http, path, range=f"bytes={begin}-{end - 1}") == (206, whole[begin:end])
+
+
 async def test_a_batch_says_which_model_it_asks(http: aiohttp.ClientSession) -> None:
     one = await ended(http, await made(http, requests=[a_line(0), a_line(1)]))
     several = await ended(http, await made(http, requests=[a_line(0), a_line(1, model="m@d")]))
@@ -322,6 +336,7 @@ WRONG: list[tuple[dict[str, Any], int, str | None]] = [
     ({"input_file_id": "file-" + "0" * 32}, 404, "input_file_id"),
     ({"input_file_id": "file-output-" + "0" * 32}, 404, "input_file_id"),
     ({}, 400, "input_file_id"),
+    ({"requests": [{}], "input_file_id": "file-" + "0" * 32}, 400, "input_file_id"),
     ({"requests": []}, 400, "requests"),
     ({"requests": [{}], "completion_window": "10m"}, 400, "completion_window"),
     ({"requests": [{}], "completion_window": "8d"}, 400, "completion_window"),

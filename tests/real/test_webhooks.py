@@ -486,6 +486,26 @@ async def test_a_batch_can_name_only_an_endpoint_of_its_tenant(ledger: Ledger) -
     assert refused.value.problem.code == "unknown_webhook"
 
 
+async def test_another_tenant_reaches_no_endpoint_and_no_delivery(ledger: Ledger) -> None:
+    await ledger.tenants.create("other", None, somebody())
+    webhook = await made(ledger)
+    await a_batch(ledger, jobs=0)
+    [told_of] = (await ledger.webhooks.deliveries(DeliveryList(), "default")).deliveries
+    service, other = a_service(ledger), Principal(tenant="other", key="k", role=Role.TENANT_ADMIN)
+    later = Ms(now() + 1)
+
+    assert (await service.list(other, WebhookList())).webhooks == ()
+    for ask in (DeliveryList(), DeliveryList(webhook=webhook), DeliveryList(id=told_of.id)):
+        assert (await service.deliveries(other, ask)).deliveries == ()
+    for resend in (DeliveryResend(ids=(told_of.id,)), DeliveryResend(failed_of=webhook)):
+        assert (await service.resend(other, resend)).ids == ()
+    assert await ledger.webhooks.find(webhook, "other") is None
+    assert await ledger.webhooks.change(WebhookChange(id=webhook, disabled=True), "other", somebody()) is None
+    assert await ledger.webhooks.rotate(webhook, "other", SECRET, somebody(), until=later) is None
+    assert await ledger.webhooks.delete(webhook, "other", somebody()) is None
+    assert [(one.id, one.disabled_ms) for one in await ledger.webhooks.page("default")] == [(webhook, None)]
+
+
 async def test_a_producer_manages_none(ledger: Ledger) -> None:
     producer = Principal(tenant="default", key="k", role=Role.PRODUCER)
 
