@@ -289,8 +289,11 @@ class RetryLedger(Protocol):
     async def not_retried(self, ask: RetryCheck, tenant: str) -> tuple[str, ...] | None:
         """Return those of the custom ids of which a retry would take no job. None: there is no such batch."""
 
-    async def give(self, ask: BatchRetry, tenant: str, by: Audited) -> Given | None:
-        """Record a retry, with its batch, or more of its bodies. None: there is no such batch. Raises: Conflict."""
+    async def give(self, ask: BatchRetry, tenant: str, by: Audited, *, window: str | None = None) -> Given | None:
+        """Record a retry, with its batch, or more of its bodies. None: there is no such batch. Raises: Conflict.
+
+        `window`: how long was asked for, if the batch is made of a file. None: as for that.
+        """
 
 
 class JobLedger(Protocol):
@@ -395,8 +398,11 @@ class FileBatchLedger(Protocol):
     async def delete_file(self, batch: UUID, tenant: str, which: str, now: Ms) -> bool:
         """Let the `output` or the `errors` of a batch that has ended be read no more. False: there is no such batch."""
 
-    async def sizes(self, batch: UUID) -> tuple[int, int]:
-        """Return how many bytes its output and its errors have (`core.batch_output`)."""
+    async def results(self, state: FileBatchState, *, after: int, limit: int) -> ReadPage:
+        """Read results behind an ordinal; each that failed is replaced by what the complete retries of the state came to."""
+
+    async def sizes(self, state: FileBatchState) -> tuple[int, int]:
+        """Return how many bytes its output and its errors have (`core.batch_output`), with the same results."""
 
 
 class InstructionLedger(Protocol):

@@ -362,6 +362,14 @@ class Process:
     def _services(self) -> Services:
         clock, entropy = self.outside.clock, self.outside.entropy
         submissions, jobs = SubmissionService(store=partial(store, self.nc)), self._job_service()
+        repeats = RepeatService(
+            retries=self.ledger.retries,
+            replays=self.ledger.replays,
+            catalogs=self.catalogs,
+            tell=partial(announce_instruction, self.nc),
+            clock=clock,
+            entropy=entropy,
+        )
         return Services(
             batches=self._batch_service(),
             files=self._file_service(),
@@ -369,20 +377,14 @@ class Process:
                 ledger=self.ledger.file_batches,
                 webhooks=self.ledger.webhooks,
                 tell=partial(announce_instruction, self.nc),
+                repeats=repeats,
                 clock=clock,
                 entropy=entropy,
             ),
             cancels=self._cancel_service(),
             changes=self._change_service(),
             jobs=jobs,
-            repeats=RepeatService(
-                retries=self.ledger.retries,
-                replays=self.ledger.replays,
-                catalogs=self.catalogs,
-                tell=partial(announce_instruction, self.nc),
-                clock=clock,
-                entropy=entropy,
-            ),
+            repeats=repeats,
             instructions=InstructionService(ledger=self.ledger.instructions),
             catalogs=CatalogService(
                 ledger=self.ledger.catalogs,
@@ -426,7 +428,6 @@ class Process:
         return FileService(
             ledger=self.ledger.files,
             stores=self.ledger.stores,
-            batches=self.ledger.batches,
             file_batches=self.ledger.file_batches,
             clock=self.outside.clock,
             entropy=self.outside.entropy,

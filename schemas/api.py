@@ -209,6 +209,8 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     """
     more_ahead: bool = False
     """Whether there are more than were counted."""
+    webhook: UUID | None = None
+    """The endpoint that is told of its end, beside those that listen to it."""
 
 
 class Batches(msgspec.Struct, frozen=True):

@@ -69,6 +69,21 @@ class BatchRetry(RetryChoice, frozen=True, kw_only=True, omit_defaults=True):
     bodies: Annotated[tuple[FixedBody, ...], Meta(max_length=1000)] = ()
 
 
+class FileRetry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Retry what failed in a batch of a file. The new batch is of the same file."""
+
+    id: UUID | None = None
+    """Of the new batch: a UUIDv7. A second request with it changes nothing. None: any."""
+    states: Annotated[tuple[State, ...], Meta(min_length=1, max_length=8)] = FAILED_STATES
+    """How they ended: what was cancelled is retried only if it is named."""
+    kinds: Annotated[tuple[Name, ...], Meta(max_length=50)] = ()
+    """Any of these failures, which are the codes in the error file. Empty: any failure."""
+    model: Name | None = None
+    """None: each line's own."""
+    completion_window: Annotated[str, Meta(max_length=20)] | None = None
+    """How long it may take, from 15m to 7d. None: as long as the first."""
+
+
 class Given(msgspec.Struct, frozen=True):
     """What became of a request to repeat jobs."""
 

@@ -149,6 +149,7 @@ def show(batch: Id, *, as_json: AsJson = False, url: Url = None, data: Data = No
             ("made by", "a replay" if state.is_replay else None),
             ("retried by", ", ".join(str(retry) for retry in state.retries) or None),
             ("together", state.merged and _merged(state.merged)),
+            ("webhook", state.webhook),
         ]
     )
 

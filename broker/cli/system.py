@@ -179,6 +179,15 @@ KeepIdempotency = Annotated[
         help="How many days an idempotency key stands for its first job.",
     ),
 ]
+KeepDeliveries = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        max=36_500,
+        envvar="INFERMQ_KEEP_DELIVERIES_DAYS",
+        help="How many days `infermq webhook deliveries` reaches back.",
+    ),
+]
 
 
 KeptIn = Annotated[Path, typer.Option(envvar="INFERMQ_DATA", help="Where streams and tables are kept.")]
@@ -342,6 +351,7 @@ def serve(
     keep_dead_letters_days: KeepDeadLetters = Keep().dead_letters,
     keep_audit_days: KeepAudit = Keep().audit,
     keep_idempotency_days: KeepIdempotency = Keep().idempotency,
+    keep_deliveries_days: KeepDeliveries = Keep().deliveries,
     log_format: LogFormatOption = LogFormat.TEXT,
     log_level: LogLevelOption = LogLevel.INFO,
     as_json: AsJsonOnceReady = False,
@@ -371,7 +381,12 @@ def serve(
         store_bytes=store_bytes,
         waiting_requests=waiting_requests,
         waiting_bytes=waiting_bytes,
-        keep=Keep(dead_letters=keep_dead_letters_days, audit=keep_audit_days, idempotency=keep_idempotency_days),
+        keep=Keep(
+            dead_letters=keep_dead_letters_days,
+            audit=keep_audit_days,
+            idempotency=keep_idempotency_days,
+            deliveries=keep_deliveries_days,
+        ),
     )
     _run(config, nats_key_file, log_format, log_level, as_json=as_json)
 

@@ -4,7 +4,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from broker.core.records import BadLine, FileBatchState
-from schemas.api import BatchStatus
+from schemas.api import Batch, BatchStatus, Counts
 from schemas.files import File, Purpose
 from schemas.units import Ms
 
@@ -68,7 +68,7 @@ def output_file(state: FileBatchState, which: str, size: int) -> dict[str, Any]:
         purpose=Purpose.BATCH_OUTPUT,
         name=f"{batch_id(batch.id)}_{which}.jsonl",
         bytes=size,
-        created_ms=batch.completed_ms or batch.created_ms,
+        created_ms=state.ended_ms or batch.created_ms,
         expires_ms=_expires_ms(state),
     )
     return shown_file(file, output_id(batch.id, which))
@@ -82,31 +82,37 @@ def is_gone(state: FileBatchState, which: str, now: Ms) -> bool:
 
 
 def _expires_ms(state: FileBatchState) -> Ms | None:
-    completed, last = state.batch.completed_ms, state.files.last_ms
-    return None if completed is None or last is None else Ms(completed + last)
+    ended, last = state.ended_ms, state.files.last_ms
+    return None if ended is None or last is None else Ms(ended + last)
 
 
 def status_of(state: FileBatchState) -> str:
-    """Return the status in OpenAI's words; others never appear."""
+    """Return the status in OpenAI's words; others never appear.
+
+    A batch that is being retried is in progress again, and then what is left of it: one whose lines expired is completed if
+    they succeeded in the end.
+    """
     batch = state.batch
     if state.failed_ms is not None:
         return "failed"
+    if batch.completed_ms is not None and state.ended_ms is None:
+        return "in_progress"
     if batch.status is BatchStatus.CANCELLED:
         return "cancelled"
     if batch.status is BatchStatus.CANCELLING:
         return "cancelling"
     if batch.completed_ms is not None:
-        return "expired" if batch.counts.expired else "completed"
+        return "expired" if _counts(batch).expired else "completed"
     return "validating" if state.checked_ms is None else "in_progress"
 
 
 def shown_batch(state: FileBatchState, bad: list[BadLine]) -> dict[str, Any]:
     """Return OpenAI's object of a batch. `bad` are its first bad lines. What OpenAI does not have is under `infermq`."""
     batch, status = state.batch, status_of(state)
-    counts, ended = batch.counts, status in {"completed", "expired", "cancelled"}
+    counts, ended = _counts(batch), status in {"completed", "expired", "cancelled"}
     left_out = state.bad if state.failed_ms is None else 0
     failed = counts.settled() - counts.succeeded + left_out
-    completed_at = _seconds(batch.completed_ms)
+    completed_at = _seconds(state.ended_ms)
     return {
         "id": batch_id(batch.id),
         "object": "batch",
@@ -139,7 +145,7 @@ def shown_batch(state: FileBatchState, bad: list[BadLine]) -> dict[str, Any]:
 
 
 def _usage(state: FileBatchState) -> dict[str, Any]:
-    usage = state.batch.usage
+    usage = (state.batch.merged or state.batch).usage
     return {
         "input_tokens": usage.input_tokens,
         "input_tokens_details": {"cached_tokens": usage.cached_tokens},
@@ -150,17 +156,22 @@ def _usage(state: FileBatchState) -> dict[str, Any]:
 
 
 def _more(state: FileBatchState) -> dict[str, Any]:
-    batch = state.batch
+    batch, counts = state.batch, _counts(state.batch)
     return {
         "id": str(batch.id),
         "lane": str(batch.lane),
-        "cost_usd": batch.cost_nano_usd / 1e9,
-        "counts": {
-            **{name: getattr(batch.counts, name) for name in batch.counts.__struct_fields__},
-            "bad": state.bad,
-        },
+        "cost_usd": (batch.merged or batch).cost_nano_usd / 1e9,
+        "counts": {**{name: getattr(counts, name) for name in counts.__struct_fields__}, "bad": state.bad},
         "on_bad_line": "skip" if state.skips_bad else "fail",
+        "retry_of": None if batch.retry_of is None else batch_id(batch.retry_of),
+        "retries": [batch_id(retry) for retry in batch.retries],
+        "webhook": None if batch.webhook is None else str(batch.webhook),
     }
+
+
+def _counts(batch: Batch) -> Counts:
+    """Return how the lines of a batch have ended, also in its retries."""
+    return batch.counts if batch.merged is None else batch.merged.counts
 
 
 def _error(bad: BadLine) -> dict[str, Any]:

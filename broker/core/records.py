@@ -433,6 +433,10 @@ class FileBatchState(msgspec.Struct, frozen=True, kw_only=True):
     model: str | None = None
     """The model that all its lines ask. None: several, or they were not all checked yet."""
     files: BatchFiles = BatchFiles()
+    retries: tuple[UUID, ...] = ()
+    """Those that are complete: what they came to stands for what failed, in its files."""
+    ended_ms: Ms | None = None
+    """When it and all its retries were complete."""
 
 
 class ReadPage(msgspec.Struct, frozen=True):

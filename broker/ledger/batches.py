@@ -1,5 +1,6 @@
 """Batches and their results."""
 
+from collections.abc import Sequence
 from itertools import takewhile
 from uuid import UUID
 
@@ -97,8 +98,7 @@ class PgBatches:
             if asked is None:
                 return None
             retries = [] if own else await connection.fetch(query("retries_of"), batch)
-            name = "merged_results" if retries else "results"
-            found = await connection.fetch(query(name), batch, read_to, limit, PAGE_BYTES)
+            found = await results_page(connection, batch, read_to, limit, retries=[row["id"] for row in retries])
             may_change = final and any(row["completed_ms"] is None for row in retries)
             rows = list(takewhile(has_succeeded, found)) if may_change else found
             if rows:
@@ -110,6 +110,15 @@ class PgBatches:
         more = more and len(rows) == len(found)
         page = ResultPage(tuple(result_of(row) for row in rows), cursor, completed=is_completed, more=more)
         return ReadPage(page, tuple(row["ordinal"] for row in rows))
+
+
+async def results_page(
+    connection: Connection, batch: UUID, after: int, limit: int, *, retries: Sequence[UUID]
+) -> Sequence[Row]:
+    """Read the results behind an ordinal, each that failed replaced by what these retries came to."""
+    if not retries:
+        return await connection.fetch(query("results"), batch, after, limit, PAGE_BYTES)
+    return await connection.fetch(query("merged_results"), batch, after, limit, PAGE_BYTES, list(retries))
 
 
 async def _find(connection: Connection, batch: UUID, tenant: str) -> Batch | None:

@@ -6,6 +6,7 @@ job once, whichever broker is killed when.
 
 import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from io import BytesIO
@@ -21,16 +22,18 @@ from broker.core.file_lines import PAGE_BYTES, PAGE_LINES, Cursor, Page, cut
 from broker.core.files import spans
 from broker.core.instructions import Carried, OpenInstruction
 from broker.core.openai_batch import OUTPUT
-from broker.core.records import Audited, BadLine, BatchFiles, Entry, FileBatch, FileBatchState
+from broker.core.records import Audited, BadLine, BatchFiles, Entry, FileBatch, FileBatchState, ReadPage
 from broker.errors import BadData, Conflict, Unavailable
+from broker.ledger.batches import results_page
 from broker.ledger.connection import Connection, Database
 from broker.ledger.files import find_file
 from broker.ledger.instructions import Step, record_instruction
 from broker.ledger.intake import record_entries
 from broker.ledger.repeats import CLOSED, carried, context_of, open_batch, seal
-from broker.ledger.rows import Row, batch_of, columns, json_text, result_of
+from broker.ledger.rows import Row, columns, json_text, result_of, with_retries
 from broker.ledger.sql import query
 from broker.ports import BlobStores
+from schemas.api import ResultPage
 from schemas.files import File
 from schemas.instructions import InstructionKind
 from schemas.units import Ms
@@ -66,14 +69,13 @@ class PgFileBatches:
 
     async def find(self, batch: UUID, tenant: str) -> FileBatchState | None:
         async with self._database.connection() as connection:
-            row = await connection.fetchrow(query("file_batches"), tenant, None, batch, 1)
-        return None if row is None else _state_of(row)
+            states = await _states(connection, await connection.fetch(query("file_batches"), tenant, None, batch, 1))
+        return states[0] if states else None
 
     async def page(self, tenant: str, *, limit: int, before: UUID | None) -> list[FileBatchState]:
         async with self._database.connection() as connection:
-            return [
-                _state_of(row) for row in await connection.fetch(query("file_batches"), tenant, before, None, limit)
-            ]
+            rows = await connection.fetch(query("file_batches"), tenant, before, None, limit)
+            return await _states(connection, rows)
 
     async def bad_lines(self, batch: UUID, *, after: int, limit: int) -> list[BadLine]:
         async with self._database.connection() as connection:
@@ -85,21 +87,30 @@ class PgFileBatches:
             found = await connection.fetchval(query("delete_batch_file"), batch, tenant, which == OUTPUT, now)
         return found is not None
 
-    async def sizes(self, batch: UUID) -> tuple[int, int]:
+    async def results(self, state: FileBatchState, *, after: int, limit: int) -> ReadPage:
         async with self._database.connection() as connection:
-            kept = await connection.fetchrow(query("kept_sizes"), batch)
-            if kept is not None and kept["output_bytes"] is not None:
+            rows = await results_page(connection, state.batch.id, after, limit, retries=state.retries)
+        ordinals = tuple(row["ordinal"] for row in rows)
+        cursor = str(ordinals[-1] if ordinals else after)
+        return ReadPage(ResultPage(tuple(result_of(row) for row in rows), cursor, completed=not rows), ordinals)
+
+    async def sizes(self, state: FileBatchState) -> tuple[int, int]:
+        batch, retries = state.batch.id, len(state.retries)
+        async with self._database.connection() as connection:
+            kept = await connection.fetchrow(query("kept_sizes"), batch, retries)
+            if kept is not None:
                 return kept["output_bytes"], kept["error_bytes"]
             async with connection.transaction(isolation="repeatable_read"):
-                output, errors = await _sizes(connection, batch)
-            await connection.execute(query("keep_sizes"), batch, output, errors)
+                output, errors = await _sizes(connection, batch, state.retries)
+            await connection.execute(query("keep_sizes"), batch, output, errors, retries)
         return output, errors
 
 
-async def _sizes(connection: Connection, batch: UUID) -> tuple[int, int]:
+async def _sizes(connection: Connection, batch: UUID, retries: Sequence[UUID]) -> tuple[int, int]:
     output: int = await connection.fetchval(query("success_bytes"), batch, SUCCESS_BYTES)
     errors, read_to, last = 0, 0, -1
-    while rows := await connection.fetch(query("other_results"), batch, read_to, _READ):
+    name, more = ("other_merged_results", [list(retries)]) if retries else ("other_results", [])
+    while rows := await connection.fetch(query(name), batch, read_to, _READ, *more):
         read_to = rows[-1]["ordinal"]
         for result in map(result_of, rows):
             size = len(line_of(result))
@@ -115,7 +126,15 @@ _READ = 1000
 _bad_line = msgspec.json.Decoder(BadLine)
 
 
-def _state_of(row: Row) -> FileBatchState:
+async def _states(connection: Connection, rows: Sequence[Row]) -> list[FileBatchState]:
+    found = await connection.fetch(query("retries_of_all"), [row["id"] for row in rows])
+    retries: defaultdict[UUID, list[Row]] = defaultdict(list)
+    for retry in found:
+        retries[retry["root"]].append(retry)
+    return [_state_of(row, retries[row["id"]]) for row in rows]
+
+
+def _state_of(row: Row, retries: Sequence[Row]) -> FileBatchState:
     names = (
         "file",
         "endpoint",
@@ -129,7 +148,14 @@ def _state_of(row: Row) -> FileBatchState:
         "model",
     )
     files = BatchFiles(row["files_last_ms"], row["output_deleted_ms"], row["errors_deleted_ms"])
-    return FileBatchState(batch=batch_of(row), files=files, **{name: row[name] for name in names})
+    ends = [one["completed_ms"] for one in (row, *retries)]
+    return FileBatchState(
+        batch=with_retries(row, retries),
+        files=files,
+        retries=tuple(one["id"] for one in retries if one["completed_ms"] is not None),
+        ended_ms=None if None in ends else max(ends),
+        **{name: row[name] for name in names},
+    )
 
 
 def expanding(stores: BlobStores) -> Step:

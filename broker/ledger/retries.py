@@ -57,12 +57,12 @@ class PgRetries:
                 return None
             return await _not_retried(connection, ask, ask.custom_ids)
 
-    async def give(self, ask: BatchRetry, tenant: str, by: Audited) -> Given | None:
+    async def give(self, ask: BatchRetry, tenant: str, by: Audited, *, window: str | None = None) -> Given | None:
         async with self._database.connection() as connection, connection.transaction():
             batch = await connection.fetchrow(query("batch"), ask.batch, tenant)
             if batch is None:
                 return None
-            await _record(connection, ask, batch, by)
+            await _record(connection, ask, batch, by, window)
             given = await find_instruction(connection, ask.id, tenant)
             if given is None or given.kind is not InstructionKind.RETRY:
                 raise Conflict(f"the id {ask.id} is taken: make another")
@@ -75,7 +75,7 @@ class PgRetries:
             return Given(given, is_begun)
 
 
-async def _record(connection: Connection, ask: BatchRetry, batch: Row, by: Audited) -> None:
+async def _record(connection: Connection, ask: BatchRetry, batch: Row, by: Audited, window: str | None) -> None:
     """Record the instruction and its batch, unless the instruction is known. Raises: Conflict."""
     tenant, now = batch["tenant"], by.at_ms
     later = now + BODIES_WITHIN_MS if ask.fixed_bodies else 0
@@ -96,6 +96,7 @@ async def _record(connection: Connection, ask: BatchRetry, batch: Row, by: Audit
             retry_of=batch["id"],
             root=batch["root"] or batch["id"],
         )
+        await connection.execute(query("create_file_retry"), ask.id, batch["id"], window, ask.model, now)
         await record(connection, by, "retry", {"batch": ask.batch}, after=what)
 
 
@@ -145,6 +146,7 @@ async def retry_page(connection: Connection, instruction: OpenInstruction, now: 
     admitted = await record_repeats(connection, repeats)
     if took:
         await connection.execute(query("take_over"), instruction.id, list(took), list(took.values()))
+        await connection.execute(query("lines_retried"), instruction.id, len(repeats))
     if is_last:
         await connection.execute(query("drop_bodies"), instruction.id)
         await seal(connection, instruction, instruction.counts.get("retried", 0) + len(repeats), now)

@@ -210,6 +210,7 @@ def batch_of(row: Row) -> Batch:
         root=row["root"],
         is_replay=row["is_replay"],
         cancel_ms=row["cancel_ms"],
+        webhook=row["webhook"],
     )
 
 

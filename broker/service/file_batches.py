@@ -12,11 +12,13 @@ from broker.core.principal import Principal
 from broker.core.records import Audited, BadLine, FileBatch, FileBatchState
 from broker.ports import Clock, Entropy, FileBatchLedger, WebhookLedger
 from broker.service.refusal import Refusal, authorise, found
+from broker.service.repeats import RepeatService
 from broker.service.webhooks import check_webhook
 from schemas.api import Problem
 from schemas.endpoints import ENDPOINTS
 from schemas.ids import uuid7
 from schemas.job import Lane
+from schemas.repeats import BatchRetry, FileRetry
 from schemas.units import Ms
 
 _MINUTE_MS = 60_000
@@ -32,6 +34,7 @@ class FileBatchService:
     webhooks: WebhookLedger
     tell: Callable[[], Awaitable[None]]
     """Tells the brokers that an instruction was given."""
+    repeats: RepeatService
     clock: Clock
     entropy: Entropy
 
@@ -75,6 +78,26 @@ class FileBatchService:
     async def show(self, principal: Principal, batch: UUID, *, action: Action = Action.READ_JOBS) -> FileBatchState:
         authorise(principal, action)
         return found(await self.ledger.find(batch, principal.tenant), f"batch {batch_id(batch)}")
+
+    async def retry(self, principal: Principal, batch: UUID, ask: FileRetry) -> FileBatchState:
+        """Run again what failed, as a batch of its own. What that comes to replaces the failures of the first."""
+        state = await self.show(principal, batch, action=Action.CONTROL_JOBS)
+        now = self.clock()
+        retry, window = ask.id or uuid7(now, self.entropy()), ask.completion_window or state.window
+        counts = (state.batch.merged or state.batch).counts
+        if retry not in state.batch.retries and not any(getattr(counts, str(one), 0) for one in ask.states):
+            message = f"nothing of the batch {batch_id(batch)} has {', '.join(ask.states)}, or it is being retried"
+            raise Refusal(Problem("nothing_to_retry", message, "states"))
+        given = BatchRetry(
+            id=retry,
+            batch=batch,
+            states=ask.states,
+            kinds=ask.kinds,
+            model=ask.model,
+            deadline_in_ms=window_ms(window),
+        )
+        await self.repeats.retry(principal, given, window)
+        return await self.show(principal, retry, action=Action.CONTROL_JOBS)
 
     async def errors(self, state: FileBatchState) -> list[BadLine]:
         """List the first bad lines of a batch that failed by them."""

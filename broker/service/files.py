@@ -11,7 +11,7 @@ from broker.core.openai_batch import ERRORS, OUTPUT, file_id, is_gone, output_id
 from broker.core.principal import Principal
 from broker.core.records import FileBatchState
 from broker.errors import Unavailable
-from broker.ports import BatchLedger, Blobs, BlobStores, Clock, Entropy, FileBatchLedger, FileLedger
+from broker.ports import Blobs, BlobStores, Clock, Entropy, FileBatchLedger, FileLedger
 from broker.service.refusal import Refusal, authorise, found
 from schemas.api import Problem
 from schemas.files import File, FileList, Files, Purpose
@@ -28,7 +28,6 @@ class FileService:
 
     ledger: FileLedger
     stores: BlobStores
-    batches: BatchLedger
     file_batches: FileBatchLedger
     clock: Clock
     entropy: Entropy
@@ -114,22 +113,20 @@ class FileService:
 
     async def size(self, state: FileBatchState, which: str) -> int:
         """Return how many bytes the output or the errors of a batch have by now."""
-        output, errors = await self.file_batches.sizes(state.batch.id)
+        output, errors = await self.file_batches.sizes(state)
         return output if which == OUTPUT else errors
 
-    async def lines(self, principal: Principal, batch: UUID, which: str) -> AsyncIterator[bytes]:
+    async def lines(self, state: FileBatchState, which: str) -> AsyncIterator[bytes]:
         """Yield what a batch came to by now, as lines of its output or of its errors, many at a time."""
+        batch = state.batch.id
         if which == ERRORS:
-            after = -1
-            while bad := await self.file_batches.bad_lines(batch, after=after, limit=_PAGE):
+            last = -1
+            while bad := await self.file_batches.bad_lines(batch, after=last, limit=_PAGE):
                 yield b"".join(bad_line_of(one, batch) for one in bad)
-                after = bad[-1].number
-        cursor: str | None = None
-        while True:
-            page = await self.batches.results(batch, principal.tenant, cursor, _PAGE, own=True)
-            if page is None or not page.results:
-                return
-            lines = [line_of(one) for one in page.results if is_output(one) is (which == OUTPUT)]
+                last = bad[-1].number
+        after = 0
+        while (read := await self.file_batches.results(state, after=after, limit=_PAGE)).ordinals:
+            lines = [line_of(one) for one in read.page.results if is_output(one) is (which == OUTPUT)]
             if lines:
                 yield b"".join(lines)
-            cursor = page.cursor
+            after = read.ordinals[-1]

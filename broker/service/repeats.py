@@ -53,8 +53,11 @@ class RepeatService:
         authorise(principal, Action.READ_JOBS)
         return RetryChecked(found(await self.retries.not_retried(ask, principal.tenant), f"batch {ask.batch}"))
 
-    async def retry(self, principal: Principal, ask: BatchRetry) -> Given:
-        """Retry what failed in a batch. Every body that is sent must be of a job that is retried."""
+    async def retry(self, principal: Principal, ask: BatchRetry, window: str | None = None) -> Given:
+        """Retry what failed in a batch. Every body that is sent must be of a job that is retried.
+
+        `window`: how long was asked for, as it is shown of a batch of a file.
+        """
         authorise(principal, Action.CONTROL_JOBS, model=ask.model)
         if wrong := id_problem(ask.id, self.clock()):
             raise Refusal(Problem("bad_id", f"the id {ask.id} {wrong}", "id"))
@@ -63,7 +66,8 @@ class RepeatService:
             raise Refusal(Problem("bad_state", message, "states"))
         if ask.bodies:
             await self._check_bodies(principal, ask)
-        given = await self.retries.give(ask, principal.tenant, audited(principal, self.clock, self.entropy))
+        by = audited(principal, self.clock, self.entropy)
+        given = await self.retries.give(ask, principal.tenant, by, window=window)
         begun = found(given, f"batch {ask.batch}")
         if begun.is_begun:
             await self.tell()

@@ -94,6 +94,10 @@ ROUTES: Mapping[str, Requests] = {
     "batch_list": lambda of: (Ask("/v1/batches"), Ask(f"/v1/batches?after={batch_id(of.batch)}")),
     "batch_show": lambda of: (Ask(f"/v1/batches/{batch_id(of.batch)}"),),
     "batch_cancel": lambda of: (Ask(f"/v1/batches/{batch_id(of.batch)}/cancel", b""),),
+    "batch_retry": lambda of: (
+        Ask(f"/v1/batches/{batch_id(of.batch)}/retry", b"{}"),
+        Ask(f"/v1/batches/{of.things.failed}/retry", b'{"states": ["failed"], "completion_window": "1h"}'),
+    ),
     "batch_results": lambda of: (
         Ask(f"/v1/batches/{batch_id(of.batch)}/results"),
         Ask(f"/v1/batches/{of.things.failed}/results?tail=5"),

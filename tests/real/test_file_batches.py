@@ -14,7 +14,6 @@ from broker.core.file_lines import PAGE_LINES
 from broker.core.file_stores import POSTGRES
 from broker.core.files import PIECE_BYTES, Pieces
 from broker.core.openai_batch import ERRORS, OUTPUT, status_of
-from broker.core.principal import open_principal
 from broker.core.records import Audited, FileBatch, FileBatchState, Final, Pick
 from broker.errors import Conflict
 from broker.ports import Clock, Ledger
@@ -297,9 +296,8 @@ async def test_the_sizes_of_a_batchs_files_are_those_of_their_lines(ledger: Ledg
     await ledger.settlement.settle(verdicts, now=now())
 
     service = files_of(ledger)
-    principal = open_principal("default", "k")
     found = await state(ledger, batch)
-    read = {which: [part async for part in service.lines(principal, batch, which)] for which in (OUTPUT, ERRORS)}
+    read = {which: [part async for part in service.lines(found, which)] for which in (OUTPUT, ERRORS)}
 
     assert {which: await service.size(found, which) for which in read} == {
         which: len(b"".join(parts)) for which, parts in read.items()
@@ -310,7 +308,7 @@ async def test_the_sizes_of_a_batchs_files_are_those_of_their_lines(ledger: Ledg
 
 def files_of(ledger: Ledger, clock: Clock = now) -> FileService:
     return FileService(
-        ledger=ledger.files, stores=ledger.stores, batches=ledger.batches, file_batches=ledger.file_batches,
+        ledger=ledger.files, stores=ledger.stores, file_batches=ledger.file_batches,
         clock=clock, entropy=an_entropy,
     )  # fmt: skip
 
@@ -321,8 +319,8 @@ async def test_a_batchs_files_are_read_until_they_expire(ledger: Ledger) -> None
     await carry_out(ledger)
     completed_ms = (await state(ledger, batch)).batch.completed_ms
     assert completed_ms is not None
-    principal = open_principal("default", "k")
 
+    principal = open_principal("default", "k")
     for which in (OUTPUT, ERRORS):
         before = files_of(ledger, lambda: Ms(completed_ms + HOUR - 1))
         assert (await before.batch(principal, batch, which)).batch.id == batch

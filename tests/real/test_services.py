@@ -185,6 +185,14 @@ async def services(nc: Nats, ledger: Ledger) -> Services:
         controls=lambda: watch.active,
     )
     submissions = SubmissionService(store=partial(store, nc))
+    repeats = RepeatService(
+        retries=ledger.retries,
+        replays=ledger.replays,
+        catalogs=catalogs,
+        tell=partial(announce_instruction, nc),
+        clock=now,
+        entropy=an_entropy,
+    )
     return Services(
         batches=BatchService(
             ledger=ledger.batches,
@@ -193,19 +201,11 @@ async def services(nc: Nats, ledger: Ledger) -> Services:
             hearing=partial(hearing_results, nc),
             controls=lambda: watch.active,
         ),
-        repeats=RepeatService(
-            retries=ledger.retries,
-            replays=ledger.replays,
-            catalogs=catalogs,
-            tell=partial(announce_instruction, nc),
-            clock=now,
-            entropy=an_entropy,
-        ),
+        repeats=repeats,
         instructions=InstructionService(ledger=ledger.instructions),
         files=FileService(
             ledger=ledger.files,
             stores=ledger.stores,
-            batches=ledger.batches,
             file_batches=ledger.file_batches,
             clock=now,
             entropy=an_entropy,
@@ -214,6 +214,7 @@ async def services(nc: Nats, ledger: Ledger) -> Services:
             ledger=ledger.file_batches,
             webhooks=ledger.webhooks,
             tell=partial(announce_instruction, nc),
+            repeats=repeats,
             clock=now,
             entropy=an_entropy,
         ),

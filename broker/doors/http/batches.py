@@ -22,6 +22,7 @@ from broker.service.files import FileService
 from broker.service.refusal import Refusal
 from schemas.api import Problem
 from schemas.job import Lane, Metadata
+from schemas.repeats import FileRetry
 
 MOST_INLINE_BYTES = 16 * 1024 * 1024
 """The largest request that brings its lines along. Larger ones are stored as a file first."""
@@ -56,6 +57,7 @@ class BatchAsk(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 _ask = msgspec.json.Decoder(BatchAsk)
+_retry = msgspec.json.Decoder(FileRetry)
 
 
 class BatchRoutes:
@@ -114,6 +116,11 @@ class BatchRoutes:
             raise Refusal(Problem("batch_completed", f"the batch {batch_id(named.id)} has ended", "id"))
         await self._cancels.cancel_batch(principal, named)
         return await self._shown(await self._service.show(principal, named.id))
+
+    async def retry(self, principal: Principal, request: Request) -> Response:
+        body = await body_of(request.receive, headers_of(request.scope))
+        retry = decoded(_retry, body or b"{}")
+        return await self._shown(await self._service.retry(principal, batch_named(request).id, retry))
 
     async def list(self, principal: Principal, request: Request) -> Response:
         query = request.query_params

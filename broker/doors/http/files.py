@@ -102,7 +102,7 @@ class FileRoutes:
         if which is None:
             content = self._service.content(file, begin, end)
         else:
-            content = _between(self._service.lines(principal, named, which), begin, end)
+            content = _between(self._service.lines(state, which), begin, end)
         headers = {
             "content-length": str(end - begin),
             "accept-ranges": "bytes",

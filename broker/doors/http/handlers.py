@@ -94,6 +94,7 @@ def handlers(services: Services, catalog: Callable[[], Catalog], kept: Kept) -> 
         "batch_show": batches.show,
         "batch_cancel": batches.cancel,
         "batch_results": results.read,
+        "batch_retry": batches.retry,
         "bundle": take_bundle,
         "verb": call,
     }

@@ -70,6 +70,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "key_conflict": _TAKEN,
     "last_operator": _TAKEN,
     "not_retried": _TAKEN,
+    "nothing_to_retry": _TAKEN,
     "not_waiting": _TAKEN,
     "tenant_exists": _TAKEN,
     "body_too_large": _TOO_LARGE,

@@ -11,6 +11,7 @@ from schemas.asks import JobAccepted, JobAsk, JobChangeAsk
 from schemas.changes import JobChanged
 from schemas.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, Endpoint
 from schemas.listing import JobPage
+from schemas.repeats import FileRetry
 
 Method = Literal["GET", "POST", "PATCH", "DELETE"]
 Media = Literal["application/json", "multipart/form-data", "application/octet-stream", "text/html"]
@@ -224,6 +225,16 @@ ROUTES: Final = (
     Route(name="batch_show", method="GET", path="/v1/batches/{batch}", says="Show a batch.", group="batches"),
     Route(
         name="batch_cancel", method="POST", path="/v1/batches/{batch}/cancel", says="Cancel a batch.", group="batches"
+    ),
+    Route(
+        name="batch_retry",
+        method="POST",
+        path="/v1/batches/{batch}/retry",
+        says="Run again what failed, as a batch whose results replace the failures of the first.",
+        group="batches",
+        takes=FileRetry,
+        example="{}",
+        sends="application/json",
     ),
     Route(
         name="batch_results",

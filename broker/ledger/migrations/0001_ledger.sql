@@ -432,9 +432,10 @@ create table infermq.file_batches (
     expanded_ms bigint,
     -- when it was found that nothing of it runs
     failed_ms   bigint,
-    -- the sizes of its two files, once it is complete and somebody asked
+    -- the sizes of its two files, once it is complete and somebody asked, and how many of its retries were complete then
     output_bytes bigint,
     error_bytes bigint,
+    sized_retries int,
     -- what all its lines ask; null for several
     model       text,
     -- how long its two files can be read after its end, and when somebody deleted them

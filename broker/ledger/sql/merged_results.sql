@@ -1,5 +1,5 @@
 -- A page of the results of a batch in the order of commits, $3 rows or $4 bytes, at least one; each that did not succeed is
--- replaced by what its retries came to: a success, else the failure that ended last. What a row carries beside its body counts
+-- replaced by what its retries $5 came to: a success, else the failure that ended last. What a row carries beside its body counts
 -- as 1 KiB.
 select ordinal, body, id, custom_id, line, state, model, failure, input_tokens, output_tokens, cached_tokens, cost_nano_usd,
        attempts, admitted_ms, settled_ms
@@ -15,7 +15,7 @@ select ordinal, body, id, custom_id, line, state, model, failure, input_tokens, 
                select n.id from infermq.replays p
                 cross join lateral (
                       select * from infermq.jobs n where n.id = p.job offset 0) n
-                where p.root = f.job and j.state <> 'succeeded' and n.state <> 'open'
+                where p.root = f.job and j.state <> 'succeeded' and n.state <> 'open' and n.batch = any($5::uuid[])
                 order by n.state = 'succeeded' desc, n.settled_ms desc, n.id desc limit 1) retried on true
           cross join lateral (
                select * from infermq.jobs n where n.id = coalesce(retried.id, f.job) offset 0) n
