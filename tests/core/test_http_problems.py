@@ -27,6 +27,7 @@ BAD_REQUESTS = {
         "bad_timeout",
         "bad_url",
         "bad_window",
+        "wrong_purpose",
         "body_not_json",
         "body_shape",
         "context_too_long",

@@ -14,6 +14,7 @@ from broker.core.file_lines import PAGE_LINES
 from broker.core.file_stores import POSTGRES
 from broker.core.files import PIECE_BYTES, Pieces
 from broker.core.openai_batch import ERRORS, OUTPUT, status_of
+from broker.core.principal import open_principal
 from broker.core.records import Audited, FileBatch, FileBatchState, Final, Pick
 from broker.errors import Conflict
 from broker.ports import Clock, Ledger
