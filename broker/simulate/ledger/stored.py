@@ -324,6 +324,7 @@ class FileBatchRow(MemoryRow, frozen=True, kw_only=True):
     failed_ms: int | None = None
     output_bytes: int | None = None
     error_bytes: int | None = None
+    sized_retries: int | None = None
     model: str | None = None
     files_last_ms: int | None = None
     output_deleted_ms: int | None = None

@@ -70,6 +70,7 @@ def create_repeat_batch(
     root: UUID | None,
     is_replay: bool,
 ) -> Rows:
+    retried = None if retry_of is None else t.batches.get(retry_of)
     row = BatchRow(
         id=batch,
         tenant=tenant,
@@ -81,6 +82,7 @@ def create_repeat_batch(
         root=root,
         took="{}",
         is_replay=is_replay,
+        webhook=None if retried is None else retried.webhook,
     )
     return [row] if t.batches.add(row) else []
 

@@ -7,6 +7,7 @@ import msgspec
 
 from broker.simulate.ledger.statements.named import Rows, statement
 from broker.simulate.ledger.statements.reading import Columns, columns_of, least
+from broker.simulate.ledger.statements.results import ended
 from broker.simulate.ledger.stored import BadLineRow, FileBatchRow, FileRow, JobRow, LineNameRow, ResultRow
 from broker.simulate.ledger.tables import Tables
 
@@ -210,17 +211,59 @@ def lines_expanded(t: Tables, batch: UUID, now: int) -> Rows:
 
 
 @statement
-def kept_sizes(t: Tables, batch: UUID) -> Rows:
+def kept_sizes(t: Tables, batch: UUID, retries: int) -> Rows:
     row = t.file_batches.get(batch)
-    return [] if row is None else [row]
+    return [] if row is None or row.sized_retries != retries else [row]
 
 
 @statement
-def keep_sizes(t: Tables, batch: UUID, output: int, errors: int) -> Rows:
+def keep_sizes(t: Tables, batch: UUID, output: int, errors: int, retries: int) -> Rows:
     row = t.batches.get(batch)
     if row is None or row.completed_ms is None or batch not in t.file_batches:
         return []
-    return [t.file_batches.change(batch, output_bytes=output, error_bytes=errors)]
+    return [t.file_batches.change(batch, output_bytes=output, error_bytes=errors, sized_retries=retries)]
+
+
+@statement
+def retries_of_all(t: Tables, batches: Sequence[UUID]) -> Rows:
+    return [t.batches[key] for batch in sorted(batches) for key in t.batches_by_root.keys(batch)]
+
+
+@statement
+def create_file_retry(t: Tables, retry: UUID, batch: UUID, window: str | None, model: str | None, now: int) -> Rows:
+    first = t.file_batches.get(batch)
+    if first is None:
+        return []
+    row = FileBatchRow(
+        batch=retry,
+        file=first.file,
+        endpoint=first.endpoint,
+        window=window or first.window,
+        skips_bad=first.skips_bad,
+        checked_ms=now,
+        expanded_ms=now,
+        model=model or first.model,
+        files_last_ms=first.files_last_ms,
+    )
+    t.file_batches.insert(row)
+    return [row]
+
+
+@statement
+def lines_retried(t: Tables, batch: UUID, lines: int) -> Rows:
+    row = t.file_batches.get(batch)
+    return [] if row is None else [t.file_batches.change(batch, lines=row.lines + lines)]
+
+
+@statement
+def other_merged_results(t: Tables, batch: UUID, read_to: int, limit: int, retries: Sequence[UUID]) -> Rows:
+    others = {
+        result.ordinal
+        for result, job in _results(t, batch, read_to)
+        if job.state != "succeeded" or _has_line_break(result.body)
+    }
+    every = ended(t, batch, read_to, retries=retries)
+    return [row for row in every if row["ordinal"] in others][:limit]
 
 
 @statement

@@ -56,32 +56,36 @@ def failure_kinds_of(t: Tables, batch: UUID, limit: int) -> Rows:
 
 @statement
 def results(t: Tables, batch: UUID, read_to: int, limit: int, page_bytes: int) -> Rows:
-    return _page(_results(t, batch, read_to, limit, are_merged=False), page_bytes)
+    return _page(ended(t, batch, read_to, limit), page_bytes)
 
 
 @statement
-def merged_results(t: Tables, batch: UUID, read_to: int, limit: int, page_bytes: int) -> Rows:
-    return _page(_results(t, batch, read_to, limit, are_merged=True), page_bytes)
+def merged_results(
+    t: Tables, batch: UUID, read_to: int, limit: int, page_bytes: int, retries: Sequence[UUID]
+) -> Rows:
+    return _page(ended(t, batch, read_to, limit, retries=retries), page_bytes)
 
 
-def _results(t: Tables, batch: UUID, read_to: int, limit: int, *, are_merged: bool) -> Iterable[Columns]:
-    """Give results in their order, each with the columns of its job; those that a retry replaced, as it ended."""
+def ended(
+    t: Tables, batch: UUID, read_to: int, limit: int | None = None, *, retries: Sequence[UUID] = ()
+) -> Iterable[Columns]:
+    """Give results in their order, each with the columns of its job; those that one of the retries replaced, as it ended."""
     for key in t.results_by_batch.after(batch, (read_to, _GREATEST), limit=limit):
         if (job := t.jobs.get(key)) is None:
             continue
-        last = (_last_retry(t, job) if are_merged else None) or job
+        last = _last_retry(t, job, retries) or job
         result = t.results.get(last.id)
         body = None if result is None else result.body
         yield columns_of(last) | {"ordinal": t.results[key].ordinal, "body": body}
 
 
-def _last_retry(t: Tables, job: JobRow) -> JobRow | None:
+def _last_retry(t: Tables, job: JobRow, retries: Sequence[UUID]) -> JobRow | None:
     """Find what the retries of a job came to: a success, else the failure that ended last. None: nothing yet."""
     if job.state == "succeeded":
         return None
-    retries = [t.jobs.get(key) for key in t.replays_by_root.keys(job.id)]
-    ended = [row for row in retries if row is not None and row.state != "open"]
-    return max(ended, key=lambda row: (row.state == "succeeded", row.settled_ms, row.id.int), default=None)
+    repeated = [t.jobs.get(key) for key in t.replays_by_root.keys(job.id)]
+    over = [row for row in repeated if row is not None and row.state != "open" and row.batch in retries]
+    return max(over, key=lambda row: (row.state == "succeeded", row.settled_ms, row.id.int), default=None)
 
 
 def _page(rows: Iterable[Columns], page_bytes: int) -> list[Columns]:
