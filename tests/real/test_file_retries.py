@@ -7,6 +7,7 @@ from uuid import UUID
 
 import pytest
 
+from broker.core.file_stores import POSTGRES
 from broker.core.openai_batch import ERRORS, OUTPUT, batch_id, shown_batch
 from broker.core.records import FileBatchState
 from broker.ports import Ledger
@@ -14,8 +15,8 @@ from schemas.api import State
 from schemas.job import Lane
 from schemas.repeats import BatchRetry
 from tests.builders import an_id, now
+from tests.contract.ledger.test_retries import carry_out, end, give, somebody
 from tests.real.test_file_batches import a_line, files_of, given, state, stored
-from tests.real.test_retries import carry_out, end, give, somebody
 from tests.system import CATALOG
 
 pytestmark = pytest.mark.real
@@ -156,4 +157,4 @@ async def test_a_retry_keeps_no_file(ledger: Ledger) -> None:
 
     await give(ledger, batch)
 
-    assert await ledger.files.to_drop(now()) == [(await state(ledger, batch)).file]
+    assert await ledger.files.to_drop(now()) == {POSTGRES: [(await state(ledger, batch)).file]}

@@ -51,7 +51,7 @@ async def a_ledger(ledger_url: str, files: str = POSTGRES) -> AsyncIterator[Ledg
 
 def service_of(ledger: Ledger) -> FileService:
     return FileService(
-        ledger=ledger.files, stores=ledger.stores, batches=ledger.batches, file_batches=ledger.file_batches,
+        ledger=ledger.files, stores=ledger.stores, file_batches=ledger.file_batches,
         clock=now, entropy=an_entropy,
     )  # fmt: skip
 
