@@ -155,19 +155,14 @@ async def test_the_fields_of_a_form_are_checked_wherever_they_stand(http_alone: 
     assert len(json.loads((await got(http_alone, "/v1/files"))[1])["data"]) == 2
 
 
+PURPOSE_FIRST = b'--x\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
+HALF = b'--x\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\nabc'
 NO_FORMS = [
     (b"{}", "application/json"),
     (b"--x\r\n", "multipart/form-data; boundary=x"),
     (b"nothing of the kind", "multipart/form-data; boundary=x"),
-    (
-        b'--x\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\nabc',
-        "multipart/form-data; boundary=x",
-    ),
-    (
-        b'--x\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n--x\r\n'
-         b'Content-Disposition: form-data; name="file"; filename="f"\r\n\r\nabc',
-        "multipart/form-data; boundary=x",
-    ),
+    (HALF, "multipart/form-data; boundary=x"),
+    (PURPOSE_FIRST + HALF, "multipart/form-data; boundary=x"),
     (b"", "multipart/form-data"),
 ]
 
