@@ -2,16 +2,18 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 from uuid import UUID
 
 import aiohttp
+import msgspec
 import pytest
 
 from broker.core.openai_batch import batch_id
 from broker.core.records import FileBatch
+from broker.doors.http.objects import BatchObject, BatchObjects, FileDeleted, FileObject, FileObjects, Status
 from broker.ports import Ledger
 from schemas.endpoints import CHAT
 from schemas.jetstream.client import NatsClient as Nats
@@ -129,6 +131,9 @@ async def test_a_conversation_is_as_openai_documents_it(talk: Conversation, ledg
     assert [
         fault for said, shape in shapes if shape is not None for fault in faults(shape, said.body, said.asked)
     ] == []
+    for said, shape in shapes:
+        if shape in TYPES:
+            msgspec.convert(said.body, TYPES[shape])
     written = [json.loads(line) for said, shape in shapes[3:] if shape is None for line in said.content.splitlines()]
     assert [fault for line in written for fault in faults("output_line", line)] == []
     assert {(line["error"] or {}).get("code") for line in written} == {
@@ -140,6 +145,20 @@ async def test_a_conversation_is_as_openai_documents_it(talk: Conversation, ledg
     seen = {said.body["status"] for said, shape in shapes if shape == "batch"}
     assert seen >= {*ENDED, "in_progress"}
     check_headers(talk.said)
+
+
+TYPES: Mapping[str | None, type] = {
+    "file": FileObject, "file_list": FileObjects, "file_deleted": FileDeleted,
+    "batch": BatchObject, "batch_list": BatchObjects,
+}  # fmt: skip
+"""What the OpenAPI document says of them."""
+
+
+def test_the_openapi_document_describes_what_openai_documents() -> None:
+    for shape, kind in TYPES.items():
+        documented = SHAPES[str(shape)]
+        assert {*documented["fields"], *documented.get("ours", ())} == set(kind.__struct_fields__)  # type: ignore[attr-defined]
+    assert set(get_args(Status)) == set(SHAPES["batch"]["fields"]["status"])
 
 
 def check_headers(said: list[Exchange]) -> None:

@@ -12,6 +12,7 @@ jobs         single jobs: submit, read, wait, list, change, cancel
 messages     the dialect of Anthropic's /v1/messages
 models       lists the models
 multipart    reads a form with one file, as it comes
+objects      what files and batches are shown as, in types
 openai       the dialect of OpenAI's endpoints, whose bodies pass through
 openapi      the OpenAPI document
 page         the same as a page for people

@@ -9,8 +9,9 @@ import msgspec
 from msgspec.structs import replace
 
 from broker.doors.http import messages
+from broker.doors.http.files import HOUR_S, MONTH_S
 from broker.doors.http.reading import EXTRA, Options
-from broker.doors.http.routes import ANSWERS, ROUTES, Route
+from broker.doors.http.routes import ANSWERS, ROUTES, Parameter, Route
 from broker.doors.operations import operations
 from broker.service import Services
 from schemas.api import CatalogShow, Nothing, Status
@@ -138,6 +139,7 @@ def _operation(route: Route, shapes: dict[type, dict[str, Any]]) -> dict[str, An
         "tags": [route.group],
         "responses": {
             str(route.status): _answer(route, shapes),
+            **({"206": _answer(route, shapes)} if route.ranges else {}),
             "default": {
                 "description": "An error; `code` says which.",
                 "content": {"application/json": {"schema": _ref(MessagesError if is_messages else Error)}},
@@ -149,9 +151,11 @@ def _operation(route: Route, shapes: dict[type, dict[str, Any]]) -> dict[str, An
         {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}} for name in names
     ]
     asked = [
-        {"name": one.name, "in": "query", "description": one.says, "schema": {"type": one.kind}}
-        for one in route.query
+        {"name": one.name, "in": "query", "description": one.says, "schema": _schema_of(one)} for one in route.query
     ]
+    if route.ranges:
+        says = "Which bytes, such as bytes=0-99."
+        asked.append({"name": "Range", "in": "header", "description": says, "schema": {"type": "string"}})
     told = [
         {"name": name, "in": "header", "schema": {"type": "string"}} for name in _HEADERS if route.group == ANSWERS
     ]
@@ -164,13 +168,24 @@ def _operation(route: Route, shapes: dict[type, dict[str, Any]]) -> dict[str, An
     return operation
 
 
+def _schema_of(asked: Parameter) -> dict[str, Any]:
+    bounds = {"minimum": asked.least, "maximum": asked.most, "enum": list(asked.values) or None}
+    return {"type": asked.kind} | {name: value for name, value in bounds.items() if value is not None}
+
+
 def _ref(kind: type) -> dict[str, Any]:
     return {"$ref": _REFS.format(name=kind.__name__)}
 
 
 def _body(route: Route, shapes: dict[type, dict[str, Any]]) -> dict[str, Any]:
     if route.sends == "multipart/form-data":
-        fields = {"file": {"type": "string", "format": "binary"}, "purpose": {"type": "string", "enum": ["batch"]}}
+        seconds = {"type": "integer", "minimum": HOUR_S, "maximum": MONTH_S}
+        fields = {
+            "file": {"type": "string", "format": "binary"},
+            "purpose": {"type": "string", "enum": ["batch"]},
+            "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
+            "expires_after[seconds]": seconds,
+        }
         return {"schema": {"type": "object", "required": ["file", "purpose"], "properties": fields}}
     if route.sends == "application/octet-stream":
         return {"schema": {"type": "string", "format": "binary"}}

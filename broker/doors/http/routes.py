@@ -6,6 +6,7 @@ import msgspec
 
 from broker.doors.http.batches import BatchAsk
 from broker.doors.http.jobs import JobView
+from broker.doors.http.objects import BatchObject, BatchObjects, FileDeleted, FileObject, FileObjects
 from schemas.api import JobCancelled
 from schemas.asks import JobAccepted, JobAsk, JobChangeAsk
 from schemas.changes import JobChanged
@@ -23,6 +24,10 @@ class Parameter(msgspec.Struct, frozen=True):
     name: str
     says: str
     kind: Literal["string", "integer", "number"] = "string"
+    least: int | None = None
+    most: int | None = None
+    values: tuple[str, ...] = ()
+    """The only ones that are taken. Empty: any."""
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,11 +49,17 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     """The type of the answer. None: an object, or no JSON."""
     media: Media = "application/json"
     status: int = 200
+    ranges: bool = False
+    """Whether a Range of the answer can be asked for."""
     query: tuple[Parameter, ...] = ()
     streams: bool = False
     """Whether the answer is a stream of events if the request asks for it."""
     open: bool = False
     """Whether it needs no key."""
+
+
+def _limit(most: int) -> Parameter:
+    return Parameter("limit", "How many at most.", "integer", 1, most)
 
 
 ANSWERS: Final = "answers"
@@ -180,22 +191,38 @@ ROUTES: Final = (
         says="Store a file: the fields are file, purpose (batch), and expires_after.",
         group="files",
         sends="multipart/form-data",
+        answers=FileObject,
     ),
     Route(
         name="file_list",
         method="GET",
         path="/v1/files",
-        says="List files.",
+        says="List files that were stored.",
         group="files",
+        answers=FileObjects,
         query=(
-            _LIMIT,
+            _limit(10_000),
             _AFTER,
-            Parameter("order", "asc or desc, by when they were made."),
+            Parameter("order", "By when they were made.", values=("asc", "desc")),
             Parameter("purpose", "For this purpose."),
         ),
     ),
-    Route(name="file_show", method="GET", path="/v1/files/{file}", says="Show a file.", group="files"),
-    Route(name="file_delete", method="DELETE", path="/v1/files/{file}", says="Delete a file.", group="files"),
+    Route(
+        name="file_show",
+        method="GET",
+        path="/v1/files/{file}",
+        says="Show a file.",
+        group="files",
+        answers=FileObject,
+    ),
+    Route(
+        name="file_delete",
+        method="DELETE",
+        path="/v1/files/{file}",
+        says="Delete a file.",
+        group="files",
+        answers=FileDeleted,
+    ),
     Route(
         name="file_content",
         method="GET",
@@ -203,6 +230,7 @@ ROUTES: Final = (
         says="Send the content of a file, or a Range of it.",
         group="files",
         media="application/octet-stream",
+        ranges=True,
     ),
     Route(
         name="batch_create",
@@ -213,6 +241,7 @@ ROUTES: Final = (
         takes=BatchAsk,
         example='{"input_file_id": "file-…", "endpoint": "/v1/chat/completions", "completion_window": "24h"}',
         sends="application/json",
+        answers=BatchObject,
     ),
     Route(
         name="batch_list",
@@ -220,11 +249,24 @@ ROUTES: Final = (
         path="/v1/batches",
         says="List batches, the newest first.",
         group="batches",
-        query=(_LIMIT, _AFTER),
+        answers=BatchObjects,
+        query=(_limit(100), _AFTER),
     ),
-    Route(name="batch_show", method="GET", path="/v1/batches/{batch}", says="Show a batch.", group="batches"),
     Route(
-        name="batch_cancel", method="POST", path="/v1/batches/{batch}/cancel", says="Cancel a batch.", group="batches"
+        name="batch_show",
+        method="GET",
+        path="/v1/batches/{batch}",
+        says="Show a batch.",
+        group="batches",
+        answers=BatchObject,
+    ),
+    Route(
+        name="batch_cancel",
+        method="POST",
+        path="/v1/batches/{batch}/cancel",
+        says="Cancel a batch.",
+        group="batches",
+        answers=BatchObject,
     ),
     Route(
         name="batch_retry",
