@@ -53,7 +53,6 @@ class Api:
             "STREAM.UPDATE": self._update_stream,
             "STREAM.INFO": self._tell_stream,
             "STREAM.DELETE": self._delete_stream,
-            "STREAM.PURGE": self._purge_stream,
             "STREAM.MSG.GET": self._get_message,
             "STREAM.MSG.DELETE": self._delete_message,
             "STREAM.NAMES": self._name_streams,
@@ -153,11 +152,6 @@ class Api:
         self._server.reassign()
         stream.delete()
         return {"success": True}
-
-    def _purge_stream(self, path: str, request: bytes) -> Told:
-        asked = _asked(request)
-        purged = self._stream(path).purge(asked.get("filter"), keep=asked.get("keep", 0), below=asked.get("seq", 0))
-        return {"success": True, "purged": purged}
 
     def _get_message(self, path: str, request: bytes) -> Told:
         stream, asked = self._stream(path), _asked(request)
@@ -263,7 +257,6 @@ _KINDS = {
     "STREAM.UPDATE": "stream_update",
     "STREAM.INFO": "stream_info",
     "STREAM.DELETE": "stream_delete",
-    "STREAM.PURGE": "stream_purge",
     "STREAM.MSG.GET": "stream_msg_get",
     "STREAM.MSG.DELETE": "stream_msg_delete",
     "STREAM.NAMES": "stream_names",

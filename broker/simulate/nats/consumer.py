@@ -107,7 +107,7 @@ class Consumer:
         self._most_deliveries = max(0, settings["max_deliver"])
         self._ack_head = f"$JS.ACK.{self._stream.name}.{self.name}."
         self.pending = self._stream.store.count(self.progress.next_seq, self.filter)
-        """How many messages it has still to deliver."""
+        """How many messages it has still to deliver. The stream counts what it stores."""
 
     # pulls
 
@@ -171,7 +171,7 @@ class Consumer:
                 stored = self._stream.store.messages.get(seq)
                 if stored is not None:
                     return stored, count
-                self.progress.again[seq] -= 1
+                self._uncount(seq)
                 if (lease := self.progress.leases.get(seq)) is not None:
                     self._terminated(seq, lease.delivery, count - 1, _UNACKED)
         if self._is_full():
@@ -230,8 +230,15 @@ class Consumer:
             state.next_seq -= 1
             self.pending += 1
         elif seq not in self.redeliveries:
-            state.again[seq] = state.again.get(seq, 0) - 1
+            self._uncount(seq)
             self.redeliveries.add(seq)
+
+    def _uncount(self, seq: int) -> None:
+        """Take back that a message was delivered again."""
+        again = self.progress.again
+        again[seq] -= 1
+        if not again[seq]:
+            del again[seq]
 
     def _lease(self, seq: int, delivery: int, now_s: float) -> None:
         lease = self.progress.leases.get(seq)
@@ -402,12 +409,6 @@ class Consumer:
 
     # what the stream tells
 
-    def stored(self) -> None:
-        """Note a new message that it wants."""
-        self.pending += 1
-        if self.waiting:
-            self.pump()
-
     def gone(self, stored: Stored) -> None:
         """Note that a message which it wants has left the stream."""
         state, seq = self.progress, stored.seq
@@ -497,7 +498,7 @@ class Consumer:
             "name": self.name,
             "created": instant(self.created_ns),
             "config": consumer_told(self.settings),
-            "delivered": {"consumer_seq": state.next_delivery - 1, "stream_seq": state.delivered},
+            "delivered": {"consumer_seq": state.next_delivery - 1, "stream_seq": self._told_delivered()},
             "ack_floor": {
                 "consumer_seq": state.floor_delivery,
                 "stream_seq": min(state.floor, state.delivered),
@@ -508,6 +509,11 @@ class Consumer:
             "num_pending": max(0, self.pending),
             "ts": instant(self._timers.wall_ns()),
         }
+
+    def _told_delivered(self) -> int:
+        """Return the last message that was delivered. In memory, the server tells up to where it has looked until one is."""
+        is_new = self.progress.delivered == 0 and self._stream.settings["storage"] == "memory"
+        return self.progress.next_seq - 1 if is_new else self.progress.delivered
 
     def _advise_exceeded(self, seq: int, count: int) -> None:
         self._advise("MAX_DELIVERIES", "max_deliver", stream_seq=seq, deliveries=count)

@@ -1,7 +1,7 @@
 """Holds the messages of a stream, and finds the next one of a subject from a sequence on without looking at the others."""
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from broker.simulate.nats.interest import has_wildcard, matches
@@ -176,6 +176,10 @@ class Store:
         line = self.subjects.get(subject)
         return 0 if line is None else line.alive
 
+    def begin_after(self) -> None:
+        """Note that a store without messages was emptied, whether there were any or not."""
+        self._first = self.last + 1
+
     def first_of(self, subject: str) -> Stored | None:
         line = self.subjects.get(subject)
         seq = None if line is None else line.next(0)
@@ -190,10 +194,3 @@ class Store:
             lasts = [line.last or 0 for subject, line in self.subjects.items() if matches(subject, pattern)]
             seq = max(lasts, default=None)
         return None if seq is None else self.messages[seq]
-
-    def drop(self, is_meant: Callable[[Stored], bool]) -> list[Stored]:
-        """Remove all messages that are meant, and return them."""
-        meant = [one for one in self.messages.values() if is_meant(one)]
-        for one in meant:
-            self.remove(one.seq)
-        return meant

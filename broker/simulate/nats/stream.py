@@ -220,7 +220,9 @@ class Stream:
         if checked and (rollup := header(head, _ROLLUP)) is not None:
             self.purge(subject if rollup == "sub" else None, keep=1)
         for consumer in consumers:
-            self.server.due(consumer.stored)
+            consumer.pending += 1
+            if consumer.waiting:
+                self.server.due(consumer.pump)
         return seq
 
     def _lifetime(self, head: bytes) -> int | None:
@@ -285,10 +287,10 @@ class Stream:
         if self.remove(seq) is None:
             raise Refused(400, 10043, f"sequence {seq} not found")
 
-    def purge(self, pattern: str | None, *, keep: int = 0, below: int = 0) -> int:
-        """Remove messages of subjects, but for the newest `keep`, or only those below a sequence. Return how many."""
+    def purge(self, pattern: str | None, *, keep: int = 0) -> int:
+        """Remove messages of subjects, but for the newest `keep`. Return how many."""
         meant = [one for one in self.store.messages.values() if pattern is None or matches(one.subject, pattern)]
-        meant = meant[: len(meant) - keep] if keep else [one for one in meant if not below or one.seq < below]
+        meant = meant[: max(0, len(meant) - keep)]
         for one in meant:
             self.store.remove(one.seq)
             for consumer in self.wanted_by(one.subject):
@@ -371,6 +373,8 @@ class Stream:
     def delete_consumer(self, name: str) -> None:
         self.consumers.pop(name).delete()
         self.reassign()
+        if self.settings["retention"] == "interest" and not self.consumers:
+            self.store.begin_after()
 
     # its life
 
