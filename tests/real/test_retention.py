@@ -5,30 +5,17 @@ import asyncio
 import asyncpg
 import pytest
 
-from broker.core.records import Audited
 from broker.ledger import open_ledger
 from broker.ports import Ledger
 from schemas.dead import DeadFilter, DeadWhat
 from schemas.ids import uuid7
 from schemas.units import Ms
 from tests.builders import a_dead_letter, now
+from tests.contract.ledger.test_dead_letters import a_dead_job
 from tests.contract.ledger.test_retention import DAY_MS, an_upkeep, letters
 from tests.holding import a_hand
-from tests.real.test_dead_letters import a_dead_job, audits
 
 pytestmark = pytest.mark.real
-
-
-async def test_the_audit_is_kept_for_its_days(ledger: Ledger, ledger_url: str) -> None:
-    for days in (0, 4.9, 5.1, 9):
-        at = Ms(int(now() - days * DAY_MS))
-        letter = a_dead_letter()
-        await ledger.dead_letters.record([letter])
-        await ledger.dead_letters.drop([letter.id], [], Audited(uuid7(at, int(days * 10)), at, f"{days}", "k"), {})
-
-    await an_upkeep(ledger).drop()
-
-    assert {tenant for tenant, _, _ in await audits(ledger_url)} == {"0", "4.9"}
 
 
 async def test_failures_of_jobs_that_are_gone_go_with_them(ledger: Ledger, ledger_url: str) -> None:

@@ -105,7 +105,7 @@ from schemas.webhooks import (
 from tests.builders import a_dead_letter, a_job, an_entropy, an_entry, an_id, now
 from tests.calling import called
 from tests.declared import declare_streams
-from tests.real.test_instructions import an_instruction
+from tests.instructing import an_instruction
 
 pytestmark = pytest.mark.real
 ACTIONS = {

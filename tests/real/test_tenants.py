@@ -42,8 +42,8 @@ from schemas.repeats import BatchRetry, ReplayDiff, ReplayEstimate, ReplayEstima
 from schemas.subjects import Verb
 from tests.builders import a_job, a_report, a_success, an_attempt, an_entry, an_id, now
 from tests.calling import called
+from tests.instructing import an_instruction
 from tests.real.test_broker import Running, a_broker, a_worker, asked, body_of
-from tests.real.test_instructions import an_instruction
 from tests.real.test_ledger import PRICES, a_verdict, running, settled
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(60)]

@@ -1,14 +1,15 @@
 """What is kept no longer is dropped, a page at a time, and nothing else."""
 
 from broker.config import Keep
-from broker.core.records import Entry
+from broker.core.records import Audited, Entry
 from broker.ports import Ledger
 from broker.roles.upkeep import Upkeep
 from schemas.api import State
 from schemas.dead import DeadFilter, DeadWhat
+from schemas.ids import uuid7
 from schemas.units import Ms
 from tests.builders import a_dead_letter, an_entry, now
-from tests.real.test_dead_letters import a_dead_job
+from tests.contract.ledger.test_dead_letters import a_dead_job
 from tests.real.test_ledger import state_of
 
 DAY_MS = 24 * 3_600_000
@@ -69,3 +70,15 @@ async def test_each_page_is_a_transaction_of_its_own(ledger: Ledger) -> None:
     pages = [await ledger.retention.drop_messages(later, limit=2) for _ in range(4)]
 
     assert pages == [2, 2, 1, 0]
+
+
+async def test_the_audit_is_kept_for_its_days(ledger: Ledger) -> None:
+    for days in (0, 4.9, 5.1, 9):
+        at = Ms(int(now() - days * DAY_MS))
+        letter = a_dead_letter()
+        await ledger.dead_letters.record([letter])
+        await ledger.dead_letters.drop([letter.id], [], Audited(uuid7(at, int(days * 10)), at, f"{days}", "k"), {})
+
+    await an_upkeep(ledger).drop()
+
+    assert {entry.tenant for entry in await ledger.audit.page(None, 9, None)} == {"0", "4.9"}
