@@ -82,7 +82,7 @@ class BatchUsage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     total_tokens: Many
 
 
-class BatchMore(msgspec.Struct, frozen=True, kw_only=True):
+class BatchMore(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What OpenAI does not have."""
 
     id: str
@@ -92,6 +92,10 @@ class BatchMore(msgspec.Struct, frozen=True, kw_only=True):
     counts: dict[str, Many]
     """Its jobs by their states, and its bad lines."""
     on_bad_line: Literal["fail", "skip"]
+    retry_of: str | None
+    """The batch whose failures it runs again."""
+    retries: list[str]
+    webhook: str | None
 
 
 Status = Literal[

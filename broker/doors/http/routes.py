@@ -277,6 +277,7 @@ ROUTES: Final = (
         takes=FileRetry,
         example="{}",
         sends="application/json",
+        answers=BatchObject,
     ),
     Route(
         name="batch_results",
