@@ -15,7 +15,7 @@ from nats.aio.msg import Msg
 from nats.js.errors import NotFoundError
 
 from broker.client import BacklogFull, Client, Piece, Reply, RequestRefused, RequestTimedOut, Submission
-from broker.config import LEASE_S, ApiConfig, BrokerConfig
+from broker.config import LEASE_S, ApiConfig, BrokerConfig, WebhookConfig
 from broker.core.file_stores import POSTGRES
 from broker.errors import Unavailable
 from broker.serve import Addresses, serve
@@ -137,6 +137,7 @@ async def a_broker(
     *,
     lease_s: float = LEASE_S,
     api: ApiConfig | None = None,
+    webhooks: WebhookConfig | None = None,
     door: str = "nats",
     files: str = POSTGRES,
     **pace: Any,
@@ -149,6 +150,7 @@ async def a_broker(
         name=f"b-{an_id()}",
         lease_s=lease_s,
         api=api or ApiConfig(),
+        webhooks=webhooks or WebhookConfig(),
         files=files,
     )
     serving = asyncio.create_task(serve(config, ready=ready.set_result, **pace))
