@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,13 +60,13 @@ class System:
 
 
 @contextmanager
-def a_system(folder: Path, catalog: str, *more: str) -> Iterator[System]:
+def a_system(folder: Path, catalog: str, *more: str, environ: Mapping[str, str] | None = None) -> Iterator[System]:
     """Start it, with keys, and stop it with all its processes in the end."""
     data, file = folder / "data", folder / "catalog.toml"
     file.write_text(catalog)
     command = [str(INFERMQ), "up", "--json", "--data", str(data), "--catalog", str(file), "--port", "0", *more]
     with (folder / "up.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=_ENVIRON)
+        process = subprocess.Popen(command, stdout=log, stderr=log, env={**_ENVIRON, **(environ or {})})
     run_file = data / "run.json"
     try:
         until(lambda: run_file.exists() or process.poll() is not None, "the system is up", within_s=60)

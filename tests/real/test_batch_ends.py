@@ -153,7 +153,7 @@ async def test_a_cancelled_batch_is_told_of_and_what_was_cancelled_is_retried_on
     assert receiver.events() == ["batch.cancelled", "batch.completed"]
 
 
-WRONG = [
+WRONG: list[tuple[dict[str, Any], int, str]] = [
     ({"states": ["succeeded"]}, 409, "nothing_to_retry"),
     ({"states": []}, 400, "bad_request"),
     ({"completion_window": "1m"}, 400, "bad_window"),
