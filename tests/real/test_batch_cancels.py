@@ -28,7 +28,7 @@ from tests.contract.ledger.test_cancels import settle
 from tests.declared import declare_streams
 from tests.holding import a_hand
 from tests.real.test_cancels import a_service, told
-from tests.real.test_ledger import PRICES, a_batch, dispatched, running, state_of
+from tests.settling import PRICES, a_batch, dispatched, running, state_of
 from tests.system import until
 
 pytestmark = pytest.mark.real

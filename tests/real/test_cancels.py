@@ -29,7 +29,7 @@ from tests.builders import SEAL_KEY, a_batch_id, a_report, an_entropy, an_entry,
 from tests.contract.ledger.test_cancels import SUSPICION, cancelled, settle
 from tests.declared import declare_streams
 from tests.holding import a_hand
-from tests.real.test_ledger import running, state_of
+from tests.settling import running, state_of
 from tests.system import until
 
 pytestmark = pytest.mark.real

@@ -13,7 +13,7 @@ from schemas.jetstream.client import NatsClient as Nats
 from tests.builders import an_entropy, an_entry, an_id, now
 from tests.contract.ledger.test_changes import ME, nothing, terms, terms_of
 from tests.holding import a_hand
-from tests.real.test_ledger import dispatched
+from tests.settling import dispatched
 
 pytestmark = pytest.mark.real
 

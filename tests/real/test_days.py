@@ -18,7 +18,7 @@ from schemas.api import State
 from schemas.ids import NEWEST_MS, OLDEST_MS, uuid7
 from schemas.units import Ms
 from tests.builders import a_success, an_attempt, an_entry, an_id, now
-from tests.real.test_ledger import a_verdict
+from tests.settling import a_verdict
 from tests.system import until
 
 pytestmark = pytest.mark.real

@@ -24,7 +24,7 @@ from schemas.outcome import (
 )
 from schemas.ruling import Convict, EndRequest, Expire, Ruling
 from tests.builders import a_report, a_success, an_attempt, an_entry, an_id, now
-from tests.real.test_ledger import PRICES, a_batch, a_verdict, running
+from tests.settling import PRICES, a_batch, a_verdict, running
 
 pytestmark = pytest.mark.real
 

@@ -30,7 +30,7 @@ from schemas.outcome import BadRequest, EngineFault, Failed, Outcome
 from schemas.units import Ms
 from tests.builders import a_success, an_entropy, an_id, now
 from tests.contract.ledger.test_retries import carry_out, somebody
-from tests.real.test_ledger import a_verdict
+from tests.settling import a_verdict
 from tests.system import CATALOG
 
 pytestmark = pytest.mark.real

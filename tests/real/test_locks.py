@@ -21,7 +21,7 @@ from schemas.ruling import Expire
 from schemas.units import Ms, NanoUsd
 from tests.builders import a_success, an_attempt, an_entry, an_execution_id, now
 from tests.holding import Hand, a_hand
-from tests.real.test_ledger import PRICES, a_batch, a_verdict, dispatched
+from tests.settling import PRICES, a_batch, a_verdict, dispatched
 
 pytestmark = pytest.mark.real
 T = TypeVar("T")

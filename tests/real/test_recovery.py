@@ -34,8 +34,8 @@ from schemas.worker import WorkerBeat
 from tests.builders import a_report, a_route, a_success, a_worker, an_attempt, an_entry, an_id, now
 from tests.declared import declare_streams
 from tests.real.test_dispatch import a_beat, a_leader, committed, dispatched, running
-from tests.real.test_ledger import a_verdict
 from tests.reporting import report
+from tests.settling import a_verdict
 from tests.system import until
 from workers.beat import beat, delete_beat
 

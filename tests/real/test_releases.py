@@ -24,8 +24,8 @@ from schemas.units import Ms
 from schemas.worker import HeldExecution, WorkerBeat, held_bytes
 from tests.builders import SEAL_KEY, a_batch_id, a_beat, a_report, a_route, a_success, a_worker, an_id, now
 from tests.declared import declare_pool, declare_streams
-from tests.real.test_ledger import a_verdict, running, settled
 from tests.reporting import report
+from tests.settling import a_verdict, running, settled
 from tests.system import until
 
 pytestmark = pytest.mark.real

@@ -24,9 +24,9 @@ from schemas.outcome import EngineFault, Failed
 from schemas.ruling import EndRequest, Expire
 from tests.builders import SEAL_KEY, a_batch_id, a_report, an_attempt, sealed
 from tests.declared import declare_streams
-from tests.real.test_ledger import running, state_of
 from tests.real.test_settle import settling
 from tests.reporting import report
+from tests.settling import running, state_of
 from tests.system import until
 
 pytestmark = pytest.mark.real

@@ -20,7 +20,7 @@ from schemas.ruling import Expire
 from schemas.units import Ms
 from tests.builders import a_report, an_entry, now
 from tests.real.test_failures import settle
-from tests.real.test_ledger import a_batch, dispatched
+from tests.settling import a_batch, dispatched
 
 pytestmark = pytest.mark.real
 NOW = Ms(now() - 60_000)

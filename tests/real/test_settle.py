@@ -34,11 +34,11 @@ from schemas.outcome import (
 from schemas.ruling import EndRequest, Expire, Lost, PutBack, Ruling
 from schemas.units import NanoUsd
 from tests.builders import SEAL_KEY, a_batch_id, a_report, a_success, an_attempt, an_entry, an_id, now
+from tests.contract.ledger.test_executions import settle as settle_group
+from tests.contract.ledger.test_executions import what_was_lost
 from tests.declared import declare_streams
-from tests.real.test_executions import settle as settle_group
-from tests.real.test_executions import what_was_lost
-from tests.real.test_ledger import a_batch, dispatched, running, state_of
 from tests.reporting import a_settle, report
+from tests.settling import a_batch, dispatched, running, state_of
 from tests.system import until
 
 pytestmark = pytest.mark.real

@@ -17,7 +17,7 @@ from schemas.units import Ms, NanoUsd
 from tests.builders import a_success, an_entry, an_execution_id, now
 from tests.real.test_broker import Running, a_broker
 from tests.real.test_dispatch import a_beat
-from tests.real.test_ledger import a_batch, a_verdict, dispatched
+from tests.settling import a_batch, a_verdict, dispatched
 from tests.system import until
 from workers.beat import publish_beat
 

@@ -36,8 +36,8 @@ from schemas.units import Ms
 from tests.builders import a_catalog, a_job, a_report, an_entry, an_id, now
 from tests.declared import declare_streams
 from tests.real.test_broker import Running, a_broker, a_worker, body_of
-from tests.real.test_ledger import a_batch, running
 from tests.reporting import a_settle, report
+from tests.settling import a_batch, running
 from tests.system import until
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(60)]

@@ -12,7 +12,7 @@ from schemas.ids import uuid7
 from schemas.outcome import Charge, EngineFault, Failed, Refused, Usage
 from schemas.units import Ms, NanoUsd
 from tests.builders import a_success, an_attempt, an_entry, now
-from tests.real.test_ledger import a_batch, a_verdict, dispatched
+from tests.settling import a_batch, a_verdict, dispatched
 from tests.sums import check_sums, disagreements
 
 pytestmark = pytest.mark.real

@@ -44,7 +44,7 @@ from tests.builders import a_job, a_report, a_success, an_attempt, an_entry, an_
 from tests.calling import called
 from tests.instructing import an_instruction
 from tests.real.test_broker import Running, a_broker, a_worker, asked, body_of
-from tests.real.test_ledger import PRICES, a_verdict, running, settled
+from tests.settling import PRICES, a_verdict, running, settled
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(60)]
 TENANTS = ("a.b", "a_2e_b", "ü*", "a b>")

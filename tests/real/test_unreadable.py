@@ -16,9 +16,9 @@ from schemas.job import Attempt
 from schemas.outcome import EngineFault, Succeeded, Usage
 from tests.builders import a_report, a_success, an_attempt
 from tests.declared import declare_streams
-from tests.real.test_ledger import running, state_of
 from tests.real.test_settle import buried, ended, settling
 from tests.reporting import report
+from tests.settling import running, state_of
 from tests.system import until
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(60)]

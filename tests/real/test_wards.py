@@ -22,8 +22,8 @@ from schemas.job import Attempt
 from schemas.ruling import Convict, PutBack, Ruling, Suspect, Suspicion
 from schemas.worker import BEGINNING, NOT_BEGUN, HeldExecution, held_bytes
 from tests.builders import SEAL_KEY, a_batch_id, a_beat, a_catalog, a_report, a_worker, an_id, now
+from tests.contract.ledger.test_suspects import dispatched, lead, run_apart, settle, suspected
 from tests.declared import declare_streams
-from tests.real.test_suspects import dispatched, lead, run_apart, settle, suspected
 from tests.reporting import report
 
 pytestmark = pytest.mark.real

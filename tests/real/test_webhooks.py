@@ -44,8 +44,8 @@ from schemas.webhooks import (
 from tests.builders import a_success, an_entropy, an_entry, an_id, now
 from tests.contract.ledger.test_retries import carry_out, somebody
 from tests.real.test_file_batches import a_line, given, stored
-from tests.real.test_ledger import a_verdict
 from tests.receiver import Receiver, a_receiver
+from tests.settling import a_verdict
 from tests.system import CATALOG, until
 
 pytestmark = pytest.mark.real

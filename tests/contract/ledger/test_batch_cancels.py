@@ -11,7 +11,7 @@ from schemas.api import Batch, BatchStatus, State
 from schemas.job import Attempt
 from schemas.outcome import Refused
 from tests.builders import an_entry, an_id, now
-from tests.real.test_ledger import a_batch, state_of
+from tests.settling import a_batch, state_of
 
 
 async def filled(ledger: Ledger, count: int) -> list[Entry]:

@@ -18,7 +18,7 @@ from schemas.units import Ms
 from tests.builders import a_report, an_entry, an_id, now
 from tests.contract.ledger.test_batch_cancels import filled, started
 from tests.contract.ledger.test_cancels import settle
-from tests.real.test_ledger import running, state_of
+from tests.settling import running, state_of
 
 OWN = CancelChoice(tenant="default")
 

@@ -16,7 +16,7 @@ from schemas.outcome import Cancelled, EngineFault, Failed, Outcome, Released, R
 from schemas.ruling import Cancel, Expire, PutBack, Ruling, Suspect, Suspicion
 from schemas.units import Ms
 from tests.builders import a_report, a_success, an_entry, an_id, now
-from tests.real.test_ledger import PRICES, a_batch, dispatched, running, state_of
+from tests.settling import PRICES, a_batch, dispatched, running, state_of
 
 SUSPICION = Suspicion(an_id())
 

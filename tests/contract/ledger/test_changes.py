@@ -22,7 +22,7 @@ from schemas.job import Lane
 from schemas.outcome import Released
 from schemas.units import Ms
 from tests.builders import a_success, an_entropy, an_entry, an_id, now
-from tests.real.test_ledger import a_batch, a_verdict, dispatched, running, settled
+from tests.settling import a_batch, a_verdict, dispatched, running, settled
 
 pytestmark = pytest.mark.real
 ME = open_principal("default", "k")

@@ -31,7 +31,7 @@ from schemas.units import Ms
 from tests.builders import CHAT, a_dead_letter, an_entropy, an_id, now
 from tests.contract.ledger.conftest import a_ledger
 from tests.real.test_failures import settle
-from tests.real.test_ledger import a_batch, a_verdict, running
+from tests.settling import a_batch, a_verdict, running
 
 TWO_MODELS = """
 [models.m]

@@ -21,6 +21,7 @@ from schemas.listing import JobFilter
 from schemas.repeats import Compared, Comparison, Replay, ReplayDiff
 from schemas.units import Ms
 from tests.builders import BODY, a_success, an_entry, an_id, now
+from tests.contract.ledger.test_batches import results_of
 from tests.contract.ledger.test_retries import (
     D,
     F,
@@ -35,8 +36,7 @@ from tests.contract.ledger.test_retries import (
     shown,
     somebody,
 )
-from tests.real.test_batches import results_of
-from tests.real.test_ledger import a_batch, a_verdict
+from tests.settling import a_batch, a_verdict
 from tests.system import CATALOG
 
 

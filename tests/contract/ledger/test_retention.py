@@ -10,7 +10,7 @@ from schemas.ids import uuid7
 from schemas.units import Ms
 from tests.builders import a_dead_letter, an_entry, now
 from tests.contract.ledger.test_dead_letters import a_dead_job
-from tests.real.test_ledger import state_of
+from tests.settling import state_of
 
 DAY_MS = 24 * 3_600_000
 KEEP = Keep(dead_letters=3, audit=5, idempotency=2)

@@ -20,8 +20,8 @@ from schemas.outcome import Refused
 from schemas.repeats import BatchRetry, FixedBody, RetryCheck
 from schemas.units import Ms
 from tests.builders import BODY, an_entry, an_id, now
-from tests.real.test_batches import an_end, results_of
-from tests.real.test_ledger import a_batch
+from tests.contract.ledger.test_batches import an_end, results_of
+from tests.settling import a_batch
 from tests.system import CATALOG
 
 S, F, E, D, C = State.SUCCEEDED, State.FAILED, State.EXPIRED, State.DEAD, State.CANCELLED

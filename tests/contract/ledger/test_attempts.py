@@ -1,7 +1,5 @@
 """Two attempts of one job that both have something to say."""
 
-import pytest
-
 from broker.core.price import Prices
 from broker.core.records import Final, Ignore, Pick, Requeue, Verdict
 from broker.core.settle import decide
@@ -13,7 +11,6 @@ from schemas.ruling import PutBack, Ruling
 from schemas.units import Ms
 from tests.builders import a_catalog, a_report, a_success, an_entry, now
 
-pytestmark = pytest.mark.real
 PRICES = Prices(catalog=a_catalog(), source="catalog:1")
 
 

@@ -14,9 +14,7 @@ from schemas.outcome import EngineFault, Failed, Outcome, Report, Usage
 from schemas.ruling import EndRequest, Lost, Ruling
 from schemas.units import Ms, NanoUsd
 from tests.builders import a_report, a_success, an_attempt, an_id, now
-from tests.real.test_ledger import PRICES, a_batch, running
-
-pytestmark = pytest.mark.real
+from tests.settling import PRICES, a_batch, running
 
 
 async def settle(ledger: Ledger, *items: Report | Ruling) -> None:
