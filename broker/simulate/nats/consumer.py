@@ -42,6 +42,8 @@ class Progress:
     """The last message of the stream that was delivered."""
     floor: int
     """All messages up to this one are acknowledged."""
+    written_floor: int
+    """The floor as it is on disk, which skips nothing that was not delivered."""
     next_delivery: int = 1
     floor_delivery: int = 0
     leases: dict[int, Lease] = field(default_factory=dict)
@@ -83,7 +85,7 @@ class Consumer:
         self._timers = stream.server.timers
         self.name: str = settings["name"]
         self.created_ns = self._timers.wall_ns()
-        self.progress = Progress(start, start - 1, start - 1)
+        self.progress = Progress(start, start - 1, start - 1, start - 1)
         self.redeliveries = Redeliveries()
         self.waiting = Waiting(settings["max_waiting"], has_interest=stream.server.interest.has, say=self._say)
         self._look: Handle | None = None
@@ -213,7 +215,7 @@ class Consumer:
         if self._acks:
             self._lease(stored.seq, delivery, now_s)
         else:
-            state.floor_delivery, state.floor = delivery, stored.seq
+            state.floor_delivery, state.floor, state.written_floor = delivery, stored.seq, stored.seq
         self._server.deliver(pull.reply, stored.subject, ack, stored.head, stored.data)
         if pull.left <= 0:
             if pull.bytes > 0:
@@ -311,12 +313,14 @@ class Consumer:
         state = self.progress
         if not state.leases:
             state.floor_delivery, state.floor = state.next_delivery - 1, state.next_seq - 1
+            state.written_floor = state.delivered
         elif delivery == state.floor_delivery + 1:
             state.floor_delivery, state.floor = delivery, seq
             for after in range(seq + 1, state.next_seq):
                 if (lease := state.leases.get(after)) is not None:
                     state.floor_delivery, state.floor = lease.delivery - 1, after - 1
                     break
+            state.written_floor = state.floor
 
     def _nacked(self, seq: int, delivery: int, count: int, delay: bytes) -> None:
         state = self.progress
@@ -479,7 +483,7 @@ class Consumer:
         """Lose what it knows of its deliveries: everything that is still in the stream comes as for the first time."""
         self.redeliveries.clear()
         start = max(1, self._stream.store.first)
-        self.progress = Progress(start, start - 1, start - 1)
+        self.progress = Progress(start, start - 1, start - 1, start - 1)
         self._use(self.settings)
         self.pump()
 
@@ -501,7 +505,7 @@ class Consumer:
             "delivered": {"consumer_seq": state.next_delivery - 1, "stream_seq": self._told_delivered()},
             "ack_floor": {
                 "consumer_seq": state.floor_delivery,
-                "stream_seq": min(state.floor, state.delivered),
+                "stream_seq": state.written_floor,
             },
             "num_ack_pending": len(state.leases),
             "num_redelivered": 0 if self._most_deliveries == 1 else len(state.again),
