@@ -16,6 +16,8 @@ from broker.simulate.timers import LoopTimers
 from schemas.jetstream import NatsConnection
 from schemas.jetstream.client import NatsClient
 from tests.builders import now
+from tests.contract.nats.ways import PULL, MemoryWay, RealWay, Way
+from tests.proxy import a_proxy
 
 
 class Bus(Protocol):
@@ -27,11 +29,11 @@ class Bus(Protocol):
 class MemoryBus:
     def __init__(self, server: Server, ids: Callable[[], str]) -> None:
         self.server = server
-        self._ids = ids
+        self.ids = ids
         self.opened: list[MemoryConnection] = []
 
     async def connect(self, **options: Any) -> MemoryConnection:
-        connection = MemoryConnection(self.server, DirectLink(), ids=self._ids)
+        connection = MemoryConnection(self.server, DirectLink(), ids=self.ids)
         self.opened.append(connection)
         await connection.connect(**options)
         return connection
@@ -88,3 +90,17 @@ async def bus(real_url: str | None, memory_bus: MemoryBus) -> AsyncIterator[Bus]
 @pytest.fixture
 async def nc(bus: Bus) -> NatsConnection:
     return await bus.connect()
+
+
+@pytest.fixture
+async def way(real_url: str | None, memory_bus: MemoryBus) -> AsyncIterator[Way]:
+    """A way to the server that may lose what it carries."""
+    if real_url is None:
+        losing: Way = MemoryWay(memory_bus.server, memory_bus.ids)
+        yield losing
+        await losing.close()
+        return
+    async with a_proxy(real_url, watched=PULL.encode()) as proxy:
+        losing = RealWay(proxy)
+        yield losing
+        await losing.close()

@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 
@@ -12,7 +12,6 @@ from broker.simulate.nats import faults
 from broker.simulate.nats.session import Session
 from schemas import subjects
 from schemas.jetstream import NatsConnection, NatsError, NatsTimeoutError, NoRespondersError
-from schemas.jetstream.client import NatsClient
 from schemas.jetstream.connection import OutboundBufferLimitError
 from tests.contract.nats.asking import (
     MS,
@@ -32,77 +31,10 @@ from tests.contract.nats.asking import (
     stored,
 )
 from tests.contract.nats.conftest import MemoryBus
+from tests.contract.nats.ways import Way
 from tests.declared import declare_pool, declare_streams
-from tests.proxy import a_proxy
 
 pytestmark = pytest.mark.timeout(60)
-
-
-class Losing(Protocol):
-    """A way to a server that can be lost."""
-
-    async def connect(self, **options: Any) -> NatsConnection: ...
-
-    def cut(self) -> None:
-        """Lose all connections over it."""
-
-    def shut(self) -> None:
-        """Let nobody in, and lose all connections."""
-
-    def open(self) -> None: ...
-
-
-class MemoryLosing:
-    def __init__(self, bus: MemoryBus) -> None:
-        self._bus = bus
-
-    async def connect(self, **options: Any) -> NatsConnection:
-        return await self._bus.connect(name="lost", **options)
-
-    def cut(self) -> None:
-        for session in [one for one in self._bus.server.sessions if one.name == "lost"]:
-            faults.cut(session)
-
-    def shut(self) -> None:
-        self._bus.server.is_away = True
-        self.cut()
-
-    def open(self) -> None:
-        self._bus.server.is_away = False
-
-
-class RealLosing:
-    def __init__(self, proxy: Any) -> None:
-        self._proxy = proxy
-        self.opened: list[NatsClient] = []
-
-    async def connect(self, **options: Any) -> NatsConnection:
-        connection = NatsClient()
-        self.opened.append(connection)
-        await connection.connect(self._proxy.url, **options)
-        return connection
-
-    def cut(self) -> None:
-        self._proxy.cut()
-
-    def shut(self) -> None:
-        self._proxy.is_open = False
-        self._proxy.cut()
-
-    def open(self) -> None:
-        self._proxy.is_open = True
-
-
-@pytest.fixture
-async def way(real_url: str | None, memory_bus: MemoryBus) -> AsyncIterator[Losing]:
-    if real_url is None:
-        yield MemoryLosing(memory_bus)
-        return
-    async with a_proxy(real_url) as proxy:
-        losing = RealLosing(proxy)
-        yield losing
-        for one in losing.opened:
-            await one.close()
 
 
 class Told:
@@ -131,7 +63,7 @@ class Told:
 
 
 @asynccontextmanager
-async def away(way: Losing, told: Told) -> AsyncIterator[None]:
+async def away(way: Way, told: Told) -> AsyncIterator[None]:
     """While the block runs the server is away; after it the connection is back."""
     way.shut()
     async with asyncio.timeout(SOON_S):
@@ -142,7 +74,7 @@ async def away(way: Losing, told: Told) -> AsyncIterator[None]:
         await told.back.wait()
 
 
-async def test_a_lost_connection_comes_back_with_its_subscriptions(way: Losing, nc: NatsConnection) -> None:
+async def test_a_lost_connection_comes_back_with_its_subscriptions(way: Way, nc: NatsConnection) -> None:
     told = Told()
     lost = await way.connect(**told.options())
     heard = await lost.subscribe("one")
@@ -160,7 +92,7 @@ async def test_a_lost_connection_comes_back_with_its_subscriptions(way: Losing, 
     assert (await lost.request("$JS.API.STREAM.NAMES", b"", timeout=SOON_S)).data
 
 
-async def test_what_is_published_while_the_server_is_away_comes_later(way: Losing, nc: NatsConnection) -> None:
+async def test_what_is_published_while_the_server_is_away_comes_later(way: Way, nc: NatsConnection) -> None:
     told = Told()
     lost = await way.connect(**told.options())
     heard = await nc.subscribe("one")
@@ -176,7 +108,7 @@ async def test_what_is_published_while_the_server_is_away_comes_later(way: Losin
     assert [(await heard.next_msg(SOON_S)).data for _ in range(4)] == [b"0", b"1", b"2", b"3"]
 
 
-async def test_only_so_much_waits_while_the_server_is_away(way: Losing) -> None:
+async def test_only_so_much_waits_while_the_server_is_away(way: Way) -> None:
     told = Told()
     lost = await way.connect(pending_size=1000, **told.options())
 
@@ -186,7 +118,7 @@ async def test_only_so_much_waits_while_the_server_is_away(way: Losing) -> None:
             await lost.publish("one", b"x" * 600)
 
 
-async def test_a_subscription_that_ends_while_the_server_is_away_is_over(way: Losing, nc: NatsConnection) -> None:
+async def test_a_subscription_that_ends_while_the_server_is_away_is_over(way: Way, nc: NatsConnection) -> None:
     told = Told()
     lost = await way.connect(**told.options())
     over, stays = await lost.subscribe("one"), await lost.subscribe("one")
@@ -203,7 +135,7 @@ async def test_a_subscription_that_ends_while_the_server_is_away_is_over(way: Lo
         await over.next_msg(0.05)
 
 
-async def test_a_lost_connection_may_be_closed(way: Losing) -> None:
+async def test_a_lost_connection_may_be_closed(way: Way) -> None:
     told = Told()
     lost = await way.connect(**told.options())
     subscription = await lost.subscribe("one")
@@ -219,7 +151,7 @@ async def test_a_lost_connection_may_be_closed(way: Losing) -> None:
     way.open()
 
 
-async def test_a_pull_is_over_with_its_connection(way: Losing, nc: NatsConnection) -> None:
+async def test_a_pull_is_over_with_its_connection(way: Way, nc: NatsConnection) -> None:
     told = Told()
     lost = await way.connect(**told.options())
     await a_queue(nc)
@@ -242,7 +174,7 @@ async def _waits(nc: NatsConnection, count: int) -> bool:
     return bool((await progress(nc))["num_waiting"] == count)
 
 
-async def test_a_message_beyond_the_servers_limit_ends_the_connection(way: Losing) -> None:
+async def test_a_message_beyond_the_servers_limit_ends_the_connection(way: Way) -> None:
     told = Told()
     lost = await way.connect(**told.options())
 
@@ -254,7 +186,7 @@ async def test_a_message_beyond_the_servers_limit_ends_the_connection(way: Losin
     assert lost.reconnects == 1
 
 
-async def test_a_connection_waits_for_a_server_that_is_away(way: Losing) -> None:
+async def test_a_connection_waits_for_a_server_that_is_away(way: Way) -> None:
     told, tried = Told(), asyncio.Event()
 
     async def on_error(_: Exception) -> None:
