@@ -86,7 +86,8 @@ class FileBatchService:
         retry, window = ask.id or uuid7(now, self.entropy()), ask.completion_window or state.window
         counts = (state.batch.merged or state.batch).counts
         if retry not in state.batch.retries and not any(getattr(counts, str(one), 0) for one in ask.states):
-            message = f"nothing of the batch {batch_id(batch)} has {', '.join(ask.states)}, or it is being retried"
+            ends = " or ".join(ask.states)
+            message = f"no request of the batch {batch_id(batch)} has ended as {ends}, or all those are being retried"
             raise Refusal(Problem("nothing_to_retry", message, "states"))
         given = BatchRetry(
             id=retry,

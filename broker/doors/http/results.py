@@ -72,7 +72,7 @@ class ResultRoutes:
         wanted = BatchResults(batch.id, cursor, ask.limit, own=ask.own, final=True)
         wait_s = seconds(request.query_params.get("wait_s"))
         page = await self._service.results_within(principal, wanted, wait_s=wait_s)
-        lines = [msgspec.Raw(line_of(one)) for one in page.results]
+        lines = [msgspec.Raw(line_of(one)[:-1]) for one in page.results]
         return json_answer(
             {
                 "object": "list",
