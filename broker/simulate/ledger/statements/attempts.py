@@ -35,15 +35,17 @@ def dispatch(
     del low, high
     if not _leads(t, term, shard) or t.control_version.now != controls:
         return []
-    started = []
+    picked = []
     for model, lane, tenant, rank, deadline_ms, job, deployment in zip(
         models, lanes, tenants, ranks, deadlines, jobs, deployments, strict=True
     ):
         row = t.waiting.get(job)
         place = (model, lane, tenant, rank, deadline_ms)
         if row is not None and (row.model, row.lane, row.tenant, row.rank, row.deadline_ms) == place:
-            started.append(_start(t, t.waiting.remove(job), deployment=deployment, now=now))
-    return started
+            picked.append((row, deployment))
+    for job in {row.job: None for row, _ in picked}:
+        t.waiting.remove(job)
+    return [_start(t, row, deployment=deployment, now=now) for row, deployment in picked]
 
 
 def _leads(t: Tables, term: int, shard: int) -> bool:
