@@ -27,9 +27,9 @@ from broker.service.refusal import Refusal
 from schemas.jetstream.client import NatsClient as Nats
 from schemas.units import Ms
 from tests.builders import an_entropy, an_id, now
+from tests.contract.ledger.test_file_batches import HOUR, a_line, faults, given, names, state
 from tests.contract.ledger.test_retries import carry_out
 from tests.real.test_broker import a_broker
-from tests.real.test_file_batches import HOUR, a_line, faults, given, names, state
 from tests.real.test_http_files import BATCH, a_form, got, uploaded
 from tests.s3 import S3
 from tests.system import CATALOG

@@ -7,21 +7,23 @@ from broker.errors import BadData
 _MOST = 1 << 63
 
 
-def check_values(values: Iterable[object]) -> None:
-    """Refuse a NUL or half a surrogate in a text, and a number out of range, also in lists. Raises: BadData."""
+def check_values(values: Iterable[object], *, keeps_json_as_text: bool = False) -> None:
+    """Refuse a NUL or half a surrogate in a text, and a number out of range, also in lists. Raises: BadData.
+
+    JSON may not even have the escape of a NUL, unless it is kept as text.
+    """
     for value in values:
         if isinstance(value, str):
-            _check_text(value)
+            _check_text(value, is_text=keeps_json_as_text)
         elif isinstance(value, int):
             if not -_MOST <= value < _MOST:
                 raise BadData("a number is out of range")
         elif isinstance(value, list | tuple):
-            check_values(value)
+            check_values(value, keeps_json_as_text=keeps_json_as_text)
 
 
-def _check_text(text: str) -> None:
-    """JSON may have neither a NUL nor its escape."""
-    if "\0" in text or ("\\u0000" in text and text.startswith(("{", "["))):
+def _check_text(text: str, *, is_text: bool) -> None:
+    if "\0" in text or (not is_text and "\\u0000" in text and text.startswith(("{", "["))):
         raise BadData("a text has a NUL")
     if not text.isascii():
         try:

@@ -13,11 +13,14 @@ from asyncpg import UniqueViolationError
 from broker.errors import Conflict
 from broker.ledger.connection import Connection, Database
 from broker.ledger.errors import translated
+from broker.ledger.sql import query
 from broker.simulate.ledger.checks import check_values
 from broker.simulate.ledger.locks import Held, Holder
 from broker.simulate.ledger.statements import STATEMENTS
 from broker.simulate.ledger.statements.jobs import copy
 from broker.simulate.ledger.transactions import Session
+
+_WITH_JSON_AS_TEXT = frozenset({query("record_bad_lines"), query("fail_expansion")})
 
 
 class MemoryDatabase:
@@ -77,34 +80,34 @@ class MemoryConnection:
             self._session.tables.locks.release(self._holder)
         await self._session.gate.after(self._area)
 
-    async def fetch(self, query: str, *values: Any) -> Sequence[Any]:
+    async def fetch(self, statement: str, *values: Any) -> Sequence[Any]:
         """Run a statement, when all rows are free that it must hold, and return the rows that it answers."""
         if self._is_in_transaction:
-            return await self._rows(query, values)
+            return await self._rows(statement, values)
         await self._session.gate.before(self._area)
         try:
             with self._alone():
-                rows = await self._rows(query, values)
+                rows = await self._rows(statement, values)
         finally:
             self._session.tables.locks.release(self._holder)
         await self._session.gate.after(self._area)
         return rows
 
-    async def fetchrow(self, query: str, *values: Any) -> Any:
+    async def fetchrow(self, statement: str, *values: Any) -> Any:
         """Return the first row. None: there is none."""
-        rows = await self.fetch(query, *values)
+        rows = await self.fetch(statement, *values)
         return rows[0] if rows else None
 
-    async def fetchval(self, query: str, *values: Any) -> Any:
+    async def fetchval(self, statement: str, *values: Any) -> Any:
         """Return the first column of the first row. None: there is none."""
-        row = await self.fetchrow(query, *values)
+        row = await self.fetchrow(statement, *values)
         if row is None:
             return None
         return next(iter(row.values())) if isinstance(row, dict) else row[row.__struct_fields__[0]]
 
-    async def execute(self, query: str, *values: Any) -> str:
+    async def execute(self, statement: str, *values: Any) -> str:
         """Return how many rows a statement has changed, as the driver does for those that insert."""
-        return f"INSERT 0 {len(await self.fetch(query, *values))}"
+        return f"INSERT 0 {len(await self.fetch(statement, *values))}"
 
     async def copy_records_to_table(
         self, table: str, *, records: Iterable[Sequence[object]], columns: Sequence[str], schema_name: str
@@ -121,12 +124,12 @@ class MemoryConnection:
         with self._session.tables.transaction():
             yield
 
-    async def _rows(self, query: str, values: Sequence[Any]) -> Sequence[Any]:
+    async def _rows(self, statement: str, values: Sequence[Any]) -> Sequence[Any]:
         tables = self._session.tables
         while True:
-            check_values(values)
+            check_values(values, keeps_json_as_text=statement in _WITH_JSON_AS_TEXT)
             try:
                 with tables.locks.of(self._holder), _as_the_driver():
-                    return STATEMENTS[query](tables, *values)
+                    return STATEMENTS[statement](tables, *values)
             except Held as held:
                 await tables.locks.freed(held.key)

@@ -15,11 +15,10 @@ from schemas.api import State
 from schemas.job import Lane
 from schemas.repeats import BatchRetry
 from tests.builders import an_id, now
+from tests.contract.ledger.test_file_batches import a_line, files_of, given, state, stored
 from tests.contract.ledger.test_retries import carry_out, end, give, somebody
-from tests.real.test_file_batches import a_line, files_of, given, state, stored
 from tests.system import CATALOG
 
-pytestmark = pytest.mark.real
 S, F, E, D, C = State.SUCCEEDED, State.FAILED, State.EXPIRED, State.DEAD, State.CANCELLED
 
 
