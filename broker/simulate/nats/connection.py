@@ -426,11 +426,12 @@ class MemoryConnection:
     async def flush(self, timeout: float = 10) -> None:  # noqa: ASYNC109 - nats-py's own signature
         if self.is_closed:
             raise ConnectionClosedError
+        if not self.is_connected or self._session is None:
+            return  # nats-py waits for nothing while it looks for a server
         answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if self.is_connected and self._session is not None:
-            self._send_pending(self._session)
-            self._pongs.append(answered)
-            self._link.to_server(self._session.run, [_Ping()])
+        self._send_pending(self._session)
+        self._pongs.append(answered)
+        self._link.to_server(self._session.run, [_Ping()])
         try:
             async with asyncio.timeout(timeout):
                 await answered

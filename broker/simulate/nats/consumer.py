@@ -19,8 +19,8 @@ _ACK_DELAY_S = 0.001
 """The server waits so much longer than a lease, so that what ends together is looked at together."""
 _NAK_LOOK_S = 0.01
 _UPDATE_LOOK_S = 0.1
-_RESTART_LOOK_S = 1.0
-"""When a consumer that was read from disk looks after its leases. The server takes between 0.5 and 1.5 s."""
+_RESTART_LOOK_S = 0.5
+"""How soon, and up to a second later, a consumer that was read from disk looks after its leases."""
 _UNACKED = "Unacknowledged message was deleted"
 
 
@@ -477,7 +477,8 @@ class Consumer:
         state.next_seq = state.delivered + 1
         self._use(self.settings)
         if state.leases:
-            self._check_at(self._timers.now_s() + min(_RESTART_LOOK_S, self._ack_wait_s + _ACK_DELAY_S))
+            look_s = _RESTART_LOOK_S + self._server.unit()
+            self._check_at(self._timers.now_s() + min(look_s, self._ack_wait_s + _ACK_DELAY_S))
 
     def restart(self) -> None:
         """Lose what it knows of its deliveries: everything that is still in the stream comes as for the first time."""

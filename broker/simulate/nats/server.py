@@ -32,7 +32,7 @@ class Server:
         store_bytes: int | None = None,
         memory_bytes: int | None = None,
     ) -> None:
-        """`unit` is chance, uniform in [0, 1): it decides which member of a queue group gets a message.
+        """`unit` is chance, uniform in [0, 1): it decides, for one, which member of a queue group gets a message.
 
         Streams may reserve up to `store_bytes` on disk and `memory_bytes` in memory. None: as much as they like.
         """
@@ -43,7 +43,7 @@ class Server:
         self.streams: dict[str, Stream] = {}
         self.sessions: dict[Session, None] = {}
         self.is_away = False
-        self._unit = unit
+        self.unit = unit
         self._api = Api(self)
         self._stream_of: dict[str, Stream | None] = {}
         self._due: deque[tuple[Callable[..., object], tuple[object, ...]]] = deque()
@@ -106,7 +106,7 @@ class Server:
         for one in heard.plain:
             one.session.send(one, message)
         for members in heard.groups.values():
-            one = members[int(self._unit() * len(members))] if len(members) > 1 else members[0]
+            one = members[int(self.unit() * len(members))] if len(members) > 1 else members[0]
             one.session.send(one, message)
         return True
 

@@ -135,6 +135,19 @@ async def test_a_subscription_that_ends_while_the_server_is_away_is_over(way: Wa
         await over.next_msg(0.05)
 
 
+async def test_a_flush_waits_for_nothing_while_the_server_is_away(way: Way, nc: NatsConnection) -> None:
+    told = Told()
+    lost = await way.connect(**told.options())
+    drained, stays = await lost.subscribe("one"), await lost.subscribe("one")
+
+    async with away(way, told), asyncio.timeout(5):
+        await lost.flush()
+        await drained.drain()
+
+    await nc.publish("one", b"x")
+    assert (await stays.next_msg(SOON_S)).data == b"x"
+
+
 async def test_a_lost_connection_may_be_closed(way: Way) -> None:
     told = Told()
     lost = await way.connect(**told.options())
