@@ -49,6 +49,7 @@ class Api:
         self._server = server
         self._direct = Direct(server)
         self._calls: Mapping[str, Callable[[str, bytes], Told]] = {
+            "INFO": self._tell_account,
             "STREAM.CREATE": self._create_stream,
             "STREAM.UPDATE": self._update_stream,
             "STREAM.INFO": self._tell_stream,
@@ -91,6 +92,19 @@ class Api:
         if reply:
             consumer.pull(request, reply)
         return True
+
+    def _tell_account(self, _: str, __: bytes) -> Told:
+        streams = self._server.streams.values()
+        used = {kind: [one for one in streams if one.settings["storage"] == kind] for kind in ("memory", "file")}
+        reserved = {kind: sum(max(0, one.settings["max_bytes"]) for one in found) for kind, found in used.items()}
+        return {
+            "memory": sum(one.store.bytes for one in used["memory"]),
+            "storage": sum(one.store.bytes for one in used["file"]),
+            "reserved_memory": reserved["memory"],
+            "reserved_storage": reserved["file"],
+            "streams": len(streams),
+            "consumers": sum(len(one.consumers) for one in streams),
+        }
 
     # streams
 
@@ -253,6 +267,7 @@ class Api:
 
 
 _KINDS = {
+    "INFO": "account_info",
     "STREAM.CREATE": "stream_create",
     "STREAM.UPDATE": "stream_update",
     "STREAM.INFO": "stream_info",
@@ -273,7 +288,7 @@ _KINDS = {
 def _verb(subject: str, calls: Mapping[str, object]) -> tuple[str | None, str]:
     """Split a subject into what is asked and of what."""
     tokens = subject.split(".")
-    for count in (3, 2):
+    for count in (3, 2, 1):
         verb = ".".join(tokens[:count])
         if verb in calls:
             return verb, ".".join(tokens[count:])

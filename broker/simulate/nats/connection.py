@@ -437,6 +437,7 @@ class MemoryConnection:
                 await answered
         except TimeoutError:
             raise FlushTimeoutError from None
+        await asyncio.sleep(0)  # what came before the answer is handled before this goes on
 
     def _send(self, command: Command, size: int) -> None:
         """Have a command sent in a turn of the loop, together with those of the next turn."""

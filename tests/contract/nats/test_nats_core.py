@@ -232,6 +232,20 @@ async def test_a_callback_that_raises_is_told_and_gets_the_next_message(bus: Bus
     assert [str(error) for error in told] == ["bad"]
 
 
+async def test_what_came_before_a_flush_ended_is_handled(nc: NatsConnection) -> None:
+    heard = list[bytes]()
+
+    async def hear(message: Message) -> None:
+        heard.append(message.data)
+
+    await nc.subscribe("one", cb=hear)
+    for n in range(3):
+        await nc.publish("one", b"%d" % n)
+    await nc.flush()
+
+    assert heard == [b"0", b"1", b"2"]
+
+
 async def test_after_unsubscribing_nothing_is_heard(nc: NatsConnection) -> None:
     heard = list[bytes]()
 

@@ -608,6 +608,20 @@ async def test_what_is_not_there_is_said_so(
     assert await refusal(nc, subject, body) == {"code": code, "err_code": err_code, "description": description}
 
 
+async def test_the_account_is_told(nc: NatsConnection) -> None:
+    await a_stream(nc, max_bytes=1000)
+    await a_stream(nc, "M", subjects=["m.*"], storage="memory")
+    await a_consumer(nc)
+    await stored(nc, "s.a")
+    await stored(nc, "m.a")
+
+    told = await done(nc, "INFO")
+
+    assert told["type"] == "io.nats.jetstream.api.v1.account_info_response"
+    names = ("memory", "storage", "reserved_memory", "reserved_storage", "streams", "consumers")
+    assert [told[name] for name in names] == [20, 34, 0, 1000, 2, 1]
+
+
 async def test_what_the_api_does_not_have_is_not_answered(nc: NatsConnection) -> None:
     with pytest.raises(NatsTimeoutError):
         await nc.request("$JS.API.STREAM.NONSENSE.S", b"", timeout=0.2)
