@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import resource
 import stat
 import sys
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ from pathlib import Path
 from uuid import UUID
 
 import aiohttp
+import asyncpg
 import pytest
 
 from broker.blobs.stores import Stores
@@ -115,6 +117,22 @@ async def test_only_the_brokers_user_reads_a_directory(ledger_url: str, tmp_path
     assert {mode for path, mode in modes.items() if path.is_file()} == {0o600}
 
 
+async def test_a_piece_that_could_not_be_written_whole_is_not_there(ledger_url: str, tmp_path: Path) -> None:
+    async with a_ledger(ledger_url, (tmp_path / "files").as_uri()) as ledger:
+        file, blobs = an_id(), await ledger.stores.of(await ledger.stores.current())
+        _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, most))  # as if the disk were full then
+        try:
+            with pytest.raises(Unavailable):
+                await blobs.put(file, 0, os.urandom(5000))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+
+        assert await blobs.get(file, 0) is None
+        await blobs.put(file, 0, b"again")
+        assert await blobs.get(file, 0) == b"again"
+
+
 async def test_brokers_that_begin_at_once_agree_on_a_mark(ledger_url: str, tmp_path: Path, s3: S3) -> None:
     for url in ((tmp_path / "files").as_uri(), f"s3://{s3.new_bucket()}"):
         async with a_ledger(ledger_url) as ledger:
@@ -207,11 +225,14 @@ async def test_a_file_whose_pieces_are_lost_is_away_and_not_deleted(ledger_url: 
         with pytest.raises(Unavailable, match="piece 1 of file"):
             await content_of(ledger, file)
 
+        file = await stored(ledger)
         shown = await service_of(ledger).show(ME, file)
+        parts = service_of(ledger).content(shown, 0, shown.bytes)
+        assert await anext(parts)
         await service_of(ledger).delete(ME, file)
         await drop(ledger)
         with pytest.raises(Refusal, match="there is no file"):
-            await anext(service_of(ledger).content(shown, 0, shown.bytes))
+            await anext(parts)
 
 
 async def test_files_of_a_store_that_is_away_are_dropped_later_and_others_at_once(
@@ -262,16 +283,20 @@ async def test_an_upload_that_took_so_long_that_it_was_dropped_leaves_nothing(
     ledger_url: str, tmp_path: Path
 ) -> None:
     root = tmp_path / "files"
-    async with a_ledger(ledger_url, root.as_uri()) as ledger:
+    for place in (root.as_uri(), POSTGRES):
+        async with a_ledger(ledger_url, place) as ledger:
 
-        async def slow() -> AsyncIterator[bytes]:
-            yield CONTENT
-            await drop(ledger, hours=25)
-            yield CONTENT
+            async def slow(ledger: Ledger = ledger) -> AsyncIterator[bytes]:
+                yield CONTENT
+                await drop(ledger, hours=25)
+                yield CONTENT
 
-        with pytest.raises((Refusal, Unavailable)):
-            await service_of(ledger).store(ME, "in.jsonl", slow())
+            with pytest.raises((Refusal, Unavailable)):
+                await service_of(ledger).store(ME, "in.jsonl", slow())
     assert left(root) == []
+    connection = await asyncpg.connect(ledger_url)
+    assert await connection.fetchval("select count(*) from infermq.blobs") == 0
+    await connection.close()
 
 
 async def test_a_batch_waits_while_its_store_is_away_and_others_go_on(ledger_url: str, tmp_path: Path) -> None:

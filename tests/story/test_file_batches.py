@@ -9,12 +9,18 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import aiohttp
 import pytest
 
+from broker.core.openai_batch import read_file_id
+from broker.ledger import open_ledger
+from broker.roles.files import FileDrop
 from schemas.endpoints import CHAT
-from tests.system import System, a_catalog_file, a_system
+from schemas.units import Ms
+from tests.builders import now
+from tests.system import System, a_catalog_file, a_system, until
 
 pytestmark = [pytest.mark.story, pytest.mark.commands, pytest.mark.timeout(240)]
 LINES = 8_000
@@ -114,6 +120,37 @@ async def _follow(http: aiohttp.ClientSession, path: str) -> tuple[list[tuple[st
             return read, streams
         await asyncio.sleep(0.05)
     raise AssertionError("unreachable")
+
+
+async def test_of_an_upload_whose_broker_was_killed_nothing_is_left_in_a_directory(tmp_path: Path) -> None:
+    root, content = tmp_path / "files", random.Random(6).randbytes(4_000_000)  # noqa: S311
+    catalog = a_catalog_file(tmp_path, slots=4)
+    async with a_system(tmp_path / "data", catalog, "--port", "0", "--workers", "0", "--files", str(root)) as system:
+        headers = {"authorization": f"Bearer {system.api_key}"}
+        async with aiohttp.ClientSession(system.info.api, headers=headers) as http:
+            uploading = asyncio.create_task(_upload_slowly(http, content))
+
+            async def has_begun() -> bool:
+                return len(list(root.glob("*/*"))) >= 2
+
+            await until(has_begun, "pieces of the file are in the directory")
+            kill_broker(system)
+            assert await uploading is False
+            status, kept = await asked(http, "POST", "/v1/files", data=a_form(content))
+            assert status == 200, kept
+        assert len([path for path in root.iterdir() if path.is_dir()]) == 2
+
+        later = Ms(now() + 25 * 3_600_000)
+        async with open_ledger(system.info.postgres_url, clock=lambda: later) as ledger:
+            await FileDrop(ledger=ledger.files, stores=ledger.stores, clock=lambda: later).drop()
+        [left] = [path for path in root.iterdir() if path.is_dir()]
+        assert left.name == str(file_of(json.loads(kept)["id"]))
+
+
+def file_of(name: str) -> UUID:
+    found = read_file_id(name)
+    assert found is not None
+    return found[0]
 
 
 async def _upload_slowly(http: aiohttp.ClientSession, content: bytes) -> bool:

@@ -1,0 +1,1 @@
+"""Measures uploads: `python -m tests.uploads`."""
