@@ -387,10 +387,7 @@ class Process:
             repeats=repeats,
             instructions=InstructionService(ledger=self.ledger.instructions),
             catalogs=CatalogService(
-                ledger=self.ledger.catalogs,
-                status=self.ledger.status,
-                catalogs=self.catalogs,
-                clock=clock,
+                ledger=self.ledger.catalogs, status=self.ledger.status, catalogs=self.catalogs, clock=clock
             ),
             controls=self._control_service(),
             dead_letters=self._dead_letter_service(),

@@ -365,13 +365,8 @@ def serve(
       infermq serve --roles http --nats-url nats://nats1:4222 --postgres-url postgresql://pg/infermq
     """
     config = BrokerConfig(
-        nats_url=nats_url,
-        postgres_url=postgres_url,
-        name=name or process_name(),
-        http_host=http_host,
-        http_port=http_port,
-        api_host=api_host,
-        api_port=api_port,
+        nats_url=nats_url, postgres_url=postgres_url, name=name or process_name(),
+        http_host=http_host, http_port=http_port, api_host=api_host, api_port=api_port,
         api=api_config(api_limits, api_tls_cert, api_tls_key, cors_origins, access_log=access_log),
         webhooks=webhook_config(webhook_allow, http=webhook_http),
         files=files,
@@ -379,15 +374,14 @@ def serve(
         lease_s=lease_s,
         replicas=as_replicas(replicas),
         store_bytes=store_bytes,
-        waiting_requests=waiting_requests,
-        waiting_bytes=waiting_bytes,
+        waiting_requests=waiting_requests, waiting_bytes=waiting_bytes,
         keep=Keep(
             dead_letters=keep_dead_letters_days,
             audit=keep_audit_days,
             idempotency=keep_idempotency_days,
             deliveries=keep_deliveries_days,
         ),
-    )
+    )  # fmt: skip
     _run(config, nats_key_file, log_format, log_level, as_json=as_json)
 
 
