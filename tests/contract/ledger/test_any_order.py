@@ -8,17 +8,21 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from broker.core.records import Audited, Final, Ignore, Pick, Requeue, RequeuedJobs, Verdict
+from broker.core.files import Pieces
+from broker.core.keys import KeyRecord
+from broker.core.records import Audited, FileBatch, Final, Ignore, Pick, Requeue, RequeuedJobs, Verdict
 from broker.core.settle import decide
 from broker.core.webhooks import Came
-from broker.errors import BadData, Conflict, ControlsChanged, Unavailable
+from broker.errors import BadData, Conflict, ControlsChanged, LastOperator, Unavailable
 from broker.ledger import open_ledger
 from broker.ports import Ledger
+from schemas.accounts import Role
 from schemas.api import BatchCreate, BatchList, State
 from schemas.cancel import CancelChoice
 from schemas.changes import BatchChange, Change
 from schemas.control import Pause, PauseKind
 from schemas.dead import DeadFilter
+from schemas.files import File, FileList, Purpose
 from schemas.ids import uuid7
 from schemas.job import Attempt, Lane
 from schemas.listing import JobFilter
@@ -26,13 +30,14 @@ from schemas.outcome import EngineFault, Failed, Outcome, Released, TimedOut
 from schemas.repeats import BatchRetry, Replay, ReplayDiff, RetryCheck
 from schemas.units import Ms
 from schemas.webhooks import DeliveryList, DeliveryResend, EventType, Try, Webhook, WebhookChange
-from tests.builders import SEAL_KEY, a_dead_letter, a_report, a_success, an_entry, now
+from tests.builders import CHAT, SEAL_KEY, a_dead_letter, a_report, a_success, an_entry, now
+from tests.contract.ledger.test_file_batches import a_line
 from tests.memory import a_memory_ledger
 from tests.settling import PRICES
 from tests.system import CATALOG
 
 pytestmark = pytest.mark.real
-EXPECTED = (BadData, Conflict, ControlsChanged, Unavailable, ValueError)
+EXPECTED = (BadData, Conflict, ControlsChanged, LastOperator, Unavailable, ValueError)
 """What a call may raise."""
 STEPS = 250
 UNLIKE = {"event"}
@@ -65,12 +70,17 @@ class Both:
         self.jobs: list[UUID] = []
         self.batches: list[UUID] = []
         self.webhooks: list[UUID] = []
+        self.files: list[UUID] = []
         self.running: list[Attempt] = []
         self.done: list[str] = []
 
     def id(self) -> UUID:
         self.made += 1
         return uuid7(self.at, self.made)
+
+    def key(self) -> str:
+        """The id of a key, of which there are few."""
+        return self.chance.choice("uvwxyz")
 
     def by(self) -> Audited:
         return Audited(self.id(), self.at, "default", "k")
@@ -413,6 +423,113 @@ async def read_batches(both: Both) -> None:
     await both.same(lambda ledger: ledger.replays.differences(ReplayDiff(batch), "default"))
 
 
+async def change_tenants(both: Both) -> None:
+    name, by = both.chance.choice(("x", "y", "z")), both.by()
+    what = both.chance.choice(("create", "disable", "enable"))
+    if what == "create":
+        await both.same(lambda ledger: ledger.tenants.create(name, "label", by))
+    elif what == "disable":
+        force = both.chance.random() < 0.5
+        await both.same(lambda ledger: ledger.tenants.disable(name, by, force=force))
+    else:
+        await both.same(lambda ledger: ledger.tenants.enable(name, by))
+    await both.same(lambda ledger: ledger.tenants.page("w", now=both.at, limit=2))
+
+
+async def change_keys(both: Both) -> None:
+    tenant, old, new, by = both.chance.choice("xy"), both.key(), both.key(), both.by()
+    record = KeyRecord(
+        id=new,
+        tenant=tenant,
+        role=both.chance.choice((Role.OPERATOR, Role.PRODUCER)),
+        hash=both.chance.randbytes(32),
+        models=both.chance.choice((None, frozenset("mn"))),
+        created_ms=both.at,
+        expires_ms=both.chance.choice((None, Ms(both.at + 500))),
+    )
+    what, force = both.chance.choice(("create", "first", "revoke", "rotate")), both.chance.random() < 0.3
+    if what == "create":
+        await both.same(lambda ledger: ledger.api_keys.create(record, by))
+    elif what == "first":
+        await both.same(lambda ledger: ledger.api_keys.first(record, by, force=force))
+    elif what == "revoke":
+        await both.same(lambda ledger: ledger.api_keys.revoke(tenant, old, by, force=force))
+    else:
+        await both.same(lambda ledger: ledger.api_keys.rotate(old, record, by, until=Ms(both.at + 300)))
+
+
+async def read_keys(both: Both) -> None:
+    tenant, key = both.chance.choice("xy"), both.key()
+    await both.same(lambda ledger: ledger.api_keys.used({key: both.at}))
+    await both.same(lambda ledger: ledger.api_keys.find(tenant, key))
+    for ended in (True, False):
+        await both.same(of_each("api_keys", "page", tenant, None, ended=ended, now=both.at, limit=3))
+
+    async def directory(ledger: Ledger) -> Any:
+        found = await ledger.api_keys.directory(ended_since=Ms(both.at - 100))
+        return found.version, found.tenants, found.keys
+
+    await both.same(directory)
+
+
+async def make_file(both: Both) -> None:
+    lines = [a_line(both.chance.randint(0, 6), body={"model": both.chance.choice("mmm?")}) for _ in range(4)]
+    content = b"\n".join([*lines, *both.chance.choice(([], [b"{"], [b'{"custom_id": "\\u0000"}']))])
+    made = File(
+        id=both.id(),
+        purpose=Purpose.BATCH,
+        name="in.jsonl",
+        bytes=0,
+        created_ms=both.at,
+        expires_ms=both.chance.choice((None, Ms(both.at + 3000))),
+    )
+    both.files.append(made.id)
+    is_cut_off = both.chance.random() < 0.1
+
+    async def store(ledger: Ledger) -> Any:
+        store = await ledger.stores.current()
+        await ledger.files.begin(made, store, "default", "k")
+        if is_cut_off:
+            return None
+        pieces, blobs = Pieces(), await ledger.stores.of(store)
+        for number, piece in enumerate([*pieces.add(content), *pieces.rest()]):
+            await blobs.put(made.id, number, piece)
+        return await ledger.files.finish(made.id, pieces.bytes, both.at)
+
+    await both.same(store)
+
+
+async def use_files(both: Both) -> None:
+    file, batch, by = both.one(both.files), both.id(), both.by()
+    ask = FileBatch(
+        id=batch,
+        file=file,
+        lane=Lane.BULK,
+        endpoint=CHAT,
+        window="24h",
+        deadline_ms=Ms(both.at + 86_400_000),
+        skips_bad=both.chance.random() < 0.7,
+    )
+    if await both.same(lambda ledger: ledger.file_batches.create(ask, {}, "default", by)) is not None:
+        both.batches.append(batch)
+    if both.chance.random() < 0.2:
+        await both.same(lambda ledger: ledger.files.delete(file, "default", both.at))
+    await both.same(lambda ledger: ledger.files.page("default", FileList(), both.at))
+    await both.same(lambda ledger: ledger.files.to_drop(both.at))
+
+
+async def read_file_batches(both: Both) -> None:
+    async def all_of_them(ledger: Ledger) -> Any:
+        states = await ledger.file_batches.page("default", limit=9, before=None)
+        bad = [await ledger.file_batches.bad_lines(one.batch.id, after=-1, limit=9) for one in states]
+        sizes = [await ledger.file_batches.sizes(one) for one in states]
+        return states, bad, sizes
+
+    batch = both.one(both.batches)
+    await both.same(all_of_them)
+    await both.same(lambda ledger: ledger.file_batches.delete_file(batch, "default", "output", both.at))
+
+
 async def read_orders(both: Both) -> None:
     await both.same(lambda ledger: ledger.instructions.page("default", 9, None))
     await both.same(lambda ledger: ledger.instructions.next_ms())
@@ -433,7 +550,8 @@ _KINDS = (
     admit, admit, admit, make_batch, seal, dispatch, dispatch, dispatch, settle, settle, settle, move_due, cancel_jobs,
     cancel_early, cancel_batch, end_pages, order_cancels, change, change, retry, retry, replay, requeue_dead, drop_dead,
     carry_on, carry_on, carry_on, pause, make_webhook, change_webhook, deliver, deliver, list_deliveries, read_jobs,
-    read_jobs, read_batches, read_batches, read_orders, drop_old,
+    read_jobs, read_batches, read_batches, read_orders, drop_old, change_tenants, change_keys, change_keys, read_keys,
+    make_file, use_files, use_files, read_file_batches,
 )  # fmt: skip
 
 

@@ -302,6 +302,17 @@ async def test_a_job_is_dispatched_once_with_its_body_and_in_the_order_chosen(le
     assert len(await ledger.attempts.running()) == 3
 
 
+async def test_a_job_that_is_picked_twice_at_once_is_a_conflict(ledger: Ledger) -> None:
+    entry, other = an_entry(), an_entry()
+    await ledger.intake.admit([entry, other])
+
+    with pytest.raises(Conflict):
+        await dispatched(ledger, other, entry, entry)
+
+    assert await ledger.attempts.running() == []
+    assert len(await dispatched(ledger, other, entry)) == 2
+
+
 async def test_a_leader_whose_term_is_over_dispatches_nothing(ledger: Ledger) -> None:
     entry = an_entry()
     await ledger.intake.admit([entry])
