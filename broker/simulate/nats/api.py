@@ -17,6 +17,7 @@ from broker.simulate.nats.refusals import (
     NO_STORAGE,
     OVERLAP,
     STREAM_EXISTS,
+    NotSimulated,
     Refused,
     bad_request,
     consumer_not_found,
@@ -41,6 +42,18 @@ if TYPE_CHECKING:
 
 Told = dict[str, Any]
 _PAGE, _NAMES_PAGE = 256, 1024
+_BEYOND = (
+    "META.",
+    "STREAM.PURGE.",
+    "STREAM.SNAPSHOT.",
+    "STREAM.RESTORE.",
+    "STREAM.LEADER.",
+    "STREAM.PEER.",
+    "CONSUMER.LEADER.",
+    "CONSUMER.PAUSE.",
+    "CONSUMER.RESET.",
+    "CONSUMER.UNPIN.",
+)
 _TYPE = "io.nats.jetstream.api.v1.{}_response"
 
 
@@ -72,6 +85,8 @@ class Api:
             return self._pull(subject.split(".")[3:], reply, request)
         if subject.startswith("DIRECT.GET."):
             return self._direct.answer(subject[len("DIRECT.GET.") :], reply, request)
+        if subject.startswith(_BEYOND):
+            raise NotSimulated(subject)
         verb, path = _verb(subject, self._calls)
         if verb is not None and reply:
             self._server.answer(reply, msgspec.json.encode(self._told(verb, path, request)))

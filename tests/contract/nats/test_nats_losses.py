@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from broker.simulate.nats import faults
+from broker.simulate.nats.refusals import NotSimulated
 from broker.simulate.nats.session import Session
 from schemas import subjects
 from schemas.jetstream import NatsConnection, NatsError, NatsTimeoutError, NoRespondersError
@@ -22,6 +23,7 @@ from tests.contract.nats.asking import (
     a_stream,
     answer,
     asked,
+    consumer,
     done,
     eventually,
     facts,
@@ -344,6 +346,24 @@ async def test_a_connection_whose_pings_are_not_answered_is_given_up(memory_bus:
         await told.back.wait()
 
     assert (lost.reconnects, len(sessions(memory_bus))) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("subject", "body"),
+    [
+        ("STREAM.PURGE.S", {}),
+        ("STREAM.CREATE.T", {"name": "T", "mirror": {"name": "S"}}),
+        ("CONSUMER.CREATE.S.c", consumer(deliver_subject="d")),
+        ("CONSUMER.CREATE.S.c", consumer(ack_policy="all")),
+    ],
+)
+async def test_what_the_memory_server_cannot_do_it_does_not_pretend_to_do(
+    memory_bus: MemoryBus, nats: NatsConnection, subject: str, body: dict[str, Any]
+) -> None:
+    await a_stream(nats)
+
+    with pytest.raises(NotSimulated):
+        memory_bus.server.publish(f"$JS.API.{subject}", "reply", b"", json.dumps(body).encode())
 
 
 async def test_the_streams_of_infermq_are_declared_in_memory(nats: NatsConnection) -> None:
