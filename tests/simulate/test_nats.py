@@ -95,6 +95,24 @@ def test_a_lease_of_half_a_minute_ends_at_once() -> None:
     assert lives.heard == [((1, 1, 1), 0), ((2, 1, 2), 30)]
 
 
+def test_what_is_on_its_way_when_a_connection_is_cut_is_lost() -> None:
+    lives = Lives(1)
+
+    async def work(nc: MemoryConnection) -> None:
+        heard = await nc.subscribe("one")
+        await nc.flush()
+        lives.server.publish("one", "", b"", b"lost")
+        faults.cut(next(iter(lives.server.sessions)))
+        while not nc.reconnects:
+            await asyncio.sleep(0.01)
+        await nc.publish("one", b"late")
+        lives.heard.append((await heard.next_msg(5)).data)
+
+    lives.run(work, within_s=20)
+
+    assert lives.heard == [b"late"]
+
+
 JOBS = 40
 
 

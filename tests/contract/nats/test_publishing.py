@@ -1,5 +1,7 @@
 """What goes to JetStream by calls that nats-py does not have."""
 
+from uuid import uuid4
+
 import pytest
 
 from schemas.jetstream import (
@@ -45,6 +47,13 @@ async def test_a_batch_is_stored_whole_in_its_order_and_once(stored: NatsConnect
 
     assert (await state(stored))["messages"] == count
     assert (await stored_at(stored, "S", count)).payload == b"%d" % count
+
+
+async def test_a_batch_with_too_many_messages_is_refused(stored: NatsConnection) -> None:
+    with pytest.raises(NotStored, match="too large"):
+        await publish_atomically(stored, some(BATCH_MESSAGES + 1), batch_id=uuid4().hex)
+
+    assert (await state(stored))["messages"] == 0
 
 
 async def test_two_batches_are_both_stored(stored: NatsConnection) -> None:
