@@ -4,11 +4,11 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 from uuid import UUID
 
-import asyncpg
 import pytest
 
 from broker.core.records import Entry
-from broker.ledger.connection import SETTINGS, Connection
+from broker.ledger.connection import Connection
+from broker.ledger.jobs import PgJobs
 from broker.ledger.selection import select_jobs
 from broker.ports import Ledger
 from schemas.api import State
@@ -22,7 +22,6 @@ from tests.builders import a_report, an_entry, now
 from tests.real.test_failures import settle
 from tests.settling import a_batch, dispatched
 
-pytestmark = pytest.mark.real
 NOW = Ms(now() - 60_000)
 States = Mapping[UUID, tuple[Entry, State, str | None]]
 """Each job with its state and the kind of its failure."""
@@ -120,10 +119,11 @@ def filters(batch: UUID) -> list[JobFilter]:
 
 
 @pytest.fixture
-async def reader(ledger_url: str) -> AsyncIterator[Connection]:
-    connection = await asyncpg.connect(ledger_url, server_settings=SETTINGS)
-    yield connection
-    await connection.close()
+async def reader(ledger: Ledger) -> AsyncIterator[Connection]:
+    """What the jobs of the ledger are read by."""
+    assert isinstance(ledger.jobs, PgJobs)
+    async with ledger.jobs._database.connection() as connection:
+        yield connection
 
 
 async def pages(
