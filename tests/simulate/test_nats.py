@@ -113,6 +113,35 @@ def test_what_is_on_its_way_when_a_connection_is_cut_is_lost() -> None:
     assert lives.heard == [b"late"]
 
 
+def test_what_a_process_had_sent_arrives_although_it_dies() -> None:
+    lives, opened = Lives(1), list[MemoryConnection]()
+
+    async def speak(process: Process) -> None:
+        nc = lives.connection(process)
+        opened.append(nc)
+        await nc.connect()
+        await nc.publish("one", b"last")
+        await nc.flush()
+
+    async def hear(nc: MemoryConnection) -> None:
+        heard = await nc.subscribe("one")
+        await nc.flush()
+        process = lives.world.process("speaker")
+        process.start(speak(process))
+        while not opened or not opened[0].stats["out_msgs"]:
+            await asyncio.sleep(0.0001)
+        await asyncio.sleep(0.0001)
+        process.on_death.append(opened[0].abandon)
+        process.die("killed")
+        lives.heard.append((await heard.next_msg(5)).data)
+        while len(lives.server.sessions) > 1:
+            await asyncio.sleep(0.01)
+
+    lives.run(hear, within_s=20)
+
+    assert lives.heard == [b"last"]
+
+
 JOBS = 40
 
 

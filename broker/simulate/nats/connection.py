@@ -105,6 +105,8 @@ class MemoryConnection:
         self._options = _Options()
         self._status = _Status.NEW
         self._session: Session | None = None
+        self.is_gone = False
+        """Whether its process has died."""
         self._dialled: asyncio.Future[Session] | None = None
         self._reconnecting: asyncio.Task[None] | None = None
         self._pinging: asyncio.TimerHandle | None = None
@@ -192,6 +194,12 @@ class MemoryConnection:
         self._subscriptions.clear()
         await self._options.disconnected_cb()
         await self._options.closed_cb()
+
+    def abandon(self) -> None:
+        """Leave because the process has died. What it had sent arrives still, as a kernel sees to it."""
+        self.is_gone = True
+        if self._session is not None:
+            self._link.to_server(self._session.close)
 
     async def drain(self) -> None:
         """Handle what has come, send what is pending and leave."""

@@ -57,6 +57,8 @@ class Server:
 
     def accept(self, client: Client, link: Link, name: str) -> None:
         """Take a connection, or let it find nobody."""
+        if client.is_gone:
+            return
         if self.is_away:
             link.to_client(client.refused)
             return

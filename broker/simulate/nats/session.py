@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 class Client(Protocol):
     """The other end. Each call comes over the link, and may come from a session that is over."""
 
+    is_gone: bool
+
     def accepted(self, session: "Session") -> None: ...
 
     def refused(self) -> None:
