@@ -12,6 +12,7 @@ dead       dead list | show | requeue | drop
 repeats    batch retry                            replays    replay, replay diff
 catalogs   apply, catalog, schema                 demo       demo
 bench      bench bulk | interactive | …           doctor     examines an installation, for `infermq doctor`
+simulate   simulate faults
 cancels    job cancel, batch cancel, cancel
 changes    job change, batch change
 controls   pause, resume, audit                   nats_config  nats-config

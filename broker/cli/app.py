@@ -20,6 +20,7 @@ from broker.cli import (
     nats_config,
     repeats,
     replays,
+    simulate,
     submit,
     system,
     tenants,
@@ -92,6 +93,7 @@ app.add_typer(keys.app, name="key")
 app.add_typer(webhooks.app, name="webhook")
 app.add_typer(replays.app, name="replay")
 app.add_typer(bench.app, name="bench")
+app.add_typer(simulate.app, name="simulate")
 
 
 def run() -> None:

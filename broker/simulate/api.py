@@ -35,7 +35,8 @@ async def plain_api(nc: NatsConnection, services: Services, identify: Identify, 
 
     by_verb = operations(services)
     for verb in Verb:
-        await nc.subscribe(subjects.api_pattern(verb), queue=subjects.BROKERS, cb=answering(by_verb[verb]))
+        pattern = subjects.api_pattern(verb).format(tenant="*", key="*")
+        await nc.subscribe(pattern, queue=subjects.BROKERS, cb=answering(by_verb[verb]))
     yield
 
 

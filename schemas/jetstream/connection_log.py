@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from schemas.jetstream.client import NatsClient
+from schemas.jetstream.connection import NatsConnection
 from schemas.jetstream.trust import why
 from schemas.urls import public
 
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 class ConnectionLog:
     """The callbacks of a connection."""
 
-    def __init__(self, nc: NatsClient, url: str, *, came_back: Callable[[], None]) -> None:
+    def __init__(self, nc: NatsConnection, url: str, *, came_back: Callable[[], object]) -> None:
         """`came_back` is called whenever the connection was lost and is there again."""
         self._nc, self._where, self._came_back = nc, public(url), came_back
         self._has_connected = False

@@ -174,6 +174,10 @@ USES: dict[str, Uses] = {
     "webhook test": Uses("", ("", "not-an-id", "NOBODY", "WEBHOOK extra", "WEBHOOK --colour")),
     "webhook deliveries": Uses("", ("extra", "--limit 0", "--status done", "--webhook not-an-id", "--colour")),
     "webhook resend": Uses("--failed-of WEBHOOK", ("", "not-an-id", "NOBODY", "--failed-of x", "--colour")),
+    "simulate": Uses("--help", ("", "chaos", "--json", "--colour"), has_json=False),
+    "simulate faults": Uses(
+        "", ("extra", "--seed x", "--seconds 0", "--processes 0", "--scenario NO_FILE", "--colour")
+    ),
     "bench": Uses("--help", ("", "fast", "--json", "--colour", "bulk bulk"), has_json=False),
     **{
         f"bench {name}": Uses("", ("extra", "--runs 0", "--runs many", "--colour", f"--{size} 0"))
@@ -202,6 +206,7 @@ ENDLESS = frozenset(
         "serve",
         "worker",
         "demo",
+        "simulate faults",
         *(f"bench {name}" for name in "bulk interactive http saturation dispatch submit idle keys".split()),
     }
 )

@@ -55,6 +55,8 @@ class Process:
         self.pace = 1.0
         """How often it makes a step compared with others."""
         self.is_stopped = False
+        self.fuse: int | None = None
+        """How many steps it still makes until it dies. None: it lives on."""
         self.is_dead = False
         self.is_over = False
         """Its main task has ended by itself."""
@@ -106,7 +108,15 @@ class Process:
         self.world.crashed_at(tasks)
         self.is_dead = True
         self._kept = [*tasks, self.loop.ready]
+        self.world.forget(self)
         self._cut()
+
+    def burn(self) -> None:
+        """Let its fuse burn by a step."""
+        assert self.fuse is not None  # noqa: S101 - or it is not called
+        self.fuse -= 1
+        if self.fuse <= 0:
+            self.die("it is killed")
 
     def _cut(self) -> None:
         for call in self.on_death:
@@ -148,6 +158,8 @@ class World:
         """What must not happen and did."""
         self.crashed: dict[tuple[str, int], int] = {}
         """How often a process died while a task of it waited here, by file and line."""
+        self._dead: list[Process] = []
+        self._made = 0
         self._now = 0.0
         self._due: list[tuple[float, int, Process | None, Any]] = []
         self._order = count().__next__
@@ -173,9 +185,15 @@ class World:
         heapq.heappush(self._due, (max(when_s, self._now), self._order(), process, step))
 
     def process(self, name: str) -> Process:
-        process = Process(self, name, len(self.processes))
+        self._made += 1
+        process = Process(self, name, self._made)
         self.processes.append(process)
         return process
+
+    def forget(self, process: Process) -> None:
+        """Let a process make no steps any more, and keep what it was."""
+        self.processes.remove(process)
+        self._dead.append(process)
 
     def failed(self, message: str) -> None:
         self.failures.append(message)
@@ -210,7 +228,7 @@ class World:
         due = self._due
         while due and due[0][0] <= self._now:
             self._ring(heapq.heappop(due))
-        ready = [one for one in self.processes if one.loop.ready and not one.is_stopped and not one.is_dead]
+        ready = [one for one in self.processes if one.loop.ready and not one.is_stopped]
         if ready:
             self._step(ready[0] if len(ready) == 1 else self._chosen(ready))
             return True
@@ -250,6 +268,8 @@ class World:
                 self.counts.steps += 1
                 self._now += STEP_S
                 ready.popleft().run()
+                if process.fuse is not None:
+                    process.burn()
         except Exception as error:  # noqa: BLE001 - a callback that raises is a bug, as in asyncio
             self.failed(f"{process}: a callback raised {_told(error)}")
         finally:

@@ -1,0 +1,99 @@
+"""Runs seeds, each in a process of its own, so that all begin alike and none sees what another left behind."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import msgspec
+
+from broker.simulate.faults import Fault
+from broker.simulate.run import Ended, Run
+from broker.simulate.world.story import Story
+
+LONGEST_RUN_S = 120.0
+"""How long one seed may take."""
+_ended = msgspec.msgpack.Decoder(Ended)
+
+
+def run_apart(
+    seed: int, *, faults: Sequence[Fault] | None = None, say: Callable[[str], object] | None = None
+) -> Ended:
+    """Run one seed in a process of its own. `say` is called there with each line of its story."""
+    return next(iter(run_many([seed], processes=1, faults=faults, say=say)))
+
+
+def run_many(
+    seeds: Iterable[int],
+    *,
+    processes: int,
+    faults: Sequence[Fault] | None = None,
+    go_on: Callable[[], bool] = lambda: True,
+    say: Callable[[str], object] | None = None,
+) -> Iterator[Ended]:
+    """Run seeds, so many at once, while `go_on` says so; yield each as it ends."""
+    running: dict[int, tuple[int, int, float]] = {}
+    left = iter(seeds)
+    try:
+        while True:
+            while len(running) < processes and go_on() and (seed := next(left, None)) is not None:
+                pid, pipe = _forked(seed, faults, say)
+                running[pipe] = (pid, seed, time.monotonic())
+            if not running:
+                return
+            pipe = next(iter(running))
+            pid, seed, _ = running.pop(pipe)
+            yield _awaited(pid, pipe, seed)
+    finally:
+        for pipe, (pid, _, _) in running.items():
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            os.close(pipe)
+
+
+def _forked(seed: int, faults: Sequence[Fault] | None, say: Callable[[str], object] | None) -> tuple[int, int]:
+    sys.stdout.flush()
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(writing)
+        return pid, reading
+    os.close(reading)
+    signal.alarm(int(LONGEST_RUN_S))
+    try:
+        ended = Run(seed, Story() if say is None else Story(say), faults).run()
+    except BaseException as error:  # noqa: BLE001 - the parent must hear of it
+        ended = _broken(seed, f"the simulation itself failed: {type(error).__name__}: {error}")
+    with os.fdopen(writing, "wb") as pipe:
+        pipe.write(msgspec.msgpack.encode(ended))
+    os._exit(0)
+
+
+def _awaited(pid: int, reading: int, seed: int) -> Ended:
+    with os.fdopen(reading, "rb") as pipe:
+        said = pipe.read()
+    _, status = os.waitpid(pid, 0)
+    return _ended.decode(said) if said else _broken(seed, f"the run ended without a word (status {status})")
+
+
+def _broken(seed: int, why: str) -> Ended:
+    return Ended(
+        seed=seed, failures=(why,), faults=(), digest="", steps=0, messages=0, transactions=0, virtual_s=0.0,
+        quiet_s=0.0, jobs=0, replies=0, crashed={},
+    )  # fmt: skip
+
+
+def shrunk(seed: int, faults: Sequence[Fault], fails: Callable[[Ended], bool]) -> list[Fault]:
+    """Leave out faults as long as the seed still fails."""
+    left, size = list(faults), max(1, len(faults) // 2)
+    while size:
+        start = 0
+        while start < len(left):
+            fewer = left[:start] + left[start + size :]
+            if fails(run_apart(seed, faults=fewer)):
+                left = fewer
+            else:
+                start += size
+        size //= 2
+    return left

@@ -1,0 +1,214 @@
+"""What goes wrong in a simulated world: a schedule, drawn from the seed or read from a scenario."""
+
+import random
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+
+import msgspec
+
+from broker.simulate.system import Member, System
+from broker.simulate.world.world import Process
+from schemas import subjects
+
+FAULTS_S = 40.0
+"""How long faults begin."""
+
+
+class FaultKind(StrEnum):
+    KILL = "kill"
+    """A process dies at one of its next steps, whatever it waits for there, and is started again."""
+    STOP = "stop"
+    """A process makes no step for a while: a machine that swaps, a debugger, a paused container."""
+    SLOW = "slow"
+    """A process makes fewer steps than others for a while."""
+    SKEW = "skew"
+    """The clock of a process jumps."""
+    CUT = "cut"
+    """The connections of a process to NATS are lost. What is on its way may be lost with them."""
+    STALL = "stall"
+    """The connections of a process to NATS carry nothing for a while."""
+    NATS_AWAY = "nats_away"
+    """NATS ends, and starts again with what is on its disk."""
+    FORGETFUL = "forgetful"
+    """NATS forgets what a consumer has delivered and acknowledged: it comes again, counted from one."""
+    TWICE = "twice"
+    """NATS delivers again, at once, what is not acknowledged yet."""
+    STREAM_LOST = "stream_lost"
+    """A stream is gone, with all that is in it."""
+    STORE_LOST = "store_lost"
+    """NATS ends, and starts again with an empty disk."""
+    POSTGRES_AWAY = "postgres_away"
+    POSTGRES_FAILS = "postgres_fails"
+    """Some transactions fail, before their commit or after it."""
+    POSTGRES_SLOW = "postgres_slow"
+    DRAIN = "drain"
+    """A worker is told to leave, and is started again."""
+
+
+_WEIGHTS = {
+    FaultKind.KILL: 10,
+    FaultKind.STOP: 4,
+    FaultKind.SLOW: 3,
+    FaultKind.SKEW: 2,
+    FaultKind.CUT: 4,
+    FaultKind.STALL: 3,
+    FaultKind.NATS_AWAY: 2,
+    FaultKind.FORGETFUL: 2,
+    FaultKind.TWICE: 3,
+    FaultKind.STREAM_LOST: 0.7,
+    FaultKind.STORE_LOST: 0.4,
+    FaultKind.POSTGRES_AWAY: 2,
+    FaultKind.POSTGRES_FAILS: 3,
+    FaultKind.POSTGRES_SLOW: 2,
+    FaultKind.DRAIN: 2,
+}
+_OF_A_PROCESS = {
+    FaultKind.KILL, FaultKind.STOP, FaultKind.SLOW, FaultKind.SKEW, FaultKind.CUT, FaultKind.STALL, FaultKind.DRAIN,
+}  # fmt: skip
+_AMOUNTS: dict[FaultKind, tuple[float, ...]] = {
+    FaultKind.KILL: (1, 5, 20, 100),
+    FaultKind.SKEW: (-60_000, -3000, -300, 300, 3000, 60_000),
+    FaultKind.POSTGRES_FAILS: (0.02, 0.1, 0.5),
+    FaultKind.POSTGRES_SLOW: (10, 50),
+    FaultKind.SLOW: (0.2, 0.02),
+}
+
+
+class Fault(msgspec.Struct, frozen=True, omit_defaults=True):
+    at_s: float
+    kind: FaultKind
+    who: str = ""
+    """The process, or the stream."""
+    for_s: float = 0.0
+    amount: float = 0.0
+    """Steps until it dies, milliseconds of a skew, how likely a transaction fails, how many times slower it is."""
+
+    def __str__(self) -> str:
+        how_long = f" for {self.for_s:.2f} s" if self.for_s else ""
+        return f"{self.kind}{self.who and ' of ' + self.who}{how_long}"
+
+
+def draw(chance: random.Random, system: System) -> list[Fault]:
+    """Draw a schedule: mostly a few faults, sometimes many, sometimes none."""
+    number = chance.choice((0, 1, 2, 3, 3, 5, 8, 13, 20))
+    who = [*system.members, *(one.name for one in system.callers)]
+    workers = [name for name in system.members if name.startswith("worker")]
+    found = []
+    for _ in range(number):
+        kind = chance.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0]
+        name = ""
+        if kind in _OF_A_PROCESS:
+            name = chance.choice(workers if kind is FaultKind.DRAIN else who)
+        elif kind in (FaultKind.STREAM_LOST, FaultKind.FORGETFUL, FaultKind.TWICE):
+            name = chance.choice((subjects.SUBMIT, subjects.RUN, subjects.RUN, subjects.OUTCOME, subjects.OUTCOME))
+        found.append(_drawn(chance, kind, name))
+    return sorted(found, key=lambda fault: fault.at_s)
+
+
+def _drawn(chance: random.Random, kind: FaultKind, who: str) -> Fault:
+    at_s = round(3.0 + chance.random() * FAULTS_S, 3)
+    for_s = round(chance.choice((0.3, 1.0, 3.0, 8.0, 20.0)) * (0.5 + chance.random()), 3)
+    amount = chance.choice(_AMOUNTS.get(kind, (0.0,)))
+    if kind is FaultKind.KILL:
+        amount = amount * chance.random() + 1
+    lasting = kind not in (FaultKind.KILL, FaultKind.SKEW, FaultKind.CUT, FaultKind.TWICE, FaultKind.FORGETFUL)
+    return Fault(at_s, kind, who, for_s if lasting else 0.0, round(amount, 3))
+
+
+class Faults:
+    """Lets a schedule happen."""
+
+    def __init__(self, system: System) -> None:
+        self._system = system
+        self._world = system.world
+        self.last_s = 0.0
+        """When the last one is over."""
+
+    def begin(self, schedule: Sequence[Fault]) -> None:
+        for fault in schedule:
+            self._world.call_at(fault.at_s, self._happen, fault)
+            self.last_s = max(self.last_s, fault.at_s + fault.for_s)
+
+    def _happen(self, fault: Fault) -> None:
+        self._world.story.tell(f"* {fault}")
+        getattr(self, f"_{fault.kind}")(fault)
+
+    def _later(self, fault: Fault, call: Callable[[], object]) -> None:
+        def end() -> None:
+            self._world.story.tell(f"* {fault.kind} is over{fault.who and ' of ' + fault.who}")
+            call()
+
+        self._world.call_at(self._world.now_s() + fault.for_s, end)
+
+    def _process(self, fault: Fault) -> Process | None:
+        member = self._system.members.get(fault.who)
+        process = (
+            member.process if member else next((one for one in self._system.callers if one.name == fault.who), None)
+        )
+        return None if process is None or process.is_dead or process.is_over else process
+
+    def _kill(self, fault: Fault) -> None:
+        if (process := self._process(fault)) is not None:
+            process.fuse = int(fault.amount)
+
+    def _stop(self, fault: Fault) -> None:
+        if (process := self._process(fault)) is not None:
+            process.is_stopped = True
+            self._later(fault, lambda: setattr(process, "is_stopped", False))
+
+    def _slow(self, fault: Fault) -> None:
+        if (process := self._process(fault)) is not None:
+            process.pace = fault.amount
+            self._later(fault, lambda: setattr(process, "pace", 1.0))
+
+    def _skew(self, fault: Fault) -> None:
+        member: Member | None = self._system.members.get(fault.who)
+        if member is not None:
+            member.skew_ms = int(fault.amount)
+        if (process := self._process(fault)) is not None:
+            process.skew_ms = int(fault.amount)
+
+    def _cut(self, fault: Fault) -> None:
+        if (process := self._process(fault)) is not None:
+            self._system.network.cut(process)
+
+    def _stall(self, fault: Fault) -> None:
+        if (process := self._process(fault)) is not None:
+            self._system.network.stall(process)
+            self._later(fault, lambda: self._system.network.go_on(process))
+
+    def _nats_away(self, fault: Fault) -> None:
+        self._system.network.server_ends()
+        self._later(fault, self._system.network.server_starts)
+
+    def _store_lost(self, fault: Fault) -> None:
+        self._system.lose(None)
+        self._system.network.server_ends()
+        self._later(fault, self._system.network.server_starts)
+
+    def _stream_lost(self, fault: Fault) -> None:
+        self._system.lose(fault.who)
+
+    def _forgetful(self, fault: Fault) -> None:
+        self._system.network.forget(fault.who)
+
+    def _twice(self, fault: Fault) -> None:
+        self._system.network.deliver_again(fault.who)
+
+    def _postgres_away(self, fault: Fault) -> None:
+        self._system.database.is_away = True
+        self._later(fault, lambda: setattr(self._system.database, "is_away", False))
+
+    def _postgres_fails(self, fault: Fault) -> None:
+        self._system.database.failing = fault.amount
+        self._later(fault, lambda: setattr(self._system.database, "failing", 0.0))
+
+    def _postgres_slow(self, fault: Fault) -> None:
+        self._system.database.slow = fault.amount
+        self._later(fault, lambda: setattr(self._system.database, "slow", 1.0))
+
+    def _drain(self, fault: Fault) -> None:
+        member = self._system.members.get(fault.who)
+        process = self._process(fault)
+        if process is not None and member is not None and member.life.worker is not None:
+            process.call_soon(member.life.worker.stop)

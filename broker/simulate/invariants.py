@@ -1,0 +1,131 @@
+"""What must hold of a simulated system: what was promised, compared with the ledger, the engines and what is left over."""
+
+from collections.abc import Iterator
+from uuid import UUID
+
+from broker.simulate.system import System
+from schemas import subjects
+
+_STREAMS = (subjects.SUBMIT, subjects.RUN, subjects.OUTCOME)
+_ENDED = {"succeeded", "failed", "expired", "cancelled", "dead"}
+
+
+def what_is_open(system: System) -> list[str]:
+    """List what is still under way; nothing, if the system is quiet."""
+    tables = system.tables
+    counts = {
+        "waiting": len(tables.waiting),
+        "delayed": len(tables.delayed),
+        "running": len(tables.running),
+        "instructions": sum(row.ended_ms is None for row in tables.instructions),
+        **{name: system.network.messages(name) for name in _STREAMS},
+        "callers": sum(not (one.is_over or one.is_dead) for one in system.callers),
+    }
+    found = [f"{count} in {name}" for name, count in counts.items() if count]
+    for member in system.members.values():
+        worker = getattr(member.life, "worker", None)
+        if worker is not None and worker.pool.running:
+            found.append(f"{worker.pool.running} in {member.name}")
+        if member.process is not None and (member.process.is_dead or member.process.is_over):
+            found.append(f"{member.name} is not there")
+    return found
+
+
+def broken_now(system: System) -> Iterator[str]:
+    """Find what must never be, not even for a moment."""
+    yield from system.told.wrong
+    for member in system.members.values():
+        worker = getattr(member.life, "worker", None)
+        if worker is None or member.process is None or member.process.is_dead:
+            continue
+        capacity = worker._engine.capacity()  # noqa: SLF001 - nobody else looks
+        if worker.pool.running > capacity.slots + capacity.reserve:
+            yield f"{member.name} runs {worker.pool.running} with {capacity.slots}+{capacity.reserve} slots"
+
+
+def broken(system: System) -> Iterator[str]:
+    """Find what is wrong once everything is quiet, beside what the ledger finds by comparing itself with itself."""
+    yield from system.told.wrong
+    yield from _promises(system)
+    yield from _replies(system)
+    yield from _announced(system)
+    yield from _batches(system)
+    yield from _executions(system)
+    yield from _told_by_webhooks(system)
+
+
+def _promises(system: System) -> Iterator[str]:
+    """Every accepted job has ended, once, in a way that it may."""
+    told, jobs = system.told, system.tables.jobs
+    for job, ends in told.accepted.items():
+        row = jobs.get(job)
+        if row is None:
+            if job not in system.lost:
+                yield f"job {job} was accepted and is not in the ledger"
+        elif row.state not in _ENDED:
+            yield f"job {job} was accepted and is {row.state}"
+        elif row.state not in ends and not _is_excused(system, job, row.state):
+            yield f"job {job} may end as {', '.join(sorted(ends))}, and is {row.state}: {row.failure}"
+
+
+def _is_excused(system: System, job: UUID, state: str) -> bool:
+    told = system.told
+    is_meddled = told.all_meddled or job in told.meddled or told.batch_of.get(job) in told.meddled
+    if state == "cancelled":
+        return is_meddled
+    return False
+
+
+def _replies(system: System) -> Iterator[str]:
+    """Who was answered finds the same answer in the ledger, or that of a second attempt that succeeded too.
+
+    If a worker dies between its report and its reply, another attempt answers, and is recorded as waste.
+    """
+    wasted = [row.id.hex.encode() for row in system.tables.executions if row.waste and row.outcome == "succeeded"]
+    for job, body in system.told.replies.items():
+        row = system.tables.jobs.get(job)
+        if row is None:
+            if not system.outcomes_lost:
+                yield f"request {job} was answered and is not in the ledger"
+        elif row.state != "succeeded":
+            if not system.outcomes_lost:
+                yield f"request {job} was answered and is {row.state}"
+        elif (result := system.tables.results.get(job)) is None or (
+            result.body != body and not any(name in body for name in wasted)
+        ):
+            yield f"request {job} was answered with something else than its result"
+
+
+def _announced(system: System) -> Iterator[str]:
+    for job, state in system.told.announced.items():
+        row = system.tables.jobs.get(job)
+        if row is None or row.state != state:
+            yield f"job {job} was announced as {state}, and is {row and row.state}"
+
+
+def _batches(system: System) -> Iterator[str]:
+    for batch, count in system.told.batches.items():
+        row = system.tables.batches.get(batch)
+        if row is None:
+            yield f"batch {batch} was sealed and is not in the ledger"
+        elif row.completed_ms is None and batch not in {system.told.batch_of.get(job) for job in system.lost}:
+            yield f"batch {batch} of {count} jobs is not complete: {row.admitted} admitted"
+
+
+def _executions(system: System) -> Iterator[str]:
+    """The ledger has no execution that no engine began, and none twice."""
+    for row in system.tables.executions:
+        if row.outcome not in ("lost", "released") and row.id not in system.ran.begun and row.run_ms:
+            yield f"execution {row.id} of job {row.job} is recorded as {row.outcome}, and no engine began it"
+    for execution, times in system.ran.begun.items():
+        if times > 1:
+            yield f"execution {execution} began {times} times"
+
+
+def _told_by_webhooks(system: System) -> Iterator[str]:
+    """Endpoints were told only what is true."""
+    for kind, about in system.endpoint.taken.values():
+        if kind.startswith("batch."):
+            row = system.tables.batches.get(UUID(about.removeprefix("batch_")))
+            if row is None or row.completed_ms is None:
+                yield f"a webhook told {kind} of {about}, which is not complete"

@@ -1,0 +1,182 @@
+"""A whole simulated system: servers in memory, brokers and workers that are started again when they end, and callers."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+from broker.core.records import Audited
+from broker.ports import Ledger
+from broker.simulate.cast.brokers import SimulatedBroker
+from broker.simulate.cast.callers import TENANTS, Caller, Told
+from broker.simulate.cast.catalogs import catalog_of
+from broker.simulate.cast.gate import Database, DatabaseGate
+from broker.simulate.cast.hooks import Endpoint
+from broker.simulate.cast.workers import Ran, SimulatedWorker, WorkerPlan
+from broker.simulate.ledger.areas import ledger_of
+from broker.simulate.ledger.tables import Tables
+from broker.simulate.ledger.transactions import OpenGate
+from broker.simulate.network import Network
+from broker.simulate.world.world import BEGAN_MS, Process, World
+from schemas import subjects
+from schemas.control import PauseKind
+from schemas.ids import uuid7
+
+LEASE_S = 6.0
+_AGAIN_S = 1.0
+"""How long until a process that has ended is started again, at least."""
+_RESUME_S = 5.0
+
+
+@dataclass(slots=True)
+class Member:
+    """A broker or a worker, through all its lives."""
+
+    name: str
+    start: Callable[[], Process]
+    process: Process | None = None
+    life: Any = None
+    lives: int = 0
+    skew_ms: int = 0
+    wanted: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    brokers: int
+    workers: tuple[WorkerPlan, ...]
+    callers: int
+    acts: int
+
+
+def size_of(chance: random.Random) -> Size:
+    """Draw how many there are of each."""
+    deployments = ["swift", "steady", *chance.choices(("swift", "steady", "spare"), k=chance.randint(1, 2))]
+    plans = [WorkerPlan(f"{one}-{number}", one, chance.randint(1, 4)) for number, one in enumerate(deployments)]
+    return Size(
+        brokers=chance.randint(1, 3), workers=tuple(plans), callers=chance.randint(2, 3), acts=chance.randint(8, 30)
+    )
+
+
+class System:
+    def __init__(self, world: World, size: Size) -> None:
+        self.world = world
+        self.size = size
+        self.told = Told()
+        self.ran = Ran()
+        self.database = Database()
+        self.endpoint = Endpoint(world.chance("endpoint"))
+        self.network = Network(world)
+        entropy = world.chance("tables")
+        self.tables = Tables(world, lambda: entropy.getrandbits(80))
+        self.members: dict[str, Member] = {}
+        self.callers: list[Process] = []
+        self.lost: set[UUID] = set()
+        """Accepted jobs that only a lost stream held."""
+        self.outcomes_lost = False
+        """Outcomes were lost that may be all there was of a request."""
+        self._again = world.chance("again")
+
+    def begin(self) -> None:
+        """Apply a catalog, and start all."""
+        setup = self.world.process("setup")
+        setup.start(self._set_up())
+        self.world.run(lambda: setup.is_over, within_s=1.0)
+        for number in range(1, self.size.brokers + 1):
+            self._add(f"broker-{number}", self._broker)
+        for plan in self.size.workers:
+            self._add(f"worker-{plan.name}", partial(self._worker, plan))
+        for number in range(1, self.size.callers + 1):
+            self._call(number)
+
+    def ledger(self, process: Process | None = None) -> Ledger:
+        """Return the ledger as a process reaches it; None: as the world sees it."""
+        if process is None:
+            return ledger_of(self.tables, self.world, OpenGate())
+        return ledger_of(self.tables, self.world, DatabaseGate(self.database, process.random), process.wall_ms)
+
+    async def _set_up(self) -> None:
+        ledger = self.ledger()
+        await ledger.days.keep()
+        by = Audited(uuid7(BEGAN_MS, 0), BEGAN_MS, "default", "setup")
+        await ledger.tenants.create(TENANTS[1], None, by)
+        await ledger.catalogs.apply(catalog_of(), "setup", BEGAN_MS)
+
+    def heal(self) -> None:
+        """End what is still wrong: what is paused goes on, and clocks are right."""
+        for member in self.members.values():
+            member.skew_ms = 0
+            if member.process is not None:
+                member.process.skew_ms = 0
+        self._resume()
+
+    def _resume(self) -> None:
+        """Let all go on that is paused, again and again: a call may be carried out long after its caller gave it up."""
+        self.world.process("operator").start(self._resume_all())
+        self.world.call_at(self.world.now_s() + _RESUME_S, self._resume)
+
+    async def _resume_all(self) -> None:
+        controls = self.ledger().controls
+        for kind, name in [(PauseKind(row.kind), row.name) for row in self.tables.pauses]:
+            await controls.resume(kind, name, Audited(uuid7(BEGAN_MS, 1), BEGAN_MS, "default", "default"))
+
+    def lose(self, stream: str | None) -> None:
+        """Lose a stream with what is in it, or all streams. What only SUBMIT held is lost, and is said to be."""
+        for name in (subjects.SUBMIT, subjects.OUTCOME) if stream is None else (stream,):
+            if name == subjects.SUBMIT:
+                self.lost |= {job for job in self.told.accepted if job not in self.tables.jobs}
+            self.outcomes_lost |= name == subjects.OUTCOME
+        self.network.lose(stream)
+
+    def sums(self) -> list[str]:
+        """Let the ledger compare itself with itself."""
+        found: list[str] = []
+
+        async def check() -> None:
+            checked = await self.ledger().sums.check(within_s=60)
+            found.extend(checked.disagreements)
+
+        process = self.world.process("auditor")
+        process.start(check())
+        self.world.run(lambda: process.is_over, within_s=60)
+        return found
+
+    def _broker(self, process: Process) -> SimulatedBroker:
+        return SimulatedBroker(
+            process, process.name, self.network.connected, self.ledger(process), self.endpoint, lease_s=LEASE_S
+        )
+
+    def _worker(self, plan: WorkerPlan, process: Process) -> SimulatedWorker:
+        return SimulatedWorker(process, plan, self.network.connected, self.ran)
+
+    def _call(self, number: int) -> None:
+        process = self.world.process(f"caller-{number}")
+        caller = Caller(process, TENANTS[number % 2], self.network.connected, self.told, acts=self.size.acts)
+        self.callers.append(process)
+        process.start(caller.main())
+
+    def _add(self, name: str, make: Callable[[Process], Any]) -> None:
+        def start() -> Process:
+            process = self.world.process(name)
+            member.process, member.life = process, make(process)
+            member.lives += 1
+            process.skew_ms = member.skew_ms
+            process.on_death.append(lambda: self._ended(member))
+            process.start(member.life.main())
+            return process
+
+        member = Member(name, start)
+        self.members[name] = member
+        start()
+
+    def _ended(self, member: Member) -> None:
+        """Start it again soon, as whoever supervises processes does."""
+        if member.wanted:
+            self.world.call_at(self.world.now_s() + _AGAIN_S * (1 + self._again.random()), self._restart, member)
+
+    def _restart(self, member: Member) -> None:
+        if member.wanted and (member.process is None or member.process.is_dead or member.process.is_over):
+            self.world.story.tell(f"{member.name} is started again")
+            member.start()
