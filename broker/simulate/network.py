@@ -15,6 +15,7 @@ from schemas.jetstream.connection_log import ConnectionLog
 _QUICK_S, _SLOW_S = 0.0002, 0.01
 _SLOW = 0.02
 """How many messages take longer, as when a packet is lost and sent again."""
+_WITH_MACHINE = 0.5
 _URL = "memory://nats"
 _PENDING_BYTES = 16 * 1024 * 1024
 
@@ -81,7 +82,7 @@ class Network:
         self._chance = world.chance("network")
         self.server = Server(world, unit=world.chance("queue groups").random)
         self.count = 0
-        self._wires: dict[Process, list[Wire]] = {}
+        self._ends: dict[Process, list[tuple[Wire, MemoryConnection]]] = {}
         self._names = 0
 
     def _counted(self) -> None:
@@ -93,10 +94,10 @@ class Network:
     ) -> AsyncIterator[MemoryConnection]:
         """Connect a process while the block runs, as `broker.bus.connect` does."""
         wire = Wire(process, self._chance, self._counted)
-        self._wires.setdefault(process, []).append(wire)
-        if len(self._wires[process]) == 1:
-            process.on_death.append(lambda: self._died(process))
         nc = _Connection(self.server, wire, ids=self._name)
+        if process not in self._ends:
+            process.on_death.append(lambda: self._died(process))
+        self._ends.setdefault(process, []).append((wire, nc))
         nc.inboxes = inboxes
         told = ConnectionLog(nc, _URL, came_back=came_back)
         try:
@@ -120,10 +121,13 @@ class Network:
         return f"{self._names:022d}"
 
     def _died(self, process: Process) -> None:
-        """Cut the connections of a process that has ended."""
-        for wire in self._wires.pop(process, ()):
+        """End the connections of a process that has died: what it had sent arrives, unless its machine died with it."""
+        with_machine = self._chance.random() < _WITH_MACHINE
+        for wire, nc in self._ends.pop(process, ()):
+            nc.abandon()
             wire.is_gone = True
-        self._cut(process, "the process is gone")
+        if with_machine:
+            self._cut(process, "the machine is gone")
 
     def _cut(self, process: Process, why: str) -> None:
         for session in [one for one in self.server.sessions if one.name == process.name]:
@@ -135,11 +139,11 @@ class Network:
         self._cut(process, "the connection is lost")
 
     def stall(self, process: Process) -> None:
-        for wire in self._wires.get(process, ()):
+        for wire, _ in self._ends.get(process, ()):
             wire.stall()
 
     def go_on(self, process: Process) -> None:
-        for wire in self._wires.get(process, ()):
+        for wire, _ in self._ends.get(process, ()):
             wire.go_on()
 
     def server_ends(self) -> None:

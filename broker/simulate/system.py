@@ -95,7 +95,9 @@ class System:
         """Return the ledger as a process reaches it; None: as the world sees it."""
         if process is None:
             return ledger_of(self.tables, self.world, OpenGate())
-        return ledger_of(self.tables, self.world, DatabaseGate(self.database, process.random), process.wall_ms)
+        gate = DatabaseGate(self.database, process.random)
+        process.on_death.append(lambda: self.tables.locks.cut(gate))
+        return ledger_of(self.tables, self.world, gate, process.wall_ms)
 
     async def _set_up(self) -> None:
         ledger = self.ledger()
