@@ -21,6 +21,7 @@ from broker.core.records import BatchInfo
 from schemas.catalog import Catalog
 from schemas.codec import UNREADABLE, field_of, place_of
 from schemas.endpoints import ENDPOINTS
+from schemas.files import Fault
 from schemas.ids import line_id
 from schemas.job import BODY_BYTES, CustomId, Job
 from schemas.subjects import DEFAULT
@@ -40,23 +41,6 @@ class Line:
     number: int
     model: str
     job: Job
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """A bad line, or a bad file if `number` is 0. Lines count from 1."""
-
-    number: int
-    code: str
-    message: str
-    field: str | None = None
-    limit: int | None = None
-    custom_id: str | None = None
-    """None: it has none that can be read."""
-
-    def __str__(self) -> str:
-        where = f"line {self.number}" if self.number else "file"
-        return f"{where}{': ' + self.field if self.field else ''}: {self.message}"
 
 
 class _Request(msgspec.Struct, frozen=True):

@@ -55,7 +55,7 @@ from schemas.catalog import Revision
 from schemas.changes import BatchChange, Change, JobChanged
 from schemas.control import AuditEntry, Pause, PauseAnswer, PauseKind
 from schemas.dead import DeadFilter, DeadLine
-from schemas.files import File, FileList, Files
+from schemas.files import File, FileList, Files, Upload
 from schemas.instructions import Instruction
 from schemas.job import Attempt
 from schemas.listing import JobFilter, JobPage
@@ -351,8 +351,17 @@ class BlobStores(Protocol):
 class FileLedger(Protocol):
     """The files of each tenant; another tenant's are not found, nor are those that were deleted or have expired."""
 
-    async def begin(self, file: File, store: str, tenant: str, key: str) -> None:
-        """Note that a file is being uploaded to a store. It is found once it is finished."""
+    async def begin(self, file: File, store: str, tenant: str, key: str, *, sha256: bytes | None = None) -> None:
+        """Note that a file is being uploaded to a store, with this content if that is known. It is found once finished."""
+
+    async def of_content(self, sha256: bytes, tenant: str, now: Ms) -> Upload | None:
+        """Find a file with this content: one that is whole, else one that is being uploaded."""
+
+    async def grew(self, file: UUID, size: int) -> None:
+        """Note that so many bytes of an upload are kept, unless it is whole."""
+
+    async def discard(self, file: UUID, now: Ms) -> None:
+        """Let an upload that is not whole be dropped."""
 
     async def finish(self, file: UUID, size: int, now: Ms) -> File | None:
         """Note that all of a file is kept. None: it was dropped meanwhile."""

@@ -195,6 +195,8 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     """The first batch of a chain of retries, with whose results its own are merged."""
     is_replay: bool = False
     """Whether its jobs are replays."""
+    of_file: bool = False
+    """Whether its jobs are the lines of a file that is stored: a broker makes them, and seals it then."""
     retries: tuple[UUID, ...] = ()
     """Its retries, and those of its retries, the oldest first. Only in the answers to `batch-show`, like the next field."""
     merged: Merged | None = None

@@ -1,5 +1,6 @@
 """Defines the files that tenants store, and how they are shown."""
 
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
 from uuid import UUID
@@ -35,6 +36,15 @@ class File(msgspec.Struct, frozen=True, kw_only=True):
     """When it will be deleted. None: it is kept until somebody deletes it."""
 
 
+class Upload(msgspec.Struct, frozen=True):
+    """A file that was uploaded in parts, or is being so: then its size is what is kept of it."""
+
+    file: File
+    store: str
+    """Where its content is."""
+    is_whole: bool
+
+
 class FileRef(msgspec.Struct, frozen=True):
     id: UUID
 
@@ -51,3 +61,20 @@ class FileList(msgspec.Struct, frozen=True, omit_defaults=True):
 class Files(msgspec.Struct, frozen=True):
     files: tuple[File, ...]
     has_more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A bad line, or a bad file if `number` is 0. Lines count from 1."""
+
+    number: int
+    code: str
+    message: str
+    field: str | None = None
+    limit: int | None = None
+    custom_id: str | None = None
+    """None: it has none that can be read."""
+
+    def __str__(self) -> str:
+        where = f"line {self.number}" if self.number else "file"
+        return f"{where}{': ' + self.field if self.field else ''}: {self.message}"

@@ -10,9 +10,9 @@ import pytest
 import typer
 from msgspec.structs import replace
 
-from broker.batch_file import Fault
 from broker.cli.result_files import ResultFiles, Wanted, check_files, read_progress, result_files
 from schemas.api import Result, ResultPage, State
+from schemas.files import Fault
 from schemas.ids import is_line_of, line_id
 from schemas.outcome import BadRequest, Usage
 from schemas.units import Ms, NanoUsd

@@ -2,6 +2,7 @@
 
 bulk         jobs from submission to settlement      floor   the bare pipeline, which bulk is compared with
 interactive  latency of requests                     echo    the bare responder, which interactive is compared with
+file         a batch of a large file over HTTP
 http         requests over HTTP                      gateways/  what http is compared with: bare pipeline, LiteLLM, SMG
 saturation   a real engine kept busy                 peers/  other task queues, which bulk is compared with
 keys         what keys cost

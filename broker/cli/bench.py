@@ -181,6 +181,28 @@ def submit(
 
 
 @app.command()
+def file(
+    *,
+    lines: Annotated[int, typer.Option(min=1000, max=10_000_000, help="How many lines the file has.")] = 50_000,
+    line_bytes: Annotated[int, typer.Option(min=200, max=200_000, help="How long each line is, about.")] = 400,
+    runs: Runs = 3,
+    quick: Quick = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a batch of a large file over HTTP: upload, check, backlog, settlement, download, memory and disk.
+
+    Prints the figure, its spread, and what ran beside it.
+
+    Examples:
+      infermq bench file --quick
+    """
+    from broker.bench.file import file as measure  # noqa: PLC0415
+
+    lines, runs = (10_000, 1) if quick else (lines, runs)
+    _show(measure(lines=lines, line_bytes=line_bytes, runs=runs, say=_say), as_json=as_json)
+
+
+@app.command()
 def idle(
     *,
     seconds: Annotated[float, typer.Option(min=1, max=600, help="How long a run takes.")] = 10.0,

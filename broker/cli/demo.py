@@ -11,7 +11,7 @@ from uuid import UUID
 import msgspec
 import typer
 
-from broker.batch_file import Fault, read_lines
+from broker.batch_file import read_lines
 from broker.cli.jobs import streamed
 from broker.cli.progress import watch_and_write
 from broker.cli.result_files import Wanted, result_files
@@ -34,6 +34,7 @@ from broker.config import DATA, UpConfig
 from broker.local.up import running
 from schemas.api import Batch, Execution, JobShow, Result
 from schemas.clock import wall_clock
+from schemas.files import Fault
 
 PROMPTS = Path(__file__).parents[2] / "examples" / "prompts.jsonl"
 _QUESTION = "Explain in two sentences why the sky is blue."

@@ -19,6 +19,8 @@ from broker.errors import Unavailable
 from schemas.api import Batch, Counts, HoldCode
 
 _LOOK_S = 0.5
+_SOON_S = 0.05
+"""Before the first look: a short file needs no more."""
 BETWEEN = " · "
 _KINDS = 3
 """How many kinds of failures a line names."""
@@ -29,16 +31,33 @@ _PLAIN_S = 10.0
 
 
 @contextmanager
-def sending(total_bytes: int | None) -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar while the block runs. Call the value with the jobs and the bytes sent so far."""
-    columns = (TextColumn("sending"), BarColumn(), TextColumn("{task.fields[jobs]:,} jobs"))
+def sending(total_bytes: int | None) -> Iterator[Callable[[int | None, int], None]]:
+    """Show a progress bar while the block runs. Call the value with the jobs and the bytes sent so far; with None instead of
+    jobs while a file is sent as a whole.
+    """
+    columns = (TextColumn("sending"), BarColumn(), TextColumn("{task.fields[said]}"))
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal or err.quiet) as progress:
-        task = progress.add_task("sending", total=total_bytes, jobs=0)
+        task = progress.add_task("sending", total=total_bytes, said="")
 
-        def sent(jobs: int, position: int) -> None:
-            progress.update(task, completed=position, jobs=jobs)
+        def sent(jobs: int | None, position: int) -> None:
+            said = f"{position / 1e6:,.0f} MB" if jobs is None else f"{jobs:,} jobs"
+            progress.update(task, completed=position, said=said)
 
         yield sent
+
+
+async def making(client: Client, batch: UUID) -> Batch:
+    """Show how many lines of a stored file are jobs, until all are. All are checked before the first is."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[jobs]:,} jobs"))
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal or err.quiet) as progress:
+        task = progress.add_task("checking", total=None, jobs=0)
+        wait_s = _SOON_S
+        while (state := await _look(client, batch)) is None or (state.jobs is None and state.completed_ms is None):
+            if state is not None and state.counts.admitted:
+                progress.update(task, description="making jobs", jobs=state.counts.admitted)
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, _LOOK_S)
+        return state
 
 
 async def watch(client: Client, batch: UUID) -> Batch:

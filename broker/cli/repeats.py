@@ -8,7 +8,7 @@ from uuid import UUID
 
 import typer
 
-from broker.batch_file import Fault, Line, read_lines
+from broker.batch_file import Line, read_lines
 from broker.cli.filters import window_ms
 from broker.cli.instructions import counted
 from broker.cli.progress import ends_of, watch
@@ -43,6 +43,7 @@ from broker.cli.terminal import (
 from broker.client import Client, new_id
 from broker.errors import Unavailable
 from schemas.api import Batch, State
+from schemas.files import Fault
 from schemas.instructions import Instruction
 from schemas.repeats import FAILED_STATES, FixedBody, RetryChoice
 

@@ -21,13 +21,13 @@ import msgspec
 import typer
 from msgspec.structs import replace
 
-from broker.batch_file import Fault
 from broker.cli.results import fault_line, output_line
 from broker.cli.terminal import Exit, fail, stop
 from broker.client import Client, RequestRefused
 from broker.errors import Unavailable
 from schemas.api import ResultPage, State
 from schemas.codec import UNREADABLE
+from schemas.files import Fault
 from schemas.ids import is_line_of
 
 Resume = Annotated[

@@ -4,9 +4,9 @@ from uuid import UUID
 
 import msgspec
 
-from broker.batch_file import Fault
 from broker.client import Client
 from schemas.api import Batch, Result, State
+from schemas.files import Fault
 from schemas.ids import line_id
 from schemas.outcome import ContextTooLong, Failure, Refused, ResponseTooLarge, failure_kind, public_message
 

@@ -3,27 +3,30 @@
 import asyncio
 import hashlib
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, TypeVar
 from uuid import UUID
 
-from broker.batch_file import Fault, Line, admissible, read_lines
-from broker.cli.progress import sending, watch, watch_and_write
+from broker.batch_file import Line, admissible, read_lines
+from broker.cli.progress import making, sending, watch, watch_and_write
 from broker.cli.result_files import ResultFiles, Wanted, check_loss, result_files, write_faults
 from broker.cli.results import failure_line, first_failures
 from broker.cli.terminal import Exit, err, fail, plain, print_json, printable, stop
-from broker.client import BacklogFull, Client, Submission, new_id
+from broker.client import BacklogFull, Client, RequestRefused, Submission, new_id
 from broker.core.records import BatchInfo
 from broker.errors import Unavailable
 from schemas.api import Batch, BatchList
 from schemas.catalog import Catalog, CatalogError, parse
 from schemas.clock import wall_clock
+from schemas.files import Fault
 from schemas.ids import ms_of
 from schemas.job import MOST_LABELS, Lane
 from schemas.subjects import DEFAULT
 
+T = TypeVar("T")
 _SHOWN = 20
 """How many faults are printed one by one."""
 _KEPT = 1000
@@ -101,7 +104,8 @@ class FileSubmission:
     def __init__(self, stream: BinaryIO, options: Options) -> None:
         self._stream = stream
         self._options = options
-        self._label = None if options.batch is not None else _digest(stream, options.model, options.lane)
+        self._sha256, label = _digests(stream, options.model, options.lane)
+        self._label = None if options.batch is not None else label
         self._is_continued = False
         """Whether some of its lines may have been sent before."""
         self._earlier: Batch | None = None
@@ -117,22 +121,22 @@ class FileSubmission:
         await check_loss(client, options.paths(), None if batch is None else batch.id, force=options.force)
         self._is_continued = batch is not None
         if batch is not None and options.resume and batch.jobs is not None:
-            return await self._rest(client, batch, catalog)
+            return await self._rest(client, batch, catalog, resume=True)
         if batch is not None:
             _check_open(batch)
+        if batch is not None and batch.of_file:
+            return await self._made(client, batch, catalog)
         if not self._is_worth_submitting(batch, catalog):
             self.tally.print()
             return None
+        if batch is None and client.takes_files and (stored := await self._stored(client)) is not None:
+            return await self._made(client, stored, catalog)
         if batch is None:
             metadata = self._metadata()
             batch = await client.create_batch(
                 lane=options.lane, priority=options.priority, metadata=metadata, webhook=options.webhook
             )
-            err.print(f"batch {batch.id}")
-            if options.wait and FILE_LABEL in metadata:
-                err.print("if this is cut off, go on with the same command and --resume")
-            if self._earlier is not None:
-                err.print(f"this file was submitted before, as the batch {self._earlier.id}: this is another")
+            self._say_made(batch)
         if not options.wait:
             return await self._sent(client, batch, catalog, self.tally.note)
         with result_files(options.wanted(batch.id), resume=options.resume) as files:
@@ -145,6 +149,56 @@ class FileSubmission:
             files.keep()
             return await self._waited(client, files)
 
+    def _say_made(self, batch: Batch) -> None:
+        err.print(f"batch {batch.id}")
+        if self._options.wait and FILE_LABEL in batch.metadata:
+            err.print("if this is cut off, go on with the same command and --resume")
+        if self._earlier is not None:
+            err.print(f"this file was submitted before, as the batch {self._earlier.id}: this is another")
+
+    async def _stored(self, client: Client) -> Batch | None:
+        """Send the file as a whole, and have it made a batch. None: it is larger than brokers take. Raises: typer.Exit."""
+        options = self._options
+        metadata = self._metadata()
+        with sending(self._stream.seek(0, 2)) as sent:
+            storing = client.submit_file(
+                self._stream,
+                sha256=self._sha256,
+                name=_name_of(self._stream),
+                model=options.model,
+                lane=options.lane,
+                within_ms=options.window_ms,
+                priority=options.priority,
+                metadata=metadata,
+                webhook=options.webhook,
+                strict=options.strict,
+                sent=partial(sent, None),
+            )
+            again = "and --resume" if FILE_LABEL in metadata else "again"
+            try:
+                batch = await _interruptible(
+                    storing, f"stopped while the file was sent: the same command {again} goes on where it was"
+                )
+            except RequestRefused as refused:
+                if refused.problem.code != "too_large":
+                    raise
+                return None
+        self._say_made(batch)
+        return batch
+
+    async def _made(self, client: Client, batch: Batch, catalog: Catalog | None) -> Batch | None:
+        """Wait until a broker has made the lines of a file jobs. None: none of them can run. Raises: typer.Exit."""
+        state = await _interruptible(making(client, batch.id), _to_watch(batch.id))
+        if state.jobs == 0 and state.cancel_ms is None:
+            faults = [fault async for fault in self._unsent(client, state, catalog)]
+            for fault in faults:
+                self.tally.note(fault)
+            self.tally.print()
+            if self._options.errors is not None:
+                write_faults(Path(self._options.errors), faults)
+            return None
+        return await self._rest(client, state, catalog, resume=self._options.resume)
+
     async def _sent(
         self, client: Client, batch: Batch, catalog: Catalog | None, note: Callable[[Fault], None]
     ) -> Batch:
@@ -156,17 +210,17 @@ class FileSubmission:
             await self._note_failures(client, state)
         return state
 
-    async def _rest(self, client: Client, batch: Batch, catalog: Catalog | None) -> Batch:
+    async def _rest(self, client: Client, batch: Batch, catalog: Catalog | None, *, resume: bool) -> Batch:
         """Wait for a batch that was sent to its end, if that is wanted. Raises: typer.Exit."""
         self.tally.sent = batch.jobs or 0
         if not self._options.wait:
-            for fault in self._unsent(batch, catalog):
+            async for fault in self._unsent(client, batch, catalog):
                 self.tally.note(fault)
             self.tally.print()
             await self._note_failures(client, batch)
             return batch
-        with result_files(self._options.wanted(batch.id), resume=True) as files:
-            for fault in self._unsent(batch, catalog):
+        with result_files(self._options.wanted(batch.id), resume=resume) as files:
+            async for fault in self._unsent(client, batch, catalog):
                 self.tally.note(fault)
                 if not files.is_resumed:
                     files.add_fault(fault)
@@ -174,15 +228,21 @@ class FileSubmission:
             self.tally.print()
             return await self._waited(client, files)
 
-    def _unsent(self, batch: Batch, catalog: Catalog | None) -> Iterator[Fault]:
-        """Read the file again for the lines that were not sent, since they were bad.
+    async def _unsent(self, client: Client, batch: Batch, catalog: Catalog | None) -> AsyncIterator[Fault]:
+        """Yield the lines that were not sent, since they were bad. Those of a file that is stored, brokers know.
 
-        If the catalog allows more or fewer than were sent, they were not checked against it.
+        Otherwise the file is read again, without the catalog if that allows more or fewer than were sent.
         """
+        if batch.of_file and client.takes_files:
+            async for fault in client.bad_lines(batch.id):
+                yield fault
+            return
         good = sum(not isinstance(item, Fault) for item in self._items(batch.id, catalog))
         self._stream.seek(0)
         items = self._items(batch.id, catalog if good == batch.jobs else None)
-        yield from (item for item in items if isinstance(item, Fault))
+        for item in items:
+            if isinstance(item, Fault):
+                yield item
 
     async def _waited(self, client: Client, files: ResultFiles) -> Batch:
         """Wait until the batch is complete, and its results are written. Raises: typer.Exit, when Ctrl-C ends that."""
@@ -215,6 +275,9 @@ class FileSubmission:
                 self._earlier = found
                 return None
             err.print(f"{known}which is complete")
+            return found
+        if found.jobs is None and found.of_file:
+            err.print(f"{known}whose lines are being made jobs: going on with it (--new: another)")
             return found
         if found.jobs is None:
             err.print(f"{known}which was not sent to its end: going on with it (--new: another)")
@@ -352,14 +415,35 @@ async def _catalog(client: Client) -> Catalog | None:
 
 
 def _how_to_go_on(wanted: Wanted) -> str:
-    return f"the batch goes on: infermq batch watch {wanted.batch}\nits results: {wanted.command()}"
+    return f"{_to_watch(wanted.batch)}\nits results: {wanted.command()}"
 
 
-def _digest(stream: BinaryIO, model: str | None, lane: Lane) -> str:
-    """Identify what is submitted: the file's content, and what changes its jobs."""
+def _to_watch(batch: UUID) -> str:
+    return f"the batch goes on: infermq batch watch {batch}"
+
+
+async def _interruptible(work: Coroutine[Any, Any, T], how_to_go_on: str) -> T:
+    """Do the work, until Ctrl-C ends it. Raises: typer.Exit, then."""
+    doing = asyncio.ensure_future(work)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, doing.cancel)
+    try:
+        return await doing
+    except asyncio.CancelledError:
+        stop(how_to_go_on)
+
+
+def _digests(stream: BinaryIO, model: str | None, lane: Lane) -> tuple[str, str]:
+    """Identify the file's content; and what is submitted: the content, and what changes its jobs."""
     digest = hashlib.sha256()
     while chunk := stream.read(1 << 20):
         digest.update(chunk)
-    digest.update(f"\0{model or ''}\0{lane}".encode())
     stream.seek(0)
-    return digest.hexdigest()
+    of_content = digest.hexdigest()
+    digest.update(f"\0{model or ''}\0{lane}".encode())
+    return of_content, digest.hexdigest()
+
+
+def _name_of(stream: BinaryIO) -> str:
+    """Name a file as its user does. What was standard input has no name."""
+    name = getattr(stream, "name", None)
+    return Path(name).name[:200] if isinstance(name, str) else "standard input"

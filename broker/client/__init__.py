@@ -4,6 +4,7 @@
         reply = await client.infer("small-chat", {"messages": [{"role": "user", "content": "Hello!"}]})
 
 submit     submits jobs, one at a time or many in a message
+files      submits whole files over HTTP
 batches    creates batches, reads their results, reads jobs
 infer      sends interactive requests
 repeats    retries what failed
@@ -15,7 +16,7 @@ system     reads and applies catalogs, reads the status, pauses and resumes
 entry      ends the calls of a key that is let in no more
 session    connects and calls the broker's API; the base class of them all
 door       what a session needs of NATS or of HTTP
-nats_door  the way to a broker over NATS    http_door  over HTTP
+nats_door  the way to a broker over NATS    http_door, http_files  over HTTP
 events     reads server-sent events
 reading    reads text and tokens out of OpenAI objects
 encode     encodes jobs, bodies and names for the wire
@@ -31,6 +32,7 @@ from broker.client.batches import BatchClient
 from broker.client.dead import DeadClient
 from broker.client.door import Piece, Reply
 from broker.client.errors import BacklogFull, NoBroker, RequestRefused, RequestTimedOut
+from broker.client.files import FileClient
 from broker.client.ids import new_id
 from broker.client.infer import InferClient
 from broker.client.instructions import InstructionClient
@@ -54,6 +56,7 @@ __all__ = [
 
 class Client(
     SubmitClient,
+    FileClient,
     BatchClient,
     RepeatClient,
     InstructionClient,

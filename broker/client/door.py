@@ -1,15 +1,16 @@
 """The ways to a broker: what the client needs of NATS or of HTTP, whichever it is connected to."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, BinaryIO, Protocol
 from uuid import UUID
 
 import msgspec
 
 from broker.client.reading import text_of, usage_of, was_cut
 from broker.errors import Unavailable
+from schemas.files import Fault
 from schemas.jetstream import Outgoing
 from schemas.job import Job
 from schemas.outcome import Usage
@@ -55,6 +56,16 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: float
 
 
+class FileContent(msgspec.Struct, frozen=True, kw_only=True):
+    """A file that is to be stored."""
+
+    sha256: str
+    bytes: int
+    name: str
+    kept_s: int
+    """How long it is kept if nobody deletes it."""
+
+
 class NotYet(Unavailable):
     """A message was not stored, or it is not known whether it was. Sent again under the same name it is stored once."""
 
@@ -72,11 +83,34 @@ class News(Protocol):
         """Wait until something was told since `clear`, at most so long."""
 
 
+class Files(Protocol):
+    """Stores files, and makes batches of them. All its methods raise: RequestRefused, Unavailable."""
+
+    async def kept(self, content: FileContent) -> tuple[int, str | None]:
+        """Return how many bytes of a file are stored, and its id if it is whole."""
+
+    async def send(self, stream: BinaryIO, content: FileContent, *, offset: int, sent: Callable[[int], None]) -> str:
+        """Send what follows the bytes that are stored, and return the file's id. Calls `sent` with how far it is."""
+
+    async def create(self, ask: Mapping[str, Any]) -> None:
+        """Make a batch of a file, once under its id."""
+
+    async def delete(self, name: str) -> None:
+        """Delete a file. Batches that were made of it go on."""
+
+    def bad_lines(self, batch: UUID) -> AsyncIterator[Fault]:
+        """Yield the lines of a batch that cannot run, in order."""
+
+
 class Door(Protocol):
     """A connection for a tenant and a key. All its methods raise: RequestRefused, NoBroker, Unavailable."""
 
     tenant: str
     key: str
+
+    @property
+    def files(self) -> Files | None:
+        """None: over this way jobs are sent in messages only."""
 
     async def call(self, verb: Verb, ask: bytes, *, within_s: float, held_s: float = 0.0) -> bytes:
         """Ask a broker, in JSON, and return its answer. `held_s`: how long it may keep what it cannot answer yet.

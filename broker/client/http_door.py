@@ -15,6 +15,7 @@ from msgspec import Meta
 from broker.client.door import NotYet, Piece, Question, Reply
 from broker.client.errors import RequestRefused, RequestTimedOut, error_of
 from broker.client.events import ANSWER, DONE, ERROR, Events
+from broker.client.http_files import HttpFiles
 from broker.client.reading import StreamText
 from broker.errors import Unavailable
 from schemas import subjects
@@ -69,6 +70,7 @@ class HttpDoor:
         self._url = url
         self.tenant = tenant
         self.key = key
+        self.files = HttpFiles(self._good_answer)
 
     @classmethod
     @asynccontextmanager
@@ -171,18 +173,33 @@ class HttpDoor:
     ) -> bytes:
         """Return what is answered. Raises: TimeoutError, and as `Door`."""
         limits = aiohttp.ClientTimeout(total=within_s, sock_connect=_CONNECT_S)
-        async with self._answer("POST", path, body, headers, limits=limits, query=query) as response:
+        async with self._good_answer("POST", path, body, headers, limits=limits, query=query) as content:
+            return content
+
+    @asynccontextmanager
+    async def _good_answer(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        limits: aiohttp.ClientTimeout,
+        query: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[bytes]:
+        """Ask once, and run the block with what is answered. Raises: TimeoutError, and as `Door`."""
+        async with self._answer(method, path, body, headers, limits=limits, query=query) as response:
             content = await response.read()
             if response.status >= 300:
                 raise self._error(response, content)
-            return content
+            yield content
 
     @asynccontextmanager
     async def _answer(
         self,
         method: str,
         path: str,
-        body: bytes | None = None,
+        body: object = None,
         headers: Mapping[str, str] | None = None,
         *,
         limits: aiohttp.ClientTimeout,

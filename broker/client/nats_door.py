@@ -52,6 +52,8 @@ _SILENCE_S = 12.0
 class NatsDoor:
     """A connection to NATS. One that is lost comes back by itself."""
 
+    files = None
+
     def __init__(
         self,
         nc: NatsClient,

@@ -23,6 +23,20 @@ def spans(begin: int, end: int) -> list[Span]:
     return [Span(*one) for one in cut if one[1] < one[2]]
 
 
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """The rest of a file, from a byte on, whose content is known by its digest."""
+
+    sha256: bytes
+    """Of the whole file."""
+    bytes: int
+    """The size of the whole file."""
+    offset: int
+    """The byte of the file with which the rest begins."""
+    name: str
+    kept_ms: int | None
+    """How long the file is kept. None: until somebody deletes it."""
+
+
 class Pieces:
     """Gathers bytes of any sizes into pieces."""
 

@@ -385,6 +385,10 @@ class Admitted(msgspec.Struct, frozen=True, kw_only=True):
     """Those whose id belongs to another job already."""
 
 
+ANY_ENDPOINT = "any"
+"""The endpoint of a batch each of whose lines says where it must go."""
+
+
 class FileBatch(msgspec.Struct, frozen=True, kw_only=True):
     """A batch whose jobs are the lines of a file, as it was asked for."""
 
@@ -392,7 +396,7 @@ class FileBatch(msgspec.Struct, frozen=True, kw_only=True):
     file: UUID
     lane: Lane
     endpoint: str
-    """Where all its lines must go."""
+    """Where all its lines must go, or ANY_ENDPOINT."""
     window: str
     """The time that it may take, as it was asked for, such as 24h."""
     deadline_ms: Ms
@@ -402,6 +406,9 @@ class FileBatch(msgspec.Struct, frozen=True, kw_only=True):
     """The endpoint that is told of its end."""
     files_last_ms: int | None = None
     """How long its two files can be read after its end. None: as long as the batch."""
+    model: str | None = None
+    """For lines that name none."""
+    priority: int = 0
 
 
 class BatchFiles(msgspec.Struct, frozen=True):

@@ -42,6 +42,7 @@ class PgBatches:
                 json_text(ask.metadata),
                 ask.priority,
                 ask.webhook,
+                False,
             )
             found = await _find(connection, ask.id, tenant)
             if found is None:

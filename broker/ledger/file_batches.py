@@ -15,14 +15,14 @@ from uuid import UUID
 import msgspec
 from msgspec.structs import replace
 
-from broker.batch_file import LINE_BYTES, Fault, Line, name_mark, read_part, refusal, said_before
+from broker.batch_file import LINE_BYTES, Line, name_mark, read_part, refusal, said_before
 from broker.core.admit import AdmissionContext, admit
 from broker.core.batch_output import SUCCESS_BYTES, bad_line_of, is_output, line_of
 from broker.core.file_lines import PAGE_BYTES, PAGE_LINES, Cursor, Page, cut
 from broker.core.files import spans
 from broker.core.instructions import Carried, OpenInstruction
 from broker.core.openai_batch import OUTPUT
-from broker.core.records import Audited, BadLine, BatchFiles, Entry, FileBatch, FileBatchState, ReadPage
+from broker.core.records import ANY_ENDPOINT, Audited, BadLine, BatchFiles, Entry, FileBatch, FileBatchState, ReadPage
 from broker.errors import BadData, Conflict, Unavailable
 from broker.ledger.batches import results_page
 from broker.ledger.connection import Connection, Database
@@ -34,7 +34,7 @@ from broker.ledger.rows import Row, columns, json_text, result_of, with_retries
 from broker.ledger.sql import query
 from broker.ports import BlobStores
 from schemas.api import ResultPage
-from schemas.files import File
+from schemas.files import Fault, File
 from schemas.instructions import InstructionKind
 from schemas.units import Ms
 
@@ -57,7 +57,17 @@ class PgFileBatches:
             file = await find_file(connection, batch.file, tenant, now)
             if file is None:
                 return None
-            row = (batch.id, tenant, batch.lane, now, batch.deadline_ms, json_text(metadata), 0, batch.webhook)
+            row = (
+                batch.id,
+                tenant,
+                batch.lane,
+                now,
+                batch.deadline_ms,
+                json_text(metadata),
+                batch.priority,
+                batch.webhook,
+                True,
+            )
             if await connection.execute(query("create_batch"), *row) != "INSERT 0 1":
                 raise Conflict(f"the id {batch.id} is taken: make another")
             of_file = (batch.id, batch.file, batch.endpoint, batch.window, batch.skips_bad, batch.files_last_ms)
@@ -182,7 +192,7 @@ async def expand_page(stores: BlobStores, connection: Connection, instruction: O
         )
         return Carried(cursor=instruction.cursor, not_before_ms=Ms(now + _AWAY_MS))
     context = await context_of(connection, instruction, batch, now)
-    items = _items(page, instruction.id, cursor)
+    items = _items(page, instruction.id, cursor, ask.model)
     if cursor.phase == "check":
         checked = [_checked(item, ask.endpoint, context) for item in items]
         models = cursor.asking(one.model for one in checked if isinstance(one, Line)).models
@@ -267,10 +277,10 @@ async def _bad_lines(connection: Connection, batch: UUID, cursor: Cursor) -> set
     return {row["line"] for row in rows}
 
 
-def _items(page: Page, batch: UUID, cursor: Cursor) -> Iterator[Line | Fault]:
+def _items(page: Page, batch: UUID, cursor: Cursor, model: str | None) -> Iterator[Line | Fault]:
     """Read the lines of a page."""
     if not page.too_long:
-        yield from read_part(BytesIO(page.data), model=None, batch=batch, first=cursor.line)
+        yield from read_part(BytesIO(page.data), model=model, batch=batch, first=cursor.line)
         return
     message = f"the line is longer than {len(page.data)} bytes, the limit is {LINE_BYTES}"
     yield Fault(cursor.line, "line_too_large", message, None, LINE_BYTES)
@@ -280,7 +290,7 @@ def _checked(item: Line | Fault, endpoint: str, context: Callable[[str], Admissi
     """Turn a line that would be refused into a fault."""
     if isinstance(item, Fault):
         return item
-    if item.job.endpoint != endpoint:
+    if endpoint not in (ANY_ENDPOINT, item.job.endpoint):
         message = f"{item.job.endpoint} is not the endpoint of the batch, {endpoint}"
         return Fault(item.number, "mismatched_url", message, "url", custom_id=item.job.custom_id)
     return refusal(item, context(item.model)) or item

@@ -8,7 +8,7 @@ from broker.blobs.pieces import packed, unpacked
 from broker.ledger.connection import Connection, Database
 from broker.ledger.rows import Row
 from broker.ledger.sql import query
-from schemas.files import File, FileList, Files, Purpose
+from schemas.files import File, FileList, Files, Purpose, Upload
 from schemas.units import Ms
 
 UNFINISHED_MS = Ms(24 * 3_600_000)
@@ -44,10 +44,25 @@ class PgFiles:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def begin(self, file: File, store: str, tenant: str, key: str) -> None:
-        row = (file.id, store, tenant, key, file.purpose, file.name, file.created_ms, file.expires_ms)
+    async def begin(self, file: File, store: str, tenant: str, key: str, *, sha256: bytes | None = None) -> None:
+        row = (file.id, store, tenant, key, file.purpose, file.name, file.created_ms, file.expires_ms, sha256)
         async with self._database.connection() as connection:
             await connection.execute(query("begin_file"), *row)
+
+    async def of_content(self, sha256: bytes, tenant: str, now: Ms) -> Upload | None:
+        async with self._database.connection() as connection:
+            row = await connection.fetchrow(query("file_of_content"), tenant, sha256, now, now - UNFINISHED_MS)
+        return (
+            None if row is None else Upload(_file_of(row), store=row["store"], is_whole=row["stored_ms"] is not None)
+        )
+
+    async def grew(self, file: UUID, size: int) -> None:
+        async with self._database.connection() as connection:
+            await connection.execute(query("file_grew"), file, size)
+
+    async def discard(self, file: UUID, now: Ms) -> None:
+        async with self._database.connection() as connection:
+            await connection.execute(query("discard_file"), file, now)
 
     async def finish(self, file: UUID, size: int, now: Ms) -> File | None:
         async with self._database.connection() as connection:

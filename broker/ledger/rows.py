@@ -209,6 +209,7 @@ def batch_of(row: Row) -> Batch:
         retry_of=row["retry_of"],
         root=row["root"],
         is_replay=row["is_replay"],
+        of_file=row["of_file"],
         cancel_ms=row["cancel_ms"],
         webhook=row["webhook"],
     )

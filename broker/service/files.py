@@ -1,12 +1,14 @@
 """Use-cases of files. A principal reaches those of its tenant only."""
 
+import asyncio
+import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from uuid import UUID
 
 from broker.core.authorise import Action
 from broker.core.batch_output import bad_line_of, is_output, line_of
-from broker.core.files import Pieces, spans
+from broker.core.files import PIECE_BYTES, Part, Pieces, spans
 from broker.core.openai_batch import ERRORS, OUTPUT, file_id, is_gone, output_id
 from broker.core.principal import Principal
 from broker.core.records import FileBatchState
@@ -14,12 +16,14 @@ from broker.errors import Unavailable
 from broker.ports import Blobs, BlobStores, Clock, Entropy, FileBatchLedger, FileLedger
 from broker.service.refusal import Refusal, authorise, found
 from schemas.api import Problem
-from schemas.files import File, FileList, Files, Purpose
+from schemas.files import File, FileList, Files, Purpose, Upload
 from schemas.ids import uuid7
 
 MOST_BYTES = 2 * 1024**3
 """The largest file: ten times OpenAI's for batches."""
 _PAGE = 500
+_NOTED_BYTES = 8 * 1024 * 1024
+"""How much of an upload at most is sent again after a broker was killed. A statement notes it each time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,13 +56,80 @@ class FileService:
             await blobs.drop([file.id])
         return found(finished, f"file {file.id}")
 
+    async def upload(self, principal: Principal, sha256: bytes, *, size: int) -> Upload | None:
+        """Find the file with this content and size, whole or as far as it was uploaded."""
+        authorise(principal, Action.SUBMIT)
+        if size > self.most_bytes:
+            raise self._too_large()
+        return await self.ledger.of_content(sha256, principal.tenant, self.clock())
+
+    async def go_on(self, principal: Principal, part: Part, content: AsyncIterator[bytes]) -> File:
+        """Store the rest of a file from a byte on, as its content comes. What came before it is cut off is kept."""
+        known = await self.upload(principal, part.sha256, size=part.bytes)
+        if known is not None and known.is_whole:
+            return known.file
+        kept = 0 if known is None else known.file.bytes
+        if part.offset != kept:
+            message = f"of this file {kept} bytes are here: go on from there"
+            raise Refusal(Problem("bad_offset", message, "offset", kept))
+        begun = await self._begun(principal, part) if known is None else known
+        file, blobs = begun.file.id, await self.stores.of(begun.store)
+        digest = await _digest(blobs, file, kept)
+        await self._put_rest(blobs, file, part, content, digest)
+        if digest.digest() != part.sha256:
+            await self.ledger.discard(file, self.clock())
+            message = "what came is not what the digest is of, so it was dropped: send the file again, from byte 0 on"
+            raise Refusal(Problem("bad_digest", message, "sha256"))
+        done = await self.ledger.finish(file, part.bytes, self.clock())
+        if done is None:
+            # sent by a connection that its client took for lost, the rest has come before
+            known = found(await self.upload(principal, part.sha256, size=part.bytes), f"file {file}")
+            return known.file
+        return done if part.kept_ms is None else await self.expire(principal, done.id, part.kept_ms)
+
+    async def _begun(self, principal: Principal, part: Part) -> Upload:
+        store, now = await self.stores.current(), self.clock()
+        file = File(id=uuid7(now, self.entropy()), purpose=Purpose.BATCH, name=part.name, bytes=0, created_ms=now)
+        await self.ledger.begin(file, store, principal.tenant, principal.key, sha256=part.sha256)
+        return Upload(file, store=store, is_whole=False)
+
+    async def _put_rest(
+        self, blobs: Blobs, file: UUID, part: Part, content: AsyncIterator[bytes], digest: "hashlib._Hash"
+    ) -> None:
+        """Keep the pieces that follow, and note how far they are: also if the rest does not come. Raises: Refusal."""
+        pieces, kept = Pieces(), part.offset
+        noted = kept
+        try:
+            async for data in content:
+                for piece in pieces.add(data):
+                    await asyncio.to_thread(digest.update, piece)
+                    await blobs.put(file, kept // PIECE_BYTES, piece)
+                    kept += PIECE_BYTES
+                if part.offset + pieces.bytes > part.bytes:
+                    raise _not_so_long(part)
+                if kept - noted >= _NOTED_BYTES:
+                    await self.ledger.grew(file, kept)
+                    noted = kept
+        except ConnectionError:
+            await self.ledger.grew(file, kept)
+            raise
+        if part.offset + pieces.bytes != part.bytes:
+            await self.ledger.grew(file, kept)
+            raise _not_so_long(part)
+        for piece in pieces.rest():
+            digest.update(piece)
+            await blobs.put(file, kept // PIECE_BYTES, piece)
+
+    def _too_large(self) -> Refusal:
+        message = f"the file is larger than {self.most_bytes} bytes: split it"
+        return Refusal(Problem("too_large", message, "file", self.most_bytes))
+
     async def _put(self, blobs: Blobs, file: UUID, content: AsyncIterator[bytes]) -> int:
         pieces, number = Pieces(), 0
         async for data in content:
             full = pieces.add(data)
             if pieces.bytes > self.most_bytes:
-                message = f"the file is larger than {self.most_bytes} bytes: split it"
-                raise Refusal(Problem("too_large", message, "file", self.most_bytes))
+                raise self._too_large()
             for piece in full:
                 await blobs.put(file, number, piece)
                 number += 1
@@ -130,3 +201,17 @@ class FileService:
             if lines:
                 yield b"".join(lines)
             after = read.ordinals[-1]
+
+
+async def _digest(blobs: Blobs, file: UUID, size: int) -> "hashlib._Hash":
+    """Begin the digest of a file with the pieces of it that are kept."""
+    digest = hashlib.sha256()
+    for number in range(size // PIECE_BYTES):
+        piece = found(await blobs.get(file, number), f"file {file}")
+        await asyncio.to_thread(digest.update, piece)
+    return digest
+
+
+def _not_so_long(part: Part) -> Refusal:
+    message = f"what came does not make the {part.bytes} bytes that were told"
+    return Refusal(Problem("bad_request", message, "bytes", part.bytes))

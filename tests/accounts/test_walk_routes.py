@@ -83,7 +83,11 @@ async def stored(system: Walked, admin: Actor, key: Actor) -> Stored:
     found, made = read_file_id(named), read_id(msgspec.json.decode(batch)["id"], "batch_")
     assert found is not None
     assert made is not None
-    return Stored(things=await some_things(system, admin, key), file=found[0], batch=made)
+    ours = Stored(things=await some_things(system, admin, key), file=found[0], batch=made)
+    async with as_(system, key) as asker:
+        status, shown = await asker.ask("upload_go_on", ROUTES["upload_go_on"](ours)[0])
+        assert status == 200, shown
+    return ours
 
 
 def nothing() -> Stored:
@@ -133,7 +137,16 @@ async def test_each_route_reaches_what_is_ones_own(system: Walked) -> None:
     ours = await stored(system, ADA, ANN)
     shown = b""
     async with as_(system, ANN) as asker:
-        for route in ("job_show", "job_list", "file_show", "file_content", "file_list", "batch_show", "batch_list"):
+        for route in (
+            "job_show",
+            "job_list",
+            "file_show",
+            "file_content",
+            "file_list",
+            "upload_show",
+            "batch_show",
+            "batch_list",
+        ):
             for ask in ROUTES[route](ours)[:1]:
                 status, body = await asker.ask(route, ask)
                 assert status == 200, (route, body)

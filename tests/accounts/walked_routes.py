@@ -1,5 +1,6 @@
 """Requests of every route of the API over HTTP, about the things of any tenant."""
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -39,6 +40,12 @@ class Ask(NamedTuple):
 BOUNDARY = "a-boundary"
 
 
+def uploaded(of: Stored) -> tuple[str, bytes]:
+    """The digest and the content of the file that a tenant has uploaded: all of one size."""
+    content = f"{of.things.tenant:>40}".encode()
+    return hashlib.sha256(content).hexdigest(), content
+
+
 def form(content: bytes) -> Ask:
     parts = [
         b'content-disposition: form-data; name="purpose"\r\n\r\nbatch',
@@ -74,6 +81,10 @@ ROUTES: Mapping[str, Requests] = {
     "job_cancel": lambda of: (Ask(f"/v1/jobs/{of.things.job}/cancel", b""),),
     "bundle": lambda _: (Ask("/v1/bundles?lane=bulk&model=m", b"\xc1", "application/octet-stream"),),
     "file_create": lambda _: (form(b"{}\n"),),
+    "upload_show": lambda of: (Ask(f"/v1/uploads?sha256={uploaded(of)[0]}"),),
+    "upload_go_on": lambda of: (
+        Ask(f"/v1/uploads?sha256={uploaded(of)[0]}&bytes=40", uploaded(of)[1], "application/octet-stream"),
+    ),
     "file_list": lambda of: (Ask("/v1/files"), Ask(f"/v1/files?after={file_id(of.file)}")),
     "file_show": lambda of: (
         Ask(f"/v1/files/{file_id(of.file)}"),
@@ -93,6 +104,7 @@ ROUTES: Mapping[str, Requests] = {
     ),
     "batch_list": lambda of: (Ask("/v1/batches"), Ask(f"/v1/batches?after={batch_id(of.batch)}")),
     "batch_show": lambda of: (Ask(f"/v1/batches/{batch_id(of.batch)}"),),
+    "batch_bad_lines": lambda of: (Ask(f"/v1/batches/{batch_id(of.batch)}/bad_lines"),),
     "batch_cancel": lambda of: (Ask(f"/v1/batches/{batch_id(of.batch)}/cancel", b""),),
     "batch_retry": lambda of: (
         Ask(f"/v1/batches/{batch_id(of.batch)}/retry", b"{}"),

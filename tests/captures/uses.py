@@ -188,6 +188,7 @@ USES: dict[str, Uses] = {
             ("saturation", "rounds"),
             ("dispatch", "jobs"),
             ("submit", "lines"),
+            ("file", "lines"),
             ("keys", "jobs"),
             ("idle", "seconds"),
         )
@@ -207,7 +208,7 @@ ENDLESS = frozenset(
         "worker",
         "demo",
         "simulate faults",
-        *(f"bench {name}" for name in "bulk interactive http saturation dispatch submit idle keys".split()),
+        *(f"bench {name}" for name in "bulk interactive http saturation dispatch submit file idle keys".split()),
     }
 )
 """These run until they are stopped, or for minutes, or do what can be done once."""

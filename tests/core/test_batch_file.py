@@ -5,9 +5,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from broker.batch_file import LINE_BYTES, Fault, Line, admissible, read_lines
+from broker.batch_file import LINE_BYTES, Line, admissible, read_lines
 from broker.core.records import BatchInfo
 from schemas.catalog import Catalog
+from schemas.files import Fault
 from schemas.ids import line_id
 from schemas.job import Lane
 from schemas.units import Ms

@@ -26,6 +26,8 @@ BAD_REQUESTS = {
         "bad_text",
         "bad_timeout",
         "bad_url",
+        "bad_digest",
+        "bad_deadline",
         "bad_window",
         "wrong_purpose",
         "body_not_json",

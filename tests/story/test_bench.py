@@ -31,6 +31,7 @@ KEYS = {"name", "unit", "figure", "spread", "runs", "baselines", "ratios", "cpu_
         (["interactive", "--requests", "50", "--runs", "1"], "raw NATS request-reply p50"),
         (["dispatch", "--jobs", "20", "--runs", "1"], None),
         (["submit", "--lines", "1000", "--runs", "1"], None),
+        (["file", "--lines", "1000", "--runs", "1"], "in messages"),
         (["idle", "--seconds", "1", "--runs", "1"], None),
         (["saturation", "--rounds", "2", "--runs", "1", "--model", "m"], "driven directly"),
     ],

@@ -4,7 +4,9 @@ import asyncio
 import io
 import itertools
 import json
+import os
 import random
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 from uuid import UUID
 
 import aiohttp
+import psutil
 import pytest
 
 from broker.core.openai_batch import read_file_id
@@ -151,6 +154,41 @@ def file_of(name: str) -> UUID:
     found = read_file_id(name)
     assert found is not None
     return found[0]
+
+
+async def test_a_hundred_thousand_lines_are_submitted_by_a_command_while_the_broker_is_killed(tmp_path: Path) -> None:
+    """The sums are checked when the system stops."""
+    lines, chance = 100_000, random.Random(6)  # noqa: S311 - no secret
+    (tmp_path / "in.jsonl").write_bytes(a_file(lines))
+    catalog = a_catalog_file(tmp_path, slots=256, options="output_tokens = 1")
+    async with a_system(tmp_path / "data", catalog, "--port", "0") as system:
+        environ = {**os.environ, "INFERMQ_API_KEY": str(system.api_key), "INFERMQ_URL": system.info.api}
+        words = ["submit", str(tmp_path / "in.jsonl"), "--out", str(tmp_path / "out.jsonl"), "--resume"]
+        kills, peak = 0, 0
+        command = [sys.executable, "-m", "broker", *words]
+        process = await asyncio.create_subprocess_exec(*command, env=environ, stdout=-1, stderr=-1)
+        ending = asyncio.create_task(process.communicate())
+        while not (await asyncio.wait({ending}, timeout=chance.uniform(0.5, 3.0)))[0]:
+            peak = max([peak, *map(peak_bytes, system.children("serve"))])
+            if kills < 4:
+                kill_broker(system)
+                kills += 1
+        said = b"".join(ending.result()).decode()
+
+    assert process.returncode == 0, said
+    assert f"{lines} jobs submitted" in said
+    assert kills == 4
+    found = Counter(json.loads(line)["custom_id"] for line in (tmp_path / "out.jsonl").read_bytes().splitlines())
+    assert found == {f"c{n}": 1 for n in range(lines)}
+    assert 0 < peak < 300 * 1024 * 1024
+
+
+def peak_bytes(process: psutil.Process) -> int:
+    """Return the most memory that a process has had; 0 of one that has ended."""
+    try:
+        return int(Path(f"/proc/{process.pid}/status").read_text().partition("VmHWM:")[2].split()[0]) * 1024
+    except (OSError, IndexError):
+        return 0
 
 
 async def _upload_slowly(http: aiohttp.ClientSession, content: bytes) -> bool:

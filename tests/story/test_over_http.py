@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -86,6 +87,81 @@ async def test_a_file_is_submitted_watched_and_read(elsewhere: Elsewhere) -> Non
     assert {json.loads(line)["custom_id"] for line in (elsewhere.folder / "out.jsonl").read_text().splitlines()} >= {
         "a"
     }
+
+
+MIXED = [
+    {"custom_id": "good", "method": "POST", "url": CHAT, "body": {"messages": [a_message("good")]}},
+    {"custom_id": "bad", "method": "GET", "url": CHAT, "body": {"model": "m", "messages": []}},
+    {"custom_id": "wrong", "method": "POST", "url": CHAT, "body": {"model": "m", "messages": [a_message("wrong")]}},
+    {"custom_id": "good", "method": "POST", "url": CHAT, "body": {"model": "m", "messages": []}},
+    {"custom_id": "nowhere", "method": "POST", "url": CHAT, "body": {"model": "none", "messages": []}},
+    {"custom_id": "text", "method": "POST", "url": "/v1/completions", "body": {"model": "m", "prompt": "Hi."}},
+]
+WAYS = {
+    "files": ["--model", "m", "--out", "out.jsonl", "--errors", "errors.jsonl"],
+    "json": ["--model", "m", "--wait", "--json"],
+    "nothing-waited-for": ["--model", "m"],
+    "said-more": ["--model", "m", "--deadline", "90s", "--priority", "3", "--lane", "standard", "--metadata", "a=b"],
+    "interactive": ["--model", "m", "--lane", "interactive", "--wait"],
+    "strict": ["--model", "m", "--strict", "--errors", "errors.jsonl"],
+    "no-model": ["--wait", "--out", "out.jsonl"],
+    "unknown-model": ["--model", "other"],
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_submission_says_the_same_over_both_doors(
+    system: System, elsewhere: Elsewhere, tmp_path: Path, way: str
+) -> None:
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in MIXED))
+    said = []
+
+    for where in (["--data", str(system.data)], []):
+        for name in ("out.jsonl", "errors.jsonl"):
+            (tmp_path / name).unlink(missing_ok=True)
+        words = ["submit", "in.jsonl", "--new", *WAYS[way], *where]
+        done = await asyncio.to_thread(infermq, *words, cwd=tmp_path, environ=elsewhere.environ)
+        said.append(
+            [done.returncode, _said(done), *(_entries(tmp_path / name) for name in ("out.jsonl", "errors.jsonl"))]
+        )
+
+    assert said[0] == said[1]
+
+
+def _said(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """Return what was printed, in any order, without ids, times and what may have failed before it ended."""
+    text = re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}|[0-9a-f]{64}", "ID", done.stdout + done.stderr)
+    text = re.sub(r'(_ms":\s?)\d+', r"\1 0", text.replace('"of_file":true', '"of_file":false'))
+    return sorted(line for line in text.splitlines() if not line.startswith("line 3 (wrong)"))
+
+
+def _entries(file: Path) -> list[tuple[str, ...]]:
+    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return sorted((str(line["custom_id"]), str(line["error"]), str(line["response"] is None)) for line in lines)
+
+
+async def test_a_file_goes_on_over_the_other_door(system: System, elsewhere: Elsewhere) -> None:
+    """A batch that is of a file is followed over NATS, and is not sent once more."""
+    file = elsewhere.a_file(*(f"t{n}" for n in range(50)))
+    made = await elsewhere.ran("submit", file, "--json")
+    nats = ["--data", str(system.data), "--resume", "--out", "out.jsonl", "--json"]
+    done = await elsewhere.ran("submit", file, *nats)
+
+    assert json.loads(made.stdout)["batch"]["id"] == json.loads(done.stdout)["batch"]["id"]
+    assert json.loads(done.stdout)["batch"]["counts"]["succeeded"] == 50
+
+
+async def test_standard_input_and_a_file_that_was_submitted_before(elsewhere: Elsewhere) -> None:
+    file = elsewhere.a_file("once")
+    first = await elsewhere.ran("submit", file, "--wait")
+    second = await elsewhere.ran("submit", file, "--wait")
+    text = (elsewhere.folder / file).read_text()
+    words = ["submit", "-", "--new", "--wait", "--json"]
+    piped = await asyncio.to_thread(infermq, *words, stdin=text, cwd=elsewhere.folder, environ=elsewhere.environ)
+
+    assert "submitted before" not in first.stderr
+    assert "this file was submitted before" in second.stderr
+    assert json.loads(piped.stdout)["batch"]["counts"]["succeeded"] == 1
 
 
 async def test_an_answer_is_asked_for_and_its_job_is_shown(elsewhere: Elsewhere) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import random
 import shlex
 import signal
@@ -88,9 +89,14 @@ def check_whole(out: Path, errors: Path, lines: int) -> None:
     assert {file.name for file in out.parent.iterdir()} == {"in.jsonl", out.name, errors.name}
 
 
-def start(system: System, *words: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "broker", *words, "--data", str(system.data)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+def start(system: System, *words: str, over_http: bool = False) -> subprocess.Popen[bytes]:
+    where = ["--url", system.info.api] if over_http else ["--data", str(system.data)]
+    environ = {**os.environ, "INFERMQ_API_KEY": str(system.api_key)} if over_http else None
+    command = [sys.executable, "-m", "broker", *words, *where]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ)
+
+
+DOORS = pytest.mark.parametrize("over_http", [False, True], ids=["over NATS", "over HTTP"])
 
 
 async def ended(process: subprocess.Popen[bytes]) -> tuple[int, str]:
@@ -147,7 +153,10 @@ async def test_a_submission_that_is_killed_at_any_line_goes_on(system: System, t
     assert await batches_of(system, tmp_path / "in.jsonl") == 1
 
 
-async def test_a_submission_that_is_killed_at_any_moment_goes_on(system: System, tmp_path: Path) -> None:
+@DOORS
+async def test_a_submission_that_is_killed_at_any_moment_goes_on(
+    system: System, tmp_path: Path, *, over_http: bool
+) -> None:
     """While it starts, reads, sends, waits and writes, ten times, and then it may end."""
     lines, chance = 1200, random.Random(7)  # noqa: S311 - no secret
     write_input(tmp_path / "in.jsonl", lines)
@@ -156,14 +165,14 @@ async def test_a_submission_that_is_killed_at_any_moment_goes_on(system: System,
     unit_s = time.monotonic() - began
 
     for moment in [0.5, 0.9, *(chance.uniform(0.6, 2.4) for _ in range(8))]:
-        process = start(system, *command_for(tmp_path, "--resume"))
+        process = start(system, *command_for(tmp_path, "--resume"), over_http=over_http)
         try:
             await asyncio.to_thread(process.wait, moment * unit_s)
         except subprocess.TimeoutExpired:
             process.kill()
             kills += 1
         await ended(process)
-    code, said = await ended(start(system, *command_for(tmp_path, "--resume")))
+    code, said = await ended(start(system, *command_for(tmp_path, "--resume"), over_http=over_http))
 
     assert code == 1, said
     assert kills >= 3
@@ -218,8 +227,11 @@ def ended_but_one(system: System, batch: str) -> Callable[[], Awaitable[bool]]:
     return are_ended
 
 
+@DOORS
 @pytest.mark.parametrize("command", ["submit", "results"])
-async def test_a_command_that_is_stopped_says_how_to_go_on(system: System, tmp_path: Path, command: str) -> None:
+async def test_a_command_that_is_stopped_says_how_to_go_on(
+    system: System, tmp_path: Path, command: str, *, over_http: bool
+) -> None:
     """In words that can be typed as they are: they are the last line."""
     lines = 100
     if command == "submit":
@@ -228,7 +240,7 @@ async def test_a_command_that_is_stopped_says_how_to_go_on(system: System, tmp_p
     else:
         files = ["--out", str(tmp_path / "out.jsonl"), "--errors", str(tmp_path / "errors.jsonl")]
         words = ["batch", "results", await submitted(system, tmp_path, lines, stuck=True), "--wait", *files]
-    process = start(system, *words)
+    process = start(system, *words, over_http=over_http)
     await until(grown(tmp_path / "out.jsonl.part", 0), "results come")
     process.send_signal(signal.SIGINT)
     code, said = await ended(process)

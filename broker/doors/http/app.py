@@ -52,6 +52,8 @@ HOT: Final[Mapping[str, Dialect]] = {
 STOPPING: Final = Problem("broker_stopped", "the broker stops: go on at another one")
 REQUEST: Final = "infermq_request"
 """What a scope says of its request: what it is called."""
+_LEFT = 499
+"""The status of an answer that nobody reads, as nginx counts it."""
 
 
 class Front:
@@ -228,10 +230,14 @@ class Front:
             principal = await self.caller_of(headers_of(request.scope))
             if (handler := self._handlers.get(name)) is None:
                 raise Refusal(NOT_READY)
-            if "wait_s" not in request.query_params:
-                return await handler(principal, request)
-            async with self._waiting.held((principal.tenant, principal.key)):
-                return await handler(principal, request)
+            try:
+                if "wait_s" not in request.query_params:
+                    return await handler(principal, request)
+                async with self._waiting.held((principal.tenant, principal.key)):
+                    return await handler(principal, request)
+            except ConnectionError:
+                log.debug("client left before its request was whole path=%s", request.url.path)
+                return Response(status_code=_LEFT)
 
         return handle
 

@@ -14,15 +14,17 @@ from broker.core.openai_batch import batch_id, read_file_id, read_id, shown_batc
 from broker.core.principal import Principal
 from broker.core.records import FileBatchState
 from broker.doors.http.files import HOUR_S, MONTH_S
-from broker.doors.http.reading import batch_named, body_of, decoded, headers_of
+from broker.doors.http.reading import batch_named, body_of, decoded, headers_of, wrong
 from broker.doors.http.writing import json_answer, page_answer
 from broker.service.cancels import CancelService
-from broker.service.file_batches import FileBatchService
+from broker.service.file_batches import FileBatchService, NewFileBatch
 from broker.service.files import FileService
 from broker.service.refusal import Refusal
 from schemas.api import Problem
-from schemas.job import Lane, Metadata
+from schemas.codec import UNREADABLE
+from schemas.job import Lane, Metadata, Priority
 from schemas.repeats import FileRetry
+from schemas.units import Ms
 
 MOST_INLINE_BYTES = 16 * 1024 * 1024
 """The largest request that brings its lines along. Larger ones are stored as a file first."""
@@ -42,7 +44,10 @@ class BatchAsk(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     completion_window: Annotated[str, Meta(max_length=20)]
     """How long it may take, from 15m to 7d; OpenAI allows 24h."""
+    deadline_ms: Annotated[int, Meta(ge=0, le=10**15)] | None = None
+    """The instant until which it may take; `completion_window` is only shown then. Not OpenAI's."""
     endpoint: Annotated[str, Meta(max_length=200)]
+    """Where all lines go; `any`, which is not OpenAI's: each where it says."""
     input_file_id: Annotated[str, Meta(max_length=100)] | None = None
     requests: Annotated[list[msgspec.Raw], Meta(min_length=1)] | None = None
     """The lines of a file, as an array. Not OpenAI's."""
@@ -50,10 +55,21 @@ class BatchAsk(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     output_expires_after: ExpiresAfter | None = None
     on_bad_line: Literal["fail", "skip"] = "fail"
     """Whether a bad line fails the batch, as at OpenAI, or is left out. Not OpenAI's."""
-    lane: Literal["standard", "bulk"] = "bulk"
+    lane: Lane = Lane.BULK
     """Not OpenAI's."""
+    priority: Priority = 0
+    """Before your other jobs of the lane; higher first. Not OpenAI's."""
+    model: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
+    """For lines whose body names none. Not OpenAI's."""
+    id: UUID | None = None
+    """A new UUIDv7: asked for again under it, it is the same batch. Not OpenAI's."""
     webhook: UUID | None = None
     """The id of the webhook that is told of its end. Not OpenAI's."""
+
+
+class _BadLineList(msgspec.Struct, frozen=True):
+    after: Annotated[int, Meta(ge=-1, lt=2**31)] = -1
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 1000
 
 
 _ask = msgspec.json.Decoder(BatchAsk)
@@ -77,18 +93,21 @@ class BatchRoutes:
             file = await self._input(principal, ask.input_file_id)
         else:
             file = (await self._files.store(principal, "requests.jsonl", _lines(ask.requests or []))).id
-        state = await self._service.create(
-            principal,
-            file,
+        wanted = NewFileBatch(
+            id=ask.id,
+            file=file,
             endpoint=ask.endpoint,
             window=ask.completion_window,
+            deadline_ms=None if ask.deadline_ms is None else Ms(ask.deadline_ms),
             metadata=dict(ask.metadata or {}),
-            lane=Lane(ask.lane),
+            lane=ask.lane,
+            priority=ask.priority,
+            model=ask.model,
             skips_bad=ask.on_bad_line == "skip",
             webhook=ask.webhook,
             files_last_ms=None if ask.output_expires_after is None else ask.output_expires_after.seconds * 1000,
         )
-        return await self._shown(state)
+        return await self._shown(await self._service.create(principal, wanted))
 
     async def _input(self, principal: Principal, name: str) -> UUID:
         """Find the id of a file of requests. Raises: Refusal."""
@@ -134,6 +153,17 @@ class BatchRoutes:
         page = found[: int(limit)]
         data = [shown_batch(state, await self._service.errors(state)) for state in page]
         return page_answer(data, has_more=len(found) > len(page))
+
+    async def bad_lines(self, principal: Principal, request: Request) -> Response:
+        """List the lines that cannot run, in order, once all were checked."""
+        try:
+            ask = msgspec.convert(dict(request.query_params), _BadLineList, strict=False)
+        except UNREADABLE as error:
+            raise wrong(error) from error
+        found = await self._service.bad_lines(
+            principal, batch_named(request).id, after=ask.after, limit=ask.limit + 1
+        )
+        return json_answer({"object": "list", "data": found[: ask.limit], "has_more": len(found) > ask.limit})
 
     async def _shown(self, state: FileBatchState) -> Response:
         return json_answer(shown_batch(state, await self._service.errors(state)))

@@ -2,27 +2,46 @@
 
 import re
 from collections.abc import AsyncIterator
-from typing import Any, Final
+from typing import Annotated, Any, Final, TypeVar
 from urllib.parse import quote
 
 import msgspec
+from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from broker.core.files import Part
 from broker.core.openai_batch import file_id, output_file, output_id, read_file_id, shown_file
 from broker.core.principal import Principal
 from broker.doors.http.multipart import Form
-from broker.doors.http.reading import headers_of, wrong
+from broker.doors.http.reading import Receive, headers_of, wrong
 from broker.doors.http.writing import json_answer, page_answer
 from broker.service.files import FileService
 from broker.service.refusal import Refusal
 from schemas.api import Problem
 from schemas.codec import UNREADABLE
-from schemas.files import FileList, Purpose
+from schemas.files import FileList, FileName, Purpose
 
 HOUR_S, MONTH_S = 3600, 30 * 24 * 3600
 """How long OpenAI keeps files that expire."""
 _NAME_CHARACTERS: Final = 512
+
+
+class _Content(msgspec.Struct, frozen=True):
+    sha256: Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$")]
+    size: Annotated[int, Meta(ge=0, lt=2**50)] = msgspec.field(name="bytes", default=0)
+
+    def digest(self) -> bytes:
+        return bytes.fromhex(self.sha256)
+
+
+class _Rest(_Content, frozen=True, kw_only=True):
+    offset: Annotated[int, Meta(ge=0, lt=2**50)] = 0
+    name: FileName = "file"
+    expires_in_s: Annotated[int, Meta(ge=HOUR_S, le=MONTH_S)] | None = None
+
+
+Asked = TypeVar("Asked", bound=_Content)
 
 
 class FileRoutes:
@@ -45,6 +64,22 @@ class FileRoutes:
             raise
         if expires_in_ms is not None:
             file = await self._service.expire(principal, file.id, expires_in_ms)
+        return json_answer(shown_file(file, file_id(file.id)))
+
+    async def upload(self, principal: Principal, request: Request) -> Response:
+        """Say how much of the file with a digest is here, and which file it is once it is whole."""
+        ask = _upload_of(request, _Content)
+        known = await self._service.upload(principal, ask.digest(), size=ask.size)
+        kept = 0 if known is None else known.file.bytes
+        name = file_id(known.file.id) if known is not None and known.is_whole else None
+        return json_answer({"object": "upload", "bytes": kept, "file_id": name})
+
+    async def go_on(self, principal: Principal, request: Request) -> Response:
+        """Store the rest of a file, which is the body."""
+        ask = _upload_of(request, _Rest)
+        kept_ms = None if ask.expires_in_s is None else ask.expires_in_s * 1000
+        part = Part(sha256=ask.digest(), bytes=ask.size, offset=ask.offset, name=ask.name, kept_ms=kept_ms)
+        file = await self._service.go_on(principal, part, _chunks(request.receive))
         return json_answer(shown_file(file, file_id(file.id)))
 
     async def list(self, principal: Principal, request: Request) -> Response:
@@ -149,6 +184,25 @@ def _range(asked: str | None, size: int) -> tuple[int, int, int]:
             Problem("bad_range", f"the file has {size} bytes: there are none from byte {begin} on", "range", size)
         )
     return begin, end, 206
+
+
+def _upload_of(request: Request, kind: type[Asked]) -> Asked:
+    """Read what the query says of an upload. Raises: Refusal."""
+    try:
+        return msgspec.convert(dict(request.query_params), kind, strict=False)
+    except UNREADABLE as error:
+        raise wrong(error) from error
+
+
+async def _chunks(receive: Receive) -> AsyncIterator[bytes]:
+    """Yield a body as it comes. Raises: ConnectionError."""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ConnectionError("the client left before its file was whole")
+        yield message.get("body", b"")
+        if not message.get("more_body", False):
+            return
 
 
 def _plain(name: str) -> tuple[Any, str | None]:

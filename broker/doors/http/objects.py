@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from broker.core.records import BadLine
 from schemas.job import Metadata
 
 Seconds = Annotated[int, Meta(ge=0, description="Since 1970.")]
@@ -37,6 +38,15 @@ class FileObjects(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     first_id: str | None
     last_id: str | None
     has_more: bool
+
+
+class UploadObject(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much of a file is stored. Not OpenAI's."""
+
+    object: Literal["upload"]
+    bytes: Many
+    file_id: str | None
+    """None: it is not whole."""
 
 
 class FileDeleted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -139,4 +149,12 @@ class BatchObjects(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     data: list[BatchObject]
     first_id: str | None
     last_id: str | None
+    has_more: bool
+
+
+class BadLineObjects(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A page of lines that cannot run. Not OpenAI's."""
+
+    object: Literal["list"]
+    data: list[BadLine]
     has_more: bool

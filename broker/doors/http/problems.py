@@ -75,6 +75,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "tenant_exists": _TAKEN,
     "body_too_large": _TOO_LARGE,
     "too_large": _TOO_LARGE,
+    "bad_offset": _TAKEN,
     "headers_too_large": Kind(431),
     "throttled": _TOO_MANY,
     "daily_cap": Kind(429, after_s=_MINUTE),

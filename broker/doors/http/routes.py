@@ -6,7 +6,15 @@ import msgspec
 
 from broker.doors.http.batches import BatchAsk
 from broker.doors.http.jobs import JobView
-from broker.doors.http.objects import BatchObject, BatchObjects, FileDeleted, FileObject, FileObjects
+from broker.doors.http.objects import (
+    BadLineObjects,
+    BatchObject,
+    BatchObjects,
+    FileDeleted,
+    FileObject,
+    FileObjects,
+    UploadObject,
+)
 from schemas.api import JobCancelled
 from schemas.asks import JobAccepted, JobAsk, JobChangeAsk
 from schemas.changes import JobChanged
@@ -14,7 +22,7 @@ from schemas.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, Endpoint
 from schemas.listing import JobPage
 from schemas.repeats import FileRetry
 
-Method = Literal["GET", "POST", "PATCH", "DELETE"]
+Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 Media = Literal["application/json", "multipart/form-data", "application/octet-stream", "text/html"]
 
 
@@ -68,6 +76,7 @@ _LIMIT, _AFTER = (
     Parameter("limit", "How many at most.", "integer"),
     Parameter("after", "The last id of the page before."),
 )
+_SHA256 = Parameter("sha256", "The digest of the whole file, in hexadecimal digits.")
 _JOB_FILTER = (
     Parameter("states", "Of these states; several times for several."),
     Parameter("kinds", "Of these failures; several times for several."),
@@ -194,6 +203,31 @@ ROUTES: Final = (
         answers=FileObject,
     ),
     Route(
+        name="upload_show",
+        method="GET",
+        path="/v1/uploads",
+        says="Say how much of a file is stored, from its first byte on: an upload that was cut off goes on there.",
+        group="files",
+        answers=UploadObject,
+        query=(_SHA256,),
+    ),
+    Route(
+        name="upload_go_on",
+        method="PUT",
+        path="/v1/uploads",
+        says="Store a file, or the rest of one: the body is its content from a byte on.",
+        group="files",
+        sends="application/octet-stream",
+        answers=FileObject,
+        query=(
+            _SHA256,
+            Parameter("bytes", "The size of the whole file.", "integer"),
+            Parameter("offset", "The byte with which the body begins: how much is stored.", "integer"),
+            Parameter("name", "The name of the file."),
+            Parameter("expires_in_s", "How long the file is kept, an hour to thirty days.", "integer"),
+        ),
+    ),
+    Route(
         name="file_list",
         method="GET",
         path="/v1/files",
@@ -251,6 +285,15 @@ ROUTES: Final = (
         group="batches",
         answers=BatchObjects,
         query=(_limit(100), _AFTER),
+    ),
+    Route(
+        name="batch_bad_lines",
+        method="GET",
+        path="/v1/batches/{batch}/bad_lines",
+        says="List the lines that cannot run, in order.",
+        group="batches",
+        answers=BadLineObjects,
+        query=(Parameter("after", "The last line of the page before.", "integer"), _limit(1000)),
     ),
     Route(
         name="batch_show",
@@ -325,5 +368,7 @@ ROUTES: Final = (
     Route(name="index", method="GET", path="/", says="What is served here.", group="about", open=True),
 )
 """Of several that match a path, the first."""
-UPLOADS: Final = frozenset(route.path for route in ROUTES if route.sends == "multipart/form-data")
+UPLOADS: Final = frozenset(
+    route.path for route in ROUTES if route.sends == "multipart/form-data" or route.method == "PUT"
+)
 """Bodies that are passed on as they come."""

@@ -181,6 +181,8 @@ create table infermq.batches (
     -- how many of them it took out of each state: they count where they ended in the retry
     took            jsonb,
     is_replay       boolean not null default false,
+    -- whether its jobs are lines of a file
+    of_file         boolean not null default false,
     -- the endpoint that is told of its end, whatever that listens to
     webhook         uuid
 ) with (fillfactor = 50);
@@ -396,7 +398,10 @@ create table infermq.files (
     name        text    not null,
     -- where its content is: postgres, or the URL and the mark of another store
     store       text    not null,
+    -- while it is uploaded in parts, how many of its bytes are kept
     bytes       bigint  not null default 0,
+    -- of its content, if it is uploaded in parts: by it the upload goes on after it was cut off
+    sha256      bytea,
     created_ms  bigint  not null,
     stored_ms   bigint,
     expires_ms  bigint,
@@ -405,6 +410,7 @@ create table infermq.files (
 );
 create index files_of_tenant on infermq.files (tenant, id) where stored_ms is not null and deleted_ms is null;
 create index files_to_drop on infermq.files (least(expires_ms, deleted_ms)) where least(expires_ms, deleted_ms) is not null;
+create index files_by_content on infermq.files (tenant, sha256) where sha256 is not null and deleted_ms is null;
 create index files_unfinished on infermq.files (created_ms) where stored_ms is null;
 
 -- The content of files that are kept here, in pieces of a fixed size before compression.

@@ -162,6 +162,7 @@ class BatchRow(MemoryRow, frozen=True, kw_only=True):
     root: UUID | None = None
     took: str | None = None
     is_replay: bool = False
+    of_file: bool = False
     webhook: UUID | None = None
 
 
@@ -298,6 +299,7 @@ class FileRow(MemoryRow, frozen=True, kw_only=True):
     purpose: str
     name: str
     store: str
+    sha256: Any = None
     bytes: int = 0
     created_ms: int
     stored_ms: int | None = None

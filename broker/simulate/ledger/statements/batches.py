@@ -43,6 +43,7 @@ def create_batch(
     metadata: str,
     priority: int,
     webhook: UUID | None,
+    of_file: bool,
 ) -> Rows:
     row = BatchRow(
         id=batch,
@@ -53,6 +54,7 @@ def create_batch(
         metadata=metadata,
         priority=priority,
         webhook=webhook,
+        of_file=of_file,
     )
     return [row] if t.batches.add(row) else []
 

@@ -31,6 +31,7 @@ def begin_file(
     name: str,
     created_ms: int,
     expires_ms: int | None,
+    sha256: bytes | None,
 ) -> Rows:
     row = FileRow(
         id=file,
@@ -41,9 +42,34 @@ def begin_file(
         name=name,
         created_ms=created_ms,
         expires_ms=expires_ms,
+        sha256=sha256,
     )
     t.files.insert(row)
     return [row]
+
+
+@statement
+def file_of_content(t: Tables, tenant: str, sha256: bytes, now: int, unfinished_after: int) -> Rows:
+    rows = [row for row in map(t.files.__getitem__, t.files_by_tenant.newest(tenant)) if row.sha256 == sha256]
+    whole = [row for row in rows if _is_there(row, now)]
+    begun = [row for row in rows if row.stored_ms is None and row.deleted_ms is None]
+    return [*whole, *(row for row in begun if row.created_ms >= unfinished_after)][:1]
+
+
+@statement
+def file_grew(t: Tables, file: UUID, size: int) -> Rows:
+    row = t.files.get(file)
+    if row is not None and row.stored_ms is None and row.deleted_ms is None:
+        t.files.change(file, bytes=max(row.bytes, size))
+    return []
+
+
+@statement
+def discard_file(t: Tables, file: UUID, now: int) -> Rows:
+    row = t.files.get(file)
+    if row is not None and row.stored_ms is None and row.deleted_ms is None:
+        t.files.change(file, deleted_ms=now)
+    return []
 
 
 @statement

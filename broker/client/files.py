@@ -1,0 +1,160 @@
+"""The part of the client that submits a whole file: it is stored first, and a broker makes its lines jobs."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any, BinaryIO
+from uuid import UUID
+
+from broker.client.door import FileContent, Files
+from broker.client.errors import RequestRefused
+from broker.client.ids import new_id
+from broker.client.session import Session
+from broker.errors import Unavailable
+from schemas.api import Batch, BatchRef, Problem
+from schemas.files import Fault
+from schemas.ids import ms_of
+from schemas.job import Lane
+from schemas.subjects import Verb
+
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.1, 2.0
+"""Between two tries to send the rest of a file."""
+_KEPT_S = 7 * 24 * 3600
+"""How long a file is kept whose batch was not asked for: then the upload need not be repeated."""
+_WINDOWS = {Lane.BULK: "24h", Lane.STANDARD: "1h"}
+"""How long a batch may take if nothing is said: as long as single jobs of its lane."""
+_INTERACTIVE_MS = 120_000
+_BLOCK = 1 << 20
+
+
+class FileClient(Session):
+    """Submits files. Raises: RequestRefused, Unavailable."""
+
+    @property
+    def takes_files(self) -> bool:
+        """Whether files can be submitted as a whole: over HTTP. Over NATS their lines are sent in messages."""
+        return self._door.files is not None
+
+    async def submit_file(
+        self,
+        file: BinaryIO,
+        *,
+        model: str | None = None,
+        lane: Lane = Lane.BULK,
+        within_ms: int | None = None,
+        priority: int = 0,
+        metadata: dict[str, str] | None = None,
+        webhook: UUID | None = None,
+        strict: bool = False,
+        sha256: str | None = None,
+        name: str = "file.jsonl",
+        sent: Callable[[int], None] = lambda _: None,
+    ) -> Batch:
+        """Store a file of OpenAI Batch lines, and return the batch of its lines once it is accepted.
+
+        Whatever breaks, calling it again with the same content goes on with the upload where that was. A line that is bad is
+        left out, or with `strict` nothing runs: `bad_lines` lists them. `model`: for lines that name none. `within_ms`: how
+        long it may take. `sent` is called with the bytes that were sent.
+        """
+        files = self._files()
+        size = file.seek(0, 2)
+        content = FileContent(sha256=sha256 or await _digest(file), bytes=size, name=name, kept_s=_KEPT_S)
+        stored = await self._stored(files, file, content, sent)
+        batch = new_id()
+        window, deadline_ms = _until(lane, within_ms, ms_of(batch))
+        await self._created(
+            files,
+            {
+                "id": batch,
+                "input_file_id": stored,
+                "endpoint": "any",
+                "completion_window": window,
+                "deadline_ms": deadline_ms,
+                "on_bad_line": "fail" if strict else "skip",
+                "lane": lane,
+                "priority": priority,
+                "model": model,
+                "metadata": metadata or {},
+                "webhook": webhook,
+            },
+        )
+        await files.delete(stored)
+        return await self._call(Verb.BATCH_SHOW, BatchRef(batch), Batch)
+
+    async def bad_lines(self, batch: UUID) -> AsyncIterator[Fault]:
+        """Yield the lines of a file's batch that cannot run, in order."""
+        async for fault in self._files().bad_lines(batch):
+            yield fault
+
+    def _files(self) -> Files:
+        if self._door.files is None:
+            message = "files are submitted over HTTP; over NATS send their lines: submit_many"
+            raise RequestRefused(Problem("bad_request", message))
+        return self._door.files
+
+    async def _stored(self, files: Files, stream: BinaryIO, content: FileContent, sent: Callable[[int], None]) -> str:
+        """Send a file until it is stored, each time from where it was. Gives up when nothing more of it comes through."""
+        patience = _Patience(self._patience_s)
+        while True:
+            try:
+                kept, stored = await files.kept(content)
+                if stored is not None:
+                    return stored
+                patience.note(kept)
+                sent(kept)
+                return await files.send(stream, content, offset=kept, sent=sent)
+            except Unavailable as error:
+                await patience.rest(error)
+            except RequestRefused as refused:
+                if refused.problem.code != "bad_offset":  # of an earlier try, parts may still have come in
+                    raise
+                await patience.rest(refused)
+
+    async def _created(self, files: Files, ask: dict[str, Any]) -> None:
+        """Ask for a batch until it is there: under one id it is made once."""
+        patience = _Patience(self._patience_s)
+        while True:
+            try:
+                return await files.create(ask)
+            except Unavailable as error:
+                await patience.rest(error)
+
+
+class _Patience:
+    """Waits between tries, longer each time, until nothing has come of them for some time."""
+
+    def __init__(self, most_s: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._most_s = most_s
+        self._reached = -1
+        self.note(0)
+
+    def note(self, reached: int) -> None:
+        """Note how far it is by now."""
+        if reached > self._reached:
+            self._reached = reached
+            self._end_s = self._loop.time() + self._most_s
+            self._wait_s = _FIRST_WAIT_S
+
+    async def rest(self, error: Exception) -> None:
+        """Wait a little. Raises the error, once it is time to give up."""
+        if self._loop.time() + self._wait_s > self._end_s:
+            raise error
+        await asyncio.sleep(self._wait_s)
+        self._wait_s = min(2 * self._wait_s, _LONGEST_WAIT_S)
+
+
+def _until(lane: Lane, within_ms: int | None, now_ms: int) -> tuple[str, int | None]:
+    """Return how long a batch may take as it is shown, and the instant if that is said by none of OpenAI's windows."""
+    if within_ms is None and lane in _WINDOWS:
+        return _WINDOWS[lane], None
+    within_ms = _INTERACTIVE_MS if within_ms is None else within_ms
+    return f"{within_ms // 1000}s", now_ms + within_ms
+
+
+async def _digest(file: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    file.seek(0)
+    while block := file.read(_BLOCK):
+        await asyncio.to_thread(digest.update, block)
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+update infermq.files set deleted_ms = $2 where id = $1 and stored_ms is null and deleted_ms is null
