@@ -117,8 +117,8 @@ async def a_database(base: str) -> AsyncIterator[str]:
     admin = await asyncpg.connect(urlunsplit(parts._replace(path="/postgres")))
     await admin.execute(f'create database "{name}" template "{parts.path.lstrip("/")}"')
     url = urlunsplit(parts._replace(path=f"/{name}"))
-    yield url
     try:
+        yield url
         await check_sums(url)
     finally:
         await admin.execute(f'drop database "{name}" with (force)')
