@@ -1,10 +1,13 @@
 """Refuses values that Postgres cannot store."""
 
 from collections.abc import Iterable
+from uuid import UUID
 
 from broker.errors import BadData
 
 _MOST = 1 << 63
+_ANY = frozenset({UUID, bytes, bool})
+"""The types of which Postgres stores all values."""
 
 
 def check_values(values: Iterable[object], *, keeps_json_as_text: bool = False) -> None:
@@ -13,6 +16,8 @@ def check_values(values: Iterable[object], *, keeps_json_as_text: bool = False) 
     JSON may not even have the escape of a NUL, unless it is kept as text.
     """
     for value in values:
+        if value is None or type(value) in _ANY:
+            continue
         if isinstance(value, str):
             _check_text(value, is_text=keeps_json_as_text)
         elif isinstance(value, int):
