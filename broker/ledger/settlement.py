@@ -100,8 +100,9 @@ class PgSettlement:
 _TRIES = 5
 """How often to begin again because a job was dispatched while its rows were locked. A guess: once is rare."""
 MOST_EXECUTIONS = 20
-"""How many executions of one attempt are recorded and charged. Workers make up the ids of executions, so whoever has the key
-of one could report an attempt without end. A guess: an attempt that is delivered a second time is rare.
+"""How many executions of one attempt are recorded and charged, beside the one that ends its job. Workers make up the ids of
+executions, so whoever has the key of one could report an attempt without end. A guess: an attempt that is delivered a second
+time is rare.
 """
 Ran = tuple[int, Verdict, Executed]
 """A verdict's place in its group, and the execution that it is on."""

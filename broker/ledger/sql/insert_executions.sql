@@ -1,4 +1,5 @@
--- The executions that are not recorded yet, as long as their attempt has fewer than $20; answers which.
+-- The executions that are not recorded yet, as long as their attempt has fewer than $20; one that ends
+-- its job always has room. Answers which.
 insert into infermq.executions (job, id, attempt, delivery, deployment, worker, outcome, failure, waste,
     mended, input_tokens, output_tokens, cached_tokens, cost_nano_usd, cost_source, started_ms, queue_ms, ttft_ms, run_ms)
 select job, id, attempt, delivery, deployment, worker, outcome, failure, waste,
@@ -9,7 +10,7 @@ select job, id, attempt, delivery, deployment, worker, outcome, failure, waste,
                       $15::text[], $16::bigint[], $17::bigint[], $18::bigint[], $19::bigint[])
             as u(job, id, attempt, delivery, deployment, worker, outcome, failure, waste, mended, input_tokens,
                  output_tokens, cached_tokens, cost_nano_usd, cost_source, started_ms, queue_ms, ttft_ms, run_ms)) u
- where nth <= $20 - (select count(*) from infermq.executions e where e.job = u.job and e.attempt = u.attempt)
+ where not u.waste or nth <= $20 - (select count(*) from infermq.executions e where e.job = u.job and e.attempt = u.attempt)
  order by job, id
 on conflict do nothing
 returning job, id

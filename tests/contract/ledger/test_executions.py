@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import pytest
 
 from broker.core.lost import lost_executions
-from broker.core.records import Spend
+from broker.core.records import Ignore, Spend
 from broker.core.settle import decide
+from broker.ledger.settlement import MOST_EXECUTIONS
 from broker.ports import Ledger
 from schemas.api import JobShow, State
 from schemas.job import Attempt
@@ -14,7 +15,7 @@ from schemas.outcome import EngineFault, Failed, Outcome, Report, Usage
 from schemas.ruling import EndRequest, Lost, Ruling
 from schemas.units import Ms, NanoUsd
 from tests.builders import a_report, a_success, an_attempt, an_id, now
-from tests.settling import PRICES, a_batch, running
+from tests.settling import PRICES, a_batch, a_verdict, running
 
 
 async def settle(ledger: Ledger, *items: Report | Ruling) -> None:
@@ -172,3 +173,20 @@ async def test_what_was_lost_of_a_request_is_charged_once_its_job_is_recorded(le
     assert (run.outcome, job.state) == (
         ("succeeded", State.SUCCEEDED) if order.startswith("reported") else ("lost", State.FAILED)
     )
+
+
+async def test_the_execution_that_ends_a_job_is_recorded_however_many_its_attempt_had(ledger: Ledger) -> None:
+    """Else the job would have an answer that no execution gave. The fixture checks the sums."""
+    attempt = await running(ledger)
+    wasted = [
+        a_verdict(attempt, a_success(usage=Usage(1, 0)), delivery=n, transition=Ignore())
+        for n in range(1, MOST_EXECUTIONS + 2)
+    ]
+    await ledger.settlement.settle(wasted[:-1], now=now())
+
+    end = a_verdict(attempt, a_success(usage=Usage(1, 0)), delivery=MOST_EXECUTIONS + 2)
+    await ledger.settlement.settle([end, wasted[-1]], now=now())
+
+    job = await shown(ledger, attempt)
+    assert job.state is State.SUCCEEDED
+    assert [run.waste for run in job.executions] == [True] * MOST_EXECUTIONS + [False]

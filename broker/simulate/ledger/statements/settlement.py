@@ -207,7 +207,7 @@ def insert_executions(t: Tables, *values: Any) -> Rows:
         if attempt not in taken:
             taken[attempt] = sum(one.attempt == row.attempt for one in executions(t, row.job))
         taken[attempt] += 1
-        if taken[attempt] <= most:
+        if not row.waste or taken[attempt] <= most:
             check_day(t, row.job)
             found += [row] if t.executions.add(row) else []
     return found
