@@ -77,7 +77,8 @@ def _one(seed: int, scenario: "Scenario | None", *, story: bool, keep: Path | No
     ended = run_apart(seed, faults=None if scenario is None else scenario.faults, say=say)
     _show([ended], as_json=as_json)
     if ended.failures:
-        _keep(ended, keep)
+        if keep is not None or not as_json:
+            _keep(ended, keep)
         end_failed(f"seed {seed} failed")
 
 
@@ -95,7 +96,8 @@ def _many(first: int, seconds: float, processes: int, *, keep: Path | None, as_j
             err.print(f"{len(all_ended)} seeds in {said - began:.0f} s")
     _show(all_ended, as_json=as_json)
     if all_ended and all_ended[-1].failures:
-        _keep(all_ended[-1], keep)
+        if keep is not None or not as_json:
+            _keep(all_ended[-1], keep)
         end_failed(f"seed {all_ended[-1].seed} failed")
 
 

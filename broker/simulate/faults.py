@@ -6,6 +6,7 @@ from enum import StrEnum
 
 import msgspec
 
+from broker.simulate.cast.gate import Trap
 from broker.simulate.system import Member, System
 from broker.simulate.world.world import Process
 from schemas import subjects
@@ -41,6 +42,10 @@ class FaultKind(StrEnum):
     POSTGRES_FAILS = "postgres_fails"
     """Some transactions fail, before their commit or after it."""
     POSTGRES_SLOW = "postgres_slow"
+    STOP_IN_TRANSACTION = "stop_in_transaction"
+    """A broker makes no step for a while from just before or just after a commit of its own on."""
+    KILL_IN_TRANSACTION = "kill_in_transaction"
+    """A broker dies just before or just after a commit of its own."""
     DRAIN = "drain"
     """A worker is told to leave, and is started again."""
 
@@ -61,7 +66,21 @@ _WEIGHTS = {
     FaultKind.POSTGRES_FAILS: 3,
     FaultKind.POSTGRES_SLOW: 2,
     FaultKind.DRAIN: 2,
+    FaultKind.STOP_IN_TRANSACTION: 6,
+    FaultKind.KILL_IN_TRANSACTION: 6,
 }
+_AREAS = (
+    "intake",
+    "attempts",
+    "attempts",
+    "settlement",
+    "instructions",
+    "suspects",
+    "cancels",
+    "deliveries",
+    "leadership",
+)
+"""Of the ledger: where a broker is caught in a transaction."""
 _OF_A_PROCESS = {
     FaultKind.KILL, FaultKind.STOP, FaultKind.SLOW, FaultKind.SKEW, FaultKind.CUT, FaultKind.STALL, FaultKind.DRAIN,
 }  # fmt: skip
@@ -71,6 +90,8 @@ _AMOUNTS: dict[FaultKind, tuple[float, ...]] = {
     FaultKind.POSTGRES_FAILS: (0.02, 0.1, 0.5),
     FaultKind.POSTGRES_SLOW: (10, 50),
     FaultKind.SLOW: (0.2, 0.02),
+    FaultKind.STOP_IN_TRANSACTION: (0, 1),
+    FaultKind.KILL_IN_TRANSACTION: (0, 1),
 }
 
 
@@ -79,13 +100,16 @@ class Fault(msgspec.Struct, frozen=True, omit_defaults=True):
     kind: FaultKind
     who: str = ""
     """The process, or the stream."""
+    where: str = ""
+    """The area of the ledger in whose transaction it happens."""
     for_s: float = 0.0
     amount: float = 0.0
     """Steps until it dies, milliseconds of a skew, how likely a transaction fails, how many times slower it is."""
 
     def __str__(self) -> str:
         how_long = f" for {self.for_s:.2f} s" if self.for_s else ""
-        return f"{self.kind}{self.who and ' of ' + self.who}{how_long}"
+        where = self.where and f" {'after' if self.amount else 'before'} a commit of {self.where}"
+        return f"{self.kind}{self.who and ' of ' + self.who}{where}{how_long}"
 
 
 def draw(chance: random.Random, system: System) -> list[Fault]:
@@ -93,12 +117,15 @@ def draw(chance: random.Random, system: System) -> list[Fault]:
     number = chance.choice((0, 1, 2, 3, 3, 5, 8, 13, 20))
     who = [*system.members, *(one.name for one in system.callers)]
     workers = [name for name in system.members if name.startswith("worker")]
+    brokers = [name for name in system.members if name.startswith("broker")]
     found = []
     for _ in range(number):
         kind = chance.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0]
         name = ""
         if kind in _OF_A_PROCESS:
             name = chance.choice(workers if kind is FaultKind.DRAIN else who)
+        elif kind in (FaultKind.STOP_IN_TRANSACTION, FaultKind.KILL_IN_TRANSACTION):
+            name = chance.choice(brokers)
         elif kind in (FaultKind.STREAM_LOST, FaultKind.FORGETFUL, FaultKind.TWICE):
             name = chance.choice((subjects.SUBMIT, subjects.RUN, subjects.RUN, subjects.OUTCOME, subjects.OUTCOME))
         found.append(_drawn(chance, kind, name))
@@ -111,8 +138,18 @@ def _drawn(chance: random.Random, kind: FaultKind, who: str) -> Fault:
     amount = chance.choice(_AMOUNTS.get(kind, (0.0,)))
     if kind is FaultKind.KILL:
         amount = amount * chance.random() + 1
-    lasting = kind not in (FaultKind.KILL, FaultKind.SKEW, FaultKind.CUT, FaultKind.TWICE, FaultKind.FORGETFUL)
-    return Fault(at_s, kind, who, for_s if lasting else 0.0, round(amount, 3))
+    if kind is FaultKind.SKEW and who.startswith("worker") and chance.random() < _WRONG_DAY:
+        amount *= 3600
+    where = chance.choice(_AREAS) if kind in _IN_TRANSACTION else ""
+    return Fault(at_s, kind, who, where, for_s if kind not in _MOMENTARY else 0.0, round(amount, 3))
+
+
+_WRONG_DAY = 0.5
+"""How many of the workers whose clocks are wrong do not even know the day. A broker's clock decides on deadlines."""
+_IN_TRANSACTION = {FaultKind.STOP_IN_TRANSACTION, FaultKind.KILL_IN_TRANSACTION}
+_MOMENTARY = {
+    FaultKind.KILL, FaultKind.SKEW, FaultKind.CUT, FaultKind.TWICE, FaultKind.FORGETFUL, FaultKind.KILL_IN_TRANSACTION,
+}  # fmt: skip
 
 
 class Faults:
@@ -155,6 +192,24 @@ class Faults:
         if (process := self._process(fault)) is not None:
             process.is_stopped = True
             self._later(fault, lambda: setattr(process, "is_stopped", False))
+
+    def _stop_in_transaction(self, fault: Fault) -> None:
+        self._trap(fault, self._stop)
+
+    def _kill_in_transaction(self, fault: Fault) -> None:
+        def kill(_: Fault) -> None:
+            if (process := self._process(fault)) is not None:
+                process.die("it is killed in a transaction")
+
+        self._trap(fault, kill)
+
+    def _trap(self, fault: Fault, spring: Callable[[Fault], object]) -> None:
+        def sprung() -> None:
+            self._world.story.tell(f"* {fault} happens")
+            spring(fault)
+
+        trap = Trap(fault.where, bool(fault.amount), sprung)
+        self._system.database.traps[fault.who] = trap
 
     def _slow(self, fault: Fault) -> None:
         if (process := self._process(fault)) is not None:

@@ -95,6 +95,7 @@ class Run:
     def _until_quiet(self, world: World, system: System) -> float:
         began_s = world.now_s()
         world.story.tell("* all is healed")
+        system.database.traps.clear()
         system.heal()
         if not world.run(lambda: not what_is_open(system), within_s=QUIET_S):
             world.failed(f"not quiet {QUIET_S:.0f} s after the last fault: {'; '.join(what_is_open(system))}")

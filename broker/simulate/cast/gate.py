@@ -1,10 +1,11 @@
 """What lies between a process and the ledger: time, and a database that is away or fails before or after its commit."""
 
 import asyncio
-import random
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from broker.errors import NoConnection, Unavailable
+from broker.simulate.world.world import Process
 
 _QUICK_S, _SLOW_S = 0.0005, 0.02
 _SLOW = 0.05
@@ -21,23 +22,45 @@ class Database:
     slow: float = 1.0
     """How many times as long it takes."""
     transactions: int = 0
+    traps: dict[str, "Trap"] = field(default_factory=dict)
+    """What is to happen to processes, by name, at a transaction of theirs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trap:
+    area: str
+    is_after: bool
+    """Whether it has committed, and the process does not know it yet."""
+    spring: Callable[[], object]
+    """Stops the process, or kills it."""
 
 
 class DatabaseGate:
     """Implements `broker.simulate.ledger.transactions.Gate` for one process."""
 
-    def __init__(self, database: Database, chance: random.Random) -> None:
+    def __init__(self, database: Database, process: Process) -> None:
         self._database = database
-        self._chance = chance
+        self._process = process
+        self._chance = process.random
 
     async def before(self, name: str) -> None:
         await self._wait()
         self._look(name)
+        await self._spring(name, is_after=False)
         self._database.transactions += 1
 
     async def after(self, name: str) -> None:
+        await self._spring(name, is_after=True)
         await self._wait()
         self._look(name)
+
+    async def _spring(self, name: str, *, is_after: bool) -> None:
+        """Fall into a trap that was set for this process here."""
+        trap = self._database.traps.get(self._process.name)
+        if trap is not None and trap.is_after == is_after and trap.area == name:
+            del self._database.traps[self._process.name]
+            trap.spring()
+            await asyncio.sleep(0)
 
     def _look(self, name: str) -> None:
         if self._database.is_away:
