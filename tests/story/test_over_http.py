@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import os
 import re
 import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import UUID
@@ -149,6 +151,29 @@ async def test_a_file_goes_on_over_the_other_door(system: System, elsewhere: Els
 
     assert json.loads(made.stdout)["batch"]["id"] == json.loads(done.stdout)["batch"]["id"]
     assert json.loads(done.stdout)["batch"]["counts"]["succeeded"] == 50
+
+
+async def test_a_file_whose_lines_are_being_made_jobs_is_not_sent_once_more_over_nats(
+    system: System, elsewhere: Elsewhere
+) -> None:
+    lines = 60_000
+    elsewhere.a_file(*(f"u{n}" for n in range(lines)))
+    command = [sys.executable, "-m", "broker", "submit", "lines.jsonl", "--metadata", "made=now"]
+    environ = {**os.environ, **elsewhere.environ}
+    process = await asyncio.create_subprocess_exec(*command, cwd=elsewhere.folder, env=environ, stdout=-1, stderr=-1)
+    assert process.stderr is not None
+    said = (await process.stderr.readline()).decode()
+    process.kill()
+    await process.communicate()
+
+    words = ["submit", "lines.jsonl", "--data", str(system.data)]
+    done = await elsewhere.ran(*words)
+    shown = json.loads((await elsewhere.ran("batch", "show", said.split()[1], "--json")).stdout)
+    await elsewhere.ran("batch", "cancel", said.split()[1])
+
+    assert "whose lines are being made jobs" in done.stderr
+    assert f"{lines} jobs submitted" in done.stdout
+    assert (shown["jobs"], shown["counts"]["admitted"]) == (lines, lines)
 
 
 async def test_standard_input_and_a_file_that_was_submitted_before(elsewhere: Elsewhere) -> None:
