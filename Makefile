@@ -33,7 +33,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes 
   --no-emit-index-url
 
 .DEFAULT_GOAL := help
-.PHONY: help setup vllm peers bench-peers demo test test-chaos test-clients test-commands test-node test-readme test-vllm count machine chaos chaos-cluster fuzz mutate check format lock clean
+.PHONY: help setup vllm peers bench-peers demo test test-chaos test-clients test-commands test-node test-readme test-vllm count machine chaos chaos-cluster simulate fuzz mutate check format lock clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
@@ -136,6 +136,9 @@ count: $(STAMP) ## count what a job and a request cost, against what is kept in 
 
 machine: $(STAMP) ## do every transition of a job in any order, against a real ledger (STEPS=10000 SEED=1; a few minutes)
 	$(BIN)/python -m tests.transitions --steps $(STEPS) --seed $(SEED)
+
+simulate: $(STAMP) ## run seeds of the simulated world, whatever goes wrong in it (SECONDS=60)
+	PYTHONHASHSEED=0 $(BIN)/infermq simulate faults --seconds $(or $(SECONDS),60)
 
 chaos: $(STAMP) ## kill, stop and cut off everything under load (SEED="1 2 3" FAULTS=100; ten minutes a hundred)
 	$(BIN)/python -m tests.chaos run $(SEED) --faults $(FAULTS) --group $(GROUP) --size $(SIZE)
