@@ -10,6 +10,8 @@ from broker.simulate.cast.gate import Trap
 from broker.simulate.system import Member, System
 from broker.simulate.world.world import Process
 from schemas import subjects
+from schemas.job import Lane
+from schemas.subjects import Source
 
 FAULTS_S = 40.0
 """How long faults begin."""
@@ -46,8 +48,10 @@ class FaultKind(StrEnum):
     """A broker makes no step for a while from just before or just after a commit of its own on."""
     KILL_IN_TRANSACTION = "kill_in_transaction"
     """A broker dies just before or just after a commit of its own."""
-    DRAIN = "drain"
-    """A worker is told to leave, and is started again."""
+    LEAVE = "leave"
+    """A worker or a broker is told to leave, and is started again."""
+    RUBBISH = "rubbish"
+    """Somebody publishes what nobody can read."""
 
 
 _WEIGHTS = {
@@ -65,7 +69,8 @@ _WEIGHTS = {
     FaultKind.POSTGRES_AWAY: 2,
     FaultKind.POSTGRES_FAILS: 3,
     FaultKind.POSTGRES_SLOW: 2,
-    FaultKind.DRAIN: 2,
+    FaultKind.LEAVE: 4,
+    FaultKind.RUBBISH: 2,
     FaultKind.STOP_IN_TRANSACTION: 6,
     FaultKind.KILL_IN_TRANSACTION: 6,
 }
@@ -82,7 +87,7 @@ _AREAS = (
 )
 """Of the ledger: where a broker is caught in a transaction."""
 _OF_A_PROCESS = {
-    FaultKind.KILL, FaultKind.STOP, FaultKind.SLOW, FaultKind.SKEW, FaultKind.CUT, FaultKind.STALL, FaultKind.DRAIN,
+    FaultKind.KILL, FaultKind.STOP, FaultKind.SLOW, FaultKind.SKEW, FaultKind.CUT, FaultKind.STALL, FaultKind.LEAVE,
 }  # fmt: skip
 _AMOUNTS: dict[FaultKind, tuple[float, ...]] = {
     FaultKind.KILL: (1, 5, 20, 100),
@@ -116,14 +121,13 @@ def draw(chance: random.Random, system: System) -> list[Fault]:
     """Draw a schedule: mostly a few faults, sometimes many, sometimes none."""
     number = chance.choice((0, 1, 2, 3, 3, 5, 8, 13, 20))
     who = [*system.members, *(one.name for one in system.callers)]
-    workers = [name for name in system.members if name.startswith("worker")]
     brokers = [name for name in system.members if name.startswith("broker")]
     found = []
     for _ in range(number):
         kind = chance.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0]
         name = ""
         if kind in _OF_A_PROCESS:
-            name = chance.choice(workers if kind is FaultKind.DRAIN else who)
+            name = chance.choice(list(system.members) if kind is FaultKind.LEAVE else who)
         elif kind in (FaultKind.STOP_IN_TRANSACTION, FaultKind.KILL_IN_TRANSACTION):
             name = chance.choice(brokers)
         elif kind in (FaultKind.STREAM_LOST, FaultKind.FORGETFUL, FaultKind.TWICE):
@@ -149,6 +153,7 @@ _WRONG_DAY = 0.5
 _IN_TRANSACTION = {FaultKind.STOP_IN_TRANSACTION, FaultKind.KILL_IN_TRANSACTION}
 _MOMENTARY = {
     FaultKind.KILL, FaultKind.SKEW, FaultKind.CUT, FaultKind.TWICE, FaultKind.FORGETFUL, FaultKind.KILL_IN_TRANSACTION,
+    FaultKind.LEAVE, FaultKind.RUBBISH,
 }  # fmt: skip
 
 
@@ -262,8 +267,24 @@ class Faults:
         self._system.database.slow = fault.amount
         self._later(fault, lambda: setattr(self._system.database, "slow", 1.0))
 
-    def _drain(self, fault: Fault) -> None:
+    def _leave(self, fault: Fault) -> None:
         member = self._system.members.get(fault.who)
-        process = self._process(fault)
-        if process is not None and member is not None and member.life.worker is not None:
-            process.call_soon(member.life.worker.stop)
+        if (process := self._process(fault)) is None or member is None:
+            return
+        worker = getattr(member.life, "worker", None)
+        if worker is not None:
+            process.call_soon(worker.stop)
+        elif fault.who.startswith("broker"):
+            process.leave()
+
+    def _rubbish(self, _: Fault) -> None:
+        for subject in (
+            subjects.submit(Source(Lane.BULK, "quick", subjects.DEFAULT, subjects.DEFAULT)),
+            subjects.run("swift"),
+            subjects.now("swift"),
+            subjects.outcome("swift"),
+            subjects.RULING,
+            subjects.cancel_order("swift"),
+            subjects.infer("quick", subjects.DEFAULT, subjects.DEFAULT),
+        ):
+            self._system.network.server.publish(subject, "", b"", b"\xc1 nobody can read this")

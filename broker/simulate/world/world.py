@@ -62,6 +62,7 @@ class Process:
         """Its main task has ended by itself."""
         self.on_death: list[Callable[[], None]] = []
         """What the world does when it dies: connections are cut."""
+        self._main: asyncio.Task[object] | None = None
         self._kept: list[object] = []
         """Its tasks, after its death. While they are kept, no `finally` of theirs runs."""
 
@@ -79,8 +80,8 @@ class Process:
 
     def start(self, main: Coroutine[Any, Any, object]) -> None:
         """Run this as its main task. What it raises is a fault of the process."""
-        task = self.loop.create_task(main, name="main")
-        task.add_done_callback(self._ended)
+        self._main = self.loop.create_task(main, name="main")
+        self._main.add_done_callback(self._ended)
 
     def call_soon(self, call: Callable[..., object], *args: object) -> None:
         """Have it make a call, from outside."""
@@ -98,6 +99,11 @@ class Process:
 
     def say(self, text: str) -> None:
         self.world.story.tell(f"{self} {text}")
+
+    def leave(self) -> None:
+        """End as somebody does who is asked to: by cancelling its main task."""
+        if self._main is not None:
+            self.call_soon(self._main.cancel)
 
     def die(self, why: str) -> None:
         """End at once, as by SIGKILL: nothing of it runs any more."""
