@@ -394,8 +394,8 @@ class RequestState:
                     return next_actions
                 self.is_over = True
                 return [Rule(self.assignment.attempt, Failed(failure)), Tell(message)]
-            case Erred(problem) if problem.code == "expired" and now < self._entry.deadline_ms:
-                return self._lost(Problem("engine_fault", "the worker ended the request before its time was up"), now)
+            case Erred(Problem("expired")):
+                return self._worker_says_expired(now)
             case Erred(problem):
                 self.is_over = True
                 return [Rule(self.assignment.attempt, _outcome_of(problem)), Tell(message)]
@@ -404,6 +404,12 @@ class RequestState:
                 return [Tell(message)]
             case _:
                 assert_never(message)
+
+    def _worker_says_expired(self, now: Ms) -> Sequence[Action]:
+        """Tell the caller the same whoever notices first that the time is up. A worker cannot say so before it is."""
+        if now < self._entry.deadline_ms:
+            return self._lost(Problem("engine_fault", "the worker ended the request before its time was up"), now)
+        return self._time_is_up()
 
     def _check_time(self, now: Ms) -> Sequence[Action]:
         """End what took too long: the request at its deadline, an attempt when its worker is silent."""
@@ -521,11 +527,9 @@ class RequestState:
         return Assignment(placed.token, attempt, now, placed.worker, placed.is_apart)
 
 
-def _outcome_of(problem: Problem) -> Failed | Expired | Cancelled:
+def _outcome_of(problem: Problem) -> Failed | Cancelled:
     """The outcome to rule. The worker's report is more precise, if this version can read it."""
     match problem.code:
-        case "expired":
-            return Expired()
         case "cancelled":
             return Cancelled()
         case _:

@@ -281,6 +281,14 @@ def test_a_worker_that_goes_silent_in_its_answer_is_not_followed_by_another() ->
     assert (script.problem, len(script.handed), len(script.aborted)) == ("worker_lost", 1, 1)
 
 
+def test_at_the_deadline_a_caller_hears_the_same_whoever_notices_it_first() -> None:
+    script = Script(["d", "e"], now=DEADLINE_MS)
+
+    script.says(Erred(Problem("expired", "the deadline passed"), "1"))
+
+    assert (script.problem, script.ruled, len(script.handed)) == ("timed_out", [Expired()], 1)
+
+
 def test_a_deadline_ends_a_request_whatever_was_heard() -> None:
     for heard in (False, True):
         script = Script(["d", "e"], now=DEADLINE_MS - 1)
