@@ -174,7 +174,7 @@ USES: dict[str, Uses] = {
     "webhook test": Uses("", ("", "not-an-id", "NOBODY", "WEBHOOK extra", "WEBHOOK --colour")),
     "webhook deliveries": Uses("", ("extra", "--limit 0", "--status done", "--webhook not-an-id", "--colour")),
     "webhook resend": Uses("--failed-of WEBHOOK", ("", "not-an-id", "NOBODY", "--failed-of x", "--colour")),
-    "simulate": Uses("--help", ("", "chaos", "--json", "--colour"), has_json=False),
+    "simulate": Uses("--help", ("", "chaos", "--json", "--colour", "faults faults"), has_json=False),
     "simulate faults": Uses(
         "", ("extra", "--seed x", "--seconds 0", "--processes 0", "--scenario NO_FILE", "--colour")
     ),
