@@ -75,16 +75,9 @@ _WEIGHTS = {
     FaultKind.KILL_IN_TRANSACTION: 6,
 }
 _AREAS = (
-    "intake",
-    "attempts",
-    "attempts",
-    "settlement",
-    "instructions",
-    "suspects",
-    "cancels",
-    "deliveries",
-    "leadership",
-)
+    "attempts", "attempts", "attempts", "attempts", "intake", "settlement", "instructions", "suspects", "cancels",
+    "deliveries", "leadership",
+)  # fmt: skip
 """Of the ledger: where a broker is caught in a transaction."""
 _OF_A_PROCESS = {
     FaultKind.KILL, FaultKind.STOP, FaultKind.SLOW, FaultKind.SKEW, FaultKind.CUT, FaultKind.STALL, FaultKind.LEAVE,
@@ -145,9 +138,13 @@ def _drawn(chance: random.Random, kind: FaultKind, who: str) -> Fault:
     if kind is FaultKind.SKEW and who.startswith("worker") and chance.random() < _WRONG_DAY:
         amount *= 3600
     where = chance.choice(_AREAS) if kind in _IN_TRANSACTION else ""
+    if kind is FaultKind.STOP_IN_TRANSACTION:
+        for_s = round(chance.choice(_DEPOSED_S) * (1 + chance.random()), 3)
     return Fault(at_s, kind, who, where, for_s if kind not in _MOMENTARY else 0.0, round(amount, 3))
 
 
+_DEPOSED_S = (2.0, 5.0, 5.0, 10.0)
+"""Mostly longer than the lease of a leader."""
 _WRONG_DAY = 0.5
 """How many of the workers whose clocks are wrong do not even know the day. A broker's clock decides on deadlines."""
 _IN_TRANSACTION = {FaultKind.STOP_IN_TRANSACTION, FaultKind.KILL_IN_TRANSACTION}
