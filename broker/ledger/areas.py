@@ -36,7 +36,7 @@ from broker.ledger.sums import PgSums
 from broker.ledger.suspects import PgSuspects
 from broker.ledger.tenants import PgTenants
 from broker.ledger.webhooks import PgDeliveries, PgWebhooks
-from broker.ports import Blobs, BlobStores, Clock, Ledger
+from broker.ports import Blobs, BlobStores, Clock, Ledger, SumsLedger
 from schemas.instructions import InstructionKind
 
 STEPS: Mapping[InstructionKind, Step] = {
@@ -64,39 +64,58 @@ async def open_ledger(
     `stores` adds other stores of files to the one in Postgres, and chooses that for new files.
     """
     async with databases.open(url, connections=connections, check=check_up_to_date) as database:
-        days = Days(database, clock)
-        seal_keys = PgSealKeys(database)
         of_files = stores(PgBlobs(database))
-        yield Ledger(
-            intake=PgIntake(database, days),
-            dead_letters=PgDeadLetters(database),
-            backlog=PgBacklog(database),
-            attempts=PgAttempts(database, seal_keys),
-            settlement=PgSettlement(database, days),
-            suspects=PgSuspects(database, seal_keys),
-            leadership=PgLeadership(database),
-            spend=PgSpend(database),
-            batches=PgBatches(database),
-            jobs=PgJobs(database),
-            retries=PgRetries(database),
-            instructions=PgInstructions(database, days, {**steps, InstructionKind.EXPAND: expanding(of_files)}),
-            files=PgFiles(database),
-            stores=of_files,
-            file_batches=PgFileBatches(database),
-            cancels=PgCancels(database),
-            changes=PgChanges(database),
-            cancel_orders=PgCancelOrders(database),
-            replays=PgReplays(database),
-            catalogs=PgCatalogs(database),
-            controls=PgControls(database),
-            audit=PgAudit(database),
-            status=PgStatus(database),
-            sums=PgSums(database),
-            retention=PgRetention(database),
-            days=days,
-            seal_keys=seal_keys,
-            tenants=PgTenants(database),
-            api_keys=PgApiKeys(database),
-            webhooks=PgWebhooks(database),
-            deliveries=PgDeliveries(database),
+        yield areas_over(
+            lambda _: database, clock=clock, stores=of_files, expanded=of_files, sums=PgSums(database), steps=steps
         )
+
+
+def areas_over(
+    database: Callable[[str], Database],
+    *,
+    clock: Clock,
+    stores: BlobStores,
+    expanded: BlobStores,
+    sums: SumsLedger,
+    steps: Mapping[InstructionKind, Step],
+) -> Ledger:
+    """Make all areas, each over the database that is returned for its name.
+
+    `expanded` are the stores as a page that expands a file reads them, within its transaction.
+    """
+    days = Days(database("days"), clock)
+    seal_keys = PgSealKeys(database("seal_keys"))
+    steps = {**steps, InstructionKind.EXPAND: expanding(expanded)}
+    return Ledger(
+        intake=PgIntake(database("intake"), days),
+        dead_letters=PgDeadLetters(database("dead_letters")),
+        backlog=PgBacklog(database("backlog")),
+        attempts=PgAttempts(database("attempts"), seal_keys),
+        settlement=PgSettlement(database("settlement"), days),
+        suspects=PgSuspects(database("suspects"), seal_keys),
+        leadership=PgLeadership(database("leadership")),
+        spend=PgSpend(database("spend")),
+        batches=PgBatches(database("batches")),
+        jobs=PgJobs(database("jobs")),
+        retries=PgRetries(database("retries")),
+        instructions=PgInstructions(database("instructions"), days, steps),
+        files=PgFiles(database("files")),
+        stores=stores,
+        file_batches=PgFileBatches(database("file_batches")),
+        cancels=PgCancels(database("cancels")),
+        changes=PgChanges(database("changes")),
+        cancel_orders=PgCancelOrders(database("cancel_orders")),
+        replays=PgReplays(database("replays")),
+        catalogs=PgCatalogs(database("catalogs")),
+        controls=PgControls(database("controls")),
+        audit=PgAudit(database("audit")),
+        status=PgStatus(database("status")),
+        sums=sums,
+        retention=PgRetention(database("retention")),
+        days=days,
+        seal_keys=seal_keys,
+        tenants=PgTenants(database("tenants")),
+        api_keys=PgApiKeys(database("api_keys")),
+        webhooks=PgWebhooks(database("webhooks")),
+        deliveries=PgDeliveries(database("deliveries")),
+    )

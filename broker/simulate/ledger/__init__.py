@@ -2,7 +2,7 @@
 
 The areas of `broker.ledger` run as they are, over a connection for which each statement is a function over tables in memory.
 
-areas         opens all for a process      control        those in which people say what is to happen
+areas         opens all areas of `broker.ledger` for a process
 connection    stands in for Postgres       statements     a function for each statement
 stored        a row of each table          table          tables and indexes, of which a transaction changes all or nothing
 tables        all of them, with triggers   transactions   a method as one transaction, with a gate before and behind it
