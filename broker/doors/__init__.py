@@ -1,6 +1,7 @@
 """The ways in for callers. A door makes a principal out of what the caller shows, and has no rule of its own.
 
 nats_api    serves the API over NATS: request → use-case → answer
+nats_calls  whose a call over NATS is, and where its answer may go
 nats_infer  serves interactive requests over NATS: request → admission → relay
 http        serves OpenAI's API over HTTP, on the same relay and use-cases
 operations  the verbs of the API: what is asked, and the use-case that answers, the same for every door

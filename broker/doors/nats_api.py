@@ -17,10 +17,10 @@ from faststream.nats import NatsBroker, NatsMessage, NatsPublishCommand, NatsRes
 from faststream.nats.security import NatsNKey
 
 from broker.core.principal import Identify, Principal
-from broker.doors.operations import Operation, invalid, operations
+from broker.doors.nats_calls import caller_of, may_be_answered, problem_of_call
+from broker.doors.operations import Operation, operations
 from broker.ports import Clock
 from broker.service import Services
-from broker.service.refusal import Refusal, problem_of
 from schemas import subjects
 from schemas.api import ErrorBody, Problem
 from schemas.codec import ERROR, KIND, UNREADABLE, jsoned
@@ -84,22 +84,10 @@ def _handler(
 
     async def handle(ask: Any) -> msgspec.Struct:
         message: NatsMessage = context.get_local("message")
-        return await operation.use_case(await _caller(message.raw_message.subject, identify), ask)
+        return await operation.use_case(await caller_of(message.raw_message.subject, identify), ask)
 
     handle.__annotations__ = {"ask": operation.request}
     return handle
-
-
-async def _caller(subject: str, identify: Callable[[str, str], Awaitable[Principal | Problem]]) -> Principal:
-    """Make the principal of the caller that the subject names. Raises: Refusal, Unavailable."""
-    try:
-        _, tenant, key = subjects.parse_api(subject)
-    except ValueError as error:
-        raise Refusal(Problem("bad_name", str(error))) from error
-    caller = await identify(tenant, key)
-    if isinstance(caller, Problem):
-        raise Refusal(caller)
-    return caller
 
 
 async def _decoded(message: NatsMessage) -> object:
@@ -138,27 +126,13 @@ class _OnConnection(NatsBroker):
 
 
 class _OwnInboxes(BaseMiddleware[NatsPublishCommand, Any]):
-    """Leaves a call alone whose answer would go anywhere but to an inbox of its key, or nowhere.
-
-    NATS does not check that. A call without a reply subject may be an acknowledgement of the server's, which somebody
-    else has had sent here: nobody who calls wants no answer.
-    """
+    """Leaves a call alone whose answer would go anywhere but to an inbox of its key, or nowhere."""
 
     async def consume_scope(self, call_next: Callable[[Any], Awaitable[object]], msg: Any) -> object:
-        subject, reply_to = msg.raw_message.subject, msg.reply_to
-        if reply_to and subjects.may_answer(reply_to, *_caller_of(subject)):
+        if may_be_answered(msg.raw_message.subject, msg.reply_to):
             return await call_next(msg)
-        log.warning("call ignored subject=%s error=foreign or missing reply subject", subject)
         msg.reply_to = ""
         return None
-
-
-def _caller_of(subject: str) -> tuple[str, str]:
-    """Read the tenant and key whose call it is. What nobody can have built is nobody's."""
-    try:
-        return subjects.parse_api(subject)[1:]
-    except ValueError:
-        return subjects.DEFAULT, subjects.DEFAULT
 
 
 class _TooLargeAnswers(BaseMiddleware[NatsPublishCommand, Any]):
@@ -185,9 +159,7 @@ def _errors() -> ExceptionMiddleware:
 
     @middleware.add_handler(Exception, publish=True)
     async def answer(error: Exception) -> NatsResponse:
-        problem = (
-            invalid(str(error), within=".ask") if isinstance(error, msgspec.ValidationError) else problem_of(error)
-        )
+        problem = problem_of_call(error, within=".ask")
         return NatsResponse(jsoned(ErrorBody(problem)), headers={KIND: ERROR})
 
     return middleware

@@ -7,12 +7,12 @@ from typing import Any
 import msgspec
 
 from broker.core.principal import Identify
-from broker.doors.operations import Operation, invalid, operations
+from broker.doors.nats_calls import caller_of, may_be_answered, problem_of_call
+from broker.doors.operations import Operation, operations
 from broker.ports import Clock
 from broker.service import Services
-from broker.service.refusal import Refusal, problem_of
 from schemas import subjects
-from schemas.api import ErrorBody, Problem
+from schemas.api import ErrorBody
 from schemas.codec import ERROR, KIND, jsoned
 from schemas.jetstream import Message, NatsConnection
 from schemas.subjects import Verb
@@ -24,12 +24,16 @@ async def plain_api(nc: NatsConnection, services: Services, identify: Identify, 
 
     def answering(operation: Operation[Any]) -> Callable[[Message], Awaitable[None]]:
         async def answer(message: Message) -> None:
+            if not may_be_answered(message.subject, message.reply):
+                return
             try:
-                ended = await _answer(operation, message, identify, clock)
+                caller = await caller_of(message.subject, lambda tenant, key: identify(tenant, key, clock()))
+                ask = msgspec.json.decode(message.data, type=operation.request)
+                ended = jsoned(await operation.use_case(caller, ask))
             except Exception as error:  # noqa: BLE001 - as the door over FastStream answers all of them
-                await nc.publish(message.reply, jsoned(ErrorBody(_problem(error))), headers={KIND: ERROR})
+                await nc.publish(message.reply, jsoned(ErrorBody(problem_of_call(error))), headers={KIND: ERROR})
             else:
-                await nc.publish(message.reply, jsoned(ended))
+                await nc.publish(message.reply, ended)
 
         return answer
 
@@ -38,15 +42,3 @@ async def plain_api(nc: NatsConnection, services: Services, identify: Identify, 
         pattern = subjects.api_pattern(verb).format(tenant="*", key="*")
         await nc.subscribe(pattern, queue=subjects.BROKERS, cb=answering(by_verb[verb]))
     yield
-
-
-async def _answer(operation: Operation[Any], message: Message, identify: Identify, clock: Clock) -> msgspec.Struct:
-    _, tenant, key = subjects.parse_api(message.subject)
-    caller = await identify(tenant, key, clock())
-    if isinstance(caller, Problem):
-        raise Refusal(caller)
-    return await operation.use_case(caller, msgspec.json.decode(message.data, type=operation.request))
-
-
-def _problem(error: Exception) -> Problem:
-    return invalid(str(error), within=".ask") if isinstance(error, msgspec.ValidationError) else problem_of(error)
