@@ -54,8 +54,7 @@ def faults(
         files = {"scenario": scenario, "keep": keep}
         given_words = [(f"--{name}", str(value)) for name, value in (options | files).items() if value is not None]
         flags = [flag for flag, is_set in (("--story", story), ("--json", as_json)) if is_set]
-        words = [*(word for pair in given_words for word in pair), *flags]
-        raise typer.Exit(_again([*words, *flags]))
+        raise typer.Exit(_again([*(word for pair in given_words for word in pair), *flags]))
     if given is not None:
         _one(given.seed, given, story=story, keep=keep, as_json=as_json)
     elif seed is not None:
@@ -75,11 +74,7 @@ def _one(seed: int, scenario: "Scenario | None", *, story: bool, keep: Path | No
 
     say = (lambda line: print(line, flush=True)) if story else None
     ended = run_apart(seed, faults=None if scenario is None else scenario.faults, say=say)
-    _show([ended], as_json=as_json)
-    if ended.failures:
-        if keep is not None or not as_json:
-            _keep(ended, keep)
-        end_failed(f"seed {seed} failed")
+    _end([ended], keep=keep, as_json=as_json)
 
 
 def _many(first: int, seconds: float, processes: int, *, keep: Path | None, as_json: bool) -> None:
@@ -94,6 +89,11 @@ def _many(first: int, seconds: float, processes: int, *, keep: Path | None, as_j
         if time.monotonic() - said > _EVERY_S:
             said = time.monotonic()
             err.print(f"{len(all_ended)} seeds in {said - began:.0f} s")
+    _end(all_ended, keep=keep, as_json=as_json)
+
+
+def _end(all_ended: "list[Ended]", *, keep: Path | None, as_json: bool) -> None:
+    """Say what the seeds came to, of which at most the last failed. Raises: typer.Exit, if it did."""
     _show(all_ended, as_json=as_json)
     if all_ended and all_ended[-1].failures:
         if keep is not None or not as_json:

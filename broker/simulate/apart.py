@@ -1,9 +1,9 @@
 """Runs seeds, each in a process of its own, so that all begin alike and none sees what another left behind."""
 
 import os
+import select
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
@@ -33,20 +33,21 @@ def run_many(
     say: Callable[[str], object] | None = None,
 ) -> Iterator[Ended]:
     """Run seeds, so many at once, while `go_on` says so; yield each as it ends."""
-    running: dict[int, tuple[int, int, float]] = {}
+    running: dict[int, tuple[int, int]] = {}
+    """The process and the seed, by the pipe in which it will tell its end."""
     left = iter(seeds)
     try:
         while True:
             while len(running) < processes and go_on() and (seed := next(left, None)) is not None:
                 pid, pipe = _forked(seed, faults, say)
-                running[pipe] = (pid, seed, time.monotonic())
+                running[pipe] = (pid, seed)
             if not running:
                 return
-            pipe = next(iter(running))
-            pid, seed, _ = running.pop(pipe)
-            yield _awaited(pid, pipe, seed)
+            for pipe in select.select(list(running), [], [])[0]:
+                pid, seed = running.pop(pipe)
+                yield _awaited(pid, pipe, seed)
     finally:
-        for pipe, (pid, _, _) in running.items():
+        for pipe, (pid, _) in running.items():
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
             os.close(pipe)

@@ -4,20 +4,20 @@ import random
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
+from broker.bus.connect import connected
 from broker.simulate.nats import faults
 from broker.simulate.nats.connection import MemoryConnection
 from broker.simulate.nats.server import Server
 from broker.simulate.world.world import Process, World
-from schemas.jetstream.connection_log import ConnectionLog
+from schemas.jetstream.client import NatsClient
 
 _QUICK_S, _SLOW_S = 0.0002, 0.01
 _SLOW = 0.02
 """How many messages take longer, as when a packet is lost and sent again."""
 _WITH_MACHINE = 0.5
 _URL = "memory://nats"
-_PENDING_BYTES = 16 * 1024 * 1024
 
 
 class Wire:
@@ -36,8 +36,10 @@ class Wire:
         """The process has died, and what it had not sent yet stays unsent."""
 
     def to_server(self, call: Callable[..., None], *args: object) -> None:
-        if self.is_gone:
-            return
+        if not self.is_gone:
+            self._up(call, *args)
+
+    def _up(self, call: Callable[..., None], *args: object) -> None:
         if self.is_stalled:
             self._stalled.append((True, call, args))
             return
@@ -64,7 +66,7 @@ class Wire:
         self.is_stalled = False
         held, self._stalled = self._stalled, deque()
         for is_up, call, args in held:
-            (self.to_server if is_up else self.to_client)(call, *args)
+            (self._up if is_up else self.to_client)(call, *args)
 
 
 class _Connection(MemoryConnection):
@@ -90,31 +92,17 @@ class Network:
 
     @asynccontextmanager
     async def connected(
-        self, process: Process, *, came_back: Callable[[], object] = lambda: None, inboxes: str = "_INBOX"
+        self, process: Process, *, came_back: Callable[[], None] = lambda: None, inboxes: str = "_INBOX"
     ) -> AsyncIterator[MemoryConnection]:
-        """Connect a process while the block runs, as `broker.bus.connect` does."""
+        """Connect a process while the block runs."""
         wire = Wire(process, self._chance, self._counted)
         nc = _Connection(self.server, wire, ids=self._name)
         if process not in self._ends:
             process.on_death.append(lambda: self._died(process))
         self._ends.setdefault(process, []).append((wire, nc))
         nc.inboxes = inboxes
-        told = ConnectionLog(nc, _URL, came_back=came_back)
-        try:
-            await nc.connect(
-                name=process.name,
-                error_cb=told.on_error,
-                disconnected_cb=told.on_lost,
-                reconnected_cb=told.on_back,
-                max_reconnect_attempts=-1,
-                reconnect_time_wait=1,
-                pending_size=_PENDING_BYTES,
-            )
-            told.connected()
+        async with connected(_URL, name=process.name, came_back=came_back, client=cast(NatsClient, nc)):
             yield nc
-        finally:
-            told.closing()
-            await nc.close()
 
     def _name(self) -> str:
         self._names += 1
@@ -123,7 +111,7 @@ class Network:
     def _died(self, process: Process) -> None:
         """End the connections of a process that has died: what it had sent arrives, unless its machine died with it."""
         with_machine = self._chance.random() < _WITH_MACHINE
-        for wire, nc in self._ends.pop(process, ()):
+        for wire, nc in self._ends.get(process, ()):
             nc.abandon()
             wire.is_gone = True
         if with_machine:

@@ -47,6 +47,7 @@ class Run:
     """None: drawn from the seed."""
 
     def run(self) -> Ended:
+        """Run the seed, in a process that ends afterwards: what died in the world must never be tidied up in it."""
         gc.disable()  # what collects garbage at any time would make `finally` blocks run at any time
         self.story.listen()
         world = World(self.seed, self.story)

@@ -29,6 +29,7 @@ LEASE_S = 6.0
 _AGAIN_S = 1.0
 """How long until a process that has ended is started again, at least."""
 _RESUME_S = 5.0
+"""How often to let all go on that is paused, once everything is healed."""
 
 
 @dataclass(slots=True)
@@ -36,12 +37,10 @@ class Member:
     """A broker or a worker, through all its lives."""
 
     name: str
-    start: Callable[[], Process]
+    start: Callable[[], None]
     process: Process | None = None
     life: Any = None
-    lives: int = 0
     skew_ms: int = 0
-    wanted: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,14 +169,12 @@ class System:
         process.start(caller.main())
 
     def _add(self, name: str, make: Callable[[Process], Any]) -> None:
-        def start() -> Process:
+        def start() -> None:
             process = self.world.process(name)
             member.process, member.life = process, make(process)
-            member.lives += 1
             process.skew_ms = member.skew_ms
             process.on_death.append(lambda: self._ended(member))
             process.start(member.life.main())
-            return process
 
         member = Member(name, start)
         self.members[name] = member
@@ -185,10 +182,8 @@ class System:
 
     def _ended(self, member: Member) -> None:
         """Start it again soon, as whoever supervises processes does."""
-        if member.wanted:
-            self.world.call_at(self.world.now_s() + _AGAIN_S * (1 + self._again.random()), self._restart, member)
+        self.world.call_at(self.world.now_s() + _AGAIN_S * (1 + self._again.random()), self._restart, member)
 
     def _restart(self, member: Member) -> None:
-        if member.wanted and (member.process is None or member.process.is_dead or member.process.is_over):
-            self.world.story.tell(f"{member.name} is started again")
-            member.start()
+        self.world.story.tell(f"{member.name} is started again")
+        member.start()

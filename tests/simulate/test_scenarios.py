@@ -21,6 +21,19 @@ def test_a_scenario_that_went_wrong_goes_right(file: Path) -> None:
     assert run_apart(scenario.seed, faults=scenario.faults).failures == ()
 
 
+def test_workers_that_do_not_know_the_day_fail_a_system_that_believes_them(tmp_path: Path) -> None:
+    (fault,) = planted(["a-workers-clock-ends-attempts"])
+    (file,) = (file for file in KEPT if file.stem == "workers-that-do-not-know-the-day")
+
+    with with_fault(fault) as copy:
+        ran = infermq(
+            "simulate", "faults", "--scenario", str(file), "--json", cwd=copy, environ={"PYTHONPATH": str(copy)}
+        )
+
+    assert ran.returncode == 1, ran.stderr
+    assert "and is expired" in ran.stdout
+
+
 def test_seeds_go_well_and_do_something() -> None:
     ended = list(run_many(range(1000, 1006), processes=2))
 

@@ -10,7 +10,7 @@ from schemas.jetstream import NatsConnection
 
 class Connect(Protocol):
     def __call__(
-        self, process: Process, *, came_back: Callable[[], object] = ..., inboxes: str = ...
+        self, process: Process, *, came_back: Callable[[], None] = ..., inboxes: str = ...
     ) -> AbstractAsyncContextManager[NatsConnection]:
         """Connect a process to NATS while the block runs, waiting for the server. After a loss, `came_back` is called.
 
