@@ -44,12 +44,6 @@ async def broker(nats_url: str, ledger_url: str, nc: Nats) -> AsyncIterator[Runn
         yield running
 
 
-@pytest.fixture
-async def http(broker: Running) -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(broker.api) as session:
-        yield session
-
-
 async def a_webhook(broker: Running, receiver: Receiver, *events: EventType) -> UUID:
     answer = await broker.client.create_webhook(WebhookCreate(url=receiver.url, events=events))
     receiver.secret = answer.secret

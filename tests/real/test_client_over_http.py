@@ -20,17 +20,10 @@ from schemas.jetstream.client import NatsClient as Nats
 from schemas.jetstream.trust import Trust
 from tests.builders import BODY, a_job, an_id
 from tests.proxy import Proxy, a_proxy
-from tests.real.test_broker import Running, a_broker, a_worker
+from tests.real.test_broker import Running
 from tests.system import until
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(60)]
-
-
-@pytest.fixture
-async def broker(nats_url: str, ledger_url: str, nc: Nats) -> AsyncIterator[Running]:
-    async with a_broker(nats_url, ledger_url, nc) as running, a_worker(nc):
-        await running.has_a_worker()
-        yield running
 
 
 @pytest.fixture

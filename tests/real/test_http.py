@@ -3,7 +3,6 @@
 import asyncio
 import io
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID
 
@@ -17,27 +16,13 @@ from broker.serve import serve
 from schemas import subjects
 from schemas.api import Problem, State
 from schemas.catalog import Catalog
-from schemas.jetstream.client import NatsClient as Nats
 from schemas.subjects import Verb
 from tests.builders import an_entropy, now
-from tests.real.test_broker import Running, a_broker, a_worker
+from tests.real.test_broker import Running
 from tests.system import until
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(60)]
 CHAT = "/v1/chat/completions"
-
-
-@pytest.fixture
-async def broker(nats_url: str, ledger_url: str, nc: Nats) -> AsyncIterator[Running]:
-    async with a_broker(nats_url, ledger_url, nc) as running, a_worker(nc):
-        await running.has_a_worker()
-        yield running
-
-
-@pytest.fixture
-async def http(broker: Running) -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(broker.api) as session:
-        yield session
 
 
 def a_body(text: str = "Hi.", **more: Any) -> dict[str, Any]:

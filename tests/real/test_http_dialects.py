@@ -29,12 +29,6 @@ async def broker(nats_url: str, ledger_url: str, nc: Nats) -> AsyncIterator[Runn
         yield running
 
 
-@pytest.fixture
-async def http(broker: Running) -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(broker.api) as session:
-        yield session
-
-
 def a_response(text: str = "Hi.", **more: Any) -> dict[str, Any]:
     return {"model": "m", "max_output_tokens": 4, "input": text, **more}
 

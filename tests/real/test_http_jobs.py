@@ -3,7 +3,6 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,23 +34,10 @@ from schemas.job import Job
 from schemas.subjects import Verb
 from tests.builders import CHAT, an_entropy, an_entry, now
 from tests.declared import declare_streams
-from tests.real.test_broker import Running, a_broker, a_worker
+from tests.real.test_broker import Running
 from tests.system import until
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(60)]
-
-
-@pytest.fixture
-async def broker(nats_url: str, ledger_url: str, nc: Nats) -> AsyncIterator[Running]:
-    async with a_broker(nats_url, ledger_url, nc) as running, a_worker(nc):
-        await running.has_a_worker()
-        yield running
-
-
-@pytest.fixture
-async def http(broker: Running) -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(broker.api) as session:
-        yield session
 
 
 def a_body(text: str = "Hi.", **more: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from broker.service.refusal import Refusal
 from schemas.api import Problem
 from schemas.jetstream.client import NatsClient as Nats
 from tests.builders import a_job, an_id
-from tests.real.test_broker import Running, a_broker, a_worker
+from tests.real.test_broker import Running, a_broker
 from tests.real.test_http_files import a_line, ended, got, made
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(60)]
@@ -26,19 +26,6 @@ class Event(NamedTuple):
     name: str
     id: str
     data: dict[str, Any]
-
-
-@pytest.fixture
-async def broker(nats_url: str, ledger_url: str, nc: Nats) -> AsyncIterator[Running]:
-    async with a_broker(nats_url, ledger_url, nc) as running, a_worker(nc):
-        await running.has_a_worker()
-        yield running
-
-
-@pytest.fixture
-async def http(broker: Running) -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(broker.api) as session:
-        yield session
 
 
 async def events(

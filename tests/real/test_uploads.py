@@ -18,27 +18,13 @@ from broker.errors import Unavailable
 from schemas.api import Batch, BatchStatus
 from schemas.endpoints import CHAT, EMBEDDINGS
 from schemas.files import Fault
-from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Lane
 from schemas.listing import JobFilter
 from tests.builders import an_id
 from tests.proxy import Proxy, a_proxy
-from tests.real.test_broker import Running, a_broker, a_worker
+from tests.real.test_broker import Running
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(60)]
-
-
-@pytest.fixture
-async def broker(nats_url: str, ledger_url: str, nc: Nats) -> AsyncIterator[Running]:
-    async with a_broker(nats_url, ledger_url, nc) as running, a_worker(nc):
-        await running.has_a_worker()
-        yield running
-
-
-@pytest.fixture
-async def http(broker: Running) -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(broker.api) as session:
-        yield session
 
 
 @pytest.fixture

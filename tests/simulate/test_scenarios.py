@@ -21,7 +21,7 @@ def test_a_scenario_that_went_wrong_goes_right(file: Path) -> None:
     assert run_apart(scenario.seed, faults=scenario.faults).failures == ()
 
 
-def test_workers_that_do_not_know_the_day_fail_a_system_that_believes_them(tmp_path: Path) -> None:
+def test_workers_that_do_not_know_the_day_fail_a_system_that_believes_them() -> None:
     (fault,) = planted(["a-workers-clock-ends-attempts"])
     (file,) = (file for file in KEPT if file.stem == "workers-that-do-not-know-the-day")
 
