@@ -8,7 +8,6 @@ from uuid import UUID
 
 from broker.client.door import FileContent, Files
 from broker.client.errors import RequestRefused
-from broker.client.ids import new_id
 from broker.client.session import Session
 from broker.errors import Unavailable
 from schemas.api import Batch, BatchRef, Problem
@@ -60,7 +59,7 @@ class FileClient(Session):
         size = file.seek(0, 2)
         content = FileContent(sha256=sha256 or await _digest(file), bytes=size, name=name, kept_s=_KEPT_S)
         stored = await self._stored(files, file, content, sent)
-        batch = new_id()
+        batch = self._new_id()
         window, deadline_ms = _until(lane, within_ms, ms_of(batch))
         await self._created(
             files,
