@@ -5,7 +5,7 @@ nats          a NATS server in memory                ledger      a ledger in mem
 network       the way to the server                  timers      the time of the world, as its servers need it
 cast          brokers, workers, callers              api         answers calls as the door does, without FastStream
 system        all of them together                   faults      what goes wrong, as a schedule
-invariants    what must hold                         run         one seed, from its beginning to the comparison
-apart         seeds in processes of their own, and shrinking
-scenarios     seeds and faults that are kept by name
+invariants    what must hold                         starts      what must hold whenever a job starts
+records       what must be on record                 run         one seed, from its beginning to the comparison
+apart         seeds in processes, and shrinking      scenarios   seeds and faults that are kept by name
 """

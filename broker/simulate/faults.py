@@ -219,6 +219,7 @@ class Faults:
             self._later(fault, lambda: setattr(process, "pace", 1.0))
 
     def _skew(self, fault: Fault) -> None:
+        self._system.is_skewed = True
         member: Member | None = self._system.members.get(fault.who)
         if member is not None:
             member.skew_ms = int(fault.amount)

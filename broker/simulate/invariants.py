@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from uuid import UUID
 
+from broker.simulate.records import broken_records
 from broker.simulate.system import System
 from schemas import subjects
 
@@ -52,6 +53,7 @@ def broken(system: System) -> Iterator[str]:
     yield from _batches(system)
     yield from _executions(system)
     yield from _told_by_webhooks(system)
+    yield from broken_records(system)
 
 
 def _promises(system: System) -> Iterator[str]:

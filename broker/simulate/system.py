@@ -16,10 +16,10 @@ from broker.simulate.cast.gate import Database, DatabaseGate
 from broker.simulate.cast.hooks import Endpoint
 from broker.simulate.cast.workers import Ran, SimulatedWorker, WorkerPlan
 from broker.simulate.ledger.areas import ledger_of
-from broker.simulate.ledger.stored import RunningRow
 from broker.simulate.ledger.tables import Tables
 from broker.simulate.ledger.transactions import OpenGate
 from broker.simulate.network import Network
+from broker.simulate.starts import Starts
 from broker.simulate.world.world import BEGAN_MS, Process, World
 from schemas import subjects
 from schemas.control import PauseKind
@@ -77,8 +77,10 @@ class System:
         """Accepted jobs that only a lost stream held."""
         self.outcomes_lost = False
         """Outcomes were lost that may be all there was of a request."""
+        self.is_skewed = False
+        """A clock was wrong, so that the order of instants says nothing."""
         self._again = world.chance("again")
-        self.tables.running.trigger = self._look_who_starts
+        Starts(world, self.tables, world.failed)
 
     def begin(self) -> None:
         """Apply a catalog, and start all."""
@@ -106,14 +108,6 @@ class System:
         by = Audited(uuid7(BEGAN_MS, 0), BEGAN_MS, "default", "setup")
         await ledger.tenants.create(TENANTS[1], None, by)
         await ledger.catalogs.apply(catalog_of(), "setup", BEGAN_MS)
-
-    def _look_who_starts(self, before: RunningRow | None, after: RunningRow | None) -> None:
-        """Look that nobody starts a job but the leader, whoever thinks to be it."""
-        leader, who = self.tables.leader.get(0), self.world.current
-        if before is not None or after is None or leader is None or who is None:
-            return
-        if leader.holder != who.name:
-            self.world.failed(f"{who} starts job {after.job} while {leader.holder} leads")
 
     def heal(self) -> None:
         """End what is still wrong: what is paused goes on, and clocks are right."""

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
@@ -72,6 +73,8 @@ class Told:
     """How each accepted job may end."""
     tenant: dict[UUID, str] = field(default_factory=dict)
     """Of each accepted job and batch."""
+    bodies: dict[UUID, bytes] = field(default_factory=dict)
+    """The request of each accepted job."""
     batches: dict[UUID, int] = field(default_factory=dict)
     """How many jobs each sealed batch has."""
     batch_of: dict[UUID, UUID] = field(default_factory=dict)
@@ -82,6 +85,8 @@ class Told:
     all_meddled: bool = False
     orders: dict[UUID, str] = field(default_factory=dict)
     """The instructions that were given, and whose they are."""
+    did: Counter[str] = field(default_factory=Counter)
+    """How often each action was done that is audited."""
     wrong: list[str] = field(default_factory=list)
     count: dict[str, int] = field(default_factory=dict)
 
@@ -165,14 +170,16 @@ class Caller:
         body = json.dumps(self._body(kind)).encode()
         return Submission.of(kind.model, body, id=job, lane=lane, deadline_ms=deadline, custom_id=str(job))
 
-    def _accept(self, job: UUID, kind: JobKind, batch: UUID | None = None) -> None:
+    def _accept(self, job: UUID, kind: JobKind, body: bytes, batch: UUID | None = None) -> None:
         self.told.accepted[job] = kind.ends
+        self.told.bodies[job] = body
         self.told.tenant[job] = self.tenant
         if batch is not None:
             self.told.batch_of[job] = batch
 
     async def _webhook(self) -> None:
         await self._client.create_webhook(WebhookCreate(url=ENDPOINT_URL, events=tuple(EventType)))
+        self.told.did["webhook-create"] += 1
 
     async def _batch(self) -> None:
         client = self._client
@@ -181,8 +188,8 @@ class Caller:
         jobs = [line_id(batch, line) for line in range(1, len(kinds) + 1)]
         ones = [self._submission(kind, job, Lane.BULK) for kind, job in zip(kinds, jobs, strict=True)]
         await self._until_done(lambda: client.submit_many(ones, batch_id=batch))
-        for job, kind in zip(jobs, kinds, strict=True):
-            self._accept(job, kind, batch)
+        for job, kind, one in zip(jobs, kinds, ones, strict=True):
+            self._accept(job, kind, one.job.body, batch)
         self.told.tenant[batch] = self.tenant
         await self._until_done(lambda: client.seal(batch, jobs=len(jobs)))
         self.told.batches[batch] = len(jobs)
@@ -191,7 +198,7 @@ class Caller:
         kind, job = self._kind(), self.new_id()
         one = self._submission(kind, job, self._chance.choice(tuple(Lane)))
         await self._until_done(lambda: self._client.submit_many([one]))
-        self._accept(job, kind)
+        self._accept(job, kind, one.job.body)
 
     async def _whole(self) -> None:
         kind = self._kind()
@@ -243,12 +250,18 @@ class Caller:
         choice = CancelChoice(model=self._chance.choice(("quick", "flaky")), tenant=self.tenant)
         with contextlib.suppress(*PASSING):
             self._ordered((await self._client.cancel_many(choice)).id)
+            self.told.did["cancel"] += 1
 
     async def _pause(self) -> None:
         """Pause something, and let it go on later, whatever happens meanwhile."""
-        kind, name = self._chance.choice(
-            ((PauseKind.MODEL, "flaky"), (PauseKind.LANE, "bulk"), (PauseKind.DEPLOYMENT, "swift"))
-        )
+        things = [
+            (PauseKind.MODEL, "flaky"),
+            (PauseKind.LANE, "bulk"),
+            (PauseKind.DEPLOYMENT, "swift"),
+            (PauseKind.TENANT, self.tenant),
+            *((PauseKind.BATCH, str(batch)) for batch in self._own(self.told.batches)[-1:]),
+        ]
+        kind, name = self._chance.choice(things)
         with contextlib.suppress(*PASSING):
             await self._client.pause(kind, name)
         await asyncio.sleep(self._chance.random() * 5)
@@ -267,12 +280,14 @@ class Caller:
         if own := self._own(self.told.batches):
             with contextlib.suppress(*PASSING):
                 self._ordered((await self._client.retry(self._chance.choice(own))).id)
+                self.told.did["retry"] += 1
 
     async def _replay(self) -> None:
         if own := self._own(self.told.batches):
             with contextlib.suppress(*PASSING):
                 choice = ReplayChoice(filter=JobFilter(batch=self._chance.choice(own)))
                 self._ordered((await self._client.replay(choice)).id)
+                self.told.did["replay"] += 1
 
     async def _requeue(self) -> None:
         with contextlib.suppress(*PASSING):

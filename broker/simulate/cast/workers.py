@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from itertools import count
 from uuid import UUID
@@ -12,6 +12,7 @@ import msgspec
 from broker.simulate.cast.processes import Connect
 from broker.simulate.world.world import Process
 from schemas.engine_options import FailureKind, SimulatedOptions
+from schemas.outcome import Failed, Succeeded
 from workers.catalog import ActiveCatalog, active_catalog, declared_lease_ms
 from workers.engines.simulated import Simulated, make
 from workers.life import live
@@ -22,25 +23,56 @@ from workers.worker import Worker
 _DRAIN_S = 20.0
 
 
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What an engine made of a request."""
+
+    outcome: Succeeded | Failed
+    by: Process
+
+
 @dataclass(slots=True)
 class Ran:
     """What engines really ran, whatever became of it."""
 
     begun: dict[UUID, int] = field(default_factory=dict)
     """How often each execution began."""
+    bodies: dict[UUID, bytes] = field(default_factory=dict)
+    """The request of each job."""
+    done: dict[UUID, Done] = field(default_factory=dict)
+    """By execution."""
+    deaths: dict[UUID, int] = field(default_factory=dict)
+    """How many processes each job has ended."""
+    wrong: list[str] = field(default_factory=list)
+    _running: set[tuple[int, UUID]] = field(default_factory=set)
+    """The number of a process, and a job."""
 
-    def began(self, request: EngineRequest) -> None:
-        execution = UUID(request.id.rpartition(".")[2])
+    def began(self, request: EngineRequest, by: Process) -> None:
+        job, execution = names_of(request)
         self.begun[execution] = self.begun.get(execution, 0) + 1
+        if self.bodies.setdefault(job, request.body) != request.body:
+            self.wrong.append(f"job {job} ran with the requests {self.bodies[job]!r} and {request.body!r}")
+        if (by.number, job) in self._running:
+            self.wrong.append(f"job {job} runs twice in {by}")
+        self._running.add((by.number, job))
+
+    def is_over(self, request: EngineRequest, by: Process) -> None:
+        self._running.discard((by.number, names_of(request)[0]))
+
+
+def names_of(request: EngineRequest) -> tuple[UUID, UUID]:
+    """Return the ids of the job and of the execution."""
+    job, _, execution = request.id.split(".")
+    return UUID(job), UUID(execution)
 
 
 class DeadlyEngine:
     """The simulated engine. A request that is scripted to crash ends its whole process."""
 
-    def __init__(self, engine: Simulated, *, deadly: tuple[bytes, ...], die: Callable[[], None], ran: Ran) -> None:
+    def __init__(self, engine: Simulated, *, deadly: tuple[bytes, ...], process: Process, ran: Ran) -> None:
         self._engine = engine
         self._deadly = deadly
-        self._die = die
+        self._process = process
         self._ran = ran
 
     async def start(self) -> Capacity:
@@ -56,14 +88,21 @@ class DeadlyEngine:
         await self._engine.close()
 
     async def run(self, request: EngineRequest) -> AsyncGenerator[Step, None]:
-        self._ran.began(request)
-        if any(words in request.body for words in self._deadly):
-            await asyncio.sleep(0.01)
-            self._die()
-            await asyncio.Event().wait()
-        async with contextlib.aclosing(self._engine.run(request)) as steps:
-            async for step in steps:
-                yield step
+        ran, (job, execution) = self._ran, names_of(request)
+        ran.began(request, self._process)
+        try:
+            if any(words in request.body for words in self._deadly):
+                await asyncio.sleep(0.01)
+                ran.deaths[job] = ran.deaths.get(job, 0) + 1
+                self._process.die("its engine crashed")
+                await asyncio.Event().wait()
+            async with contextlib.aclosing(self._engine.run(request)) as steps:
+                async for step in steps:
+                    if isinstance(step, Succeeded | Failed):
+                        ran.done[execution] = Done(step, self._process)
+                    yield step
+        finally:
+            ran.is_over(request, self._process)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,4 +150,4 @@ class SimulatedWorker:
         options = msgspec.convert(deployment.options, SimulatedOptions)
         deadly = tuple(one.match.encode() for one in options.failures if one.kind is FailureKind.CRASH)
         engine = make(deployment, Overrides(self.plan.slots))
-        return DeadlyEngine(engine, deadly=deadly, die=lambda: self.process.die("its engine crashed"), ran=self._ran)
+        return DeadlyEngine(engine, deadly=deadly, process=self.process, ran=self._ran)

@@ -1,0 +1,139 @@
+"""What the ledger of a simulated system must have on record: what was sent to it, what engines did and what that costs."""
+
+from collections import Counter
+from collections.abc import Iterator
+from uuid import UUID
+
+import msgspec
+
+from broker.simulate.ledger.statements.reading import failure_kind
+from broker.simulate.ledger.stored import DeliveryRow, ExecutionRow
+from broker.simulate.system import System
+from schemas.outcome import Succeeded
+
+_NANO_USD = {"swift": (1000, 2000), "steady": (1000, 2000), "spare": (0, 0)}
+"""What a token costs in each deployment, in and out (`cast.catalogs`)."""
+_ENDED = ("succeeded", "failed")
+_MOST_DEATHS = 10
+"""Of workers by one job. About 5 are promised while nobody else ends workers (`core.suspects`)."""
+_LATE_MS = 30_000
+"""By how much a message to an endpoint may be late."""
+
+
+def broken_records(system: System) -> Iterator[str]:
+    yield from system.ran.wrong
+    for job, times in system.ran.deaths.items():
+        if times > _MOST_DEATHS:
+            yield f"job {job} ended {times} workers"
+    yield from _jobs_as_sent(system)
+    for row in system.tables.executions:
+        yield from _execution(system, row)
+    yield from _unrecorded(system)
+    yield from _given_up(system)
+    yield from _results(system)
+    yield from _orders(system)
+    yield from _deliveries(system)
+
+
+def _jobs_as_sent(system: System) -> Iterator[str]:
+    """A job is its producer's, in the batch that it was sent in, and ran with the request that was sent."""
+    told, ran = system.told, system.ran
+    for job, body in told.bodies.items():
+        row = system.tables.jobs.get(job)
+        if row is None:
+            continue
+        has, sent = (row.tenant, row.batch), (told.tenant[job], told.batch_of.get(job))
+        if has != sent:
+            yield f"job {job} of tenant {sent[0]} and batch {sent[1]} is recorded as of {has[0]} and {has[1]}"
+        if ran.bodies.get(job, body) != body:
+            yield f"job {job} was sent with {body!r} and ran with {ran.bodies[job]!r}"
+
+
+def _execution(system: System, row: ExecutionRow) -> Iterator[str]:
+    """An execution is recorded as its engine did it, and costs what its tokens cost."""
+    done = system.ran.done.get(row.id)
+    if row.outcome == "succeeded" and done is None:
+        yield f"execution {row.id} of job {row.job} is recorded as succeeded, and no engine ended it"
+    if row.outcome in _ENDED and done is not None:
+        if (row.outcome == "succeeded") != isinstance(done.outcome, Succeeded):
+            yield f"execution {row.id} of job {row.job} is recorded as {row.outcome}, and was {done.outcome}"
+        used, has = done.outcome.usage, (row.input_tokens, row.output_tokens)
+        if (used.input_tokens, used.output_tokens) != has:
+            yield f"execution {row.id} used {used} and is recorded with {has}"
+    of_input, of_output = _NANO_USD[row.deployment]
+    cost = row.input_tokens * of_input + row.output_tokens * of_output
+    is_counted = row.cost_source.startswith("catalog") and not row.cost_source.endswith("estimate")
+    if is_counted and row.cost_nano_usd != cost:
+        yield f"execution {row.id} on {row.deployment} ({row.cost_source}) costs {row.cost_nano_usd}, its tokens {cost}"
+
+
+def _unrecorded(system: System) -> Iterator[str]:
+    """What an engine did is recorded if its worker still lives, which reports until it is heard."""
+    if system.outcomes_lost:
+        return
+    known = {row.id: row for row in system.tables.executions}
+    for execution, done in system.ran.done.items():
+        if done.by.is_dead or done.by.is_over:
+            continue
+        row = known.get(execution)
+        if row is None or row.outcome == "lost":
+            yield f"execution {execution} was done by {done.by}, which lives, and is {row and row.outcome}"
+
+
+def _given_up(system: System) -> Iterator[str]:
+    """A job is given up only once all of its attempts have failed. One that was thought lost may have failed as well."""
+    attempts = {(row.job, row.attempt) for row in system.tables.executions if row.outcome == "failed"}
+    failed = Counter(job for job, _ in attempts)
+    for row in system.tables.jobs:
+        is_given_up = row.state == "dead" and failure_kind(row.state, row.failure) != "worker_lost"
+        if is_given_up and failed[row.id] < row.max_attempts:
+            yield f"job {row.id} is dead after {failed[row.id]} failed attempts, and may have {row.max_attempts}"
+
+
+def _results(system: System) -> Iterator[str]:
+    """The result of a job is what the engine answered in the execution that counts."""
+    counts = {row.job: row.id for row in system.tables.executions if row.outcome == "succeeded" and not row.waste}
+    for row in system.tables.results:
+        done = system.ran.done.get(counts.get(row.job, row.job))
+        if row.body is not None and done is not None and row.body != getattr(done.outcome, "body", None):
+            yield f"the result of job {row.job} is not what its engine answered"
+
+
+def _orders(system: System) -> Iterator[str]:
+    """Every order that was taken is on record as its giver's, and every change has its row in the audit."""
+    for order, tenant in system.told.orders.items():
+        row = system.tables.instructions.get(order)
+        if row is None or row.ended_ms is None or row.tenant != tenant:
+            yield f"order {order} of {tenant} is {row}"
+    audited = Counter(row.action for row in system.tables.audit)
+    for action, times in system.told.did.items():
+        if audited[action] < times:
+            yield f"{action} was done {times} times, and audited {audited[action]} times"
+
+
+def _deliveries(system: System) -> Iterator[str]:
+    """Each endpoint is told once of each batch of its tenant, and nothing that is due lies about."""
+    now_ms = system.tables.timers.wall_ns() // 1_000_000
+    for row in system.tables.deliveries:
+        if row.delivered_ms is not None and f"evt_{row.event.hex}" not in system.endpoint.taken:
+            yield f"{row.type} of {_about(row)} is recorded as delivered, and came to nobody"
+        if row.delivered_ms is None and row.next_ms is not None and row.next_ms < now_ms - _LATE_MS:
+            yield f"{row.type} of {_about(row)} is due since {now_ms - row.next_ms} ms, after {row.attempts} attempts"
+    told = Counter((row.webhook, _about(row)) for row in system.tables.deliveries)
+    for (webhook, about), times in told.items():
+        if times > 1:
+            yield f"webhook {webhook} is told {times} times of {about}"
+    if not system.is_skewed:  # or it is not known which came first
+        yield from _told_of_batches(system, told)
+
+
+def _told_of_batches(system: System, told: Counter[tuple[UUID, str]]) -> Iterator[str]:
+    for batch in system.tables.batches:
+        hooks = [hook for hook in system.tables.webhooks if hook.tenant == batch.tenant]
+        for hook in hooks:
+            if hook.created_ms < (batch.completed_ms or 0) and not told[hook.id, str(batch.id)]:
+                yield f"webhook {hook.id} is told nothing of batch {batch.id}, which ended at {batch.completed_ms}"
+
+
+def _about(row: DeliveryRow) -> str:
+    return str(msgspec.json.decode(row.data)["id"])
