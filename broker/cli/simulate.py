@@ -117,7 +117,8 @@ def _show(all_ended: "list[Ended]", *, as_json: bool) -> None:
     failed = {str(ended.seed): list(ended.failures) for ended in all_ended if ended.failures}
     if as_json:
         digest = {"digest": all_ended[0].digest} if len(all_ended) == 1 else {}
-        print_json({**totals, "failed": failed, **digest})
+        died = sum((Counter(ended.died) for ended in all_ended), Counter[str]())
+        print_json({**totals, "failed": failed, "died": dict(sorted(died.items())), **digest})
         return
     for seed, failures in failed.items():
         print_text(f"seed {seed} failed:")

@@ -8,4 +8,5 @@ system        all of them together                   faults      what goes wrong
 invariants    what must hold                         starts      what must hold whenever a job starts
 records       what must be on record                 run         one seed, from its beginning to the comparison
 apart         seeds in processes, and shrinking      scenarios   seeds and faults that are kept by name
+waits         where a process may die of its waits
 """

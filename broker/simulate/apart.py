@@ -10,6 +10,7 @@ import msgspec
 
 from broker.simulate.faults import Fault
 from broker.simulate.run import Ended, Run
+from broker.simulate.waits import waits
 from broker.simulate.world.story import Story
 
 LONGEST_RUN_S = 120.0
@@ -33,6 +34,7 @@ def run_many(
     say: Callable[[str], object] | None = None,
 ) -> Iterator[Ended]:
     """Run seeds, so many at once, while `go_on` says so; yield each as it ends."""
+    waits()  # looked up once, before the processes part
     running: dict[int, tuple[int, int]] = {}
     """The process and the seed, by the pipe in which it will tell its end."""
     left = iter(seeds)
@@ -81,7 +83,7 @@ def _awaited(pid: int, reading: int, seed: int) -> Ended:
 def _broken(seed: int, why: str) -> Ended:
     return Ended(
         seed=seed, failures=(why,), faults=(), digest="", steps=0, messages=0, transactions=0, virtual_s=0.0,
-        quiet_s=0.0, jobs=0, replies=0, crashed={},
+        quiet_s=0.0, jobs=0, replies=0, died={},
     )  # fmt: skip
 
 

@@ -8,6 +8,8 @@ import msgspec
 
 from broker.simulate.cast.gate import Trap
 from broker.simulate.system import Member, System
+from broker.simulate.waits import waits
+from broker.simulate.world.waiting import Snare
 from broker.simulate.world.world import Process
 from schemas import subjects
 from schemas.job import Lane
@@ -20,6 +22,10 @@ FAULTS_S = 40.0
 class FaultKind(StrEnum):
     KILL = "kill"
     """A process dies at one of its next steps, whatever it waits for there, and is started again."""
+    KILL_AT_WAIT = "kill_at_wait"
+    """A process dies as soon as a task of it waits at a given line of ours: lines that are passed seldom, too, at which a
+    death at any step would hardly ever hit. If none waits there for a while, it may be told to leave, so that it passes what
+    ends and begins a life."""
     STOP = "stop"
     """A process makes no step for a while: a machine that swaps, a debugger, a paused container."""
     SLOW = "slow"
@@ -55,7 +61,8 @@ class FaultKind(StrEnum):
 
 
 _WEIGHTS = {
-    FaultKind.KILL: 10,
+    FaultKind.KILL: 8,
+    FaultKind.KILL_AT_WAIT: 14,
     FaultKind.STOP: 4,
     FaultKind.SLOW: 3,
     FaultKind.SKEW: 2,
@@ -84,6 +91,7 @@ _OF_A_PROCESS = {
 }  # fmt: skip
 _AMOUNTS: dict[FaultKind, tuple[float, ...]] = {
     FaultKind.KILL: (1, 5, 20, 100),
+    FaultKind.KILL_AT_WAIT: (1, 1, 2, 3, 6),
     FaultKind.SKEW: (-60_000, -3000, -300, 300, 3000, 60_000),
     FaultKind.POSTGRES_FAILS: (0.02, 0.1, 0.5),
     FaultKind.POSTGRES_SLOW: (10, 50),
@@ -99,14 +107,17 @@ class Fault(msgspec.Struct, frozen=True, omit_defaults=True):
     who: str = ""
     """The process, or the stream."""
     where: str = ""
-    """The area of the ledger in whose transaction it happens."""
+    """The area of the ledger in whose transaction it happens, or the file and line at which a task waits."""
     for_s: float = 0.0
     amount: float = 0.0
-    """Steps until it dies, milliseconds of a skew, how likely a transaction fails, how many times slower it is."""
+    """Steps until it dies, steps that end in a wait there until it does, milliseconds of a skew, how likely a transaction
+    fails, how many times slower it is."""
 
     def __str__(self) -> str:
         how_long = f" for {self.for_s:.2f} s" if self.for_s else ""
         where = self.where and f" {'after' if self.amount else 'before'} a commit of {self.where}"
+        if self.kind is FaultKind.KILL_AT_WAIT:
+            where = f" at {self.where}"
         return f"{self.kind}{self.who and ' of ' + self.who}{where}{how_long}"
 
 
@@ -123,6 +134,9 @@ def draw(chance: random.Random, system: System) -> list[Fault]:
             name = chance.choice(list(system.members) if kind is FaultKind.LEAVE else who)
         elif kind in (FaultKind.STOP_IN_TRANSACTION, FaultKind.KILL_IN_TRANSACTION):
             name = chance.choice(brokers)
+        elif kind is FaultKind.KILL_AT_WAIT:
+            found.append(_drawn_wait(chance, list(system.members)))
+            continue
         elif kind in (FaultKind.STREAM_LOST, FaultKind.FORGETFUL, FaultKind.TWICE):
             name = chance.choice((subjects.SUBMIT, subjects.RUN, subjects.RUN, subjects.OUTCOME, subjects.OUTCOME))
         found.append(_drawn(chance, kind, name))
@@ -143,6 +157,17 @@ def _drawn(chance: random.Random, kind: FaultKind, who: str) -> Fault:
     return Fault(at_s, kind, who, where, for_s if kind not in _MOMENTARY else 0.0, round(amount, 3))
 
 
+def _drawn_wait(chance: random.Random, members: list[str]) -> Fault:
+    """Draw a place, then somebody who may come by, from the beginning on."""
+    place = chance.choice(waits())
+    who = chance.choice([name for name in members if place.startswith(_CODE_OF[name.partition("-")[0]])])
+    leaves_after_s = round(chance.choice((0.0, 2.0, 8.0)) * (0.5 + chance.random()), 3)
+    at_s = round(chance.choice((0.0, chance.random() * FAULTS_S, chance.random() * FAULTS_S)), 3)
+    times = chance.choice(_AMOUNTS[FaultKind.KILL_AT_WAIT])
+    return Fault(at_s, FaultKind.KILL_AT_WAIT, who, place, leaves_after_s, times)
+
+
+_CODE_OF = {"broker": ("broker/", "schemas/"), "worker": ("workers/", "schemas/")}
 _DEPOSED_S = (2.0, 5.0, 5.0, 10.0)
 """Mostly longer than the lease of a leader."""
 _WRONG_DAY = 0.5
@@ -189,6 +214,27 @@ class Faults:
     def _kill(self, fault: Fault) -> None:
         if (process := self._process(fault)) is not None:
             process.fuse = int(fault.amount)
+
+    def _kill_at_wait(self, fault: Fault) -> None:
+        member = self._system.members.get(fault.who)
+        if member is None:
+            return
+
+        def kill() -> None:
+            if member.process is not None:
+                member.process.die(f"it is killed at {fault.where}")
+            if member.snare is snare:
+                member.snare = None
+
+        def leave() -> None:
+            if member.snare is snare:
+                self._leave(fault)
+
+        snare = member.snare = Snare(fault.where, int(fault.amount), kill)
+        if member.process is not None:
+            member.process.snare = snare
+        if fault.for_s:
+            self._world.call_at(self._world.now_s() + fault.for_s, leave)
 
     def _stop(self, fault: Fault) -> None:
         if (process := self._process(fault)) is not None:

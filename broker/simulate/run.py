@@ -35,8 +35,8 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
     """From the last fault and the last call until nothing was open."""
     jobs: int
     replies: int
-    crashed: dict[str, int]
-    """How often a process died while it waited here, by file and line."""
+    died: dict[str, int]
+    """How often a process died while it waited somewhere, by file and line."""
 
 
 @dataclass(slots=True)
@@ -45,12 +45,15 @@ class Run:
     story: Story = field(default_factory=Story)
     faults: Sequence[Fault] | None = None
     """None: drawn from the seed."""
+    waited: set[str] | None = None
+    """Gathers where tasks wait, if anybody wants to know."""
 
     def run(self) -> Ended:
         """Run the seed, in a process that ends afterwards: what died in the world must never be tidied up in it."""
         gc.disable()  # what collects garbage at any time would make `finally` blocks run at any time
         self.story.listen()
         world = World(self.seed, self.story)
+        world.waited = self.waited
         system = System(world, size_of(world.chance("size")))
         system.begin()
         schedule = draw(world.chance("faults"), system) if self.faults is None else self.faults
@@ -76,7 +79,7 @@ class Run:
             quiet_s=quiet_s,
             jobs=len(system.tables.jobs),
             replies=len(system.told.replies),
-            crashed={f"{file}:{line}": times for (file, line), times in world.crashed.items()},
+            died=dict(world.died),
         )
 
     def _look(self, world: World, system: System) -> None:

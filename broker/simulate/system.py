@@ -20,6 +20,7 @@ from broker.simulate.ledger.tables import Tables
 from broker.simulate.ledger.transactions import OpenGate
 from broker.simulate.network import Network
 from broker.simulate.starts import Starts
+from broker.simulate.world.waiting import Snare
 from broker.simulate.world.world import BEGAN_MS, Process, World
 from schemas import subjects
 from schemas.control import PauseKind
@@ -41,6 +42,8 @@ class Member:
     process: Process | None = None
     life: Any = None
     skew_ms: int = 0
+    snare: Snare | None = None
+    """Where it is to die, in whichever of its lives."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,11 +113,11 @@ class System:
         await ledger.catalogs.apply(catalog_of(), "setup", BEGAN_MS)
 
     def heal(self) -> None:
-        """End what is still wrong: what is paused goes on, and clocks are right."""
+        """End what is still wrong: what is paused goes on, clocks are right, and nobody dies any more."""
         for member in self.members.values():
-            member.skew_ms = 0
+            member.skew_ms, member.snare = 0, None
             if member.process is not None:
-                member.process.skew_ms = 0
+                member.process.skew_ms, member.process.snare = 0, None
         self._resume()
 
     def _resume(self) -> None:
@@ -166,7 +169,7 @@ class System:
         def start() -> None:
             process = self.world.process(name)
             member.process, member.life = process, make(process)
-            process.skew_ms = member.skew_ms
+            process.skew_ms, process.snare = member.skew_ms, member.snare
             process.on_death.append(lambda: self._ended(member))
             process.start(member.life.main())
 

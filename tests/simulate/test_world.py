@@ -1,15 +1,31 @@
 """Virtual time, whose turn it is, and what a death leaves undone."""
 
 import asyncio
+import dis
+import inspect
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from types import CodeType
+from typing import cast
 
 import pytest
 
+from broker.bus.connect import connected
+from broker.roles.tasks import Tasks
+from broker.simulate import waits
+from broker.simulate.nats.connection import MemoryConnection
+from broker.simulate.nats.server import Server
+from broker.simulate.network import Wire
 from broker.simulate.world.story import Story
+from broker.simulate.world.waiting import ROOT, Snare, places
 from broker.simulate.world.world import Process, Stuck, World
+from schemas.jetstream.client import NatsClient
+
+KEPT: list[World] = []
+"""Worlds with tasks that never end, so that nobody tidies them up."""
 
 
 def a_world(seed: int = 1) -> tuple[World, list[str]]:
@@ -24,6 +40,73 @@ async def worker(process: Process) -> None:
             process.say("works")
     finally:
         process.say("leaves")
+
+
+_COROUTINE = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
+
+
+def waiting_lines(code: CodeType) -> set[int]:
+    """Find the lines at which compiled coroutines wait."""
+    found = {
+        one.positions.lineno
+        for one in dis.get_instructions(code)
+        if code.co_flags & _COROUTINE
+        and one.opname == "SEND"
+        and one.positions is not None
+        and one.positions.lineno is not None
+    }
+    return found.union(*(waiting_lines(one) for one in code.co_consts if isinstance(one, CodeType)))
+
+
+def test_the_lines_at_which_code_may_wait_are_those_at_which_python_does() -> None:
+    sources = {file: Path(ROOT, file).read_text() for file in waits.files()}
+
+    found = {file: waits.lines(source) for file, source in sources.items()}
+
+    assert found == {file: waiting_lines(compile(source, file, "exec")) for file, source in sources.items()}
+    assert found["broker/roles/settle.py"]
+
+
+def test_a_process_dies_as_soon_as_a_task_of_it_waits_at_a_place() -> None:
+    """The place is asked for the second time."""
+    world, lines = a_world()
+    process = world.process("victim")
+    tasks = Tasks()
+
+    async def main() -> None:
+        for _ in range(3):
+            process.say("goes on")
+            tasks.spawn(asyncio.sleep(1))
+            await tasks.finish(5)
+
+    at = inspect.getsourcelines(Tasks.finish)
+    line = at[1] + next(number for number, text in enumerate(at[0]) if "await" in text)
+    process.snare = Snare(f"broker/roles/tasks.py:{line}", 2, lambda: process.die("it is killed there"))
+    process.start(main())
+    world.run(lambda: process.is_dead, within_s=100)
+
+    KEPT.append(world)
+    assert [line.split(maxsplit=2)[2] for line in lines] == ["goes on", "goes on", "dies: it is killed there"]
+    assert world.died == {f"broker/roles/tasks.py:{line}": 1}
+
+
+def test_a_task_waits_in_what_its_generators_wait_for() -> None:
+    world, _ = a_world()
+    process = world.process("one")
+    server = Server(world, unit=lambda: 0.0)
+    server.is_away = True
+    nc = MemoryConnection(server, Wire(process, world.chance("wire"), lambda: None), ids=lambda: "1")
+
+    async def main() -> None:
+        async with connected("memory://", name="one", client=cast(NatsClient, nc)):
+            pass
+
+    process.start(main())
+    world.run(lambda: False, within_s=1)
+
+    KEPT.append(world)
+    (task,) = (one for one in asyncio.all_tasks(process.loop) if one.get_name() == "main")
+    assert [place.partition(":")[0] for place in places(task)] == ["broker/bus/connect.py"]
 
 
 def test_time_jumps_to_what_is_due_next() -> None:

@@ -42,6 +42,11 @@ class Step:
         if self._call is not None:
             self._context.run(self._call, *self._args)
 
+    def task(self) -> "Task[Any] | None":
+        """Return the task of which it was a step."""
+        owner = getattr(self._call, "__self__", None)
+        return owner if isinstance(owner, Task) else None
+
 
 class Alarms(Protocol):
     """What a loop needs of the world."""

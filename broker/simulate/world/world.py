@@ -8,6 +8,7 @@ import asyncio
 import heapq
 import random
 import sys
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from itertools import count
@@ -15,6 +16,7 @@ from typing import Any
 
 from broker.simulate.world.loop import ProcessLoop, Step
 from broker.simulate.world.story import Story
+from broker.simulate.world.waiting import Snare, places
 from schemas.units import Ms
 
 STEP_S = 2e-6
@@ -57,6 +59,7 @@ class Process:
         self.is_stopped = False
         self.fuse: int | None = None
         """How many steps it still makes until it dies. None: it lives on."""
+        self.snare: Snare | None = None
         self.is_dead = False
         self.is_over = False
         """Its main task has ended by itself."""
@@ -111,7 +114,7 @@ class Process:
             return
         self.say(f"dies: {why}")
         tasks = asyncio.all_tasks(self.loop)
-        self.world.crashed_at(tasks)
+        self.world.died_in(tasks)
         self.is_dead = True
         self._kept = [*tasks, self.loop.ready]
         self.world.forget(self)
@@ -128,13 +131,6 @@ class Process:
         for call in self.on_death:
             call()
         self.on_death = []
-
-
-_OURS = ("/broker/", "/workers/", "/schemas/")
-
-
-def _is_ours(file: str) -> bool:
-    return any(part in file for part in _OURS) and "/simulate/" not in file
 
 
 def _told(error: BaseException) -> str:
@@ -162,8 +158,10 @@ class World:
         self.current: Process | None = None
         self.failures: list[str] = []
         """What must not happen and did."""
-        self.crashed: dict[tuple[str, int], int] = {}
+        self.died: Counter[str] = Counter()
         """How often a process died while a task of it waited here, by file and line."""
+        self.waited: set[str] | None = None
+        """Where tasks have waited. None: nobody wants to know."""
         self._dead: list[Process] = []
         self._made = 0
         self._now = 0.0
@@ -205,15 +203,9 @@ class World:
         self.failures.append(message)
         self.story.tell(f"FAILED {message}")
 
-    def crashed_at(self, tasks: "set[asyncio.Task[Any]]") -> None:
+    def died_in(self, tasks: "set[asyncio.Task[Any]]") -> None:
         for task in tasks:
-            waiting: Any = task.get_coro()
-            while waiting is not None:
-                frame = getattr(waiting, "cr_frame", None) or getattr(waiting, "ag_frame", None)
-                if frame is not None and _is_ours(frame.f_code.co_filename):
-                    place = (frame.f_code.co_filename, frame.f_lineno)
-                    self.crashed[place] = self.crashed.get(place, 0) + 1
-                waiting = getattr(waiting, "cr_await", None) or getattr(waiting, "ag_await", None)
+            self.died.update(places(task))
 
     def run(self, until: Callable[[], bool], *, within_s: float, steps: int = 20_000_000) -> bool:
         """Go on until something holds, or for so much virtual time. Return whether it holds. Raises: Stuck."""
@@ -273,9 +265,14 @@ class World:
                     break
                 self.counts.steps += 1
                 self._now += STEP_S
-                ready.popleft().run()
+                step = ready.popleft()
+                step.run()
                 if process.fuse is not None:
                     process.burn()
+                if process.snare is not None and (task := step.task()) is not None:
+                    process.snare.look(task)
+                if self.waited is not None and (task := step.task()) is not None:
+                    self.waited.update(places(task))
         except Exception as error:  # noqa: BLE001 - a callback that raises is a bug, as in asyncio
             self.failed(f"{process}: a callback raised {_told(error)}")
         finally:
