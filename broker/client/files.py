@@ -1,9 +1,11 @@
 """The part of the client that submits a whole file: it is stored first, and a broker makes its lines jobs."""
 
 import asyncio
+import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Callable
-from typing import Any, BinaryIO
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import Any, BinaryIO, TypeVar
 from uuid import UUID
 
 from broker.client.door import FileContent, Files
@@ -20,10 +22,13 @@ _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.1, 2.0
 """Between two tries to send the rest of a file."""
 _KEPT_S = 7 * 24 * 3600
 """How long a file is kept whose batch was not asked for: then the upload need not be repeated."""
+_SHARED = 5
+"""How often a file is stored again that others, who submit the same, have deleted."""
 _WINDOWS = {Lane.BULK: "24h", Lane.STANDARD: "1h"}
 """How long a batch may take if nothing is said: as long as single jobs of its lane."""
 _INTERACTIVE_MS = 120_000
 _BLOCK = 1 << 20
+T = TypeVar("T")
 
 
 class FileClient(Session):
@@ -58,14 +63,11 @@ class FileClient(Session):
         files = self._files()
         size = file.seek(0, 2)
         content = FileContent(sha256=sha256 or await _digest(file), bytes=size, name=name, kept_s=_KEPT_S)
-        stored = await self._stored(files, file, content, sent)
-        batch = self._new_id()
-        window, deadline_ms = _until(lane, within_ms, ms_of(batch))
-        await self._created(
-            files,
-            {
+
+        def ask(batch: UUID) -> dict[str, Any]:
+            window, deadline_ms = _until(lane, within_ms, ms_of(batch))
+            return {
                 "id": batch,
-                "input_file_id": stored,
                 "endpoint": "any",
                 "completion_window": window,
                 "deadline_ms": deadline_ms,
@@ -75,10 +77,12 @@ class FileClient(Session):
                 "model": model,
                 "metadata": metadata or {},
                 "webhook": webhook,
-            },
-        )
-        await files.delete(stored)
-        return await self._call(Verb.BATCH_SHOW, BatchRef(batch), Batch)
+            }
+
+        batch, stored = await self._accepted(lambda: self._stored(files, file, content, sent), files, ask)
+        with contextlib.suppress(Unavailable, RequestRefused):  # it is accepted: its file goes by itself, later
+            await files.delete(stored)
+        return await self._patiently(lambda: self._call(Verb.BATCH_SHOW, BatchRef(batch), Batch))
 
     async def bad_lines(self, batch: UUID) -> AsyncIterator[Fault]:
         """Yield the lines of a file's batch that cannot run, in order."""
@@ -90,6 +94,25 @@ class FileClient(Session):
             message = "files are submitted over HTTP; over NATS send their lines: submit_many"
             raise RequestRefused(Problem("bad_request", message))
         return self._door.files
+
+    async def _accepted(
+        self, stored: Callable[[], Awaitable[str]], files: Files, ask: Callable[[UUID], dict[str, Any]]
+    ) -> tuple[UUID, str]:
+        """Store a file, and have a batch made of it, once; return both. `ask` says what of, under an id.
+
+        Whoever submits the same content at the same time shares its file, and may have deleted it between the two.
+        """
+        for _ in range(_SHARED):
+            file, batch = await stored(), self._new_id()
+            asked = {**ask(batch), "input_file_id": file}
+            try:
+                await self._patiently(partial(files.create, asked))
+            except RequestRefused as refused:
+                if refused.problem.code != "unknown_file":
+                    raise
+            else:
+                return batch, file
+        raise Unavailable("infermq", "others delete the file again and again: submit it once")
 
     async def _stored(self, files: Files, stream: BinaryIO, content: FileContent, sent: Callable[[int], None]) -> str:
         """Send a file until it is stored, each time from where it was. Gives up when nothing more of it comes through."""
@@ -109,12 +132,12 @@ class FileClient(Session):
                     raise
                 await patience.rest(refused)
 
-    async def _created(self, files: Files, ask: dict[str, Any]) -> None:
-        """Ask for a batch until it is there: under one id it is made once."""
+    async def _patiently(self, act: Callable[[], Awaitable[T]]) -> T:
+        """Do what is safe to repeat until it succeeds."""
         patience = _Patience(self._patience_s)
         while True:
             try:
-                return await files.create(ask)
+                return await act()
             except Unavailable as error:
                 await patience.rest(error)
 

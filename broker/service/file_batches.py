@@ -12,6 +12,7 @@ from broker.core.authorise import Action
 from broker.core.openai_batch import ERRORS_SHOWN, batch_id, file_id
 from broker.core.principal import Principal
 from broker.core.records import ANY_ENDPOINT, Audited, BadLine, FileBatch, FileBatchState
+from broker.errors import Conflict
 from broker.ports import Clock, Entropy, FileBatchLedger, WebhookLedger
 from broker.service.refusal import Refusal, authorise, found
 from broker.service.repeats import RepeatService
@@ -87,7 +88,13 @@ class FileBatchService:
             priority=ask.priority,
         )
         by = Audited(uuid7(now, self.entropy()), now, principal.tenant, principal.key)
-        if await self.ledger.create(batch, ask.metadata, principal.tenant, by) is None:
+        try:
+            file = await self.ledger.create(batch, ask.metadata, principal.tenant, by)
+        except Conflict:  # an earlier try, for whose answer nobody waited, may have made it just now
+            if (known := await self.ledger.find(batch.id, principal.tenant)) is None:
+                raise
+            return known
+        if file is None:
             raise Refusal(Problem("unknown_file", f"there is no file {file_id(ask.file)}", "input_file_id"))
         await self.tell()
         return await self.show(principal, batch.id, action=Action.SUBMIT)

@@ -5,7 +5,7 @@ import hashlib
 import io
 import json
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import aiohttp
@@ -13,6 +13,8 @@ import asyncpg
 import pytest
 
 from broker.client import Client, RequestRefused
+from broker.client.http_door import HttpDoor
+from broker.client.http_files import HttpFiles
 from broker.core.files import PIECE_BYTES
 from broker.errors import Unavailable
 from schemas.api import Batch, BatchStatus
@@ -230,6 +232,60 @@ async def test_a_batch_is_made_once_under_its_id(
     assert answers[0][0] == 200
     assert made == 1
     assert taken in {404, 409}  # the id is of a batch that is of no file, whose file is gone
+
+
+async def test_a_batch_is_made_once_by_tries_at_once(http: aiohttp.ClientSession) -> None:
+    async with http.post("/v1/files", data={"purpose": "batch", "file": a_file(a_line("a"))}) as response:
+        file = (await response.json())["id"]
+    ask = {"id": str(an_id()), "input_file_id": file, "endpoint": CHAT.path, "completion_window": "24h"}
+
+    async def made() -> tuple[int, str]:
+        async with http.post("/v1/batches", json=ask) as response:
+            return response.status, (await response.json()).get("id", "")
+
+    answers = await asyncio.gather(*(made() for _ in range(8)))
+
+    assert set(answers) == {(200, "batch_" + ask["id"].replace("-", ""))}
+
+
+async def test_requests_of_which_no_batch_is_made_leave_no_file(http: aiohttp.ClientSession) -> None:
+    ask = {"id": str(an_id()), "requests": [a_line("a")], "endpoint": CHAT.path, "completion_window": "24h"}
+    statuses = []
+    for body in (ask, ask, {**ask, "id": str(an_id()), "completion_window": "8d"}):
+        async with http.post("/v1/batches", json=body) as response:
+            statuses.append(response.status)
+    async with http.get("/v1/files") as response:
+        files = (await response.json())["data"]
+
+    assert statuses == [200, 200, 400]
+    assert len(files) == 1
+
+
+class Meddler(HttpFiles):
+    """Deletes the file of a batch before or after it is made: as somebody does who submits the same at the same time."""
+
+    def __init__(self, door: HttpDoor, *, is_first: bool) -> None:
+        super().__init__(door._good_answer)
+        self._is_first = is_first
+        self._has_meddled = False
+
+    async def create(self, ask: Mapping[str, Any]) -> None:
+        if self._is_first and not self._has_meddled:
+            self._has_meddled = True
+            await self.delete(ask["input_file_id"])
+        await super().create(ask)
+        if not self._is_first:
+            await self.delete(ask["input_file_id"])
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_somebody_who_submits_the_same_at_the_same_time_does_no_harm(client: Client, when: str) -> None:
+    assert isinstance(client._door, HttpDoor)
+    client._door.files = Meddler(client._door, is_first=when == "before")
+
+    batch = await client.submit_file(a_file(a_line("a")))
+
+    assert (await ended(client, batch)).counts.succeeded == 1
 
 
 @pytest.mark.parametrize("deadline_ms", [1, 10**15], ids=["passed", "too far"])

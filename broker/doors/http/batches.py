@@ -90,9 +90,26 @@ class BatchRoutes:
         if (ask.input_file_id is None) is (ask.requests is None):
             raise Refusal(Problem("bad_request", "name a file, or send requests: one of both", "input_file_id"))
         if ask.input_file_id is not None:
-            file = await self._input(principal, ask.input_file_id)
+            state = await self._created(principal, ask, await self._input(principal, ask.input_file_id))
         else:
-            file = (await self._files.store(principal, "requests.jsonl", _lines(ask.requests or []))).id
+            state = await self._created_of_lines(principal, ask, ask.requests or [])
+        return await self._shown(state)
+
+    async def _created_of_lines(
+        self, principal: Principal, ask: BatchAsk, requests: list[msgspec.Raw]
+    ) -> FileBatchState:
+        """Make a batch of requests that are stored as a file first. If no batch is made of that, it is deleted."""
+        file = (await self._files.store(principal, "requests.jsonl", _lines(requests))).id
+        try:
+            state = await self._created(principal, ask, file)
+        except Refusal:
+            await self._files.delete(principal, file)
+            raise
+        if state.file != file:  # the batch was made before
+            await self._files.delete(principal, file)
+        return state
+
+    async def _created(self, principal: Principal, ask: BatchAsk, file: UUID) -> FileBatchState:
         wanted = NewFileBatch(
             id=ask.id,
             file=file,
@@ -107,7 +124,7 @@ class BatchRoutes:
             webhook=ask.webhook,
             files_last_ms=None if ask.output_expires_after is None else ask.output_expires_after.seconds * 1000,
         )
-        return await self._shown(await self._service.create(principal, wanted))
+        return await self._service.create(principal, wanted)
 
     async def _input(self, principal: Principal, name: str) -> UUID:
         """Find the id of a file of requests. Raises: Refusal."""
