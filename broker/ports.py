@@ -328,8 +328,11 @@ class ReplayLedger(Protocol):
 class Blobs(Protocol):
     """The content of files, in pieces (`core.files.PIECE_BYTES`)."""
 
-    async def put(self, file: UUID, number: int, piece: bytes) -> None:
-        """Keep a piece of a file. Pieces come in order, from 0 on. The same piece again stays as it is."""
+    async def put(self, file: UUID, number: int, piece: bytes) -> bool:
+        """Keep a piece of a file. Pieces come in order, from 0 on.
+
+        False: there is one of this number, which stays as it is.
+        """
 
     async def get(self, file: UUID, number: int) -> bytes | None:
         """Return a piece. None: the file has none of this number."""
@@ -363,8 +366,11 @@ class FileLedger(Protocol):
     async def discard(self, file: UUID, now: Ms) -> None:
         """Let an upload that is not whole be dropped."""
 
-    async def finish(self, file: UUID, size: int, now: Ms) -> File | None:
-        """Note that all of a file is kept. None: it was dropped meanwhile."""
+    async def finish(self, file: UUID, size: int, now: Ms, *, kept_ms: int | None = None) -> File | None:
+        """Note that all of a file is kept. None: it was dropped meanwhile, or is whole already.
+
+        `kept_ms`: how long after it was begun it expires, if it does.
+        """
 
     async def find(self, file: UUID, tenant: str, now: Ms) -> File | None: ...
 

@@ -44,9 +44,9 @@ class BucketBlobs:
             store = _connected(place)
             return cls(store, await asyncio.to_thread(_mark, store, new_mark))
 
-    async def put(self, file: UUID, number: int, piece: bytes) -> None:
+    async def put(self, file: UUID, number: int, piece: bytes) -> bool:
         with translated(BaseError, OSError):
-            await asyncio.to_thread(self._put, file, number, piece)
+            return await asyncio.to_thread(self._put, file, number, piece)
 
     async def get(self, file: UUID, number: int) -> bytes | None:
         with translated(BaseError, OSError):
@@ -56,8 +56,12 @@ class BucketBlobs:
         with translated(BaseError, OSError):
             await asyncio.to_thread(self._drop, files)
 
-    def _put(self, file: UUID, number: int, piece: bytes) -> None:
-        obstore.put(self._store, _key(file, number), packed(piece))
+    def _put(self, file: UUID, number: int, piece: bytes) -> bool:
+        try:
+            obstore.put(self._store, _key(file, number), packed(piece), mode="create")
+        except AlreadyExistsError:
+            return False
+        return True
 
     def _get(self, file: UUID, number: int) -> bytes | None:
         data = _read(self._store, _key(file, number))

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import tempfile
 from collections.abc import Collection
 from pathlib import Path
 from typing import Self
@@ -17,7 +18,7 @@ from broker.blobs.errors import translated
 from broker.blobs.pieces import packed, unpacked
 from broker.core.file_stores import MARK_FILE
 
-PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600
+PRIVATE_FOLDER = 0o700
 """Only the user of the brokers reads what tenants store."""
 
 
@@ -35,9 +36,9 @@ class DirectoryBlobs:
         with translated(OSError):
             return cls(root, await asyncio.to_thread(_mark, root, new_mark))
 
-    async def put(self, file: UUID, number: int, piece: bytes) -> None:
+    async def put(self, file: UUID, number: int, piece: bytes) -> bool:
         with translated(OSError):
-            await asyncio.to_thread(self._put, file, number, piece)
+            return await asyncio.to_thread(self._put, file, number, piece)
 
     async def get(self, file: UUID, number: int) -> bytes | None:
         with translated(OSError):
@@ -47,13 +48,13 @@ class DirectoryBlobs:
         with translated(OSError):
             await asyncio.to_thread(self._drop, files)
 
-    def _put(self, file: UUID, number: int, piece: bytes) -> None:
+    def _put(self, file: UUID, number: int, piece: bytes) -> bool:
         folder = self._folder(file)
         if number == 0:
             self._check()
             folder.mkdir(PRIVATE_FOLDER, exist_ok=True)
             _sync(self._root)
-        _write(_piece(folder, number), packed(piece))
+        return _write(_piece(folder, number), packed(piece))
 
     def _get(self, file: UUID, number: int) -> bytes | None:
         try:
@@ -88,24 +89,26 @@ def _mark(root: Path, new: str | None) -> str:
         with contextlib.suppress(FileExistsError):
             root.mkdir(PRIVATE_FOLDER)
             _sync(root.parent)
-        part = root / f"{MARK_FILE}.{new}"
-        _write(part, new.encode())
-        with contextlib.suppress(FileExistsError):  # another broker was first
-            os.link(part, file)
-        part.unlink()
-        _sync(root)
+        _write(file, new.encode())  # unless another broker was first
     return file.read_text()
 
 
-def _write(path: Path, data: bytes) -> None:
-    """Write a file so that nobody ever reads a part of it, and that it outlives a loss of power."""
-    part = path.with_name(f"{path.name}.part")
-    with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE_FILE), "wb") as written:  # noqa: PTH123
-        written.write(data)
-        written.flush()
-        os.fsync(written.fileno())
-    part.replace(path)
-    _sync(path.parent)
+def _write(path: Path, data: bytes) -> bool:
+    """Write a file so that nobody ever reads a part of it, and that it outlives a loss of power. False: it is there."""
+    opened, part = tempfile.mkstemp(".part", f"{path.name}.", path.parent)  # others may write the same file now
+    try:
+        with open(opened, "wb") as written:  # noqa: PTH123
+            written.write(data)
+            written.flush()
+            os.fsync(opened)
+        os.link(part, path)
+    except FileExistsError:
+        return False
+    else:
+        return True
+    finally:
+        Path(part).unlink()
+        _sync(path.parent)
 
 
 def _sync(folder: Path) -> None:

@@ -23,10 +23,10 @@ class PgBlobs:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def put(self, file: UUID, number: int, piece: bytes) -> None:
+    async def put(self, file: UUID, number: int, piece: bytes) -> bool:
         data = await asyncio.to_thread(packed, piece)
         async with self._database.connection() as connection:
-            await connection.execute(query("put_piece"), file, number, data)
+            return await connection.execute(query("put_piece"), file, number, data) == "INSERT 0 1"
 
     async def get(self, file: UUID, number: int) -> bytes | None:
         async with self._database.connection() as connection:
@@ -64,9 +64,9 @@ class PgFiles:
         async with self._database.connection() as connection:
             await connection.execute(query("discard_file"), file, now)
 
-    async def finish(self, file: UUID, size: int, now: Ms) -> File | None:
+    async def finish(self, file: UUID, size: int, now: Ms, *, kept_ms: int | None = None) -> File | None:
         async with self._database.connection() as connection:
-            row = await connection.fetchrow(query("finish_file"), file, size, now)
+            row = await connection.fetchrow(query("finish_file"), file, size, now, kept_ms)
         return None if row is None else _file_of(row)
 
     async def find(self, file: UUID, tenant: str, now: Ms) -> File | None:

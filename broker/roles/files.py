@@ -37,6 +37,7 @@ class FileDrop:
             for store, files in found.items():
                 if await self._is_dropped(store, files):
                     await self.ledger.dropped(files)
+                    await self._is_dropped(store, files)  # who still uploads one did not know yet that it is gone
                     log.info("dropped files=%d", len(files))
                 else:
                     away.add(store)

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -50,11 +51,10 @@ class FileService:
             created_ms=now,
         )
         await self.ledger.begin(file, store, principal.tenant, principal.key)
-        size = await self._put(blobs, file.id, content)
-        finished = await self.ledger.finish(file.id, size, self.clock())
-        if finished is None:  # the upload took so long that it was taken for cut off: what came since is nobody's
-            await blobs.drop([file.id])
-        return found(finished, f"file {file.id}")
+        async with self._unless_dropped(blobs, file.id):
+            size = await self._put(blobs, file.id, content)
+            # none if the upload took so long that it was taken for cut off
+            return found(await self.ledger.finish(file.id, size, self.clock()), f"file {file.id}")
 
     async def upload(self, principal: Principal, sha256: bytes, *, size: int) -> Upload | None:
         """Find the file with this content and size, whole or as far as it was uploaded."""
@@ -68,24 +68,42 @@ class FileService:
         known = await self.upload(principal, part.sha256, size=part.bytes)
         if known is not None and known.is_whole:
             return known.file
-        kept = 0 if known is None else known.file.bytes
-        if part.offset != kept:
-            message = f"of this file {kept} bytes are here: go on from there"
-            raise Refusal(Problem("bad_offset", message, "offset", kept))
+        if part.offset != _kept(known):
+            raise _bad_offset(known)
         begun = await self._begun(principal, part) if known is None else known
         file, blobs = begun.file.id, await self.stores.of(begun.store)
-        digest = await _digest(blobs, file, kept)
-        await self._put_rest(blobs, file, part, content, digest)
-        if digest.digest() != part.sha256:
-            await self.ledger.discard(file, self.clock())
-            message = "what came is not what the digest is of, so it was dropped: send the file again, from byte 0 on"
-            raise Refusal(Problem("bad_digest", message, "sha256"))
-        done = await self.ledger.finish(file, part.bytes, self.clock())
-        if done is None:
-            # sent by a connection that its client took for lost, the rest has come before
-            known = found(await self.upload(principal, part.sha256, size=part.bytes), f"file {file}")
-            return known.file
-        return done if part.kept_ms is None else await self.expire(principal, done.id, part.kept_ms)
+        async with self._unless_dropped(blobs, file):
+            digest = await _digest(blobs, file, part.offset)
+            await self._put_rest(blobs, file, part, content, digest)
+            if digest.digest() != part.sha256:
+                await self.ledger.discard(file, self.clock())
+                message = (
+                    "what came is not what the digest is of, so it was dropped: send the file again, from byte 0 on"
+                )
+                raise Refusal(Problem("bad_digest", message, "sha256"))
+            done = await self.ledger.finish(file, part.bytes, self.clock(), kept_ms=part.kept_ms)
+            if done is not None:
+                return done
+            # sent by a connection that its client took for lost, the rest has come before; or all was dropped
+            known = await self.upload(principal, part.sha256, size=part.bytes)
+            if known is None or not known.is_whole:
+                raise _bad_offset(known)
+        await self._drop_rest(blobs, file)
+        return known.file
+
+    @asynccontextmanager
+    async def _unless_dropped(self, blobs: Blobs, file: UUID) -> AsyncIterator[None]:
+        """Run the block, which puts pieces of a file. If that was dropped meanwhile, what came since is nobody's."""
+        try:
+            yield
+        except (Refusal, Unavailable, ConnectionError):
+            await self._drop_rest(blobs, file)
+            raise
+
+    async def _drop_rest(self, blobs: Blobs, file: UUID) -> None:
+        """Drop what was put to a file after that was dropped."""
+        if await self.ledger.store_of(file) is None:
+            await blobs.drop([file])
 
     async def _begun(self, principal: Principal, part: Part) -> Upload:
         store, now = await self.stores.current(), self.clock()
@@ -103,7 +121,7 @@ class FileService:
             async for data in content:
                 for piece in pieces.add(data):
                     await asyncio.to_thread(digest.update, piece)
-                    await blobs.put(file, kept // PIECE_BYTES, piece)
+                    await self._put_piece(blobs, file, kept // PIECE_BYTES, piece)
                     kept += PIECE_BYTES
                 if part.offset + pieces.bytes > part.bytes:
                     raise _not_so_long(part)
@@ -118,7 +136,13 @@ class FileService:
             raise _not_so_long(part)
         for piece in pieces.rest():
             digest.update(piece)
-            await blobs.put(file, kept // PIECE_BYTES, piece)
+            await self._put_piece(blobs, file, kept // PIECE_BYTES, piece)
+
+    async def _put_piece(self, blobs: Blobs, file: UUID, number: int, piece: bytes) -> None:
+        """Keep a piece of an upload. One that another try has left there must be the same. Raises: Refusal."""
+        if not await blobs.put(file, number, piece) and await blobs.get(file, number) != piece:
+            await self.ledger.discard(file, self.clock())
+            raise _bad_offset(None)
 
     def _too_large(self) -> Refusal:
         message = f"the file is larger than {self.most_bytes} bytes: split it"
@@ -207,9 +231,19 @@ async def _digest(blobs: Blobs, file: UUID, size: int) -> "hashlib._Hash":
     """Begin the digest of a file with the pieces of it that are kept."""
     digest = hashlib.sha256()
     for number in range(size // PIECE_BYTES):
-        piece = found(await blobs.get(file, number), f"file {file}")
+        if (piece := await blobs.get(file, number)) is None:  # it was dropped
+            raise _bad_offset(None)
         await asyncio.to_thread(digest.update, piece)
     return digest
+
+
+def _kept(known: Upload | None) -> int:
+    return 0 if known is None else known.file.bytes
+
+
+def _bad_offset(known: Upload | None) -> Refusal:
+    kept = _kept(known)
+    return Refusal(Problem("bad_offset", f"of this file {kept} bytes are here: go on from there", "offset", kept))
 
 
 def _not_so_long(part: Part) -> Refusal:

@@ -89,13 +89,22 @@ async def test_a_piece_is_returned_as_it_was_put(blobs: Blobs) -> None:
     assert await blobs.get(an_id(), 0) is None
 
 
-async def test_the_same_piece_again_stays_as_it_is(blobs: Blobs) -> None:
+async def test_a_piece_that_is_there_stays_as_it_is(blobs: Blobs) -> None:
     file = an_id()
 
-    for _ in range(2):
-        await blobs.put(file, 0, b"piece")
+    new = [await blobs.put(file, 0, piece) for piece in (b"piece", b"piece", b"other")]
 
+    assert new == [True, False, False]
     assert [await blobs.get(file, number) for number in range(2)] == [b"piece", None]
+
+
+async def test_of_several_who_put_a_piece_at_once_one_is_first(blobs: Blobs) -> None:
+    file, pieces = an_id(), [bytes([n]) * 300_000 for n in range(4)]
+
+    new = await asyncio.gather(*(blobs.put(file, 0, piece) for piece in pieces))
+
+    assert sorted(new) == [False, False, False, True]
+    assert await blobs.get(file, 0) == pieces[new.index(True)]
 
 
 async def test_of_the_files_that_are_dropped_nothing_is_left_and_of_others_all(blobs: Blobs) -> None:

@@ -1,15 +1,17 @@
 """Files in a directory or a bucket: who finds them again, what waits while the store is away, and what is left behind."""
 
 import asyncio
+import hashlib
 import logging
 import os
 import resource
 import stat
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import aiohttp
@@ -18,14 +20,16 @@ import pytest
 
 from broker.blobs.stores import Stores
 from broker.core.file_stores import MARK_FILE, POSTGRES
+from broker.core.files import Part
 from broker.core.openai_batch import status_of
 from broker.core.principal import open_principal
 from broker.errors import Unavailable
 from broker.ledger import open_ledger
-from broker.ports import Ledger
+from broker.ports import Blobs, FileLedger, Ledger
 from broker.roles.files import FileDrop
 from broker.service.files import FileService
 from broker.service.refusal import Refusal
+from schemas.files import File, Purpose
 from schemas.jetstream.client import NatsClient as Nats
 from schemas.units import Ms
 from tests.builders import an_entropy, an_id, now
@@ -40,6 +44,7 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(60)]
 ME = open_principal("default", "k")
 CONTENT = bytes(range(256)) * 9000
 """More than two pieces."""
+DIGEST = hashlib.sha256(CONTENT).digest()
 
 
 @asynccontextmanager
@@ -297,6 +302,119 @@ async def test_an_upload_that_took_so_long_that_it_was_dropped_leaves_nothing(
     connection = await asyncpg.connect(ledger_url)
     assert await connection.fetchval("select count(*) from infermq.blobs") == 0
     await connection.close()
+
+
+def a_part(content: bytes, offset: int = 0) -> Part:
+    sha256 = hashlib.sha256(content).digest()
+    return Part(sha256=sha256, bytes=len(content), offset=offset, name="in.jsonl", kept_ms=None)
+
+
+async def parts(*contents: bytes) -> AsyncIterator[bytes]:
+    for content in contents:
+        yield content
+
+
+@pytest.mark.parametrize("place", [POSTGRES, "directory"])
+async def test_what_another_try_left_is_not_taken_for_what_came(ledger_url: str, tmp_path: Path, place: str) -> None:
+    """Pieces that were not noted yet when a broker was killed may be of a file that has changed since."""
+
+    async def changed() -> AsyncIterator[bytes]:
+        yield bytes(len(CONTENT) - 1)
+        raise Unavailable("a test")
+
+    async with a_ledger(ledger_url, _url(place, tmp_path)) as ledger:
+        service = service_of(ledger)
+        with pytest.raises(Unavailable):
+            await service.go_on(ME, a_part(CONTENT), changed())
+        with pytest.raises(Refusal) as refused:
+            await service.go_on(ME, a_part(CONTENT), parts(CONTENT))
+        file = await service.go_on(ME, a_part(CONTENT), parts(CONTENT))
+
+        assert (refused.value.problem.code, refused.value.problem.limit) == ("bad_offset", 0)
+        assert await content_of(ledger, file.id) == CONTENT
+        await service.delete(ME, file.id)
+        await drop(ledger)
+        assert await pieces_in(ledger_url) == 0
+    assert left(tmp_path / "files") == []
+
+
+@pytest.mark.parametrize("place", [POSTGRES, "directory"])
+async def test_a_file_that_is_whole_is_not_written_over(ledger_url: str, tmp_path: Path, place: str) -> None:
+    """A connection that its client took for lost may go on, and bring what the file no longer is."""
+    async with a_ledger(ledger_url, _url(place, tmp_path)) as ledger:
+        service, files = service_of(ledger), list[UUID]()
+        await ledger.files.begin(
+            a_file := an_empty_file(), await ledger.stores.current(), "default", "k", sha256=DIGEST
+        )
+
+        async def late() -> AsyncIterator[bytes]:
+            files.append((await service.go_on(ME, a_part(CONTENT), parts(CONTENT))).id)
+            yield bytes(len(CONTENT))
+
+        with pytest.raises(Refusal) as refused:
+            await service.go_on(ME, a_part(CONTENT), late())
+
+        assert (refused.value.problem.code, files) == ("bad_offset", [a_file.id])
+        assert await content_of(ledger, a_file.id) == CONTENT
+
+
+async def test_an_upload_in_parts_that_was_dropped_is_begun_again_and_leaves_nothing(
+    ledger_url: str, tmp_path: Path
+) -> None:
+    root = tmp_path / "files"
+    for place in (root.as_uri(), POSTGRES):
+        async with a_ledger(ledger_url, place) as ledger:
+            service = service_of(ledger)
+
+            async def slow(ledger: Ledger = ledger) -> AsyncIterator[bytes]:
+                yield CONTENT[:-1]
+                await drop(ledger, hours=25)
+                yield CONTENT[-1:]
+
+            with pytest.raises((Refusal, Unavailable)):
+                await service.go_on(ME, a_part(CONTENT), slow())
+            assert await service.upload(ME, DIGEST, size=len(CONTENT)) is None
+    assert left(root) == []
+    assert await pieces_in(ledger_url) == 0
+
+
+def _url(place: str, folder: Path) -> str:
+    return POSTGRES if place == POSTGRES else (folder / "files").as_uri()
+
+
+class LateWriter:
+    """The files of a ledger. Before some are forgotten, somebody puts a piece who has not seen that they were dropped."""
+
+    def __init__(self, files: FileLedger, blobs: Blobs) -> None:
+        self._files = files
+        self._blobs = blobs
+        self.to_drop = files.to_drop
+
+    async def dropped(self, files: Collection[UUID]) -> None:
+        for file in files:
+            await self._blobs.put(file, 0, b"late")
+        await self._files.dropped(files)
+
+
+async def test_what_is_put_while_a_file_is_dropped_is_dropped_too(ledger_url: str) -> None:
+    async with a_ledger(ledger_url) as ledger:
+        await service_of(ledger).delete(ME, await stored(ledger))
+        files: Any = LateWriter(ledger.files, await ledger.stores.of(POSTGRES))
+
+        await FileDrop(ledger=files, stores=ledger.stores, clock=now).drop()
+
+    assert await pieces_in(ledger_url) == 0
+
+
+def an_empty_file() -> File:
+    return File(id=an_id(), purpose=Purpose.BATCH, name="in.jsonl", bytes=0, created_ms=now())
+
+
+async def pieces_in(ledger_url: str) -> int:
+    connection = await asyncpg.connect(ledger_url)
+    count: int = await connection.fetchval("select count(*) from infermq.blobs")
+    await connection.close()
+    return count
 
 
 async def test_a_batch_waits_while_its_store_is_away_and_others_go_on(ledger_url: str, tmp_path: Path) -> None:

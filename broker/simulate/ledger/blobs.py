@@ -11,8 +11,8 @@ class MemoryBlobs(Area):
     """Implements `broker.ports.Blobs`."""
 
     @transaction
-    def put(self, file: UUID, number: int, piece: bytes) -> None:
-        self._tables.blobs.add(BlobRow(file=file, number=number, data=piece))
+    def put(self, file: UUID, number: int, piece: bytes) -> bool:
+        return self._tables.blobs.add(BlobRow(file=file, number=number, data=piece))
 
     @transaction
     def get(self, file: UUID, number: int) -> bytes | None:

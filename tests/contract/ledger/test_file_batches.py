@@ -259,6 +259,19 @@ async def test_an_upload_that_was_cut_off_is_dropped_after_a_day(ledger: Ledger)
     assert await ledger.files.finish(file.id, 1, now()) is None
 
 
+async def test_a_file_expires_as_was_said_from_the_moment_that_it_is_whole(ledger: Ledger) -> None:
+    begun = [File(id=an_id(), purpose=Purpose.BATCH, name="a", bytes=0, created_ms=now()) for _ in range(2)]
+    for file in begun:
+        await ledger.files.begin(file, POSTGRES, "default", "k")
+
+    done = [
+        await ledger.files.finish(file.id, 0, now(), kept_ms=kept)
+        for file, kept in zip(begun, (None, HOUR), strict=True)
+    ]
+
+    assert [file and file.expires_ms for file in done] == [None, begun[1].created_ms + HOUR]
+
+
 async def test_what_a_batch_still_reads_is_not_dropped(ledger: Ledger) -> None:
     file = await stored(ledger, a_line(1))
     batch = await given(ledger, file.id)

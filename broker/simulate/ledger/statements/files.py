@@ -73,11 +73,12 @@ def discard_file(t: Tables, file: UUID, now: int) -> Rows:
 
 
 @statement
-def finish_file(t: Tables, file: UUID, size: int, now: int) -> Rows:
+def finish_file(t: Tables, file: UUID, size: int, now: int, kept_ms: int | None) -> Rows:
     row = t.files.get(file)
     if row is None or row.stored_ms is not None or row.deleted_ms is not None:
         return []
-    return [t.files.change(file, bytes=size, stored_ms=now)]
+    expires_ms = row.expires_ms if kept_ms is None else row.created_ms + kept_ms
+    return [t.files.change(file, bytes=size, stored_ms=now, expires_ms=expires_ms)]
 
 
 @statement
