@@ -68,6 +68,7 @@ from broker.roles.restarting import Roles
 from broker.roles.seal_key import SealKey
 from broker.roles.settle import Settle
 from broker.roles.sweep import Sweep
+from broker.roles.tasks import Tasks
 from broker.roles.upkeep import Upkeep
 from broker.roles.wards import Wards
 from broker.roles.webhooks import Post, Webhooks
@@ -229,6 +230,7 @@ class Process:
         with contextlib.suppress(Unavailable):
             await self.keys.learn()
         callout = self._callout()
+        self._heed_ended_keys(callout)
         roles = {"streams": reconcile.serve, "catalog": refresh.serve, **self._roles()}
         roles |= {} if callout is None else {"callout": callout.serve}
         services = self._services()
@@ -322,7 +324,7 @@ class Process:
         if self.nats_keys is None or self.system is None:
             log.warning("no keys are asked for: whoever reaches NATS may do everything (infermq nats-config)")
             return None
-        callout = Callout(
+        return Callout(
             nc=self.nc,
             doors=self.doors,
             connections=Connections(self.system),
@@ -331,15 +333,19 @@ class Process:
             clock=self.outside.clock,
             answered=self.metrics.connection_answered,
         )
-        tasks = callout.tasks
+
+    def _heed_ended_keys(self, callout: Callout | None) -> None:
+        """End what callers have open whose keys are let in no more."""
+        tasks = Tasks() if callout is None else callout.tasks
 
         def shut_out(names: frozenset[KeyName]) -> None:
             why = self._why_ended(names)
-            callout.end(why)
+            if callout is not None:
+                callout.end(why)
+            tasks.check()
             tasks.spawn(self.front.shut_out(why))
 
         self.keys.shut_out = shut_out
-        return callout
 
     def _why_ended(self, names: Iterable[KeyName]) -> dict[KeyName, Problem]:
         why = {name: self.keys.directory.identify(*name, self.outside.clock()) for name in names}
@@ -678,9 +684,11 @@ def process_of(
     outside: Outside,
     *,
     nats_keys: NatsKeys | None = None,
+    asks_keys: bool | None = None,
     pace: Pace,
 ) -> Process:
-    """Make the parts that all others share."""
+    """Make the parts that all others share. `asks_keys`: whether callers are let in by their keys; None: if NATS is too."""
+    asks_keys = nats_keys is not None if asks_keys is None else asks_keys
     nc = connections.nc
     metrics = BrokerMetrics(outside.version)
     seal_key = SealKey(ledger=ledger.seal_keys, copy=NatsSealKeys(nc), random_key=partial(outside.secret, KEY_BYTES))
@@ -704,9 +712,9 @@ def process_of(
         rulings=Rulings(nc, outside.message_ids, seal_key),
         seal_key=seal_key,
         keys=key_watch,
-        identify=open_door if nats_keys is None else key_watch.identify,
+        identify=key_watch.identify if asks_keys else open_door,
         front=Front(
-            identify=let_in if nats_keys is None else key_watch.identify_text,
+            identify=key_watch.identify_text if asks_keys else let_in,
             catalog=lambda: catalogs.active.catalog,
             clock=outside.clock,
             version=outside.version,

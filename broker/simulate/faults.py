@@ -33,9 +33,9 @@ class FaultKind(StrEnum):
     SKEW = "skew"
     """The clock of a process jumps."""
     CUT = "cut"
-    """The connections of a process to NATS are lost. What is on its way may be lost with them."""
+    """The connections of a process are lost, to NATS and over HTTP. What is on its way may be lost with them."""
     STALL = "stall"
-    """The connections of a process to NATS carry nothing for a while."""
+    """The connections of a process carry nothing for a while, to NATS and over HTTP."""
     NATS_AWAY = "nats_away"
     """NATS ends, and starts again with what is on its disk."""
     FORGETFUL = "forgetful"
@@ -275,11 +275,18 @@ class Faults:
     def _cut(self, fault: Fault) -> None:
         if (process := self._process(fault)) is not None:
             self._system.network.cut(process)
+            self._system.web.cut(process)
 
     def _stall(self, fault: Fault) -> None:
         if (process := self._process(fault)) is not None:
             self._system.network.stall(process)
-            self._later(fault, lambda: self._system.network.go_on(process))
+            self._system.web.stall(process)
+
+            def go_on() -> None:
+                self._system.network.go_on(process)
+                self._system.web.go_on(process)
+
+            self._later(fault, go_on)
 
     def _nats_away(self, fault: Fault) -> None:
         self._system.network.server_ends()

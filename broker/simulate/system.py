@@ -1,7 +1,7 @@
 """A whole simulated system: servers in memory, brokers and workers that are started again when they end, and callers."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,10 +10,13 @@ from uuid import UUID
 from broker.core.records import Audited
 from broker.ports import Ledger
 from broker.simulate.cast.brokers import SimulatedBroker
-from broker.simulate.cast.callers import TENANTS, Caller, Told
+from broker.simulate.cast.callers import Caller
 from broker.simulate.cast.catalogs import catalog_of
 from broker.simulate.cast.gate import Database, DatabaseGate
 from broker.simulate.cast.hooks import Endpoint
+from broker.simulate.cast.told import TENANTS, Told
+from broker.simulate.cast.web import Web
+from broker.simulate.cast.web_callers import WebCaller
 from broker.simulate.cast.workers import Ran, SimulatedWorker, WorkerPlan
 from broker.simulate.ledger.areas import ledger_of
 from broker.simulate.ledger.tables import Tables
@@ -72,6 +75,7 @@ class System:
         self.database = Database()
         self.endpoint = Endpoint(world.chance("endpoint"))
         self.network = Network(world)
+        self.web = Web(world)
         entropy = world.chance("tables")
         self.tables = Tables(world, lambda: entropy.getrandbits(80))
         self.members: dict[str, Member] = {}
@@ -96,6 +100,9 @@ class System:
             self._add(f"worker-{plan.name}", partial(self._worker, plan))
         for number in range(1, self.size.callers + 1):
             self._call(number)
+        self._start_caller(
+            "web-1", lambda process: WebCaller(process, self.web, self.told, acts=self.size.acts).main()
+        )
 
     def ledger(self, process: Process | None = None) -> Ledger:
         """Return the ledger as a process reaches it; None: as the world sees it."""
@@ -153,17 +160,28 @@ class System:
 
     def _broker(self, process: Process) -> SimulatedBroker:
         return SimulatedBroker(
-            process, process.name, self.network.connected, self.ledger(process), self.endpoint, lease_s=LEASE_S
+            process,
+            self.network.connected,
+            self.ledger(process),
+            endpoint=self.endpoint,
+            web=self.web,
+            lease_s=LEASE_S,
         )
 
     def _worker(self, plan: WorkerPlan, process: Process) -> SimulatedWorker:
         return SimulatedWorker(process, plan, self.network.connected, self.ran)
 
     def _call(self, number: int) -> None:
-        process = self.world.process(f"caller-{number}")
-        caller = Caller(process, TENANTS[number % 2], self.network.connected, self.told, acts=self.size.acts)
+        def main(process: Process) -> Coroutine[None, None, None]:
+            tenant = TENANTS[number % 2]
+            return Caller(process, tenant, self.network.connected, self.told, acts=self.size.acts).main()
+
+        self._start_caller(f"caller-{number}", main)
+
+    def _start_caller(self, name: str, main: Callable[[Process], Coroutine[None, None, None]]) -> None:
+        process = self.world.process(name)
         self.callers.append(process)
-        process.start(caller.main())
+        process.start(main(process))
 
     def _add(self, name: str, make: Callable[[Process], Any]) -> None:
         def start() -> None:

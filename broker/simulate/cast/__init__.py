@@ -1,7 +1,8 @@
 """The processes of a simulated world: the real broker and worker, and those who use them.
 
 brokers       all roles of a broker                workers     the worker, with the engine `simulated`
-callers       producers, callers and operators, and what they were told
+callers       producers, callers and operators     told        kinds of jobs, and what those who ask were told of them
+web           HTTP, from clients to brokers        web_callers who asks over HTTP
 catalogs      what they serve                      hooks       the endpoint of a webhook
 gate          the way to the ledger                processes   what each process needs
 """

@@ -15,6 +15,7 @@ from broker.service import Services
 from broker.simulate.api import plain_api
 from broker.simulate.cast.hooks import Endpoint
 from broker.simulate.cast.processes import Connect
+from broker.simulate.cast.web import Web
 from broker.simulate.world.world import Process
 from schemas.jetstream import NatsConnection
 
@@ -26,14 +27,21 @@ class SimulatedBroker:
     """One life of a broker."""
 
     def __init__(
-        self, process: Process, name: str, connect: Connect, ledger: Ledger, endpoint: Endpoint, *, lease_s: float
+        self,
+        process: Process,
+        connect: Connect,
+        ledger: Ledger,
+        *,
+        endpoint: Endpoint,
+        web: Web,
+        lease_s: float,
     ) -> None:
         self.process = process
-        self.name = name
         self.parts: BrokerProcess | None = None
         self._connect = connect
         self._ledger = ledger
         self._endpoint = endpoint
+        self._web = web
         self._lease_s = lease_s
 
     async def main(self) -> None:
@@ -41,8 +49,8 @@ class SimulatedBroker:
         config = BrokerConfig(
             nats_url=_NOWHERE,
             postgres_url=_NOWHERE,
-            name=self.name,
-            roles=frozenset(BrokerRole) - {BrokerRole.HTTP},
+            name=process.name,
+            roles=frozenset(BrokerRole),
             lease_s=self._lease_s,
         )
         async with (
@@ -50,7 +58,8 @@ class SimulatedBroker:
             self._connect(process) as api,
         ):
             self.parts = process_of(config, self._ledger, BrokerConnections(nc, nc), self._outside(api), pace=_PACE)
-            await self.parts.run(lambda: process.say("serves"))
+            async with self._web.listening(process, self.parts.front):
+                await self.parts.run(lambda: process.say("serves"))
 
     def _came_back(self) -> None:
         if self.parts is not None:

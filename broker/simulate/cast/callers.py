@@ -3,11 +3,9 @@
 import asyncio
 import contextlib
 import json
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
 from itertools import count
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, TypeVar, cast
 from uuid import UUID
 
 import msgspec
@@ -17,6 +15,7 @@ from broker.client.nats_door import NatsDoor
 from broker.errors import Unavailable
 from broker.simulate.cast.catalogs import ENDPOINT_URL, catalog_of
 from broker.simulate.cast.processes import Connect
+from broker.simulate.cast.told import JobKind, Told, a_body, a_kind
 from broker.simulate.world.world import Process
 from schemas import subjects
 from schemas.api import ResultNotice
@@ -34,64 +33,7 @@ from schemas.webhooks import EventType, WebhookCreate
 
 T = TypeVar("T")
 PASSING = (Unavailable, BacklogFull, RequestTimedOut, NatsError, OSError, TimeoutError)
-TENANTS = ("default", "other")
 _notices = msgspec.json.Decoder(list[ResultNotice])
-
-
-class JobKind(NamedTuple):
-    """A kind of job, and how it may end if nobody meddles with it."""
-
-    weight: float
-    model: str
-    words: str
-    tokens: tuple[int, int]
-    ends: frozenset[str]
-
-
-_DONE = frozenset({"succeeded"})
-KINDS = (
-    JobKind(40, "quick", "quick", (2, 20), _DONE),
-    JobKind(10, "quick", "long", (60, 200), _DONE),
-    JobKind(8, "flaky", "fine", (2, 20), _DONE),
-    JobKind(4, "flaky", "once", (2, 20), _DONE),
-    JobKind(3, "flaky", "throttled", (2, 20), _DONE),
-    JobKind(2, "flaky", "hangs", (2, 20), _DONE),
-    JobKind(1, "flaky", "raises", (2, 20), _DONE),
-    JobKind(2, "flaky", "filtered", (2, 20), frozenset({"failed", "succeeded"})),
-    JobKind(2, "flaky", "hopeless", (2, 20), frozenset({"dead"})),
-    JobKind(2, "quick", "poison", (2, 20), frozenset({"dead"})),
-    JobKind(2, "quick", "expires", (40, 200), frozenset({"succeeded", "expired", "failed"})),
-    JobKind(1, "nobody", "refused", (2, 20), frozenset({"failed"})),
-)
-
-
-@dataclass(slots=True)
-class Told:
-    """What the producers were told."""
-
-    accepted: dict[UUID, frozenset[str]] = field(default_factory=dict)
-    """How each accepted job may end."""
-    tenant: dict[UUID, str] = field(default_factory=dict)
-    """Of each accepted job and batch."""
-    bodies: dict[UUID, bytes] = field(default_factory=dict)
-    """The request of each accepted job."""
-    batches: dict[UUID, int] = field(default_factory=dict)
-    """How many jobs each sealed batch has."""
-    batch_of: dict[UUID, UUID] = field(default_factory=dict)
-    replies: dict[UUID, bytes] = field(default_factory=dict)
-    announced: dict[UUID, str] = field(default_factory=dict)
-    meddled: set[UUID] = field(default_factory=set)
-    """Jobs and batches that somebody may have cancelled or changed."""
-    all_meddled: bool = False
-    orders: dict[UUID, str] = field(default_factory=dict)
-    """The instructions that were given, and whose they are."""
-    did: Counter[str] = field(default_factory=Counter)
-    """How often each action was done that is audited."""
-    wrong: list[str] = field(default_factory=list)
-    count: dict[str, int] = field(default_factory=dict)
-
-    def counted(self, what: str) -> None:
-        self.count[what] = self.count.get(what, 0) + 1
 
 
 class Caller:
@@ -155,19 +97,11 @@ class Caller:
             if before != str(notice.state):
                 self.told.wrong.append(f"job {notice.job} was announced as {before}, then as {notice.state}")
 
-    def _kind(self) -> JobKind:
-        return self._chance.choices(KINDS, [kind.weight for kind in KINDS])[0]
-
-    def _body(self, kind: JobKind) -> dict[str, Any]:
-        words = f"{kind.words} {self._chance.getrandbits(48):x}"
-        tokens = self._chance.randint(*kind.tokens)
-        return {"messages": [{"role": "user", "content": words}], "max_tokens": tokens}
-
     def _submission(self, kind: JobKind, job: UUID, lane: Lane) -> Submission:
         deadline = None
         if kind.words == "expires":
             deadline = self.process.wall_ms() + self._chance.randrange(500, 4000)
-        body = json.dumps(self._body(kind)).encode()
+        body = json.dumps(a_body(self._chance, kind)).encode()
         return Submission.of(kind.model, body, id=job, lane=lane, deadline_ms=deadline, custom_id=str(job))
 
     def _accept(self, job: UUID, kind: JobKind, body: bytes, batch: UUID | None = None) -> None:
@@ -184,7 +118,7 @@ class Caller:
     async def _batch(self) -> None:
         client = self._client
         batch = (await self._until_done(client.create_batch)).id
-        kinds = [self._kind() for _ in range(self._chance.choice((1, 4, 12, 30)))]
+        kinds = [a_kind(self._chance) for _ in range(self._chance.choice((1, 4, 12, 30)))]
         jobs = [line_id(batch, line) for line in range(1, len(kinds) + 1)]
         ones = [self._submission(kind, job, Lane.BULK) for kind, job in zip(kinds, jobs, strict=True)]
         await self._until_done(lambda: client.submit_many(ones, batch_id=batch))
@@ -195,19 +129,19 @@ class Caller:
         self.told.batches[batch] = len(jobs)
 
     async def _single(self) -> None:
-        kind, job = self._kind(), self.new_id()
+        kind, job = a_kind(self._chance), self.new_id()
         one = self._submission(kind, job, self._chance.choice(tuple(Lane)))
         await self._until_done(lambda: self._client.submit_many([one]))
         self._accept(job, kind, one.job.body)
 
     async def _whole(self) -> None:
-        kind = self._kind()
+        kind = a_kind(self._chance)
         with self._passing(f"request {kind.words}"):
-            self._answered(await self._client.infer(kind.model, self._body(kind), timeout_s=6.0))
+            self._answered(await self._client.infer(kind.model, a_body(self._chance, kind), timeout_s=6.0))
 
     async def _stream(self) -> None:
-        kind, leaves = self._kind(), self._chance.random() < 0.3
-        steps = self._client.infer_stream(kind.model, self._body(kind), timeout_s=6.0)
+        kind, leaves = a_kind(self._chance), self._chance.random() < 0.3
+        steps = self._client.infer_stream(kind.model, a_body(self._chance, kind), timeout_s=6.0)
         with self._passing(f"stream {kind.words}"):
             async with contextlib.aclosing(steps):
                 async for step in steps:

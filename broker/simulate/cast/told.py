@@ -1,0 +1,75 @@
+"""The kinds of jobs and requests of a simulated world, and what those who ask were told of them."""
+
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+from uuid import UUID
+
+TENANTS = ("default", "other")
+
+
+class JobKind(NamedTuple):
+    """A kind of job, and how it may end if nobody meddles with it."""
+
+    weight: float
+    model: str
+    words: str
+    tokens: tuple[int, int]
+    ends: frozenset[str]
+
+
+_DONE = frozenset({"succeeded"})
+KINDS = (
+    JobKind(40, "quick", "quick", (2, 20), _DONE),
+    JobKind(10, "quick", "long", (60, 200), _DONE),
+    JobKind(8, "flaky", "fine", (2, 20), _DONE),
+    JobKind(4, "flaky", "once", (2, 20), _DONE),
+    JobKind(3, "flaky", "throttled", (2, 20), _DONE),
+    JobKind(2, "flaky", "hangs", (2, 20), _DONE),
+    JobKind(1, "flaky", "raises", (2, 20), _DONE),
+    JobKind(2, "flaky", "filtered", (2, 20), frozenset({"failed", "succeeded"})),
+    JobKind(2, "flaky", "hopeless", (2, 20), frozenset({"dead"})),
+    JobKind(2, "quick", "poison", (2, 20), frozenset({"dead"})),
+    JobKind(2, "quick", "expires", (40, 200), frozenset({"succeeded", "expired", "failed"})),
+    JobKind(1, "nobody", "refused", (2, 20), frozenset({"failed"})),
+)
+
+
+def a_kind(chance: random.Random) -> JobKind:
+    return chance.choices(KINDS, [kind.weight for kind in KINDS])[0]
+
+
+def a_body(chance: random.Random, kind: JobKind) -> dict[str, Any]:
+    """Make the body of a job of this kind."""
+    words = f"{kind.words} {chance.getrandbits(48):x}"
+    return {"messages": [{"role": "user", "content": words}], "max_tokens": chance.randint(*kind.tokens)}
+
+
+@dataclass(slots=True)
+class Told:
+    """What the producers were told."""
+
+    accepted: dict[UUID, frozenset[str]] = field(default_factory=dict)
+    """How each accepted job may end."""
+    tenant: dict[UUID, str] = field(default_factory=dict)
+    """Of each accepted job and batch."""
+    bodies: dict[UUID, bytes] = field(default_factory=dict)
+    """The request of each accepted job."""
+    batches: dict[UUID, int] = field(default_factory=dict)
+    """How many jobs each sealed batch has."""
+    batch_of: dict[UUID, UUID] = field(default_factory=dict)
+    replies: dict[UUID, bytes] = field(default_factory=dict)
+    announced: dict[UUID, str] = field(default_factory=dict)
+    meddled: set[UUID] = field(default_factory=set)
+    """Jobs and batches that somebody may have cancelled or changed."""
+    all_meddled: bool = False
+    orders: dict[UUID, str] = field(default_factory=dict)
+    """The instructions that were given, and whose they are."""
+    did: Counter[str] = field(default_factory=Counter)
+    """How often each action was done that is audited."""
+    wrong: list[str] = field(default_factory=list)
+    count: dict[str, int] = field(default_factory=dict)
+
+    def counted(self, what: str) -> None:
+        self.count[what] = self.count.get(what, 0) + 1
