@@ -65,7 +65,7 @@ _WEIGHTS = {
     FaultKind.KILL_AT_WAIT: 14,
     FaultKind.STOP: 4,
     FaultKind.SLOW: 3,
-    FaultKind.SKEW: 2,
+    FaultKind.SKEW: 3,
     FaultKind.CUT: 4,
     FaultKind.STALL: 3,
     FaultKind.NATS_AWAY: 2,
@@ -82,7 +82,7 @@ _WEIGHTS = {
     FaultKind.KILL_IN_TRANSACTION: 6,
 }
 _AREAS = (
-    "attempts", "attempts", "attempts", "attempts", "intake", "settlement", "instructions", "suspects", "cancels",
+    "attempts", "attempts", "attempts", "attempts", "intake", "settlement", "settlement", "instructions", "suspects", "cancels",
     "deliveries", "leadership",
 )  # fmt: skip
 """Of the ledger: where a broker is caught in a transaction."""
@@ -150,7 +150,7 @@ def _drawn(chance: random.Random, kind: FaultKind, who: str) -> Fault:
     if kind is FaultKind.KILL:
         amount = amount * chance.random() + 1
     if kind is FaultKind.SKEW and who.startswith("worker") and chance.random() < _WRONG_DAY:
-        amount *= 3600
+        amount = chance.choice(_DAYS_MS)
     where = chance.choice(_AREAS) if kind in _IN_TRANSACTION else ""
     if kind is FaultKind.STOP_IN_TRANSACTION:
         for_s = round(chance.choice(_DEPOSED_S) * (1 + chance.random()), 3)
@@ -170,6 +170,7 @@ def _drawn_wait(chance: random.Random, members: list[str]) -> Fault:
 _CODE_OF = {"broker": ("broker/", "schemas/"), "worker": ("workers/", "schemas/")}
 _DEPOSED_S = (2.0, 5.0, 5.0, 10.0)
 """Mostly longer than the lease of a leader."""
+_DAYS_MS = tuple(days * 86_400_000.0 for days in (-400, -2, 2, 400))
 _WRONG_DAY = 0.5
 """How many of the workers whose clocks are wrong do not even know the day. A broker's clock decides on deadlines."""
 _IN_TRANSACTION = {FaultKind.STOP_IN_TRANSACTION, FaultKind.KILL_IN_TRANSACTION}
