@@ -52,7 +52,7 @@ from broker.roles.controls_watch import ControlsWatch
 from broker.roles.daily_spend import DailySpend
 from broker.roles.dispatch import Dispatch
 from broker.roles.failure_log import FailureLog
-from broker.roles.files import FileDrop
+from broker.roles.files import EVERY_S, FileDrop
 from broker.roles.gauges import Gauges
 from broker.roles.instructions import Instructions
 from broker.roles.intake import Intake
@@ -153,6 +153,8 @@ class Pace:
     refresh_s: float
     later_s: float
     reconcile_s: float
+    drop_s: float = EVERY_S
+    """Between two looks for files that can be dropped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -300,7 +302,12 @@ class Process:
             days=self.ledger.days, retention=self.ledger.retention, keep=self.config.keep, clock=self.outside.clock
         )
         advisories = Advisories(nc=self.nc, ledger=self.ledger.dead_letters, metrics=self.metrics)
-        files = FileDrop(ledger=self.ledger.files, stores=self.ledger.stores, clock=self.outside.clock)
+        files = FileDrop(
+            ledger=self.ledger.files,
+            stores=self.ledger.stores,
+            clock=self.outside.clock,
+            every_s=self.pace.drop_s,
+        )
         return {
             "advisories": advisories.serve,
             "instructions": instructions.serve,

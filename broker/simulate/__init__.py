@@ -9,4 +9,5 @@ invariants    what must hold                         starts      what must hold 
 records       what must be on record                 run         one seed, from its beginning to the comparison
 apart         seeds in processes, and shrinking      scenarios   seeds and faults that are kept by name
 waits         where a process may die of its waits
+file_checks   what must hold of files, and of batches that were made of them
 """

@@ -50,6 +50,10 @@ class FaultKind(StrEnum):
     POSTGRES_FAILS = "postgres_fails"
     """Some transactions fail, before their commit or after it."""
     POSTGRES_SLOW = "postgres_slow"
+    FILES_AWAY = "files_away"
+    """The store of files beside Postgres refuses all, or does not answer, if there is one."""
+    FILES_FAIL = "files_fail"
+    """Some calls of the store of files fail, before they are carried out or after it."""
     STOP_IN_TRANSACTION = "stop_in_transaction"
     """A broker makes no step for a while from just before or just after a commit of its own on."""
     KILL_IN_TRANSACTION = "kill_in_transaction"
@@ -76,14 +80,16 @@ _WEIGHTS = {
     FaultKind.POSTGRES_AWAY: 2,
     FaultKind.POSTGRES_FAILS: 3,
     FaultKind.POSTGRES_SLOW: 2,
+    FaultKind.FILES_AWAY: 2,
+    FaultKind.FILES_FAIL: 2,
     FaultKind.LEAVE: 4,
     FaultKind.RUBBISH: 2,
     FaultKind.STOP_IN_TRANSACTION: 6,
     FaultKind.KILL_IN_TRANSACTION: 6,
 }
 _AREAS = (
-    "attempts", "attempts", "attempts", "attempts", "intake", "settlement", "settlement", "instructions", "suspects", "cancels",
-    "deliveries", "leadership",
+    "attempts", "attempts", "attempts", "attempts", "intake", "settlement", "settlement", "instructions", "suspects",
+    "cancels", "deliveries", "leadership", "files", "file_batches", "blobs",
 )  # fmt: skip
 """Of the ledger: where a broker is caught in a transaction."""
 _OF_A_PROCESS = {
@@ -94,6 +100,7 @@ _AMOUNTS: dict[FaultKind, tuple[float, ...]] = {
     FaultKind.KILL_AT_WAIT: (1, 1, 2, 3, 6),
     FaultKind.SKEW: (-60_000, -3000, -300, 300, 3000, 60_000),
     FaultKind.POSTGRES_FAILS: (0.02, 0.1, 0.5),
+    FaultKind.FILES_FAIL: (0.05, 0.2, 0.5),
     FaultKind.POSTGRES_SLOW: (10, 50),
     FaultKind.SLOW: (0.2, 0.02),
     FaultKind.STOP_IN_TRANSACTION: (0, 1),
@@ -318,6 +325,16 @@ class Faults:
     def _postgres_slow(self, fault: Fault) -> None:
         self._system.database.slow = fault.amount
         self._later(fault, lambda: setattr(self._system.database, "slow", 1.0))
+
+    def _files_away(self, fault: Fault) -> None:
+        if (store := self._system.file_store) is not None:
+            store.is_away = True
+            self._later(fault, lambda: setattr(store, "is_away", False))
+
+    def _files_fail(self, fault: Fault) -> None:
+        if (store := self._system.file_store) is not None:
+            store.failing = fault.amount
+            self._later(fault, lambda: setattr(store, "failing", 0.0))
 
     def _leave(self, fault: Fault) -> None:
         member = self._system.members.get(fault.who)

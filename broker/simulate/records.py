@@ -136,4 +136,5 @@ def _told_of_batches(system: System, told: Counter[tuple[UUID, str]]) -> Iterato
 
 
 def _about(row: DeliveryRow) -> str:
-    return str(msgspec.json.decode(row.data)["id"])
+    told = msgspec.json.decode(row.data)
+    return str(told.get("batch_id", told["id"]))

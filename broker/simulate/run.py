@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from broker.simulate.faults import Fault, Faults, draw
+from broker.simulate.file_checks import broken_files
 from broker.simulate.invariants import broken, broken_now, what_is_open
 from broker.simulate.system import System, size_of
 from broker.simulate.world.story import Story
@@ -109,6 +110,8 @@ class Run:
 
     def _compare(self, world: World, system: System) -> None:
         for what in broken(system):
+            world.failed(what)
+        for what in broken_files(system):
             world.failed(what)
         for what in system.sums():
             world.failed(what)

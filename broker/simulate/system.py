@@ -12,7 +12,8 @@ from broker.ports import Ledger
 from broker.simulate.cast.brokers import SimulatedBroker
 from broker.simulate.cast.callers import Caller
 from broker.simulate.cast.catalogs import catalog_of
-from broker.simulate.cast.gate import Database, DatabaseGate
+from broker.simulate.cast.file_callers import FileCaller, ToldOfFiles
+from broker.simulate.cast.gate import Database, DatabaseGate, FileGate, FileStore
 from broker.simulate.cast.hooks import Endpoint
 from broker.simulate.cast.told import TENANTS, Told
 from broker.simulate.cast.web import Web
@@ -55,6 +56,9 @@ class Size:
     workers: tuple[WorkerPlan, ...]
     callers: int
     acts: int
+    file_acts: int
+    keeps_files_beside: bool
+    """Whether files are kept in a store beside Postgres."""
 
 
 def size_of(chance: random.Random) -> Size:
@@ -62,7 +66,12 @@ def size_of(chance: random.Random) -> Size:
     deployments = ["swift", "steady", *chance.choices(("swift", "steady", "spare"), k=chance.randint(1, 2))]
     plans = [WorkerPlan(f"{one}-{number}", one, chance.randint(1, 4)) for number, one in enumerate(deployments)]
     return Size(
-        brokers=chance.randint(1, 3), workers=tuple(plans), callers=chance.randint(2, 3), acts=chance.randint(8, 30)
+        brokers=chance.randint(1, 3),
+        workers=tuple(plans),
+        callers=chance.randint(2, 3),
+        acts=chance.randint(8, 30),
+        file_acts=chance.choice((0, 3, 8)),
+        keeps_files_beside=chance.random() < 0.5,
     )
 
 
@@ -76,6 +85,9 @@ class System:
         self.endpoint = Endpoint(world.chance("endpoint"))
         self.network = Network(world)
         self.web = Web(world)
+        self.files = ToldOfFiles()
+        self.file_store = FileStore() if size.keeps_files_beside else None
+        """None: files are kept in Postgres."""
         entropy = world.chance("tables")
         self.tables = Tables(world, lambda: entropy.getrandbits(80))
         self.members: dict[str, Member] = {}
@@ -103,14 +115,18 @@ class System:
         self._start_caller(
             "web-1", lambda process: WebCaller(process, self.web, self.told, acts=self.size.acts).main()
         )
+        if self.size.file_acts:
+            self._start_caller("files-1", self._file_caller)
 
     def ledger(self, process: Process | None = None) -> Ledger:
         """Return the ledger as a process reaches it; None: as the world sees it."""
         if process is None:
-            return ledger_of(self.tables, self.world, OpenGate())
+            beside = None if self.file_store is None else OpenGate()
+            return ledger_of(self.tables, self.world, OpenGate(), beside=beside)
         gate = DatabaseGate(self.database, process)
         process.on_death.append(lambda: self.tables.locks.cut(gate))
-        return ledger_of(self.tables, self.world, gate, process.wall_ms)
+        to_files = None if self.file_store is None else FileGate(self.file_store, process)
+        return ledger_of(self.tables, self.world, gate, process.wall_ms, beside=to_files)
 
     async def _set_up(self) -> None:
         ledger = self.ledger()
@@ -177,6 +193,9 @@ class System:
             return Caller(process, tenant, self.network.connected, self.told, acts=self.size.acts).main()
 
         self._start_caller(f"caller-{number}", main)
+
+    def _file_caller(self, process: Process) -> Coroutine[None, None, None]:
+        return FileCaller(process, self.web, self.told, self.files, acts=self.size.file_acts).main()
 
     def _start_caller(self, name: str, main: Callable[[Process], Coroutine[None, None, None]]) -> None:
         process = self.world.process(name)

@@ -22,9 +22,9 @@ ROOT = Path(__file__).parents[2]
 PARTS = ("broker/roles/*.py", "workers/*.py")
 _OTHERS = {
     "workers/__main__.py", "workers/bench.py", "workers/cli.py", "workers/config.py", "workers/health.py",
-    "workers/http.py", "broker/roles/callout.py", "broker/roles/files.py",
+    "workers/http.py", "broker/roles/callout.py",
 }  # fmt: skip
-"""What a simulated world has not got: commands, HTTP, keys, files."""
+"""What a simulated world has not got: commands, HTTP, keys."""
 
 
 def files() -> list[Path]:

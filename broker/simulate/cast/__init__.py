@@ -3,6 +3,9 @@
 brokers       all roles of a broker                workers     the worker, with the engine `simulated`
 callers       producers, callers and operators     told        kinds of jobs, and what those who ask were told of them
 web           HTTP, from clients to brokers        web_callers who asks over HTTP
+file_callers  who stores files and has batches made of them
+contents      files of requests, as those make them
+session       an HTTP client's session for `broker.client`
 catalogs      what they serve                      hooks       the endpoint of a webhook
 gate          the way to the ledger                processes   what each process needs
 """

@@ -20,7 +20,7 @@ from broker.simulate.world.world import Process
 from schemas.jetstream import NatsConnection
 
 _NOWHERE = "memory://"
-_PACE = Pace(refresh_s=5.0, later_s=2.0, reconcile_s=5.0)
+_PACE = Pace(refresh_s=5.0, later_s=2.0, reconcile_s=5.0, drop_s=4.0)
 
 
 class SimulatedBroker:

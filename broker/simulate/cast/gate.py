@@ -10,6 +10,8 @@ from broker.simulate.world.world import Process
 _QUICK_S, _SLOW_S = 0.0005, 0.02
 _SLOW = 0.05
 """How many transactions take longer."""
+_HANGS, _HANGING_S = 0.3, 17.0
+"""How many calls of a store of files that is away are not refused at once, but after so long."""
 
 
 @dataclass(slots=True)
@@ -71,3 +73,34 @@ class DatabaseGate:
     async def _wait(self) -> None:
         longest = _SLOW_S if self._chance.random() < _SLOW else _QUICK_S
         await asyncio.sleep(self._chance.random() * longest * self._database.slow)
+
+
+@dataclass(slots=True)
+class FileStore:
+    """How the store beside Postgres is now, for all processes alike."""
+
+    is_away: bool = False
+    failing: float = 0.0
+    """How likely a call fails, half of the times after it was carried out."""
+
+
+class FileGate:
+    """Implements `broker.simulate.ledger.transactions.Gate` for one process, before the store of files."""
+
+    def __init__(self, store: FileStore, process: Process) -> None:
+        self._store = store
+        self._chance = process.random
+
+    async def before(self, name: str) -> None:  # noqa: ARG002 - there is one
+        await asyncio.sleep(self._chance.random() * _SLOW_S)
+        if self._store.is_away and self._chance.random() < _HANGS:
+            await asyncio.sleep(_HANGING_S)
+        self._look()
+
+    async def after(self, name: str) -> None:  # noqa: ARG002
+        await asyncio.sleep(self._chance.random() * _SLOW_S)
+        self._look()
+
+    def _look(self) -> None:
+        if self._store.is_away or self._chance.random() < self._store.failing / 2:
+            raise Unavailable("the store of files", "it is away")

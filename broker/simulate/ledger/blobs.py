@@ -1,10 +1,16 @@
-"""The content of files, in pieces. Nothing is compressed."""
+"""The content of files, in pieces: in Postgres, or in a store beside it. Nothing is compressed."""
 
 from collections.abc import Collection
 from uuid import UUID
 
+from broker.core.file_stores import POSTGRES
+from broker.errors import Unavailable
+from broker.ports import Blobs
 from broker.simulate.ledger.stored import BlobRow
 from broker.simulate.ledger.transactions import Area, transaction
+
+BESIDE = "memory://files"
+"""The name of the store beside Postgres."""
 
 
 class MemoryBlobs(Area):
@@ -24,3 +30,21 @@ class MemoryBlobs(Area):
         for file in files:
             for key in self._tables.blobs_by_file.keys(file):
                 self._tables.blobs.remove(key)
+
+
+class MemoryStores:
+    """Implements `broker.ports.BlobStores`: files are in Postgres, or in the store beside it, if there is one."""
+
+    def __init__(self, postgres: Blobs, beside: Blobs | None) -> None:
+        self._postgres = postgres
+        self._beside = beside
+
+    async def current(self) -> str:
+        return POSTGRES if self._beside is None else BESIDE
+
+    async def of(self, name: str) -> Blobs:
+        if name == POSTGRES:
+            return self._postgres
+        if self._beside is None:
+            raise Unavailable("the store of files", f"{name} is not there")
+        return self._beside

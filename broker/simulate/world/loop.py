@@ -111,6 +111,21 @@ class ProcessLoop(asyncio.AbstractEventLoop):
         self._alarms.ring(step, when)
         return step
 
+    def run_in_executor(self, executor: object, func: Callable[..., T], *args: Any) -> Future[T]:  # type: ignore[override] # noqa: ARG002
+        """Let what a thread would do be a step of the process."""
+        future: Future[T] = self.create_future()
+
+        def work() -> None:
+            if future.cancelled():
+                return
+            try:
+                future.set_result(func(*args))
+            except Exception as error:  # noqa: BLE001 - whoever awaits it gets it
+                future.set_exception(error)
+
+        self.call_soon(work)
+        return future
+
     def create_future(self) -> Future[Any]:
         self._made += 1
         return SimulatedFuture(number=self._made, loop=self)
@@ -128,6 +143,9 @@ class ProcessLoop(asyncio.AbstractEventLoop):
     def close_generator(self, generator: AsyncGenerator[Any, Any]) -> None:
         """Close a generator that nobody will go on with, as every event loop does."""
         self.call_soon(self.create_task, generator.aclose())
+
+    def get_task_factory(self) -> None:
+        """There is none, as anyio wants to know."""
 
     def get_debug(self) -> bool:
         return False
