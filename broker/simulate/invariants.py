@@ -1,8 +1,10 @@
 """What must hold of a simulated system: what was promised, compared with the ledger, the engines and what is left over."""
 
+from collections import Counter
 from collections.abc import Iterator
 from uuid import UUID
 
+from broker.simulate.ledger.stored import JobRow
 from broker.simulate.records import broken_records
 from broker.simulate.system import System
 from schemas import subjects
@@ -66,16 +68,14 @@ def _promises(system: System) -> Iterator[str]:
                 yield f"job {job} was accepted and is not in the ledger"
         elif row.state not in _ENDED:
             yield f"job {job} was accepted and is {row.state}"
-        elif row.state not in ends and not _is_excused(system, job, row.state):
+        elif row.state not in ends and not _is_excused(system, row):
             yield f"job {job} may end as {', '.join(sorted(ends))}, and is {row.state}: {row.failure}"
 
 
-def _is_excused(system: System, job: UUID, state: str) -> bool:
+def _is_excused(system: System, row: JobRow) -> bool:
     told = system.told
-    is_meddled = told.all_meddled or job in told.meddled or told.batch_of.get(job) in told.meddled
-    if state == "cancelled":
-        return is_meddled
-    return False
+    is_meddled = (row.model, row.tenant) in told.meddled_models or row.id in told.meddled or row.batch in told.meddled
+    return row.state == "cancelled" and is_meddled
 
 
 def _replies(system: System) -> Iterator[str]:
@@ -106,12 +106,19 @@ def _announced(system: System) -> Iterator[str]:
 
 
 def _batches(system: System) -> Iterator[str]:
+    """A batch is complete, with the jobs that it was sealed with."""
+    late = Counter(batch for job, batch in system.told.late.items() if job in system.tables.jobs)
+    lost = {system.told.batch_of.get(job) for job in system.lost}
     for batch, count in system.told.batches.items():
         row = system.tables.batches.get(batch)
         if row is None:
             yield f"batch {batch} was sealed and is not in the ledger"
-        elif row.completed_ms is None and batch not in {system.told.batch_of.get(job) for job in system.lost}:
+        elif row.completed_ms is None and batch not in lost:
             yield f"batch {batch} of {count} jobs is not complete: {row.admitted} admitted"
+        elif row.jobs != count and row.cancel_ms is None:
+            yield f"batch {batch} was sealed with {count} jobs, and has {row.jobs}"
+        elif row.refused != late[batch]:
+            yield f"batch {batch} refused {row.refused} jobs, and {late[batch]} came late"
 
 
 def _executions(system: System) -> Iterator[str]:

@@ -26,6 +26,7 @@ def broken_records(system: System) -> Iterator[str]:
         if times > _MOST_DEATHS:
             yield f"job {job} ended {times} workers"
     yield from _jobs_as_sent(system)
+    yield from _same_by_key(system)
     for row in system.tables.executions:
         yield from _execution(system, row)
     yield from _unrecorded(system)
@@ -38,15 +39,31 @@ def broken_records(system: System) -> Iterator[str]:
 def _jobs_as_sent(system: System) -> Iterator[str]:
     """A job is its producer's, in the batch that it was sent in, and ran with the request that was sent."""
     told, ran = system.told, system.ran
-    for job, body in told.bodies.items():
+    for job, one in told.sent.items():
         row = system.tables.jobs.get(job)
         if row is None:
             continue
-        has, sent = (row.tenant, row.batch), (told.tenant[job], told.batch_of.get(job))
-        if has != sent:
-            yield f"job {job} of tenant {sent[0]} and batch {sent[1]} is recorded as of {has[0]} and {has[1]}"
-        if ran.bodies.get(job, body) != body:
-            yield f"job {job} was sent with {body!r} and ran with {ran.bodies[job]!r}"
+        sent, most = one.submission, one.submission.job.max_attempts
+        should = (told.tenant[job], told.batch_of.get(job), sent.model, str(job), most or row.max_attempts)
+        has = (row.tenant, row.batch, row.model, row.custom_id, row.max_attempts)
+        if has != should:
+            yield f"job {job} was sent as {should}, and is recorded as {has}"
+        if ran.bodies.get(job, sent.job.body) != sent.job.body:
+            yield f"job {job} was sent with {sent.job.body!r} and ran with {ran.bodies[job]!r}"
+
+
+def _same_by_key(system: System) -> Iterator[str]:
+    """Of two jobs that are the same by their key there is one, and the other stands for it."""
+    for pair in system.told.twice:
+        there = [job for job in pair if job in system.tables.jobs]
+        known = [row for row in system.tables.repeated if row.id in pair]
+        if len(there) > 1:
+            yield f"jobs {pair[0]} and {pair[1]} are the same by their key, and both are there"
+        elif not there and not system.submissions_lost:
+            yield f"of the jobs {pair[0]} and {pair[1]}, which are the same by their key, none is there"
+        for row in known:
+            if [row.job] != there:
+                yield f"job {row.id} is said to be {row.job}, and there is {there}"
 
 
 def _execution(system: System, row: ExecutionRow) -> Iterator[str]:

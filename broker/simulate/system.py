@@ -94,6 +94,7 @@ class System:
         self.callers: list[Process] = []
         self.lost: set[UUID] = set()
         """Accepted jobs that only a lost stream held."""
+        self.submissions_lost = False
         self.outcomes_lost = False
         """Outcomes were lost that may be all there was of a request."""
         self.is_skewed = False
@@ -158,6 +159,7 @@ class System:
         for name in (subjects.SUBMIT, subjects.OUTCOME) if stream is None else (stream,):
             if name == subjects.SUBMIT:
                 self.lost |= {job for job in self.told.accepted if job not in self.tables.jobs}
+                self.submissions_lost = True
             self.outcomes_lost |= name == subjects.OUTCOME
         self.network.lose(stream)
 

@@ -1,7 +1,9 @@
 """The processes of a simulated world: the real broker and worker, and those who use them.
 
 brokers       all roles of a broker                workers     the worker, with the engine `simulated`
-callers       producers, callers and operators     told        kinds of jobs, and what those who ask were told of them
+callers       who asks over NATS                   told        kinds of jobs, and what those who ask were told of them
+producing     what producers submit                meddling    what operators and tenants order meanwhile
+acting        what both need
 web           HTTP, from clients to brokers        web_callers who asks over HTTP
 file_callers  who stores files and has batches made of them
 contents      files of requests, as those make them

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from broker.client import Submission
+
 TENANTS = ("default", "other")
 
 
@@ -46,6 +48,14 @@ def a_body(chance: random.Random, kind: JobKind) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": words}], "max_tokens": chance.randint(*kind.tokens)}
 
 
+class Sent(NamedTuple):
+    """A job as a producer sends it, and how it may end if nobody meddles with it."""
+
+    id: UUID
+    submission: Submission
+    ends: frozenset[str]
+
+
 @dataclass(slots=True)
 class Told:
     """What the producers were told."""
@@ -54,16 +64,21 @@ class Told:
     """How each accepted job may end."""
     tenant: dict[UUID, str] = field(default_factory=dict)
     """Of each accepted job and batch."""
-    bodies: dict[UUID, bytes] = field(default_factory=dict)
-    """The request of each accepted job."""
+    sent: dict[UUID, Sent] = field(default_factory=dict)
+    """Each accepted job as it was sent."""
+    twice: list[tuple[UUID, UUID]] = field(default_factory=list)
+    """Jobs that were sent as the same by their key."""
     batches: dict[UUID, int] = field(default_factory=dict)
     """How many jobs each sealed batch has."""
     batch_of: dict[UUID, UUID] = field(default_factory=dict)
+    late: dict[UUID, UUID] = field(default_factory=dict)
+    """Jobs that were sent to a batch that was complete."""
     replies: dict[UUID, bytes] = field(default_factory=dict)
     announced: dict[UUID, str] = field(default_factory=dict)
     meddled: set[UUID] = field(default_factory=set)
     """Jobs and batches that somebody may have cancelled or changed."""
-    all_meddled: bool = False
+    meddled_models: set[tuple[str, str]] = field(default_factory=set)
+    """The model and the tenant of jobs that somebody may have cancelled all."""
     orders: dict[UUID, str] = field(default_factory=dict)
     """The instructions that were given, and whose they are."""
     did: Counter[str] = field(default_factory=Counter)

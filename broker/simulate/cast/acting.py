@@ -1,0 +1,44 @@
+"""What all have who act for a tenant: a client that they try again with, and what they were told so far."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import TypeVar
+from uuid import UUID
+
+from broker.client import BacklogFull, Client, RequestTimedOut
+from broker.errors import Unavailable
+from broker.simulate.cast.told import Told
+from broker.simulate.world.world import Process
+from schemas.ids import uuid7
+from schemas.jetstream import NatsError
+
+T = TypeVar("T")
+PASSING = (Unavailable, BacklogFull, RequestTimedOut, NatsError, OSError, TimeoutError)
+"""What passes, so that it is tried again."""
+Acts = tuple[tuple[float, Callable[[], Awaitable[None]]], ...]
+"""What somebody does, and how often."""
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    process: Process
+    client: Client
+    tenant: str
+    told: Told
+
+    def new_id(self) -> UUID:
+        return uuid7(self.process.wall_ms(), self.process.random.getrandbits(74))
+
+    def own(self, things: Iterable[UUID]) -> list[UUID]:
+        """Those of these jobs or batches that are of this tenant."""
+        return [one for one in things if self.told.tenant.get(one) == self.tenant]
+
+    async def until_done(self, act: Callable[[], Awaitable[T]]) -> T:
+        """Try again and again, as somebody does who was not told yes."""
+        while True:
+            try:
+                return await act()
+            except PASSING as error:
+                self.process.say(f"tries again: {str(error) or type(error).__name__}")
+                await asyncio.sleep(0.3 + self.process.random.random())
