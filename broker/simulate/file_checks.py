@@ -114,7 +114,10 @@ class _Checks:
         if code == "duplicate_custom_id":
             return True
         if code == "batch_cancelled":
-            return self._system.told.all_meddled or state.batch.id in self._system.told.meddled
+            told = self._system.told
+            return state.batch.id in told.meddled or any(
+                tenant == subjects.DEFAULT for _, tenant in told.meddled_models
+            )
         return "succeeded" in ends if is_output else bool(ends - {"succeeded"})
 
     async def _file(self, file: UUID, data: bytes) -> None:

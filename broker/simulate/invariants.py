@@ -115,7 +115,7 @@ def _batches(system: System) -> Iterator[str]:
             yield f"batch {batch} was sealed and is not in the ledger"
         elif row.completed_ms is None and batch not in lost:
             yield f"batch {batch} of {count} jobs is not complete: {row.admitted} admitted"
-        elif row.jobs != count and row.cancel_ms is None:
+        elif row.jobs != count and row.cancel_ms is None and not row.of_file:
             yield f"batch {batch} was sealed with {count} jobs, and has {row.jobs}"
         elif row.refused != late[batch]:
             yield f"batch {batch} refused {row.refused} jobs, and {late[batch]} came late"

@@ -13,6 +13,7 @@ from schemas.outcome import Succeeded
 
 _NANO_USD = {"swift": (1000, 2000), "steady": (1000, 2000), "spare": (0, 0)}
 """What a token costs in each deployment, in and out (`cast.catalogs`)."""
+_MODELS = ("quick", "flaky")
 _ENDED = ("succeeded", "failed")
 _MOST_DEATHS = 10
 """Of workers by one job. About 5 are promised while nobody else ends workers (`core.suspects`)."""
@@ -55,15 +56,18 @@ def _jobs_as_sent(system: System) -> Iterator[str]:
 def _same_by_key(system: System) -> Iterator[str]:
     """Of two jobs that are the same by their key there is one, and the other stands for it."""
     for pair in system.told.twice:
-        there = [job for job in pair if job in system.tables.jobs]
+        rows = [row for job in pair if (row := system.tables.jobs.get(job)) is not None]
+        if any(row.model not in _MODELS for row in rows):
+            continue  # no key is kept of what is refused
+        there = [row.id for row in rows]
         known = [row for row in system.tables.repeated if row.id in pair]
         if len(there) > 1:
             yield f"jobs {pair[0]} and {pair[1]} are the same by their key, and both are there"
         elif not there and not system.submissions_lost:
             yield f"of the jobs {pair[0]} and {pair[1]}, which are the same by their key, none is there"
-        for row in known:
-            if [row.job] != there:
-                yield f"job {row.id} is said to be {row.job}, and there is {there}"
+        for one in known:
+            if [one.job] != there:
+                yield f"job {one.id} is said to be {one.job}, and there is {there}"
 
 
 def _execution(system: System, row: ExecutionRow) -> Iterator[str]:

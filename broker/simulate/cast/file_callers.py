@@ -16,7 +16,7 @@ from broker.client import Client, RequestRefused
 from broker.client.http_door import HttpDoor
 from broker.core.files import PIECE_BYTES
 from broker.core.openai_batch import batch_id, read_file_id, read_id
-from broker.simulate.cast.callers import PASSING
+from broker.simulate.cast.acting import PASSING
 from broker.simulate.cast.contents import Content, a_content
 from broker.simulate.cast.session import URL, Session
 from broker.simulate.cast.told import Told
