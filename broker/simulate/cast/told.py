@@ -34,6 +34,8 @@ KINDS = (
     JobKind(2, "flaky", "hopeless", (2, 20), frozenset({"dead"})),
     JobKind(2, "quick", "poison", (2, 20), frozenset({"dead"})),
     JobKind(2, "quick", "expires", (40, 200), frozenset({"succeeded", "expired", "failed"})),
+    JobKind(1, "quick", "large", (2, 20), _DONE),
+    JobKind(0.5, "quick", "too large", (2, 20), frozenset({"failed"})),
     JobKind(1, "nobody", "refused", (2, 20), frozenset({"failed"})),
 )
 
@@ -45,7 +47,12 @@ def a_kind(chance: random.Random) -> JobKind:
 def a_body(chance: random.Random, kind: JobKind) -> dict[str, Any]:
     """Make the body of a job of this kind."""
     words = f"{kind.words} {chance.getrandbits(48):x}"
-    return {"messages": [{"role": "user", "content": words}], "max_tokens": chance.randint(*kind.tokens)}
+    body = {"messages": [{"role": "user", "content": words}], "max_tokens": chance.randint(*kind.tokens)}
+    return {**body, "user": "x" * chance.randrange(_LARGE)} if kind.words.endswith("large") else body
+
+
+_LARGE = 250_000
+"""Nearly as long as a request may be."""
 
 
 class Sent(NamedTuple):

@@ -12,12 +12,12 @@ import msgspec
 from broker.simulate.cast.processes import Connect
 from broker.simulate.world.world import Process
 from schemas.engine_options import FailureKind, SimulatedOptions
-from schemas.outcome import Failed, Succeeded
+from schemas.outcome import Failed, ResponseTooLarge, Succeeded
 from workers.catalog import ActiveCatalog, active_catalog, declared_lease_ms
 from workers.engines.simulated import Simulated, make
 from workers.life import live
 from workers.metrics import WorkerMetrics
-from workers.ports import Capacity, EngineRequest, Overrides, Step
+from workers.ports import LARGEST_BODY, Capacity, EngineRequest, Overrides, Step
 from workers.worker import Worker
 
 _DRAIN_S = 20.0
@@ -98,11 +98,32 @@ class DeadlyEngine:
                 await asyncio.Event().wait()
             async with contextlib.aclosing(self._engine.run(request)) as steps:
                 async for step in steps:
+                    if isinstance(step, Succeeded):
+                        step = _inflated(step, request.body)  # noqa: PLW2901
                     if isinstance(step, Succeeded | Failed):
-                        ran.done[execution] = Done(step, self._process)
+                        ran.done[execution] = Done(_within_limit(step), self._process)
                     yield step
         finally:
             ran.is_over(request, self._process)
+
+
+_SIZES = {b'"too large ': LARGEST_BODY + 1, b'"large ': 3_000_000}
+
+
+def _inflated(outcome: Succeeded, body: bytes) -> Succeeded:
+    """Make the answer large to a request that says so."""
+    for words, size in _SIZES.items():
+        if words in body:
+            padding = b"x" * (size - len(outcome.body))
+            return msgspec.structs.replace(outcome, body=outcome.body[:-1] + b',"padding":"' + padding + b'"}')
+    return outcome
+
+
+def _within_limit(outcome: Succeeded | Failed) -> Succeeded | Failed:
+    """Return what is recorded of an outcome: an answer that is too large is none."""
+    if isinstance(outcome, Failed) or len(outcome.body) <= LARGEST_BODY:
+        return outcome
+    return Failed(ResponseTooLarge(len(outcome.body), LARGEST_BODY), outcome.usage, outcome.charge)
 
 
 @dataclass(frozen=True, slots=True)
