@@ -147,6 +147,8 @@ def draw(chance: random.Random, system: System) -> list[Fault]:
         elif kind in (FaultKind.STREAM_LOST, FaultKind.FORGETFUL, FaultKind.TWICE):
             name = chance.choice((subjects.SUBMIT, subjects.RUN, subjects.RUN, subjects.OUTCOME, subjects.OUTCOME))
         found.append(_drawn(chance, kind, name))
+    if system.size.spares_workers:
+        found = [fault for fault in found if fault.who in brokers or fault.kind in _OF_NOBODYS_WORK]
     return sorted(found, key=lambda fault: fault.at_s)
 
 
@@ -175,6 +177,11 @@ def _drawn_wait(chance: random.Random, members: list[str]) -> Fault:
 
 
 _CODE_OF = {"broker": ("broker/", "schemas/"), "worker": ("workers/", "schemas/")}
+_OF_NOBODYS_WORK = {
+    FaultKind.POSTGRES_AWAY, FaultKind.POSTGRES_FAILS, FaultKind.POSTGRES_SLOW, FaultKind.FILES_AWAY,
+    FaultKind.FILES_FAIL, FaultKind.RUBBISH,
+}  # fmt: skip
+"""What leaves workers alone, and their way to brokers."""
 _DEPOSED_S = (2.0, 5.0, 5.0, 10.0)
 """Mostly longer than the lease of a leader."""
 _DAYS_MS = tuple(days * 86_400_000.0 for days in (-400, -2, 2, 400))

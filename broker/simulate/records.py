@@ -32,6 +32,7 @@ def broken_records(system: System) -> Iterator[str]:
         yield from _execution(system, row)
     yield from _unrecorded(system)
     yield from _given_up(system)
+    yield from _ran_once(system)
     yield from _results(system)
     yield from _orders(system)
     yield from _deliveries(system)
@@ -109,6 +110,18 @@ def _given_up(system: System) -> Iterator[str]:
         is_given_up = row.state == "dead" and failure_kind(row.state, row.failure) != "worker_lost"
         if is_given_up and failed[row.id] < row.max_attempts:
             yield f"job {row.id} is dead after {failed[row.id]} failed attempts, and may have {row.max_attempts}"
+
+
+def _ran_once(system: System) -> Iterator[str]:
+    """While nothing goes wrong with workers, no attempt runs twice, and none is taken for lost."""
+    if not system.size.spares_workers:
+        return
+    for (job, attempt), times in system.ran.attempts.items():
+        if times > 1:
+            yield f"attempt {attempt} of job {job} ran {times} times, although no worker had any trouble"
+    for row in system.tables.executions:
+        if row.outcome == "lost":
+            yield f"execution {row.id} of job {row.job} is taken for lost, although no worker had any trouble"
 
 
 def _results(system: System) -> Iterator[str]:

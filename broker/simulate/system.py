@@ -31,6 +31,7 @@ from schemas.control import PauseKind
 from schemas.ids import uuid7
 
 LEASE_S = 6.0
+_SPARED = 0.15
 _AGAIN_S = 1.0
 """How long until a process that has ended is started again, at least."""
 _RESUME_S = 5.0
@@ -59,6 +60,8 @@ class Size:
     file_acts: int
     keeps_files_beside: bool
     """Whether files are kept in a store beside Postgres."""
+    spares_workers: bool
+    """Nothing goes wrong with workers, nor with NATS. Then each attempt runs once, whatever becomes of brokers."""
 
 
 def size_of(chance: random.Random) -> Size:
@@ -72,6 +75,7 @@ def size_of(chance: random.Random) -> Size:
         acts=chance.randint(8, 30),
         file_acts=chance.choice((0, 3, 8)),
         keeps_files_beside=chance.random() < 0.5,
+        spares_workers=chance.random() < _SPARED,
     )
 
 
@@ -187,7 +191,7 @@ class System:
         )
 
     def _worker(self, plan: WorkerPlan, process: Process) -> SimulatedWorker:
-        return SimulatedWorker(process, plan, self.network.connected, self.ran)
+        return SimulatedWorker(process, plan, self.network.connected, self.ran, survives_all=self.size.spares_workers)
 
     def _call(self, number: int) -> None:
         def main(process: Process) -> Coroutine[None, None, None]:

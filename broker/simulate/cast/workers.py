@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from itertools import count
@@ -12,7 +13,7 @@ import msgspec
 from broker.simulate.cast.processes import Connect
 from broker.simulate.world.world import Process
 from schemas.engine_options import FailureKind, SimulatedOptions
-from schemas.outcome import Failed, ResponseTooLarge, Succeeded
+from schemas.outcome import EngineFault, Failed, ResponseTooLarge, Succeeded
 from workers.catalog import ActiveCatalog, active_catalog, declared_lease_ms
 from workers.engines.simulated import Simulated, make
 from workers.life import live
@@ -37,6 +38,8 @@ class Ran:
 
     begun: dict[UUID, int] = field(default_factory=dict)
     """How often each execution began."""
+    attempts: Counter[tuple[UUID, int]] = field(default_factory=Counter)
+    """How often each attempt of a job began."""
     bodies: dict[UUID, bytes] = field(default_factory=dict)
     """The request of each job."""
     done: dict[UUID, Done] = field(default_factory=dict)
@@ -50,6 +53,7 @@ class Ran:
     def began(self, request: EngineRequest, by: Process) -> None:
         job, execution = names_of(request)
         self.begun[execution] = self.begun.get(execution, 0) + 1
+        self.attempts[job, request.attempt] += 1
         if self.bodies.setdefault(job, request.body) != request.body:
             self.wrong.append(f"job {job} ran with the requests {self.bodies[job]!r} and {request.body!r}")
         if (by.number, job) in self._running:
@@ -67,9 +71,14 @@ def names_of(request: EngineRequest) -> tuple[UUID, UUID]:
 
 
 class DeadlyEngine:
-    """The simulated engine. A request that is scripted to crash ends its whole process."""
+    """The simulated engine. A request that is scripted to crash ends its whole process, unless that survives all: then it
+    fails.
+    """
 
-    def __init__(self, engine: Simulated, *, deadly: tuple[bytes, ...], process: Process, ran: Ran) -> None:
+    def __init__(
+        self, engine: Simulated, *, deadly: tuple[bytes, ...], process: Process, ran: Ran, survives_all: bool
+    ) -> None:
+        self._survives_all = survives_all
         self._engine = engine
         self._deadly = deadly
         self._process = process
@@ -93,6 +102,11 @@ class DeadlyEngine:
         try:
             if any(words in request.body for words in self._deadly):
                 await asyncio.sleep(0.01)
+                if self._survives_all:
+                    failed = Failed(EngineFault("it would have ended the engine"))
+                    ran.done[execution] = Done(failed, self._process)
+                    yield failed
+                    return
                 ran.deaths[job] = ran.deaths.get(job, 0) + 1
                 self._process.die("its engine crashed")
                 await asyncio.Event().wait()
@@ -136,9 +150,12 @@ class WorkerPlan:
 class SimulatedWorker:
     """One life of a worker."""
 
-    def __init__(self, process: Process, plan: WorkerPlan, connect: Connect, ran: Ran) -> None:
+    def __init__(
+        self, process: Process, plan: WorkerPlan, connect: Connect, ran: Ran, *, survives_all: bool = False
+    ) -> None:
         self.process = process
         self.plan = plan
+        self._survives_all = survives_all
         self.worker: Worker | None = None
         self._connect = connect
         self._ran = ran
@@ -171,4 +188,6 @@ class SimulatedWorker:
         options = msgspec.convert(deployment.options, SimulatedOptions)
         deadly = tuple(one.match.encode() for one in options.failures if one.kind is FailureKind.CRASH)
         engine = make(deployment, Overrides(self.plan.slots))
-        return DeadlyEngine(engine, deadly=deadly, process=self.process, ran=self._ran)
+        return DeadlyEngine(
+            engine, deadly=deadly, process=self.process, ran=self._ran, survives_all=self._survives_all
+        )
