@@ -1,5 +1,6 @@
 """What the ledger of a simulated system must have on record: what was sent to it, what engines did and what that costs."""
 
+import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from uuid import UUID
@@ -11,8 +12,6 @@ from broker.simulate.ledger.stored import DeliveryRow, ExecutionRow
 from broker.simulate.system import System
 from schemas.outcome import Succeeded
 
-_NANO_USD = {"swift": (1000, 2000), "steady": (1000, 2000), "spare": (0, 0)}
-"""What a token costs in each deployment, in and out (`cast.catalogs`)."""
 _MODELS = ("quick", "flaky")
 _ENDED = ("succeeded", "failed")
 _MOST_DEATHS = 10
@@ -82,10 +81,16 @@ def _execution(system: System, row: ExecutionRow) -> Iterator[str]:
         used, has = done.outcome.usage, (row.input_tokens, row.output_tokens)
         if (used.input_tokens, used.output_tokens) != has:
             yield f"execution {row.id} used {used} and is recorded with {has}"
-    of_input, of_output = _NANO_USD[row.deployment]
-    cost = row.input_tokens * of_input + row.output_tokens * of_output
-    is_counted = row.cost_source.startswith("catalog") and not row.cost_source.endswith("estimate")
-    if is_counted and row.cost_nano_usd != cost:
+    if row.cost_source.startswith("catalog:") and not row.cost_source.endswith("estimate"):
+        yield from _price(system, row)
+
+
+def _price(system: System, row: ExecutionRow) -> Iterator[str]:
+    """An execution costs what the catalog says that is named as the source."""
+    catalog = system.tables.catalog[int(row.cost_source.split(":")[1])]
+    price = tomllib.loads(catalog.toml)["deployments"][row.deployment]["price"]
+    cost = 1000 * (row.input_tokens * price["input"] + row.output_tokens * price["output"])
+    if row.cost_nano_usd != cost:
         yield f"execution {row.id} on {row.deployment} ({row.cost_source}) costs {row.cost_nano_usd}, its tokens {cost}"
 
 

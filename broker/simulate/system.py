@@ -156,7 +156,8 @@ class System:
     async def _resume_all(self) -> None:
         controls = self.ledger().controls
         for kind, name in [(PauseKind(row.kind), row.name) for row in self.tables.pauses]:
-            await controls.resume(kind, name, Audited(uuid7(BEGAN_MS, 1), BEGAN_MS, "default", "default"))
+            by = Audited(uuid7(BEGAN_MS, self._again.getrandbits(74)), BEGAN_MS, "default", "default")
+            await controls.resume(kind, name, by)
 
     def lose(self, stream: str | None) -> None:
         """Lose a stream with what is in it, or all streams. What only SUBMIT held is lost, and is said to be."""

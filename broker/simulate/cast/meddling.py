@@ -13,6 +13,8 @@ from schemas.dead import DeadFilter, DeadRequeue
 from schemas.listing import JobFilter
 from schemas.repeats import ReplayChoice
 
+_KEEPS_SPARE = 0.7
+
 
 class Meddler:
     def __init__(self, actor: Actor) -> None:
@@ -90,7 +92,11 @@ class Meddler:
             await self._client.requeue(DeadRequeue(filter=DeadFilter(), limit=20))
 
     async def catalog(self) -> None:
-        text = catalog_of(swift_weight=self._chance.choice((1, 1, 3)))
+        text = catalog_of(
+            swift_weight=self._chance.choice((1, 1, 3)),
+            input_price=self._chance.choice((1.0, 0.0, 5.0)),
+            has_spare=self._chance.random() < _KEEPS_SPARE,
+        )
         with contextlib.suppress(*PASSING):
             await self._client.apply_catalog(text)
 

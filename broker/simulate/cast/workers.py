@@ -47,8 +47,8 @@ class Ran:
     deaths: dict[UUID, int] = field(default_factory=dict)
     """How many processes each job has ended."""
     wrong: list[str] = field(default_factory=list)
-    _running: set[tuple[int, UUID]] = field(default_factory=set)
-    """The number of a process, and a job."""
+    _running: set[tuple[int, UUID, int]] = field(default_factory=set)
+    """The number of a process, a job, and an attempt."""
 
     def began(self, request: EngineRequest, by: Process) -> None:
         job, execution = names_of(request)
@@ -56,12 +56,13 @@ class Ran:
         self.attempts[job, request.attempt] += 1
         if self.bodies.setdefault(job, request.body) != request.body:
             self.wrong.append(f"job {job} ran with the requests {self.bodies[job]!r} and {request.body!r}")
-        if (by.number, job) in self._running:
-            self.wrong.append(f"job {job} runs twice in {by}")
-        self._running.add((by.number, job))
+        running = (by.number, job, request.attempt)
+        if running in self._running:
+            self.wrong.append(f"attempt {request.attempt} of job {job} runs twice at once in {by}")
+        self._running.add(running)
 
     def is_over(self, request: EngineRequest, by: Process) -> None:
-        self._running.discard((by.number, names_of(request)[0]))
+        self._running.discard((by.number, names_of(request)[0], request.attempt))
 
 
 def names_of(request: EngineRequest) -> tuple[UUID, UUID]:
