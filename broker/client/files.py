@@ -116,7 +116,7 @@ class FileClient(Session):
 
     async def _stored(self, files: Files, stream: BinaryIO, content: FileContent, sent: Callable[[int], None]) -> str:
         """Send a file until it is stored, each time from where it was. Gives up when nothing more of it comes through."""
-        patience = _Patience(self._patience_s)
+        patience, restarts = _Patience(self._patience_s), 0
         while True:
             try:
                 kept, stored = await files.kept(content)
@@ -130,6 +130,8 @@ class FileClient(Session):
             except RequestRefused as refused:
                 if refused.problem.code != "bad_offset":  # of an earlier try, parts may still have come in
                     raise
+                if refused.problem.limit == 0 and restarts < _SHARED:  # others have dropped what there was
+                    patience, restarts = _Patience(self._patience_s), restarts + 1
                 await patience.rest(refused)
 
     async def _patiently(self, act: Callable[[], Awaitable[T]]) -> T:
@@ -143,7 +145,10 @@ class FileClient(Session):
 
 
 class _Patience:
-    """Waits between tries, longer each time, until nothing has come of them for some time."""
+    """Waits between tries, longer each time, until for some time after a failure nothing has come of them.
+
+    However long a try took before it failed, there is another.
+    """
 
     def __init__(self, most_s: float) -> None:
         self._loop = asyncio.get_running_loop()
@@ -155,12 +160,15 @@ class _Patience:
         """Note how far it is by now."""
         if reached > self._reached:
             self._reached = reached
-            self._end_s = self._loop.time() + self._most_s
+            self._end_s: float | None = None
             self._wait_s = _FIRST_WAIT_S
 
     async def rest(self, error: Exception) -> None:
         """Wait a little. Raises the error, once it is time to give up."""
-        if self._loop.time() + self._wait_s > self._end_s:
+        now_s = self._loop.time()
+        if self._end_s is None:
+            self._end_s = now_s + self._most_s
+        if now_s + self._wait_s > self._end_s:
             raise error
         await asyncio.sleep(self._wait_s)
         self._wait_s = min(2 * self._wait_s, _LONGEST_WAIT_S)
