@@ -93,10 +93,10 @@ def a_content(chance: random.Random) -> Content:
     bad = chance.choice((0.0, 0.0, 0.0, 0.2, 1.0))
     for _ in range(chance.choice((0, 1, 3, 8, 20))):
         (making.add_bad if chance.random() < bad else making.add_good)()
-    ends = [b"\n", b"\n", b"\r\n", b"\n\n"]
+    ends, blank = [b"\n", b"\n", b"\r\n", b"\n\n"], chance.choice((0.0, 0.0, 0.05, 0.3))
     parts = []
     for line in making.lines:
         parts += [line, chance.choice(ends)]
-        if chance.random() < 0.05:
-            parts.append(chance.choice((_BLANK * chance.randint(3, 8), b"\n" * 2100)))
+        if chance.random() < blank:
+            parts.append(chance.choice((_BLANK * chance.randint(1, 6), b"\n" * 2100)))
     return Content(b"".join(parts), making.good, tuple(making.bad))

@@ -90,7 +90,7 @@ class FileCaller:
         try:
             await act()
         except RequestRefused as error:
-            self.process.say(f"files {name} refused: {error.problem.code}")
+            self._files.wrong.append(f"{name} was refused: {error.problem.code}: {error.problem.message}")
 
     async def _until_done(self, act: Callable[[], Awaitable[T]]) -> T:
         while True:
@@ -130,7 +130,7 @@ class FileCaller:
     async def _submit(self) -> None:
         """Submit a file by the client, which goes on with uploads that were cut off."""
         content, strict = a_content(self._chance), self._chance.random() < 0.3
-        twice = self._chance.random() < 0.3
+        times, apart_s = self._chance.choice((1, 1, 1, 2, 3)), self._chance.choice((0.0, 0.1, 0.5))
 
         async def submit() -> None:
             lane = self._chance.choice((Lane.BULK, Lane.STANDARD))
@@ -140,9 +140,9 @@ class FileCaller:
             self._accept(batch.id, GivenBatch(content, not strict))
 
         async with asyncio.TaskGroup() as group:
-            for _ in range(2 if twice else 1):
+            for _ in range(times):
                 group.create_task(self._tried(submit))
-                await asyncio.sleep(self._chance.random() * 0.5)
+                await asyncio.sleep(self._chance.random() * apart_s)
 
     async def _form(self) -> None:
         """Store a file as OpenAI's clients do, and have a batch made of it; perhaps delete it at once."""
@@ -157,7 +157,11 @@ class FileCaller:
             "completion_window": "24h",
             "on_bad_line": "skip" if skips else "fail",
         }
-        await self._until_done(lambda: self._created(ask, GivenBatch(content, skips)))
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self._chance.choice((1, 1, 2))):
+                group.create_task(self._until_done(lambda: self._created(ask, GivenBatch(content, skips))))
+        if self._chance.random() < 0.15:
+            await self._cancelled(UUID(ask["id"]))
         if self._chance.random() < 0.5:
             await asyncio.sleep(self._chance.random() * 2)
             await self._gone(file)
@@ -177,7 +181,13 @@ class FileCaller:
         return file
 
     async def _created(self, ask: dict[str, Any], given: GivenBatch) -> None:
-        _, said = await self._asked("POST", "/v1/batches", json.dumps(ask).encode())
+        file = read_file_id(ask.get("input_file_id", ""))
+        is_gone = file is not None and file[0] not in self._files.whole
+        status, said = await self._asked(
+            "POST", "/v1/batches", json.dumps(ask).encode(), refused=(404,) if is_gone else ()
+        )
+        if status == 404:
+            return
         batch = read_id(json.loads(said)["id"], "batch_")
         if str(batch) != ask["id"]:
             self._files.wrong.append(f"batch {ask['id']} was made as {batch}")
@@ -256,10 +266,13 @@ class FileCaller:
 
     async def _cancel(self) -> None:
         if batches := list(self._files.batches):
-            batch = self._chance.choice(batches)
-            self._told.meddled.add(batch)
-            path = f"/v1/batches/{batch_id(batch)}/cancel"
-            await self._until_done(lambda: self._asked("POST", path, refused=(409,)))
+            await self._cancelled(self._chance.choice(batches))
+
+    async def _cancelled(self, batch: UUID) -> None:
+        self._told.meddled.add(batch)
+        path = f"/v1/batches/{batch_id(batch)}/cancel"
+        refused = (409,) if batch in self._files.batches else (404, 409)
+        await self._until_done(lambda: self._asked("POST", path, refused=refused))
 
     async def _look(self) -> None:
         """Look at a batch, and read what it came to by now: no name comes twice."""

@@ -15,8 +15,8 @@ URL = "http://brokers"
 _LONGEST_S = 120.0
 _CUT = 0.15
 """How many of the requests that send a file end in the middle of it."""
-_BETWEEN_S = 0.05
-"""How long the next part of a file takes to come, at most; now and then a hundred times as long."""
+_BETWEEN_S = (0.02, 0.05, 0.05, 2.0)
+"""How long the next part of a file takes to come, at most: of most files, and of slow ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +61,9 @@ class Session:
     async def _slowly(self, parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         chance = self._process.random
         left = chance.randrange(12) if chance.random() < _CUT else -1
+        between_s = chance.choice(_BETWEEN_S)
         async for part in parts:
-            await asyncio.sleep(chance.random() * _BETWEEN_S * (100 if chance.random() < 0.02 else 1))
+            await asyncio.sleep(chance.random() * between_s)
             if left == 0:
                 raise ConnectionError("the connection is lost")
             left -= 1

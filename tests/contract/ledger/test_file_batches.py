@@ -272,6 +272,28 @@ async def test_a_file_expires_as_was_said_from_the_moment_that_it_is_whole(ledge
     assert [file and file.expires_ms for file in done] == [None, begun[1].created_ms + HOUR]
 
 
+async def test_an_upload_is_found_by_its_content_until_it_expires_and_the_whole_one_first(ledger: Ledger) -> None:
+    digest = bytes(32)
+
+    async def begun(**more: Any) -> UUID:
+        file = File(id=an_id(), purpose=Purpose.BATCH, name="a", bytes=0, created_ms=now(), **more)
+        await ledger.files.begin(file, POSTGRES, "default", "k", sha256=digest)
+        return file.id
+
+    async def found(at: Ms) -> UUID | None:
+        upload = await ledger.files.of_content(digest, "default", at)
+        return None if upload is None else upload.file.id
+
+    first, brief = await begun(), await begun(expires_ms=Ms(now() + HOUR))
+    seen = [await found(now()), await found(Ms(now() + 2 * HOUR))]
+    await ledger.files.finish(first, 0, now())
+    seen.append(await found(now()))
+    await ledger.files.delete(first, "default", now())
+    seen.append(await found(now()))
+
+    assert seen == [brief, first, first, brief]
+
+
 async def test_what_a_batch_still_reads_is_not_dropped(ledger: Ledger) -> None:
     file = await stored(ledger, a_line(1))
     batch = await given(ledger, file.id)

@@ -51,9 +51,9 @@ def begin_file(
 @statement
 def file_of_content(t: Tables, tenant: str, sha256: bytes, now: int, unfinished_after: int) -> Rows:
     rows = [row for row in map(t.files.__getitem__, t.files_by_tenant.newest(tenant)) if row.sha256 == sha256]
-    whole = [row for row in rows if _is_there(row, now)]
-    begun = [row for row in rows if row.stored_ms is None and row.deleted_ms is None]
-    return [*whole, *(row for row in begun if row.created_ms >= unfinished_after)][:1]
+    rows = [row for row in rows if row.deleted_ms is None and (row.expires_ms is None or row.expires_ms > now)]
+    begun = [row for row in rows if row.stored_ms is None and row.created_ms >= unfinished_after]
+    return [*(row for row in rows if row.stored_ms is not None), *begun][:1]
 
 
 @statement
