@@ -69,6 +69,11 @@ class Presence:
     def here(self) -> Iterable[Heard]:
         return self._here.values()
 
+    def started_ms(self, worker: WorkerId) -> Ms | None:
+        """Return when the process of this name that is here started, by its own clock. None: none is known here."""
+        known = self._here.get(worker)
+        return None if known is None else known.beat.started_ms
+
     def heard(self, beat: WorkerBeat, now: Ms) -> None:
         """Note a beat. One of a newer process means that the older one with its id has died."""
         known = self._here.get(beat.id)

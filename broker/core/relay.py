@@ -162,7 +162,9 @@ class Ticked:
 
 @dataclass(frozen=True, slots=True)
 class WorkerDied:
-    """The worker that had the present attempt has died."""
+    """The worker that had the attempt of this token has died."""
+
+    token: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +213,8 @@ class Assignment:
     """The worker that it goes to alone, since that offered a slot or runs it apart. None: any of the deployment."""
     is_apart: bool = False
     """Whether the worker is to run it apart from all others."""
+    started_ms: Ms | None = None
+    """When that worker started, by its own clock. None: it is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,7 +331,7 @@ class RequestState:
 
     def on(self, event: Event, now: Ms) -> Sequence[Action]:
         """Return what to do. An event of an earlier attempt, or one after the end, changes nothing."""
-        is_late = isinstance(event, Said | Stored | Unstored) and event.token != self.assignment.token
+        is_late = isinstance(event, Said | Stored | Unstored | WorkerDied) and event.token != self.assignment.token
         if self.is_over or is_late:
             return ()
         if self.waits:
@@ -524,7 +528,7 @@ class RequestState:
             traceparent=entry.traceparent,
             group=entry.id if placed.is_apart else None,
         )
-        return Assignment(placed.token, attempt, now, placed.worker, placed.is_apart)
+        return Assignment(placed.token, attempt, now, placed.worker, placed.is_apart, placed.started_ms)
 
 
 def _outcome_of(problem: Problem) -> Failed | Cancelled:

@@ -73,7 +73,7 @@ def was_with(assignment: Assignment, gone: Departed, here: Iterable[Heard], now:
     if attempt.deployment != gone.beat.deployment:
         return False
     if assignment.worker is not None:
-        return assignment.worker == gone.beat.id
+        return assignment.worker == gone.beat.id and assignment.started_ms in (None, gone.beat.started_ms)
     key = (attempt.job, attempt.number)
     if key in {(held.job, held.attempt) for held in held_in(gone.beat.held)}:
         return True

@@ -24,6 +24,8 @@ class Placement:
     """The worker that it goes to alone, since that offered a slot or runs it apart. None: any of the deployment."""
     is_apart: bool = False
     """Whether the worker runs it apart from all others."""
+    started_ms: Ms | None = None
+    """When that worker started, by its own clock: another process of its name is another. None: it was not heard yet."""
 
 
 @dataclass(frozen=True, slots=True)

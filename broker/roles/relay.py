@@ -334,11 +334,11 @@ class Relay:
     async def _worker_died(self, gone: Departed, now: Ms) -> None:
         """Suspect the requests that it may have had, and go on with them: apart, if they may. What it ran is lost."""
         mine = [
-            one
+            (one, one.state.assignment)
             for one in self._by_job.values()
             if not one.state.waits and was_with(one.state.assignment, gone, self._presence.here, now)
         ]
-        suspected = [(_key(one.state), one.state.assignment) for one in mine]
+        suspected = [(_key(one.state), assignment) for one, assignment in mine]
         for ended in list(self._recent):
             ended_ms, key, assignment = ended
             if now - ended_ms > _RECENT_MS:
@@ -358,9 +358,9 @@ class Relay:
             log.warning("suspected request key=%s deaths_alone=%d", key, deaths)
             suspects.suspected(key, deaths, now)
             await self._tell(key, deaths)
-        for request in mine:
-            suspects.is_over(request.state.assignment.token)  # so that it may run apart once more
-            await self._handle(request, WorkerDied(), now)
+        for request, assignment in mine:
+            suspects.is_over(assignment.token)  # so that it may run apart once more
+            await self._handle(request, WorkerDied(assignment.token), now)
 
     async def _clear(self, key: str) -> None:
         """Suspect a request no longer: its run apart has ended, and its worker lives."""

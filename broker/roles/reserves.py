@@ -96,7 +96,8 @@ class Reserves:
             full=self._catalog().deployments,
             offered=deployment,
         )
-        return Placement(where, self.token(), worker) if isinstance(where, str) else where
+        started_ms = self._presence.started_ms(worker)
+        return Placement(where, self.token(), worker, started_ms=started_ms) if isinstance(where, str) else where
 
     def look_again(self, request: Entry, model: str, tried: Collection[str]) -> Placement | NotPlaced:
         """Say whose slots a request may take that waits, or what holds it now. What has become suspected is placed apart."""
@@ -150,7 +151,7 @@ class Reserves:
             return beat
         token = self.token()
         self.suspects.runs_apart(token, key, beat.id)
-        return Placement(beat.deployment, token, beat.id, is_apart=True)
+        return Placement(beat.deployment, token, beat.id, is_apart=True, started_ms=beat.started_ms)
 
     def with_limit(self, attempt: Attempt) -> Attempt:
         """Tell the workers of an attempt what the catalog does not tell them of its model."""

@@ -12,7 +12,6 @@ from broker.simulate.ledger.stored import DeliveryRow, ExecutionRow
 from broker.simulate.system import System
 from schemas.outcome import Succeeded
 
-_MODELS = ("quick", "flaky")
 _ENDED = ("succeeded", "failed")
 _MOST_DEATHS = 10
 """Of workers by one job. About 5 are promised while nobody else ends workers (`core.suspects`)."""
@@ -57,7 +56,7 @@ def _same_by_key(system: System) -> Iterator[str]:
     """Of two jobs that are the same by their key there is one, and the other stands for it."""
     for pair in system.told.twice:
         rows = [row for job in pair if (row := system.tables.jobs.get(job)) is not None]
-        if any(row.model not in _MODELS for row in rows):
+        if any('"type":"refused"' in (row.failure or "") for row in rows):
             continue  # no key is kept of what is refused
         there = [row.id for row in rows]
         known = [row for row in system.tables.repeated if row.id in pair]

@@ -115,6 +115,10 @@ class Script:
         """Of the present attempt."""
         return self.on(Said(self.request.assignment.token, message))
 
+    def dies(self) -> Sequence[Action]:
+        """The worker of the present attempt."""
+        return self.on(WorkerDied(self.request.assignment.token))
+
     def passes(self, ms: int) -> Sequence[Action]:
         self.now += ms
         return self.on(Ticked())
@@ -493,7 +497,7 @@ def test_nothing_of_a_second_attempt_follows_what_was_streamed(count: int, steps
 def test_when_its_worker_dies_a_request_goes_on_apart_and_waits_there_without_a_sign_of_life() -> None:
     script = Script(["d"], apart="w")
 
-    script.on(WorkerDied())
+    script.dies()
 
     first, again = script.handed
     assert (first.worker, first.attempt.group) == (None, None)
@@ -506,9 +510,19 @@ def test_when_its_worker_dies_a_request_goes_on_apart_and_waits_there_without_a_
     assert script.told == [KeptAlive(), KeptAlive(), WHOLE]
 
 
+def test_the_death_of_the_worker_of_an_earlier_attempt_does_nothing_to_the_present_one() -> None:
+    script = Script(["d"], apart="w")
+    first = script.request.assignment.token
+    script.dies()
+
+    assert script.on(WorkerDied(first)) == ()
+    script.says(WHOLE)
+    assert (len(script.handed), script.told) == (2, [WHOLE])
+
+
 def test_a_request_that_runs_apart_is_lost_when_its_worker_falls_silent() -> None:
     script = Script(["d"], apart="w")
-    script.on(WorkerDied())
+    script.dies()
     script.says(KeptAlive())
     script.apart = None
 
@@ -523,7 +537,7 @@ def test_a_request_that_runs_apart_is_lost_when_its_worker_falls_silent() -> Non
 def test_a_request_whose_worker_died_and_that_cannot_go_on_says_why(none_left: NotPlaced, code: str) -> None:
     script = Script(["d"], none_left=none_left)
 
-    script.on(WorkerDied())
+    script.dies()
 
     assert (script.problem, len(script.aborted)) == (code, 1)
 
@@ -532,14 +546,14 @@ def test_a_request_of_which_a_piece_was_streamed_does_not_run_again_when_its_wor
     script = Script(["d"], apart="w")
     script.says(PIECE)
 
-    script.on(WorkerDied())
+    script.dies()
 
     assert (script.problem, len(script.handed)) == ("worker_lost", 1)
 
 
 def test_a_request_whose_ward_is_not_there_goes_on_elsewhere() -> None:
     script = Script(["d"], apart="w")
-    script.on(WorkerDied())
+    script.dies()
 
     script.on(Unstored(script.request.assignment.token, "no stream"))
 
@@ -600,7 +614,7 @@ def test_nothing_of_an_attempt_that_is_over_touches_a_request_that_waits() -> No
     token = script.request.assignment.token
     script.says(TurnedBack())
 
-    for event in (Said(token, WHOLE), Said(token, FAULT), Stored(token), Unstored(token, "x"), WorkerDied()):
+    for event in (Said(token, WHOLE), Said(token, FAULT), Stored(token), Unstored(token, "x"), WorkerDied(token)):
         assert script.on(event) == ()
     assert script.passes(STORE_MS + PICK_UP_MS) == [Tell(KeptAlive())]
 

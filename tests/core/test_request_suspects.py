@@ -64,8 +64,10 @@ def gone(*held: tuple[Attempt, Any], worker: str = "w", **changes: Any) -> Depar
     return Departed(a_beat(worker, held=records, **changes), Ms(0), has_died=True)
 
 
-def assigned(attempt: Attempt, *, at: int = 0, worker: WorkerId | None = None) -> Assignment:
-    return Assignment("token", attempt, Ms(at), worker)
+def assigned(
+    attempt: Attempt, *, at: int = 0, worker: WorkerId | None = None, started: Ms | None = None
+) -> Assignment:
+    return Assignment("token", attempt, Ms(at), worker, started_ms=started)
 
 
 def test_a_request_was_with_a_worker_that_named_it() -> None:
@@ -94,6 +96,14 @@ def test_what_a_worker_of_another_deployment_names_says_nothing_of_a_request() -
     assert was_with(assigned(one), gone(), [other], LATER)
     assert not was_with(assigned(one, worker=a_worker()), gone(deployment="e"), [], LATER)
     assert not was_with(assigned(one, worker=a_worker()), gone(key="another"), [], LATER)
+
+
+def test_a_request_of_a_worker_that_started_again_was_not_with_the_process_before() -> None:
+    one, dead = an_attempt(), gone(started_ms=Ms(7))
+
+    assert was_with(assigned(one, worker=a_worker(), started=Ms(7)), dead, [], LATER)
+    assert not was_with(assigned(one, worker=a_worker(), started=Ms(8)), dead, [], LATER)
+    assert was_with(assigned(one, worker=a_worker()), dead, [], LATER)
 
 
 def test_a_request_that_runs_apart_is_with_its_worker_and_counts_once_it_has_begun() -> None:
