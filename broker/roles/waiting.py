@@ -89,6 +89,7 @@ class Waiting:
         job = self.line.next(deployment)
         if job is not None and self._told.get(deployment):
             self._told[deployment] -= 1  # as its worker counts
+        self.changed()  # for the workers of others, whose slots it waited for too
         return job
 
     def started(self, job: UUID, model: str) -> None:

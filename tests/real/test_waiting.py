@@ -7,24 +7,30 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from uuid import UUID
 
+import msgspec
 import pytest
 
 from broker.bus.runs import Rulings, Runs
 from broker.core.controls import Controls
 from broker.core.line import Depth
 from broker.core.records import Entry
-from broker.core.relay import Answered, Erred, Streamed
+from broker.core.relay import Answered, Erred, RequestState, Streamed
+from broker.core.reserve import NoRoom, Placement
 from broker.ports import Ledger
 from broker.roles.daily_spend import DailySpend
 from broker.roles.relay import DEPTH, Relay
 from broker.roles.reserves import Reserves
-from schemas.catalog import Catalog
+from broker.roles.tasks import Tasks
+from broker.roles.waiting import Waiting
+from schemas import subjects
+from schemas.catalog import Catalog, Retry
 from schemas.control import Pause, PauseKind
+from schemas.jetstream import Message
 from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Lane
 from schemas.outcome import Report, Succeeded
 from schemas.units import Ms
-from schemas.worker import WorkerBeat
+from schemas.worker import WantedNotice, WorkerBeat
 from tests.builders import SEAL_KEY, a_batch_id, a_beat, a_catalog, a_chat, an_entropy, an_entry, an_id, now
 from tests.real.test_worker import HANG, Bench, Pausing, a_pool
 from workers.ports import EngineRequest, Step
@@ -174,6 +180,41 @@ async def a_house(
 async def served(relay: Relay) -> None:
     async with relay.open():
         await relay.watch()
+
+
+async def test_workers_hear_at_once_that_a_request_waits_no_longer_which_has_a_slot_of_another_deployment(
+    nc: Nats,
+) -> None:
+    heard: list[tuple[str, WantedNotice]] = []
+
+    async def hear(message: Message) -> None:
+        heard.append((message.subject, decoded.decode(message.data)))
+
+    decoded = msgspec.msgpack.Decoder(WantedNotice)
+    swift, steady = subjects.wanted_order("swift"), subjects.wanted_order("steady")
+    for subject in (swift, steady):
+        await nc.subscribe(subject, cb=hear)
+    tasks = Tasks()
+    waiting = Waiting(nc, relay="b0", depth=DEPTH, clock=now, tasks=tasks, waited=lambda *_: None)
+    state = RequestState(
+        a_request("x"),
+        Placement("swift", "t"),
+        relay="b0",
+        place=lambda *_: NoRoom([]),
+        policy=lambda _: Retry(),
+        now=now(),
+        waits=True,
+    )
+    waiting.enter(state, ("swift", "steady"))
+    await tasks.finish(5)
+
+    assert waiting.take("swift") == state.entry.id
+    await tasks.finish(5)
+    await nc.flush()
+    await asyncio.sleep(0)
+
+    assert sorted(heard[:2]) == [(steady, ("b0", 1)), (swift, ("b0", 1))]
+    assert heard[2:] == [(steady, ("b0", 0))]
 
 
 @pytest.mark.parametrize("stale", [False, True])
