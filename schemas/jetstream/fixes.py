@@ -24,9 +24,13 @@ _DISCONNECTED = 0
 
 
 class ClientFixes:
-    """Reconnects when the socket is lost, closes a lost one, accepts any subject and headers, lets cancellations through."""
+    """Reconnects when the socket is lost, closes a lost one, accepts any subject and headers, lets cancellations through.
+
+    What ends while the connection is lost is over for the next server too.
+    """
 
     is_connected: bool
+    is_reconnecting: bool
     is_closed: bool
     _status: int
     _pending: list[bytes]
@@ -72,11 +76,37 @@ class ClientFixes:
         await super()._close(status, do_cbs)  # type: ignore[misc]
 
     async def subscribe(self, *args: Any, **named: Any) -> Any:
-        """Make `next_msg` of the subscription raise a cancellation even if a message comes at the same moment."""
+        """Make `next_msg` of the subscription raise a cancellation even if a message comes at the same moment.
+
+        And let it be over once it was to be drained, whatever comes of that: if the connection was lost meanwhile, nats-py
+        has begun it anew at the next server.
+        """
         subscription = await super().subscribe(*args, **named)  # type: ignore[misc]
-        wait = subscription.next_msg
+        wait, drain = subscription.next_msg, subscription._drain  # noqa: SLF001 - what `drain` calls, of the client too
+
+        async def drained() -> None:
+            try:
+                await drain()
+            finally:
+                subscription._stop_processing()  # noqa: SLF001
+                super(ClientFixes, self)._remove_sub(subscription._id)  # type: ignore[misc] # noqa: SLF001
+                self._end_at_server(subscription._id)  # noqa: SLF001
+
         subscription.next_msg = lambda timeout=1.0: _cancellable(wait(timeout))
+        subscription._drain = drained  # noqa: SLF001
         return subscription
+
+    def _remove_sub(self, sid: int, max_msgs: int = 0) -> None:
+        """Take a subscription back that may be pending. While the connection is lost, nats-py sends only its beginning."""
+        super()._remove_sub(sid, max_msgs)  # type: ignore[misc]
+        if self.is_reconnecting:
+            self._end_at_server(sid)
+
+    def _end_at_server(self, sid: int) -> None:
+        """Have the server told with what is sent next that a subscription is over. Saying it again does no harm."""
+        if not self.is_closed:
+            self._pending.append(command := b"UNSUB %d\r\n" % sid)
+            self._pending_data_size += len(command)
 
     async def _read_loop(self) -> None:
         """Reconnect if the reader ends for any other reason than a reconnect, a close or a cancellation."""

@@ -76,7 +76,7 @@ class MemorySubscription:
         self._check_open()
         self._is_closed = True
         self._stop_handling()
-        self._connection.forget(self, tell=not self._connection.is_reconnecting)
+        self._connection.forget(self, tell=True)
 
     async def drain(self) -> None:
         """Unsubscribe once the messages that were already sent have been handled."""
@@ -85,9 +85,9 @@ class MemorySubscription:
             self._connection.tell_unsubscribed(self)
             await self._connection.flush()
             await self._messages.join()
-            self._stop_handling()
-            self._connection.forget(self, tell=False)
         finally:
+            self._stop_handling()
+            self._connection.forget(self, tell=not self._connection.is_closed)
             self._is_closed = True
 
     def put(self, message: MemoryMessage) -> bool:

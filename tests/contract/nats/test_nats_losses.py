@@ -12,7 +12,7 @@ from broker.simulate.nats import faults
 from broker.simulate.nats.refusals import NotSimulated
 from broker.simulate.nats.session import Session
 from schemas import subjects
-from schemas.jetstream import NatsConnection, NatsError, NatsTimeoutError, NoRespondersError
+from schemas.jetstream import Message, NatsConnection, NatsError, NatsTimeoutError, NoRespondersError
 from schemas.jetstream.connection import OutboundBufferLimitError
 from tests.contract.nats.asking import (
     MS,
@@ -135,6 +135,55 @@ async def test_a_subscription_that_ends_while_the_server_is_away_is_over(way: Wa
     assert (await late.next_msg(SOON_S)).data == b"y"
     with pytest.raises((NatsError, TimeoutError)):
         await over.next_msg(0.05)
+
+
+async def test_a_subscription_that_begins_and_ends_while_the_server_is_away_is_not_kept_by_it(
+    way: Way, nc: NatsConnection
+) -> None:
+    told = Told()
+    lost = await way.connect(**told.options())
+
+    async with away(way, told):
+        over = await lost.subscribe("one")
+        await lost.publish("two", b"x")
+        await over.unsubscribe()
+    await lost.flush()
+
+    with pytest.raises(NoRespondersError):
+        await nc.request("one", b"x", timeout=SOON_S)
+
+
+@pytest.mark.parametrize("is_given_up", [True, False])
+async def test_a_subscription_that_was_being_drained_does_not_come_back_with_its_connection(
+    way: Way, nc: NatsConnection, *, is_given_up: bool
+) -> None:
+    """Its drain takes long, and is given up or goes on: here because a message is handled."""
+    told, taken, handled = Told(), asyncio.Event(), asyncio.Event()
+    lost = await way.connect(**told.options())
+
+    async def handle(_: Message) -> None:
+        taken.set()
+        await handled.wait()
+
+    over = await lost.subscribe("one", cb=handle)
+    await lost.flush()
+    await nc.publish("one", b"x")
+    await taken.wait()
+    draining = asyncio.create_task(over.drain())
+    await lost.flush()
+    if is_given_up:
+        draining.cancel()
+        await asyncio.wait([draining])
+
+    way.cut()
+    async with asyncio.timeout(SOON_S):
+        await told.back.wait()
+    handled.set()
+    await asyncio.wait([draining])
+    await lost.flush()
+
+    with pytest.raises(NoRespondersError):
+        await nc.request("one", b"x", timeout=SOON_S)
 
 
 async def test_a_flush_waits_for_nothing_while_the_server_is_away(way: Way, nc: NatsConnection) -> None:
