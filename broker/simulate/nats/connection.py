@@ -198,8 +198,7 @@ class MemoryConnection:
     def abandon(self) -> None:
         """Leave because the process has died. What it had sent arrives still, as a kernel sees to it."""
         self.is_gone = True
-        if self._session is not None:
-            self._link.to_server(self._session.close)
+        self._link.to_server(self._server.hung_up, self)
 
     async def drain(self) -> None:
         """Handle what has come, send what is pending and leave."""
@@ -210,13 +209,18 @@ class MemoryConnection:
 
     async def _dial(self) -> Session:
         """Raises: ConnectionRefusedError, NatsTimeoutError."""
-        self._dialled = asyncio.get_running_loop().create_future()
+        dialled: asyncio.Future[Session] = asyncio.get_running_loop().create_future()
+        self._dialled = dialled
         self._link.to_server(self._server.accept, self, self._link, self._options.name)
         try:
             async with asyncio.timeout(self._options.connect_timeout):
-                return await self._dialled
-        except TimeoutError:
-            raise NatsTimeoutError from None
+                return await dialled
+        except BaseException as error:
+            if dialled.done() and not dialled.cancelled() and dialled.exception() is None:
+                self._link.to_server(dialled.result().close)  # it came at the same moment
+            if isinstance(error, TimeoutError):
+                raise NatsTimeoutError from None
+            raise
         finally:
             self._dialled = None
 
@@ -247,6 +251,8 @@ class MemoryConnection:
                 await self.flush()
                 await options.reconnected_cb()
             except (OSError, NatsError) as error:
+                if self._session is not None:
+                    self._link.to_server(self._session.close)
                 await options.error_cb(error)
                 if self._status is not _Status.CLOSED:
                     self._status = _Status.RECONNECTING

@@ -66,6 +66,11 @@ class Server:
         self.sessions[session] = None
         link.to_client(client.accepted, session)
 
+    def hung_up(self, client: Client) -> None:
+        """Forget the connections of a client that is gone, also one that it does not know of yet."""
+        for session in [one for one in self.sessions if one.client is client]:
+            session.close()
+
     def left(self, session: Session) -> None:
         self.sessions.pop(session, None)
 

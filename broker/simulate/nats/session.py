@@ -37,7 +37,7 @@ class Command(Protocol):
 class Session:
     def __init__(self, server: "Server", client: Client, link: Link, *, name: str) -> None:
         self._server = server
-        self._client = client
+        self.client = client
         self._link = link
         self.name = name
         self.is_open = True
@@ -49,6 +49,10 @@ class Session:
 
     def __repr__(self) -> str:
         return f"Session({self.name}, open={self.is_open})"
+
+    def subjects(self) -> list[str]:
+        """List what it has subscribed to."""
+        return [one.subject for one in self._subscribers.values()]
 
     # what the connection tells
 
@@ -95,7 +99,7 @@ class Session:
                 self._drop(one)
 
     def ping(self) -> None:
-        self._to_client(self._client.ponged, self)
+        self._to_client(self.client.ponged, self)
 
     def _say_nobody_hears(self, subject: str, reply: str) -> None:
         heard = self._server.interest.heard(reply)
@@ -107,7 +111,7 @@ class Session:
     # what it is told
 
     def send(self, one: Subscriber, message: Published) -> None:
-        self._to_client(self._client.take, self, one.sid, message)
+        self._to_client(self.client.take, self, one.sid, message)
         if one.left is not None:
             one.left -= 1
             if one.left <= 0:
@@ -128,7 +132,7 @@ class Session:
         """End the connection. What is on its way is lost."""
         if self.is_open:
             self.close()
-            self._link.to_client(self._client.lost, self, why)
+            self._link.to_client(self.client.lost, self, why)
 
     def stall(self) -> None:
         """Carry nothing more, either way, until it goes on."""
