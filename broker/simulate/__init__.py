@@ -8,6 +8,7 @@ system        all of them together                   faults      what goes wrong
 invariants    what must hold                         starts      what must hold whenever a job starts
 records       what must be on record                 run         one seed, from its beginning to the comparison
 apart         seeds in processes, and shrinking      scenarios   seeds and faults that are kept by name
-waits         where a process may die of its waits
+waits         where code of ours waits, and a process may die
+held          what a process holds                   leftovers   what it holds too much of once all is quiet
 file_checks   what must hold of files, and of batches that were made of them
 """

@@ -1,14 +1,18 @@
 """Runs seeds, each in a process of its own, so that all begin alike and none sees what another left behind."""
 
+import gc
 import os
 import select
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache, partial
 
 import msgspec
 
 from broker.simulate.faults import Fault
+from broker.simulate.leftovers import Idle, idle_system
 from broker.simulate.run import Ended, Run
 from broker.simulate.waits import waits
 from broker.simulate.world.story import Story
@@ -34,14 +38,14 @@ def run_many(
     say: Callable[[str], object] | None = None,
 ) -> Iterator[Ended]:
     """Run seeds, so many at once, while `go_on` says so; yield each as it ends."""
-    waits()  # looked up once, before the processes part
+    waits(), idle()  # looked up once, before the processes part
     running: dict[int, tuple[int, int]] = {}
     """The process and the seed, by the pipe in which it will tell its end."""
     left = iter(seeds)
     try:
         while True:
             while len(running) < processes and go_on() and (seed := next(left, None)) is not None:
-                pid, pipe = _forked(seed, faults, say)
+                pid, pipe = _forked(partial(_run, seed, faults, say))
                 running[pipe] = (pid, seed)
             if not running:
                 return
@@ -55,7 +59,28 @@ def run_many(
             os.close(pipe)
 
 
-def _forked(seed: int, faults: Sequence[Fault] | None, say: Callable[[str], object] | None) -> tuple[int, int]:
+@cache
+def idle() -> Idle:
+    """Return what an idle system holds."""
+    return msgspec.msgpack.decode(told_by(lambda: msgspec.msgpack.encode(idle_system())), type=Idle)
+
+
+def told_by(run: Callable[[], bytes]) -> bytes:
+    """Run something in a process of its own, as a world must be that nobody tidies up. Return what it returns."""
+    said, _ = _said(*_forked(run))
+    return said
+
+
+def _run(seed: int, faults: Sequence[Fault] | None, say: Callable[[str], object] | None) -> bytes:
+    try:
+        ended = Run(seed, Story() if say is None else Story(say), faults, idle=idle()).run()
+    except BaseException as error:  # noqa: BLE001 - the parent must hear of it
+        ended = _broken(seed, f"the simulation itself failed: {type(error).__name__}: {error}")
+    return msgspec.msgpack.encode(ended)
+
+
+def _forked(run: Callable[[], bytes]) -> tuple[int, int]:
+    """Run something in a process of its own. Return its id, and the pipe in which it tells what came of it."""
     sys.stdout.flush()
     reading, writing = os.pipe()
     pid = os.fork()
@@ -64,20 +89,25 @@ def _forked(seed: int, faults: Sequence[Fault] | None, say: Callable[[str], obje
         return pid, reading
     os.close(reading)
     signal.alarm(int(LONGEST_RUN_S))
+    gc.disable()  # what collects garbage at any time would make `finally` blocks run at any time
     try:
-        ended = Run(seed, Story() if say is None else Story(say), faults).run()
-    except BaseException as error:  # noqa: BLE001 - the parent must hear of it
-        ended = _broken(seed, f"the simulation itself failed: {type(error).__name__}: {error}")
-    with os.fdopen(writing, "wb") as pipe:
-        pipe.write(msgspec.msgpack.encode(ended))
+        with os.fdopen(writing, "wb") as pipe:
+            pipe.write(run())
+    except BaseException:  # noqa: BLE001 - nothing of its parent may run on in it
+        traceback.print_exc()
     os._exit(0)
 
 
 def _awaited(pid: int, reading: int, seed: int) -> Ended:
+    said, status = _said(pid, reading)
+    return _ended.decode(said) if said else _broken(seed, f"the run ended without a word (status {status})")
+
+
+def _said(pid: int, reading: int) -> tuple[bytes, int]:
+    """Wait for a process to end. Return what it said, and its status."""
     with os.fdopen(reading, "rb") as pipe:
         said = pipe.read()
-    _, status = os.waitpid(pid, 0)
-    return _ended.decode(said) if said else _broken(seed, f"the run ended without a word (status {status})")
+    return said, os.waitpid(pid, 0)[1]
 
 
 def _broken(seed: int, why: str) -> Ended:

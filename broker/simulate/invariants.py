@@ -10,6 +10,8 @@ from broker.simulate.system import System
 from schemas import subjects
 
 _STREAMS = (subjects.SUBMIT, subjects.RUN, subjects.OUTCOME)
+_UNBEGUN_MS = 10
+"""How long an attempt may take that is cancelled before its engine begins."""
 _ENDED = {"succeeded", "failed", "expired", "cancelled", "dead"}
 
 
@@ -124,7 +126,8 @@ def _batches(system: System) -> Iterator[str]:
 def _executions(system: System) -> Iterator[str]:
     """The ledger has no execution that no engine began, and none twice."""
     for row in system.tables.executions:
-        if row.outcome not in ("lost", "released") and row.id not in system.ran.begun and row.run_ms:
+        is_run = row.outcome not in ("lost", "released") and row.run_ms > _UNBEGUN_MS
+        if is_run and row.id not in system.ran.begun:
             yield f"execution {row.id} of job {row.job} is recorded as {row.outcome}, and no engine began it"
     for execution, times in system.ran.begun.items():
         if times > 1:

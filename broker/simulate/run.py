@@ -9,6 +9,7 @@ import msgspec
 from broker.simulate.faults import Fault, Faults, draw
 from broker.simulate.file_checks import broken_files
 from broker.simulate.invariants import broken, broken_now, what_is_open
+from broker.simulate.leftovers import Idle, leftovers
 from broker.simulate.system import System, size_of
 from broker.simulate.world.story import Story
 from broker.simulate.world.world import Stuck, World
@@ -46,6 +47,8 @@ class Run:
     story: Story = field(default_factory=Story)
     faults: Sequence[Fault] | None = None
     """None: drawn from the seed."""
+    idle: Idle | None = None
+    """What processes hold that never had anything to do. None: what they still hold at the end is not looked at."""
     waited: set[str] | None = None
     """Gathers where tasks wait, if anybody wants to know."""
 
@@ -114,4 +117,6 @@ class Run:
         for what in broken_files(system):
             world.failed(what)
         for what in system.sums():
+            world.failed(what)
+        for what in () if self.idle is None else leftovers(system, self.idle):
             world.failed(what)

@@ -55,12 +55,12 @@ class Member:
 class Size:
     brokers: int
     workers: tuple[WorkerPlan, ...]
-    callers: int
-    acts: int
-    file_acts: int
-    keeps_files_beside: bool
+    callers: int = 0
+    acts: int = 0
+    file_acts: int = 0
+    keeps_files_beside: bool = False
     """Whether files are kept in a store beside Postgres."""
-    spares_workers: bool
+    spares_workers: bool = False
     """Nothing goes wrong with workers, nor with NATS. Then each attempt runs once, whatever becomes of brokers."""
 
 

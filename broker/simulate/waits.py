@@ -23,7 +23,7 @@ _APART = frozenset({
     "workers/bench.py", "workers/cli.py", "workers/config.py", "workers/health.py", "workers/http.py",
 })  # fmt: skip
 """What a simulated world has not got: commands, sockets, a real database, keys of NATS."""
-_FOLDERS_APART = ("broker/doors/http/", "workers/engines/")
+_FOLDERS_APART = ("workers/engines/",)
 
 
 @cache

@@ -43,6 +43,10 @@ class Locks:
         finally:
             self._now = None
 
+    def held(self) -> list[Key]:
+        """List the rows that somebody holds."""
+        return list(self._holders)
+
     def is_free(self, key: Key) -> bool:
         return self._holders.get(key, self._now) is self._now
 
