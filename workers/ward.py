@@ -103,10 +103,11 @@ class Ward:
             await asyncio.sleep(self._rest_s)
 
     def forget(self, reply_to: str) -> None:
-        """Drop the interactive attempt that waits under this subject of its reply: its relay has ended it."""
+        """Drop the interactive attempt that waits or begins under this subject of its reply: its relay has ended it."""
         for key, one in list(self._waiting.items()):
             if one.attempt.reply_to == reply_to:
                 del self._waiting[key]
+        self._beginning = [one for one in self._beginning if one.reply_to != reply_to]
 
     def release(self, attempts: Collection[tuple[UUID, int]]) -> None:
         """Start those of the leased attempts that wait here, at once: they are cancelled, so they are only reported."""

@@ -21,7 +21,9 @@ from schemas.units import Ms
 from schemas.worker import NOT_BEGUN, held_in
 from tests.builders import a_chat, a_worker, an_id
 from tests.real.test_worker import HANG, Bench, a_pool, an_ask
-from workers.ward import Waiting
+from workers.pool import SlotPool
+from workers.ports import Capacity
+from workers.ward import Waiting, Ward
 
 pytestmark = pytest.mark.real
 
@@ -186,3 +188,39 @@ async def test_what_is_no_attempt_of_a_group_is_ignored(nc: Nats, payload: bytes
 
         assert (await bench.report()).job == good.job
         assert bench.reports.empty()
+
+
+async def test_a_request_that_is_ended_while_its_beginning_is_announced_does_not_run(nc: Nats) -> None:
+    ended = replace(an_ask("hello"), group=UUID(int=1))
+    other = replace(ended, job=an_id(), reply_to=f"{ended.reply_to}2")
+    begun, has_begun = list[Attempt](), asyncio.Event()
+
+    def begin(attempt: Attempt) -> None:
+        begun.append(attempt)
+        has_begun.set()
+
+    async def announce() -> None:
+        ward.forget(str(ended.reply_to))
+
+    async def nothing() -> None: ...
+
+    ward = Ward(
+        nc,
+        SlotPool(lambda: Capacity(2, 0)),
+        subject=subjects.ward(a_worker()),
+        start=begin,
+        offered=begin,
+        pulls_follow=nothing,
+        announce=announce,
+    )
+    await ward.open()
+    await send(nc, ended, other)
+    await nc.flush()
+    serving = asyncio.create_task(ward.serve())
+    try:
+        async with asyncio.timeout(10):
+            await has_begun.wait()
+        assert [one.job for one in begun] == [other.job]
+    finally:
+        serving.cancel()
+        await ward.close()
