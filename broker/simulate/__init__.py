@@ -6,6 +6,7 @@ network       the way to the server                  timers      the time of the
 cast          brokers, workers, callers              api         answers calls as the door does, without FastStream
 system        all of them together                   faults      what goes wrong, as a schedule
 invariants    what must hold                         starts      what must hold whenever a job starts
+requests      what must hold of requests           noted       what NATS took of them, and when something was wrong
 records       what must be on record                 run         one seed, from its beginning to the comparison
 apart         seeds in processes, and shrinking      scenarios   seeds and faults that are kept by name
 waits         where code of ours waits, and a process may die

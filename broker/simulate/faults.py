@@ -42,6 +42,8 @@ class FaultKind(StrEnum):
     """NATS forgets what a consumer has delivered and acknowledged: it comes again, counted from one."""
     TWICE = "twice"
     """NATS delivers again, at once, what is not acknowledged yet."""
+    FULL = "full"
+    """A stream has no room for a while, and says so at once or late."""
     STREAM_LOST = "stream_lost"
     """A stream is gone, with all that is in it."""
     STORE_LOST = "store_lost"
@@ -75,6 +77,7 @@ _WEIGHTS = {
     FaultKind.NATS_AWAY: 2,
     FaultKind.FORGETFUL: 2,
     FaultKind.TWICE: 3,
+    FaultKind.FULL: 4,
     FaultKind.STREAM_LOST: 0.7,
     FaultKind.STORE_LOST: 0.4,
     FaultKind.POSTGRES_AWAY: 2,
@@ -103,6 +106,7 @@ _AMOUNTS: dict[FaultKind, tuple[float, ...]] = {
     FaultKind.FILES_FAIL: (0.05, 0.2, 0.5),
     FaultKind.POSTGRES_SLOW: (10, 50),
     FaultKind.SLOW: (0.2, 0.02),
+    FaultKind.FULL: (0, 1, 3.2, 4.5),
     FaultKind.STOP_IN_TRANSACTION: (0, 1),
     FaultKind.KILL_IN_TRANSACTION: (0, 1),
 }
@@ -118,7 +122,7 @@ class Fault(msgspec.Struct, frozen=True, omit_defaults=True):
     for_s: float = 0.0
     amount: float = 0.0
     """Steps until it dies, steps that end in a wait there until it does, milliseconds of a skew, how likely a transaction
-    fails, how many times slower it is."""
+    fails, how many times slower it is, how many seconds late NATS refuses."""
 
     def __str__(self) -> str:
         how_long = f" for {self.for_s:.2f} s" if self.for_s else ""
@@ -146,6 +150,8 @@ def draw(chance: random.Random, system: System) -> list[Fault]:
             continue
         elif kind in (FaultKind.STREAM_LOST, FaultKind.FORGETFUL, FaultKind.TWICE):
             name = chance.choice((subjects.SUBMIT, subjects.RUN, subjects.RUN, subjects.OUTCOME, subjects.OUTCOME))
+        elif kind is FaultKind.FULL:
+            name = chance.choice((subjects.SUBMIT, subjects.RUN, subjects.OUTCOME, subjects.NOW, subjects.NOW))
         found.append(_drawn(chance, kind, name))
     if system.size.spares_workers:
         found = [fault for fault in found if fault.who in brokers or fault.kind in _OF_NOBODYS_WORK]
@@ -210,6 +216,8 @@ class Faults:
 
     def _happen(self, fault: Fault) -> None:
         self._world.story.tell(f"* {fault}")
+        for_s = float("inf") if fault.kind is FaultKind.SKEW else fault.for_s  # a clock stays wrong
+        self._system.troubles.add(self._world.now_s(), for_s)
         getattr(self, f"_{fault.kind}")(fault)
 
     def _later(self, fault: Fault, call: Callable[[], object]) -> None:
@@ -269,6 +277,7 @@ class Faults:
     def _trap(self, fault: Fault, spring: Callable[[Fault], object]) -> None:
         def sprung() -> None:
             self._world.story.tell(f"* {fault} happens")
+            self._system.troubles.add(self._world.now_s(), fault.for_s)
             spring(fault)
 
         trap = Trap(fault.where, bool(fault.amount), sprung)
@@ -320,6 +329,10 @@ class Faults:
 
     def _twice(self, fault: Fault) -> None:
         self._system.network.deliver_again(fault.who)
+
+    def _full(self, fault: Fault) -> None:
+        self._system.network.fill(fault.who, late_s=fault.amount)
+        self._later(fault, lambda: self._system.network.make_room(fault.who))
 
     def _postgres_away(self, fault: Fault) -> None:
         self._system.database.is_away = True

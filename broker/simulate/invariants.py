@@ -6,6 +6,7 @@ from uuid import UUID
 
 from broker.simulate.ledger.stored import JobRow
 from broker.simulate.records import broken_records
+from broker.simulate.requests import broken_requests
 from broker.simulate.system import System
 from schemas import subjects
 
@@ -58,6 +59,7 @@ def broken(system: System) -> Iterator[str]:
     yield from _executions(system)
     yield from _told_by_webhooks(system)
     yield from broken_records(system)
+    yield from broken_requests(system)
 
 
 def _promises(system: System) -> Iterator[str]:
@@ -105,6 +107,14 @@ def _announced(system: System) -> Iterator[str]:
         row = system.tables.jobs.get(job)
         if row is None or row.state != state:
             yield f"job {job} was announced as {state}, and is {row and row.state}"
+    for job, batch in system.told.followed.items():
+        row = system.tables.jobs.get(job)
+        if row is None or row.batch != batch:
+            yield f"job {job} was among the results of batch {batch}, and is of {row and row.batch}"
+    for job in system.told.succeeded:
+        row = system.tables.jobs.get(job)
+        if row is None or row.state != "succeeded":
+            yield f"job {job} was among the results of its batch as succeeded, and is {row and row.state}"
 
 
 def _batches(system: System) -> Iterator[str]:
@@ -126,7 +136,10 @@ def _batches(system: System) -> Iterator[str]:
 def _executions(system: System) -> Iterator[str]:
     """The ledger has no execution that no engine began, and none twice."""
     for row in system.tables.executions:
-        is_run = row.outcome not in ("lost", "released") and row.run_ms > _UNBEGUN_MS
+        is_given_up = (
+            row.outcome in ("cancelled", "expired") and not row.output_tokens
+        )  # perhaps before its first step
+        is_run = row.outcome not in ("lost", "released") and not is_given_up and row.run_ms > _UNBEGUN_MS
         if is_run and row.id not in system.ran.begun:
             yield f"execution {row.id} of job {row.job} is recorded as {row.outcome}, and no engine began it"
     for execution, times in system.ran.begun.items():

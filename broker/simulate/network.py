@@ -147,6 +147,12 @@ class Network:
         else:
             faults.lose_stream(self.server, stream)
 
+    def fill(self, stream: str, *, late_s: float) -> None:
+        faults.fill(self.server, stream, late_s=late_s)
+
+    def make_room(self, stream: str) -> None:
+        faults.make_room(self.server, stream)
+
     def forget(self, stream: str) -> None:
         """Forget what the consumers of a stream have delivered."""
         for name in self._consumers(stream):

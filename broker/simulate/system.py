@@ -23,6 +23,7 @@ from broker.simulate.ledger.areas import ledger_of
 from broker.simulate.ledger.tables import Tables
 from broker.simulate.ledger.transactions import OpenGate
 from broker.simulate.network import Network
+from broker.simulate.noted import Published, Troubles
 from broker.simulate.starts import Starts
 from broker.simulate.world.waiting import Snare
 from broker.simulate.world.world import BEGAN_MS, Process, World
@@ -56,6 +57,7 @@ class Size:
     brokers: int
     workers: tuple[WorkerPlan, ...]
     callers: int = 0
+    web_callers: int = 0
     acts: int = 0
     file_acts: int = 0
     keeps_files_beside: bool = False
@@ -72,6 +74,7 @@ def size_of(chance: random.Random) -> Size:
         brokers=chance.randint(1, 3),
         workers=tuple(plans),
         callers=chance.randint(2, 3),
+        web_callers=chance.randint(0, 2),
         acts=chance.randint(8, 30),
         file_acts=chance.choice((0, 3, 8)),
         keeps_files_beside=chance.random() < 0.5,
@@ -89,6 +92,10 @@ class System:
         self.endpoint = Endpoint(world.chance("endpoint"))
         self.network = Network(world)
         self.web = Web(world)
+        self.published = Published()
+        self.network.server.watch = self.published.took
+        self.troubles = Troubles()
+        self.troubles.add(0.0)
         self.files = ToldOfFiles()
         self.file_store = FileStore() if size.keeps_files_beside else None
         """None: files are kept in Postgres."""
@@ -117,9 +124,8 @@ class System:
             self._add(f"worker-{plan.name}", partial(self._worker, plan))
         for number in range(1, self.size.callers + 1):
             self._call(number)
-        self._start_caller(
-            "web-1", lambda process: WebCaller(process, self.web, self.told, acts=self.size.acts).main()
-        )
+        for number in range(1, self.size.web_callers + 1):
+            self._call_over_http(number)
         if self.size.file_acts:
             self._start_caller("files-1", self._file_caller)
 
@@ -201,12 +207,19 @@ class System:
 
         self._start_caller(f"caller-{number}", main)
 
+    def _call_over_http(self, number: int) -> None:
+        def main(process: Process) -> Coroutine[None, None, None]:
+            return WebCaller(process, TENANTS[0], self.web, self.told, acts=self.size.acts).main()
+
+        self._start_caller(f"web-{number}", main)
+
     def _file_caller(self, process: Process) -> Coroutine[None, None, None]:
         return FileCaller(process, self.web, self.told, self.files, acts=self.size.file_acts).main()
 
     def _start_caller(self, name: str, main: Callable[[Process], Coroutine[None, None, None]]) -> None:
         process = self.world.process(name)
         self.callers.append(process)
+        process.on_death.append(lambda: self.troubles.add(self.world.now_s()))
         process.start(main(process))
 
     def _add(self, name: str, make: Callable[[Process], Any]) -> None:
@@ -223,6 +236,7 @@ class System:
 
     def _ended(self, member: Member) -> None:
         """Start it again soon, as whoever supervises processes does."""
+        self.troubles.add(self.world.now_s())
         self.world.call_at(self.world.now_s() + _AGAIN_S * (1 + self._again.random()), self._restart, member)
 
     def _restart(self, member: Member) -> None:

@@ -1,21 +1,21 @@
 """Those who use a simulated world over NATS: they submit, ask and order, at random."""
 
 import asyncio
-import contextlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import cast
 from uuid import UUID
 
 import msgspec
 
-from broker.client import Client, Reply, RequestRefused
+from broker.client import Client, RequestRefused
 from broker.client.nats_door import NatsDoor
-from broker.simulate.cast.acting import PASSING, Actor
+from broker.simulate.cast.acting import Actor
+from broker.simulate.cast.asking import Asking
 from broker.simulate.cast.catalogs import ENDPOINT_URL
 from broker.simulate.cast.meddling import Meddler
 from broker.simulate.cast.processes import Connect
 from broker.simulate.cast.producing import Producer
-from broker.simulate.cast.told import Told, a_body, a_kind
+from broker.simulate.cast.told import Told
 from broker.simulate.world.world import Process
 from schemas import subjects
 from schemas.api import ResultNotice
@@ -38,11 +38,13 @@ class Caller:
         self._acts = acts
         self._chance = process.random
         self._client: Client
+        self._asking: Asking
 
     async def main(self) -> None:
         """Do all that there is to do, then listen on."""
         async with self._connect(self.process, inboxes=subjects.inbox_prefix(self.tenant, subjects.DEFAULT)) as nc:
             door = NatsDoor(cast(NatsClient, nc), tenant=self.tenant, key=subjects.DEFAULT, ack_s=2.0)
+            self._asking = Asking(self.process, self.tenant, self.told, door, self._new_id)
             self._client = Client(door, call_s=4.0, patience_s=6.0, ids=self._new_id)
             await nc.subscribe(f"infermq.result.{self.tenant}.*", cb=self._on_notice)
             await self._work(Actor(self.process, self._client, self.tenant, self.told))
@@ -52,7 +54,7 @@ class Caller:
         return uuid7(self.process.wall_ms(), self._chance.getrandbits(74))
 
     async def _work(self, actor: Actor) -> None:
-        acts = (*Producer(actor).acts(), (5, self._whole), (4, self._stream), *Meddler(actor).acts())
+        acts = (*Producer(actor).acts(), (5, self._asking.whole), (4, self._asking.stream), *Meddler(actor).acts())
         await actor.until_done(self._webhook)
         async with asyncio.TaskGroup() as group:
             for _ in range(self._acts):
@@ -69,39 +71,8 @@ class Caller:
 
     async def _on_notice(self, message: Message) -> None:
         for notice in _notices.decode(message.data):
-            before = self.told.announced.setdefault(notice.job, str(notice.state))
-            if before != str(notice.state):
-                self.told.wrong.append(f"job {notice.job} was announced as {before}, then as {notice.state}")
+            self.told.hear_end(notice.job, str(notice.state))
 
     async def _webhook(self) -> None:
         await self._client.create_webhook(WebhookCreate(url=ENDPOINT_URL, events=tuple(EventType)))
         self.told.did["webhook-create"] += 1
-
-    async def _whole(self) -> None:
-        kind = a_kind(self._chance)
-        with self._passing(f"request {kind.words}"):
-            self._answered(await self._client.infer(kind.model, a_body(self._chance, kind), timeout_s=6.0))
-
-    async def _stream(self) -> None:
-        kind, leaves = a_kind(self._chance), self._chance.random() < 0.3
-        steps = self._client.infer_stream(kind.model, a_body(self._chance, kind), timeout_s=6.0)
-        with self._passing(f"stream {kind.words}"):
-            async with contextlib.aclosing(steps):
-                async for step in steps:
-                    if isinstance(step, Reply):
-                        self._answered(step)
-                    elif leaves:
-                        return
-
-    @contextlib.contextmanager
-    def _passing(self, what: str) -> Iterator[None]:
-        """Give up what does not come about because something is away."""
-        try:
-            yield
-        except PASSING as error:
-            self.process.say(f"gives up: {what}: {str(error) or type(error).__name__}")
-
-    def _answered(self, reply: Reply) -> None:
-        self.told.counted("replies")
-        if reply.job is not None:
-            self.told.replies[reply.job] = reply.body

@@ -63,6 +63,32 @@ class Sent(NamedTuple):
     ends: frozenset[str]
 
 
+SUCCEEDED = "succeeded"
+
+
+@dataclass(slots=True)
+class Asked:
+    """A request for an answer, and what whoever asked has heard of it."""
+
+    kind: JobKind
+    tenant: str
+    at_s: float
+    within_s: float
+    """Its time-out."""
+    job: UUID | None = None
+    """None: its name was not heard yet."""
+    code: str = ""
+    """How it ended: `succeeded`, or the code of a problem. Empty: nobody said."""
+    message: str = ""
+    told_s: float = 0.0
+    """When that was heard."""
+    has_left: bool = False
+    """Whoever asked did not wait for the end."""
+
+    def hear(self, code: str, message: str, at_s: float) -> None:
+        self.code, self.message, self.told_s = code, message, at_s
+
+
 @dataclass(slots=True)
 class Told:
     """What the producers were told."""
@@ -80,8 +106,14 @@ class Told:
     batch_of: dict[UUID, UUID] = field(default_factory=dict)
     late: dict[UUID, UUID] = field(default_factory=dict)
     """Jobs that were sent to a batch that was complete."""
+    asked: list[Asked] = field(default_factory=list)
     replies: dict[UUID, bytes] = field(default_factory=dict)
     announced: dict[UUID, str] = field(default_factory=dict)
+    """How jobs ended, as notices said or whoever asked was told."""
+    followed: dict[UUID, UUID] = field(default_factory=dict)
+    """The batch among whose results each job was."""
+    succeeded: list[UUID] = field(default_factory=list)
+    """Jobs that results of their batch said to have succeeded."""
     meddled: set[UUID] = field(default_factory=set)
     """Jobs and batches that somebody may have cancelled or changed."""
     meddled_models: set[tuple[str, str]] = field(default_factory=set)
@@ -92,6 +124,11 @@ class Told:
     """How often each action was done that is audited."""
     wrong: list[str] = field(default_factory=list)
     count: dict[str, int] = field(default_factory=dict)
+
+    def hear_end(self, job: UUID, state: str) -> None:
+        before = self.announced.setdefault(job, state)
+        if before != state:
+            self.wrong.append(f"job {job} was announced as {before}, then as {state}")
 
     def counted(self, what: str) -> None:
         self.count[what] = self.count.get(what, 0) + 1

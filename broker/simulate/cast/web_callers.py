@@ -1,35 +1,70 @@
-"""Callers of a simulated world over HTTP."""
+"""Callers of a simulated world over HTTP: they ask models, submit jobs, and read what became of them."""
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import Any
 from uuid import UUID
 
-from broker.simulate.cast.told import JobKind, Told, a_body, a_kind
-from broker.simulate.cast.web import ConnectionLost, Web
-from broker.simulate.world.world import Process
+import msgspec
 
-_PATIENCE_S = 12.0
-"""How long somebody waits for the answer to a request: longer than the request's own time-out."""
+from broker.client import Submission
+from broker.simulate.cast.sse import Event, events_of
+from broker.simulate.cast.told import SUCCEEDED, Asked, Sent, Told, a_body, a_kind
+from broker.simulate.cast.web import Answer, ConnectionLost, Web
+from broker.simulate.world.world import Process
+from schemas.ids import uuid7
+from schemas.job import Lane
+
 _TIMEOUT_S = 6.0
+_PATIENCE_S = 12.0
+"""How long somebody waits for an answer: longer than any time-out of a request."""
+_FOLLOWS_S = 60.0
+"""How long somebody follows a batch."""
+_LEAVES = 0.3
 _CHAT = "/v1/chat/completions"
+_SSE = {"accept": "text/event-stream"}
+_NO_EVENTS = 204
 PASSING = (ConnectionLost, TimeoutError)
 
 
-class WebCaller:
-    """A process that asks over HTTP, one thing after another, at random."""
+class Refused(Exception):
+    """A broker answered with an error."""
 
-    def __init__(self, process: Process, web: Web, told: Told, *, acts: int) -> None:
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(f"{status} {code}: {message}")
+        self.status = status
+        self.code = code
+        self.message = message
+
+    @classmethod
+    def of(cls, status: int, body: bytes) -> "Refused":
+        said = json.loads(body)["error"]
+        return cls(status, said["code"], said["message"])
+
+    @property
+    def passes(self) -> bool:
+        """Whether it may go better later."""
+        return self.status in (429, 503)
+
+
+class WebCaller:
+    """A process of one tenant that asks over HTTP, one thing after another, at random."""
+
+    def __init__(self, process: Process, tenant: str, web: Web, told: Told, *, acts: int) -> None:
         self.process = process
         self.told = told
-        self.tenant = "default"
+        self.tenant = tenant
         self._web = web
         self._acts = acts
         self._chance = process.random
+        self._now_s = process.monotonic
 
     async def main(self) -> None:
-        acts: tuple[tuple[float, Callable[[], Awaitable[None]]], ...] = ((4, self._whole),)
+        acts: tuple[tuple[float, Callable[[], Awaitable[None]]], ...] = (
+            (5, self._whole), (5, self._stream), (3, self._job), (1, self._cancel), (3, self._follow), (1, self._show),
+        )  # fmt: skip
         async with asyncio.TaskGroup() as group:
             for _ in range(self._acts):
                 act = self._chance.choices([act for _, act in acts], [weight for weight, _ in acts])[0]
@@ -42,24 +77,184 @@ class WebCaller:
         self.told.counted(name)
         try:
             await act()
-        except PASSING as error:
+        except (Refused, *PASSING) as error:
             self.process.say(f"gives up: {name}: {str(error) or type(error).__name__}")
 
+    # asking models
+
     async def _whole(self) -> None:
+        asked, body = self._question({})
+        with self._heard(asked):
+            async with asyncio.timeout(_PATIENCE_S), self._asking("POST", _CHAT, body) as answer:
+                asked.job = UUID(answer.headers["x-request-id"])
+                self._answered(asked, await self._read(answer))
+
+    async def _stream(self) -> None:
+        """Read a stream piece by piece. Some leave after the first ones."""
+        asked, body = self._question({"stream": True, "infermq": {"answer": True}})
+        pieces_left = self._chance.randrange(1, 5) if self._chance.random() < _LEAVES else None
+        with self._heard(asked):
+            async with asyncio.timeout(_PATIENCE_S), self._asking("POST", _CHAT, body) as answer:
+                asked.job = UUID(answer.headers["x-request-id"])
+                if answer.status != 200:
+                    raise Refused.of(answer.status, await answer.whole())
+                pieces: list[bytes] = []
+                async for event in events_of(answer.pieces()):
+                    if event.name == "error":
+                        raise Refused.of(200, event.data)
+                    if event.name == "answer":
+                        self._streamed(asked, pieces, event.data)
+                    elif event.data != b"[DONE]":
+                        pieces.append(event.data)
+                    if len(pieces) == pieces_left:
+                        asked.has_left = True
+                        return
+
+    def _question(self, more: dict[str, Any]) -> tuple[Asked, bytes]:
         kind = a_kind(self._chance)
-        status, headers, body = await self._asked("POST", _CHAT, self._ask(kind))
-        self.told.counted(f"web {status}")
-        if status == 200:
-            self.told.counted("replies")
-            self.told.replies[UUID(headers["x-request-id"])] = body
+        asked = Asked(kind, self.tenant, self._now_s(), _TIMEOUT_S)
+        self.told.asked.append(asked)
+        return asked, json.dumps({"model": kind.model, **a_body(self._chance, kind), **more}).encode()
 
-    def _ask(self, kind: JobKind, **more: Any) -> bytes:
-        return json.dumps({"model": kind.model, **a_body(self._chance, kind), **more}).encode()
+    def _streamed(self, asked: Asked, pieces: list[bytes], body: bytes) -> None:
+        """Compare the pieces of a stream with its end."""
+        text = "".join(json.loads(one)["choices"][0]["delta"].get("content") or "" for one in pieces)
+        whole = json.loads(body)["choices"][0]["message"]["content"]
+        if text != whole:
+            self.told.wrong.append(f"request {asked.job} was streamed as {text!r}, and ended as {whole!r}")
+        self._answered(asked, body)
 
-    async def _asked(self, method: str, path: str, body: bytes = b"") -> tuple[int, Mapping[str, str], bytes]:
-        return await self._web.asked(
-            self.process, method, path, headers=self._headers(), body=body, within_s=_PATIENCE_S
-        )
+    def _answered(self, asked: Asked, body: bytes) -> None:
+        asked.hear(SUCCEEDED, "", self._now_s())
+        self.told.counted("web replies")
+        if asked.job is not None:
+            self.told.replies[asked.job] = body
 
-    def _headers(self) -> dict[str, str]:
-        return {"x-infermq-timeout-s": f"{_TIMEOUT_S:g}"}
+    @contextlib.contextmanager
+    def _heard(self, asked: Asked) -> Iterator[None]:
+        """Note the end of a request that goes wrong."""
+        try:
+            yield
+        except Refused as error:
+            asked.hear(error.code, error.message, self._now_s())
+            self.process.say(f"is told {asked.code} of {asked.job}, {asked.kind.words}: {asked.message}")
+
+    # jobs and batches
+
+    async def _job(self) -> None:
+        """Submit a job until it is accepted, and wait until it has ended."""
+        kind, job = a_kind(self._chance), uuid7(self.process.wall_ms(), self._chance.getrandbits(74))
+        body = json.dumps(a_body(self._chance, kind)).encode()
+        lane = self._chance.choice((Lane.STANDARD, Lane.BULK))
+        ask = {"model": kind.model, "body": msgspec.Raw(body), "id": job, "lane": lane, "custom_id": str(job)}
+        if kind.words == "expires":
+            ask["timeout_s"] = self._chance.uniform(0.5, 4)
+        await self._until_done(lambda: self._asked("POST", "/v1/jobs", msgspec.json.encode(ask)))
+        sent = Submission.of(kind.model, body, id=job, lane=lane, custom_id=str(job))
+        self.told.accepted[job], self.told.tenant[job] = kind.ends, self.tenant
+        self.told.sent[job] = Sent(job, sent, kind.ends)
+        end_s = self._now_s() + _FOLLOWS_S
+        while self._now_s() < end_s:
+            shown = json.loads(await self._until_done(lambda: self._asked("GET", f"/v1/jobs/{job}?wait_s=5")))
+            if (shown["response"] or shown["error"]) is not None:
+                self.told.hear_end(job, shown["state"])
+                return
+
+    async def _cancel(self) -> None:
+        own = [job for job in self.told.accepted if self.told.tenant.get(job) == self.tenant]
+        if own:
+            job = self._chance.choice(own)
+            self.told.meddled.add(job)
+            await self._until_done(lambda: self._asked("POST", f"/v1/jobs/{job}/cancel"))
+
+    async def _show(self) -> None:
+        await self._asked("GET", "/v1/models")
+        await self._asked("GET", "/v1/jobs?limit=5")
+
+    async def _follow(self) -> None:
+        """Follow the results of a batch. A stream that breaks goes on after the last event that was heard."""
+        own = [batch for batch in self.told.batches if self.told.tenant.get(batch) == self.tenant]
+        if not own:
+            return
+        batch = self._chance.choice(own)
+        last, heard, end_s = "", dict[UUID, bytes](), self._now_s() + _FOLLOWS_S
+        while self._now_s() < end_s:
+            headers = _SSE | ({"last-event-id": last} if last else {})
+            with contextlib.suppress(*PASSING):
+                try:
+                    async with (
+                        asyncio.timeout(20),
+                        self._asking("GET", f"/v1/batches/batch_{batch}/results?own=true", headers=headers) as answer,
+                    ):
+                        if answer.status != 200:
+                            raise Refused.of(answer.status, await answer.whole())
+                        async for event in events_of(answer.pieces()):
+                            if event.name == "end":
+                                self._followed(batch, heard)
+                                return
+                            last = self._followed_on(batch, event, last, heard)
+                except Refused as error:
+                    if not error.passes:
+                        raise
+            await asyncio.sleep(1.0)
+
+    def _followed_on(self, batch: UUID, event: Event, last: str, heard: dict[UUID, bytes]) -> str:
+        """Take in a result. Return the place after which to go on."""
+        if event.name == "error":
+            raise Refused.of(503, event.data)
+        if event.name != "result":
+            return last
+        if int(event.place) <= int(last or 0):
+            self.told.wrong.append(f"batch {batch}: result {event.place} came after result {last}")
+        heard[UUID(json.loads(event.data)["id"].removeprefix("batch_req_"))] = event.data
+        return event.place
+
+    def _followed(self, batch: UUID, heard: dict[UUID, bytes]) -> None:
+        """Compare the results that were heard with what was sent, once the stream has ended."""
+        self.told.counted("web followed")
+        by_key = {job for pair in self.told.twice for job in pair}  # one of two stands for both
+        sent = {job for job, of in self.told.batch_of.items() if of == batch} - by_key
+        if missing := sent - set(heard):
+            self.told.wrong.append(
+                f"batch {batch}: its stream ended without {len(missing)} of its {len(sent)} results"
+            )
+        for job, line in heard.items():
+            self.told.followed[job] = batch
+            if (json.loads(line)["response"] or {}).get("status_code") == 200:
+                self.told.succeeded.append(job)
+
+    # HTTP
+
+    async def _until_done(self, ask: Callable[[], Awaitable[bytes]]) -> bytes:
+        """Try again and again, as somebody does who was not told yes."""
+        while True:
+            try:
+                return await ask()
+            except PASSING as error:
+                self.process.say(f"tries again: {str(error) or type(error).__name__}")
+            except Refused as error:
+                if not error.passes:
+                    raise
+                self.process.say(f"tries again: {error}")
+            await asyncio.sleep(0.3 + self._chance.random())
+
+    async def _asked(self, method: str, path: str, body: bytes = b"") -> bytes:
+        async with asyncio.timeout(_PATIENCE_S), self._asking(method, path, body) as answer:
+            return await self._read(answer)
+
+    async def _read(self, answer: Answer) -> bytes:
+        body = await answer.whole()
+        self.told.counted(f"web {answer.status}")
+        if answer.status >= 400:
+            raise Refused.of(answer.status, body)
+        return body
+
+    @contextlib.asynccontextmanager
+    async def _asking(
+        self, method: str, path: str, body: bytes = b"", *, headers: Mapping[str, str] | None = None
+    ) -> AsyncIterator[Answer]:
+        shown = {"x-infermq-timeout-s": f"{_TIMEOUT_S:g}"} if path == _CHAT else {}
+        async with self._web.asking(
+            self.process, method, path, headers={**shown, **(headers or {})}, body=body
+        ) as answer:
+            yield answer

@@ -44,6 +44,8 @@ class Ran:
     """The request of each job."""
     done: dict[UUID, Done] = field(default_factory=dict)
     """By execution."""
+    succeeded_s: dict[UUID, float] = field(default_factory=dict)
+    """When an engine first answered each job."""
     deaths: dict[UUID, int] = field(default_factory=dict)
     """How many processes each job has ended."""
     wrong: list[str] = field(default_factory=list)
@@ -117,6 +119,8 @@ class DeadlyEngine:
                         step = _inflated(step, request.body)  # noqa: PLW2901
                     if isinstance(step, Succeeded | Failed):
                         ran.done[execution] = Done(_within_limit(step), self._process)
+                        if isinstance(step, Succeeded):
+                            ran.succeeded_s.setdefault(job, self._process.monotonic())
                     yield step
         finally:
             ran.is_over(request, self._process)

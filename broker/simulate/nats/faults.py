@@ -48,6 +48,18 @@ def lose_store(server: Server) -> None:
         lose_stream(server, name)
 
 
+def fill(server: Server, name: str, *, late_s: float) -> None:
+    """Let a stream have no room any more. Whoever sends to it hears so after a while."""
+    if (stream := server.streams.get(name)) is not None:
+        stream.is_full, stream.refuses_after_s = True, late_s
+
+
+def make_room(server: Server, name: str) -> None:
+    """Let a stream store again."""
+    if (stream := server.streams.get(name)) is not None:
+        stream.is_full = False
+
+
 def lose_progress(server: Server, stream: str, consumer: str) -> None:
     """Lose what a consumer knows of its deliveries.
 

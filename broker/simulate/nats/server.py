@@ -15,6 +15,7 @@ from broker.simulate.nats.link import Link
 from broker.simulate.nats.session import Client, Session
 from broker.simulate.nats.stream import Stream
 from broker.simulate.nats.times import instant
+from broker.simulate.nats.wire import header
 from broker.simulate.timers import Timers
 
 _ACK, _API = "$JS.ACK.", "$JS.API."
@@ -44,6 +45,8 @@ class Server:
         self.sessions: dict[Session, None] = {}
         self.is_away = False
         self.unit = unit
+        self.watch: Callable[[str, str, bool], object] = lambda *_: None
+        """Called with each message that has an id and was published to a stream: whether it is stored there."""
         self._api = Api(self)
         self._stream_of: dict[str, Stream | None] = {}
         self._due: deque[tuple[Callable[..., object], tuple[object, ...]]] = deque()
@@ -75,6 +78,11 @@ class Server:
         self.sessions.pop(session, None)
 
     # messages
+
+    def took(self, stream: str, head: bytes, *, is_stored: bool) -> None:
+        """Let whoever watches know what became of a message."""
+        if head and (message_id := header(head, b"Nats-Msg-Id")) is not None:
+            self.watch(stream, message_id, is_stored)
 
     def publish(self, subject: str, reply: str, head: bytes, data: bytes) -> bool:
         """Bring a message to all that hear it. False: nobody does."""

@@ -76,6 +76,10 @@ class Stream:
         """When messages end that have a lifetime of their own: a heap of instants and sequences."""
         self._expiry: Handle | None = None
         self._first_ns, self._last_ns = 0, 0
+        self.is_full = False
+        """There is no room, whatever its limits are, so that nothing is stored."""
+        self.refuses_after_s = 0.0
+        """How late it says that it is full."""
 
     def __repr__(self) -> str:
         return f"Stream({self.name}, messages={len(self.store)})"
@@ -96,6 +100,13 @@ class Stream:
                 told = f'{{"stream":"{self.name}","seq":{self._store(subject, head, data, checked=checked)}}}'
         except Refused as refused:
             told = msgspec.json.encode({"error": refused.error, "stream": self.name, "seq": 0}).decode()
+            self.server.took(self.name, head, is_stored=False)
+            if reply and self.is_full and self.refuses_after_s:
+                timers = self.server.timers
+                timers.call_at(timers.now_s() + self.refuses_after_s, self.server.answer, reply, told.encode())
+                return
+        else:
+            self.server.took(self.name, head, is_stored=True)
         if reply:
             self.server.answer(reply, told.encode())
 
@@ -140,6 +151,8 @@ class Stream:
     def _check_room_for(self, seen: dict[str, int], total: int, subject: str) -> None:
         """Raises: Refused, if a stream that discards what is new would be too full."""
         settings = self.settings
+        if self.is_full:
+            raise not_stored("maximum bytes exceeded")
         if settings["discard"] != "new":
             return
         most, most_bytes = settings["max_msgs"], settings["max_bytes"]
@@ -237,6 +250,8 @@ class Stream:
     def _check_room(self, subject: str, head: bytes, data: bytes, *, checked: bool) -> None:
         """Raises: Refused, if a stream that discards what is new is full."""
         settings, store = self.settings, self.store
+        if self.is_full:
+            raise not_stored("maximum bytes exceeded")
         if settings["discard"] != "new":
             return
         most_of_subject = settings["max_msgs_per_subject"]
