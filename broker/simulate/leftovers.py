@@ -24,7 +24,7 @@ _REMEMBERED = frozenset({
     "Pace._per_s", "Pace._started", "Presence._here", "Presence.departed", "Relay._mourned", "Relay._recent",
     "Releases._answered", "Releases._noted", "Releases._reconnects", "Releases._wanted", "RequestSuspects._deaths",
     "Reserves._full_until", "Shares.counters", "SpendReading.today", "SpendReading.week", "SummedLog._last_s",
-    "Sweep.ended", "Wards._free_since", "Wards._ran_apart", "Wards._suspected", "Webhooks._failing",
+    "Sweep.ended", "Wanted._offers", "Wards._free_since", "Wards._ran_apart", "Wards._suspected", "Webhooks._failing",
     "message in INFERMQ_ADVISORY", "message in KV_INFERMQ_SUSPECTS",
 })  # fmt: skip
 """What is remembered of the past on purpose. Each is bounded, in time or in number."""

@@ -11,7 +11,7 @@ from broker.core.records import Audited
 from broker.ports import Ledger
 from broker.simulate.cast.brokers import SimulatedBroker
 from broker.simulate.cast.callers import Caller
-from broker.simulate.cast.catalogs import catalog_of
+from broker.simulate.cast.catalogs import DEPLOYMENTS, catalog_of
 from broker.simulate.cast.file_callers import FileCaller, ToldOfFiles
 from broker.simulate.cast.gate import Database, DatabaseGate, FileGate, FileStore
 from broker.simulate.cast.hooks import Endpoint
@@ -155,15 +155,20 @@ class System:
         self._resume()
 
     def _resume(self) -> None:
-        """Let all go on that is paused, again and again: a call may be carried out long after its caller gave it up."""
+        """Let all go on that is paused, and serve that was dropped, again and again: a call may be carried out long after
+        its caller gave it up.
+        """
         self.world.process("operator").start(self._resume_all())
         self.world.call_at(self.world.now_s() + _RESUME_S, self._resume)
 
     async def _resume_all(self) -> None:
-        controls = self.ledger().controls
+        controls, catalogs = self.ledger().controls, self.ledger().catalogs
         for kind, name in [(PauseKind(row.kind), row.name) for row in self.tables.pauses]:
             by = Audited(uuid7(BEGAN_MS, self._again.getrandbits(74)), BEGAN_MS, "default", "default")
             await controls.resume(kind, name, by)
+        active = await catalogs.active()
+        if active is None or not active[0].catalog.deployments.keys() >= set(DEPLOYMENTS):
+            await catalogs.apply(catalog_of(), "operator", BEGAN_MS)
 
     def lose(self, stream: str | None) -> None:
         """Lose a stream with what is in it, or all streams. What only SUBMIT held is lost, and is said to be."""

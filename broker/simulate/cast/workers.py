@@ -18,7 +18,7 @@ from workers.catalog import ActiveCatalog, active_catalog, declared_lease_ms
 from workers.engines.simulated import Simulated, make
 from workers.life import live
 from workers.metrics import WorkerMetrics
-from workers.ports import LARGEST_BODY, Capacity, EngineRequest, Overrides, Step
+from workers.ports import LARGEST_BODY, Capacity, EngineConfigError, EngineRequest, Overrides, Step
 from workers.worker import Worker
 
 _DRAIN_S = 20.0
@@ -166,6 +166,13 @@ class SimulatedWorker:
         self._ran = ran
 
     async def main(self) -> None:
+        """Serve, or end like the command does if the catalog has no such deployment: it is started again."""
+        try:
+            await self._serve()
+        except EngineConfigError as error:
+            self.process.say(f"ends: {error}")
+
+    async def _serve(self) -> None:
         process, reconnected = self.process, asyncio.Event()
         async with self._connect(process, came_back=reconnected.set) as nc:
             catalog = await active_catalog(nc, self.plan.deployment)
