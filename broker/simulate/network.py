@@ -84,6 +84,8 @@ class Network:
         self._chance = world.chance("network")
         self.server = Server(world, unit=world.chance("queue groups").random)
         self.count = 0
+        self.was_cut = False
+        """Somebody was cut off for a while, or the server was away."""
         self._ends: dict[Process, list[tuple[Wire, MemoryConnection]]] = {}
         self._names = 0
 
@@ -124,9 +126,11 @@ class Network:
     # what may happen to it
 
     def cut(self, process: Process) -> None:
+        self.was_cut = True
         self._cut(process, "the connection is lost")
 
     def stall(self, process: Process) -> None:
+        self.was_cut = True
         for wire, _ in self._ends.get(process, ()):
             wire.stall()
 
@@ -135,6 +139,7 @@ class Network:
             wire.go_on()
 
     def server_ends(self) -> None:
+        self.was_cut = True
         faults.go_away(self.server)
 
     def server_starts(self) -> None:

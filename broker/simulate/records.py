@@ -31,6 +31,7 @@ def broken_records(system: System) -> Iterator[str]:
     yield from _unrecorded(system)
     yield from _given_up(system)
     yield from _ran_once(system)
+    yield from _requests_alone(system)
     yield from _results(system)
     yield from _orders(system)
     yield from _deliveries(system)
@@ -126,6 +127,13 @@ def _ran_once(system: System) -> Iterator[str]:
     for row in system.tables.executions:
         if row.outcome == "lost":
             yield f"execution {row.id} of job {row.job} is taken for lost, although no worker had any trouble"
+
+
+def _requests_alone(system: System) -> Iterator[str]:
+    """No worker runs a request twice at once, unless it was cut off: then it may not have heard that an attempt is over."""
+    for job, what in system.ran.overlapping.items():
+        if job not in system.starts.started and not system.network.was_cut:
+            yield what
 
 
 def _results(system: System) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """What must hold whenever a job starts: who starts it, what it may have used up, and that nothing holds it back."""
 
 from collections.abc import Callable
+from uuid import UUID
 
 from broker.simulate.ledger.stored import PauseRow, RunningRow
 from broker.simulate.ledger.tables import Tables
@@ -18,10 +19,13 @@ class Starts:
         self._world = world
         self._tables = tables
         self._wrong = wrong
+        self.started: set[UUID] = set()
+        """The jobs that were dispatched. All others that run are requests."""
         tables.running.trigger = self._changed
 
     def _changed(self, before: RunningRow | None, after: RunningRow | None) -> None:
         if before is None and after is not None:
+            self.started.add(after.job)
             for what in (self._not_led(after), self._not_open(after), self._used_up(after), self._held(after)):
                 if what:
                     self._wrong(f"job {after.job} starts on {after.deployment}, {what}")

@@ -111,7 +111,7 @@ class System:
         self.is_skewed = False
         """A clock was wrong, so that the order of instants says nothing."""
         self._again = world.chance("again")
-        Starts(world, self.tables, world.failed)
+        self.starts = Starts(world, self.tables, world.failed)
 
     def begin(self) -> None:
         """Apply a catalog, and start all."""

@@ -49,6 +49,8 @@ class Ran:
     deaths: dict[UUID, int] = field(default_factory=dict)
     """How many processes each job has ended."""
     wrong: list[str] = field(default_factory=list)
+    overlapping: dict[UUID, str] = field(default_factory=dict)
+    """Of which jobs two attempts ran in one process at once."""
     _running: set[tuple[int, UUID, int]] = field(default_factory=set)
     """The number of a process, a job, and an attempt."""
 
@@ -61,6 +63,8 @@ class Ran:
         running = (by.number, job, request.attempt)
         if running in self._running:
             self.wrong.append(f"attempt {request.attempt} of job {job} runs twice at once in {by}")
+        if any(other[:2] == running[:2] for other in self._running):
+            self.overlapping[job] = f"attempt {request.attempt} of {job} runs in {by} beside another"
         self._running.add(running)
 
     def is_over(self, request: EngineRequest, by: Process) -> None:
