@@ -11,5 +11,6 @@ records       what must be on record                 run         one seed, from 
 apart         seeds in processes, and shrinking      scenarios   seeds and faults that are kept by name
 waits         where code of ours waits, and a process may die
 held          what a process holds                   leftovers   what it holds too much of once all is quiet
+read_checks   what must hold of results that were read
 file_checks   what must hold of files, and of batches that were made of them
 """

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from uuid import UUID
 
 from broker.simulate.ledger.stored import JobRow
+from broker.simulate.read_checks import broken_reads
 from broker.simulate.records import broken_records
 from broker.simulate.requests import broken_requests
 from broker.simulate.system import System
@@ -60,6 +61,7 @@ def broken(system: System) -> Iterator[str]:
     yield from _told_by_webhooks(system)
     yield from broken_records(system)
     yield from broken_requests(system)
+    yield from broken_reads(system)
 
 
 def _promises(system: System) -> Iterator[str]:

@@ -3,7 +3,7 @@
 brokers       all roles of a broker                workers     the worker, with the engine `simulated`
 callers       who asks over NATS                   told        kinds of jobs, and what those who ask were told of them
 producing     what producers submit                meddling    what operators and tenants order meanwhile
-acting        what both need
+reading       who reads what batches come to         acting      what these need
 asking        requests for answers over NATS       sse         reads events
 web           HTTP, from clients to brokers        web_callers who asks over HTTP
 file_callers  who stores files and has batches made of them

@@ -15,6 +15,7 @@ from broker.simulate.cast.catalogs import ENDPOINT_URL
 from broker.simulate.cast.meddling import Meddler
 from broker.simulate.cast.processes import Connect
 from broker.simulate.cast.producing import Producer
+from broker.simulate.cast.reading import Reader
 from broker.simulate.cast.told import Told
 from broker.simulate.world.world import Process
 from schemas import subjects
@@ -54,7 +55,13 @@ class Caller:
         return uuid7(self.process.wall_ms(), self._chance.getrandbits(74))
 
     async def _work(self, actor: Actor) -> None:
-        acts = (*Producer(actor).acts(), (5, self._asking.whole), (4, self._asking.stream), *Meddler(actor).acts())
+        acts = (
+            *Producer(actor).acts(),
+            (5, self._asking.whole),
+            (4, self._asking.stream),
+            *Meddler(actor).acts(),
+            *Reader(actor).acts(),
+        )
         await actor.until_done(self._webhook)
         async with asyncio.TaskGroup() as group:
             for _ in range(self._acts):

@@ -186,7 +186,7 @@ class FileCaller:
         status, said = await self._asked(
             "POST", "/v1/batches", json.dumps(ask).encode(), refused=(404,) if is_gone else ()
         )
-        if status == 404:
+        if status >= 400:
             return
         batch = read_id(json.loads(said)["id"], "batch_")
         if str(batch) != ask["id"]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from broker.client import Submission
+from schemas.api import Result
 
 TENANTS = ("default", "other")
 
@@ -90,6 +91,16 @@ class Asked:
 
 
 @dataclass(slots=True)
+class Read:
+    """What somebody has read of a batch, without its retries."""
+
+    batch: UUID
+    results: dict[UUID, Result] = field(default_factory=dict)
+    is_complete: bool = False
+    """The reader was told that there is no more."""
+
+
+@dataclass(slots=True)
 class Told:
     """What the producers were told."""
 
@@ -114,6 +125,7 @@ class Told:
     """The batch among whose results each job was."""
     succeeded: list[UUID] = field(default_factory=list)
     """Jobs that results of their batch said to have succeeded."""
+    read: list[Read] = field(default_factory=list)
     meddled: set[UUID] = field(default_factory=set)
     """Jobs and batches that somebody may have cancelled or changed."""
     meddled_models: set[tuple[str, str]] = field(default_factory=set)
