@@ -14,14 +14,15 @@ class Waiting:
     """The requests that wait for something, by the key that asked."""
 
     def __init__(self) -> None:
-        self._scopes: defaultdict[KeyName, set[asyncio.Timeout]] = defaultdict(set)
+        self._scopes: defaultdict[KeyName, dict[asyncio.Timeout, None]] = defaultdict(dict)
+        """In the order in which they came."""
         self._why: dict[asyncio.Timeout, Problem] = {}
 
     @asynccontextmanager
     async def held(self, name: KeyName) -> AsyncIterator[None]:
         """Run the block while the key is let in. Raises: Refusal, as soon as it is not."""
         scope = asyncio.timeout(None)
-        self._scopes[name].add(scope)
+        self._scopes[name][scope] = None
         try:
             async with scope:
                 yield
@@ -31,7 +32,7 @@ class Waiting:
             raise Refusal(self._why[scope]) from error
         finally:
             self._why.pop(scope, None)
-            self._scopes[name].discard(scope)
+            self._scopes[name].pop(scope, None)
             if not self._scopes[name]:
                 del self._scopes[name]
 
