@@ -11,6 +11,8 @@ from functools import cache, partial
 
 import msgspec
 
+from broker.doors.http.handlers import openapi_of
+from broker.simulate.cast.brokers import VERSION
 from broker.simulate.faults import Fault
 from broker.simulate.leftovers import Idle, idle_system
 from broker.simulate.run import Ended, Run
@@ -38,7 +40,7 @@ def run_many(
     say: Callable[[str], object] | None = None,
 ) -> Iterator[Ended]:
     """Run seeds, so many at once, while `go_on` says so; yield each as it ends."""
-    waits(), idle()  # looked up once, before the processes part
+    waits(), idle(), openapi_of(VERSION)  # worked out once, before the processes part
     running: dict[int, tuple[int, int]] = {}
     """The process and the seed, by the pipe in which it will tell its end."""
     left = iter(seeds)

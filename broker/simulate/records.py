@@ -3,6 +3,8 @@
 import tomllib
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -88,10 +90,16 @@ def _execution(system: System, row: ExecutionRow) -> Iterator[str]:
 def _price(system: System, row: ExecutionRow) -> Iterator[str]:
     """An execution costs what the catalog says that is named as the source."""
     catalog = system.tables.catalog[int(row.cost_source.split(":")[1])]
-    price = tomllib.loads(catalog.toml)["deployments"][row.deployment]["price"]
+    price = _deployments(catalog.toml)[row.deployment]["price"]
     cost = 1000 * (row.input_tokens * price["input"] + row.output_tokens * price["output"])
     if row.cost_nano_usd != cost:
         yield f"execution {row.id} on {row.deployment} ({row.cost_source}) costs {row.cost_nano_usd}, its tokens {cost}"
+
+
+@cache
+def _deployments(toml: str) -> dict[str, Any]:
+    found: dict[str, Any] = tomllib.loads(toml)["deployments"]
+    return found
 
 
 def _unrecorded(system: System) -> Iterator[str]:

@@ -105,7 +105,11 @@ class Run:
         world.story.tell("* all is healed")
         system.database.traps.clear()
         system.heal()
-        if not world.run(lambda: not what_is_open(system), within_s=QUIET_S):
+
+        def is_quiet() -> bool:
+            return not (system.tables.running or system.tables.waiting) and not what_is_open(system)
+
+        if not world.run(is_quiet, within_s=QUIET_S):
             world.failed(f"not quiet {QUIET_S:.0f} s after the last fault: {'; '.join(what_is_open(system))}")
         quiet_s = world.now_s() - began_s
         world.run(lambda: False, within_s=3.0)

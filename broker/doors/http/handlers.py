@@ -1,6 +1,7 @@
 """What the routes do that ask no model, by their names in the table."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from functools import cache
 
 import msgspec
 from starlette.requests import Request
@@ -28,9 +29,15 @@ Open = Callable[[Request], Awaitable[Response]]
 """Answers whoever asks, with or without a key."""
 
 
+@cache
+def openapi_of(version: str) -> bytes:
+    """Return the document of the API. It takes as long to write as hundreds of requests take to answer."""
+    return msgspec.json.encode(document(version))
+
+
 def open_handlers(version: str, *, is_ready: Callable[[], bool]) -> Mapping[str, Open]:
     """Return what needs no key."""
-    openapi = msgspec.json.encode(document(version))
+    openapi = openapi_of(version)
 
     async def show_document(_: Request) -> Response:
         return Response(openapi, media_type="application/json")

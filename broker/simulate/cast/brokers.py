@@ -19,6 +19,7 @@ from broker.simulate.cast.web import Web
 from broker.simulate.world.world import Process
 from schemas.jetstream import NatsConnection
 
+VERSION = "0"
 _NOWHERE = "memory://"
 _PACE = Pace(refresh_s=5.0, later_s=2.0, reconcile_s=5.0, drop_s=4.0)
 
@@ -78,7 +79,7 @@ class SimulatedBroker:
             unit=process.random.random,
             secret=process.random.randbytes,
             message_ids=lambda: f"{process.number}-{next(numbers)}",
-            version="0",
+            version=VERSION,
             api=serving,
             posting=self._posting,
         )
