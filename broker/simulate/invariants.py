@@ -41,6 +41,7 @@ def what_is_open(system: System) -> list[str]:
 def broken_now(system: System) -> Iterator[str]:
     """Find what must never be, not even for a moment."""
     yield from system.told.wrong
+    yield from system.keys.wrong
     for member in system.members.values():
         worker = getattr(member.life, "worker", None)
         if worker is None or member.process is None or member.process.is_dead:

@@ -19,9 +19,10 @@ _LOOKS = 12
 """How often to look again whether it was under way only. What announces and remembers for a while has time to forget."""
 _OF_NOW = ("task ", "subscription ")
 _REMEMBERED = frozenset({
-    "BacklogReader._heads", "Beats._alive", "Beats._known", "Cancels._ruled", "Cancels.heard", "FailureLog._counts",
-    "FailureLog._last_s", "Leases.released", "Order.lanes", "Order.routes", "Order.tenants", "Outstanding._rates",
-    "Pace._per_s", "Pace._started", "Presence._here", "Presence.departed", "Relay._mourned", "Relay._recent",
+    "BacklogReader._heads", "Beats._alive", "Beats._known", "Cancels._ruled", "Cancels.heard", "Directory._proven",
+    "Directory.keys", "FailureLog._counts", "FailureLog._last_s", "KeyWatch._let_in", "KeyWatch._uses", "Leases.released", "Order.lanes", "Order.routes", "Order.tenants", "Outstanding._rates",
+    "Pace._per_s", "Pace._started", "Presence._here", "Presence.departed", "Principal.lanes",
+    "Relay._mourned", "Relay._recent",
     "Releases._answered", "Releases._noted", "Releases._reconnects", "Releases._wanted", "RequestSuspects._deaths",
     "Reserves._full_until", "Shares.counters", "SpendReading.today", "SpendReading.week", "SummedLog._last_s",
     "Sweep.ended", "Wanted._offers", "Wards._free_since", "Wards._ran_apart", "Wards._suspected", "Webhooks._failing",

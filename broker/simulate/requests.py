@@ -13,8 +13,8 @@ _LATE_S = 1.5
 _TRAVELS_S = 0.5
 """How long an answer may take from an engine to whoever asked."""
 _NOT_STORED = "NATS is away"
-_MAY_FAIL = {"timed_out", "paused", "no_worker", "worker_lost", "queue_full"}
-"""What may become of any request: slots are taken, people pause things, workers die of other requests."""
+_MAY_FAIL = {"timed_out", "paused", "no_worker", "worker_lost", "queue_full", "key_revoked"}
+"""What may become of any request: slots are taken, people pause things, workers die of other requests, keys are revoked."""
 _SCRIPTED = {
     "once": {"engine_fault"},
     "raises": {"engine_fault"},
@@ -23,6 +23,7 @@ _SCRIPTED = {
     "filtered": {"filtered"},
     "poison": {"poison", "engine_fault"},
     "refused": {"unknown_model"},
+    "too large": {"response_too_large"},
 }
 
 

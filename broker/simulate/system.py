@@ -15,6 +15,7 @@ from broker.simulate.cast.catalogs import DEPLOYMENTS, catalog_of
 from broker.simulate.cast.file_callers import FileCaller, ToldOfFiles
 from broker.simulate.cast.gate import Database, DatabaseGate, FileGate, FileStore
 from broker.simulate.cast.hooks import Endpoint
+from broker.simulate.cast.keys import Keyring
 from broker.simulate.cast.told import TENANTS, Told
 from broker.simulate.cast.web import Web
 from broker.simulate.cast.web_callers import WebCaller
@@ -96,6 +97,7 @@ class System:
         self.network.server.watch = self.published.took
         self.troubles = Troubles()
         self.troubles.add(0.0)
+        self.keys = Keyring(world.chance("keys"), self.troubles)
         self.files = ToldOfFiles()
         self.file_store = FileStore() if size.keeps_files_beside else None
         """None: files are kept in Postgres."""
@@ -144,6 +146,8 @@ class System:
         await ledger.days.keep()
         by = Audited(uuid7(BEGAN_MS, 0), BEGAN_MS, "default", "setup")
         await ledger.tenants.create(TENANTS[1], None, by)
+        for number, key in enumerate(self.keys.records(), start=1):
+            await ledger.api_keys.create(key, Audited(uuid7(BEGAN_MS, number), BEGAN_MS, "default", "setup"))
         await ledger.catalogs.apply(catalog_of(), "setup", BEGAN_MS)
 
     def heal(self) -> None:
@@ -208,13 +212,13 @@ class System:
     def _call(self, number: int) -> None:
         def main(process: Process) -> Coroutine[None, None, None]:
             tenant = TENANTS[number % 2]
-            return Caller(process, tenant, self.network.connected, self.told, acts=self.size.acts).main()
+            return Caller(process, tenant, self.network.connected, self.told, self.keys, acts=self.size.acts).main()
 
         self._start_caller(f"caller-{number}", main)
 
     def _call_over_http(self, number: int) -> None:
         def main(process: Process) -> Coroutine[None, None, None]:
-            return WebCaller(process, TENANTS[0], self.web, self.told, acts=self.size.acts).main()
+            return WebCaller(process, TENANTS[0], self.web, self.told, self.keys, acts=self.size.acts).main()
 
         self._start_caller(f"web-{number}", main)
 
@@ -224,6 +228,7 @@ class System:
     def _start_caller(self, name: str, main: Callable[[Process], Coroutine[None, None, None]]) -> None:
         process = self.world.process(name)
         self.callers.append(process)
+        self.web.keys[process] = self.keys.text(TENANTS[0])
         process.on_death.append(lambda: self.troubles.add(self.world.now_s()))
         process.start(main(process))
 

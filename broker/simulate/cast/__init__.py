@@ -9,6 +9,7 @@ web           HTTP, from clients to brokers        web_callers who asks over HTT
 file_callers  who stores files and has batches made of them
 contents      files of requests, as those make them
 session       an HTTP client's session for `broker.client`
+keys          the keys that they show              key_makers  who makes and revokes them
 catalogs      what they serve                      hooks       the endpoint of a webhook
 gate          the way to the ledger                processes   what each process needs
 """

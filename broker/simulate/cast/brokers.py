@@ -58,7 +58,9 @@ class SimulatedBroker:
             self._connect(process, came_back=self._came_back) as nc,
             self._connect(process) as api,
         ):
-            self.parts = process_of(config, self._ledger, BrokerConnections(nc, nc), self._outside(api), pace=_PACE)
+            self.parts = process_of(
+                config, self._ledger, BrokerConnections(nc, nc), self._outside(api), asks_keys=True, pace=_PACE
+            )
             async with self._web.listening(process, self.parts.front):
                 await self.parts.run(lambda: process.say("serves"))
 

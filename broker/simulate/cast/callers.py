@@ -12,6 +12,8 @@ from broker.client.nats_door import NatsDoor
 from broker.simulate.cast.acting import Actor
 from broker.simulate.cast.asking import Asking
 from broker.simulate.cast.catalogs import ENDPOINT_URL
+from broker.simulate.cast.key_makers import KeyMaker
+from broker.simulate.cast.keys import Keyring
 from broker.simulate.cast.meddling import Meddler
 from broker.simulate.cast.processes import Connect
 from broker.simulate.cast.producing import Producer
@@ -31,11 +33,14 @@ _notices = msgspec.json.Decoder(list[ResultNotice])
 class Caller:
     """A process of one tenant that does one thing after another, at random."""
 
-    def __init__(self, process: Process, tenant: str, connect: Connect, told: Told, *, acts: int) -> None:
+    def __init__(
+        self, process: Process, tenant: str, connect: Connect, told: Told, keys: Keyring, *, acts: int
+    ) -> None:
         self.process = process
         self.tenant = tenant
         self.told = told
         self._connect = connect
+        self._keys = keys
         self._acts = acts
         self._chance = process.random
         self._client: Client
@@ -43,8 +48,12 @@ class Caller:
 
     async def main(self) -> None:
         """Do all that there is to do, then listen on."""
-        async with self._connect(self.process, inboxes=subjects.inbox_prefix(self.tenant, subjects.DEFAULT)) as nc:
-            door = NatsDoor(cast(NatsClient, nc), tenant=self.tenant, key=subjects.DEFAULT, ack_s=2.0)
+        async with self._connect(
+            self.process, inboxes=subjects.inbox_prefix(self.tenant, self._keys.lasting[self.tenant].id)
+        ) as nc:
+            door = NatsDoor(
+                cast(NatsClient, nc), tenant=self.tenant, key=self._keys.lasting[self.tenant].id, ack_s=2.0
+            )
             self._asking = Asking(self.process, self.tenant, self.told, door, self._new_id)
             self._client = Client(door, call_s=4.0, patience_s=6.0, ids=self._new_id)
             await nc.subscribe(f"infermq.result.{self.tenant}.*", cb=self._on_notice)
@@ -61,6 +70,7 @@ class Caller:
             (4, self._asking.stream),
             *Meddler(actor).acts(),
             *Reader(actor).acts(),
+            *KeyMaker(actor, self._keys).acts(),
         )
         await actor.until_done(self._webhook)
         async with asyncio.TaskGroup() as group:

@@ -215,6 +215,8 @@ class Web:
         self.world = world
         self.count = 0
         """How many messages were sent."""
+        self.keys: dict[Process, str] = {}
+        """The key that a client shows if it names no other."""
         self._chance = world.chance("web")
         self._fronts: dict[Process, App] = {}
         self._exchanges: dict[Exchange, None] = {}
@@ -270,7 +272,9 @@ class Web:
         self._watch(client)
         exchange.up.is_stalled = exchange.down.is_stalled = server in self._stalled or client in self._stalled
         self._exchanges[exchange] = None
-        exchange.up.send(exchange.served.begin, self._fronts[server], _scope(method, path, headers or {}, body))
+        shown = {"authorization": f"Bearer {self.keys[client]}"} if client in self.keys else {}
+        scope = _scope(method, path, {**shown, **(headers or {})}, body)
+        exchange.up.send(exchange.served.begin, self._fronts[server], scope)
         sending = asyncio.ensure_future(_sent(exchange, body))
         try:
             start = await _next(exchange)

@@ -10,6 +10,7 @@ from uuid import UUID
 import msgspec
 
 from broker.client import Submission
+from broker.simulate.cast.keys import Keyring, Revocable
 from broker.simulate.cast.sse import Event, events_of
 from broker.simulate.cast.told import SUCCEEDED, Asked, Sent, Told, a_body, a_kind
 from broker.simulate.cast.web import Answer, ConnectionLost, Web
@@ -23,6 +24,7 @@ _PATIENCE_S = 12.0
 _FOLLOWS_S = 60.0
 """How long somebody follows a batch."""
 _LEAVES = 0.3
+_WITH_OWN_KEY = 0.5
 _CHAT = "/v1/chat/completions"
 _SSE = {"accept": "text/event-stream"}
 _NO_EVENTS = 204
@@ -52,11 +54,12 @@ class Refused(Exception):
 class WebCaller:
     """A process of one tenant that asks over HTTP, one thing after another, at random."""
 
-    def __init__(self, process: Process, tenant: str, web: Web, told: Told, *, acts: int) -> None:
+    def __init__(self, process: Process, tenant: str, web: Web, told: Told, keys: Keyring, *, acts: int) -> None:
         self.process = process
         self.told = told
         self.tenant = tenant
         self._web = web
+        self._keys = keys
         self._acts = acts
         self._chance = process.random
         self._now_s = process.monotonic
@@ -64,6 +67,7 @@ class WebCaller:
     async def main(self) -> None:
         acts: tuple[tuple[float, Callable[[], Awaitable[None]]], ...] = (
             (5, self._whole), (5, self._stream), (3, self._job), (1, self._cancel), (3, self._follow), (1, self._show),
+            (2, self._with_ended_key), (1, self._peek),
         )  # fmt: skip
         async with asyncio.TaskGroup() as group:
             for _ in range(self._acts):
@@ -171,6 +175,26 @@ class WebCaller:
         await self._asked("GET", "/v1/models")
         await self._asked("GET", "/v1/jobs?limit=5")
 
+    async def _with_ended_key(self) -> None:
+        """Go on with a key that is revoked."""
+        if ended := self._keys.of(self.tenant, revoked=True):
+            key = self._chance.choice(ended)
+            for path in ("/v1/models", "/v1/jobs?limit=1"):
+                async with asyncio.timeout(_PATIENCE_S), self._shown(key, "GET", path) as answer:
+                    await self._read(answer)
+
+    async def _peek(self) -> None:
+        """Ask for what is another tenant's."""
+        others = [
+            job for job, tenant in self.told.tenant.items() if tenant != self.tenant and job in self.told.accepted
+        ]
+        if others:
+            job = self._chance.choice(others)
+            for method, path in (("GET", f"/v1/jobs/{job}"), ("POST", f"/v1/jobs/{job}/cancel")):
+                with contextlib.suppress(Refused):
+                    await self._asked(method, path)
+                    self.told.wrong.append(f"tenant {self.tenant} was let in to {method} {path} of another")
+
     async def _follow(self) -> None:
         """Follow the results of a batch. A stream that breaks goes on after the last event that was heard."""
         own = [batch for batch in self.told.batches if self.told.tenant.get(batch) == self.tenant]
@@ -254,7 +278,26 @@ class WebCaller:
         self, method: str, path: str, body: bytes = b"", *, headers: Mapping[str, str] | None = None
     ) -> AsyncIterator[Answer]:
         shown = {"x-infermq-timeout-s": f"{_TIMEOUT_S:g}"} if path == _CHAT else {}
+        alive = self._keys.of(self.tenant, revoked=False) if path == _CHAT or headers else []
+        if alive and self._chance.random() < _WITH_OWN_KEY:
+            async with self._shown(
+                self._chance.choice(alive), method, path, body, headers={**shown, **(headers or {})}
+            ) as answer:
+                yield answer
+            return
         async with self._web.asking(
             self.process, method, path, headers={**shown, **(headers or {})}, body=body
         ) as answer:
+            yield answer
+
+    @contextlib.asynccontextmanager
+    async def _shown(
+        self, key: Revocable, method: str, path: str, body: bytes = b"", *, headers: Mapping[str, str] | None = None
+    ) -> AsyncIterator[Answer]:
+        """Ask with a key that may be revoked meanwhile."""
+        asked_s = self._now_s()
+        named = {**(headers or {}), "authorization": f"Bearer {key.text}"}
+        async with self._web.asking(self.process, method, path, headers=named, body=body) as answer:
+            self.told.counted(f"web key {answer.status}")
+            self._keys.heard(key, asked_s=asked_s, status=answer.status)
             yield answer

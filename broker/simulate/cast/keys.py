@@ -1,0 +1,70 @@
+"""The keys of a simulated world: those that last, and those that are made and revoked while requests run."""
+
+import random
+from dataclasses import dataclass, field
+
+from broker.core.keys import KeyRecord, hash_of
+from broker.simulate.cast.told import TENANTS
+from broker.simulate.noted import Troubles
+from broker.simulate.world.world import BEGAN_MS
+from schemas.accounts import Role
+from schemas.api_keys import SECRET_BYTES, ApiKey
+
+_HEARD_S = 0.5
+"""How long brokers may take to hear that a key was revoked."""
+_LOOKS_S = 6.0
+"""How long they may take if nobody tells them: they look every five seconds."""
+
+
+@dataclass(slots=True)
+class Revocable:
+    """A key that somebody has made, and may revoke."""
+
+    tenant: str
+    id: str
+    text: str = field(repr=False)
+    is_ending: bool = False
+    """Somebody has asked to revoke it."""
+    revoked_s: float | None = None
+    """When that was done, as whoever asked was told."""
+
+
+class Keyring:
+    def __init__(self, chance: random.Random, troubles: Troubles) -> None:
+        self._troubles = troubles
+        self.lasting = {
+            tenant: ApiKey(tenant, f"{tenant}{'0' * 12}"[:12], chance.randbytes(SECRET_BYTES)) for tenant in TENANTS
+        }
+        """Operators' keys, which nobody revokes."""
+        self.made: list[Revocable] = []
+        self.wrong: list[str] = []
+
+    def records(self) -> list[KeyRecord]:
+        return [
+            KeyRecord(id=one.id, tenant=one.tenant, role=Role.OPERATOR, hash=hash_of(one.secret), created_ms=BEGAN_MS)
+            for one in self.lasting.values()
+        ]
+
+    def text(self, tenant: str) -> str:
+        return self.lasting[tenant].text()
+
+    def of(self, tenant: str, *, revoked: bool) -> list[Revocable]:
+        return [
+            one
+            for one in self.made
+            if one.tenant == tenant and (one.revoked_s is not None if revoked else not one.is_ending)
+        ]
+
+    def heard(self, key: Revocable, *, asked_s: float, status: int) -> None:
+        """Compare what a broker said to whoever showed a key with what is known of it."""
+        if status == 401 and not key.is_ending:
+            self.wrong.append(f"key {key.id} was not let in, and nobody has revoked it")
+        if status < 400 and key.revoked_s is not None and self._must_be_out(key.revoked_s, asked_s):
+            since_s = asked_s - key.revoked_s
+            self.wrong.append(f"key {key.id} was let in {since_s:.1f} s after it was revoked")
+
+    def _must_be_out(self, revoked_s: float, asked_s: float) -> bool:
+        """At once if all went well since, and once all went well for as long as brokers take to look."""
+        if asked_s > revoked_s + _HEARD_S and not self._troubles.near(revoked_s, asked_s):
+            return True
+        return asked_s > revoked_s + _LOOKS_S and not self._troubles.near(asked_s - _LOOKS_S, asked_s)
