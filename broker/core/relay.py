@@ -288,6 +288,8 @@ class RequestState:
         self._stored_ms = now
         self._again_ms = Ms(now + UNHEARD_MS)
         """When to publish the current attempt again, unless it is stored by then."""
+        self._unrefused = 1
+        """How often the current attempt was published and not refused."""
         self._unstored = "no acknowledgement in time"
         """Why the current attempt is not stored."""
         self._kept_alive_ms = now
@@ -377,7 +379,7 @@ class RequestState:
 
     def _begin_attempt(self, placed: reserve.Placement, now: Ms) -> Publish:
         self.waits = False
-        self._last_message_ms, self._is_stored = None, False
+        self._last_message_ms, self._is_stored, self._unrefused = None, False, 1
         self._again_ms = Ms(now + UNHEARD_MS)
         self.assignment = self._assign(placed, now=now)
         return Publish(self.assignment)
@@ -442,12 +444,15 @@ class RequestState:
         if self.assignment.worker is not None:
             return self._wait_again()
         self._unstored, self._again_ms = event.why, Ms(now + AGAIN_MS)
-        return () if event.passes else self._not_stored()
+        self._unrefused -= 1
+        is_open = event.passes or self._unrefused > 0  # it was published again, and may be stored
+        return () if is_open else self._not_stored()
 
     def _publish_again(self, now: Ms) -> Sequence[Action]:
         if now < self._again_ms:
             return ()
         self._again_ms = Ms(now + UNHEARD_MS)
+        self._unrefused += 1
         return [Publish(self.assignment)]
 
     def _wait_again(self) -> Sequence[Action]:

@@ -352,6 +352,38 @@ def test_an_attempt_that_nats_cannot_store_for_long_ends_the_request() -> None:
     assert script.ruled == [Failed(EngineLost("NATS is away (no stream): try again", sent=False))]
 
 
+def test_a_refusal_that_comes_late_ends_no_request_that_was_published_again() -> None:
+    script = Script(["d"])
+    script.passes(UNHEARD_MS)
+
+    assert not script.on(Unstored("0", "full"))
+    script.on(Stored("0"))
+    script.says(WHOLE)
+
+    assert (len(script.handed), script.told) == (2, [WHOLE])
+
+
+def test_a_refusal_that_comes_after_it_was_stored_ends_no_request() -> None:
+    script = Script(["d"])
+    script.passes(UNHEARD_MS)
+    script.on(Stored("0"))
+
+    assert not script.on(Unstored("0", "full"))
+    script.says(WHOLE)
+
+    assert script.told == [WHOLE]
+
+
+def test_a_request_ends_once_nats_has_refused_it_as_often_as_it_was_published() -> None:
+    script = Script(["d"])
+    script.passes(UNHEARD_MS)
+
+    assert not script.on(Unstored("0", "full"))
+    script.on(Unstored("0", "full"))
+
+    assert script.problem == "unavailable"
+
+
 def test_what_nats_says_of_an_attempt_that_a_worker_has_does_no_harm() -> None:
     script = Script(["d"])
     script.says(KeptAlive())
