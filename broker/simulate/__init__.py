@@ -10,6 +10,7 @@ requests      what must hold of requests           noted       what NATS took of
 records       what must be on record                 run         one seed, from its beginning to the comparison
 apart         seeds in processes, and shrinking      scenarios   seeds and faults that are kept by name
 waits         where code of ours waits, and a process may die
+ends          what must hold whenever a job ends
 held          what a process holds                   leftovers   what it holds too much of once all is quiet
 read_checks   what must hold of results that were read
 file_checks   what must hold of files, and of batches that were made of them

@@ -20,6 +20,7 @@ from broker.simulate.cast.told import TENANTS, Told
 from broker.simulate.cast.web import Web
 from broker.simulate.cast.web_callers import WebCaller
 from broker.simulate.cast.workers import Ran, SimulatedWorker, WorkerPlan
+from broker.simulate.ends import Ends
 from broker.simulate.ledger.areas import ledger_of
 from broker.simulate.ledger.tables import Tables
 from broker.simulate.ledger.transactions import OpenGate
@@ -114,6 +115,7 @@ class System:
         """A clock was wrong, so that the order of instants says nothing."""
         self._again = world.chance("again")
         self.starts = Starts(world, self.tables, world.failed)
+        self.ends = Ends(self.tables, world.failed)
 
     def begin(self) -> None:
         """Apply a catalog, and start all."""

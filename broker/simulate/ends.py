@@ -1,0 +1,32 @@
+"""What must hold whenever a job's row or its result changes: what has ended stays as it is, but for what is opened again."""
+
+from collections.abc import Callable
+
+from broker.simulate.ledger.stored import JobRow, ResultRow
+from broker.simulate.ledger.tables import Tables
+
+_ENDED = frozenset({"succeeded", "failed", "expired", "cancelled", "dead"})
+_OPENED_AGAIN = frozenset({"failed", "expired", "cancelled", "dead"})
+"""What a person may have tried again. An answer is for good."""
+
+
+class Ends:
+    """Looks at each change while the transaction that makes it runs."""
+
+    def __init__(self, tables: Tables, wrong: Callable[[str], object]) -> None:
+        self._wrong = wrong
+        self._tell_of_result = tables.results.trigger
+        tables.jobs.trigger = self._job_changed
+        tables.results.trigger = self._result_changed
+
+    def _job_changed(self, before: JobRow | None, after: JobRow | None) -> None:
+        if before is None or after is None or before.state not in _ENDED or before.state == after.state:
+            return
+        if after.state != "open" or before.state not in _OPENED_AGAIN:
+            self._wrong(f"job {before.id} was {before.state}, and becomes {after.state}")
+
+    def _result_changed(self, before: ResultRow | None, after: ResultRow | None) -> None:
+        if self._tell_of_result is not None:
+            self._tell_of_result(before, after)
+        if before is not None and after is not None and before.body is not None and before.body != after.body:
+            self._wrong(f"the result of job {before.job} is written over")
