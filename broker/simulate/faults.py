@@ -218,6 +218,7 @@ class Faults:
         self._world.story.tell(f"* {fault}")
         for_s = float("inf") if fault.kind is FaultKind.SKEW else fault.for_s  # a clock stays wrong
         self._system.troubles.add(self._world.now_s(), for_s)
+        self._system.touched.add(fault.who or fault.kind)
         getattr(self, f"_{fault.kind}")(fault)
 
     def _later(self, fault: Fault, call: Callable[[], object]) -> None:

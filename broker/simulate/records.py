@@ -9,11 +9,15 @@ from uuid import UUID
 
 import msgspec
 
+from broker.simulate.faults import FaultKind
 from broker.simulate.ledger.statements.reading import failure_kind
 from broker.simulate.ledger.stored import DeliveryRow, ExecutionRow
 from broker.simulate.system import System
+from schemas import subjects
 from schemas.outcome import Succeeded
 
+_SERVERS = (FaultKind.NATS_AWAY, FaultKind.STORE_LOST)
+_STREAMS = (subjects.SUBMIT, subjects.RUN, subjects.OUTCOME)
 _ENDED = ("succeeded", "failed")
 _MOST_DEATHS = 10
 """Of workers by one job. About 5 are promised while nobody else ends workers (`core.suspects`)."""
@@ -126,14 +130,17 @@ def _given_up(system: System) -> Iterator[str]:
 
 
 def _ran_once(system: System) -> Iterator[str]:
-    """While nothing goes wrong with workers, no attempt runs twice, and none is taken for lost."""
-    if not system.size.spares_workers:
+    """What a worker begins with which nothing goes wrong runs nowhere else, whatever becomes of all others."""
+    if any(name in _SERVERS or name in _STREAMS for name in system.touched):
         return
-    for (job, attempt), times in system.ran.attempts.items():
-        if times > 1:
-            yield f"attempt {attempt} of job {job} ran {times} times, although no worker had any trouble"
+    for (job, attempt), begun in system.ran.attempts.items():
+        first = begun[0]
+        is_well = first.name not in system.touched and not first.is_dead and not first.is_over
+        if len(begun) > 1 and is_well:
+            where = ", ".join(f"{one} ({one.number})" for one in begun)
+            yield f"attempt {attempt} of job {job} ran in {where}, and nothing was wrong with the first"
     for row in system.tables.executions:
-        if row.outcome == "lost":
+        if row.outcome == "lost" and system.size.spares_workers:
             yield f"execution {row.id} of job {row.job} is taken for lost, although no worker had any trouble"
 
 

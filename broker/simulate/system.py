@@ -111,6 +111,8 @@ class System:
         self.submissions_lost = False
         self.outcomes_lost = False
         """Outcomes were lost that may be all there was of a request."""
+        self.touched: set[str] = set()
+        """With whom something went wrong: members, callers, streams, or the kind of what concerns nobody in particular."""
         self.is_skewed = False
         """A clock was wrong, so that the order of instants says nothing."""
         self._again = world.chance("again")

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-from collections import Counter
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from itertools import count
@@ -38,8 +37,8 @@ class Ran:
 
     begun: dict[UUID, int] = field(default_factory=dict)
     """How often each execution began."""
-    attempts: Counter[tuple[UUID, int]] = field(default_factory=Counter)
-    """How often each attempt of a job began."""
+    attempts: dict[tuple[UUID, int], list[Process]] = field(default_factory=dict)
+    """Where each attempt of a job began, the first time first."""
     bodies: dict[UUID, bytes] = field(default_factory=dict)
     """The request of each job."""
     done: dict[UUID, Done] = field(default_factory=dict)
@@ -57,7 +56,7 @@ class Ran:
     def began(self, request: EngineRequest, by: Process) -> None:
         job, execution = names_of(request)
         self.begun[execution] = self.begun.get(execution, 0) + 1
-        self.attempts[job, request.attempt] += 1
+        self.attempts.setdefault((job, request.attempt), []).append(by)
         if self.bodies.setdefault(job, request.body) != request.body:
             self.wrong.append(f"job {job} ran with the requests {self.bodies[job]!r} and {request.body!r}")
         running = (by.number, job, request.attempt)
