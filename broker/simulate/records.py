@@ -19,8 +19,8 @@ from schemas.outcome import Succeeded
 _SERVERS = (FaultKind.NATS_AWAY, FaultKind.STORE_LOST)
 _STREAMS = (subjects.SUBMIT, subjects.RUN, subjects.OUTCOME)
 _ENDED = ("succeeded", "failed")
-_MOST_DEATHS = 10
-"""Of workers by one job. About 5 are promised while nobody else ends workers (`core.suspects`)."""
+_MOST_DEATHS = 20
+"""Of workers by one job. About 5 are promised while brokers are there and nobody else ends workers (`core.suspects`)."""
 _LATE_MS = 30_000
 """By how much a message to an endpoint may be late."""
 
