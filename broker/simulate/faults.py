@@ -217,7 +217,7 @@ class Faults:
     def _happen(self, fault: Fault) -> None:
         self._world.story.tell(f"* {fault}")
         for_s = float("inf") if fault.kind is FaultKind.SKEW else fault.for_s  # a clock stays wrong
-        self._system.troubles.add(self._world.now_s(), for_s)
+        self._system.trouble(fault.who, for_s)
         self._system.touched.add(fault.who or fault.kind)
         getattr(self, f"_{fault.kind}")(fault)
 
@@ -278,7 +278,7 @@ class Faults:
     def _trap(self, fault: Fault, spring: Callable[[Fault], object]) -> None:
         def sprung() -> None:
             self._world.story.tell(f"* {fault} happens")
-            self._system.troubles.add(self._world.now_s(), fault.for_s)
+            self._system.trouble(fault.who, fault.for_s)
             spring(fault)
 
         trap = Trap(fault.where, bool(fault.amount), sprung)

@@ -98,7 +98,9 @@ class System:
         self.network.server.watch = self.published.took
         self.troubles = Troubles()
         self.troubles.add(0.0)
-        self.keys = Keyring(world.chance("keys"), self.troubles)
+        self.broker_troubles = Troubles()
+        """Those that brokers may notice."""
+        self.keys = Keyring(world.chance("keys"), self.broker_troubles)
         self.files = ToldOfFiles()
         self.file_store = FileStore() if size.keeps_files_beside else None
         """None: files are kept in Postgres."""
@@ -150,7 +152,7 @@ class System:
         await ledger.days.keep()
         by = Audited(uuid7(BEGAN_MS, 0), BEGAN_MS, "default", "setup")
         await ledger.tenants.create(TENANTS[1], None, by)
-        for number, key in enumerate(self.keys.records(), start=1):
+        for number, key in enumerate(self.keys.records, start=1):
             await ledger.api_keys.create(key, Audited(uuid7(BEGAN_MS, number), BEGAN_MS, "default", "setup"))
         await ledger.catalogs.apply(catalog_of(), "setup", BEGAN_MS)
 
@@ -222,7 +224,9 @@ class System:
 
     def _call_over_http(self, number: int) -> None:
         def main(process: Process) -> Coroutine[None, None, None]:
-            return WebCaller(process, TENANTS[0], self.web, self.told, self.keys, acts=self.size.acts).main()
+            return WebCaller(
+                process, TENANTS[1 - number % 2], self.web, self.told, self.keys, acts=self.size.acts
+            ).main()
 
         self._start_caller(f"web-{number}", main)
 
@@ -232,7 +236,7 @@ class System:
     def _start_caller(self, name: str, main: Callable[[Process], Coroutine[None, None, None]]) -> None:
         process = self.world.process(name)
         self.callers.append(process)
-        self.web.keys[process] = self.keys.text(TENANTS[0])
+        self.web.keys[process] = self.keys.text(TENANTS[1] if name == "web-2" else TENANTS[0])
         process.on_death.append(lambda: self.troubles.add(self.world.now_s()))
         process.start(main(process))
 
@@ -250,8 +254,14 @@ class System:
 
     def _ended(self, member: Member) -> None:
         """Start it again soon, as whoever supervises processes does."""
-        self.troubles.add(self.world.now_s())
+        self.trouble(member.name)
         self.world.call_at(self.world.now_s() + _AGAIN_S * (1 + self._again.random()), self._restart, member)
+
+    def trouble(self, who: str, for_s: float = 0.0) -> None:
+        """Note that something is wrong from now on, for a while."""
+        self.troubles.add(self.world.now_s(), for_s)
+        if not who.startswith("worker"):
+            self.broker_troubles.add(self.world.now_s(), for_s)
 
     def _restart(self, member: Member) -> None:
         self.world.story.tell(f"{member.name} is started again")

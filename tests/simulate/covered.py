@@ -24,7 +24,7 @@ _OTHERS = {
     "workers/__main__.py", "workers/bench.py", "workers/cli.py", "workers/config.py", "workers/health.py",
     "workers/http.py", "broker/roles/callout.py",
 }  # fmt: skip
-"""What a simulated world has not got: commands, HTTP, keys."""
+"""What a simulated world has not got: commands, the pages of a worker, the accounts of NATS."""
 
 
 def files() -> list[Path]:

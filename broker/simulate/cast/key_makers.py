@@ -13,7 +13,7 @@ class KeyMaker:
         self._keys = keys
 
     def acts(self) -> Acts:
-        return ((1.5, self.make_key), (1, self.revoke_key))
+        return ((2, self.make_key), (3, self.revoke_key))
 
     async def make_key(self) -> None:
         with contextlib.suppress(*PASSING):

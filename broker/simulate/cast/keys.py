@@ -3,13 +3,15 @@
 import random
 from dataclasses import dataclass, field
 
-from broker.core.keys import KeyRecord, hash_of
+from broker.core.keys import KeyRecord, hash_of, key_id
 from broker.simulate.cast.told import TENANTS
 from broker.simulate.noted import Troubles
 from broker.simulate.world.world import BEGAN_MS
 from schemas.accounts import Role
 from schemas.api_keys import SECRET_BYTES, ApiKey
 
+_FIRST = 3
+"""How many keys a tenant has from the beginning that may be revoked."""
 _HEARD_S = 0.5
 """How long brokers may take to hear that a key was revoked."""
 _LOOKS_S = 6.0
@@ -36,14 +38,18 @@ class Keyring:
             tenant: ApiKey(tenant, f"{tenant}{'0' * 12}"[:12], chance.randbytes(SECRET_BYTES)) for tenant in TENANTS
         }
         """Operators' keys, which nobody revokes."""
-        self.made: list[Revocable] = []
-        self.wrong: list[str] = []
-
-    def records(self) -> list[KeyRecord]:
-        return [
-            KeyRecord(id=one.id, tenant=one.tenant, role=Role.OPERATOR, hash=hash_of(one.secret), created_ms=BEGAN_MS)
-            for one in self.lasting.values()
+        first = [
+            ApiKey(tenant, key_id(chance.getrandbits(64)), chance.randbytes(SECRET_BYTES))
+            for tenant in TENANTS
+            for _ in range(_FIRST)
         ]
+        self.made = [Revocable(one.tenant, one.id, one.text()) for one in first]
+        self.wrong: list[str] = []
+        self.records = [
+            *(_record(one, Role.OPERATOR) for one in self.lasting.values()),
+            *(_record(one, Role.PRODUCER) for one in first),
+        ]
+        """Those that are there from the beginning."""
 
     def text(self, tenant: str) -> str:
         return self.lasting[tenant].text()
@@ -68,3 +74,7 @@ class Keyring:
         if asked_s > revoked_s + _HEARD_S and not self._troubles.near(revoked_s, asked_s):
             return True
         return asked_s > revoked_s + _LOOKS_S and not self._troubles.near(asked_s - _LOOKS_S, asked_s)
+
+
+def _record(key: ApiKey, role: Role) -> KeyRecord:
+    return KeyRecord(id=key.id, tenant=key.tenant, role=role, hash=hash_of(key.secret), created_ms=BEGAN_MS)

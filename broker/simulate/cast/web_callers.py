@@ -67,7 +67,7 @@ class WebCaller:
     async def main(self) -> None:
         acts: tuple[tuple[float, Callable[[], Awaitable[None]]], ...] = (
             (5, self._whole), (5, self._stream), (3, self._job), (1, self._cancel), (3, self._follow), (1, self._show),
-            (2, self._with_ended_key), (1, self._peek),
+            (4, self._with_ended_key), (1, self._peek),
         )  # fmt: skip
         async with asyncio.TaskGroup() as group:
             for _ in range(self._acts):
