@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from broker.simulate import scenarios
-from broker.simulate.apart import run_apart, run_many, shrunk
+from broker.simulate.apart import shrunk
 from broker.simulate.faults import Fault, FaultKind
 from tests.simulate.refinding import planted, with_fault
 from tests.system import infermq
@@ -16,9 +16,9 @@ KEPT = sorted((Path(__file__).parent / "scenarios").glob("*.json"))
 
 @pytest.mark.parametrize("file", KEPT, ids=lambda file: file.stem)
 def test_a_scenario_that_went_wrong_goes_right(file: Path) -> None:
-    scenario = scenarios.read(file)
+    ran = infermq("simulate", "faults", "--scenario", str(file), "--json")
 
-    assert run_apart(scenario.seed, faults=scenario.faults).failures == ()
+    assert json.loads(ran.stdout)["failed"] == {}
 
 
 def test_workers_that_do_not_know_the_day_fail_a_system_that_believes_them() -> None:
@@ -35,12 +35,13 @@ def test_workers_that_do_not_know_the_day_fail_a_system_that_believes_them() -> 
 
 
 def test_seeds_go_well_and_do_something() -> None:
-    ended = list(run_many(range(1000, 1006), processes=2))
+    ran = [infermq("simulate", "faults", "--seed", str(seed), "--json") for seed in range(1000, 1004)]
 
-    assert [one.failures for one in ended] == [()] * 6
-    assert sum(one.jobs for one in ended) > 200
-    assert sum(one.replies for one in ended) > 10
-    assert sum(len(one.faults) for one in ended) > 5
+    said = [json.loads(one.stdout) for one in ran]
+    assert [one["failed"] for one in said] == [{}] * 4
+    assert sum(one["jobs"] for one in said) > 200
+    assert sum(one["replies"] for one in said) > 10
+    assert sum(sum(one["faults"].values()) for one in said) > 5
 
 
 def test_faults_that_do_not_matter_are_left_out() -> None:
