@@ -179,7 +179,8 @@ async def expand_page(stores: BlobStores, connection: Connection, instruction: O
     cursor = Cursor.read(instruction.cursor)
     batch = await open_batch(connection, instruction)
     if batch is None:
-        await connection.execute(query("lines_expanded"), instruction.id, now)
+        so_far = (instruction.counts.get(name, 0) for name in ("lines", "bad"))
+        await connection.execute(query("lines_expanded"), instruction.id, now, *so_far)
         await connection.execute(query("forget_line_names"), instruction.id)
         return CLOSED
     try:
@@ -266,7 +267,7 @@ async def _submit(
     """Make the good lines of a page jobs."""
     admitted = await record_entries(connection, entries)
     if following is None:
-        await connection.execute(query("lines_expanded"), instruction.id, now)
+        await connection.execute(query("lines_expanded"), instruction.id, now, 0, 0)
         await seal(connection, instruction, instruction.counts.get("made", 0) + len(entries), now)
     cursor = "" if following is None else following.text()
     return carried(admitted, cursor=cursor, is_last=following is None, counts={"made": len(entries)})

@@ -180,6 +180,21 @@ async def test_a_batch_that_is_cancelled_before_it_is_checked_makes_no_jobs(ledg
     assert await names(ledger, batch) == []
 
 
+async def test_a_batch_that_is_cancelled_while_it_is_checked_counts_the_bad_lines_that_it_names(
+    ledger: Ledger,
+) -> None:
+    file = await stored(ledger, a_file_with_bad_lines())
+    batch = await given(ledger, file.id, skips_bad=True)
+    assert await ledger.instructions.carry_on(now()) is not None
+
+    await ledger.cancels.cancel_batch(batch, "default", somebody())
+    await carry_out(ledger)
+
+    found, named = await state(ledger, batch), await faults(ledger, batch)
+    assert (found.bad, found.lines > found.bad) == (len(named), True)
+    assert sum(await ledger.file_batches.sizes(found)) > 0
+
+
 async def test_another_tenants_file_is_not_there(ledger: Ledger) -> None:
     file = await stored(ledger, a_line(1))
     by = Audited(an_id(), now(), "other", "k")

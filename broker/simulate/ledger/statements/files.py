@@ -230,11 +230,12 @@ def lines_checked(t: Tables, batch: UUID, lines: int, bad: int, now: int, model:
 
 
 @statement
-def lines_expanded(t: Tables, batch: UUID, now: int) -> Rows:
+def lines_expanded(t: Tables, batch: UUID, now: int, lines: int, bad: int) -> Rows:
     row = t.file_batches.get(batch)
     if row is None or row.expanded_ms is not None:
         return []
-    return [t.file_batches.change(batch, expanded_ms=now)]
+    counts = {"lines": lines, "bad": bad} if row.checked_ms is None else {}
+    return [t.file_batches.change(batch, expanded_ms=now, **counts)]
 
 
 @statement
