@@ -13,10 +13,10 @@ import msgspec
 
 from broker.doors.http.handlers import openapi_of
 from broker.simulate.cast.brokers import VERSION
-from broker.simulate.faults import Fault
-from broker.simulate.leftovers import Idle, idle_system
+from broker.simulate.checks.leftovers import Idle, idle_system
+from broker.simulate.faults.kinds import Fault
+from broker.simulate.faults.waits import waits
 from broker.simulate.run import Ended, Run
-from broker.simulate.waits import waits
 from broker.simulate.world.story import Story
 
 LONGEST_RUN_S = 120.0

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from broker.simulate.faults import Fault, Faults, draw
-from broker.simulate.file_checks import broken_files
-from broker.simulate.invariants import broken, broken_now, what_is_open
-from broker.simulate.leftovers import Idle, leftovers
+from broker.simulate.checks.files import broken_files
+from broker.simulate.checks.leftovers import Idle, leftovers
+from broker.simulate.checks.promises import broken, broken_now, what_is_open
+from broker.simulate.faults.happening import Faults
+from broker.simulate.faults.kinds import Fault
+from broker.simulate.faults.schedule import draw
 from broker.simulate.system import System, size_of
 from broker.simulate.world.story import Story
 from broker.simulate.world.world import Stuck, World

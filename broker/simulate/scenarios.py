@@ -4,7 +4,7 @@ from pathlib import Path
 
 import msgspec
 
-from broker.simulate.faults import Fault
+from broker.simulate.faults.kinds import Fault
 
 
 class Scenario(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -20,13 +20,13 @@ from broker.simulate.cast.told import TENANTS, Told
 from broker.simulate.cast.web import Web
 from broker.simulate.cast.web_callers import WebCaller
 from broker.simulate.cast.workers import Ran, SimulatedWorker, WorkerPlan
-from broker.simulate.ends import Ends
+from broker.simulate.checks.ends import Ends
+from broker.simulate.checks.noted import Published, Troubles
+from broker.simulate.checks.starts import Starts
 from broker.simulate.ledger.areas import ledger_of
 from broker.simulate.ledger.tables import Tables
 from broker.simulate.ledger.transactions import OpenGate
 from broker.simulate.network import Network
-from broker.simulate.noted import Published, Troubles
-from broker.simulate.starts import Starts
 from broker.simulate.world.waiting import Snare
 from broker.simulate.world.world import BEGAN_MS, Process, World
 from schemas import subjects

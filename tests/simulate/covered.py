@@ -16,7 +16,7 @@ from pathlib import Path
 
 import coverage
 
-from broker.simulate import waits
+from broker.simulate.faults import waits
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("broker/roles/*.py", "workers/*.py")

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from broker.simulate.ends import Ends
+from broker.simulate.checks.ends import Ends
 from broker.simulate.ledger.stored import JobRow, ResultRow
 from broker.simulate.ledger.tables import Tables
 from broker.simulate.world.story import Story

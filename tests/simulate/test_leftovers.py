@@ -7,7 +7,7 @@ import msgspec
 from broker.simulate.apart import idle, told_by
 from broker.simulate.cast.brokers import SimulatedBroker
 from broker.simulate.cast.workers import WorkerPlan
-from broker.simulate.leftovers import leftovers
+from broker.simulate.checks.leftovers import leftovers
 from broker.simulate.system import Size, System
 from broker.simulate.world.story import Story
 from broker.simulate.world.world import World

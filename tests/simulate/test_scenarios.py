@@ -7,7 +7,7 @@ import pytest
 
 from broker.simulate import scenarios
 from broker.simulate.apart import shrunk
-from broker.simulate.faults import Fault, FaultKind
+from broker.simulate.faults.kinds import Fault, FaultKind
 from tests.simulate.refinding import planted, with_fault
 from tests.system import infermq
 

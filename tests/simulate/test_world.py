@@ -15,7 +15,7 @@ import pytest
 
 from broker.bus.connect import connected
 from broker.roles.tasks import Tasks
-from broker.simulate import waits
+from broker.simulate.faults import waits
 from broker.simulate.nats.connection import MemoryConnection
 from broker.simulate.nats.server import Server
 from broker.simulate.network import Wire

@@ -1,9 +1,10 @@
 """What all have who act for a tenant: a client that they try again with, and what they were told so far."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+import random
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 from broker.client import BacklogFull, Client, RequestTimedOut
@@ -16,8 +17,20 @@ from schemas.jetstream import NatsError
 T = TypeVar("T")
 PASSING = (Unavailable, BacklogFull, RequestTimedOut, NatsError, OSError, TimeoutError)
 """What passes, so that it is tried again."""
-Acts = tuple[tuple[float, Callable[[], Awaitable[None]]], ...]
+Act = Callable[[], Awaitable[None]]
+Acts = tuple[tuple[float, Act], ...]
 """What somebody does, and how often."""
+
+
+async def act_at_random(
+    chance: random.Random, acts: Acts, times: int, *, do: Callable[[Act], Coroutine[Any, Any, None]], every_s: float
+) -> None:
+    """Begin so many acts, one after another, about so far apart, and let `do` do each. Returns once all are over."""
+    async with asyncio.TaskGroup() as group:
+        for _ in range(times):
+            act = chance.choices([act for _, act in acts], [weight for weight, _ in acts])[0]
+            group.create_task(do(act))
+            await asyncio.sleep(chance.expovariate(1 / every_s))
 
 
 @dataclass(frozen=True, slots=True)

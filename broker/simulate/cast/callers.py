@@ -1,6 +1,5 @@
 """Those who use a simulated world over NATS: they submit, ask and order, at random."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import cast
 from uuid import UUID
@@ -9,7 +8,7 @@ import msgspec
 
 from broker.client import Client, RequestRefused
 from broker.client.nats_door import NatsDoor
-from broker.simulate.cast.acting import Actor
+from broker.simulate.cast.acting import Actor, act_at_random
 from broker.simulate.cast.asking import Asking
 from broker.simulate.cast.catalogs import ENDPOINT_URL
 from broker.simulate.cast.key_makers import KeyMaker
@@ -73,11 +72,7 @@ class Caller:
             *KeyMaker(actor, self._keys).acts(),
         )
         await actor.until_done(self._webhook)
-        async with asyncio.TaskGroup() as group:
-            for _ in range(self._acts):
-                act = self._chance.choices([act for _, act in acts], [weight for weight, _ in acts])[0]
-                group.create_task(self._tried(act))
-                await asyncio.sleep(self._chance.expovariate(1.0))
+        await act_at_random(self._chance, acts, self._acts, do=self._tried, every_s=1.0)
 
     async def _tried(self, act: Callable[[], Awaitable[None]]) -> None:
         self.told.counted(act.__name__.strip("_"))

@@ -16,7 +16,7 @@ from broker.client import Client, RequestRefused
 from broker.client.http_door import HttpDoor
 from broker.core.files import PIECE_BYTES
 from broker.core.openai_batch import batch_id, read_file_id, read_id
-from broker.simulate.cast.acting import PASSING
+from broker.simulate.cast.acting import PASSING, Acts, act_at_random
 from broker.simulate.cast.contents import Content, a_content
 from broker.simulate.cast.session import URL, Session
 from broker.simulate.cast.told import Told
@@ -73,15 +73,11 @@ class FileCaller:
         return uuid7(self.process.wall_ms(), self._chance.getrandbits(74))
 
     async def main(self) -> None:
-        acts: tuple[tuple[float, Callable[[], Awaitable[None]]], ...] = (
+        acts: Acts = (
             (4, self._submit), (3, self._form), (2, self._inline), (2, self._changed), (2, self._read_back),
             (2, self._delete), (1, self._cancel), (2, self._look),
         )  # fmt: skip
-        async with asyncio.TaskGroup() as group:
-            for _ in range(self._acts):
-                act = self._chance.choices([act for _, act in acts], [weight for weight, _ in acts])[0]
-                group.create_task(self._tried(act))
-                await asyncio.sleep(self._chance.expovariate(0.4))
+        await act_at_random(self._chance, acts, self._acts, do=self._tried, every_s=2.5)
         self.process.say("has done all it wanted with files")
 
     async def _tried(self, act: Callable[[], Awaitable[None]]) -> None:

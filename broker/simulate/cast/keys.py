@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from broker.core.keys import KeyRecord, hash_of, key_id
 from broker.simulate.cast.told import TENANTS
-from broker.simulate.noted import Troubles
+from broker.simulate.checks.noted import Troubles
 from broker.simulate.world.world import BEGAN_MS
 from schemas.accounts import Role
 from schemas.api_keys import SECRET_BYTES, ApiKey

@@ -10,6 +10,7 @@ from uuid import UUID
 import msgspec
 
 from broker.client import Submission
+from broker.simulate.cast.acting import Acts, act_at_random
 from broker.simulate.cast.keys import Keyring, Revocable
 from broker.simulate.cast.sse import Event, events_of
 from broker.simulate.cast.told import SUCCEEDED, Asked, Sent, Told, a_body, a_kind
@@ -65,15 +66,11 @@ class WebCaller:
         self._now_s = process.monotonic
 
     async def main(self) -> None:
-        acts: tuple[tuple[float, Callable[[], Awaitable[None]]], ...] = (
+        acts: Acts = (
             (5, self._whole), (5, self._stream), (3, self._job), (1, self._cancel), (3, self._follow), (1, self._show),
             (4, self._with_ended_key), (1, self._peek),
         )  # fmt: skip
-        async with asyncio.TaskGroup() as group:
-            for _ in range(self._acts):
-                act = self._chance.choices([act for _, act in acts], [weight for weight, _ in acts])[0]
-                group.create_task(self._tried(act))
-                await asyncio.sleep(self._chance.expovariate(1.0))
+        await act_at_random(self._chance, acts, self._acts, do=self._tried, every_s=1.0)
         self.process.say("has done all it wanted")
 
     async def _tried(self, act: Callable[[], Awaitable[None]]) -> None:

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import msgspec
 
-from broker.simulate.faults import FaultKind
+from broker.simulate.faults.kinds import FaultKind
 from broker.simulate.ledger.statements.reading import failure_kind
 from broker.simulate.ledger.stored import DeliveryRow, ExecutionRow
 from broker.simulate.system import System
@@ -21,8 +21,6 @@ _STREAMS = (subjects.SUBMIT, subjects.RUN, subjects.OUTCOME)
 _ENDED = ("succeeded", "failed")
 _MOST_DEATHS = 20
 """Of workers by one job. About 5 are promised while brokers are there and nobody else ends workers (`core.suspects`)."""
-_LATE_MS = 30_000
-"""By how much a message to an endpoint may be late."""
 
 
 def broken_records(system: System) -> Iterator[str]:
@@ -173,13 +171,10 @@ def _orders(system: System) -> Iterator[str]:
 
 
 def _deliveries(system: System) -> Iterator[str]:
-    """Each endpoint is told once of each batch of its tenant, and nothing that is due lies about."""
-    now_ms = system.tables.timers.wall_ns() // 1_000_000
+    """Each endpoint is told once of each batch of its tenant."""
     for row in system.tables.deliveries:
         if row.delivered_ms is not None and f"evt_{row.event.hex}" not in system.endpoint.taken:
             yield f"{row.type} of {_about(row)} is recorded as delivered, and came to nobody"
-        if row.delivered_ms is None and row.next_ms is not None and row.next_ms < now_ms - _LATE_MS:
-            yield f"{row.type} of {_about(row)} is due since {now_ms - row.next_ms} ms, after {row.attempts} attempts"
     told = Counter((row.webhook, _about(row)) for row in system.tables.deliveries)
     for (webhook, about), times in told.items():
         if times > 1:

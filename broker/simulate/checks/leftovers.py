@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from broker.simulate.cast.workers import WorkerPlan
-from broker.simulate.held import held, held_by_server
+from broker.simulate.checks.held import held, held_by_server
 from broker.simulate.system import Member, Size, System
 from broker.simulate.world.story import Story
 from broker.simulate.world.world import World

@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Iterator
 from uuid import UUID
 
-from broker.simulate.ledger.stored import JobRow
-from broker.simulate.read_checks import broken_reads
-from broker.simulate.records import broken_records
-from broker.simulate.requests import broken_requests
+from broker.simulate.checks.records import broken_records
+from broker.simulate.checks.requests import broken_requests
+from broker.simulate.checks.results import broken_reads
+from broker.simulate.ledger.stored import DeliveryRow, JobRow
 from broker.simulate.system import System
 from schemas import subjects
 
@@ -26,6 +26,7 @@ def what_is_open(system: System) -> list[str]:
         "running": len(tables.running),
         "instructions": sum(row.ended_ms is None for row in tables.instructions),
         **{name: system.network.messages(name) for name in _STREAMS},
+        "deliveries": sum(_is_due(row, system) for row in tables.deliveries),
         "callers": sum(not (one.is_over or one.is_dead) for one in system.callers),
     }
     found = [f"{count} in {name}" for name, count in counts.items() if count]
@@ -36,6 +37,11 @@ def what_is_open(system: System) -> list[str]:
         if member.process is not None and (member.process.is_dead or member.process.is_over):
             found.append(f"{member.name} is not there")
     return found
+
+
+def _is_due(row: DeliveryRow, system: System) -> bool:
+    now_ms = system.tables.timers.wall_ns() // 1_000_000
+    return row.delivered_ms is None and row.next_ms is not None and row.next_ms <= now_ms
 
 
 def broken_now(system: System) -> Iterator[str]:
