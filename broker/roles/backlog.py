@@ -122,6 +122,10 @@ class BacklogReader:
             if known.wants_page() or (flow in self._readings and self._readings[flow].page.done()):
                 await self._read_page(flow, known, now, controls)
         self._backlog.remove_idle()
+        for flow in [one for one in self._readings if one not in self._backlog.flows]:
+            self._readings.pop(
+                flow
+            ).page.cancel()  # what it would find is old by the time that the flow is read again
 
     async def _read_page(self, flow: Flow, known: FlowBacklog, now: Ms, controls: Controls) -> None:
         limit = known.next_page_size()
@@ -143,7 +147,7 @@ class BacklogReader:
         page = asyncio.create_task(
             until_available(lambda: self._ledger.page_past(flow, batches, after=after, now=now, limit=limit))
         )
-        page.add_done_callback(lambda _: self._read(flow, after, began_s))
+        page.add_done_callback(lambda page: None if page.cancelled() else self._read(flow, after, began_s))
         return _Reading(page, after, batches, limit)
 
     def _read(self, flow: Flow, after: Place | None, began_s: float) -> None:

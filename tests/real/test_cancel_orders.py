@@ -85,6 +85,35 @@ async def test_rounds_go_on_while_the_backlog_is_read_past_what_may_not_start(
     reader.close()
 
 
+async def test_what_was_read_of_a_flow_that_is_gone_is_not_taken_for_what_comes_later(
+    ledger: Ledger, ledger_url: str
+) -> None:
+    [stopped], gone, later = await filled(ledger, 1), an_entry(model="n"), an_entry(model="n")
+    await ledger.intake.admit([gone])
+    await cancel(ledger, stopped.batch)
+    controls, reader = await ledger.controls.read(), BacklogReader(ledger.backlog)
+    woken = asyncio.Event()
+    reader.changed = woken.set
+    await reader.restart()
+    async with a_hand(ledger_url) as hand:
+        await hand.hold("lock table infermq.waiting")
+        await reader.read(now(), controls)
+        await hand.let_go()
+    await woken.wait()
+    await ledger.cancels.cancel_jobs([gone.id], gone.tenant, now())
+    await reader.restart()
+    await reader.read(now(), controls)
+
+    await ledger.intake.admit([later])
+    await reader.restart(is_urgent=True)
+    async with asyncio.timeout(5):
+        while not (found := reader.backlog.ready().get(later.flow)):
+            await reader.read(now(), controls)
+    reader.close()
+
+    assert [job.place.job for job in found] == [later.id]
+
+
 async def test_a_flow_that_took_long_to_be_read_past_what_may_not_start_rests(
     ledger: Ledger, ledger_url: str
 ) -> None:

@@ -20,7 +20,7 @@ import pytest
 
 from broker.blobs.stores import Stores
 from broker.core.file_stores import MARK_FILE, POSTGRES
-from broker.core.files import Part
+from broker.core.files import PIECE_BYTES, Part
 from broker.core.openai_batch import status_of
 from broker.core.principal import open_principal
 from broker.errors import Unavailable
@@ -448,6 +448,28 @@ async def test_a_batch_whose_store_stays_away_fails_at_its_deadline(ledger_url: 
 
         assert await faults(ledger, batch) == {0: "internal"}
         assert status_of(await state(ledger, batch)) == "failed"
+
+
+async def test_a_download_that_breaks_off_is_seen_to_be_short(
+    nats_url: str, ledger_url: str, nc: Nats, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = tmp_path / "files"
+    content = b"x" * (3 * PIECE_BYTES)
+    async with (
+        a_broker(nats_url, ledger_url, nc, files=root.as_uri()) as running,
+        aiohttp.ClientSession(running.api) as http,
+    ):
+        name = await uploaded(http, content)
+        [last] = root.glob("*/000002")
+        last.unlink()
+
+        async with http.get(f"/v1/files/{name}/content") as response:
+            assert response.content_length == len(content)
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await response.read()
+
+    assert "a download breaks off" in caplog.text
+    assert "Traceback" not in caplog.text
 
 
 async def test_files_over_http_are_in_a_bucket(nats_url: str, ledger_url: str, nc: Nats, s3: S3) -> None:

@@ -94,10 +94,14 @@ class HttpCaller:
                 await self._fail(problem)
             case Answered(body) if not self._streamed:
                 await self._respond(200, self._answer.whole(body), [])
-            case Answered() if self._is_broken:
+            case Answered(_, sequence) if self._is_broken or self._lacks_last(sequence):
                 await self._fail(Problem("stream_broken", "a piece of the stream was lost: ask again"))
             case Answered(body):
                 await self._stream(self._answer.end(body, pieces=self._pieces), more=False)
+
+    def _lacks_last(self, sequence: str | None) -> bool:
+        """Tell whether pieces came, but not the last before this end. Where none came, the whole answer is sent instead."""
+        return self._pieces > 0 and sequence is not None and sequence != str(self._pieces + 1)
 
     async def _fail(self, problem: Problem) -> None:
         if self._has_begun:

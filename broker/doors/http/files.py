@@ -1,5 +1,6 @@
 """OpenAI's files, over HTTP."""
 
+import logging
 import re
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Final, TypeVar
@@ -13,15 +14,17 @@ from starlette.responses import Response, StreamingResponse
 from broker.core.files import Part
 from broker.core.openai_batch import file_id, output_file, output_id, read_file_id, shown_file
 from broker.core.principal import Principal
+from broker.doors.http.caller import Send
 from broker.doors.http.multipart import Form
 from broker.doors.http.reading import Receive, headers_of, wrong
 from broker.doors.http.writing import json_answer, page_answer
 from broker.service.files import FileService
-from broker.service.refusal import Refusal
+from broker.service.refusal import EXPECTED, Refusal
 from schemas.api import Problem
 from schemas.codec import UNREADABLE
 from schemas.files import FileList, FileName, Purpose
 
+log = logging.getLogger(__name__)
 HOUR_S, MONTH_S = 3600, 30 * 24 * 3600
 """How long OpenAI keeps files that expire."""
 _NAME_CHARACTERS: Final = 512
@@ -145,7 +148,17 @@ class FileRoutes:
         }
         if status == 206:
             headers["content-range"] = f"bytes {begin}-{end - 1}/{size}"
-        return StreamingResponse(await _begun(content), status, headers, media_type="application/octet-stream")
+        return Download(await _begun(content), status, headers, media_type="application/octet-stream")
+
+
+class Download(StreamingResponse):
+    """Sends the content of a file. Where that cannot be read any more, it breaks off: its length tells the client so."""
+
+    async def stream_response(self, send: Send) -> None:
+        try:
+            await super().stream_response(send)
+        except EXPECTED as error:
+            log.warning("a download breaks off error=%s", error)
 
 
 async def _begun(content: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

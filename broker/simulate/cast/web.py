@@ -101,6 +101,8 @@ class Served:
         self._exchange = exchange
         self._room = _End()
         self._has_begun = False
+        self._length = self._sent_bytes = 0
+        """How long the answer is, as it says; and how much of it was sent."""
 
     def begin(self, app: App, scope: Mapping[str, Any]) -> None:
         exchange = self._exchange
@@ -113,13 +115,17 @@ class Served:
         exchange = self._exchange
         try:
             await app(scope, self.receive, self.send)
-            if not self.is_complete and not self.end.is_lost:
+            if not self.is_complete and not self.end.is_lost and not self._is_cut_short():
                 self._wrong("left its answer unfinished")
         except Exception as error:  # noqa: BLE001 - a server would answer 500
             self._wrong(f"raised {type(error).__name__}: {error}")
         finally:
             exchange.down.send(exchange.client_end.lose)
             exchange.web.forget(exchange)
+
+    def _is_cut_short(self) -> bool:
+        """Tell whether its client sees by the length that something is missing."""
+        return self._sent_bytes < self._length
 
     def _wrong(self, what: str) -> None:
         self._exchange.web.world.failed(f"{self._exchange.server}: the application {what} at {self._exchange}")
@@ -140,6 +146,8 @@ class Served:
         if self.is_complete or (message["type"] == "http.response.start") is self._has_begun:
             self._wrong(f"sent {message['type']} where none may be")
         self._has_begun = True
+        self._length += sum(int(value) for name, value in message.get("headers", ()) if name == b"content-length")
+        self._sent_bytes += len(message.get("body", b""))
         self.unread += len(message.get("body", b""))
         self._exchange.down.send(self._exchange.client_end.take_in, message)
         if message["type"] == "http.response.body" and not message.get("more_body", False):
