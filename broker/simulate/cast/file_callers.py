@@ -178,10 +178,10 @@ class FileCaller:
 
     async def _created(self, ask: dict[str, Any], given: GivenBatch) -> None:
         file = read_file_id(ask.get("input_file_id", ""))
-        is_gone = file is not None and file[0] not in self._files.whole
-        status, said = await self._asked(
-            "POST", "/v1/batches", json.dumps(ask).encode(), refused=(404,) if is_gone else ()
-        )
+        refused = () if file is None else (404,)
+        status, said = await self._asked("POST", "/v1/batches", json.dumps(ask).encode(), refused=refused)
+        if status == 404 and file is not None and file[0] in self._files.whole:
+            self._files.wrong.append(f"file {file[0]} is not there for a batch, and nobody has deleted it")
         if status >= 400:
             return
         batch = read_id(json.loads(said)["id"], "batch_")
