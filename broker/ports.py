@@ -388,11 +388,11 @@ class FileLedger(Protocol):
     async def to_drop(self, now: Ms, *, away: Collection[str] = ()) -> dict[str, list[UUID]]:
         """List some files that nobody will read again, by their stores: their content can be dropped, and then they can.
 
-        Those in stores that are `away` are left for later.
+        A day after they were dropped they come once more. Those in stores that are `away` are left for later.
         """
 
-    async def dropped(self, files: Collection[UUID]) -> None:
-        """Forget files whose content was dropped."""
+    async def dropped(self, files: Collection[UUID], now: Ms) -> None:
+        """Note that the content of files was dropped. Those of which it was dropped a day ago are forgotten."""
 
 
 class FileBatchLedger(Protocol):

@@ -12,7 +12,7 @@ from schemas.files import File, FileList, Files, Purpose, Upload
 from schemas.units import Ms
 
 UNFINISHED_MS = Ms(24 * 3_600_000)
-"""How long an upload may take. What is older and not complete was cut off."""
+"""How long an upload may take. What is older and not complete was cut off. A file that was dropped is known for as long."""
 _DROPPED = 10
 """How many files are dropped in one transaction."""
 
@@ -102,9 +102,9 @@ class PgFiles:
             found.setdefault(row["store"], []).append(row["id"])
         return found
 
-    async def dropped(self, files: Collection[UUID]) -> None:
+    async def dropped(self, files: Collection[UUID], now: Ms) -> None:
         async with self._database.connection() as connection:
-            await connection.execute(query("drop_files"), list(files))
+            await connection.execute(query("drop_files"), list(files), now, now - UNFINISHED_MS)
 
 
 async def find_file(connection: Connection, file: UUID, tenant: str, now: Ms) -> File | None:

@@ -17,7 +17,10 @@ EVERY_S = 600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileDrop:
-    """All brokers do this. Dropping twice is the same as once."""
+    """All brokers do this. Dropping twice is the same as once.
+
+    All is dropped again a day later: a broker that still took in an upload may have put a piece, and died.
+    """
 
     ledger: FileLedger
     stores: BlobStores
@@ -36,7 +39,7 @@ class FileDrop:
         while found := await self.ledger.to_drop(self.clock(), away=away):
             for store, files in found.items():
                 if await self._is_dropped(store, files):
-                    await self.ledger.dropped(files)
+                    await self.ledger.dropped(files, self.clock())
                     await self._is_dropped(store, files)  # who still uploads one did not know yet that it is gone
                     log.info("dropped files=%d", len(files))
                 else:

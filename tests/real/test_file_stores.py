@@ -390,10 +390,10 @@ class LateWriter:
         self._blobs = blobs
         self.to_drop = files.to_drop
 
-    async def dropped(self, files: Collection[UUID]) -> None:
+    async def dropped(self, files: Collection[UUID], at: Ms) -> None:
         for file in files:
             await self._blobs.put(file, 0, b"late")
-        await self._files.dropped(files)
+        await self._files.dropped(files, at)
 
 
 async def test_what_is_put_while_a_file_is_dropped_is_dropped_too(ledger_url: str) -> None:
@@ -406,13 +406,40 @@ async def test_what_is_put_while_a_file_is_dropped_is_dropped_too(ledger_url: st
     assert await pieces_in(ledger_url) == 0
 
 
+async def test_what_a_broker_put_to_a_dropped_file_before_it_died_is_dropped_a_day_later(
+    ledger_url: str, tmp_path: Path
+) -> None:
+    root = tmp_path / "files"
+    async with a_ledger(ledger_url, root.as_uri()) as ledger:
+        await service_of(ledger).delete(ME, file := await stored(ledger))
+        await drop(ledger)
+        assert left(root) == []
+        await (await ledger.stores.of(await ledger.stores.current())).put(file, 0, b"late")
+
+        await drop(ledger, hours=23)
+        assert left(root) != []
+        assert await known_files(ledger_url) == 1
+
+        await drop(ledger, hours=25)
+        assert left(root) == []
+        assert await known_files(ledger_url) == 0
+
+
 def an_empty_file() -> File:
     return File(id=an_id(), purpose=Purpose.BATCH, name="in.jsonl", bytes=0, created_ms=now())
 
 
 async def pieces_in(ledger_url: str) -> int:
+    return await _count(ledger_url, "select count(*) from infermq.blobs")
+
+
+async def known_files(ledger_url: str) -> int:
+    return await _count(ledger_url, "select count(*) from infermq.files")
+
+
+async def _count(ledger_url: str, statement: str) -> int:
     connection = await asyncpg.connect(ledger_url)
-    count: int = await connection.fetchval("select count(*) from infermq.blobs")
+    count: int = await connection.fetchval(statement)
     await connection.close()
     return count
 

@@ -406,12 +406,16 @@ create table infermq.files (
     stored_ms   bigint,
     expires_ms  bigint,
     -- who deletes a file ends all use of it; its content is dropped by upkeep
-    deleted_ms  bigint
+    deleted_ms  bigint,
+    -- its content was dropped. Who still uploaded it may have put more and died, so that is dropped once more later
+    dropped_ms  bigint
 );
 create index files_of_tenant on infermq.files (tenant, id) where stored_ms is not null and deleted_ms is null;
-create index files_to_drop on infermq.files (least(expires_ms, deleted_ms)) where least(expires_ms, deleted_ms) is not null;
+create index files_to_drop on infermq.files (least(expires_ms, deleted_ms))
+    where least(expires_ms, deleted_ms) is not null and dropped_ms is null;
+create index files_dropped on infermq.files (dropped_ms) where dropped_ms is not null;
 create index files_by_content on infermq.files (tenant, sha256) where sha256 is not null and deleted_ms is null;
-create index files_unfinished on infermq.files (created_ms) where stored_ms is null;
+create index files_unfinished on infermq.files (created_ms) where stored_ms is null and dropped_ms is null;
 
 -- The content of files that are kept here, in pieces of a fixed size before compression.
 create table infermq.blobs (

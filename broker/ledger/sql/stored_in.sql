@@ -1,1 +1,1 @@
-select store, bytes from infermq.files where id = $1
+select store, bytes from infermq.files where id = $1 and dropped_ms is null

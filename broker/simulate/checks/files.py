@@ -17,8 +17,9 @@ from schemas import subjects
 from schemas.units import Ms
 
 _WITHIN_S = 60.0
-_LATER_MS = 25 * 3600 * 1000
-"""After which what is left of uploads that were cut off is dropped."""
+_DAY_MS = 25 * 3600 * 1000
+"""After which what is left of uploads that were cut off is dropped; and after as long again, what was put there since."""
+_UPLOADS = "broker/service/files.py:"
 
 
 def broken_files(system: System) -> list[str]:
@@ -56,10 +57,22 @@ class _Checks:
                 await self._batch(state, given)
         for file, data in self._system.files.whole.items():
             await self._file(file, data)
-        await FileDrop(
-            ledger=self._ledger.files, stores=self._ledger.stores, clock=lambda: Ms(self._now() + _LATER_MS)
-        ).drop()
+        await self._drop(_DAY_MS)
+        if not any(place.startswith(_UPLOADS) for place in self._system.world.died):  # who takes in a file, and dies
+            self._nothing_left_of_dropped()
+        await self._drop(2 * _DAY_MS)
         self._left()
+
+    async def _drop(self, later_ms: int) -> None:
+        await FileDrop(
+            ledger=self._ledger.files, stores=self._ledger.stores, clock=lambda: Ms(self._now() + later_ms)
+        ).drop()
+
+    def _nothing_left_of_dropped(self) -> None:
+        files = self._system.tables.files
+        there = {row.id for row in files if row.dropped_ms is None}
+        left = {piece.file for piece in self._system.tables.blobs} - there
+        self.wrong += [f"pieces of the file {file} are there after it was dropped" for file in sorted(left)]
 
     async def _batch(self, state: FileBatchState, given: GivenBatch) -> None:
         batch = state.batch.id

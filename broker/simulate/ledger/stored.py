@@ -305,6 +305,7 @@ class FileRow(MemoryRow, frozen=True, kw_only=True):
     stored_ms: int | None = None
     expires_ms: int | None = None
     deleted_ms: int | None = None
+    dropped_ms: int | None = None
 
 
 class BlobRow(MemoryRow, frozen=True, kw_only=True):

@@ -274,6 +274,20 @@ async def test_an_upload_that_was_cut_off_is_dropped_after_a_day(ledger: Ledger)
     assert await ledger.files.finish(file.id, 1, now()) is None
 
 
+async def test_a_file_that_was_dropped_is_dropped_again_a_day_later_and_forgotten(ledger: Ledger) -> None:
+    await ledger.files.delete((file := await stored(ledger, b"x")).id, "default", now())
+    blobs = await ledger.stores.of(POSTGRES)
+
+    for hours, is_listed in ((1, True), (24, False), (26, True), (52, False)):
+        await blobs.put(file.id, 0, b"late")
+        at = Ms(now() + hours * HOUR)
+        assert await ledger.files.to_drop(at) == ({POSTGRES: [file.id]} if is_listed else {})
+        await FileDrop(ledger=ledger.files, stores=ledger.stores, clock=lambda at=at: at).drop()  # type: ignore[misc]
+        await ledger.files.dropped([file.id], at)  # another broker has done so, too
+        assert await ledger.files.store_of(file.id) is None
+        assert await blobs.get(file.id, 0) == (None if is_listed else b"late")
+
+
 async def test_a_file_expires_as_was_said_from_the_moment_that_it_is_whole(ledger: Ledger) -> None:
     begun = [File(id=an_id(), purpose=Purpose.BATCH, name="a", bytes=0, created_ms=now()) for _ in range(2)]
     for file in begun:

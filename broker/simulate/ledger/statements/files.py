@@ -126,7 +126,7 @@ def delete_file(t: Tables, file: UUID, tenant: str, now: int) -> Rows:
 @statement
 def stored_in(t: Tables, file: UUID) -> Rows:
     row = t.files.get(file)
-    return [] if row is None else [row]
+    return [] if row is None or row.dropped_ms is not None else [row]
 
 
 @statement
@@ -138,15 +138,19 @@ def files_to_drop(t: Tables, now: int, unfinished_before: int, limit: int, away:
 
 
 def _is_over(row: FileRow, now: int, unfinished_before: int) -> bool:
+    if row.dropped_ms is not None:
+        return row.dropped_ms < unfinished_before
     end_ms = least(row.expires_ms, row.deleted_ms)
     return (end_ms is not None and end_ms <= now) or (row.stored_ms is None and row.created_ms < unfinished_before)
 
 
 @statement
-def drop_files(t: Tables, files: Sequence[UUID]) -> Rows:
-    for id_ in files:
-        if id_ in t.files:
-            t.files.remove(id_)
+def drop_files(t: Tables, files: Sequence[UUID], now: int, forgotten_before: int) -> Rows:
+    for row in [t.files[id_] for id_ in files if id_ in t.files]:
+        if row.dropped_ms is None:
+            t.files.change(row.id, dropped_ms=now, deleted_ms=now if row.deleted_ms is None else row.deleted_ms)
+        elif row.dropped_ms < forgotten_before:
+            t.files.remove(row.id)
     return []
 
 
