@@ -188,7 +188,7 @@ class SimulatedWorker:
                 name=self.plan.name,
                 catalog=catalog,
                 lease_ms=await declared_lease_ms(nc, self.plan.deployment),
-                clock=process.wall_ms,
+                clock=process.steady_clock(),
                 entropy=lambda: process.random.getrandbits(74),
                 message_ids=lambda: f"{process.number}-{next(numbers)}",
                 metrics=WorkerMetrics("0"),

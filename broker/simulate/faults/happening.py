@@ -108,6 +108,8 @@ class Faults:
             member.skew_ms = int(fault.amount)
         if (process := self._process(fault)) is not None:
             process.skew_ms = int(fault.amount)
+            if fault.who.startswith("worker"):
+                self._leave(fault)  # it reads its clock as it starts
 
     def _cut(self, fault: Fault) -> None:
         if (process := self._process(fault)) is not None:

@@ -17,7 +17,7 @@ class FaultKind(StrEnum):
     SLOW = "slow"
     """A process makes fewer steps than others for a while."""
     SKEW = "skew"
-    """The clock of a process jumps."""
+    """The clock of a process jumps. A worker reads it as it starts, so it starts again."""
     CUT = "cut"
     """The connections of a process are lost, to NATS and over HTTP. What is on its way may be lost with them."""
     STALL = "stall"

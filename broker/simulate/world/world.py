@@ -78,6 +78,11 @@ class Process:
     def wall_ms(self) -> Ms:
         return Ms(BEGAN_MS + int(self.world.now_s() * 1000) + self.skew_ms)
 
+    def steady_clock(self) -> Callable[[], Ms]:
+        """Make a clock that shows what its wall clock shows now, and goes evenly from then on (`schemas.clock`)."""
+        ahead_ms = self.skew_ms
+        return lambda: Ms(self.wall_ms() - self.skew_ms + ahead_ms)
+
     def ring(self, step: Step, when_s: float) -> None:
         self.world.ring(self, step, when_s)
 
