@@ -238,11 +238,18 @@ class Process:
         services = self._services()
         async with self._api(services), self.front.serving(services), asyncio.TaskGroup() as group:
             for name, role in roles.items():
-                group.create_task(self.roles.keep(name, role, once=self.seal_key.known if name in _SEALING else None))
+                group.create_task(self.roles.keep(name, role, once=partial(self._needs_known, name)))
             group.create_task(until_available(self.ledger.stores.current))  # so that the log says if it is away
             if callout is not None:
                 await callout.listening.wait()  # who connects now is let in by us, perhaps by nobody else
             ready()
+
+    async def _needs_known(self, role: str) -> None:
+        """Wait until all is known that a role needs to begin. A job that is refused for want of it would stay refused."""
+        if role in _SEALING:
+            await self.seal_key.known()
+        if role in _SEALING or role == "instructions" or role.startswith("intake"):
+            await self.catalogs.known()
 
     def _api(self, services: Services) -> AbstractAsyncContextManager[object]:
         if BrokerRole.NATS not in self.config.roles:
@@ -527,10 +534,10 @@ class Process:
         )
 
     def _catalog(self) -> Catalog:
-        return self.catalogs.active.catalog
+        return self.catalogs.catalog
 
     def _pools(self) -> dict[str, Pool]:
-        catalog = self._catalog()
+        catalog = self.catalogs.active.catalog
         return snapshot(
             catalog,
             self.beats.alive(),
@@ -722,7 +729,7 @@ def process_of(
         identify=key_watch.identify if asks_keys else open_door,
         front=Front(
             identify=key_watch.identify_text if asks_keys else let_in,
-            catalog=lambda: catalogs.active.catalog,
+            catalog=lambda: catalogs.catalog,
             clock=outside.clock,
             version=outside.version,
             entropy=outside.entropy,

@@ -14,7 +14,7 @@ from broker.bus.stored import sequence_of, stored_messages, subject_of
 from broker.core.revisions import NONE, for_deployment
 from broker.errors import Conflict, Unavailable
 from schemas import subjects
-from schemas.catalog import Revision
+from schemas.catalog import Catalog, Revision
 from schemas.codec import UNREADABLE, grouped, jsoned
 from schemas.jetstream import (
     BATCH_BYTES,
@@ -81,6 +81,7 @@ class Catalogs:
         self._ignored = ignored
         self._right: tuple[tuple[int, int], int] | None = None
         """The content of the bucket when all in it was right, and of which revision."""
+        self._known = asyncio.Event()
         self.active = NONE
         self.changed = asyncio.Event()
         """Set when another revision is in force."""
@@ -103,8 +104,25 @@ class Catalogs:
             return None, 0
         return self._read(data), sequence
 
+    @property
+    def is_known(self) -> bool:
+        """Whether the ledger or the bucket has said which is in force, be it none."""
+        return self._known.is_set()
+
+    async def known(self) -> None:
+        """Wait until it is known what is in force. Until then no job is refused for what it asks for."""
+        await self._known.wait()
+
+    @property
+    def catalog(self) -> Catalog:
+        """The catalog in force. Raises: Unavailable, until it is known."""
+        if not self.is_known:
+            raise Unavailable("Postgres", "the catalog is not known yet")
+        return self.active.catalog
+
     def use(self, revision: Revision) -> None:
         """Have this revision in force here."""
+        self._known.set()
         if revision != self.active:
             self.active = revision
             self.changed.set()

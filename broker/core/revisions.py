@@ -23,6 +23,8 @@ class Compared:
     """NATS must be told what is in force."""
     note: str | None = None
     """What is unusual, for people to read."""
+    is_known: bool = True
+    """Whether somebody has said what is in force, be it nothing."""
 
 
 def compare(recorded: Revision | None, copy: Revision | None) -> Compared:
@@ -44,6 +46,8 @@ def compare(recorded: Revision | None, copy: Revision | None) -> Compared:
 def unread(in_force: Revision, copy: Revision | None, why: str) -> Compared:
     """Go on with the copy in NATS while the ledger cannot be read, or with what is in force if there is no copy."""
     chosen = in_force if copy is None else copy
+    if chosen == NONE:
+        return Compared(NONE, note=f"no catalog is known: NATS holds none, and {why}", is_known=False)
     return Compared(chosen, note=f"revision {chosen.number} of NATS is in force and was not compared: {why}")
 
 

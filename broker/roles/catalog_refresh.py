@@ -46,6 +46,9 @@ class CatalogRefresh:
         compared = await self._compared(copy)
         if self.catalogs.active is not before:
             return
+        if not compared.is_known:
+            self._note(compared)
+            return
         self.catalogs.use(compared.in_force)
         if not compared.copy_is_wrong and await self._is_told(compared.in_force):
             self._note(compared)

@@ -99,7 +99,7 @@ class ControlService:
 
     def _known(self, kind: PauseKind) -> frozenset[str] | None:
         """Name all there are of a kind. None: nobody keeps a list."""
-        catalog = self.catalogs.active.catalog
+        catalog = self.catalogs.catalog
         match kind:
             case PauseKind.MODEL:
                 return frozenset(catalog.models)

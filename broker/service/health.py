@@ -42,10 +42,14 @@ class HealthService:
         parts = {
             "nats": self.nats(),
             "postgres": await self._postgres(),
-            "catalog": Part(ok=True) if revision > 0 else Part(ok=False, why="none is active: infermq apply FILE"),
+            "catalog": Part(ok=True) if revision > 0 else Part(ok=False, why=self._why_no_catalog()),
         }
         parts |= {name: part() for name, part in self.others.items()}
         return readiness(self.name, parts, revision=revision, doors=self.doors)
+
+    def _why_no_catalog(self) -> str:
+        is_known = self.catalogs.is_known
+        return "none is active: infermq apply FILE" if is_known else "not known yet: it is kept in Postgres"
 
     async def _postgres(self) -> Part:
         try:

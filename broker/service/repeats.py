@@ -88,7 +88,7 @@ class RepeatService:
         self._check_replay(principal, ask)
         wanted = chosen(ask, Ms(self.clock() if ask.before_ms is None else ask.before_ms))
         page = await self.replays.select(wanted, ask.jobs, principal.tenant, ask.after)
-        estimated = estimate(page.jobs, ask, self.catalogs.active.catalog)
+        estimated = estimate(page.jobs, ask, self.catalogs.catalog)
         return replace(estimated, next=page.next)
 
     async def differences(self, principal: Principal, ask: ReplayDiff) -> ReplayDiffPage:
@@ -105,7 +105,7 @@ class RepeatService:
         authorise(principal, Action.CONTROL_JOBS, model=ask.model)
         if ask.deployment is not None:
             authorise(principal, Action.PIN)
-        wrong = problem(ask, self.catalogs.active.catalog) or patch_problem(ask.patch)
+        wrong = problem(ask, self.catalogs.catalog) or patch_problem(ask.patch)
         if wrong is not None:
             raise Refusal(wrong)
 

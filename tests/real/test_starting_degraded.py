@@ -137,6 +137,29 @@ async def test_a_broker_that_started_without_postgres_comes_up_wholly_with_it(
             assert shown.state is State.SUCCEEDED
 
 
+async def test_while_nobody_knows_the_catalog_jobs_wait_and_none_is_refused(
+    nats_url: str, nc: Nats, tmp_path: Path
+) -> None:
+    async with postgres_server(tmp_path / "pg", durable=False) as postgres_url:
+        await migrate(postgres_url)
+        async with open_ledger(postgres_url, clock=now) as ledger:
+            await ledger.catalogs.apply(CATALOG.format(slots=4, options=SCRIPT), "t", now())
+    await declare_streams(nc)
+    await NatsSealKeys(nc).write(SEAL_KEY)
+
+    async with a_start(nats_url, postgres_url) as (url, ready), Client.connect(nats_url) as client:
+        await ready
+        waits = await client.submit("m", HELLO)
+        await says(f"{url}/readyz/infer", 503, lambda state: "catalog: not known yet" in state["why"])
+        with pytest.raises(Unavailable):
+            await client.infer("m", HELLO, timeout_s=5)
+
+        async with postgres_server(tmp_path / "pg", durable=False), a_worker(nc):
+            shown = await Running(nc, client, postgres_url, url).ended(waits)
+
+            assert shown.state is State.SUCCEEDED
+
+
 async def test_before_the_tables_are_made_a_broker_says_what_to_do_and_waits(
     nats_url: str, ledger_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,8 +1,9 @@
 """What must hold whenever a job's row or its result changes: what has ended stays as it is, but for what is opened again."""
 
 from collections.abc import Callable
+from uuid import UUID
 
-from broker.simulate.ledger.stored import JobRow, ResultRow
+from broker.simulate.ledger.stored import BatchRow, JobRow, ResultRow
 from broker.simulate.ledger.tables import Tables
 
 _ENDED = frozenset({"succeeded", "failed", "expired", "cancelled", "dead"})
@@ -16,6 +17,11 @@ class Ends:
     def __init__(self, tables: Tables, wrong: Callable[[str], object]) -> None:
         self._wrong = wrong
         self._tell_of_result = tables.results.trigger
+        self._tell_of_batch = tables.batches.trigger
+        self._tables = tables
+        self.listening: dict[UUID, frozenset[UUID]] = {}
+        """Which endpoints of its tenant there were when each batch was complete."""
+        tables.batches.trigger = self._batch_changed
         tables.jobs.trigger = self._job_changed
         tables.results.trigger = self._result_changed
 
@@ -30,3 +36,14 @@ class Ends:
             self._tell_of_result(before, after)
         if before is not None and after is not None and before.body is not None and before.body != after.body:
             self._wrong(f"the result of job {before.job} is written over")
+
+    def _batch_changed(self, before: BatchRow | None, after: BatchRow | None) -> None:
+        if self._tell_of_batch is not None:
+            self._tell_of_batch(before, after)
+        if (
+            before is not None
+            and after is not None
+            and before.completed_ms is None
+            and after.completed_ms is not None
+        ):
+            self.listening[after.id] = frozenset(self._tables.webhooks_by_tenant.keys(after.tenant))

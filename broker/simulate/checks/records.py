@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
-from uuid import UUID
 
 import msgspec
 
@@ -179,16 +178,10 @@ def _deliveries(system: System) -> Iterator[str]:
     for (webhook, about), times in told.items():
         if times > 1:
             yield f"webhook {webhook} is told {times} times of {about}"
-    if not system.is_skewed:  # or it is not known which came first
-        yield from _told_of_batches(system, told)
-
-
-def _told_of_batches(system: System, told: Counter[tuple[UUID, str]]) -> Iterator[str]:
-    for batch in system.tables.batches:
-        hooks = [hook for hook in system.tables.webhooks if hook.tenant == batch.tenant]
-        for hook in hooks:
-            if hook.created_ms < (batch.completed_ms or 0) and not told[hook.id, str(batch.id)]:
-                yield f"webhook {hook.id} is told nothing of batch {batch.id}, which ended at {batch.completed_ms}"
+    for batch, hooks in system.ends.listening.items():
+        for hook in sorted(hooks):
+            if not told[hook, str(batch)]:
+                yield f"webhook {hook} is told nothing of the end of batch {batch}"
 
 
 def _about(row: DeliveryRow) -> str:
