@@ -130,6 +130,7 @@ class FileClient(Session):
             except RequestRefused as refused:
                 if refused.problem.code != "bad_offset":  # of an earlier try, parts may still have come in
                     raise
+                patience.note(int(refused.problem.limit or 0))
                 if refused.problem.limit == 0 and restarts < _SHARED:  # others have dropped what there was
                     patience, restarts = _Patience(self._patience_s), restarts + 1
                 await patience.rest(refused)

@@ -70,6 +70,12 @@ def test_an_upload_is_given_up_when_nothing_more_of_it_comes_through() -> None:
     assert len(files.tries) == 3
 
 
+def test_an_upload_goes_on_when_it_is_told_that_more_is_there() -> None:
+    others_sent = RequestRefused(Problem("bad_offset", "others have sent 5", "offset", 5))
+
+    assert stored(Trying(15.0, [LOST, LOST, others_sent])) == "file-1"
+
+
 def test_an_upload_that_others_drop_is_begun_again_but_not_for_ever() -> None:
     files = Trying(3600.0, [DROPPED] * 99)
 
