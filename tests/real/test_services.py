@@ -19,6 +19,7 @@ from broker.client import RequestRefused
 from broker.client.http_door import HttpDoor
 from broker.core.authorise import Action, forbidden, may_call
 from broker.core.principal import Principal, open_principal
+from broker.core.revisions import NONE
 from broker.core.targets import Targets
 from broker.doors.http.app import Front
 from broker.doors.nats_api import nats_api
@@ -175,6 +176,7 @@ TOML = "# nothing is served yet\n"
 async def services(nc: Nats, ledger: Ledger) -> Services:
     await declare_streams(nc)
     catalogs, watch = Catalogs(nc), ControlsWatch(nc, ledger.controls)
+    catalogs.use(NONE)
     jobs = JobService(
         ledger=ledger.jobs,
         batches=ledger.batches,
