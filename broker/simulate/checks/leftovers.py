@@ -31,6 +31,7 @@ _REMEMBERED = frozenset({
 """What is remembered of the past on purpose. Each is bounded, in time or in number."""
 _GOES_ON = frozenset({"Webhooks._on_their_way", "task Webhooks._deliver"})
 """What quiet does not wait for: an endpoint that does not answer is told again for days."""
+_OF_OPEN_BATCHES = "Controls.cancelling", "Controls.stopped_batches"
 _OF_METRICS = "BrokerMetrics.", "WorkerMetrics."
 
 
@@ -84,6 +85,8 @@ def _found(system: System, idle: Idle) -> set[str]:
         if one.name not in living
     )
     found.update(f"a transaction holds {table} {key}" for table, key in system.tables.locks.held())
+    if system.lost:  # a batch that lacks what was lost is open for ever, also while it is being cancelled
+        found = {what for what in found if not any(of in what for of in _OF_OPEN_BATCHES)}
     return found
 
 
