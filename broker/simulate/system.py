@@ -115,6 +115,8 @@ class System:
         """Outcomes were lost that may be all there was of a request."""
         self.touched: set[str] = set()
         """With whom something went wrong: members, callers, streams, or the kind of what concerns nobody in particular."""
+        self.has_late_broker = False
+        """A broker may have published an attempt long after it had dispatched it, when another had done so, too."""
         self.is_skewed = False
         """A clock was wrong, so that the order of instants says nothing."""
         self._again = world.chance("again")

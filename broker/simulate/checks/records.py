@@ -128,7 +128,7 @@ def _given_up(system: System) -> Iterator[str]:
 
 def _ran_once(system: System) -> Iterator[str]:
     """What a worker begins with which nothing goes wrong runs nowhere else, whatever becomes of all others."""
-    if any(name in _SERVERS or name in _STREAMS for name in system.touched):
+    if system.has_late_broker or any(name in _SERVERS or name in _STREAMS for name in system.touched):
         return
     for (job, attempt), begun in system.ran.attempts.items():
         first = begun[0]

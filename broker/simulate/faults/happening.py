@@ -12,6 +12,9 @@ from schemas.job import Lane
 from schemas.subjects import Source
 
 
+_LATE = frozenset({FaultKind.STOP, FaultKind.STOP_IN_TRANSACTION, FaultKind.SLOW, FaultKind.STALL})
+
+
 class Faults:
     """Lets a schedule happen."""
 
@@ -31,6 +34,7 @@ class Faults:
         for_s = float("inf") if fault.kind is FaultKind.SKEW else fault.for_s  # a clock stays wrong
         self._system.trouble(fault.who, for_s)
         self._system.touched.add(fault.who or fault.kind)
+        self._system.has_late_broker |= fault.who.startswith("broker") and fault.kind in _LATE
         getattr(self, f"_{fault.kind}")(fault)
 
     def _later(self, fault: Fault, call: Callable[[], object]) -> None:
