@@ -137,8 +137,8 @@ count: $(STAMP) ## count what a job and a request cost, against what is kept in 
 machine: $(STAMP) ## do every transition of a job in any order, against a real ledger (STEPS=10000 SEED=1; a few minutes)
 	$(BIN)/python -m tests.transitions --steps $(STEPS) --seed $(SEED)
 
-simulate: $(STAMP) ## run seeds of the simulated world, whatever goes wrong in it (SECONDS=60)
-	PYTHONHASHSEED=0 $(BIN)/infermq simulate faults --seconds $(or $(SECONDS),60)
+simulate: $(STAMP) ## run seeds of the simulated world, whatever goes wrong in it (SECONDS=60 FIRST=1)
+	PYTHONHASHSEED=0 $(BIN)/infermq simulate faults --seconds $(or $(SECONDS),60) --first $(or $(FIRST),1)
 
 chaos: $(STAMP) ## kill, stop and cut off everything under load (SEED="1 2 3" FAULTS=100; ten minutes a hundred)
 	$(BIN)/python -m tests.chaos run $(SEED) --faults $(FAULTS) --group $(GROUP) --size $(SIZE)

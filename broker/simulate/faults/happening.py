@@ -11,7 +11,6 @@ from schemas import subjects
 from schemas.job import Lane
 from schemas.subjects import Source
 
-
 _LATE = frozenset({FaultKind.STOP, FaultKind.STOP_IN_TRANSACTION, FaultKind.SLOW, FaultKind.STALL})
 
 
