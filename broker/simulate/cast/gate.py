@@ -45,6 +45,10 @@ class DatabaseGate:
         self._process = process
         self._chance = process.random
 
+    @property
+    def is_gone(self) -> bool:
+        return self._process.is_dead or self._process.is_over
+
     async def before(self, name: str) -> None:
         await self._wait()
         self._look(name)
@@ -89,7 +93,12 @@ class FileGate:
 
     def __init__(self, store: FileStore, process: Process) -> None:
         self._store = store
+        self._process = process
         self._chance = process.random
+
+    @property
+    def is_gone(self) -> bool:
+        return self._process.is_dead or self._process.is_over
 
     async def before(self, name: str) -> None:  # noqa: ARG002 - there is one
         await asyncio.sleep(self._chance.random() * _SLOW_S)

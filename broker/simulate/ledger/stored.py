@@ -312,6 +312,8 @@ class BlobRow(MemoryRow, frozen=True, kw_only=True):
     file: UUID
     number: int
     data: bytes
+    by: Any
+    """The gate of the process that has put it."""
 
 
 class FileBatchRow(MemoryRow, frozen=True, kw_only=True):

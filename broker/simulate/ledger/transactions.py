@@ -16,6 +16,10 @@ T = TypeVar("T")
 class Gate(Protocol):
     """What lies between a process and the ledger, of each process its own. `name` is that of an area of the ledger."""
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether the process has died or ended."""
+
     async def before(self, name: str) -> None:
         """Wait for the transaction to begin. Whatever it raises, nothing is changed. Raises: Unavailable."""
 
@@ -25,6 +29,8 @@ class Gate(Protocol):
 
 class OpenGate:
     """A ledger that is always there, at once."""
+
+    is_gone = False
 
     async def before(self, name: str) -> None: ...
 
