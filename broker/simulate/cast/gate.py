@@ -46,8 +46,8 @@ class DatabaseGate:
         self._chance = process.random
 
     @property
-    def is_gone(self) -> bool:
-        return self._process.is_dead or self._process.is_over
+    def troubles(self) -> float:
+        return _troubles(self._process)
 
     async def before(self, name: str) -> None:
         await self._wait()
@@ -70,8 +70,10 @@ class DatabaseGate:
 
     def _look(self, name: str) -> None:
         if self._database.is_away:
+            self._process.troubles += 1
             raise NoConnection("Postgres", "it is away")
         if self._database.failing and self._chance.random() < self._database.failing / 2:
+            self._process.troubles += 1
             raise Unavailable("Postgres", f"{name} failed")
 
     async def _wait(self) -> None:
@@ -97,8 +99,8 @@ class FileGate:
         self._chance = process.random
 
     @property
-    def is_gone(self) -> bool:
-        return self._process.is_dead or self._process.is_over
+    def troubles(self) -> float:
+        return _troubles(self._process)
 
     async def before(self, name: str) -> None:  # noqa: ARG002 - there is one
         await asyncio.sleep(self._chance.random() * _SLOW_S)
@@ -112,4 +114,9 @@ class FileGate:
 
     def _look(self) -> None:
         if self._store.is_away or self._chance.random() < self._store.failing / 2:
+            self._process.troubles += 1
             raise Unavailable("the store of files", "it is away")
+
+
+def _troubles(process: Process) -> float:
+    return float("inf") if process.is_dead or process.is_over else process.troubles

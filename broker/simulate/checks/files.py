@@ -67,10 +67,10 @@ class _Checks:
         ).drop()
 
     def _nothing_left_of_dropped(self) -> None:
-        """But for what a process that is gone has put there: that is dropped a day later."""
+        """But for what a process has put there that could not drop it again: that is done a day later."""
         tables = self._system.tables
         there = {row.id for row in tables.files if row.dropped_ms is None}
-        left = {piece.file for piece in tables.blobs if not piece.by.is_gone} - there
+        left = {piece.file for piece in tables.blobs if piece.by.troubles == piece.troubles} - there
         self.wrong += [f"pieces of the file {file} are there after it was dropped" for file in sorted(left)]
 
     async def _batch(self, state: FileBatchState, given: GivenBatch) -> None:

@@ -18,7 +18,8 @@ class MemoryBlobs(Area):
 
     @transaction
     def put(self, file: UUID, number: int, piece: bytes) -> bool:
-        return self._tables.blobs.add(BlobRow(file=file, number=number, data=piece, by=self._session.gate))
+        gate = self._session.gate
+        return self._tables.blobs.add(BlobRow(file=file, number=number, data=piece, by=gate, troubles=gate.troubles))
 
     @transaction
     def get(self, file: UUID, number: int) -> bytes | None:

@@ -314,6 +314,8 @@ class BlobRow(MemoryRow, frozen=True, kw_only=True):
     data: bytes
     by: Any
     """The gate of the process that has put it."""
+    troubles: float
+    """What that process had of them by then."""
 
 
 class FileBatchRow(MemoryRow, frozen=True, kw_only=True):

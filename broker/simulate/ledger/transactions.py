@@ -17,8 +17,8 @@ class Gate(Protocol):
     """What lies between a process and the ledger, of each process its own. `name` is that of an area of the ledger."""
 
     @property
-    def is_gone(self) -> bool:
-        """Whether the process has died or ended."""
+    def troubles(self) -> float:
+        """How often the process was failed by what it wanted to reach. Once it is gone, infinitely often."""
 
     async def before(self, name: str) -> None:
         """Wait for the transaction to begin. Whatever it raises, nothing is changed. Raises: Unavailable."""
@@ -30,7 +30,7 @@ class Gate(Protocol):
 class OpenGate:
     """A ledger that is always there, at once."""
 
-    is_gone = False
+    troubles = 0.0
 
     async def before(self, name: str) -> None: ...
 

@@ -57,6 +57,8 @@ class Process:
         self.pace = 1.0
         """How often it makes a step compared with others."""
         self.is_stopped = False
+        self.troubles = 0
+        """How often Postgres or the store of files has failed it."""
         self.fuse: int | None = None
         """How many steps it still makes until it dies. None: it lives on."""
         self.snare: Snare | None = None
