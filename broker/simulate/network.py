@@ -11,6 +11,7 @@ from broker.simulate.nats import faults
 from broker.simulate.nats.connection import MemoryConnection
 from broker.simulate.nats.server import Server
 from broker.simulate.world.world import Process, World
+from schemas import subjects
 from schemas.jetstream.client import NatsClient
 
 _QUICK_S, _SLOW_S = 0.0002, 0.01
@@ -18,6 +19,8 @@ _SLOW = 0.02
 """How many messages take longer, as when a packet is lost and sent again."""
 _WITH_MACHINE = 0.5
 _URL = "memory://nats"
+STREAMS = (subjects.SUBMIT, subjects.RUN, subjects.OUTCOME)
+"""Those that keep jobs on their way."""
 
 
 class Wire:

@@ -23,6 +23,7 @@ from broker.simulate.cast.workers import Ran, SimulatedWorker, WorkerPlan
 from broker.simulate.checks.ends import Ends
 from broker.simulate.checks.noted import Published, Troubles
 from broker.simulate.checks.starts import Starts
+from broker.simulate.faults.kinds import Fault
 from broker.simulate.ledger.areas import ledger_of
 from broker.simulate.ledger.tables import Tables
 from broker.simulate.ledger.transactions import OpenGate
@@ -113,12 +114,8 @@ class System:
         self.submissions_lost = False
         self.outcomes_lost = False
         """Outcomes were lost that may be all there was of a request."""
-        self.touched: set[str] = set()
-        """With whom something went wrong: members, callers, streams, or the kind of what concerns nobody in particular."""
-        self.has_late_broker = False
-        """A broker may have published an attempt long after it had dispatched it, when another had done so, too."""
-        self.is_skewed = False
-        """A clock was wrong, so that the order of instants says nothing."""
+        self.happened: list[Fault] = []
+        """What has gone wrong so far."""
         self._again = world.chance("again")
         self.starts = Starts(world, self.tables, world.failed)
         self.ends = Ends(self.tables, world.failed)

@@ -11,7 +11,6 @@ from broker.client import BacklogFull, Client, RequestTimedOut
 from broker.errors import Unavailable
 from broker.simulate.cast.told import Told
 from broker.simulate.world.world import Process
-from schemas.ids import uuid7
 from schemas.jetstream import NatsError
 
 T = TypeVar("T")
@@ -33,6 +32,16 @@ async def act_at_random(
             await asyncio.sleep(chance.expovariate(1 / every_s))
 
 
+async def until_done(process: Process, act: Callable[[], Awaitable[T]]) -> T:
+    """Try again and again, as somebody does who was not told yes."""
+    while True:
+        try:
+            return await act()
+        except PASSING as error:
+            process.say(f"tries again: {str(error) or type(error).__name__}")
+            await asyncio.sleep(0.3 + process.random.random())
+
+
 @dataclass(frozen=True, slots=True)
 class Actor:
     process: Process
@@ -40,18 +49,9 @@ class Actor:
     tenant: str
     told: Told
 
-    def new_id(self) -> UUID:
-        return uuid7(self.process.wall_ms(), self.process.random.getrandbits(74))
-
     def own(self, things: Iterable[UUID]) -> list[UUID]:
         """Those of these jobs or batches that are of this tenant."""
         return [one for one in things if self.told.tenant.get(one) == self.tenant]
 
     async def until_done(self, act: Callable[[], Awaitable[T]]) -> T:
-        """Try again and again, as somebody does who was not told yes."""
-        while True:
-            try:
-                return await act()
-            except PASSING as error:
-                self.process.say(f"tries again: {str(error) or type(error).__name__}")
-                await asyncio.sleep(0.3 + self.process.random.random())
+        return await until_done(self.process, act)

@@ -2,8 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
-from uuid import UUID
+from collections.abc import Iterator
 
 from broker.client import Reply, RequestRefused, RequestTimedOut
 from broker.client.door import Question
@@ -27,12 +26,11 @@ _SILENT = "went silent"
 class Asking:
     """Asks models, one request at a time."""
 
-    def __init__(self, process: Process, tenant: str, told: Told, door: NatsDoor, new_id: Callable[[], UUID]) -> None:
+    def __init__(self, process: Process, tenant: str, told: Told, door: NatsDoor) -> None:
         self._process = process
         self._tenant = tenant
         self._told = told
         self._door = door
-        self._new_id = new_id
         self._chance = process.random
 
     async def whole(self) -> None:
@@ -43,7 +41,7 @@ class Asking:
         await self._ask(kind, streamed=True, leaves=self._chance.random() < _LEAVES)
 
     async def _ask(self, kind: JobKind, *, streamed: bool, leaves: bool) -> None:
-        asked = Asked(kind, self._tenant, self._process.monotonic(), TIMEOUT_S, job=self._new_id())
+        asked = Asked(kind, self._tenant, self._process.monotonic(), TIMEOUT_S, job=self._process.new_id())
         self._told.asked.append(asked)
         body = a_body(self._chance, kind) | ({"stream": True} if streamed else {})
         job = Job(

@@ -2,7 +2,6 @@
 
 from collections.abc import Awaitable, Callable
 from typing import cast
-from uuid import UUID
 
 import msgspec
 
@@ -21,7 +20,6 @@ from broker.simulate.cast.told import Told
 from broker.simulate.world.world import Process
 from schemas import subjects
 from schemas.api import ResultNotice
-from schemas.ids import uuid7
 from schemas.jetstream import Message
 from schemas.jetstream.client import NatsClient
 from schemas.webhooks import EventType, WebhookCreate
@@ -53,14 +51,11 @@ class Caller:
             door = NatsDoor(
                 cast(NatsClient, nc), tenant=self.tenant, key=self._keys.lasting[self.tenant].id, ack_s=2.0
             )
-            self._asking = Asking(self.process, self.tenant, self.told, door, self._new_id)
-            self._client = Client(door, call_s=4.0, patience_s=6.0, ids=self._new_id)
+            self._asking = Asking(self.process, self.tenant, self.told, door)
+            self._client = Client(door, call_s=4.0, patience_s=6.0, ids=self.process.new_id)
             await nc.subscribe(f"infermq.result.{self.tenant}.*", cb=self._on_notice)
             await self._work(Actor(self.process, self._client, self.tenant, self.told))
             self.process.say("has done all it wanted")
-
-    def _new_id(self) -> UUID:
-        return uuid7(self.process.wall_ms(), self._chance.getrandbits(74))
 
     async def _work(self, actor: Actor) -> None:
         acts = (

@@ -16,14 +16,13 @@ from broker.client import Client, RequestRefused
 from broker.client.http_door import HttpDoor
 from broker.core.files import PIECE_BYTES
 from broker.core.openai_batch import batch_id, read_file_id, read_id
-from broker.simulate.cast.acting import PASSING, Acts, act_at_random
+from broker.simulate.cast.acting import PASSING, Acts, act_at_random, until_done
 from broker.simulate.cast.contents import Content, a_content
 from broker.simulate.cast.session import URL, Session
 from broker.simulate.cast.told import Told
 from broker.simulate.cast.web import Web
 from broker.simulate.world.world import Process
 from schemas import subjects
-from schemas.ids import uuid7
 from schemas.job import Lane
 
 T = TypeVar("T")
@@ -67,10 +66,7 @@ class FileCaller:
         self._session = Session(process, web)
         session = cast("aiohttp.ClientSession", self._session)
         door = HttpDoor(session, URL, tenant=subjects.DEFAULT, key=subjects.DEFAULT)
-        self._client = Client(door, call_s=4.0, patience_s=6.0, ids=self._new_id)
-
-    def _new_id(self) -> UUID:
-        return uuid7(self.process.wall_ms(), self._chance.getrandbits(74))
+        self._client = Client(door, call_s=4.0, patience_s=6.0, ids=self.process.new_id)
 
     async def main(self) -> None:
         acts: Acts = (
@@ -89,12 +85,7 @@ class FileCaller:
             self._files.wrong.append(f"{name} was refused: {error.problem.code}: {error.problem.message}")
 
     async def _until_done(self, act: Callable[[], Awaitable[T]]) -> T:
-        while True:
-            try:
-                return await act()
-            except PASSING as error:
-                self.process.say(f"tries again with a file: {str(error) or type(error).__name__}")
-                await asyncio.sleep(0.3 + self._chance.random())
+        return await until_done(self.process, act)
 
     async def _asked(
         self,
@@ -147,7 +138,7 @@ class FileCaller:
         file = await self._until_done(lambda: self._stored(content.data, expires_s))
         skips = self._chance.random() < 0.7
         ask = {
-            "id": str(self._new_id()),
+            "id": str(self.process.new_id()),
             "input_file_id": f"file-{file.hex}",
             "endpoint": "any",
             "completion_window": "24h",
@@ -195,7 +186,7 @@ class FileCaller:
         lines = [line for line in content.data.split(b"\n") if line.strip()]
         if not content.good or content.bad:
             return
-        ask = {"id": str(self._new_id()), "endpoint": "any", "completion_window": "1h"}
+        ask = {"id": str(self.process.new_id()), "endpoint": "any", "completion_window": "1h"}
         ask |= {"requests": cast("Any", [json.loads(line) for line in lines])}
         await self._until_done(lambda: self._created(ask, GivenBatch(content, skips_bad=False)))
 

@@ -1,7 +1,10 @@
 """What producers of a simulated world do: they submit batches and single jobs, and what is no use as well."""
 
 import json
+from dataclasses import replace
 from uuid import UUID
+
+import msgspec
 
 from broker.client import Submission
 from broker.simulate.cast.acting import Actor, Acts
@@ -51,18 +54,17 @@ class Producer:
         if self._chance.random() < _TWICE:
             await self._twice(kind, lane)
             return
-        one = self._one(kind, self._actor.new_id(), lane)
+        one = self._one(kind, self._actor.process.new_id(), lane)
         await self._actor.until_done(lambda: self._client.submit_many([one.submission]))
         self._accept(one)
 
     async def _twice(self, kind: JobKind, lane: Lane) -> None:
-        first = self._one(kind, self._actor.new_id(), lane, key=f"key {self._chance.getrandbits(48):x}")
-        other = self._same(first.submission, self._actor.new_id())
-        for one in (first.submission, other):
+        first = self._one(kind, self._actor.process.new_id(), lane, key=f"key {self._chance.getrandbits(48):x}")
+        again = self._actor.process.new_id()
+        same = replace(first.submission, job=msgspec.structs.replace(first.submission.job, id=again))
+        for one in (first.submission, same):
             await self._actor.until_done(lambda one=one: self._client.submit_many([one]))  # type: ignore[misc]
-        assert first.submission.job.id is not None  # noqa: S101 - it was given
-        assert other.job.id is not None  # noqa: S101
-        self._told.twice.append((first.submission.job.id, other.job.id))
+        self._told.twice.append((first.id, again))
 
     async def again(self) -> None:
         """Submit once more what was accepted, as somebody does who has forgotten."""
@@ -81,7 +83,7 @@ class Producer:
         seen = await self._actor.until_done(lambda: self._client.batch(batch))
         if seen.completed_ms is None or seen.cancel_ms is not None:
             return
-        one = self._one(a_kind(self._chance), self._actor.new_id(), Lane.BULK)
+        one = self._one(a_kind(self._chance), self._actor.process.new_id(), Lane.BULK)
         await self._actor.until_done(lambda: self._client.submit_many([one.submission], batch_id=batch))
         self._accept(one, ends=_REFUSED)
         self._told.late[one.id] = batch
@@ -91,7 +93,7 @@ class Producer:
         others = [one for one in self._told.batches if self._told.tenant[one] != self._actor.tenant]
         if others:
             batch = self._chance.choice(others)
-            one = self._one(a_kind(self._chance), self._actor.new_id(), Lane.BULK)
+            one = self._one(a_kind(self._chance), self._actor.process.new_id(), Lane.BULK)
             await self._actor.until_done(lambda: self._client.submit_many([one.submission], batch_id=batch))
             self._accept(one, ends=_REFUSED)
 
@@ -112,19 +114,6 @@ class Producer:
         )
         may_give_up = most == 1 and kind.model == "flaky"
         return Sent(job, submission, kind.ends | {"dead"} if may_give_up else kind.ends)
-
-    def _same(self, one: Submission, job: UUID) -> Submission:
-        of = one.job
-        return Submission.of(
-            one.model,
-            of.body,
-            id=job,
-            lane=one.lane,
-            deadline_ms=of.deadline_ms,
-            custom_id=of.custom_id,
-            max_attempts=of.max_attempts,
-            idempotency_key=of.idempotency_key,
-        )
 
     def _accept(self, one: Sent, batch: UUID | None = None, ends: frozenset[str] | None = None) -> None:
         self._told.accepted[one.id] = one.ends if ends is None else ends

@@ -16,7 +16,6 @@ from broker.simulate.cast.sse import Event, events_of
 from broker.simulate.cast.told import SUCCEEDED, Asked, Sent, Told, a_body, a_kind
 from broker.simulate.cast.web import Answer, ConnectionLost, Web
 from broker.simulate.world.world import Process
-from schemas.ids import uuid7
 from schemas.job import Lane
 
 _TIMEOUT_S = 6.0
@@ -144,7 +143,7 @@ class WebCaller:
 
     async def _job(self) -> None:
         """Submit a job until it is accepted, and wait until it has ended."""
-        kind, job = a_kind(self._chance), uuid7(self.process.wall_ms(), self._chance.getrandbits(74))
+        kind, job = a_kind(self._chance), self.process.new_id()
         body = json.dumps(a_body(self._chance, kind)).encode()
         lane = self._chance.choice((Lane.STANDARD, Lane.BULK))
         ask = {"model": kind.model, "body": msgspec.Raw(body), "id": job, "lane": lane, "custom_id": str(job)}

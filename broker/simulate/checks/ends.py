@@ -6,9 +6,10 @@ from uuid import UUID
 from broker.simulate.ledger.stored import BatchRow, JobRow, ResultRow
 from broker.simulate.ledger.tables import Tables
 
-_ENDED = frozenset({"succeeded", "failed", "expired", "cancelled", "dead"})
 _OPENED_AGAIN = frozenset({"failed", "expired", "cancelled", "dead"})
 """What a person may have tried again. An answer is for good."""
+ENDED = _OPENED_AGAIN | {"succeeded"}
+"""The states of jobs that are over."""
 
 
 class Ends:
@@ -26,7 +27,7 @@ class Ends:
         tables.results.trigger = self._result_changed
 
     def _job_changed(self, before: JobRow | None, after: JobRow | None) -> None:
-        if before is None or after is None or before.state not in _ENDED or before.state == after.state:
+        if before is None or after is None or before.state not in ENDED or before.state == after.state:
             return
         if after.state != "open" or before.state not in _OPENED_AGAIN:
             self._wrong(f"job {before.id} was {before.state}, and becomes {after.state}")

@@ -4,17 +4,16 @@ from collections import Counter
 from collections.abc import Iterator
 from uuid import UUID
 
+from broker.simulate.checks.ends import ENDED
 from broker.simulate.checks.records import broken_records
 from broker.simulate.checks.requests import broken_requests
 from broker.simulate.checks.results import broken_reads
 from broker.simulate.ledger.stored import DeliveryRow, JobRow
+from broker.simulate.network import STREAMS
 from broker.simulate.system import System
-from schemas import subjects
 
-_STREAMS = (subjects.SUBMIT, subjects.RUN, subjects.OUTCOME)
 _UNBEGUN_MS = 10
 """How long an attempt may take that is cancelled before its engine begins."""
-_ENDED = {"succeeded", "failed", "expired", "cancelled", "dead"}
 
 
 def what_is_open(system: System) -> list[str]:
@@ -25,7 +24,7 @@ def what_is_open(system: System) -> list[str]:
         "delayed": len(tables.delayed),
         "running": len(tables.running),
         "instructions": sum(row.ended_ms is None for row in tables.instructions),
-        **{name: system.network.messages(name) for name in _STREAMS},
+        **{name: system.network.messages(name) for name in STREAMS},
         "deliveries": sum(_is_due(row, system) for row in tables.deliveries),
         "callers": sum(not (one.is_over or one.is_dead) for one in system.callers),
     }
@@ -79,7 +78,7 @@ def _promises(system: System) -> Iterator[str]:
         if row is None:
             if job not in system.lost:
                 yield f"job {job} was accepted and is not in the ledger"
-        elif row.state not in _ENDED:
+        elif row.state not in ENDED:
             yield f"job {job} was accepted and is {row.state}"
         elif row.state not in ends and not _is_excused(system, row):
             yield f"job {job} may end as {', '.join(sorted(ends))}, and is {row.state}: {row.failure}"

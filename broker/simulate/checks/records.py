@@ -11,12 +11,13 @@ import msgspec
 from broker.simulate.faults.kinds import FaultKind
 from broker.simulate.ledger.statements.reading import failure_kind
 from broker.simulate.ledger.stored import DeliveryRow, ExecutionRow
+from broker.simulate.network import STREAMS
 from broker.simulate.system import System
-from schemas import subjects
 from schemas.outcome import Succeeded
 
 _SERVERS = (FaultKind.NATS_AWAY, FaultKind.STORE_LOST)
-_STREAMS = (subjects.SUBMIT, subjects.RUN, subjects.OUTCOME)
+_LATE = (FaultKind.STOP, FaultKind.STOP_IN_TRANSACTION, FaultKind.SLOW, FaultKind.STALL)
+"""After which a broker may publish an attempt that it dispatched long ago, when another has published it, too."""
 _ENDED = ("succeeded", "failed")
 _MOST_DEATHS = 20
 """Of workers by one job. About 5 are promised while brokers are there and nobody else ends workers (`core.suspects`)."""
@@ -128,11 +129,13 @@ def _given_up(system: System) -> Iterator[str]:
 
 def _ran_once(system: System) -> Iterator[str]:
     """What a worker begins with which nothing goes wrong runs nowhere else, whatever becomes of all others."""
-    if system.has_late_broker or any(name in _SERVERS or name in _STREAMS for name in system.touched):
+    touched = {fault.who for fault in system.happened}
+    is_broker_late = any(one.who.startswith("broker") and one.kind in _LATE for one in system.happened)
+    if is_broker_late or touched & {*STREAMS} or any(one.kind in _SERVERS for one in system.happened):
         return
     for (job, attempt), begun in system.ran.attempts.items():
         first = begun[0]
-        is_well = first.name not in system.touched and not first.is_dead and not first.is_over
+        is_well = first.name not in touched and not first.is_dead and not first.is_over
         if len(begun) > 1 and is_well:
             where = ", ".join(f"{one} ({one.number})" for one in begun)
             yield f"attempt {attempt} of job {job} ran in {where}, and nothing was wrong with the first"

@@ -6,6 +6,7 @@ Whoever asks is told nothing, or hears late, if a fault was near; that nothing i
 from collections.abc import Iterator
 
 from broker.simulate.cast.told import SUCCEEDED, Asked
+from broker.simulate.faults.kinds import FaultKind
 from broker.simulate.system import System
 
 _LATE_S = 1.5
@@ -36,7 +37,11 @@ def broken_requests(system: System) -> Iterator[str]:
 
 def _ended_for_nothing(system: System, asked: Asked) -> Iterator[str]:
     """Nobody hears that NATS took no attempt if it has the last one."""
-    if asked.job is None or _NOT_STORED not in asked.message or system.is_skewed:
+    if (
+        asked.job is None
+        or _NOT_STORED not in asked.message
+        or any(one.kind is FaultKind.SKEW for one in system.happened)
+    ):
         return
     if system.published.last_is_stored(asked.job):
         yield f"{_named(asked)}: {asked.message}; and NATS has its last attempt"

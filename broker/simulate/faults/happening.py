@@ -11,8 +11,6 @@ from schemas import subjects
 from schemas.job import Lane
 from schemas.subjects import Source
 
-_LATE = frozenset({FaultKind.STOP, FaultKind.STOP_IN_TRANSACTION, FaultKind.SLOW, FaultKind.STALL})
-
 
 class Faults:
     """Lets a schedule happen."""
@@ -32,8 +30,7 @@ class Faults:
         self._world.story.tell(f"* {fault}")
         for_s = float("inf") if fault.kind is FaultKind.SKEW else fault.for_s  # a clock stays wrong
         self._system.trouble(fault.who, for_s)
-        self._system.touched.add(fault.who or fault.kind)
-        self._system.has_late_broker |= fault.who.startswith("broker") and fault.kind in _LATE
+        self._system.happened.append(fault)
         getattr(self, f"_{fault.kind}")(fault)
 
     def _later(self, fault: Fault, call: Callable[[], object]) -> None:
@@ -105,7 +102,6 @@ class Faults:
             self._later(fault, lambda: setattr(process, "pace", 1.0))
 
     def _skew(self, fault: Fault) -> None:
-        self._system.is_skewed = True
         member: Member | None = self._system.members.get(fault.who)
         if member is not None:
             member.skew_ms = int(fault.amount)

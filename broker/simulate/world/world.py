@@ -13,10 +13,12 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
+from uuid import UUID
 
 from broker.simulate.world.loop import ProcessLoop, Step
 from broker.simulate.world.story import Story
 from broker.simulate.world.waiting import Snare, places
+from schemas.ids import uuid7
 from schemas.units import Ms
 
 STEP_S = 2e-6
@@ -79,6 +81,10 @@ class Process:
 
     def wall_ms(self) -> Ms:
         return Ms(BEGAN_MS + int(self.world.now_s() * 1000) + self.skew_ms)
+
+    def new_id(self) -> UUID:
+        """Make an id of this moment, by its wall clock."""
+        return uuid7(self.wall_ms(), self.random.getrandbits(74))
 
     def steady_clock(self) -> Callable[[], Ms]:
         """Make a clock that shows what its wall clock shows now, and goes evenly from then on (`schemas.clock`)."""
