@@ -105,6 +105,10 @@ from schemas.urls import public
 log = logging.getLogger(__name__)
 _SEALING = frozenset({"settle", "interactive", "dispatch"})
 """The roles that begin once the key for seals is known."""
+_INTAKES = {lane: f"intake {lane}" for lane in Lane}
+"""The role that admits the jobs of each lane."""
+_REFUSING = frozenset({*_SEALING, *_INTAKES.values(), "instructions"})
+"""Those that begin once the catalog is known: a job that they refuse for want of it would stay refused."""
 _DOORS = {BrokerRole.HTTP: ("http",), BrokerRole.NATS: ("infer", "api"), BrokerRole.INTAKE: ("submit",)}
 """The doors that each role is."""
 
@@ -245,10 +249,10 @@ class Process:
             ready()
 
     async def _needs_known(self, role: str) -> None:
-        """Wait until all is known that a role needs to begin. A job that is refused for want of it would stay refused."""
+        """Wait until all is known that a role needs to begin."""
         if role in _SEALING:
             await self.seal_key.known()
-        if role in _SEALING or role == "instructions" or role.startswith("intake"):
+        if role in _REFUSING:
             await self.catalogs.known()
 
     def _api(self, services: Services) -> AbstractAsyncContextManager[object]:
@@ -367,7 +371,7 @@ class Process:
 
     def _intakes(self) -> dict[str, Callable[[], Awaitable[None]]]:
         return {
-            f"intake {lane}": Intake(
+            name: Intake(
                 nc=self.nc,
                 ledger=self.ledger.intake,
                 dead_letters=self.ledger.dead_letters,
@@ -376,7 +380,7 @@ class Process:
                 metrics=self.metrics,
                 lane=lane,
             ).serve
-            for lane in Lane
+            for lane, name in _INTAKES.items()
         }
 
     def _services(self) -> Services:
