@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from broker.core.controls import Controls
 from broker.core.principal import Principal, open_principal
 from broker.ports import Ledger
 from broker.roles.backlog import BacklogReader
@@ -85,13 +86,8 @@ async def test_rounds_go_on_while_the_backlog_is_read_past_what_may_not_start(
     reader.close()
 
 
-async def test_what_was_read_of_a_flow_that_is_gone_is_not_taken_for_what_comes_later(
-    ledger: Ledger, ledger_url: str
-) -> None:
-    [stopped], gone, later = await filled(ledger, 1), an_entry(model="n"), an_entry(model="n")
-    await ledger.intake.admit([gone])
-    await cancel(ledger, stopped.batch)
-    controls, reader = await ledger.controls.read(), BacklogReader(ledger.backlog)
+async def begun_to_read(reader: BacklogReader, controls: Controls, ledger_url: str) -> None:
+    """Let a round begin to read a page that takes long, and wait until that has come."""
     woken = asyncio.Event()
     reader.changed = woken.set
     await reader.restart()
@@ -100,6 +96,16 @@ async def test_what_was_read_of_a_flow_that_is_gone_is_not_taken_for_what_comes_
         await reader.read(now(), controls)
         await hand.let_go()
     await woken.wait()
+
+
+async def test_what_was_read_of_a_flow_that_is_gone_is_not_taken_for_what_comes_later(
+    ledger: Ledger, ledger_url: str
+) -> None:
+    [stopped], gone, later = await filled(ledger, 1), an_entry(model="n"), an_entry(model="n")
+    await ledger.intake.admit([gone])
+    await cancel(ledger, stopped.batch)
+    controls, reader = await ledger.controls.read(), BacklogReader(ledger.backlog)
+    await begun_to_read(reader, controls, ledger_url)
     await ledger.cancels.cancel_jobs([gone.id], gone.tenant, now())
     await reader.restart()
     await reader.read(now(), controls)
@@ -120,14 +126,7 @@ async def test_a_flow_that_took_long_to_be_read_past_what_may_not_start_rests(
     [stopped], late = await filled(ledger, 1), an_entry()
     await cancel(ledger, stopped.batch)
     controls, reader = await ledger.controls.read(), BacklogReader(ledger.backlog)
-    woken = asyncio.Event()
-    reader.changed = woken.set
-    await reader.restart()
-    async with a_hand(ledger_url) as hand:
-        await hand.hold("lock table infermq.waiting")
-        await reader.read(now(), controls)
-        await hand.let_go()
-    await woken.wait()
+    await begun_to_read(reader, controls, ledger_url)
     await reader.read(now(), controls)
     await ledger.intake.admit([late])
 

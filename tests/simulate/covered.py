@@ -19,17 +19,12 @@ import coverage
 from broker.simulate.faults import waits
 
 ROOT = Path(__file__).parents[2]
-PARTS = ("broker/roles/*.py", "workers/*.py")
-_OTHERS = {
-    "workers/__main__.py", "workers/bench.py", "workers/cli.py", "workers/config.py", "workers/health.py",
-    "workers/http.py", "broker/roles/callout.py",
-}  # fmt: skip
-"""What a simulated world has not got: commands, the pages of a worker, the accounts of NATS."""
+PARTS = ("broker/roles", "workers")
 
 
 def files() -> list[Path]:
-    found = [path for part in PARTS for path in sorted(ROOT.glob(part))]
-    return [path for path in found if str(path.relative_to(ROOT)) not in _OTHERS]
+    """The files of roles and worker, without those of their parts that a simulated world has not got."""
+    return [ROOT / file for file in waits.files() if str(Path(file).parent) in PARTS]
 
 
 def main() -> None:

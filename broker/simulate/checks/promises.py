@@ -18,14 +18,14 @@ _UNBEGUN_MS = 10
 
 def what_is_open(system: System) -> list[str]:
     """List what is still under way; nothing, if the system is quiet."""
-    tables = system.tables
+    tables, now_ms = system.tables, system.tables.timers.wall_ns() // 1_000_000
     counts = {
         "waiting": len(tables.waiting),
         "delayed": len(tables.delayed),
         "running": len(tables.running),
         "instructions": sum(row.ended_ms is None for row in tables.instructions),
         **{name: system.network.messages(name) for name in STREAMS},
-        "deliveries": sum(_is_due(row, system) for row in tables.deliveries),
+        "deliveries": sum(_is_due(row, now_ms) for row in tables.deliveries),
         "callers": sum(not (one.is_over or one.is_dead) for one in system.callers),
     }
     found = [f"{count} in {name}" for name, count in counts.items() if count]
@@ -38,8 +38,7 @@ def what_is_open(system: System) -> list[str]:
     return found
 
 
-def _is_due(row: DeliveryRow, system: System) -> bool:
-    now_ms = system.tables.timers.wall_ns() // 1_000_000
+def _is_due(row: DeliveryRow, now_ms: int) -> bool:
     return row.delivered_ms is None and row.next_ms is not None and row.next_ms <= now_ms
 
 
