@@ -8,7 +8,7 @@ import pytest
 
 from tests.system import System, a_catalog_file, a_system, until
 
-pytestmark = [pytest.mark.story, pytest.mark.commands, pytest.mark.commands]
+pytestmark = [pytest.mark.story, pytest.mark.commands]
 
 
 def lines(folder: Path, count: int) -> Path:

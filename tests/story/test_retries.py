@@ -9,7 +9,7 @@ from broker.client import Client, RequestRefused
 from schemas.api import State
 from tests.system import System, a_client, a_system, until
 
-pytestmark = [pytest.mark.story, pytest.mark.commands, pytest.mark.commands]
+pytestmark = [pytest.mark.story, pytest.mark.commands]
 CATALOG = """
 [models.patient]
 [[models.patient.route]]
