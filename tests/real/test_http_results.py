@@ -254,3 +254,18 @@ async def test_a_stream_whose_key_ended_before_it_began_says_so() -> None:
     start, last = client.sent
     assert (start["type"], start["status"]) == ("http.response.start", 200)
     assert b"key_revoked" in last["body"]
+
+
+async def test_a_stream_that_breaks_off_in_the_broker_says_so() -> None:
+    async def broken() -> AsyncGenerator[bytes]:
+        yield b"x"
+        raise TimeoutError
+
+    client = Client()
+    client.reads.set()
+
+    await EventStream(broken(), nullcontext())({}, client.receive, client.send)
+
+    _, first, last = client.sent
+    assert (first["body"], first["more_body"], last["more_body"]) == (b"x", True, False)
+    assert b"internal" in last["body"]

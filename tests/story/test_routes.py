@@ -151,7 +151,11 @@ async def spent_once_no_job_fits(connection: asyncpg.Connection) -> int:
 
     async def look() -> bool:
         nonlocal spent
-        spent = await connection.fetchval("select coalesce(sum(cost_nano_usd), 0) from infermq.spend where deployment = 'capped'")
+        spent = int(
+            await connection.fetchval(
+                "select coalesce(sum(cost_nano_usd), 0) from infermq.spend where deployment = 'capped'"
+            )
+        )
         return spent + 800_000 > 2_000_000
 
     await until(look, "the cap is spent")

@@ -49,10 +49,11 @@ class EventStream(StreamingResponse):
         try:
             async with aclosing(self._events), self._kept:
                 async for events in self._events:
-                    await send({"type": "http.response.body", "body": events, "more_body": True})
-        except OSError as error:  # the client is gone, which is heard too
-            log.debug("events not sent error=%s", error)
-            return
+                    try:
+                        await send({"type": "http.response.body", "body": events, "more_body": True})
+                    except OSError as error:  # the client is gone, which is heard too
+                        log.debug("events not sent error=%s", error)
+                        return
         except Exception as error:  # noqa: BLE001 - `problem_of` logs what nobody raises on purpose
             last = event(error_of(problem_of(error))[1], name="error")
         async with asyncio.timeout(GOODBYE_S):

@@ -124,8 +124,8 @@ class Served:
             exchange.web.forget(exchange)
 
     def _is_cut_short(self) -> bool:
-        """Tell whether its client sees by the length that something is missing."""
-        return self._sent_bytes < self._length
+        """Tell whether its client sees by the length that something is missing, or has not read what was sent for long."""
+        return self._sent_bytes < self._length or self.unread > WINDOW_BYTES
 
     def _wrong(self, what: str) -> None:
         self._exchange.web.world.failed(f"{self._exchange.server}: the application {what} at {self._exchange}")
