@@ -1,10 +1,14 @@
-"""Who makes and revokes the keys of a tenant in a simulated world."""
+"""Who makes, replaces and revokes the keys of a tenant in a simulated world."""
 
 import contextlib
 
 from broker.simulate.cast.acting import PASSING, Actor, Acts
 from broker.simulate.cast.keys import Keyring, Revocable
-from schemas.accounts import KeyCreate, Role
+from broker.simulate.cast.told import MODELS
+from schemas.accounts import KeyCreate, KeyMade, KeyRotate, Role
+
+_NARROW = 0.5
+"""How many keys may use one model only."""
 
 
 class KeyMaker:
@@ -13,12 +17,24 @@ class KeyMaker:
         self._keys = keys
 
     def acts(self) -> Acts:
-        return ((2, self.make_key), (3, self.revoke_key))
+        return ((3, self.make_key), (1, self.rotate_key), (3, self.revoke_key))
 
     async def make_key(self) -> None:
+        chance = self._actor.process.random
+        model = chance.choice(MODELS) if chance.random() < _NARROW else None
         with contextlib.suppress(*PASSING):
-            made = await self._actor.client.create_key(KeyCreate(role=Role.PRODUCER))
-            self._keys.made.append(Revocable(self._actor.tenant, made.key.id, made.text))
+            ask = KeyCreate(role=Role.PRODUCER, models=None if model is None else (model,))
+            self._made(await self._actor.client.create_key(ask), model)
+
+    async def rotate_key(self) -> None:
+        """Replace a key. The former one lives on for a day."""
+        if alive := self._keys.of(self._actor.tenant, revoked=False):
+            key = self._actor.process.random.choice(alive)
+            with contextlib.suppress(*PASSING):
+                self._made(await self._actor.client.rotate_key(KeyRotate(key.id)), key.model)
+
+    def _made(self, made: KeyMade, model: str | None) -> None:
+        self._keys.made.append(Revocable(self._actor.tenant, made.key.id, made.text, model))
 
     async def revoke_key(self) -> None:
         if alive := self._keys.of(self._actor.tenant, revoked=False):

@@ -25,6 +25,8 @@ class Revocable:
     tenant: str
     id: str
     text: str = field(repr=False)
+    model: str | None = None
+    """The only model that it may use. None: all."""
     is_ending: bool = False
     """Somebody has asked to revoke it."""
     revoked_s: float | None = None
@@ -60,6 +62,10 @@ class Keyring:
             for one in self.made
             if one.tenant == tenant and (one.revoked_s is not None if revoked else not one.is_ending)
         ]
+
+    def alive(self, tenant: str, *, is_narrow: bool) -> list[Revocable]:
+        """Those that nobody has asked to revoke, and that may use one model only if they are narrow."""
+        return [one for one in self.of(tenant, revoked=False) if (one.model is not None) is is_narrow]
 
     def heard(self, key: Revocable, *, asked_s: float, status: int) -> None:
         """Compare what a broker said to whoever showed a key with what is known of it."""

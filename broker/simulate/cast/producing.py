@@ -84,9 +84,9 @@ class Producer:
         if seen.completed_ms is None or seen.cancel_ms is not None:
             return
         one = self._one(a_kind(self._chance), self._actor.process.new_id(), Lane.BULK)
+        self._told.late[one.id] = batch
         await self._actor.until_done(lambda: self._client.submit_many([one.submission], batch_id=batch))
         self._accept(one, ends=_REFUSED)
-        self._told.late[one.id] = batch
 
     async def foreign(self) -> None:
         """Submit a job to a batch of another tenant."""

@@ -22,23 +22,24 @@ class JobKind(NamedTuple):
     ends: frozenset[str]
 
 
-_DONE = frozenset({"succeeded"})
+DONE = frozenset({"succeeded"})
 KINDS = (
-    JobKind(40, "quick", "quick", (2, 20), _DONE),
-    JobKind(10, "quick", "long", (60, 200), _DONE),
-    JobKind(8, "flaky", "fine", (2, 20), _DONE),
-    JobKind(4, "flaky", "once", (2, 20), _DONE),
-    JobKind(3, "flaky", "throttled", (2, 20), _DONE),
-    JobKind(2, "flaky", "hangs", (2, 20), _DONE),
-    JobKind(1, "flaky", "raises", (2, 20), _DONE),
+    JobKind(40, "quick", "quick", (2, 20), DONE),
+    JobKind(10, "quick", "long", (60, 200), DONE),
+    JobKind(8, "flaky", "fine", (2, 20), DONE),
+    JobKind(4, "flaky", "once", (2, 20), DONE),
+    JobKind(3, "flaky", "throttled", (2, 20), DONE),
+    JobKind(2, "flaky", "hangs", (2, 20), DONE),
+    JobKind(1, "flaky", "raises", (2, 20), DONE),
     JobKind(2, "flaky", "filtered", (2, 20), frozenset({"failed", "succeeded"})),
     JobKind(2, "flaky", "hopeless", (2, 20), frozenset({"dead"})),
     JobKind(2, "quick", "poison", (2, 20), frozenset({"dead"})),
     JobKind(2, "quick", "expires", (40, 200), frozenset({"succeeded", "expired", "failed"})),
-    JobKind(1, "quick", "large", (2, 20), _DONE),
+    JobKind(1, "quick", "large", (2, 20), DONE),
     JobKind(0.5, "quick", "too large", (2, 20), frozenset({"failed"})),
     JobKind(1, "nobody", "refused", (2, 20), frozenset({"failed"})),
 )
+MODELS = ("quick", "flaky")
 
 
 def a_kind(chance: random.Random) -> JobKind:

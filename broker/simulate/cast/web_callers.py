@@ -13,7 +13,7 @@ from broker.client import Submission
 from broker.simulate.cast.acting import Acts, act_at_random
 from broker.simulate.cast.keys import Keyring, Revocable
 from broker.simulate.cast.sse import Event, events_of
-from broker.simulate.cast.told import SUCCEEDED, Asked, Sent, Told, a_body, a_kind
+from broker.simulate.cast.told import DONE, KINDS, SUCCEEDED, Asked, Sent, Told, a_body, a_kind
 from broker.simulate.cast.web import Answer, ConnectionLost, Web
 from broker.simulate.world.world import Process
 from schemas.job import Lane
@@ -27,7 +27,7 @@ _LEAVES = 0.3
 _WITH_OWN_KEY = 0.5
 _CHAT = "/v1/chat/completions"
 _SSE = {"accept": "text/event-stream"}
-_NO_EVENTS = 204
+_FORBIDDEN = 403
 PASSING = (ConnectionLost, TimeoutError)
 
 
@@ -67,7 +67,7 @@ class WebCaller:
     async def main(self) -> None:
         acts: Acts = (
             (5, self._whole), (5, self._stream), (3, self._job), (1, self._cancel), (3, self._follow), (1, self._show),
-            (4, self._with_ended_key), (1, self._peek),
+            (4, self._with_ended_key), (2, self._with_narrow_key), (1, self._peek),
         )  # fmt: skip
         await act_at_random(self._chance, acts, self._acts, do=self._tried, every_s=1.0)
         self.process.say("has done all it wanted")
@@ -179,6 +179,26 @@ class WebCaller:
                 async with asyncio.timeout(_PATIENCE_S), self._shown(key, "GET", path) as answer:
                     await self._read(answer)
 
+    async def _with_narrow_key(self) -> None:
+        """Ask models with a key that may use one of them only, in every way there is."""
+        if not (narrow := self._keys.alive(self.tenant, is_narrow=True)):
+            return
+        key, kind = self._chance.choice(narrow), self._chance.choice([kind for kind in KINDS if kind.ends == DONE])
+        body = a_body(self._chance, kind)
+        chat = {"model": kind.model, **body}
+        job = {"model": kind.model, "body": body}
+        for path, ask in ((_CHAT, chat), (_CHAT, {**chat, "stream": True}), ("/v1/jobs", job)):
+            with contextlib.suppress(*PASSING):
+                async with (
+                    asyncio.timeout(_PATIENCE_S),
+                    self._shown(key, "POST", path, json.dumps(ask).encode()) as answer,
+                ):
+                    self.told.counted(f"web narrow {answer.status}")
+                    if answer.status == _FORBIDDEN if kind.model == key.model else answer.status < 400:
+                        self.told.wrong.append(
+                            f"key {key.id} is for {key.model}, and heard {answer.status} of {kind.model} at {path}"
+                        )
+
     async def _peek(self) -> None:
         """Ask for what is another tenant's."""
         others = [
@@ -275,7 +295,7 @@ class WebCaller:
         self, method: str, path: str, body: bytes = b"", *, headers: Mapping[str, str] | None = None
     ) -> AsyncIterator[Answer]:
         shown = {"x-infermq-timeout-s": f"{_TIMEOUT_S:g}"} if path == _CHAT else {}
-        alive = self._keys.of(self.tenant, revoked=False) if path == _CHAT or headers else []
+        alive = self._keys.alive(self.tenant, is_narrow=False) if path == _CHAT or headers else []
         if alive and self._chance.random() < _WITH_OWN_KEY:
             async with self._shown(
                 self._chance.choice(alive), method, path, body, headers={**shown, **(headers or {})}
