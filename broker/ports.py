@@ -459,6 +459,9 @@ class CancelLedger(Protocol):
     async def end_page(self, batch: UUID, now: Ms, *, limit: int) -> tuple[Recorded, ...]:
         """End up to `limit` jobs of a cancelled batch that wait. It may find fewer than there are: () if there are none."""
 
+    async def complete_without_lost(self, now: Ms, *, cancelled_before: Ms) -> list[UUID]:
+        """Complete batches that were cancelled before an instant and lack only jobs that never came. Return them."""
+
     async def marked(self) -> list[Marked]:
         """List the running attempts that are to be cancelled."""
 

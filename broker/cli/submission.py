@@ -396,8 +396,9 @@ class FileSubmission:
 
 
 def _check_open(batch: Batch) -> None:
-    """Check that a batch takes jobs: what is sealed was sent to its end. Raises: typer.Exit."""
-    if batch.jobs is not None:
+    """Check that a batch takes jobs: it is not sealed, or jobs that it was sealed with have not come. Raises: typer.Exit."""
+    is_lacking = batch.jobs is not None and batch.counts.admitted < batch.jobs and batch.cancel_ms is None
+    if batch.jobs is not None and not is_lacking:
         jobs = "1 job" if batch.jobs == 1 else f"{batch.jobs} jobs"
         fail(
             f"the batch {batch.id} was sealed with {jobs} and is {batch.status}, so it takes no more: for other jobs leave "

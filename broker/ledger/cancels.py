@@ -83,6 +83,11 @@ class PgCancels:
             async with connection.transaction():
                 return tuple(await cancel_waiting(connection, [row["job"] for row in rows], now=now))
 
+    async def complete_without_lost(self, now: Ms, *, cancelled_before: Ms) -> list[UUID]:
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(query("complete_cancelled"), now, cancelled_before)
+        return [row["id"] for row in rows]
+
     async def marked(self) -> list[Marked]:
         async with self._database.connection() as connection:
             rows = await connection.fetch(query("to_be_cancelled"))

@@ -20,11 +20,16 @@ from broker.metrics import BrokerMetrics
 from broker.ports import CancelLedger, Clock
 from broker.retrying import level_of
 from schemas.jetstream import NatsConnection
+from schemas.units import Ms
 
 log = logging.getLogger(__name__)
 LOOK_S = 0.5
 PAGE = 1000
 """The jobs that one transaction ends. It takes about 0.1 s, and locks what nobody else wants, but for their batch."""
+LOST_MS = 3_600_000
+"""How long a batch that was cancelled waits for jobs that were accepted and are not in the ledger. Those that NATS still has
+come within seconds, once Postgres is there.
+"""
 REST_BUSY, REST_IDLE = 19.0, 0.25
 """How long to rest after a page, in times of what it took. While others are busy, pages have a twentieth of one core."""
 
@@ -42,6 +47,7 @@ class BatchCancels:
     """Whether jobs are being started."""
     look_s: float = LOOK_S
     page: int = PAGE
+    lost_ms: int = LOST_MS
 
     async def serve(self) -> None:
         """Look for work until cancelled. What Postgres does not do now is done later."""
@@ -61,7 +67,16 @@ class BatchCancels:
 
     async def look(self) -> int:
         """Have what runs of each cancelled batch stopped, and end a page of it. Return how many jobs ended."""
-        return sum([await self._end(batch) for batch in self.controls().cancelling])
+        cancelling = self.controls().cancelling
+        ended = sum([await self._end(batch) for batch in cancelling])
+        if cancelling and not ended:
+            await self._complete_without_lost()
+        return ended
+
+    async def _complete_without_lost(self) -> None:
+        now = self.clock()
+        for batch in await self.ledger.complete_without_lost(now, cancelled_before=Ms(now - self.lost_ms)):
+            log.warning("cancelled batch complete without jobs that never came batch=%s", batch)
 
     async def _end(self, batch: UUID) -> int:
         await announce_cancels(self.nc, await self.ledger.mark_batch(batch, self.clock()))

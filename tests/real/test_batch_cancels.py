@@ -126,6 +126,21 @@ async def _some(found: Any) -> bool:
     return bool(await found)
 
 
+async def test_a_batch_that_lacks_lost_jobs_ends_in_the_end(nc: Nats, ledger: Ledger) -> None:
+    [entry] = await filled(ledger, 1)
+    assert entry.batch is not None
+    await ledger.batches.seal(entry.batch, "default", 2, now())
+    await cancel(ledger, entry.batch)
+    soon, late = await a_role(nc, ledger), await a_role(nc, ledger, lost_ms=-1)
+
+    assert [await soon.look(), await soon.look()] == [1, 0]
+    before = await shown(ledger, entry.batch)
+    await late.look()
+
+    assert before.status is BatchStatus.CANCELLING
+    assert (await shown(ledger, entry.batch)).status is BatchStatus.CANCELLED
+
+
 async def test_nobody_cancels_another_tenants_batch(nc: Nats, ledger: Ledger) -> None:
     batch = (await a_batch(ledger)).id
 

@@ -304,6 +304,20 @@ async def test_a_sealed_batch_takes_no_other_file_and_says_what_to_do(system: Sy
     assert shown == first
 
 
+async def test_a_batch_that_lacks_jobs_takes_its_file_again(system: System, tmp_path: Path) -> None:
+    """Such as those that NATS had accepted and lost."""
+    file = tmp_path / "whole.jsonl"
+    file.write_text(a_line("one") + "\n" + a_line("two") + "\n")
+    async with a_client(system) as client:
+        batch = await client.create_batch()
+        await client.seal(batch.id, jobs=2)
+
+    ran = system.command("submit", str(file), "--batch", str(batch.id), "--wait", "--json")
+
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["batch"]["counts"]["succeeded"] == 2
+
+
 async def test_jobs_that_came_too_late_for_a_batch_are_shown(system: System) -> None:
     async with a_client(system) as client:
         batch = await client.create_batch()

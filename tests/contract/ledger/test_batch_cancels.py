@@ -10,6 +10,7 @@ from broker.ports import Ledger
 from schemas.api import Batch, BatchStatus, State
 from schemas.job import Attempt
 from schemas.outcome import Refused
+from schemas.units import Ms
 from tests.builders import an_entry, an_id, now
 from tests.settling import a_batch, state_of
 
@@ -89,6 +90,32 @@ async def test_jobs_that_come_after_its_end_are_ended_too(ledger: Ledger) -> Non
     late = an_entry(batch=batch)
     await ledger.intake.admit([late])
 
+    assert await state_of(ledger, late.id) is State.CANCELLED
+
+
+async def test_a_cancelled_batch_ends_without_jobs_that_never_came(ledger: Ledger) -> None:
+    entries, others = await filled(ledger, 2), await filled(ledger, 1)
+    batch, waits = entries[0].batch, others[0].batch
+    assert batch is not None
+    assert waits is not None
+    for lacking in (batch, waits):
+        await ledger.batches.seal(lacking, "default", 3, now())
+        await cancel(ledger, lacking)
+    await ledger.cancels.end_page(batch, now(), limit=10)
+    cancelled_ms = (await shown(ledger, batch)).cancel_ms
+    assert cancelled_ms is not None
+    later = Ms(now() + 1)
+
+    assert await ledger.cancels.complete_without_lost(later, cancelled_before=cancelled_ms) == []
+    assert await ledger.cancels.complete_without_lost(later, cancelled_before=later) == [batch]
+    assert await ledger.cancels.complete_without_lost(later, cancelled_before=later) == []
+
+    ended = await shown(ledger, batch)
+    assert (ended.status, ended.jobs, ended.counts.cancelled) == (BatchStatus.CANCELLED, 3, 2)
+    assert ended.completed_ms == later
+    assert (await shown(ledger, waits)).status is BatchStatus.CANCELLING
+    late = an_entry(batch=batch)
+    await ledger.intake.admit([late])
     assert await state_of(ledger, late.id) is State.CANCELLED
 
 

@@ -141,6 +141,21 @@ def cancel_batch(t: Tables, batch: UUID, tenant: str, now: int) -> Rows:
 
 
 @statement
+def complete_cancelled(t: Tables, now: int, cancelled_before: int) -> Rows:
+    lacking = [
+        row
+        for row in t.batches
+        if row.cancel_ms is not None
+        and row.cancel_ms < cancelled_before
+        and row.completed_ms is None
+        and row.admitted <= ended_of(row)
+        and row.retry_of is None
+        and not (row.is_replay or row.of_file)
+    ]
+    return [t.batches.change(row.id, completed_ms=now) for row in lacking]
+
+
+@statement
 def count_batches(t: Tables, batches: Sequence[UUID], *values: Sequence[int] | int) -> Rows:
     *sums, now = values
     counted = []
