@@ -70,9 +70,8 @@ class Producer:
         """Submit once more what was accepted, as somebody does who has forgotten."""
         if own := self._actor.own(self._told.sent):
             job = self._chance.choice(own)
-            sent = self._told.sent[job].submission
-            batch = self._told.batch_of.get(job)
-            await self._actor.until_done(lambda: self._client.submit_many([sent], batch_id=batch))
+            sent = self._told.sent[job]
+            await self._actor.until_done(lambda: self._client.submit_many([sent.submission], batch_id=sent.batch))
 
     async def late(self) -> None:
         """Submit a job to a batch that is complete. One that was cancelled would take it, to end it."""
@@ -85,8 +84,7 @@ class Producer:
             return
         one = self._one(a_kind(self._chance), self._actor.process.new_id(), Lane.BULK)
         self._told.late[one.id] = batch
-        await self._actor.until_done(lambda: self._client.submit_many([one.submission], batch_id=batch))
-        self._accept(one, ends=_REFUSED)
+        await self._refused(one, batch)
 
     async def foreign(self) -> None:
         """Submit a job to a batch of another tenant."""
@@ -94,8 +92,13 @@ class Producer:
         if others:
             batch = self._chance.choice(others)
             one = self._one(a_kind(self._chance), self._actor.process.new_id(), Lane.BULK)
-            await self._actor.until_done(lambda: self._client.submit_many([one.submission], batch_id=batch))
-            self._accept(one, ends=_REFUSED)
+            await self._refused(one, batch)
+
+    async def _refused(self, one: Sent, batch: UUID) -> None:
+        """Submit a job to a batch that does not take it."""
+        await self._actor.until_done(lambda: self._client.submit_many([one.submission], batch_id=batch))
+        self._accept(one, ends=_REFUSED)
+        self._told.sent[one.id] = one._replace(batch=batch)
 
     def _one(self, kind: JobKind, job: UUID, lane: Lane, *, key: str | None = None) -> Sent:
         deadline = None
@@ -117,7 +120,7 @@ class Producer:
 
     def _accept(self, one: Sent, batch: UUID | None = None, ends: frozenset[str] | None = None) -> None:
         self._told.accepted[one.id] = one.ends if ends is None else ends
-        self._told.sent[one.id] = one
+        self._told.sent[one.id] = one._replace(batch=batch)
         self._told.tenant[one.id] = self._actor.tenant
         if batch is not None:
             self._told.batch_of[one.id] = batch

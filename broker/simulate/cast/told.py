@@ -63,6 +63,8 @@ class Sent(NamedTuple):
     id: UUID
     submission: Submission
     ends: frozenset[str]
+    batch: UUID | None = None
+    """To which it was sent, also if that refuses it."""
 
 
 SUCCEEDED = "succeeded"
