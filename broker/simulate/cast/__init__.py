@@ -8,6 +8,7 @@ asking        requests for answers over NATS       sse         reads events
 web           HTTP, from clients to brokers        web_callers who asks over HTTP
 file_callers  who stores files and has batches made of them
 contents      files of requests, as those make them
+dialects      other APIs in which models are asked
 session       an HTTP client's session for `broker.client`
 keys          the keys that they show              key_makers  who makes and revokes them
 catalogs      what they serve                      hooks       the endpoint of a webhook

@@ -122,6 +122,8 @@ class Told:
     """Jobs that were sent to a batch that was complete."""
     asked: list[Asked] = field(default_factory=list)
     replies: dict[UUID, bytes] = field(default_factory=dict)
+    texts: dict[UUID, str] = field(default_factory=dict)
+    """The text of answers that were translated."""
     announced: dict[UUID, str] = field(default_factory=dict)
     """How jobs ended, as notices said or whoever asked was told."""
     followed: dict[UUID, UUID] = field(default_factory=dict)

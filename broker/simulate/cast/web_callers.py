@@ -11,6 +11,7 @@ import msgspec
 
 from broker.client import Submission
 from broker.simulate.cast.acting import Acts, act_at_random
+from broker.simulate.cast.dialects import MESSAGES, RESPONSES, Dialect
 from broker.simulate.cast.keys import Keyring, Revocable
 from broker.simulate.cast.sse import Event, events_of
 from broker.simulate.cast.told import DONE, KINDS, SUCCEEDED, Asked, Sent, Told, a_body, a_kind
@@ -25,7 +26,9 @@ _FOLLOWS_S = 60.0
 """How long somebody follows a batch."""
 _LEAVES = 0.3
 _WITH_OWN_KEY = 0.5
+_STREAMED = 0.6
 _CHAT = "/v1/chat/completions"
+_ASKS_MODELS = {_CHAT, RESPONSES.path, MESSAGES.path}
 _SSE = {"accept": "text/event-stream"}
 _FORBIDDEN = 403
 PASSING = (ConnectionLost, TimeoutError)
@@ -43,7 +46,7 @@ class Refused(Exception):
     @classmethod
     def of(cls, status: int, body: bytes) -> "Refused":
         said = json.loads(body)["error"]
-        return cls(status, said["code"], said["message"])
+        return cls(status, said.get("code") or said["type"], said["message"])
 
     @property
     def passes(self) -> bool:
@@ -66,8 +69,8 @@ class WebCaller:
 
     async def main(self) -> None:
         acts: Acts = (
-            (5, self._whole), (5, self._stream), (3, self._job), (1, self._cancel), (3, self._follow), (1, self._show),
-            (4, self._with_ended_key), (2, self._with_narrow_key), (1, self._peek),
+            (5, self._whole), (5, self._stream), (4, self._translated), (3, self._job), (1, self._cancel),
+            (3, self._follow), (1, self._show), (4, self._with_ended_key), (2, self._with_narrow_key), (1, self._peek),
         )  # fmt: skip
         await act_at_random(self._chance, acts, self._acts, do=self._tried, every_s=1.0)
         self.process.say("has done all it wanted")
@@ -123,6 +126,43 @@ class WebCaller:
         if text != whole:
             self.told.wrong.append(f"request {asked.job} was streamed as {text!r}, and ended as {whole!r}")
         self._answered(asked, body)
+
+    async def _translated(self) -> None:
+        """Ask in another API, for a stream or not."""
+        dialect, kind = self._chance.choice((RESPONSES, MESSAGES)), a_kind(self._chance)
+        streamed = self._chance.random() < _STREAMED
+        asked = Asked(kind, self.tenant, self._now_s(), _TIMEOUT_S)
+        if dialect.tells_codes:
+            self.told.asked.append(asked)
+        ask = json.dumps(dialect.ask(kind.model, a_body(self._chance, kind), streamed=streamed)).encode()
+        with self._heard(asked):
+            async with asyncio.timeout(_PATIENCE_S), self._asking("POST", dialect.path, ask) as answer:
+                asked.job = UUID(answer.headers["x-request-id"])
+                if streamed and answer.status == 200:
+                    text = await self._told_in_events(dialect, answer)
+                else:
+                    text = dialect.text(json.loads(await self._read(answer)))
+                self.told.counted(f"web {dialect.path}")
+                asked.hear(SUCCEEDED, "", self._now_s())
+                self.told.texts[asked.job] = text
+
+    async def _told_in_events(self, dialect: Dialect, answer: Answer) -> str:
+        """Return the text of a stream, once it has ended. Raises: Refused."""
+        text = ""
+        async for event in events_of(answer.pieces()):
+            data = json.loads(event.data)
+            text += dialect.piece(event.name, data)
+            if (end := dialect.end(event.name, data)) is None:
+                continue
+            if end.code:
+                raise Refused(200, end.code, end.message)
+            if end.text is not None and end.text != text:
+                self.told.wrong.append(
+                    f"an answer at {dialect.path} was streamed as {text!r}, and ended as {end.text!r}"
+                )
+            return text
+        self.told.wrong.append(f"an answer at {dialect.path} was streamed and has no end: {answer}")
+        raise ConnectionLost
 
     def _answered(self, asked: Asked, body: bytes) -> None:
         asked.hear(SUCCEEDED, "", self._now_s())
@@ -294,8 +334,8 @@ class WebCaller:
     async def _asking(
         self, method: str, path: str, body: bytes = b"", *, headers: Mapping[str, str] | None = None
     ) -> AsyncIterator[Answer]:
-        shown = {"x-infermq-timeout-s": f"{_TIMEOUT_S:g}"} if path == _CHAT else {}
-        alive = self._keys.alive(self.tenant, is_narrow=False) if path == _CHAT or headers else []
+        shown = {"x-infermq-timeout-s": f"{_TIMEOUT_S:g}"} if path in _ASKS_MODELS else {}
+        alive = self._keys.alive(self.tenant, is_narrow=False) if path in _ASKS_MODELS or headers else []
         if alive and self._chance.random() < _WITH_OWN_KEY:
             async with self._shown(
                 self._chance.choice(alive), method, path, body, headers={**shown, **(headers or {})}

@@ -23,10 +23,11 @@ _REMEMBERED = frozenset({
     "Directory._proven", "Directory.keys", "FailureLog._counts", "FailureLog._last_s", "KeyRecord.models",
     "KeyWatch._let_in", "KeyWatch._uses", "Leases.released", "Order.lanes", "Order.routes", "Order.tenants",
     "Outstanding._rates", "Pace._per_s", "Pace._started", "Presence._here", "Presence.departed", "Principal.lanes",
-    "Relay._mourned", "Relay._recent", "Releases._answered", "Releases._noted", "Releases._reconnects",
-    "Releases._wanted", "RequestSuspects._deaths", "Reserves._full_until", "Shares.counters", "SpendReading.today",
-    "SpendReading.week", "SummedLog._last_s", "Sweep.ended", "Wanted._offers", "Wards._free_since", "Wards._ran_apart",
-    "Wards._suspected", "Webhooks._failing", "message in INFERMQ_ADVISORY", "message in KV_INFERMQ_SUSPECTS",
+    "Principal.models", "Relay._mourned", "Relay._recent", "Releases._answered", "Releases._noted",
+    "Releases._reconnects", "Releases._wanted", "RequestSuspects._deaths", "Reserves._full_until", "Shares.counters",
+    "SpendReading.today", "SpendReading.week", "SummedLog._last_s", "Sweep.ended", "Wanted._offers",
+    "Wards._free_since", "Wards._ran_apart", "Wards._suspected", "Webhooks._failing", "message in INFERMQ_ADVISORY",
+    "message in KV_INFERMQ_SUSPECTS",
 })  # fmt: skip
 """What is remembered of the past on purpose. Each is bounded, in time or in number."""
 _GOES_ON = frozenset({"Webhooks._on_their_way", "task Webhooks._deliver"})

@@ -1,5 +1,6 @@
 """What must hold of a simulated system: what was promised, compared with the ledger, the engines and what is left over."""
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from uuid import UUID
@@ -60,6 +61,7 @@ def broken(system: System) -> Iterator[str]:
     yield from system.told.wrong
     yield from _promises(system)
     yield from _replies(system)
+    yield from _texts(system)
     yield from _announced(system)
     yield from _batches(system)
     yield from _executions(system)
@@ -107,6 +109,22 @@ def _replies(system: System) -> Iterator[str]:
             result.body != body and not any(name in body for name in wasted)
         ):
             yield f"request {job} was answered with something else than its result"
+
+
+def _texts(system: System) -> Iterator[str]:
+    """The same holds of answers that were translated: the text is that of the result."""
+    wasted = {row.job for row in system.tables.executions if row.waste and row.outcome == "succeeded"}
+    for job, text in system.told.texts.items():
+        row, result = system.tables.jobs.get(job), system.tables.results.get(job)
+        if row is None or result is None or row.state != "succeeded":
+            if not system.outcomes_lost:
+                yield f"request {job} was answered and is {row and row.state}"
+        elif job not in wasted and (result.body is None or text != _text_of(result.body)):
+            yield f"request {job} was answered with {text!r}, which is not its result"
+
+
+def _text_of(chat: bytes) -> str:
+    return str(json.loads(chat)["choices"][0]["message"]["content"])
 
 
 def _announced(system: System) -> Iterator[str]:
