@@ -460,7 +460,7 @@ class CancelLedger(Protocol):
         """End up to `limit` jobs of a cancelled batch that wait. It may find fewer than there are: () if there are none."""
 
     async def complete_without_lost(self, now: Ms, *, cancelled_before: Ms) -> list[UUID]:
-        """Complete batches that were cancelled before an instant and lack only jobs that never came. Return them."""
+        """Complete batches that were cancelled before an instant, of whose jobs all have ended that came. Return them."""
 
     async def marked(self) -> list[Marked]:
         """List the running attempts that are to be cancelled."""

@@ -214,6 +214,14 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     webhook: UUID | None = None
     """The endpoint that is told of its end, beside those that listen to it."""
 
+    def never_came(self) -> int:
+        """Return how many of its jobs were accepted and lost. It is complete without them, since it was cancelled."""
+        return 0 if self.completed_ms is None else max(0, (self.jobs or 0) - self.counts.settled())
+
+    def without_success(self) -> int:
+        """Return how many jobs have ended without success, or will never come."""
+        return self.counts.settled() - self.counts.succeeded + self.refused + self.never_came()
+
 
 class Batches(msgspec.Struct, frozen=True):
     batches: tuple[Batch, ...]

@@ -143,6 +143,7 @@ def show(batch: Id, *, as_json: AsJson = False, url: Url = None, data: Data = No
             *((name, f"{getattr(counts, name):,}") for name in counts.__struct_fields__),
             ("why", ", ".join(f"{count:,} {kind}" for kind, count in state.failures.items()) or None),
             ("refused", f"{state.refused}, since they came when it was full" if state.refused else None),
+            ("never came", f"{state.never_came()}, which were accepted and lost" if state.never_came() else None),
             ("tokens", f"{state.usage.input_tokens} in, {state.usage.output_tokens} out"),
             ("cost", money(state.cost_nano_usd)),
             ("retry of", state.retry_of and f"{state.retry_of}, merged with {state.root}"),
@@ -179,7 +180,7 @@ def watch(batch: Id, *, as_json: AsJson = False, url: Url = None, data: Data = N
     else:
         ends = progress.ends_of(state.counts) or "nothing ran"
         out.print(f"{ends}; {money(state.cost_nano_usd)}; results: infermq batch results {batch} --out FILE")
-    if failed := state.counts.settled() - state.counts.succeeded + state.refused:
+    if failed := state.without_success():
         end_failed(f"failed jobs: {failed}")
 
 

@@ -155,12 +155,18 @@ _LOOK_S = 0.3
 def _print_batch(state: Batch) -> None:
     counts = state.counts
     left = counts.admitted - counts.settled()
+    to_come = 0 if state.completed_ms else max(0, (state.jobs or 0) - counts.admitted)
     print_fields(
         [
             ("batch", state.id),
             ("status", state.status if state.cancel_ms else "completed, before it could be cancelled"),
             ("ended", ends_of(counts) or None),
             ("to end", f"{left}: none of them starts any more" if left else None),
+            (
+                "to come",
+                f"{to_come}: accepted, and not in the ledger yet; each ends when it comes" if to_come else None,
+            ),
+            ("never came", f"{state.never_came()}: accepted, and lost" if state.never_came() else None),
         ]
     )
 

@@ -156,13 +156,15 @@ def describe(batch: Batch, *, rate: float, held: str = "") -> list[str]:
         parts.append(ahead(batch.ahead, more=batch.more_ahead))
     if rate > 0:
         parts.append(f"{rate:,.{0 if rate >= 10 else 1}f}/s")
-    if total > settled and rate > 0:
+    if total > settled and rate > 0 and batch.completed_ms is None:
         parts.append(f"{duration(int((total - settled) / rate * 1000))} left")
-    parts.append(_cost(batch.cost_nano_usd, settled, total))
+    parts.append(_cost(batch.cost_nano_usd, settled, total - batch.never_came()))
     if otherwise := ends_of(replace(batch.counts, succeeded=0)):
         parts.append(otherwise + _kinds(batch.failures))
     if batch.refused:
         parts.append(f"{batch.refused:,} came too late")
+    if batch.never_came():
+        parts.append(f"{batch.never_came():,} never came")
     if held:
         parts.append(held)
     return [shown(part) for part in parts]

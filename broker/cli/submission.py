@@ -121,6 +121,7 @@ class FileSubmission:
         await check_loss(client, options.paths(), None if batch is None else batch.id, force=options.force)
         self._is_continued = batch is not None
         if batch is not None and options.resume and batch.jobs is not None:
+            await self._send_missing(client, batch, catalog)
             return await self._rest(client, batch, catalog, resume=True)
         if batch is not None:
             _check_open(batch)
@@ -203,7 +204,7 @@ class FileSubmission:
         self, client: Client, batch: Batch, catalog: Catalog | None, note: Callable[[Fault], None]
     ) -> Batch:
         """Send every line and seal the batch. Calls `note` with each line that is bad. Raises: typer.Exit."""
-        await self._send(client, batch, catalog, note)
+        await self._send(client, batch, None if self._is_continued else catalog, note)
         state = await client.seal(batch.id, jobs=self.tally.sent)
         self.tally.print()
         if not self._options.wait:
@@ -237,12 +238,32 @@ class FileSubmission:
             async for fault in client.bad_lines(batch.id):
                 yield fault
             return
-        good = sum(not isinstance(item, Fault) for item in self._items(batch.id, catalog))
-        self._stream.seek(0)
-        items = self._items(batch.id, catalog if good == batch.jobs else None)
-        for item in items:
+        catalog = catalog if self._good(batch.id, catalog) == batch.jobs else None
+        for item in self._items(batch.id, catalog):
             if isinstance(item, Fault):
                 yield item
+
+    def _good(self, batch: UUID, catalog: Catalog | None) -> int:
+        """Count the lines that can be sent."""
+        good = sum(not isinstance(item, Fault) for item in self._items(batch, catalog))
+        self._stream.seek(0)
+        return good
+
+    async def _send_missing(self, client: Client, batch: Batch, catalog: Catalog | None) -> None:
+        """Send a batch once more that was sent to its end and has not all of its jobs: NATS may have lost some.
+
+        Those that it has stay as they are. If the lines cannot be told that were sent, none is.
+        """
+        if batch.of_file or batch.cancel_ms is not None or batch.counts.admitted >= (batch.jobs or 0):
+            return
+        for checked in (catalog, None):
+            if self._good(batch.id, checked) == batch.jobs:
+                err.print(
+                    f"{batch.jobs - batch.counts.admitted} of its jobs have not come yet: sending all of them again"
+                )
+                await self._send(client, batch, checked, lambda _: None)
+                self._stream.seek(0)
+                return
 
     async def _waited(self, client: Client, files: ResultFiles) -> Batch:
         """Wait until the batch is complete, and its results are written. Raises: typer.Exit, when Ctrl-C ends that."""
@@ -341,11 +362,12 @@ class FileSubmission:
     ) -> None:
         """Send every line. Ids are made of batch and line, so sending a line again is safe.
 
-        If a batch is continued, its lines are not checked against the catalog: they may have been accepted under another.
+        Without a catalog, they are not checked against one: where a batch is continued, they may have been accepted under
+        another.
         """
         size = self._stream.seek(0, 2)
         self._stream.seek(0)
-        items = self._items(batch.id, None if self._is_continued else catalog)
+        items = self._items(batch.id, catalog)
         interrupted = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupted.set)
         again = "--resume" if FILE_LABEL in batch.metadata else f"--batch {batch.id}"
@@ -396,9 +418,8 @@ class FileSubmission:
 
 
 def _check_open(batch: Batch) -> None:
-    """Check that a batch takes jobs: it is not sealed, or jobs that it was sealed with have not come. Raises: typer.Exit."""
-    is_lacking = batch.jobs is not None and batch.counts.admitted < batch.jobs and batch.cancel_ms is None
-    if batch.jobs is not None and not is_lacking:
+    """Check that a batch takes jobs: what is sealed was sent to its end. Raises: typer.Exit."""
+    if batch.jobs is not None:
         jobs = "1 job" if batch.jobs == 1 else f"{batch.jobs} jobs"
         fail(
             f"the batch {batch.id} was sealed with {jobs} and is {batch.status}, so it takes no more: for other jobs leave "

@@ -112,7 +112,7 @@ def _end(state: Batch | None, tally: Tally, options: Options, *, as_json: bool) 
         _print(state, tally, options)
     if state is None:
         fail(f"nothing was submitted; bad lines: {tally.bad}", Exit.USAGE)
-    failed = state.counts.settled() - state.counts.succeeded + state.refused
+    failed = state.without_success()
     if tally.bad or failed:
         end_failed(f"of the batch {state.id}, bad lines: {tally.bad}; failed jobs: {failed}")
 

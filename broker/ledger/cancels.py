@@ -85,7 +85,7 @@ class PgCancels:
 
     async def complete_without_lost(self, now: Ms, *, cancelled_before: Ms) -> list[UUID]:
         async with self._database.connection() as connection:
-            rows = await connection.fetch(query("complete_cancelled"), now, cancelled_before)
+            rows = await connection.fetch(query("complete_without_lost"), now, cancelled_before)
         return [row["id"] for row in rows]
 
     async def marked(self) -> list[Marked]:

@@ -2,7 +2,7 @@
 
 Nothing of such a batch starts since it was cancelled (`core.controls`), so there is no hurry: pages are small, and rests
 between them leave Postgres to others. What is to be done follows from the batches' rows alone, so whoever leads next goes
-on with it.
+on with it. At last, batches are completed without the jobs that NATS had accepted and lost.
 """
 
 import asyncio
@@ -19,17 +19,16 @@ from broker.errors import Unavailable
 from broker.metrics import BrokerMetrics
 from broker.ports import CancelLedger, Clock
 from broker.retrying import level_of
-from schemas.jetstream import NatsConnection
+from schemas import subjects
+from schemas.jetstream import NatsConnection, NatsError, oldest_ms
 from schemas.units import Ms
 
 log = logging.getLogger(__name__)
 LOOK_S = 0.5
 PAGE = 1000
 """The jobs that one transaction ends. It takes about 0.1 s, and locks what nobody else wants, but for their batch."""
-LOST_MS = 3_600_000
-"""How long a batch that was cancelled waits for jobs that were accepted and are not in the ledger. Those that NATS still has
-come within seconds, once Postgres is there.
-"""
+SLACK_MS = 600_000
+"""By how much the clocks of NATS and brokers may differ, where lost jobs are told from those on their way. A guess."""
 REST_BUSY, REST_IDLE = 19.0, 0.25
 """How long to rest after a page, in times of what it took. While others are busy, pages have a twentieth of one core."""
 
@@ -47,7 +46,7 @@ class BatchCancels:
     """Whether jobs are being started."""
     look_s: float = LOOK_S
     page: int = PAGE
-    lost_ms: int = LOST_MS
+    slack_ms: int = SLACK_MS
 
     async def serve(self) -> None:
         """Look for work until cancelled. What Postgres does not do now is done later."""
@@ -66,7 +65,10 @@ class BatchCancels:
         return took_s * (REST_BUSY if self.is_busy() else REST_IDLE)
 
     async def look(self) -> int:
-        """Have what runs of each cancelled batch stopped, and end a page of it. Return how many jobs ended."""
+        """Have what runs of each cancelled batch stopped, and end a page of it. Return how many jobs ended.
+
+        Once there are none, complete those that only lack jobs that never come.
+        """
         cancelling = self.controls().cancelling
         ended = sum([await self._end(batch) for batch in cancelling])
         if cancelling and not ended:
@@ -74,8 +76,15 @@ class BatchCancels:
         return ended
 
     async def _complete_without_lost(self) -> None:
+        """What was accepted before a batch was cancelled is lost once all that is on its way came later."""
         now = self.clock()
-        for batch in await self.ledger.complete_without_lost(now, cancelled_before=Ms(now - self.lost_ms)):
+        try:
+            oldest = await oldest_ms(self.nc, subjects.SUBMIT)
+        except NatsError as error:
+            log.debug("not known what is on its way error=%s", error)
+            return
+        before = Ms(min(now, now if oldest is None else oldest) - self.slack_ms)
+        for batch in await self.ledger.complete_without_lost(now, cancelled_before=before):
             log.warning("cancelled batch complete without jobs that never came batch=%s", batch)
 
     async def _end(self, batch: UUID) -> int:

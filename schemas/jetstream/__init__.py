@@ -34,6 +34,7 @@ from schemas.jetstream.lookup import (
     last_message,
     last_sequence,
     last_stored,
+    oldest_ms,
     progress_of,
 )
 from schemas.jetstream.publish import (
@@ -106,6 +107,7 @@ __all__ = [
     "last_stored",
     "next_request",
     "next_subject",
+    "oldest_ms",
     "progress_of",
     "publish_atomically",
     "publish_in_order",

@@ -3,11 +3,13 @@
 import base64
 import binascii
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import msgspec
 
 from schemas.jetstream.api import CALL_S, ask
 from schemas.jetstream.connection import NatsConnection, NatsError
+from schemas.units import Ms
 
 _NANOSECONDS = 1_000_000_000
 
@@ -15,6 +17,7 @@ _NANOSECONDS = 1_000_000_000
 class _State(msgspec.Struct, frozen=True):
     last_seq: int
     messages: int = 0
+    first_ts: datetime = datetime.min.replace(tzinfo=UTC)
 
 
 class _Stream(msgspec.Struct, frozen=True):
@@ -58,6 +61,12 @@ async def content_of(nc: NatsConnection, stream: str) -> tuple[int, int]:
     """
     state = (await ask(nc, f"STREAM.INFO.{stream}", _Stream)).state
     return state.last_seq, state.messages
+
+
+async def oldest_ms(nc: NatsConnection, stream: str) -> Ms | None:
+    """Return when the oldest message of the stream came, by the clock of NATS. None: it is empty. Raises: NatsError."""
+    state = (await ask(nc, f"STREAM.INFO.{stream}", _Stream)).state
+    return Ms(int(state.first_ts.timestamp() * 1000)) if state.messages else None
 
 
 async def last_message(nc: NatsConnection, stream: str, subject: str) -> bytes:

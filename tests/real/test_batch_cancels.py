@@ -19,7 +19,7 @@ from broker.service.refusal import Refusal
 from schemas import subjects
 from schemas.api import BatchCreate, BatchRef, BatchSeal, BatchStatus, State
 from schemas.jetstream.client import NatsClient as Nats
-from schemas.job import Attempt
+from schemas.job import Attempt, Lane
 from schemas.outcome import Cancelled, Released
 from schemas.units import Ms
 from tests.builders import a_report, an_entry, an_id, now
@@ -126,19 +126,23 @@ async def _some(found: Any) -> bool:
     return bool(await found)
 
 
-async def test_a_batch_that_lacks_lost_jobs_ends_in_the_end(nc: Nats, ledger: Ledger) -> None:
+async def test_a_batch_ends_without_lost_jobs_once_nothing_older_is_on_its_way(nc: Nats, ledger: Ledger) -> None:
+    await declare_streams(nc)
     [entry] = await filled(ledger, 1)
     assert entry.batch is not None
     await ledger.batches.seal(entry.batch, "default", 2, now())
+    await nc.jetstream().publish(subjects.submit(subjects.Source(Lane.BULK, "m", "default", "k")), b"on its way")
     await cancel(ledger, entry.batch)
-    soon, late = await a_role(nc, ledger), await a_role(nc, ledger, lost_ms=-1)
+    soon, late = await a_role(nc, ledger), await a_role(nc, ledger, slack_ms=-1)
 
-    assert [await soon.look(), await soon.look()] == [1, 0]
+    assert [await soon.look(), await soon.look(), await late.look()] == [1, 0, 0]
     before = await shown(ledger, entry.batch)
+    await nc.jetstream().purge_stream(subjects.SUBMIT)
     await late.look()
 
-    assert before.status is BatchStatus.CANCELLING
-    assert (await shown(ledger, entry.batch)).status is BatchStatus.CANCELLED
+    after = await shown(ledger, entry.batch)
+    assert (before.status, after.status) == (BatchStatus.CANCELLING, BatchStatus.CANCELLED)
+    assert after.without_success() == 2
 
 
 async def test_nobody_cancels_another_tenants_batch(nc: Nats, ledger: Ledger) -> None:

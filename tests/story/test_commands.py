@@ -304,18 +304,25 @@ async def test_a_sealed_batch_takes_no_other_file_and_says_what_to_do(system: Sy
     assert shown == first
 
 
-async def test_a_batch_that_lacks_jobs_takes_its_file_again(system: System, tmp_path: Path) -> None:
-    """Such as those that NATS had accepted and lost."""
+async def test_a_batch_that_lacks_jobs_is_sent_them_again(system: System, tmp_path: Path) -> None:
+    """Such as those that NATS had accepted and lost. A bad line is left out, as it was before."""
     file = tmp_path / "whole.jsonl"
-    file.write_text(a_line("one") + "\n" + a_line("two") + "\n")
+    text = a_line("one") + "\n" + "nope\n" + a_line("two") + "\n"
+    file.write_text(text)
+    label = hashlib.sha256(text.encode() + b"\0\0bulk").hexdigest()
     async with a_client(system) as client:
-        batch = await client.create_batch()
+        batch = await client.create_batch(metadata={FILE_LABEL: label})
         await client.seal(batch.id, jobs=2)
 
-    ran = system.command("submit", str(file), "--batch", str(batch.id), "--wait", "--json")
+    ran = system.command("submit", str(file), "--resume", "--wait", "--json")
 
-    assert ran.returncode == 0, ran.stderr
-    assert json.loads(ran.stdout)["batch"]["counts"]["succeeded"] == 2
+    assert ran.returncode == 1, ran.stderr
+    said = json.loads(ran.stdout)
+    assert (said["batch"]["id"], said["batch"]["counts"]["succeeded"], said["batch"]["refused"]) == (
+        str(batch.id),
+        2,
+        0,
+    )
 
 
 async def test_jobs_that_came_too_late_for_a_batch_are_shown(system: System) -> None:

@@ -86,7 +86,7 @@ def _found(system: System, idle: Idle) -> set[str]:
         if one.name not in living
     )
     found.update(f"a transaction holds {table} {key}" for table, key in system.tables.locks.held())
-    if system.lost:  # a batch that lacks what was lost is open for ever, also while it is being cancelled
+    if system.lost:  # a batch that lacks what was lost is open until it is cancelled, and for some minutes after that
         found = {what for what in found if not any(of in what for of in _OF_OPEN_BATCHES)}
     return found
 

@@ -141,7 +141,7 @@ def cancel_batch(t: Tables, batch: UUID, tenant: str, now: int) -> Rows:
 
 
 @statement
-def complete_cancelled(t: Tables, now: int, cancelled_before: int) -> Rows:
+def complete_without_lost(t: Tables, now: int, cancelled_before: int) -> Rows:
     lacking = [
         row
         for row in t.batches
@@ -149,8 +149,6 @@ def complete_cancelled(t: Tables, now: int, cancelled_before: int) -> Rows:
         and row.cancel_ms < cancelled_before
         and row.completed_ms is None
         and row.admitted <= ended_of(row)
-        and row.retry_of is None
-        and not (row.is_replay or row.of_file)
     ]
     return [t.batches.change(row.id, completed_ms=now) for row in lacking]
 
