@@ -609,6 +609,7 @@ async def test_a_catalog_that_drops_the_model_of_a_request_ends_no_broker(
         door.catalog = a_route(Route("d"), model="n")
 
         if says == "nothing":
+            await ticks(door)
             door.clock.advance(10_000)
         else:
             await worker.fail()
@@ -654,6 +655,7 @@ async def test_what_an_attempt_that_was_given_up_on_comes_to_ends_nothing(nc: Na
     async with a_door(nc, ledger, a_beat("d"), a_beat("e"), catalog=TWO) as door:
         asker = await door.ask()
         first = await door.taken("d")
+        await ticks(door)
         door.clock.advance(10_000)
         second = await door.taken("e")
         late = worker_says(first.attempt, Cancelled(Usage(7, 1)))
