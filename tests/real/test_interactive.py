@@ -567,6 +567,7 @@ async def test_a_request_whose_worker_is_gone_is_answered_stopped_and_recorded(
         if is_taken:
             await worker.say(KEEPALIVE)
             assert (await asker.word()).kind == KEEPALIVE
+        await ticks(door)
 
         door.clock.advance(after_ms)
 
@@ -588,6 +589,7 @@ async def test_another_deployment_takes_it_when_the_worker_is_gone_and_has_its_o
         if is_taken:
             await worker.say(KEEPALIVE)
             assert (await asker.word()).kind == KEEPALIVE
+        await ticks(door)
 
         door.clock.advance(after_ms)
         second = await door.taken("e")
