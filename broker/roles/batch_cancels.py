@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 LOOK_S = 0.5
 PAGE = 1000
 """The jobs that one transaction ends. It takes about 0.1 s, and locks what nobody else wants, but for their batch."""
-SLACK_MS = 600_000
+SLACK_MS = Ms(600_000)
 """By how much the clocks of NATS and brokers may differ, where lost jobs are told from those on their way. A guess."""
 REST_BUSY, REST_IDLE = 19.0, 0.25
 """How long to rest after a page, in times of what it took. While others are busy, pages have a twentieth of one core."""
@@ -46,7 +46,7 @@ class BatchCancels:
     """Whether jobs are being started."""
     look_s: float = LOOK_S
     page: int = PAGE
-    slack_ms: int = SLACK_MS
+    slack_ms: Ms = SLACK_MS
 
     async def serve(self) -> None:
         """Look for work until cancelled. What Postgres does not do now is done later."""

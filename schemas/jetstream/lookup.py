@@ -11,8 +11,6 @@ from schemas.jetstream.api import CALL_S, ask
 from schemas.jetstream.connection import NatsConnection, NatsError
 from schemas.units import Ms
 
-_NANOSECONDS = 1_000_000_000
-
 
 class _State(msgspec.Struct, frozen=True):
     last_seq: int

@@ -134,7 +134,7 @@ async def test_a_batch_ends_without_lost_jobs_once_nothing_older_is_on_its_way(n
     await nc.jetstream().publish(subjects.submit(subjects.Source(Lane.BULK, "m", "default", "k")), b"on its way")
     await cancel(ledger, entry.batch)
     soon = await a_role(nc, ledger)
-    late = await a_role(nc, ledger, slack_ms=0, clock=lambda: Ms(now() + 1000))
+    late = await a_role(nc, ledger, slack_ms=Ms(0), clock=lambda: Ms(now() + 1000))
 
     assert [await soon.look(), await soon.look(), await late.look()] == [1, 0, 0]
     before = await shown(ledger, entry.batch)
