@@ -77,6 +77,10 @@ class StreamAdmin(Protocol):
     def kept(self) -> Kept:
         """What came of it the last time."""
 
+    @property
+    def pulled(self) -> Collection[str]:
+        """The deployments that take requests out of NOW, as far as is known since NATS was away last."""
+
     async def keep(self, pools: Mapping[str, int], *, lease_s: float) -> Kept:
         """Compare what there is with what there should be, and mend the difference. Raises nothing.
 

@@ -562,6 +562,7 @@ class Process:
             suspects=suspects,
             presence=self.beats.presence,
             controls=lambda: self.controls.active,
+            pulled=lambda: self.streams.pulled,
         )
         relay = Relay(
             self.nc,

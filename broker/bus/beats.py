@@ -44,7 +44,9 @@ class Beats:
         self._reconnects = nc.reconnects
         self._lifetime_s = lifetime_ms / 1000
         self._known: dict[WorkerId, tuple[WorkerBeat, float]] = {}
-        """The last beat of each worker and when it was heard, in the order in which they were."""
+        """The last beat of each worker and when it was heard, by `_watched_s`, in the order in which they were."""
+        self._watched_s = 0.0
+        """How long this broker has watched, less the times in which it was busy or stopped and so heard nobody."""
         self._alive: Sequence[WorkerBeat] | None = None
         """The beats that are known. None: they have changed since somebody asked. Each request asks."""
         self.changed: Callable[[], None] = lambda: None
@@ -61,14 +63,16 @@ class Beats:
         while True:
             await asyncio.sleep(WATCH_S)
             before, looked = looked, loop.time()
+            passed_s = min(looked - before, _LONGEST_WATCH_S)
+            self._watched_s += passed_s
             if not self._nc.is_connected or self._nc.reconnects != self._reconnects:
                 self._reconnects = self._nc.reconnects
                 self.presence.could_not_hear()
             else:
-                self.presence.passed(int(1000 * min(looked - before, _LONGEST_WATCH_S)))
+                self.presence.passed(int(1000 * passed_s))
 
     def alive(self) -> Sequence[WorkerBeat]:
-        oldest = asyncio.get_running_loop().time() - self._lifetime_s
+        oldest = self._watched_s - self._lifetime_s
         while self._known and next(iter(self._known.values()))[1] <= oldest:
             del self._known[next(iter(self._known))]
             self._alive = None
@@ -94,7 +98,7 @@ class Beats:
             return
         self.presence.heard(beat, self._clock())
         before = self._known.pop(worker, None)
-        self._known[worker] = (beat, asyncio.get_running_loop().time())
+        self._known[worker] = (beat, self._watched_s)
         self._alive = None
         if before is None or _capacity(before[0]) != _capacity(beat):
             self.changed()

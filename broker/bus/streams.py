@@ -5,7 +5,7 @@ Each request has its own time-out, and one that fails does not stop the others.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -13,6 +13,7 @@ import msgspec
 
 from broker.bus.desired import Found, Mend, Settings, Stream, desired, difference
 from broker.core.records import Kept
+from schemas import subjects
 from schemas.jetstream import ApiRefused, Kind, NatsConnection, NatsError, ask, call
 
 _PAGE = 256
@@ -50,15 +51,26 @@ class NatsStreams:
         self._replicas = replicas
         self._store_bytes = store_bytes
         self.kept = Kept()
+        self._reconnects = nc.reconnects
+        """How often NATS had been away before `kept` was compared."""
+
+    @property
+    def pulled(self) -> Collection[str]:
+        return self.kept.pulled if self._nc.reconnects == self._reconnects else ()
 
     async def keep(self, pools: Mapping[str, int], *, lease_s: float) -> Kept:
         wanted = desired(pools, lease_s=lease_s, replicas=self._replicas, store_bytes=self._store_bytes)
-        self.kept = await keep(self._nc, wanted)
+        last, reconnects = self.pulled, self._nc.reconnects
+        self.kept = await keep(self._nc, wanted, pulled=last)
+        self._reconnects = reconnects
         return self.kept
 
 
-async def keep(nc: NatsConnection, wanted: Sequence[Stream]) -> Kept:
-    """Compare what there is with what there should be, and mend the difference. Raises nothing."""
+async def keep(nc: NatsConnection, wanted: Sequence[Stream], *, pulled: Iterable[str] = ()) -> Kept:
+    """Compare what there is with what there should be, and mend the difference. Raises nothing.
+
+    The deployments that were `pulled` still are, where that cannot be read.
+    """
     found, wrong = await find(nc, wanted)
     short: dict[str, str] = {}
     created = {name: one.created for name, one in found.items() if one is not None}
@@ -69,7 +81,19 @@ async def keep(nc: NatsConnection, wanted: Sequence[Stream]) -> Kept:
     if any(mend.wrong for mend in mends):
         found, _ = await find(nc, wanted)  # a stream that was made anew has lost its consumers
     mended += await _apply(nc, [mend for mend in difference(wanted, found) if mend.consumer is not None], wrong)
-    return Kept(tuple(mended), wrong, short, created)
+    return Kept(
+        tuple(str(mend) for mend in mended),
+        wrong,
+        short,
+        created,
+        _pulled(found[subjects.NOW], mended) if subjects.NOW in found else frozenset(pulled),
+    )
+
+
+def _pulled(found: Found | None, mended: Iterable[Mend]) -> frozenset[str]:
+    """Name the consumers of NOW that there are: those that were found, and those that were made."""
+    made = {mend.consumer for mend in mended if mend.stream == subjects.NOW and mend.consumer is not None}
+    return frozenset(made if found is None else made | found.consumers.keys())
 
 
 async def _limited(nc: NatsConnection, mends: Sequence[Mend]) -> list[Mend]:
@@ -107,20 +131,20 @@ async def _room(nc: NatsConnection, storage: str, most: int) -> int:
     return most >> halved
 
 
-async def _apply(nc: NatsConnection, mends: Sequence[Mend], wrong: dict[str, str]) -> list[str]:
+async def _apply(nc: NatsConnection, mends: Sequence[Mend], wrong: dict[str, str]) -> list[Mend]:
     """Mend all at once. Return what was mended, and note in `wrong` what was not.
 
     What fails is tried once more: a server (2.15) that still removes what was deleted a moment ago, as the probe for room
     was, may remove the account's folder under the first new stream.
     """
-    mended: list[str] = []
+    mended: list[Mend] = []
     failures = await _all(_mend(nc, mend) for mend in mends)
     again = [n for n, failure in enumerate(failures) if failure is not None]
     for n, failure in zip(again, await _all(_mend(nc, mends[n]) for n in again), strict=True):
         failures[n] = failure
     for mend, failure in zip(mends, failures, strict=True):
         if failure is None:
-            mended.append(str(mend))
+            mended.append(mend)
         else:
             wrong[str(mend)] = _said(failure)
     return mended

@@ -259,6 +259,8 @@ class Kept(msgspec.Struct, frozen=True):
     """What has fewer replicas than it should, with the reason. It works."""
     created: dict[str, str] = {}
     """When each stream was made."""
+    pulled: frozenset[str] = frozenset()
+    """The deployments whose consumer of requests is there. What is published before it is, NOW drops without a word."""
 
 
 class Spend(msgspec.Struct, frozen=True):

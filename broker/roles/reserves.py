@@ -40,14 +40,20 @@ class Reserves:
         suspects: RequestSuspects | None = None,
         presence: Presence | None = None,
         controls: Callable[[], Controls] = Controls,
+        pulled: Callable[[], Collection[str]] | None = None,
     ) -> None:
-        """`presence` knows a death earlier than the `beats` end."""
+        """`presence` knows a death earlier than the `beats` end.
+
+        The deployments that are `pulled` take requests out of NOW; the others only those for which they offer a slot. None:
+        all are.
+        """
         self._catalog = catalog
         self._beats = beats
         self._daily_spend = daily_spend
         self._clock = clock
         self._entropy = entropy
         self._controls = controls
+        self._pulled = pulled
         self._presence = Presence() if presence is None else presence
         self.suspects = RequestSuspects() if suspects is None else suspects
         self._full_until: dict[str, Ms] = {}
@@ -77,7 +83,11 @@ class Reserves:
             pools=self._pools(request, model),
             unit=(self._entropy() & ((1 << _UNIT_BITS) - 1)) / (1 << _UNIT_BITS),
             tried=tried,
-            full={*wanted, *(name for name, until in self._full_until.items() if now < until)},
+            full={
+                *wanted,
+                *(name for name, until in self._full_until.items() if now < until),
+                *self._unpulled(model),
+            },
         )
         return Placement(where, self.token()) if isinstance(where, str) else where
 
@@ -176,6 +186,13 @@ class Reserves:
     def tick(self) -> None:
         self._peaks.append(Counter(self._outstanding))
         self._peak = reduce(or_, self._peaks)
+
+    def _unpulled(self, model: str) -> set[str]:
+        """Name the deployments on the model's route whose consumer is not there yet: NOW would drop what is sent to them."""
+        if self._pulled is None:
+            return set()
+        pulled = self._pulled()
+        return {entry.deployment for entry in route.entries(model, self._catalog()) if entry.deployment not in pulled}
 
     def _pools(self, request: Entry, model: str) -> Mapping[str, Pool]:
         """Take a snapshot of the pools on the model's route, for this request."""

@@ -1,6 +1,7 @@
 """What brokers hear of workers and catalogs, from a real NATS."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -113,7 +114,27 @@ async def test_a_worker_that_is_not_heard_any_more_is_forgotten(listener: Nats) 
     await publish_beat(listener, a_beat("w"))
     await until(lambda: bool(beats.alive()))
 
+    watching = asyncio.create_task(beats.watch())
     await until(lambda: not beats.alive())
+    watching.cancel()
+
+
+async def test_a_broker_that_was_stopped_for_long_still_knows_its_workers(listener: Nats) -> None:
+    """Their beats are in its buffers, and come after the request that it reads first."""
+    beats = Beats(listener, clock=now, lifetime_ms=600)
+    await beats.listen()
+    await publish_beat(listener, a_beat("w"))
+    await until(lambda: bool(beats.alive()))
+    watching = asyncio.create_task(beats.watch())
+    await asyncio.sleep(0)
+
+    time.sleep(0.7)  # noqa: ASYNC251 - nothing of this process goes on
+    known = [beats.alive()]
+    await asyncio.sleep(0)
+    known.append(beats.alive())
+    watching.cancel()
+
+    assert all(known)
 
 
 async def test_only_another_capacity_is_a_change(listener: Nats) -> None:

@@ -1,5 +1,6 @@
 """Streams, buckets and consumers are kept as they should be, whoever deletes or changes them."""
 
+import asyncio
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -18,6 +19,7 @@ from schemas.jetstream import NatsError, call
 from schemas.jetstream.client import NatsClient as Nats
 from tests.real.test_broker import Running, a_broker, a_worker
 from tests.real.test_serving import measures
+from tests.real.test_starting_degraded import free_port
 from tests.system import until
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(60)]
@@ -128,6 +130,32 @@ async def test_streams_are_whole_after_nats_stalled_while_they_were_declared(tmp
         assert [stream.name for stream in WANTED if not any(stream.name in one for one in stalled.wrong or ())] == []
         assert kept.wrong == {}
         await as_they_should_be(nc)
+
+
+async def test_nobody_is_known_to_take_requests_from_nats_that_was_away_until_it_was_looked_at(
+    tmp_path: Path,
+) -> None:
+    nc, port, is_back = Nats(), free_port(), asyncio.Event()
+
+    async def back_again() -> None:
+        is_back.set()
+
+    async with nats_server(tmp_path, port=port) as url:
+        await nc.connect(url, max_reconnect_attempts=-1, reconnect_time_wait=0.05, reconnected_cb=back_again)
+        streams = NatsStreams(nc)
+        first = set(streams.pulled)
+        await streams.keep({"d": 4, "e": 4}, lease_s=LEASE_S)
+        kept = set(streams.pulled)
+    async with nats_server(tmp_path, port=port):
+        await is_back.wait()
+        back = set(streams.pulled)
+        await streams.keep({"d": 4, "e": 4}, lease_s=LEASE_S)
+        mended = set(streams.pulled)
+        await streams.keep({"d": 4, "e": 4}, lease_s=LEASE_S)
+        found = set(streams.pulled)
+        await nc.close()
+
+    assert (first, kept, back, mended, found) == (set(), {"d", "e"}, set(), {"d", "e"}, {"d", "e"})
 
 
 async def test_a_stream_that_cannot_be_put_right_keeps_no_other_from_it(tmp_path: Path) -> None:

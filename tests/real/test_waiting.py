@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from uuid import UUID
 
@@ -25,7 +25,7 @@ from broker.roles.waiting import Waiting
 from schemas import subjects
 from schemas.catalog import Catalog, Retry
 from schemas.control import Pause, PauseKind
-from schemas.jetstream import Message
+from schemas.jetstream import Message, call
 from schemas.jetstream.client import NatsClient as Nats
 from schemas.job import Lane
 from schemas.outcome import Report, Succeeded
@@ -96,6 +96,7 @@ class House:
         self.relays: list[Relay] = []
         self.serving: list[asyncio.Task[None]] = []
         self.paused = Controls()
+        self.pulled: Collection[str] = {"d"}
         self.beats: Callable[[], list[WorkerBeat]] = lambda: [bench.worker.beat()]
 
     @property
@@ -152,6 +153,7 @@ async def a_house(
                 clock=now,
                 entropy=an_entropy,
                 controls=lambda: house.paused,
+                pulled=lambda: house.pulled,
             )
             house.relays.append(
                 Relay(
@@ -246,6 +248,20 @@ async def test_three_brokers_share_the_slots_without_overfilling_them(
         assert all(isinstance(one.outcome, Succeeded) and one.attempt == 1 for one in reports)
         ends = [max(one.took_s for one in asked[relay::3]) for relay in range(3)]
         assert max(ends) - min(ends) < 1.0
+
+
+async def test_a_request_waits_for_an_offer_while_nobody_pulls_its_deployment_out_of_the_stream(
+    nc: Nats, ledger: Ledger
+) -> None:
+    """The stream drops without a word what no consumer wants."""
+    async with a_house(nc, ledger, slots=1, reserve=0) as house:
+        await call(nc, f"CONSUMER.DELETE.{subjects.NOW}.d")
+        house.pulled = ()
+
+        asked = [await house.ask() for _ in range(3)]
+
+        assert [await one.code() for one in asked] == ["answered"] * 3
+        assert max(one.took_s for one in asked) < 5.0
 
 
 async def test_while_requests_wait_no_job_begins_in_a_slot_that_comes_free(nc: Nats, ledger: Ledger) -> None:
