@@ -218,9 +218,13 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
         """Return how many of its jobs were accepted and lost. It is complete without them, since it was cancelled."""
         return 0 if self.completed_ms is None else max(0, (self.jobs or 0) - self.counts.settled())
 
+    def without_result(self) -> int:
+        """Return how many jobs were sent and have none: they were refused, or will never come."""
+        return self.refused + self.never_came()
+
     def without_success(self) -> int:
         """Return how many jobs have ended without success, or will never come."""
-        return self.counts.settled() - self.counts.succeeded + self.refused + self.never_came()
+        return self.counts.settled() - self.counts.succeeded + self.without_result()
 
 
 class Batches(msgspec.Struct, frozen=True):

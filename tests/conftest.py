@@ -18,6 +18,7 @@ from broker.local.servers import nats_server, postgres_server
 from broker.ports import Ledger
 from schemas.jetstream.client import NatsClient
 from tests.builders import SEAL_KEY, now
+from tests.ram import a_folder_in_ram
 from tests.s3 import S3, s3_server
 from tests.sums import check_sums
 
@@ -54,18 +55,19 @@ class Servers:
 
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    running = Servers(tmp_path_factory.mktemp("servers"))
-    try:
-        urls = running.start()
-    except Unavailable as error:
-        running.stop()
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
-    try:
-        yield urls
-    finally:
-        running.stop()
+    with a_folder_in_ram(otherwise=tmp_path_factory.mktemp("servers")) as folder:
+        running = Servers(folder)
+        try:
+            urls = running.start()
+        except Unavailable as error:
+            running.stop()
+            if os.environ.get("CI"):
+                raise
+            pytest.skip(str(error))
+        try:
+            yield urls
+        finally:
+            running.stop()
 
 
 @pytest.fixture(scope="session")
@@ -115,7 +117,7 @@ async def a_database(base: str) -> AsyncIterator[str]:
     parts = urlsplit(base)
     name = f"test_{os.getpid()}_{os.urandom(4).hex()}"
     admin = await asyncpg.connect(urlunsplit(parts._replace(path="/postgres")))
-    await admin.execute(f'create database "{name}" template "{parts.path.lstrip("/")}"')
+    await admin.execute(f'create database "{name}" template "{parts.path.lstrip("/")}" strategy file_copy')
     url = urlunsplit(parts._replace(path=f"/{name}"))
     try:
         yield url

@@ -178,8 +178,9 @@ def watch(batch: Id, *, as_json: AsJson = False, url: Url = None, data: Data = N
     if as_json:
         print_json(state)
     else:
-        ends = progress.ends_of(state.counts) or "nothing ran"
-        out.print(f"{ends}; {money(state.cost_nano_usd)}; results: infermq batch results {batch} --out FILE")
+        out.print(
+            f"{progress.came_to(state)}; {money(state.cost_nano_usd)}; results: infermq batch results {batch} --out FILE"
+        )
     if failed := state.without_success():
         end_failed(f"failed jobs: {failed}")
 
@@ -221,17 +222,20 @@ def results(
         batch=batch, out=whole(file), errors=whole(errors), failed=failed, own=own, in_order=in_order,
     )  # fmt: skip
     with reporting_errors(), saying_how_to_go_on(wanted):
-        mark = with_client(url, data, lambda client: _write(client, wanted, wait=wait, resume=resume, force=force))
+        mark, missing = with_client(
+            url, data, lambda client: _write(client, wanted, wait=wait, resume=resume, force=force)
+        )
     if as_json and file is not None:
         files = {"file": str(file), **({} if errors is None else {"errors": str(errors)})}
         print_json({"results": mark.results, "failed": mark.failed, **files})
     else:
-        err.print(_written(mark, file, errors))
-    if wait and mark.failed:
-        end_failed(f"failed jobs: {mark.failed}")
+        err.print(_written(mark, missing, file, errors))
+    if wait and (mark.failed or missing):
+        end_failed(f"failed jobs: {mark.failed}; jobs without a result: {missing}")
 
 
-async def _write(client: Client, wanted: Wanted, *, wait: bool, resume: bool, force: bool) -> Mark:
+async def _write(client: Client, wanted: Wanted, *, wait: bool, resume: bool, force: bool) -> tuple[Mark, int]:
+    """Write what there is, or all. Return also how many jobs have no result although all was waited for."""
     await check_loss(client, wanted.paths(), wanted.batch, force=force)
     if wanted.out is None and wanted.in_order:
         opened = ordered_stdout(wanted)
@@ -239,12 +243,14 @@ async def _write(client: Client, wanted: Wanted, *, wait: bool, resume: bool, fo
         opened = result_files(wanted, resume=resume, to_stdout=wanted.out is None)
     with opened as files:
         if wait and wanted.out is not None:
-            await progress.watch_and_write(client, files)
-            return files.mark
-        return await write_results(client, files, wait=wait)
+            state = await progress.watch_and_write(client, files)
+            return files.mark, state.without_result()
+        mark = await write_results(client, files, wait=wait)
+        return mark, (await client.batch(wanted.batch)).without_result() if wait else 0
 
 
-def _written(mark: Mark, file: Path | None, errors: Path | None) -> str:
+def _written(mark: Mark, missing: int, file: Path | None, errors: Path | None) -> str:
     words = f"{mark.results} results" + (f", {mark.failed} of them failed" if mark.failed else "")
+    words += f", {missing} jobs have none" if missing else ""
     where = ", ".join(plain(str(path)) for path in (file, errors) if path is not None)
     return f"{words}: {where}" if where else words

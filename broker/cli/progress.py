@@ -147,6 +147,16 @@ def ends_of(counts: Counts) -> str:
     return ", ".join(f"{number:,} {name}" for name, number in ends if number)
 
 
+def came_to(batch: Batch) -> str:
+    """Say how the jobs of a batch ended, and how many have no result."""
+    return ", ".join(part for part in (ends_of(batch.counts), *_without_result(batch)) if part) or "nothing ran"
+
+
+def _without_result(batch: Batch) -> list[str]:
+    counted = {"came too late": batch.refused, "never came": batch.never_came()}
+    return [f"{number:,} {what}" for what, number in counted.items() if number]
+
+
 def describe(batch: Batch, *, rate: float, held: str = "") -> list[str]:
     """Describe a batch, the most important first. The rate is in jobs/s; `held` says why nothing starts."""
     settled, total = batch.counts.settled(), _total(batch)
@@ -161,10 +171,7 @@ def describe(batch: Batch, *, rate: float, held: str = "") -> list[str]:
     parts.append(_cost(batch.cost_nano_usd, settled, total - batch.never_came()))
     if otherwise := ends_of(replace(batch.counts, succeeded=0)):
         parts.append(otherwise + _kinds(batch.failures))
-    if batch.refused:
-        parts.append(f"{batch.refused:,} came too late")
-    if batch.never_came():
-        parts.append(f"{batch.never_came():,} never came")
+    parts += _without_result(batch)
     if held:
         parts.append(held)
     return [shown(part) for part in parts]

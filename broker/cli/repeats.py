@@ -11,7 +11,7 @@ import typer
 from broker.batch_file import Line, read_lines
 from broker.cli.filters import window_ms
 from broker.cli.instructions import counted
-from broker.cli.progress import ends_of, watch
+from broker.cli.progress import came_to, watch
 from broker.cli.result_files import (
     Force,
     Wanted,
@@ -200,6 +200,6 @@ def _print(given: Instruction, state: Batch, *, waited: bool, results: Path | No
             f"results:  infermq batch results {root} --out FILE, merged with those of the first batch"
         )
         return
-    out.print(f"{ends_of(state.counts)}; {money(state.cost_nano_usd)}")
+    out.print(f"{came_to(state)}; {money(state.cost_nano_usd)}")
     if results is not None:
         out.print(f"merged results: {plain(str(results))}")

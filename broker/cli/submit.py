@@ -12,7 +12,7 @@ from uuid import UUID
 import typer
 
 from broker.cli.filters import MetadataOption, metadata_of, window_ms
-from broker.cli.progress import ends_of
+from broker.cli.progress import came_to
 from broker.cli.result_files import Force, as_typed, check_files, whole
 from broker.cli.submission import FileSubmission, Options, Tally
 from broker.cli.terminal import (
@@ -138,7 +138,7 @@ def _print(state: Batch, tally: Tally, options: Options) -> None:
         out.print(f"watch it: infermq batch watch {state.id}\nresults:  infermq batch results {state.id} --out FILE")
         return
     out.print(
-        f"{ends_of(state.counts) or 'nothing ran'}; {state.usage.input_tokens} + {state.usage.output_tokens} tokens, "
+        f"{came_to(state)}; {state.usage.input_tokens} + {state.usage.output_tokens} tokens, "
         f"{money(state.cost_nano_usd)}"
     )
     for name, path in {"results": options.out, "errors": options.errors}.items():

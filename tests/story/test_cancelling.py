@@ -2,7 +2,9 @@
 
 import json
 from pathlib import Path
+from uuid import UUID
 
+import asyncpg
 import pytest
 
 from broker.client import Client, Submission, new_id
@@ -29,6 +31,14 @@ async def test_jobs_and_batches_are_cancelled_by_commands(tmp_path: Path) -> Non
         await _what_has_ended(system, str(job))
         await _a_batch(system, str(batch.id))
         await _what_matches(system)
+        short = await client.create_batch()
+        lines = (Submission("m", Job(endpoint=CHAT.path, body=BODY, custom_id=f"line-{n}")) for n in range(3))
+        await client.submit_many(lines, batch_id=short.id)
+        await client.seal(short.id, jobs=5)
+        await client.cancel_batch(short.id)
+        await _is_an_hour_ago(system, short.id)
+        await until(lambda: _is_complete(client, short.id), "the batch is complete without the jobs that are lost")
+        await _what_never_came(system, str(short.id), tmp_path / "results.jsonl")
 
 
 async def _runs(client: Client, job: object) -> bool:
@@ -71,3 +81,39 @@ async def _what_matches(system: System) -> None:
     assert [nothing.returncode, unasked.returncode, count.returncode, given.returncode] == [2, 2, 0, 0]
     assert json.loads(count.stdout) == {"queued": 0, "running": 0, "more": False}
     assert json.loads(given.stdout)["ended_ms"] is not None
+
+
+async def _is_an_hour_ago(system: System, batch: UUID) -> None:
+    """Make it so that the batch was cancelled an hour ago."""
+    connection = await asyncpg.connect(system.info.postgres_url)
+    await connection.execute("update infermq.batches set cancel_ms = cancel_ms - 3600000 where id = $1", batch)
+    await connection.close()
+
+
+async def _is_complete(client: Client, batch: UUID) -> bool:
+    return (await client.batch(batch)).completed_ms is not None
+
+
+async def _what_never_came(system: System, batch: str, file: Path) -> None:
+    """Three of five jobs were sent, and NATS has no other."""
+    cancelled = await system.here("batch", "cancel", batch, "--wait")
+    shown = await system.here("batch", "show", batch)
+    watched = await system.here("batch", "watch", batch)
+    unwritten = await system.here("batch", "results", batch)
+    piped = await system.here("batch", "results", batch, "--wait")
+    written = await system.here("batch", "results", batch, "--wait", "--out", str(file))
+
+    assert "2: accepted, and lost" in _field(cancelled.stdout, "never came")
+    assert "2, which were accepted and lost" in _field(shown.stdout, "never came")
+    assert (watched.returncode, watched.stdout.startswith("3 cancelled, 2 never came;")) == (1, True), watched
+    assert unwritten.returncode == 0
+    for waited in (piped, written):
+        said = "3 results, 3 of them failed, 2 jobs have none" in waited.stderr
+        assert (waited.returncode, said) == (1, True), waited
+    assert len(file.read_text().splitlines()) == len(piped.stdout.splitlines()) == 3
+
+
+def _field(printed: str, name: str) -> str:
+    """Return the line of a field, without its spaces at the ends."""
+    [line] = [line for line in printed.splitlines() if line.strip().startswith(name)]
+    return line.strip()

@@ -14,6 +14,7 @@ _LATE_S = 1.5
 _TRAVELS_S = 0.5
 """How long an answer may take from an engine to whoever asked."""
 _NOT_STORED = "NATS is away"
+_NOT_TAKEN = "no worker took the request within"
 _MAY_FAIL = {"timed_out", "paused", "no_worker", "worker_lost", "queue_full", "key_revoked"}
 """What may become of any request: slots are taken, people pause things, workers die of other requests, keys are revoked."""
 _SCRIPTED = {
@@ -57,6 +58,8 @@ def _in_calm(system: System, asked: Asked) -> Iterator[str]:
         return
     if asked.code and asked.code not in _MAY_FAIL | _SCRIPTED.get(asked.kind.words, set()):
         yield f"{_named(asked)} failed: {asked.code}: {asked.message}"
+    if _NOT_TAKEN in asked.message:
+        yield f"{_named(asked)}: {asked.message}; and nothing kept its workers from it"
     done_s = system.ran.succeeded_s.get(asked.job)
     if done_s is not None and done_s + _TRAVELS_S < min(asked.told_s or done_s, asked.at_s + asked.within_s):
         yield f"{_named(asked)} failed: {asked.code}, and an engine had answered it"
