@@ -91,8 +91,9 @@ async def nats_url(servers: tuple[str, str]) -> AsyncIterator[str]:
     yield url
     nc = await nats.connect(url)
     js = nc.jetstream()
-    for stream in await js.streams_info():
-        await js.delete_stream(str(stream.config.name))
+    while streams := await js.streams_info():
+        for stream in streams:
+            await js.delete_stream(str(stream.config.name))
     await nc.close()
 
 
