@@ -31,14 +31,9 @@ async def test_jobs_and_batches_are_cancelled_by_commands(tmp_path: Path) -> Non
         await _what_has_ended(system, str(job))
         await _a_batch(system, str(batch.id))
         await _what_matches(system)
-        short = await client.create_batch()
-        lines = (Submission("m", Job(endpoint=CHAT.path, body=BODY, custom_id=f"line-{n}")) for n in range(3))
-        await client.submit_many(lines, batch_id=short.id)
-        await client.seal(short.id, jobs=5)
-        await client.cancel_batch(short.id)
-        await _is_an_hour_ago(system, short.id)
-        await until(lambda: _is_complete(client, short.id), "the batch is complete without the jobs that are lost")
-        await _what_never_came(system, str(short.id), tmp_path / "results.jsonl")
+        short, empty = await _that_lacks(2, system, client, sent=3), await _that_lacks(2, system, client, sent=0)
+        await _what_never_came(system, str(short), tmp_path / "results.jsonl")
+        await _nothing_came(system, str(empty))
 
 
 async def _runs(client: Client, job: object) -> bool:
@@ -83,6 +78,18 @@ async def _what_matches(system: System) -> None:
     assert json.loads(given.stdout)["ended_ms"] is not None
 
 
+async def _that_lacks(lost: int, system: System, client: Client, *, sent: int) -> UUID:
+    """Make a batch that was cancelled an hour ago, some of whose jobs NATS has lost."""
+    batch = await client.create_batch()
+    lines = (Submission("m", Job(endpoint=CHAT.path, body=BODY, custom_id=f"line-{n}")) for n in range(sent))
+    await client.submit_many(lines, batch_id=batch.id)
+    await client.seal(batch.id, jobs=sent + lost)
+    await client.cancel_batch(batch.id)
+    await _is_an_hour_ago(system, batch.id)
+    await until(lambda: _is_complete(client, batch.id), "the batch is complete without the jobs that are lost")
+    return batch.id
+
+
 async def _is_an_hour_ago(system: System, batch: UUID) -> None:
     """Make it so that the batch was cancelled an hour ago."""
     connection = await asyncpg.connect(system.info.postgres_url)
@@ -111,6 +118,15 @@ async def _what_never_came(system: System, batch: str, file: Path) -> None:
         said = "3 results, 3 of them failed, 2 jobs have none" in waited.stderr
         assert (waited.returncode, said) == (1, True), waited
     assert len(file.read_text().splitlines()) == len(piped.stdout.splitlines()) == 3
+
+
+async def _nothing_came(system: System, batch: str) -> None:
+    """A batch fails that has no failed job, and no other."""
+    waited = await system.here("batch", "results", batch, "--wait")
+    watched = await system.here("batch", "watch", batch)
+
+    assert (waited.returncode, waited.stderr.strip()) == (1, "0 results, 2 jobs have none")
+    assert (watched.returncode, watched.stdout.startswith("2 never came;")) == (1, True), watched
 
 
 def _field(printed: str, name: str) -> str:
