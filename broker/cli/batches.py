@@ -251,6 +251,6 @@ async def _write(client: Client, wanted: Wanted, *, wait: bool, resume: bool, fo
 
 def _written(mark: Mark, missing: int, file: Path | None, errors: Path | None) -> str:
     words = f"{mark.results} results" + (f", {mark.failed} of them failed" if mark.failed else "")
-    words += f", {missing} jobs have none" if missing else ""
+    words += f", jobs without a result: {missing}" if missing else ""
     where = ", ".join(plain(str(path)) for path in (file, errors) if path is not None)
     return f"{words}: {where}" if where else words

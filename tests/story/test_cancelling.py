@@ -115,7 +115,7 @@ async def _what_never_came(system: System, batch: str, file: Path) -> None:
     assert (watched.returncode, watched.stdout.startswith("3 cancelled, 2 never came;")) == (1, True), watched
     assert unwritten.returncode == 0
     for waited in (piped, written):
-        said = "3 results, 3 of them failed, 2 jobs have none" in waited.stderr
+        said = "3 results, 3 of them failed, jobs without a result: 2" in waited.stderr
         assert (waited.returncode, said) == (1, True), waited
     assert len(file.read_text().splitlines()) == len(piped.stdout.splitlines()) == 3
 
@@ -125,7 +125,7 @@ async def _nothing_came(system: System, batch: str) -> None:
     waited = await system.here("batch", "results", batch, "--wait")
     watched = await system.here("batch", "watch", batch)
 
-    assert (waited.returncode, waited.stderr.strip()) == (1, "0 results, 2 jobs have none")
+    assert (waited.returncode, waited.stderr.strip()) == (1, "0 results, jobs without a result: 2")
     assert (watched.returncode, watched.stdout.startswith("2 never came;")) == (1, True), watched
 
 
