@@ -212,8 +212,8 @@ class WebCaller:
         await self._asked("GET", "/v1/jobs?limit=5")
 
     async def _with_ended_key(self) -> None:
-        """Go on with a key that is revoked."""
-        if ended := self._keys.of(self.tenant, revoked=True):
+        """Go on with a key that is revoked or has expired."""
+        if ended := self._keys.ended(self.tenant, self._now_s()):
             key = self._chance.choice(ended)
             for path in ("/v1/models", "/v1/jobs?limit=1"):
                 async with asyncio.timeout(_PATIENCE_S), self._shown(key, "GET", path) as answer:
@@ -221,7 +221,7 @@ class WebCaller:
 
     async def _with_narrow_key(self) -> None:
         """Ask models with a key that may use one of them only, in every way there is."""
-        if not (narrow := self._keys.alive(self.tenant, is_narrow=True)):
+        if not (narrow := self._keys.alive(self.tenant, self._now_s(), is_narrow=True)):
             return
         key, kind = self._chance.choice(narrow), self._chance.choice([kind for kind in KINDS if kind.ends == DONE])
         body = a_body(self._chance, kind)
@@ -335,7 +335,8 @@ class WebCaller:
         self, method: str, path: str, body: bytes = b"", *, headers: Mapping[str, str] | None = None
     ) -> AsyncIterator[Answer]:
         shown = {"x-infermq-timeout-s": f"{_TIMEOUT_S:g}"} if path in _ASKS_MODELS else {}
-        alive = self._keys.alive(self.tenant, is_narrow=False) if path in _ASKS_MODELS or headers else []
+        has_own = path in _ASKS_MODELS or headers
+        alive = self._keys.alive(self.tenant, self._now_s(), is_narrow=False) if has_own else []
         if alive and self._chance.random() < _WITH_OWN_KEY:
             async with self._shown(
                 self._chance.choice(alive), method, path, body, headers={**shown, **(headers or {})}
@@ -356,5 +357,5 @@ class WebCaller:
         named = {**(headers or {}), "authorization": f"Bearer {key.text}"}
         async with self._web.asking(self.process, method, path, headers=named, body=body) as answer:
             self.told.counted(f"web key {answer.status}")
-            self._keys.heard(key, asked_s=asked_s, status=answer.status)
+            self._keys.heard(key, asked_s=asked_s, told_s=self._now_s(), status=answer.status)
             yield answer
