@@ -231,7 +231,7 @@ def results(
     else:
         err.print(_written(mark, missing, file, errors))
     if wait and (mark.failed or missing):
-        end_failed(f"failed jobs: {mark.failed}; jobs without a result: {missing}")
+        end_failed(f"failed jobs: {mark.failed}" + (f"; jobs without a result: {missing}" if missing else ""))
 
 
 async def _write(client: Client, wanted: Wanted, *, wait: bool, resume: bool, force: bool) -> tuple[Mark, int]:

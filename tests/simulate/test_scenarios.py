@@ -35,7 +35,7 @@ def test_workers_that_do_not_know_the_day_fail_a_system_that_believes_them() -> 
 
 
 def test_seeds_go_well_and_do_something() -> None:
-    ran = [infermq("simulate", "faults", "--seed", str(seed), "--json") for seed in (1001, 1003)]
+    ran = [infermq("simulate", "faults", "--seed", str(seed), "--json") for seed in (1001, 1002)]
 
     said = [json.loads(one.stdout) for one in ran]
     assert [one["failed"] for one in said] == [{}] * 2

@@ -33,7 +33,7 @@ async def test_jobs_and_batches_are_cancelled_by_commands(tmp_path: Path) -> Non
         await _what_matches(system)
         short, empty = await _that_lacks(2, system, client, sent=3), await _that_lacks(2, system, client, sent=0)
         await _what_never_came(system, str(short), tmp_path / "results.jsonl")
-        await _nothing_came(system, str(empty))
+        await _nothing_came(system, str(empty), tmp_path / "nothing.jsonl")
 
 
 async def _runs(client: Client, job: object) -> bool:
@@ -120,11 +120,13 @@ async def _what_never_came(system: System, batch: str, file: Path) -> None:
     assert len(file.read_text().splitlines()) == len(piped.stdout.splitlines()) == 3
 
 
-async def _nothing_came(system: System, batch: str) -> None:
+async def _nothing_came(system: System, batch: str, file: Path) -> None:
     """A batch fails that has no failed job, and no other."""
     waited = await system.here("batch", "results", batch, "--wait")
+    as_json = await system.here("batch", "results", batch, "--wait", "--json", "--out", str(file))
     watched = await system.here("batch", "watch", batch)
 
+    assert "failed jobs: 0; jobs without a result: 2" in as_json.stderr
     assert (waited.returncode, waited.stderr.strip()) == (1, "0 results, jobs without a result: 2")
     assert (watched.returncode, watched.stdout.startswith("2 never came;")) == (1, True), watched
 
