@@ -33,7 +33,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes 
   --no-emit-index-url
 
 .DEFAULT_GOAL := help
-.PHONY: help setup vllm peers bench-peers demo test test-chaos test-clients test-commands test-node test-readme test-vllm count machine chaos chaos-cluster simulate fuzz mutate check format lock clean
+.PHONY: help setup vllm peers bench-peers demo test test-chaos test-clients test-commands test-node test-readme test-vllm test-walks count machine chaos chaos-cluster simulate fuzz mutate check format lock clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
@@ -86,10 +86,13 @@ $(BENCH_STAMP): deploy/bench.lock
 	@touch $(BENCH_STAMP)
 
 test: $(MODEL) ## run the tests, two files at a time
-	$(BIN)/python -m pytest -q -n 2 --dist loadscope -m "not chaos and not commands"
+	$(BIN)/python -m pytest -q -n 2 --dist loadscope -m "not chaos and not commands and not walks"
 
 test-commands: $(MODEL) ## type commands in many ways, kill and resume them, run the benchmarks for a moment (some minutes)
 	$(BIN)/python -m pytest -q -n 2 --dist loadscope -m commands
+
+test-walks: $(MODEL) ## try every subject, verb and route with every kind of key (a minute)
+	$(BIN)/python -m pytest -q -n 2 -m walks
 
 test-chaos: $(MODEL) ## run the tests that kill processes and wait for what follows
 	$(BIN)/python -m pytest -q -m chaos

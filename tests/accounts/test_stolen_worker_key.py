@@ -26,7 +26,7 @@ from tests.accounts.walked import ANN, CATALOG, OPS, WORKER_D, WORKER_E, Actor, 
 from tests.builders import a_beat, a_report, a_success, an_id, now
 from tests.system import until
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.real, pytest.mark.walks, pytest.mark.timeout(120)]
 PAGE = Path(__file__).parents[2] / "docs" / "accounts.md"
 HEADING = "## What a stolen worker key can do"
 _attempt = msgspec.msgpack.Decoder(Attempt)

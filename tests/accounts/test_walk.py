@@ -43,7 +43,7 @@ from tests.accounts.walked_subjects import (
 from tests.builders import BODY, CHAT
 from tests.system import until
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.real, pytest.mark.walks, pytest.mark.timeout(180)]
 WALK, CANARY = "Walk", "Canary"
 _AT_A_TIME = 500
 """How many messages are sent before they are waited for."""

@@ -37,7 +37,7 @@ from tests.accounts.walked_routes import FRESH, OPEN_TO_ALL, ROUTES, Ask, Stored
 from tests.accounts.walked_verbs import nobodys
 from tests.builders import CHAT
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.real, pytest.mark.walks, pytest.mark.timeout(180)]
 _METHODS = {route.name: route.method for route in TABLE}
 
 

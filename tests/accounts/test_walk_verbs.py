@@ -27,7 +27,7 @@ from tests.accounts.walked_verbs import CALLS, LISTS, Things, nobodys
 from tests.builders import BODY, CHAT, an_id
 from tests.system import until
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.real, pytest.mark.walks, pytest.mark.timeout(180)]
 _TRIES = 8
 """How often the work of two calls is compared, until it is the same. Now and then a role of the broker does something at the
 same time: what is not done each time does not count."""
