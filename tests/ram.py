@@ -19,7 +19,7 @@ _PREFIX = f"infermq-tests-{os.getuid()}-"
 _ROOM = 4 << 30
 """How many bytes must be free: containers often have 64 MB, which a server fills."""
 _NEW_S = 60.0
-"""How old a folder is that nobody holds because its run was killed, and not because it has only just made it."""
+"""A younger folder that nobody holds may be of a run that is just beginning."""
 
 
 @contextmanager

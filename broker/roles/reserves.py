@@ -77,16 +77,18 @@ class Reserves:
         if (special := self._special(request, model)) is not None:
             return special
         now = self._clock()
+        pools = self._pools(request, model)
+        pulled = pools if self._pulled is None else self._pulled()
         where = choose_deployment(
             model,
             catalog=self._catalog(),
-            pools=self._pools(request, model),
+            pools=pools,
             unit=(self._entropy() & ((1 << _UNIT_BITS) - 1)) / (1 << _UNIT_BITS),
             tried=tried,
             full={
                 *wanted,
                 *(name for name, until in self._full_until.items() if now < until),
-                *self._unpulled(model),
+                *(name for name in pools if name not in pulled),  # NOW would drop what is sent to them
             },
         )
         return Placement(where, self.token()) if isinstance(where, str) else where
@@ -186,13 +188,6 @@ class Reserves:
     def tick(self) -> None:
         self._peaks.append(Counter(self._outstanding))
         self._peak = reduce(or_, self._peaks)
-
-    def _unpulled(self, model: str) -> set[str]:
-        """Name the deployments on the model's route whose consumer is not there yet: NOW would drop what is sent to them."""
-        if self._pulled is None:
-            return set()
-        pulled = self._pulled()
-        return {entry.deployment for entry in route.entries(model, self._catalog()) if entry.deployment not in pulled}
 
     def _pools(self, request: Entry, model: str) -> Mapping[str, Pool]:
         """Take a snapshot of the pools on the model's route, for this request."""
