@@ -110,7 +110,7 @@ def retry(
     else:
         _print(given, state_of, waited=wait or results is not None, results=results)
     waited = wait or results is not None
-    if given.failure is not None or (waited and state_of.counts.settled() > state_of.counts.succeeded):
+    if given.failure is not None or (waited and state_of.without_success()):
         raise typer.Exit(Exit.FAILED)
 
 

@@ -131,7 +131,7 @@ def _say(given: Instruction, state: Batch, *, waited: bool, as_json: bool) -> No
         print_json({"instruction": given, "batch": state})
     else:
         _print(given, state, waited=waited)
-    if given.failure is not None or (waited and state.counts.settled() > state.counts.succeeded):
+    if given.failure is not None or (waited and state.without_success()):
         raise typer.Exit(Exit.FAILED)
 
 
